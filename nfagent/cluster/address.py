@@ -1,0 +1,129 @@
+"""Addresses and address ranges, in one canonical form.
+
+An address is its canonical text ('10.0.0.1', '2001:db8::1'): readable in every dump, hashable, internable.
+A range is two integers and a family, so that overlapping CIDRs can be made disjoint before they meet
+nftables, which refuses overlaps (corner-cases.md 22, 24) and folds host bits away (25).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Family: TypeAlias = Literal[4, 6]
+FAMILIES: tuple[Family, Family] = (4, 6)
+_BITS = {4: 32, 6: 128}
+
+
+class AddressError(ValueError):
+    """Text that is no address or no CIDR; the message says what to write instead."""
+
+
+class Range(msgspec.Struct, frozen=True, order=True):
+    """Addresses first..last of one family, both inclusive, as integers in host order."""
+
+    family: Family
+    first: int
+    last: int
+
+    def holds(self, address: str) -> bool:
+        """Tell whether a canonical address lies in the range; one of the other family never does."""
+        return family_of(address) == self.family and self.first <= number(address) <= self.last
+
+    def __str__(self) -> str:
+        """Write it as nft does: a prefix where it is one, 'first-last' otherwise, one address bare."""
+        first = text(self.family, self.first)
+        if self.first == self.last:
+            return first
+        size = self.last - self.first + 1
+        if size & (size - 1) == 0 and self.first % size == 0:
+            return f"{first}/{_BITS[self.family] - size.bit_length() + 1}"
+        return f"{first}-{text(self.family, self.last)}"
+
+
+def family_of(address: str) -> Family:
+    """Give the family of a canonical address."""
+    return 6 if ":" in address else 4
+
+
+def number(address: str) -> int:
+    """Give a canonical address as an integer in host order."""
+    return int(ipaddress.ip_address(address))
+
+
+def text(family: Family, value: int) -> str:
+    """Give the canonical text of an integer address."""
+    return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
+
+
+def canonical(address: str) -> str:
+    """Give the canonical text of an address; an IPv4-mapped IPv6 address becomes IPv4 (corner-cases.md 26).
+
+    Raises AddressError.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        raise AddressError("is not an IP address; write one like 10.0.0.1 or 2001:db8::1") from None
+    if parsed.version == 6:
+        if parsed.scope_id is not None:
+            raise AddressError("has a zone; write the address without '%'")
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+    return str(parsed)
+
+
+def parse_cidr(cidr: str, *, strict: bool = False) -> Range:
+    """Read a CIDR as a range; host bits are masked away, or refused when `strict`.
+
+    Raises AddressError.
+    """
+    if "/" not in cidr:
+        raise AddressError("is not a CIDR; write address and prefix length, like 10.0.0.0/8")
+    try:
+        network = ipaddress.ip_network(cidr, strict=False)
+    except ValueError:
+        raise AddressError("is not a CIDR; write one like 10.0.0.0/8 or 2001:db8::/32") from None
+    if network.version == 6 and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
+        raise AddressError("is an IPv4-mapped IPv6 CIDR; write it as an IPv4 CIDR")
+    if strict and str(network.network_address) != str(ipaddress.ip_address(cidr.split("/", maxsplit=1)[0])):
+        raise AddressError(f"has host bits set; write {network}")
+    return Range(network.version, int(network.network_address), int(network.broadcast_address))
+
+
+def single(address: str) -> Range:
+    """Give the range that holds one canonical address."""
+    value = number(address)
+    return Range(family_of(address), value, value)
+
+
+def disjoint(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """Merge overlapping and adjacent ranges: the same addresses, in order, no two of them touching."""
+    merged: list[Range] = []
+    for item in sorted(ranges):
+        last = merged[-1] if merged else None
+        if last is not None and last.family == item.family and item.first <= last.last + 1:
+            merged[-1] = Range(last.family, last.first, max(last.last, item.last))
+        else:
+            merged.append(item)
+    return tuple(merged)
+
+
+def subtract(whole: Range, holes: Iterable[Range]) -> tuple[Range, ...]:
+    """Give what remains of a range without the holes, in order; holes of the other family take nothing."""
+    return tuple(_pieces(whole, disjoint(hole for hole in holes if hole.family == whole.family)))
+
+
+def _pieces(whole: Range, holes: tuple[Range, ...]) -> Iterator[Range]:
+    start = whole.first
+    for hole in holes:
+        if hole.last < start or hole.first > whole.last:
+            continue
+        if hole.first > start:
+            yield Range(whole.family, start, hole.first - 1)
+        start = hole.last + 1
+    if start <= whole.last:
+        yield Range(whole.family, start, whole.last)

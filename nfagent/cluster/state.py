@@ -1,0 +1,190 @@
+"""The state of the cluster, with the indexes that answer in the size of the answer.
+
+Pods that share namespace and labels share one *identity*: selectors are matched against identities, never
+against Pods one by one, and inverted indexes keep the candidates few. Every index is updated by the event
+that changes it; `rebuilt` makes them anew from the objects alone, and tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from nfagent.cluster.decode import named_labels
+from nfagent.cluster.model import Labels, Namespace, Node, Pod, Protocol, Ref
+
+PodKey: TypeAlias = tuple[str, str]
+"""Namespace and name of a Pod."""
+
+_K = TypeVar("_K")
+
+ClusterObject: TypeAlias = Namespace | Node | Pod
+
+
+class Identity(msgspec.Struct, frozen=True, order=True):
+    """Namespace and labels that some Pods have in common."""
+
+    namespace: str
+    labels: Labels
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What one event changed, in the terms that other indexes need.
+
+    pod:        the Pod before and after; None where it did not exist
+    appeared:   an identity that had no Pod before
+    vanished:   an identity that has no Pod any more
+    namespace:  a Namespace whose labels changed
+    node:       a Node whose ranges or addresses changed
+    """
+
+    pod: tuple[Pod | None, Pod | None] | None = None
+    appeared: Identity | None = None
+    vanished: Identity | None = None
+    namespace: str | None = None
+    node: str | None = None
+
+
+NO_CHANGE = Change()
+
+
+def identity_of(pod: Pod) -> Identity:
+    """Give the identity that a Pod has."""
+    return Identity(pod.namespace, pod.labels)
+
+
+class ClusterState:
+    """Namespaces, Nodes and Pods, as the events so far have left them.
+
+    members:       identity -> its Pods
+    by_label:      (key, value) -> identities that carry the label
+    by_key:        key -> identities that carry the label key
+    by_namespace:  namespace -> its identities
+    by_address:    address -> Pods that hold it (two for a moment, when an address is reused)
+    by_port:       (name, protocol) of a container port -> Pods with addresses that declare it
+    local:         this node's Pods with addresses of their own, whether or not they have one yet
+    """
+
+    def __init__(self, node: str) -> None:
+        """Start empty, seen from the node of that name."""
+        self.node = node
+        self.namespaces: dict[str, Namespace] = {}
+        self.nodes: dict[str, Node] = {}
+        self.pods: dict[PodKey, Pod] = {}
+        self.members: dict[Identity, dict[PodKey, Pod]] = {}
+        self.by_label: dict[tuple[str, str], set[Identity]] = {}
+        self.by_key: dict[str, set[Identity]] = {}
+        self.by_namespace: dict[str, set[Identity]] = {}
+        self.by_address: dict[str, dict[PodKey, Pod]] = {}
+        self.by_port: dict[tuple[str, Protocol], dict[PodKey, Pod]] = {}
+        self.local: dict[PodKey, Pod] = {}
+
+    def put(self, item: ClusterObject) -> Change:
+        """Take in an object, new or changed; an equal one changes nothing."""
+        if isinstance(item, Pod):
+            return self._put_pod(item)
+        if isinstance(item, Node):
+            if self.nodes.get(item.name) == item:
+                return NO_CHANGE
+            self.nodes[item.name] = item
+            return Change(node=item.name)
+        before = self.namespace_labels(item.name)
+        self.namespaces[item.name] = item
+        return Change(namespace=item.name) if before != item.labels else NO_CHANGE
+
+    def remove(self, ref: Ref) -> Change:
+        """Drop an object; one that isn't there changes nothing."""
+        if ref.kind == "Pod":
+            key = (ref.namespace, ref.name)
+            return self._drop_pod(key) if key in self.pods else NO_CHANGE
+        if ref.kind == "Node":
+            return Change(node=ref.name) if self.nodes.pop(ref.name, None) else NO_CHANGE
+        gone = self.namespaces.pop(ref.name, None)
+        changed = gone is not None and gone.labels != self.namespace_labels(ref.name)
+        return Change(namespace=ref.name) if changed else NO_CHANGE
+
+    def namespace_labels(self, name: str) -> Labels:
+        """Give a Namespace's labels; one that nobody described has the label of its name alone."""
+        known = self.namespaces.get(name)
+        return known.labels if known is not None else named_labels(name, ())
+
+    def holder(self, address: str) -> Pod | None:
+        """Give the Pod that holds an address; of two, the first by name."""
+        holders = self.by_address.get(address)
+        return holders[min(holders)] if holders else None
+
+    def rebuilt(self) -> ClusterState:
+        """Make the same state anew from its objects alone."""
+        fresh = ClusterState(self.node)
+        items: list[ClusterObject] = [*self.namespaces.values(), *self.nodes.values(), *self.pods.values()]
+        for item in items:
+            fresh.put(item)
+        return fresh
+
+    def _put_pod(self, pod: Pod) -> Change:
+        before = self.pods.get((pod.namespace, pod.name))
+        if before == pod:
+            return NO_CHANGE
+        old = identity_of(before) if before is not None else None
+        new = identity_of(pod)
+        appeared = new if new not in self.members else None
+        if before is not None:
+            self._unindex(before)
+        self._index(pod)
+        vanished = old if old is not None and old not in self.members else None
+        return Change(pod=(before, pod), appeared=appeared, vanished=vanished)
+
+    def _drop_pod(self, key: PodKey) -> Change:
+        pod = self.pods[key]
+        self._unindex(pod)
+        identity = identity_of(pod)
+        return Change(pod=(pod, None), vanished=identity if identity not in self.members else None)
+
+    def _index(self, pod: Pod) -> None:
+        key, identity = (pod.namespace, pod.name), identity_of(pod)
+        self.pods[key] = pod
+        if identity not in self.members:
+            self.members[identity] = {}
+            self.by_namespace.setdefault(identity.namespace, set()).add(identity)
+            for label in identity.labels:
+                self.by_label.setdefault(label, set()).add(identity)
+                self.by_key.setdefault(label[0], set()).add(identity)
+        self.members[identity][key] = pod
+        if pod.holds_addresses:
+            for address in pod.addresses:
+                self.by_address.setdefault(address, {})[key] = pod
+            for port in pod.ports:
+                self.by_port.setdefault((port.name, port.protocol), {})[key] = pod
+        if pod.node == self.node and not pod.host_network:
+            self.local[key] = pod
+
+    def _unindex(self, pod: Pod) -> None:
+        key, identity = (pod.namespace, pod.name), identity_of(pod)
+        del self.pods[key]
+        self.local.pop(key, None)
+        if pod.holds_addresses:
+            for address in pod.addresses:
+                _forget(self.by_address, address, key)
+            for name, protocol in {(port.name, port.protocol) for port in pod.ports}:
+                _forget(self.by_port, (name, protocol), key)
+        del self.members[identity][key]
+        if self.members[identity]:
+            return
+        del self.members[identity]
+        _discard(self.by_namespace, identity.namespace, identity)
+        for label in identity.labels:
+            _discard(self.by_label, label, identity)
+            _discard(self.by_key, label[0], identity)
+
+
+def _forget(index: dict[_K, dict[PodKey, Pod]], key: _K, pod: PodKey) -> None:
+    del index[key][pod]
+    if not index[key]:
+        del index[key]
+
+
+def _discard(index: dict[_K, set[Identity]], key: _K, identity: Identity) -> None:
+    index[key].discard(identity)
+    if not index[key]:
+        del index[key]

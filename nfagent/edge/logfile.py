@@ -1,0 +1,129 @@
+"""A file of lines that rotates by size and outlives those who move it: the verdict log.
+
+Several programs tail or move such a file (log shippers, logrotate), so every batch looks again at what the path
+names. Nothing that the disk does is raised into the caller, who has packets to attend to: it is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_MODE = 0o640
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+
+
+class RotatingFile:
+    """The file at `path`, and `backups` older ones beside it: `path.1` is the youngest.
+
+    A file is at most `max_bytes` long, except where one line alone is longer. `backups` 0 keeps none. Folder and
+    file (mode 0640) are made when there is something to write.
+
+    errors:     batches that could not be written whole
+    lost_lines: lines of these that are not in the file
+    last_error: what the operating system said last, '' if nothing
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 10_000_000, backups: int = 5) -> None:
+        """Keep the settings; nothing is opened yet."""
+        self.errors = 0
+        self.lost_lines = 0
+        self.last_error = ""
+        self._path = path
+        self._max_bytes = max_bytes
+        self._backups = backups
+        self._descriptor: int | None = None
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Append lines, each with its newline at its end, rotating as needed; never raises OSError.
+
+        Blocks as long as the page cache does. Whole lines only: a line that the disk could not take leaves no
+        other line damaged.
+        """
+        written = 0
+        try:
+            for chunk in _chunks(lines, self._max_bytes):
+                length = sum(map(len, chunk))
+                descriptor, size = self._current()
+                if size and size + length > self._max_bytes:
+                    self._rotate()
+                    descriptor, size = self._current()
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                    os.write(descriptor, b"\n")  # a crash or a full disk has cut the last line short
+                for ended in _write_whole(descriptor, b"".join(chunk)):
+                    written += ended
+        except OSError as error:
+            self.errors += 1
+            self.lost_lines += len(lines) - written
+            self.last_error = str(error)
+            self.close()
+
+    def reopen(self) -> None:
+        """Let go of the file, so that the next batch opens what the path names by then."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a later write opens it again."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _current(self) -> tuple[int, int]:
+        # the descriptor of the file that the path names now, and its size
+        if self._descriptor is not None:
+            ours = os.fstat(self._descriptor)
+            try:
+                named = os.stat(self._path)
+            except FileNotFoundError:
+                named = None
+            if named is not None and (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
+                return self._descriptor, named.st_size
+            self.close()
+        self._descriptor = _open(self._path)
+        return self._descriptor, os.fstat(self._descriptor).st_size
+
+    def _rotate(self) -> None:
+        self.close()
+        if self._backups == 0:
+            self._path.unlink(missing_ok=True)
+            return
+        names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._backups + 1))]
+        for older, younger in reversed(list(zip(names[1:], names, strict=False))):
+            try:
+                younger.replace(older)
+            except FileNotFoundError:
+                continue
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
+    except FileExistsError:
+        return os.open(path, _FLAGS)
+    os.fchmod(descriptor, _MODE)  # whatever the umask; the mode of a file that was there is its owner's choice
+    return descriptor
+
+
+def _chunks(lines: Sequence[bytes], limit: int) -> Iterator[list[bytes]]:
+    # in order, each as long as fits into one file
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        if chunk and size + len(line) > limit:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(line)
+        size += len(line)
+    if chunk:
+        yield chunk
+
+
+def _write_whole(descriptor: int, content: bytes) -> Iterator[int]:
+    # how many lines ended with each write: a disk that fills up takes a part first, and refuses the next
+    offset = 0
+    while offset < len(content):
+        end = offset + os.write(descriptor, content[offset:] if offset else content)
+        yield content.count(b"\n", offset, end)
+        offset = end

@@ -1,0 +1,52 @@
+"""The masquerade plan of this node: whose packets, and which destinations keep the Pod's address."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nfagent.cluster.address import Range, disjoint, single
+from nfagent.cluster.state import ClusterState
+from nfagent.egress.ip_masq import IpMasqConfig
+
+
+class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node's configuration says of masquerade.
+
+    cluster_ranges: Pod and Service ranges that no Node names
+    """
+
+    enabled: bool = True
+    random_fully: bool = True
+    all_reserved_ranges: bool = False
+    cluster_ranges: tuple[Range, ...] = ()
+
+
+class MasqueradePlan(msgspec.Struct, frozen=True):
+    """Disjoint ranges of both families.
+
+    sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them
+    cluster: destinations in the cluster: never translated
+    exempt:  destinations outside that keep the Pod's address, by configuration
+    """
+
+    sources: tuple[Range, ...]
+    cluster: tuple[Range, ...]
+    exempt: tuple[Range, ...]
+    random_fully: bool
+
+
+def masquerade_plan(cluster: ClusterState, config: IpMasqConfig, settings: MasqueradeSettings) -> MasqueradePlan | None:
+    """Plan this node's masquerade; None where it is switched off."""
+    if not settings.enabled:
+        return None
+    own = cluster.nodes.get(cluster.node)
+    sources = list(own.pod_cidrs) if own is not None else []
+    for pod in cluster.local.values():
+        if pod.holds_addresses:
+            sources += [single(address) for address in pod.addresses]
+    ranges = [*settings.cluster_ranges, *sources]
+    for node in cluster.nodes.values():
+        ranges += node.pod_cidrs
+        ranges += [single(address) for address in node.addresses]
+    exempt = config.exempt(all_reserved_ranges=settings.all_reserved_ranges)
+    return MasqueradePlan(disjoint(sources), disjoint(ranges), disjoint(exempt), settings.random_fully)

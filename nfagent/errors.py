@@ -1,0 +1,79 @@
+"""The whole error tree of nfagent, and the shape of a problem report.
+
+    NfagentError                 anything that nfagent says about itself
+    ├── UsageError               the caller asked for something that can't be (exit code 2)
+    │   └── SettingError         a setting in the file, the environment or a flag is wrong
+    ├── EnvironmentError_        this machine lacks something: root, nf_tables, libnftables (exit code 2)
+    ├── DecodeError              bytes or documents that aren't what they should be
+    │   ├── ObjectError          a Kubernetes object breaks its API's validation
+    │   └── WireError            bytes from the kernel or from a packet that can't be read
+    └── KernelError              the kernel refused a transaction
+
+Every error carries a message that a person can act on: what is wrong, where, and what to do instead.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong with the input, as `dump`, the log and later Events show it.
+
+    place:  where it was found: `FILE:LINE` for manifests, empty where there is none
+    object: the object at fault as `Kind namespace/name`, or empty for a whole file
+    field:  path of the field, `spec.ingress[0].ports[1].endPort`, or empty
+    value:  the offending value as text, or empty
+    reason: what is wrong and what to write instead
+    """
+
+    reason: str
+    place: str = ""
+    object: str = ""
+    field: str = ""
+    value: str = ""
+
+    def __str__(self) -> str:
+        """Read as one line: `place: object: field: 'value': reason`."""
+        shown = f"{self.field} {self.value!r}" if self.value else self.field
+        return ": ".join(part for part in (self.place, self.object, shown, self.reason) if part)
+
+
+class NfagentError(Exception):
+    """Base of everything that nfagent raises on purpose."""
+
+
+class UsageError(NfagentError):
+    """The caller asked for something that can't be done; the message says what to write instead."""
+
+
+class SettingError(UsageError):
+    """A setting is unknown or has a value that can't be used; the message names file, key and value."""
+
+
+class EnvironmentError_(NfagentError):  # noqa: N801 - the plain name is a builtin
+    """This machine lacks something that nfagent needs; the message names the command that mends it."""
+
+
+class DecodeError(NfagentError):
+    """Input that can't be read as what it should be."""
+
+
+class ObjectError(DecodeError):
+    """A Kubernetes object that breaks its API's validation.
+
+    `problem` has the object, field, value and reason.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        """Keep the problem and make it the message."""
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class WireError(DecodeError):
+    """Bytes that can't be read: a netlink message, an attribute, a packet header."""
+
+
+class KernelError(NfagentError):
+    """The kernel, or libnftables on its behalf, refused; the message is theirs."""

@@ -1,0 +1,153 @@
+"""Network namespaces of this machine: their names, entering one, their sysctls, and removing them.
+
+A lab's namespaces are named `nfa-TAG-PID-...`, with the process that made them in the name: what a killed process
+left behind is told from what a living one uses (`sweep`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from nfagent.errors import EnvironmentError_, KernelError, UsageError
+
+RUN = Path("/run/netns")
+"""Where iproute2 keeps named network namespaces."""
+
+_CLONE_NEWNET = 0x40000000
+_TAG = re.compile(r"[a-z0-9]{1,20}")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+Made = TypeVar("Made")
+
+
+def prefix(tag: str, pid: int) -> str:
+    """Give the beginning of the names of all namespaces that a process makes under a tag.
+
+    Raises UsageError for a tag that isn't lower-case letters and digits.
+    """
+    if not _TAG.fullmatch(tag):
+        raise UsageError(f"{tag!r} can't tag a lab: write up to 20 lower-case letters and digits, like 'demo'")
+    return f"nfa-{tag}-{pid}-"
+
+
+def named(beginning: str) -> list[str]:
+    """List the network namespaces whose names begin so, sorted."""
+    try:
+        return sorted(name for name in os.listdir(RUN) if name.startswith(beginning))
+    except FileNotFoundError:
+        return []
+
+
+def inside(netns: str, function: Callable[[], Made]) -> Made:
+    """Call a function in a network namespace, by a thread that enters it and ends there.
+
+    Sockets that the function makes stay in that namespace for life; /proc/sys/net is the namespace's.
+    Raises KernelError when the namespace can't be entered, and whatever the function raises.
+    """
+    made: list[Made] = []
+    failed: list[BaseException] = []
+
+    def enter_and_call() -> None:
+        try:
+            _enter(netns)
+            made.append(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised again, in the thread that asked
+            failed.append(error)
+
+    thread = threading.Thread(target=enter_and_call, name=f"in {netns}")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+def _enter(netns: str) -> None:
+    # os.setns arrives with Python 3.12.
+    try:
+        descriptor = os.open(RUN / netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"network namespace {netns}: {error.strerror}: is the lab still up?") from error
+    try:
+        if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
+            raise KernelError(f"network namespace {netns}: {os.strerror(ctypes.get_errno())}: run it as root")
+    finally:
+        os.close(descriptor)
+
+
+def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
+    """Write sysctls below net/ of a namespace, such as {'ipv4/ip_forward': '1'}, in the mapping's order.
+
+    Raises EnvironmentError_ for one that this kernel doesn't have.
+    """
+
+    def write() -> None:
+        for name, value in values.items():
+            path = Path("/proc/sys/net", name)
+            try:
+                path.write_text(value, encoding="ascii")
+            except FileNotFoundError:
+                module = "br_netfilter" if name.startswith("bridge/") else "ipv6"
+                raise EnvironmentError_(f"{path} is missing: run `modprobe {module}`") from None
+
+    inside(netns, write)
+
+
+def ip_batch(lines: Iterable[str], netns: str = "") -> None:
+    """Run many `ip` commands in one process, in a network namespace or in this process's own.
+
+    Raises KernelError, which names the first command that failed.
+    """
+    wanted = list(lines)
+    where = ["-n", netns] if netns else []
+    done = subprocess.run(
+        ["ip", *where, "-batch", "-"],
+        input="\n".join(wanted) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise KernelError(_first_failure(wanted, done.stderr, netns))
+
+
+def _first_failure(lines: list[str], complaint: str, netns: str) -> str:
+    # iproute2 ends its complaint with "Command failed -:LINE".
+    found = re.search(r"Command failed -:(\d+)", complaint)
+    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else lines[0]
+    return f"ip {'-n ' + netns + ' ' if netns else ''}{line}: {complaint.splitlines()[0] if complaint else 'failed'}"
+
+
+def make(names: Iterable[str]) -> None:
+    """Make network namespaces. Raises KernelError."""
+    ip_batch(f"netns add {name}" for name in names)
+
+
+def remove(names: Iterable[str]) -> None:
+    """Remove network namespaces that may be there; one that another process removed meanwhile is no error.
+
+    A namespace lives on, without a name, until its last process and socket are gone.
+    """
+    lines = "".join(f"netns del {name}\n" for name in names)
+    if lines:
+        subprocess.run(["ip", "-force", "-batch", "-"], input=lines, capture_output=True, text=True, check=False)
+
+
+def sweep(tag: str) -> list[str]:
+    """Remove the namespaces of a tag whose processes no longer live; give their names."""
+    beginning = prefix(tag, 0).removesuffix("0-")
+    pattern = re.compile(re.escape(beginning) + r"(\d+)-")
+    dead = [name for name in named(beginning) if (found := pattern.match(name)) and not _lives(int(found[1]))]
+    remove(dead)
+    return dead
+
+
+def _lives(pid: int) -> bool:
+    return Path("/proc", str(pid)).exists()

@@ -1,0 +1,104 @@
+"""What a lab consists of, as plain values: nodes, Pods and hosts outside the cluster.
+
+Addresses are canonical text, one per family in any order; a family that a plan leaves out isn't there at all.
+Nodes and hosts outside share one link, so their addresses need no common prefix.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.errors import UsageError
+
+Attachment: TypeAlias = Literal["routed", "bridge"]
+"""How a node's Pods hang on it: a /32 route to each (as Calico, GKE), or one bridge for all (as kubenet)."""
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs) and how Pods are attached."""
+
+    name: str
+    addresses: tuple[str, ...]
+    pod_cidrs: tuple[str, ...]
+    attachment: Attachment = "routed"
+
+    def pod_cidr_of(self, address: str) -> str | None:
+        """Give the Pod range that an address lies in."""
+        parsed = ipaddress.ip_address(address)
+        return next((cidr for cidr in self.pod_cidrs if parsed in ipaddress.ip_network(cidr)), None)
+
+
+class PodPlan(msgspec.Struct, frozen=True):
+    """A Pod: its namespace, name, node, and addresses out of the node's Pod ranges."""
+
+    namespace: str
+    name: str
+    node: str
+    addresses: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from every other Pod: namespace and name."""
+        return (self.namespace, self.name)
+
+
+class OutsideHost(msgspec.Struct, frozen=True):
+    """A host that is no part of the cluster, on the nodes' network.
+
+    routes_to_pods: whether its answers to an unmasqueraded Pod address find the way back
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    routes_to_pods: bool = True
+
+
+def gateway(cidr: str) -> str:
+    """Give the first address of a Pod range: the node's own, where Pods share a bridge."""
+    return str(ipaddress.ip_network(cidr)[1])
+
+
+def address_of(addresses: Iterable[str], like: str) -> str | None:
+    """Give the first address of the same family as `like`, an address or a CIDR."""
+    return next((address for address in addresses if (":" in address) == (":" in like)), None)
+
+
+def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[OutsideHost]) -> None:
+    """Refuse a plan that can't be built: a name or an address twice, a Pod without its node or outside its ranges.
+
+    Raises UsageError.
+    """
+    _once("node", (node.name for node in nodes))
+    _once("Pod", ("/".join(pod.key) for pod in pods))
+    _once("host", (host.name for host in outside))
+    _once("address", (address for plan in (*nodes, *pods, *outside) for address in plan.addresses))
+    for plan in (*nodes, *pods, *outside):
+        if not plan.addresses:
+            raise UsageError(f"{plan.name!r} has no address in the lab's plan: give it at least one")
+    by_name = {node.name: node for node in nodes}
+    for pod in pods:
+        if pod.node not in by_name:
+            raise UsageError(f"Pod {pod.namespace}/{pod.name}: no node {pod.node!r} in this lab: add a NodePlan for it")
+        _check_addresses(pod, by_name[pod.node])
+
+
+def _check_addresses(pod: PodPlan, node: NodePlan) -> None:
+    for address in pod.addresses:
+        cidr = node.pod_cidr_of(address)
+        if cidr is None:
+            ranges = ", ".join(node.pod_cidrs)
+            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} isn't in node {node.name}'s ranges: {ranges}")
+        if node.attachment == "bridge" and address == gateway(cidr):
+            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the bridge's own: take a later address")
+
+
+def _once(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UsageError(f"{what} {name!r} is in the lab's plan twice: give each its own")
+        seen.add(name)

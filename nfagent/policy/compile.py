@@ -1,0 +1,182 @@
+"""Policies to classes: what this node's Pods need, in the terms of policies.
+
+*Structure* is the classes: local Pods selected by the same policies share one list of rules per direction.
+*Elements* are the members of what those rules name. A Pod that comes or goes among a rule's peers changes
+elements only. The ruleset room turns both into nftables' terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from nfagent.cluster.address import FAMILIES, Family, Range, disjoint, family_of, subtract
+from nfagent.cluster.model import Direction, Pod, Protocol, Ref
+from nfagent.cluster.state import ClusterState
+from nfagent.policy.index import PolicyIndex
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+
+PortElement: TypeAlias = tuple[str, Protocol, int]
+"""A named port of one Pod, resolved: address, protocol, number."""
+
+
+class Blocks(msgspec.Struct, frozen=True, order=True):
+    """All ipBlocks of one rule: disjoint ranges, and the words that they came from."""
+
+    ranges: tuple[Range, ...]
+    words: str
+
+    def family(self, family: Family) -> tuple[Range, ...]:
+        """Give the ranges of one family."""
+        return tuple(item for item in self.ranges if item.family == family)
+
+
+class NamedPorts(msgspec.Struct, frozen=True, order=True):
+    """Ports of one name and protocol, on the Pods that may serve them (corner-cases.md 2, 13, 14).
+
+    servers: whose ports: Pods by label, Pods inside ranges, or every Pod where None
+    local:   only this node's Pods count, as on ingress, where the Pods that a policy selects are the servers
+    """
+
+    name: str
+    protocol: Protocol
+    servers: PodPeer | Blocks | None
+    local: bool
+
+    def __str__(self) -> str:
+        """Say it in words: `port http/tcp of pods app=web in namespace shop`."""
+        whose = self.servers.words if isinstance(self.servers, Blocks) else self.servers or "all pods"
+        return f"port {self.name}/{self.protocol} of {'local ' if self.local else ''}{whose}"
+
+
+class ClassRule(msgspec.Struct, frozen=True):
+    """One rule of a class: allows where peer and port match; None matches everything.
+
+    index: the rule's place in the policy's list
+    """
+
+    policy: Ref
+    index: int
+    peer: PodPeer | Blocks | None = None
+    port: PolicyPort | NamedPorts | None = None
+
+
+class ClassKey(msgspec.Struct, frozen=True, order=True):
+    """What makes two Pods one class: direction and isolating policies, sorted."""
+
+    direction: Direction
+    policies: tuple[Ref, ...]
+
+
+class PodClass(msgspec.Struct, frozen=True):
+    """Rules in order, then the deny. `families`: those of the addresses that its Pods hold."""
+
+    key: ClassKey
+    families: tuple[Family, ...]
+    rules: tuple[ClassRule, ...]
+
+
+class Structure(msgspec.Struct, frozen=True):
+    """The classes, and who is in which.
+
+    classes:  by key
+    assigned: direction -> address of a local Pod -> its class; Pods without policy are absent
+    """
+
+    classes: dict[ClassKey, PodClass]
+    assigned: dict[Direction, dict[str, ClassKey]]
+
+
+def compile_structure(cluster: ClusterState, index: PolicyIndex) -> Structure:
+    """Sort this node's Pods into classes, and compile each class once."""
+    members: dict[ClassKey, set[Family]] = {}
+    assigned: dict[Direction, dict[str, ClassKey]] = {"egress": {}, "ingress": {}}
+    for pod in sorted(cluster.local.values(), key=lambda pod: (pod.namespace, pod.name), reverse=True):
+        if not pod.holds_addresses:
+            continue
+        for key in _class_keys(index.policies_of(pod)):
+            for address in pod.addresses:
+                assigned[key.direction][address] = key
+                members.setdefault(key, set()).add(family_of(address))
+    classes = {
+        key: PodClass(key, tuple(family for family in FAMILIES if family in families), _class_rules(key, index))
+        for key, families in members.items()
+    }
+    return Structure(classes, assigned)
+
+
+def _class_keys(policies: tuple[NetworkPolicy, ...]) -> Iterator[ClassKey]:
+    directions: tuple[Direction, Direction] = ("egress", "ingress")
+    for direction in directions:
+        isolating = tuple(policy.ref for policy in policies if direction in policy.isolates)
+        if isolating:
+            yield ClassKey(direction, isolating)
+
+
+def _class_rules(key: ClassKey, index: PolicyIndex) -> tuple[ClassRule, ...]:
+    return tuple(
+        compiled
+        for ref in key.policies
+        for number, rule in enumerate(index.policies[ref].rules(key.direction))
+        for compiled in _compile_rule(index.policies[ref], key.direction, number, rule)
+    )
+
+
+def _compile_rule(policy: NetworkPolicy, direction: Direction, number: int, rule: Rule) -> Iterator[ClassRule]:
+    """Multiply a rule's peers with its ports; all its ipBlocks count as one peer."""
+    for peer in _peers(rule):
+        for port in rule.ports or (None,):
+            named: PolicyPort | NamedPorts | None = port
+            if port is not None and port.name:
+                servers = peer if direction == "egress" else PodPeer(policy.pods, namespace=policy.namespace)
+                named = NamedPorts(port.name, port.protocol, servers, local=direction == "ingress")
+            yield ClassRule(policy.ref, number, peer, named)
+
+
+def _peers(rule: Rule) -> list[PodPeer | Blocks | None]:
+    if not rule.peers:
+        return [None]
+    found: list[PodPeer | Blocks | None] = [peer for peer in rule.peers if isinstance(peer, PodPeer)]
+    blocks = [peer for peer in rule.peers if isinstance(peer, IpBlock)]
+    if blocks:
+        pieces = [piece for block in blocks for piece in subtract(block.cidr, block.excepts)]
+        found.append(Blocks(disjoint(pieces), ", ".join(map(str, blocks))))
+    return found
+
+
+def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[str]:
+    """Give the addresses that the Pods of a peer hold; an address may come more than once."""
+    for pod in _peer_pods(cluster, index, peer):
+        yield from pod.addresses
+
+
+def port_elements(cluster: ClusterState, ports: NamedPorts) -> Iterator[PortElement]:
+    """Resolve a named port on every Pod that may serve it."""
+    for pod in cluster.by_port.get((ports.name, ports.protocol), {}).values():
+        if ports.local and pod.node != cluster.node:
+            continue
+        for address in _serving(cluster, ports.servers, pod):
+            for port in pod.ports:
+                if (port.name, port.protocol) == (ports.name, ports.protocol):
+                    yield address, port.protocol, port.port
+
+
+def _peer_pods(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[Pod]:
+    for identity in index.peers.get(peer, ()):
+        for pod in cluster.members[identity].values():
+            if pod.holds_addresses:
+                yield pod
+
+
+def _serving(cluster: ClusterState, servers: PodPeer | Blocks | None, pod: Pod) -> Iterable[str]:
+    if servers is None:
+        return pod.addresses
+    if isinstance(servers, Blocks):
+        return [address for address in pod.addresses if any(block.holds(address) for block in servers.ranges)]
+    if servers.namespaces is None:
+        in_namespace = pod.namespace == servers.namespace
+    else:
+        in_namespace = servers.namespaces.matches(dict(cluster.namespace_labels(pod.namespace)))
+    return pod.addresses if in_namespace and servers.pods.matches(dict(pod.labels)) else ()

@@ -1,0 +1,121 @@
+"""Documents to NetworkPolicies, with the API server's own validation and defaults.
+
+A document without a usable name raises an ObjectError. Any other fault makes a policy that fails closed: it
+carries its problem, has no rules, and isolates whom it could select (corner-cases.md 19).
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from nfagent.cluster.address import subtract
+from nfagent.cluster.decode import document_field, namespaced_name
+from nfagent.cluster.fields import Field
+from nfagent.cluster.model import Direction
+from nfagent.errors import ObjectError
+from nfagent.policy.model import IpBlock, NetworkPolicy, Operator, Peer, PodPeer, PolicyPort, Requirement, Rule, Selector
+
+_OPERATORS: tuple[Operator, ...] = get_args(Operator)
+_BOTH: tuple[Direction, ...] = ("ingress", "egress")
+
+
+def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
+    """Read a networking.k8s.io/v1 NetworkPolicy; see the module for what becomes of faults."""
+    top = document_field(document)
+    namespace, name = namespaced_name(top)
+    spec = top / "spec"
+    pods = Selector()
+    isolates = _BOTH
+    try:
+        isolates = _policy_types(spec)
+        pods = decode_selector(spec / "podSelector")
+        return NetworkPolicy(
+            namespace=namespace,
+            name=name,
+            pods=pods,
+            isolates=isolates,
+            ingress=_rules(spec / "ingress", "from", namespace),
+            egress=_rules(spec / "egress", "to", namespace),
+        )
+    except ObjectError as error:
+        return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=error.problem)
+
+
+def decode_selector(field: Field) -> Selector:
+    """Read a label selector (meta/v1 LabelSelector); missing selects everything, as an empty one does."""
+    found = [Requirement(key, "In", (value,)) for key, value in (field / "matchLabels").labels()]
+    found += [_requirement(entry) for entry in (field / "matchExpressions").items()]
+    return Selector(tuple(sorted(set(found))))
+
+
+def _requirement(field: Field) -> Requirement:
+    key = (field / "key").label_key()
+    operator = field / "operator"
+    values = tuple(sorted({value.label_value() for value in (field / "values").items()}))
+    for known in _OPERATORS:
+        if operator.value == known:
+            if (known in {"In", "NotIn"}) != bool(values):
+                wanted = "needs at least one entry" if not values else "must be empty"
+                raise (field / "values").error(f"{wanted} with operator {known}")
+            return Requirement(key, known, values)
+    raise operator.error(f"is not an operator; write {', '.join(_OPERATORS[:-1])} or {_OPERATORS[-1]}")
+
+
+def _policy_types(spec: Field) -> tuple[Direction, ...]:
+    given = []
+    for field in (spec / "policyTypes").items():
+        name = field.string()
+        if name not in {"Ingress", "Egress"}:
+            raise field.error("is not a policy type; write Ingress or Egress")
+        given.append(name)
+    if not given:
+        given = ["Ingress", "Egress"] if list((spec / "egress").items()) else ["Ingress"]
+    return tuple(direction for direction in _BOTH if direction.capitalize() in given)
+
+
+def _rules(field: Field, peers: str, namespace: str) -> tuple[Rule, ...]:
+    return tuple(
+        Rule(
+            peers=tuple(dict.fromkeys(_peer(entry, namespace) for entry in (rule / peers).items())),
+            ports=tuple(dict.fromkeys(_port(entry) for entry in (rule / "ports").items())),
+        )
+        for rule in field.items()
+    )
+
+
+def _peer(field: Field, namespace: str) -> Peer:
+    block, namespaces, pods = field / "ipBlock", field / "namespaceSelector", field / "podSelector"
+    if block.missing:
+        if namespaces.missing and pods.missing:
+            raise field.error("has no known peer; write podSelector, namespaceSelector or ipBlock")
+        if namespaces.missing:
+            return PodPeer(decode_selector(pods), namespace=namespace)
+        return PodPeer(decode_selector(pods), namespaces=decode_selector(namespaces))
+    if not (namespaces.missing and pods.missing):
+        raise field.error("has ipBlock beside a selector; make them two peers")
+    return _ip_block(block)
+
+
+def _ip_block(field: Field) -> IpBlock:
+    cidr = (field / "cidr").cidr()
+    excepts = []
+    for entry in (field / "except").items():
+        hole = entry.cidr()
+        if hole.family != cidr.family or subtract(hole, (cidr,)):
+            raise entry.error(f"is not inside the block's cidr {cidr}; take it away, or widen the cidr")
+        excepts.append(hole)
+    return IpBlock(cidr, tuple(excepts))
+
+
+def _port(field: Field) -> PolicyPort:
+    protocol = (field / "protocol").protocol()
+    port, end = field / "port", field / "endPort"
+    if port.missing or isinstance(port.value, str):
+        if not end.missing:
+            raise end.error("needs a number in `port` beside it; give the range's first port there")
+        return PolicyPort(protocol, name="" if port.missing else port.port_name())
+    first = port.port_number()
+    last = first if end.missing else end.port_number()
+    if last < first:
+        raise end.error(f"is below port {first}; write {first} or more")
+    return PolicyPort(protocol, first, last)

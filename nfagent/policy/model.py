@@ -1,0 +1,158 @@
+"""NetworkPolicy v1 as nfagent reads it: selectors, peers, ports, rules (networking.k8s.io/v1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.address import Range
+from nfagent.cluster.model import Direction, Protocol, Ref
+from nfagent.errors import Problem
+
+Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist"]
+
+
+class Requirement(msgspec.Struct, frozen=True, order=True):
+    """One line of a label selector; `values` are sorted, and empty for Exists and DoesNotExist."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Judge labels; NotIn and DoesNotExist match a missing label (corner-cases.md 16)."""
+        match self.operator:
+            case "In":
+                return labels.get(self.key) in self.values
+            case "NotIn":
+                return labels.get(self.key) not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+
+    def __str__(self) -> str:
+        """Write it as `kubectl get -l` takes it."""
+        match self.operator:
+            case "In" if len(self.values) == 1:
+                return f"{self.key}={self.values[0]}"
+            case "In":
+                return f"{self.key} in ({','.join(self.values)})"
+            case "NotIn" if len(self.values) == 1:
+                return f"{self.key}!={self.values[0]}"
+            case "NotIn":
+                return f"{self.key} notin ({','.join(self.values)})"
+            case "Exists":
+                return self.key
+            case "DoesNotExist":
+                return f"!{self.key}"
+
+
+class Selector(msgspec.Struct, frozen=True, order=True):
+    """A label selector: all requirements hold; without any, everything is selected.
+
+    Requirements are sorted and unique, so that selectors which say the same are mostly equal values.
+    """
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Judge labels."""
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        """Write it as `kubectl get -l` takes it, or `all`."""
+        return ",".join(map(str, self.requirements)) or "all"
+
+
+class PodPeer(msgspec.Struct, frozen=True, order=True):
+    """Pods by label, in the Namespaces that match `namespaces`, or in `namespace` where that is None."""
+
+    pods: Selector
+    namespaces: Selector | None = None
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        """Say it in words: `pods app=web in namespace shop`."""
+        where = f"namespace {self.namespace}" if self.namespaces is None else f"namespaces {self.namespaces}"
+        if self.namespaces is not None and not self.namespaces.requirements:
+            where = "all namespaces"
+        return f"pods {self.pods} in {where}" if self.pods.requirements else f"all pods in {where}"
+
+
+class IpBlock(msgspec.Struct, frozen=True, order=True):
+    """Addresses of a CIDR without those of `excepts`."""
+
+    cidr: Range
+    excepts: tuple[Range, ...] = ()
+
+    def __str__(self) -> str:
+        """Say it in words: `10.0.0.0/8 except 10.1.0.0/16`."""
+        return f"{self.cidr} except {', '.join(map(str, self.excepts))}" if self.excepts else str(self.cidr)
+
+
+Peer: TypeAlias = PodPeer | IpBlock
+
+
+class PolicyPort(msgspec.Struct, frozen=True, order=True):
+    """A port of a rule: every port of the protocol, a number or range, or a name.
+
+    first, last: inclusive range; both 0 where the rule gives no number
+    name:        the container port's name, '' where the rule gives none
+    """
+
+    protocol: Protocol
+    first: int = 0
+    last: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Write it as `80/tcp`, `8000-8080/udp`, `http/tcp` or `any/sctp`."""
+        if self.name:
+            return f"{self.name}/{self.protocol}"
+        if not self.first:
+            return f"any/{self.protocol}"
+        span = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{span}/{self.protocol}"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One rule: no peers means every peer, no ports means every port (corner-cases.md 7)."""
+
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+    def __str__(self) -> str:
+        """Say it in words: `pods app=web in namespace shop on 80/tcp, 443/tcp`."""
+        who = " or ".join(map(str, self.peers)) or "anywhere"
+        return f"{who} on {', '.join(map(str, self.ports))}" if self.ports else who
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A NetworkPolicy with its defaults filled in.
+
+    isolates: the directions of policyTypes, as the API server would default it (corner-cases.md 9)
+    problem:  why the policy can't be enforced as written; then it has no rules, and isolates all the Pods
+              that it could select (fails closed)
+    """
+
+    namespace: str
+    name: str
+    pods: Selector = Selector()
+    isolates: tuple[Direction, ...] = ("ingress",)
+    ingress: tuple[Rule, ...] = ()
+    egress: tuple[Rule, ...] = ()
+    problem: Problem | None = None
+
+    @property
+    def ref(self) -> Ref:
+        """Name this object."""
+        return Ref("NetworkPolicy", self.namespace, self.name)
+
+    def rules(self, direction: Direction) -> tuple[Rule, ...]:
+        """Give the rules of one direction; none where the policy doesn't isolate that way."""
+        if direction not in self.isolates:
+            return ()
+        return self.ingress if direction == "ingress" else self.egress

@@ -1,0 +1,208 @@
+"""nftables' objects as values: sets, verdict maps, chains, rules, counters.
+
+Only the forms that nfagent writes exist here. What the kernel holds beyond them, because somebody else put
+it into our table, is `Foreign`: unequal to anything of ours, so that a comparison removes it.
+
+Rules match the *connection*, not the packet: its client is `ct original saddr`, its server `ct reply saddr`,
+the server's port `ct reply proto-src`. That holds after a Service's address was translated and before
+masquerade, for both directions of packets alike.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.address import Family, Range
+from nfagent.cluster.model import Protocol
+
+TABLE_FAMILY = "inet"
+TABLE = "nfagent"
+
+End: TypeAlias = Literal["client", "server"]
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """`ct original ip saddr` (client) or `ct reply ip saddr` (server); breaks off without a conntrack entry."""
+
+    end: End
+    family: Family
+
+
+class Packet(msgspec.Struct, frozen=True):
+    """`ip saddr` or `ip daddr` of this very packet."""
+
+    side: Literal["saddr", "daddr"]
+    family: Family
+
+
+class InSet(msgspec.Struct, frozen=True, tag=True):
+    """The address is, or is not, an element of a set."""
+
+    key: Connection | Packet
+    set: str
+    negated: bool = False
+
+
+class ProtocolIs(msgspec.Struct, frozen=True, tag=True):
+    """`meta l4proto`: one of these protocols, in nft's names."""
+
+    names: tuple[str, ...]
+
+
+class ServerPort(msgspec.Struct, frozen=True, tag=True):
+    """`ct reply proto-src`: the server's port is in first..last."""
+
+    first: int
+    last: int
+
+
+class NamedPort(msgspec.Struct, frozen=True, tag=True):
+    """`ct reply ip saddr . meta l4proto . th dport` is an element of a set."""
+
+    family: Family
+    set: str
+
+
+class FamilyIs(msgspec.Struct, frozen=True, tag=True):
+    """`meta nfproto`: the packet is IPv4 or IPv6."""
+
+    family: Family
+
+
+class ConntrackState(msgspec.Struct, frozen=True, tag=True):
+    """`ct state`: one of these."""
+
+    states: tuple[str, ...]
+
+
+class Unconfirmed(msgspec.Struct, frozen=True, tag=True):
+    """`ct status ! confirmed`: the connection's first packet, before its entry is in the table."""
+
+
+class Icmpv6Type(msgspec.Struct, frozen=True, tag=True):
+    """`icmpv6 type`: one of these, in nft's names."""
+
+    names: tuple[str, ...]
+
+
+class Foreign(msgspec.Struct, frozen=True, tag=True):
+    """An expression that nfagent doesn't write, as the kernel lists it."""
+
+    expression: str
+
+
+Match: TypeAlias = (
+    InSet | ProtocolIs | ServerPort | NamedPort | FamilyIs | ConntrackState | Unconfirmed | Icmpv6Type | Foreign
+)
+
+
+class Accept(msgspec.Struct, frozen=True, tag=True):
+    """The packet passes this base chain; the next one sees it."""
+
+
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    """The packet is gone."""
+
+
+class Goto(msgspec.Struct, frozen=True, tag=True):
+    """Go on in a chain, without coming back."""
+
+    chain: str
+
+
+class Jump(msgspec.Struct, frozen=True, tag=True):
+    """Go on in a chain, and come back where nothing there decides."""
+
+    chain: str
+
+
+class Dispatch(msgspec.Struct, frozen=True, tag=True):
+    """`vmap`: the verdict that a map has for an address; goes on where it has none."""
+
+    key: Connection | Packet
+    map: str
+
+
+class Masquerade(msgspec.Struct, frozen=True, tag=True):
+    """Translate the source to the address of the interface that the packet leaves by."""
+
+    random_fully: bool
+
+
+Verdict: TypeAlias = Accept | Drop | Goto | Jump | Dispatch | Masquerade
+
+
+class Log(msgspec.Struct, frozen=True):
+    """`log prefix … group …`: a copy of the packet's head goes to NFLOG; the rule goes on."""
+
+    prefix: str
+    group: int
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Matches, all of which must hold; then counter, log and verdict, in that order, where given."""
+
+    matches: tuple[Match, ...] = ()
+    counter: str = ""
+    log: Log | None = None
+    verdict: Verdict | None = None
+    comment: str = ""
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """Where a base chain is called: `type … hook … priority …; policy accept`."""
+
+    type: Literal["filter", "nat"]
+    name: Literal["forward", "input", "postrouting"]
+    priority: int
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """Rules in order; a base chain has a hook."""
+
+    rules: tuple[Rule, ...] = ()
+    hook: Hook | None = None
+
+
+SetKind: TypeAlias = Literal["address", "range", "port"]
+PortElement: TypeAlias = tuple[str, Protocol, int]
+Element: TypeAlias = str | Range | PortElement
+
+
+class NamedSet(msgspec.Struct, frozen=True):
+    """A set and its elements.
+
+    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port)
+    """
+
+    kind: SetKind
+    family: Family
+    elements: frozenset[Element] = frozenset()
+    comment: str = ""
+
+
+class VerdictMap(msgspec.Struct, frozen=True):
+    """Address -> name of the chain that the packet goes to."""
+
+    family: Family
+    elements: dict[str, str]
+
+
+class Ruleset(msgspec.Struct, frozen=True):
+    """The whole table, by name.
+
+    foreign: (kind, name) of objects in the table that nfagent never makes, as the kernel lists them
+    """
+
+    sets: dict[str, NamedSet] = msgspec.field(default_factory=dict)
+    maps: dict[str, VerdictMap] = msgspec.field(default_factory=dict)
+    chains: dict[str, Chain] = msgspec.field(default_factory=dict)
+    counters: frozenset[str] = frozenset()
+    foreign: frozenset[tuple[str, str]] = frozenset()
+    exists: bool = True
+
+
+ABSENT = Ruleset(exists=False)
+"""What the kernel holds before nfagent ever ran: not even the table."""

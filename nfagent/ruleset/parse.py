@@ -1,0 +1,291 @@
+"""What the kernel lists to a ruleset: libnftables' JSON (schema version 1, see libnftables-json(5)).
+
+Total: what nfagent never writes becomes Foreign or `Ruleset.foreign`; what isn't a listing at all is a
+WireError. Counters' values are read by `parse_counters`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nfagent.cluster.address import AddressError, Family, Range, canonical, parse_cidr, single
+from nfagent.errors import WireError
+from nfagent.ruleset.objects import (
+    ABSENT,
+    TABLE,
+    TABLE_FAMILY,
+    Accept,
+    Chain,
+    Connection,
+    ConntrackState,
+    Dispatch,
+    Drop,
+    Element,
+    FamilyIs,
+    Foreign,
+    Goto,
+    Hook,
+    Icmpv6Type,
+    InSet,
+    Jump,
+    Log,
+    Masquerade,
+    Match,
+    NamedPort,
+    NamedSet,
+    Packet,
+    ProtocolIs,
+    Rule,
+    Ruleset,
+    ServerPort,
+    SetKind,
+    Unconfirmed,
+    Verdict,
+    VerdictMap,
+)
+
+_Json = dict[str, Any]
+_SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
+    ("ipv4_addr",): ("address", 4),
+    ("ipv6_addr",): ("address", 6),
+    ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
+    ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
+}
+_FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
+
+
+class CounterValue(msgspec.Struct, frozen=True):
+    """Packets and bytes that a named counter has seen."""
+
+    packets: int
+    bytes: int
+
+
+def parse_ruleset(listing: object) -> Ruleset:
+    """Read the answer to `list table inet nfagent`; a listing without the table is ABSENT."""
+    reader = _Reader()
+    for kind, item in _items(listing):
+        reader.take(kind, item)
+    return reader.ruleset()
+
+
+def parse_counters(listing: object) -> dict[str, CounterValue]:
+    """Read the values of the table's named counters."""
+    found = {}
+    for kind, item in _items(listing):
+        if kind == "counter":
+            found[str(item.get("name"))] = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
+    return found
+
+
+def _items(listing: object) -> list[tuple[str, _Json]]:
+    entries = listing.get("nftables") if isinstance(listing, dict) else None
+    if not isinstance(entries, list):
+        raise WireError("libnftables answered something that is no listing")
+    found = []
+    for entry in entries:
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise WireError(f"libnftables listed something that is no object: {entry!r}")
+        [(kind, item)] = entry.items()
+        if kind != "metainfo" and isinstance(item, dict) and _ours(kind, item):
+            found.append((kind, item))
+    return found
+
+
+def _ours(kind: str, item: _Json) -> bool:
+    table = item.get("name") if kind == "table" else item.get("table")
+    return (item.get("family"), table) == (TABLE_FAMILY, TABLE)
+
+
+class _Reader:
+    """Collects a listing's objects."""
+
+    def __init__(self) -> None:
+        self.exists = False
+        self.sets: dict[str, NamedSet] = {}
+        self.maps: dict[str, VerdictMap] = {}
+        self.hooks: dict[str, Hook | None] = {}
+        self.rules: dict[str, list[Rule]] = {}
+        self.counters: set[str] = set()
+        self.foreign: set[tuple[str, str]] = set()
+
+    def take(self, kind: str, item: _Json) -> None:
+        """Take in one object; one that can't be ours is foreign."""
+        name = str(item.get("name", ""))
+        try:
+            match kind:
+                case "table":
+                    self.exists = True
+                case "counter":
+                    self.counters.add(name)
+                case "set":
+                    self.sets[name] = _named_set(item)
+                case "map":
+                    self.maps[name] = _verdict_map(item)
+                case "chain":
+                    self.hooks[name] = _hook(item)
+                case "rule":
+                    self.rules.setdefault(str(item.get("chain")), []).append(_known_rule(item))
+                case _:
+                    self.foreign.add((kind, name))
+        except (KeyError, TypeError, ValueError, AddressError):
+            self.foreign.add((kind, name))
+
+    def ruleset(self) -> Ruleset:
+        """Put the objects together."""
+        if not self.exists:
+            return ABSENT
+        chains = {name: Chain(tuple(self.rules.get(name, ())), hook) for name, hook in self.hooks.items()}
+        return Ruleset(self.sets, self.maps, chains, frozenset(self.counters), frozenset(self.foreign))
+
+
+def _named_set(item: _Json) -> NamedSet:
+    types = item["type"]
+    kind, family = _SET_TYPES[tuple(types) if isinstance(types, list) else (types,)]
+    flags = item.get("flags", [])
+    if flags == ["interval"] and kind == "address":
+        kind = "range"
+    elif flags or "timeout" in item:
+        raise ValueError(flags)
+    elements: frozenset[Element] = frozenset(_element(kind, entry) for entry in item.get("elem", []))
+    return NamedSet(kind, family, elements, item.get("comment", ""))
+
+
+def _element(kind: SetKind, entry: Any) -> Element:
+    if kind == "address":
+        return canonical(entry)
+    if kind == "port":
+        address, protocol, port = entry["concat"]
+        return canonical(address), protocol, int(port)
+    if isinstance(entry, str):
+        return single(canonical(entry))
+    if "prefix" in entry:
+        return parse_cidr(f"{entry['prefix']['addr']}/{entry['prefix']['len']}")
+    first, last = map(single, map(canonical, entry["range"]))
+    return Range(first.family, first.first, last.last)
+
+
+def _verdict_map(item: _Json) -> VerdictMap:
+    kind, family = _SET_TYPES[(item["type"],)]
+    if kind != "address" or item["map"] != "verdict" or item.get("flags"):
+        raise ValueError(item["type"])
+    elements = {canonical(address): str(verdict["goto"]["target"]) for address, verdict in item.get("elem", [])}
+    return VerdictMap(family, elements)
+
+
+def _hook(item: _Json) -> Hook | None:
+    if "hook" not in item:
+        return None
+    if item.get("policy") != "accept":
+        raise ValueError(item)
+    return Hook(item["type"], item["hook"], item["prio"])
+
+
+def _known_rule(item: _Json) -> Rule:
+    try:
+        return _rule(item)
+    except (KeyError, TypeError, ValueError):
+        return Rule((_foreign(item.get("expr")),))
+
+
+def _rule(item: _Json) -> Rule:
+    matches: list[Match] = []
+    counter, log, verdict = "", None, None
+    for expression in item["expr"]:
+        [(kind, value)] = expression.items()
+        known = _verdict(kind, value) if verdict is None else None
+        if known is not None:
+            verdict = known
+        elif kind == "counter" and isinstance(value, str) and not counter and log is None:
+            counter = value
+        elif kind == "log" and value.keys() == {"prefix", "group"} and log is None and verdict is None:
+            log = Log(value["prefix"], value["group"])
+        elif kind == "match" and not counter and log is None and verdict is None:
+            matches.append(_match(value))
+        else:
+            matches.append(_foreign(expression))
+    return Rule(tuple(matches), counter, log, verdict, item.get("comment", ""))
+
+
+def _foreign(expression: Any) -> Foreign:
+    return Foreign(msgspec.json.encode(expression).decode())
+
+
+def _verdict(kind: str, value: Any) -> Verdict | None:
+    match kind:
+        case "accept":
+            return Accept()
+        case "drop":
+            return Drop()
+        case "goto":
+            return Goto(value["target"])
+        case "jump":
+            return Jump(value["target"])
+        case "vmap":
+            key = _key(value["key"])
+            return Dispatch(key, _set_reference(value["data"])) if key is not None else None
+        case "masquerade" if value is None:
+            return Masquerade(random_fully=False)
+        case "masquerade" if value == {"flags": "fully-random"}:
+            return Masquerade(random_fully=True)
+    return None
+
+
+def _set_reference(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("@"):
+        raise ValueError(value)
+    return value[1:]
+
+
+def _match(value: _Json) -> Match:
+    operator, left, right = value["op"], value["left"], value["right"]
+    known = _by_set(operator, left, right) or _by_value(operator, left, right)
+    return known if known is not None else _foreign({"match": value})
+
+
+def _by_set(operator: str, left: Any, right: Any) -> Match | None:
+    if operator not in {"==", "!="} or not isinstance(right, str) or not right.startswith("@"):
+        return None
+    key = _key(left)
+    if key is not None:
+        return InSet(key, right[1:], negated=operator == "!=")
+    if operator == "==" and "concat" in left and len(left["concat"]) == 3:  # noqa: PLR2004 - address, protocol, port
+        address, protocol, port = left["concat"]
+        server = _key(address)
+        rest = [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]
+        if isinstance(server, Connection) and server.end == "server" and [protocol, port] == rest:
+            return NamedPort(server.family, right[1:])
+    return None
+
+
+def _by_value(operator: str, left: Any, right: Any) -> Match | None:
+    match left:
+        case {"meta": {"key": "l4proto"}} if operator == "==":
+            return ProtocolIs(_alternatives(right))
+        case {"meta": {"key": "nfproto"}} if operator == "==":
+            return FamilyIs(_FAMILY[right])
+        case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
+            first, last = right["range"] if isinstance(right, dict) else (right, right)
+            return ServerPort(int(first), int(last))
+        case {"ct": {"key": "state"}} if operator == "in":
+            return ConntrackState((right,) if isinstance(right, str) else tuple(right))
+        case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
+            return Unconfirmed()
+        case {"payload": {"protocol": "icmpv6", "field": "type"}} if operator == "==":
+            return Icmpv6Type(_alternatives(right))
+    return None
+
+
+def _alternatives(right: Any) -> tuple[str, ...]:
+    return tuple(right["set"]) if isinstance(right, dict) else (right,)
+
+
+def _key(left: _Json) -> Connection | Packet | None:
+    match left:
+        case {"ct": {"key": "ip saddr" | "ip6 saddr" as key, "dir": "original" | "reply" as way}}:
+            return Connection("client" if way == "original" else "server", _FAMILY[key.split()[0]])
+        case {"payload": {"protocol": "ip" | "ip6" as protocol, "field": "saddr" | "daddr" as side}}:
+            return Packet(side, _FAMILY[protocol])
+    return None

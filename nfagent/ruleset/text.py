@@ -1,0 +1,211 @@
+"""nft syntax: a whole table as people read it and `nft -f` loads it, and each statement of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from nfagent.cluster.address import Range, family_of, number
+from nfagent.ruleset.objects import (
+    TABLE,
+    TABLE_FAMILY,
+    Accept,
+    Chain,
+    Connection,
+    ConntrackState,
+    Dispatch,
+    Drop,
+    Element,
+    FamilyIs,
+    Foreign,
+    Goto,
+    Icmpv6Type,
+    InSet,
+    Jump,
+    Masquerade,
+    Match,
+    NamedPort,
+    NamedSet,
+    Packet,
+    ProtocolIs,
+    Rule,
+    Ruleset,
+    ServerPort,
+    Unconfirmed,
+    Verdict,
+    VerdictMap,
+)
+
+Annotate = Callable[[str], str]
+"""Says in words what an address is, or ''."""
+
+_IP = {4: "ip", 6: "ip6"}
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_NFPROTO = {4: "ipv4", 6: "ipv6"}
+_END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
+
+
+def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
+    """Write the table, in an order that depends on content alone; annotations come as comments behind elements."""
+    if not ruleset.exists:
+        return f"# there is no table {TABLE_FAMILY} {TABLE}\n"
+    blocks = [f"counter {name} {{\n\t}}" for name in sorted(ruleset.counters)]
+    blocks += [_set_block(name, ruleset.sets[name], annotate) for name in sorted(ruleset.sets)]
+    blocks += [_map_block(name, ruleset.maps[name], annotate) for name in sorted(ruleset.maps)]
+    blocks += [_chain_block(name, ruleset.chains[name]) for name in _chain_order(ruleset)]
+    blocks += [f"# not nfagent's: {kind} {name}" for kind, name in sorted(ruleset.foreign)]
+    return f"table {TABLE_FAMILY} {TABLE} {{\n\t" + "\n\n\t".join(blocks) + "\n}\n"
+
+
+def _chain_order(ruleset: Ruleset) -> list[str]:
+    """Put chains behind those that they go to, as nft wants them declared, base chains last."""
+    ranks = {"allow": 0, "egress": 1, "ingress": 1}
+    return sorted(
+        ruleset.chains,
+        key=lambda name: (ruleset.chains[name].hook is not None, ranks.get(name.partition("/")[0], 2), name),
+    )
+
+
+def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> str:
+    lines = [f"set {name} {{", *(f"\t{line}" for line in set_properties(item))]
+    lines += _elements_lines([(element_text(e), _address(e)) for e in sorted_elements(item.elements)], annotate)
+    return "\n\t".join([*lines, "}"])
+
+
+def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> str:
+    lines = [f"map {name} {{", f"\ttype {_TYPE[item.family]} : verdict"]
+    addresses = sorted(item.elements, key=number)
+    lines += _elements_lines([(f"{a} : goto {item.elements[a]}", a) for a in addresses], annotate)
+    return "\n\t".join([*lines, "}"])
+
+
+def _elements_lines(elements: list[tuple[str, str]], annotate: Annotate | None) -> list[str]:
+    if not elements:
+        return []
+    lines = ["\telements = {"]
+    for position, (written, address) in enumerate(elements):
+        comma = "," if position < len(elements) - 1 else ""
+        words = annotate(address) if annotate is not None and address else ""
+        lines.append(f"\t\t{written}{comma}{f'  # {words}' if words else ''}")
+    return [*lines, "\t}"]
+
+
+def _chain_block(name: str, chain: Chain) -> str:
+    lines = [f"chain {name} {{"]
+    if chain.hook is not None:
+        lines.append(f"\t{hook_text(chain)}")
+    lines += [f"\t{rule_text(rule)}" for rule in chain.rules]
+    return "\n\t".join([*lines, "}"])
+
+
+def hook_text(chain: Chain) -> str:
+    """Write where a base chain is called; '' for another chain."""
+    hook = chain.hook
+    if hook is None:
+        return ""
+    return f"type {hook.type} hook {hook.name} priority {hook.priority}; policy accept;"
+
+
+def set_properties(item: NamedSet) -> Iterator[str]:
+    """Write a set's type, flags and comment, a line each."""
+    ports = " . inet_proto . inet_service" if item.kind == "port" else ""
+    yield f"type {_TYPE[item.family]}{ports}"
+    if item.kind == "range":
+        yield "flags interval"
+    if item.comment:
+        yield f'comment "{item.comment}"'
+
+
+def map_properties(item: VerdictMap) -> str:
+    """Write a verdict map's type."""
+    return f"type {_TYPE[item.family]} : verdict"
+
+
+def sorted_elements(elements: Iterable[Element]) -> list[Element]:
+    """Sort elements by address, as people expect them."""
+    return sorted(elements, key=_element_order)
+
+
+def _element_order(element: Element) -> tuple[int, int, str, int]:
+    if isinstance(element, Range):
+        return (element.family, element.first, "", 0)
+    if isinstance(element, str):
+        return (family_of(element), number(element), "", 0)
+    return (family_of(element[0]), number(element[0]), element[1], element[2])
+
+
+def _address(element: Element) -> str:
+    if isinstance(element, Range):
+        return ""
+    return element if isinstance(element, str) else element[0]
+
+
+def element_text(element: Element) -> str:
+    """Write one element: an address, a range, or address . protocol . port."""
+    if isinstance(element, tuple):
+        return " . ".join(map(str, element))
+    return str(element)
+
+
+def rule_text(rule: Rule) -> str:
+    """Write a rule as one line."""
+    parts = [match_text(match) for match in rule.matches]
+    if rule.counter:
+        parts.append(f'counter name "{rule.counter}"')
+    if rule.log is not None:
+        parts.append(f'log prefix "{rule.log.prefix}" group {rule.log.group}')
+    if rule.verdict is not None:
+        parts.append(verdict_text(rule.verdict))
+    if rule.comment:
+        parts.append(f'comment "{rule.comment}"')
+    return " ".join(parts)
+
+
+def key_text(key: Connection | Packet) -> str:
+    """Write which address is looked up."""
+    if isinstance(key, Packet):
+        return f"{_IP[key.family]} {key.side}"
+    return _END[key.end].format(_IP[key.family])
+
+
+def match_text(match: Match) -> str:  # noqa: PLR0911 - one return for each form is the plainest way to say it
+    """Write one match."""
+    match match:
+        case InSet(key, name, negated):
+            return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
+        case ProtocolIs(names):
+            return f"meta l4proto {_one_of(names)}"
+        case ServerPort(first, last):
+            return f"ct reply proto-src {first if first == last else f'{first}-{last}'}"
+        case NamedPort(family, name):
+            return f"{key_text(Connection('server', family))} . meta l4proto . th dport @{name}"
+        case FamilyIs(family):
+            return f"meta nfproto {_NFPROTO[family]}"
+        case ConntrackState(states):
+            return f"ct state {','.join(states)}"
+        case Unconfirmed():
+            return "ct status ! confirmed"
+        case Icmpv6Type(names):
+            return f"icmpv6 type {_one_of(names)}"
+        case Foreign(expression):
+            return f"# not nfagent's: {expression}"
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Write a verdict."""
+    match verdict:
+        case Accept():
+            return "accept"
+        case Drop():
+            return "drop"
+        case Goto(chain):
+            return f"goto {chain}"
+        case Jump(chain):
+            return f"jump {chain}"
+        case Dispatch(key, name):
+            return f"{key_text(key)} vmap @{name}"
+        case Masquerade(random_fully):
+            return "masquerade fully-random" if random_fully else "masquerade"
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{{ {', '.join(names)} }}"

@@ -1,0 +1,246 @@
+"""The difference of two rulesets, as commands that the kernel takes all together or not at all.
+
+Order within a transaction: what is added comes before what refers to it, and what is deleted goes after the
+last reference to it is gone. The kernel shows packets either the ruleset before or the one after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Chain, Element, NamedSet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.text import element_text, hook_text, map_properties, rule_text, set_properties, sorted_elements
+
+_WHERE = f"{TABLE_FAMILY} {TABLE}"
+_PER_COMMAND = 500
+"""Elements in one command: long lines make libnftables' parser slow."""
+
+Kind: TypeAlias = Literal["table", "chain", "set", "map", "counter"]
+
+
+class AddTable(msgspec.Struct, frozen=True):
+    """Make the table; one that exists stays as it is."""
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"add table {_WHERE}"
+
+
+class AddCounter(msgspec.Struct, frozen=True):
+    """Make a named counter."""
+
+    name: str
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"add counter {_WHERE} {self.name}"
+
+
+class AddSet(msgspec.Struct, frozen=True):
+    """Make a set, without its elements."""
+
+    name: str
+    shape: NamedSet
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"add set {_WHERE} {self.name} {{ {'; '.join(set_properties(self.shape))}; }}"
+
+
+class AddMap(msgspec.Struct, frozen=True):
+    """Make a verdict map, without its elements."""
+
+    name: str
+    shape: VerdictMap
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"add map {_WHERE} {self.name} {{ {map_properties(self.shape)}; }}"
+
+
+class AddChain(msgspec.Struct, frozen=True):
+    """Make a chain, without its rules."""
+
+    name: str
+    shape: Chain
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        hook = hook_text(self.shape)
+        return f"add chain {_WHERE} {self.name}" + (f" {{ {hook} }}" if hook else "")
+
+
+class AddRule(msgspec.Struct, frozen=True):
+    """Append a rule to a chain."""
+
+    chain: str
+    rule: Rule
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"add rule {_WHERE} {self.chain} {rule_text(self.rule)}"
+
+
+class FlushChain(msgspec.Struct, frozen=True):
+    """Delete a chain's rules."""
+
+    name: str
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"flush chain {_WHERE} {self.name}"
+
+
+class ChangeElements(msgspec.Struct, frozen=True):
+    """Add elements to a set, or delete them from it; deleting one that isn't there fails the whole."""
+
+    verb: Literal["add", "delete"]
+    set: str
+    elements: tuple[Element, ...]
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"{self.verb} element {_WHERE} {self.set} {{ {', '.join(map(element_text, self.elements))} }}"
+
+
+class ChangeMapElements(msgspec.Struct, frozen=True):
+    """Add address-to-chain elements to a map, or delete them from it."""
+
+    verb: Literal["add", "delete"]
+    map: str
+    elements: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        pairs = ", ".join(f"{address} : goto {chain}" for address, chain in self.elements)
+        return f"{self.verb} element {_WHERE} {self.map} {{ {pairs} }}"
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Delete an object that nothing refers to any more; the table goes with all that is in it."""
+
+    kind: str
+    name: str = ""
+
+    def text(self) -> str:
+        """Write it in nft syntax."""
+        return f"delete {self.kind} {_WHERE} {self.name}".rstrip()
+
+
+Command: TypeAlias = (
+    AddTable
+    | AddCounter
+    | AddSet
+    | AddMap
+    | AddChain
+    | AddRule
+    | FlushChain
+    | ChangeElements
+    | ChangeMapElements
+    | Delete
+)
+Transaction: TypeAlias = tuple[Command, ...]
+
+
+def transaction_text(transaction: Transaction) -> str:
+    """Write a transaction in nft syntax, one command a line: `nft -f` applies all of them or none."""
+    return "".join(f"{command.text()}\n" for command in transaction)
+
+
+def diff(before: Ruleset, after: Ruleset) -> Transaction:
+    """Give the commands that turn one ruleset into the other; none where they are equal."""
+    if not after.exists:
+        return (Delete("table"),) if before.exists else ()
+    if before.exists and _reshaped(before, after):
+        return (Delete("table"), *diff(Ruleset(exists=False), after))
+    return tuple(_commands(before, after))
+
+
+def _reshaped(before: Ruleset, after: Ruleset) -> bool:
+    """Tell whether something kept its name and changed its type: then the table is made anew, in one step."""
+    sets = any(_shape(before.sets[name]) != _shape(after.sets[name]) for name in before.sets.keys() & after.sets)
+    maps = any(before.maps[name].family != after.maps[name].family for name in before.maps.keys() & after.maps)
+    hooks = any(before.chains[name].hook != after.chains[name].hook for name in before.chains.keys() & after.chains)
+    return sets or maps or hooks or bool(before.foreign)
+
+
+def _shape(item: NamedSet) -> tuple[str, int, str]:
+    return (item.kind, item.family, item.comment)
+
+
+def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+    if not before.exists:
+        yield AddTable()
+    for counter in sorted(after.counters - before.counters):
+        yield AddCounter(counter)
+    for name in sorted(after.sets.keys() - before.sets.keys()):
+        yield AddSet(name, msgspec.structs.replace(after.sets[name], elements=frozenset()))
+    for name in sorted(after.maps.keys() - before.maps.keys()):
+        yield AddMap(name, VerdictMap(after.maps[name].family, {}))
+    for name in sorted(after.chains.keys() - before.chains.keys()):
+        yield AddChain(name, Chain((), after.chains[name].hook))
+    yield from _set_elements(before, after)
+    yield from _rules(before, after)
+    yield from _map_elements(before, after)
+    yield from _deletions(before, after)
+
+
+def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+    for name in sorted(after.sets):
+        old = before.sets[name].elements if name in before.sets else frozenset()
+        new = after.sets[name].elements
+        if old != new:
+            # Deletions first: a changed range overlaps the one that it replaces (corner-cases.md 22).
+            for part in _parts(sorted_elements(old - new)):
+                yield ChangeElements("delete", name, part)
+            for part in _parts(sorted_elements(new - old)):
+                yield ChangeElements("add", name, part)
+
+
+def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+    for name in sorted(after.chains):
+        old = before.chains[name].rules if name in before.chains else ()
+        new = after.chains[name].rules
+        if old != new:
+            kept = len(old) if new[: len(old)] == old else 0
+            if old and not kept:
+                yield FlushChain(name)
+            for rule in new[kept:]:
+                yield AddRule(name, rule)
+    for name in sorted(before.chains.keys() - after.chains.keys()):
+        yield FlushChain(name)
+
+
+def _map_elements(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+    for name in sorted(after.maps):
+        old = before.maps[name].elements.items() if name in before.maps else set()
+        new = after.maps[name].elements.items()
+        if old != new:
+            for gone in _pair_parts(sorted(old - new)):
+                yield ChangeMapElements("delete", name, gone)
+            for come in _pair_parts(sorted(new - old)):
+                yield ChangeMapElements("add", name, come)
+
+
+def _deletions(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+    for name in sorted(before.maps.keys() - after.maps.keys()):
+        yield Delete("map", name)
+    for name in sorted(before.chains.keys() - after.chains.keys()):
+        yield Delete("chain", name)
+    for name in sorted(before.sets.keys() - after.sets.keys()):
+        yield Delete("set", name)
+    for name in sorted(before.counters - after.counters):
+        yield Delete("counter", name)
+
+
+def _parts(elements: list[Element]) -> Iterator[tuple[Element, ...]]:
+    for start in range(0, len(elements), _PER_COMMAND):
+        yield tuple(elements[start : start + _PER_COMMAND])
+
+
+def _pair_parts(elements: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], ...]]:
+    for start in range(0, len(elements), _PER_COMMAND):
+        yield tuple(elements[start : start + _PER_COMMAND])
