@@ -74,7 +74,7 @@ class RotatingFile:
         if self._descriptor is not None:
             ours = os.fstat(self._descriptor)
             try:
-                named = os.stat(self._path)
+                named = self._path.stat()
             except FileNotFoundError:
                 named = None
             if named is not None and (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):

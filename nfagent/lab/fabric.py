@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Self
 
 from nfagent.errors import EnvironmentError_, UsageError
 from nfagent.lab import netns, wiring
@@ -27,7 +27,11 @@ class Fabric:
     """Namespaces and links of one lab; a context manager that is up inside and gone after."""
 
     def __init__(
-        self, nodes: Sequence[NodePlan], pods: Sequence[PodPlan] = (), outside: Sequence[OutsideHost] = (), tag: str = "lab"
+        self,
+        nodes: Sequence[NodePlan],
+        pods: Sequence[PodPlan] = (),
+        outside: Sequence[OutsideHost] = (),
+        tag: str = "lab",
     ) -> None:
         """Plan it; nothing is made before `up()`. Raises UsageError for a plan that can't be built."""
         check(nodes, pods, outside)
@@ -36,15 +40,18 @@ class Fabric:
         self.pods: dict[tuple[str, str], PodPlan] = {}
         self._planned = tuple(pods)
         self._prefix = f"{netns.prefix(tag, os.getpid())}{next(_SERIAL)}-"
+        # The Pods' other ends in the nodes' namespaces: interface names have 15 characters at most.
         self._ports: dict[tuple[str, str], str] = {}
         self._port_numbers = itertools.count(1)
 
-    def __enter__(self) -> Fabric:
+    def __enter__(self) -> Self:
         """Build it."""
         self.up()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Remove it, whatever happened inside."""
         self.down()
 
@@ -64,22 +71,34 @@ class Fabric:
 
     def down(self) -> None:
         """Remove every namespace of this lab, and with it all that is in there; may be called twice."""
-        netns.remove(netns.named(self._prefix))
-        self.pods.clear()
-        self._ports.clear()
+        try:
+            netns.remove(netns.named(self._prefix))
+        finally:
+            # A second interrupt may have cut the first pass short.
+            netns.remove(netns.named(self._prefix))
+            self.pods.clear()
+            self._ports.clear()
 
     def add_pod(self, pod: PodPlan) -> None:
         """Start a Pod. Raises UsageError for one that is there already or can't be, KernelError."""
         check(tuple(self.nodes.values()), (*self.pods.values(), pod), tuple(self.outside.values()))
-        self._attach((pod,))
+        try:
+            self._attach((pod,))
+        except BaseException:
+            netns.remove([self.pod_namespace(*pod.key)])
+            self._forget(pod)
+            raise
 
     def remove_pod(self, namespace: str, name: str) -> None:
         """End a Pod: its addresses are gone from the network when this returns. Raises UsageError, KernelError."""
         pod_netns = self.pod_namespace(namespace, name)
-        pod = self.pods.pop((namespace, name))
-        # The link goes at once; the namespace may live on while a socket or a process holds it.
-        netns.ip_batch([f"link del {self._ports.pop(pod.key)}"], self.node_namespace(pod.node))
-        netns.remove([pod_netns])
+        pod = self.pods[namespace, name]
+        try:
+            # The link goes at once; the namespace may live on while a socket or a process holds it.
+            netns.ip_batch([f"link del {self._ports[pod.key]}"], self.node_namespace(pod.node))
+        finally:
+            netns.remove([pod_netns])
+            self._forget(pod)
 
     def node_namespace(self, name: str) -> str:
         """Give the network namespace of a node. Raises UsageError."""
@@ -101,6 +120,10 @@ class Fabric:
         if key not in known:
             raise UsageError(f"no {what} {key!r} in this lab; it has {', '.join(map(repr, known)) or 'none'}")
         return self._prefix + name
+
+    def _forget(self, pod: PodPlan) -> None:
+        del self.pods[pod.key]
+        del self._ports[pod.key]
 
     def _build_members(self) -> None:
         underlay = self._prefix + "underlay"

@@ -55,7 +55,8 @@ def read_sctp(payload: bytes) -> SctpInit | None:
     kind, _flags, _length, initiate, *_rest = _INIT_CHUNK.unpack_from(payload, start)
     if kind not in {INIT, INIT_ACK}:
         return None
-    return SctpInit(kind, *_SCTP_HEADER.unpack_from(payload), initiate)
+    source_port, destination_port, verification = _SCTP_HEADER.unpack_from(payload)
+    return SctpInit(kind, source_port, destination_port, verification, initiate)
 
 
 def echo_request(family: int, identifier: int, nonce: int) -> bytes:
@@ -79,8 +80,9 @@ def read_echo_reply(family: int, payload: bytes) -> int | None:
 def _read_echo(kind: int, payload: bytes) -> int | None:
     if len(payload) != _ECHO.size:
         return None
+    nonce: int
     found, _code, _checksum, _identifier, _sequence, magic, nonce = _ECHO.unpack(payload)
-    return int(nonce) if found == kind and magic == _ECHO_MAGIC else None
+    return nonce if (found, magic) == (kind, _ECHO_MAGIC) else None
 
 
 def payload_of(family: int, received: bytes) -> bytes:

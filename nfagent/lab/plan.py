@@ -7,6 +7,7 @@ Nodes and hosts outside share one link, so their addresses need no common prefix
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
@@ -57,6 +58,31 @@ class OutsideHost(msgspec.Struct, frozen=True):
     routes_to_pods: bool = True
 
 
+def grid(
+    attachment: Attachment = "routed", nodes: int = 2
+) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...], tuple[OutsideHost, ...]]:
+    """Plan the nine Pods of Kubernetes' own policy tests, and a host outside: namespaces x, y, z with a, b, c each.
+
+    Nodes n1, n2, ... take the Pods in turn. Dual-stack: node n1 is 192.0.2.1 and 2001:db8:ffff::1, its Pods are in
+    10.244.1.0/24 and 2001:db8:244:1::/64; the host outside is 192.0.2.100 and 2001:db8:ffff::100.
+    """
+    node_plans = tuple(
+        NodePlan(
+            f"n{number}",
+            (f"192.0.2.{number}", f"2001:db8:ffff::{number:x}"),
+            (f"10.244.{number}.0/24", f"2001:db8:244:{number:x}::/64"),
+            attachment,
+        )
+        for number in range(1, nodes + 1)
+    )
+    pods = tuple(
+        PodPlan(namespace, name, f"n{number}", (f"10.244.{number}.{last}", f"2001:db8:244:{number:x}::{last:x}"))
+        for last, (namespace, name) in enumerate(itertools.product("xyz", "abc"), start=10)
+        for number in (last % nodes + 1,)
+    )
+    return node_plans, pods, (OutsideHost("outside", ("192.0.2.100", "2001:db8:ffff::100")),)
+
+
 def gateway(cidr: str) -> str:
     """Give the first address of a Pod range: the node's own, where Pods share a bridge."""
     return str(ipaddress.ip_network(cidr)[1])
@@ -75,10 +101,11 @@ def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[
     _once("node", (node.name for node in nodes))
     _once("Pod", ("/".join(pod.key) for pod in pods))
     _once("host", (host.name for host in outside))
-    _once("address", (address for plan in (*nodes, *pods, *outside) for address in plan.addresses))
-    for plan in (*nodes, *pods, *outside):
+    plans: tuple[NodePlan | PodPlan | OutsideHost, ...] = (*nodes, *pods, *outside)
+    for plan in plans:
         if not plan.addresses:
             raise UsageError(f"{plan.name!r} has no address in the lab's plan: give it at least one")
+    _once("address", (address for plan in plans for address in plan.addresses))
     by_name = {node.name: node for node in nodes}
     for pod in pods:
         if pod.node not in by_name:

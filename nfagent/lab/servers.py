@@ -11,13 +11,15 @@ import contextlib
 import errno
 import functools
 import os
+import queue
+import resource
 import select
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 
@@ -37,6 +39,7 @@ ABORT = struct.pack("ii", 1, 0)
 _BATCH = 256  # packets that one socket may hand over before the others have their turn
 _REMEMBERED = 1 << 17
 _RECEIVE = 2048
+_PATIENCE = 10.0
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -63,23 +66,28 @@ class Servers:
     """Listeners of one lab; a context manager that serves inside and has closed everything after."""
 
     def __init__(self) -> None:
+        # A round of probes holds a few sockets per pair of Pods; the soft limit is 1024 nearly everywhere.
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._sockets: dict[int, tuple[str, socket.socket, Callable[[], None]]] = {}
         self._seen: dict[int, str] = {}
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._closing = False
-        self._settling: list[threading.Event] = []
+        self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
         # Held while sockets are read, so that nobody closes one under the thread's hands.
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="lab servers", daemon=True)
 
-    def __enter__(self) -> Servers:
+    def __enter__(self) -> Self:
         """Start to serve."""
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop, and close every socket."""
         self._closing = True
         os.eventfd_write(self._wake, 1)
@@ -96,8 +104,9 @@ class Servers:
             by_netns.setdefault(endpoint.netns, []).append(endpoint)
         for name, wanted in by_netns.items():
             opened = netns.inside(name, functools.partial(_open_all, wanted))
-            for endpoint, sock in opened:
-                self._add(name, sock, self._handler(endpoint, sock))
+            with self._turn:
+                for endpoint, sock in opened:
+                    self._add(name, sock, self._handler(endpoint, sock))
 
     def stop(self, name: str) -> None:
         """Close all that listens in a network namespace, before its Pod is removed."""
@@ -112,9 +121,10 @@ class Servers:
     def settle(self) -> None:
         """Wait until everything that has arrived by now was read."""
         done = threading.Event()
-        self._settling.append(done)
+        self._settling.put(done)
         os.eventfd_write(self._wake, 1)
-        done.wait()
+        if not done.wait(_PATIENCE):
+            raise KernelError(f"the lab's servers didn't answer within {_PATIENCE:.0f} s: is the thread still there?")
 
     def _add(self, name: str, sock: socket.socket, handler: Callable[[], None]) -> None:
         self._sockets[sock.fileno()] = (name, sock, handler)
@@ -128,10 +138,9 @@ class Servers:
     def _serve(self) -> None:
         while not self._closing:
             self._read(self._epoll.poll())
-            settling, self._settling = self._settling, []
-            if settling:
+            while not self._settling.empty():
+                done = self._settling.get()
                 self._read(self._epoll.poll(0))
-            for done in settling:
                 done.set()
 
     def _read(self, events: Sequence[tuple[int, int]]) -> None:
@@ -214,15 +223,10 @@ def _packets(sock: socket.socket) -> Iterable[tuple[bytes, tuple[object, ...]]]:
 
 
 def _open_all(endpoints: Sequence[Endpoint]) -> list[tuple[Endpoint, socket.socket]]:
-    opened: list[tuple[Endpoint, socket.socket]] = []
-    try:
-        for endpoint in endpoints:
-            opened.append((endpoint, _open(endpoint)))
-    except BaseException:
-        for _endpoint, sock in opened:
-            sock.close()
-        raise
-    return opened
+    with contextlib.ExitStack() as unless_all_open:
+        opened = [(endpoint, unless_all_open.enter_context(_open(endpoint))) for endpoint in endpoints]
+        unless_all_open.pop_all()
+        return opened
 
 
 def _open(endpoint: Endpoint) -> socket.socket:
@@ -237,7 +241,6 @@ def _open(endpoint: Endpoint) -> socket.socket:
     sock = socket.socket(DOMAINS[family], kind, number)
     try:
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((endpoint.address, endpoint.port if kind != socket.SOCK_RAW else 0))
         if endpoint.protocol == "tcp":
             sock.listen(socket.SOMAXCONN)

@@ -13,7 +13,17 @@ from nfagent.cluster.decode import document_field, namespaced_name
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
 from nfagent.errors import ObjectError
-from nfagent.policy.model import IpBlock, NetworkPolicy, Operator, Peer, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.policy.model import (
+    IpBlock,
+    NetworkPolicy,
+    Operator,
+    Peer,
+    PodPeer,
+    PolicyPort,
+    Requirement,
+    Rule,
+    Selector,
+)
 
 _OPERATORS: tuple[Operator, ...] = get_args(Operator)
 _BOTH: tuple[Direction, ...] = ("ingress", "egress")

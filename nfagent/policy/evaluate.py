@@ -106,9 +106,7 @@ def evaluate(cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flo
     return Judgement(flow, egress, judge(cluster, everything, flow, destination, "ingress"))
 
 
-def judge(
-    cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flow, pod: Pod, direction: Direction
-) -> Side:
+def judge(cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flow, pod: Pod, direction: Direction) -> Side:
     """Judge one end: the policies of the Pod's namespace that select it and isolate it this way."""
     labels = dict(pod.labels)
     isolating = sorted(

@@ -78,6 +78,10 @@ class PolicyIndex:
             if after is not None and self._is_local(after):
                 self._enrol(after)
 
+    def in_namespace(self, namespace: str) -> tuple[NetworkPolicy, ...]:
+        """Give all policies of a Namespace, by name."""
+        return tuple(self.policies[ref] for ref in sorted(self._by_namespace.get(namespace, ())))
+
     def policies_of(self, pod: Pod) -> tuple[NetworkPolicy, ...]:
         """Give the policies that select a Pod of this node, in order of namespace and name."""
         refs = self.selecting.get(identity_of(pod), ())

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.cluster.address import Range
 from nfagent.cluster.model import Direction, Namespace, NetworkLogging, Node, Pod, Ref
 from nfagent.cluster.state import ClusterState
 from nfagent.egress.ip_masq import IpMasqConfig
@@ -81,6 +82,11 @@ class Desired:
         if changed:
             self._compiled = None
         return changed
+
+    @property
+    def masquerade_exempt(self) -> tuple[Range, ...]:
+        """Destinations outside the cluster that see Pod addresses."""
+        return self.ip_masq.exempt(all_reserved_ranges=self._masquerade.all_reserved_ranges)
 
     def compiled(self) -> Compiled:
         """Give what the kernel must hold now."""

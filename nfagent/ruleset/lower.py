@@ -143,7 +143,11 @@ def _stray_chain(direction: Direction) -> Chain:
         (
             Rule((Icmpv6Type(_NEVER_BLOCKED),), verdict=Accept(), comment="neighbour discovery is never blocked"),
             *(
-                Rule(verdict=Dispatch(Packet("saddr" if direction == "egress" else "daddr", family), f"{direction}{family}"))
+                Rule(
+                    verdict=Dispatch(
+                        Packet("saddr" if direction == "egress" else "daddr", family), f"{direction}{family}"
+                    )
+                )
                 for family in FAMILIES
             ),
         )
@@ -153,7 +157,9 @@ def _stray_chain(direction: Direction) -> Chain:
 def _class_chain(pod_class: PodClass, log: LogPlan, contents: Contents) -> Chain:
     key = pod_class.key
     rules = [
-        lowered for rule in pod_class.rules for lowered in _lower_rule(key.direction, rule, pod_class.families, contents)
+        lowered
+        for rule in pod_class.rules
+        for lowered in _lower_rule(key.direction, rule, pod_class.families, contents)
     ]
     deny = Rule(
         counter=names.deny_counter(key),

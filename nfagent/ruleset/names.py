@@ -68,7 +68,11 @@ def policies_name(policies: tuple[Ref, ...]) -> str:
 def comment(words: str) -> str:
     """Make words fit for an nft comment: no quotes, at most 127 bytes."""
     clean = words.replace('"', "'")
-    return clean if len(clean.encode()) <= COMMENT_BYTES else clean.encode()[: COMMENT_BYTES - 3].decode("utf-8", "ignore") + "..."
+    return (
+        clean
+        if len(clean.encode()) <= COMMENT_BYTES
+        else clean.encode()[: COMMENT_BYTES - 3].decode("utf-8", "ignore") + "..."
+    )
 
 
 def _digest(content: bytes) -> str:

@@ -251,7 +251,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
     key = _key(left)
     if key is not None:
         return InSet(key, right[1:], negated=operator == "!=")
-    if operator == "==" and "concat" in left and len(left["concat"]) == 3:  # noqa: PLR2004 - address, protocol, port
+    if operator == "==" and "concat" in left and len(left["concat"]) == 3:
         address, protocol, port = left["concat"]
         server = _key(address)
         rest = [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]

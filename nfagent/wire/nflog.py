@@ -30,9 +30,7 @@ _A_IFINDEX_OUTDEV = 5
 _A_PAYLOAD = 9
 _A_PREFIX = 10
 _A_SEQ = 12
-_WANTED = frozenset(
-    {_A_PACKET_HDR, _A_TIMESTAMP, _A_IFINDEX_INDEV, _A_IFINDEX_OUTDEV, _A_PAYLOAD, _A_PREFIX, _A_SEQ}
-)
+_WANTED = frozenset({_A_PACKET_HDR, _A_TIMESTAMP, _A_IFINDEX_INDEV, _A_IFINDEX_OUTDEV, _A_PAYLOAD, _A_PREFIX, _A_SEQ})
 
 _MODE = struct.Struct("!IBx")
 _U16 = struct.Struct("!H")
@@ -43,9 +41,9 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 
 class LoggedPacket(msgspec.Struct, frozen=True, gc=False):
-    """One NFULNL_MSG_PACKET.
+    r"""One NFULNL_MSG_PACKET.
 
-    prefix:        of the log statement, '' without one; bytes that aren't UTF-8 as \\xNN
+    prefix:        of the log statement, '' without one; bytes that aren't UTF-8 as \xNN
     payload:       the packet from its network header on, cut at the copy range
     hook:          NF_INET_* number: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting
     hw_protocol:   EtherType, 0 where the kernel has not set it yet (output)
@@ -149,7 +147,7 @@ def _prefix(raw: bytes) -> str:
 
 
 def _attribute_values(body: bytes) -> dict[int, bytes]:
-    # netlink.attributes, unrolled into one loop without a generator: this runs for every logged packet
+    # netlink.attributes for those we want, in one loop without a generator: this runs for every logged packet
     found: dict[int, bytes] = {}
     unpack = _ATTRIBUTE.unpack_from
     offset, size = netlink.NFGEN_SIZE, len(body)

@@ -69,10 +69,9 @@ def _decode_ipv4(packet: bytes) -> PacketHead:
     size = (first & 0x0F) * 4
     if size < _IPV4_SIZE:
         raise WireError(f"IPv4 header says that it has {size} bytes; 20 are the least")
-    start = None if fragment & 0x1FFF else size
     # bytes behind the packet's own end are padding of the link, not ports; a length of 0 is a segment to be cut later
     end = min(len(packet), length) if length else len(packet)
-    return _head(4, source, destination, protocol, packet[:end], start)
+    return _head(4, (source, destination), protocol, b"" if fragment & 0x1FFF else packet[size:end])
 
 
 def _decode_ipv6(packet: bytes) -> PacketHead:
@@ -84,7 +83,7 @@ def _decode_ipv6(packet: bytes) -> PacketHead:
     offset: int | None = _IPV6_SIZE
     while protocol in _EXTENSIONS and offset is not None and offset + 8 <= end:
         protocol, offset = _skip_extension(packet, protocol, offset)
-    return _head(6, source, destination, protocol, packet[:end], offset)
+    return _head(6, (source, destination), protocol, b"" if offset is None else packet[offset:end])
 
 
 def _skip_extension(packet: bytes, extension: int, offset: int) -> tuple[int, int | None]:
@@ -98,17 +97,14 @@ def _skip_extension(packet: bytes, extension: int, offset: int) -> tuple[int, in
     return following, offset + (packet[offset + 1] + 1) * 8
 
 
-def _head(
-    family: Family, source: bytes, destination: bytes, protocol: int, packet: bytes, start: int | None
-) -> PacketHead:
-    left = 0 if start is None else len(packet) - start
-    if start is not None and protocol in _WITH_PORTS and left >= _PORTS.size:
-        ports = _PORTS.unpack_from(packet, start)
-        return PacketHead(family, _address(source), _address(destination), protocol, *ports)
-    kind = code = None
-    if start is not None and protocol == (ICMP if family == 4 else ICMPV6) and left >= 2:
-        kind, code = packet[start], packet[start + 1]
-    return PacketHead(family, _address(source), _address(destination), protocol, icmp_type=kind, icmp_code=code)
+def _head(family: Family, ends: tuple[bytes, bytes], protocol: int, upper: bytes) -> PacketHead:
+    # upper: what there is of the upper layer's own header
+    source, destination = _address(ends[0]), _address(ends[1])
+    if protocol in _WITH_PORTS and len(upper) >= _PORTS.size:
+        return PacketHead(family, source, destination, protocol, *_PORTS.unpack_from(upper))
+    if protocol == (ICMP if family == 4 else ICMPV6) and len(upper) >= 2:
+        return PacketHead(family, source, destination, protocol, icmp_type=upper[0], icmp_code=upper[1])
+    return PacketHead(family, source, destination, protocol)
 
 
 @lru_cache(maxsize=16_384)

@@ -1,0 +1,216 @@
+"""The running agent: one TaskGroup that wires the rooms together.
+
+Objects come from the manifests folder into `Desired`; the reconciler makes the kernel equal to it; logged
+packets come back through NFLOG and go to the verdict log; the unix socket answers questions about all of it.
+Stopping leaves the rules in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+import msgspec
+
+from nfagent.config import Settings
+from nfagent.edge import api, systemd
+from nfagent.edge.claim import claim_table
+from nfagent.edge.clock import SystemClock
+from nfagent.edge.kernel import Nftables
+from nfagent.edge.logfile import RotatingFile
+from nfagent.edge.manifests import Event, Folder, follow, read_folder
+from nfagent.edge.nflog import NflogSource
+from nfagent.errors import EnvironmentError_, KernelError, Problem, UsageError
+from nfagent.policy.explain import Explanation, explain
+from nfagent.reconcile import Reconciler
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.views import (
+    Scope,
+    View,
+    annotation,
+    counters_view,
+    diff_view,
+    policies_view,
+    ruleset_view,
+    scoped,
+    state_view,
+)
+from nfagent.cluster.model import Ref
+from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.records import encode
+from nfagent.wire.nflog import LoggedPacket
+
+log = logging.getLogger(__name__)
+_NFLOG_RETRY_SECONDS = 30.0
+
+
+class Agent:
+    """One node's agent, from a manifests folder. Satisfies edge.api.Answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Put the parts together; nothing is read or opened before `run`. Raises EnvironmentError_."""
+        self._settings = settings
+        self._manifests = Path(settings.manifests)
+        self._folder = Folder()
+        self._desired = Desired(settings.node_name, settings.masquerade_settings(), settings.logging.group)
+        self._clock = SystemClock()
+        self._kernel = Nftables()
+        self._reconciler = Reconciler(
+            self._kernel,
+            self._clock,
+            lambda: self._desired.compiled().ruleset,
+            resync=settings.reconcile.resync_seconds,
+            retry_max=settings.reconcile.retry_max_seconds,
+            on_sync=self._synced,
+        )
+        self._attributor = Attributor(self._desired)
+        self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
+        self._nflog_problem = ""
+        self._verdict_log = RotatingFile(
+            settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups
+        )
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._said: frozenset[Problem] = frozenset()
+        self._ignored: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises UsageError, EnvironmentError_ for what stands in the way of a start."""
+        claim = claim_table()
+        try:
+            await self._kernel.read()
+            self._take(read_folder(self._manifests, self._folder))
+            self._warn_about_node()
+            runner = await api.serve(self._settings.socket_path, self)
+            try:
+                await self._work()
+            finally:
+                systemd.notify("STOPPING=1")
+                await runner.cleanup()
+                self._nflog.close()
+                self._verdict_log.close()
+        finally:
+            self._kernel.close()
+            claim.close()
+        log.info("stopped; the rules stay in force until `nfagent cleanup`")
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._reconciler.run()),
+                tasks.create_task(self._follow()),
+                tasks.create_task(self._read_verdicts()),
+            ]
+            await self._stop.wait()
+            for task in running:
+                task.cancel()
+
+    async def _follow(self) -> None:
+        async for events in follow(self._manifests, self._folder, self._stop):
+            self._take(events)
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Ref):
+                self._desired.remove(event)
+            else:
+                self._desired.put(event)
+        self._say_problems()
+        self._reconciler.wake()
+
+    def _reload(self) -> None:
+        """Read everything again, folder and kernel: systemd's ExecReload."""
+        systemd.notify("RELOADING=1")
+        try:
+            self._take(read_folder(self._manifests, self._folder))
+        except UsageError as error:
+            log.error("reload: %s; what was read before holds", error)
+        self._verdict_log.reopen()
+        self._reconciler.distrust()
+        systemd.notify("READY=1")
+
+    def _synced(self) -> None:
+        if not self._ready:
+            self._ready = True
+            counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
+            log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
+            systemd.notify("READY=1\nSTATUS=enforcing")
+
+    async def _read_verdicts(self) -> None:
+        while True:
+            try:
+                self._nflog.open(self._log_verdicts)
+            except (EnvironmentError_, KernelError) as error:
+                self._nflog_problem = str(error)
+                log.error("no verdict log for now; policies are enforced all the same: %s", error)
+            else:
+                self._nflog_problem = ""
+                return
+            await self._clock.wait(asyncio.Event(), _NFLOG_RETRY_SECONDS)
+
+    def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
+        now = self._clock.now_ns()
+        records = (self._attributor.attribute(logged, now) for logged in packets)
+        self._verdict_log.write([encode(record) for record in records if record is not None])
+
+    def _say_problems(self) -> None:
+        now = frozenset(self._folder.problems)
+        for problem in sorted(now - self._said, key=str):
+            log.warning("%s", problem)
+        for problem in sorted(self._said - now, key=str):
+            log.info("mended: %s", problem)
+        self._said = now
+        for kind in sorted(self._folder.ignored - self._ignored):
+            log.debug("%s is not read", kind)
+        self._ignored |= self._folder.ignored
+
+    def _warn_about_node(self) -> None:
+        cluster = self._desired.cluster
+        if cluster.node not in cluster.nodes:
+            known = ", ".join(sorted(cluster.nodes)) or "none at all"
+            log.warning("no Node %s in the manifests (there: %s); name this node with --node", cluster.node, known)
+
+    async def view(self, name: str, scope: Scope) -> View:
+        """Give a view of `dump`. Raises UsageError, KernelError."""
+        match name:
+            case "state":
+                return {**state_view(self._desired, scope, self._folder.problems), "agent": self._status()}
+            case "policies":
+                return policies_view(self._desired, scope, self._folder.problems)
+            case "ruleset":
+                return self._ruleset_view(self._desired.compiled().ruleset, scope)
+            case "kernel":
+                return self._ruleset_view(await self._kernel.read(), scope)
+            case "diff":
+                return diff_view(await self._kernel.read(), self._desired.compiled().ruleset)
+            case "counters":
+                return counters_view(self._desired, await self._kernel.counters(), scope)
+        raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
+
+    def explain(self, source: str, destination: str) -> Explanation:
+        """Judge a connection. Raises UsageError."""
+        return explain(self._desired.cluster, self._desired.index, source, destination)
+
+    def _ruleset_view(self, ruleset: Ruleset, scope: Scope) -> View:
+        return ruleset_view(scoped(self._desired, ruleset, scope), annotation(self._desired))
+
+    def _status(self) -> View:
+        return {
+            "reconcile": msgspec.to_builtins(self._reconciler.status),
+            "verdict_log": {
+                "path": str(self._settings.verdict_log),
+                "problem": self._nflog_problem,
+                "errors": self._verdict_log.errors,
+                "lost_lines": self._verdict_log.lost_lines,
+                "last_error": self._verdict_log.last_error,
+                **msgspec.to_builtins(self._nflog.counters),
+                "unattributed": msgspec.to_builtins(self._attributor.counters),
+            },
+        }

@@ -1,0 +1,180 @@
+"""Settings: the file, then the environment, then flags; the later wins.
+
+`/etc/nfagent/nfagent.toml` is TOML 1.0. An environment variable is named after its key:
+`NFAGENT_LOG_DIR` for `log_dir`, `NFAGENT_MASQUERADE_ENABLED` for `enabled` in `[masquerade]`;
+lists are comma-separated there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nfagent.cluster.address import AddressError, Range, parse_cidr
+from nfagent.egress.plan import MasqueradeSettings
+from nfagent.errors import SettingError
+
+DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
+
+
+class ClusterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[cluster]`: ranges of the cluster that no Node object names; never translated."""
+
+    pod_cidrs: tuple[str, ...] = ()
+    service_cidrs: tuple[str, ...] = ()
+
+
+class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[masquerade]`: translation of Pod traffic that leaves the cluster."""
+
+    enabled: bool = True
+    random_fully: bool = True
+    all_reserved_ranges: bool = False
+
+
+class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[logging]`: the verdict log. Sizes in bytes."""
+
+    group: int = 100
+    file_max_bytes: int = 10_000_000
+    file_backups: int = 5
+    receive_buffer: int = 8 * 1024 * 1024
+
+
+class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[reconcile]`: times in seconds."""
+
+    resync_seconds: float = 60
+    retry_max_seconds: float = 30
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every setting; `systemd/nfagent.toml` says what each is for."""
+
+    node: str = ""
+    manifests: str = ""
+    runtime_dir: str = "/run/nfagent"
+    log_dir: str = "/var/log/network"
+    log_level: str = "info"
+    cluster: ClusterSection = ClusterSection()
+    masquerade: MasqueradeSection = MasqueradeSection()
+    logging: LoggingSection = LoggingSection()
+    reconcile: ReconcileSection = ReconcileSection()
+
+    @property
+    def node_name(self) -> str:
+        """This node's name: the setting, or the machine's host name in lower case, as kubelet has it."""
+        return self.node or socket.gethostname().lower()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the running agent answers."""
+        return Path(self.runtime_dir) / "agent.sock"
+
+    @property
+    def verdict_log(self) -> Path:
+        """The file that verdict records are written to."""
+        return Path(self.log_dir) / "policy_action.log"
+
+    def masquerade_settings(self) -> MasqueradeSettings:
+        """Give what the egress room needs. Raises SettingError for a range that is no CIDR."""
+        ranges = [
+            _range(f"cluster.{key}", cidr)
+            for key, cidrs in (("pod_cidrs", self.cluster.pod_cidrs), ("service_cidrs", self.cluster.service_cidrs))
+            for cidr in cidrs
+        ]
+        return MasqueradeSettings(
+            enabled=self.masquerade.enabled,
+            random_fully=self.masquerade.random_fully,
+            all_reserved_ranges=self.masquerade.all_reserved_ranges,
+            cluster_ranges=tuple(ranges),
+        )
+
+
+def load_settings(
+    file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings. Without `file` the default file counts, where it exists. Raises SettingError.
+
+    flags: top-level settings from the command line; None and '' leave a setting as it is
+    """
+    merged = _from_file(file)
+    _overlay(merged, _from_environment(environment))
+    _overlay(merged, {key: value for key, value in (flags or {}).items() if value not in {None, ""}})
+    try:
+        settings = msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"{file or DEFAULT_FILE} or NFAGENT_ environment: {error}") from None
+    settings.masquerade_settings()
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    limits = (
+        ("logging.group", settings.logging.group, 0, 65535),
+        ("logging.file_max_bytes", settings.logging.file_max_bytes, 4096, 2**40),
+        ("logging.file_backups", settings.logging.file_backups, 0, 1000),
+        ("logging.receive_buffer", settings.logging.receive_buffer, 65536, 2**30),
+        ("reconcile.resync_seconds", settings.reconcile.resync_seconds, 1, 86400),
+        ("reconcile.retry_max_seconds", settings.reconcile.retry_max_seconds, 0.1, 3600),
+    )
+    for key, value, least, most in limits:
+        if not least <= value <= most:
+            raise SettingError(f"{key} = {value}: write {least} to {most}")
+    levels = ("debug", "info", "warning", "error")
+    if settings.log_level not in levels:
+        raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(levels)}")
+
+
+def _range(key: str, cidr: str) -> Range:
+    try:
+        return parse_cidr(cidr)
+    except AddressError as error:
+        raise SettingError(f"{key}: {cidr!r} {error}") from None
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or DEFAULT_FILE
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if file is None:
+            return {}
+        raise SettingError(f"{path}: there is no such file; give the right one with --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"{path}: {error}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            section = {
+                inner.name: _from_text(inner.type, environment[name])
+                for inner in msgspec.structs.fields(field.type)
+                if (name := f"NFAGENT_{field.name}_{inner.name}".upper()) in environment
+            }
+            if section:
+                found[field.name] = section
+        elif (name := f"NFAGENT_{field.name}".upper()) in environment:
+            found[field.name] = environment[name]
+    return found
+
+
+def _from_text(wanted: object, text: str) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if wanted == tuple[str, ...] else text
+
+
+def _overlay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            below[key].update(value)
+        else:
+            below[key] = value

@@ -1,0 +1,77 @@
+"""The running agent's answers, over its unix socket: HTTP with JSON, for root alone (mode 0600).
+
+    GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters
+    GET /v1/explain?source=END&destination=END      the verdict with its reasons
+
+200 is an answer, 400 a question that can't be understood, 503 a kernel that doesn't answer; the latter two
+carry {"error": "…"}.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.policy.explain import Explanation
+from nfagent.ruleset.views import Scope, View
+
+
+class Answers(Protocol):
+    """What the agent must be able to tell."""
+
+    async def view(self, name: str, scope: Scope) -> View:
+        """Give a view. Raises UsageError, KernelError."""
+        ...
+
+    def explain(self, source: str, destination: str) -> Explanation:
+        """Judge a connection. Raises UsageError."""
+        ...
+
+
+async def serve(path: Path, answers: Answers) -> web.AppRunner:
+    """Answer at a socket path until the runner is cleaned up. Raises EnvironmentError_."""
+    application = web.Application(middlewares=[_errors])
+
+    async def dump(request: web.Request) -> web.Response:
+        scope = Scope(request.query.get("namespace", ""), request.query.get("pod", ""))
+        return _json(await answers.view(request.match_info["view"], scope))
+
+    async def explain(request: web.Request) -> web.Response:
+        found = answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
+        return _json({**msgspec.to_builtins(found), "allowed": found.allowed})
+
+    application.router.add_get("/v1/dump/{view}", dump)
+    application.router.add_get("/v1/explain", explain)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+        finally:
+            os.umask(before)
+    except OSError as error:
+        await runner.cleanup()
+        raise EnvironmentError_(f"{path} can't be listened at: {error}; set another runtime_dir") from None
+    return runner
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except UsageError as error:
+        return _json({"error": str(error)}, status=400)
+    except (KernelError, EnvironmentError_) as error:
+        return _json({"error": str(error)}, status=503)
+
+
+def _json(content: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), status=status, content_type="application/json")

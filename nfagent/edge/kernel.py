@@ -1,0 +1,110 @@
+"""The kernel's nftables through libnftables: one thread, one context, one table.
+
+Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is ever named, in
+the network namespace that the process runs in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+
+from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
+from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
+from nfagent.ruleset.transaction import Transaction, transaction_text
+
+_T = TypeVar("_T")
+_ABSENT_MESSAGE = "No such file or directory"
+_DENIED_MESSAGE = "Operation not permitted"
+INSTALL_HINT = "apt-get install python3-nftables nftables"
+
+
+class Nftables:
+    """Reads and changes the table; every call runs in the one worker thread. Satisfies reconcile.Kernel."""
+
+    def __init__(self) -> None:
+        """Load libnftables. Raises EnvironmentError_ where it is missing."""
+        try:
+            import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
+        except ImportError:
+            raise EnvironmentError_(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
+        try:
+            self._context: Any = nftables.Nftables()
+        except OSError as error:
+            raise EnvironmentError_(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
+        self._context.set_json_output(True)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
+
+    async def read(self) -> Ruleset:
+        """Give what the table holds. Raises KernelError."""
+        return await self._in_thread(self.read_now)
+
+    async def apply(self, transaction: Transaction) -> None:
+        """Commit a transaction. Raises KernelError; then nothing of it happened."""
+        await self._in_thread(self.apply_now, transaction)
+
+    async def counters(self) -> dict[str, CounterValue]:
+        """Give the named counters' values. Raises KernelError."""
+        return await self._in_thread(self.counters_now)
+
+    def close(self) -> None:
+        """End the worker thread."""
+        self._thread.shutdown(wait=True)
+
+    def read_now(self) -> Ruleset:
+        """Read in this thread."""
+        listing = self._list(f"list table {TABLE_FAMILY} {TABLE}")
+        return ABSENT if listing is None else _decoded(parse_ruleset, listing)
+
+    def apply_now(self, transaction: Transaction) -> None:
+        """Commit in this thread."""
+        self._run(transaction_text(transaction))
+
+    def counters_now(self) -> dict[str, CounterValue]:
+        """Read counters in this thread."""
+        listing = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
+        return {} if listing is None else _decoded(parse_counters, listing)
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+    def _list(self, command: str) -> object | None:
+        try:
+            output = self._run(command)
+        except KernelError as error:
+            if _ABSENT_MESSAGE in str(error):
+                return None
+            raise
+        try:
+            listing: object = msgspec.json.decode(output)
+        except msgspec.DecodeError as error:
+            raise KernelError(f"libnftables answered something that is no JSON: {error}") from None
+        return listing
+
+    def _run(self, command: str) -> str:
+        status, output, error = self._context.cmd(command)
+        if status != 0:
+            if _DENIED_MESSAGE in error:
+                raise EnvironmentError_(
+                    "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
+                )
+            raise KernelError(_first_line(error))
+        return str(output)
+
+
+def _first_line(error: str) -> str:
+    """Keep libnftables' first complaint, and the command that it is about, on one line."""
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
+    return " | ".join(lines[:2])[:500] or "libnftables failed without saying why"
+
+
+def _decoded(parse: Callable[[object], _T], listing: object) -> _T:
+    try:
+        return parse(listing)
+    except WireError as error:
+        raise KernelError(str(error)) from None

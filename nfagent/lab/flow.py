@@ -1,0 +1,222 @@
+"""One connection under probe, from the client's side: TCP, UDP, SCTP or ICMP.
+
+A flow sends nonces, and tells which of them were answered. Each has a source port (for ICMP, an identifier) of
+its own that isn't used again for long: a flow is a new connection to the firewall, never a remembered one.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import itertools
+import secrets
+import select
+import socket
+from collections.abc import Callable, Iterator
+
+from nfagent.cluster.address import family_of
+from nfagent.lab import packet
+from nfagent.lab.servers import ABORT, DOMAINS, ICMP_NUMBERS, NONCE, Protocol
+
+_FIRST_PORT = 32768
+_PORTS = 28232
+_RECEIVE = 2048
+_BATCH = 64
+
+# Both begin anywhere: another process may have probed the same namespaces a moment ago.
+_NONCES = itertools.count(secrets.randbelow(1 << 30) + 1)
+_TURNS = itertools.count(secrets.randbelow(_PORTS))
+
+
+def next_nonce() -> int:
+    """Give a number, 1 to 2^32-1, that this process never gave before."""
+    return next(_NONCES)
+
+
+def _next_port() -> int:
+    return _FIRST_PORT + next(_TURNS) % _PORTS
+
+
+class Flow(abc.ABC):
+    """A socket of the namespace in which it was made, connected to one destination."""
+
+    events = select.EPOLLIN
+    """What epoll should tell about it, once the first nonce was sent."""
+
+    def __init__(self, address: str, port: int, kind: int, number: int = 0) -> None:
+        self.address = address
+        self.port = port
+        self.family = family_of(address)
+        self.sock = socket.socket(DOMAINS[self.family], kind, number)
+        self.sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Make the socket ready to send. Raises OSError, also where there is no route."""
+
+    @abc.abstractmethod
+    def send(self, nonce: int) -> None:
+        """Send a nonce. Raises OSError where the network or a rule on the way out of this host refuses it at once."""
+
+    @abc.abstractmethod
+    def answers(self) -> Iterator[int]:
+        """Give the nonces whose answers have come. Raises OSError when the other side, or a router, refused."""
+
+    def close(self) -> None:
+        """Close its socket."""
+        self.sock.close()
+
+    def _bind(self) -> None:
+        for _attempt in range(_BATCH):
+            try:
+                self.sock.bind(("", _next_port()))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return
+
+    def _packets(self) -> Iterator[bytes]:
+        for _turn in range(_BATCH):
+            try:
+                yield self.sock.recv(_RECEIVE)
+            except BlockingIOError:
+                return
+
+
+class TcpFlow(Flow):
+    """A TCP connection, made by its first nonce; an answer is an echo of the nonce."""
+
+    # Edge-triggered: it tells once that the connection is made, and then of what arrives.
+    events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__(address, port, socket.SOCK_STREAM)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connecting = False
+        self._unsent = b""
+        self._received = b""
+
+    def prepare(self) -> None:
+        """Take a source port."""
+        self._bind()
+
+    def send(self, nonce: int) -> None:
+        """Send a nonce, when the connection is made."""
+        self._unsent += NONCE.pack(nonce)
+        if self._connecting:
+            self._flush()
+            return
+        self._connecting = True
+        try:
+            self.sock.connect((self.address, self.port))
+        except BlockingIOError:
+            return
+
+    def answers(self) -> Iterator[int]:
+        """Give the nonces that came back, and send those that waited for the connection."""
+        self._flush()
+        for received in self._packets():
+            if not received:
+                raise ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
+            self._received += received
+        whole = len(self._received) // NONCE.size * NONCE.size
+        complete, self._received = self._received[:whole], self._received[whole:]
+        yield from (nonce for (nonce,) in NONCE.iter_unpack(complete))
+
+    def _flush(self) -> None:
+        if not self._unsent:
+            return
+        try:
+            self._unsent = self._unsent[self.sock.send(self._unsent) :]
+        except BlockingIOError:
+            return
+
+
+class UdpFlow(Flow):
+    """A UDP socket; an answer is an echo of the nonce."""
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__(address, port, socket.SOCK_DGRAM)
+
+    def prepare(self) -> None:
+        """Take a source port."""
+        self._bind()
+        self.sock.connect((self.address, self.port))
+
+    def send(self, nonce: int) -> None:
+        """Send a nonce in a datagram."""
+        self.sock.send(NONCE.pack(nonce))
+
+    def answers(self) -> Iterator[int]:
+        """Give the nonces that came back."""
+        yield from (NONCE.unpack(received)[0] for received in self._packets() if len(received) == NONCE.size)
+
+
+class SctpFlow(Flow):
+    """An SCTP association in its first steps: the nonce is the initiate tag of an INIT, the answer an INIT ACK."""
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__(address, port, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+        self._source_port = _next_port()
+
+    def prepare(self) -> None:
+        """Let the raw socket receive only what this one peer sends."""
+        self.sock.connect((self.address, 0))
+
+    def send(self, nonce: int) -> None:
+        """Send an INIT."""
+        self.sock.send(packet.sctp(packet.SctpInit(packet.INIT, self._source_port, self.port, 0, nonce)))
+
+    def answers(self) -> Iterator[int]:
+        """Give the tags that INIT ACKs have acknowledged."""
+        for received in self._packets():
+            found = packet.read_sctp(packet.payload_of(self.family, received))
+            if found and found.kind == packet.INIT_ACK and found.destination_port == self._source_port:
+                yield found.verification
+
+
+class IcmpFlow(Flow):
+    """ICMP echo of one identifier; the nonce is in the echoed content."""
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__(address, port, socket.SOCK_RAW, ICMP_NUMBERS[family_of(address)])
+        self._identifier = _next_port()
+
+    def prepare(self) -> None:
+        """Let the raw socket receive only what this one peer sends."""
+        self.sock.connect((self.address, 0))
+
+    def send(self, nonce: int) -> None:
+        """Send an echo request."""
+        self.sock.send(packet.echo_request(self.family, self._identifier, nonce))
+
+    def answers(self) -> Iterator[int]:
+        """Give the nonces of the echo replies; others' on the same host are among them."""
+        for received in self._packets():
+            nonce = packet.read_echo_reply(self.family, packet.payload_of(self.family, received))
+            if nonce is not None:
+                yield nonce
+
+
+_FLOWS: dict[Protocol, Callable[[str, int], Flow]] = {
+    "tcp": TcpFlow,
+    "udp": UdpFlow,
+    "sctp": SctpFlow,
+    "icmp": IcmpFlow,
+}
+
+
+def open_flow(protocol: Protocol, address: str, port: int) -> Flow:
+    """Make a flow in the network namespace of the calling thread.
+
+    Raises OSError, also where there is no route to the address.
+    """
+    flow = _FLOWS[protocol](address, port)
+    try:
+        flow.prepare()
+    except BaseException:
+        flow.close()
+        raise
+    return flow

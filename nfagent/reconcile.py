@@ -1,0 +1,147 @@
+"""Newest state to transaction: what is wanted becomes what the kernel holds, and stays so.
+
+A change acts at once; changes that come while a transaction is under way go together into the next one, so
+the newest state wins. After any refusal the kernel is read again: nothing is ever patched from memory. A
+full comparison every `resync` seconds finds what others changed.
+
+This module declares what a Kernel and a Clock must do, and knows no implementation of either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from nfagent.errors import KernelError
+from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.transaction import Transaction, diff
+
+log = logging.getLogger(__name__)
+_FIRST_RETRY = 0.1
+
+
+class Kernel(Protocol):
+    """What holds rulesets."""
+
+    async def read(self) -> Ruleset:
+        """Give what is there now. Raises KernelError."""
+        ...
+
+    async def apply(self, transaction: Transaction) -> None:
+        """Take all of a transaction, or refuse all of it with a KernelError."""
+        ...
+
+
+class Clock(Protocol):
+    """What time is."""
+
+    def monotonic(self) -> float:
+        """Give seconds from an arbitrary start."""
+        ...
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; tell whether it came in time."""
+        ...
+
+
+class ReconcileStatus(msgspec.Struct):
+    """How it stands.
+
+    transactions: committed so far       commands: in all of them
+    failures:     in a row, since the last success; `last_error` is the latest of them, '' after success
+    drifts:       full comparisons that found what others had changed
+    applied_at:   monotonic time of the last commit
+    """
+
+    in_sync: bool = False
+    transactions: int = 0
+    commands: int = 0
+    failures: int = 0
+    drifts: int = 0
+    last_error: str = ""
+    applied_at: float = 0.0
+
+
+class Reconciler:
+    """Keeps one kernel equal to what is wanted."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        clock: Clock,
+        wanted: Callable[[], Ruleset],
+        *,
+        resync: float = 60.0,
+        retry_max: float = 30.0,
+        on_sync: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Join a kernel and the function that gives the wanted ruleset; `on_sync` is called whenever they agree."""
+        self._kernel = kernel
+        self._clock = clock
+        self._wanted = wanted
+        self._resync = resync
+        self._retry_max = retry_max
+        self._on_sync = on_sync
+        self._woken = asyncio.Event()
+        self._known: Ruleset | None = None
+        self._read_at = 0.0
+        self.status = ReconcileStatus()
+
+    def wake(self) -> None:
+        """Say that what is wanted may have changed."""
+        self._woken.set()
+
+    def distrust(self) -> None:
+        """Say that the kernel may hold something else than we think: read it before the next transaction."""
+        self._known = None
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled; the first round waits for the first `wake`."""
+        await self._woken.wait()
+        while True:
+            self._woken.clear()
+            pause = await self.round()
+            if not await self._clock.wait(self._woken, pause) and not self.status.failures:
+                self._known = None
+
+    async def round(self) -> float:
+        """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
+        try:
+            await self._reconcile()
+        except KernelError as error:
+            self._known = None
+            self.status.failures += 1
+            self.status.in_sync = False
+            self.status.last_error = str(error)
+            pause: float = min(_FIRST_RETRY * 2.0 ** (self.status.failures - 1), self._retry_max)
+            log.error(
+                "the kernel refused (%d in a row), trying again in %.1f s: %s", self.status.failures, pause, error
+            )
+            return pause
+        self.status.failures = 0
+        self.status.last_error = ""
+        self.status.in_sync = True
+        self._on_sync()
+        return max(0.0, self._read_at + self._resync - self._clock.monotonic())
+
+    async def _reconcile(self) -> None:
+        before = self._known
+        if before is None:
+            before = await self._kernel.read()
+            self._read_at = self._clock.monotonic()
+        wanted = self._wanted()
+        transaction = diff(before, wanted)
+        if transaction:
+            if self._known is None and self.status.in_sync:
+                self.status.drifts += 1
+                log.warning("the table is not as we left it: %d commands put it right", len(transaction))
+            await self._kernel.apply(transaction)
+            self.status.transactions += 1
+            self.status.commands += len(transaction)
+            self.status.applied_at = self._clock.monotonic()
+        self._known = wanted

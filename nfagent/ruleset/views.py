@@ -1,0 +1,243 @@
+"""What `nfagent dump` shows, as values: every view a structure that JSON can hold, text made from it later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from nfagent.cluster.model import Direction, Pod
+from nfagent.errors import Problem
+from nfagent.policy.explain import pod_of
+from nfagent.policy.model import NetworkPolicy
+from nfagent.ruleset import names
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import Chain, Ruleset
+from nfagent.ruleset.parse import CounterValue
+from nfagent.ruleset.text import Annotate, rule_text, table_text
+from nfagent.ruleset.transaction import diff, transaction_text
+
+View = dict[str, Any]
+_DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Which part is asked for: a namespace, one Pod as NAMESPACE/POD, or all."""
+
+    namespace: str = ""
+    pod: str = ""
+
+
+def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
+    """Show the cluster as nfagent understood it."""
+    cluster = desired.cluster
+    wanted = [pod for pod in cluster.pods.values() if _in_scope(desired, scope, pod)]
+    return {
+        "node": cluster.node,
+        "known": cluster.node in cluster.nodes,
+        "counts": {
+            "namespaces": len(cluster.namespaces),
+            "nodes": len(cluster.nodes),
+            "pods": len(cluster.pods),
+            "local_pods": len(cluster.local),
+            "identities": len(cluster.members),
+            "policies": len(desired.index.policies),
+        },
+        "nodes": [
+            {
+                "name": node.name,
+                "addresses": list(node.addresses),
+                "pod_cidrs": [str(item) for item in node.pod_cidrs],
+            }
+            for node in sorted(cluster.nodes.values(), key=lambda node: node.name)
+        ],
+        "pods": [_pod_view(desired, pod) for pod in sorted(wanted, key=lambda pod: pod.ref)],
+        "masquerade": {
+            "exempt": [str(item) for item in desired.masquerade_exempt],
+            "configured": desired.ip_masq.cidrs is not None,
+        },
+        "logging": {
+            "allow": desired.logging.allow.log,
+            "deny": desired.logging.deny.log,
+        },
+        "problems": problem_views(problems),
+    }
+
+
+def _pod_view(desired: Desired, pod: Pod) -> View:
+    policies = desired.index.policies_of(pod)
+    return {
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "node": pod.node,
+        "local": (pod.namespace, pod.name) in desired.cluster.local,
+        "addresses": list(pod.addresses),
+        "labels": dict(pod.labels),
+        "phase": pod.phase,
+        "host_network": pod.host_network,
+        "isolated": {
+            direction: [policy.ref.path for policy in policies if direction in policy.isolates]
+            for direction in _DIRECTIONS
+        },
+    }
+
+
+def _in_scope(desired: Desired, scope: Scope, pod: Pod) -> bool:
+    if scope.pod:
+        return pod == pod_of(desired.cluster, scope.pod)
+    return not scope.namespace or pod.namespace == scope.namespace
+
+
+def policies_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
+    """Show every policy: whom it isolates here, what it allows, and what is wrong with it."""
+    policies = sorted(desired.index.policies.values(), key=lambda policy: policy.ref)
+    if scope.pod:
+        pod = pod_of(desired.cluster, scope.pod)
+        labels = dict(pod.labels)
+        policies = [p for p in policies if p.namespace == pod.namespace and p.pods.matches(labels)]
+    elif scope.namespace:
+        policies = [policy for policy in policies if policy.namespace == scope.namespace]
+    return {
+        "policies": [_policy_view(desired, policy) for policy in policies],
+        "problems": problem_views(problems),
+    }
+
+
+def _policy_view(desired: Desired, policy: NetworkPolicy) -> View:
+    local = desired.index.active.get(policy.ref, set())
+    pods = sorted(f"{ns}/{name}" for identity in local for ns, name in desired.index.local[identity])
+    return {
+        "kind": policy.ref.kind,
+        "namespace": policy.namespace,
+        "name": policy.name,
+        "selects": str(policy.pods),
+        "isolates": list(policy.isolates),
+        "local_pods": pods,
+        "rules": {direction: [str(rule) for rule in policy.rules(direction)] for direction in policy.isolates},
+        "problem": None if policy.problem is None else problem_views((policy.problem,))[0],
+    }
+
+
+def problem_views(problems: tuple[Problem, ...]) -> list[View]:
+    """Show problems with all their fields."""
+    return [msgspec.to_builtins(problem) for problem in problems]
+
+
+def ruleset_view(ruleset: Ruleset, annotate: Annotate | None) -> View:
+    """Show a ruleset: its text for people, its text for nft, its objects."""
+    return {
+        "text": table_text(ruleset, annotate),
+        "nft": table_text(ruleset),
+        "objects": msgspec.to_builtins(ruleset, str_keys=True),
+    }
+
+
+def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
+    """Keep what concerns a Pod, or a namespace's Pods: their map elements, chains, and the sets these name."""
+    if not (scope.pod or scope.namespace):
+        return ruleset
+    mine = {
+        address for pod in desired.cluster.local.values() if _in_scope(desired, scope, pod) for address in pod.addresses
+    }
+    maps = {
+        name: msgspec.structs.replace(item, elements={a: c for a, c in item.elements.items() if a in mine})
+        for name, item in ruleset.maps.items()
+    }
+    wanted = {chain for item in maps.values() for chain in item.elements.values()}
+    for name in list(wanted):
+        wanted |= _targets(ruleset.chains.get(name, Chain()))
+    chains = {name: chain for name, chain in ruleset.chains.items() if name in wanted}
+    text = "\n".join(rule_text(rule) for chain in chains.values() for rule in chain.rules)
+    return Ruleset(
+        sets={name: item for name, item in ruleset.sets.items() if f"@{name} " in text},
+        maps={name: item for name, item in maps.items() if item.elements},
+        chains=chains,
+        counters=frozenset(name for name in ruleset.counters if f'"{name}"' in text),
+        exists=ruleset.exists,
+    )
+
+
+def _targets(chain: Chain) -> set[str]:
+    return {target for rule in chain.rules if isinstance(target := getattr(rule.verdict, "chain", None), str)}
+
+
+def annotation(desired: Desired) -> Callable[[str], str]:
+    """Give the function that says which Pod an address is."""
+
+    def words(address: str) -> str:
+        pod = desired.cluster.holder(address)
+        return pod.ref.path if pod is not None else ""
+
+    return words
+
+
+def diff_view(kernel: Ruleset, wanted: Ruleset) -> View:
+    """Show where the kernel differs from what it must hold, and the commands that would put it right."""
+    transaction = diff(kernel, wanted)
+    return {
+        "equal": not transaction,
+        "differences": _differences(kernel, wanted) if transaction else [],
+        "commands": transaction_text(transaction).splitlines(),
+    }
+
+
+def _differences(kernel: Ruleset, wanted: Ruleset) -> list[str]:
+    if not kernel.exists:
+        return ["the table is missing"]
+    lines = [f"{kind} {name}: not nfagent's" for kind, name in sorted(kernel.foreign)]
+    kinds: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
+        ("counter", dict.fromkeys(kernel.counters), dict.fromkeys(wanted.counters)),
+        ("set", kernel.sets, wanted.sets),
+        ("map", kernel.maps, wanted.maps),
+        ("chain", kernel.chains, wanted.chains),
+    )
+    for kind, there, here in kinds:
+        lines += [f"{kind} {name}: missing" for name in sorted(here.keys() - there.keys())]
+        lines += [f"{kind} {name}: not wanted" for name in sorted(there.keys() - here.keys())]
+        for name in sorted(there.keys() & here.keys()):
+            lines += [f"{kind} {name}: {words}" for words in _changed(there[name], here[name])]
+    return lines
+
+
+def _changed(there: Any, here: Any) -> list[str]:
+    if there == here:
+        return []
+    if isinstance(here, Chain):
+        before, after = ([rule_text(rule) for rule in chain.rules] for chain in (there, here))
+    else:
+        before, after = ([_element_words(element) for element in _pairs(item.elements)] for item in (there, here))
+    found = [f"lacks  {line}" for line in after if line not in before]
+    found += [f"has    {line}" for line in before if line not in after]
+    return found or ["holds the same in another order or shape"]
+
+
+def _pairs(elements: Any) -> list[Any]:
+    return list(elements.items()) if isinstance(elements, dict) else sorted(elements, key=str)
+
+
+def _element_words(element: Any) -> str:
+    return " . ".join(map(str, element)) if isinstance(element, tuple) else str(element)
+
+
+def counters_view(desired: Desired, values: Mapping[str, CounterValue], scope: Scope) -> View:
+    """Show packets and bytes by verdict, direction and policies."""
+    rows: list[View] = []
+    for key in desired.compiled().structure.classes:
+        named = [(names.deny_counter(key), "deny", key.policies)]
+        named += [(names.allow_chain(key.direction, ref), "allow", (ref,)) for ref in key.policies]
+        for counter, verdict, refs in named:
+            value = values.get(counter)
+            if value is not None and (not scope.namespace or refs[0].namespace == scope.namespace):
+                rows.append(
+                    {
+                        "verdict": verdict,
+                        "direction": key.direction,
+                        "namespace": refs[0].namespace,
+                        "policies": [ref.name for ref in refs],
+                        "packets": value.packets,
+                        "bytes": value.bytes,
+                    }
+                )
+    unique = {(row["verdict"], row["direction"], row["namespace"], *row["policies"]): row for row in rows}
+    return {"counters": [unique[key] for key in sorted(unique)]}

@@ -1,0 +1,132 @@
+"""From a logged packet to a record: whose packet, which verdict, which policies.
+
+The prefix says which rule decided; `evaluate` then finds every policy that allows the same connection. Both
+are read against the state of now: where it has moved on since the packet passed, the rule that decided is
+named all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+import msgspec
+
+from nfagent.cluster.model import Pod, Ref
+from nfagent.errors import WireError
+from nfagent.policy.evaluate import Flow, judge
+from nfagent.ruleset.desired import Compiled, Desired, Origin
+from nfagent.verdicts.records import Connection, Endpoint, LoggedProtocol, PolicyName, Record, timestamp
+from nfagent.wire import packet
+from nfagent.wire.nflog import LoggedPacket
+from nfagent.wire.packet import PacketHead, decode_head
+
+_PROTOCOLS: dict[int, LoggedProtocol] = {
+    packet.TCP: "tcp",
+    packet.UDP: "udp",
+    packet.SCTP: "sctp",
+    packet.ICMP: "icmp",
+    packet.ICMPV6: "icmpv6",
+}
+_REMEMBERED = 16_384
+
+
+class AttributionCounters(msgspec.Struct):
+    """Packets that became no record.
+
+    undecodable: their bytes are no IP packet
+    unknown:     their prefix is not one of ours, or older than the last two generations of rules
+    """
+
+    undecodable: int = 0
+    unknown: int = 0
+
+
+class Attributor:
+    """Attributes packets by the state that `desired` has; remembers what it found out until that changes."""
+
+    def __init__(self, desired: Desired) -> None:
+        """Look at the state that others keep up to date."""
+        self._desired = desired
+        self._generation: Compiled | None = None
+        self._allowing: dict[tuple[str, Flow], tuple[PolicyName, ...]] = {}
+        self.counters = AttributionCounters()
+
+    def attribute(self, logged: LoggedPacket, now_ns: int) -> Record | None:
+        """Make the record of one packet; None (and counted) where it can't be attributed.
+
+        now_ns: nanoseconds since the epoch, for packets without a timestamp
+        """
+        compiled = self._desired.compiled()
+        if compiled is not self._generation:
+            self._generation = compiled
+            self._allowing.clear()
+        origin = compiled.origins.get(logged.prefix)
+        if origin is None:
+            self.counters.unknown += 1
+            return None
+        try:
+            head = decode_head(logged.payload)
+        except WireError:
+            self.counters.undecodable += 1
+            return None
+        when = logged.timestamp_ns if logged.timestamp_ns is not None else now_ns
+        return self._record(origin, logged.prefix, head, timestamp(when))
+
+    def _record(self, origin: Origin, prefix: str, head: PacketHead, when: str) -> Record:
+        protocol = _PROTOCOLS.get(head.protocol, "unknown")
+        cluster = self._desired.cluster
+        source, destination = cluster.holder(head.source), cluster.holder(head.destination)
+        allowed = origin.disposition == "allow"
+        policies: tuple[PolicyName, ...] = ()
+        if allowed:
+            name = protocol if protocol != "unknown" else str(head.protocol)
+            flow = Flow(head.source, head.destination, name, head.destination_port)
+            policies = self._policies(origin, prefix, flow, source if origin.direction == "egress" else destination)
+        return Record(
+            connection=Connection(
+                src_ip=head.source,
+                dest_ip=head.destination,
+                src_port=head.source_port,
+                dest_port=head.destination_port,
+                protocol=protocol,
+                direction=origin.direction,
+            ),
+            disposition=origin.disposition,
+            policies=policies,
+            isolating_policies=() if allowed else policy_names(origin.policies),
+            src=_endpoint(source, head.source),
+            dest=_endpoint(destination, head.destination),
+            count=1,
+            node_name=cluster.node,
+            timestamp=when,
+        )
+
+    def _policies(self, origin: Origin, prefix: str, flow: Flow, pod: Pod | None) -> tuple[PolicyName, ...]:
+        known = self._allowing.get((prefix, flow))
+        if known is not None:
+            return known
+        found = origin.policies
+        if pod is not None:
+            policies = self._desired.index.in_namespace(pod.namespace)
+            side = judge(self._desired.cluster, policies, flow, pod, origin.direction)
+            found = tuple(sorted({*side.allowing, *origin.policies}))
+        if len(self._allowing) >= _REMEMBERED:
+            self._allowing.clear()
+        self._allowing[prefix, flow] = policy_names(found)
+        return self._allowing[prefix, flow]
+
+
+def policy_names(refs: Iterable[Ref]) -> tuple[PolicyName, ...]:
+    """Name policies as records do."""
+    return tuple(PolicyName(ref.name, ref.namespace, ref.kind) for ref in refs)
+
+
+def flow_of(record: Record) -> Flow:
+    """Give the flow that a record is about, to be judged again."""
+    connection = record.connection
+    return Flow(connection.src_ip, connection.dest_ip, connection.protocol, connection.dest_port)
+
+
+def _endpoint(pod: Pod | None, address: str) -> Endpoint:
+    return Endpoint.of_pod(pod) if pod is not None else Endpoint(instance=address)
