@@ -204,6 +204,7 @@ class Agent:
     def _status(self) -> View:
         return {
             "reconcile": msgspec.to_builtins(self._reconciler.status),
+            "files": dict(sorted(self._folder.digests.items())),
             "verdict_log": {
                 "path": str(self._settings.verdict_log),
                 "problem": self._nflog_problem,

@@ -51,6 +51,7 @@ class Clock(Protocol):
 class ReconcileStatus(msgspec.Struct):
     """How it stands.
 
+    in_sync:      everything that was asked for is in the kernel
     transactions: committed so far       commands: in all of them
     failures:     in a row, since the last success; `last_error` is the latest of them, '' after success
     drifts:       full comparisons that found what others had changed
@@ -88,17 +89,19 @@ class Reconciler:
         self._on_sync = on_sync
         self._woken = asyncio.Event()
         self._known: Ruleset | None = None
+        self._committed: Ruleset | None = None
         self._read_at = 0.0
         self.status = ReconcileStatus()
 
     def wake(self) -> None:
         """Say that what is wanted may have changed."""
+        self.status.in_sync = False
         self._woken.set()
 
     def distrust(self) -> None:
         """Say that the kernel may hold something else than we think: read it before the next transaction."""
         self._known = None
-        self._woken.set()
+        self.wake()
 
     async def run(self) -> None:
         """Reconcile until cancelled; the first round waits for the first `wake`."""
@@ -125,7 +128,7 @@ class Reconciler:
             return pause
         self.status.failures = 0
         self.status.last_error = ""
-        self.status.in_sync = True
+        self.status.in_sync = not self._woken.is_set()
         self._on_sync()
         return max(0.0, self._read_at + self._resync - self._clock.monotonic())
 
@@ -134,14 +137,17 @@ class Reconciler:
         if before is None:
             before = await self._kernel.read()
             self._read_at = self._clock.monotonic()
+            self._notice_drift(before)
         wanted = self._wanted()
         transaction = diff(before, wanted)
         if transaction:
-            if self._known is None and self.status.in_sync:
-                self.status.drifts += 1
-                log.warning("the table is not as we left it: %d commands put it right", len(transaction))
             await self._kernel.apply(transaction)
             self.status.transactions += 1
             self.status.commands += len(transaction)
             self.status.applied_at = self._clock.monotonic()
-        self._known = wanted
+        self._known = self._committed = wanted
+
+    def _notice_drift(self, found: Ruleset) -> None:
+        if self._committed is not None and not self.status.failures and found != self._committed:
+            self.status.drifts += 1
+            log.warning("the table is not as nfagent left it; putting it right (see `nfagent dump diff`)")

@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from nfagent.errors import EnvironmentError_, KernelError, UsageError
-from nfagent.policy.explain import Explanation
+from nfagent.policy.explain import Explanation, explanation_view
 from nfagent.ruleset.views import Scope, View
 
 
@@ -44,7 +44,7 @@ async def serve(path: Path, answers: Answers) -> web.AppRunner:
 
     async def explain(request: web.Request) -> web.Response:
         found = answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
-        return _json({**msgspec.to_builtins(found), "allowed": found.allowed})
+        return _json(explanation_view(found))
 
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from hashlib import blake2s
 from pathlib import Path
 from typing import TypeAlias
 
@@ -41,6 +42,8 @@ class Folder:
         self._broken: dict[str, Problem] = {}
         self._holders: dict[Ref, list[str]] = {}
         self._shown: dict[Ref, Item] = {}
+        self.digests: dict[str, str] = {}
+        """File -> digest of the text that was read last, broken or not: how to tell that a change was seen."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -66,7 +69,9 @@ class Folder:
         before = self._files.get(name)
         if text is None:
             self._files.pop(name, None)
+            self.digests.pop(name, None)
             return self._settle(name, before, None)
+        self.digests[name] = digest(text)
         content = read_documents(name, text)
         if isinstance(content, Problem):
             self._broken[name] = content
@@ -111,6 +116,11 @@ class Folder:
                 places = [f"{name}:{self._files[name].items[ref][1]}" for name in holders]
                 reason = f"is also in {places[0]}, which holds; delete one of the two"
                 yield Problem(place=places[1], object=str(ref), reason=reason)
+
+
+def digest(text: str) -> str:
+    """Give a short digest of a file's text."""
+    return blake2s(text.encode(), digest_size=8).hexdigest()
 
 
 def is_manifest(folder: Path, path: Path) -> bool:

@@ -80,9 +80,10 @@ def read_echo_reply(family: int, payload: bytes) -> int | None:
 def _read_echo(kind: int, payload: bytes) -> int | None:
     if len(payload) != _ECHO.size:
         return None
-    nonce: int
     found, _code, _checksum, _identifier, _sequence, magic, nonce = _ECHO.unpack(payload)
-    return nonce if (found, magic) == (kind, _ECHO_MAGIC) else None
+    if (found, magic) != (kind, _ECHO_MAGIC):
+        return None
+    return int(nonce)
 
 
 def payload_of(family: int, received: bytes) -> bytes:
@@ -94,7 +95,7 @@ def payload_of(family: int, received: bytes) -> bytes:
 
 def internet_checksum(content: bytes) -> int:
     """Sum up as RFC 1071 says; for content of even length."""
-    total = sum(struct.unpack(f"!{len(content) // 2}H", content))
+    total: int = sum(struct.unpack(f"!{len(content) // 2}H", content))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF

@@ -22,7 +22,7 @@ from nfagent.lab.servers import Protocol
 
 _INTERVAL = 0.001
 # How long a probe may wait for its answer: far above a lab's round trip, far below a SYN's second try.
-_PATIENCE = 0.1
+_PATIENCE = 0.25
 
 
 def watch_change(

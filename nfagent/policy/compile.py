@@ -93,11 +93,13 @@ def compile_structure(cluster: ClusterState, index: PolicyIndex) -> Structure:
     """Sort this node's Pods into classes, and compile each class once."""
     members: dict[ClassKey, set[Family]] = {}
     assigned: dict[Direction, dict[str, ClassKey]] = {"egress": {}, "ingress": {}}
-    for pod in sorted(cluster.local.values(), key=lambda pod: (pod.namespace, pod.name), reverse=True):
-        if not pod.holds_addresses:
-            continue
+    taken: set[str] = set()
+    for pod in sorted(cluster.local.values(), key=lambda pod: (pod.namespace, pod.name)):
+        # Of two Pods with one address the first by name has it, also where nothing isolates that one.
+        addresses = [address for address in pod.addresses if pod.holds_addresses and address not in taken]
+        taken.update(addresses)
         for key in _class_keys(index.policies_of(pod)):
-            for address in pod.addresses:
+            for address in addresses:
                 assigned[key.direction][address] = key
                 members.setdefault(key, set()).add(family_of(address))
     classes = {

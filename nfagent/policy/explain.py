@@ -7,7 +7,7 @@ An end is written as `NAMESPACE/POD` or as an address; the destination may name 
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -59,6 +59,11 @@ def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow) -> Expla
     source, destination = (_in_words(cluster, address) for address in (flow.source, flow.destination))
     lines = tuple(_lines(judgement, source, destination, index))
     return Explanation(flow, source, destination, "allowed" if judgement.allowed else "denied", lines, judgement)
+
+
+def explanation_view(found: Explanation) -> dict[str, Any]:
+    """Show an explanation with all its fields, as JSON can hold them, and whether the connection is allowed."""
+    return {**msgspec.to_builtins(found), "allowed": found.allowed}
 
 
 def read_flow(cluster: ClusterState, source: str, destination: str) -> Flow:

@@ -84,6 +84,11 @@ class Desired:
         return changed
 
     @property
+    def masquerade_enabled(self) -> bool:
+        """Tell whether Pods that leave the cluster get the node's address at all."""
+        return self._masquerade.enabled
+
+    @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """Destinations outside the cluster that see Pod addresses."""
         return self.ip_masq.exempt(all_reserved_ranges=self._masquerade.all_reserved_ranges)

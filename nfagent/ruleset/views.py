@@ -54,6 +54,7 @@ def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) ->
         ],
         "pods": [_pod_view(desired, pod) for pod in sorted(wanted, key=lambda pod: pod.ref)],
         "masquerade": {
+            "enabled": desired.masquerade_enabled,
             "exempt": [str(item) for item in desired.masquerade_exempt],
             "configured": desired.ip_masq.cidrs is not None,
         },

@@ -1,0 +1,146 @@
+# Everything here runs on a bare Debian 12 as root, with nothing but git and make on it. Elsewhere, or as another
+# user, what is missing is named. pip and apt are used as this machine has them set up.
+
+VENV ?= .venv
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /opt/nfagent
+DESTDIR ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+# What nfagent runs on (python3-nftables is the library of Debian's own nft); with what the tools here use besides.
+RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
+DEV_PACKAGES := $(RUN_PACKAGES) procps systemd
+MODULES := nf_tables nfnetlink_log br_netfilter
+
+say := printf '==> %s\n'
+bin := $(VENV)/bin
+root := $(abspath $(DESTDIR)$(PREFIX))
+settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
+unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
+command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
+
+# $(call packages,NAMES): install those that are missing; who isn't root is told of them.
+define packages
+missing=
+for package in $(1); do
+    [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null || true)" = installed ] || missing+=" $$package"
+done
+if [ -z "$$missing" ]; then
+    :
+elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "missing here:$$missing; as root: apt-get update && apt-get install$$missing" >&2
+else
+    $(say) "Debian packages:$$missing"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 $$missing >/dev/null
+fi
+endef
+
+# $(call unit_for,FOLDER): the unit as it starts the nfagent that is in FOLDER.
+unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' systemd/nfagent.service
+
+# Where systemd runs, it reads its units again; not for a DESTDIR, which is another machine's.
+reload = if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+
+.PHONY: help
+help: ## say what can be made here
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
+	    printf '%-18s %s\n' "$$target" "$$what"
+	done
+
+.PHONY: demo
+demo: $(VENV)/ready modules ## two nodes in network namespaces: policy, masquerade, verdict log (root; under a minute)
+	@exec $(bin)/nfagent lab demo
+
+.PHONY: test
+test: lint modules ## everything: lint, then all tests (root for those that need the kernel)
+	@$(say) 'pytest: unit, properties, golden, kernel, lab'
+	exec $(bin)/pytest
+
+.PHONY: unit
+unit: $(VENV)/ready ## the fast tests, those without a kernel
+	@exec $(bin)/pytest tests/unit tests/golden tests/properties
+
+.PHONY: lint
+lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit
+	@$(say) 'ruff check'
+	$(bin)/ruff check
+	$(say) 'ruff format --check'
+	$(bin)/ruff format --check
+	$(say) 'mypy --strict'
+	$(bin)/mypy
+	$(say) 'lint-imports'
+	$(bin)/lint-imports --no-logo
+	$(say) 'systemd-analyze verify'
+	folder=$$(mktemp -d)
+	trap 'rm -rf "$$folder"' EXIT
+	$(call unit_for,$(abspath $(VENV))) >"$$folder/nfagent.service"
+	systemd-analyze verify --man=no --recursive-errors=no "$$folder/nfagent.service"
+
+.PHONY: install
+install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit (PREFIX=, DESTDIR=)
+	@$(call packages,$(RUN_PACKAGES))
+	$(say) "$(root): nfagent and its Python packages"
+	$(PYTHON) -m venv --system-site-packages "$(root)"
+	# What an earlier build left would be installed again, modules that are gone included.
+	trap 'rm -rf build' EXIT
+	rm -rf build
+	"$(root)/bin/python" -m pip install --quiet --upgrade .
+	if [ -n "$(DESTDIR)" ]; then
+	    # Scripts name their interpreter by its path: by the one that it will have.
+	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
+	fi
+	install -d "$(dir $(settings))" "$(dir $(unit))" "$(dir $(command))"
+	if [ -L "$(command)" ] || [ ! -e "$(command)" ]; then
+	    $(say) '$(command): the command, a link'
+	    ln -sfn "$(PREFIX)/bin/nfagent" "$(command)"
+	else
+	    $(say) '$(command): not ours, left alone; the command is $(PREFIX)/bin/nfagent'
+	fi
+	if [ ! -e "$(settings)" ]; then
+	    $(say) '$(settings): every setting, with its default'
+	    install -m 644 systemd/nfagent.toml "$(settings)"
+	elif cmp -s systemd/nfagent.toml "$(settings)"; then
+	    rm -f "$(settings).new"
+	else
+	    $(say) '$(settings): yours, kept as it is; the new defaults are beside it, in nfagent.toml.new'
+	    install -m 644 systemd/nfagent.toml "$(settings).new"
+	fi
+	$(say) '$(unit)'
+	$(call unit_for,$(PREFIX)) >"$(unit)"
+	$(reload)
+	$(say) 'installed. Next: set `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
+
+.PHONY: uninstall
+uninstall: ## take the unit and /opt/nfagent away; settings, logs and the rules in force stay
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
+	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet nfagent 2>/dev/null; then
+	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2
+	        exit 1
+	    fi
+	fi
+	rm -f "$(unit)"
+	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
+	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
+	$(reload)
+	$(say) 'removed: $(unit), $(root)'
+	$(say) 'kept: $(dir $(settings)), the logs, and the rules: what is in the kernel stays in force'
+	$(say) 'the rules go with `nfagent cleanup`, or without nfagent: nft delete table inet nfagent'
+
+# Best effort: a kernel may have them built in, and a container may not load any.
+.PHONY: modules
+modules:
+	@for module in $(MODULES); do modprobe --quiet $$module 2>/dev/null || true; done
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	@$(call packages,$(DEV_PACKAGES))
+	$(say) '$(VENV): a virtual environment'
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(say) '$(VENV): nfagent, its Python packages and the tools for tests (a minute or two)'
+	$(bin)/pip install --quiet --editable '.[dev]'
+	touch $@

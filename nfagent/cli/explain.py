@@ -1,0 +1,115 @@
+"""`nfagent explain`: the verdict on a connection, with its reasons."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfagent.cli.options import config_option, manifests_option, node_option, output_option, settings_of
+
+if TYPE_CHECKING:
+    from nfagent.policy.evaluate import Flow
+    from nfagent.verdicts.records import Record
+
+_PORTLESS = {"icmp", "icmpv6"}
+
+
+@click.command(epilog="Example: nfagent explain shop/web shop/db:5432/tcp")
+@click.argument("source", required=False, metavar="[SRC")
+@click.argument("destination", required=False, metavar="DST]")
+@click.option(
+    "--from-log", "record", metavar="RECORD", help="Explain a record of the verdict log: its JSON, or - to read it."
+)
+@manifests_option
+@node_option
+@config_option
+@output_option("text", "json", "yaml")
+@click.pass_context
+def explain(  # noqa: PLR0913 - one argument for each option
+    context: click.Context,
+    *,
+    source: str | None,
+    destination: str | None,
+    record: str | None,
+    manifests: Path | None,
+    node: str,
+    config: Path | None,
+    output: str,
+) -> None:
+    """Say why a connection from SRC to DST is allowed or denied.
+
+    An end is NAMESPACE/POD or an address. DST may name a port: shop/db:5432/tcp, shop/db:postgres,
+    10.0.0.7:53/udp, [2001:db8::7]:443. Without a port, ping (ICMP echo) is judged.
+
+    Exit code 0: allowed; 1: denied.
+    """
+    from nfagent.cli.answers import find_answers
+    from nfagent.cli.output import emit, say
+
+    logged = None
+    if record is not None and source is None:
+        logged = _read_record(record)
+        ends = _ends(logged)
+    elif record is None and source is not None and destination is not None:
+        ends = (source, destination)
+    else:
+        context.fail("give both ends, as in `nfagent explain shop/web shop/db:5432/tcp`, or --from-log alone")
+    answers = find_answers(settings_of(config, manifests, node), from_files=manifests is not None)
+    found = answers.explain(*ends)
+    changed = logged is not None and _contradicts(found, logged)
+    if output == "text":
+        say(_text(found))
+    else:
+        emit(found, output)
+    if logged is not None and changed:
+        _remark_change(logged)
+    context.exit(0 if found["allowed"] else 1)
+
+
+def _text(found: dict[str, Any]) -> list[str]:
+    from nfagent.cli.tables import paint
+
+    flow = found["flow"]
+    where = f"[{found['destination']}]" if found["destination"] == flow["destination"] and ":" in flow["destination"] else found["destination"]
+    port = f", {flow['protocol']}" if flow["port"] is None else f":{flow['port']}/{flow['protocol']}"
+    return [f"{found['source']} -> {where}{port}: {paint(found['verdict'].upper())}", *found["lines"]]
+
+
+def _read_record(text: str) -> Record:
+    from nfagent.errors import UsageError
+    from nfagent.verdicts.records import decode
+
+    line = sys.stdin.readline() if text == "-" else text
+    if not line.strip():
+        raise UsageError("--from-log got no record; give a line of `nfagent logs -o json`")
+    return decode(line.encode())
+
+
+def _ends(record: Record) -> tuple[str, str]:
+    from nfagent.errors import UsageError
+    from nfagent.verdicts.attribution import flow_of
+
+    flow: Flow = flow_of(record)
+    if flow.protocol in _PORTLESS:
+        return flow.source, flow.destination
+    if flow.port is None or flow.protocol == "unknown":
+        raise UsageError(f"the record has no {'protocol' if flow.protocol == 'unknown' else 'port'} to judge by")
+    host = f"[{flow.destination}]" if ":" in flow.destination else flow.destination
+    return flow.source, f"{host}:{flow.port}/{flow.protocol}"
+
+
+def _contradicts(found: dict[str, Any], record: Record) -> bool:
+    # A record is about one end; the other end may well have judged otherwise.
+    side = found["judgement"][record.connection.direction]
+    allowed = side is None or not side["isolating"] or any(rule["outcome"] == "allow" for rule in side["rules"])
+    return allowed != (record.disposition == "allow")
+
+
+def _remark_change(record: Record) -> None:
+    from nfagent.cli.output import remark
+
+    verdict = "allowed" if record.disposition == "allow" else "denied"
+    remark("note", f"it was {verdict} at {record.timestamp}; Pods or policies have changed since")

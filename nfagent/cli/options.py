@@ -1,0 +1,66 @@
+"""Options that several commands share, and the settings that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from nfagent.config import Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+FOLDER_HINT = "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.toml"
+
+
+def manifests_option(command: _Command) -> _Command:
+    """`--manifests DIR`."""
+    words = "Folder of Kubernetes manifests (YAML or JSON)."
+    return click.option("--manifests", metavar="DIR", type=click.Path(path_type=Path), help=words)(command)
+
+
+def node_option(command: _Command) -> _Command:
+    """`--node NAME`."""
+    words = "This node's name, as its Node object has it.  [default: the host name]"
+    return click.option("--node", metavar="NAME", default="", help=words)(command)
+
+
+def config_option(command: _Command) -> _Command:
+    """`--config FILE`."""
+    words = "Settings file.  [default: /etc/nfagent/nfagent.toml, where there is one]"
+    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=words)(command)
+
+
+def output_option(*forms: str) -> Callable[[_Command], _Command]:
+    """`-o FORM`, one of the forms given; the first is the default."""
+    return click.option(
+        "-o", "--output", type=click.Choice(forms), default=forms[0], show_default=True, help="How to write the answer."
+    )
+
+
+def namespace_option(command: _Command) -> _Command:
+    """`-n NS`."""
+    return click.option("-n", "--namespace", metavar="NS", default="", help="Only this namespace.")(command)
+
+
+def pod_option(command: _Command) -> _Command:
+    """`--pod NS/POD`."""
+
+    def checked(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+        if value and value.count("/") != 1:
+            raise click.BadParameter(f"{value!r} is no Pod; write NAMESPACE/POD, like shop/web")
+        return value
+
+    return click.option(
+        "--pod", metavar="NS/POD", default="", callback=checked, help="Only this Pod, like shop/web."
+    )(command)
+
+
+def settings_of(config: Path | None, manifests: Path | None = None, node: str = "") -> Settings:
+    """Read the settings, with a command's flags above them. Raises SettingError."""
+    from nfagent.config import load_settings
+
+    return load_settings(config, flags={"manifests": str(manifests or ""), "node": node})

@@ -1,0 +1,43 @@
+"""What a command says: values as JSON or YAML, text, and remarks beside the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from nfagent.cli.tables import coloured
+from nfagent.errors import Problem
+
+
+def emit(value: Any, form: str) -> None:
+    """Write a value to stdout, `form` being 'json' or 'yaml'."""
+    if form == "yaml":
+        import yaml
+
+        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    else:
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(lines: Iterable[str]) -> None:
+    """Write lines to stdout, with their colours where somebody looks."""
+    click.echo("\n".join(lines), color=coloured())
+
+
+def remark(word: str, message: object) -> None:
+    """Say something about the answer on stderr: `warning: …`."""
+    import sys
+
+    shown = click.style(f"{word}:", fg="red" if word == "error" else "yellow") if coloured(sys.stderr) else f"{word}:"
+    click.echo(f"{shown} {message}", err=True, color=coloured(sys.stderr))
+
+
+def remark_problems(problems: Iterable[Problem]) -> bool:
+    """Say what is wrong with the input on stderr, a line each; tell whether anything is."""
+    found = list(problems)
+    for problem in found:
+        remark("warning", problem)
+    return bool(found)

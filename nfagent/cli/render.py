@@ -1,0 +1,46 @@
+"""`nfagent render`: the ruleset that a node would get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nfagent.cli.options import (
+    FOLDER_HINT,
+    config_option,
+    manifests_option,
+    node_option,
+    output_option,
+    settings_of,
+)
+
+
+@click.command(epilog="Example: nfagent render --manifests examples/demo --node node-a -o nft > node-a.nft")
+@manifests_option
+@node_option
+@config_option
+@output_option("text", "nft", "json", "yaml")
+@click.pass_context
+def render(context: click.Context, manifests: Path | None, node: str, config: Path | None, output: str) -> None:
+    """Show what would be loaded on a node, as nft text.
+
+    Needs no root, and touches nothing. `-o text` names the Pods behind addresses, `-o nft` is for `nft -f`.
+    Exit code 1: something in the files was refused; what is shown is the rest, as the agent would enforce it.
+    """
+    from nfagent.cli.answers import FolderAnswers
+    from nfagent.cli.output import emit, remark_problems
+    from nfagent.errors import UsageError
+    from nfagent.ruleset.views import annotation, ruleset_view
+
+    settings = settings_of(config, manifests, node)
+    if not settings.manifests:
+        raise UsageError(f"there is nothing to render: {FOLDER_HINT}")
+    answers = FolderAnswers(settings)
+    view = ruleset_view(answers.desired.compiled().ruleset, annotation(answers.desired))
+    if output in {"text", "nft"}:
+        click.echo(view[output], nl=False)
+    else:
+        emit(view["objects"], output)
+    if remark_problems(answers.problems):
+        context.exit(1)

@@ -1,0 +1,89 @@
+"""`nfagent run`: the agent, until somebody stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from nfagent.cli.options import FOLDER_HINT, config_option, manifests_option, node_option, settings_of
+
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY = 7
+
+
+@click.command(epilog="Example: nfagent run --manifests /etc/nfagent/manifests --node node-a")
+@manifests_option
+@node_option
+@config_option
+def run(manifests: Path | None, node: str, config: Path | None) -> None:
+    """Enforce what a folder of manifests says on this node, until stopped.
+
+    The folder is watched; SIGHUP reads everything again. SIGTERM and Ctrl-C leave the rules in force, and
+    `nfagent cleanup` removes them. Needs root.
+    """
+    from nfagent.agent import Agent
+    from nfagent.errors import UsageError
+
+    settings = settings_of(config, manifests, node)
+    if not settings.manifests:
+        raise UsageError(f"there is nothing to enforce: {FOLDER_HINT}")
+    _log_to_stderr(settings.log_level)
+    try:
+        asyncio.run(Agent(settings).run())
+    except BaseExceptionGroup as group:
+        raise _plain(group) from group
+
+
+def _plain(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Give one error that says what several tasks said, where all of it is nfagent's own; the group otherwise."""
+    from nfagent.errors import NfagentError
+
+    leaves = _leaves(group)
+    if not all(isinstance(leaf, NfagentError) for leaf in leaves):
+        return group
+    return leaves[0] if len(leaves) == 1 else NfagentError("; ".join(dict.fromkeys(map(str, leaves))))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JournalLines() if _is_journal() else _PlainLines("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("nfagent").setLevel(level.upper())
+
+
+def _is_journal() -> bool:
+    """Tell whether stderr is the journal's stream: systemd.exec(5) says which one that is, as DEVICE:INODE."""
+    named = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        ours = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{ours.st_dev}:{ours.st_ino}"
+
+
+class _PlainLines(logging.Formatter):
+    """`13:37:00 info message`, in local time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()} {super().format(record)}"
+
+
+class _JournalLines(logging.Formatter):
+    """`<6>message`, every line with its priority: sd-daemon(3)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())

@@ -1,0 +1,298 @@
+"""`nfagent lab demo`: the whole of nfagent in under a minute, on this machine, in network namespaces.
+
+Two nodes with two Pods each and a host outside; an agent on each node, fed by the manifests of
+`examples/demo/`. Each step says what it does, shows what came of it, and fails loudly where it came otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from nfagent.edge.offline import read_state
+from nfagent.egress.plan import MasqueradeSettings
+from nfagent.errors import KernelError, UsageError
+from nfagent.lab import netns
+from nfagent.lab.cluster import LabAgent, LabCluster
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.probe import Outcome, Probe, run_probes
+from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
+from nfagent.lab.stream import watch_change
+from nfagent.lab.stage import Stage
+from nfagent.ruleset.desired import Desired
+
+TAG = "demo"
+OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
+_POLICY = "policy-db.yaml"
+_PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("tcp", 5432)]
+_ROUNDS = 20
+_RECORD_SECONDS = 3.0
+
+
+def run_demo(*, output: Literal["text", "json"] = "text") -> int:
+    """Show everything; 0 when all went as it must, 1 when something did not. Raises EnvironmentError_."""
+    stage = Stage(quiet=output == "json")
+    netns.sweep(TAG)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    scratch = Path(tempfile.mkdtemp(prefix="nfagent-demo-"))
+    try:
+        result = _Demo(stage, scratch, _examples()).run()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
+    if output == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    return 0 if result["as_expected"] else 1
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _examples() -> Path:
+    for parent in (Path.cwd(), Path(__file__).resolve().parent.parent.parent):
+        if (parent / "examples" / "demo").is_dir():
+            return parent / "examples" / "demo"
+    raise UsageError("examples/demo is not here; run the demo from a checkout of nfagent: make demo")
+
+
+def plans(desired: Desired) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...]]:
+    """Read the fabric's plan off the manifests: what they describe is what is built."""
+    nodes = tuple(
+        NodePlan(node.name, node.addresses, tuple(map(str, node.pod_cidrs))) for node in desired.cluster.nodes.values()
+    )
+    pods = tuple(
+        PodPlan(pod.namespace, pod.name, pod.node, pod.addresses)
+        for pod in desired.cluster.pods.values()
+        if pod.holds_addresses
+    )
+    return nodes, pods
+
+
+class _Demo:
+    """One showing: what was built, and what came of each step."""
+
+    def __init__(self, stage: Stage, scratch: Path, examples: Path) -> None:
+        self._stage = stage
+        self._scratch = scratch
+        self._examples = examples
+        self._manifests = scratch / "manifests"
+        self._desired, _ = read_state(examples, "node-a", MasqueradeSettings(), 100)
+        self._result: dict[str, Any] = {"as_expected": True}
+        self._servers = Servers()
+        self._fabric: Fabric
+        self._cluster: LabCluster
+
+    def run(self) -> dict[str, Any]:
+        """Build, show, take away."""
+        began = time.monotonic()
+        self._manifests.mkdir()
+        for path in sorted(self._examples.iterdir()):
+            if path.name != _POLICY:
+                shutil.copy(path, self._manifests)
+        self._stage.title("nfagent: two nodes, four Pods and a host outside, in network namespaces")
+        with contextlib.ExitStack() as stack:
+            self._build(stack)
+            self._before()
+            self._with_policy()
+            self._outside()
+            self._records()
+            self._explain()
+            self._damage()
+            self._latency()
+            self._stage.step("Clean up")
+        left = netns.named(netns.prefix(TAG, os.getpid()))
+        self._expect(not left, f"left behind: {', '.join(left)}")
+        self._result["seconds"] = round(time.monotonic() - began, 1)
+        self._stage.say("agents ended, namespaces removed, nothing left behind")
+        self._close()
+        return self._result
+
+    def _build(self, stack: contextlib.ExitStack) -> None:
+        nodes, pods = plans(self._desired)
+        self._stage.step("Build the cluster, and start an agent on each node")
+        began = time.monotonic()
+        self._fabric = stack.enter_context(Fabric(nodes, pods, (OUTSIDE,), tag=TAG))
+        stack.enter_context(self._servers)
+        self._servers.listen(pod_endpoints(self._fabric, _PORTS))
+        outside = self._fabric.outside_namespace(OUTSIDE.name)
+        self._servers.listen(Endpoint(outside, address, "tcp", 443) for address in OUTSIDE.addresses)
+        self._cluster = LabCluster(self._fabric, self._manifests, self._scratch)
+        stack.enter_context(self._cluster)
+        rows = [[f"{pod.namespace}/{pod.name}", pod.node, *pod.addresses] for pod in pods]
+        rows.append([OUTSIDE.name, "(no node)", *OUTSIDE.addresses])
+        self._stage.table(["Pod", "node", "addresses"], rows)
+        self._stage.say(f"{len(nodes)} agents enforce, {time.monotonic() - began:.1f} s after the first namespace")
+
+    def _before(self) -> None:
+        self._stage.step("Without a policy everybody reaches everybody")
+        reached = self._matrix()
+        self._expect(all(reached.values()), "some Pod can't reach another although no policy is there")
+
+    def _with_policy(self) -> None:
+        self._stage.step(f"Add {_POLICY}: only shop/api may speak to shop/db, and only to PostgreSQL")
+        text = (self._examples / _POLICY).read_text("utf-8")
+        self._stage.block(line for line in text.splitlines() if not line.startswith("#"))
+        self._cluster.write(_POLICY, text)
+        reached = self._matrix()
+        wanted = {
+            key: key[1] != "shop/db" or (key[0], key[2]) == ("shop/api", 5432) for key in reached
+        }
+        self._expect(reached == wanted, "the policy isn't enforced as it reads")
+
+    def _matrix(self) -> dict[tuple[str, str, int], bool]:
+        pods = list(self._fabric.pods.values())
+        probes = {
+            (f"{a.namespace}/{a.name}", f"{b.namespace}/{b.name}", port): [
+                Probe(self._fabric.pod_namespace(*a.key), address, protocol, port) for address in b.addresses
+            ]
+            for a in pods
+            for b in pods
+            for protocol, port in _PORTS
+            if a is not b
+        }
+        outcomes = run_probes(self._servers, (probe for group in probes.values() for probe in group))
+        reached = {key: {outcomes[probe].reached for probe in group} for key, group in probes.items()}
+        self._expect(all(len(verdicts) == 1 for verdicts in reached.values()), "IPv4 and IPv6 differ")
+        names = [f"{pod.namespace}/{pod.name}" for pod in pods]
+        header = ["from \\ to", *(f"{name}:{port}" for name in names for _, port in _PORTS)]
+        rows = [
+            [source, *(self._cell(reached.get((source, name, port))) for name in names for _, port in _PORTS)]
+            for source in names
+        ]
+        self._stage.table(header, rows)
+        return {key: verdicts == {True} for key, verdicts in reached.items()}
+
+    def _cell(self, verdicts: set[bool] | None) -> str:
+        if verdicts is None:
+            return "."
+        return self._stage.good("yes") if verdicts == {True} else self._stage.bad("no")
+
+    def _outside(self) -> None:
+        self._stage.step("What a host outside sees: masquerade by the ip-masq-agent ConfigMap")
+        pod = self._fabric.pods["shop", "web"]
+        namespace = self._fabric.pod_namespace(*pod.key)
+        probes = [Probe(namespace, address, "tcp", 443) for address in OUTSIDE.addresses]
+        outcomes = run_probes(self._servers, probes)
+        node = self._desired.cluster.nodes[pod.node]
+        rows, seen = [], []
+        for probe in probes:
+            came = outcomes[probe].seen_from or "nothing"
+            seen.append(came in pod.addresses)
+            whose = "the Pod's own" if came in pod.addresses else f"{pod.node}'s" if came in node.addresses else "?"
+            listed = "in nonMasqueradeCIDRs" if probe.destination.startswith("10.") else "not listed"
+            rows.append(["shop/web", probe.destination, listed, came, whose])
+        self._stage.table(["from", "to outside", "", "seen as", "which is"], rows)
+        self._result["masquerade"] = [dict(zip(("to", "seen_as"), (row[1], row[3]), strict=True)) for row in rows]
+        self._expect(seen == [False, True, False] and all(o.reached for o in outcomes.values()), "masquerade is wrong")
+
+    def _records(self) -> None:
+        self._stage.step("The verdict log of the blocked try: guest/visitor to shop/db")
+        self._blocked_try()
+        agent = self._cluster.agent("node-b")
+        wanted = ["logs", "--verdict", "deny", "--pod", "guest/visitor"]
+        shown = self._await(lambda: self._output(agent, *wanted), lambda text: "shop/db" in text)
+        self._stage.command(f"nfagent {' '.join(wanted)}", shown.splitlines()[-2:])
+        record = self._output(agent, *wanted, "-o", "json").splitlines()[-1:]
+        self._stage.block(record)
+        self._expect(any('"isolating_policies"' in line for line in record), "the denial wasn't logged")
+
+    def _blocked_try(self) -> Outcome:
+        source = self._fabric.pod_namespace("guest", "visitor")
+        probe = Probe(source, self._fabric.pods["shop", "db"].addresses[0], "tcp", 5432)
+        return run_probes(self._servers, [probe], deadline=0.3)[probe]
+
+    def _explain(self) -> None:
+        self._stage.step("Why? explain asks the running agent")
+        agent = self._cluster.agent("node-b")
+        for source, verdict in (("guest/visitor", 1), ("shop/api", 0)):
+            done = agent.run("explain", source, "shop/db:5432/tcp")
+            self._stage.command(f"nfagent explain {source} shop/db:5432/tcp", done.stdout.splitlines())
+            self._expect(done.returncode == verdict, f"explain exits with {done.returncode}: {done.stderr}")
+
+    def _damage(self) -> None:
+        self._stage.step("Somebody damages the table; dump diff tells, a reload mends")
+        agent = self._cluster.agent("node-b")
+        for command in ("flush chain inet nfagent ingress/shop/db", "add rule inet nfagent forward-ingress accept"):
+            agent.nft(*command.split())
+            self._stage.command(f"nft {command}", [])
+        hole = self._blocked_try().reached
+        self._stage.say(f"guest/visitor reaches shop/db: {self._cell({hole})}")
+        done = agent.run("dump", "diff")
+        self._stage.command("nfagent dump diff", done.stdout.splitlines())
+        self._expect(done.returncode == 1, "dump diff didn't notice")
+        agent.reload()
+        mended = self._await(lambda: agent.run("dump", "diff").stdout, lambda text: text.startswith("equal"))
+        self._stage.command("systemctl reload nfagent; nfagent dump diff", mended.splitlines())
+        still = self._blocked_try().reached
+        self._stage.say(f"guest/visitor reaches shop/db: {self._cell({still})}")
+        self._expect(hole and not still, "the damage wasn't one, or wasn't mended")
+
+    def _latency(self) -> None:
+        self._stage.step(f"From a changed manifest to the first packet with the new verdict, {_ROUNDS} times each way")
+        source = self._fabric.pod_namespace("guest", "visitor")
+        address = self._fabric.pods["shop", "db"].addresses[0]
+        text = (self._examples / _POLICY).read_text("utf-8")
+        took: dict[str, list[float]] = {"policy deleted": [], "policy created": []}
+        with ThreadPoolExecutor(1) as pool:
+            for turn in range(_ROUNDS):
+                for what, want in (("policy deleted", True), ("policy created", False)):
+                    self._stage.progress(f"{what}, {turn + 1} of {_ROUNDS}")
+                    watch = pool.submit(watch_change, source, address, "tcp", 5432, want=want, deadline=5.0)
+                    began = time.monotonic()
+                    if want:
+                        (self._manifests / _POLICY).unlink()
+                    else:
+                        self._cluster.place(_POLICY, text)
+                    first = watch.result()
+                    self._expect(first is not None, f"{what}: no packet met the new verdict within 5 s")
+                    took[what].append(((first or began) - began) * 1000)
+                    self._cluster.settle()
+        self._stage.progress("")
+        rows = [
+            [what, f"{statistics.median(times):.1f} ms", f"{max(times):.1f} ms"] for what, times in took.items()
+        ]
+        self._stage.table(["change", "median", "slowest"], rows)
+        self._result["latency_ms"] = {what: [round(value, 2) for value in times] for what, times in took.items()}
+
+    def _close(self) -> None:
+        every = [value for times in self._result["latency_ms"].values() for value in times]
+        self._stage.closing(
+            f"Change to packet: median {statistics.median(every):.1f} ms, slowest {max(every):.1f} ms of {len(every)}; "
+            f"whole demo {self._result['seconds']} s.",
+            as_expected=self._result["as_expected"],
+        )
+
+    def _output(self, agent: LabAgent, *arguments: str) -> str:
+        done = agent.run(*arguments)
+        if done.returncode not in {0, 1}:
+            raise KernelError(f"nfagent {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def _await(self, give: Callable[[], str], good: Callable[[str], bool]) -> str:
+        end = time.monotonic() + _RECORD_SECONDS
+        text = give()
+        while not good(text) and time.monotonic() < end:
+            text = give()
+        return text
+
+    def _expect(self, condition: bool, otherwise: str) -> None:  # noqa: FBT001 - the condition is what it is about
+        if not condition:
+            self._result["as_expected"] = False
+            self._result.setdefault("failures", []).append(otherwise)
+            self._stage.fail(otherwise)
+
+

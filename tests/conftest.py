@@ -1,0 +1,43 @@
+"""For every test: how many examples properties try, who may run kernel tests, and a deadline for each test."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+DEADLINE_SECONDS = {"kernel": 300, "": 60}
+
+_SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
+settings.register_profile("quick", deadline=None, max_examples=60, suppress_health_check=_SLOW)
+settings.register_profile("thorough", deadline=None, max_examples=3000, suppress_health_check=_SLOW)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("kernel"):
+            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces and nf_tables"))
+
+
+@pytest.fixture(autouse=True)
+def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End a test that hangs. The thorough profile takes its time."""
+    marked = request.node.get_closest_marker("kernel") is not None
+    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    seconds = DEADLINE_SECONDS["kernel" if marked else ""] * (60 if thorough else 1)
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,272 @@
+"""What the kernel would do with a packet: our own ruleset objects, interpreted.
+
+A packet goes in, a verdict with its logs and counters comes out. Base chains are called as netfilter calls them: by
+hook, in order of priority; `accept` ends one base chain, `drop` ends the packet; nat chains see first packets alone.
+Lookups are compiled once for each ruleset, so that properties can ask thousands of times a second.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.address import Family, Range, family_of, number
+from nfagent.policy.evaluate import Flow
+from nfagent.ruleset.objects import (
+    Accept,
+    Connection,
+    ConntrackState,
+    Dispatch,
+    Drop,
+    FamilyIs,
+    Goto,
+    Icmpv6Type,
+    InSet,
+    Jump,
+    Log,
+    Masquerade,
+    Match,
+    NamedPort,
+    NamedSet,
+    Packet,
+    ProtocolIs,
+    Rule,
+    Ruleset,
+    ServerPort,
+    Unconfirmed,
+    Verdict,
+)
+
+HookName: TypeAlias = Literal["forward", "input", "output"]
+State: TypeAlias = Literal["new", "established", "related", "invalid", "untracked"]
+_NFT_PROTOCOL = {"icmpv6": "ipv6-icmp"}
+_REMEMBERED = 64
+_END = "end"
+
+
+class Conntrack(NamedTuple):
+    """What conntrack knows of a packet's connection; nothing but the state where that is invalid or untracked."""
+
+    state: State = "new"
+    client: str = ""
+    server: str = ""
+    server_port: int = 0
+    confirmed: bool = False
+
+    @property
+    def known(self) -> bool:
+        return self.state not in {"invalid", "untracked"}
+
+
+class Seen(NamedTuple):
+    """A packet at a hook. `protocol` is nft's name (ipv6-icmp), or a number as text."""
+
+    family: Family
+    saddr: str
+    daddr: str
+    protocol: str
+    conntrack: Conntrack
+    sport: int = 0
+    dport: int = 0
+    icmpv6_type: str = ""
+
+
+class Result(NamedTuple):
+    """What became of a packet: `translated` tells whether masquerade changed its source."""
+
+    verdict: Literal["accept", "drop"]
+    logs: tuple[Log, ...] = ()
+    counters: tuple[str, ...] = ()
+    translated: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        return self.verdict == "accept"
+
+
+def opening(flow: Flow) -> Seen:
+    """Give a connection's first packet."""
+    protocol = _NFT_PROTOCOL.get(flow.protocol, flow.protocol)
+    port = flow.port or 0
+    conntrack = Conntrack("new", flow.source, flow.destination, port)
+    icmpv6_type = "echo-request" if protocol == "ipv6-icmp" else ""
+    return Seen(family_of(flow.source), flow.source, flow.destination, protocol, conntrack, 40000, port, icmpv6_type)
+
+
+def later(flow: Flow) -> Seen:
+    """Give a packet of the client, once the server has answered."""
+    first = opening(flow)
+    return first._replace(conntrack=first.conntrack._replace(state="established", confirmed=True))
+
+
+def reply(flow: Flow) -> Seen:
+    """Give the server's answer to a flow."""
+    sent = later(flow)
+    return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport)
+
+
+def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
+    """Give a packet that conntrack has no entry for."""
+    return opening(flow)._replace(conntrack=Conntrack(state), icmpv6_type=icmpv6_type)
+
+
+Test: TypeAlias = Callable[[Seen], bool]
+Address: TypeAlias = Callable[[Seen], str]
+"""Reads the address that a key names; '' where the expression breaks off."""
+
+
+class _Step(NamedTuple):
+    tests: tuple[Test, ...]
+    counter: str
+    log: Log | None
+    verdict: Verdict | None
+    address: Address | None
+
+
+class _Machine:
+    """One ruleset, ready to run."""
+
+    def __init__(self, ruleset: Ruleset) -> None:
+        self.ruleset = ruleset
+        self.chains = {name: tuple(map(self._step, chain.rules)) for name, chain in ruleset.chains.items()}
+        self.base: dict[tuple[str, str], list[str]] = {}
+        hooked = [(chain.hook, name) for name, chain in ruleset.chains.items() if chain.hook is not None]
+        for hook, name in sorted(hooked, key=lambda pair: (pair[0].priority, pair[1])):
+            self.base.setdefault((hook.type, hook.name), []).append(name)
+
+    def run(self, hook: HookName, packet: Seen) -> Result:
+        trail = _Trail()
+        for name in self.base.get(("filter", hook), ()):
+            if self._walk(name, packet, trail) == "drop":
+                return Result("drop", tuple(trail.logs), tuple(trail.counters))
+        conntrack = packet.conntrack
+        if hook != "input" and conntrack.state in {"new", "related"} and not conntrack.confirmed:
+            for name in self.base.get(("nat", "postrouting"), ()):
+                self._walk(name, packet, trail)
+        return Result("accept", tuple(trail.logs), tuple(trail.counters), trail.translated)
+
+    def _walk(self, chain: str, packet: Seen, trail: _Trail) -> str:
+        for tests, counter, log, verdict, address in self.chains[chain]:
+            for test in tests:
+                if not test(packet):
+                    break
+            else:
+                if counter:
+                    trail.counters.append(counter)
+                if log is not None:
+                    trail.logs.append(log)
+                decided = self._act(verdict, address, packet, trail) if verdict is not None else ""
+                if decided:
+                    return "" if decided == _END else decided
+        return ""
+
+    def _act(self, verdict: Verdict, address: Address | None, packet: Seen, trail: _Trail) -> str:
+        """Give 'accept' or 'drop', '' to go on with the next rule, or _END to leave the chain undecided."""
+        match verdict:
+            case Dispatch(_, name):
+                found = self.ruleset.maps[name].elements.get(address(packet)) if address is not None else None
+                # A map's verdict is a goto: where that chain ends without a verdict, so does this one.
+                return self._walk(found, packet, trail) or _END if found is not None else ""
+            case Goto(target):
+                return self._walk(target, packet, trail) or _END
+            case Jump(target):
+                return self._walk(target, packet, trail)
+            case Accept():
+                return "accept"
+            case Drop():
+                return "drop"
+            case Masquerade():
+                trail.translated = True
+                return "accept"
+
+    def _step(self, rule: Rule) -> _Step:
+        address = _address(rule.verdict.key) if isinstance(rule.verdict, Dispatch) else None
+        return _Step(tuple(map(self._test, rule.matches)), rule.counter, rule.log, rule.verdict, address)
+
+    def _test(self, match: Match) -> Test:  # noqa: PLR0911 - one return for each form is the plainest way to say it
+        match match:
+            case InSet(key, name, negated):
+                return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
+            case ProtocolIs(names):
+                return lambda packet: packet.protocol in names
+            case ServerPort(first, last):
+                return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
+            case NamedPort(family, name):
+                return _named_port(_address(Connection("server", family)), self.ruleset.sets[name])
+            case FamilyIs(family):
+                return lambda packet: packet.family == family
+            case ConntrackState(states):
+                return lambda packet: packet.conntrack.state in states
+            case Unconfirmed():
+                return lambda packet: packet.conntrack.known and not packet.conntrack.confirmed
+            case Icmpv6Type(names):
+                return lambda packet: packet.protocol == "ipv6-icmp" and packet.icmpv6_type in names
+            case _:
+                raise ValueError(match)
+
+
+class _Trail(msgspec.Struct):
+    """What a packet has left behind so far."""
+
+    logs: list[Log] = []
+    counters: list[str] = []
+    translated: bool = False
+
+
+def _address(key: Connection | Packet) -> Address:
+    family = key.family
+    if isinstance(key, Connection):
+        end = 1 if key.end == "client" else 2
+        return lambda packet: packet.conntrack[end] if packet.family == family else ""  # type: ignore[return-value]
+    if key.side == "saddr":
+        return lambda packet: packet.saddr if packet.family == family else ""
+    return lambda packet: packet.daddr if packet.family == family else ""
+
+
+def _in_set(address: Address, item: NamedSet, *, negated: bool) -> Test:
+    holds = _among_ranges(item) if item.kind == "range" else item.elements.__contains__
+
+    def test(packet: Seen) -> bool:
+        value = address(packet)
+        return bool(value) and holds(value) != negated
+
+    return test
+
+
+def _among_ranges(item: NamedSet) -> Callable[[str], bool]:
+    ranges = sorted((element.first, element.last) for element in item.elements if isinstance(element, Range))
+    firsts = [first for first, _ in ranges]
+
+    def holds(address: str) -> bool:
+        value = _number(address)
+        at = bisect_right(firsts, value) - 1
+        return at >= 0 and value <= ranges[at][1]
+
+    return holds
+
+
+def _named_port(server: Address, item: NamedSet) -> Test:
+    return lambda packet: (server(packet), packet.protocol, packet.dport) in item.elements
+
+
+@lru_cache(maxsize=65536)
+def _number(address: str) -> int:
+    return number(address)
+
+
+_machines: dict[int, _Machine] = {}
+
+
+def run(ruleset: Ruleset, hook: HookName, packet: Seen) -> Result:
+    """Show a packet to a ruleset at a hook; what forward or output accepts goes on to postrouting."""
+    machine = _machines.get(id(ruleset))
+    if machine is None:
+        if len(_machines) >= _REMEMBERED:
+            _machines.clear()
+        # The machine holds the ruleset, so its id stays taken for as long as it's remembered here.
+        machine = _machines[id(ruleset)] = _Machine(ruleset)
+    return machine.run(hook, packet)

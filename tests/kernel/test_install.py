@@ -1,0 +1,115 @@
+"""`make install` and `make uninstall`, into a folder of their own (DESTDIR), from a copy of the source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("nfagent", "systemd", "Makefile", "LICENSE", "pyproject.toml", "setup.cfg")
+
+
+class Site(NamedTuple):
+    """A copy of the source, the folder that it was installed into, and what was said."""
+
+    source: Path
+    destination: Path
+    said: str
+
+    @property
+    def settings(self) -> Path:
+        return self.destination / "etc/nfagent/nfagent.toml"
+
+    @property
+    def unit(self) -> Path:
+        return self.destination / "etc/systemd/system/nfagent.service"
+
+
+def make(target: str, source: Path, destination: Path) -> str:
+    # Without dependencies: that they can be had is the first thing that `make test` shows.
+    environment = os.environ | {"PIP_NO_DEPS": "1", "MAKEFLAGS": ""}
+    command = ["make", "--silent", target, f"DESTDIR={destination}"]
+    done = subprocess.run(
+        command, cwd=source, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pip_reaches_setuptools(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where pip gets nothing: a build needs setuptools, from wherever pip has its packages."""
+    folder = str(tmp_path_factory.mktemp("wheels"))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "setuptools"]
+    if subprocess.run(command, capture_output=True, check=False, timeout=300).returncode != 0:
+        pytest.skip("pip can't fetch setuptools here, so nothing can be built")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Install once for the tests that only look."""
+    source, destination = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("machine")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
+    return Site(source, destination, make("install", source, destination))
+
+
+def test_the_package_is_installed_by_value_not_by_reference(site: Site) -> None:
+    program = "import nfagent; print(nfagent.__file__)"
+    python = site.destination / "opt/nfagent/bin/python"
+    done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith(f"{site.destination}/opt/nfagent/lib/")
+
+
+def test_the_command_starts_with_the_interpreter_of_the_machine_it_is_for(site: Site) -> None:
+    command = site.destination / "opt/nfagent/bin/nfagent"
+    assert os.access(command, os.X_OK)
+    assert command.read_text().splitlines()[0] in {"#!/opt/nfagent/bin/python", "#!/opt/nfagent/bin/python3"}
+    assert (site.destination / "usr/local/bin/nfagent").readlink() == Path("/opt/nfagent/bin/nfagent")
+
+
+def test_a_first_install_gives_the_default_settings(site: Site) -> None:
+    assert site.settings.read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
+
+
+def test_the_last_line_says_what_comes_next(site: Site) -> None:
+    assert "systemctl enable --now nfagent" in site.said.splitlines()[-1]
+
+
+def test_systemd_finds_no_fault_in_the_unit(site: Site, tmp_path: Path) -> None:
+    # The installed unit, with the one path that exists on this machine only below DESTDIR.
+    command = "/opt/nfagent/bin/nfagent"
+    text = site.unit.read_text()
+    assert f"ExecStart={command} run --config /etc/nfagent/nfagent.toml\n" in text
+    copy = tmp_path / "nfagent.service"
+    copy.write_text(text.replace(command, f"{site.destination}{command}"))
+    verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_settings_survive_a_second_install_and_an_uninstall(site: Site, tmp_path: Path) -> None:
+    settings = tmp_path / "etc/nfagent/nfagent.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('node = "mine"\n')
+    said = make("install", site.source, tmp_path)
+    assert settings.read_text() == 'node = "mine"\n'
+    assert Path(f"{settings}.new").read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
+    assert f"{settings}: yours, kept as it is" in said
+
+    said = make("uninstall", site.source, tmp_path)
+    assert settings.read_text() == 'node = "mine"\n'
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert left == {"etc/nfagent/nfagent.toml", "etc/nfagent/nfagent.toml.new"}
+    assert "nfagent cleanup" in said

@@ -1,0 +1,106 @@
+"""Item 3: what leaves the cluster gets the node's address, by the ip-masq-agent ConfigMap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.lab.plan import NodePlan, OutsideHost, grid
+from nfagent.lab.probe import Probe
+from nfagent.lab.servers import Endpoint, Protocol, pod_endpoints
+from tests.labs import Document, Lab, pod_document, running_lab
+
+pytestmark = pytest.mark.kernel
+
+NODES, PODS, _ = grid()
+OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10", "fd00:99::10"))
+PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=map(pod_document, PODS)) as running:
+        outside = running.fabric.outside_namespace("outside")
+        running.servers.listen(
+            Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
+        )
+        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80)]))
+        for node in NODES:
+            name = running.fabric.node_namespace(node.name)
+            running.servers.listen(Endpoint(name, address, "tcp", 10250) for address in node.addresses)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _tidy(lab: Lab) -> Iterator[None]:
+    yield
+    if (lab.cluster.manifests / "masquerade.yaml").exists():
+        lab.delete("masquerade")
+
+
+def config_map(config: str) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+        "data": {"config": config},
+    }
+
+
+def node_of(lab: Lab, pod: str) -> NodePlan:
+    namespace, name = pod.split("/")
+    return lab.fabric.nodes[lab.fabric.pods[namespace, name].node]
+
+
+def seen(lab: Lab, address: str) -> str:
+    """As whom a host outside sees x/a: 'pod' or 'node', the same by every protocol."""
+    outcomes = lab.ask(Probe(lab.pod("x/a"), address, protocol, port) for protocol, port in PROTOCOLS)
+    came = {outcome.seen_from for outcome in outcomes.values()}
+    [source] = came
+    node = node_of(lab, "x/a")
+    assert source in (*node.addresses, *lab.fabric.pods["x", "a"].addresses)
+    return "node" if source in node.addresses else "pod"
+
+
+def views(lab: Lab) -> list[str]:
+    return [seen(lab, address) for address in OUTSIDE.addresses]
+
+
+def test_without_a_config_map_the_defaults_keep_pod_addresses_towards_private_ipv4_only(lab: Lab) -> None:
+    assert views(lab) == ["node", "pod", "node", "node"]
+
+
+def test_a_list_of_one_s_own_replaces_the_default_list_entirely_in_both_families(lab: Lab) -> None:
+    lab.apply("masquerade", config_map('nonMasqueradeCIDRs: ["198.51.100.0/24", "fd00::/8"]'))
+    assert views(lab) == ["pod", "node", "node", "pod"]
+
+
+def test_an_empty_list_masquerades_everything_that_leaves_the_cluster(lab: Lab) -> None:
+    lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
+    assert views(lab) == ["node", "node", "node", "node"]
+
+
+def test_an_invalid_list_keeps_the_previous_one_and_says_so(lab: Lab) -> None:
+    lab.apply("masquerade", config_map('{"nonMasqueradeCIDRs": ["198.51.100.0/24"]}'))
+    lab.apply("masquerade", config_map('{"nonMasqueradeCIDRs": ["198.51.100.1/24"]}'))
+    assert views(lab)[:2] == ["pod", "node"]
+    [problem] = lab.cluster.agent("n1").ask("/v1/dump/state")["problems"]
+    assert (problem["object"], "host bits" in problem["reason"]) == ("ConfigMap kube-system/ip-masq-agent", True)
+
+
+def test_34_pods_and_nodes_always_see_pod_addresses_even_where_everything_is_masqueraded(lab: Lab) -> None:
+    lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
+    source = lab.fabric.pods["x", "a"]
+    others = [pod for pod in PODS if pod.key != source.key]
+    probes = [Probe(lab.pod("x/a"), address, "tcp", 80) for pod in others for address in pod.addresses]
+    probes += [Probe(lab.pod("x/a"), address, "tcp", 10250) for node in NODES for address in node.addresses]
+    outcomes = lab.ask(probes)
+    assert {outcome.seen_from for outcome in outcomes.values()} == set(source.addresses)
+
+
+def test_the_node_s_own_traffic_keeps_its_address(lab: Lab) -> None:
+    node = NODES[0]
+    probe = Probe(lab.fabric.node_namespace(node.name), OUTSIDE.addresses[0], "tcp", 443)
+    assert lab.ask([probe])[probe].seen_from in node.addresses

@@ -1,0 +1,195 @@
+"""The fabric stands, carries packets through the forward hook, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from nfagent.errors import KernelError, UsageError
+from nfagent.lab import netns
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan, grid
+from nfagent.lab.probe import Probe, run_probes
+from nfagent.lab.servers import Endpoint, Servers
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab makes network namespaces: run the tests as root"),
+]
+
+ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
+
+
+@pytest.fixture(params=ATTACHMENTS)
+def fabric(request: pytest.FixtureRequest) -> Iterator[Fabric]:
+    with Fabric(*grid(request.param), tag="tf") as built:
+        yield built
+
+
+def left_behind() -> list[str]:
+    return netns.named(netns.prefix("tf", os.getpid()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """Clean up after a fabric that failed to."""
+    yield
+    netns.remove(left_behind())
+
+
+def output(fabric: Fabric, namespace: str, *argv: str) -> str:
+    return subprocess.run(fabric.command(namespace, argv), check=True, capture_output=True, text=True).stdout
+
+
+def ping(source: str, destination: str) -> bool:
+    with Servers() as servers:
+        probe = Probe(source, destination, "icmp")
+        return run_probes(servers, [probe])[probe].reached
+
+
+def test_a_pod_has_the_planned_addresses_and_no_other_global_one(fabric: Fabric) -> None:
+    for pod in fabric.pods.values():
+        lines = output(fabric, fabric.pod_namespace(*pod.key), "ip", "-o", "address", "show", "scope", "global")
+        found = {line.split()[3].split("/")[0] for line in lines.splitlines()}
+        assert found == set(pod.addresses)
+
+
+def test_a_routed_pod_sees_a_host_address_and_a_bridged_pod_its_range() -> None:
+    lengths = {}
+    for attachment in ATTACHMENTS:
+        with Fabric(*grid(attachment), tag="tf") as built:
+            lines = output(built, built.pod_namespace("x", "a"), "ip", "-o", "address", "show", "scope", "global")
+            lengths[attachment] = [line.split()[3].partition("/")[2] for line in lines.splitlines()]
+    # ip shows a host address without its length.
+    assert lengths == {"routed": ["32", "128"], "bridge": ["24", "64"]}
+
+
+def test_the_node_of_a_bridge_brings_its_frames_to_the_forward_hook() -> None:
+    with Fabric(*grid("bridge"), tag="tf") as built:
+        for node in built.nodes:
+            for name in ("iptables", "ip6tables"):
+                setting = output(
+                    built, built.node_namespace(node), "cat", f"/proc/sys/net/bridge/bridge-nf-call-{name}"
+                )
+                assert setting.strip() == "1"
+
+
+def test_a_pod_that_comes_later_is_reachable_and_one_that_went_is_not(fabric: Fabric) -> None:
+    late = PodPlan("late", "pod", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
+    near, far = fabric.pod_namespace("x", "b"), fabric.pod_namespace("x", "a")
+    fabric.add_pod(late)
+    assert [ping(source, address) for source in (near, far) for address in late.addresses] == [True] * 4
+    fabric.remove_pod("late", "pod")
+    assert [ping(source, address) for source in (near, far) for address in late.addresses] == [False] * 4
+    fabric.add_pod(PodPlan("late", "again", "n1", late.addresses))
+    assert [ping(source, address) for source in (near, far) for address in late.addresses] == [True] * 4
+
+
+def test_a_pod_goes_from_the_network_while_a_socket_still_holds_its_namespace(fabric: Fabric) -> None:
+    pod = fabric.pods["x", "a"]
+    with Servers() as servers:
+        servers.listen([Endpoint(fabric.pod_namespace("x", "a"), pod.addresses[0], "udp", 53)])
+        fabric.remove_pod("x", "a")
+        probe = Probe(fabric.pod_namespace("x", "b"), pod.addresses[0], "udp", 53)
+        assert not run_probes(servers, [probe])[probe].reached
+
+
+def test_a_pod_that_is_there_already_is_refused_and_stays(fabric: Fabric) -> None:
+    pod = fabric.pods["x", "a"]
+    with pytest.raises(UsageError, match="twice"):
+        fabric.add_pod(pod)
+    assert ping(fabric.pod_namespace("x", "b"), pod.addresses[0])
+
+
+def test_a_host_outside_without_routes_hears_pods_but_cannot_answer() -> None:
+    nodes, pods, _outside = grid()
+    hosts = (
+        OutsideHost("knows", ("203.0.113.1", "2001:db8:beef::1")),
+        OutsideHost("knows-not", ("203.0.113.2", "2001:db8:beef::2"), routes_to_pods=False),
+    )
+    with Fabric(nodes, pods, hosts, tag="tf") as built, Servers() as servers:
+        source = built.pod_namespace("x", "a")
+        probes = {}
+        for host in hosts:
+            for address in host.addresses:
+                servers.listen([Endpoint(built.outside_namespace(host.name), address, "udp", 53)])
+                probes[Probe(source, address, "udp", 53)] = host
+        outcomes = run_probes(servers, probes)
+        assert {probe: outcomes[probe].reached for probe in probes} == {
+            probe: host.routes_to_pods for probe, host in probes.items()
+        }
+        assert {outcome.seen_from for outcome in outcomes.values()} == set(built.pods["x", "a"].addresses)
+
+
+def test_a_lab_of_one_family_is_of_that_family() -> None:
+    nodes = [
+        NodePlan("n1", ("2001:db8::1",), ("2001:db8:1::/64",)),
+        NodePlan("n2", ("2001:db8::2",), ("2001:db8:2::/64",)),
+    ]
+    pods = [PodPlan("d", "a", "n1", ("2001:db8:1::5",)), PodPlan("d", "b", "n2", ("2001:db8:2::5",))]
+    with Fabric(nodes, pods, tag="tf") as built:
+        assert ping(built.pod_namespace("d", "a"), "2001:db8:2::5")
+
+
+def test_nothing_is_left_after_it(fabric: Fabric) -> None:
+    assert len(left_behind()) == 1 + len(fabric.nodes) + len(fabric.outside) + len(fabric.pods)
+    fabric.down()
+    assert left_behind() == []
+    fabric.down()
+
+
+def test_nothing_is_left_when_the_kernel_refuses_half_way() -> None:
+    twice = [NodePlan(f"n{number}", (f"192.0.2.{number}",), ("10.244.1.0/24",)) for number in (1, 2)]
+    with pytest.raises(KernelError, match=r"route add 10\.244\.1\.0/24"):
+        Fabric(twice, tag="tf").up()
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize("delay", [0.003, 0.012, 0.03, 0.06, 0.09])
+def test_nothing_is_left_when_it_is_interrupted(delay: float) -> None:
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        with pytest.raises(KeyboardInterrupt), Fabric(*grid("bridge"), tag="tf"):
+            signal.pause()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert left_behind() == []
+
+
+def test_a_sweep_takes_what_dead_processes_left_and_nothing_else() -> None:
+    program = (
+        "import os; from nfagent.lab.fabric import Fabric; from nfagent.lab.plan import grid\n"
+        "Fabric(*grid(), tag='tfsweep').up(); os._exit(0)"
+    )
+    root = Path(netns.__file__).parents[2]
+    died = subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    assert died.returncode == 0
+    try:
+        with Fabric(*grid(), tag="tfsweep") as alive:
+            mine = netns.named(netns.prefix("tfsweep", os.getpid()))
+            swept = netns.sweep("tfsweep")
+            assert netns.named("nfa-tfsweep-") == mine
+            assert len(swept) == len(mine)
+            assert ping(alive.pod_namespace("x", "a"), alive.pods["x", "b"].addresses[0])
+    finally:
+        netns.sweep("tfsweep")
+    assert netns.named("nfa-tfsweep-") == []
+
+
+def test_the_name_of_what_is_not_there_is_refused_with_what_is(fabric: Fabric) -> None:
+    with pytest.raises(UsageError, match="no node 'n9' in this lab; it has 'n1', 'n2'"):
+        fabric.node_namespace("n9")
+    with pytest.raises(UsageError, match="no Pod"):
+        fabric.remove_pod("x", "none")

@@ -1,0 +1,116 @@
+"""Labs for tests with real packets: a fabric, the manifests that describe it, agents on its nodes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nfagent.lab.cluster import LabCluster
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.probe import Outcome, Probe, run_probes
+from nfagent.lab.servers import Servers
+
+Document = dict[str, Any]
+
+
+def node_document(node: NodePlan) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name},
+        "spec": {"podCIDRs": list(node.pod_cidrs)},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in node.addresses]},
+    }
+
+
+def namespace_document(name: str, labels: dict[str, str] | None = None) -> Document:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {"ns": name}}}
+
+
+def pod_document(
+    pod: PodPlan, labels: dict[str, str] | None = None, ports: Sequence[Document] = ()
+) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": pod.namespace, "name": pod.name, "labels": labels or {"pod": pod.name}},
+        "spec": {"nodeName": pod.node, "containers": [{"name": "c", "ports": list(ports)}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": address} for address in pod.addresses]},
+    }
+
+
+def policy_document(namespace: str, name: str, **spec: Any) -> Document:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": spec,
+    }
+
+
+def logging_document(*, allow: bool, deny: bool) -> Document:
+    return {
+        "apiVersion": "networking.gke.io/v1alpha1",
+        "kind": "NetworkLogging",
+        "metadata": {"name": "default"},
+        "spec": {"cluster": {"allow": {"log": allow}, "deny": {"log": deny}}},
+    }
+
+
+def as_text(documents: Iterable[Document]) -> str:
+    return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+class Lab:
+    """A running lab, and the questions that tests ask it."""
+
+    def __init__(self, fabric: Fabric, servers: Servers, cluster: LabCluster) -> None:
+        self.fabric = fabric
+        self.servers = servers
+        self.cluster = cluster
+
+    def apply(self, name: str, *documents: Document) -> None:
+        self.cluster.write(f"{name}.yaml", as_text(documents))
+
+    def delete(self, *names: str) -> None:
+        self.cluster.delete(*(f"{name}.yaml" for name in names))
+
+    def pod(self, path: str) -> str:
+        namespace, name = path.split("/")
+        return self.fabric.pod_namespace(namespace, name)
+
+    def address(self, path: str, family: int) -> str:
+        namespace, name = path.split("/")
+        addresses = self.fabric.pods[namespace, name].addresses
+        return next(address for address in addresses if (":" in address) == (family == 6))
+
+    def ask(self, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, Outcome]:
+        return run_probes(self.servers, probes, deadline)
+
+    def reaches(self, probe: Probe, deadline: float = 0.6) -> bool:
+        return self.ask([probe], deadline)[probe].reached
+
+
+@contextlib.contextmanager
+def running_lab(
+    folder: Path,
+    nodes: Sequence[NodePlan],
+    pods: Sequence[PodPlan],
+    outside: Sequence[OutsideHost] = (),
+    documents: Iterable[Document] = (),
+) -> Iterator[Lab]:
+    """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`."""
+    manifests = folder / "manifests"
+    manifests.mkdir()
+    (manifests / "cluster.yaml").write_text(as_text([*map(node_document, nodes), *documents]), encoding="utf-8")
+    with (
+        Fabric(nodes, pods, outside, tag="t") as fabric,
+        Servers() as servers,
+        LabCluster(fabric, manifests, folder / "agents") as cluster,
+    ):
+        yield Lab(fabric, servers, cluster)

@@ -1,0 +1,287 @@
+"""Decoders are total: any document gives an object or an ObjectError, any listing a ruleset or a WireError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nfagent.cluster.decode import decode_namespace, decode_network_logging, decode_node, decode_pod
+from nfagent.egress.ip_masq import decode_ip_masq
+from nfagent.errors import ObjectError, WireError
+from nfagent.policy.decode import decode_network_policy
+from nfagent.policy.model import NetworkPolicy
+from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.parse import parse_counters, parse_ruleset
+
+Decode = Callable[[dict[str, Any]], object]
+
+VALID: dict[Decode, dict[str, Any]] = {
+    decode_namespace: {"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "red"}}},
+    decode_node: {
+        "kind": "Node",
+        "metadata": {"name": "a", "labels": {"zone": "one"}},
+        "spec": {"podCIDR": "10.64.0.0/24", "podCIDRs": ["10.64.0.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]},
+    },
+    decode_pod: {
+        "kind": "Pod",
+        "metadata": {
+            "namespace": "shop",
+            "name": "web",
+            "labels": {"app": "web"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": True}],
+        },
+        "spec": {
+            "nodeName": "a",
+            "hostNetwork": False,
+            "containers": [{"ports": [{"name": "http", "containerPort": 80, "protocol": "TCP"}]}],
+            "initContainers": [{"restartPolicy": "Always", "ports": [{"name": "dns", "containerPort": 53}]}],
+        },
+        "status": {"phase": "Running", "podIP": "10.64.0.1", "podIPs": [{"ip": "10.64.0.1"}]},
+    },
+    decode_network_policy: {
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {
+            "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {
+                    "from": [
+                        {"podSelector": {"matchLabels": {"app": "db"}}, "namespaceSelector": {}},
+                        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+                    ],
+                    "ports": [{"protocol": "TCP", "port": 80, "endPort": 90}, {"port": "http"}],
+                }
+            ],
+            "egress": [{"to": [{"podSelector": {}}]}],
+        },
+    },
+    decode_ip_masq: {
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+        "data": {"config": "nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqLinkLocal: true\nresyncInterval: 60s\n"},
+    },
+    decode_network_logging: {
+        "kind": "NetworkLogging",
+        "metadata": {"name": "default"},
+        "spec": {"cluster": {"allow": {"log": True, "delegate": False}, "deny": {"log": True}}},
+    },
+}
+
+LISTING: dict[str, Any] = {
+    "nftables": [
+        {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
+        {"table": {"family": "inet", "name": "nfagent", "handle": 1}},
+        {"counter": {"family": "inet", "name": "deny/x", "table": "nfagent", "packets": 1, "bytes": 40}},
+        {
+            "set": {
+                "family": "inet",
+                "name": "blocks4/1",
+                "table": "nfagent",
+                "type": "ipv4_addr",
+                "flags": ["interval"],
+                "comment": "10.0.0.0/8",
+                "elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}, {"range": ["1.0.0.1", "1.0.0.3"]}, "8.8.8.8"],
+            }
+        },
+        {
+            "set": {
+                "family": "inet",
+                "name": "ports4/1",
+                "table": "nfagent",
+                "type": ["ipv4_addr", "inet_proto", "inet_service"],
+                "elem": [{"concat": ["10.0.0.1", "tcp", 80]}],
+            }
+        },
+        {
+            "map": {
+                "family": "inet",
+                "name": "ingress4",
+                "table": "nfagent",
+                "type": "ipv4_addr",
+                "map": "verdict",
+                "elem": [["10.0.0.1", {"goto": {"target": "ingress/x"}}]],
+            }
+        },
+        {
+            "chain": {
+                "family": "inet",
+                "table": "nfagent",
+                "name": "forward-ingress",
+                "type": "filter",
+                "hook": "forward",
+                "prio": -1,
+                "policy": "accept",
+            }
+        },
+        {"chain": {"family": "inet", "table": "nfagent", "name": "ingress/x"}},
+        {
+            "rule": {
+                "family": "inet",
+                "table": "nfagent",
+                "chain": "ingress/x",
+                "comment": "x",
+                "expr": [
+                    {
+                        "match": {
+                            "op": "==",
+                            "left": {"ct": {"key": "ip saddr", "dir": "original"}},
+                            "right": "@blocks4/1",
+                        }
+                    },
+                    {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "udp"]}}},
+                    {
+                        "match": {
+                            "op": "==",
+                            "left": {"ct": {"key": "proto-src", "dir": "reply"}},
+                            "right": {"range": [80, 90]},
+                        }
+                    },
+                    {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["invalid", "untracked"]}},
+                    {
+                        "match": {
+                            "op": "==",
+                            "left": {
+                                "concat": [
+                                    {"ct": {"key": "ip saddr", "dir": "reply"}},
+                                    {"meta": {"key": "l4proto"}},
+                                    {"payload": {"protocol": "th", "field": "dport"}},
+                                ]
+                            },
+                            "right": "@ports4/1",
+                        }
+                    },
+                    {"match": {"op": "!", "left": {"ct": {"key": "status"}}, "right": "confirmed"}},
+                    {"counter": "deny/x"},
+                    {"log": {"prefix": "deny", "group": 100}},
+                    {"drop": None},
+                ],
+            }
+        },
+        {
+            "rule": {
+                "family": "inet",
+                "table": "nfagent",
+                "chain": "forward-ingress",
+                "expr": [{"vmap": {"key": {"ct": {"key": "ip saddr", "dir": "reply"}}, "data": "@ingress4"}}],
+            }
+        },
+        {"rule": {"family": "inet", "table": "nfagent", "chain": "ingress/x", "expr": [{"masquerade": None}]}},
+        {"rule": {"family": "inet", "table": "nfagent", "chain": "ingress/x", "expr": [{"goto": {"target": "x"}}]}},
+    ]
+}
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        [
+            "",
+            "10.0.0.1",
+            "10.0.0.0/8",
+            "10.0.0.1/8",
+            "::ffff:10.0.0.1",
+            "fe80::1%eth0",
+            "/",
+            "::/0",
+            "@",
+            "tcp",
+            "a" * 300,
+            "\ud800",
+            0,
+            65536,
+        ]
+    ),
+)
+JUNK = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, document: Any) -> Any:
+    """Draw a document like this one, with something in it replaced, left out, or put in."""
+    if not isinstance(document, dict | list) or draw(st.integers(0, 9)) == 0:
+        return draw(JUNK)
+    places = list(document) if isinstance(document, dict) else list(range(len(document)))
+    if not places:
+        return draw(JUNK)
+    place = draw(st.sampled_from(places))
+    copy = document.copy()
+    match draw(st.integers(0, 9)):
+        case 0:
+            del copy[place]
+        case 1 if isinstance(copy, dict):
+            copy[draw(st.sampled_from([0, "", "spec", "elem", "flags", "except", "ipBlock"]))] = draw(JUNK)
+        case _:
+            copy[place] = draw(mutated(copy[place]))
+    return copy
+
+
+def documents(valid: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.one_of(
+        mutated(valid).filter(lambda document: isinstance(document, dict)),
+        mutated(valid).flatmap(mutated).filter(lambda document: isinstance(document, dict)),
+        st.dictionaries(st.sampled_from(list(valid)), JUNK),
+    )
+
+
+@pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
+def test_the_document_that_is_mutated_is_valid(decode: Decode) -> None:
+    decoded = decode(VALID[decode])
+    assert decoded is not None
+    assert getattr(decoded, "problem", None) is None
+
+
+@pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
+@given(data=st.data())
+def test_a_decoder_raises_nothing_but_an_object_error(decode: Decode, data: st.DataObject) -> None:
+    document = data.draw(documents(VALID[decode]))
+    try:
+        decoded = decode(document)
+    except ObjectError as error:
+        assert error.problem.reason  # noqa: PT017 - what is raised is seldom, and has to be usable
+        assert str(error)
+    else:
+        hash(decoded)
+        if isinstance(decoded, NetworkPolicy) and decoded.problem is not None:
+            assert (decoded.ingress, decoded.egress) == ((), ())
+            assert decoded.isolates
+
+
+@given(st.text(max_size=40) | st.text("[]{}:&*!-,'\"# \n\t0123456789abx._%@", max_size=40))
+@example("2001-99-99")
+@example("a: 0x_")
+@example("!!int x")
+@example("&a [*a]")
+@example("[" * 2000)
+@example("!!python/object:os.system {}")
+def test_any_text_as_configuration_is_read_or_named(text: str) -> None:
+    document = {**VALID[decode_ip_masq], "data": {"config": text}}
+    with suppress(ObjectError):
+        decode_ip_masq(document)
+
+
+def test_the_listing_that_is_mutated_is_all_ours() -> None:
+    ruleset = parse_ruleset(LISTING)
+    assert ruleset.foreign == frozenset()
+    assert "Foreign" not in repr(ruleset)
+
+
+@given(mutated(LISTING) | mutated(LISTING).flatmap(mutated) | JUNK)
+def test_a_listing_is_read_or_refused(listing: object) -> None:
+    with suppress(WireError):
+        assert isinstance(parse_ruleset(listing), Ruleset)
+    with suppress(WireError):
+        parse_counters(listing)

@@ -1,0 +1,73 @@
+"""Indexes that are kept by the event, against the same made anew; a history, against its outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Ref
+from nfagent.cluster.state import ClusterState
+from nfagent.policy.index import PolicyIndex
+from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.text import table_text
+from tests.properties.strategies import EVENTS
+
+HISTORIES = st.lists(EVENTS, min_size=1, max_size=25)
+
+
+def take(desired: Desired, event: Item | Ref) -> bool:
+    return desired.remove(event) if isinstance(event, Ref) else desired.put(event)
+
+
+def contents(indexed: ClusterState | PolicyIndex) -> dict[str, Any]:
+    return {name: value for name, value in vars(indexed).items() if name != "_cluster"}
+
+
+@given(HISTORIES)
+def test_indexes_equal_rebuilt_ones_after_every_event(history: list[Item | Ref]) -> None:
+    desired = Desired("a")
+    for event in history:
+        take(desired, event)
+        assert contents(desired.cluster) == contents(desired.cluster.rebuilt())
+        assert contents(desired.index) == contents(desired.index.rebuilt())
+
+
+def final_objects(history: list[Item | Ref]) -> list[Item]:
+    left: dict[Ref, Item] = {}
+    for event in history:
+        if isinstance(event, Ref):
+            left.pop(event, None)
+        else:
+            left[event.ref] = event
+    return list(left.values())
+
+
+@given(HISTORIES, st.randoms(use_true_random=False))
+def test_a_history_compiles_to_what_its_last_objects_do_in_any_order(history: list[Item | Ref], random: Any) -> None:
+    lived = Desired("a")
+    for event in history:
+        take(lived, event)
+        lived.compiled()
+    objects = final_objects(history)
+    random.shuffle(objects)
+    fresh = Desired("a")
+    for item in objects:
+        fresh.put(item)
+    assert lived.compiled().ruleset == fresh.compiled().ruleset
+    assert table_text(lived.compiled().ruleset) == table_text(fresh.compiled().ruleset)
+    assert lived.compiled().structure == fresh.compiled().structure
+
+
+@given(HISTORIES)
+def test_putting_an_object_again_or_removing_it_twice_changes_nothing(history: list[Item | Ref]) -> None:
+    desired = Desired("a")
+    for event in history:
+        take(desired, event)
+        before = desired.compiled()
+        if isinstance(event, Ref):
+            desired.remove(event)
+        else:
+            assert not desired.put(event)
+        assert desired.compiled().ruleset == before.ruleset

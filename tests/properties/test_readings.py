@@ -1,0 +1,102 @@
+"""Two readings of the same policies: `evaluate` against what both nodes compile, interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.ruleset.desired import Desired, Item
+from tests.interpreter import HookName, later, opening, reply, run, stray
+from tests.properties.strategies import NODE_ADDRESSES, NODES, PROTOCOLS, desired, flows, worlds
+
+NODE_OF = {address: node for node, addresses in NODE_ADDRESSES.items() for address in addresses}
+
+
+def hops(flow: Flow, view: Desired) -> Iterator[tuple[str, HookName]]:
+    """Give the nodes that a flow passes, and the hook that sees it there."""
+    ends = []
+    for address in (flow.source, flow.destination):
+        holder = view.cluster.holder(address)
+        ends.append(holder.node if holder is not None else NODE_OF.get(address))
+    source, destination = ends
+    if source is not None:
+        last = source == destination and flow.destination in NODE_OF
+        yield source, "output" if flow.source in NODE_OF else "input" if last else "forward"
+    if destination is not None and destination != source:
+        yield destination, "input" if flow.destination in NODE_OF else "forward"
+
+
+@given(worlds(), st.lists(PROTOCOLS, min_size=1, max_size=2, unique=True))
+def test_evaluate_says_what_the_rules_of_both_nodes_do(
+    world: list[Item], protocols: list[tuple[str, int | None]]
+) -> None:
+    views = {node: desired(node, world) for node in NODES}
+    view = views["a"]
+    policies = list(view.index.policies.values())
+    # A node's own address is known where the Node is: without it, a probe from there is like any other flow.
+    known = {address for node in view.cluster.nodes.values() for address in node.addresses}
+    wrong = []
+    for protocol, port in protocols:
+        for flow in flows(view.cluster.by_address, protocol, port):
+            if {flow.source, flow.destination} & (NODE_OF.keys() - known):
+                continue
+            packet = opening(flow)
+            passes = all(run(views[node].compiled().ruleset, hook, packet).accepted for node, hook in hops(flow, view))
+            if evaluate(view.cluster, policies, flow).allowed != passes:
+                wrong.append(f"{flow}: rules let it pass: {passes}")
+    assert wrong == []
+
+
+@given(worlds(), PROTOCOLS)
+def test_whatever_was_allowed_goes_on_and_its_replies_pass(world: list[Item], protocol: tuple[str, int | None]) -> None:
+    view = desired("a", world)
+    ruleset = view.compiled().ruleset
+    for flow in flows(view.cluster.by_address, *protocol):
+        for packet in (later(flow), reply(flow)):
+            result = run(ruleset, "forward", packet)
+            assert (result.accepted, result.logs, result.counters) == (True, (), ())
+
+
+@given(worlds(), PROTOCOLS)
+def test_a_packet_without_a_connection_never_enters_or_leaves_an_isolated_pod(
+    world: list[Item], protocol: tuple[str, int | None]
+) -> None:
+    view = desired("a", world)
+    compiled = view.compiled()
+    assigned = compiled.structure.assigned
+    for flow in flows(view.cluster.by_address, *protocol):
+        isolated = flow.source in assigned["egress"] or flow.destination in assigned["ingress"]
+        for state in ("invalid", "untracked"):
+            passes = run(compiled.ruleset, "forward", stray(flow, state)).accepted
+            if passes and isolated:
+                assert_allowed_everywhere(view, flow)
+            assert passes or isolated
+
+
+def assert_allowed_everywhere(view: Desired, flow: Flow) -> None:
+    """A stray packet passes an isolated Pod only where a rule asks nothing about the connection's ends."""
+    assert evaluate(view.cluster, view.index.policies.values(), flow).allowed
+
+
+@given(worlds(), PROTOCOLS)
+def test_every_log_and_counter_says_which_verdict_it_was(world: list[Item], protocol: tuple[str, int | None]) -> None:
+    view = desired("a", world)
+    compiled = view.compiled()
+    for flow in flows(view.cluster.by_address, *protocol):
+        result = run(compiled.ruleset, "forward", opening(flow))
+        dispositions = [compiled.origins[log.prefix].disposition for log in result.logs]
+        denied = ["deny"] if result.verdict == "drop" else []
+        assert [said for said in dispositions if said == "deny"] == (denied if view.logging.deny.log else [])
+        assert [name for name in result.counters if name.startswith("deny/")] == [
+            f"deny/{name}" for name in verdict_chains(result.counters, "deny/")
+        ]
+        assert len([name for name in result.counters if name.startswith("deny/")]) == len(denied)
+        if not view.logging.allow.log:
+            assert "allow" not in dispositions
+
+
+def verdict_chains(counters: tuple[str, ...], word: str) -> list[str]:
+    return [name.removeprefix(word) for name in counters if name.startswith(word)]

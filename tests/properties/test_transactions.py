@@ -1,0 +1,61 @@
+"""Two rulesets and the transaction between them, in a kernel that refuses what nftables refuses."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.ruleset.desired import Item
+from nfagent.ruleset.objects import ABSENT, Ruleset
+from nfagent.ruleset.text import table_text
+from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, diff
+from tests.fake_kernel import FakeKernel
+from tests.properties.strategies import desired, pods, worlds
+
+RULESETS = worlds().map(lambda world: desired("a", world).compiled().ruleset)
+
+
+@given(RULESETS, RULESETS)
+def test_applying_the_difference_gives_the_other_ruleset(before: Ruleset, after: Ruleset) -> None:
+    kernel = FakeKernel(before)
+    kernel.apply(diff(before, after))
+    assert kernel.ruleset == after
+
+
+@given(RULESETS)
+def test_a_ruleset_comes_from_nothing_and_goes_to_nothing(ruleset: Ruleset) -> None:
+    kernel = FakeKernel()
+    kernel.apply(diff(ABSENT, ruleset))
+    assert kernel.ruleset == ruleset
+    kernel.apply(diff(ruleset, ABSENT))
+    assert kernel.ruleset == ABSENT
+
+
+@given(worlds())
+def test_equal_states_need_no_transaction_and_have_the_same_text(world: list[Item]) -> None:
+    once, again = (desired("a", world).compiled().ruleset for _ in range(2))
+    assert diff(once, again) == ()
+    assert table_text(once) == table_text(again)
+
+
+@given(worlds(), pods())
+def test_a_pod_without_policy_that_comes_or_goes_changes_elements_only(world: list[Item], pod: Item) -> None:
+    known = desired("b", world)
+    before = known.compiled()
+    known.put(pod)
+    after = known.compiled()
+    if before.structure.classes.keys() == after.structure.classes.keys() and all(
+        before.structure.classes[key] == after.structure.classes[key] for key in before.structure.classes
+    ):
+        sources = {family for family in (4, 6) if f"pods{family}" in before.ruleset.sets}
+        if sources == {family for family in (4, 6) if f"pods{family}" in after.ruleset.sets}:
+            commands = diff(before.ruleset, after.ruleset)
+            assert [item for item in commands if not isinstance(item, ChangeElements | ChangeMapElements)] == []
+
+
+@given(st.lists(RULESETS, min_size=2, max_size=4))
+def test_a_chain_of_changes_leaves_nothing_behind(rulesets: list[Ruleset]) -> None:
+    kernel = FakeKernel()
+    for ruleset in rulesets:
+        kernel.apply(diff(kernel.ruleset, ruleset))
+    assert kernel.ruleset == rulesets[-1]

@@ -1,0 +1,153 @@
+"""Decoders are total: any bytes in, a value or a WireError out; what an encoder writes, its decoder reads back."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from contextlib import suppress
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.errors import DecodeError, WireError
+from nfagent.verdicts import records
+from nfagent.wire import netlink, nflog, packet
+
+U16 = st.integers(0, 0xFFFF)
+U32 = st.integers(0, 0xFFFF_FFFF)
+ATTRIBUTES = st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=8)
+PREFIXES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+PACKETS = st.builds(
+    nflog.LoggedPacket,
+    prefix=PREFIXES,
+    payload=st.binary(max_size=128),
+    hook=st.integers(0, 5),
+    hw_protocol=U16,
+    sequence=st.none() | U32,
+    timestamp_ns=st.none() | st.integers(0, 2**40).map(lambda microseconds: microseconds * 1000),
+    in_interface=U32,
+    out_interface=U32,
+)
+# an IPv6 packet with hop-by-hop, fragment and authentication headers before UDP, and an IPv4 one with options
+HEADS = st.sampled_from(
+    [
+        struct.pack("!IHBB", 6 << 28, 60, 0, 64)
+        + bytes(range(32))
+        + bytes([44, 0, *bytes(6), 51, 0, 0, 1, *bytes(4), 17, 4, *bytes(22)])
+        + struct.pack("!HHHH", 53, 5353, 8, 0),
+        struct.pack("!BBHHHBBH", 0x47, 0, 36, 1, 0, 64, 6, 0) + bytes(range(16)) + struct.pack("!HHI", 1, 2, 3),
+    ]
+)
+
+
+def as_kernel_writes(logged: nflog.LoggedPacket) -> bytes:
+    """Write a record as nfnetlink_log does: order of attributes, NUL behind the prefix, padding."""
+    u32 = struct.Struct("!I").pack
+    parts = [
+        netlink.nfgen(2, 5),
+        netlink.attribute(1, struct.pack("!HBx", logged.hw_protocol, logged.hook)),
+        netlink.attribute(10, logged.prefix.encode() + b"\0"),
+        netlink.attribute(4, u32(logged.in_interface)),
+        netlink.attribute(5, u32(logged.out_interface)),
+        netlink.attribute(15, b"\x03\x04"),
+    ]
+    if logged.timestamp_ns is not None:
+        seconds, rest = divmod(logged.timestamp_ns, 1_000_000_000)
+        parts.append(netlink.attribute(3, struct.pack("!QQ", seconds, rest // 1000)))
+    if logged.sequence is not None:
+        parts.append(netlink.attribute(12, u32(logged.sequence)))
+    parts.append(netlink.attribute(9, logged.payload))
+    return netlink.message(0x0400, 0, 0, b"".join(parts))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, originals: st.SearchStrategy[bytes]) -> bytes:
+    """Damage real bytes: a few of them changed, then the end cut off."""
+    content = bytearray(draw(originals))
+    for _ in range(draw(st.integers(1, 4))):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)))])
+
+
+DATAGRAMS = st.lists(PACKETS, min_size=1, max_size=4).map(lambda many: b"".join(map(as_kernel_writes, many)))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_messages_or_a_wire_error(raw: bytes) -> None:
+    with suppress(WireError):
+        for message in netlink.messages(raw):
+            with suppress(WireError):
+                assert 0 <= netlink.ack_errno(message) <= 4095
+
+
+@given(st.binary(max_size=200), st.integers(0, 8))
+def test_any_bytes_are_attributes_or_a_wire_error(raw: bytes, start: int) -> None:
+    with suppress(WireError):
+        assert sum(4 + len(value) for _, value in netlink.attributes(raw, start)) <= len(raw)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_logged_packet_or_a_wire_error(raw: bytes) -> None:
+    with suppress(WireError):
+        assert nflog.decode_packet(raw).payload in raw
+
+
+@given(mutated(DATAGRAMS) | st.binary(max_size=200))
+def test_a_datagram_never_raises_and_gives_no_more_packets_than_it_can_hold(raw: bytes) -> None:
+    read = nflog.decode_datagram(raw)
+
+    assert 24 * len(read.packets) <= len(raw)
+
+
+@given(mutated(HEADS) | st.binary(max_size=128) | st.builds(bytes.__add__, st.sampled_from([b"E", b"`"]), st.binary()))
+def test_any_bytes_are_a_packet_head_or_a_wire_error(raw: bytes) -> None:
+    with suppress(WireError):
+        head = packet.decode_head(raw)
+        assert str(ipaddress.ip_address(head.source)) == head.source
+        assert (head.source_port is None) == (head.destination_port is None)
+        assert head.source_port is None or head.icmp_type is None
+
+
+@given(HEADS, st.data())
+def test_a_shorter_copy_says_less_but_nothing_else(raw: bytes, data: st.DataObject) -> None:
+    whole = packet.decode_head(raw)
+    shorter = packet.decode_head(raw[: data.draw(st.integers(20 if whole.family == 4 else 40, len(raw)))])
+
+    assert (shorter.source, shorter.destination) == (whole.source, whole.destination)
+    assert shorter.source_port in {None, whole.source_port}
+
+
+@given(st.lists(st.tuples(U16, U16, U32, st.binary(max_size=40), U32), max_size=5))
+def test_messages_are_read_back_as_they_were_written(wanted: list[tuple[int, int, int, bytes, int]]) -> None:
+    datagram = b"".join(
+        netlink.message(kind, flags, sequence, payload, port=port) for kind, flags, sequence, payload, port in wanted
+    )
+
+    assert list(netlink.messages(datagram)) == [
+        netlink.Message(kind, flags, sequence, port, payload) for kind, flags, sequence, payload, port in wanted
+    ]
+
+
+@given(ATTRIBUTES)
+def test_attributes_are_read_back_as_they_were_written(wanted: list[tuple[int, bytes]]) -> None:
+    members = [netlink.attribute(kind, value) for kind, value in wanted]
+
+    assert list(netlink.attributes(b"".join(members))) == wanted
+    assert list(netlink.attributes(netlink.nested(7, *members))) == [(7, b"".join(members))]
+
+
+@given(st.lists(PACKETS, max_size=4))
+def test_logged_packets_are_read_back_as_the_kernel_wrote_them(wanted: list[nflog.LoggedPacket]) -> None:
+    datagram = b"".join(map(as_kernel_writes, wanted)) + netlink.message(netlink.NLMSG_DONE, 0, 0, bytes(4))
+
+    assert nflog.decode_datagram(datagram) == nflog.Datagram(wanted, 0)
+
+
+@given(
+    st.binary(max_size=100)
+    | st.text(max_size=50).map(str.encode)
+    | st.integers(1, 5000).map(lambda depth: b'{"later":' + b"[" * depth)
+)
+def test_any_bytes_are_a_record_or_a_decode_error(raw: bytes) -> None:
+    with suppress(DecodeError):
+        assert records.decode(records.encode(records.decode(raw))).count >= 1
