@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,7 @@ def namespace_document(name: str, labels: dict[str, str] | None = None) -> Docum
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {"ns": name}}}
 
 
-def pod_document(
-    pod: PodPlan, labels: dict[str, str] | None = None, ports: Sequence[Document] = ()
-) -> Document:
+def pod_document(pod: PodPlan, labels: dict[str, str] | None = None, ports: Sequence[Document] = ()) -> Document:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -64,6 +64,13 @@ def logging_document(*, allow: bool, deny: bool) -> Document:
 
 def as_text(documents: Iterable[Document]) -> str:
     return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return when a condition holds, looking fifty times a second; the test's own assertion tells if it never did."""
+    end, pause = time.monotonic() + seconds, threading.Event()
+    while not condition() and time.monotonic() < end:
+        pause.wait(0.02)
 
 
 class Lab:

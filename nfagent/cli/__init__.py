@@ -94,7 +94,11 @@ def _guarded(call: Callable[[], int]) -> int:
     try:
         return call()
     except click.ClickException as error:
-        error.show()
+        from nfagent.cli.output import remark
+
+        remark("error", error.format_message())
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"see: {error.ctx.command_path} --help", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
@@ -103,9 +107,10 @@ def _guarded(call: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     except Exception as error:
+        from nfagent.cli.output import remark
         from nfagent.errors import NfagentError
 
         if not isinstance(error, NfagentError):
             raise
-        click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+        remark("error", error)
         return 2

@@ -72,10 +72,12 @@ def explain(  # noqa: PLR0913 - one argument for each option
 def _text(found: dict[str, Any]) -> list[str]:
     from nfagent.cli.tables import paint
 
-    flow = found["flow"]
-    where = f"[{found['destination']}]" if found["destination"] == flow["destination"] and ":" in flow["destination"] else found["destination"]
-    port = f", {flow['protocol']}" if flow["port"] is None else f":{flow['port']}/{flow['protocol']}"
-    return [f"{found['source']} -> {where}{port}: {paint(found['verdict'].upper())}", *found["lines"]]
+    flow, host = found["flow"], found["destination"]
+    if flow["port"] is not None:
+        # An address that is nobody's, as it is; a Pod's or a node's is in parentheses behind its name.
+        host = f"[{host}]:{flow['port']}" if ":" in host and "(" not in host else f"{host}:{flow['port']}"
+    connection = f"{found['source']} -> {host}/{flow['protocol']}"
+    return [f"{connection}: {paint(found['verdict'].upper())}", *found["lines"]]
 
 
 def _read_record(text: str) -> Record:

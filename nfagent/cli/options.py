@@ -54,9 +54,9 @@ def pod_option(command: _Command) -> _Command:
             raise click.BadParameter(f"{value!r} is no Pod; write NAMESPACE/POD, like shop/web")
         return value
 
-    return click.option(
-        "--pod", metavar="NS/POD", default="", callback=checked, help="Only this Pod, like shop/web."
-    )(command)
+    return click.option("--pod", metavar="NS/POD", default="", callback=checked, help="Only this Pod, like shop/web.")(
+        command
+    )
 
 
 def settings_of(config: Path | None, manifests: Path | None = None, node: str = "") -> Settings:

@@ -201,7 +201,7 @@ def _acknowledged(datagram: bytes) -> int | None:
     return None
 
 
-def groupgroup_owner(group: int) -> int | None:
+def group_owner(group: int) -> int | None:
     """Give the netlink port of a group's reader, usually its process id; None where nobody reads it."""
     # lines are: group, port id of its socket, queued records, copy mode, copy range, timeout, references
     try:

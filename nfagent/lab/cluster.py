@@ -66,6 +66,11 @@ class LabAgent:
             raise UsageError(f"the agent of node {self.node} isn't running")
         return self._process
 
+    @property
+    def runs(self) -> bool:
+        """Tell whether it was started, and not stopped."""
+        return self._process is not None
+
     def start(self, settings: Mapping[str, str] | None = None) -> None:
         """Start it, and return when it enforces. Raises KernelError with its own words where it doesn't."""
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +216,8 @@ class LabCluster:
             if path.suffix in {".yaml", ".yml", ".json"} and not path.name.startswith(".")
         }
         end = time.monotonic() + _SYNC_SECONDS
-        for agent in self.agents.values() if agents is None else agents:
+        running = [agent for agent in self.agents.values() if agent.runs]
+        for agent in running if agents is None else agents:
             while not agent.has_read(files):
                 if time.monotonic() > end:
                     raise KernelError(f"the agent of node {agent.node} doesn't follow: {agent.said[-2000:]}")

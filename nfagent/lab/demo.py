@@ -148,9 +148,7 @@ class _Demo:
         self._stage.block(line for line in text.splitlines() if not line.startswith("#"))
         self._cluster.write(_POLICY, text)
         reached = self._matrix()
-        wanted = {
-            key: key[1] != "shop/db" or (key[0], key[2]) == ("shop/api", 5432) for key in reached
-        }
+        wanted = {key: key[1] != "shop/db" or (key[0], key[2]) == ("shop/api", 5432) for key in reached}
         self._expect(reached == wanted, "the policy isn't enforced as it reads")
 
     def _matrix(self) -> dict[tuple[str, str, int], bool]:
@@ -262,9 +260,7 @@ class _Demo:
                     took[what].append(((first or began) - began) * 1000)
                     self._cluster.settle()
         self._stage.progress("")
-        rows = [
-            [what, f"{statistics.median(times):.1f} ms", f"{max(times):.1f} ms"] for what, times in took.items()
-        ]
+        rows = [[what, f"{statistics.median(times):.1f} ms", f"{max(times):.1f} ms"] for what, times in took.items()]
         self._stage.table(["change", "median", "slowest"], rows)
         self._result["latency_ms"] = {what: [round(value, 2) for value in times] for what, times in took.items()}
 
@@ -294,5 +290,3 @@ class _Demo:
             self._result["as_expected"] = False
             self._result.setdefault("failures", []).append(otherwise)
             self._stage.fail(otherwise)
-
-

@@ -14,7 +14,7 @@ import msgspec
 
 from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.model import NetworkPolicy, Peer, PodPeer, PolicyPort, Rule
+from nfagent.policy.model import IpBlock, NetworkPolicy, Peer, PodPeer, PolicyPort, Rule
 
 Outcome: TypeAlias = Literal["allow", "peer", "port"]
 """What became of a rule: it allows, its peers don't match, or its peers do and its ports don't."""
@@ -117,24 +117,41 @@ def judge(cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flow, 
     for policy in isolating:
         rules = policy.rules(direction)
         for index, rule in enumerate(rules):
-            outcome = _outcome(cluster, rule, flow, direction)
+            outcome = _outcome(cluster, policy, rule, flow, direction)
             outcomes.append(RuleOutcome(policy.ref, index, len(rules), str(rule), outcome))
     return Side(direction, pod.ref, tuple(policy.ref for policy in isolating), tuple(outcomes))
 
 
-def _outcome(cluster: ClusterState, rule: Rule, flow: Flow, direction: Direction) -> Outcome:
+def _outcome(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flow, direction: Direction) -> Outcome:
     peer_address = flow.source if direction == "ingress" else flow.destination
     if rule.peers and not any(_peer_matches(cluster, peer, peer_address) for peer in rule.peers):
         return "peer"
-    if rule.ports and not any(_port_matches(cluster, port, flow) for port in rule.ports):
+    named = any(port.name for port in rule.ports)
+    servers = _servers(cluster, policy, rule, flow, direction) if named else []
+    if rule.ports and not any(_port_matches(port, flow, servers) for port in rule.ports):
         return "port"
     return "allow"
 
 
+def _servers(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flow, direction: Direction) -> list[Pod]:
+    """Give the Pods whose named ports count: of two that hold one address, those that the rule is about."""
+    peers = (PodPeer(policy.pods, namespace=policy.namespace),) if direction == "ingress" else rule.peers
+    held = cluster.by_address.get(flow.destination, {}).values()
+    return [pod for pod in held if not peers or any(_means(cluster, peer, flow.destination, pod) for peer in peers)]
+
+
 def _peer_matches(cluster: ClusterState, peer: Peer, address: str) -> bool:
     if not isinstance(peer, PodPeer):
-        return peer.cidr.holds(address) and not any(hole.holds(address) for hole in peer.excepts)
+        return _in_block(peer, address)
     return any(_pod_matches(cluster, peer, pod) for pod in cluster.by_address.get(address, {}).values())
+
+
+def _means(cluster: ClusterState, peer: Peer, address: str, pod: Pod) -> bool:
+    return _pod_matches(cluster, peer, pod) if isinstance(peer, PodPeer) else _in_block(peer, address)
+
+
+def _in_block(block: IpBlock, address: str) -> bool:
+    return block.cidr.holds(address) and not any(hole.holds(address) for hole in block.excepts)
 
 
 def _pod_matches(cluster: ClusterState, peer: PodPeer, pod: Pod) -> bool:
@@ -146,13 +163,13 @@ def _pod_matches(cluster: ClusterState, peer: PodPeer, pod: Pod) -> bool:
     return peer.pods.matches(dict(pod.labels))
 
 
-def _port_matches(cluster: ClusterState, port: PolicyPort, flow: Flow) -> bool:
+def _port_matches(port: PolicyPort, flow: Flow, servers: Iterable[Pod]) -> bool:
     if port.protocol != flow.protocol or flow.port is None:
         return False
     if not port.name:
         return not port.first or port.first <= flow.port <= port.last
     return any(
         (declared.name, declared.protocol, declared.port) == (port.name, port.protocol, flow.port)
-        for pod in cluster.by_address.get(flow.destination, {}).values()
+        for pod in servers
         for declared in pod.ports
     )

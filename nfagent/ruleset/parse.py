@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from nfagent.cluster.address import AddressError, Family, Range, canonical, parse_cidr, single
+from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
 from nfagent.errors import WireError
 from nfagent.ruleset.objects import (
     ABSENT,
@@ -53,6 +53,8 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
     ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
 }
+_UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading raises where a listing isn't shaped as ours are."""
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 
 
@@ -76,7 +78,11 @@ def parse_counters(listing: object) -> dict[str, CounterValue]:
     found = {}
     for kind, item in _items(listing):
         if kind == "counter":
-            found[str(item.get("name"))] = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
+            try:
+                value = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
+            except _UNKNOWN:
+                raise WireError(f"libnftables listed a counter without figures: {item!r}") from None
+            found[str(item.get("name"))] = value
     return found
 
 
@@ -130,7 +136,7 @@ class _Reader:
                     self.rules.setdefault(str(item.get("chain")), []).append(_known_rule(item))
                 case _:
                     self.foreign.add((kind, name))
-        except (KeyError, TypeError, ValueError, AddressError):
+        except _UNKNOWN:
             self.foreign.add((kind, name))
 
     def ruleset(self) -> Ruleset:
@@ -186,7 +192,7 @@ def _hook(item: _Json) -> Hook | None:
 def _known_rule(item: _Json) -> Rule:
     try:
         return _rule(item)
-    except (KeyError, TypeError, ValueError):
+    except _UNKNOWN:
         return Rule((_foreign(item.get("expr")),))
 
 

@@ -177,7 +177,8 @@ MASQUERADE = st.builds(
     IpMasqConfig,
     cidrs=st.none()
     | st.lists(
-        st.sampled_from(["10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0"]).map(parse_cidr), max_size=3
+        st.sampled_from(["10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0"]).map(parse_cidr),
+        max_size=3,
     ).map(tuple),
     link_local=st.tuples(st.booleans(), st.booleans()),
 )

@@ -1,0 +1,205 @@
+"""What `nfagent check` looks at. Nothing here changes anything, but for a verdict-log group that is held for a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cli.client import listening
+from nfagent.cli.tables import counted
+from nfagent.config import DEFAULT_FILE, Settings, load_settings
+from nfagent.edge.claim import holder
+from nfagent.edge.kernel import INSTALL_HINT, Nftables
+from nfagent.edge.nflog import NflogSource, group_owner
+from nfagent.errors import EnvironmentError_, KernelError, NfagentError, SettingError
+from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
+
+Result: TypeAlias = Literal["ok", "warn", "FAIL"]
+
+ABLE = frozenset({"ok", "warn"})
+_CAP_NET_ADMIN = 12
+_STATUS = Path("/proc/self/status")
+_SYSCTL = Path("/proc/sys")
+_INTERFACES = Path("/sys/class/net")
+_BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
+_TABLE = f"{TABLE_FAMILY} {TABLE}"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at.
+
+    result: 'ok', 'warn' (it runs, but something is missing), 'FAIL' (it can't run)
+    found:  what there is, in words
+    mend:   the command that mends it, or what to do; '' where nothing is amiss
+    """
+
+    name: str
+    result: Result
+    found: str
+    mend: str = ""
+
+
+def run_checks(config: Path | None) -> list[Check]:
+    """Look at everything, in the order in which things build on each other."""
+    return list(_checks(config))
+
+
+def _checks(config: Path | None) -> Iterator[Check]:
+    settings, setting_check = _settings(config)
+    root = _has_net_admin()
+    yield setting_check
+    yield _manifests(settings)
+    if root:
+        yield Check("privileges", "ok", "CAP_NET_ADMIN")
+    else:
+        yield Check("privileges", "FAIL", "no CAP_NET_ADMIN: nftables can't be changed", "sudo nfagent check")
+    yield from _nftables(root=root)
+    yield _conntrack()
+    yield _nflog(settings.logging.group, root=root)
+    yield _bridges()
+    yield from _forwarding()
+    yield _other_agent(settings)
+    yield _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
+    yield _folder("runtime folder", Path(settings.runtime_dir), "runtime_dir", "FAIL")
+
+
+def _settings(config: Path | None) -> tuple[Settings, Check]:
+    try:
+        settings = load_settings(config)
+    except SettingError as error:
+        return Settings(), Check("settings", "FAIL", str(error), f"edit {config or DEFAULT_FILE}, or the environment")
+    file = config or DEFAULT_FILE
+    return settings, Check("settings", "ok", str(file) if file.exists() else f"defaults (there is no {file})")
+
+
+def _manifests(settings: Settings) -> Check:
+    if not settings.manifests:
+        mend = f"set manifests in {DEFAULT_FILE}, or run with --manifests DIR"
+        return Check("manifests", "warn", "no folder is set", mend)
+    if not Path(settings.manifests).is_dir():
+        return Check("manifests", "FAIL", f"{settings.manifests} is not a folder", f"mkdir -p {settings.manifests}")
+    return Check("manifests", "ok", settings.manifests)
+
+
+def _has_net_admin() -> bool:
+    lines = _STATUS.read_text("ascii").splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    return bool(effective >> _CAP_NET_ADMIN & 1)
+
+
+def _nftables(*, root: bool) -> Iterator[Check]:
+    try:
+        kernel = Nftables()
+    except EnvironmentError_ as error:
+        yield Check("libnftables", "FAIL", str(error).partition(";")[0], INSTALL_HINT)
+        return
+    try:
+        yield Check("libnftables", "ok", f"python3-nftables, {_nft_version()}")
+        if not root:
+            yield Check("nf_tables", "warn", "not tried: needs root")
+            return
+        table = kernel.read_now()
+        held = counted(len(table.chains), "chain") if table.exists else "not there yet"
+        yield Check("nf_tables", "ok", f"table {_TABLE}: {held}")
+    except NfagentError as error:
+        yield Check("nf_tables", "FAIL", str(error), "modprobe nf_tables")
+    finally:
+        kernel.close()
+
+
+def _nft_version() -> str:
+    nft = shutil.which("nft")
+    if nft is None:
+        return "no nft command"
+    done = subprocess.run([nft, "--version"], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603 - found in PATH, no input of anybody's
+    return done.stdout.partition(" (")[0].strip() or "nft"
+
+
+def _conntrack() -> Check:
+    limit = _sysctl("net/netfilter/nf_conntrack_max")
+    if limit is None:
+        return Check(
+            "conntrack", "warn", "nf_conntrack is not loaded; the first rules load it", "modprobe nf_conntrack"
+        )
+    return Check("conntrack", "ok", f"nf_conntrack, at most {limit} connections")
+
+
+def _nflog(group: int, *, root: bool) -> Check:
+    if not root:
+        return Check("NFLOG", "warn", "not tried: needs root")
+    agent, owner = holder(), group_owner(group)
+    if agent is not None and owner == agent:
+        return Check("NFLOG", "ok", f"group {group} is read by the agent, process {agent}")
+    try:
+        asyncio.run(_open_group(group))
+    except (EnvironmentError_, KernelError) as error:
+        found, _, mend = str(error).partition("; ")
+        return Check("NFLOG", "warn", f"{found}: there will be no verdict log", mend)
+    return Check("NFLOG", "ok", f"group {group} is free")
+
+
+async def _open_group(group: int) -> None:
+    source = NflogSource(group)
+    source.open(lambda _packets: None)
+    source.close()
+
+
+def _bridges() -> Check:
+    bridges = sorted(path.parent.name for path in _INTERFACES.glob("*/bridge"))
+    if not bridges:
+        return Check("br_netfilter", "ok", "no bridges here, so it isn't needed")
+    named = f"{'bridge' if len(bridges) == 1 else 'bridges'} {', '.join(bridges)}"
+    missing = [name for name in _BRIDGE_SYSCTLS if _sysctl(name) != "1"]
+    if not missing:
+        return Check("br_netfilter", "ok", f"sees the traffic within {named}")
+    settings = " ".join(f"{name.replace('/', '.')}=1" for name in missing)
+    found = f"traffic between Pods of {named} passes by the rules"
+    return Check("br_netfilter", "warn", found, f"modprobe br_netfilter && sysctl -w {settings}")
+
+
+def _forwarding() -> Iterator[Check]:
+    for name, sysctl in (("IPv4", "net/ipv4/ip_forward"), ("IPv6", "net/ipv6/conf/all/forwarding")):
+        value = _sysctl(sysctl)
+        if value is None:
+            yield Check(f"{name} forwarding", "ok", f"this kernel has no {name}")
+        elif value == "0":
+            mend = f"sysctl -w {sysctl.replace('/', '.')}=1"
+            yield Check(f"{name} forwarding", "warn", "off: Pods reach nothing outside their node", mend)
+        else:
+            yield Check(f"{name} forwarding", "ok", "on")
+
+
+def _other_agent(settings: Settings) -> Check:
+    process = holder()
+    if process is None:
+        return Check("agent", "ok", f"none runs; table {_TABLE} is free")
+    try:
+        ours = listening(settings.socket_path)
+    except EnvironmentError_:
+        return Check("agent", "ok", f"process {process} keeps table {_TABLE}")
+    if ours:
+        return Check("agent", "ok", f"running: process {process} keeps table {_TABLE}")
+    found = f"process {process} keeps table {_TABLE}, and does not answer at {settings.socket_path}"
+    return Check("agent", "FAIL", found, f"systemctl stop nfagent, or kill {process}")
+
+
+def _folder(name: str, folder: Path, setting: str, failure: Result) -> Check:
+    # The folder is made when it is needed: what counts is the nearest one that exists.
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Check(name, "ok", str(folder) + ("" if there == folder else " (made when needed)"))
+    return Check(name, failure, f"{there} can't be written to", f"run as root, or set another {setting}")
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        return (_SYSCTL / name).read_text("ascii").strip()
+    except OSError:
+        return None

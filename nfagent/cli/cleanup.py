@@ -1,0 +1,99 @@
+"""`nfagent cleanup`: the rules go, when nobody keeps them any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfagent.cli.options import config_option, output_option, settings_of
+
+if TYPE_CHECKING:
+    from nfagent.ruleset.objects import Ruleset
+
+
+@click.command(epilog="Example: systemctl stop nfagent && nfagent cleanup")
+@config_option
+@output_option("text", "json", "yaml")
+def cleanup(config: Path | None, output: str) -> None:
+    """Remove the rules that an agent left in force: table inet nfagent, and nothing else.
+
+    From then on every connection is allowed and nothing is masqueraded. Refused while an agent runs. Needs root.
+    """
+    from nfagent.cli.output import emit, say
+
+    settings = settings_of(config)
+    removed = _removed_table()
+    socket = _removed_socket(settings.socket_path)
+    if output == "text":
+        say(_text(removed, socket))
+    else:
+        emit({"table": removed, "socket": socket}, output)
+
+
+def _removed_table() -> dict[str, int] | None:
+    """Delete the table; give what it held, None where there was none."""
+    from nfagent.edge.claim import claim_table, holder
+    from nfagent.edge.kernel import Nftables
+    from nfagent.errors import UsageError
+    from nfagent.ruleset.objects import ABSENT
+    from nfagent.ruleset.transaction import diff
+
+    process = holder()
+    if process is not None:
+        raise UsageError(
+            f"process {process} enforces this table; stop it first (systemctl stop nfagent, or kill {process})"
+        )
+    kernel = Nftables()
+    claim = claim_table()  # no agent starts while we read and delete
+    try:
+        found = kernel.read_now()
+        kernel.apply_now(diff(found, ABSENT))
+    finally:
+        claim.close()
+        kernel.close()
+    return _counts(found) if found.exists else None
+
+
+def _counts(found: Ruleset) -> dict[str, int]:
+    return {
+        "chains": len(found.chains),
+        "rules": sum(len(chain.rules) for chain in found.chains.values()),
+        "sets": len(found.sets),
+        "set_elements": sum(len(item.elements) for item in found.sets.values()),
+        "maps": len(found.maps),
+        "map_elements": sum(len(item.elements) for item in found.maps.values()),
+        "counters": len(found.counters),
+        "foreign": len(found.foreign),
+    }
+
+
+def _removed_socket(path: Path) -> str | None:
+    """Delete a socket that nobody listens at, left by an agent that was killed; give its path, None without one."""
+    from nfagent.cli.client import listening
+
+    if not path.is_socket() or listening(path):
+        return None
+    path.unlink(missing_ok=True)
+    return str(path)
+
+
+def _text(removed: dict[str, Any] | None, socket: str | None) -> list[str]:
+    from nfagent.cli.tables import counted
+    from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
+
+    table = f"table {TABLE_FAMILY} {TABLE}"
+    if removed is None:
+        lines = [f"nothing to remove: there is no {table}"]
+    else:
+        parts = [
+            f"{counted(removed['chains'], 'chain')} with {counted(removed['rules'], 'rule')}",
+            f"{counted(removed['sets'], 'set')} with {counted(removed['set_elements'], 'element')}",
+            f"{counted(removed['maps'], 'verdict map')} with {counted(removed['map_elements'], 'element')}",
+            counted(removed["counters"], "counter"),
+        ]
+        if removed["foreign"]:
+            parts.append(f"{counted(removed['foreign'], 'object')} that somebody else had put into it")
+        lines = [f"removed {table}: {', '.join(parts)}"]
+    return lines + ([f"removed {socket}: nobody listened there"] if socket else [])

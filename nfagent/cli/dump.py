@@ -1,0 +1,86 @@
+"""`nfagent dump`: views of what the agent knows, wants, and has in the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nfagent.cli.options import (
+    config_option,
+    manifests_option,
+    namespace_option,
+    node_option,
+    output_option,
+    pod_option,
+    settings_of,
+)
+
+VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters")
+_RULESETS = ("ruleset", "kernel")
+
+
+@click.command(epilog="Example: nfagent dump policies --pod shop/db")
+@click.argument("view", type=click.Choice(VIEWS), default="state", metavar="[VIEW]")
+@namespace_option
+@pod_option
+@manifests_option
+@node_option
+@config_option
+@output_option("text", "json", "yaml", "nft")
+@click.pass_context
+def dump(  # noqa: PLR0913 - one argument for each option
+    context: click.Context,
+    *,
+    view: str,
+    namespace: str,
+    pod: str,
+    manifests: Path | None,
+    node: str,
+    config: Path | None,
+    output: str,
+) -> None:
+    """Show what the agent knows, wants, and has in the kernel, as one of these views.
+
+    \b
+    state     nodes, Pods, masquerade, what is wrong with the input  (the default)
+    policies  every policy: whom it isolates on this node, what it allows
+    ruleset   what the kernel must hold
+    kernel    what the kernel holds
+    diff      where the two differ, and the commands that put it right; exit code 1 where they do
+    counters  packets and bytes by policy, direction and verdict
+
+    The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
+    """  # noqa: D301 - \b is click's: keep these lines as they are
+    from nfagent.cli.answers import find_answers
+    from nfagent.cli.output import emit, say
+    from nfagent.errors import UsageError
+    from nfagent.ruleset.views import Scope
+
+    if output == "nft" and view not in {*_RULESETS, "diff"}:
+        raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
+    answers = find_answers(settings_of(config, manifests, node), from_files=manifests is not None)
+    content = answers.view(view, Scope(namespace, pod))
+    if output in {"json", "yaml"}:
+        emit(content["objects"] if view in _RULESETS else content, output)
+    elif view in _RULESETS:
+        click.echo(content[output], nl=False)
+    elif output == "nft":
+        click.echo("".join(f"{command}\n" for command in content["commands"]), nl=False)
+    else:
+        say(_text(view, content))
+    context.exit(1 if view == "diff" and not content["equal"] else 0)
+
+
+def _text(view: str, content: dict[str, Any]) -> list[str]:
+    from nfagent.cli import readable
+
+    match view:
+        case "state":
+            return readable.state(content)
+        case "policies":
+            return readable.policies(content)
+        case "counters":
+            return readable.counters(content)
+    return readable.differences(content)

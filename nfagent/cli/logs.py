@@ -1,0 +1,174 @@
+"""`nfagent logs`: the verdict log, filtered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nfagent.cli.options import config_option, namespace_option, output_option, pod_option, settings_of
+from nfagent.cli.tables import counted, line, paint, strong, widths
+
+if TYPE_CHECKING:
+    from nfagent.verdicts.records import Endpoint, Record
+
+_AGO = re.compile(r"(\d+[smhd])+")
+_PART = re.compile(r"(\d+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_HEADER = ("TIME", "VERDICT", "DIRECTION", "CONNECTION", "POLICIES", "COUNT")
+_LEAST = (24, 7, 9, 40, 20)
+
+
+def parse_ago(text: str) -> int:
+    """Read a time span, `90s`, `5m`, `1h30m`, `2d`, as seconds. Raises click.BadParameter."""
+    if not _AGO.fullmatch(text):
+        raise click.BadParameter(f"{text!r} is no time span; write one like 90s, 5m, 1h30m, 2d")
+    return sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+
+
+@click.command(epilog="Example: nfagent logs -f --verdict deny --pod shop/db --since 5m")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("--verdict", type=click.Choice(("allow", "deny")), help="Only this verdict.")
+@namespace_option
+@pod_option
+@click.option("--policy", metavar="NS/NAME", default="", help="Only verdicts by this policy.")
+@click.option(
+    "--since",
+    metavar="SPAN",
+    callback=lambda _context, _parameter, value: None if value is None else parse_ago(value),
+    help="Only the last 90s, 5m, 1h30m, 2d.",
+)
+@click.option("--file", "path", metavar="PATH", type=click.Path(path_type=Path), help="Read this log instead.")
+@config_option
+@output_option("text", "json")
+def logs(  # noqa: PLR0913 - one argument for each option
+    *,
+    follow: bool,
+    verdict: str | None,
+    namespace: str,
+    pod: str,
+    policy: str,
+    since: int | None,
+    path: Path | None,
+    config: Path | None,
+    output: str,
+) -> None:
+    """Show the verdict log, oldest first: who was allowed, who was denied, and by which policies.
+
+    -n and --pod match either end. What is logged is switched by the NetworkLogging object `default`.
+    `-o json` writes the records as they are, a line each.
+    """
+    import time
+
+    from nfagent.cli.tail import Tail
+    from nfagent.errors import EnvironmentError_, UsageError
+    from nfagent.verdicts.records import timestamp
+
+    log = path or settings_of(config).verdict_log
+    earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
+
+    def wanted(record: Record) -> bool:
+        return (
+            (verdict is None or record.disposition == verdict)
+            and record.timestamp >= earliest
+            and (not namespace or namespace in {record.src.pod_namespace, record.dest.pod_namespace})
+            and (not pod or pod in {_pod(record.src), _pod(record.dest)})
+            and (not policy or policy in _policies(record))
+        )
+
+    try:
+        tail = Tail(log)
+        if not follow and not tail.exists():
+            raise UsageError(
+                f"{log}: there is no verdict log yet; the NetworkLogging object `default` switches logging on, "
+                "and --file PATH reads another file"
+            )
+        _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
+    except (PermissionError, IsADirectoryError) as error:
+        raise EnvironmentError_(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
+
+
+def _show(
+    batches: Iterator[list[bytes]],
+    wanted: Callable[[Record], bool],
+    form: Callable[[list[Record]], Iterator[str]],
+) -> None:
+    from nfagent.cli.output import remark, say
+
+    unread = 0
+    try:
+        for lines in batches:
+            records = list(_decoded(lines))
+            unread += len(lines) - len(records)
+            shown = list(form([record for record in records if wanted(record)]))
+            if shown:
+                say(shown)
+    finally:
+        if unread:
+            remark("warning", f"passed over {counted(unread, 'line')} that {'is' if unread == 1 else 'are'} no record")
+
+
+def _decoded(lines: list[bytes]) -> Iterator[Record]:
+    from nfagent.errors import DecodeError
+    from nfagent.verdicts.records import decode
+
+    for line in lines:
+        try:
+            yield decode(line)
+        except DecodeError:
+            continue
+
+
+def _json_lines(records: list[Record]) -> Iterator[str]:
+    from nfagent.verdicts.records import encode
+
+    return (encode(record).decode().rstrip("\n") for record in records)
+
+
+class _TextLines:
+    """Rows whose columns line up, batch after batch: a column grows, and never shrinks."""
+
+    def __init__(self) -> None:
+        self._columns = list(_LEAST)
+        self._begun = False
+
+    def __call__(self, records: list[Record]) -> Iterator[str]:
+        rows = [_row(record) for record in records]
+        self._columns = widths(rows, self._columns)
+        if rows and not self._begun:
+            self._begun = True
+            yield strong(line(_HEADER, widths([_HEADER], self._columns), {5}))
+        columns = widths([_HEADER], self._columns)
+        for row in rows:
+            yield line(row, columns, {5})
+
+
+def _row(record: Record) -> list[str]:
+    connection = record.connection
+    host = _end(record.dest)
+    if connection.dest_port is not None:
+        host = f"[{host}]:{connection.dest_port}" if ":" in host else f"{host}:{connection.dest_port}"
+    return [
+        f"{record.timestamp[:23]}Z",
+        paint(record.disposition),
+        connection.direction,
+        f"{_end(record.src)} -> {host}/{connection.protocol}",
+        ", ".join(_policies(record)),
+        str(record.count),
+    ]
+
+
+def _end(end: Endpoint) -> str:
+    return end.instance or _pod(end)
+
+
+def _pod(end: Endpoint) -> str:
+    return f"{end.pod_namespace}/{end.pod_name}" if end.pod_name else ""
+
+
+def _policies(record: Record) -> list[str]:
+    named = (*record.policies, *record.isolating_policies)
+    return [f"{policy.namespace}/{policy.name}" if policy.namespace else policy.name for policy in named]

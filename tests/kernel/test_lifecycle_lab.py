@@ -1,0 +1,134 @@
+"""Item 4: one table, changed by its difference only, that outlives the agent; nobody else's is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from nfagent.lab.cluster import LabAgent
+from nfagent.lab.plan import grid
+from nfagent.lab.probe import Probe
+from nfagent.lab.servers import pod_endpoints
+from nfagent.lab.stream import watch_change
+from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab
+
+pytestmark = pytest.mark.kernel
+
+NODES, PODS, _OUTSIDE = grid()
+DENY = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"])
+ALLOW = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, ingress=[{}])
+SOMEBODY = "table inet somebody { chain c { type filter hook forward priority 10; ip saddr 192.0.2.77 drop\n} }"
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
+        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80)]))
+        running.apply("deny", DENY)
+        yield running
+
+
+def agent_of(lab: Lab, pod: str) -> LabAgent:
+    namespace, name = pod.split("/")
+    return lab.cluster.agent(lab.fabric.pods[namespace, name].node)
+
+
+def reached(lab: Lab) -> set[bool]:
+    probes = [Probe(lab.pod("y/a"), lab.address("x/a", family), "tcp", 80) for family in (4, 6)]
+    return {outcome.reached for outcome in lab.ask(probes, 0.3).values()}
+
+
+def handles(agent: LabAgent) -> set[str]:
+    """What the table holds, with the kernel's handles: an object made anew has another."""
+    listed = agent.nft("-a", "list", "table", "inet", "nfagent")
+    return {line.strip() for line in re.sub(r"packets \d+ bytes \d+", "", listed).splitlines() if "# handle" in line}
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_48_the_rules_go_on_enforcing_when_the_agent_is_gone(lab: Lab, *, kill: bool) -> None:
+    agent = agent_of(lab, "x/a")
+    agent.stop(kill=kill)
+    assert reached(lab) == {False}
+
+
+def test_a_start_that_finds_the_right_rules_changes_nothing(lab: Lab) -> None:
+    agent = agent_of(lab, "x/a")
+    before = handles(agent)
+    agent.stop()
+    agent.start()
+    assert agent.ask("/v1/dump/state")["agent"]["reconcile"]["transactions"] == 0
+    assert handles(agent) == before
+
+
+def test_a_start_changes_only_what_differs(lab: Lab) -> None:
+    agent = agent_of(lab, "x/a")
+    before = handles(agent)
+    agent.stop()
+    other = policy_document("x", "other", podSelector={"matchLabels": {"pod": "c"}}, policyTypes=["Egress"])
+    lab.apply("other", other)
+    agent.start()
+    lab.cluster.settle()
+    assert agent.ask("/v1/dump/state")["agent"]["reconcile"]["transactions"] == 1
+    assert before <= handles(agent)
+    assert any("egress/x/other" in line for line in handles(agent) - before)
+
+
+def test_43_no_packet_slips_through_a_restart(lab: Lab) -> None:
+    agent = agent_of(lab, "x/a")
+    watched = (lab.pod("y/a"), lab.address("x/a", 4), "udp", 80)
+    with ThreadPoolExecutor(1) as pool:
+        slipped = pool.submit(watch_change, *watched, want=True, deadline=4.0)
+        for kill in (False, True):
+            agent.stop(kill=kill)
+            agent.start()
+            agent.reload()
+        assert slipped.result() is None
+    lab.apply("deny", ALLOW)
+    assert reached(lab) == {True}
+
+
+def test_other_tables_are_neither_read_nor_touched(lab: Lab) -> None:
+    agent = agent_of(lab, "x/a")
+    agent.nft(SOMEBODY)
+    before = agent.nft("-a", "list", "table", "inet", "somebody")
+    agent.reload()
+    lab.apply("deny", ALLOW)
+    agent.stop()
+    agent.start()
+    done = agent.run("cleanup")
+    assert done.returncode == 2, "an agent keeps the table: cleanup must refuse"
+    agent.stop()
+    assert agent.run("cleanup").returncode == 0
+    assert agent.nft("-a", "list", "table", "inet", "somebody") == before
+    assert "nfagent" not in agent.nft("list", "tables")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["delete table inet nfagent", "flush ruleset", "flush chain inet nfagent forward-ingress"],
+    ids=["the table is deleted", "the whole ruleset is flushed", "a base chain is flushed"],
+)
+def test_44_a_damaged_table_is_put_right_by_a_reload(lab: Lab, damage: str) -> None:
+    agent = agent_of(lab, "x/a")
+    agent.nft(*damage.split())
+    assert reached(lab) == {True}
+    assert agent.run("dump", "diff").returncode == 1
+    agent.reload()
+    lab.cluster.settle([agent])
+    assert reached(lab) == {False}
+    status = agent.ask("/v1/dump/state")["agent"]["reconcile"]
+    assert status["drifts"] == 1
+
+
+def test_27_a_change_after_an_outside_deletion_of_an_element_heals_itself(lab: Lab) -> None:
+    agent = agent_of(lab, "x/a")
+    address = lab.address("x/a", 4)
+    agent.nft("delete", "element", "inet", "nfagent", "ingress4", f"{{ {address} }}")
+    lab.delete("deny")
+    assert reached(lab) == {True}
+    lab.apply("deny", DENY)
+    assert reached(lab) == {False}

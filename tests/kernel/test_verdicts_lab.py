@@ -1,0 +1,173 @@
+"""Item 5: logged packets become records, attributed, none lost, switched by the NetworkLogging object."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from nfagent.lab.cluster import LabAgent
+from nfagent.lab.plan import OutsideHost, grid
+from nfagent.lab.probe import Probe
+from nfagent.lab.servers import Endpoint, Protocol, pod_endpoints
+from nfagent.verdicts.records import Record, decode
+from tests.labs import (
+    Lab,
+    logging_document,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+NODES, PODS, _ = grid()
+OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
+PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("sctp", 80), ("icmp", 0)]
+SUBJECT = {"matchLabels": {"pod": "a"}}
+FROM_Y = policy_document(
+    "x", "from-y", podSelector=SUBJECT, ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}]
+)
+FROM_B = policy_document(
+    "x",
+    "from-b",
+    podSelector=SUBJECT,
+    ingress=[{"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "b"}}}]}],
+)
+FLOOD = """
+import socket, sys, time
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+sock = socket.socket(family, socket.SOCK_DGRAM)
+count, per_second = int(sys.argv[2]), int(sys.argv[3])
+start = time.monotonic()
+for number in range(count):
+    due = start + number / per_second
+    while time.monotonic() < due:
+        pass
+    sock.sendto(b"x", (sys.argv[1], 9))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
+        running.servers.listen(pod_endpoints(running.fabric, PORTS))
+        name = running.fabric.outside_namespace("outside")
+        running.servers.listen(Endpoint(name, address, "tcp", 80) for address in OUTSIDE.addresses)
+        running.apply("policies", FROM_Y, FROM_B)
+        yield running
+
+
+def agent(lab: Lab) -> LabAgent:
+    return lab.cluster.agent(lab.fabric.pods["x", "a"].node)
+
+
+def records(lab: Lab) -> list[Record]:
+    log = agent(lab).verdict_log
+    return [decode(line) for line in log.read_bytes().splitlines()] if log.exists() else []
+
+
+def fresh(lab: Lab, count: int, act: Callable[[], object], seconds: float = 5.0) -> list[Record]:
+    """Give the records that an act brings about; `count` of them are waited for."""
+    known = len(records(lab))
+    act()
+    wait_until(lambda: len(records(lab)) >= known + count, seconds)
+    return records(lab)[known:]
+
+
+def switch(lab: Lab, *, allow: bool, deny: bool) -> None:
+    lab.apply("logging", logging_document(allow=allow, deny=deny))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(("protocol", "port"), PORTS)
+def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
+    lab: Lab, protocol: Protocol, port: int, family: int
+) -> None:
+    switch(lab, allow=False, deny=True)
+    probe = Probe(lab.pod("z/c"), lab.address("x/a", family), protocol, port)
+    found = fresh(lab, 1, lambda: lab.reaches(probe, 0.15))
+    first = found[0]
+    assert {record.disposition for record in found} == {"deny"}
+    assert (first.connection.src_ip, first.connection.dest_ip) == (lab.address("z/c", family), probe.destination)
+    expected = {"icmp": "icmpv6"}.get(protocol, protocol) if family == 6 else protocol
+    assert (first.connection.protocol, first.connection.direction) == (expected, "ingress")
+    assert first.connection.dest_port == (port or None)
+    assert (first.src.pod_namespace, first.src.pod_name) == ("z", "c")
+    assert (first.dest.pod_namespace, first.dest.pod_name) == ("x", "a")
+    assert [policy.name for policy in first.isolating_policies] == ["from-b", "from-y"]
+    assert (first.policies, first.count, first.node_name) == ((), 1, lab.fabric.pods["x", "a"].node)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(
+    ("source", "policies"),
+    [("y/c", ["from-y"]), ("z/b", ["from-b"]), ("y/b", ["from-b", "from-y"])],
+    ids=["one policy", "the other policy", "every policy that allows it"],
+)
+def test_an_allowed_connection_is_one_record_that_names(
+    lab: Lab, source: str, policies: list[str], family: int
+) -> None:
+    switch(lab, allow=True, deny=False)
+    probe = Probe(lab.pod(source), lab.address("x/a", family), "tcp", 80)
+    found = fresh(lab, 1, lambda: lab.reaches(probe))
+    assert [[policy.name for policy in record.policies] for record in found] == [policies]
+    assert (found[0].disposition, found[0].connection.dest_port) == ("allow", 80)
+
+
+def test_an_end_outside_the_cluster_is_an_instance(lab: Lab) -> None:
+    switch(lab, allow=True, deny=True)
+    probe = Probe(lab.fabric.outside_namespace("outside"), lab.address("x/a", 4), "udp", 80)
+    found = fresh(lab, 1, lambda: lab.reaches(probe, 0.15))
+    assert found[0].src.instance == OUTSIDE.addresses[0]
+
+
+def test_a_one_way_udp_stream_is_one_allowed_connection(lab: Lab) -> None:
+    switch(lab, allow=True, deny=False)
+    flood = [sys.executable, "-c", FLOOD, lab.address("x/a", 4), "20", "200"]
+    command = lab.fabric.command(lab.pod("y/c"), flood)
+    found = fresh(lab, 1, lambda: subprocess.run(command, check=True, timeout=30))
+    marker = Probe(lab.pod("z/b"), lab.address("x/a", 4), "tcp", 80)
+    found += fresh(lab, 1, lambda: lab.reaches(marker))
+    assert [record.connection.protocol for record in found] == ["udp", "tcp"]
+
+
+def test_without_the_object_nothing_is_logged_and_with_it_again_everything(lab: Lab) -> None:
+    switch(lab, allow=True, deny=True)
+    lab.delete("logging")
+    before = len(records(lab))
+    denied = Probe(lab.pod("z/c"), lab.address("x/a", 4), "udp", 80)
+    assert not lab.reaches(denied, 0.15)
+    assert lab.reaches(Probe(lab.pod("y/c"), lab.address("x/a", 4), "tcp", 80))
+    switch(lab, allow=False, deny=True)
+    marker = Probe(lab.pod("z/a"), lab.address("x/a", 4), "icmp", 0)
+    fresh(lab, 1, lambda: lab.reaches(marker, 0.15))
+    since = records(lab)[before:]
+    assert {record.connection.protocol for record in since} == {"icmp"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_ten_thousand_packets_a_second_are_all_recorded(lab: Lab, family: int) -> None:
+    switch(lab, allow=False, deny=True)
+    count = 30_000
+    flood = [sys.executable, "-c", FLOOD, lab.address("x/a", family), str(count), "10000"]
+    before, written = counters(lab), lines(lab)
+    subprocess.run(lab.fabric.command(lab.pod("z/c"), flood), check=True, timeout=60)
+    wait_until(lambda: counters(lab)["received"] >= before["received"] + count, seconds=60)
+    after = counters(lab)
+    assert (after["lost"], after["overruns"]) == (before["lost"], before["overruns"])
+    assert lines(lab) == written + count
+
+
+def counters(lab: Lab) -> dict[str, int]:
+    found: dict[str, int] = agent(lab).ask("/v1/dump/state")["agent"]["verdict_log"]
+    return found
+
+
+def lines(lab: Lab) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in agent(lab).verdict_log.parent.iterdir())
