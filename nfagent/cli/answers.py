@@ -131,7 +131,7 @@ class KernelAnswers:
         finally:
             kernel.close()
 
-    def explain(self, source: str, destination: str) -> dict[str, Any]:
+    def explain(self, source: str, destination: str) -> dict[str, Any]:  # noqa: ARG002 - as Answers has it
         """Refuse: the rules alone don't know Pods."""
         raise self._nobody()
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nfagent.cli.options import config_option, output_option
+
+if TYPE_CHECKING:
+    from nfagent.cli.checks import Check
 
 
 @click.command(epilog="Example: sudo nfagent check")
@@ -35,14 +39,11 @@ def check(context: click.Context, config: Path | None, output: str) -> None:
 
 
 def _text(found: list[Check]) -> list[str]:
-    from nfagent.cli.tables import line, paint, table, widths
+    from nfagent.cli.tables import paint, table
 
-    rows = [[item.name, paint(item.result), item.found] for item in found]
-    header, *lines = table(("check", "result", "found"), rows)
-    columns = widths([("check", "result"), *([item.name, item.result] for item in found)])
+    header, *rows = table(("check", "result", "found"), ([item.name, paint(item.result), item.found] for item in found))
+    indent = " " * click.unstyle(header).index("FOUND")
     shown = [header]
-    for item, text in zip(found, lines, strict=True):
-        shown.append(text)
-        if item.mend:
-            shown.append(line(["", "", f"to mend: {item.mend}"], columns + [0]).replace("-", " ", 2))
+    for item, row in zip(found, rows, strict=True):
+        shown += [row, f"{indent}to mend: {item.mend}"] if item.mend else [row]
     return shown

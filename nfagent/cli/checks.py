@@ -1,4 +1,4 @@
-"""What `nfagent check` looks at. Nothing here changes anything, but for a verdict-log group that is held for a moment."""
+"""What `nfagent check` looks at. Nothing here changes anything; the verdict log's group is held for a moment."""
 
 from __future__ import annotations
 

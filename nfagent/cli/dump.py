@@ -30,7 +30,7 @@ _RULESETS = ("ruleset", "kernel")
 @config_option
 @output_option("text", "json", "yaml", "nft")
 @click.pass_context
-def dump(  # noqa: PLR0913 - one argument for each option
+def dump(
     context: click.Context,
     *,
     view: str,

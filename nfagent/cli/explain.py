@@ -28,7 +28,7 @@ _PORTLESS = {"icmp", "icmpv6"}
 @config_option
 @output_option("text", "json", "yaml")
 @click.pass_context
-def explain(  # noqa: PLR0913 - one argument for each option
+def explain(
     context: click.Context,
     *,
     source: str | None,

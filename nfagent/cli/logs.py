@@ -115,9 +115,9 @@ def _decoded(lines: list[bytes]) -> Iterator[Record]:
     from nfagent.errors import DecodeError
     from nfagent.verdicts.records import decode
 
-    for line in lines:
+    for text in lines:
         try:
-            yield decode(line)
+            yield decode(text)
         except DecodeError:
             continue
 

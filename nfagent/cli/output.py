@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
-from typing import Any
 
 import click
 
@@ -12,7 +12,7 @@ from nfagent.cli.tables import coloured
 from nfagent.errors import Problem
 
 
-def emit(value: Any, form: str) -> None:
+def emit(value: object, form: str) -> None:
     """Write a value to stdout, `form` being 'json' or 'yaml'."""
     if form == "yaml":
         import yaml
@@ -29,8 +29,6 @@ def say(lines: Iterable[str]) -> None:
 
 def remark(word: str, message: object) -> None:
     """Say something about the answer on stderr: `warning: …`."""
-    import sys
-
     shown = click.style(f"{word}:", fg="red" if word == "error" else "yellow") if coloured(sys.stderr) else f"{word}:"
     click.echo(f"{shown} {message}", err=True, color=coloured(sys.stderr))
 

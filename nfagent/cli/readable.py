@@ -113,8 +113,7 @@ def _policy_lines(policy: View) -> list[str]:
         problem = Problem(**{**policy["problem"], "object": ""})
         return [
             f"{name}  {paint('FAILS CLOSED')}: {problem}",
-            f"  until that is mended, it isolates pods {policy['selects']} for {' and '.join(policy['isolates'])},"
-            " and allows nothing",
+            f"  it isolates pods {policy['selects']} for {' and '.join(policy['isolates'])}, and allows nothing",
         ]
     lines = [name]
     for direction in policy["isolates"]:

@@ -38,6 +38,7 @@ TAG = "demo"
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
 _POLICY = "policy-db.yaml"
 _PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("tcp", 5432)]
+_TARGETS = (("shop", "web", 80), ("shop", "api", 80), ("shop", "db", 80), ("shop", "db", 5432))
 _ROUNDS = 20
 _RECORD_SECONDS = 3.0
 
@@ -154,22 +155,22 @@ class _Demo:
     def _matrix(self) -> dict[tuple[str, str, int], bool]:
         pods = list(self._fabric.pods.values())
         probes = {
-            (f"{a.namespace}/{a.name}", f"{b.namespace}/{b.name}", port): [
-                Probe(self._fabric.pod_namespace(*a.key), address, protocol, port) for address in b.addresses
+            (f"{pod.namespace}/{pod.name}", f"{namespace}/{name}", port): [
+                Probe(self._fabric.pod_namespace(*pod.key), address, "tcp", port)
+                for address in self._fabric.pods[namespace, name].addresses
             ]
-            for a in pods
-            for b in pods
-            for protocol, port in _PORTS
-            if a is not b
+            for pod in pods
+            for namespace, name, port in _TARGETS
+            if pod.key != (namespace, name)
         }
         outcomes = run_probes(self._servers, (probe for group in probes.values() for probe in group))
         reached = {key: {outcomes[probe].reached for probe in group} for key, group in probes.items()}
         self._expect(all(len(verdicts) == 1 for verdicts in reached.values()), "IPv4 and IPv6 differ")
-        names = [f"{pod.namespace}/{pod.name}" for pod in pods]
-        header = ["from \\ to", *(f"{name}:{port}" for name in names for _, port in _PORTS)]
+        targets = [(f"{namespace}/{name}", port) for namespace, name, port in _TARGETS]
+        header = ["from \\ to", *(f"{name}:{port}" for name, port in targets)]
         rows = [
-            [source, *(self._cell(reached.get((source, name, port))) for name in names for _, port in _PORTS)]
-            for source in names
+            [source, *(self._cell(reached.get((source, *target))) for target in targets)]
+            for source in (f"{pod.namespace}/{pod.name}" for pod in pods)
         ]
         self._stage.table(header, rows)
         return {key: verdicts == {True} for key, verdicts in reached.items()}

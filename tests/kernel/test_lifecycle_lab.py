@@ -20,7 +20,11 @@ pytestmark = pytest.mark.kernel
 NODES, PODS, _OUTSIDE = grid()
 DENY = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"])
 ALLOW = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, ingress=[{}])
-SOMEBODY = "table inet somebody { chain c { type filter hook forward priority 10; ip saddr 192.0.2.77 drop\n} }"
+SOMEBODY = (
+    "add table inet somebody",
+    "add chain inet somebody c { type filter hook forward priority 10; }",
+    "add rule inet somebody c ip saddr 192.0.2.77 counter drop",
+)
 
 
 @pytest.fixture
@@ -93,7 +97,8 @@ def test_43_no_packet_slips_through_a_restart(lab: Lab) -> None:
 
 def test_other_tables_are_neither_read_nor_touched(lab: Lab) -> None:
     agent = agent_of(lab, "x/a")
-    agent.nft(SOMEBODY)
+    for command in SOMEBODY:
+        agent.nft(command)
     before = agent.nft("-a", "list", "table", "inet", "somebody")
     agent.reload()
     lab.apply("deny", ALLOW)

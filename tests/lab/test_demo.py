@@ -1,0 +1,75 @@
+"""Item 7: the demo shows what it says, and leaves nothing behind, also when it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nfagent.lab import netns
+from tests.labs import wait_until
+
+pytestmark = pytest.mark.kernel
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "nfagent", "lab", "demo"]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that writes JSON; its scratch files go into the test's folder."""
+    with subprocess.Popen(
+        [*COMMAND, "-o", "json"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        if process.poll() is None:
+            process.kill()
+
+
+def namespaces(process: subprocess.Popen[str]) -> list[str]:
+    return netns.named(netns.prefix("demo", process.pid))
+
+
+def agents(folder: Path) -> list[int]:
+    """Processes whose manifests are below a folder: the demo's agents."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"nfagent" in command and any(part.startswith(os.fsencode(folder)) for part in command):
+                found.append(int(entry.name))
+    return found
+
+
+def test_everything_goes_as_the_demo_says_and_nothing_is_left(demo: subprocess.Popen[str], tmp_path: Path) -> None:
+    output, said = demo.communicate(timeout=120)
+    assert demo.returncode == 0, said
+    result = json.loads(output)
+    assert result["as_expected"], result
+    assert [row["seen_as"] for row in result["masquerade"]] == ["192.0.2.1", "10.64.0.10", "2001:db8:ffff::1"]
+    assert {len(times) for times in result["latency_ms"].values()} == {20}
+    assert (namespaces(demo), agents(tmp_path), list(tmp_path.iterdir())) == ([], [], [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_demo_cleans_up(demo: subprocess.Popen[str], tmp_path: Path, number: signal.Signals) -> None:
+    wait_until(lambda: len(agents(tmp_path)) == 2, seconds=30)
+    assert len(namespaces(demo)) > 5
+    demo.send_signal(number)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert (namespaces(demo), agents(tmp_path), list(tmp_path.iterdir())) == ([], [], [])
