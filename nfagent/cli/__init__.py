@@ -29,6 +29,7 @@ COMMANDS = {
 """Command -> its module in this package, which has a click command of the same name; what the listing says of it."""
 
 INTERRUPTED = 130
+_COMPLETION = "_NFAGENT_COMPLETE"
 
 
 class _Commands(click.Group):
@@ -85,9 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _called(arguments: Sequence[str] | None) -> int:
-    code = nfagent.main(None if arguments is None else list(arguments), "nfagent", standalone_mode=False)
+    if _COMPLETION in os.environ:
+        nfagent.main(prog_name="nfagent")  # ends the process: the shell asked for completions
+    # Not by click's own main, whose exit code 1 for a reader that went away would mean "no" here.
+    try:
+        with nfagent.make_context("nfagent", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            nfagent.invoke(context)
+        code = 0
+    except click.exceptions.Exit as end:
+        code = end.exit_code
     sys.stdout.flush()  # here, where a reader that went away is still understood
-    return code if isinstance(code, int) else 0
+    return code
 
 
 def _guarded(call: Callable[[], int]) -> int:

@@ -8,6 +8,7 @@ nftables, which refuses overlaps (corner-cases.md 22, 24) and folds host bits aw
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
@@ -16,6 +17,8 @@ import msgspec
 Family: TypeAlias = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
 _BITS = {4: 32, 6: 128}
+_CIDR = re.compile(r"[^%/]+/\d+\Z", re.ASCII)
+"""What ipaddress reads beyond it, netmasks and zones, the API server refuses."""
 
 
 class AddressError(ValueError):
@@ -81,7 +84,7 @@ def parse_cidr(cidr: str, *, strict: bool = False) -> Range:
 
     Raises AddressError.
     """
-    if "/" not in cidr:
+    if not _CIDR.match(cidr):
         raise AddressError("is not a CIDR; write address and prefix length, like 10.0.0.0/8")
     try:
         network = ipaddress.ip_network(cidr, strict=False)

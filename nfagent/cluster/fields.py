@@ -24,6 +24,8 @@ _LABEL_MAX = 63
 _SUBDOMAIN_MAX = 253
 _PORT_NAME_MAX = 15
 _PORT_MAX = 65535
+_LONGEST_DECIMAL = 128
+"""Bits of the longest number that a message shows in decimal."""
 
 
 class Field:
@@ -49,7 +51,7 @@ class Field:
 
     def error(self, reason: str) -> ObjectError:
         """Make the error that says what is wrong with this field's value."""
-        shown = "" if self.value is None or isinstance(self.value, dict | list) else str(self.value)
+        shown = "" if self.value is None or isinstance(self.value, dict | list) else _written(self.value)
         return ObjectError(Problem(object=self.owner, field=self.path, value=shown, reason=reason))
 
     def mapping(self) -> dict[str, Any]:
@@ -165,3 +167,8 @@ class Field:
             at = f"{self.path}.{key}"
             pairs.append((Field(self.owner, at, key).label_key(), Field(self.owner, at, value).label_value()))
         return tuple(sorted(pairs))
+
+
+def _written(value: object) -> str:
+    # Python writes no number of more than 4300 decimal digits, and YAML can hold one.
+    return hex(value) if isinstance(value, int) and value.bit_length() > _LONGEST_DECIMAL else str(value)

@@ -1,0 +1,108 @@
+"""The command line as a whole: what it lists, imports, and says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+
+from nfagent.cli import COMMANDS, nfagent
+
+HEAVY = {"aiohttp", "asyncio", "msgspec", "nftables", "pyroute2", "watchfiles", "yaml", "nfagent.agent", "nfagent.config"}
+
+
+def all_commands() -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, (module, _) in COMMANDS.items():
+        command = getattr(import_module(f"nfagent.cli.{module}"), name)
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": item for inner, item in command.commands.items()}
+    return found
+
+
+def modules_after(*arguments: str) -> set[str]:
+    program = (
+        "import sys, json\nfrom nfagent.cli import main\n"
+        f"try:\n    main({list(arguments)!r})\n"
+        "except SystemExit:\n    print('\\n' + json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["lab", "--help"], ["dump", "--help"]], ids=" ".join)
+def test_help_loads_click_and_nothing_heavier(arguments: list[str]) -> None:
+    assert HEAVY & modules_after(*arguments) == set()
+
+
+def test_the_listing_imports_no_command() -> None:
+    loaded = modules_after("--help")
+    assert {name for name in loaded if name.startswith("nfagent.cli.")} == set()
+
+
+@pytest.mark.parametrize("name", list(all_commands()))
+def test_the_help_of_every_command_has_an_example_of_it(name: str) -> None:
+    command = all_commands()[name]
+    assert command.epilog is not None
+    assert "Example:" in command.epilog
+    assert f"nfagent {name}" in command.epilog
+
+
+@pytest.mark.parametrize("name", [name for name in all_commands() if name not in {"run", "lab"}])
+def test_every_command_that_answers_can_answer_in_json(name: str) -> None:
+    outputs = [option for option in all_commands()[name].params if option.name == "output"]
+    assert len(outputs) == 1
+    assert isinstance(outputs[0].type, click.Choice)
+    assert {"text", "json"} <= set(outputs[0].type.choices)
+
+
+def test_every_command_is_listed_with_its_short_help(nfagent_) -> None:
+    listing = nfagent_("--help")
+    assert listing.code == 0
+    for name, (_, words) in COMMANDS.items():
+        assert f"{name}  " in listing.out
+        assert words in listing.out
+
+
+def test_an_unknown_command_is_answered_with_those_that_there_are(nfagent_) -> None:
+    said = nfagent_("frobnicate")
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.startswith("error: there is no command 'frobnicate'; there are run, render, ")
+
+
+def test_a_wrong_option_points_to_the_command_s_own_help(nfagent_) -> None:
+    said = nfagent_("dump", "--frob")
+    assert said.code == 2
+    assert "see: nfagent dump --help" in said.err
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "nfagent", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(50) == 130
+
+
+def test_an_interrupt_ends_the_command_quietly(monkeypatch: pytest.MonkeyPatch, nfagent_) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nfagent, "invoke", interrupted)
+    assert nfagent_("check") == (130, "", "")
+
+
+def test_a_setting_that_is_wrong_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch, nfagent_) -> None:
+    monkeypatch.setenv("NFAGENT_LOGGING_GROUP", "70000")
+    said = nfagent_("dump", "kernel")
+    assert said.code == 2
+    assert "logging.group" in said.err

@@ -1,0 +1,73 @@
+"""Tables line up, and colour is only where somebody looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.cli import tables
+
+CELL = st.text("ab/.:-", max_size=12)
+
+
+class Screen:
+    """Stands for stdout on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Screen())
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@given(st.lists(st.tuples(CELL, CELL, CELL), max_size=8))
+def test_every_column_begins_where_its_heading_does(rows: list[tuple[str, str, str]]) -> None:
+    header, *lines = tables.table(("one", "two", "three"), rows)
+    begin = header.index("TWO"), header.index("THREE")
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        padded = line.ljust(begin[1])
+        assert padded[: begin[0] - 2].rstrip() == (row[0] or "-")
+        assert padded[begin[0] : begin[1] - 2].rstrip() == (row[1] or "-")
+        assert padded[begin[1] :] == (row[2] or "-")
+
+
+def test_numbers_are_set_flush_right() -> None:
+    shown = tables.table(("name", "packets"), [("a", "5"), ("b", "1234567")], right={1})
+    assert shown == ["NAME  PACKETS", "a           5", "b     1234567"]
+
+
+def test_colour_takes_no_room_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_terminal(monkeypatch)
+    coloured = tables.table(("verdict", "who"), [(tables.paint("deny"), "a"), (tables.paint("allow"), "b")])
+    assert coloured[1] != click.unstyle(coloured[1])
+    assert [click.unstyle(line) for line in coloured] == ["VERDICT  WHO", "deny     a", "allow    b"]
+
+
+def test_no_color_switches_colour_off_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_terminal(monkeypatch)
+    assert tables.coloured()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not tables.coloured()
+    assert tables.paint("deny") == "deny"
+
+
+def test_nothing_is_coloured_in_a_pipe() -> None:
+    assert tables.paint("deny") == "deny"
+    assert tables.strong("words") == "words"
+
+
+@pytest.mark.parametrize(
+    ("count", "word", "words"),
+    [(0, "rule", "no rules"), (1, "policy", "1 policy"), (2, "policy", "2 policies"), (3, "day", "3 days")],
+)
+def test_things_are_counted_in_words(count: int, word: str, words: str) -> None:
+    counted: Callable[[int, str], str] = tables.counted
+    assert counted(count, word) == words

@@ -1,0 +1,56 @@
+"""A judgement names what decided: who isolates, who allows, and what became of each rule."""
+
+from __future__ import annotations
+
+from nfagent.cluster.model import Ref
+from nfagent.policy.evaluate import Judgement, evaluate
+from tests.scene import Document, Scene, labelled, pod, policy
+
+
+def judged(source: str, destination: str, port: str, *policies: Document) -> Judgement:
+    scene = Scene(pod("shop/web", "a", 10, app="web"), pod("shop/db", "b", 10, app="db"), *policies)
+    view = scene.views["a"]
+    return evaluate(view.cluster, view.index.policies.values(), scene.flow(source, destination, port))
+
+
+def test_every_policy_that_allows_is_named_in_order_and_every_rule_has_its_outcome() -> None:
+    found = judged(
+        "shop/web",
+        "shop/db",
+        "80/tcp",
+        policy("shop/z", ingress=[{"ports": [{"port": 80}]}]),
+        policy("shop/a", ingress=[{"from": [{"podSelector": labelled(app="none")}]}, {"ports": [{"port": 81}]}, {}]),
+    )
+    assert found.egress is not None
+    assert (found.egress.isolating, found.egress.allowed) == ((), True)
+    assert found.ingress is not None
+    a, z = Ref("NetworkPolicy", "shop", "a"), Ref("NetworkPolicy", "shop", "z")
+    assert (found.ingress.isolating, found.ingress.allowing) == ((a, z), (a, z))
+    assert [(rule.policy, rule.index, rule.total, rule.outcome) for rule in found.ingress.rules] == [
+        (a, 0, 3, "peer"),
+        (a, 1, 3, "port"),
+        (a, 2, 3, "allow"),
+        (z, 0, 1, "allow"),
+    ]
+
+
+def test_a_denied_flow_names_who_isolates_and_nobody_who_allows() -> None:
+    found = judged("shop/web", "shop/db", "80/tcp", policy("shop/p", labelled(app="web"), types=["Egress"]))
+    assert found.egress is not None
+    assert (found.egress.isolating, found.egress.allowing) == ((Ref("NetworkPolicy", "shop", "p"),), ())
+    assert not found.allowed
+
+
+def test_a_pod_reaches_itself_and_a_node_its_own_pods() -> None:
+    closed = policy("shop/p", types=["Ingress", "Egress"])
+    own = judged("shop/web", "shop/web", "80/tcp", closed)
+    assert (own.allowed, own.egress, own.ingress) == (True, None, None)
+    assert "itself" in own.exempt
+    probe = judged("a", "shop/web", "80/tcp", closed)
+    assert (probe.allowed, probe.ingress) == (True, None)
+    assert "node a" in probe.exempt
+
+
+def test_ends_that_are_no_pods_are_not_asked() -> None:
+    found = judged("outside", "203.0.113.9", "80/tcp")
+    assert (found.allowed, found.egress, found.ingress) == (True, None, None)
