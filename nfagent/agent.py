@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.cluster.model import Ref
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
 from nfagent.edge.claim import claim_table
@@ -38,7 +39,6 @@ from nfagent.ruleset.views import (
     scoped,
     state_view,
 )
-from nfagent.cluster.model import Ref
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import encode
 from nfagent.wire.nflog import LoggedPacket

@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def node_name(self) -> str:
-        """This node's name: the setting, or the machine's host name in lower case, as kubelet has it."""
+        """The name of this node: the setting, or the machine's host name in lower case, as kubelet has it."""
         return self.node or socket.gethostname().lower()
 
     @property

@@ -52,7 +52,7 @@ class SettingError(UsageError):
 
 
 class EnvironmentError_(NfagentError):  # noqa: N801 - the plain name is a builtin
-    """This machine lacks something that nfagent needs; the message names the command that mends it."""
+    """The machine lacks something that nfagent needs; the message names the command that mends it."""
 
 
 class DecodeError(NfagentError):

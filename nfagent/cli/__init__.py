@@ -102,6 +102,9 @@ def _called(arguments: Sequence[str] | None) -> int:
 def _guarded(call: Callable[[], int]) -> int:
     try:
         return call()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         from nfagent.cli.output import remark
 

@@ -149,10 +149,8 @@ async def follow(folder: Path, known: Folder, stop: asyncio.Event) -> AsyncItera
     ):
         paths = {Path(changed) for _, changed in changes}
         if any(path.suffix not in SUFFIXES and not path.is_file() for path in paths):
-            # A folder came, went or was renamed: what lies in it makes no events of its own. Where the whole
-            # folder is gone, what was read last holds.
-            if folder.is_dir():
-                yield read_folder(folder, known)
+            # A folder came, went or was renamed: what lies in it makes no events of its own.
+            yield _read_again(folder, known)
             continue
         manifests = sorted(path for path in paths if is_manifest(folder, path))
         if any(known.unsettled(*_named(folder, path)) for path in manifests):
@@ -161,6 +159,11 @@ async def follow(folder: Path, known: Folder, stop: asyncio.Event) -> AsyncItera
         for path in manifests:
             batch += known.update(str(path.relative_to(folder)), _text(path))
         yield batch
+
+
+def _read_again(folder: Path, known: Folder) -> list[Event]:
+    """Read everything; where the whole folder is gone, what was read last holds."""
+    return read_folder(folder, known) if folder.is_dir() else []
 
 
 def _named(folder: Path, path: Path) -> tuple[str, str]:

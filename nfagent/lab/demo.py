@@ -30,8 +30,8 @@ from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.probe import Outcome, Probe, run_probes
 from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
-from nfagent.lab.stream import watch_change
 from nfagent.lab.stage import Stage
+from nfagent.lab.stream import watch_change
 from nfagent.ruleset.desired import Desired
 
 TAG = "demo"

@@ -45,10 +45,8 @@ class Stage:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show rows in columns that line up."""
-        everything = [list(header), *(list(row) for row in rows)]
-        width = max(map(len, everything))
-        for row in everything:
-            row += [""] * (width - len(row))
+        width = max(len(row) for row in (header, *rows))
+        everything = [[*row, *[""] * (width - len(row))] for row in (header, *rows)]
         sizes = [max(len(_plain(row[column])) for row in everything) for column in range(width)]
         for number, row in enumerate(everything):
             cells = [cell + " " * (size - len(_plain(cell))) for cell, size in zip(row, sizes, strict=True)]

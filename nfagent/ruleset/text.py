@@ -167,7 +167,7 @@ def key_text(key: Connection | Packet) -> str:
     return _END[key.end].format(_IP[key.family])
 
 
-def match_text(match: Match) -> str:  # noqa: PLR0911 - one return for each form is the plainest way to say it
+def match_text(match: Match) -> str:
     """Write one match."""
     match match:
         case InSet(key, name, negated):

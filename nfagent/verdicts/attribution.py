@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-
 import msgspec
 
 from nfagent.cluster.model import Pod, Ref

@@ -106,3 +106,11 @@ def test_a_setting_that_is_wrong_is_an_error_of_usage(monkeypatch: pytest.Monkey
     said = nfagent_("dump", "kernel")
     assert said.code == 2
     assert "logging.group" in said.err
+
+
+@pytest.mark.parametrize("group", [[], ["lab"]], ids=["nfagent", "nfagent lab"])
+def test_a_group_alone_shows_its_help_and_is_an_error_of_usage(nfagent_, group: list[str]) -> None:
+    said = nfagent_(*group)
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.startswith("Usage: nfagent")

@@ -1,0 +1,206 @@
+"""nfagent logs: what it keeps, how it reads through rotations, how it follows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import pytest
+
+from nfagent.cli.logs import parse_ago
+from nfagent.edge.logfile import RotatingFile
+from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record, encode, timestamp
+
+WEB = Endpoint(pod_name="web", workload_kind="Pod", workload_name="web", pod_namespace="shop", namespace="shop")
+DB = Endpoint(pod_name="db", workload_kind="Pod", workload_name="db", pod_namespace="data", namespace="data")
+OUTSIDE = Endpoint(instance="2001:db8::9")
+A_FEW = 3
+
+
+def record(number: int, *, age: int = 0, source: Endpoint = WEB, destination: Endpoint = DB, denied: bool = False) -> Record:
+    """Make a record that is told from others by its source port."""
+    policies = (PolicyName("np", "data", "NetworkPolicy"),)
+    return Record(
+        connection=Connection(
+            src_ip="10.0.0.1", dest_ip="10.0.0.2", src_port=number, dest_port=80, protocol="tcp", direction="ingress"
+        ),
+        disposition="deny" if denied else "allow",
+        policies=() if denied else policies,
+        isolating_policies=(PolicyName("wall", "data", "NetworkPolicy"),) if denied else (),
+        src=source,
+        dest=destination,
+        count=1,
+        node_name="node-a",
+        timestamp=timestamp(time.time_ns() - age * 1_000_000_000),
+    )
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """The path of the log that the settings name."""
+    return tmp_path / "log" / "policy_action.log"
+
+
+def write(path: Path, *records: Record) -> None:
+    writer = RotatingFile(path)
+    writer.write([encode(item) for item in records])
+    writer.close()
+
+
+def numbers(output: str) -> list[int]:
+    return [json.loads(line)["connection"]["src_port"] for line in output.splitlines()]
+
+
+FOUR = (
+    record(1),
+    record(2, denied=True),
+    record(3, source=OUTSIDE, denied=True),
+    record(4, destination=OUTSIDE, age=7200),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ([], [1, 2, 3, 4]),
+        (["--verdict", "deny"], [2, 3]),
+        (["-n", "shop"], [1, 2, 4]),
+        (["-n", "data"], [1, 2, 3]),
+        (["--pod", "shop/web"], [1, 2, 4]),
+        (["--pod", "data/web"], []),
+        (["--policy", "data/wall"], [2, 3]),
+        (["--policy", "data/np"], [1, 4]),
+        (["--since", "1h30m"], [1, 2, 3]),
+        (["--since", "1h", "--verdict", "allow"], [1]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else None,
+)
+def test_options_keep_what_they_name(nfagent_, log: Path, options: list[str], kept: list[int]) -> None:
+    write(log, *FOUR)
+    said = nfagent_("logs", "-o", "json", *options)
+    assert said.code == 0
+    assert numbers(said.out) == kept
+
+
+def test_text_lines_up_and_reads_like_a_question_to_explain(nfagent_, log: Path) -> None:
+    write(log, *FOUR)
+    header, *rows = nfagent_("logs").out.splitlines()
+    assert header.split() == ["TIME", "VERDICT", "DIRECTION", "CONNECTION", "POLICIES", "COUNT"]
+    begin, policies = header.index("CONNECTION"), header.index("POLICIES")
+    assert [row[begin:policies].rstrip() for row in rows] == [
+        "shop/web -> data/db:80/tcp",
+        "shop/web -> data/db:80/tcp",
+        "2001:db8::9 -> data/db:80/tcp",
+        "shop/web -> [2001:db8::9]:80/tcp",
+    ]
+    assert [row[policies:].split() for row in rows] == [["data/np", "1"], ["data/wall", "1"], ["data/wall", "1"], ["data/np", "1"]]
+
+
+def test_records_are_written_in_json_as_they_are_in_the_log(nfagent_, log: Path) -> None:
+    write(log, *FOUR)
+    assert nfagent_("logs", "-o", "json").out.encode() == log.read_bytes()
+
+
+def test_older_files_are_read_first(nfagent_, log: Path) -> None:
+    writer = RotatingFile(log, max_bytes=1500, backups=12)
+    for number in range(40):
+        writer.write([encode(record(number))])
+    writer.close()
+    assert log.with_name(f"{log.name}.10").exists(), "there must be a name that sorts wrongly as text"
+    assert numbers(nfagent_("logs", "-o", "json").out) == list(range(40))
+
+
+def test_lines_that_are_no_records_are_counted_and_passed_over(nfagent_, log: Path) -> None:
+    write(log, record(1))
+    with log.open("ab") as file:
+        file.write(b"nonsense\n{}\n\xff\n" + encode(record(2)) + b'{"cut off')
+    said = nfagent_("logs", "-o", "json")
+    assert numbers(said.out) == [1, 2]
+    assert "passed over 4 lines" in said.err
+
+
+def test_without_a_log_the_answer_is_how_to_get_one(nfagent_) -> None:
+    said = nfagent_("logs")
+    assert said.code == 2
+    assert "NetworkLogging" in said.err
+
+
+def test_another_file_can_be_read(nfagent_, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere.log", record(7))
+    assert numbers(nfagent_("logs", "--file", tmp_path / "elsewhere.log", "-o", "json").out) == [7]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("2d", 172800)], ids=["90s", "5m", "1h30m", "2d"]
+)
+def test_time_spans_are_read(text: str, seconds: int) -> None:
+    assert parse_ago(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5m", "5x", "1h30"])
+def test_what_is_no_time_span_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="write one like 90s"):
+        parse_ago(text)
+
+
+@contextmanager
+def following(path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "nfagent", "logs", "-f", "-o", "json", "--file", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_numbers(process: subprocess.Popen[str], count: int) -> list[int]:
+    # Each line is an event to wait for; the deadline is the test's own.
+    assert process.stdout is not None
+    return [numbers(process.stdout.readline())[0] for _ in range(count)]
+
+
+def test_following_goes_on_through_rotations(tmp_path: Path) -> None:
+    path = tmp_path / "policy_action.log"
+    writer = RotatingFile(path, max_bytes=3000, backups=50)
+    writer.write([encode(record(0))])
+    with following(path) as process:
+        assert read_numbers(process, 1) == [0]
+        for first in (1, 11, 61):  # a few, then more than one rotation at once, then more again
+            last = first + {1: 10, 11: 50, 61: 100}[first]
+            writer.write([encode(record(number)) for number in range(first, last)])
+            assert read_numbers(process, last - first) == list(range(first, last))
+    assert path.with_name(f"{path.name}.5").exists()
+    writer.close()
+
+
+def test_following_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "policy_action.log"
+    with following(path) as process:
+        write(path, record(5))
+        assert read_numbers(process, 1) == [5]
+
+
+def test_following_a_file_that_is_cut_off_begins_it_anew(tmp_path: Path) -> None:
+    path = tmp_path / "policy_action.log"
+    write(path, *(record(number) for number in range(A_FEW)))
+    with following(path) as process:
+        assert read_numbers(process, A_FEW) == [0, 1, 2]
+        path.write_bytes(encode(record(9)))
+        assert read_numbers(process, 1) == [9]
+
+
+def test_following_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy_action.log"
+    line = encode(record(2))
+    path.write_bytes(encode(record(1)) + line[:50])
+    with following(path) as process:
+        assert read_numbers(process, 1) == [1]
+        with path.open("ab") as file:
+            file.write(line[50:])
+        assert read_numbers(process, 1) == [2]

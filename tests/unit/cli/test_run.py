@@ -1,0 +1,77 @@
+"""nfagent run, as far as it goes without a kernel: what it writes to stderr, what it refuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nfagent.cli import run
+from nfagent.errors import EnvironmentError_, KernelError, NfagentError
+
+LOG = """
+import logging, sys
+from nfagent.cli.run import _log_to_stderr
+_log_to_stderr("info")
+log = logging.getLogger("nfagent.agent")
+log.info("two\\nlines")
+log.error("bad")
+log.debug("hidden")
+logging.getLogger("watchfiles").info("hidden too")
+"""
+
+
+def logged(*, journal: bool) -> list[str]:
+    reader, writer = os.pipe()
+    status = os.fstat(writer)
+    stream = f"{status.st_dev}:{status.st_ino}" if journal else f"{status.st_dev}:{status.st_ino + 1}"
+    try:
+        subprocess.run(
+            [sys.executable, "-c", LOG], stderr=writer, env=os.environ | {"JOURNAL_STREAM": stream}, check=True, timeout=50
+        )
+    finally:
+        os.close(writer)
+        with open(reader, encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, not a path
+            lines = file.read().splitlines()
+    return lines
+
+
+def test_in_the_journal_every_line_has_its_priority_and_no_time() -> None:
+    assert logged(journal=True) == ["<6>two", "<6>lines", "<3>bad"]
+
+
+def test_elsewhere_a_line_begins_with_time_and_level() -> None:
+    first, _, error = logged(journal=False)
+    assert first[8:] == " info two"
+    assert first[2] == first[5] == ":"
+    assert error[8:] == " error bad"
+
+
+def test_a_group_of_one_error_is_that_error() -> None:
+    only = EnvironmentError_("run: modprobe nf_tables")
+    assert run._plain(ExceptionGroup("tasks", [ExceptionGroup("inner", [only])])) is only  # noqa: SLF001 - see above
+
+
+def test_a_group_of_our_errors_says_each_once() -> None:
+    found = run._plain(ExceptionGroup("tasks", [KernelError("a"), KernelError("b"), KernelError("a")]))  # noqa: SLF001
+    assert isinstance(found, NfagentError)
+    assert str(found) == "a; b"
+
+
+def test_a_group_with_a_fault_of_ours_stays_whole() -> None:
+    group = ExceptionGroup("tasks", [KernelError("a"), ZeroDivisionError()])
+    assert run._plain(group) is group  # noqa: SLF001
+
+
+def test_a_folder_that_is_not_there_is_named(nfagent_, tmp_path) -> None:
+    said = nfagent_("render", "--manifests", tmp_path / "nowhere")
+    assert said.code == 2
+    assert f"{tmp_path / 'nowhere'} is not a folder" in said.err
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> None:
+    assert logging.getLogger("nfagent").level == logging.NOTSET
