@@ -109,7 +109,7 @@ class Scene:
             view.put(item)
 
     def address(self, end: str, family: int = 4) -> str:
-        """Give the address of `namespace/pod`, of node `a` or `b`, or of the host `outside`; addresses are as they are."""
+        """Give the address of `namespace/pod`, of node `a` or `b`, or of `outside`; an address is itself."""
         if end in NODE_ADDRESSES or end == "outside":
             return (NODE_ADDRESSES | {"outside": OUTSIDE})[end][family == 6]
         if "/" not in end:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nfagent.lab import netns
 from nfagent.lab.plan import NodePlan, PodPlan
 from nfagent.lab.probe import Probe
 from nfagent.lab.servers import Protocol, pod_endpoints
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.kernel
 
 PORTS: list[tuple[Protocol, int]] = [(p, n) for p in ("tcp", "udp", "sctp") for n in (80, 81)]
 CYCLONUS = load_conformance("cyclonus.json")
+# Many thousand probes use a source port twice: what an earlier one left in conntrack must be gone by then.
+FORGETFUL = {
+    "netfilter/nf_conntrack_udp_timeout": "1",
+    "netfilter/nf_conntrack_udp_timeout_stream": "1",
+    "netfilter/nf_conntrack_tcp_timeout_close": "1",
+}
 ADDRESSES = {"a": ("192.0.2.1", "2001:db8:ffff::1"), "b": ("192.0.2.2", "2001:db8:ffff::2")}
 
 
@@ -45,6 +52,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     pods = [PodPlan(pod["namespace"], pod["name"], pod["node"], tuple(pod["ips"])) for pod in CYCLONUS["pods"]]
     with running_lab(tmp_path_factory.mktemp("lab"), nodes, pods) as running:
         running.servers.listen(pod_endpoints(running.fabric, PORTS))
+        for node in nodes:
+            netns.write_sysctls(running.fabric.node_namespace(node.name), FORGETFUL)
         yield running
 
 

@@ -196,9 +196,7 @@ def test_explain_says_when_a_record_is_no_longer_true(nfagent_, manifests: Path)
     [("{}", "no policy log record"), ("nonsense", "no policy log record"), (record("deny", None), "no port")],
     ids=["an object that is none", "no JSON", "a tcp record without a port"],
 )
-def test_explain_refuses_what_is_no_record_that_it_can_judge(
-    nfagent_, manifests: Path, text: str, reason: str
-) -> None:
+def test_explain_refuses_what_is_no_record_that_it_can_judge(nfagent_, manifests: Path, text: str, reason: str) -> None:
     said = nfagent_("explain", "--from-log", text, "--manifests", manifests, "--node", "node-a")
     assert said.code == 2
     assert reason in said.err

@@ -23,7 +23,9 @@ OUTSIDE = Endpoint(instance="2001:db8::9")
 A_FEW = 3
 
 
-def record(number: int, *, age: int = 0, source: Endpoint = WEB, destination: Endpoint = DB, denied: bool = False) -> Record:
+def record(
+    number: int, *, age: int = 0, source: Endpoint = WEB, destination: Endpoint = DB, denied: bool = False
+) -> Record:
     """Make a record that is told from others by its source port."""
     policies = (PolicyName("np", "data", "NetworkPolicy"),)
     return Record(
@@ -99,7 +101,12 @@ def test_text_lines_up_and_reads_like_a_question_to_explain(nfagent_, log: Path)
         "2001:db8::9 -> data/db:80/tcp",
         "shop/web -> [2001:db8::9]:80/tcp",
     ]
-    assert [row[policies:].split() for row in rows] == [["data/np", "1"], ["data/wall", "1"], ["data/wall", "1"], ["data/np", "1"]]
+    assert [row[policies:].split() for row in rows] == [
+        ["data/np", "1"],
+        ["data/wall", "1"],
+        ["data/wall", "1"],
+        ["data/np", "1"],
+    ]
 
 
 def test_records_are_written_in_json_as_they_are_in_the_log(nfagent_, log: Path) -> None:
@@ -108,7 +115,7 @@ def test_records_are_written_in_json_as_they_are_in_the_log(nfagent_, log: Path)
 
 
 def test_older_files_are_read_first(nfagent_, log: Path) -> None:
-    writer = RotatingFile(log, max_bytes=1500, backups=12)
+    writer = RotatingFile(log, max_bytes=1500, backups=30)
     for number in range(40):
         writer.write([encode(record(number))])
     writer.close()

@@ -12,7 +12,17 @@ import pytest
 
 from nfagent.cli import COMMANDS, nfagent
 
-HEAVY = {"aiohttp", "asyncio", "msgspec", "nftables", "pyroute2", "watchfiles", "yaml", "nfagent.agent", "nfagent.config"}
+HEAVY = {
+    "aiohttp",
+    "asyncio",
+    "msgspec",
+    "nftables",
+    "pyroute2",
+    "watchfiles",
+    "yaml",
+    "nfagent.agent",
+    "nfagent.config",
+}
 
 
 def all_commands() -> dict[str, click.Command]:

@@ -30,7 +30,11 @@ def logged(*, journal: bool) -> list[str]:
     stream = f"{status.st_dev}:{status.st_ino}" if journal else f"{status.st_dev}:{status.st_ino + 1}"
     try:
         subprocess.run(
-            [sys.executable, "-c", LOG], stderr=writer, env=os.environ | {"JOURNAL_STREAM": stream}, check=True, timeout=50
+            [sys.executable, "-c", LOG],
+            stderr=writer,
+            env=os.environ | {"JOURNAL_STREAM": stream},
+            check=True,
+            timeout=50,
         )
     finally:
         os.close(writer)

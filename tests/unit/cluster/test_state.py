@@ -33,7 +33,7 @@ def test_a_relabelled_pod_moves_from_one_identity_to_another(state: ClusterState
     state.put(pod("one"))
     change = state.put(pod("one", NEW))
     assert (change.vanished, change.appeared) == (Identity("shop", WEB), Identity("shop", NEW))
-    assert (state.by_label.keys(), state.by_key.keys()) == ({("app", "new")}, {"app"})
+    assert (set(state.by_label), set(state.by_key)) == ({("app", "new")}, {"app"})
 
 
 def test_an_equal_object_and_one_that_is_not_there_change_nothing(state: ClusterState) -> None:
