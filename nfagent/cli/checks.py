@@ -12,12 +12,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.cli.client import listening
+from nfagent.cli.client import ask, listening
 from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.claim import holder
 from nfagent.edge.kernel import INSTALL_HINT, Nftables
-from nfagent.edge.nflog import NflogSource, group_owner
+from nfagent.edge.nflog import NflogSource
 from nfagent.errors import EnvironmentError_, KernelError, NfagentError, SettingError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
@@ -62,7 +62,7 @@ def _checks(config: Path | None) -> Iterator[Check]:
         yield Check("privileges", "FAIL", "no CAP_NET_ADMIN: nftables can't be changed", "sudo nfagent check")
     yield from _nftables(root=root)
     yield _conntrack()
-    yield _nflog(settings.logging.group, root=root)
+    yield _nflog(settings, root=root)
     yield _bridges()
     yield from _forwarding()
     yield _other_agent(settings)
@@ -131,18 +131,27 @@ def _conntrack() -> Check:
     return Check("conntrack", "ok", f"nf_conntrack, at most {limit} connections")
 
 
-def _nflog(group: int, *, root: bool) -> Check:
+def _nflog(settings: Settings, *, root: bool) -> Check:
     if not root:
         return Check("NFLOG", "warn", "not tried: needs root")
-    agent, owner = holder(), group_owner(group)
-    if agent is not None and owner == agent:
-        return Check("NFLOG", "ok", f"group {group} is read by the agent, process {agent}")
+    group = settings.logging.group
+    try:
+        problem = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
+        found = f"group {group} is read by the agent"
+    except NfagentError:
+        problem, found = _group_problem(group), f"group {group} is free"
+    if not problem:
+        return Check("NFLOG", "ok", found)
+    reason, _, mend = problem.partition("; ")
+    return Check("NFLOG", "warn", f"{reason}: there will be no verdict log", mend)
+
+
+def _group_problem(group: int) -> str:
     try:
         asyncio.run(_open_group(group))
     except (EnvironmentError_, KernelError) as error:
-        found, _, mend = str(error).partition("; ")
-        return Check("NFLOG", "warn", f"{found}: there will be no verdict log", mend)
-    return Check("NFLOG", "ok", f"group {group} is free")
+        return str(error)
+    return ""
 
 
 async def _open_group(group: int) -> None:

@@ -41,7 +41,9 @@ def parse_ago(text: str) -> int:
     callback=lambda _context, _parameter, value: None if value is None else parse_ago(value),
     help="Only the last 90s, 5m, 1h30m, 2d.",
 )
-@click.option("--file", "path", metavar="PATH", type=click.Path(path_type=Path), help="Read this log instead.")
+@click.option(
+    "--file", "path", metavar="PATH", type=click.Path(path_type=Path, readable=False), help="Read this log instead."
+)
 @config_option
 @output_option("text", "json")
 def logs(  # noqa: PLR0913 - one argument for each option

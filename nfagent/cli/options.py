@@ -19,7 +19,9 @@ FOLDER_HINT = "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.to
 def manifests_option(command: _Command) -> _Command:
     """`--manifests DIR`."""
     words = "Folder of Kubernetes manifests (YAML or JSON)."
-    return click.option("--manifests", metavar="DIR", type=click.Path(path_type=Path), help=words)(command)
+    return click.option("--manifests", metavar="DIR", type=click.Path(path_type=Path, readable=False), help=words)(
+        command
+    )
 
 
 def node_option(command: _Command) -> _Command:
@@ -31,7 +33,9 @@ def node_option(command: _Command) -> _Command:
 def config_option(command: _Command) -> _Command:
     """`--config FILE`."""
     words = "Settings file.  [default: /etc/nfagent/nfagent.toml, where there is one]"
-    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=words)(command)
+    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path, readable=False), help=words)(
+        command
+    )
 
 
 def output_option(*forms: str) -> Callable[[_Command], _Command]:

@@ -46,6 +46,10 @@ async def serve(path: Path, answers: Answers) -> web.AppRunner:
         found = answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
         return _json(explanation_view(found))
 
+    async def forget_socket(_application: web.Application) -> None:
+        _remove(path)
+
+    application.on_cleanup.append(forget_socket)
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)
     runner = web.AppRunner(application, access_log=None)
@@ -61,6 +65,10 @@ async def serve(path: Path, answers: Answers) -> web.AppRunner:
         await runner.cleanup()
         raise EnvironmentError_(f"{path} can't be listened at: {error}; set another runtime_dir") from None
     return runner
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)  # asyncio closes a socket, and leaves its file behind
 
 
 @web.middleware

@@ -125,7 +125,7 @@ class NflogSource:
 
     def _refusal(self, code: int) -> EnvironmentError_ | KernelError:
         # nfnetlink_log answers EPERM both without CAP_NET_ADMIN and for a group that is another socket's
-        owner = group_owner(self._group)
+        owner = _owner(self._group)
         if code == errno.EBUSY or (code == errno.EPERM and owner is not None):
             return EnvironmentError_(
                 f"NFLOG group {self._group} is already read by another process (netlink port {owner or 'unknown'}, "
@@ -201,8 +201,7 @@ def _acknowledged(datagram: bytes) -> int | None:
     return None
 
 
-def group_owner(group: int) -> int | None:
-    """Give the netlink port of a group's reader, usually its process id; None where nobody reads it."""
+def _owner(group: int) -> int | None:
     # lines are: group, port id of its socket, queued records, copy mode, copy range, timeout, references
     try:
         lines = _OWNERS.read_text("ascii").splitlines()

@@ -144,7 +144,7 @@ def _peers(rule: Rule) -> list[PodPeer | Blocks | None]:
     blocks = [peer for peer in rule.peers if isinstance(peer, IpBlock)]
     if blocks:
         pieces = [piece for block in blocks for piece in subtract(block.cidr, block.excepts)]
-        found.append(Blocks(disjoint(pieces), ", ".join(map(str, blocks))))
+        found.append(Blocks(disjoint(pieces), "; ".join(map(str, blocks))))
     return found
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from nfagent.cluster.address import Range
 from nfagent.cluster.model import Direction, Namespace, NetworkLogging, Node, Pod, Ref
-from nfagent.cluster.state import ClusterState
+from nfagent.cluster.state import NO_CHANGE, ClusterState
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.plan import MasqueradeSettings, masquerade_plan
 from nfagent.policy.compile import Structure, compile_structure
@@ -78,7 +78,7 @@ class Desired:
             case _:
                 change = self.cluster.remove(ref)
                 self.index.follow(change)
-                changed = True
+                changed = change != NO_CHANGE
         if changed:
             self._compiled = None
         return changed
@@ -119,7 +119,7 @@ class Desired:
             case _:
                 change = self.cluster.put(item)
                 self.index.follow(change)
-                changed = change.pod is not None or change.namespace is not None or change.node is not None
+                changed = change != NO_CHANGE
         return changed
 
 

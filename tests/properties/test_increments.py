@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from hypothesis import given
@@ -45,7 +46,7 @@ def final_objects(history: list[Item | Ref]) -> list[Item]:
 
 
 @given(HISTORIES, st.randoms(use_true_random=False))
-def test_a_history_compiles_to_what_its_last_objects_do_in_any_order(history: list[Item | Ref], random: Any) -> None:
+def test_a_history_compiles_to_what_its_last_objects_do_in_any_order(history: list[Item | Ref], random: Random) -> None:
     lived = Desired("a")
     for event in history:
         take(lived, event)

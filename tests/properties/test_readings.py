@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.ruleset.desired import Desired, Item
-from tests.interpreter import HookName, later, opening, reply, run, stray
-from tests.properties.strategies import NODE_ADDRESSES, NODES, PROTOCOLS, desired, flows, worlds
-
-NODE_OF = {address: node for node, addresses in NODE_ADDRESSES.items() for address in addresses}
-
-
-def hops(flow: Flow, view: Desired) -> Iterator[tuple[str, HookName]]:
-    """Give the nodes that a flow passes, and the hook that sees it there."""
-    ends = []
-    for address in (flow.source, flow.destination):
-        holder = view.cluster.holder(address)
-        ends.append(holder.node if holder is not None else NODE_OF.get(address))
-    source, destination = ends
-    if source is not None:
-        last = source == destination and flow.destination in NODE_OF
-        yield source, "output" if flow.source in NODE_OF else "input" if last else "forward"
-    if destination is not None and destination != source:
-        yield destination, "input" if flow.destination in NODE_OF else "forward"
+from tests.interpreter import later, opening, reply, run, stray
+from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
+from tests.scene import NODES, hops
 
 
 @given(worlds(), st.lists(PROTOCOLS, min_size=1, max_size=2, unique=True))
@@ -36,15 +19,13 @@ def test_evaluate_says_what_the_rules_of_both_nodes_do(
     views = {node: desired(node, world) for node in NODES}
     view = views["a"]
     policies = list(view.index.policies.values())
-    # A node's own address is known where the Node is: without it, a probe from there is like any other flow.
-    known = {address for node in view.cluster.nodes.values() for address in node.addresses}
     wrong = []
     for protocol, port in protocols:
         for flow in flows(view.cluster.by_address, protocol, port):
-            if {flow.source, flow.destination} & (NODE_OF.keys() - known):
-                continue
             packet = opening(flow)
-            passes = all(run(views[node].compiled().ruleset, hook, packet).accepted for node, hook in hops(flow, view))
+            passes = all(
+                run(views[node].compiled().ruleset, hook, packet).accepted for node, hook in hops(flow, view.cluster)
+            )
             if evaluate(view.cluster, policies, flow).allowed != passes:
                 wrong.append(f"{flow}: rules let it pass: {passes}")
     assert wrong == []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import nfagent.config
 from nfagent.cli import main
+from tests.unit.cli.called import Call, Said
 
 CLUSTER = """
 apiVersion: v1
@@ -53,17 +52,6 @@ spec:
 """
 
 
-class Said(NamedTuple):
-    """How a command ended, and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("NFAGENT_")]:
@@ -74,10 +62,10 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def nfagent_(capsys: pytest.CaptureFixture[str]) -> Command:
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
     """Call a command line, in this process."""
 
-    def call(*arguments: str | Path) -> Said:
+    def called(*arguments: str | Path) -> Said:
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
         written = capsys.readouterr()
@@ -85,12 +73,12 @@ def nfagent_(capsys: pytest.CaptureFixture[str]) -> Command:
         assert isinstance(code, int)
         return Said(code, written.out, written.err)
 
-    return call
+    return called
 
 
 @pytest.fixture
 def manifests(tmp_path: Path) -> Path:
-    """A folder with a node, two Pods, and a policy on one of them."""
+    """Write a folder with a node, two Pods, and a policy on one of them."""
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "cluster.yaml").write_text(CLUSTER)
@@ -99,7 +87,7 @@ def manifests(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def broken(manifests: Path) -> Path:
-    """The same folder, with a policy that can't be compiled and a file that doesn't parse."""
+    """Add to the folder a policy that can't be compiled and a file that doesn't parse."""
     (manifests / "policy.yaml").write_text(BROKEN_POLICY)
     (manifests / "typo.yaml").write_text("kind: Pod\nmetadata: {name: [}\n")
     return manifests

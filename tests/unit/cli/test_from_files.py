@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from nfagent.verdicts.records import Connection, Endpoint, Record, encode
+from nfagent.verdicts.records import Connection, Disposition, Endpoint, Record, encode
+from tests.unit.cli.called import Call
 
 
-def test_render_writes_the_table_with_the_pods_behind_addresses(nfagent_, manifests: Path) -> None:
-    said = nfagent_("render", "--manifests", manifests, "--node", "node-a")
+def test_render_writes_the_table_with_the_pods_behind_addresses(call: Call, manifests: Path) -> None:
+    said = call("render", "--manifests", manifests, "--node", "node-a")
     assert said.code == 0
     assert said.err == ""
     assert said.out.startswith("table inet nfagent {\n")
     assert "10.0.0.1  # shop/web\n" in said.out
 
 
-def test_render_for_nft_has_no_remarks_in_it(nfagent_, manifests: Path) -> None:
-    said = nfagent_("render", "--manifests", manifests, "--node", "node-a", "-o", "nft")
+def test_render_for_nft_has_no_remarks_in_it(call: Call, manifests: Path) -> None:
+    said = call("render", "--manifests", manifests, "--node", "node-a", "-o", "nft")
     assert "10.0.0.1\n" in said.out
     assert "#" not in said.out
 
 
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_render_gives_the_objects(nfagent_, manifests: Path, form: str, load) -> None:
-    said = nfagent_("render", "--manifests", manifests, "--node", "node-a", "-o", form)
+def test_render_gives_the_objects(call: Call, manifests: Path, form: str, load: Callable[[str], Any]) -> None:
+    said = call("render", "--manifests", manifests, "--node", "node-a", "-o", form)
     assert "ingress/shop/db" in load(said.out)["chains"]
 
 
-def test_render_names_what_it_refused_by_file_and_line_and_shows_the_rest(nfagent_, broken: Path) -> None:
-    said = nfagent_("render", "--manifests", broken, "--node", "node-a")
+def test_render_names_what_it_refused_by_file_and_line_and_shows_the_rest(call: Call, broken: Path) -> None:
+    said = call("render", "--manifests", broken, "--node", "node-a")
     assert said.code == 1
     assert "10.0.0.1  # shop/web" in said.out
     lines = said.err.splitlines()
@@ -41,41 +44,41 @@ def test_render_names_what_it_refused_by_file_and_line_and_shows_the_rest(nfagen
     assert any(line.startswith("warning: typo.yaml:2") for line in lines)
 
 
-def test_render_for_a_node_that_is_not_in_the_manifests_names_those_that_are(nfagent_, manifests: Path) -> None:
-    said = nfagent_("render", "--manifests", manifests, "--node", "node-z")
+def test_render_for_a_node_that_is_not_in_the_manifests_names_those_that_are(call: Call, manifests: Path) -> None:
+    said = call("render", "--manifests", manifests, "--node", "node-z")
     assert said.code == 0
     assert "no Node node-z in the manifests (there: node-a)" in said.err
 
 
 @pytest.mark.parametrize("command", [["render"], ["run"], ["dump"], ["explain", "shop/web", "shop/db"]], ids=" ".join)
-def test_without_manifests_and_agent_the_answer_is_how_to_give_them(nfagent_, command: list[str]) -> None:
-    said = nfagent_(*command)
+def test_without_manifests_and_agent_the_answer_is_how_to_give_them(call: Call, command: list[str]) -> None:
+    said = call(*command)
     assert said.code == 2
     assert "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.toml" in said.err
 
 
 def test_the_folder_of_the_settings_answers_where_no_agent_runs(
-    nfagent_, manifests: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
-    said = nfagent_("dump", "--node", "node-a")
+    said = call("dump", "--node", "node-a")
     assert said.code == 0
     assert "1 policy" in said.out
     assert "no agent listens" in said.err
 
 
 def test_a_socket_that_nobody_listens_at_is_no_agent(
-    nfagent_, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(tmp_path / "run" / "agent.sock"))
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
-    assert nfagent_("dump", "--node", "node-a").code == 0
+    assert call("dump", "--node", "node-a").code == 0
 
 
-def test_state_says_who_is_isolated_by_what(nfagent_, manifests: Path) -> None:
-    said = nfagent_("dump", "state", "--manifests", manifests, "--node", "node-a")
+def test_state_says_who_is_isolated_by_what(call: Call, manifests: Path) -> None:
+    said = call("dump", "state", "--manifests", manifests, "--node", "node-a")
     rows = {line.split()[0]: line.split() for line in said.out.splitlines() if line.startswith("shop/")}
     assert rows["shop/db"][-2:] == ["shop/db", "-"]
     assert rows["shop/web"][-2:] == ["-", "-"]
@@ -86,18 +89,18 @@ def test_state_says_who_is_isolated_by_what(nfagent_, manifests: Path) -> None:
     [(["-n", "shop"], ["db", "web"]), (["--pod", "shop/db"], ["db"]), (["-n", "elsewhere"], [])],
     ids=["a namespace", "a Pod", "an empty namespace"],
 )
-def test_state_can_be_asked_of_a_part(nfagent_, manifests: Path, scope: list[str], pods: list[str]) -> None:
-    said = nfagent_("dump", "state", "--manifests", manifests, "--node", "node-a", "-o", "json", *scope)
+def test_state_can_be_asked_of_a_part(call: Call, manifests: Path, scope: list[str], pods: list[str]) -> None:
+    said = call("dump", "state", "--manifests", manifests, "--node", "node-a", "-o", "json", *scope)
     assert [pod["name"] for pod in json.loads(said.out)["pods"]] == pods
 
 
-def test_policies_say_their_rules_in_words(nfagent_, manifests: Path) -> None:
-    said = nfagent_("dump", "policies", "--manifests", manifests, "--node", "node-a")
+def test_policies_say_their_rules_in_words(call: Call, manifests: Path) -> None:
+    said = call("dump", "policies", "--manifests", manifests, "--node", "node-a")
     assert "shop/db\n  ingress from pods app=web in namespace shop on postgres/tcp\n" in said.out
 
 
-def test_a_policy_that_can_not_be_compiled_fails_closed_in_so_many_words(nfagent_, broken: Path) -> None:
-    said = nfagent_("dump", "policies", "--manifests", broken, "--node", "node-a")
+def test_a_policy_that_can_not_be_compiled_fails_closed_in_so_many_words(call: Call, broken: Path) -> None:
+    said = call("dump", "policies", "--manifests", broken, "--node", "node-a")
     assert said.code == 0
     row = next(line for line in said.out.splitlines() if line.startswith("shop/broken "))
     assert row.endswith("FAILS CLOSED")
@@ -107,20 +110,22 @@ def test_a_policy_that_can_not_be_compiled_fails_closed_in_so_many_words(nfagent
 
 @pytest.mark.parametrize("view", ["state", "policies"])
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_views_of_broken_input_are_whole_in_json_and_yaml(nfagent_, broken: Path, view: str, form: str, load) -> None:
-    said = nfagent_("dump", view, "--manifests", broken, "--node", "node-a", "-o", form)
+def test_views_of_broken_input_are_whole_in_json_and_yaml(
+    call: Call, broken: Path, view: str, form: str, load: Callable[[str], Any]
+) -> None:
+    said = call("dump", view, "--manifests", broken, "--node", "node-a", "-o", form)
     assert said.code == 0
     assert len(load(said.out)["problems"]) == 2
 
 
-def test_nft_text_is_only_of_what_the_kernel_holds(nfagent_, manifests: Path) -> None:
-    said = nfagent_("dump", "state", "--manifests", manifests, "-o", "nft")
+def test_nft_text_is_only_of_what_the_kernel_holds(call: Call, manifests: Path) -> None:
+    said = call("dump", "state", "--manifests", manifests, "-o", "nft")
     assert said.code == 2
     assert "ruleset, kernel and diff" in said.err
 
 
-def test_a_pod_is_written_with_its_namespace(nfagent_, manifests: Path) -> None:
-    said = nfagent_("dump", "state", "--manifests", manifests, "--pod", "db")
+def test_a_pod_is_written_with_its_namespace(call: Call, manifests: Path) -> None:
+    said = call("dump", "state", "--manifests", manifests, "--pod", "db")
     assert said.code == 2
     assert "write NAMESPACE/POD" in said.err
 
@@ -136,38 +141,38 @@ def test_a_pod_is_written_with_its_namespace(nfagent_, manifests: Path) -> None:
     ids=["a rule allows it", "the port is another", "nothing isolates the ping", "an IPv6 address outside"],
 )
 def test_explain_answers_by_its_exit_code_and_first_line(
-    nfagent_, manifests: Path, ends: list[str], code: int, first: str
+    call: Call, manifests: Path, ends: list[str], code: int, first: str
 ) -> None:
-    said = nfagent_("explain", *ends, "--manifests", manifests, "--node", "node-a")
+    said = call("explain", *ends, "--manifests", manifests, "--node", "node-a")
     assert said.code == code
     assert said.out.splitlines()[0] == first
 
 
-def test_explain_in_json_has_the_whole_judgement(nfagent_, manifests: Path) -> None:
-    said = nfagent_("explain", "shop/web", "shop/db:1/udp", "--manifests", manifests, "--node", "node-a", "-o", "json")
+def test_explain_in_json_has_the_whole_judgement(call: Call, manifests: Path) -> None:
+    said = call("explain", "shop/web", "shop/db:1/udp", "--manifests", manifests, "--node", "node-a", "-o", "json")
     found = json.loads(said.out)
     assert said.code == 1
     assert found["allowed"] is False
     assert found["judgement"]["ingress"]["rules"][0]["outcome"] == "port"
 
 
-def test_explain_of_a_pod_that_is_not_there_says_which_one_is_near(nfagent_, manifests: Path) -> None:
-    said = nfagent_("explain", "shop/webb", "shop/db", "--manifests", manifests, "--node", "node-a")
+def test_explain_of_a_pod_that_is_not_there_says_which_one_is_near(call: Call, manifests: Path) -> None:
+    said = call("explain", "shop/webb", "shop/db", "--manifests", manifests, "--node", "node-a")
     assert said.code == 2
     assert "did you mean shop/web?" in said.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["shop/web"], ["a", "b", "--from-log", "{}"]], ids=["none", "one", "both"])
-def test_explain_wants_two_ends_or_a_record(nfagent_, arguments: list[str]) -> None:
-    said = nfagent_("explain", *arguments)
+def test_explain_wants_two_ends_or_a_record(call: Call, arguments: list[str]) -> None:
+    said = call("explain", *arguments)
     assert said.code == 2
     assert "shop/web shop/db:5432/tcp" in said.err
 
 
-def record(disposition: str, port: int | None, protocol: str = "tcp") -> str:
+def record(disposition: Disposition, port: int | None) -> str:
     item = Record(
         connection=Connection(
-            src_ip="10.0.0.1", dest_ip="10.0.0.2", src_port=4000, dest_port=port, protocol=protocol, direction="ingress"
+            src_ip="10.0.0.1", dest_ip="10.0.0.2", src_port=4000, dest_port=port, protocol="tcp", direction="ingress"
         ),
         disposition=disposition,
         src=Endpoint(instance="10.0.0.1"),
@@ -178,15 +183,15 @@ def record(disposition: str, port: int | None, protocol: str = "tcp") -> str:
     return encode(item).decode()
 
 
-def test_explain_reads_a_record_of_the_log(nfagent_, manifests: Path) -> None:
-    said = nfagent_("explain", "--from-log", record("deny", 80), "--manifests", manifests, "--node", "node-a")
+def test_explain_reads_a_record_of_the_log(call: Call, manifests: Path) -> None:
+    said = call("explain", "--from-log", record("deny", 80), "--manifests", manifests, "--node", "node-a")
     assert said.code == 1
     assert said.out.startswith("shop/web (10.0.0.1) -> shop/db (10.0.0.2):80/tcp: DENIED\n")
     assert said.err == ""
 
 
-def test_explain_says_when_a_record_is_no_longer_true(nfagent_, manifests: Path) -> None:
-    said = nfagent_("explain", "--from-log", record("deny", 5432), "--manifests", manifests, "--node", "node-a")
+def test_explain_says_when_a_record_is_no_longer_true(call: Call, manifests: Path) -> None:
+    said = call("explain", "--from-log", record("deny", 5432), "--manifests", manifests, "--node", "node-a")
     assert said.code == 0
     assert "it was denied at 2026-01-02T03:04:05.000000000Z; Pods or policies have changed since" in said.err
 
@@ -196,7 +201,9 @@ def test_explain_says_when_a_record_is_no_longer_true(nfagent_, manifests: Path)
     [("{}", "no policy log record"), ("nonsense", "no policy log record"), (record("deny", None), "no port")],
     ids=["an object that is none", "no JSON", "a tcp record without a port"],
 )
-def test_explain_refuses_what_is_no_record_that_it_can_judge(nfagent_, manifests: Path, text: str, reason: str) -> None:
-    said = nfagent_("explain", "--from-log", text, "--manifests", manifests, "--node", "node-a")
+def test_explain_refuses_what_is_no_record_that_it_can_judge(
+    call: Call, manifests: Path, text: str, reason: str
+) -> None:
+    said = call("explain", "--from-log", text, "--manifests", manifests, "--node", "node-a")
     assert said.code == 2
     assert reason in said.err

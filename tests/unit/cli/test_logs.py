@@ -16,6 +16,7 @@ import pytest
 from nfagent.cli.logs import parse_ago
 from nfagent.edge.logfile import RotatingFile
 from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record, encode, timestamp
+from tests.unit.cli.called import Call
 
 WEB = Endpoint(pod_name="web", workload_kind="Pod", workload_name="web", pod_namespace="shop", namespace="shop")
 DB = Endpoint(pod_name="db", workload_kind="Pod", workload_name="db", pod_namespace="data", namespace="data")
@@ -45,7 +46,7 @@ def record(
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """The path of the log that the settings name."""
+    """Give the path of the log that the settings name."""
     return tmp_path / "log" / "policy_action.log"
 
 
@@ -83,16 +84,16 @@ FOUR = (
     ],
     ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else None,
 )
-def test_options_keep_what_they_name(nfagent_, log: Path, options: list[str], kept: list[int]) -> None:
+def test_options_keep_what_they_name(call: Call, log: Path, options: list[str], kept: list[int]) -> None:
     write(log, *FOUR)
-    said = nfagent_("logs", "-o", "json", *options)
+    said = call("logs", "-o", "json", *options)
     assert said.code == 0
     assert numbers(said.out) == kept
 
 
-def test_text_lines_up_and_reads_like_a_question_to_explain(nfagent_, log: Path) -> None:
+def test_text_lines_up_and_reads_like_a_question_to_explain(call: Call, log: Path) -> None:
     write(log, *FOUR)
-    header, *rows = nfagent_("logs").out.splitlines()
+    header, *rows = call("logs").out.splitlines()
     assert header.split() == ["TIME", "VERDICT", "DIRECTION", "CONNECTION", "POLICIES", "COUNT"]
     begin, policies = header.index("CONNECTION"), header.index("POLICIES")
     assert [row[begin:policies].rstrip() for row in rows] == [
@@ -109,38 +110,38 @@ def test_text_lines_up_and_reads_like_a_question_to_explain(nfagent_, log: Path)
     ]
 
 
-def test_records_are_written_in_json_as_they_are_in_the_log(nfagent_, log: Path) -> None:
+def test_records_are_written_in_json_as_they_are_in_the_log(call: Call, log: Path) -> None:
     write(log, *FOUR)
-    assert nfagent_("logs", "-o", "json").out.encode() == log.read_bytes()
+    assert call("logs", "-o", "json").out.encode() == log.read_bytes()
 
 
-def test_older_files_are_read_first(nfagent_, log: Path) -> None:
+def test_older_files_are_read_first(call: Call, log: Path) -> None:
     writer = RotatingFile(log, max_bytes=1500, backups=30)
     for number in range(40):
         writer.write([encode(record(number))])
     writer.close()
     assert log.with_name(f"{log.name}.10").exists(), "there must be a name that sorts wrongly as text"
-    assert numbers(nfagent_("logs", "-o", "json").out) == list(range(40))
+    assert numbers(call("logs", "-o", "json").out) == list(range(40))
 
 
-def test_lines_that_are_no_records_are_counted_and_passed_over(nfagent_, log: Path) -> None:
+def test_lines_that_are_no_records_are_counted_and_passed_over(call: Call, log: Path) -> None:
     write(log, record(1))
     with log.open("ab") as file:
         file.write(b"nonsense\n{}\n\xff\n" + encode(record(2)) + b'{"cut off')
-    said = nfagent_("logs", "-o", "json")
+    said = call("logs", "-o", "json")
     assert numbers(said.out) == [1, 2]
     assert "passed over 4 lines" in said.err
 
 
-def test_without_a_log_the_answer_is_how_to_get_one(nfagent_) -> None:
-    said = nfagent_("logs")
+def test_without_a_log_the_answer_is_how_to_get_one(call: Call) -> None:
+    said = call("logs")
     assert said.code == 2
     assert "NetworkLogging" in said.err
 
 
-def test_another_file_can_be_read(nfagent_, tmp_path: Path) -> None:
+def test_another_file_can_be_read(call: Call, tmp_path: Path) -> None:
     write(tmp_path / "elsewhere.log", record(7))
-    assert numbers(nfagent_("logs", "--file", tmp_path / "elsewhere.log", "-o", "json").out) == [7]
+    assert numbers(call("logs", "--file", tmp_path / "elsewhere.log", "-o", "json").out) == [7]
 
 
 @pytest.mark.parametrize(

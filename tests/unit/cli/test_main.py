@@ -11,6 +11,7 @@ import click
 import pytest
 
 from nfagent.cli import COMMANDS, nfagent
+from tests.unit.cli.called import Call
 
 HEAVY = {
     "aiohttp",
@@ -71,23 +72,23 @@ def test_every_command_that_answers_can_answer_in_json(name: str) -> None:
     assert {"text", "json"} <= set(outputs[0].type.choices)
 
 
-def test_every_command_is_listed_with_its_short_help(nfagent_) -> None:
-    listing = nfagent_("--help")
+def test_every_command_is_listed_with_its_short_help(call: Call) -> None:
+    listing = call("--help")
     assert listing.code == 0
     for name, (_, words) in COMMANDS.items():
         assert f"{name}  " in listing.out
         assert words in listing.out
 
 
-def test_an_unknown_command_is_answered_with_those_that_there_are(nfagent_) -> None:
-    said = nfagent_("frobnicate")
+def test_an_unknown_command_is_answered_with_those_that_there_are(call: Call) -> None:
+    said = call("frobnicate")
     assert said.code == 2
     assert said.out == ""
     assert said.err.startswith("error: there is no command 'frobnicate'; there are run, render, ")
 
 
-def test_a_wrong_option_points_to_the_command_s_own_help(nfagent_) -> None:
-    said = nfagent_("dump", "--frob")
+def test_a_wrong_option_points_to_the_command_s_own_help(call: Call) -> None:
+    said = call("dump", "--frob")
     assert said.code == 2
     assert "see: nfagent dump --help" in said.err
 
@@ -103,24 +104,24 @@ def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
         assert process.wait(50) == 130
 
 
-def test_an_interrupt_ends_the_command_quietly(monkeypatch: pytest.MonkeyPatch, nfagent_) -> None:
+def test_an_interrupt_ends_the_command_quietly(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     def interrupted(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nfagent, "invoke", interrupted)
-    assert nfagent_("check") == (130, "", "")
+    assert call("check") == (130, "", "")
 
 
-def test_a_setting_that_is_wrong_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch, nfagent_) -> None:
+def test_a_setting_that_is_wrong_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     monkeypatch.setenv("NFAGENT_LOGGING_GROUP", "70000")
-    said = nfagent_("dump", "kernel")
+    said = call("dump", "kernel")
     assert said.code == 2
     assert "logging.group" in said.err
 
 
 @pytest.mark.parametrize("group", [[], ["lab"]], ids=["nfagent", "nfagent lab"])
-def test_a_group_alone_shows_its_help_and_is_an_error_of_usage(nfagent_, group: list[str]) -> None:
-    said = nfagent_(*group)
+def test_a_group_alone_shows_its_help_and_is_an_error_of_usage(call: Call, group: list[str]) -> None:
+    said = call(*group)
     assert said.code == 2
     assert said.out == ""
     assert said.err.startswith("Usage: nfagent")

@@ -6,15 +6,18 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from nfagent.cli import run
 from nfagent.errors import EnvironmentError_, KernelError, NfagentError
+from tests.unit.cli.called import Call
 
 LOG = """
 import logging, sys
 from nfagent.cli.run import _log_to_stderr
+from tests.unit.cli.called import Call
 _log_to_stderr("info")
 log = logging.getLogger("nfagent.agent")
 log.info("two\\nlines")
@@ -70,8 +73,8 @@ def test_a_group_with_a_fault_of_ours_stays_whole() -> None:
     assert run._plain(group) is group  # noqa: SLF001
 
 
-def test_a_folder_that_is_not_there_is_named(nfagent_, tmp_path) -> None:
-    said = nfagent_("render", "--manifests", tmp_path / "nowhere")
+def test_a_folder_that_is_not_there_is_named(call: Call, tmp_path: Path) -> None:
+    said = call("render", "--manifests", tmp_path / "nowhere")
     assert said.code == 2
     assert f"{tmp_path / 'nowhere'} is not a folder" in said.err
 

@@ -1,0 +1,397 @@
+"""The commands against a live agent and a real kernel, in a network namespace of their own, with one Pod."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from pyroute2 import netns
+
+from nfagent.cli.client import ask
+from nfagent.edge.nflog import NflogSource
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces, nf_tables and NFLOG"),
+]
+
+DEADLINE = 60.0
+VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters")
+CLUSTER = """
+apiVersion: v1
+kind: Node
+metadata: {name: node-a}
+spec: {podCIDRs: [10.0.0.0/24]}
+status: {addresses: [{type: InternalIP, address: 10.0.0.254}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web, labels: {app: web}}
+spec: {nodeName: node-a}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: db, labels: {app: db}}
+spec: {nodeName: node-b}
+status: {phase: Running, podIPs: [{ip: 10.0.1.2}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: web}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: db}}}]
+    ports: [{port: 5432}]
+---
+apiVersion: networking.gke.io/v1alpha1
+kind: NetworkLogging
+metadata: {name: default}
+spec: {cluster: {allow: {log: true}, deny: {log: true}}}
+"""
+WITHOUT_ROOT = ("--reuid", "65534", "--regid", "65534", "--clear-groups")
+# A checkout may lie where only root can read: this much of root is kept, so that what is missing is what is tested.
+READING = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
+
+
+class Site:
+    """A node: a network namespace, folders of its own, and an agent where it was started."""
+
+    def __init__(self, folder: Path, pod: str) -> None:
+        self.folder = folder
+        self.manifests = folder / "manifests"
+        self.manifests.mkdir()
+        (self.manifests / "cluster.yaml").write_text(CLUSTER)
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")},
+            "NFAGENT_RUNTIME_DIR": str(folder / "run"),
+            "NFAGENT_LOG_DIR": str(folder / "log"),
+            "NFAGENT_RECONCILE_RESYNC_SECONDS": "3600",
+        }
+        self._pod = pod
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "run" / "agent.sock"
+
+    @property
+    def running(self) -> list[str]:
+        return ["run", "--manifests", str(self.manifests), "--node", "node-a"]
+
+    @property
+    def from_files(self) -> list[str]:
+        return ["--manifests", str(self.manifests), "--node", "node-a"]
+
+    def nfagent(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        """Run a command of nfagent."""
+        return subprocess.run(
+            [*before, sys.executable, "-m", "nfagent", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEADLINE,
+        )
+
+    def said(self, *arguments: str, code: int = 0) -> str:
+        """Run a command that ends with this code; give what it answers."""
+        done = self.nfagent(*arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, *arguments: str, code: int = 0) -> Any:  # noqa: ANN401 - JSON
+        """Run a command that answers in JSON."""
+        return json.loads(self.said(*arguments, "-o", "json", code=code))
+
+    @contextlib.contextmanager
+    def agent(self) -> Iterator[Agent]:
+        """Start an agent, give it when it is ready; end it."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            path = self.folder / f"notify-{uuid4().hex[:6]}"
+            notified.bind(str(path))
+            notified.settimeout(DEADLINE)
+            with subprocess.Popen(
+                [sys.executable, "-m", "nfagent", *self.running],
+                env=self.environment | {"NOTIFY_SOCKET": str(path)},
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process:
+                agent = Agent(process, notified)
+                try:
+                    agent.await_state("READY=1")
+                    yield agent
+                finally:
+                    process.kill()
+
+    def await_sync(self) -> None:
+        """Wait until the agent has put everything that it wants into the kernel."""
+        end = time.monotonic() + DEADLINE
+        while not ask(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]["in_sync"]:
+            assert time.monotonic() < end, "the agent never got in sync"
+
+    def drop_a_packet(self) -> None:
+        """Have the Pod call its node, which its policy denies."""
+        program = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.0.254', 9))"
+        subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
+
+
+class Agent:
+    """A running agent, and what it tells systemd."""
+
+    def __init__(self, process: subprocess.Popen[str], notified: socket.socket) -> None:
+        self.process = process
+        self._notified = notified
+
+    def await_state(self, state: str) -> None:
+        while state not in self._notified.recv(4096).decode().splitlines():
+            pass
+
+    def stop(self) -> str:
+        """End it as systemd does; give what it said."""
+        self.process.send_signal(signal.SIGTERM)
+        _, said = self.process.communicate(timeout=DEADLINE)
+        assert self.process.returncode == 0, said
+        return said
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Put the test's thread, and the processes it starts, into a namespace that a Pod is attached to by veth."""
+    node, pod = (f"nfagent-cli-{word}-{uuid4().hex[:8]}" for word in ("node", "pod"))
+    made: list[str] = []
+    try:
+        for name in (node, pod):
+            subprocess.run(["ip", "netns", "add", name], check=True)
+            made.append(name)
+        netns.pushns(node)
+        try:
+            for command in (
+                "link set lo up",
+                f"link add pod0 type veth peer name eth0 netns {pod}",
+                "addr add 10.0.0.254/24 dev pod0",
+                "link set pod0 up",
+                f"-n {pod} addr add 10.0.0.1/24 dev eth0",
+                f"-n {pod} link set eth0 up",
+            ):
+                subprocess.run(["ip", *command.split()], check=True)
+            yield Site(tmp_path, pod)
+        finally:
+            netns.popns()
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def nft(*arguments: str) -> str:
+    return subprocess.run(["nft", *arguments], capture_output=True, text=True, check=True, timeout=DEADLINE).stdout
+
+
+def test_every_view_of_a_live_agent_in_text_json_and_yaml(site: Site) -> None:
+    with site.agent():
+        for view in VIEWS:
+            assert site.said("dump", view).strip()
+            content = site.ask("dump", view)
+            assert yaml.safe_load(site.said("dump", view, "-o", "yaml")).keys() == content.keys()
+        state = site.ask("dump")
+        assert state["agent"]["reconcile"]["in_sync"]
+        assert state["counts"]["local_pods"] == 1
+        assert site.ask("dump", "kernel") == site.ask("dump", "ruleset")
+        assert "10.0.1.2  # shop/db" in site.said("dump", "kernel")
+        assert site.said("dump", "diff").startswith("equal")
+
+
+def test_the_socket_is_root_s_alone(site: Site) -> None:
+    with site.agent():
+        assert stat.S_IMODE(site.socket.stat().st_mode) == 0o600
+        done = site.nfagent("dump", before=["setpriv", *WITHOUT_ROOT, *READING])
+        assert done.returncode == 2
+        assert "only root may ask the agent; use sudo" in done.stderr
+
+
+def test_damage_is_named_with_what_mends_it_and_a_reload_mends_it(site: Site) -> None:
+    with site.agent() as agent:
+        nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
+        nft("add", "rule", "inet", "nfagent", "stray-egress", "accept")
+        text = site.said("dump", "diff", code=1)
+        assert "map egress4: lacks  10.0.0.1 : goto egress/shop/web" in text
+        assert "chain stray-egress: has    accept" in text
+        assert not site.ask("dump", "diff", code=1)["equal"]
+
+        agent.process.send_signal(signal.SIGHUP)
+        agent.await_state("RELOADING=1")
+        site.await_sync()
+        assert site.said("dump", "diff").startswith("equal")
+
+
+def test_what_diff_says_in_nft_mends_the_table_when_a_person_loads_it(site: Site) -> None:
+    with site.agent():
+        nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
+        by_hand = site.folder / "by-hand.nft"
+        by_hand.write_text(site.said("dump", "diff", "-o", "nft", code=1))
+        nft("-f", str(by_hand))
+        assert site.said("dump", "diff").startswith("equal")
+
+
+def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:
+    with site.agent() as agent:
+        loaded = site.said("dump", "kernel", "-o", "nft")
+        assert "the rules stay in force" in agent.stop()
+    assert not site.socket.exists()
+    assert site.said("dump", "kernel", "-o", "nft") == loaded
+    assert "# shop/db" not in site.said("dump", "kernel")
+    assert "10.0.1.2  # shop/db" in site.said("dump", "kernel", *site.from_files)
+    assert site.said("dump", "diff", *site.from_files).startswith("equal")
+    assert "shop/web" in site.said("dump", "counters", *site.from_files)
+    assert site.nfagent("dump", "counters").returncode == 2
+
+
+def test_a_second_agent_is_refused_and_told_of_the_first(site: Site) -> None:
+    with site.agent() as agent:
+        done = site.nfagent(*site.running)
+        assert done.returncode == 2
+        assert f"process {agent.process.pid}" in done.stderr
+        assert "stop it" in done.stderr
+        assert site.said("dump", "diff").startswith("equal")
+
+
+def test_a_denied_packet_is_logged_counted_and_explained(site: Site) -> None:
+    with site.agent():
+        command = [sys.executable, "-m", "nfagent", "logs", "-f", "-o", "json", "--pod", "shop/web"]
+        with subprocess.Popen(command, env=site.environment, stdout=subprocess.PIPE, text=True) as follower:
+            try:
+                assert follower.stdout is not None
+                site.drop_a_packet()
+                line = follower.stdout.readline()
+            finally:
+                follower.kill()
+        record = json.loads(line)
+        assert record["disposition"] == "deny"
+        assert record["isolating_policies"] == [{"name": "web", "namespace": "shop", "kind": "NetworkPolicy"}]
+        row = site.said("logs", "--verdict", "deny").splitlines()[1].split()
+        assert row[1:3] == ["deny", "egress"]
+        assert row[3:6] == ["shop/web", "->", "10.0.0.254:9/udp"]
+        assert row[6:] == ["shop/web", "1"]
+        assert "shop/web  egress     deny           1" in site.said("dump", "counters")
+        text = site.said("explain", "--from-log", line, code=1)
+        assert text.startswith("shop/web (10.0.0.1) -> node node-a (10.0.0.254):9/udp: DENIED\n")
+        assert site.said("explain", "shop/web", "shop/db:5432").splitlines()[0].endswith("ALLOWED")
+        assert site.nfagent("explain", "shop/wob", "shop/db").returncode == 2
+
+
+def test_cleanup_is_refused_while_an_agent_runs(site: Site) -> None:
+    with site.agent() as agent:
+        done = site.nfagent("cleanup")
+        assert done.returncode == 2
+        assert f"process {agent.process.pid} enforces this table; stop it first" in done.stderr
+        assert site.said("dump", "diff").startswith("equal")
+
+
+def test_cleanup_says_what_it_removed_and_touches_no_other_table(site: Site) -> None:
+    nft("add table inet neighbour; add chain inet neighbour kept; add rule inet neighbour kept accept")
+    neighbour = nft("list", "table", "inet", "neighbour")
+    with site.agent() as agent:
+        agent.process.kill()
+        agent.process.wait(DEADLINE)
+        kernel = site.ask("dump", "kernel")
+        assert site.socket.exists(), "a killed agent leaves its socket behind"
+        removed = site.ask("cleanup")
+    assert removed["table"]["chains"] == len(kernel["chains"])
+    assert removed["table"]["rules"] == sum(len(chain["rules"]) for chain in kernel["chains"].values())
+    assert removed["table"]["set_elements"] == sum(len(item["elements"]) for item in kernel["sets"].values())
+    assert removed["socket"] == str(site.socket)
+    assert not site.socket.exists()
+    assert nft("list", "tables") == "table inet neighbour\n"
+    assert nft("list", "table", "inet", "neighbour") == neighbour
+    assert site.said("cleanup") == "nothing to remove: there is no table inet nfagent\n"
+
+
+def results(site: Site, code: int, before: Sequence[str] = ()) -> dict[str, Any]:
+    done = site.nfagent("check", "-o", "json", before=before)
+    assert done.returncode == code, done.stdout + done.stderr
+    return {item["name"]: item for item in json.loads(done.stdout)["checks"]}
+
+
+def test_check_finds_an_able_node_able_and_warns_of_what_is_missing(site: Site) -> None:
+    found = results(site, 0)
+    assert {found[name]["result"] for name in ("privileges", "libnftables", "nf_tables", "NFLOG", "agent")} == {"ok"}
+    assert found["IPv4 forwarding"]["result"] == "warn"
+    assert found["IPv4 forwarding"]["mend"] == "sysctl -w net.ipv4.ip_forward=1"
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    assert results(site, 0)["IPv4 forwarding"]["result"] == "ok"
+
+
+def test_check_beside_our_own_agent_is_content(site: Site) -> None:
+    with site.agent() as agent:
+        found = results(site, 0)
+        assert found["agent"]["result"] == "ok"
+        assert f"process {agent.process.pid}" in found["agent"]["found"]
+        assert found["NFLOG"]["found"] == "group 100 is read by the agent"
+
+
+def test_check_warns_of_a_verdict_log_group_that_somebody_else_reads(site: Site) -> None:
+    async def while_it_is_taken() -> dict[str, Any]:
+        source = NflogSource(100)
+        source.open(lambda _packets: None)
+        try:
+            return await asyncio.to_thread(results, site, 0)
+        finally:
+            source.close()
+
+    assert results(site, 0)["NFLOG"]["result"] == "ok"
+    netlink = asyncio.run(while_it_is_taken())["NFLOG"]
+    assert netlink["result"] == "warn"
+    assert "NFLOG group 100 is already read by another process" in netlink["found"]
+    assert "set another group" in netlink["mend"]
+
+
+def test_check_names_an_agent_that_is_not_ours(site: Site) -> None:
+    with site.agent() as agent:
+        site.environment["NFAGENT_RUNTIME_DIR"] = str(site.folder / "elsewhere")
+        found = results(site, 2)
+        assert found["agent"]["result"] == "FAIL"
+        assert f"process {agent.process.pid}" in found["agent"]["found"]
+
+
+@pytest.mark.parametrize(
+    "taken", [["--bounding-set", "-net_admin"], [*WITHOUT_ROOT, *READING]], ids=["capability", "root"]
+)
+def test_without_privileges_check_and_run_say_what_is_missing(site: Site, taken: list[str]) -> None:
+    before = ["setpriv", *taken]
+    found = results(site, 2, before)
+    assert found["privileges"]["result"] == "FAIL"
+    assert found["privileges"]["mend"]
+    for command in (site.running, ["dump", "kernel"], ["cleanup"]):
+        done = site.nfagent(*command, before=before)
+        assert done.returncode == 2, command
+        assert "sudo" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_render_needs_no_root(site: Site) -> None:
+    done = site.nfagent("render", *site.from_files, before=["setpriv", *WITHOUT_ROOT, *READING])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("table inet nfagent {")
+
+
+@pytest.mark.parametrize("form", ["text", "nft"])
+def test_what_render_writes_can_be_loaded_and_is_what_the_agent_wants(site: Site, form: str) -> None:
+    rules = site.folder / "rules.nft"
+    rules.write_text(site.said("render", *site.from_files, "-o", form))
+    nft("-f", str(rules))
+    assert site.said("dump", "diff", *site.from_files).startswith("equal")

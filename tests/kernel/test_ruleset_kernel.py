@@ -1,0 +1,275 @@
+"""Rulesets in a real kernel, in a network namespace of the test's own: what is loaded is what is read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.objects import ABSENT, Ruleset
+from nfagent.ruleset.parse import parse_ruleset
+from nfagent.ruleset.text import table_text
+from nfagent.ruleset.transaction import Transaction, diff, transaction_text
+from tests.properties.strategies import desired, worlds
+from tests.scene import DECODERS, Document, Scene, labelled, pod, policy, port
+
+pytestmark = pytest.mark.kernel
+
+GOLDENS = sorted((Path(__file__).parents[1] / "golden").glob("*.yaml"))
+NEIGHBOUR = 'table ip nfagent {\n\tchain ours {\n\t\tcomment "another family\'s table of the same name"\n\t}\n}\n'
+_SECONDS = 60
+
+
+class Kernel:
+    """nftables of one network namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def nft(self, *arguments: str, text: str = "") -> str:
+        command = ["ip", "netns", "exec", self.namespace, "nft", *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}{text}"
+        return done.stdout
+
+    def apply(self, transaction: Transaction) -> None:
+        if transaction:
+            self.nft("-f", "-", text=transaction_text(transaction))
+
+    def ruleset(self) -> Ruleset:
+        return parse_ruleset(json.loads(self.nft("-j", "list", "ruleset")))
+
+    def start_with(self, ruleset: Ruleset) -> None:
+        self.nft("-f", "-", text=f"flush ruleset\n{NEIGHBOUR}{transaction_text(diff(ABSENT, ruleset))}")
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    namespace = f"nfagent-ruleset-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", namespace], check=True, timeout=_SECONDS)
+    try:
+        yield Kernel(namespace)
+    finally:
+        subprocess.run(["ip", "netns", "del", namespace], check=True, timeout=_SECONDS)
+
+
+def golden(manifests: Path) -> Ruleset:
+    view = Desired("a")
+    for document in yaml.safe_load_all(manifests.read_text()):
+        item = DECODERS[document["kind"]](document)
+        assert item is not None
+        view.put(item)
+    return view.compiled().ruleset
+
+
+@pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
+def test_a_golden_is_read_back_as_it_was_loaded(kernel: Kernel, manifests: Path) -> None:
+    ruleset = golden(manifests)
+    kernel.start_with(ruleset)
+    assert kernel.ruleset() == ruleset
+    assert diff(kernel.ruleset(), ruleset) == ()
+
+
+@pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
+def test_a_goldens_text_loads_as_the_same_table(kernel: Kernel, manifests: Path) -> None:
+    kernel.nft("flush", "ruleset")
+    kernel.nft("-f", str(manifests.with_suffix(".nft")))
+    assert kernel.ruleset() == golden(manifests)
+
+
+@settings(max_examples=20)
+@given(world=worlds())
+def test_a_random_ruleset_is_read_back_as_it_was_loaded(kernel: Kernel, world: list[Item]) -> None:
+    ruleset = desired("a", world).compiled().ruleset
+    kernel.start_with(ruleset)
+    assert kernel.ruleset() == ruleset
+    kernel.nft("-c", "-f", "-", text=table_text(ruleset))
+
+
+@settings(max_examples=20)
+@given(first=worlds(), second=worlds())
+def test_the_difference_turns_one_ruleset_into_the_other(kernel: Kernel, first: list[Item], second: list[Item]) -> None:
+    before, after = (desired("a", world).compiled().ruleset for world in (first, second))
+    kernel.start_with(before)
+    kernel.apply(diff(before, after))
+    assert kernel.ruleset() == after
+    kernel.apply(diff(after, ABSENT))
+    assert kernel.ruleset() == ABSENT
+    assert kernel.nft("list", "ruleset") == NEIGHBOUR
+
+
+WEB = pod("shop/web", "a", 10, (port(80, "http"),), app="web")
+DB = pod("shop/db", "a", 11, app="db")
+RULES: Document = {
+    "ingress": [
+        {"from": [{"podSelector": labelled(app="db")}], "ports": [{"port": 80}]},
+        {"from": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [{"port": "http"}]},
+    ]
+}
+CHAIN = "ingress/shop/p"
+MINE = "add chain inet nfagent mine\n"
+
+
+def peers(ruleset: Ruleset, word: str = "peers4/") -> str:
+    return next(name for name in ruleset.sets if name.startswith(word))
+
+
+SCENE = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES)).views["a"].compiled().ruleset
+PEERS = peers(SCENE)
+BLOCKS = peers(SCENE, "blocks4/")
+
+DAMAGE = {
+    "a foreign rule before ours": "insert rule inet nfagent forward-ingress accept",
+    "a foreign rule behind ours": "add rule inet nfagent forward-ingress counter drop",
+    "a foreign rule with our own words": f"insert rule inet nfagent {CHAIN} tcp dport 22 accept",
+    "a foreign set": "add set inet nfagent mine { type ipv4_addr; flags timeout; }",
+    "a foreign set of a type that we use": "add set inet nfagent mine { type ipv4_addr; elements = { 10.0.0.1 }; }",
+    "a foreign map": "add map inet nfagent mine { type ipv4_addr : mark; elements = { 10.0.0.1 : 5 }; }",
+    "a foreign chain": f"{MINE}add rule inet nfagent mine ip saddr 10.0.0.1 drop",
+    "a foreign chain that our own jumps to": f"{MINE}insert rule inet nfagent forward-egress jump mine",
+    "a foreign base chain": "add chain inet nfagent mine { type filter hook input priority 0; policy drop; }",
+    "a foreign counter": "add counter inet nfagent mine",
+    "a foreign quota": "add quota inet nfagent mine { over 5 bytes; }",
+    "an altered rule": f"flush chain inet nfagent {CHAIN}\n"
+    f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",
+    "some rules of several": "flush chain inet nfagent stray-egress\n"
+    "add rule inet nfagent stray-egress ip saddr vmap @egress4",
+    "[44] base chains flushed": "flush chain inet nfagent forward-egress\nflush chain inet nfagent forward-ingress",
+    "[44] our table deleted": "delete table inet nfagent",
+    "[44] the whole ruleset flushed": "flush ruleset",
+    "our table emptied": "delete table inet nfagent\nadd table inet nfagent",
+    "our table flushed": "flush table inet nfagent",
+    "[27] an element deleted": f"delete element inet nfagent {PEERS} {{ 10.64.0.11 }}",
+    "an element added": f"add element inet nfagent {PEERS} {{ 10.64.0.12 }}",
+    "a range cut": f"delete element inet nfagent {BLOCKS} {{ 203.0.113.0/24 }}\n"
+    f"add element inet nfagent {BLOCKS} {{ 203.0.113.0/25, 203.0.113.200 }}",
+    "a Pod taken out of its map": f"delete element inet nfagent ingress4 {{ 10.64.0.10 : goto {CHAIN} }}",
+    "a Pod sent elsewhere": f"delete element inet nfagent ingress4 {{ 10.64.0.10 : goto {CHAIN} }}\n"
+    "add chain inet nfagent mine\nadd element inet nfagent ingress4 { 10.64.0.10 : goto mine }",
+    "a base chain that drops": "add chain inet nfagent forward-ingress "
+    "{ type filter hook forward priority -1; policy drop; }",
+    "masquerade taken away": "flush chain inet nfagent masquerade-pods\ndelete chain inet nfagent masquerade-pods",
+}
+
+
+@pytest.mark.parametrize("commands", DAMAGE.values(), ids=DAMAGE)
+def test_44_damage_is_seen_and_repaired(kernel: Kernel, commands: str) -> None:
+    kernel.start_with(SCENE)
+    kernel.nft("-f", "-", text=f"{commands}\n")
+    found = kernel.ruleset()
+    repair = diff(found, SCENE)
+    assert repair != ()
+    kernel.apply(repair)
+    assert kernel.ruleset() == SCENE
+
+
+def loads(kernel: Kernel, *documents: Document) -> Ruleset:
+    ruleset = Scene(WEB, DB, *documents).views["a"].compiled().ruleset
+    kernel.start_with(ruleset)
+    assert kernel.ruleset() == ruleset
+    return ruleset
+
+
+def blocks(*items: Document) -> Document:
+    return policy("shop/p", types=["Ingress"], ingress=[{"from": [{"ipBlock": item} for item in items]}])
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        pytest.param([{"cidr": "0.0.0.0/0"}, {"cidr": "::/0"}], id="everything"),
+        pytest.param(
+            [{"cidr": "0.0.0.0/1"}, {"cidr": "128.0.0.0/1"}, {"cidr": "::/1"}, {"cidr": "8000::/1"}], id="halves"
+        ),
+        pytest.param([{"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}], id="except equal to the whole"),
+        pytest.param([{"cidr": "0.0.0.0/0", "except": ["0.0.0.0/1"]}, {"cidr": "::/0", "except": ["::/1"]}], id="half"),
+        pytest.param([{"cidr": "0.0.0.0/0", "except": ["0.0.0.0/32", "255.255.255.255/32"]}], id="all but both ends"),
+        pytest.param([{"cidr": "::/0", "except": ["::/128", "ffff::/16"]}], id="all but both ends of IPv6"),
+        pytest.param([{"cidr": "10.0.0.0/8"}, {"cidr": "10.1.0.0/16"}, {"cidr": "10.2.3.4/9"}], id="[22] overlaps"),
+        pytest.param([{"cidr": "10.0.0.1/32"}, {"cidr": "10.0.0.3/32"}], id="single addresses"),
+    ],
+)
+def test_4_ranges_of_every_form_are_read_back(kernel: Kernel, items: list[Document]) -> None:
+    loads(kernel, blocks(*items))
+
+
+def test_21_the_longest_names_and_comments_fit(kernel: Kernel) -> None:
+    space = "n" * 63
+    # Every byte that a label can have, in selectors and names as long as the API server lets them be.
+    values = [f"{number}{'v' * 60}" for number in range(9)]
+    selector = {"matchExpressions": [{"key": f"{'p' * 60}.example/{'k' * 63}", "operator": "In", "values": values}]}
+    rules = [{"from": [{"podSelector": selector, "namespaceSelector": selector}], "ports": [{"port": 80}]}]
+    documents = [policy(f"{space}/{letter * 253}", types=["Ingress", "Egress"], ingress=rules) for letter in "xyz"]
+    logging = {
+        "kind": "NetworkLogging",
+        "metadata": {"name": "default"},
+        "spec": {"cluster": {"allow": {"log": True}, "deny": {"log": True}}},
+    }
+    ruleset = loads(kernel, pod(f"{space}/web", "a", 12, app="web"), *documents, logging)
+    comments = [item.comment for item in ruleset.sets.values()]
+    assert max(len(comment.encode()) for comment in comments) == 127
+
+
+@pytest.mark.parametrize("name", ["fwd", "drop", "chain", "table", "0", "1.2.3.4", "accept.drop"])
+def test_21_names_that_are_keywords_load(kernel: Kernel, name: str) -> None:
+    space = name.replace(".", "-")
+    loads(kernel, pod(f"{space}/web", "a", 12), policy(f"{space}/{name}", types=["Ingress", "Egress"], ingress=[{}]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"cidr": "10.0.0.0/8"}, {"cidr": "10.0.0.0/9"}),
+        ({"cidr": "10.0.0.0/9"}, {"cidr": "10.0.0.0/8"}),
+        ({"cidr": "10.0.0.0/8"}, {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}),
+        ({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}, {"cidr": "10.0.0.0/8", "except": ["10.2.0.0/16"]}),
+        ({"cidr": "0.0.0.0/0"}, {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}),
+        ({"cidr": "::/0"}, {"cidr": "::/0", "except": ["fc00::/7"]}),
+    ],
+    ids=str,
+)
+def test_22_a_range_changes_into_one_that_overlaps_it(kernel: Kernel, first: Document, second: Document) -> None:
+    # The same set by name: what a masquerade list or a tier's CIDR group does when it is edited.
+    before, after = (Scene(WEB, blocks(item)).views["a"].compiled().ruleset for item in (first, second))
+    word = "blocks6/" if ":" in first["cidr"] else "blocks4/"
+    name = peers(before, word)
+    edited = Ruleset({**before.sets, name: after.sets[peers(after, word)]}, before.maps, before.chains, before.counters)
+    kernel.start_with(before)
+    kernel.apply(diff(before, edited))
+    assert kernel.ruleset() == edited
+
+
+def test_22_ranges_of_a_set_that_keeps_its_shape_change_in_place(kernel: Kernel) -> None:
+    def config(cidrs: str) -> Document:
+        return {
+            "kind": "ConfigMap",
+            "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+            "data": {"config": f"nonMasqueradeCIDRs: [{cidrs}]"},
+        }
+
+    scene = Scene(WEB, config("10.0.0.0/8, 172.16.0.0/12"))
+    held = scene.views["a"].compiled().ruleset
+    kernel.start_with(held)
+    for cidrs in ("10.0.0.0/9, 172.16.0.0/12", "0.0.0.0/0", "10.0.0.0/8", "'::/0', 10.0.0.0/7", ""):
+        scene.put(config(cidrs))
+        wanted = scene.views["a"].compiled().ruleset
+        commands = transaction_text(diff(held, wanted)).splitlines()
+        assert all(line.split()[1] == "element" for line in commands)
+        kernel.apply(diff(held, wanted))
+        assert kernel.ruleset() == wanted
+        held = wanted
+
+
+def test_counters_are_kept_by_a_change_of_rules(kernel: Kernel) -> None:
+    kernel.start_with(SCENE)
+    kernel.nft("-f", "-", text=f"flush chain inet nfagent {CHAIN}\n")
+    repair = transaction_text(diff(kernel.ruleset(), SCENE))
+    assert "counter inet nfagent" not in repair
+    assert "delete table" not in repair

@@ -1,0 +1,134 @@
+"""Whose packets leave with the node's address: the plan, and the rules that it becomes, interpreted."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.cluster.address import parse_cidr
+from nfagent.egress.plan import MasqueradeSettings
+from nfagent.ruleset.objects import Masquerade
+from tests.interpreter import later, run, stray
+from tests.scene import Document, Scene, pod, policy
+
+WEB = pod("shop/web", "a", 10, app="web")
+DB = pod("shop/db", "b", 10, app="db")
+SERVICES = MasqueradeSettings(cluster_ranges=(parse_cidr("198.18.0.0/16"), parse_cidr("2001:db8:5::/48")))
+
+
+def config(text: str) -> Document:
+    return {
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+        "data": {"config": text},
+    }
+
+
+OUT_OF_RANGE = pod("shop/odd", "a", 11)
+OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "family", "documents", "translated"),
+    [
+        pytest.param("shop/web", "outside", 4, (), True, id="a Pod that leaves the cluster is translated"),
+        pytest.param("shop/web", "outside", 6, (), True, id="and so it is with IPv6"),
+        pytest.param("shop/web", "shop/db", 4, (), False, id="[34] Pod to Pod is not"),
+        pytest.param("shop/web", "shop/db", 6, (), False, id="[34] nor with IPv6"),
+        pytest.param("shop/web", "b", 4, (), False, id="[34] Pod to node is not"),
+        pytest.param("shop/web", "b", 6, (), False, id="[34] nor with IPv6"),
+        pytest.param("shop/web", "172.20.0.1", 4, (), False, id="[34] a default non-masquerade CIDR is not"),
+        pytest.param("shop/web", "169.254.169.254", 4, (), False, id="link-local is not"),
+        pytest.param("shop/web", "fe80::1", 6, (), False, id="nor is link-local of IPv6"),
+        pytest.param("shop/web", "198.18.0.10", 4, (), False, id="a Service is not"),
+        pytest.param("shop/web", "2001:db8:5::1", 6, (), False, id="nor is a Service of IPv6"),
+        pytest.param("outside", "shop/web", 4, (), False, id="who comes in is not"),
+        pytest.param("a", "outside", 4, (), False, id="the node itself is not"),
+        pytest.param(
+            "shop/web", "172.20.0.1", 4, (config("nonMasqueradeCIDRs: []"),), True, id="an empty list exempts nobody"
+        ),
+        pytest.param("shop/web", "shop/db", 4, (config("nonMasqueradeCIDRs: []"),), False, id="but the cluster's own"),
+        pytest.param(
+            "shop/web", "169.254.169.254", 4, (config("masqLinkLocal: true"),), True, id="link-local by choice"
+        ),
+        pytest.param(
+            "shop/web",
+            "203.0.113.7",
+            4,
+            (config("nonMasqueradeCIDRs: [203.0.113.7/32]"),),
+            False,
+            id="a CIDR of one address",
+        ),
+        pytest.param(
+            "shop/web",
+            "outside",
+            4,
+            (config("nonMasqueradeCIDRs: [0.0.0.0/0, 203.0.113.0/24]"),),
+            False,
+            id="[4] everything, overlapped",
+        ),
+        pytest.param(
+            "shop/web",
+            "outside",
+            6,
+            (config("nonMasqueradeCIDRs: [0.0.0.0/0]"),),
+            True,
+            id="everything of IPv4 is not IPv6",
+        ),
+        pytest.param("240.0.0.9", "outside", 4, (OUT_OF_RANGE,), True, id="a Pod outside its node's range, of class E"),
+        pytest.param(
+            "shop/web", "240.0.0.9", 4, (OUT_OF_RANGE,), False, id="and it is part of the cluster to its node"
+        ),
+    ],
+)
+def test_translated(
+    source: str,
+    destination: str,
+    family: int,
+    documents: tuple[Document, ...],
+    translated: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    scene = Scene(WEB, DB, *documents, masquerade=SERVICES)
+    assert scene.translates(source, destination, family=family) == translated
+
+
+def test_only_a_first_packet_is_judged_and_none_that_was_dropped() -> None:
+    scene = Scene(WEB)
+    flow = scene.flow("shop/web", "outside", "80/tcp")
+    ruleset = scene.views["a"].compiled().ruleset
+    assert not run(ruleset, "forward", later(flow)).translated
+    assert not run(ruleset, "forward", stray(flow, "untracked")).translated
+    denied = Scene(WEB, policy("shop/p", types=["Egress"]))
+    assert not denied.translates("shop/web", "outside")
+
+
+def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
+    scene = Scene(WEB, DB)
+    ruleset = scene.views["a"].compiled().ruleset
+    assert not scene.translates("shop/db", "shop/web")
+    elsewhere = scene.flow("shop/db", "outside", "80/tcp")
+    assert not run(ruleset, "forward", later(elsewhere)).translated
+    assert scene.translates("shop/db", "outside")
+
+
+def test_switched_off_there_is_neither_chain_nor_set() -> None:
+    ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].compiled().ruleset
+    assert "masquerade-pods" not in ruleset.chains
+    assert not ruleset.sets
+
+
+@pytest.mark.parametrize("random_fully", [True, False])
+def test_ports_are_chosen_as_configured(random_fully: bool) -> None:  # noqa: FBT001 - a table's column
+    ruleset = Scene(WEB, masquerade=MasqueradeSettings(random_fully=random_fully)).views["a"].compiled().ruleset
+    verdicts = [rule.verdict for rule in ruleset.chains["masquerade-pods"].rules]
+    assert verdicts == [Masquerade(random_fully), Masquerade(random_fully)]
+
+
+def test_reserved_ranges_are_exempt_by_setting() -> None:
+    assert Scene(WEB).translates("shop/web", "203.0.113.9")
+    assert not Scene(WEB, masquerade=MasqueradeSettings(all_reserved_ranges=True)).translates("shop/web", "203.0.113.9")
+
+
+def test_sets_hold_disjoint_ranges_however_they_overlap() -> None:
+    overlap = config("nonMasqueradeCIDRs: [10.0.0.0/8, 10.64.0.0/16, 10.64.0.0/24, 11.0.0.0/8]")
+    sets = Scene(WEB, overlap).views["a"].compiled().ruleset.sets
+    assert sets["nonmasq4"].elements == {parse_cidr("10.0.0.0/7"), parse_cidr("169.254.0.0/16")}

@@ -1,0 +1,151 @@
+"""Chains as a packet meets them: short ways out, strays, logs and counters."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.ruleset.objects import Log, Ruleset
+from tests.interpreter import later, opening, reply, run, stray
+from tests.scene import Document, Scene, labelled, pod, policy
+
+WEB = pod("shop/web", "a", 10, app="web")
+DB = pod("shop/db", "b", 10, app="db")
+ND = "nd-neighbor-solicit"
+CLOSED = policy("shop/closed", types=["Ingress", "Egress"])
+
+
+def logging(**switched: bool) -> Document:
+    cluster = {verdict: {"log": on} for verdict, on in switched.items()}
+    return {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": cluster}}
+
+
+def ruleset(scene: Scene) -> Ruleset:
+    return scene.views["a"].compiled().ruleset
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_31_replies_pass_under_deny_all(family: int) -> None:
+    scene = Scene(WEB, DB, CLOSED)
+    for flow in (
+        scene.flow("outside", "shop/web", "80/tcp", family),
+        scene.flow("shop/web", "outside", "53/udp", family),
+    ):
+        assert not run(ruleset(scene), "forward", opening(flow)).accepted
+        assert run(ruleset(scene), "forward", reply(flow)).accepted
+        assert run(ruleset(scene), "forward", later(flow)).accepted
+
+
+@pytest.mark.parametrize("state", ["invalid", "untracked"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_33_a_packet_without_a_connection_is_dropped_for_isolated_pods_only(state: str, family: int) -> None:
+    scene = Scene(WEB, DB, pod("ops/free", "a", 20), policy("shop/p", ingress=[{"from": [{"podSelector": {}}]}]))
+    for destination, accepted in (("shop/web", False), ("ops/free", True)):
+        flow = scene.flow("shop/db", destination, "80/tcp", family)
+        assert run(ruleset(scene), "forward", stray(flow, state)).accepted == accepted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [("icmp", "icmp"), ("icmpv6", "ipv6-icmp")])
+def test_36_errors_about_allowed_connections_pass(kind: str, protocol: str) -> None:
+    scene = Scene(WEB, CLOSED)
+    flow = scene.flow("outside", "shop/web", kind, 6 if kind == "icmpv6" else 4)
+    packet = opening(flow)
+    assert packet.protocol == protocol
+    assert not run(ruleset(scene), "forward", packet).accepted
+    related = packet._replace(conntrack=packet.conntrack._replace(state="related"))
+    assert run(ruleset(scene), "forward", related).accepted
+
+
+def test_36_a_related_connection_that_is_no_error_is_judged() -> None:
+    scene = Scene(WEB, CLOSED)
+    packet = opening(scene.flow("outside", "shop/web", "20/tcp"))
+    assert not run(
+        ruleset(scene), "forward", packet._replace(conntrack=packet.conntrack._replace(state="related"))
+    ).accepted
+
+
+def test_36_neighbour_discovery_is_never_blocked_and_echo_is() -> None:
+    scene = Scene(WEB, CLOSED)
+    flow = scene.flow("fe80::1", "shop/web", "icmpv6", 6)
+    assert run(ruleset(scene), "forward", stray(flow, "untracked", ND)).accepted
+    assert not run(ruleset(scene), "forward", stray(flow, "untracked", "echo-request")).accepted
+
+
+def test_28_the_tuple_after_a_services_address_was_translated_is_judged() -> None:
+    # Before DNAT the client called 198.18.0.1:80; the packet and its connection's reply show the Pod and its port.
+    allowed = policy(
+        "shop/p",
+        labelled(app="web"),
+        types=["Egress"],
+        egress=[{"to": [{"podSelector": labelled(app="db")}], "ports": [{"port": 5432}]}],
+    )
+    scene = Scene(WEB, DB, allowed)
+    assert scene.passes("shop/web", "shop/db", "5432/tcp")
+    assert not scene.passes("shop/web", "198.18.0.1", "80/tcp")
+
+
+def test_a_denial_is_counted_and_logged_once_by_the_policies_that_isolate() -> None:
+    scene = Scene(WEB, CLOSED, policy("shop/more", types=["Ingress"]), logging(deny=True))
+    [result] = scene.results(scene.flow("outside", "shop/web", "80/tcp"))
+    assert result.counters == ("deny/ingress/shop/closed_more",)
+    assert result.logs == (Log("deny ingress shop/closed_more", 100),)
+
+
+def test_an_allowed_connection_is_logged_by_its_first_packet_alone() -> None:
+    scene = Scene(WEB, policy("shop/p", ingress=[{}]), logging(allow=True))
+    flow = scene.flow("outside", "shop/web", "53/udp")
+    first = opening(flow)
+    again = first._replace(conntrack=first.conntrack._replace(confirmed=True))
+    results = [run(ruleset(scene), "forward", packet) for packet in (first, again)]
+    assert [result.logs for result in results] == [(Log("allow ingress shop/p", 100),), ()]
+    assert [result.counters for result in results] == [("allow/ingress/shop/p",)] * 2
+
+
+def test_without_logging_verdicts_are_counted_all_the_same() -> None:
+    scene = Scene(WEB, policy("shop/p", ingress=[{"ports": [{"port": 80}]}]))
+    assert [result.logs for result in scene.results(scene.flow("outside", "shop/web", "81/tcp"))] == [()]
+    [result] = scene.results(scene.flow("outside", "shop/web", "80/tcp"))
+    assert (result.logs, result.counters) == ((), ("allow/ingress/shop/p",))
+
+
+def test_traffic_between_two_pods_of_one_node_meets_both_ends() -> None:
+    cache = pod("shop/cache", "a", 11, app="cache")
+    scene = Scene(
+        WEB,
+        cache,
+        policy("shop/out", labelled(app="web"), egress=[{}], types=["Egress"]),
+        policy("shop/in", labelled(app="cache")),
+    )
+    assert not scene.passes("shop/web", "shop/cache", "80/tcp")
+    [result] = scene.results(scene.flow("shop/web", "shop/cache", "80/tcp"))
+    assert result.counters == ("allow/egress/shop/out", "deny/ingress/shop/in")
+
+
+def test_pods_selected_by_the_same_policies_share_a_chain_and_peers_share_a_set() -> None:
+    peers = [{"from": [{"podSelector": labelled(app="db")}]}]
+    scene = Scene(
+        WEB,
+        DB,
+        pod("shop/web2", "a", 11, app="web"),
+        policy("shop/p", labelled(app="web"), ingress=peers),
+        policy("shop/q", ingress=peers),
+    )
+    made = ruleset(scene)
+    assert set(made.maps["ingress4"].elements.values()) == {"ingress/shop/p_q"}
+    assert len([name for name in made.sets if name.startswith("peers4/")]) == 1
+
+
+def test_a_pod_that_comes_among_the_peers_changes_elements_only() -> None:
+    scene = Scene(
+        WEB, DB, policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="db")}]}])
+    )
+    before = ruleset(scene)
+    scene.put(pod("shop/db2", "b", 11, app="db"))
+    after = ruleset(scene)
+    assert (after.chains, after.maps, after.counters) == (before.chains, before.maps, before.counters)
+    [changed] = [name for name in after.sets if name.startswith("peers4/")]
+    assert after.sets[changed].elements - before.sets[changed].elements == {"10.64.1.11"}
+
+
+def test_a_pod_without_policy_is_in_no_map() -> None:
+    made = ruleset(Scene(WEB, DB))
+    assert [name for name, item in made.maps.items() if item.elements] == []

@@ -1,0 +1,142 @@
+"""What libnftables lists, and what becomes of what others put into our table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nfagent.cluster.address import Range, parse_cidr, single
+from nfagent.errors import WireError
+from nfagent.ruleset.objects import ABSENT, Accept, Chain, Foreign, Hook, NamedSet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
+from nfagent.ruleset.transaction import Delete, FlushChain, diff
+
+Entry = dict[str, Any]
+TABLE: Entry = {"table": {"family": "inet", "name": "nfagent", "handle": 1}}
+
+
+def ours(kind: str, **item: Any) -> Entry:  # noqa: ANN401 - libnftables' own fields
+    return {kind: {"family": "inet", "table": "nfagent", "handle": 7, **item}}
+
+
+def listing(*entries: Entry) -> Entry:
+    return {"nftables": [{"metainfo": {"version": "1.0.6"}}, *entries]}
+
+
+def test_a_listing_without_our_table_is_absent() -> None:
+    other = {"table": {"family": "ip", "name": "nfagent", "handle": 1}}
+    assert parse_ruleset(listing()) == ABSENT
+    assert parse_ruleset(listing(other, {"table": {"family": "inet", "name": "filter"}})) == ABSENT
+
+
+def test_other_tables_are_not_looked_at() -> None:
+    odd = {"set": {"family": "inet", "table": "filter", "name": "x", "type": "odd"}}
+    assert parse_ruleset(listing(TABLE, odd)) == Ruleset()
+
+
+@pytest.mark.parametrize(
+    "junk", [None, [], {}, {"nftables": None}, {"nftables": [5]}, {"nftables": [{}]}, {"nftables": [{"a": 1, "b": 2}]}]
+)
+def test_what_is_no_listing_is_refused(junk: object) -> None:
+    with pytest.raises(WireError):
+        parse_ruleset(junk)
+
+
+def test_elements_of_every_kind_are_read() -> None:
+    found = parse_ruleset(
+        listing(
+            TABLE,
+            ours("set", name="a", type="ipv6_addr", elem=["2001:db8::1"]),
+            ours(
+                "set",
+                name="r",
+                type="ipv4_addr",
+                flags=["interval"],
+                comment="words",
+                elem=[{"prefix": {"addr": "10.0.0.0", "len": 8}}, {"range": ["1.0.0.1", "1.0.0.3"]}, "9.9.9.9"],
+            ),
+            ours(
+                "set",
+                name="p",
+                type=["ipv4_addr", "inet_proto", "inet_service"],
+                elem=[{"concat": ["10.0.0.1", "tcp", 80]}],
+            ),
+            ours("map", name="m", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", {"goto": {"target": "c"}}]]),
+        )
+    )
+    ranges = {parse_cidr("10.0.0.0/8"), Range(4, 0x01000001, 0x01000003), single("9.9.9.9")}
+    assert found.sets == {
+        "a": NamedSet("address", 6, frozenset({"2001:db8::1"})),
+        "r": NamedSet("range", 4, frozenset(ranges), "words"),
+        "p": NamedSet("port", 4, frozenset({("10.0.0.1", "tcp", 80)})),
+    }
+    assert found.maps == {"m": VerdictMap(4, {"10.0.0.1": "c"})}
+
+
+FOREIGN: dict[str, Entry] = {
+    "a set of another type": ours("set", name="x", type="ether_addr"),
+    "a set with a timeout": ours("set", name="x", type="ipv4_addr", timeout=60),
+    "a dynamic set": ours("set", name="x", type="ipv4_addr", flags=["dynamic"]),
+    "a set of intervals of ports": ours(
+        "set", name="x", type=["ipv4_addr", "inet_proto", "inet_service"], flags=["interval"]
+    ),
+    "a map of marks": ours("map", name="x", type="ipv4_addr", map="mark", elem=[["10.0.0.1", 5]]),
+    "a map that jumps": ours(
+        "map", name="x", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", {"jump": {"target": "c"}}]]
+    ),
+    "a map with elements in words": ours(
+        "map", name="x", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", "goto c"]]
+    ),
+    "a base chain that drops": ours("chain", name="x", type="filter", hook="input", prio=0, policy="drop"),
+    "a quota": ours("quota", name="x", bytes=5),
+    "a flowtable": ours("flowtable", name="x"),
+}
+
+
+@pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_objects_are_told_apart_and_the_table_is_made_anew(entry: Entry) -> None:
+    found = parse_ruleset(listing(TABLE, entry))
+    [kind] = entry
+    assert found.foreign == {(kind, "x")}
+    assert diff(found, Ruleset())[0] == Delete("table")
+
+
+RULES: dict[str, list[Entry]] = {
+    "a match of a kind that we never write": [
+        {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}}
+    ],
+    "a comparison that we never write": [{"match": {"op": "!=", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}],
+    "an anonymous counter": [{"counter": {"packets": 1, "bytes": 2}}, {"accept": None}],
+    "a log without a group": [{"log": {"prefix": "x"}}],
+    "a log behind its verdict": [{"accept": None}, {"log": {"prefix": "x", "group": 1}}],
+    "two verdicts": [{"accept": None}, {"drop": None}],
+    "a rejection": [{"reject": None}],
+    "a masquerade to ports": [{"masquerade": {"port": 5}}],
+    "an expression of text": ["accept"],  # type: ignore[list-item]
+}
+
+
+@pytest.mark.parametrize("expressions", RULES.values(), ids=RULES)
+def test_foreign_rules_are_unequal_to_ours_and_flushed(expressions: list[Entry]) -> None:
+    chain = ours("chain", name="c")
+    found = parse_ruleset(listing(TABLE, chain, ours("rule", chain="c", expr=expressions)))
+    [rule] = found.chains["c"].rules
+    assert any(isinstance(match, Foreign) for match in rule.matches)
+    assert diff(found, Ruleset(chains={"c": Chain()})) == (FlushChain("c"),)
+
+
+def test_chains_hold_their_rules_in_order() -> None:
+    hook = ours("chain", name="c", type="filter", hook="forward", prio=-1, policy="accept")
+    rules = [ours("rule", chain="c", comment=str(number), expr=[{"accept": None}]) for number in range(3)]
+    found = parse_ruleset(listing(TABLE, hook, *rules))
+    expected = tuple(Rule(verdict=Accept(), comment=str(number)) for number in range(3))
+    assert found.chains == {"c": Chain(expected, Hook("filter", "forward", -1))}
+
+
+def test_counters_are_read_with_their_values() -> None:
+    entries = listing(TABLE, ours("counter", name="deny/x", packets=3, bytes=180), ours("counter", name="y"))
+    assert parse_counters(entries) == {"deny/x": CounterValue(3, 180), "y": CounterValue(0, 0)}
+    assert parse_ruleset(entries).counters == {"deny/x", "y"}
+    with pytest.raises(WireError, match="counter without figures"):
+        parse_counters(listing(TABLE, ours("counter", name="x", packets=None)))

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from nfagent.cluster.address import Range, parse_cidr
+from nfagent.ruleset.objects import (
+    ABSENT,
+    Accept,
+    Connection,
+    ConntrackState,
+    Dispatch,
+    Drop,
+    FamilyIs,
+    Foreign,
+    Goto,
+    Icmpv6Type,
+    InSet,
+    Jump,
+    Log,
+    Masquerade,
+    NamedPort,
+    NamedSet,
+    Packet,
+    ProtocolIs,
+    Rule,
+    Ruleset,
+    ServerPort,
+    Unconfirmed,
+)
+from nfagent.ruleset.text import element_text, rule_text, table_text
+
+
+@pytest.mark.parametrize(
+    ("rule", "written"),
+    [
+        (Rule((InSet(Connection("client", 4), "s"),), verdict=Accept()), "ct original ip saddr @s accept"),
+        (Rule((InSet(Connection("server", 6), "s"),), verdict=Drop()), "ct reply ip6 saddr @s drop"),
+        (Rule((InSet(Packet("daddr", 4), "s", negated=True),)), "ip daddr != @s"),
+        (Rule((ProtocolIs(("tcp",)), ServerPort(80, 80))), "meta l4proto tcp ct reply proto-src 80"),
+        (Rule((ProtocolIs(("tcp", "udp")), ServerPort(1, 9))), "meta l4proto { tcp, udp } ct reply proto-src 1-9"),
+        (Rule((NamedPort(6, "s"),)), "ct reply ip6 saddr . meta l4proto . th dport @s"),
+        (Rule((FamilyIs(6), ConntrackState(("invalid", "untracked")))), "meta nfproto ipv6 ct state invalid,untracked"),
+        (Rule((Unconfirmed(), Icmpv6Type(("nd-redirect",)))), "ct status ! confirmed icmpv6 type nd-redirect"),
+        (
+            Rule((), "deny/x", Log("deny x", 100), Goto("c"), "why"),
+            'counter name "deny/x" log prefix "deny x" group 100 goto c comment "why"',
+        ),
+        (Rule(verdict=Jump("c")), "jump c"),
+        (Rule(verdict=Dispatch(Packet("saddr", 6), "m")), "ip6 saddr vmap @m"),
+        (Rule(verdict=Masquerade(random_fully=True)), "masquerade fully-random"),
+        (Rule(verdict=Masquerade(random_fully=False)), "masquerade"),
+        (Rule((Foreign("{}"),)), "# not nfagent's: {}"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_rule(rule: Rule, written: str) -> None:
+    assert rule_text(rule) == written
+
+
+def test_elements() -> None:
+    assert element_text("10.0.0.1") == "10.0.0.1"
+    assert element_text(parse_cidr("10.0.0.0/8")) == "10.0.0.0/8"
+    assert element_text(Range(4, 1, 3)) == "0.0.0.1-0.0.0.3"
+    assert element_text(("10.0.0.1", "tcp", 80)) == "10.0.0.1 . tcp . 80"
+
+
+def test_a_table_sorts_addresses_by_number_and_explains_them() -> None:
+    elements: frozenset[str] = frozenset({"10.0.0.10", "10.0.0.9"})
+    ruleset = Ruleset(sets={"peers4/1": NamedSet("address", 4, elements, "pods")}, foreign=frozenset({("map", "x")}))
+    known = {"10.0.0.9": "shop/web"}
+    assert table_text(ruleset, lambda address: known.get(address, "")).splitlines() == [
+        "table inet nfagent {",
+        "\tset peers4/1 {",
+        "\t\ttype ipv4_addr",
+        '\t\tcomment "pods"',
+        "\t\telements = {",
+        "\t\t\t10.0.0.9,  # shop/web",
+        "\t\t\t10.0.0.10",
+        "\t\t}",
+        "\t}",
+        "",
+        "\t# not nfagent's: map x",
+        "}",
+    ]
+
+
+def test_no_table_says_so() -> None:
+    assert table_text(ABSENT) == "# there is no table inet nfagent\n"
