@@ -13,9 +13,9 @@ from nfagent.cluster.state import ClusterState
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.text import table_text
-from tests.properties.strategies import EVENTS
+from tests.properties.strategies import histories
 
-HISTORIES = st.lists(EVENTS, min_size=1, max_size=25)
+HISTORIES = histories()
 
 
 def take(desired: Desired, event: Item | Ref) -> bool:
