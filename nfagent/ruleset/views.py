@@ -132,7 +132,7 @@ def ruleset_view(ruleset: Ruleset, annotate: Annotate | None) -> View:
     return {
         "text": table_text(ruleset, annotate),
         "nft": table_text(ruleset),
-        "objects": msgspec.to_builtins(ruleset, str_keys=True),
+        "objects": msgspec.to_builtins(ruleset, str_keys=True, order="deterministic"),
     }
 
 
@@ -220,7 +220,11 @@ def _changed(there: Any, here: Any) -> list[str]:
         before, after = (_element_lines(item.elements) for item in (there, here))
     found = [f"lacks  {line}" for line in after if line not in before]
     found += [f"has    {line}" for line in before if line not in after]
-    return found or ["holds the same in another order or shape"]
+    if found:
+        return found
+    if not isinstance(here, Chain):
+        return ["has the same elements with another type or comment"]
+    return ["has the same rules at another hook" if there.hook != here.hook else "has the same rules in another order"]
 
 
 def _element_lines(elements: dict[str, str] | frozenset[Element]) -> list[str]:

@@ -5,7 +5,7 @@ takes a batch whole or not at all.
 
 A message holds as many elements of one command as its 16-bit length can count: the kernel looks the set up once a
 message, along the list of all sets, and that walk is all of the cost that grows with the table. In its answer it says
-by an offset which element it refused; kernels before 6.0 say the message only.
+by an offset which element it refused; old kernels say the message only.
 """
 
 from __future__ import annotations

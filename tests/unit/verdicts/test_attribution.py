@@ -101,9 +101,7 @@ def test_another_port_of_the_same_pods_is_judged_for_itself() -> None:
 def test_a_deny_names_the_policies_that_isolate_and_none_that_allow() -> None:
     attributor = Attributor(scene(FROM_WEB, ON_5432, CLOSED).views["a"])
 
-    record = attributed(
-        attributor, "deny ingress shop/closed_from-web_on-5432", packet(OUTSIDE, DB, UDP, ports(1, 53))
-    )
+    record = attributed(attributor, "deny ingress shop/closed_from-web_on-5432", packet(OUTSIDE, DB, UDP, ports(1, 53)))
 
     assert (record.disposition, record.policies) == ("deny", ())
     assert record.isolating_policies == named("closed", "from-web", "on-5432")

@@ -1,0 +1,158 @@
+"""The agent's answers over its unix socket: what is asked, what comes back, who may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from nfagent.edge import api
+from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.policy.explain import Explanation, explain
+from nfagent.ruleset.views import Scope, View
+from tests.scene import Scene, pod, policy
+
+DEADLINE = 20.0
+Answer = tuple[int, Any]
+
+
+class Told:
+    """Answers by the name of the view, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Scope]] = []
+        self.view_of = Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20), policy("shop/all")).views["a"]
+
+    async def view(self, name: str, scope: Scope) -> View:
+        self.asked.append((name, scope))
+        match name:
+            case "state":
+                return {"node": "a", "note": "\N{GRINNING FACE}"}
+            case "kernel":
+                raise KernelError("netlink: Operation not permitted")
+            case "ruleset":
+                raise EnvironmentError_("no libnftables; apt-get install python3-nftables")
+        raise UsageError(f"there is no view {name!r}")
+
+    def explain(self, source: str, destination: str) -> Explanation:
+        return explain(self.view_of.cluster, self.view_of.index, source, destination)
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[tuple[Told, Callable[..., Coroutine[Any, Any, Answer]]]]:
+    told = Told()
+    runner = await api.serve(path, told)
+    try:
+        connector = aiohttp.UnixConnector(str(path))
+        async with asyncio.timeout(DEADLINE), aiohttp.ClientSession("http://agent", connector=connector) as session:
+
+            async def ask(where: str, **query: str) -> Answer:
+                async with session.get(where, params=query) as response:
+                    is_json = response.content_type == "application/json"
+                    return response.status, await (response.json() if is_json else response.text())
+
+            yield told, ask
+    finally:
+        await runner.cleanup()
+
+
+def answer(path: Path, where: str, **query: str) -> tuple[Answer, Told]:
+    async def body() -> tuple[Answer, Told]:
+        async with serving(path) as (told, ask):
+            return await ask(where, **query), told
+
+    return asyncio.run(body())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "nfagent" / "agent.sock"
+
+
+def test_a_view_is_json(path: Path) -> None:
+    found, told = answer(path, "/v1/dump/state")
+    assert found == (200, {"node": "a", "note": "\N{GRINNING FACE}"})
+    assert told.asked == [("state", Scope())]
+
+
+def test_namespace_and_pod_are_the_scope_of_a_view(path: Path) -> None:
+    _, told = answer(path, "/v1/dump/state", namespace="shop", pod="shop/web")
+    assert told.asked == [("state", Scope("shop", "shop/web"))]
+
+
+def test_an_explanation_has_its_verdict_and_its_words(path: Path) -> None:
+    (status, found), _ = answer(path, "/v1/explain", source="shop/web", destination="shop/db:80/tcp")
+    assert (status, found["allowed"], found["verdict"]) == (200, False, "denied")
+    assert found["lines"][-1] == "  no rule allows it"
+
+
+@pytest.mark.parametrize(
+    ("where", "query", "status", "words"),
+    [
+        pytest.param("/v1/dump/none", {}, 400, "there is no view 'none'", id="an unknown view"),
+        pytest.param("/v1/dump/%2e%2e", {}, 404, "", id="a path that goes up"),
+        pytest.param("/v1/explain", {}, 400, "'' is neither NAMESPACE/POD nor an address", id="no question"),
+        pytest.param(
+            "/v1/explain",
+            {"source": "shop/web", "destination": f"shop/db:{'9' * 5000}"},
+            400,
+            "is not a port number",
+            id="a number without end",
+        ),
+        pytest.param("/v1/dump/kernel", {}, 503, "netlink: Operation not permitted", id="a kernel that refuses"),
+        pytest.param("/v1/dump/ruleset", {}, 503, "no libnftables; apt-get", id="a machine that lacks something"),
+    ],
+)
+def test_what_can_not_be_answered_says_why(
+    path: Path, where: str, query: dict[str, str], status: int, words: str
+) -> None:
+    (found, content), _ = answer(path, where, **query)
+    assert found == status
+    assert words in (content["error"] if isinstance(content, dict) else content)
+
+
+def test_folder_and_socket_are_for_root_alone_and_the_socket_goes_at_the_end(path: Path) -> None:
+    async def body() -> None:
+        async with serving(path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert list(path.parent.iterdir()) == []
+
+    asyncio.run(body())
+
+
+def test_a_socket_that_a_crash_left_behind_is_replaced(path: Path) -> None:
+    async def body() -> None:
+        runner = await api.serve(path, Told())
+        path.rename(path.with_name("kept"))
+        await runner.cleanup()
+        path.with_name("kept").rename(path)
+        async with serving(path) as (_, ask):
+            assert (await ask("/v1/dump/state"))[0] == 200
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("obstacle", ["a folder", "a file", "a file for its folder", "a path too long"])
+def test_a_socket_that_can_not_be_made_says_what_to_set_and_spares_what_is_there(tmp_path: Path, obstacle: str) -> None:
+    path = tmp_path / "agent.sock"
+    match obstacle:
+        case "a folder":
+            path.mkdir()
+        case "a file":
+            path.write_text("mine")
+        case "a file for its folder":
+            path.write_text("mine")
+            path /= "agent.sock"
+        case "a path too long":
+            path = tmp_path / ("x" * 108) / "agent.sock"
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(EnvironmentError_, match=r"can't be listened at: .*; set another runtime_dir"):
+        asyncio.run(api.serve(path, Told()))
+    assert set(before) <= set(tmp_path.iterdir())

@@ -1,0 +1,362 @@
+"""What `nfagent dump` shows: shapes, scopes, and the words for what differs."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from nfagent.cluster.address import parse_cidr
+from nfagent.errors import Problem, UsageError
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import ABSENT, Accept, Chain, Drop, Foreign, Hook, NamedSet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.parse import CounterValue
+from nfagent.ruleset.views import (
+    Scope,
+    View,
+    annotation,
+    counters_view,
+    diff_view,
+    policies_view,
+    ruleset_view,
+    scoped,
+    state_view,
+)
+from tests.scene import Scene, labelled, namespace, pod, policy
+
+ALL = Scope()
+PROBLEM = Problem(place="f.yaml:3", object="Pod shop/x", field="spec.nodeName", value="5", reason="is not a string")
+DOCUMENTS = (
+    namespace("shop"),
+    pod("shop/web", "a", 10, app="web"),
+    pod("shop/db", "a", 20, app="db"),
+    pod("ops/mon", "a", 30, app="mon"),
+    pod("shop/far", "b", 40, app="db"),
+    policy(
+        "shop/db",
+        labelled(app="db"),
+        types=["Ingress"],
+        ingress=[{"from": [{"podSelector": labelled(app="web")}], "ports": [{"port": 5432}]}],
+    ),
+    policy("shop/closed", labelled(app="web")),
+    policy("ops/broken", types=["Egress"], egress=[{"to": [{}]}]),
+)
+
+
+@pytest.fixture
+def view() -> Desired:
+    return Scene(*DOCUMENTS).views["a"]
+
+
+def as_json(found: View) -> View:
+    """Show a view as programs read it."""
+    decoded: View = msgspec.json.decode(msgspec.json.encode(found))
+    return decoded
+
+
+def named(found: View, key: str) -> list[str]:
+    return [f"{item['namespace']}/{item['name']}" for item in found[key]]
+
+
+def test_the_state_says_who_is_where_and_isolated_by_what(view: Desired) -> None:
+    found = as_json(state_view(view, ALL, (PROBLEM,)))
+    assert (found["node"], found["known"]) == ("a", True)
+    assert found["counts"] == {
+        "namespaces": 1,
+        "nodes": 2,
+        "pods": 4,
+        "local_pods": 3,
+        "identities": 3,
+        "policies": 3,
+    }
+    assert [node["name"] for node in found["nodes"]] == ["a", "b"]
+    assert found["nodes"][0] == {
+        "name": "a",
+        "addresses": ["192.168.0.1", "fd00::1"],
+        "pod_cidrs": ["10.64.0.0/24", "2001:db8:0:a::/64"],
+    }
+    assert named(found, "pods") == ["ops/mon", "shop/db", "shop/far", "shop/web"]
+    assert found["pods"][1] == {
+        "namespace": "shop",
+        "name": "db",
+        "node": "a",
+        "local": True,
+        "addresses": ["10.64.0.20", "2001:db8:0:a::20"],
+        "labels": {"app": "db"},
+        "phase": "Running",
+        "host_network": False,
+        "isolated": {"egress": [], "ingress": ["shop/db"]},
+    }
+    assert found["masquerade"]["configured"] is False
+    assert found["logging"] == {"allow": False, "deny": False}
+    assert found["problems"] == [msgspec.to_builtins(PROBLEM)]
+
+
+def test_a_node_that_no_manifest_names_is_said_to_be_unknown() -> None:
+    assert state_view(Desired("z"), ALL, ())["known"] is False
+
+
+@pytest.mark.parametrize(
+    ("scope", "pods"),
+    [
+        pytest.param(Scope(namespace="ops"), ["ops/mon"], id="a namespace"),
+        pytest.param(Scope(namespace="none"), [], id="a namespace without Pods"),
+        pytest.param(Scope(pod="shop/far"), ["shop/far"], id="a Pod"),
+        pytest.param(Scope(namespace="ops", pod="shop/far"), ["shop/far"], id="a Pod, whatever the namespace"),
+    ],
+)
+def test_the_state_of_a_scope(view: Desired, scope: Scope, pods: list[str]) -> None:
+    assert named(state_view(view, scope, ()), "pods") == pods
+
+
+def test_policies_say_whom_they_isolate_here_and_what_they_allow(view: Desired) -> None:
+    found = as_json(policies_view(view, ALL, (PROBLEM,)))
+    assert named(found, "policies") == ["ops/broken", "shop/closed", "shop/db"]
+    assert found["policies"][2] == {
+        "kind": "NetworkPolicy",
+        "namespace": "shop",
+        "name": "db",
+        "selects": "app=db",
+        "isolates": ["ingress"],
+        "local_pods": ["shop/db"],
+        "rules": {"ingress": ["pods app=web in namespace shop on 5432/tcp"]},
+        "problem": None,
+    }
+    assert found["problems"] == [msgspec.to_builtins(PROBLEM)]
+
+
+def test_a_policy_that_fails_closed_says_why(view: Desired) -> None:
+    broken = policies_view(view, ALL, ())["policies"][0]
+    assert (broken["isolates"], broken["local_pods"], broken["rules"]) == (["egress"], ["ops/mon"], {"egress": []})
+    assert broken["problem"]["field"] == "spec.egress[0].to[0]"
+
+
+@pytest.mark.parametrize(
+    ("scope", "policies"),
+    [
+        pytest.param(Scope(namespace="shop"), ["shop/closed", "shop/db"], id="a namespace's"),
+        pytest.param(Scope(pod="shop/db"), ["shop/db"], id="those that select a Pod"),
+        pytest.param(Scope(pod="shop/far"), ["shop/db"], id="those that select another node's Pod"),
+        pytest.param(Scope(pod="ops/mon"), ["ops/broken"], id="those that fail closed"),
+    ],
+)
+def test_the_policies_of_a_scope(view: Desired, scope: Scope, policies: list[str]) -> None:
+    assert named(policies_view(view, scope, ()), "policies") == policies
+
+
+def test_a_ruleset_is_shown_for_people_for_nft_and_for_programs(view: Desired) -> None:
+    found = as_json(ruleset_view(view.compiled().ruleset, annotation(view)))
+    assert "10.64.0.20 : goto ingress/shop/db,  # shop/db" in found["text"] or (
+        "10.64.0.20 : goto ingress/shop/db  # shop/db" in found["text"]
+    )
+    assert "# shop/db" not in found["nft"]
+    assert found["objects"]["maps"]["ingress4"]["elements"]["10.64.0.20"] == "ingress/shop/db"
+
+
+def test_elements_are_in_an_order_that_stays() -> None:
+    addresses = [f"10.0.0.{number}" for number in range(100)]
+    ruleset = Ruleset({"peers4/x": NamedSet("address", 4, frozenset(addresses))})
+    assert ruleset_view(ruleset, None)["objects"]["sets"]["peers4/x"]["elements"] == sorted(addresses)
+
+
+def test_without_a_table_the_text_says_so() -> None:
+    assert ruleset_view(ABSENT, None)["text"] == "# there is no table inet nfagent\n"
+
+
+def test_annotations_are_pods_by_address(view: Desired) -> None:
+    words = annotation(view)
+    assert (words("10.64.1.40"), words("203.0.113.7")) == ("shop/far", "")
+
+
+def test_without_a_scope_the_ruleset_is_whole(view: Desired) -> None:
+    ruleset = view.compiled().ruleset
+    assert scoped(view, ruleset, ALL) is ruleset
+
+
+def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(view: Desired) -> None:
+    ruleset = view.compiled().ruleset
+    part = scoped(view, ruleset, Scope(pod="shop/db"))
+    assert {name: item.elements for name, item in part.maps.items()} == {
+        "ingress4": {"10.64.0.20": "ingress/shop/db"},
+        "ingress6": {"2001:db8:0:a::20": "ingress/shop/db"},
+    }
+    assert set(part.chains) == {"ingress/shop/db", "allow/ingress/shop/db"}
+    assert part.counters == {"deny/ingress/shop/db", "allow/ingress/shop/db"}
+    assert [item.comment for item in part.sets.values()] == ["pods app=web in namespace shop"] * 2
+    assert all(part.chains[name] == ruleset.chains[name] for name in part.chains)
+
+
+def test_a_namespaces_part_of_the_ruleset_is_that_of_its_pods(view: Desired) -> None:
+    part = scoped(view, view.compiled().ruleset, Scope(namespace="shop"))
+    assert set(part.chains) == {"ingress/shop/db", "allow/ingress/shop/db", "ingress/shop/closed"}
+
+
+@pytest.mark.parametrize("scope", [Scope(pod="shop/far"), Scope(namespace="none")], ids=["elsewhere", "nobody"])
+def test_who_is_not_of_this_node_has_no_part(view: Desired, scope: Scope) -> None:
+    part = scoped(view, view.compiled().ruleset, scope)
+    assert (part.maps, part.chains, part.sets, part.counters) == ({}, {}, {}, frozenset())
+
+
+def test_a_pod_that_is_not_there_is_an_error_in_every_view() -> None:
+    empty = Desired("a")
+    scope = Scope(pod="shop/none")
+    for ask in (
+        lambda: state_view(empty, scope, ()),
+        lambda: policies_view(empty, scope, ()),
+        lambda: scoped(empty, empty.compiled().ruleset, scope),
+        lambda: counters_view(empty, {}, scope),
+    ):
+        with pytest.raises(UsageError, match="there is no Pod shop/none"):
+            ask()
+
+
+def test_of_two_pods_with_one_address_the_first_by_name_has_the_elements() -> None:
+    both = Scene(pod("shop/aa", "a", 10), pod("shop/bb", "a", 10), policy("shop/all", types=["Ingress"])).views["a"]
+    ruleset = both.compiled().ruleset
+    assert set(scoped(both, ruleset, Scope(pod="shop/aa")).maps) == {"ingress4", "ingress6"}
+    assert scoped(both, ruleset, Scope(pod="shop/bb")).maps == {}
+
+
+RULE = Rule((), verdict=Drop(), comment="ours")
+HELD = Ruleset(
+    {
+        "peers4/x": NamedSet("address", 4, frozenset({"10.0.0.1", "10.0.0.2"})),
+        "blocks4/x": NamedSet("range", 4, frozenset({parse_cidr("10.0.0.0/8")})),
+        "ports4/x": NamedSet("port", 4, frozenset({("10.0.0.1", "tcp", 80)})),
+    },
+    {"ingress4": VerdictMap(4, {"10.0.0.1": "ingress/shop/db"})},
+    {"ingress/shop/db": Chain((RULE,)), "forward-ingress": Chain((RULE,), Hook("filter", "forward", -1))},
+    frozenset({"deny/ingress/shop/db"}),
+)
+
+
+def changed(**fields: object) -> Ruleset:
+    return msgspec.structs.replace(HELD, **fields)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "differences"),
+    [
+        pytest.param(ABSENT, ["the table is missing"], id="no table"),
+        pytest.param(
+            changed(foreign=frozenset({("flowtable", "ft")})), ["flowtable ft: not nfagent's"], id="an object of others"
+        ),
+        pytest.param(changed(counters=frozenset()), ["counter deny/ingress/shop/db: missing"], id="a counter missing"),
+        pytest.param(changed(counters=HELD.counters | {"mine"}), ["counter mine: not wanted"], id="a counter too many"),
+        pytest.param(changed(sets={**HELD.sets, "mine": NamedSet("address", 4)}), ["set mine: not wanted"], id="a set"),
+        pytest.param(
+            changed(sets={**HELD.sets, "peers4/x": NamedSet("address", 4, frozenset({"10.0.0.2", "10.0.0.3"}))}),
+            ["set peers4/x: lacks  10.0.0.1", "set peers4/x: has    10.0.0.3"],
+            id="addresses",
+        ),
+        pytest.param(
+            changed(sets={**HELD.sets, "blocks4/x": NamedSet("range", 4)}),
+            ["set blocks4/x: lacks  10.0.0.0/8"],
+            id="a range",
+        ),
+        pytest.param(
+            changed(sets={**HELD.sets, "ports4/x": NamedSet("port", 4)}),
+            ["set ports4/x: lacks  10.0.0.1 . tcp . 80"],
+            id="a port",
+        ),
+        pytest.param(
+            changed(sets={**HELD.sets, "ports4/x": msgspec.structs.replace(HELD.sets["ports4/x"], comment="mine")}),
+            ["set ports4/x: has the same elements with another type or comment"],
+            id="a comment",
+        ),
+        pytest.param(changed(maps={}), ["map ingress4: missing"], id="a map"),
+        pytest.param(
+            changed(maps={"ingress4": VerdictMap(4, {"10.0.0.1": "forward-ingress"})}),
+            [
+                "map ingress4: lacks  10.0.0.1 : goto ingress/shop/db",
+                "map ingress4: has    10.0.0.1 : goto forward-ingress",
+            ],
+            id="where an address goes",
+        ),
+        pytest.param(
+            changed(chains={**HELD.chains, "ingress/shop/db": Chain((Rule((Foreign("xt"),), verdict=Accept()), RULE))}),
+            ["chain ingress/shop/db: has    # not nfagent's: xt accept"],
+            id="a rule of others",
+        ),
+        pytest.param(
+            changed(chains={**HELD.chains, "ingress/shop/db": Chain()}),
+            ['chain ingress/shop/db: lacks  drop comment "ours"'],
+            id="a rule missing",
+        ),
+        pytest.param(
+            changed(chains={**HELD.chains, "ingress/shop/db": Chain((RULE, RULE))}),
+            ["chain ingress/shop/db: has the same rules in another order"],
+            id="a rule twice",
+        ),
+        pytest.param(
+            changed(chains={**HELD.chains, "forward-ingress": Chain((RULE,))}),
+            ["chain forward-ingress: has the same rules at another hook"],
+            id="a chain without its hook",
+        ),
+    ],
+)
+def test_every_difference_has_its_words_and_the_commands_that_mend_it(kernel: Ruleset, differences: list[str]) -> None:
+    found = as_json(diff_view(kernel, HELD))
+    assert (found["equal"], found["differences"]) == (False, differences)
+    assert found["commands"]
+    assert all(command.split()[0] in {"add", "delete", "flush"} for command in found["commands"])
+
+
+def test_where_nothing_differs_nothing_is_said() -> None:
+    assert diff_view(HELD, HELD) == {"equal": True, "differences": [], "commands": []}
+
+
+COUNTED = {
+    "deny/ingress/shop/db": CounterValue(3, 180),
+    "allow/ingress/shop/db": CounterValue(5, 300),
+    "deny/ingress/shop/closed": CounterValue(0, 0),
+    "deny/egress/ops/broken": CounterValue(1, 60),
+    "deny/egress/gone/gone": CounterValue(9, 9),
+}
+
+
+def row(verdict: str, direction: str, space: str, name: str, packets: int, size: int) -> View:
+    return {
+        "verdict": verdict,
+        "direction": direction,
+        "namespace": space,
+        "policies": [name],
+        "packets": packets,
+        "bytes": size,
+    }
+
+
+ROWS = {
+    "allow db": row("allow", "ingress", "shop", "db", 5, 300),
+    "deny broken": row("deny", "egress", "ops", "broken", 1, 60),
+    "deny closed": row("deny", "ingress", "shop", "closed", 0, 0),
+    "deny db": row("deny", "ingress", "shop", "db", 3, 180),
+}
+
+
+@pytest.mark.parametrize(
+    ("scope", "rows"),
+    [
+        pytest.param(ALL, ["allow db", "deny broken", "deny closed", "deny db"], id="all, in order"),
+        pytest.param(Scope(namespace="shop"), ["allow db", "deny closed", "deny db"], id="a namespace's"),
+        pytest.param(Scope(pod="shop/db"), ["allow db", "deny db"], id="those of a Pod's rules"),
+        pytest.param(Scope(pod="shop/far"), [], id="none of another node's Pod"),
+    ],
+)
+def test_counters(view: Desired, scope: Scope, rows: list[str]) -> None:
+    assert as_json(counters_view(view, COUNTED, scope)) == {"counters": [ROWS[name] for name in rows]}
+
+
+def test_a_policys_counter_is_shown_once_for_all_its_classes() -> None:
+    shared = Scene(
+        pod("shop/web", "a", 10, app="web"),
+        pod("shop/db", "a", 20, app="db"),
+        policy("shop/all", types=["Ingress"], ingress=[{}]),
+        policy("shop/db", labelled(app="db"), types=["Ingress"]),
+    ).views["a"]
+    values = {name: CounterValue(1, 60) for name in shared.compiled().ruleset.counters}
+    rows = counters_view(shared, values, ALL)["counters"]
+    assert [(found["verdict"], found["policies"]) for found in rows] == [
+        ("allow", ["all"]),
+        ("deny", ["all"]),
+        ("deny", ["all", "db"]),
+    ]
