@@ -2,15 +2,16 @@
 
 `/etc/nfagent/nfagent.toml` is TOML 1.0. An environment variable is named after its key:
 `NFAGENT_LOG_DIR` for `log_dir`, `NFAGENT_MASQUERADE_ENABLED` for `enabled` in `[masquerade]`;
-lists are comma-separated there.
+lists are comma-separated there. An empty variable sets nothing, but for a list, which it empties.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nfagent.egress.plan import MasqueradeSettings
 from nfagent.errors import SettingError
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
+_UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
 class ClusterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,11 +86,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def masquerade_settings(self) -> MasqueradeSettings:
         """Give what the egress room needs. Raises SettingError for a range that is no CIDR."""
-        ranges = [
-            _range(f"cluster.{key}", cidr)
-            for key, cidrs in (("pod_cidrs", self.cluster.pod_cidrs), ("service_cidrs", self.cluster.service_cidrs))
-            for cidr in cidrs
-        ]
+        ranges = [_range(key, cidr) for key, cidr in _cluster_cidrs(self)]
         return MasqueradeSettings(
             enabled=self.masquerade.enabled,
             random_fully=self.masquerade.random_fully,
@@ -104,19 +102,54 @@ def load_settings(
 
     flags: top-level settings from the command line; None and '' leave a setting as it is
     """
-    merged = _from_file(file)
-    _overlay(merged, _from_environment(environment))
-    _overlay(merged, {key: value for key, value in (flags or {}).items() if value not in {None, ""}})
+    layers = (
+        (str(file or DEFAULT_FILE), _from_file(file)),
+        ("environment", _from_environment(environment)),
+        ("command line", {key: value for key, value in (flags or {}).items() if value is not None and value != ""}),
+    )
+    merged: dict[str, Any] = {}
+    for source, layer in layers:
+        # Each by itself first, so that the message names the one that is wrong, even where a later one wins.
+        _converted(source, layer)
+        _overlay(merged, layer)
+    return _converted("settings", merged)
+
+
+def _converted(source: str, layer: dict[str, Any]) -> Settings:
     try:
-        settings = msgspec.convert(merged, Settings, strict=False)
+        settings = msgspec.convert(layer, Settings, strict=False)
+        settings.masquerade_settings()
+        _check(settings)
     except msgspec.ValidationError as error:
-        raise SettingError(f"{file or DEFAULT_FILE} or NFAGENT_ environment: {error}") from None
-    settings.masquerade_settings()
-    _check(settings)
+        raise SettingError(f"{source}: {_in_words(str(error), layer)}") from None
+    except SettingError as error:
+        raise SettingError(f"{source}: {error}") from None
     return settings
 
 
+def _in_words(message: str, layer: dict[str, Any]) -> str:
+    """Say msgspec's `Expected `int`, got `str` - at `$.logging.group`` as `logging.group = 'x': …`."""
+    reason, _, path = message.partition(" - at ")
+    key = path.strip("`").removeprefix("$").removeprefix(".")
+    if (unknown := _UNKNOWN.fullmatch(reason)) is not None:
+        name = f"{key}.{unknown['name']}" if key else unknown["name"]
+        return f"{name} is no setting; every setting is in systemd/nfagent.toml, with its default"
+    value: Any = layer
+    for part in re.findall(r"\w+", key):
+        value = value[int(part)] if isinstance(value, list | tuple) and part.isdecimal() else value[part]
+    return f"{key} = {value!r}: {reason[:1].lower()}{reason[1:].replace('`', '')}"
+
+
+def _cluster_cidrs(settings: Settings) -> Iterator[tuple[str, str]]:
+    for key in ("pod_cidrs", "service_cidrs"):
+        for cidr in getattr(settings.cluster, key):
+            yield f"cluster.{key}", cidr
+
+
 def _check(settings: Settings) -> None:
+    for key in ("runtime_dir", "log_dir"):
+        if not getattr(settings, key):
+            raise SettingError(f"{key} = '': write a folder's path")
     limits = (
         ("logging.group", settings.logging.group, 0, 65535),
         ("logging.file_max_bytes", settings.logging.file_max_bytes, 4096, 2**40),
@@ -137,7 +170,7 @@ def _range(key: str, cidr: str) -> Range:
     try:
         return parse_cidr(cidr)
     except AddressError as error:
-        raise SettingError(f"{key}: {cidr!r} {error}") from None
+        raise SettingError(f"{key} = {cidr!r}: {error}") from None
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:
@@ -148,8 +181,10 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         if file is None:
             return {}
         raise SettingError(f"{path}: there is no such file; give the right one with --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(f"{path}: {error}") from None
+    except OSError as error:
+        raise SettingError(f"{path}: {error.strerror}; give another with --config") from None
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{path}: is not TOML: {error}") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -160,11 +195,12 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
                 inner.name: _from_text(inner.type, environment[name])
                 for inner in msgspec.structs.fields(field.type)
                 if (name := f"NFAGENT_{field.name}_{inner.name}".upper()) in environment
+                and (environment[name] or inner.type == tuple[str, ...])
             }
             if section:
                 found[field.name] = section
-        elif (name := f"NFAGENT_{field.name}".upper()) in environment:
-            found[field.name] = environment[name]
+        elif text := environment.get(f"NFAGENT_{field.name}".upper()):
+            found[field.name] = text
     return found
 
 

@@ -22,6 +22,8 @@ from nfagent.ruleset.transaction import Transaction, diff
 
 log = logging.getLogger(__name__)
 _FIRST_RETRY = 0.1
+_DOUBLINGS = 32
+"""No float grows out of its range, however long a kernel refuses."""
 
 
 class Kernel(Protocol):
@@ -88,8 +90,8 @@ class Reconciler:
         self._retry_max = retry_max
         self._on_sync = on_sync
         self._woken = asyncio.Event()
+        self._trusted = False
         self._known: Ruleset | None = None
-        self._committed: Ruleset | None = None
         self._read_at = 0.0
         self.status = ReconcileStatus()
 
@@ -100,7 +102,7 @@ class Reconciler:
 
     def distrust(self) -> None:
         """Say that the kernel may hold something else than we think: read it before the next transaction."""
-        self._known = None
+        self._trusted = False
         self.wake()
 
     async def run(self) -> None:
@@ -110,18 +112,18 @@ class Reconciler:
             self._woken.clear()
             pause = await self.round()
             if not await self._clock.wait(self._woken, pause) and not self.status.failures:
-                self._known = None
+                self._trusted = False
 
     async def round(self) -> float:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
         try:
             await self._reconcile()
         except KernelError as error:
-            self._known = None
+            self._trusted = False
             self.status.failures += 1
             self.status.in_sync = False
             self.status.last_error = str(error)
-            pause: float = min(_FIRST_RETRY * 2.0 ** (self.status.failures - 1), self._retry_max)
+            pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
             log.error(
                 "the kernel refused (%d in a row), trying again in %.1f s: %s", self.status.failures, pause, error
             )
@@ -133,21 +135,23 @@ class Reconciler:
         return max(0.0, self._read_at + self._resync - self._clock.monotonic())
 
     async def _reconcile(self) -> None:
-        before = self._known
-        if before is None:
-            before = await self._kernel.read()
+        if not self._trusted or self._known is None:
+            self._trusted = True  # before the kernel is asked: distrust that comes meanwhile asks once more
+            found = await self._kernel.read()
             self._read_at = self._clock.monotonic()
-            self._notice_drift(before)
+            self._notice_drift(found)
+            self._known = found
         wanted = self._wanted()
-        transaction = diff(before, wanted)
+        transaction = diff(self._known, wanted)
         if transaction:
             await self._kernel.apply(transaction)
             self.status.transactions += 1
             self.status.commands += len(transaction)
             self.status.applied_at = self._clock.monotonic()
-        self._known = self._committed = wanted
+        self._known = wanted
 
     def _notice_drift(self, found: Ruleset) -> None:
-        if self._committed is not None and not self.status.failures and found != self._committed:
+        # A refused transaction left nothing behind: what differs from what we know is somebody else's doing.
+        if self._known is not None and found != self._known:
             self.status.drifts += 1
             log.warning("the table is not as nfagent left it; putting it right (see `nfagent dump diff`)")

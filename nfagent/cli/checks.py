@@ -16,7 +16,7 @@ from nfagent.cli.client import ask, listening
 from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.claim import holder
-from nfagent.edge.kernel import INSTALL_HINT, Nftables
+from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import EnvironmentError_, KernelError, NfagentError, SettingError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
@@ -98,7 +98,8 @@ def _nftables(*, root: bool) -> Iterator[Check]:
     try:
         kernel = Nftables()
     except EnvironmentError_ as error:
-        yield Check("libnftables", "FAIL", str(error).partition(";")[0], INSTALL_HINT)
+        found, _, mend = str(error).partition("; ")
+        yield Check("libnftables", "FAIL", found, mend.partition(": ")[2])
         return
     try:
         yield Check("libnftables", "ok", f"python3-nftables, {_nft_version()}")

@@ -100,14 +100,18 @@ def _show(
 ) -> None:
     from nfagent.cli.output import remark, say
 
-    unread = 0
+    total = unread = matching = 0
     try:
         for lines in batches:
             records = list(_decoded(lines))
+            total += len(records)
             unread += len(lines) - len(records)
-            shown = list(form([record for record in records if wanted(record)]))
-            if shown:
-                say(shown)
+            kept = [record for record in records if wanted(record)]
+            matching += len(kept)
+            if kept:
+                say(form(kept))
+        if not matching:
+            remark("note", f"none of {counted(total, 'record')} matches" if total else "the log has no records yet")
     finally:
         if unread:
             remark("warning", f"passed over {counted(unread, 'line')} that {'is' if unread == 1 else 'are'} no record")

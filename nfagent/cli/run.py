@@ -27,7 +27,7 @@ def run(manifests: Path | None, node: str, config: Path | None) -> None:
     `nfagent cleanup` removes them. Needs root.
     """
     from nfagent.agent import Agent
-    from nfagent.errors import UsageError
+    from nfagent.errors import KernelError, UsageError
 
     settings = settings_of(config, manifests, node)
     if not settings.manifests:
@@ -35,6 +35,8 @@ def run(manifests: Path | None, node: str, config: Path | None) -> None:
     _log_to_stderr(settings.log_level)
     try:
         asyncio.run(Agent(settings).run())
+    except KernelError as error:
+        raise KernelError(f"{error}; `nfagent check` says what is missing here") from None
     except BaseExceptionGroup as group:
         raise _plain(group) from group
 

@@ -7,6 +7,8 @@ the network namespace that the process runs in.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
 from nfagent.ruleset.transaction import Transaction, transaction_text
 
 _T = TypeVar("_T")
+_NETLINK_NETFILTER = 12
 _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 INSTALL_HINT = "apt-get install python3-nftables nftables"
@@ -28,11 +31,12 @@ class Nftables:
     """Reads and changes the table; every call runs in the one worker thread. Satisfies reconcile.Kernel."""
 
     def __init__(self) -> None:
-        """Load libnftables. Raises EnvironmentError_ where it is missing."""
+        """Load libnftables. Raises EnvironmentError_ where it is missing, or can't speak to this kernel."""
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
             raise EnvironmentError_(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
+        _require_netlink()
         try:
             self._context: Any = nftables.Nftables()
         except OSError as error:
@@ -95,6 +99,16 @@ class Nftables:
                 )
             raise KernelError(_first_line(error))
         return str(output)
+
+
+def _require_netlink() -> None:
+    # libnftables ends the whole process where it gets no netlink socket: so we look first.
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER).close()
+    except OSError as error:
+        raise EnvironmentError_(
+            f"nf_tables can't be spoken to: {os.strerror(error.errno or 0)}; load it with: modprobe nf_tables"
+        ) from None
 
 
 def _first_line(error: str) -> str:

@@ -7,12 +7,13 @@ An end is written as `NAMESPACE/POD` or as an address; the destination may name 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any, cast
 
 import msgspec
 
 from nfagent.cluster.address import AddressError, canonical, family_of
-from nfagent.cluster.model import Pod
+from nfagent.cluster.model import ContainerPort, Pod
 from nfagent.cluster.state import ClusterState
 from nfagent.errors import UsageError
 from nfagent.policy.evaluate import Flow, Judgement, RuleOutcome, Side, evaluate
@@ -21,8 +22,9 @@ from nfagent.policy.index import PolicyIndex
 _END = re.compile(
     r"(?P<host>\[[^]]+\]|[^:\[\]]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)(:(?P<port>[^:/]+)(/(?P<protocol>\w+))?)?"
 )
-_PROTOCOLS = ("tcp", "udp", "sctp", "icmp")
-_WHY_NOT = {"peer": "{end} doesn't match", "port": "port doesn't match", "allow": "matches"}
+_PROTOCOLS = ("tcp", "udp", "sctp")
+_PORT_DIGITS = 5
+_SUGGESTED = 3
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -77,9 +79,8 @@ def read_flow(cluster: ClusterState, source: str, destination: str) -> Flow:
         for there in destinations:
             if family_of(here) == family_of(there):
                 number = _port(cluster, there, destination, port, protocol)
-                named = protocol or ("tcp" if number is not None else "icmp")
                 echo = "icmpv6" if family_of(there) == 6 else "icmp"
-                return Flow(here, there, echo if named == "icmp" else named, number)
+                return Flow(here, there, echo if number is None else protocol or _protocol(cluster, there, port), number)
     raise UsageError(f"{source} and {destination} have no address of one family")
 
 
@@ -92,43 +93,61 @@ def _split(end: str) -> tuple[str, str, str]:
 
 
 def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
-    namespace, slash, name = host.partition("/")
-    if not slash:
+    if "/" not in host:
         try:
             return (canonical(host),)
         except AddressError as error:
             raise UsageError(f"{host!r} {error}; a Pod is written NAMESPACE/POD") from None
-    pod = cluster.pods.get((namespace, name))
-    if pod is None:
-        raise UsageError(f"there is no Pod {host}{_similar(cluster, namespace, name)}")
+    pod = pod_of(cluster, host)
     if not pod.addresses:
         raise UsageError(f"Pod {host} has no address yet")
+    if not (pod.holds_addresses or pod.host_network):
+        raise UsageError(f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address")
     return pod.addresses
 
 
 def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
-    near = sorted(
-        f"{other}/{pod}"
-        for other, pod in cluster.pods
-        if pod == name or (other == namespace and (pod.startswith(name) or name.startswith(pod)))
-    )
-    return f"; did you mean {' or '.join(near[:3])}?" if near else f"; `nfagent dump state -n {namespace}` lists Pods"
+    here = sorted(pod for other, pod in cluster.pods if other == namespace)
+    near = [f"{namespace}/{pod}" for pod in here if pod.startswith(name)] if name else []
+    near += [f"{namespace}/{pod}" for pod in get_close_matches(name, here, n=_SUGGESTED)]
+    near += sorted(f"{other}/{pod}" for other, pod in cluster.pods if pod == name)
+    if near:
+        return f"; did you mean {' or '.join(list(dict.fromkeys(near))[:_SUGGESTED])}?"
+    if not here:
+        return f", nor any other in namespace {namespace}; `nfagent dump state` lists all Pods"
+    return f"; `nfagent dump state -n {namespace}` lists Pods"
 
 
 def _port(cluster: ClusterState, address: str, end: str, port: str, protocol: str) -> int | None:
+    if protocol in {"icmp", "icmpv6"}:
+        raise UsageError(f"{end!r}: {protocol} has no port; leave the port away, and ping is judged")
     if protocol and protocol not in _PROTOCOLS:
-        raise UsageError(f"{end!r}: {protocol} is not a protocol; write {', '.join(_PROTOCOLS)}")
+        raise UsageError(f"{end!r}: {protocol} is not a protocol; write {', '.join(_PROTOCOLS[:-1])} or sctp")
     if not port:
         return None
-    if port.isdecimal() and 1 <= int(port) <= 65535:
-        return int(port)
-    pod = cluster.holder(address)
-    for declared in pod.ports if pod is not None else ():
-        if declared.name == port and (not protocol or declared.protocol == protocol):
-            return declared.port
+    if port.isdecimal():
+        if len(port) <= _PORT_DIGITS and 1 <= int(port) <= 65535:
+            return int(port)
+        raise UsageError(f"{end!r}: {port} is not a port number; write 1 to 65535")
+    declared = _declared(cluster, address)
+    for known in declared:
+        if known.name == port and (not protocol or known.protocol == protocol):
+            return known.port
+    has = f", which has {', '.join(f'{known.name}/{known.protocol}' for known in declared)}" if declared else ""
+    spelt = f"{port}/{protocol}" if protocol else port
     raise UsageError(
-        f"{end!r}: {port} is neither a port number nor the name of a port of {_in_words(cluster, address)}"
+        f"{end!r}: {spelt} is neither a port number nor the name of a port of {_in_words(cluster, address)}{has}"
     )
+
+
+def _protocol(cluster: ClusterState, address: str, port: str) -> str:
+    """Give the protocol of a port that was written without one: that of the name, or TCP."""
+    return next((known.protocol for known in _declared(cluster, address) if known.name == port), "tcp")
+
+
+def _declared(cluster: ClusterState, address: str) -> tuple[ContainerPort, ...]:
+    pod = cluster.holder(address)
+    return pod.ports if pod is not None else ()
 
 
 def _in_words(cluster: ClusterState, address: str) -> str:
@@ -143,7 +162,7 @@ def _lines(judgement: Judgement, source: str, destination: str, index: PolicyInd
     lines = []
     for side, end, other in ((judgement.egress, source, "destination"), (judgement.ingress, destination, "source")):
         if side is not None:
-            lines += _side_lines(side, end, other, index)
+            lines += _side_lines(side, end, other, judgement.flow, index)
     if judgement.exempt:
         lines.append(f"not judged: {judgement.exempt}")
     elif not lines:
@@ -151,19 +170,18 @@ def _lines(judgement: Judgement, source: str, destination: str, index: PolicyInd
     return lines
 
 
-def _side_lines(side: Side, end: str, other: str, index: PolicyIndex) -> list[str]:
+def _side_lines(side: Side, end: str, other: str, flow: Flow, index: PolicyIndex) -> list[str]:
     lines = [f"{side.direction} at {end}: {'allowed' if side.allowed else 'denied'}"]
     if not side.isolating:
         return [*lines, f"  no NetworkPolicy isolates it for {side.direction}"]
     for ref in side.isolating:
         lines.append(f"  {ref} isolates {side.direction}")
         outcomes = [rule for rule in side.rules if rule.policy == ref]
-        lines += [f"    {_rule_line(rule, other)}" for rule in outcomes]
+        lines += [f"    {_rule_line(rule, other, flow)}" for rule in outcomes]
         problem = index.policies[ref].problem if ref in index.policies else None
         if problem is not None:
-            lines.append(
-                f"    it can't be read, so it allows nothing: {problem.field} {problem.value} {problem.reason}"
-            )
+            fault = " ".join(part for part in (problem.field, problem.value, problem.reason) if part)
+            lines.append(f"    it can't be read, so it allows nothing: {fault}")
         elif not outcomes:
             lines.append(f"    it has no {side.direction} rules, so it allows nothing")
     if not side.allowed:
@@ -171,16 +189,22 @@ def _side_lines(side: Side, end: str, other: str, index: PolicyIndex) -> list[st
     return lines
 
 
-def _rule_line(rule: RuleOutcome, other: str) -> str:
+def _rule_line(rule: RuleOutcome, other: str, flow: Flow) -> str:
     way = "from" if other == "source" else "to"
-    verdict = _WHY_NOT[rule.outcome].format(end=other)
-    return f"rule {rule.index + 1} of {rule.total} allows {way} {rule.words}: {verdict}"
+    outcomes = {
+        "allow": "matches",
+        "peer": f"{other} doesn't match",
+        "port": "port doesn't match" if flow.port is not None else f"has ports, and {flow.protocol} has none",
+    }
+    return f"rule {rule.index + 1} of {rule.total} allows {way} {rule.words}: {outcomes[rule.outcome]}"
 
 
 def pod_of(cluster: ClusterState, path: str) -> Pod:
     """Find a Pod by `NAMESPACE/POD`. Raises UsageError."""
     namespace, _, name = path.partition("/")
     pod = cluster.pods.get((namespace, name))
+    if not (namespace and name) or "/" in name:
+        raise UsageError(f"{path!r} is not a Pod's name; write NAMESPACE/POD, a port behind a colon: shop/db:5432/tcp")
     if pod is None:
         raise UsageError(f"there is no Pod {path}{_similar(cluster, namespace, name)}")
     return pod

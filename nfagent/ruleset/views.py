@@ -7,15 +7,16 @@ from typing import Any
 
 import msgspec
 
+from nfagent.cluster.address import number
 from nfagent.cluster.model import Direction, Pod
 from nfagent.errors import Problem
 from nfagent.policy.explain import pod_of
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset import names
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Chain, Ruleset
+from nfagent.ruleset.objects import Chain, Element, Ruleset
 from nfagent.ruleset.parse import CounterValue
-from nfagent.ruleset.text import Annotate, rule_text, table_text
+from nfagent.ruleset.text import Annotate, element_text, rule_text, sorted_elements, table_text
 from nfagent.ruleset.transaction import diff, transaction_text
 
 View = dict[str, Any]
@@ -32,7 +33,7 @@ class Scope(msgspec.Struct, frozen=True):
 def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
     """Show the cluster as nfagent understood it."""
     cluster = desired.cluster
-    wanted = [pod for pod in cluster.pods.values() if _in_scope(desired, scope, pod)]
+    wanted = _pods_in(desired, scope)
     return {
         "node": cluster.node,
         "known": cluster.node in cluster.nodes,
@@ -84,10 +85,11 @@ def _pod_view(desired: Desired, pod: Pod) -> View:
     }
 
 
-def _in_scope(desired: Desired, scope: Scope, pod: Pod) -> bool:
+def _pods_in(desired: Desired, scope: Scope) -> list[Pod]:
+    """Give the Pods that a scope is about. Raises UsageError for a Pod that isn't there."""
     if scope.pod:
-        return pod == pod_of(desired.cluster, scope.pod)
-    return not scope.namespace or pod.namespace == scope.namespace
+        return [pod_of(desired.cluster, scope.pod)]
+    return [pod for pod in desired.cluster.pods.values() if scope.namespace in {"", pod.namespace}]
 
 
 def policies_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
@@ -138,9 +140,7 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
     """Keep what concerns a Pod, or a namespace's Pods: their map elements, chains, and the sets these name."""
     if not (scope.pod or scope.namespace):
         return ruleset
-    mine = {
-        address for pod in desired.cluster.local.values() if _in_scope(desired, scope, pod) for address in pod.addresses
-    }
+    mine = _local_addresses(desired, scope)
     maps = {
         name: msgspec.structs.replace(item, elements={a: c for a, c in item.elements.items() if a in mine})
         for name, item in ruleset.maps.items()
@@ -157,6 +157,16 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
         counters=frozenset(name for name in ruleset.counters if f'"{name}"' in text),
         exists=ruleset.exists,
     )
+
+
+def _local_addresses(desired: Desired, scope: Scope) -> set[str]:
+    """Give the addresses that a scope's Pods hold on this node; of two Pods with one, the first by name has it."""
+    owners: dict[str, Pod] = {}
+    for pod in sorted(desired.cluster.local.values(), key=lambda pod: (pod.namespace, pod.name)):
+        for address in pod.addresses if pod.holds_addresses else ():
+            owners.setdefault(address, pod)
+    wanted = set(_pods_in(desired, scope))
+    return {address for address, pod in owners.items() if pod in wanted}
 
 
 def _targets(chain: Chain) -> set[str]:
@@ -207,31 +217,30 @@ def _changed(there: Any, here: Any) -> list[str]:
     if isinstance(here, Chain):
         before, after = ([rule_text(rule) for rule in chain.rules] for chain in (there, here))
     else:
-        before, after = ([_element_words(element) for element in _pairs(item.elements)] for item in (there, here))
+        before, after = (_element_lines(item.elements) for item in (there, here))
     found = [f"lacks  {line}" for line in after if line not in before]
     found += [f"has    {line}" for line in before if line not in after]
     return found or ["holds the same in another order or shape"]
 
 
-def _pairs(elements: Any) -> list[Any]:
+def _element_lines(elements: dict[str, str] | frozenset[Element]) -> list[str]:
     if isinstance(elements, dict):
-        return [f"{address} : goto {chain}" for address, chain in elements.items()]
-    return sorted(elements, key=str)
-
-
-def _element_words(element: Any) -> str:
-    return " . ".join(map(str, element)) if isinstance(element, tuple) else str(element)
+        return [f"{address} : goto {elements[address]}" for address in sorted(elements, key=number)]
+    return [element_text(element) for element in sorted_elements(elements)]
 
 
 def counters_view(desired: Desired, values: Mapping[str, CounterValue], scope: Scope) -> View:
     """Show packets and bytes by verdict, direction and policies."""
     rows: list[View] = []
-    for key in desired.compiled().structure.classes:
+    structure = desired.compiled().structure
+    mine = _local_addresses(desired, scope)
+    wanted = {key for assigned in structure.assigned.values() for address, key in assigned.items() if address in mine}
+    for key in wanted:
         named = [(names.deny_counter(key), "deny", key.policies)]
         named += [(names.allow_chain(key.direction, ref), "allow", (ref,)) for ref in key.policies]
         for counter, verdict, refs in named:
             value = values.get(counter)
-            if value is not None and (not scope.namespace or refs[0].namespace == scope.namespace):
+            if value is not None:
                 rows.append(
                     {
                         "verdict": verdict,

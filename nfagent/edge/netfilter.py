@@ -1,0 +1,202 @@
+"""Commits element changes on a netlink socket of our own: one sendmsg, one answer, whatever the table's size.
+
+The kernel does the work within sendmsg and has answered when it returns, so `commit` may be called on the event
+loop: nothing waits but for another process's nf_tables transaction that is being committed just then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from nfagent.cluster.address import Range
+from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element
+from nfagent.ruleset.text import element_text
+from nfagent.ruleset.transaction import Transaction
+from nfagent.wire import netlink
+from nfagent.wire.elements import Batch, MapElement, Request, encode_batch, is_elements_only
+from nfagent.wire.extack import Answer, decode_answer
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+_ANSWER_BYTES = 8192  # an answer is some 60 bytes, and words
+_NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
+
+
+class ElementsRefused(KernelError):
+    """The kernel refused an element change, and with it the whole batch: nothing of it was applied.
+
+    errno:   why, as in errno(3)
+    verb:    'add' or 'delete'
+    set:     name of the set or map
+    element: the one at fault; None where it is the set or the table, or where an old kernel doesn't tell
+    """
+
+    def __init__(self, request: Request, answer: Answer, *, others: int = 0) -> None:
+        """Put request and answer into words; `others` counts further messages that were refused."""
+        self.errno = answer.errno
+        self.verb = request.verb
+        self.set = request.set
+        self.element = request.element_at(answer.offset)
+        what = _element_words(self.element) if self.element is not None else f"{len(request.elements)} elements"
+        words = f"{self.verb} element {TABLE_FAMILY} {TABLE} {self.set} {{ {what} }}: "
+        words += _reason(request, answer, self.element) + f" ({errno.errorcode.get(answer.errno, answer.errno)})"
+        words += f"; the kernel says: {answer.text}" if answer.text else ""
+        words += f"; refused besides: {others} messages" if others else ""
+        super().__init__(words)
+
+
+class ElementSocket:
+    """A netlink socket of the network namespace in which it is made. One thread at a time may use it.
+
+    send_buffer:    half the bytes that a batch may have (the kernel doubles it); nothing is reserved
+    receive_buffer: half the bytes that answers may take, about 1 KiB each: one, or one for each message refused
+    """
+
+    def __init__(self, *, send_buffer: int = 128 * 1024 * 1024, receive_buffer: int = 4 * 1024 * 1024) -> None:
+        """Open it. Raises EnvironmentError_ where this machine stands in the way, KernelError otherwise."""
+        self._socket = _open_socket(send_buffer, receive_buffer)
+        self._sequence = 1
+
+    def close(self) -> None:
+        """Close the socket. Closing twice is harmless."""
+        self._socket.close()
+
+    def commit(self, transaction: Transaction) -> None:
+        """Apply a transaction that has element commands only, all of it or nothing.
+
+        Raises ElementsRefused, which says what was refused and why; KernelError where the batch failed as a whole
+        or its outcome isn't known (read the table then); EnvironmentError_ without the right to do it; WireError
+        for what can't be written.
+        """
+        if not is_elements_only(transaction):
+            raise WireError("a batch of elements can't carry other commands; commit them through libnftables")
+        batch = encode_batch(transaction, self._sequence)
+        if not batch.requests:
+            return
+        self._sequence = batch.following
+        try:
+            self._socket.send(batch.data)
+        except OSError as error:
+            raise _unsent(error, len(batch.data)) from error
+        self._judge(batch)
+
+    def _judge(self, batch: Batch) -> None:
+        answers, lost = self._answers(batch)
+        refusals = [answer for answer in answers if answer.errno]
+        whole = next((answer for answer in refusals if answer.sequence not in batch.requests), None)
+        if whole is not None:
+            raise _refused_whole(whole)
+        if refusals:
+            first = refusals[0]
+            raise ElementsRefused(batch.requests[first.sequence], first, others=len(refusals) - 1)
+        if lost or not answers:
+            why = "its answers overflowed the receive buffer (ENOBUFS)" if lost else "the kernel didn't answer"
+            raise KernelError(f"the outcome of a batch of {len(batch.requests)} messages is unknown: {why}")
+
+    def _answers(self, batch: Batch) -> tuple[list[Answer], bool]:
+        """Take the answers to a batch, in their order, and tell whether some were lost."""
+        found: list[Answer] = []
+        lost = False
+        while True:
+            try:
+                datagram = self._socket.recv(_ANSWER_BYTES)
+            except BlockingIOError:
+                return found, lost
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise KernelError(
+                        f"the answer to a batch can't be read: {os.strerror(error.errno or 0)}"
+                    ) from error
+                lost = True
+                continue
+            for answer in _decoded(datagram):
+                if answer.sequence == batch.first or answer.sequence in batch.requests:
+                    found.append(answer)
+            if found and found[-1].sequence == batch.last:
+                return found, lost
+
+
+def _decoded(datagram: bytes) -> list[Answer]:
+    try:
+        return [decode_answer(reply) for reply in netlink.messages(datagram) if reply.type == netlink.NLMSG_ERROR]
+    except WireError as error:
+        raise KernelError(f"the answer to a batch can't be read: {error}") from None
+
+
+def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+    except OSError as error:
+        if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
+            raise EnvironmentError_("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
+        raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
+    try:
+        opened.connect((0, 0))
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, send_buffer)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+    except PermissionError as error:
+        opened.close()
+        raise EnvironmentError_(_NEEDS_ROOT) from error
+    except OSError as error:
+        opened.close()
+        raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
+    return opened
+
+
+def _unsent(error: OSError, size: int) -> KernelError:
+    match error.errno:
+        case errno.EMSGSIZE:
+            return KernelError(f"a batch of {size} bytes is more than the socket's send buffer (EMSGSIZE)")
+        case errno.ENOBUFS | errno.ENOMEM:
+            return KernelError(f"the kernel has no memory for a batch of {size} bytes (ENOBUFS)")
+    return KernelError(f"a batch of {size} bytes can't be sent: {os.strerror(error.errno or 0)}")
+
+
+def _refused_whole(answer: Answer) -> EnvironmentError_ | KernelError:
+    if answer.errno == errno.EPERM:
+        return EnvironmentError_(_NEEDS_ROOT)
+    if answer.errno == errno.EOPNOTSUPP:
+        return EnvironmentError_("this kernel has no nf_tables; load it with `modprobe nf_tables`")
+    said = f"; the kernel says: {answer.text}" if answer.text else ""
+    name = errno.errorcode.get(answer.errno, answer.errno)
+    return KernelError(f"the kernel refused a batch of elements as a whole: {os.strerror(answer.errno)} ({name}){said}")
+
+
+def _reason(request: Request, answer: Answer, element: Element | MapElement | None) -> str:
+    kind = "map" if request.is_map else "set"
+    match answer.errno:
+        case errno.ENOENT if request.names_table(answer.offset):
+            return f"there is no table {TABLE_FAMILY} {TABLE}"
+        case errno.ENOENT if element is None and answer.offset is not None:
+            return f"there is no {kind} of that name"
+        case errno.ENOENT if element is not None and request.verb == "delete":
+            return f"it isn't in the {kind}"
+        case errno.ENOENT if element is not None and request.is_map:
+            return "there is no chain of that name"
+        # kernels differ in which of the two they answer
+        case errno.EEXIST | errno.EBUSY if request.is_map:
+            return "the address has another target already"
+        case errno.EEXIST | errno.EBUSY if isinstance(element, Range):
+            return "the interval overlaps with another one"
+        case errno.EINVAL if element is not None:
+            return f"it isn't of the {kind}'s type"
+        case errno.ENFILE:
+            return f"the {kind} is full"
+    return os.strerror(answer.errno).lower()
+
+
+def _element_words(element: Element | MapElement) -> str:
+    match element:
+        case (str(address), str(chain)):
+            return f"{address} : goto {chain}"
+        case str() | Range() | (_, _, _):
+            return element_text(element)
