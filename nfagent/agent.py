@@ -61,7 +61,7 @@ class Agent:
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
-            lambda: self._desired.compiled().ruleset,
+            self._desired,
             resync=settings.reconcile.resync_seconds,
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
@@ -185,11 +185,11 @@ class Agent:
             case "policies":
                 return policies_view(self._desired, scope, self._folder.problems)
             case "ruleset":
-                return self._ruleset_view(self._desired.compiled().ruleset, scope)
+                return self._ruleset_view(self._desired.ruleset(), scope)
             case "kernel":
                 return self._ruleset_view(await self._kernel.read(), scope)
             case "diff":
-                return diff_view(await self._kernel.read(), self._desired.compiled().ruleset)
+                return diff_view(await self._kernel.read(), self._desired.ruleset())
             case "counters":
                 return counters_view(self._desired, await self._kernel.counters(), scope)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")

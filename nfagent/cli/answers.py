@@ -91,7 +91,7 @@ class FolderAnswers:
             case "policies":
                 return policies_view(self.desired, scope, self.problems)
         remark_problems(self.problems)
-        wanted = self.desired.compiled().ruleset
+        wanted = self.desired.ruleset()
         if name == "ruleset":
             return ruleset_view(scoped(self.desired, wanted, scope), annotation(self.desired))
         kernel = Nftables()

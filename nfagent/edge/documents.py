@@ -179,7 +179,9 @@ def _named_badly(document: object) -> Problem | None:
         return Problem(reason="is not a Kubernetes object; write apiVersion and kind")
     kind = document["kind"]
     if _is_list(document):
-        return Problem(object=kind, reason="is a list inside a list, which is not read; put its items into the outer one")
+        return Problem(
+            object=kind, reason="is a list inside a list, which is not read; put its items into the outer one"
+        )
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
         return None  # the decoders say it
@@ -205,7 +207,12 @@ def _expanded(documents: list[tuple[int, object]]) -> Iterator[tuple[int, object
         if isinstance(document, dict) and isinstance(document.get("kind"), str) and _is_list(document):
             for entry in document["items"]:
                 yield line, _typed(entry, document)
-        elif isinstance(document, dict) and isinstance(document.get("kind"), str) and "items" in document and document["items"] is None:
+        elif (
+            isinstance(document, dict)
+            and isinstance(document.get("kind"), str)
+            and "items" in document
+            and document["items"] is None
+        ):
             continue
         else:
             yield line, document

@@ -80,7 +80,9 @@ def read_flow(cluster: ClusterState, source: str, destination: str) -> Flow:
             if family_of(here) == family_of(there):
                 number = _port(cluster, there, destination, port, protocol)
                 echo = "icmpv6" if family_of(there) == 6 else "icmp"
-                return Flow(here, there, echo if number is None else protocol or _protocol(cluster, there, port), number)
+                return Flow(
+                    here, there, echo if number is None else protocol or _protocol(cluster, there, port), number
+                )
     raise UsageError(f"{source} and {destination} have no address of one family")
 
 
@@ -102,7 +104,9 @@ def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
     if not pod.addresses:
         raise UsageError(f"Pod {host} has no address yet")
     if not (pod.holds_addresses or pod.host_network):
-        raise UsageError(f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address")
+        raise UsageError(
+            f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address"
+        )
     return pod.addresses
 
 

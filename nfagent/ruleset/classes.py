@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
-from nfagent.cluster.model import Direction, Pod, Ref
+from nfagent.cluster.model import Direction, Ref
 from nfagent.cluster.state import ClusterState, PodKey
 from nfagent.policy.compile import ClassKey, class_keys, class_rules
 from nfagent.policy.index import PolicyIndex
@@ -76,6 +76,10 @@ class Classes:
         for address in touched:
             holders = self._claims.get(address)
             self._show(address, holders[min(holders)] if holders else ())
+
+    def of(self, address: str) -> tuple[ClassKey, ...]:
+        """Name the classes that an address dispatches to."""
+        return self._shown.get(address, ())
 
     def rewrite(self, policies: Iterable[Ref]) -> None:
         """Have the classes of changed policies written anew."""

@@ -46,6 +46,7 @@ class Desired:
         self.ip_masq = IpMasqConfig()
         self.logging = NetworkLogging()
         self.generation = 0
+        self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
         self._log_group = log_group
         self._live = LiveRuleset()
@@ -92,8 +93,10 @@ class Desired:
         self._live.settle()
 
     def ruleset(self) -> Ruleset:
-        """Give what the kernel must hold now, whole."""
-        return self._live.ruleset()
+        """Give what the kernel must hold now, whole; the same value until something changes."""
+        if self._whole is None or self._whole[0] != self.generation:
+            self._whole = (self.generation, self._live.ruleset())
+        return self._whole[1]
 
     def rebuilt(self) -> Desired:
         """Make the same anew from its objects alone."""
@@ -105,9 +108,18 @@ class Desired:
         return fresh
 
     @property
-    def classes(self) -> tuple[ClassKey, ...]:
-        """Name the classes that have Pods, sorted."""
-        return tuple(sorted(self._classes.known))
+    def touched(self) -> bool:
+        """Tell whether `take` has something to give."""
+        return self._live.touched
+
+    @property
+    def masquerade_enabled(self) -> bool:
+        """Whether this node translates at all."""
+        return self._masquerade.enabled
+
+    def classes_of(self, address: str) -> tuple[ClassKey, ...]:
+        """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""
+        return self._classes.of(address)
 
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:

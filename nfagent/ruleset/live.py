@@ -112,13 +112,13 @@ class LiveRuleset:
     def put_counter(self, name: str) -> None:
         """Make a named counter."""
         if name not in self.counters:
-            self._counter_before.setdefault(name, False)  # noqa: FBT003 - it was not there
+            self._counter_before.setdefault(name, False)
             self.counters.add(name)
 
     def drop_counter(self, name: str) -> None:
         """Drop a named counter."""
         self.counters.discard(name)
-        self._counter_before.setdefault(name, True)  # noqa: FBT003 - it was there
+        self._counter_before.setdefault(name, True)
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`, and consider it told."""
@@ -138,11 +138,7 @@ class LiveRuleset:
     def touched(self) -> bool:
         """Tell whether anything was touched since."""
         return bool(
-            self._set_before
-            or self._elements_before
-            or self._map_before
-            or self._chain_before
-            or self._counter_before
+            self._set_before or self._elements_before or self._map_before or self._chain_before or self._counter_before
         )
 
     def ruleset(self) -> Ruleset:
