@@ -75,6 +75,7 @@ def _removed_socket(path: Path) -> str | None:
 
     if not path.is_socket() or listening(path):
         return None
+    path.unlink(missing_ok=True)
     return str(path)
 
 

@@ -7,7 +7,6 @@ that holds it, however that ends: no file to clean up, none to go stale.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +42,7 @@ def holder() -> int | None:
     Nothing is asked of the holder itself: a connection that it never takes would stay in its queue, which ends.
     """
     inode = _claimed()
-    return None if inode is None else _process_with(f"socket:[{inode}]")
+    return None if inode is None else _process_with(Path(f"socket:[{inode}]"))
 
 
 def _claimed() -> str | None:
@@ -57,12 +56,12 @@ def _claimed() -> str | None:
     return None
 
 
-def _process_with(link: str) -> int | None:
+def _process_with(link: Path) -> int | None:
     for folder in _PROC.glob("[0-9]*/fd"):
         # A process that ended meanwhile, or that isn't ours to look into.
         with suppress(OSError):
             for entry in folder.iterdir():
                 with suppress(OSError):
-                    if os.readlink(entry) == link:
+                    if entry.readlink() == link:
                         return int(folder.parent.name)
     return None

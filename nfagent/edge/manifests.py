@@ -7,17 +7,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import os
+import stat
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, suppress
 from hashlib import blake2s
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 import watchfiles
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.errors import Problem, UsageError
+from nfagent.errors import EnvironmentError_, Problem, UsageError
 from nfagent.ruleset.desired import Item
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -26,8 +30,14 @@ _GATHER_MS = 5
 _SETTLE_SECONDS = 0.1
 """How long a writer in place gets to finish a file that is empty or doesn't parse."""
 
+_FOLDER_SECONDS = 0.5
+"""How often a folder that is gone is looked for."""
+
 Event: TypeAlias = Item | Ref
 """An object to put, or the name of one that is gone."""
+
+Texts: TypeAlias = dict[str, str | Problem | None]
+"""File -> its text, None where it is gone, a Problem where it can't be read."""
 
 
 class Folder:
@@ -63,16 +73,19 @@ class Folder:
         """Files that are known, broken ones too."""
         return frozenset(self._files) | frozenset(self._broken)
 
-    def update(self, name: str, text: str | None) -> list[Event]:
-        """Take in a file's text, None where the file is gone; give what changed."""
-        self._broken.pop(name, None)
+    def update(self, name: str, text: str | Problem | None) -> list[Event]:
+        """Take in a file's text, None where it is gone, a Problem where it can't be read; give what changed."""
+        if isinstance(text, str) and self.digests.get(name) == digest(text):
+            return []
         before = self._files.get(name)
+        self._broken.pop(name, None)
+        self.digests.pop(name, None)
         if text is None:
             self._files.pop(name, None)
-            self.digests.pop(name, None)
             return self._settle(name, before, None)
-        self.digests[name] = digest(text)
-        content = read_documents(name, text)
+        if isinstance(text, str):
+            self.digests[name] = digest(text)
+        content = read_documents(name, text) if isinstance(text, str) else text
         if isinstance(content, Problem):
             self._broken[name] = content
             return []
@@ -82,9 +95,11 @@ class Folder:
         self._files[name] = content
         return self._settle(name, before, content)
 
-    def unsettled(self, name: str, text: str) -> bool:
+    def unsettled(self, name: str, text: str | Problem | None) -> bool:
         """Tell whether a file looks half-written: empty, or not parsing, where it was good before."""
-        return name in self._files and (not text.strip() or isinstance(read_documents(name, text), Problem))
+        if name not in self._files or not isinstance(text, str) or self.digests.get(name) == digest(text):
+            return False
+        return not text.strip() or isinstance(read_documents(name, text), Problem)
 
     def _settle(self, name: str, before: FileContent | None, after: FileContent | None) -> list[Event]:
         old = before.items.keys() if before is not None else set()
@@ -112,19 +127,19 @@ class Folder:
 
     def _twice(self) -> Iterable[Problem]:
         for ref, holders in self._holders.items():
-            if len(holders) > 1:
-                places = [f"{name}:{self._files[name].items[ref][1]}" for name in holders]
-                reason = f"is also in {places[0]}, which holds; delete one of the two"
-                yield Problem(place=places[1], object=str(ref), reason=reason)
+            first, *others = (f"{name}:{self._files[name].items[ref][1]}" for name in holders)
+            for place in others:
+                reason = f"is also in {first}, which holds; delete one of the two"
+                yield Problem(place=place, object=str(ref), reason=reason)
 
 
 def digest(text: str) -> str:
     """Give a short digest of a file's text."""
-    return blake2s(text.encode(), digest_size=8).hexdigest()
+    return blake2s(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def is_manifest(folder: Path, path: Path) -> bool:
-    """Tell whether a file counts: a known suffix, nothing hidden (editors' files and `..data` folders are)."""
+    """Tell whether a path counts: a known suffix, nothing hidden (editors' files and `..data` folders are)."""
     parts = path.relative_to(folder).parts
     return path.suffix in SUFFIXES and not any(part.startswith(".") for part in parts)
 
@@ -133,49 +148,123 @@ def read_folder(folder: Path, known: Folder) -> list[Event]:
     """Read every file of a folder and its subfolders, forget those that are gone. Raises UsageError."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder of manifests with --manifests")
-    events: list[Event] = []
-    present = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if is_manifest(folder, path)}
-    for name in sorted(known.names - present.keys()):
-        events += known.update(name, None)
-    for name, path in present.items():
-        events += known.update(name, _text(path))
-    return events
+    return _take(_texts(folder, None, known), known)
 
 
-async def follow(folder: Path, known: Folder, stop: asyncio.Event) -> AsyncIterator[list[Event]]:
-    """Give what changes on the disk, batch by batch, until `stop`; a batch may be empty (problems changed)."""
-    async for changes in watchfiles.awatch(
-        folder, watch_filter=None, debounce=_GATHER_MS * 4, step=_GATHER_MS, stop_event=stop, recursive=True
-    ):
-        paths = {Path(changed) for _, changed in changes}
-        if any(path.suffix not in SUFFIXES and not path.is_file() for path in paths):
-            # A folder came, went or was renamed: what lies in it makes no events of its own.
-            yield _read_again(folder, known)
+async def follow(
+    folder: Path, known: Folder, stop: asyncio.Event, look_seconds: float = 30.0
+) -> AsyncIterator[list[Event]]:
+    """Give what changes on the disk, batch by batch, until `stop`; a batch may be empty (problems changed).
+
+    Where the whole folder is gone, what was read last holds until it is there again. Everything is looked at
+    when this starts, and every so many seconds without a change: inotify may lose some. Raises EnvironmentError_.
+    """
+    while not stop.is_set():
+        watched = _identity(folder)
+        if watched is None:
+            await _within(_FOLDER_SECONDS, stop)
             continue
-        manifests = sorted(path for path in paths if is_manifest(folder, path))
-        if any(known.unsettled(*_named(folder, path)) for path in manifests):
-            await asyncio.sleep(_SETTLE_SECONDS)
-        batch: list[Event] = []
-        for path in manifests:
-            batch += known.update(str(path.relative_to(folder)), _text(path))
-        yield batch
+        async with aclosing(_changes(folder, stop, look_seconds)) as changes:
+            async for paths in changes:
+                if _identity(folder) != watched:
+                    break
+                texts = _texts(folder, paths, known)
+                if any(known.unsettled(name, text) for name, text in texts.items()):
+                    await asyncio.sleep(_SETTLE_SECONDS)
+                    texts = _texts(folder, paths, known)
+                yield _take(texts, known)
 
 
-def _read_again(folder: Path, known: Folder) -> list[Event]:
-    """Read everything; where the whole folder is gone, what was read last holds."""
-    return read_folder(folder, known) if folder.is_dir() else []
-
-
-def _named(folder: Path, path: Path) -> tuple[str, str]:
-    text = _text(path)
-    return str(path.relative_to(folder)), text if text is not None else "{}"
-
-
-def _text(path: Path) -> str | None:
+async def _changes(folder: Path, stop: asyncio.Event, look_seconds: float) -> AsyncGenerator[frozenset[Path] | None]:
+    """Give the manifests that may have changed, None for all: at first, and after a time without news."""
+    ended = asyncio.Event()  # its own: awatch sets it when it is cancelled
+    watch = watchfiles.awatch(
+        folder,
+        watch_filter=None,
+        debounce=_GATHER_MS * 4,
+        step=_GATHER_MS,
+        stop_event=ended,
+        rust_timeout=int(look_seconds * 1000),
+        yield_on_timeout=True,
+    )
+    stopping: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
+    news = asyncio.ensure_future(anext(watch))
     try:
-        return path.read_text(encoding="utf-8")
+        # awatch makes its watch before it first waits: what changed earlier is found by this look, the rest is told.
+        await asyncio.sleep(0)
+        yield None
+        while True:
+            await asyncio.wait((news, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                return
+            yield _concerned(folder, {Path(changed) for _, changed in news.result()})
+            news = asyncio.ensure_future(anext(watch))
+    except FileNotFoundError:
+        return
+    except (OSError, WatchfilesRustInternalError) as error:
+        raise EnvironmentError_(
+            f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
+        ) from None
+    finally:
+        ended.set()
+        news.cancel()
+        stopping.cancel()
+        await asyncio.gather(news, stopping, return_exceptions=True)
+        await watch.aclose()
+
+
+def _concerned(folder: Path, changed: set[Path]) -> frozenset[Path] | None:
+    # A folder came, went or was renamed: what lies in it makes no events of its own.
+    if not changed or any(path.suffix not in SUFFIXES and not path.is_file() for path in changed):
+        return None
+    return frozenset(path for path in changed if is_manifest(folder, path))
+
+
+def _present(folder: Path) -> frozenset[Path]:
+    return frozenset(
+        path for place, _, files in os.walk(folder) for name in files if is_manifest(folder, path := Path(place, name))
+    )
+
+
+def _texts(folder: Path, paths: frozenset[Path] | None, known: Folder) -> Texts:
+    """Read files, all of the folder for None; what is gone comes first, then by name."""
+    present = _present(folder) if paths is None else paths
+    texts = {_name(folder, path): _text(folder, path) for path in present}
+    gone: Texts = dict.fromkeys(known.names - texts.keys()) if paths is None else {}
+    return dict(sorted((gone | texts).items(), key=lambda pair: (pair[1] is not None, pair[0])))
+
+
+def _text(folder: Path, path: Path) -> str | Problem | None:
+    # What is no regular file has no text, and reading a pipe would never end.
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        # Text that is no YAML, so that the reason is shown where every other problem is.
-        return f"\t{error}"
+    except OSError as error:
+        return Problem(place=_name(folder, path), reason=f"can't be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return Problem(place=f"{_name(folder, path)}:{line}", reason="is not UTF-8 text")
+
+
+def _take(texts: Texts, known: Folder) -> list[Event]:
+    return [event for name, text in texts.items() for event in known.update(name, text)]
+
+
+def _name(folder: Path, path: Path) -> str:
+    return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Tell which folder it is: a watch stays with the one that it was made for. None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -1,7 +1,8 @@
 """Commits element changes on a netlink socket of our own: one sendmsg, one answer, whatever the table's size.
 
 The kernel does the work within sendmsg and has answered when it returns, so `commit` may be called on the event
-loop: nothing waits but for another process's nf_tables transaction that is being committed just then.
+loop: it takes as long as the kernel's own work. nf_tables commits one transaction at a time in a network namespace:
+while another one is under way, on another thread or in another process, `commit` waits for it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ANSWER_BYTES = 8192  # an answer is some 60 bytes, and words
 _NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
 
 
-class ElementsRefused(KernelError):
+class ElementError(KernelError):
     """The kernel refused an element change, and with it the whole batch: nothing of it was applied.
 
     errno:   why, as in errno(3)
@@ -38,17 +39,18 @@ class ElementsRefused(KernelError):
     element: the one at fault; None where it is the set or the table, or where an old kernel doesn't tell
     """
 
-    def __init__(self, request: Request, answer: Answer, *, others: int = 0) -> None:
+    def __init__(self, request: Request, answer: Answer, others: int = 0) -> None:
         """Put request and answer into words; `others` counts further messages that were refused."""
         self.errno = answer.errno
         self.verb = request.verb
         self.set = request.set
         self.element = request.element_at(answer.offset)
-        what = _element_words(self.element) if self.element is not None else f"{len(request.elements)} elements"
+        lone = request.elements[0] if len(request.elements) == 1 else self.element
+        what = f"{len(request.elements)} elements" if lone is None else _element_words(lone)
         words = f"{self.verb} element {TABLE_FAMILY} {TABLE} {self.set} {{ {what} }}: "
         words += _reason(request, answer, self.element) + f" ({errno.errorcode.get(answer.errno, answer.errno)})"
         words += f"; the kernel says: {answer.text}" if answer.text else ""
-        words += f"; refused besides: {others} messages" if others else ""
+        words += f"; {others} more of the batch's messages were refused" if others else ""
         super().__init__(words)
 
 
@@ -71,7 +73,7 @@ class ElementSocket:
     def commit(self, transaction: Transaction) -> None:
         """Apply a transaction that has element commands only, all of it or nothing.
 
-        Raises ElementsRefused, which says what was refused and why; KernelError where the batch failed as a whole
+        Raises ElementError, which says what was refused and why; KernelError where the batch failed as a whole
         or its outcome isn't known (read the table then); EnvironmentError_ without the right to do it; WireError
         for what can't be written.
         """
@@ -95,7 +97,7 @@ class ElementSocket:
             raise _refused_whole(whole)
         if refusals:
             first = refusals[0]
-            raise ElementsRefused(batch.requests[first.sequence], first, others=len(refusals) - 1)
+            raise ElementError(batch.requests[first.sequence], first, len(refusals) - 1)
         if lost or not answers:
             why = "its answers overflowed the receive buffer (ENOBUFS)" if lost else "the kernel didn't answer"
             raise KernelError(f"the outcome of a batch of {len(batch.requests)} messages is unknown: {why}")
@@ -103,6 +105,7 @@ class ElementSocket:
     def _answers(self, batch: Batch) -> tuple[list[Answer], bool]:
         """Take the answers to a batch, in their order, and tell whether some were lost."""
         found: list[Answer] = []
+        expected = {batch.first, *batch.requests}
         lost = False
         while True:
             try:
@@ -116,9 +119,7 @@ class ElementSocket:
                     ) from error
                 lost = True
                 continue
-            for answer in _decoded(datagram):
-                if answer.sequence == batch.first or answer.sequence in batch.requests:
-                    found.append(answer)
+            found += [answer for answer in _decoded(datagram) if answer.sequence in expected]
             if found and found[-1].sequence == batch.last:
                 return found, lost
 
@@ -127,7 +128,7 @@ def _decoded(datagram: bytes) -> list[Answer]:
     try:
         return [decode_answer(reply) for reply in netlink.messages(datagram) if reply.type == netlink.NLMSG_ERROR]
     except WireError as error:
-        raise KernelError(f"the answer to a batch can't be read: {error}") from None
+        raise KernelError(f"a batch's answer can't be read: {error}") from None
 
 
 def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
@@ -174,23 +175,29 @@ def _refused_whole(answer: Answer) -> EnvironmentError_ | KernelError:
 def _reason(request: Request, answer: Answer, element: Element | MapElement | None) -> str:
     kind = "map" if request.is_map else "set"
     match answer.errno:
-        case errno.ENOENT if request.names_table(answer.offset):
-            return f"there is no table {TABLE_FAMILY} {TABLE}"
-        case errno.ENOENT if element is None and answer.offset is not None:
-            return f"there is no {kind} of that name"
-        case errno.ENOENT if element is not None and request.verb == "delete":
-            return f"it isn't in the {kind}"
-        case errno.ENOENT if element is not None and request.is_map:
-            return "there is no chain of that name"
+        case errno.ENOENT:
+            return _missing(request, answer, element, kind)
         # kernels differ in which of the two they answer
         case errno.EEXIST | errno.EBUSY if request.is_map:
             return "the address has another target already"
         case errno.EEXIST | errno.EBUSY if isinstance(element, Range):
-            return "the interval overlaps with another one"
+            return "the interval is in the set already, or overlaps with one that is"
         case errno.EINVAL if element is not None:
             return f"it isn't of the {kind}'s type"
         case errno.ENFILE:
             return f"the {kind} is full"
+    return os.strerror(answer.errno).lower()
+
+
+def _missing(request: Request, answer: Answer, element: Element | MapElement | None, kind: str) -> str:
+    if request.names_table(answer.offset):
+        return f"there is no table {TABLE_FAMILY} {TABLE}"
+    if element is None and answer.offset is not None:
+        return f"there is no {kind} of that name"
+    if element is not None and request.verb == "delete":
+        return f"it isn't in the {kind}"
+    if element is not None and request.is_map:
+        return "there is no chain of that name"
     return os.strerror(answer.errno).lower()
 
 

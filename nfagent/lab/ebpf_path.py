@@ -240,13 +240,13 @@ class EbpfPath:
             netns.inside(self._netns, functools.partial(_detach, links))
         loaded, self._object = self._object, ctypes.c_void_p()
         self._maps = None
-        if loaded:
+        if loaded.value is not None:
             _libbpf().bpf_object__close(loaded)
 
     def _load(self, compiled: Path) -> None:
         library = _libbpf()
         self._object = ctypes.c_void_p(library.bpf_object__open_file(os.fsencode(compiled), None))
-        if not self._object:
+        if self._object.value is None:
             raise _failure("libbpf can't read the compiled eBPF program")
         if library.bpf_object__load(self._object):
             failure = _failure("the kernel refused the eBPF program")

@@ -31,8 +31,7 @@ MapElement: TypeAlias = tuple[str, str]
 _NFNL_SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
 _MESSAGE_TYPES = {"add": _NFNL_SUBSYS_NFTABLES << 8 | 12, "delete": _NFNL_SUBSYS_NFTABLES << 8 | 14}  # NFT_MSG_*SETELEM
-_NLM_F_CREATE = 0x400
-_FLAGS = {"add": NLM_F_REQUEST | _NLM_F_CREATE, "delete": NLM_F_REQUEST}
+_NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
 _NFPROTO_INET = 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
 _LIST_ELEM = 1  # NFTA_LIST_ELEM
@@ -82,10 +81,10 @@ class Request(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """Bytes for one sendmsg, and what each sequence number in them stands for.
 
-    data:     begin, element messages, end; nothing where there is nothing to change
-    first:    sequence number of the begin: the kernel answers with it when it refuses the batch as a whole
-    requests: sequence number to what its message asks
-    last:     sequence number of the one message that the kernel acknowledges; it is the last answer to come
+    data:      begin, element messages, end; nothing where there is nothing to change
+    first:     sequence number of the begin: the kernel answers with it when it refuses the batch as a whole
+    requests:  sequence number to what its message asks
+    last:      sequence number of the one message that the kernel acknowledges; it is the last answer to come
     following: the next sequence number that is free
     """
 
@@ -102,8 +101,10 @@ def is_elements_only(transaction: Transaction) -> TypeGuard[tuple[ElementCommand
 
 
 def encode_batch(transaction: Iterable[ElementCommand], first_sequence: int) -> Batch:
-    """Write a transaction as one batch; commands and elements keep their order, ranges of a command ascend.
+    """Write a transaction as one batch; commands keep their order, and so do elements, but a command's ranges ascend.
 
+    An element is written by its type, since a batch doesn't see the set's kind: an interval set takes Ranges only.
+    The kernel takes an address that is there already as done, but refuses an interval that is.
     Raises WireError for an element that can't be written.
     """
     requests = list(_requests(transaction))
@@ -115,11 +116,20 @@ def encode_batch(transaction: Iterable[ElementCommand], first_sequence: int) -> 
     for position, (request, body) in enumerate(requests, 1):
         sequence = (first_sequence + position) & _SEQUENCE_MASK
         numbered[sequence] = request
-        flags = _FLAGS[request.verb] | (NLM_F_ACK if position == len(requests) else 0)
+        flags = _flags(request) | (NLM_F_ACK if position == len(requests) else 0)
         parts.append(message(_MESSAGE_TYPES[request.verb], flags, sequence, body))
     end = (sequence + 1) & _SEQUENCE_MASK
     parts.append(message(_BATCH_END, NLM_F_REQUEST, end, nfgen(0, _NFNL_SUBSYS_NFTABLES)))
     return Batch(b"".join(parts), first_sequence, numbered, sequence, (end + 1) & _SEQUENCE_MASK)
+
+
+def _flags(request: Request) -> int:
+    if request.verb == "delete":
+        return NLM_F_REQUEST
+    # The kernel sees an interval's two ends as elements of their own. Without EXCL it would take an end that is
+    # there already for the one meant, and change the interval that it belongs to.
+    interval = isinstance(request.elements[0], Range)
+    return NLM_F_REQUEST | _NLM_F_CREATE | (_NLM_F_EXCL if interval else 0)
 
 
 def _requests(transaction: Iterable[ElementCommand]) -> Iterator[tuple[Request, bytes]]:
@@ -164,19 +174,22 @@ def _written(request: Request) -> Iterator[bytes]:
     """Write each element: one attribute, or two for an interval that has an end."""
     for element in request.elements:
         try:
-            match element:
-                case (str(address), str(chain)) if request.is_map:
-                    yield _map_element(_packed(address), chain if request.verb == "add" else None)
-                case Range(family, first, last):
-                    yield _interval(_ADDRESS_BYTES[family], first, last)
-                case str():
-                    yield _single(_packed(element))
-                case (address, protocol, port):
-                    yield _single(_packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port))
-                case _:
-                    raise ValueError(element)
+            yield _element(request, element)
         except (ValueError, KeyError, OverflowError, struct.error):
             raise WireError(f"{element!r} of {request.set} is no element of a set or map") from None
+
+
+def _element(request: Request, element: Element | MapElement) -> bytes:
+    match element:
+        case (str(address), str(chain)) if request.is_map:
+            return _map_element(_packed(address), chain if request.verb == "add" else None)
+        case Range(family, first, last):
+            return _interval(_ADDRESS_BYTES[family], first, last)
+        case str():
+            return _single(_packed(element))
+        case (address, protocol, port):
+            return _single(_packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port))
+    raise ValueError(element)
 
 
 def _packed(address: str) -> bytes:

@@ -73,7 +73,7 @@ READING = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search
 class Site:
     """A node: a network namespace, folders of its own, and an agent where it was started."""
 
-    def __init__(self, folder: Path, pod: str) -> None:
+    def __init__(self, folder: Path, node: str, pod: str) -> None:
         self.folder = folder
         self.manifests = folder / "manifests"
         self.manifests.mkdir()
@@ -84,6 +84,7 @@ class Site:
             "NFAGENT_LOG_DIR": str(folder / "log"),
             "NFAGENT_RECONCILE_RESYNC_SECONDS": "3600",
         }
+        self._node = node
         self._pod = pod
 
     @property
@@ -108,6 +109,11 @@ class Site:
             check=False,
             timeout=DEADLINE,
         )
+
+    @property
+    def with_its_own_sysfs(self) -> list[str]:
+        """What a command runs behind, so that /sys shows this namespace's interfaces."""
+        return ["ip", "netns", "exec", self._node]
 
     def said(self, *arguments: str, code: int = 0) -> str:
         """Run a command that ends with this code; give what it answers."""
@@ -190,7 +196,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 f"-n {pod} link set eth0 up",
             ):
                 subprocess.run(["ip", *command.split()], check=True)
-            yield Site(tmp_path, pod)
+            yield Site(tmp_path, node, pod)
         finally:
             netns.popns()
     finally:
@@ -259,6 +265,16 @@ def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:
     assert site.said("dump", "diff", *site.from_files).startswith("equal")
     assert "shop/web" in site.said("dump", "counters", *site.from_files)
     assert site.nfagent("dump", "counters").returncode == 2
+
+
+def test_a_folder_that_is_named_answers_instead_of_the_agent(site: Site) -> None:
+    other = site.folder / "other"
+    other.mkdir()
+    (other / "node.yaml").write_text("{apiVersion: v1, kind: Node, metadata: {name: node-a}}\n")
+    with site.agent():
+        assert len(site.ask("dump", "policies")["policies"]) == 1
+        assert site.ask("dump", "policies", "--manifests", str(other), "--node", "node-a")["policies"] == []
+        assert not site.ask("dump", "diff", "--manifests", str(other), "--node", "node-a", code=1)["equal"]
 
 
 def test_a_second_agent_is_refused_and_told_of_the_first(site: Site) -> None:
@@ -334,6 +350,23 @@ def test_check_finds_an_able_node_able_and_warns_of_what_is_missing(site: Site) 
     assert found["IPv4 forwarding"]["mend"] == "sysctl -w net.ipv4.ip_forward=1"
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     assert results(site, 0)["IPv4 forwarding"]["result"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("sysctl", "result"), [("0", "warn"), ("1", "ok")], ids=["passes by the rules", "sees the rules"]
+)
+def test_check_looks_whether_traffic_within_a_bridge(site: Site, sysctl: str, result: str) -> None:
+    switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if not switch.exists():
+        pytest.skip("br_netfilter can't be loaded here")
+    assert results(site, 0, site.with_its_own_sysfs)["br_netfilter"]["found"] == "no bridges here, so it isn't needed"
+    subprocess.run(["ip", "link", "add", "cni0", "type", "bridge"], check=True)
+    switch.write_text(sysctl)
+    found = results(site, 0, site.with_its_own_sysfs)["br_netfilter"]
+    assert found["result"] == result
+    assert "bridge cni0" in found["found"]
+    mend = "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1"
+    assert found["mend"] == (mend if result == "warn" else "")
 
 
 def test_check_beside_our_own_agent_is_content(site: Site) -> None:

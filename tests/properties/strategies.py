@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from nfagent.cluster.address import Family, family_of, parse_cidr
@@ -31,6 +32,7 @@ from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
 Document = dict[str, Any]
 
 NAMESPACES = ("data", "ops", "shop")
+MOSTLY_SHOP = st.sampled_from(["shop", "shop", "shop", "ops", "data"])
 KEYS = ("app", "tier")
 VALUES = ("db", "web")
 PORT_NAMES = ("dns", "http", "sig")
@@ -72,17 +74,16 @@ PORTS = st.sampled_from(
 
 
 @st.composite
-def pods(draw: st.DrawFn, *, shared_addresses: bool = True) -> Pod:
-    """Draw a Pod. Where addresses aren't shared, its own follow from its name."""
+def pods(draw: st.DrawFn) -> Pod:
     number = draw(st.integers(1, _ADDRESSES_PER_NODE))
     node = draw(st.sampled_from(NODES))
     host_network = draw(st.sampled_from([False] * 9 + [True]))
-    own = draw(st.integers(1, _ADDRESSES_PER_NODE)) if shared_addresses else number
+    own = draw(st.integers(1, _ADDRESSES_PER_NODE))
     both = NODE_ADDRESSES[node] if host_network else tuple(f"{prefix}{own}" for prefix in _PREFIXES[node])
     kept = draw(st.sampled_from([both, both, both, both[:1], both[1:], ()]))
     return Pod(
-        namespace=draw(st.sampled_from(NAMESPACES)),
-        name=f"p{number}" if shared_addresses else f"p{number}-{node}",
+        namespace=draw(MOSTLY_SHOP),
+        name=f"p{number}",
         labels=_labels(draw(LABEL_SETS)),
         node=node,
         addresses=kept,
@@ -98,16 +99,18 @@ REQUIREMENTS = st.fixed_dictionaries(
         "operator": st.sampled_from(["In", "NotIn"]),
         "values": st.lists(st.sampled_from((*VALUES, "")), min_size=1, max_size=2),
     }
-) | st.fixed_dictionaries(
-    {"key": st.sampled_from(KEYS), "operator": st.sampled_from(["Exists", "DoesNotExist", "Exists", "Like"])}
-)
+) | st.fixed_dictionaries({"key": st.sampled_from(KEYS), "operator": st.sampled_from(["Exists", "DoesNotExist"])})
 SELECTORS: st.SearchStrategy[Document] = st.one_of(
+    st.just({}),
     st.just({}),
     st.fixed_dictionaries({"matchLabels": LABEL_SETS}),
     st.fixed_dictionaries({"matchExpressions": st.lists(REQUIREMENTS, max_size=2)}),
 )
-NAMESPACE_SELECTORS = SELECTORS | st.sampled_from(NAMESPACES).map(
-    lambda name: {"matchLabels": {"kubernetes.io/metadata.name": name}}
+SOME_LABELS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), min_size=1, max_size=1)
+NAMESPACE_SELECTORS = (
+    SELECTORS
+    | st.fixed_dictionaries({"matchLabels": SOME_LABELS})
+    | st.sampled_from(NAMESPACES).map(lambda name: {"matchLabels": {"kubernetes.io/metadata.name": name}})
 )
 BLOCKS = st.sampled_from(
     [
@@ -121,13 +124,13 @@ BLOCKS = st.sampled_from(
         {"cidr": "203.0.113.7/32"},
         {"cidr": "2001:db8::/32", "except": ["2001:db8:0:a::/64"]},
         {"cidr": "2001:db8:0:a::2/127"},
-        {"cidr": "10.64.0.0/24", "except": ["10.65.0.0/24"]},
     ]
 )
 PEERS: st.SearchStrategy[Document] = st.one_of(
     st.fixed_dictionaries({"podSelector": SELECTORS}),
     st.fixed_dictionaries({"namespaceSelector": NAMESPACE_SELECTORS}),
     st.fixed_dictionaries({"podSelector": SELECTORS, "namespaceSelector": NAMESPACE_SELECTORS}),
+    st.fixed_dictionaries({"ipBlock": BLOCKS}),
     st.fixed_dictionaries({"ipBlock": BLOCKS}),
 )
 _PROTOCOLS = st.sampled_from(["TCP", "UDP", "SCTP"])
@@ -143,26 +146,47 @@ POLICY_PORTS: st.SearchStrategy[Document] = st.one_of(
 
 
 def _rule_lists(peers: str) -> st.SearchStrategy[list[Document]]:
-    rule = st.fixed_dictionaries(
-        {}, optional={peers: st.lists(PEERS, max_size=3), "ports": st.lists(POLICY_PORTS, max_size=3)}
+    some = st.lists(PEERS, min_size=1, max_size=2)
+    rules = st.one_of(
+        st.fixed_dictionaries({peers: some}),
+        st.fixed_dictionaries({peers: some, "ports": st.lists(POLICY_PORTS, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"ports": st.lists(POLICY_PORTS, min_size=1, max_size=3)}),
+        st.sampled_from([{}, {peers: []}, {"ports": []}]),
     )
-    return st.lists(rule, max_size=2)
+    return st.lists(rules, min_size=1, max_size=2) | st.lists(rules, max_size=1)
 
 
-SPECS: st.SearchStrategy[Document] = st.fixed_dictionaries(
-    {"podSelector": SELECTORS},
-    optional={
-        "policyTypes": st.lists(st.sampled_from(["Ingress", "Egress"]), unique=True),
-        "ingress": _rule_lists("from"),
-        "egress": _rule_lists("to"),
-    },
+TYPES = st.sampled_from([["Ingress"], ["Egress"], ["Ingress", "Egress"], ["Ingress", "Egress"]])
+SPECS: st.SearchStrategy[Document] = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "podSelector": st.just({}) | SELECTORS,
+            "policyTypes": TYPES,
+            "ingress": _rule_lists("from"),
+            "egress": _rule_lists("to"),
+        }
+    ),
+    st.fixed_dictionaries(
+        {"podSelector": SELECTORS},
+        optional={"policyTypes": TYPES, "ingress": _rule_lists("from"), "egress": _rule_lists("to")},
+    ),
+)
+FLAWS: st.SearchStrategy[Document] = st.sampled_from(
+    [
+        {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Like"}]}},
+        {"policyTypes": ["Inwards"]},
+        {"ingress": [{}, {"from": [{"ipBlock": {"cidr": "10.64.0.0/24", "except": ["10.65.0.0/24"]}}]}]},
+        {"egress": [{"ports": [{"port": 80, "endPort": 79}]}]},
+    ]
 )
 
 
 @st.composite
 def policy_documents(draw: st.DrawFn) -> Document:
-    namespace, name = draw(st.sampled_from(NAMESPACES)), f"np{draw(st.integers(1, 3))}"
-    return {"kind": "NetworkPolicy", "metadata": {"namespace": namespace, "name": name}, "spec": draw(SPECS)}
+    """Draw a policy; one in ten breaks the API's validation, and fails closed."""
+    namespace, name = draw(MOSTLY_SHOP), f"np{draw(st.integers(1, 3))}"
+    flaw = draw(FLAWS) if draw(st.integers(0, 9)) == 9 else {}
+    return {"kind": "NetworkPolicy", "metadata": {"namespace": namespace, "name": name}, "spec": draw(SPECS) | flaw}
 
 
 def policies() -> st.SearchStrategy[NetworkPolicy]:
@@ -182,18 +206,17 @@ MASQUERADE = st.builds(
 )
 
 
-def items(*, shared_addresses: bool = True) -> st.SearchStrategy[Item]:
+def items() -> st.SearchStrategy[Item]:
     """Draw one object of any kind."""
-    pod = pods(shared_addresses=shared_addresses)
-    return st.one_of(pod, pod, pod, policies(), policies(), namespaces(), nodes(), LOGGING, MASQUERADE)
+    return st.one_of(pods(), pods(), pods(), policies(), policies(), namespaces(), nodes(), LOGGING, MASQUERADE)
 
 
 @st.composite
-def worlds(draw: st.DrawFn, *, shared_addresses: bool = True) -> list[Item]:
+def worlds(draw: st.DrawFn) -> list[Item]:
     """Draw all objects of a cluster, in the order that they come in."""
     found: list[Item] = [*draw(st.lists(namespaces(), max_size=3)), *draw(st.lists(nodes(), max_size=2))]
-    found += draw(st.lists(pods(shared_addresses=shared_addresses), min_size=1, max_size=8))
-    found += draw(st.lists(policies(), min_size=1, max_size=4))
+    found += draw(st.lists(pods(), min_size=3, max_size=8))
+    found += draw(st.lists(policies(), min_size=2, max_size=4))
     found += draw(st.lists(LOGGING | MASQUERADE, max_size=2))
     return found
 
@@ -206,17 +229,47 @@ def desired(node: str, world: Iterable[Item]) -> Desired:
     return made
 
 
-_NAMES: tuple[tuple[str, ...], ...] = (NAMESPACES, tuple(f"p{number}" for number in range(1, _ADDRESSES_PER_NODE + 1)))
-REFS = st.one_of(
-    st.builds(Ref, st.just("Pod"), st.sampled_from(_NAMES[0]), st.sampled_from(_NAMES[1])),
-    st.builds(Ref, st.just("Namespace"), st.just(""), st.sampled_from(NAMESPACES)),
-    st.builds(Ref, st.just("Node"), st.just(""), st.sampled_from(NODES)),
-    st.builds(Ref, st.just("NetworkPolicy"), st.sampled_from(NAMESPACES), st.sampled_from(["np1", "np2", "np3"])),
-    st.just(Ref("ConfigMap", "kube-system", "ip-masq-agent")),
-    st.just(Ref("NetworkLogging", "", "default")),
-)
-EVENTS: st.SearchStrategy[Item | Ref] = st.one_of(items(), items(), items(), REFS)
-"""An object that comes or changes, or the name of one that goes."""
+@st.composite
+def changed_pods(draw: st.DrawFn, pod: Pod) -> Pod:
+    """Draw a Pod that differs from another in one thing, as most updates do."""
+    other = draw(pods())
+    field = draw(st.sampled_from(["labels", "node", "addresses", "host_network", "phase", "ports"]))
+    return msgspec.structs.replace(pod, **{field: getattr(other, field)})
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Item | Ref]:
+    """Draw what happens to a cluster: objects come, change, and go (as the Ref of what is gone)."""
+    history: list[Item | Ref] = list(draw(worlds()))
+    present: dict[Ref, Item] = {item.ref: item for item in history if not isinstance(item, Ref)}
+    for _ in range(draw(st.integers(1, 12))):
+        found = draw(st.sampled_from(list(present.values()))) if present else None
+        happened = draw(st.sampled_from(["comes", "changes", "changes", "goes", "goes"]))
+        if found is None or happened == "comes":
+            item = draw(items())
+        elif happened == "goes":
+            history.append(found.ref)
+            del present[found.ref]
+            continue
+        else:
+            item = draw(_changed(found))
+        history.append(item)
+        present[item.ref] = item
+    return history
+
+
+def _changed(item: Item) -> st.SearchStrategy[Item]:
+    match item:
+        case Pod():
+            return changed_pods(item)
+        case Namespace(name):
+            own = {"kubernetes.io/metadata.name": name}
+            return LABEL_SETS.map(lambda labels: Namespace(name, _labels({**labels, **own})))
+        case NetworkPolicy(namespace=namespace, name=name):
+            return policies().map(lambda other: msgspec.structs.replace(other, namespace=namespace, name=name))
+        case _:
+            return items()
+
 
 PROTOCOLS = st.sampled_from(
     [

@@ -16,9 +16,9 @@ from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import diff
 from tests.fake_kernel import FakeKernel
-from tests.properties.strategies import EVENTS
+from tests.properties.strategies import histories
 
-HISTORIES = st.lists(EVENTS, min_size=1, max_size=25)
+HISTORIES = histories()
 
 
 def take(desired: Desired, event: Item | Ref) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.policy.compile import class_rules
@@ -13,6 +13,7 @@ from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
 from tests.scene import NODES, hops
 
 
+@settings(max_examples=4 * settings().max_examples)
 @given(worlds(), st.lists(PROTOCOLS, min_size=1, max_size=2, unique=True))
 def test_evaluate_says_what_the_rules_of_both_nodes_do(
     world: list[Item], protocols: list[tuple[str, int | None]]

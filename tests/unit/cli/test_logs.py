@@ -133,6 +133,13 @@ def test_lines_that_are_no_records_are_counted_and_passed_over(call: Call, log: 
     assert "passed over 4 lines" in said.err
 
 
+def test_a_filter_that_keeps_nothing_says_so(call: Call, log: Path) -> None:
+    write(log, *FOUR)
+    said = call("logs", "-n", "elsewhere")
+    assert (said.code, said.out) == (0, "")
+    assert "none of 4 records matches" in said.err
+
+
 def test_without_a_log_the_answer_is_how_to_get_one(call: Call) -> None:
     said = call("logs")
     assert said.code == 2

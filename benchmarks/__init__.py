@@ -1,0 +1,20 @@
+"""What nfagent costs, measured beside its references in the same run; not part of the installed package.
+
+    python -m benchmarks                 every row; a table on the terminal, and a JSON file with --json FILE
+    python -m benchmarks --quick         fewer rounds and smaller clusters, under 90 seconds
+    python -m benchmarks --only nflog    some of them; --list names all
+
+May import: anything of the agent and its lab, and the world. Nothing imports it.
+
+    rows        what a benchmark gives: values, reference, targets; and the figures made of them; pure
+    registry    `@bench`, and what a benchmark is given
+    report      rows as a table, and as JSON
+    growth      how a figure grows with the size of the cluster: a fit, and a plot
+    meter       seconds, CPU seconds and resident memory of this process or another
+    synthetic   seeded clusters of any size, and streams of events over them; pure
+    documents   model objects as the JSON documents that the API server would give; pure
+    packets     throughput and connections a second through rules, beside no rules and the eBPF path
+    nflog       records a second from bytes to attributed record, and NFLOG itself at its highest rate without loss
+
+A figure is only ever given with the reference that was measured beside it, in turns.
+"""

@@ -1,0 +1,158 @@
+"""What a benchmark gives, and the figures that are made of it.
+
+A row has the values of one measured thing and, where there is one, those of its reference; p50, p99, ratio and
+whether targets are met are computed here, the same way for every row.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Figure: TypeAlias = Literal["p50", "p99", "max", "min", "mean", "ratio", "cpu_seconds", "rss_mib"]
+"""`ratio` is value by reference: the median of the rounds' own ratios where rounds are paired, of the p50s otherwise."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a figure must be: at most, or at least, a limit in the row's own unit."""
+
+    figure: Figure
+    sense: Literal["at most", "at least"]
+    limit: float
+
+    def met_by(self, value: float) -> bool:
+        """Judge the figure."""
+        return value <= self.limit if self.sense == "at most" else value >= self.limit
+
+    def __str__(self) -> str:
+        """Read as `p99 <= 5`."""
+        return f"{self.figure} {'<=' if self.sense == 'at most' else '>='} {self.limit:g}"
+
+
+def at_most(figure: Figure, limit: float) -> Target:
+    """Ask that a figure be no larger."""
+    return Target(figure, "at most", limit)
+
+
+def at_least(figure: Figure, limit: float) -> Target:
+    """Ask that a figure be no smaller."""
+    return Target(figure, "at least", limit)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured thing.
+
+    values:         one a repetition, in `unit`; at least one
+    reference:      the same of what it is compared with, measured in the same run
+    paired:         values[i] and reference[i] are of one round, so their ratio is taken round by round
+    better:         which way is good; decides which end of the values is the worst
+    cpu_seconds, rss_mib: extra figures, of the whole measurement
+    note:           what a reader has to know beside the number, in a few words
+    """
+
+    name: str
+    unit: str
+    values: Sequence[float]
+    reference: Sequence[float] | None = None
+    reference_name: str = ""
+    paired: bool = False
+    targets: tuple[Target, ...] = ()
+    better: Literal["lower", "higher"] = "lower"
+    note: str = ""
+    cpu_seconds: float | None = None
+    rss_mib: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a row that can't be summed up, with ValueError."""
+        if not self.values:
+            raise ValueError(f"row {self.name!r} has no values")
+        if self.paired and len(self.values) != len(self.reference or ()):
+            raise ValueError(f"row {self.name!r} is paired, but values and reference differ in number")
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A target, the figure that it is about (None where the row has no such figure), and whether it is met."""
+
+    target: str
+    value: float | None
+    met: bool
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A row's figures; `ratio_low` and `ratio_high` are the quartiles of the rounds' ratios, where they are paired."""
+
+    name: str
+    unit: str
+    better: Literal["lower", "higher"]
+    note: str
+    count: int
+    p50: float
+    p99: float
+    max: float
+    min: float
+    mean: float
+    reference_name: str = ""
+    reference_p50: float | None = None
+    reference_p99: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    cpu_seconds: float | None = None
+    rss_mib: float | None = None
+    targets: tuple[Judged, ...] = ()
+
+    @property
+    def worst(self) -> float:
+        """The bad end of the values."""
+        return self.max if self.better == "lower" else self.min
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Give the smallest value that at least this share (0..1) of the values don't exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def summarise(row: Row) -> Summary:
+    """Make a row's figures, and judge its targets."""
+    summary = Summary(
+        name=row.name,
+        unit=row.unit,
+        better=row.better,
+        note=row.note,
+        count=len(row.values),
+        p50=statistics.median(row.values),
+        p99=percentile(row.values, 0.99),
+        max=max(row.values),
+        min=min(row.values),
+        mean=statistics.fmean(row.values),
+        cpu_seconds=row.cpu_seconds,
+        rss_mib=row.rss_mib,
+    )
+    if row.reference:
+        summary = msgspec.structs.replace(summary, **_comparison(row, row.reference))
+    return msgspec.structs.replace(summary, targets=tuple(_judge(target, summary) for target in row.targets))
+
+
+def _comparison(row: Row, reference: Sequence[float]) -> dict[str, float | str]:
+    reference_p50 = statistics.median(reference)
+    found: dict[str, float | str] = {
+        "reference_name": row.reference_name,
+        "reference_p50": reference_p50,
+        "reference_p99": percentile(reference, 0.99),
+        "ratio": statistics.median(row.values) / reference_p50,
+    }
+    if row.paired:
+        ratios = [value / other for value, other in zip(row.values, reference, strict=True)]
+        found["ratio"] = statistics.median(ratios)
+        found["ratio_low"], found["ratio_high"] = percentile(ratios, 0.25), percentile(ratios, 0.75)
+    return found
+
+
+def _judge(target: Target, summary: Summary) -> Judged:
+    value: float | None = getattr(summary, target.figure)
+    return Judged(str(target), value, value is not None and target.met_by(value))

@@ -1,0 +1,392 @@
+"""Element batches in a real kernel: they do what nft does, all of it or nothing, and say what was refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from uuid import uuid4
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyroute2 import netns
+
+from nfagent.cluster.address import Family, Range, parse_cidr, single, text
+from nfagent.edge.kernel import Nftables
+from nfagent.edge.netfilter import ElementError, ElementSocket
+from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.ruleset.objects import ABSENT, Chain, Dispatch, Element, NamedSet, Packet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+PRIVATE = parse_cidr("10.0.0.0/8")
+MULTICAST = parse_cidr("224.0.0.0/3")
+EMPTY = Ruleset(
+    sets={
+        "address4": NamedSet("address", 4),
+        "address6": NamedSet("address", 6),
+        "range4": NamedSet("range", 4),
+        "range6": NamedSet("range", 6),
+        "port4": NamedSet("port", 4),
+        "port6": NamedSet("port", 6),
+    },
+    maps={"map4": VerdictMap(4, {}), "map6": VerdictMap(6, {})},
+    chains={"egress/shop/web": Chain(), "egress/shop/db": Chain()},
+)
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Put the test's thread into a network namespace of its own."""
+    name = f"nfagent-elements-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.fixture
+def nftables(_namespace: None) -> Iterator[Nftables]:
+    """Give libnftables, in this thread, with EMPTY loaded."""
+    kernel = Nftables()
+    kernel.apply_now(diff(ABSENT, EMPTY))
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def elements(_namespace: None) -> Iterator[ElementSocket]:
+    with closing(ElementSocket()) as opened:
+        yield opened
+
+
+def add(name: str, *members: Element) -> ChangeElements:
+    return ChangeElements("add", name, members)
+
+
+def delete(name: str, *members: Element) -> ChangeElements:
+    return ChangeElements("delete", name, members)
+
+
+def route(verb: str, *pairs: tuple[str, str]) -> ChangeMapElements:
+    return ChangeMapElements("add" if verb == "add" else "delete", "map4", pairs)
+
+
+def holding(**sets: frozenset[Element] | dict[str, str]) -> Ruleset:
+    """Give EMPTY with elements in some of its sets and maps."""
+    made = msgspec.structs.replace(EMPTY, sets=dict(EMPTY.sets), maps=dict(EMPTY.maps))
+    for name, members in sets.items():
+        if isinstance(members, dict):
+            made.maps[name] = VerdictMap(made.maps[name].family, members)
+        else:
+            made.sets[name] = msgspec.structs.replace(made.sets[name], elements=members)
+    return made
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(holding(address4=frozenset({"10.0.0.1", "0.0.0.0", "255.255.255.255"})), id="IPv4 addresses"),  # noqa: S104
+        pytest.param(holding(address6=frozenset({"2001:db8::1", "::"})), id="IPv6 addresses"),
+        pytest.param(holding(range4=frozenset({PRIVATE, single("11.0.0.0"), single("12.0.0.9")})), id="IPv4 ranges"),
+        pytest.param(holding(range4=frozenset({single("0.0.0.0"), MULTICAST})), id="the first and last IPv4 range"),  # noqa: S104
+        pytest.param(holding(range4=frozenset({parse_cidr("0.0.0.0/0")})), id="all of IPv4"),
+        pytest.param(holding(range4=frozenset({single("255.255.255.255")})), id="the last IPv4 address alone"),
+        pytest.param(holding(range6=frozenset({parse_cidr("2001:db8::/32")})), id="an IPv6 range"),
+        pytest.param(holding(range6=frozenset({parse_cidr("::/8"), parse_cidr("ff00::/8")})), id="the first and last"),
+        pytest.param(holding(port4=frozenset({("10.0.0.1", "tcp", 80), ("10.0.0.1", "udp", 53)})), id="IPv4 ports"),
+        pytest.param(holding(port6=frozenset({("2001:db8::1", "sctp", 65_535)})), id="an IPv6 port"),
+        pytest.param(holding(map4={"10.0.0.1": "egress/shop/web", "10.0.0.2": "egress/shop/db"}), id="IPv4 to chains"),
+        pytest.param(holding(map6={"2001:db8::1": "egress/shop/web"}), id="IPv6 to a chain"),
+    ],
+)
+def test_elements_of_each_kind_come_and_go(nftables: Nftables, elements: ElementSocket, wanted: Ruleset) -> None:
+    elements.commit(diff(EMPTY, wanted))
+    assert nftables.read_now() == wanted
+
+    elements.commit(diff(wanted, EMPTY))
+    assert nftables.read_now() == EMPTY
+
+
+LAST: dict[Family, int] = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
+
+
+def addresses(family: Family) -> st.SearchStrategy[str]:
+    return st.sampled_from([0, 1, 2, 10 << 24, LAST[family] - 1, LAST[family]]).map(lambda n: text(family, n))
+
+
+@st.composite
+def ranges(draw: st.DrawFn, family: Family) -> frozenset[Element]:
+    """Draw disjoint ranges, some of which touch."""
+    last = LAST[family]
+    cuts = sorted(draw(st.sets(st.sampled_from([0, 1, 2, 7, 8, 10 << 24, (10 << 24) + 9, last - 1, last, last + 1]))))
+    return frozenset(
+        Range(family, first, after - 1) for first, after in zip(cuts, cuts[1:], strict=False) if draw(st.booleans())
+    )
+
+
+@st.composite
+def rulesets(draw: st.DrawFn) -> Ruleset:
+    ports = st.tuples(st.sampled_from(["tcp", "udp", "sctp"]), st.sampled_from([1, 80, 256, 65_535]))
+    sets: dict[str, frozenset[Element] | dict[str, str]] = {}
+    families: tuple[Family, Family] = (4, 6)
+    for family in families:
+        address = addresses(family)
+        sets[f"address{family}"] = draw(st.frozensets(address))
+        sets[f"range{family}"] = draw(ranges(family))
+        sets[f"port{family}"] = draw(st.frozensets(st.builds(lambda a, p: (a, *p), address, ports), max_size=4))
+        sets[f"map{family}"] = draw(st.dictionaries(address, st.sampled_from(sorted(EMPTY.chains))))
+    return holding(**sets)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(rulesets(), min_size=1, max_size=4), st.booleans())
+def test_any_changes_do_what_nft_does_with_them(
+    nftables: Nftables,
+    elements: ElementSocket,
+    states: list[Ruleset],
+    fast_first: bool,  # noqa: FBT001 - drawn
+) -> None:
+    # Each way finds what the other one left.
+    before = nftables.read_now()
+    for number, after in enumerate(states):
+        transaction = diff(before, after)
+        fast, slow = (elements.commit, nftables.apply_now)
+        first, second = (fast, slow) if (number % 2 == 0) == fast_first else (slow, fast)
+        first(transaction)
+        listed = nftables.read_now()
+        first(diff(after, before))
+        assert nftables.read_now() == before
+        second(transaction)
+        assert nftables.read_now() == listed == after
+        before = after
+
+
+def test_an_address_that_is_there_already_is_no_error(nftables: Nftables, elements: ElementSocket) -> None:
+    elements.commit(
+        (
+            add("address4", "10.0.0.1"),
+            add("port4", ("10.0.0.1", "tcp", 80)),
+            route("add", ("10.0.0.1", "egress/shop/web")),
+        )
+    )
+    before = nftables.read_now()
+
+    elements.commit(
+        (
+            add("address4", "10.0.0.1"),
+            add("port4", ("10.0.0.1", "tcp", 80)),
+            route("add", ("10.0.0.1", "egress/shop/web")),
+        )
+    )
+
+    assert nftables.read_now() == before
+
+
+HELD = holding(
+    address4=frozenset({"10.0.0.1"}), range4=frozenset({PRIVATE, MULTICAST}), map4={"10.0.0.1": "egress/shop/web"}
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "element", "words"),
+    [
+        pytest.param(
+            delete("address4", "10.0.0.1", "10.0.0.9"),
+            errno.ENOENT,
+            "10.0.0.9",
+            "delete element inet nfagent address4 { 10.0.0.9 }: it isn't in the set (ENOENT)",
+            id="an address to delete that isn't there",
+        ),
+        pytest.param(
+            delete("range4", parse_cidr("10.0.0.0/9")),
+            errno.ENOENT,
+            parse_cidr("10.0.0.0/9"),
+            "delete element inet nfagent range4 { 10.0.0.0/9 }: it isn't in the set (ENOENT)",
+            id="a range to delete that ends elsewhere",
+        ),
+        pytest.param(
+            route("delete", ("10.0.0.1", "egress/shop/web"), ("10.0.0.2", "egress/shop/web")),
+            errno.ENOENT,
+            ("10.0.0.2", "egress/shop/web"),
+            "delete element inet nfagent map4 { 10.0.0.2 : goto egress/shop/web }: it isn't in the map (ENOENT)",
+            id="an address to delete from a map that isn't there",
+        ),
+        pytest.param(
+            route("add", ("10.0.0.2", "egress/shop/db"), ("10.0.0.1", "egress/shop/db")),
+            errno.EEXIST,
+            ("10.0.0.1", "egress/shop/db"),
+            "map4 { 10.0.0.1 : goto egress/shop/db }: the address has another target already (EEXIST)",
+            id="an address that a map sends elsewhere",
+        ),
+        pytest.param(
+            route("add", ("10.0.0.3", "egress/shop/cache")),
+            errno.ENOENT,
+            ("10.0.0.3", "egress/shop/cache"),
+            "map4 { 10.0.0.3 : goto egress/shop/cache }: there is no chain of that name (ENOENT)",
+            id="a chain that isn't there",
+        ),
+        pytest.param(
+            add("nothing", "10.0.0.7"),
+            errno.ENOENT,
+            None,
+            "add element inet nfagent nothing { 10.0.0.7 }: there is no set of that name (ENOENT)",
+            id="a set that isn't there",
+        ),
+        pytest.param(
+            ChangeMapElements("add", "nothing", (("10.0.0.7", "egress/shop/web"), ("10.0.0.8", "egress/shop/web"))),
+            errno.ENOENT,
+            None,
+            "add element inet nfagent nothing { 2 elements }: there is no map of that name (ENOENT)",
+            id="a map that isn't there",
+        ),
+        pytest.param(
+            add("address4", "10.0.0.7", "2001:db8::1"),
+            errno.EINVAL,
+            "2001:db8::1",
+            "address4 { 2001:db8::1 }: it isn't of the set's type (EINVAL)",
+            id="an address of the other family",
+        ),
+        pytest.param(
+            add("n" * 256, "10.0.0.7"),
+            errno.ERANGE,
+            None,
+            "(ERANGE); the kernel says: Attribute failed policy validation",
+            id="a name that is too long, in the kernel's words",
+        ),
+    ],
+)
+def test_a_refusal_names_the_element_and_leaves_nothing_behind(
+    nftables: Nftables,
+    elements: ElementSocket,
+    command: ChangeElements | ChangeMapElements,
+    code: int,
+    element: object,
+    words: str,
+) -> None:
+    elements.commit(diff(EMPTY, HELD))
+
+    with pytest.raises(ElementError) as caught:
+        elements.commit((add("address6", "2001:db8::7"), command, delete("address4", "10.0.0.1")))
+
+    refused = caught.value
+    name = command.set if isinstance(command, ChangeElements) else command.map
+    assert (refused.errno, refused.verb, refused.set, refused.element) == (code, command.verb, name, element)
+    assert words in str(refused)
+    assert nftables.read_now() == HELD
+
+    elements.commit((delete("address4", "10.0.0.1"),))
+    assert nftables.read_now().sets["address4"].elements == frozenset()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param("10.0.0.0/8", id="that is there already"),
+        pytest.param("10.0.0.0/9", id="with the same start"),
+        pytest.param("10.128.0.0/9", id="with the same end"),
+        pytest.param("10.1.0.0/16", id="within one that is there"),
+        pytest.param("10.0.0.0/7", id="around one that is there"),
+        pytest.param("8.0.0.0/6", id="around one that is there, with the same end"),
+        pytest.param("225.0.0.0/8", id="within the one to the last address"),
+        pytest.param("224.0.0.0/4", id="with the start of the one to the last address"),
+        pytest.param("240.0.0.0/4", id="to the last address within another one"),
+    ],
+)
+def test_a_range_is_refused(nftables: Nftables, elements: ElementSocket, other: str) -> None:
+    elements.commit(diff(EMPTY, HELD))
+
+    with pytest.raises(ElementError, match="overlaps") as caught:
+        elements.commit((add("address4", "10.0.0.2"), add("range4", single("1.0.0.1"), parse_cidr(other))))
+
+    assert (caught.value.errno, caught.value.element) == (errno.EEXIST, parse_cidr(other))
+    assert nftables.read_now() == HELD
+
+
+def test_a_table_that_is_gone_is_named(nftables: Nftables, elements: ElementSocket) -> None:
+    nftables.apply_now(diff(EMPTY, ABSENT))
+
+    with pytest.raises(ElementError, match="there is no table inet nfagent .ENOENT.; 1 more of the batch's") as caught:
+        elements.commit((add("address4", "10.0.0.1"), add("address6", "::1")))
+
+    assert (caught.value.set, caught.value.element) == ("address4", None)
+    assert nftables.read_now() == ABSENT
+
+
+def test_a_loop_of_chains_is_refused_as_a_whole(nftables: Nftables, elements: ElementSocket) -> None:
+    looping = Rule(verdict=Dispatch(Packet("saddr", 4), "map4"))
+    with_rule = msgspec.structs.replace(EMPTY, chains={**EMPTY.chains, "egress/shop/web": Chain((looping,))})
+    nftables.apply_now(diff(EMPTY, with_rule))
+
+    with pytest.raises(KernelError):
+        elements.commit((route("add", ("10.0.0.1", "egress/shop/web")),))
+
+    assert nftables.read_now() == with_rule
+
+
+def test_a_hundred_thousand_elements_come_together_or_not_at_all(nftables: Nftables, elements: ElementSocket) -> None:
+    many = tuple(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
+
+    with pytest.raises(ElementError) as caught:
+        elements.commit((add("address4", *many), delete("address6", "2001:db8::1")))
+    assert caught.value.element == "2001:db8::1"
+    assert nftables.read_now() == EMPTY
+
+    elements.commit((add("address4", *many),))
+    assert nftables.read_now().sets["address4"].elements == frozenset(many)
+
+
+def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_goes(nftables: Nftables) -> None:
+    many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(1_000))
+    with closing(ElementSocket(send_buffer=8_192)) as narrow:
+        with pytest.raises(KernelError, match="more than the socket's send buffer"):
+            narrow.commit((add("address4", *many),))
+        assert nftables.read_now() == EMPTY
+
+        narrow.commit((add("address4", *many[:100]),))
+    assert nftables.read_now().sets["address4"].elements == frozenset(many[:100])
+
+
+def test_refusals_that_overflow_the_receive_buffer_are_refusals_all_the_same(nftables: Nftables) -> None:
+    with closing(ElementSocket(receive_buffer=4_096)) as narrow:
+        with pytest.raises(ElementError, match="there is no set of that name") as caught:
+            narrow.commit((add("address4", "10.0.0.1"), *(add(f"nothing{n}", "10.0.0.1") for n in range(500))))
+        assert caught.value.set == "nothing0"
+        assert nftables.read_now() == EMPTY
+
+        narrow.commit((add("address4", "10.0.0.1"),))
+    assert nftables.read_now().sets["address4"].elements == frozenset({"10.0.0.1"})
+
+
+def test_other_commands_are_refused_before_anything_is_sent(nftables: Nftables, elements: ElementSocket) -> None:
+    mixed: Transaction = (add("address4", "10.0.0.1"), AddCounter("drops"))
+    with pytest.raises(WireError, match="can't carry other commands"):
+        elements.commit(mixed)
+
+    elements.commit(())
+    assert nftables.read_now() == EMPTY
+
+
+def test_without_the_capability_it_says_what_to_do(nftables: Nftables, elements: ElementSocket) -> None:
+    os.seteuid(65_534)
+    try:
+        with pytest.raises(EnvironmentError_, match="needs root"):
+            ElementSocket()
+        with pytest.raises(EnvironmentError_, match="needs root"):
+            elements.commit((add("address4", "10.0.0.1"),))
+    finally:
+        os.seteuid(0)
+    assert nftables.read_now() == EMPTY

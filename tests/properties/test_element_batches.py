@@ -1,0 +1,133 @@
+"""Batches of element changes: what is written reads back, whatever the elements, and any bytes are an answer or not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import suppress
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.cluster.address import Family, Range, text
+from nfagent.errors import WireError
+from nfagent.ruleset.objects import Element
+from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements
+from nfagent.wire.elements import ElementCommand, MapElement, encode_batch
+from nfagent.wire.extack import decode_answer
+from nfagent.wire.netlink import NFGEN_SIZE, Message, attributes, messages
+
+LAST: dict[Family, int] = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
+FAMILY: dict[int, Family] = {4: 4, 16: 6}
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+VERBS = {0x0A0C: "add", 0x0A0E: "delete"}
+
+
+def addresses(family: Family) -> st.SearchStrategy[str]:
+    return st.integers(0, LAST[family]).map(lambda number: text(family, number))
+
+
+def ranges(family: Family) -> st.SearchStrategy[Range]:
+    number = st.integers(0, LAST[family]) | st.sampled_from([0, LAST[family]])
+    return st.lists(number, min_size=2, max_size=2).map(lambda ends: Range(family, min(ends), max(ends)))
+
+
+def elements(family: Family) -> st.SearchStrategy[list[Element]]:
+    ports = st.tuples(addresses(family), st.sampled_from(["tcp", "udp", "sctp"]), st.integers(0, 65_535))
+    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports]
+    return st.sampled_from(kinds).flatmap(lambda kind: st.lists(kind, max_size=8))
+
+
+FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
+NAMES = st.text("abz09_/", min_size=1, max_size=200)
+SETS = st.builds(ChangeElements, st.sampled_from(["add", "delete"]), NAMES, FAMILIES.flatmap(elements).map(tuple))
+MAPS = st.builds(
+    ChangeMapElements,
+    st.just("add"),
+    NAMES,
+    FAMILIES.flatmap(lambda family: st.lists(st.tuples(addresses(family), NAMES), max_size=8)).map(tuple),
+)
+COMMANDS: st.SearchStrategy[list[ElementCommand]] = st.lists(SETS | MAPS, max_size=4)
+
+
+def decoded(message: Message) -> tuple[str, str, list[Element | MapElement]]:
+    """Read one message back: verb, set, elements."""
+    parts = dict(attributes(message.payload, NFGEN_SIZE))
+    assert parts.keys() == {1, 2, 3}
+    assert parts[1] == b"nfagent\0"
+    return VERBS[message.type], parts[2].removesuffix(b"\0").decode(), list(_elements(parts[3]))
+
+
+def _elements(written: bytes) -> Iterator[Element | MapElement]:
+    found = [dict(attributes(value)) for _, value in attributes(written)]
+    for position, element in enumerate(found):
+        if 3 in element:
+            assert element.keys() == {1, 3}
+            assert element[3] == b"\0\0\0\1"
+            continue
+        follower = found[position + 1] if position + 1 < len(found) else {}
+        yield _element(element, _key(follower) if 3 in follower else None)
+
+
+def _element(element: dict[int, bytes], end: bytes | None) -> Element | MapElement:
+    key = _key(element)
+    if end is not None or 6 in element:
+        family = FAMILY[len(key)]
+        return Range(family, int.from_bytes(key), LAST[family] if end is None else int.from_bytes(end) - 1)
+    if len(key) in {12, 24}:
+        assert key[-7:-4] + key[-2:] == bytes(5)
+        return str(ipaddress.ip_address(key[:-8])), PROTOCOLS[key[-8]], int.from_bytes(key[-4:-2])  # type: ignore[return-value]
+    address = str(ipaddress.ip_address(key))
+    if 2 not in element:
+        return address
+    verdict = dict(attributes(dict(attributes(element[2]))[2]))
+    assert int.from_bytes(verdict[1], signed=True) == -4
+    return address, verdict[2].removesuffix(b"\0").decode()
+
+
+def _key(element: dict[int, bytes]) -> bytes:
+    return dict(attributes(element[1]))[1]
+
+
+def expected(command: ElementCommand) -> tuple[str, str, list[Element | MapElement]]:
+    if isinstance(command, ChangeMapElements):
+        return command.verb, command.map, list(command.elements)
+    in_order = sorted(command.elements) if isinstance(command.elements[0], Range) else command.elements
+    return command.verb, command.set, list(in_order)
+
+
+@given(COMMANDS, st.integers(0, 0xFFFF_FFFF))
+def test_a_batch_reads_back_as_what_it_was_made_from(commands: list[ElementCommand], first: int) -> None:
+    batch = encode_batch(commands, first)
+    asked = list(messages(batch.data))[1:-1]
+
+    assert [decoded(message) for message in asked] == [expected(command) for command in commands if command.elements]
+    assert [message.sequence for message in asked] == list(batch.requests)
+    assert [(one.verb, one.set, list(one.elements)) for one in batch.requests.values()] == list(map(decoded, asked))
+
+
+@given(COMMANDS, st.data())
+def test_the_kernel_s_offset_of_an_element_finds_it(commands: list[ElementCommand], data: st.DataObject) -> None:
+    batch = encode_batch(commands, 1)
+    for message in list(messages(batch.data))[1:-1]:
+        request = batch.requests[message.sequence]
+        written = dict(attributes(message.payload, NFGEN_SIZE))[3]
+        starts = [16 + len(message.payload) - len(written)]
+        for _, value in attributes(written):
+            starts.append(starts[-1] + 4 + (len(value) + 3 & ~3))
+        offset = data.draw(st.sampled_from(starts[:-1]))
+        *_, (_, value) = attributes(written[: starts[starts.index(offset) + 1] - starts[0]])
+        element = request.element_at(offset)
+        assert element is not None
+        key = _key(dict(attributes(value)))
+        first = element[0] if isinstance(element, tuple) else element
+        if isinstance(first, Range):
+            assert int.from_bytes(key) in {first.first, first.last + 1}
+        else:
+            assert key.startswith(ipaddress.ip_address(first).packed)
+
+
+@given(st.binary(max_size=200), st.integers(0, 0xFFFF))
+def test_any_bytes_are_an_answer_or_a_wire_error(raw: bytes, flags: int) -> None:
+    with suppress(WireError):
+        assert 0 <= decode_answer(Message(2, flags, 1, 0, raw)).errno <= 4095

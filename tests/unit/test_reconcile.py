@@ -1,0 +1,375 @@
+"""The reconciler between what is wanted, a kernel that may be slow or refuse, and others who change the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfagent.errors import KernelError
+from nfagent.reconcile import Reconciler
+from nfagent.ruleset.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset
+from nfagent.ruleset.transaction import ChangeElements, Transaction
+from tests.fake_kernel import FakeKernel, Refused
+
+TURNS = 30
+"""Turns of the event loop in which everything that can happen has happened."""
+RESYNC = 60.0
+RETRY_MAX = 1.0
+
+
+def holding(*addresses: str) -> Ruleset:
+    return Ruleset({"peers4/x": NamedSet("address", 4, frozenset(addresses))})
+
+
+IMPOSSIBLE = Ruleset(holding("10.0.0.9").sets, chains={"egress/shop/db": Chain((Rule(verdict=Goto("nowhere")),))})
+"""A set that the kernel would take, and a rule that it refuses."""
+
+
+class SlowKernel:
+    """tests.fake_kernel behind the Kernel protocol. `gate` holds commits back; `faults` refuses the next calls."""
+
+    def __init__(self, ruleset: Ruleset = ABSENT) -> None:
+        self.fake = FakeKernel(ruleset)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.faults = 0
+        self.reads = 0
+        self.tried: list[Transaction] = []
+
+    async def read(self) -> Ruleset:
+        self.reads += 1
+        await self.gate.wait()
+        self._fail()
+        return self.fake.ruleset
+
+    async def apply(self, transaction: Transaction) -> None:
+        self.tried.append(transaction)
+        await self.gate.wait()
+        self._fail()
+        try:
+            self.fake.apply(transaction)
+        except Refused as refusal:
+            raise KernelError(str(refusal)) from None
+
+    def _fail(self) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise KernelError("netlink: Device or resource busy")
+
+
+class FakeClock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        deadline = self.now + seconds
+        while not event.is_set() and self.now < deadline:
+            await asyncio.sleep(0)
+        return event.is_set()
+
+
+class Stage:
+    """A reconciler that runs, and what is around it."""
+
+    def __init__(self, kernel: SlowKernel, wanted: Ruleset) -> None:
+        self.kernel = kernel
+        self.clock = FakeClock()
+        self.wanted = wanted
+        self.asked = 0
+        self.synced = 0
+        self.reconciler = Reconciler(
+            kernel, self.clock, self._want, resync=RESYNC, retry_max=RETRY_MAX, on_sync=self._sync
+        )
+
+    @property
+    def there(self) -> Ruleset:
+        return self.kernel.fake.ruleset
+
+    async def turn(self) -> None:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    async def want(self, wanted: Ruleset) -> None:
+        self.wanted = wanted
+        self.reconciler.wake()
+        await self.turn()
+
+    async def passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+        await self.turn()
+
+    def _want(self) -> Ruleset:
+        self.asked += 1
+        return self.wanted
+
+    def _sync(self) -> None:
+        self.synced += 1
+
+
+@asynccontextmanager
+async def running(wanted: Ruleset, there: Ruleset = ABSENT, *, wake: bool = True) -> AsyncIterator[Stage]:
+    stage = Stage(SlowKernel(there), wanted)
+    task = asyncio.create_task(stage.reconciler.run())
+    if wake:
+        stage.reconciler.wake()
+    await stage.turn()
+    try:
+        yield stage
+        assert not task.done(), "the reconciler ended"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+Scenario: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def scenario(body: Scenario) -> Callable[[], None]:
+    """Run a test's coroutine in an event loop of its own."""
+
+    def test() -> None:
+        asyncio.run(body())
+
+    test.__name__ = body.__name__
+    return test
+
+
+@scenario
+async def test_nothing_is_read_or_written_before_the_first_wake() -> None:
+    async with running(holding("10.0.0.1"), wake=False) as stage:
+        await stage.passes(2 * RESYNC)
+        assert (stage.kernel.reads, stage.asked, stage.there) == (0, 0, ABSENT)
+        stage.reconciler.wake()
+        await stage.turn()
+        assert stage.there == stage.wanted
+
+
+@scenario
+async def test_a_change_is_committed_at_once_and_alone() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.want(holding("10.0.0.1", "10.0.0.2"))
+        assert stage.kernel.tried[1:] == [(ChangeElements("add", "peers4/x", ("10.0.0.2",)),)]
+        assert stage.kernel.reads == 1, "the kernel is read at the start alone"
+
+
+@scenario
+async def test_changes_during_a_slow_commit_go_into_the_next_transaction_all_together() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.gate.clear()
+        await stage.want(holding("10.0.0.2"))
+        await stage.want(holding("10.0.0.3"))
+        await stage.want(holding("10.0.0.4", "10.0.0.5"))
+        assert len(stage.kernel.tried) == 2, "one transaction at a time"
+        assert not stage.reconciler.status.in_sync
+        stage.kernel.gate.set()
+        await stage.turn()
+        assert len(stage.kernel.tried) == 3, "what came meanwhile is one transaction"
+        assert stage.there == holding("10.0.0.4", "10.0.0.5"), "the newest wins"
+        assert stage.reconciler.status.in_sync
+
+
+@scenario
+async def test_an_equal_state_commits_nothing_and_is_in_sync() -> None:
+    async with running(holding("10.0.0.1"), there=holding("10.0.0.1")) as stage:
+        await stage.want(holding("10.0.0.1"))
+        assert stage.kernel.tried == []
+        assert (stage.reconciler.status.in_sync, stage.reconciler.status.transactions, stage.synced) == (True, 0, 2)
+
+
+@scenario
+async def test_a_start_changes_only_what_differs_from_what_is_there() -> None:
+    async with running(holding("10.0.0.1", "10.0.0.2"), there=holding("10.0.0.1")) as stage:
+        assert stage.kernel.tried == [(ChangeElements("add", "peers4/x", ("10.0.0.2",)),)]
+        assert stage.reconciler.status.drifts == 0, "what an earlier agent left is no drift"
+
+
+@scenario
+async def test_nothing_of_a_refused_transaction_is_there_and_the_status_says_why() -> None:
+    async with running(IMPOSSIBLE) as stage:
+        status = stage.reconciler.status
+        assert stage.there == ABSENT
+        assert (status.in_sync, status.failures, status.transactions, stage.synced) == (False, 1, 0, 0)
+        assert status.last_error == "no chain nowhere for a rule of egress/shop/db"
+
+
+@scenario
+async def test_after_a_refusal_the_kernel_is_read_again_and_the_next_try_heals() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.faults = 1
+        await stage.want(holding("10.0.0.2"))
+        assert (stage.there, stage.reconciler.status.failures) == (holding("10.0.0.1"), 1)
+        await stage.passes(stage.clock.pauses[-1])
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.2"), 2)
+        assert (stage.reconciler.status.failures, stage.reconciler.status.last_error) == (0, "")
+
+
+@scenario
+async def test_pauses_between_tries_double_up_to_the_most_and_start_over_after_success() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.clock.pauses.clear()
+        stage.kernel.faults = 7
+        await stage.want(holding("10.0.0.2"))
+        for _ in range(7):
+            await stage.passes(stage.clock.pauses[-1])
+        assert stage.there == holding("10.0.0.2")
+        stage.kernel.faults = 1
+        await stage.want(holding("10.0.0.3"))
+        assert stage.clock.pauses[:7] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0])
+        assert stage.clock.pauses[-1] == pytest.approx(0.1)
+
+
+@scenario
+async def test_a_change_does_not_wait_for_the_pause_after_a_refusal() -> None:
+    async with running(IMPOSSIBLE) as stage:
+        await stage.want(holding("10.0.0.1"))
+        assert stage.there == holding("10.0.0.1")
+
+
+@scenario
+async def test_a_kernel_that_refuses_for_days_ends_nobody() -> None:
+    stage = Stage(SlowKernel(), IMPOSSIBLE)
+    for _ in range(1100):
+        assert await stage.reconciler.round() <= RETRY_MAX
+    stage.wanted = holding("10.0.0.1")
+    await stage.reconciler.round()
+    assert stage.there == holding("10.0.0.1")
+
+
+@scenario
+async def test_drift_is_found_counted_and_put_right_at_the_next_comparison() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fake.ruleset = ABSENT
+        await stage.passes(RESYNC - 1)
+        assert (stage.there, stage.reconciler.status.drifts) == (ABSENT, 0)
+        await stage.passes(1)
+        assert (stage.there, stage.reconciler.status.drifts) == (holding("10.0.0.1"), 1)
+        await stage.passes(RESYNC)
+        assert stage.reconciler.status.drifts == 1, "a comparison that finds nothing counts nothing"
+        assert stage.kernel.reads == 3
+
+
+@scenario
+async def test_drift_that_made_the_kernel_refuse_a_change_is_counted_once_and_put_right() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fake.ruleset = ABSENT
+        await stage.want(holding("10.0.0.2"))
+        assert stage.reconciler.status.failures == 1
+        stage.kernel.faults = 1
+        await stage.passes(stage.clock.pauses[-1])
+        await stage.passes(stage.clock.pauses[-1])
+        assert (stage.there, stage.reconciler.status.drifts) == (holding("10.0.0.2"), 1)
+
+
+@scenario
+async def test_a_change_of_our_own_puts_the_comparison_off_no_further() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.passes(RESYNC - 1)
+        await stage.want(holding("10.0.0.2"))
+        assert stage.clock.pauses[-1] == pytest.approx(1)
+
+
+@scenario
+async def test_distrust_reads_the_kernel_before_the_next_transaction() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fake.ruleset = holding("10.0.0.6")
+        stage.reconciler.distrust()
+        await stage.turn()
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
+        assert stage.reconciler.status.drifts == 1
+
+
+@pytest.mark.parametrize("moment", ["while a transaction is under way", "while the kernel is read"])
+def test_distrust_that_comes_in_the_middle_is_not_forgotten(moment: str) -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+            stage.kernel.gate.clear()
+            if moment.endswith("read"):
+                stage.reconciler.distrust()
+                await stage.turn()
+            await stage.want(holding("10.0.0.2"))
+            reads = stage.kernel.reads
+            stage.reconciler.distrust()
+            stage.kernel.gate.set()
+            await stage.turn()
+            assert stage.kernel.reads == reads + 1
+
+    asyncio.run(body())
+
+
+@scenario
+async def test_status_counts_transactions_and_commands_and_says_when() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.passes(5)
+        await stage.want(holding("10.0.0.2"))
+        status = stage.reconciler.status
+        assert (status.transactions, status.commands) == (2, sum(map(len, stage.kernel.tried)))
+        assert (status.applied_at, status.in_sync, stage.synced) == (1005.0, True, 2)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("want"), st.frozensets(st.integers(1, 6))),
+    st.tuples(st.just("want"), st.frozensets(st.integers(1, 6))),
+    st.tuples(st.just("others write"), st.frozensets(st.integers(1, 6))),
+    st.tuples(st.just("others delete"), st.none()),
+    st.tuples(st.just("want the impossible"), st.none()),
+    st.tuples(st.just("fail"), st.integers(1, 3)),
+    st.tuples(st.just("hold back"), st.none()),
+    st.tuples(st.just("let go"), st.none()),
+    st.tuples(st.just("distrust"), st.none()),
+    st.tuples(st.just("pass"), st.sampled_from([0.05, 0.5, 30.0, RESYNC])),
+)
+
+
+def numbered(numbers: frozenset[int]) -> Ruleset:
+    return holding(*(f"10.0.0.{number}" for number in numbers))
+
+
+async def step(stage: Stage, verb: str, what: Any) -> None:  # noqa: ANN401 - each verb's own
+    deeds: dict[str, Callable[[], Awaitable[None] | None]] = {
+        "want": lambda: stage.want(numbered(what)),
+        "want the impossible": lambda: stage.want(IMPOSSIBLE),
+        "others write": lambda: setattr(stage.kernel.fake, "ruleset", numbered(what)),
+        "others delete": lambda: setattr(stage.kernel.fake, "ruleset", ABSENT),
+        "fail": lambda: setattr(stage.kernel, "faults", what),
+        "hold back": stage.kernel.gate.clear,
+        "let go": stage.kernel.gate.set,
+        "distrust": stage.reconciler.distrust,
+        "pass": lambda: stage.passes(what),
+    }
+    done = deeds[verb]()
+    if done is not None:
+        await done
+
+
+@settings(max_examples=200)
+@given(st.lists(STEPS, max_size=12), st.frozensets(st.integers(1, 6)))
+def test_whatever_happened_the_kernel_ends_up_with_what_is_wanted(
+    steps: list[tuple[str, Any]], last: frozenset[int]
+) -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+            for verb, what in steps:
+                await step(stage, verb, what)
+            stage.kernel.gate.set()
+            await stage.want(numbered(last))
+            for _ in range(4):
+                await stage.passes(RETRY_MAX)
+            await stage.passes(RESYNC)
+            assert stage.there == numbered(last)
+            status = stage.reconciler.status
+            assert (status.in_sync, status.failures, status.last_error) == (True, 0, "")
+
+    asyncio.run(body())
