@@ -22,7 +22,7 @@ _K = TypeVar("_K")
 ClusterObject: TypeAlias = Namespace | Node | Pod
 
 
-class Identity(msgspec.Struct, frozen=True, order=True):
+class Identity(msgspec.Struct, frozen=True, order=True, gc=False):
     """Namespace and labels that some Pods have in common."""
 
     namespace: str

@@ -15,15 +15,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from nfagent.edge.netfilter import ElementSocket
 from nfagent.errors import EnvironmentError_, KernelError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
 from nfagent.ruleset.transaction import Transaction, transaction_text
+from nfagent.wire.elements import is_elements_only
 
 _T = TypeVar("_T")
 _NETLINK_NETFILTER = 12
 _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
+_AT_ONCE = 256
+"""Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
+
 INSTALL_HINT = "apt-get install python3-nftables nftables"
 
 
@@ -42,6 +47,7 @@ class Nftables:
         except OSError as error:
             raise EnvironmentError_(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._context.set_json_output(True)
+        self._elements = ElementSocket()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
 
     async def read(self) -> Ruleset:
@@ -49,8 +55,16 @@ class Nftables:
         return await self._in_thread(self.read_now)
 
     async def apply(self, transaction: Transaction) -> None:
-        """Commit a transaction. Raises KernelError; then nothing of it happened."""
-        await self._in_thread(self.apply_now, transaction)
+        """Commit a transaction. Raises KernelError; then nothing of it happened, or it is unknown.
+
+        A few elements go at once, on the event loop: that takes less than handing them to the thread.
+        """
+        if not is_elements_only(transaction):
+            await self._in_thread(self.apply_now, transaction)
+        elif sum(len(command.elements) for command in transaction) <= _AT_ONCE:
+            self._elements.commit(transaction)
+        else:
+            await self._in_thread(self._elements.commit, transaction)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
@@ -59,6 +73,7 @@ class Nftables:
     def close(self) -> None:
         """End the worker thread."""
         self._thread.shutdown(wait=True)
+        self._elements.close()
 
     def read_now(self) -> Ruleset:
         """Read in this thread."""

@@ -1,8 +1,8 @@
 """Policies to classes: what this node's Pods need, in the terms of policies.
 
 *Structure* is the classes: local Pods selected by the same policies share one list of rules per direction.
-*Elements* are the members of what those rules name, each as often as there are Pods that bring it. A Pod that comes or goes among a rule's peers changes
-elements only. The ruleset room turns both into nftables' terms.
+*Elements* are the members of what those rules name, each as often as there are Pods that bring it. A Pod that
+comes or goes among a rule's peers changes elements only. The ruleset room turns both into nftables' terms.
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ def test_evaluate_says_what_the_rules_of_both_nodes_do(
     for protocol, port in protocols:
         for flow in flows(view.cluster.by_address, protocol, port):
             packet = opening(flow)
-            passes = all(
-                run(views[node].ruleset(), hook, packet).accepted for node, hook in hops(flow, view.cluster)
-            )
+            passes = all(run(views[node].ruleset(), hook, packet).accepted for node, hook in hops(flow, view.cluster))
             if evaluate(view.cluster, policies, flow).allowed != passes:
                 wrong.append(f"{flow}: rules let it pass: {passes}")
     assert wrong == []
