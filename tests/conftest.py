@@ -14,7 +14,7 @@ DEADLINE_SECONDS = {"kernel": 300, "": 60}
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("quick", deadline=None, max_examples=30, suppress_health_check=_SLOW)
-settings.register_profile("thorough", deadline=None, max_examples=3000, suppress_health_check=_SLOW)
+settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

@@ -68,7 +68,9 @@ async def serve(path: Path, answers: Answers) -> web.AppRunner:
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)  # asyncio closes a socket, and leaves its file behind
+    # asyncio closes a socket, and leaves its file behind. What is no socket kept us from listening: it isn't ours.
+    if path.is_socket():
+        path.unlink(missing_ok=True)
 
 
 @web.middleware

@@ -1,4 +1,4 @@
-"""Commits element changes on a netlink socket of our own: one sendmsg, one answer, whatever the table's size.
+"""Commits element changes on a netlink socket of our own: one sendmsg, one answer, nothing read back.
 
 The kernel does the work within sendmsg and has answered when it returns, so `commit` may be called on the event
 loop: it takes as long as the kernel's own work. nf_tables commits one transaction at a time in a network namespace:

@@ -95,20 +95,24 @@ def parse(name: str, text: str) -> list[Document] | Problem:
         return list(_load(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if no_json is not None and name.endswith(".json"):
-            return _unreadable(name, "JSON", no_json)
-        return _unreadable(name, "YAML", error)
+            return _unreadable(name, text, "JSON", no_json)
+        return _unreadable(name, text, "YAML", error)
 
 
-def _unreadable(name: str, language: str, error: Exception) -> Problem:
-    place = name
-    reason = str(error)
+def _unreadable(name: str, text: str, language: str, error: Exception) -> Problem:
+    reason, line = str(error), None
     if isinstance(error, yaml.MarkedYAMLError):
         reason = " ".join(part for part in (error.context, error.problem) if part)
-        place = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark is not None else name
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else None
     elif isinstance(error, yaml.reader.ReaderError):
         reason = f"character #x{int(error.character):02x} can't be in it, nor can other control characters"
+        line = text.encode().count(b"\n", 0, error.position) + 1
+    elif isinstance(error, UnicodeEncodeError):
+        reason = "a character is half of a surrogate pair"
+        line = text.count("\n", 0, error.start) + 1
     elif isinstance(error, json.JSONDecodeError):
-        reason, place = error.msg, f"{name}:{error.lineno}"
+        reason, line = error.msg, error.lineno
+    place = name if line is None else f"{name}:{line}"
     return Problem(place=place, reason=f"is not valid {language}: {' '.join(reason.split())}")
 
 

@@ -34,8 +34,9 @@ def set_name(word: str, family: Family) -> str:
 def content_name(content: PodPeer | Blocks | NamedPorts, family: Family) -> str:
     """Name a set by what it means: equal peers share a set, whichever rules name them."""
     word = {PodPeer: "peers", Blocks: "blocks", NamedPorts: "ports"}[type(content)]
-    ranges = content.family(family) if isinstance(content, Blocks) else content
-    return f"{word}{family}/{_digest(msgspec.json.encode(ranges))}"
+    # The words are a set's comment: with them in its name, no policy changes the comment of another's set.
+    meant = Blocks(content.family(family), content.words) if isinstance(content, Blocks) else content
+    return f"{word}{family}/{_digest(msgspec.json.encode(meant))}"
 
 
 def class_chain(key: ClassKey) -> str:

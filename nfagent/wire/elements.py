@@ -1,11 +1,11 @@
 """Changes of set and map elements as one nf_tables batch (linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h).
 
-libnftables reads a table's sets back before it changes one; a batch that names the set costs the same whatever else
-there is. The kernel takes a batch whole or not at all.
+libnftables reads a table's sets back before it changes one; a batch names the set, and nothing is read. The kernel
+takes a batch whole or not at all.
 
-A message holds as many elements of one command as its 16-bit length can count. The kernel looks the set up by
-walking a list once a message, so a message for each element would cost the number of sets each time. It says by the
-offset in its answer which element it refused; kernels before 6.0 say the message only.
+A message holds as many elements of one command as its 16-bit length can count: the kernel looks the set up once a
+message, along the list of all sets, and that walk is all of the cost that grows with the table. In its answer it says
+by an offset which element it refused; kernels before 6.0 say the message only.
 """
 
 from __future__ import annotations

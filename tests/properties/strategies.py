@@ -244,8 +244,10 @@ def histories(draw: st.DrawFn) -> list[Item | Ref]:
     present: dict[Ref, Item] = {item.ref: item for item in history if not isinstance(item, Ref)}
     for _ in range(draw(st.integers(1, 12))):
         found = draw(st.sampled_from(list(present.values()))) if present else None
-        happened = draw(st.sampled_from(["comes", "changes", "changes", "goes", "goes"]))
-        if found is None or happened == "comes":
+        happened = draw(st.sampled_from(["comes", "changes", "changes", "goes", "goes", "relabels", "relabels"]))
+        if happened == "relabels":
+            item: Item = draw(namespaces())
+        elif found is None or happened == "comes":
             item = draw(items())
         elif happened == "goes":
             history.append(found.ref)

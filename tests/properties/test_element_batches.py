@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.cluster.address import Family, Range, text
+from nfagent.cluster.model import Protocol
 from nfagent.errors import WireError
 from nfagent.ruleset.objects import Element
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements
@@ -19,7 +20,8 @@ from nfagent.wire.netlink import NFGEN_SIZE, Message, attributes, messages
 
 LAST: dict[Family, int] = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 FAMILY: dict[int, Family] = {4: 4, 16: 6}
-PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+PROTOCOLS: dict[int, Protocol] = {6: "tcp", 17: "udp", 132: "sctp"}
+TRANSPORTS = list(PROTOCOLS.values())
 VERBS = {0x0A0C: "add", 0x0A0E: "delete"}
 
 
@@ -33,7 +35,7 @@ def ranges(family: Family) -> st.SearchStrategy[Range]:
 
 
 def elements(family: Family) -> st.SearchStrategy[list[Element]]:
-    ports = st.tuples(addresses(family), st.sampled_from(["tcp", "udp", "sctp"]), st.integers(0, 65_535))
+    ports = st.tuples(addresses(family), st.sampled_from(TRANSPORTS), st.integers(0, 65_535))
     kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports]
     return st.sampled_from(kinds).flatmap(lambda kind: st.lists(kind, max_size=8))
 
@@ -76,7 +78,7 @@ def _element(element: dict[int, bytes], end: bytes | None) -> Element | MapEleme
         return Range(family, int.from_bytes(key), LAST[family] if end is None else int.from_bytes(end) - 1)
     if len(key) in {12, 24}:
         assert key[-7:-4] + key[-2:] == bytes(5)
-        return str(ipaddress.ip_address(key[:-8])), PROTOCOLS[key[-8]], int.from_bytes(key[-4:-2])  # type: ignore[return-value]
+        return str(ipaddress.ip_address(key[:-8])), PROTOCOLS[key[-8]], int.from_bytes(key[-4:-2])
     address = str(ipaddress.ip_address(key))
     if 2 not in element:
         return address

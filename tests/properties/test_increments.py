@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Ref
@@ -30,6 +30,7 @@ def contents(indexed: ClusterState | PolicyIndex | PeerIndex) -> dict[str, Any]:
     return {name: contents(value) if isinstance(value, PeerIndex) else value for name, value in held.items()}
 
 
+@settings(max_examples=3 * settings().max_examples)
 @given(HISTORIES)
 def test_indexes_equal_rebuilt_ones_after_every_event(history: list[Item | Ref]) -> None:
     desired = Desired("a")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,10 +14,9 @@ from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired
+from tests.conformance import load_conformance
 from tests.interpreter import opening, run
 
-SUITE = "cyclonus.json"
-FOLDER = Path(os.environ.get("NFAGENT_CONFORMANCE", Path(__file__).parents[4] / "shared" / "conformance"))
 NODES = ("a", "b")
 _DECODERS: dict[str, Callable[[dict[str, Any]], Namespace | Node | Pod | NetworkPolicy]] = {
     "Namespace": decode_namespace,
@@ -32,15 +28,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Namespace | Node | Pod | Network
 Document = dict[str, Any]
 
 
-def load() -> Document:
-    path = FOLDER / SUITE
-    if not path.exists():
-        return {"cases": []}
-    loaded: Document = json.loads(path.read_bytes())
-    return loaded
-
-
-suite = load()
+suite = load_conformance("cyclonus.json")
 
 
 def decode(document: Document) -> Namespace | Node | Pod | NetworkPolicy:
@@ -119,7 +107,6 @@ def identify(case: Document) -> str:
     return f"{case['id']} {', '.join(case['tags'])}"
 
 
-@pytest.mark.skipif(not suite["cases"], reason=f"no {SUITE} in {FOLDER}; set NFAGENT_CONFORMANCE to its folder")
 @pytest.mark.parametrize("case", suite["cases"], ids=identify)
 def test_case(case: Document) -> None:
     cluster = Cluster()
@@ -142,7 +129,6 @@ def test_case(case: Document) -> None:
     assert wrong == []
 
 
-@pytest.mark.skipif(not suite["cases"], reason=f"no {SUITE} in {FOLDER}; set NFAGENT_CONFORMANCE to its folder")
 def test_all_230_cases_are_here_and_their_policies_are_read_without_fault() -> None:
     assert len(suite["cases"]) == 230
     documents = [document for case in suite["cases"] for step in case["steps"] for document in step["apply"]]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nfagent.cluster.model import Ref
 from nfagent.ruleset.objects import Log, Ruleset
+from nfagent.ruleset.transaction import Delete, diff
 from tests.interpreter import later, opening, reply, run, stray
 from tests.scene import Document, Scene, labelled, pod, policy
 
@@ -149,3 +151,12 @@ def test_a_pod_that_comes_among_the_peers_changes_elements_only() -> None:
 def test_a_pod_without_policy_is_in_no_map() -> None:
     made = ruleset(Scene(WEB, DB))
     assert [name for name, item in made.maps.items() if item.elements] == []
+
+
+def test_one_range_spelt_in_two_ways_is_two_sets_so_that_neither_policy_changes_the_others_words() -> None:
+    first, second = {"ipBlock": {"cidr": "10.0.0.0/9"}}, {"ipBlock": {"cidr": "10.128.0.0/9"}}
+    whole = policy("shop/whole", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
+    scene = Scene(WEB, policy("shop/halves", ingress=[{"from": [first, second]}]), whole)
+    before = ruleset(scene)
+    scene.views["a"].remove(Ref("NetworkPolicy", "shop", "whole"))
+    assert Delete("table") not in diff(before, ruleset(scene))

@@ -1,0 +1,125 @@
+"""`python -m benchmarks`: run benchmarks, show a table, write a JSON file."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import click
+
+from benchmarks import report
+from benchmarks.registry import BENCHES, SEED, Bench, Run
+from benchmarks.rows import Summary, summarise
+from nfagent.errors import EnvironmentError_
+from nfagent.lab.stage import Stage
+
+MODULES = ("benchmarks.packets",)
+"""Modules with benchmarks, in the order in which they run."""
+
+
+class Session:
+    """One run over some benchmarks: what came of them so far."""
+
+    def __init__(self, stage: Stage, run: Run) -> None:
+        """Start without any."""
+        self._stage = stage
+        self._run = run
+        self._began = report.now()
+        self._machine = report.this_machine()
+        self._rows: list[Summary] = []
+        self._seconds: dict[str, float] = {}
+        self._skipped: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+
+    def measure(self, bench: Bench) -> None:
+        """Run one, and show its rows; what it lacks, or how it fails, is noted and stops no other."""
+        self._stage.step(f"{bench.name}: {bench.about}")
+        began, rows = time.monotonic(), list[Summary]()
+        try:
+            for row in bench.function(self._run):
+                rows.append(summarise(row))  # noqa: PERF401 - the rows before a failure count
+        except EnvironmentError_ as lack:
+            self._skipped[bench.name] = str(lack)
+        except Exception as error:  # noqa: BLE001 - one that fails must not cost the others' figures
+            self.failed[bench.name] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        self._stage.progress("")
+        self._seconds[bench.name] = round(time.monotonic() - began, 1)
+        if rows:
+            report.table(self._stage, rows)
+            report.notes(self._stage, rows)
+        if bench.name in self._skipped:
+            self._stage.say(f"skipped: {self._skipped[bench.name]}")
+        if bench.name in self.failed:
+            self._stage.fail(self.failed[bench.name])
+        self._rows += rows
+
+    def report(self) -> report.Report:
+        """Sum up."""
+        return report.Report(
+            self._began,
+            self._run.quick,
+            self._run.seed,
+            self._machine,
+            tuple(self._rows),
+            self._seconds,
+            self._skipped,
+            self.failed,
+        )
+
+
+def _listed(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's own
+    if wanted:
+        width = max(map(len, BENCHES))
+        for bench in BENCHES.values():
+            click.echo(f"{bench.name:{width}}  {bench.about}")
+        context.exit()
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds, smaller clusters: all under 90 seconds.")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this benchmark; may be given more than once.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there.")
+@click.option("--seed", default=SEED, show_default=True, help="Draw synthetic clusters and orders by this number.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="Name them, and stop.")
+def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: int) -> None:
+    """Measure nfagent beside its references, in this machine's own kernel (as root, for rows about packets).
+
+    Exit code: 0 when everything that could be measured was, whether or not targets are met; 1 when a benchmark failed.
+
+    \b
+    Example:
+      python -m benchmarks --quick --only packets --json figures.json
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    unknown = [name for name in only if name not in BENCHES]
+    if unknown:
+        raise click.BadParameter(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
+    stage = Stage()
+    session = Session(stage, Run(quick, stage.progress, seed))
+    began = time.monotonic()
+    for bench in BENCHES.values():
+        if not only or bench.name in only:
+            session.measure(bench)
+    done = session.report()
+    if json_path is not None:
+        report.write(done, json_path)
+    _close(stage, done, time.monotonic() - began)
+    sys.exit(1 if session.failed else 0)
+
+
+def _close(stage: Stage, done: report.Report, seconds: float) -> None:
+    judged = [one for row in done.rows for one in row.targets]
+    machine = done.machine
+    stage.step(f"{sum(one.met for one in judged)} of {len(judged)} targets met, in {seconds:.0f} s")
+    stage.say(f"{machine.cores} cores of {machine.processor}, {machine.memory_mib:,} MiB, Linux {machine.kernel},")
+    stage.say(f"Python {machine.python}; load {machine.load} when it began, seed {done.seed}")
+
+
+for module in MODULES:
+    importlib.import_module(module)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+// Traffic for the packet rows: small enough that what is measured is the kernel's path, not the sender.
+//
+//   traffic serve ADDRESS PORT     short connections and datagrams on PORT, streams on PORT + 1; says "ready"
+//   traffic client ADDRESS PORT    speaks to such a server, as the lines of its standard input say:
+//       stream MS                  send on one TCP connection, the same each time
+//       connect MS PARALLEL        connect, a byte each way, close
+//       datagrams MS A_SECOND      UDP, at an even rate
+//   and answers each by a line "COUNT NANOSECONDS": of bytes, connections, or datagrams.
+//
+// Both end when their standard input does. The server closes a short connection first, so that the client's ports
+// are free again at once.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EVENTS 256
+#define CHUNK (256 * 1024)
+#define BURST 16
+#define SECOND 1000000000LL
+
+// What a descriptor of the server is.
+enum { SHORT, STREAM, SHORT_LISTENER, STREAM_LISTENER, DATAGRAMS, STDIN };
+
+static char buffer[CHUNK];
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(2);
+}
+
+static int64_t now(void)
+{
+    struct timespec moment;
+
+    clock_gettime(CLOCK_MONOTONIC, &moment);
+    return moment.tv_sec * SECOND + moment.tv_nsec;
+}
+
+static socklen_t address(const char *host, int port, struct sockaddr_storage *found)
+{
+    struct addrinfo wanted = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM }, *list;
+    char service[16];
+    socklen_t size;
+
+    snprintf(service, sizeof(service), "%d", port);
+    if (getaddrinfo(host, service, &wanted, &list)) {
+        fprintf(stderr, "traffic: %s isn't an address\n", host);
+        exit(2);
+    }
+    memcpy(found, list->ai_addr, list->ai_addrlen);
+    size = list->ai_addrlen;
+    freeaddrinfo(list);
+    return size;
+}
+
+// An event carries its descriptor in the lower half, and what that is in the upper one.
+static void watch(int epoll, int descriptor, int role, uint32_t events)
+{
+    struct epoll_event event = { .events = events };
+
+    event.data.u64 = ((uint64_t)(uint32_t)role << 32) | (uint32_t)descriptor;
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event))
+        die("epoll_ctl");
+}
+
+static int opened(const char *host, int port, int type)
+{
+    struct sockaddr_storage where;
+    socklen_t size = address(host, port, &where);
+    int one = 1, sock = socket(where.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (sock < 0)
+        die("socket");
+    setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    if (bind(sock, (struct sockaddr *)&where, size))
+        die("bind");
+    if (type == SOCK_STREAM && listen(sock, 4096))
+        die("listen");
+    return sock;
+}
+
+static void take_all(int epoll, int listener, int accepted)
+{
+    int connection;
+
+    while ((connection = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+        watch(epoll, connection, accepted, EPOLLIN);
+}
+
+static void swallow(int connection)
+{
+    ssize_t size;
+
+    while ((size = recv(connection, buffer, CHUNK, 0)) > 0)
+        ;
+    if (size == 0 || (errno != EAGAIN && errno != EINTR))
+        close(connection);
+}
+
+static int serve(const char *host, int port)
+{
+    struct epoll_event events[EVENTS];
+    int epoll = epoll_create1(EPOLL_CLOEXEC), count;
+    char byte;
+
+    watch(epoll, opened(host, port, SOCK_STREAM), SHORT_LISTENER, EPOLLIN);
+    watch(epoll, opened(host, port + 1, SOCK_STREAM), STREAM_LISTENER, EPOLLIN);
+    watch(epoll, opened(host, port, SOCK_DGRAM), DATAGRAMS, EPOLLIN);
+    watch(epoll, STDIN_FILENO, STDIN, EPOLLIN);
+    puts("ready");
+    fflush(stdout);
+    for (;;) {
+        count = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < count; i++) {
+            int descriptor = (int)(uint32_t)events[i].data.u64, role = (int)(events[i].data.u64 >> 32);
+            switch (role) {
+            case STDIN:
+                if (read(STDIN_FILENO, &byte, 1) <= 0)
+                    return 0;
+                break;
+            case SHORT_LISTENER:
+                take_all(epoll, descriptor, SHORT);
+                break;
+            case STREAM_LISTENER:
+                take_all(epoll, descriptor, STREAM);
+                break;
+            case DATAGRAMS:
+                while (recv(descriptor, buffer, CHUNK, 0) >= 0)
+                    ;
+                break;
+            case STREAM:
+                swallow(descriptor);
+                break;
+            case SHORT:
+                if (recv(descriptor, &byte, 1, 0) == 1)
+                    send(descriptor, &byte, 1, MSG_NOSIGNAL);
+                close(descriptor);
+            }
+        }
+    }
+}
+
+static void say(int64_t count, int64_t began)
+{
+    printf("%lld %lld\n", (long long)count, (long long)(now() - began));
+}
+
+// Send until the time is over, and wait until the other end has acknowledged it all.
+static void stream(int sock, int64_t ms)
+{
+    int64_t began = now(), end = began + ms * 1000000, sent = 0;
+    int waiting = 1;
+    ssize_t part;
+
+    while (now() < end) {
+        part = send(sock, buffer, CHUNK, MSG_NOSIGNAL);
+        if (part < 0)
+            die("send");
+        sent += part;
+    }
+    while (waiting > 0)
+        if (ioctl(sock, SIOCOUTQ, &waiting))
+            die("SIOCOUTQ");
+    say(sent, began);
+}
+
+static int connected(const struct sockaddr_storage *where, socklen_t size)
+{
+    int sock = socket(where->ss_family, SOCK_STREAM, 0);
+
+    if (sock < 0 || connect(sock, (const struct sockaddr *)where, size))
+        die("connect");
+    return sock;
+}
+
+static void begin(int epoll, const struct sockaddr_storage *where, socklen_t size)
+{
+    int one = 1, sock = socket(where->ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+    if (sock < 0)
+        die("socket");
+    setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (connect(sock, (const struct sockaddr *)where, size) && errno != EINPROGRESS)
+        die("connect");
+    watch(epoll, sock, SHORT, EPOLLOUT);
+}
+
+// Go on with a short connection; tell whether it is over.
+static int converse(int epoll, const struct epoll_event *event)
+{
+    int sock = (int)(uint32_t)event->data.u64;
+    struct epoll_event reading = { .events = EPOLLIN, .data.u64 = event->data.u64 };
+    char byte = 'x';
+    ssize_t got;
+
+    if (event->events & EPOLLOUT) {
+        if (send(sock, &byte, 1, MSG_NOSIGNAL) != 1)
+            die("send");
+        epoll_ctl(epoll, EPOLL_CTL_MOD, sock, &reading);
+        return 0;
+    }
+    got = recv(sock, &byte, 1, 0);
+    if (got < 0 && errno != EAGAIN)
+        die("recv");
+    if (got != 0)
+        return 0;
+    close(sock);
+    return 1;
+}
+
+static void connect_many(const struct sockaddr_storage *where, socklen_t size, int64_t ms, int parallel)
+{
+    struct epoll_event events[EVENTS];
+    int epoll = epoll_create1(EPOLL_CLOEXEC), open = 0, count;
+    int64_t began = now(), end = began + ms * 1000000, done = 0;
+
+    for (; open < parallel; open++)
+        begin(epoll, where, size);
+    while (open > 0) {
+        count = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < count; i++) {
+            if (!converse(epoll, &events[i]))
+                continue;
+            done++;
+            if (now() < end)
+                begin(epoll, where, size);
+            else
+                open--;
+        }
+    }
+    say(done, began);
+    close(epoll);
+}
+
+static void datagrams(const struct sockaddr_storage *where, socklen_t size, int64_t ms, int64_t a_second)
+{
+    int sock = socket(where->ss_family, SOCK_DGRAM, 0);
+    int64_t began = now(), end = began + ms * 1000000, sent = 0, due;
+    struct timespec rest = { .tv_nsec = 100000 };
+
+    while ((due = now()) < end) {
+        due = (due - began) * a_second / SECOND;
+        if (due <= sent)
+            nanosleep(&rest, NULL);
+        for (int i = 0; i < BURST && sent < due; i++, sent++)
+            if (sendto(sock, &sent, sizeof(sent), 0, (const struct sockaddr *)where, size) < 0 && errno != ENOBUFS)
+                die("sendto");
+    }
+    say(sent, began);
+    close(sock);
+}
+
+static int client(const char *host, int port)
+{
+    struct sockaddr_storage where, sink;
+    socklen_t size = address(host, port, &where), sink_size = address(host, port + 1, &sink);
+    long long ms, number;
+    int streaming = -1;
+    char line[64];
+
+    while (fgets(line, sizeof(line), stdin)) {
+        if (sscanf(line, "stream %lld", &ms) == 1) {
+            if (streaming < 0)
+                streaming = connected(&sink, sink_size);
+            stream(streaming, ms);
+        } else if (sscanf(line, "connect %lld %lld", &ms, &number) == 2) {
+            connect_many(&where, size, ms, (int)number);
+        } else if (sscanf(line, "datagrams %lld %lld", &ms, &number) == 2) {
+            datagrams(&where, size, ms, number);
+        } else {
+            fprintf(stderr, "traffic: no such command: %s", line);
+            return 2;
+        }
+        fflush(stdout);
+    }
+    return 0;
+}
+
+int main(int count, char **words)
+{
+    if (count == 4 && !strcmp(words[1], "serve"))
+        return serve(words[2], atoi(words[3]));
+    if (count == 4 && !strcmp(words[1], "client"))
+        return client(words[2], atoi(words[3]));
+    fprintf(stderr, "usage: traffic serve|client ADDRESS PORT\n");
+    return 2;
+}

@@ -1,0 +1,351 @@
+"""A manifest file's text: what is read of it, and what is said about the rest; no text raises anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Node, Pod, Ref
+from nfagent.edge.documents import FileContent, read_documents
+from nfagent.errors import Problem
+
+NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: a}\n"
+POD = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: web}\n"
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: db}
+spec:
+  podSelector: {}
+  ingress: [{ports: [{port: 80, endPort: 1}]}]
+"""
+
+
+def read(text: str, name: str = "f.yaml") -> FileContent:
+    found = read_documents(name, text)
+    assert isinstance(found, FileContent), found
+    return found
+
+
+def refused(text: str, name: str = "f.yaml") -> str:
+    found = read_documents(name, text)
+    assert isinstance(found, Problem), found
+    return str(found)
+
+
+def lines(content: FileContent) -> dict[str, int]:
+    return {str(ref): line for ref, (_, line) in content.items.items()}
+
+
+def said(content: FileContent) -> list[str]:
+    return [str(problem) for problem in content.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        pytest.param(f"{NODE}---\n{POD}", {"Node a": 1, "Pod shop/web": 5}, id="several documents"),
+        pytest.param(f"# cluster\n---\n{NODE}---\n---\n", {"Node a": 3}, id="comments and empty documents"),
+        pytest.param(NODE.replace("\n", "\r\n"), {"Node a": 1}, id="lines as Windows ends them"),
+        pytest.param(f"\ufeff{NODE}", {"Node a": 1}, id="a byte order mark"),
+        pytest.param(
+            '{"apiVersion": "v1",\n "kind": "Node", "metadata": {"name": "a"}}\n\n'
+            '{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "b"}}',
+            {"Node a": 1, "Node b": 4},
+            id="JSON, one object after the other",
+        ),
+        pytest.param("{apiVersion: v1, kind: Node, metadata: {name: a}}", {"Node a": 1}, id="YAML in braces"),
+        pytest.param(
+            '{\n\t"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}\n}', {"Node a": 1}, id="JSON with tabs"
+        ),
+        pytest.param(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Node",
+                    "metadata": {"name": "a", "annotations": {"note": "\N{GRINNING FACE}"}},
+                }
+            ),
+            {"Node a": 1},
+            id="JSON with a character as two escapes",
+        ),
+        pytest.param(
+            "\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node, metadata: {name: a}}\n"
+            "- {apiVersion: v1, kind: Pod, metadata: {name: web}}\n",
+            {"Node a": 2, "Pod default/web": 2},
+            id="a List of several kinds",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: web}}]", {"Pod default/web": 1}, id="a typed list"
+        ),
+        pytest.param("apiVersion: v1\nkind: PodList\nitems: null", {}, id="an empty list, as the API server has it"),
+        pytest.param("", {}, id="nothing"),
+    ],
+)
+def test_every_document_is_found_with_its_line(text: str, found: dict[str, int]) -> None:
+    content = read(text)
+    assert lines(content) == found
+    assert (content.problems, content.ignored) == ((), frozenset())
+
+
+def test_a_label_that_looks_like_a_date_is_a_string_as_in_kubernetes() -> None:
+    node = read(f"{NODE}---\n{NODE.replace('{name: a}', '{name: b, labels: {since: 2001-01-31, to: 2001-99-99}}')}")
+    item, _ = node.items[Ref("Node", "", "b")]
+    assert isinstance(item, Node)
+    assert dict(item.labels) == {"since": "2001-01-31", "to": "2001-99-99"}
+
+
+def test_kinds_that_nfagent_does_not_read_are_named_once() -> None:
+    deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n"
+    content = read(f"{deployment}---\n{deployment}---\n{NODE}")
+    assert content.ignored == {"apps/v1 Deployment"}
+    assert lines(content) == {"Node a": 9}
+
+
+def test_other_config_maps_are_nobodys_business() -> None:
+    content = read("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {config: '['}")
+    assert content == FileContent({})
+
+
+NO_OBJECT = "f.yaml:1: is not a Kubernetes object; write apiVersion and kind"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("hello", NO_OBJECT, id="plain words"),
+        pytest.param("kind: Pod\nmetadata: {name: web}", NO_OBJECT, id="no apiVersion"),
+        pytest.param("apiVersion: v1\nkind: 5", NO_OBJECT, id="a kind that is a number"),
+        pytest.param("apiVersion: [v1]\nkind: Pod", NO_OBJECT, id="an apiVersion that is a list"),
+        pytest.param("[{apiVersion: v1, kind: Pod}]", NO_OBJECT, id="a list that is no List"),
+        pytest.param(
+            "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: PodList, items: []}]",
+            "f.yaml:1: PodList: is a list inside a list, which is not read; put its items into the outer one",
+            id="a list inside a list",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}",
+            "f.yaml:1: Pod: metadata.name '5': is not a string; put it in quotes",
+            id="a name that is a number",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: [shop]}",
+            "f.yaml:1: Pod: metadata.namespace: is not a string; put it in quotes",
+            id="a namespace that is a list",
+        ),
+        pytest.param(
+            f"apiVersion: v1\nkind: Pod\nmetadata: {{name: 0x{'f' * 5000}}}",
+            "f.yaml:1: Pod: metadata.name: is not a string; put it in quotes",
+            id="a name that is a number too long to be written",
+        ),
+        pytest.param(
+            f"\n{POD}status: {{podIP: 10.0.0.300}}",
+            "f.yaml:2: Pod shop/web: status.podIP '10.0.0.300': is not an IP address; write one like 10.0.0.1 or "
+            "2001:db8::1",
+            id="a field that breaks the API's validation",
+        ),
+        pytest.param(
+            f"{POD}---\n{POD}",
+            "f.yaml:5: Pod shop/web: is in this file twice, at lines 1 and 5; the first holds, delete one",
+            id="the same object twice",
+        ),
+        pytest.param(
+            POLICY,
+            "f.yaml:1: NetworkPolicy shop/db: spec.ingress[0].ports[0].endPort '1': is below port 80; write 80 or more",
+            id="a policy that fails closed",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_object_is_said_with_its_place(text: str, problem: str) -> None:
+    assert said(read(text)) == [problem]
+
+
+def test_a_wrong_object_does_not_touch_the_others_of_its_file() -> None:
+    content = read(f"{NODE}---\nnonsense\n---\n{POD}status: {{podIP: x}}\n---\n{POLICY}")
+    assert lines(content) == {"Node a": 1, "NetworkPolicy shop/db": 12}
+    assert content.rejected == {Ref("Pod", "shop", "web")}
+    assert len(content.problems) == 3
+
+
+def test_of_one_object_that_is_good_once_and_wrong_once_the_good_one_holds() -> None:
+    content = read(f"{POD}status: {{podIP: x}}\n---\n{POD}")
+    assert (lines(content), content.rejected) == ({"Pod shop/web": 6}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(
+            f"{NODE}a: [", "f.yaml:5: is not valid YAML: while parsing a flow node did not find", id="cut short"
+        ),
+        pytest.param(f"{NODE}\tx: 1", "f.yaml:4: is not valid YAML: ", id="a tab"),
+        pytest.param("a: !!python/object:os.system x", "f.yaml:1: is not valid YAML: could not determine", id="a tag"),
+        pytest.param("\na: !!bool x", "f.yaml:2: is not valid YAML: 'x' is not a boolean", id="no boolean"),
+        pytest.param("a: !!int ''", "f.yaml:1: is not valid YAML: '' is not a whole number", id="no number at all"),
+        pytest.param("a: 0x_", "f.yaml:1: is not valid YAML: '0x_' is not a whole number", id="no digits"),
+        pytest.param("a: " + "9" * 5000, "f.yaml:1: is not valid YAML: '9999", id="a number without end"),
+        pytest.param(
+            "a: !!float x", "f.yaml:1: is not valid YAML: 'x' is not a number; put it in quotes", id="no float"
+        ),
+        pytest.param(
+            "? [a]\n: b", "f.yaml:1: is not valid YAML: while constructing a mapping found", id="a list as key"
+        ),
+        pytest.param("a: *b", "f.yaml:1: is not valid YAML: found undefined alias", id="an alias for nothing"),
+        pytest.param("- &a 1\n- &a 2", "f.yaml:2: is not valid YAML: found duplicate anchor", id="an anchor twice"),
+        pytest.param("a: 1\nb: 2\na: 3", "f.yaml:3: is not valid YAML: 'a' is there twice", id="a key twice"),
+        pytest.param(
+            "é: \n\na: \x01", "f.yaml:3: is not valid YAML: character #x01 can't be in it", id="a control character"
+        ),
+        pytest.param("\na: \ud800", "f.yaml:2: is not valid YAML: a character is half of", id="half a character"),
+        pytest.param("[" * 50_000, "f.yaml:1: is not valid YAML: is nested deeper than 100 levels", id="brackets"),
+        pytest.param("- " * 50_000, "f.yaml:1: is not valid YAML: is nested deeper than 100 levels", id="dashes"),
+    ],
+)
+def test_text_that_is_no_yaml_is_a_problem_with_its_line(text: str, problem: str) -> None:
+    assert refused(text).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param('{\n"kind": 1,,}', "f.json:2: is not valid JSON: Expecting property name", id="two commas"),
+        pytest.param('{"a": 1, "a": 2}', "f.json: is not valid JSON: 'a' is there twice", id="a key twice"),
+        pytest.param('{"a": "\\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="half a character"),
+        pytest.param('{"a": "\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="and as it is"),
+        pytest.param('{"a": ' * 5000, "f.json: is not valid JSON: maximum recursion depth", id="braces"),
+    ],
+)
+def test_text_that_is_no_json_is_a_problem_with_its_line(text: str, problem: str) -> None:
+    assert refused(text, "f.json").startswith(problem)
+
+
+def test_merged_keys_are_overridden_not_there_twice() -> None:
+    content = read(f"base: &base {{kind: Pod, a: 1}}\n---\n{NODE}---\nx: &m {{a: 1}}\ny: {{<<: *m, a: 2}}")
+    assert "Node a" in lines(content)
+    assert read("x: &m {a: 1}\ny: &n {<<: *m, a: 2}\nz: {<<: *n, a: 3}").problems
+
+
+def test_laughs_by_the_billion_cost_nothing() -> None:
+    text = "x0: &x0 [x, x, x, x, x, x, x, x, x]\n"
+    text += "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    for field in ("kind: *x29", "kind: Pod\napiVersion: *x29", POD.replace("web", "*x29"), f"{POD}spec: *x29"):
+        assert len(said(read(text + field))) == 1
+
+
+MANIFEST_WORDS = st.sampled_from(
+    [
+        *(
+            "apiVersion",
+            "kind",
+            "metadata",
+            "name",
+            "namespace",
+            "labels",
+            "spec",
+            "items",
+            "v1",
+            "Pod",
+            "List",
+            "PodList",
+        ),
+        *("NetworkPolicy", "ConfigMap", "kube-system", "ip-masq-agent", "data", "config", "networking.k8s.io/v1"),
+        *(
+            ": ",
+            ":\n",
+            "- ",
+            ", ",
+            "\n",
+            "\n  ",
+            "\n    ",
+            "{",
+            "}",
+            "[",
+            "]",
+            '"',
+            "'",
+            "|\n",
+            ">",
+            "? ",
+            "---\n",
+            "...\n",
+        ),
+        *(
+            "&a ",
+            "*a",
+            "<<",
+            "=",
+            "!!int ",
+            "!!bool ",
+            "!!timestamp ",
+            "!!binary ",
+            "!!set ",
+            "!!omap ",
+            "!!str ",
+            "!x ",
+        ),
+        *(
+            "0x",
+            "0b",
+            "1_0",
+            "1:30",
+            "2001-99-99",
+            ".inf",
+            "~",
+            "null",
+            "yes",
+            "\t",
+            "\0",
+            "\x85",
+            "\ud800",
+            "\\ud800",
+            "%",
+        ),
+    ]
+)
+TEXTS = st.one_of(
+    st.text(st.characters(codec=None), max_size=60),
+    st.lists(MANIFEST_WORDS, max_size=40).map("".join),
+    st.lists(MANIFEST_WORDS, max_size=20).map(lambda words: f"{POD}spec: {''.join(words)}"),
+)
+
+
+@settings(max_examples=400)
+@example("a: !!timestamp x")
+@example("&a {apiVersion: v1, kind: List, items: [*a]}")
+@example("&a [*a]")
+@given(TEXTS)
+def test_any_text_gives_content_or_a_problem_that_json_can_show(text: str) -> None:
+    for name in ("f.yaml", "f.json"):
+        found = read_documents(name, text)
+        assert isinstance(found, FileContent | Problem)
+        problems = [found] if isinstance(found, Problem) else [*found.problems]
+        assert all(problem.place.startswith(name) and problem.reason for problem in problems)
+        msgspec.json.encode([problems, sorted(found.ignored) if isinstance(found, FileContent) else []])
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["v1", "Pod", "List"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["apiVersion", "kind", "metadata", "name", "items", "spec", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, st.booleans())
+def test_whatever_else_json_holds_its_object_is_read(document: Any, escape: bool) -> None:  # noqa: ANN401, FBT001 - drawn
+    around = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "annotations": {"x": document}}}
+    content = read(json.dumps(around, ensure_ascii=escape), "f.json")
+    item, _ = content.items[Ref("Pod", "default", "web")]
+    assert isinstance(item, Pod)

@@ -1,0 +1,547 @@
+"""A folder of manifests: the bookkeeping without a disk, then the disk in all the ways that people write to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Pod, Ref
+from nfagent.edge.manifests import Event, Folder, follow, is_manifest, read_folder
+from nfagent.errors import Problem, UsageError
+
+DEADLINE = 20.0
+WEB, DB = Ref("Pod", "shop", "web"), Ref("Pod", "shop", "db")
+
+
+def pod(name: str = "web", node: str = "a", **more: str) -> str:
+    """Write a Pod's manifest; its node tells versions apart."""
+    status = f"status: {{podIP: {more['ip']}}}\n" if "ip" in more else ""
+    head = f"apiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: {name}}}\n"
+    return f"{head}spec: {{nodeName: {node}}}\n{status}"
+
+
+def together(*texts: str) -> str:
+    return "---\n".join(texts)
+
+
+BROKEN = "a: [\n"
+REJECTED = pod(ip="nonsense")
+
+
+def brief(events: list[Event]) -> list[str]:
+    """Write events as `shop/web@a` and `-shop/web`."""
+    return [
+        f"-{event.path}" if isinstance(event, Ref) else f"{event.ref.path}@{event.node}"
+        for event in events
+        if isinstance(event, Ref | Pod)
+    ]
+
+
+def said(folder: Folder) -> list[str]:
+    return [str(problem) for problem in folder.problems]
+
+
+def folder_of(**texts: str) -> Folder:
+    folder = Folder()
+    for name, text in texts.items():
+        folder.update(f"{name}.yaml", text)
+    return folder
+
+
+class TestBookkeeping:
+    def test_objects_come_change_and_go_with_their_file(self) -> None:
+        folder = Folder()
+        assert brief(folder.update("f.yaml", together(pod("web"), pod("db")))) == ["shop/db@a", "shop/web@a"]
+        assert brief(folder.update("f.yaml", together(pod("web", "b"), pod("db")))) == ["shop/web@b"]
+        assert brief(folder.update("f.yaml", pod("web", "b"))) == ["-shop/db"]
+        assert brief(folder.update("f.yaml", None)) == ["-shop/web"]
+        assert (folder.names, folder.digests, folder.problems) == (frozenset(), {}, ())
+
+    def test_the_same_content_again_is_no_event(self) -> None:
+        folder = folder_of(f=pod())
+        assert folder.update("f.yaml", pod()) == []
+        assert folder.update("f.yaml", f"# moved\n{pod()}") == []
+
+    def test_a_file_that_no_one_knew_may_go(self) -> None:
+        assert Folder().update("f.yaml", None) == []
+
+    def test_a_file_that_breaks_keeps_its_last_good_content_until_it_is_mended_or_gone(self) -> None:
+        folder = folder_of(f=pod())
+        assert folder.update("f.yaml", BROKEN) == []
+        assert said(folder) == [
+            "f.yaml:2: is not valid YAML: while parsing a flow node did not find expected node content"
+        ]
+        assert brief(folder.update("f.yaml", pod(node="b"))) == ["shop/web@b"]
+        assert said(folder) == []
+        folder.update("f.yaml", BROKEN)
+        assert brief(folder.update("f.yaml", None)) == ["-shop/web"]
+        assert said(folder) == []
+
+    def test_a_file_that_breaks_and_comes_back_as_it_was_is_mended(self) -> None:
+        folder = folder_of(f=pod())
+        folder.update("f.yaml", BROKEN)
+        assert folder.update("f.yaml", pod()) == []
+        assert said(folder) == []
+
+    def test_a_file_that_can_not_be_read_keeps_its_last_good_content(self) -> None:
+        folder = folder_of(f=pod())
+        assert folder.update("f.yaml", Problem(place="f.yaml", reason="can't be read: I/O error")) == []
+        assert said(folder) == ["f.yaml: can't be read: I/O error"]
+        assert folder.update("f.yaml", pod()) == []
+        assert said(folder) == []
+
+    def test_a_file_that_was_never_good_has_nothing_but_its_problem(self) -> None:
+        folder = folder_of(f=BROKEN)
+        assert folder.names == {"f.yaml"}
+        assert folder.update("f.yaml", None) == []
+        assert folder.names == frozenset()
+
+    def test_a_rejected_object_keeps_its_last_good_version_and_leaves_the_others_alone(self) -> None:
+        folder = folder_of(f=together(pod("web"), pod("db")))
+        assert brief(folder.update("f.yaml", together(REJECTED, pod("db", "b")))) == ["shop/db@b"]
+        assert said(folder) == [
+            "f.yaml:1: Pod shop/web: status.podIP 'nonsense': is not an IP address; write one like 10.0.0.1 or "
+            "2001:db8::1"
+        ]
+        assert folder.update("f.yaml", together(REJECTED, "\n", pod("db", "b"))) == [], "however often"
+        assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
+
+    def test_an_object_that_is_rejected_from_the_start_is_not_there(self) -> None:
+        folder = Folder()
+        assert folder.update("f.yaml", REJECTED) == []
+        assert brief(folder.update("f.yaml", pod())) == ["shop/web@a"]
+
+    def test_a_policy_that_can_not_be_compiled_is_an_event_and_a_problem(self) -> None:
+        text = (
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: p}\n"
+            "spec: {podSelector: {matchExpressions: [{key: app, operator: Like}]}}\n"
+        )
+        folder = Folder()
+        (event,) = folder.update("f.yaml", text)
+        assert getattr(event, "problem", None) is not None
+        assert said(folder) == [
+            "f.yaml:1: NetworkPolicy shop/p: spec.podSelector.matchExpressions[0].operator 'Like': is not an operator; "
+            "write In, NotIn, Exists or DoesNotExist"
+        ]
+
+    def test_of_one_object_in_several_files_the_first_holds_and_every_other_is_named(self) -> None:
+        folder = folder_of(b=pod(node="b"))
+        assert folder.update("a.yaml", pod(node="a")) == []
+        folder.update("c.yaml", f"\n{pod(node='c')}")
+        assert said(folder) == [
+            "a.yaml:1: Pod shop/web: is also in b.yaml:1, which holds; delete one of the two",
+            "c.yaml:2: Pod shop/web: is also in b.yaml:1, which holds; delete one of the two",
+        ]
+
+    def test_where_the_holder_goes_the_next_file_takes_over(self) -> None:
+        folder = folder_of(b=pod(node="b"), a=pod(node="a"), c=pod(node="c"))
+        assert folder.update("a.yaml", pod(node="a2")) == []
+        assert brief(folder.update("b.yaml", None)) == ["shop/web@a2"]
+        assert brief(folder.update("a.yaml", pod("db"))) == ["shop/db@a", "shop/web@c"]
+        assert said(folder) == []
+
+    def test_the_holder_may_be_rejected_and_still_holds_its_last_good_version(self) -> None:
+        folder = folder_of(a=pod(node="a"), b=pod(node="b"))
+        assert folder.update("a.yaml", REJECTED) == []
+        assert brief(folder.update("a.yaml", None)) == ["shop/web@b"]
+
+    def test_kinds_that_are_not_read_are_named_until_the_last_file_with_them_goes(self) -> None:
+        service = "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n"
+        folder = folder_of(a=service, b=service)
+        assert folder.ignored == {"v1 Service"}
+        folder.update("a.yaml", None)
+        folder.update("b.yaml", None)
+        assert folder.ignored == frozenset()
+
+    def test_the_digest_is_that_of_the_text_that_was_read_last_broken_or_not(self) -> None:
+        folder = folder_of(f=pod())
+        good = folder.digests["f.yaml"]
+        folder.update("f.yaml", BROKEN)
+        assert folder.digests["f.yaml"] != good
+        folder.update("f.yaml", pod())
+        assert folder.digests["f.yaml"] == good
+
+    @pytest.mark.parametrize(
+        ("before", "text", "unsettled"),
+        [
+            pytest.param(pod(), "", True, id="empty, where it was good"),
+            pytest.param(pod(), BROKEN, True, id="broken, where it was good"),
+            pytest.param(pod(), pod("db"), False, id="good again"),
+            pytest.param(None, "", False, id="empty from the start"),
+            pytest.param(BROKEN, BROKEN, False, id="never good"),
+        ],
+    )
+    def test_a_file_looks_half_written(self, before: str | None, text: str, *, unsettled: bool) -> None:
+        folder = Folder()
+        folder.update("f.yaml", before)
+        assert folder.unsettled("f.yaml", text) is unsettled
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("cluster.yaml", True),
+        ("team/shop/pods.yml", True),
+        ("list.json", True),
+        ("README.md", False),
+        ("pods.yaml~", False),
+        (".pods.yaml.swp", False),
+        (".pods.yaml", False),
+        ("..data/pods.yaml", False),
+        ("..2026_11_23/pods.yaml", False),
+    ],
+)
+def test_which_files_count(path: str, *, counts: bool) -> None:
+    assert is_manifest(Path("/etc/.hidden"), Path("/etc/.hidden", path)) is counts
+
+
+VERSIONS = [
+    "",
+    BROKEN,
+    REJECTED,
+    pod("web", "a"),
+    pod("web", "b"),
+    together(pod("web", "c"), pod("db", "c")),
+    together(pod("db", "d"), REJECTED),
+    together(pod("db", "e"), pod("db", "f")),
+]
+UPDATES = st.lists(st.tuples(st.sampled_from(["a.yaml", "b.yaml", "c.yaml"]), st.sampled_from([None, *VERSIONS])))
+
+
+@settings(max_examples=200)
+@given(UPDATES)
+def test_events_replayed_give_what_the_files_say_together(updates: list[tuple[str, str | None]]) -> None:
+    folder, replayed = Folder(), dict[Ref, Event]()
+    good: dict[str, dict[Ref, str]] = {}
+    holders: dict[Ref, list[str]] = {}
+    for name, text in updates:
+        for event in folder.update(name, text):
+            ref = event if isinstance(event, Ref) else event.ref
+            replayed.pop(ref, None)
+            if not isinstance(event, Ref):
+                replayed[ref] = event
+        expect(good, holders, name, text)
+        assert {ref: brief([event])[0] for ref, event in replayed.items()} == {
+            ref: f"{ref.path}@{good[names[0]][ref]}" for ref, names in holders.items() if names
+        }
+
+
+def expect(good: dict[str, dict[Ref, str]], holders: dict[Ref, list[str]], name: str, text: str | None) -> None:
+    """Tell by the rules alone: the last good version of each object in each file, the first file holds."""
+    if text == BROKEN:
+        return
+    last = good.get(name, {})
+    kept = {WEB: last[WEB]} if text is not None and "nonsense" in text and WEB in last else {}
+    nodes = {
+        **dict.fromkeys([VERSIONS[3]], {WEB: "a"}),
+        **dict.fromkeys([VERSIONS[4]], {WEB: "b"}),
+        **dict.fromkeys([VERSIONS[5]], {WEB: "c", DB: "c"}),
+        **dict.fromkeys([VERSIONS[6]], {DB: "d"}),
+        **dict.fromkeys([VERSIONS[7]], {DB: "e"}),
+    }
+    good[name] = kept | nodes.get(text or "", {})
+    for ref in (WEB, DB):
+        names = holders.setdefault(ref, [])
+        if ref in good[name] and name not in names:
+            names.append(name)
+        elif ref not in good[name] and name in names:
+            names.remove(name)
+
+
+class TestReadFolder:
+    def test_files_of_subfolders_count_by_their_path_and_what_is_gone_goes(self, tmp_path: Path) -> None:
+        (tmp_path / "team").mkdir()
+        (tmp_path / "team" / "web.yml").write_text(pod())
+        (tmp_path / "db.json").write_text('{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "db"}}')
+        (tmp_path / "notes.txt").write_text(BROKEN)
+        known = Folder()
+        assert brief(read_folder(tmp_path, known)) == ["default/db@", "shop/web@a"]
+        assert set(known.digests) == {"db.json", "team/web.yml"}
+        (tmp_path / "db.json").unlink()
+        assert brief(read_folder(tmp_path, known)) == ["-default/db"]
+
+    def test_a_file_that_moves_takes_its_objects_along(self, tmp_path: Path) -> None:
+        known = Folder()
+        (tmp_path / "b.yaml").write_text(pod())
+        read_folder(tmp_path, known)
+        (tmp_path / "b.yaml").rename(tmp_path / "a.yaml")
+        assert brief(read_folder(tmp_path, known)) == ["-shop/web", "shop/web@a"]
+        assert said(known) == []
+
+    def test_what_is_no_file_is_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "folder.yaml").mkdir()
+        (tmp_path / "dangling.yaml").symlink_to("nowhere")
+        os.mkfifo(tmp_path / "pipe.yaml")
+        known = Folder()
+        assert (read_folder(tmp_path, known), said(known)) == ([], [])
+
+    def test_text_that_is_not_utf_8_is_named_with_its_line_and_keeps_what_was_good(self, tmp_path: Path) -> None:
+        known = Folder()
+        (tmp_path / "f.yaml").write_text(pod())
+        read_folder(tmp_path, known)
+        (tmp_path / "f.yaml").write_bytes(b"a: b\nc: \xff\n")
+        assert read_folder(tmp_path, known) == []
+        assert said(known) == ["f.yaml:2: is not UTF-8 text"]
+
+    def test_a_name_that_is_not_utf_8_can_be_shown(self, tmp_path: Path) -> None:
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml"))).write_text(BROKEN)
+        known = Folder()
+        read_folder(tmp_path, known)
+        assert [problem.place for problem in known.problems] == [r"\xff.yaml:2"]
+
+    @pytest.mark.parametrize("kind", ["nothing", "a file"])
+    def test_what_is_no_folder_is_a_usage_error(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "manifests"
+        if kind == "a file":
+            path.touch()
+        with pytest.raises(UsageError, match=r"manifests is not a folder; give a folder of manifests with --manifests"):
+            read_folder(path, Folder())
+
+
+class Follower:
+    """What a folder's follower has told so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known = Folder()
+        self.told: list[str] = []
+        self.batches = 0
+        self.stop = asyncio.Event()
+        self._news = asyncio.Condition()
+
+    @property
+    def state(self) -> set[str]:
+        """Replay what was told."""
+        there: dict[str, str] = {}
+        for event in self.told:
+            name, _, node = event.removeprefix("-").partition("@")
+            there.pop(name, None)
+            if not event.startswith("-"):
+                there[name] = node
+        return {f"{name}@{node}" for name, node in there.items()}
+
+    async def run(self, look_seconds: float) -> None:
+        async for events in follow(self.folder, self.known, self.stop, look_seconds):
+            async with self._news:
+                self.told += brief(events)
+                self.batches += 1
+                self._news.notify_all()
+
+    async def until(self, wanted: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE), self._news:
+            await self._news.wait_for(wanted)
+
+    async def holds(self, *pods: str) -> None:
+        await self.until(lambda: self.state == set(pods))
+
+    async def complains(self, *problems: str) -> None:
+        await self.until(lambda: said(self.known) == list(problems))
+
+
+@asynccontextmanager
+async def following(folder: Path, look_seconds: float = 60.0) -> AsyncIterator[Follower]:
+    follower = Follower(folder)
+    task = asyncio.create_task(follower.run(look_seconds))
+    try:
+        await follower.until(lambda: follower.batches > 0 or not folder.exists())
+        yield follower
+        follower.stop.set()
+        async with asyncio.timeout(DEADLINE):
+            await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write as kubectl, editors and configuration management do: beside it, then renamed."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text)
+    beside.rename(path)
+
+
+Body = Callable[[Path], Coroutine[Any, Any, None]]
+
+
+def scenario(body: Body) -> Callable[[Path], None]:
+    """Run a test's coroutine in an event loop of its own, with a folder."""
+
+    def test(tmp_path: Path) -> None:
+        (tmp_path / "manifests").mkdir()
+        asyncio.run(body(tmp_path / "manifests"))
+
+    test.__name__ = body.__name__
+    return test
+
+
+@scenario
+async def test_a_file_is_followed_through_renames_and_writes_in_place_to_its_end(folder: Path) -> None:
+    async with following(folder) as follower:
+        replace(folder / "f.yaml", pod(node="a"))
+        await follower.holds("shop/web@a")
+        replace(folder / "f.yaml", pod(node="b"))
+        await follower.holds("shop/web@b")
+        (folder / "f.yaml").write_text(pod(node="c"))
+        await follower.holds("shop/web@c")
+        (folder / "f.yaml").rename(folder / "g.yaml")
+        await follower.until(lambda: set(follower.known.digests) == {"g.yaml"})
+        await follower.holds("shop/web@c")
+        (folder / "g.yaml").unlink()
+        await follower.holds()
+
+
+@scenario
+async def test_what_came_before_the_watch_is_told_first(folder: Path) -> None:
+    (folder / "f.yaml").write_text(pod())
+    async with following(folder) as follower:
+        assert follower.state == {"shop/web@a"}
+
+
+@scenario
+async def test_a_change_while_the_consumer_is_busy_is_not_lost(folder: Path) -> None:
+    known, stop = Folder(), asyncio.Event()
+    async with asyncio.timeout(DEADLINE):
+        batches = follow(folder, known, stop)
+        await anext(batches)
+        for number in range(5):
+            (folder / f"{number}.yaml").write_text(pod(f"web{number}"))
+        found: list[str] = []
+        while len(found) < 5:
+            found += brief(await anext(batches))
+        assert sorted(found) == [f"shop/web{number}@a" for number in range(5)]
+        stop.set()
+        assert [batch async for batch in batches] in ([], [[]])
+
+
+@scenario
+async def test_a_file_that_is_emptied_and_then_written_never_lets_go_of_its_objects(folder: Path) -> None:
+    (folder / "f.yaml").write_text(pod(node="a"))
+    async with following(folder) as follower:
+        with (folder / "f.yaml").open("w") as writer:
+            writer.write("")
+            writer.flush()
+            writer.write(pod(node="b"))
+        await follower.holds("shop/web@b")
+        assert follower.told == ["shop/web@a", "shop/web@b"]
+
+
+@scenario
+async def test_a_half_written_file_keeps_its_last_good_content_and_is_mended_by_the_rest(folder: Path) -> None:
+    (folder / "f.yaml").write_text(pod(node="a"))
+    async with following(folder) as follower:
+        (folder / "f.yaml").write_text("apiVersion: [")
+        await follower.until(lambda: bool(follower.known.problems))
+        assert follower.told == ["shop/web@a"]
+        (folder / "f.yaml").write_text(pod(node="b"))
+        await follower.holds("shop/web@b")
+        assert said(follower.known) == []
+
+
+@scenario
+async def test_folders_come_are_renamed_and_go_with_what_is_in_them(folder: Path) -> None:
+    async with following(folder) as follower:
+        (folder / "team").mkdir()
+        (folder / "team" / "f.yaml").write_text(pod())
+        await follower.holds("shop/web@a")
+        (folder / "team").rename(folder / "crew")
+        await follower.until(lambda: set(follower.known.digests) == {"crew/f.yaml"})
+        (folder / "crew" / "f.yaml").write_text(pod(node="b"))
+        await follower.holds("shop/web@b")
+        (folder / "crew").rename(folder.parent / "away")
+        await follower.holds()
+
+
+@scenario
+async def test_hidden_files_and_other_suffixes_are_not_read(folder: Path) -> None:
+    async with following(folder) as follower:
+        for name in (".f.yaml", "f.yaml~", "f.yaml.bak", "f.txt"):
+            (folder / name).write_text(pod("db"))
+        (folder / "f.yaml").write_text(pod())
+        await follower.holds("shop/web@a")
+        assert set(follower.known.digests) == {"f.yaml"}
+
+
+@scenario
+async def test_a_mounted_config_map_changes_all_its_files_by_one_link(folder: Path) -> None:
+    for version, node in (("..1", "a"), ("..2", "b")):
+        (folder / version).mkdir()
+        (folder / version / "web.yaml").write_text(pod("web", node))
+        (folder / version / "db.yaml").write_text(pod("db", node))
+    (folder / "..data").symlink_to("..1")
+    for name in ("web.yaml", "db.yaml"):
+        (folder / name).symlink_to(Path("..data", name))
+    async with following(folder) as follower:
+        await follower.holds("shop/web@a", "shop/db@a")
+        (folder / "..new").symlink_to("..2")
+        (folder / "..new").rename(folder / "..data")
+        await follower.holds("shop/web@b", "shop/db@b")
+        assert len(follower.told) == 4
+
+
+@scenario
+async def test_a_folder_that_goes_takes_nothing_along_and_is_followed_again_when_it_is_back(folder: Path) -> None:
+    (folder / "f.yaml").write_text(pod())
+    async with following(folder) as follower:
+        folder.rename(folder.parent / "away")
+        folder.mkdir()
+        (folder / "g.yaml").write_text(pod("db"))
+        await follower.holds("shop/db@a")
+        (folder / "g.yaml").write_text(pod("db", "b"))
+        await follower.holds("shop/db@b")
+
+
+@scenario
+async def test_while_the_folder_is_gone_what_was_read_last_holds(folder: Path) -> None:
+    (folder / "f.yaml").write_text(pod())
+    async with following(folder) as follower:
+        (folder.parent / "other").mkdir()
+        (folder.parent / "other" / "db.yaml").write_text(pod("db"))
+        folder.rename(folder.parent / "away")
+        (folder.parent / "away" / "f.yaml").unlink()
+        (folder.parent / "other").rename(folder)
+        await follower.holds("shop/db@a")
+        assert follower.told == ["shop/web@a", "-shop/web", "shop/db@a"], "gone with the next folder, not before"
+
+
+@scenario
+async def test_a_folder_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
+    folder.rmdir()
+    async with following(folder) as follower:
+        folder.mkdir()
+        (folder / "f.yaml").write_text(pod())
+        await follower.holds("shop/web@a")
+
+
+@scenario
+async def test_what_inotify_does_not_tell_is_found_by_looking(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere.yaml"
+    elsewhere.write_text(pod(node="a"))
+    (folder / "f.yaml").symlink_to(elsewhere)
+    async with following(folder, look_seconds=0.05) as follower:
+        await follower.holds("shop/web@a")
+        elsewhere.write_text(pod(node="b"))
+        await follower.holds("shop/web@b")
+
+
+@scenario
+async def test_stopping_ends_it_and_cancelling_leaves_the_callers_event_alone(folder: Path) -> None:
+    async with following(folder) as follower:
+        pass
+    assert follower.batches >= 1
+    stop = asyncio.Event()
+    other = Follower(folder)
+    other.stop = stop
+    task = asyncio.create_task(other.run(60.0))
+    await other.until(lambda: other.batches > 0)
+    task.cancel()
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(task, return_exceptions=True)
+    assert not stop.is_set()

@@ -1,0 +1,189 @@
+"""Settings: which source wins, and what is said where one is wrong."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nfagent.cluster.address import parse_cidr
+from nfagent.config import Settings, load_settings
+from nfagent.errors import SettingError
+
+Write = Callable[[str], Path]
+EXAMPLE = Path(__file__).parents[2] / "systemd" / "nfagent.toml"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(text: str) -> Path:
+        path = tmp_path / "nfagent.toml"
+        path.write_text(text)
+        return path
+
+    return written
+
+
+def test_without_anything_the_defaults_hold(write: Write) -> None:
+    assert load_settings(write(""), {}) == Settings()
+
+
+def test_the_file_that_is_installed_says_what_the_defaults_are(write: Write) -> None:
+    uncommented = [
+        line.removeprefix("#").removeprefix(" ") if " = " in line and line.startswith("#") else line
+        for line in EXAMPLE.read_text().splitlines()
+    ]
+    settings = load_settings(write("\n".join(uncommented)), {})
+    assert (settings.cluster, settings.masquerade, settings.logging, settings.reconcile) == (
+        Settings().cluster,
+        Settings().masquerade,
+        Settings().logging,
+        Settings().reconcile,
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "flags", "wins"),
+    [
+        pytest.param('node = "file"', {}, {}, "file", id="the file, alone"),
+        pytest.param('node = "file"', {"NFAGENT_NODE": "environment"}, {}, "environment", id="the environment over it"),
+        pytest.param('node = "file"', {"NFAGENT_NODE": "environment"}, {"node": "flag"}, "flag", id="a flag over both"),
+        pytest.param('node = "file"', {}, {"node": None}, "file", id="a flag that was not given"),
+        pytest.param('node = "file"', {}, {"node": ""}, "file", id="a flag that is empty"),
+        pytest.param('node = "file"', {"NFAGENT_NODE": ""}, {}, "file", id="a variable that is empty"),
+    ],
+)
+def test_the_later_source_wins(
+    write: Write, file: str, environment: dict[str, str], flags: dict[str, object], wins: str
+) -> None:
+    assert load_settings(write(file), environment, flags).node_name == wins
+
+
+def test_sections_are_merged_key_by_key(write: Write) -> None:
+    file = write('[logging]\ngroup = 7\nfile_backups = 2\n[cluster]\npod_cidrs = ["10.0.0.0/8"]')
+    settings = load_settings(file, {"NFAGENT_LOGGING_FILE_BACKUPS": "3", "NFAGENT_MASQUERADE_ENABLED": "false"})
+    assert (settings.logging.group, settings.logging.file_backups) == (7, 3)
+    assert (settings.masquerade.enabled, settings.cluster.pod_cidrs) == (False, ("10.0.0.0/8",))
+
+
+def test_lists_in_the_environment_are_comma_separated_and_an_empty_one_empties(write: Write) -> None:
+    file = write('[cluster]\npod_cidrs = ["10.0.0.0/8"]\nservice_cidrs = ["10.1.0.0/16"]')
+    environment = {"NFAGENT_CLUSTER_POD_CIDRS": "10.64.0.0/16, fd00::/64,", "NFAGENT_CLUSTER_SERVICE_CIDRS": ""}
+    assert load_settings(file, environment).masquerade_settings().cluster_ranges == (
+        parse_cidr("10.64.0.0/16"),
+        parse_cidr("fd00::/64"),
+    )
+
+
+def test_ranges_of_pods_and_services_are_one_list_for_the_egress_room(write: Write) -> None:
+    file = write('[cluster]\npod_cidrs = ["10.0.0.0/16"]\nservice_cidrs = ["10.1.0.5/16"]')
+    ranges = load_settings(file, {}).masquerade_settings().cluster_ranges
+    assert list(map(str, ranges)) == ["10.0.0.0/16", "10.1.0.0/16"], "host bits are masked away"
+
+
+def test_the_nodes_name_is_the_machines_in_lower_case_where_none_is_set() -> None:
+    assert Settings().node_name == socket.gethostname().lower()
+    assert Settings(node="Node-1").node_name == "Node-1"
+
+
+def test_paths_follow_from_their_folders() -> None:
+    settings = Settings(runtime_dir="/run/x", log_dir="/var/log/x")
+    assert settings.socket_path == Path("/run/x/agent.sock")
+    assert settings.verdict_log == Path("/var/log/x/policy_action.log")
+
+
+def complaint(file: Path | None, environment: dict[str, str] | None = None, **flags: object) -> str:
+    with pytest.raises(SettingError) as caught:
+        load_settings(file, environment or {}, flags)
+    return str(caught.value)
+
+
+UNKNOWN = "is no setting; every setting is in systemd/nfagent.toml, with its default"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param('nod = "a"', f"nod {UNKNOWN}", id="an unknown key"),
+        pytest.param("[logging]\ngroups = 1", f"logging.groups {UNKNOWN}", id="an unknown key in a section"),
+        pytest.param("[loging]\ngroup = 1", f"loging {UNKNOWN}", id="an unknown section"),
+        pytest.param('[logging]\ngroup = "x"', "logging.group = 'x': expected int, got str", id="no number"),
+        pytest.param("node = 5", "node = 5: expected str, got int", id="no string"),
+        pytest.param("logging = 5", "logging = 5: expected object, got int", id="no section"),
+        pytest.param('[masquerade]\nenabled = "maybe"', "masquerade.enabled = 'maybe': expected bool", id="no boolean"),
+        pytest.param("[cluster]\npod_cidrs = 5", "cluster.pod_cidrs = 5: expected array, got int", id="no list"),
+        pytest.param("[cluster]\npod_cidrs = [5]", "cluster.pod_cidrs[0] = 5: expected str, got int", id="in a list"),
+        pytest.param(
+            '[cluster]\npod_cidrs = ["10.0.0.0"]',
+            "cluster.pod_cidrs = '10.0.0.0': is not a CIDR; write address and prefix length, like 10.0.0.0/8",
+            id="an address without prefix length",
+        ),
+        pytest.param(
+            '[cluster]\nservice_cidrs = ["10.0.0.0/8", "10.0.0.0/33"]',
+            "cluster.service_cidrs = '10.0.0.0/33': is not a CIDR; write one like 10.0.0.0/8 or 2001:db8::/32",
+            id="a prefix length that can't be",
+        ),
+        pytest.param("[logging]\ngroup = 65536", "logging.group = 65536: write 0 to 65535", id="a group too high"),
+        pytest.param("[logging]\ngroup = -1", "logging.group = -1: write 0 to 65535", id="a group below 0"),
+        pytest.param(
+            "[logging]\nfile_max_bytes = 4095", "logging.file_max_bytes = 4095: write 4096 to", id="files too small"
+        ),
+        pytest.param("[logging]\nfile_backups = 1001", "logging.file_backups = 1001: write 0 to 1000", id="too many"),
+        pytest.param(
+            "[logging]\nreceive_buffer = 1", "logging.receive_buffer = 1: write 65536 to", id="a buffer too small"
+        ),
+        pytest.param(
+            "[reconcile]\nresync_seconds = 0", "reconcile.resync_seconds = 0.0: write 1 to 86400", id="a resync of none"
+        ),
+        pytest.param(
+            "[reconcile]\nretry_max_seconds = nan", "reconcile.retry_max_seconds = nan: write 0.1 to 3600", id="no time"
+        ),
+        pytest.param(
+            'log_level = "loud"', "log_level = 'loud': write debug, info, warning, error", id="an unknown level"
+        ),
+        pytest.param('runtime_dir = ""', "runtime_dir = '': write a folder's path", id="a folder without a name"),
+        pytest.param("node =", "is not TOML: Invalid value (at end of document)", id="no TOML"),
+        pytest.param("node = 'a'\nnode = 'b'", "is not TOML: Cannot overwrite a value (at", id="a key twice"),
+        pytest.param("a = " + "[" * 5000, "is not TOML: maximum recursion depth", id="brackets without end"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_with_file_key_and_value(write: Write, text: str, words: str) -> None:
+    file = write(text)
+    assert complaint(file).startswith(f"{file}: {words}")
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "nfagent.toml"
+    file.write_bytes(b'node = "\xff"')
+    assert complaint(file).startswith(f"{file}: is not TOML: 'utf-8' codec can't decode")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("NFAGENT_LOGGING_GROUP", "x", "environment: logging.group = 'x': expected int, got str"),
+        ("NFAGENT_LOGGING_GROUP", "70000", "environment: logging.group = 70000: write 0 to 65535"),
+        ("NFAGENT_CLUSTER_POD_CIDRS", "10.0.0.0/8,x", "environment: cluster.pod_cidrs = 'x': is not a CIDR"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_not_blamed_on_the_file(
+    write: Write, variable: str, value: str, words: str
+) -> None:
+    assert complaint(write("[logging]\ngroup = 1"), {variable: value}).startswith(words)
+
+
+def test_what_is_wrong_is_said_even_where_a_later_source_wins(write: Write) -> None:
+    file = write("[logging]\ngroup = 70000")
+    assert complaint(file, {"NFAGENT_LOGGING_GROUP": "1"}).startswith(f"{file}: logging.group = 70000")
+
+
+def test_a_wrong_flag_is_blamed_on_the_command_line(write: Write) -> None:
+    assert complaint(write(""), log_level="loud").startswith("command line: log_level = 'loud'")
+
+
+def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "none.toml"
+    assert complaint(file) == f"{file}: there is no such file; give the right one with --config"
+    assert complaint(tmp_path) == f"{tmp_path}: Is a directory; give another with --config"

@@ -1,0 +1,265 @@
+"""From a logged packet's prefix and bytes to the record: whose packet, which verdict, which policies."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+
+import pytest
+
+from nfagent.cluster.model import Ref
+from nfagent.policy.evaluate import Flow
+from nfagent.ruleset import names
+from nfagent.ruleset.objects import Ruleset
+from nfagent.verdicts.attribution import Attributor, flow_of
+from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record
+from nfagent.wire.nflog import LoggedPacket
+from tests.scene import Document, Scene, labelled, pod, policy
+
+NOW = 1_592_083_771_000_000_000
+TCP, UDP, ICMP, GRE, ICMPV6, SCTP = 6, 17, 1, 47, 58, 132
+WEB, DB, OUTSIDE = "10.64.0.10", "10.64.0.20", "203.0.113.7"
+WEB6, DB6 = "2001:db8:0:a::10", "2001:db8:0:a::20"
+
+FROM_WEB = policy(
+    "shop/from-web", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="web")}]}], types=["Ingress"]
+)
+ON_5432 = policy("shop/on-5432", labelled(app="db"), ingress=[{"ports": [{"port": 5432}]}], types=["Ingress"])
+CLOSED = policy("shop/closed", labelled(app="db"), types=["Ingress", "Egress"])
+
+
+def scene(*documents: Document) -> Scene:
+    return Scene(pod("shop/web", "a", 10, app="web"), pod("shop/db", "a", 20, app="db"), *documents)
+
+
+def ports(source: int, destination: int) -> bytes:
+    return struct.pack("!HH", source, destination)
+
+
+def packet(source: str, destination: str, protocol: int, upper: bytes = b"") -> bytes:
+    ends = ip_address(source).packed + ip_address(destination).packed
+    if ":" in source:
+        return struct.pack("!IHBB", 6 << 28, len(upper), protocol, 64) + ends + upper
+    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(upper), 0, 0, 64, protocol, 0) + ends + upper
+
+
+def logged(prefix: str, payload: bytes, timestamp_ns: int | None = None) -> LoggedPacket:
+    return LoggedPacket(
+        prefix=prefix,
+        payload=payload,
+        hook=2,
+        hw_protocol=0x0800,
+        sequence=0,
+        timestamp_ns=timestamp_ns,
+        in_interface=1,
+        out_interface=2,
+    )
+
+
+def attributed(attributor: Attributor, prefix: str, payload: bytes) -> Record:
+    record = attributor.attribute(logged(prefix, payload), NOW)
+    assert record is not None, attributor.counters
+    return record
+
+
+def named(*policies: str) -> tuple[PolicyName, ...]:
+    return tuple(PolicyName(name, "shop", "NetworkPolicy") for name in policies)
+
+
+def shop(name: str) -> Endpoint:
+    return Endpoint(pod_name=name, workload_kind="Pod", workload_name=name, pod_namespace="shop", namespace="shop")
+
+
+def test_an_allow_names_every_policy_that_allows_whichever_rule_decided() -> None:
+    attributor = Attributor(scene(FROM_WEB, ON_5432, CLOSED).views["a"])
+
+    record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(40000, 5432)))
+
+    assert record == Record(
+        connection=Connection(
+            src_ip=WEB, dest_ip=DB, src_port=40000, dest_port=5432, protocol="tcp", direction="ingress"
+        ),
+        disposition="allow",
+        policies=named("from-web", "on-5432"),
+        src=shop("web"),
+        dest=shop("db"),
+        count=1,
+        node_name="a",
+        timestamp="2020-06-13T21:29:31.000000000Z",
+    )
+
+
+def test_another_port_of_the_same_pods_is_judged_for_itself() -> None:
+    attributor = Attributor(scene(FROM_WEB, ON_5432).views["a"])
+    attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(40000, 5432)))
+
+    record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(40000, 5433)))
+
+    assert record.policies == named("from-web")
+
+
+def test_a_deny_names_the_policies_that_isolate_and_none_that_allow() -> None:
+    attributor = Attributor(scene(FROM_WEB, ON_5432, CLOSED).views["a"])
+
+    record = attributed(
+        attributor, "deny ingress shop/closed_from-web_on-5432", packet(OUTSIDE, DB, UDP, ports(1, 53))
+    )
+
+    assert (record.disposition, record.policies) == ("deny", ())
+    assert record.isolating_policies == named("closed", "from-web", "on-5432")
+    assert (record.src, record.dest) == (Endpoint(instance=OUTSIDE), shop("db"))
+
+
+def test_egress_is_judged_at_the_source() -> None:
+    out = policy("shop/out", labelled(app="web"), egress=[{}], types=["Egress"])
+    attributor = Attributor(scene(out, CLOSED).views["a"])
+
+    record = attributed(attributor, "allow egress shop/out", packet(WEB, OUTSIDE, TCP, ports(1, 443)))
+
+    assert (record.connection.direction, record.policies) == ("egress", named("out"))
+    assert (record.src, record.dest) == (shop("web"), Endpoint(instance=OUTSIDE))
+
+
+@pytest.mark.parametrize(
+    ("payload", "protocol", "source_port", "destination_port"),
+    [
+        pytest.param(packet(OUTSIDE, DB, TCP, ports(1, 2)), "tcp", 1, 2, id="TCP"),
+        pytest.param(packet(OUTSIDE, DB, SCTP, ports(3, 4)), "sctp", 3, 4, id="SCTP"),
+        pytest.param(packet(OUTSIDE, DB, ICMP, b"\x08\x00"), "icmp", None, None, id="ICMP has no ports"),
+        pytest.param(packet(WEB6, DB6, ICMPV6, b"\x80\x00"), "icmpv6", None, None, id="ICMPv6 has no ports"),
+        pytest.param(packet(OUTSIDE, DB, GRE, b"\0" * 8), "unknown", None, None, id="another protocol"),
+        pytest.param(packet(OUTSIDE, DB, TCP), "tcp", None, None, id="a copy that ends before the ports"),
+        pytest.param(packet(WEB6, DB6, UDP, ports(5, 6)), "udp", 5, 6, id="UDP over IPv6"),
+    ],
+)
+@pytest.mark.parametrize("verdict", ["allow", "deny"])
+def test_protocols_and_ports(
+    payload: bytes, protocol: str, source_port: int | None, destination_port: int | None, verdict: str
+) -> None:
+    everyone = policy("shop/everyone", labelled(app="db"), ingress=[{}])
+    attributor = Attributor(scene(everyone).views["a"])
+
+    record = attributed(attributor, f"{verdict} ingress shop/everyone", payload)
+
+    connection = record.connection
+    assert (connection.protocol, connection.src_port, connection.dest_port) == (protocol, source_port, destination_port)
+    assert record.policies == (named("everyone") if verdict == "allow" else ())
+
+
+def test_an_address_of_a_node_is_an_instance() -> None:
+    attributor = Attributor(scene(CLOSED).views["a"])
+    record = attributed(attributor, "deny ingress shop/closed", packet("192.168.0.2", DB, TCP, ports(1, 2)))
+    assert record.src == Endpoint(instance="192.168.0.2")
+
+
+def test_the_packets_own_time_is_kept_and_ours_stands_in_where_it_has_none() -> None:
+    attributor = Attributor(scene(CLOSED).views["a"])
+    payload = packet(OUTSIDE, DB, TCP, ports(1, 2))
+    own = attributor.attribute(logged("deny ingress shop/closed", payload, 1_000_000_001), NOW)
+    assert own is not None
+    assert own.timestamp == "1970-01-01T00:00:01.000000001Z"
+    first = attributor.attribute(logged("deny ingress shop/closed", payload, 0), NOW)
+    assert first is not None
+    assert first.timestamp == "1970-01-01T00:00:00.000000000Z"
+
+
+@pytest.mark.parametrize("prefix", ["", "somebody else's: ", "deny ingress shop/none", "deny egress shop/from-web"])
+def test_a_prefix_that_is_not_ours_is_counted_and_makes_no_record(prefix: str) -> None:
+    attributor = Attributor(scene(FROM_WEB).views["a"])
+    assert attributor.attribute(logged(prefix, packet(WEB, DB, TCP, ports(1, 2))), NOW) is None
+    assert (attributor.counters.unknown, attributor.counters.undecodable) == (1, 0)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x45", b"\x60" * 39, b"\xff" * 60], ids=["none", "cut", "cut v6", "noise"])
+def test_bytes_that_are_no_packet_are_counted_and_make_no_record(payload: bytes) -> None:
+    attributor = Attributor(scene(FROM_WEB).views["a"])
+    assert attributor.attribute(logged("deny ingress shop/from-web", payload), NOW) is None
+    assert (attributor.counters.unknown, attributor.counters.undecodable) == (0, 1)
+
+
+def test_a_packet_of_the_rules_before_the_last_change_still_names_its_policy() -> None:
+    view = scene(FROM_WEB, ON_5432).views["a"]
+    attributor = Attributor(view)
+    payload = packet(WEB, DB, TCP, ports(1, 5432))
+    attributed(attributor, "allow ingress shop/from-web", payload)
+
+    view.remove(Ref("NetworkPolicy", "shop", "from-web"))
+
+    assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
+    denied = attributed(attributor, "deny ingress shop/from-web_on-5432", payload)
+    assert denied.isolating_policies == named("from-web", "on-5432")
+
+
+def test_a_prefix_older_than_the_last_two_rulesets_is_unknown() -> None:
+    view = scene(FROM_WEB, ON_5432).views["a"]
+    attributor = Attributor(view)
+    view.compiled()
+    for name in ("from-web", "on-5432"):
+        view.remove(Ref("NetworkPolicy", "shop", name))
+        view.compiled()
+    payload = packet(WEB, DB, TCP, ports(1, 5432))
+    assert attributor.attribute(logged("allow ingress shop/from-web", payload), NOW) is None
+    assert attributor.counters.unknown == 1
+    assert attributed(attributor, "allow ingress shop/on-5432", payload).policies == named("on-5432")
+
+
+def test_a_pod_that_is_gone_is_an_instance_and_its_policy_is_named() -> None:
+    view = scene(FROM_WEB).views["a"]
+    attributor = Attributor(view)
+    view.compiled()
+    view.remove(Ref("Pod", "shop", "db"))
+    record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(1, 2)))
+    assert (record.dest, record.policies) == (Endpoint(instance=DB), named("from-web"))
+
+
+def test_what_is_remembered_of_a_connection_is_forgotten_with_the_rules_that_it_was_about() -> None:
+    view = scene(FROM_WEB, ON_5432).views["a"]
+    attributor = Attributor(view)
+    payload = packet(WEB, DB, TCP, ports(1, 5432))
+    assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
+    view.remove(Ref("NetworkPolicy", "shop", "on-5432"))
+    assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web")
+
+
+def test_names_that_are_shortened_by_a_digest_find_back_to_all_of_their_policies() -> None:
+    long = [f"{letter * 200}.{number}" for number, letter in enumerate("abc")]
+    view = scene(*(policy(f"shop/{name}", labelled(app="db"), ingress=[{}]) for name in long)).views["a"]
+    refs = tuple(Ref("NetworkPolicy", "shop", name) for name in long)
+    deny = names.log_prefix("deny", "ingress", refs)
+    allow = names.log_prefix("allow", "ingress", refs[1:2])
+    assert max(len(deny), len(allow)) <= 127
+    attributor = Attributor(view)
+    payload = packet(OUTSIDE, DB, TCP, ports(1, 2))
+    assert attributed(attributor, deny, payload).isolating_policies == named(*long)
+    assert attributed(attributor, allow, payload).policies == named(*long)
+
+
+def test_every_prefix_that_the_ruleset_logs_is_attributed() -> None:
+    switch = {"log": True, "delegate": False}
+    logging = {
+        "kind": "NetworkLogging",
+        "metadata": {"name": "default"},
+        "spec": {"cluster": {"allow": switch, "deny": switch}},
+    }
+    view = scene(FROM_WEB, ON_5432, CLOSED, logging).views["a"]
+    prefixes = written(view.compiled().ruleset)
+    assert prefixes == {
+        "allow ingress shop/from-web",
+        "allow ingress shop/on-5432",
+        "deny ingress shop/closed_from-web_on-5432",
+        "deny egress shop/closed",
+    }
+    attributor = Attributor(view)
+    for prefix in sorted(prefixes):
+        record = attributed(attributor, prefix, packet(WEB, DB, TCP, ports(1, 2)))
+        assert f"{record.disposition} {record.connection.direction}" == prefix.rpartition(" ")[0]
+
+
+def written(ruleset: Ruleset) -> set[str]:
+    return {rule.log.prefix for chain in ruleset.chains.values() for rule in chain.rules if rule.log is not None}
+
+
+def test_the_flow_of_a_record_is_what_was_judged() -> None:
+    attributor = Attributor(scene(CLOSED).views["a"])
+    record = attributed(attributor, "deny ingress shop/closed", packet(OUTSIDE, DB, TCP, ports(1, 2)))
+    assert flow_of(record) == Flow(OUTSIDE, DB, "tcp", 2)
