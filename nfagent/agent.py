@@ -24,7 +24,7 @@ from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.edge.nflog import NflogSource
-from nfagent.errors import EnvironmentError_, KernelError, Problem, UsageError
+from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.policy.explain import Explanation, explain
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired
@@ -53,7 +53,7 @@ class Agent:
     """One node's agent, from a manifests folder. Satisfies edge.api.Answers."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put the parts together; nothing is read or opened before `run`. Raises EnvironmentError_."""
+        """Put the parts together; nothing is read or opened before `run`. Raises MachineError."""
         self._settings = settings
         self._manifests = Path(settings.manifests)
         self._folder = Folder()
@@ -83,7 +83,7 @@ class Agent:
         self._ignored: frozenset[str] = frozenset()
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises UsageError, EnvironmentError_ for what stands in the way of a start."""
+        """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
         try:
             await self._kernel.read()
@@ -170,7 +170,7 @@ class Agent:
         while True:
             try:
                 self._nflog.open(self._log_verdicts)
-            except (EnvironmentError_, KernelError) as error:
+            except (MachineError, KernelError) as error:
                 self._nflog_problem = str(error)
                 log.error("no verdict log for now; policies are enforced all the same: %s", error)
             else:

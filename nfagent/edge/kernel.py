@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.edge.netfilter import ElementSocket
-from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
 from nfagent.ruleset.transaction import Transaction, transaction_text
@@ -36,16 +36,16 @@ class Nftables:
     """Reads and changes the table; every call runs in the one worker thread. Satisfies reconcile.Kernel."""
 
     def __init__(self) -> None:
-        """Load libnftables. Raises EnvironmentError_ where it is missing, or can't speak to this kernel."""
+        """Load libnftables. Raises MachineError where it is missing, or can't speak to this kernel."""
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
-            raise EnvironmentError_(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
+            raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         _require_netlink()
         try:
             self._context: Any = nftables.Nftables()
         except OSError as error:
-            raise EnvironmentError_(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
+            raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._context.set_json_output(True)
         self._elements = ElementSocket()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
@@ -109,9 +109,7 @@ class Nftables:
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
-                raise EnvironmentError_(
-                    "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
-                )
+                raise MachineError("nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service")
             raise KernelError(_first_line(error))
         return str(output)
 
@@ -121,7 +119,7 @@ def _require_netlink() -> None:
     try:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER).close()
     except OSError as error:
-        raise EnvironmentError_(
+        raise MachineError(
             f"nf_tables can't be spoken to: {os.strerror(error.errno or 0)}; load it with: modprobe nf_tables"
         ) from None
 

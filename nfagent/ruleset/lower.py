@@ -111,7 +111,11 @@ def _judging_chain(direction: Direction, hook: Hook) -> Chain:
 
 
 def _stray_chain(direction: Direction) -> Chain:
-    """Judge packets without a conntrack entry: no rule about a connection matches them, so isolation holds."""
+    """Judge packets without a conntrack entry by their own address.
+
+    No rule about a connection matches them, so isolation holds; a rule that lets everybody in, or a whole
+    protocol, lets them in too.
+    """
     return Chain(
         (
             Rule((Icmpv6Type(_NEVER_BLOCKED),), verdict=Accept(), comment="neighbour discovery is never blocked"),
