@@ -13,7 +13,7 @@ import click
 from benchmarks import report
 from benchmarks.registry import BENCHES, SEED, Bench, Run
 from benchmarks.rows import Summary, summarise
-from nfagent.errors import EnvironmentError_
+from nfagent.errors import MachineError
 from nfagent.lab.stage import Stage
 
 MODULES = ("benchmarks.packets",)
@@ -40,8 +40,8 @@ class Session:
         began, rows = time.monotonic(), list[Summary]()
         try:
             for row in bench.function(self._run):
-                rows.append(summarise(row))  # noqa: PERF401 - the rows before a failure count
-        except EnvironmentError_ as lack:
+                rows.append(summarise(row))
+        except MachineError as lack:
             self._skipped[bench.name] = str(lack)
         except Exception as error:  # noqa: BLE001 - one that fails must not cost the others' figures
             self.failed[bench.name] = f"{type(error).__name__}: {error}"

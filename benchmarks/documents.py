@@ -79,7 +79,10 @@ def _containers(pod: Pod) -> Document:
         "terminationMessagePath": "/dev/termination-log",
         "imagePullPolicy": "IfNotPresent",
     }
-    volume = {"name": "token", "projected": {"defaultMode": 420, "sources": [{"serviceAccountToken": {"path": "token"}}]}}
+    volume = {
+        "name": "token",
+        "projected": {"defaultMode": 420, "sources": [{"serviceAccountToken": {"path": "token"}}]},
+    }
     return {"containers": [container], "volumes": [volume]}
 
 

@@ -109,7 +109,9 @@ def _measure(run: Run, plan: Plan, clients: dict[tuple[str, Server], Client]) ->
 
 def _rows(found: Measured) -> Iterator[Row]:
     for (kind, server), values in found.items():
-        words = f"{'TCP stream' if kind == 'stream' else 'connections'}, {'one node' if server == NEAR else 'two nodes'}"
+        words = (
+            f"{'TCP stream' if kind == 'stream' else 'connections'}, {'one node' if server == NEAR else 'two nodes'}"
+        )
         unit = "Gbit/s" if kind == "stream" else "1/s"
         # Design, section 7: throughput 0.97; connections 0.93, beside eBPF 0.95; flat in the number of policies.
         wanted: list[tuple[str, str, Target | None]] = [
@@ -211,7 +213,7 @@ def _ruleset(cluster: Synthetic, fabric: Fabric, node: int) -> Ruleset:
     desired = Desired(node_name(node))
     for item in _items(cluster, fabric):
         desired.put(item)
-    return desired.compiled().ruleset
+    return desired.ruleset()
 
 
 def _load(ruleset: Ruleset) -> None:

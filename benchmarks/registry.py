@@ -5,7 +5,7 @@
         run.progress("150,000 Pods")
         yield Row(name="...", unit="ms", values=..., targets=(at_most("p50", 1), at_most("p99", 5)))
 
-A benchmark raises EnvironmentError_ for what this machine lacks: it is shown as skipped, with that reason, and the rows
+A benchmark raises MachineError for what this machine lacks: it is shown as skipped, with that reason, and the rows
 that it gave before count. Its module's name stands in `benchmarks.__main__.MODULES`.
 """
 

@@ -118,7 +118,11 @@ def web_to_partner(place: Place, turn: int) -> NetworkPolicy:
     peer = PodPeer(labels(app="api"), namespaces=labels(team=place.partner))
     rule = Rule(peers=(peer,), ports=(PolicyPort("tcp", name="http"),))
     return NetworkPolicy(
-        namespace=place.name, name=f"web-to-partner-{turn}", pods=labels(app="web"), isolates=("egress",), egress=(rule,)
+        namespace=place.name,
+        name=f"web-to-partner-{turn}",
+        pods=labels(app="web"),
+        isolates=("egress",),
+        egress=(rule,),
     )
 
 

@@ -200,4 +200,6 @@ def _node(number: int) -> Node:
 def _deployment(rng: random.Random, namespace: str, role: str) -> Deployment:
     tier, _share, ports = _ROLES[role]
     digest = f"{rng.getrandbits(36):09x}"
-    return Deployment(namespace, f"{role}-{digest}", (("app", role), ("pod-template-hash", digest), ("tier", tier)), ports)
+    return Deployment(
+        namespace, f"{role}-{digest}", (("app", role), ("pod-template-hash", digest), ("tier", tier)), ports
+    )

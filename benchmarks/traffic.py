@@ -1,8 +1,8 @@
 """Traffic between network namespaces, by a small C program: where Python would be what is measured.
 
-    with Traffic() as traffic, traffic.serving(server_netns, "10.244.1.11"):
-        with traffic.client(client_netns, "10.244.1.11") as client:
-            print(client.stream(0.5), "Gbit/s", client.connections(0.5), "connections a second")
+with Traffic() as traffic, traffic.serving(server_netns, "10.244.1.11"):
+with traffic.client(client_netns, "10.244.1.11") as client:
+print(client.stream(0.5), "Gbit/s", client.connections(0.5), "connections a second")
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nfagent.errors import EnvironmentError_, KernelError
+from nfagent.errors import KernelError, MachineError
 
 PORT = 5201
 """Short connections and datagrams; streams go to the next port."""
@@ -36,9 +36,9 @@ class Traffic:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
-        """Compile it. Raises EnvironmentError_ without a compiler, KernelError with its complaint."""
+        """Compile it. Raises MachineError without a compiler, KernelError with its complaint."""
         if shutil.which("gcc") is None:
-            raise EnvironmentError_("the rows about packets need a C compiler: apt-get install gcc libc6-dev")
+            raise MachineError("the rows about packets need a C compiler: apt-get install gcc libc6-dev")
         self._folder = tempfile.TemporaryDirectory(prefix="nfagent-traffic-")
         command = ["gcc", "-O2", "-Wall", "-Werror", "-o", str(Path(self._folder.name) / PROGRAM), str(SOURCE)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours

@@ -8,6 +8,7 @@ Stopping leaves the rules in force.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from pathlib import Path
@@ -23,7 +24,7 @@ from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.edge.nflog import NflogSource
-from nfagent.errors import EnvironmentError_, KernelError, Problem, UsageError
+from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.policy.explain import Explanation, explain
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired
@@ -45,13 +46,14 @@ from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
 _NFLOG_RETRY_SECONDS = 30.0
+_TURN_SECONDS = 0.01
 
 
 class Agent:
     """One node's agent, from a manifests folder. Satisfies edge.api.Answers."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put the parts together; nothing is read or opened before `run`. Raises EnvironmentError_."""
+        """Put the parts together; nothing is read or opened before `run`. Raises MachineError."""
         self._settings = settings
         self._manifests = Path(settings.manifests)
         self._folder = Folder()
@@ -61,7 +63,7 @@ class Agent:
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
-            lambda: self._desired.compiled().ruleset,
+            self._desired,
             resync=settings.reconcile.resync_seconds,
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
@@ -73,16 +75,19 @@ class Agent:
             settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups
         )
         self._stop = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+        self._taking = asyncio.Lock()
         self._ready = False
+        self._announced = False
         self._said: frozenset[Problem] = frozenset()
         self._ignored: frozenset[str] = frozenset()
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises UsageError, EnvironmentError_ for what stands in the way of a start."""
+        """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
         try:
             await self._kernel.read()
-            self._take(read_folder(self._manifests, self._folder))
+            await self._take(await asyncio.to_thread(read_folder, self._manifests, self._folder))
             self._warn_about_node()
             runner = await api.serve(self._settings.socket_path, self)
             try:
@@ -101,11 +106,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._follow()),
+                tasks.create_task(self._reload()),
                 tasks.create_task(self._read_verdicts()),
             ]
             await self._stop.wait()
@@ -114,40 +120,57 @@ class Agent:
 
     async def _follow(self) -> None:
         async for events in follow(self._manifests, self._folder, self._stop):
-            self._take(events)
+            await self._take(events)
 
-    def _take(self, events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, Ref):
-                self._desired.remove(event)
-            else:
-                self._desired.put(event)
+    async def _take(self, events: list[Event]) -> None:
+        """Take in objects, and let everybody else have a turn now and then: the loop is never held for long."""
+        # One batch after the other, in the order in which they were read.
+        async with self._taking:
+            turn = self._clock.monotonic()
+            for event in events:
+                if isinstance(event, Ref):
+                    self._desired.remove(event)
+                else:
+                    self._desired.put(event)
+                if self._clock.monotonic() - turn > _TURN_SECONDS:
+                    if self._ready:
+                        self._reconciler.wake()
+                    await asyncio.sleep(0)
+                    turn = self._clock.monotonic()
         self._say_problems()
         self._reconciler.wake()
 
-    def _reload(self) -> None:
-        """Read everything again, folder and kernel: systemd's ExecReload."""
-        systemd.notify("RELOADING=1")
-        try:
-            self._take(read_folder(self._manifests, self._folder))
-        except UsageError as error:
-            log.error("reload: %s; what was read before holds", error)
-        self._verdict_log.reopen()
-        self._reconciler.distrust()
-        systemd.notify("READY=1")
+    async def _reload(self) -> None:
+        """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            systemd.notify("RELOADING=1")
+            self._announced = False
+            try:
+                await self._take(read_folder(self._manifests, self._folder))
+            except UsageError as error:
+                log.error("reload: %s; what was read before holds", error)
+            self._verdict_log.reopen()
+            self._reconciler.distrust()
 
     def _synced(self) -> None:
         if not self._ready:
             self._ready = True
+            # What is here now mostly stays: collections that walk it would hold the loop for tens of milliseconds.
+            gc.collect()
+            gc.freeze()
             counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
             log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
+        if not self._announced:
+            self._announced = True
             systemd.notify("READY=1\nSTATUS=enforcing")
 
     async def _read_verdicts(self) -> None:
         while True:
             try:
                 self._nflog.open(self._log_verdicts)
-            except (EnvironmentError_, KernelError) as error:
+            except (MachineError, KernelError) as error:
                 self._nflog_problem = str(error)
                 log.error("no verdict log for now; policies are enforced all the same: %s", error)
             else:
@@ -185,11 +208,11 @@ class Agent:
             case "policies":
                 return policies_view(self._desired, scope, self._folder.problems)
             case "ruleset":
-                return self._ruleset_view(self._desired.compiled().ruleset, scope)
+                return self._ruleset_view(self._desired.ruleset(), scope)
             case "kernel":
                 return self._ruleset_view(await self._kernel.read(), scope)
             case "diff":
-                return diff_view(await self._kernel.read(), self._desired.compiled().ruleset)
+                return diff_view(await self._kernel.read(), self._desired.ruleset())
             case "counters":
                 return counters_view(self._desired, await self._kernel.counters(), scope)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")

@@ -3,7 +3,7 @@
     NfagentError                 anything that nfagent says about itself
     ├── UsageError               the caller asked for something that can't be (exit code 2)
     │   └── SettingError         a setting in the file, the environment or a flag is wrong
-    ├── EnvironmentError_        this machine lacks something: root, nf_tables, libnftables (exit code 2)
+    ├── MachineError            this machine lacks something: root, nf_tables, libnftables (exit code 2)
     ├── DecodeError              bytes or documents that aren't what they should be
     │   ├── ObjectError          a Kubernetes object breaks its API's validation
     │   └── WireError            bytes from the kernel or from a packet that can't be read
@@ -51,7 +51,7 @@ class SettingError(UsageError):
     """A setting is unknown or has a value that can't be used; the message names file, key and value."""
 
 
-class EnvironmentError_(NfagentError):  # noqa: N801 - the plain name is a builtin
+class MachineError(NfagentError):
     """The machine lacks something that nfagent needs; the message names the command that mends it."""
 
 

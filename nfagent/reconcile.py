@@ -38,6 +38,27 @@ class Kernel(Protocol):
         ...
 
 
+class Wanted(Protocol):
+    """What says what the kernel must hold."""
+
+    def take(self) -> Transaction:
+        """Give what changed since the last `take` or `settle`."""
+        ...
+
+    def settle(self) -> None:
+        """Consider everything told."""
+        ...
+
+    def ruleset(self) -> Ruleset:
+        """Give all that the kernel must hold now."""
+        ...
+
+    @property
+    def touched(self) -> bool:
+        """Tell whether `take` has something to give."""
+        ...
+
+
 class Clock(Protocol):
     """What time is."""
 
@@ -76,13 +97,13 @@ class Reconciler:
         self,
         kernel: Kernel,
         clock: Clock,
-        wanted: Callable[[], Ruleset],
+        wanted: Wanted,
         *,
         resync: float = 60.0,
         retry_max: float = 30.0,
         on_sync: Callable[[], None] = lambda: None,
     ) -> None:
-        """Join a kernel and the function that gives the wanted ruleset; `on_sync` is called whenever they agree."""
+        """Join a kernel and what says what it must hold; `on_sync` is called whenever they agree."""
         self._kernel = kernel
         self._clock = clock
         self._wanted = wanted
@@ -91,7 +112,7 @@ class Reconciler:
         self._on_sync = on_sync
         self._woken = asyncio.Event()
         self._trusted = False
-        self._known: Ruleset | None = None
+        self._agreed = False  # once, and since then no refusal: what differs then is somebody else's doing
         self._read_at = 0.0
         self.status = ReconcileStatus()
 
@@ -119,7 +140,7 @@ class Reconciler:
         try:
             await self._reconcile()
         except KernelError as error:
-            self._trusted = False
+            self._trusted = self._agreed = False
             self.status.failures += 1
             self.status.in_sync = False
             self.status.last_error = str(error)
@@ -135,23 +156,26 @@ class Reconciler:
         return max(0.0, self._read_at + self._resync - self._clock.monotonic())
 
     async def _reconcile(self) -> None:
-        if not self._trusted or self._known is None:
-            self._trusted = True  # before the kernel is asked: distrust that comes meanwhile asks once more
-            found = await self._kernel.read()
-            self._read_at = self._clock.monotonic()
-            self._notice_drift(found)
-            self._known = found
-        wanted = self._wanted()
-        transaction = diff(self._known, wanted)
+        if self._trusted:
+            await self._commit(self._wanted.take())
+            return
+        self._trusted = True  # before the kernel is asked: distrust that comes meanwhile asks once more
+        untouched = self._agreed and not self._wanted.touched
+        found = await self._kernel.read()
+        self._read_at = self._clock.monotonic()
+        # From here to `settle` nothing else runs: what is read of the wanted state is what is told.
+        untouched = untouched and not self._wanted.touched
+        transaction = diff(found, self._wanted.ruleset())
+        self._wanted.settle()
+        if untouched and transaction:
+            self.status.drifts += 1
+            log.warning("the table is not as nfagent left it; putting it right with %d commands", len(transaction))
+        await self._commit(transaction)
+        self._agreed = True
+
+    async def _commit(self, transaction: Transaction) -> None:
         if transaction:
             await self._kernel.apply(transaction)
             self.status.transactions += 1
             self.status.commands += len(transaction)
             self.status.applied_at = self._clock.monotonic()
-        self._known = wanted
-
-    def _notice_drift(self, found: Ruleset) -> None:
-        # A refused transaction left nothing behind: what differs from what we know is somebody else's doing.
-        if self._known is not None and found != self._known:
-            self.status.drifts += 1
-            log.warning("the table is not as nfagent left it; putting it right (see `nfagent dump diff`)")

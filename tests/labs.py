@@ -44,7 +44,7 @@ def pod_document(pod: PodPlan, labels: dict[str, str] | None = None, ports: Sequ
     }
 
 
-def policy_document(namespace: str, name: str, **spec: Any) -> Document:
+def policy_document(namespace: str, name: str, **spec: object) -> Document:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -127,8 +127,7 @@ class Scene:
     def results(self, flow: Flow) -> list[Result]:
         """Show a flow's first packet to every node on its way."""
         return [
-            run(self.views[name].compiled().ruleset, hook, opening(flow))
-            for name, hook in hops(flow, self.views["a"].cluster)
+            run(self.views[name].ruleset(), hook, opening(flow)) for name, hook in hops(flow, self.views["a"].cluster)
         ]
 
     def passes(self, source: str, destination: str, port: str, family: int = 4) -> bool:

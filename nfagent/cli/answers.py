@@ -34,16 +34,16 @@ class Answers(Protocol):
     """What can be asked."""
 
     def view(self, name: str, scope: Scope) -> View:
-        """Give a view of `dump`. Raises UsageError, KernelError, EnvironmentError_."""
+        """Give a view of `dump`. Raises UsageError, KernelError, MachineError."""
         ...
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
-        """Judge a connection: policy.explain.explanation_view. Raises UsageError, EnvironmentError_."""
+        """Judge a connection: policy.explain.explanation_view. Raises UsageError, MachineError."""
         ...
 
 
 def find_answers(settings: Settings, *, from_files: bool) -> Answers:
-    """Find who answers. Raises UsageError, EnvironmentError_.
+    """Find who answers. Raises UsageError, MachineError.
 
     from_files: a folder was named on the command line
     """
@@ -91,7 +91,7 @@ class FolderAnswers:
             case "policies":
                 return policies_view(self.desired, scope, self.problems)
         remark_problems(self.problems)
-        wanted = self.desired.compiled().ruleset
+        wanted = self.desired.ruleset()
         if name == "ruleset":
             return ruleset_view(scoped(self.desired, wanted, scope), annotation(self.desired))
         kernel = Nftables()

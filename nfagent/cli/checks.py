@@ -18,7 +18,7 @@ from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.claim import holder
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
-from nfagent.errors import EnvironmentError_, KernelError, NfagentError, SettingError
+from nfagent.errors import KernelError, MachineError, NfagentError, SettingError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
 Result: TypeAlias = Literal["ok", "warn", "FAIL"]
@@ -97,7 +97,7 @@ def _has_net_admin() -> bool:
 def _nftables(*, root: bool) -> Iterator[Check]:
     try:
         kernel = Nftables()
-    except EnvironmentError_ as error:
+    except MachineError as error:
         found, _, mend = str(error).partition("; ")
         yield Check("libnftables", "FAIL", found, mend.partition(": ")[2])
         return
@@ -150,7 +150,7 @@ def _nflog(settings: Settings, *, root: bool) -> Check:
 def _group_problem(group: int) -> str:
     try:
         asyncio.run(_open_group(group))
-    except (EnvironmentError_, KernelError) as error:
+    except (MachineError, KernelError) as error:
         return str(error)
     return ""
 
@@ -192,7 +192,7 @@ def _other_agent(settings: Settings) -> Check:
         return Check("agent", "ok", f"none runs; table {_TABLE} is free")
     try:
         ours = listening(settings.socket_path)
-    except EnvironmentError_:
+    except MachineError:
         return Check("agent", "ok", f"process {process} keeps table {_TABLE}")
     if ours:
         return Check("agent", "ok", f"running: process {process} keeps table {_TABLE}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from nfagent.errors import EnvironmentError_, UsageError
+from nfagent.errors import MachineError, UsageError
 
 _TIMEOUT_SECONDS = 30.0
 
@@ -29,7 +29,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def listening(path: Path) -> bool:
-    """Tell whether an agent listens at a socket. Raises EnvironmentError_ where that can't be told."""
+    """Tell whether an agent listens at a socket. Raises MachineError where that can't be told."""
     try:
         _connected(path).close()
     except NoAgentError:
@@ -40,7 +40,7 @@ def listening(path: Path) -> bool:
 def ask(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, Any]:
     """Give the agent's answer to a GET of `question`, such as `/v1/dump/state`.
 
-    Raises NoAgentError where no agent listens, UsageError with the agent's own words, EnvironmentError_ where it
+    Raises NoAgentError where no agent listens, UsageError with the agent's own words, MachineError where it
     can't be spoken to.
     """
     connection = _UnixConnection(path)
@@ -65,7 +65,7 @@ def _connected(path: Path) -> socket.socket:
         raise NoAgentError(f"no agent listens at {path}") from None
     except PermissionError:
         opened.close()
-        raise EnvironmentError_(
+        raise MachineError(
             f"{path}: only root may ask the agent; use sudo, or read the manifests with --manifests DIR"
         ) from None
     except OSError as error:
@@ -74,9 +74,9 @@ def _connected(path: Path) -> socket.socket:
     return opened
 
 
-def _silent(path: Path, error: Exception) -> EnvironmentError_:
+def _silent(path: Path, error: Exception) -> MachineError:
     reason = str(error) or type(error).__name__
-    return EnvironmentError_(f"the agent at {path} does not answer ({reason}); see: systemctl status nfagent")
+    return MachineError(f"the agent at {path} does not answer ({reason}); see: systemctl status nfagent")
 
 
 def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise EnvironmentError_(f"{path} answered something that is no agent's ({status}); is it nfagent's socket?")
+        raise MachineError(f"{path} answered something that is no agent's ({status}); is it nfagent's socket?")
     if "error" in content and status != 200:
         raise UsageError(str(content["error"]))
     return content

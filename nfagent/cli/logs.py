@@ -66,7 +66,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
     import time
 
     from nfagent.cli.tail import Tail
-    from nfagent.errors import EnvironmentError_, UsageError
+    from nfagent.errors import MachineError, UsageError
     from nfagent.verdicts.records import timestamp
 
     log = path or settings_of(config).verdict_log
@@ -90,7 +90,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
             )
         _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
     except (PermissionError, IsADirectoryError) as error:
-        raise EnvironmentError_(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
+        raise MachineError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
 
 
 def _show(

@@ -37,7 +37,7 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     if not settings.manifests:
         raise UsageError(f"there is nothing to render: {FOLDER_HINT}")
     answers = FolderAnswers(settings)
-    view = ruleset_view(answers.desired.compiled().ruleset, annotation(answers.desired))
+    view = ruleset_view(answers.desired.ruleset(), annotation(answers.desired))
     if output in {"text", "nft"}:
         click.echo(view[output], nl=False)
     else:

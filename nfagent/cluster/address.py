@@ -25,7 +25,7 @@ class AddressError(ValueError):
     """Text that is no address or no CIDR; the message says what to write instead."""
 
 
-class Range(msgspec.Struct, frozen=True, order=True):
+class Range(msgspec.Struct, frozen=True, order=True, gc=False):
     """Addresses first..last of one family, both inclusive, as integers in host order."""
 
     family: Family

@@ -20,6 +20,7 @@ from nfagent.cluster.model import (
     Node,
     Pod,
 )
+from nfagent.cluster.quick import quick_pod
 
 DEFAULT_NAMESPACE = "default"
 """Where a namespaced document without metadata.namespace belongs, as kubectl has it."""
@@ -73,6 +74,11 @@ def decode_node(document: dict[str, Any]) -> Node:
 
 
 def decode_pod(document: dict[str, Any]) -> Pod:
+    """Read a v1 Pod: the quick way, or field by field where that finds something to look at."""
+    return quick_pod(document) or careful_pod(document)
+
+
+def careful_pod(document: dict[str, Any]) -> Pod:
     """Read a v1 Pod; status.podIPs, or status.podIP where only that is given."""
     top = document_field(document)
     namespace, name = namespaced_name(top)

@@ -15,13 +15,13 @@ from nfagent.cluster.model import Labels, Protocol
 from nfagent.errors import ObjectError, Problem
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_DNS_LABEL = re.compile(rf"{_LABEL}\Z")
-_DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\Z")
+DNS_LABEL = re.compile(rf"{_LABEL}\Z")
+DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\Z")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
-_LABEL_MAX = 63
-_SUBDOMAIN_MAX = 253
+LABEL_MAX = 63
+SUBDOMAIN_MAX = 253
 _PORT_NAME_MAX = 15
 _PORT_MAX = 65535
 _LONGEST_DECIMAL = 128
@@ -131,14 +131,14 @@ class Field:
     def dns_label(self) -> str:
         """Read a DNS label (RFC 1123), as a Namespace's name is."""
         name = self.string()
-        if len(name) > _LABEL_MAX or not _DNS_LABEL.match(name):
+        if len(name) > LABEL_MAX or not DNS_LABEL.match(name):
             raise self.error("is not a valid name; write at most 63 of a-z, 0-9 and inner '-'")
         return name
 
     def dns_subdomain(self) -> str:
         """Read a DNS subdomain (RFC 1123), as most objects' names are."""
         name = self.string()
-        if len(name) > _SUBDOMAIN_MAX or not _DNS_SUBDOMAIN.match(name):
+        if len(name) > SUBDOMAIN_MAX or not DNS_SUBDOMAIN.match(name):
             raise self.error("is not a valid name; write at most 253 of a-z, 0-9, '-' and '.'")
         return name
 
@@ -146,9 +146,9 @@ class Field:
         """Read a label's key: an optional DNS subdomain and '/', then a name of at most 63 characters."""
         key = self.string()
         prefix, slash, name = key.rpartition("/")
-        valid = 0 < len(name) <= _LABEL_MAX and _QUALIFIED.match(name)
+        valid = 0 < len(name) <= LABEL_MAX and _QUALIFIED.match(name)
         if slash:
-            valid = valid and len(prefix) <= _SUBDOMAIN_MAX and _DNS_SUBDOMAIN.match(prefix)
+            valid = valid and len(prefix) <= SUBDOMAIN_MAX and DNS_SUBDOMAIN.match(prefix)
         if not valid:
             raise self.error("is not a label key; write one like app or example.com/tier")
         return key
@@ -156,7 +156,7 @@ class Field:
     def label_value(self) -> str:
         """Read a label's value: empty, or at most 63 of letters, digits and inner '-', '_', '.'."""
         value = self.string()
-        if isinstance(self.value, str) and value and (len(value) > _LABEL_MAX or not _QUALIFIED.match(value)):
+        if isinstance(self.value, str) and value and (len(value) > LABEL_MAX or not _QUALIFIED.match(value)):
             raise self.error("is not a label value; write at most 63 letters, digits, and inner '-', '_' or '.'")
         return value
 

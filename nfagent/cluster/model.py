@@ -68,7 +68,7 @@ class Node(msgspec.Struct, frozen=True):
         return Ref("Node", "", self.name)
 
 
-class ContainerPort(msgspec.Struct, frozen=True):
+class ContainerPort(msgspec.Struct, frozen=True, gc=False):
     """v1 ContainerPort with a name, of a container or a sidecar (an init container that restarts always)."""
 
     name: str
@@ -76,7 +76,7 @@ class ContainerPort(msgspec.Struct, frozen=True):
     protocol: Protocol
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, gc=False):
     """v1 Pod: metadata, spec.nodeName, spec.hostNetwork, container ports, status.phase, status.podIPs.
 
     addresses:     canonical, in the API's order; empty before the Pod has one

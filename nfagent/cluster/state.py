@@ -22,7 +22,7 @@ _K = TypeVar("_K")
 ClusterObject: TypeAlias = Namespace | Node | Pod
 
 
-class Identity(msgspec.Struct, frozen=True, order=True):
+class Identity(msgspec.Struct, frozen=True, order=True, gc=False):
     """Namespace and labels that some Pods have in common."""
 
     namespace: str
@@ -61,7 +61,7 @@ class ClusterState:
     by_label:      (key, value) -> identities that carry the label
     by_key:        key -> identities that carry the label key
     by_namespace:  namespace -> its identities
-    by_address:    address -> Pods that hold it (two for a moment, when an address is reused)
+    by_address:    address -> the Pods that hold it, by name (two for a moment, when an address is reused)
     by_port:       (name, protocol) of a container port -> Pods with addresses that declare it
     local:         this node's Pods with addresses of their own, whether or not they have one yet
     """
@@ -76,7 +76,7 @@ class ClusterState:
         self.by_label: dict[tuple[str, str], set[Identity]] = {}
         self.by_key: dict[str, set[Identity]] = {}
         self.by_namespace: dict[str, set[Identity]] = {}
-        self.by_address: dict[str, dict[PodKey, Pod]] = {}
+        self.by_address: dict[str, tuple[Pod, ...]] = {}
         self.by_port: dict[tuple[str, Protocol], dict[PodKey, Pod]] = {}
         self.local: dict[PodKey, Pod] = {}
 
@@ -112,7 +112,7 @@ class ClusterState:
     def holder(self, address: str) -> Pod | None:
         """Give the Pod that holds an address; of two, the first by name."""
         holders = self.by_address.get(address)
-        return holders[min(holders)] if holders else None
+        return holders[0] if holders else None
 
     def rebuilt(self) -> ClusterState:
         """Make the same state anew from its objects alone."""
@@ -153,7 +153,8 @@ class ClusterState:
         self.members[identity][key] = pod
         if pod.holds_addresses:
             for address in pod.addresses:
-                self.by_address.setdefault(address, {})[key] = pod
+                others = self.by_address.get(address, ())
+                self.by_address[address] = tuple(sorted((*others, pod), key=_pod_key)) if others else (pod,)
             for port in pod.ports:
                 self.by_port.setdefault((port.name, port.protocol), {})[key] = pod
         if pod.node == self.node and not pod.host_network:
@@ -165,7 +166,11 @@ class ClusterState:
         self.local.pop(key, None)
         if pod.holds_addresses:
             for address in pod.addresses:
-                _forget(self.by_address, address, key)
+                others = tuple(other for other in self.by_address[address] if _pod_key(other) != key)
+                if others:
+                    self.by_address[address] = others
+                else:
+                    del self.by_address[address]
             for name, protocol in {(port.name, port.protocol) for port in pod.ports}:
                 _forget(self.by_port, (name, protocol), key)
         del self.members[identity][key]
@@ -176,6 +181,10 @@ class ClusterState:
         for label in identity.labels:
             _discard(self.by_label, label, identity)
             _discard(self.by_key, label[0], identity)
+
+
+def _pod_key(pod: Pod) -> PodKey:
+    return pod.namespace, pod.name
 
 
 def _forget(index: dict[_K, dict[PodKey, Pod]], key: _K, pod: PodKey) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.policy.explain import Explanation, explanation_view
 from nfagent.ruleset.views import Scope, View
 
@@ -35,7 +35,7 @@ class Answers(Protocol):
 
 
 async def serve(path: Path, answers: Answers) -> web.AppRunner:
-    """Answer at a socket path until the runner is cleaned up. Raises EnvironmentError_."""
+    """Answer at a socket path until the runner is cleaned up. Raises MachineError."""
     application = web.Application(middlewares=[_errors])
 
     async def dump(request: web.Request) -> web.Response:
@@ -63,7 +63,7 @@ async def serve(path: Path, answers: Answers) -> web.AppRunner:
             os.umask(before)
     except OSError as error:
         await runner.cleanup()
-        raise EnvironmentError_(f"{path} can't be listened at: {error}; set another runtime_dir") from None
+        raise MachineError(f"{path} can't be listened at: {error}; set another runtime_dir") from None
     return runner
 
 
@@ -79,7 +79,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except UsageError as error:
         return _json({"error": str(error)}, status=400)
-    except (KernelError, EnvironmentError_) as error:
+    except (KernelError, MachineError) as error:
         return _json({"error": str(error)}, status=503)
 
 

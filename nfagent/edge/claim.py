@@ -11,7 +11,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from nfagent.errors import EnvironmentError_
+from nfagent.errors import MachineError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
 _NAME = f"nfagent/{TABLE_FAMILY}/{TABLE}"
@@ -19,17 +19,17 @@ _PROC = Path("/proc")
 
 
 def claim_table() -> socket.socket:
-    """Claim the table until the socket is closed. Raises EnvironmentError_ where another agent has it."""
+    """Claim the table until the socket is closed. Raises MachineError where another agent has it."""
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         opened.bind(f"\0{_NAME}")
     except OSError as error:
         opened.close()
         if error.errno != errno.EADDRINUSE:
-            raise EnvironmentError_(f"table {TABLE_FAMILY} {TABLE} can't be claimed: {error}") from None
+            raise MachineError(f"table {TABLE_FAMILY} {TABLE} can't be claimed: {error}") from None
         process = holder()
         who = f"process {process}" if process else "another process"
-        raise EnvironmentError_(
+        raise MachineError(
             f"another agent keeps table {TABLE_FAMILY} {TABLE} in this network namespace: {who}; "
             f"stop it (systemctl stop nfagent{f', or kill {process}' if process else ''}), then start again"
         ) from None

@@ -15,15 +15,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.edge.netfilter import ElementSocket
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
 from nfagent.ruleset.transaction import Transaction, transaction_text
+from nfagent.wire.elements import is_elements_only
 
 _T = TypeVar("_T")
 _NETLINK_NETFILTER = 12
 _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
+_AT_ONCE = 256
+"""Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
+
 INSTALL_HINT = "apt-get install python3-nftables nftables"
 
 
@@ -31,17 +36,18 @@ class Nftables:
     """Reads and changes the table; every call runs in the one worker thread. Satisfies reconcile.Kernel."""
 
     def __init__(self) -> None:
-        """Load libnftables. Raises EnvironmentError_ where it is missing, or can't speak to this kernel."""
+        """Load libnftables. Raises MachineError where it is missing, or can't speak to this kernel."""
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
-            raise EnvironmentError_(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
+            raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         _require_netlink()
         try:
             self._context: Any = nftables.Nftables()
         except OSError as error:
-            raise EnvironmentError_(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
+            raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._context.set_json_output(True)
+        self._elements = ElementSocket()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
 
     async def read(self) -> Ruleset:
@@ -49,8 +55,16 @@ class Nftables:
         return await self._in_thread(self.read_now)
 
     async def apply(self, transaction: Transaction) -> None:
-        """Commit a transaction. Raises KernelError; then nothing of it happened."""
-        await self._in_thread(self.apply_now, transaction)
+        """Commit a transaction. Raises KernelError; then nothing of it happened, or it is unknown.
+
+        A few elements go at once, on the event loop: that takes less than handing them to the thread.
+        """
+        if not is_elements_only(transaction):
+            await self._in_thread(self.apply_now, transaction)
+        elif sum(len(command.elements) for command in transaction) <= _AT_ONCE:
+            self._elements.commit(transaction)
+        else:
+            await self._in_thread(self._elements.commit, transaction)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
@@ -59,6 +73,7 @@ class Nftables:
     def close(self) -> None:
         """End the worker thread."""
         self._thread.shutdown(wait=True)
+        self._elements.close()
 
     def read_now(self) -> Ruleset:
         """Read in this thread."""
@@ -94,9 +109,7 @@ class Nftables:
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
-                raise EnvironmentError_(
-                    "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
-                )
+                raise MachineError("nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service")
             raise KernelError(_first_line(error))
         return str(output)
 
@@ -106,7 +119,7 @@ def _require_netlink() -> None:
     try:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER).close()
     except OSError as error:
-        raise EnvironmentError_(
+        raise MachineError(
             f"nf_tables can't be spoken to: {os.strerror(error.errno or 0)}; load it with: modprobe nf_tables"
         ) from None
 

@@ -21,7 +21,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.errors import EnvironmentError_, Problem, UsageError
+from nfagent.errors import MachineError, Problem, UsageError
 from nfagent.ruleset.desired import Item
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -157,7 +157,7 @@ async def follow(
     """Give what changes on the disk, batch by batch, until `stop`; a batch may be empty (problems changed).
 
     Where the whole folder is gone, what was read last holds until it is there again. Everything is looked at
-    when this starts, and every so many seconds without a change: inotify may lose some. Raises EnvironmentError_.
+    when this starts, and every so many seconds without a change: inotify may lose some. Raises MachineError.
     """
     while not stop.is_set():
         watched = _identity(folder)
@@ -202,7 +202,7 @@ async def _changes(folder: Path, stop: asyncio.Event, look_seconds: float) -> As
     except FileNotFoundError:
         return
     except (OSError, WatchfilesRustInternalError) as error:
-        raise EnvironmentError_(
+        raise MachineError(
             f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
         ) from None
     finally:

@@ -12,7 +12,7 @@ import os
 import socket
 
 from nfagent.cluster.address import Range
-from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element
 from nfagent.ruleset.text import element_text
 from nfagent.ruleset.transaction import Transaction
@@ -62,7 +62,7 @@ class ElementSocket:
     """
 
     def __init__(self, *, send_buffer: int = 128 * 1024 * 1024, receive_buffer: int = 4 * 1024 * 1024) -> None:
-        """Open it. Raises EnvironmentError_ where this machine stands in the way, KernelError otherwise."""
+        """Open it. Raises MachineError where this machine stands in the way, KernelError otherwise."""
         self._socket = _open_socket(send_buffer, receive_buffer)
         self._sequence = 1
 
@@ -74,7 +74,7 @@ class ElementSocket:
         """Apply a transaction that has element commands only, all of it or nothing.
 
         Raises ElementError, which says what was refused and why; KernelError where the batch failed as a whole
-        or its outcome isn't known (read the table then); EnvironmentError_ without the right to do it; WireError
+        or its outcome isn't known (read the table then); MachineError without the right to do it; WireError
         for what can't be written.
         """
         if not is_elements_only(transaction):
@@ -136,7 +136,7 @@ def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise EnvironmentError_("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
+            raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
         raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
     try:
         opened.connect((0, 0))
@@ -146,7 +146,7 @@ def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
-        raise EnvironmentError_(_NEEDS_ROOT) from error
+        raise MachineError(_NEEDS_ROOT) from error
     except OSError as error:
         opened.close()
         raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
@@ -162,11 +162,11 @@ def _unsent(error: OSError, size: int) -> KernelError:
     return KernelError(f"a batch of {size} bytes can't be sent: {os.strerror(error.errno or 0)}")
 
 
-def _refused_whole(answer: Answer) -> EnvironmentError_ | KernelError:
+def _refused_whole(answer: Answer) -> MachineError | KernelError:
     if answer.errno == errno.EPERM:
-        return EnvironmentError_(_NEEDS_ROOT)
+        return MachineError(_NEEDS_ROOT)
     if answer.errno == errno.EOPNOTSUPP:
-        return EnvironmentError_("this kernel has no nf_tables; load it with `modprobe nf_tables`")
+        return MachineError("this kernel has no nf_tables; load it with `modprobe nf_tables`")
     said = f"; the kernel says: {answer.text}" if answer.text else ""
     name = errno.errorcode.get(answer.errno, answer.errno)
     return KernelError(f"the kernel refused a batch of elements as a whole: {os.strerror(answer.errno)} ({name}){said}")

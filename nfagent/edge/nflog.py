@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.wire import netlink, nflog
 
 _NETLINK_NETFILTER = 12
@@ -87,7 +87,7 @@ class NflogSource:
     def open(self, on_packets: OnPackets) -> None:
         """Bind the group and call back with batches, in order, from the running event loop.
 
-        Raises EnvironmentError_ when this machine or another process stands in the way, KernelError when the
+        Raises MachineError when this machine or another process stands in the way, KernelError when the
         kernel refuses otherwise; nothing stays open then.
         """
         self._loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ class NflogSource:
         except OSError as error:
             self.close()
             raise KernelError(f"NFLOG group {self._group}: {os.strerror(error.errno or 0)}") from error
-        except (EnvironmentError_, KernelError):
+        except (MachineError, KernelError):
             self.close()
             raise
         self._loop.add_reader(opened, self._read, opened, on_packets)
@@ -123,18 +123,18 @@ class NflogSource:
             else:
                 raise self._refusal(code)
 
-    def _refusal(self, code: int) -> EnvironmentError_ | KernelError:
+    def _refusal(self, code: int) -> MachineError | KernelError:
         # nfnetlink_log answers EPERM both without CAP_NET_ADMIN and for a group that is another socket's
         owner = _owner(self._group)
         if code == errno.EBUSY or (code == errno.EPERM and owner is not None):
-            return EnvironmentError_(
+            return MachineError(
                 f"NFLOG group {self._group} is already read by another process (netlink port {owner or 'unknown'}, "
                 f"usually its process id); see `cat /proc/net/netfilter/nfnetlink_log`, end it, or set another group"
             )
         if code == errno.EPERM:
-            return EnvironmentError_("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`")
+            return MachineError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`")
         if code in {errno.EINVAL, errno.EOPNOTSUPP}:
-            return EnvironmentError_("this kernel has no nfnetlink_log; load it with `modprobe nfnetlink_log`")
+            return MachineError("this kernel has no nfnetlink_log; load it with `modprobe nfnetlink_log`")
         return KernelError(f"the kernel refused NFLOG group {self._group}: {os.strerror(code)}")
 
     def _read(self, opened: socket.socket, on_packets: OnPackets) -> None:
@@ -176,14 +176,14 @@ def _open_socket(receive_buffer: int) -> socket.socket:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise EnvironmentError_("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
+            raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
         raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
     try:
         opened.bind((0, 0))
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
-        raise EnvironmentError_("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`") from error
+        raise MachineError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`") from error
     except OSError as error:
         opened.close()
         raise KernelError(f"the NFLOG socket can't be set up: {os.strerror(error.errno or 0)}") from error

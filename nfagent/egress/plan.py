@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from nfagent.cluster.address import Range, disjoint, single
-from nfagent.cluster.state import ClusterState
+from nfagent.cluster.state import Change, ClusterState
 from nfagent.egress.ip_masq import IpMasqConfig
 
 
@@ -50,3 +50,18 @@ def masquerade_plan(cluster: ClusterState, config: IpMasqConfig, settings: Masqu
         ranges += [single(address) for address in node.addresses]
     exempt = config.exempt(all_reserved_ranges=settings.all_reserved_ranges)
     return MasqueradePlan(disjoint(sources), disjoint(ranges), disjoint(exempt), settings.random_fully)
+
+
+def needs_plan(cluster: ClusterState, change: Change) -> bool:
+    """Tell whether a change can alter the plan: a Node, or a local Pod whose address is outside the node's ranges."""
+    if change.node is not None:
+        return True
+    own = cluster.nodes.get(cluster.node)
+    ranges = own.pod_cidrs if own is not None else ()
+    return any(
+        pod is not None
+        and pod.node == cluster.node
+        and pod.holds_addresses
+        and not all(any(item.holds(address) for item in ranges) for address in pod.addresses)
+        for pod in change.pod or ()
+    )

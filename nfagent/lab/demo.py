@@ -44,7 +44,7 @@ _RECORD_SECONDS = 3.0
 
 
 def run_demo(*, output: Literal["text", "json"] = "text") -> int:
-    """Show everything; 0 when all went as it must, 1 when something did not. Raises EnvironmentError_."""
+    """Show everything; 0 when all went as it must, 1 when something did not. Raises MachineError."""
     stage = Stage(quiet=output == "json")
     netns.sweep(TAG)
     before = signal.signal(signal.SIGTERM, _interrupt)

@@ -34,7 +34,7 @@ from typing import Any, Self
 import msgspec
 
 from nfagent.cluster.model import Direction, Protocol
-from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.lab import netns
 
 SOURCE = Path(__file__).with_name("ebpf") / "policy.c"
@@ -84,16 +84,16 @@ def missing() -> str:
         return f"the eBPF path needs libbpf's headers: {HINT}"
     try:
         _libbpf()
-    except EnvironmentError_ as error:
+    except MachineError as error:
         return str(error)
     return ""
 
 
 def build(target: Path) -> None:
-    """Compile the program to an object file. Raises EnvironmentError_ without clang, KernelError with its complaint."""
+    """Compile the program to an object file. Raises MachineError without clang, KernelError with its complaint."""
     lack = missing()
     if lack:
-        raise EnvironmentError_(lack)
+        raise MachineError(lack)
     # <asm/types.h> is in a folder per architecture, which clang doesn't look into for the target bpf.
     include = _INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
     # -g: libbpf reads the maps' types from BTF, which is debug information.
@@ -177,7 +177,7 @@ class EbpfPath:
         self._links: list[int] = []
 
     def __enter__(self) -> Self:
-        """Compile and load it. Raises EnvironmentError_, KernelError."""
+        """Compile and load it. Raises MachineError, KernelError."""
         with tempfile.TemporaryDirectory(prefix="nfagent-ebpf-") as folder:
             compiled = Path(folder) / "policy.o"
             build(compiled)
@@ -302,7 +302,7 @@ def _libbpf() -> Any:  # noqa: ANN401 - a shared library has the attributes that
     try:
         library = ctypes.CDLL(_LIBBPF, use_errno=True)
     except OSError:
-        raise EnvironmentError_("the eBPF path needs libbpf 1.x: apt-get install libbpf1") from None
+        raise MachineError("the eBPF path needs libbpf 1.x: apt-get install libbpf1") from None
     # It writes its complaints to standard error otherwise, EEXIST for a qdisc that is there among them.
     library.libbpf_set_print(None)
     library.bpf_object__open_file.restype = ctypes.c_void_p

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from nfagent.errors import EnvironmentError_, UsageError
+from nfagent.errors import MachineError, UsageError
 from nfagent.lab import netns, wiring
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan, check
 
@@ -58,10 +58,10 @@ class Fabric:
     def up(self) -> None:
         """Build everything, or leave nothing: also an interrupt half way removes what was made.
 
-        Raises EnvironmentError_ without root or without br_netfilter, KernelError.
+        Raises MachineError without root or without br_netfilter, KernelError.
         """
         if os.geteuid() != 0:
-            raise EnvironmentError_("the lab makes network namespaces: run it as root, with sudo")
+            raise MachineError("the lab makes network namespaces: run it as root, with sudo")
         try:
             self._build_members()
             self._attach(self._planned)

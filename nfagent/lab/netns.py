@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 
 RUN = Path("/run/netns")
 """Where iproute2 keeps named network namespaces."""
@@ -85,7 +85,7 @@ def _enter(netns: str) -> None:
 def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
     """Write sysctls below net/ of a namespace, such as {'ipv4/ip_forward': '1'}, in the mapping's order.
 
-    Raises EnvironmentError_ for one that this kernel doesn't have.
+    Raises MachineError for one that this kernel doesn't have.
     """
 
     def write() -> None:
@@ -95,7 +95,7 @@ def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
                 path.write_text(value, encoding="ascii")
             except FileNotFoundError:
                 module = "br_netfilter" if name.startswith("bridge/") else "ipv6"
-                raise EnvironmentError_(f"{path} is missing: run `modprobe {module}`") from None
+                raise MachineError(f"{path} is missing: run `modprobe {module}`") from None
 
     inside(netns, write)
 

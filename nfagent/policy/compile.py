@@ -1,8 +1,8 @@
 """Policies to classes: what this node's Pods need, in the terms of policies.
 
 *Structure* is the classes: local Pods selected by the same policies share one list of rules per direction.
-*Elements* are the members of what those rules name. A Pod that comes or goes among a rule's peers changes
-elements only. The ruleset room turns both into nftables' terms.
+*Elements* are the members of what those rules name, each as often as there are Pods that bring it. A Pod that
+comes or goes among a rule's peers changes elements only. The ruleset room turns both into nftables' terms.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.cluster.address import FAMILIES, Family, Range, disjoint, family_of, subtract
+from nfagent.cluster.address import Family, Range, disjoint, subtract
 from nfagent.cluster.model import Direction, Pod, Protocol, Ref
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.index import PolicyIndex
@@ -70,46 +70,8 @@ class ClassKey(msgspec.Struct, frozen=True, order=True):
     policies: tuple[Ref, ...]
 
 
-class PodClass(msgspec.Struct, frozen=True):
-    """Rules in order, then the deny. `families`: those of the addresses that its Pods hold."""
-
-    key: ClassKey
-    families: tuple[Family, ...]
-    rules: tuple[ClassRule, ...]
-
-
-class Structure(msgspec.Struct, frozen=True):
-    """The classes, and who is in which.
-
-    classes:  by key
-    assigned: direction -> address of a local Pod -> its class; Pods without policy are absent
-    """
-
-    classes: dict[ClassKey, PodClass]
-    assigned: dict[Direction, dict[str, ClassKey]]
-
-
-def compile_structure(cluster: ClusterState, index: PolicyIndex) -> Structure:
-    """Sort this node's Pods into classes, and compile each class once."""
-    members: dict[ClassKey, set[Family]] = {}
-    assigned: dict[Direction, dict[str, ClassKey]] = {"egress": {}, "ingress": {}}
-    taken: set[str] = set()
-    for pod in sorted(cluster.local.values(), key=lambda pod: (pod.namespace, pod.name)):
-        # Of two Pods with one address the first by name has it, also where nothing isolates that one.
-        addresses = [address for address in pod.addresses if pod.holds_addresses and address not in taken]
-        taken.update(addresses)
-        for key in _class_keys(index.policies_of(pod)):
-            for address in addresses:
-                assigned[key.direction][address] = key
-                members.setdefault(key, set()).add(family_of(address))
-    classes = {
-        key: PodClass(key, tuple(family for family in FAMILIES if family in families), _class_rules(key, index))
-        for key, families in members.items()
-    }
-    return Structure(classes, assigned)
-
-
-def _class_keys(policies: tuple[NetworkPolicy, ...]) -> Iterator[ClassKey]:
+def class_keys(policies: tuple[NetworkPolicy, ...]) -> Iterator[ClassKey]:
+    """Give the classes of a Pod that these policies select, one for each direction that they isolate."""
     directions: tuple[Direction, Direction] = ("egress", "ingress")
     for direction in directions:
         isolating = tuple(policy.ref for policy in policies if direction in policy.isolates)
@@ -117,7 +79,8 @@ def _class_keys(policies: tuple[NetworkPolicy, ...]) -> Iterator[ClassKey]:
             yield ClassKey(direction, isolating)
 
 
-def _class_rules(key: ClassKey, index: PolicyIndex) -> tuple[ClassRule, ...]:
+def class_rules(key: ClassKey, index: PolicyIndex) -> tuple[ClassRule, ...]:
+    """Compile a class: its policies' rules in order; the deny comes after them."""
     return tuple(
         compiled
         for ref in key.policies
@@ -149,27 +112,27 @@ def _peers(rule: Rule) -> list[PodPeer | Blocks | None]:
 
 
 def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[str]:
-    """Give the addresses that the Pods of a peer hold; an address may come more than once."""
-    for pod in _peer_pods(cluster, index, peer):
-        yield from pod.addresses
+    """Give the addresses that the Pods of a peer hold; an address of two Pods comes twice."""
+    for identity in index.peers.members.get(peer, ()):
+        for pod in cluster.members[identity].values():
+            if pod.holds_addresses:
+                yield from pod.addresses
 
 
 def port_elements(cluster: ClusterState, ports: NamedPorts) -> Iterator[PortElement]:
-    """Resolve a named port on every Pod that may serve it."""
+    """Resolve a named port on every Pod that may serve it; an element of two Pods comes twice."""
     for pod in cluster.by_port.get((ports.name, ports.protocol), {}).values():
-        if ports.local and pod.node != cluster.node:
-            continue
-        for address in _serving(cluster, ports.servers, pod):
-            for port in pod.ports:
-                if (port.name, port.protocol) == (ports.name, ports.protocol):
-                    yield address, port.protocol, port.port
+        yield from pod_port_elements(cluster, ports, pod)
 
 
-def _peer_pods(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[Pod]:
-    for identity in index.peers.get(peer, ()):
-        for pod in cluster.members[identity].values():
-            if pod.holds_addresses:
-                yield pod
+def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Iterator[PortElement]:
+    """Resolve a named port on one Pod."""
+    if ports.local and pod.node != cluster.node:
+        return
+    numbers = {port.port for port in pod.ports if (port.name, port.protocol) == (ports.name, ports.protocol)}
+    for address in _serving(cluster, ports.servers, pod) if numbers else ():
+        for number in numbers:
+            yield address, ports.protocol, number
 
 
 def _serving(cluster: ClusterState, servers: PodPeer | Blocks | None, pod: Pod) -> Iterable[str]:

@@ -136,14 +136,14 @@ def _outcome(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flo
 def _servers(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flow, direction: Direction) -> list[Pod]:
     """Give the Pods whose named ports count: of two that hold one address, those that the rule is about."""
     peers = (PodPeer(policy.pods, namespace=policy.namespace),) if direction == "ingress" else rule.peers
-    held = cluster.by_address.get(flow.destination, {}).values()
+    held = cluster.by_address.get(flow.destination, ())
     return [pod for pod in held if not peers or any(_means(cluster, peer, flow.destination, pod) for peer in peers)]
 
 
 def _peer_matches(cluster: ClusterState, peer: Peer, address: str) -> bool:
     if not isinstance(peer, PodPeer):
         return _in_block(peer, address)
-    return any(_pod_matches(cluster, peer, pod) for pod in cluster.by_address.get(address, {}).values())
+    return any(_pod_matches(cluster, peer, pod) for pod in cluster.by_address.get(address, ()))
 
 
 def _means(cluster: ClusterState, peer: Peer, address: str, pod: Pod) -> bool:

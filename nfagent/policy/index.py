@@ -1,17 +1,31 @@
 """Which policies select this node's Pods, and which identities are peers of those policies.
 
 Kept by the event, never rebuilt per change: a policy is *active* while it selects an identity that has a
-Pod on this node, and only the peers of active policies have members here. `rebuilt` makes the same index
-anew, for the tests to compare.
+Pod on this node, and only the peers of active policies have members here. Each change gives its *footprint*:
+whose policies it touched, and which peers' members. `rebuilt` makes the same index anew, for tests to compare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import msgspec
 
 from nfagent.cluster.model import Pod, Ref
 from nfagent.cluster.state import Change, ClusterState, Identity, PodKey, identity_of
-from nfagent.policy.model import NetworkPolicy, PodPeer, Requirement
+from nfagent.policy.model import NetworkPolicy, PodPeer
+from nfagent.policy.peers import PeerIndex
+
+
+class Footprint(msgspec.Struct, kw_only=True):
+    """What a change touched beyond the Pod that it is about.
+
+    reselected: local identities that other policies select now than before, or changed ones
+    rewritten:  policies whose rules are new or different
+    moved:      (peer, identity, joined or left) of identities that stayed and became or ceased to be members
+    """
+
+    reselected: set[Identity] = msgspec.field(default_factory=set)
+    rewritten: set[Ref] = msgspec.field(default_factory=set)
+    moved: list[tuple[PodPeer, Identity, bool]] = msgspec.field(default_factory=list)
 
 
 class PolicyIndex:
@@ -21,7 +35,7 @@ class PolicyIndex:
     local:        identities with Pods on this node -> those Pods' keys
     selecting:    such an identity -> the policies that select it
     active:       policy -> the local identities that it selects; never empty
-    peers:        Pod peer of an active policy -> the identities that it means
+    peers:        members of the Pod peers of active policies
     """
 
     def __init__(self, cluster: ClusterState) -> None:
@@ -30,53 +44,74 @@ class PolicyIndex:
         self.policies: dict[Ref, NetworkPolicy] = {}
         self._by_namespace: dict[str, set[Ref]] = {}
         self.local: dict[Identity, set[PodKey]] = {}
+        self._local_in: dict[str, set[Identity]] = {}
         self.selecting: dict[Identity, set[Ref]] = {}
         self.active: dict[Ref, set[Identity]] = {}
-        self.peers: dict[PodPeer, set[Identity]] = {}
-        self._peer_users: dict[PodPeer, int] = {}
+        self.peers = PeerIndex(cluster)
         for pod in cluster.local.values():
             self._enrol(pod)
 
-    def put(self, policy: NetworkPolicy) -> bool:
-        """Take in a policy, new or changed; tell whether anything changed."""
-        if self.policies.get(policy.ref) == policy:
-            return False
-        self.remove(policy.ref)
+    def put(self, policy: NetworkPolicy) -> Footprint | None:
+        """Take in a policy, new or changed; None where it is the same."""
+        before = self.policies.get(policy.ref)
+        if before == policy:
+            return None
+        footprint = Footprint(rewritten={policy.ref})
+        wanted = {
+            identity
+            for identity in self._local_in.get(policy.namespace, ())
+            if policy.pods.matches(dict(identity.labels))
+        }
+        had = set(self.active.get(policy.ref, ()))
+        if wanted:
+            for peer in pod_peers(policy):
+                self.peers.use(peer)
+        if before is not None and had:
+            for peer in pod_peers(before):
+                self.peers.release(peer)
         self.policies[policy.ref] = policy
         self._by_namespace.setdefault(policy.namespace, set()).add(policy.ref)
-        for identity in self.local:
-            if identity.namespace == policy.namespace and policy.pods.matches(dict(identity.labels)):
-                self._select(policy, identity)
-        return True
+        for identity in had - wanted:
+            self._unlink(policy.ref, identity)
+        for identity in wanted:
+            self._link(policy.ref, identity)
+        footprint.reselected |= had | wanted
+        return footprint
 
-    def remove(self, ref: Ref) -> bool:
-        """Drop a policy; tell whether it was there."""
+    def remove(self, ref: Ref) -> Footprint | None:
+        """Drop a policy; None where it wasn't there."""
         policy = self.policies.get(ref)
         if policy is None:
-            return False
-        for identity in list(self.active.get(ref, ())):
-            self._unselect(policy, identity)
+            return None
+        selected = set(self.active.get(ref, ()))
+        for identity in selected:
+            self._unlink(ref, identity)
+        if selected:
+            for peer in pod_peers(policy):
+                self.peers.release(peer)
         del self.policies[ref]
         self._by_namespace[ref.namespace].discard(ref)
         if not self._by_namespace[ref.namespace]:
             del self._by_namespace[ref.namespace]
-        return True
+        return Footprint(reselected=selected)
 
-    def follow(self, change: Change) -> None:
+    def follow(self, change: Change) -> Footprint:
         """Take in what an event changed in the cluster."""
+        footprint = Footprint()
         if change.vanished is not None:
-            for members in self.peers.values():
-                members.discard(change.vanished)
+            self.peers.vanish(change.vanished)
         if change.appeared is not None:
-            self._join(change.appeared, self.peers)
+            self.peers.appear(change.appeared)
         if change.namespace is not None:
-            self._rejoin(change.namespace)
+            footprint.moved += self.peers.relabel(change.namespace)
         if change.pod is not None:
             before, after = change.pod
-            if before is not None and self._is_local(before):
-                self._dismiss(before)
+            # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
             if after is not None and self._is_local(after):
                 self._enrol(after)
+            if before is not None and self._is_local(before):
+                self._dismiss(before, staying=after)
+        return footprint
 
     def in_namespace(self, namespace: str) -> tuple[NetworkPolicy, ...]:
         """Give all policies of a Namespace, by name."""
@@ -100,85 +135,46 @@ class PolicyIndex:
     def _enrol(self, pod: Pod) -> None:
         identity = identity_of(pod)
         self.local.setdefault(identity, set()).add((pod.namespace, pod.name))
-        if len(self.local[identity]) == 1:
-            labels = dict(identity.labels)
-            for ref in self._by_namespace.get(identity.namespace, ()):
-                if self.policies[ref].pods.matches(labels):
-                    self._select(self.policies[ref], identity)
+        if len(self.local[identity]) > 1 or identity in self._local_in.get(identity.namespace, ()):
+            return
+        self._local_in.setdefault(identity.namespace, set()).add(identity)
+        labels = dict(identity.labels)
+        for ref in self._by_namespace.get(identity.namespace, ()):
+            policy = self.policies[ref]
+            if policy.pods.matches(labels):
+                if ref not in self.active:
+                    for peer in pod_peers(policy):
+                        self.peers.use(peer)
+                self._link(ref, identity)
 
-    def _dismiss(self, pod: Pod) -> None:
+    def _dismiss(self, pod: Pod, staying: Pod | None) -> None:
         identity = identity_of(pod)
+        if staying is not None and self._is_local(staying) and identity_of(staying) == identity:
+            return
         self.local[identity].discard((pod.namespace, pod.name))
-        if not self.local[identity]:
-            del self.local[identity]
-            for ref in list(self.selecting.get(identity, ())):
-                self._unselect(self.policies[ref], identity)
+        if self.local[identity]:
+            return
+        del self.local[identity]
+        self._local_in[identity.namespace].discard(identity)
+        if not self._local_in[identity.namespace]:
+            del self._local_in[identity.namespace]
+        for ref in list(self.selecting.get(identity, ())):
+            self._unlink(ref, identity)
+            if ref not in self.active:
+                for peer in pod_peers(self.policies[ref]):
+                    self.peers.release(peer)
 
-    def _select(self, policy: NetworkPolicy, identity: Identity) -> None:
-        self.selecting.setdefault(identity, set()).add(policy.ref)
-        if policy.ref not in self.active:
-            self.active[policy.ref] = set()
-            for peer in pod_peers(policy):
-                self._peer_users[peer] = self._peer_users.get(peer, 0) + 1
-                if peer not in self.peers:
-                    self.peers[peer] = self._members(peer)
-        self.active[policy.ref].add(identity)
+    def _link(self, ref: Ref, identity: Identity) -> None:
+        self.selecting.setdefault(identity, set()).add(ref)
+        self.active.setdefault(ref, set()).add(identity)
 
-    def _unselect(self, policy: NetworkPolicy, identity: Identity) -> None:
-        self.selecting[identity].discard(policy.ref)
+    def _unlink(self, ref: Ref, identity: Identity) -> None:
+        self.selecting[identity].discard(ref)
         if not self.selecting[identity]:
             del self.selecting[identity]
-        self.active[policy.ref].discard(identity)
-        if not self.active[policy.ref]:
-            del self.active[policy.ref]
-            for peer in pod_peers(policy):
-                self._peer_users[peer] -= 1
-                if not self._peer_users[peer]:
-                    del self._peer_users[peer], self.peers[peer]
-
-    def _members(self, peer: PodPeer) -> set[Identity]:
-        return {identity for identity in self._candidates(peer) if self._means(peer, identity)}
-
-    def _candidates(self, peer: PodPeer) -> Iterable[Identity]:
-        """Narrow the identities by the inverted indexes, as far as the selector lets us."""
-        if peer.namespaces is None:
-            return self._cluster.by_namespace.get(peer.namespace, ())
-        narrowest: Iterable[Identity] = self._cluster.members
-        size = len(self._cluster.members)
-        for requirement in peer.pods.requirements:
-            found = self._carrying(requirement)
-            if found is not None and len(found) < size:
-                narrowest, size = found, len(found)
-        return narrowest
-
-    def _carrying(self, requirement: Requirement) -> set[Identity] | None:
-        if requirement.operator == "In":
-            by_label = self._cluster.by_label
-            return set().union(*(by_label.get((requirement.key, value), ()) for value in requirement.values))
-        if requirement.operator == "Exists":
-            return self._cluster.by_key.get(requirement.key, set())
-        return None
-
-    def _means(self, peer: PodPeer, identity: Identity) -> bool:
-        if peer.namespaces is None:
-            in_namespace = identity.namespace == peer.namespace
-        else:
-            in_namespace = peer.namespaces.matches(dict(self._cluster.namespace_labels(identity.namespace)))
-        return in_namespace and peer.pods.matches(dict(identity.labels))
-
-    def _join(self, identity: Identity, peers: Iterable[PodPeer]) -> None:
-        for peer in peers:
-            if self._means(peer, identity):
-                self.peers[peer].add(identity)
-
-    def _rejoin(self, namespace: str) -> None:
-        """Judge a relabelled Namespace's identities again (corner-cases.md 18)."""
-        identities = self._cluster.by_namespace.get(namespace, set())
-        concerned = [peer for peer in self.peers if peer.namespaces is not None]
-        for peer in concerned:
-            self.peers[peer] -= identities
-        for identity in identities:
-            self._join(identity, concerned)
+        self.active[ref].discard(identity)
+        if not self.active[ref]:
+            del self.active[ref]
 
 
 def pod_peers(policy: NetworkPolicy) -> set[PodPeer]:

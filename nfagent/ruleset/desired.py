@@ -1,52 +1,43 @@
 """What this node's kernel must hold, kept up to date by the object.
 
-Objects go in, one after the other; a ruleset comes out when asked for. Nothing here knows where objects
-come from, or what becomes of the ruleset.
+Objects go in, one after the other; what they change comes out as a transaction, or the whole as a ruleset.
+The cost of an object is that of its footprint: the indexes, classes and elements that it touches. Nothing here
+knows where objects come from, or what becomes of the transactions. `rebuilt` makes the same anew from the
+objects alone: the full compile that the tests hold every history against.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from nfagent.cluster.address import Range
-from nfagent.cluster.model import Direction, Namespace, NetworkLogging, Node, Pod, Ref
-from nfagent.cluster.state import NO_CHANGE, ClusterState
+from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref
+from nfagent.cluster.state import NO_CHANGE, Change, ClusterState
 from nfagent.egress.ip_masq import IpMasqConfig
-from nfagent.egress.plan import MasqueradeSettings, masquerade_plan
-from nfagent.policy.compile import Structure, compile_structure
-from nfagent.policy.index import PolicyIndex
+from nfagent.egress.plan import MasqueradeSettings, masquerade_plan, needs_plan
+from nfagent.policy.compile import ClassKey
+from nfagent.policy.index import Footprint, PolicyIndex
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset import names
-from nfagent.ruleset.lower import LogPlan, lower
+from nfagent.ruleset.classes import Classes
+from nfagent.ruleset.live import LiveRuleset
+from nfagent.ruleset.lower import LogPlan, base_chains, masquerade_chain, masquerade_sets, verdict_maps
+from nfagent.ruleset.members import Members
 from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.origins import Origin
+from nfagent.ruleset.transaction import Transaction
 
 Item: TypeAlias = Namespace | Node | Pod | NetworkPolicy | IpMasqConfig | NetworkLogging
 """Every kind of object that nfagent acts on."""
 
-
-class Origin(msgspec.Struct, frozen=True):
-    """What an NFLOG prefix stands for.
-
-    policies: the policy whose rule allowed, or the policies that isolate where the verdict is a denial
-    """
-
-    disposition: Literal["allow", "deny"]
-    direction: Direction
-    policies: tuple[Ref, ...]
-
-
-class Compiled(msgspec.Struct, frozen=True):
-    """One generation: the ruleset, the classes it came from, and its NFLOG prefixes."""
-
-    ruleset: Ruleset
-    structure: Structure
-    origins: dict[str, Origin]
+_MASQUERADE = "masquerade-pods"
 
 
 class Desired:
-    """The state of the cluster, and the ruleset that this node needs for it."""
+    """The state of the cluster, and the ruleset that this node needs for it.
+
+    generation: a number that grows with every object that changed something
+    """
 
     def __init__(self, node: str, masquerade: MasqueradeSettings | None = None, log_group: int = 100) -> None:
         """Start empty, for the node of that name."""
@@ -54,81 +45,149 @@ class Desired:
         self.index = PolicyIndex(self.cluster)
         self.ip_masq = IpMasqConfig()
         self.logging = NetworkLogging()
+        self.generation = 0
+        self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
         self._log_group = log_group
-        self._previous: dict[str, Origin] = {}
-        self._compiled: Compiled | None = None
+        self._live = LiveRuleset()
+        self._members = Members(self.cluster, self.index, self._live)
+        self._classes = Classes(self.cluster, self.index, self._live, self._members)
+        self._classes.log = LogPlan(group=log_group)
+        for name, chain in base_chains():
+            self._live.put_chain(name, chain)
+        self._live.maps.update(verdict_maps())
+        self._plan_masquerade()
 
     def put(self, item: Item) -> bool:
         """Take in an object, new or changed; tell whether anything changed."""
-        changed = self._put(item)
-        if changed:
-            self._compiled = None
-        return changed
+        match item:
+            case NetworkPolicy():
+                footprint = self.index.put(item)
+                return footprint is not None and self._spread(footprint)
+            case IpMasqConfig():
+                return self._configure(item)
+            case NetworkLogging():
+                return self._switch(item)
+            case Namespace() | Node() | Pod():
+                return self._follow(self.cluster.put(item))
 
     def remove(self, ref: Ref) -> bool:
         """Drop an object; tell whether anything changed."""
         match ref.kind:
             case "NetworkPolicy":
-                changed = self.index.remove(ref)
+                footprint = self.index.remove(ref)
+                return footprint is not None and self._spread(footprint)
             case "ConfigMap":
-                changed = self._put(IpMasqConfig())
+                return self._configure(IpMasqConfig())
             case "NetworkLogging":
-                changed = self._put(NetworkLogging())
+                return self._switch(NetworkLogging())
             case _:
-                change = self.cluster.remove(ref)
-                self.index.follow(change)
-                changed = change != NO_CHANGE
-        if changed:
-            self._compiled = None
-        return changed
+                return self._follow(self.cluster.remove(ref))
+
+    def take(self) -> Transaction:
+        """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
+        return self._live.take()
+
+    def settle(self) -> None:
+        """Consider everything told: somebody compares the kernel with the whole ruleset."""
+        self._live.settle()
+
+    def ruleset(self) -> Ruleset:
+        """Give what the kernel must hold now, whole; the same value until something changes."""
+        if self._whole is None or self._whole[0] != self.generation:
+            self._whole = (self.generation, self._live.ruleset())
+        return self._whole[1]
+
+    def rebuilt(self) -> Desired:
+        """Make the same anew from its objects alone."""
+        fresh = Desired(self.cluster.node, self._masquerade, self._log_group)
+        items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
+        items += [*self.cluster.pods.values(), *self.index.policies.values(), self.ip_masq, self.logging]
+        for item in items:
+            fresh.put(item)
+        return fresh
+
+    @property
+    def touched(self) -> bool:
+        """Tell whether `take` has something to give."""
+        return self._live.touched
 
     @property
     def masquerade_enabled(self) -> bool:
-        """Tell whether Pods that leave the cluster get the node's address at all."""
+        """Whether this node translates at all."""
         return self._masquerade.enabled
+
+    def classes_of(self, address: str) -> tuple[ClassKey, ...]:
+        """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""
+        return self._classes.of(address)
 
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """Destinations outside the cluster that see Pod addresses."""
         return self.ip_masq.exempt(all_reserved_ranges=self._masquerade.all_reserved_ranges)
 
-    def compiled(self) -> Compiled:
-        """Give what the kernel must hold now."""
-        if self._compiled is None:
-            structure = compile_structure(self.cluster, self.index)
-            plan = masquerade_plan(self.cluster, self.ip_masq, self._masquerade)
-            log = LogPlan(allow=self.logging.allow.log, deny=self.logging.deny.log, group=self._log_group)
-            ruleset = lower(self.cluster, self.index, structure, plan, log)
-            current = dict(_origins(structure))
-            # Packets that the rules before this change logged may still be on their way to us.
-            self._compiled = Compiled(ruleset, structure, {**self._previous, **current})
-            self._previous = current
-        return self._compiled
+    def origin(self, prefix: str) -> Origin | None:
+        """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
+        return self._classes.origins.get(prefix)
 
-    def _put(self, item: Item) -> bool:
-        match item:
-            case NetworkPolicy():
-                return self.index.put(item)
-            case IpMasqConfig():
-                changed = self.ip_masq != item
-                self.ip_masq = item
-            case NetworkLogging():
-                changed = self.logging != item
-                self.logging = item
-            case _:
-                change = self.cluster.put(item)
-                self.index.follow(change)
-                changed = change != NO_CHANGE
+    def _spread(self, footprint: Footprint) -> bool:
+        for peer, identity, joined in footprint.moved:
+            self._members.move(peer, identity, joined=joined)
+        self._classes.rewrite(footprint.rewritten)
+        for identity in footprint.reselected:
+            for key in self.index.local.get(identity, ()):
+                self._classes.assign(key)
+        self._classes.settle()
+        self.generation += 1
+        return True
+
+    def _follow(self, change: Change) -> bool:
+        if change == NO_CHANGE:
+            return False
+        before, after = change.pod if change.pod is not None else (None, None)
+        if before is not None:
+            self._members.leave(before)
+        footprint = self.index.follow(change)
+        if after is not None:
+            self._members.join(after)
+        for pod in (before, after):
+            if pod is not None:
+                self._classes.assign((pod.namespace, pod.name))
+        if change.namespace is not None:
+            self._members.refill_ports()
+        if needs_plan(self.cluster, change):
+            self._plan_masquerade()
+        return self._spread(footprint)
+
+    def _configure(self, config: IpMasqConfig) -> bool:
+        changed = self.ip_masq != config
+        if changed:
+            self.ip_masq = config
+            self._plan_masquerade()
+            self.generation += 1
         return changed
 
+    def _switch(self, logging: NetworkLogging) -> bool:
+        changed = self.logging != logging
+        if changed:
+            self.logging = logging
+            self._classes.log = LogPlan(allow=logging.allow.log, deny=logging.deny.log, group=self._log_group)
+            self._classes.rewrite_all()
+            self._classes.settle()
+            self.generation += 1
+        return changed
 
-def _origins(structure: Structure) -> list[tuple[str, Origin]]:
-    found = []
-    for key, pod_class in structure.classes.items():
-        denied = Origin("deny", key.direction, key.policies)
-        found.append((names.log_prefix("deny", key.direction, key.policies), denied))
-        for ref in {rule.policy for rule in pod_class.rules}:
-            allowed = Origin("allow", key.direction, (ref,))
-            found.append((names.log_prefix("allow", key.direction, (ref,)), allowed))
-    return found
+    def _plan_masquerade(self) -> None:
+        plan = masquerade_plan(self.cluster, self.ip_masq, self._masquerade)
+        if plan is None:
+            return
+        self._live.put_chain(_MASQUERADE, masquerade_chain(plan))
+        wanted = dict(masquerade_sets(plan))
+        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in (4, 6)]:
+            shape = wanted.get(name)
+            if shape is None and name in self._live.sets:
+                self._live.drop_set(name)
+            elif shape is not None and name not in self._live.sets:
+                self._live.add_set(name, shape)
+            elif shape is not None:
+                self._live.recount(name, shape.elements)

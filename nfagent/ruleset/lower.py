@@ -13,25 +13,15 @@ for that direction only (corner-cases.md 1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, Range
 from nfagent.cluster.model import Direction, Ref
-from nfagent.cluster.state import ClusterState
 from nfagent.egress.plan import MasqueradePlan
-from nfagent.policy.compile import (
-    Blocks,
-    ClassKey,
-    ClassRule,
-    NamedPorts,
-    PodClass,
-    Structure,
-    peer_addresses,
-    port_elements,
-)
-from nfagent.policy.index import PolicyIndex
+from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts
 from nfagent.policy.model import PodPeer, PolicyPort
 from nfagent.ruleset import names
 from nfagent.ruleset.objects import (
@@ -55,7 +45,6 @@ from nfagent.ruleset.objects import (
     Packet,
     ProtocolIs,
     Rule,
-    Ruleset,
     ServerPort,
     SetKind,
     Unconfirmed,
@@ -88,31 +77,15 @@ class LogPlan(msgspec.Struct, frozen=True):
     group: int = 100
 
 
-Contents = dict[str, PodPeer | Blocks | NamedPorts]
+Content: TypeAlias = PodPeer | Blocks | NamedPorts
+"""What a set holds, in the terms of policies."""
+
+Contents: TypeAlias = dict[str, Content]
+"""Set name -> what it holds."""
 
 
-def lower(
-    cluster: ClusterState, index: PolicyIndex, structure: Structure, masquerade: MasqueradePlan | None, log: LogPlan
-) -> Ruleset:
-    """Make the whole table."""
-    chains = dict(_base_chains())
-    contents: Contents = {}
-    counters: set[str] = set()
-    for pod_class in structure.classes.values():
-        chains[names.class_chain(pod_class.key)] = _class_chain(pod_class, log, contents)
-        counters.add(names.deny_counter(pod_class.key))
-        for ref in dict.fromkeys(rule.policy for rule in pod_class.rules):
-            chain = names.allow_chain(pod_class.key.direction, ref)
-            chains[chain] = _allow_chain(pod_class.key.direction, ref, log)
-            counters.add(chain)
-    sets = {name: _content_set(cluster, index, name, content) for name, content in contents.items()}
-    if masquerade is not None:
-        chains["masquerade-pods"] = _masquerade_chain(masquerade)
-        sets.update(_masquerade_sets(masquerade))
-    return Ruleset(sets, _maps(structure), chains, frozenset(counters))
-
-
-def _base_chains() -> Iterator[tuple[str, Chain]]:
+def base_chains() -> Iterator[tuple[str, Chain]]:
+    """Give the chains that every ruleset has."""
     yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
     yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
     yield "forward-ingress", _judging_chain("ingress", Hook("filter", "forward", INGRESS_PRIORITY))
@@ -138,7 +111,11 @@ def _judging_chain(direction: Direction, hook: Hook) -> Chain:
 
 
 def _stray_chain(direction: Direction) -> Chain:
-    """Judge packets without a conntrack entry: no rule about a connection matches them, so isolation holds."""
+    """Judge packets without a conntrack entry by their own address.
+
+    No rule about a connection matches them, so isolation holds; a rule that lets everybody in, or a whole
+    protocol, lets them in too.
+    """
     return Chain(
         (
             Rule((Icmpv6Type(_NEVER_BLOCKED),), verdict=Accept(), comment="neighbour discovery is never blocked"),
@@ -154,20 +131,19 @@ def _stray_chain(direction: Direction) -> Chain:
     )
 
 
-def _class_chain(pod_class: PodClass, log: LogPlan, contents: Contents) -> Chain:
-    key = pod_class.key
-    rules = [
-        lowered
-        for rule in pod_class.rules
-        for lowered in _lower_rule(key.direction, rule, pod_class.families, contents)
-    ]
+def class_chain(
+    key: ClassKey, rules: Iterable[ClassRule], families: tuple[Family, ...], log: LogPlan
+) -> tuple[Chain, Contents]:
+    """Write a class's chain, for the families of its Pods' addresses, and say which sets it names."""
+    contents: Contents = {}
+    lowered = [written for rule in rules for written in _lower_rule(key.direction, rule, families, contents)]
     deny = Rule(
         counter=names.deny_counter(key),
         log=Log(names.log_prefix("deny", key.direction, key.policies), log.group) if log.deny else None,
         verdict=Drop(),
         comment=names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}"),
     )
-    return Chain((*rules, deny))
+    return Chain((*lowered, deny)), contents
 
 
 def _lower_rule(
@@ -204,7 +180,8 @@ def _port_matches(port: PolicyPort | NamedPorts | None) -> tuple[Match, ...]:
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 
 
-def _allow_chain(direction: Direction, policy: Ref, log: LogPlan) -> Chain:
+def allow_chain(direction: Direction, policy: Ref, log: LogPlan) -> Chain:
+    """Write a policy's outcome chain."""
     accept = Rule(counter=names.allow_chain(direction, policy), verdict=Accept())
     if not log.allow:
         return Chain((accept,))
@@ -213,34 +190,24 @@ def _allow_chain(direction: Direction, policy: Ref, log: LogPlan) -> Chain:
     return Chain((once, accept))
 
 
-def _maps(structure: Structure) -> dict[str, VerdictMap]:
-    maps: dict[str, dict[str, str]] = {f"{direction}{family}": {} for direction in _DIRECTIONS for family in FAMILIES}
-    for direction, assigned in structure.assigned.items():
-        for address, key in assigned.items():
-            maps[f"{direction}{6 if ':' in address else 4}"][address] = names.class_chain(key)
-    return {name: VerdictMap(6 if name.endswith("6") else 4, elements) for name, elements in maps.items()}
+def verdict_maps() -> Iterator[tuple[str, VerdictMap]]:
+    """Give the maps that every ruleset has, without elements."""
+    for direction in _DIRECTIONS:
+        for family in FAMILIES:
+            yield names.set_name(direction, family), VerdictMap(family, {})
 
 
-def _content_set(
-    cluster: ClusterState, index: PolicyIndex, name: str, content: PodPeer | Blocks | NamedPorts
-) -> NamedSet:
+def set_shape(name: str, content: Content) -> NamedSet:
+    """Give the set for a content, with the elements that need no Pods: ranges."""
     family: Family = 6 if name.partition("/")[0].endswith("6") else 4
-    kind: SetKind
     if isinstance(content, Blocks):
-        kind, words = "range", content.words
-        elements: frozenset[Element] = frozenset(content.family(family))
-    elif isinstance(content, NamedPorts):
-        kind, words = "port", str(content)
-        elements = frozenset(item for item in port_elements(cluster, content) if (":" in item[0]) == (family == 6))
-    else:
-        kind, words = "address", str(content)
-        elements = frozenset(
-            address for address in peer_addresses(cluster, index, content) if (":" in address) == (family == 6)
-        )
-    return NamedSet(kind, family, elements, names.comment(words))
+        return NamedSet("range", family, frozenset(content.family(family)), names.comment(content.words))
+    kind: SetKind = "port" if isinstance(content, NamedPorts) else "address"
+    return NamedSet(kind, family, frozenset(), names.comment(str(content)))
 
 
-def _masquerade_chain(plan: MasqueradePlan) -> Chain:
+def masquerade_chain(plan: MasqueradePlan) -> Chain:
+    """Write the chain that translates what leaves the cluster."""
     rules = [
         Rule(
             (
@@ -256,7 +223,8 @@ def _masquerade_chain(plan: MasqueradePlan) -> Chain:
     return Chain(tuple(rules), Hook("nat", "postrouting", SRCNAT_PRIORITY))
 
 
-def _masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
+def masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
+    """Give the sets that the masquerade chain names, with their ranges."""
     described: tuple[tuple[str, tuple[Range, ...], str], ...] = (
         ("pods", plan.sources, "Pods of this node"),
         ("cluster", plan.cluster, "Pods, nodes and Services: never translated"),
@@ -266,8 +234,3 @@ def _masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
         for word, ranges, comment in described:
             elements: frozenset[Element] = frozenset(item for item in ranges if item.family == family)
             yield names.set_name(word, family), NamedSet("range", family, elements, comment)
-
-
-def class_of(structure: Structure, direction: Direction, address: str) -> ClassKey | None:
-    """Tell which class judges an address in a direction; None where nothing isolates it."""
-    return structure.assigned[direction].get(address)

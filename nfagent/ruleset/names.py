@@ -20,7 +20,7 @@ from nfagent.policy.model import PodPeer
 
 _LONGEST = 100
 _KEPT = 80
-_DIGEST_BYTES = 5
+_DIGEST_BYTES = 8
 COMMENT_BYTES = 127
 """What a comment can hold: the kernel's user data ends at 128 bytes with a NUL (tried, corner-cases.md 21)."""
 

@@ -236,9 +236,7 @@ def _element_lines(elements: dict[str, str] | frozenset[Element]) -> list[str]:
 def counters_view(desired: Desired, values: Mapping[str, CounterValue], scope: Scope) -> View:
     """Show packets and bytes by verdict, direction and policies."""
     rows: list[View] = []
-    structure = desired.compiled().structure
-    mine = _local_addresses(desired, scope)
-    wanted = {key for assigned in structure.assigned.values() for address, key in assigned.items() if address in mine}
+    wanted = {key for address in _local_addresses(desired, scope) for key in desired.classes_of(address)}
     for key in wanted:
         named = [(names.deny_counter(key), "deny", key.policies)]
         named += [(names.allow_chain(key.direction, ref), "allow", (ref,)) for ref in key.policies]

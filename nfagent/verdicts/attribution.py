@@ -14,7 +14,8 @@ import msgspec
 from nfagent.cluster.model import Pod, Ref
 from nfagent.errors import WireError
 from nfagent.policy.evaluate import Flow, judge
-from nfagent.ruleset.desired import Compiled, Desired, Origin
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.origins import Origin
 from nfagent.verdicts.records import Connection, Endpoint, LoggedProtocol, PolicyName, Record, timestamp
 from nfagent.wire import packet
 from nfagent.wire.nflog import LoggedPacket
@@ -47,7 +48,7 @@ class Attributor:
     def __init__(self, desired: Desired) -> None:
         """Look at the state that others keep up to date."""
         self._desired = desired
-        self._generation: Compiled | None = None
+        self._generation = desired.generation
         self._allowing: dict[tuple[str, Flow], tuple[PolicyName, ...]] = {}
         self.counters = AttributionCounters()
 
@@ -56,11 +57,10 @@ class Attributor:
 
         now_ns: nanoseconds since the epoch, for packets without a timestamp
         """
-        compiled = self._desired.compiled()
-        if compiled is not self._generation:
-            self._generation = compiled
+        if self._desired.generation != self._generation:
+            self._generation = self._desired.generation
             self._allowing.clear()
-        origin = compiled.origins.get(logged.prefix)
+        origin = self._desired.origin(logged.prefix)
         if origin is None:
             self.counters.unknown += 1
             return None

@@ -38,7 +38,7 @@ def annotated_text(desired: Desired) -> str:
         holder = desired.cluster.holder(address)
         return holder.ref.path if holder is not None else ""
 
-    return table_text(desired.compiled().ruleset, pod)
+    return table_text(desired.ruleset(), pod)
 
 
 @pytest.mark.parametrize("manifests", MANIFESTS, ids=lambda path: path.stem)

@@ -116,7 +116,7 @@ class World:
 
 
 def wanted(lab: Lab, case: dict[str, Any], step: dict[str, Any], pods: list[str]) -> dict[Probe, bool]:
-    """What every probe of a step must find; a Pod's own address is never asked: no packet leaves the Pod."""
+    """Give what every probe of a step must find; a Pod's own address is never asked: no packet leaves the Pod."""
     found = {}
     for probe in step["probes"]:
         for source, row in zip(pods, probe["rows"], strict=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.lab import ebpf_path, netns
 from nfagent.lab.ebpf_path import EbpfPath, address_key, build, link_of, policy_key
 from nfagent.lab.fabric import Fabric
@@ -224,7 +224,7 @@ def test_a_port_without_a_protocol_has_no_key() -> None:
 def test_without_clang_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ebpf_path.missing() == "the eBPF path needs clang: apt-get install clang libbpf-dev"
-    with pytest.raises(EnvironmentError_, match="apt-get install clang"):
+    with pytest.raises(MachineError, match="apt-get install clang"):
         build(tmp_path / "policy.o")
 
 

@@ -47,7 +47,7 @@ def reached(lab: Lab) -> set[bool]:
 
 
 def handles(agent: LabAgent) -> set[str]:
-    """What the table holds, with the kernel's handles: an object made anew has another."""
+    """List what the table holds, with the kernel's handles: an object made anew has another."""
     listed = agent.nft("-a", "list", "table", "inet", "nfagent")
     return {line.strip() for line in re.sub(r"packets \d+ bytes \d+", "", listed).splitlines() if "# handle" in line}
 
@@ -83,9 +83,9 @@ def test_a_start_changes_only_what_differs(lab: Lab) -> None:
 
 def test_43_no_packet_slips_through_a_restart(lab: Lab) -> None:
     agent = agent_of(lab, "x/a")
-    watched = (lab.pod("y/a"), lab.address("x/a", 4), "udp", 80)
+    source, destination = lab.pod("y/a"), lab.address("x/a", 4)
     with ThreadPoolExecutor(1) as pool:
-        slipped = pool.submit(watch_change, *watched, want=True, deadline=4.0)
+        slipped = pool.submit(watch_change, source, destination, "udp", 80, want=True, deadline=4.0)
         for kill in (False, True):
             agent.stop(kill=kill)
             agent.start()

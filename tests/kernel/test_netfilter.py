@@ -19,7 +19,7 @@ from pyroute2 import netns
 from nfagent.cluster.address import Family, Range, parse_cidr, single, text
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementError, ElementSocket
-from nfagent.errors import EnvironmentError_, KernelError, WireError
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, Chain, Dispatch, Element, Hook, NamedSet, Packet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
 
@@ -387,9 +387,9 @@ def test_other_commands_are_refused_before_anything_is_sent(nftables: Nftables, 
 def test_without_the_capability_it_says_what_to_do(nftables: Nftables, elements: ElementSocket) -> None:
     os.seteuid(65_534)
     try:
-        with pytest.raises(EnvironmentError_, match="needs root"):
+        with pytest.raises(MachineError, match="needs root"):
             ElementSocket()
-        with pytest.raises(EnvironmentError_, match="needs root"):
+        with pytest.raises(MachineError, match="needs root"):
             elements.commit((add("address4", "10.0.0.1"),))
     finally:
         os.seteuid(0)

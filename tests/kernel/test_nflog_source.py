@@ -16,7 +16,7 @@ import pytest
 from pyroute2 import netns
 
 from nfagent.edge.nflog import NflogSource
-from nfagent.errors import EnvironmentError_
+from nfagent.errors import MachineError
 from nfagent.wire.nflog import LoggedPacket
 from nfagent.wire.packet import PacketHead, decode_head
 
@@ -242,7 +242,7 @@ def test_a_group_has_one_reader_and_is_free_again_once_closed() -> None:
     async def run() -> None:
         first, second = NflogSource(GROUP), NflogSource(GROUP)
         first.open(Collector())
-        with closing(first), pytest.raises(EnvironmentError_, match=f"NFLOG group {GROUP} is already read"):
+        with closing(first), pytest.raises(MachineError, match=f"NFLOG group {GROUP} is already read"):
             second.open(Collector())
 
         collector = Collector()
@@ -260,7 +260,7 @@ def test_without_the_capability_it_says_what_to_do() -> None:
     async def run() -> None:
         os.seteuid(65_534)
         try:
-            with pytest.raises(EnvironmentError_, match="run as root"):
+            with pytest.raises(MachineError, match="run as root"):
                 NflogSource(GROUP).open(Collector())
         finally:
             os.seteuid(0)

@@ -66,7 +66,7 @@ def golden(manifests: Path) -> Ruleset:
         item = DECODERS[document["kind"]](document)
         assert item is not None
         view.put(item)
-    return view.compiled().ruleset
+    return view.ruleset()
 
 
 @pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
@@ -87,7 +87,7 @@ def test_a_goldens_text_loads_as_the_same_table(kernel: Kernel, manifests: Path)
 @settings(max_examples=20)
 @given(world=worlds())
 def test_a_random_ruleset_is_read_back_as_it_was_loaded(kernel: Kernel, world: list[Item]) -> None:
-    ruleset = desired("a", world).compiled().ruleset
+    ruleset = desired("a", world).ruleset()
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
     kernel.nft("-c", "-f", "-", text=table_text(ruleset))
@@ -96,7 +96,7 @@ def test_a_random_ruleset_is_read_back_as_it_was_loaded(kernel: Kernel, world: l
 @settings(max_examples=20)
 @given(first=worlds(), second=worlds())
 def test_the_difference_turns_one_ruleset_into_the_other(kernel: Kernel, first: list[Item], second: list[Item]) -> None:
-    before, after = (desired("a", world).compiled().ruleset for world in (first, second))
+    before, after = (desired("a", world).ruleset() for world in (first, second))
     kernel.start_with(before)
     kernel.apply(diff(before, after))
     assert kernel.ruleset() == after
@@ -121,7 +121,7 @@ def peers(ruleset: Ruleset, word: str = "peers4/") -> str:
     return next(name for name in ruleset.sets if name.startswith(word))
 
 
-SCENE = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES)).views["a"].compiled().ruleset
+SCENE = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES)).views["a"].ruleset()
 PEERS = peers(SCENE)
 BLOCKS = peers(SCENE, "blocks4/")
 
@@ -171,7 +171,7 @@ def test_44_damage_is_seen_and_repaired(kernel: Kernel, commands: str) -> None:
 
 
 def loads(kernel: Kernel, *documents: Document) -> Ruleset:
-    ruleset = Scene(WEB, DB, *documents).views["a"].compiled().ruleset
+    ruleset = Scene(WEB, DB, *documents).views["a"].ruleset()
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
     return ruleset
@@ -237,7 +237,7 @@ def test_21_names_that_are_keywords_load(kernel: Kernel, name: str) -> None:
 )
 def test_22_a_range_changes_into_one_that_overlaps_it(kernel: Kernel, first: Document, second: Document) -> None:
     # The same set by name: what a masquerade list or a tier's CIDR group does when it is edited.
-    before, after = (Scene(WEB, blocks(item)).views["a"].compiled().ruleset for item in (first, second))
+    before, after = (Scene(WEB, blocks(item)).views["a"].ruleset() for item in (first, second))
     word = "blocks6/" if ":" in first["cidr"] else "blocks4/"
     name = peers(before, word)
     edited = Ruleset({**before.sets, name: after.sets[peers(after, word)]}, before.maps, before.chains, before.counters)
@@ -255,11 +255,11 @@ def test_22_ranges_of_a_set_that_keeps_its_shape_change_in_place(kernel: Kernel)
         }
 
     scene = Scene(WEB, config("10.0.0.0/8, 172.16.0.0/12"))
-    held = scene.views["a"].compiled().ruleset
+    held = scene.views["a"].ruleset()
     kernel.start_with(held)
     for cidrs in ("10.0.0.0/9, 172.16.0.0/12", "0.0.0.0/0", "10.0.0.0/8", "'::/0', 10.0.0.0/7", ""):
         scene.put(config(cidrs))
-        wanted = scene.views["a"].compiled().ruleset
+        wanted = scene.views["a"].ruleset()
         commands = transaction_text(diff(held, wanted)).splitlines()
         assert all(line.split()[1] == "element" for line in commands)
         kernel.apply(diff(held, wanted))

@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "nfagent", "lab", "demo"]
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A demo that writes JSON; its scratch files go into the test's folder."""
+    """Start a demo that writes JSON; its scratch files go into the test's folder."""
     with subprocess.Popen(
         [*COMMAND, "-o", "json"],
         cwd=ROOT,
@@ -42,7 +42,7 @@ def namespaces(process: subprocess.Popen[str]) -> list[str]:
 
 
 def agents(folder: Path) -> list[int]:
-    """Processes whose manifests are below a folder: the demo's agents."""
+    """Find processes whose manifests are below a folder: the demo's agents."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfagent.policy.compile import class_rules
 from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.ruleset.desired import Desired, Item
 from tests.interpreter import later, opening, reply, run, stray
@@ -24,9 +25,7 @@ def test_evaluate_says_what_the_rules_of_both_nodes_do(
     for protocol, port in protocols:
         for flow in flows(view.cluster.by_address, protocol, port):
             packet = opening(flow)
-            passes = all(
-                run(views[node].compiled().ruleset, hook, packet).accepted for node, hook in hops(flow, view.cluster)
-            )
+            passes = all(run(views[node].ruleset(), hook, packet).accepted for node, hook in hops(flow, view.cluster))
             if evaluate(view.cluster, policies, flow).allowed != passes:
                 wrong.append(f"{flow}: rules let it pass: {passes}")
     assert wrong == []
@@ -35,7 +34,7 @@ def test_evaluate_says_what_the_rules_of_both_nodes_do(
 @given(worlds(), PROTOCOLS)
 def test_whatever_was_allowed_goes_on_and_its_replies_pass(world: list[Item], protocol: tuple[str, int | None]) -> None:
     view = desired("a", world)
-    ruleset = view.compiled().ruleset
+    ruleset = view.ruleset()
     for flow in flows(view.cluster.by_address, *protocol):
         for packet in (later(flow), reply(flow)):
             result = run(ruleset, "forward", packet)
@@ -47,14 +46,14 @@ def test_a_packet_without_a_connection_passes_an_isolated_pod_only_by_rules_that
     world: list[Item], protocol: tuple[str, int | None]
 ) -> None:
     view = desired("a", world)
-    compiled = view.compiled()
-    assigned = compiled.structure.assigned
+    ruleset = view.ruleset()
     for flow in flows(view.cluster.by_address, *protocol):
-        egress, ingress = assigned["egress"].get(flow.source), assigned["ingress"].get(flow.destination)
-        judging = [compiled.structure.classes[key] for key in (egress, ingress) if key is not None]
-        open_to_all = [any(rule.peer is None for rule in found.rules) for found in judging]
+        egress = [key for key in view.classes_of(flow.source) if key.direction == "egress"]
+        ingress = [key for key in view.classes_of(flow.destination) if key.direction == "ingress"]
+        judging = [class_rules(key, view.index) for key in (*egress, *ingress)]
+        open_to_all = [any(rule.peer is None for rule in rules) for rules in judging]
         for state in ("invalid", "untracked"):
-            passes = run(compiled.ruleset, "forward", stray(flow, state)).accepted
+            passes = run(ruleset, "forward", stray(flow, state)).accepted
             if passes != (judging == []):
                 assert all(open_to_all)
                 assert evaluate_here(view, flow)
@@ -74,10 +73,11 @@ def evaluate_here(view: Desired, flow: Flow) -> bool:
 @given(worlds(), PROTOCOLS)
 def test_every_log_and_counter_says_which_verdict_it_was(world: list[Item], protocol: tuple[str, int | None]) -> None:
     view = desired("a", world)
-    compiled = view.compiled()
+    ruleset = view.ruleset()
     for flow in flows(view.cluster.by_address, *protocol):
-        result = run(compiled.ruleset, "forward", opening(flow))
-        dispositions = [compiled.origins[log.prefix].disposition for log in result.logs]
+        result = run(ruleset, "forward", opening(flow))
+        dispositions = [origin.disposition for log in result.logs if (origin := view.origin(log.prefix)) is not None]
+        assert len(dispositions) == len(result.logs)
         denied = ["deny"] if result.verdict == "drop" else []
         assert [said for said in dispositions if said == "deny"] == (denied if view.logging.deny.log else [])
         assert len([name for name in result.counters if name.startswith("deny/")]) == len(denied)

@@ -17,7 +17,16 @@ from nfagent.config import Settings
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("cli", "edge", "verdicts", "wire", "ruleset", "policy", "egress", "cluster", "lab")
-MODULES = ("agent", "config", "reconcile", "errors", "policy/compile", "policy/evaluate", "policy/selectors")
+MODULES = (
+    "__main__",
+    "agent",
+    "config",
+    "reconcile",
+    "errors",
+    "policy/compile",
+    "policy/evaluate",
+    "policy/selectors",
+)
 
 
 @pytest.fixture

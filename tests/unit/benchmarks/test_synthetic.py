@@ -87,7 +87,7 @@ def test_documents_are_read_as_the_objects_that_they_were_made_of() -> None:
 
 
 def ruleset(desired: Desired) -> Ruleset:
-    return desired.compiled().ruleset
+    return desired.ruleset()
 
 
 @each_stream

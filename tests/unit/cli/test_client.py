@@ -14,7 +14,7 @@ import pytest
 from nfagent.cli.client import NoAgentError, ask, listening
 from nfagent.cluster.state import ClusterState
 from nfagent.edge import api
-from nfagent.errors import EnvironmentError_, KernelError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.policy.explain import Explanation, explain
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset.views import Scope, View
@@ -117,7 +117,7 @@ def test_something_else_at_the_socket_is_an_error_and_no_crash(path: Path, reply
         thread = threading.Thread(target=answer)
         thread.start()
         try:
-            with pytest.raises(EnvironmentError_, match=str(path)):
+            with pytest.raises(MachineError, match=str(path)):
                 ask(path, "/v1/dump/state", {})
         finally:
             thread.join()

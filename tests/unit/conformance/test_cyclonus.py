@@ -86,7 +86,7 @@ class Cluster:
         """Tell whether every node on the way accepts."""
         packet = opening(cell.flow)
         nodes = {cell.source.node, cell.destination.node}
-        return all(run(self.views[node].compiled().ruleset, "forward", packet).accepted for node in nodes)
+        return all(run(self.views[node].ruleset(), "forward", packet).accepted for node in nodes)
 
     def evaluated(self, cell: Cell) -> bool:
         desired = self.views["a"]

@@ -13,14 +13,14 @@ pytest.importorskip("nftables", reason="Debian's python3-nftables is not install
 PROGRAM = """
 import os, resource, sys
 from nfagent.edge.kernel import Nftables
-from nfagent.errors import EnvironmentError_
+from nfagent.errors import MachineError
 Nftables().close()
 spare = os.dup(0)
 os.close(spare)
 resource.setrlimit(resource.RLIMIT_NOFILE, (spare, spare))
 try:
     Nftables()
-except EnvironmentError_ as error:
+except MachineError as error:
     print(error)
 """
 

@@ -94,7 +94,7 @@ def test_translated(
 def test_only_a_first_packet_is_judged_and_none_that_was_dropped() -> None:
     scene = Scene(WEB)
     flow = scene.flow("shop/web", "outside", "80/tcp")
-    ruleset = scene.views["a"].compiled().ruleset
+    ruleset = scene.views["a"].ruleset()
     assert not run(ruleset, "forward", later(flow)).translated
     assert not run(ruleset, "forward", stray(flow, "untracked")).translated
     denied = Scene(WEB, policy("shop/p", types=["Egress"]))
@@ -103,7 +103,7 @@ def test_only_a_first_packet_is_judged_and_none_that_was_dropped() -> None:
 
 def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
     scene = Scene(WEB, DB)
-    ruleset = scene.views["a"].compiled().ruleset
+    ruleset = scene.views["a"].ruleset()
     assert not scene.translates("shop/db", "shop/web")
     elsewhere = scene.flow("shop/db", "outside", "80/tcp")
     assert not run(ruleset, "forward", later(elsewhere)).translated
@@ -111,14 +111,14 @@ def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
 
 
 def test_switched_off_there_is_neither_chain_nor_set() -> None:
-    ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].compiled().ruleset
+    ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].ruleset()
     assert "masquerade-pods" not in ruleset.chains
     assert not ruleset.sets
 
 
 @pytest.mark.parametrize("random_fully", [True, False])
 def test_ports_are_chosen_as_configured(random_fully: bool) -> None:  # noqa: FBT001 - a table's column
-    ruleset = Scene(WEB, masquerade=MasqueradeSettings(random_fully=random_fully)).views["a"].compiled().ruleset
+    ruleset = Scene(WEB, masquerade=MasqueradeSettings(random_fully=random_fully)).views["a"].ruleset()
     verdicts = [rule.verdict for rule in ruleset.chains["masquerade-pods"].rules]
     assert verdicts == [Masquerade(random_fully), Masquerade(random_fully)]
 
@@ -130,5 +130,5 @@ def test_reserved_ranges_are_exempt_by_setting() -> None:
 
 def test_sets_hold_disjoint_ranges_however_they_overlap() -> None:
     overlap = config("nonMasqueradeCIDRs: [10.0.0.0/8, 10.64.0.0/16, 10.64.0.0/24, 11.0.0.0/8]")
-    sets = Scene(WEB, overlap).views["a"].compiled().ruleset.sets
+    sets = Scene(WEB, overlap).views["a"].ruleset().sets
     assert sets["nonmasq4"].elements == {parse_cidr("10.0.0.0/7"), parse_cidr("169.254.0.0/16")}

@@ -326,10 +326,10 @@ def test_18_a_namespace_relabel_changes_peers_only() -> None:
     rule = {"from": [{"namespaceSelector": labelled(team="green")}]}
     scene = Scene(*CLUSTER, policy("shop/p", ingress=[rule]))
     assert not scene.passes("ops/spy", "shop/web", "80/tcp")
-    chains = scene.views["a"].compiled().ruleset.chains
+    chains = scene.views["a"].ruleset().chains
     scene.put(namespace("ops", team="green"))
     assert scene.passes("ops/spy", "shop/web", "80/tcp")
-    assert scene.views["a"].compiled().ruleset.chains == chains
+    assert scene.views["a"].ruleset().chains == chains
     scene.put(namespace("ops", team="blue"))
     assert not scene.passes("ops/spy", "shop/web", "80/tcp")
 
@@ -379,10 +379,10 @@ ISOLATED = policy("shop/p", types=["Ingress"])
 
 def test_40_a_host_network_pod_does_not_enrol_the_nodes_address() -> None:
     host = lively(spec_hostNetwork=True, status_podIPs=[{"ip": "192.168.0.1"}])
-    ruleset = Scene(*CLUSTER, host, ISOLATED).views["a"].compiled().ruleset
+    ruleset = Scene(*CLUSTER, host, ISOLATED).views["a"].ruleset()
     assert "192.168.0.1" not in ruleset.maps["ingress4"].elements
     peers = policy("ops/p", ingress=[{"from": [{"namespaceSelector": {}}]}])
-    sets = Scene(*CLUSTER, host, peers).views["b"].compiled().ruleset.sets
+    sets = Scene(*CLUSTER, host, peers).views["b"].ruleset().sets
     assert [name for name, item in sets.items() if "192.168.0.1" in item.elements] == []
 
 

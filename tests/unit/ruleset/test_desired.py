@@ -5,33 +5,69 @@ from __future__ import annotations
 from nfagent.cluster.model import Namespace, Node, Pod, Ref
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.policy.model import NetworkPolicy
-from nfagent.ruleset.desired import Desired, Origin
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.origins import Origin
 
 WEB = Pod("shop", "web", node="a", addresses=("10.64.0.1",))
 POLICY = NetworkPolicy(namespace="shop", name="p")
 DENIED = "deny ingress shop/p"
 
 
-def test_an_origin_outlives_its_ruleset_by_one_generation() -> None:
+def test_an_origin_outlives_its_rule_and_the_next_one_of_the_name_takes_over() -> None:
     desired = Desired("a")
+    assert desired.origin(DENIED) is None
     desired.put(WEB)
     desired.put(POLICY)
     origin = Origin("deny", "ingress", (POLICY.ref,))
-    assert desired.compiled().origins == {DENIED: origin}
+    assert (origin.prefix, desired.origin(DENIED)) == (DENIED, origin)
     desired.remove(POLICY.ref)
-    assert desired.compiled().origins == {DENIED: origin}
     desired.put(Node("b"))
-    assert desired.compiled().origins == {}
+    assert desired.origin(DENIED) == origin
+    desired.put(POLICY)
+    assert desired.origin(DENIED) == origin
 
 
-def test_asking_again_without_a_change_is_no_new_generation() -> None:
+def test_only_the_latest_thousand_rules_that_are_gone_are_remembered() -> None:
+    desired = Desired("a")
+    desired.put(WEB)
+    policies = [NetworkPolicy(namespace="shop", name=f"p{number}") for number in range(1100)]
+    for policy in policies:
+        desired.put(policy)
+        desired.remove(policy.ref)
+    remembered = [policy for policy in policies if desired.origin(f"deny ingress shop/{policy.name}") is not None]
+    assert remembered == policies[-1024:]
+
+
+def test_the_whole_ruleset_is_the_same_value_until_something_changes() -> None:
     desired = Desired("a")
     for item in (WEB, POLICY):
         desired.put(item)
-    desired.compiled()
+    before = desired.ruleset()
+    assert not desired.put(WEB)
+    assert desired.ruleset() is before
     desired.remove(POLICY.ref)
-    assert desired.compiled() is desired.compiled()
-    assert DENIED in desired.compiled().origins
+    assert desired.ruleset() != before
+
+
+def test_what_was_taken_is_not_given_again() -> None:
+    desired = Desired("a")
+    desired.settle()
+    desired.put(WEB)
+    desired.put(POLICY)
+    taken = [(desired.touched, desired.take() != ()) for _ in range(2)]
+    assert taken == [(True, True), (False, False)]
+
+
+def test_what_comes_and_goes_between_two_takes_is_no_change() -> None:
+    desired = Desired("a")
+    for item in (WEB, POLICY):
+        desired.put(item)
+    desired.settle()
+    desired.remove(POLICY.ref)
+    desired.remove(WEB.ref)
+    desired.put(WEB)
+    desired.put(POLICY)
+    assert desired.take() == ()
 
 
 def test_put_and_remove_tell_whether_anything_changed() -> None:
@@ -56,6 +92,6 @@ def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     desired = Desired("a")
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
     desired.put(POLICY)
-    ruleset = desired.compiled().ruleset
+    ruleset = desired.ruleset()
     assert (ruleset.sets, ruleset.counters) == ({}, frozenset())
     assert [name for name, chain in ruleset.chains.items() if chain.hook is None] == ["stray-egress", "stray-ingress"]

@@ -22,7 +22,7 @@ def logging(**switched: bool) -> Document:
 
 
 def ruleset(scene: Scene) -> Ruleset:
-    return scene.views["a"].compiled().ruleset
+    return scene.views["a"].ruleset()
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -1,0 +1,129 @@
+"""What the sets hold: elements that follow the Pods.
+
+A set is filled once, when a chain first names it. From then on a Pod that leaves takes its elements out, and
+one that joins brings its own, in the sets that mean it and in no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from nfagent.cluster.address import Family
+from nfagent.cluster.model import Pod, Protocol
+from nfagent.cluster.state import ClusterState, Identity, identity_of
+from nfagent.policy.compile import NamedPorts, peer_addresses, pod_port_elements, port_elements
+from nfagent.policy.index import PolicyIndex
+from nfagent.policy.model import PodPeer
+from nfagent.ruleset.live import LiveRuleset
+from nfagent.ruleset.lower import Content, set_shape
+from nfagent.ruleset.objects import Element
+
+_K = TypeVar("_K")
+
+
+class Members:
+    """The sets in use, and which of them a Pod concerns."""
+
+    def __init__(self, cluster: ClusterState, index: PolicyIndex, live: LiveRuleset) -> None:
+        """Start without sets."""
+        self._cluster = cluster
+        self._index = index
+        self._live = live
+        self._users: dict[str, int] = {}
+        self._content: dict[str, Content] = {}
+        self._of_peer: dict[PodPeer, dict[Family, str]] = {}
+        self._of_port: dict[tuple[str, Protocol], dict[NamedPorts, dict[Family, str]]] = {}
+
+    def use(self, name: str, content: Content) -> None:
+        """Count one more chain that names a set; the first makes and fills it."""
+        users = self._users.get(name, 0)
+        self._users[name] = users + 1
+        if users:
+            return
+        shape = set_shape(name, content)
+        self._content[name] = content
+        self._live.add_set(name, shape)
+        if isinstance(content, PodPeer):
+            self._of_peer.setdefault(content, {})[shape.family] = name
+        elif isinstance(content, NamedPorts):
+            named = self._of_port.setdefault((content.name, content.protocol), {})
+            named.setdefault(content, {})[shape.family] = name
+        for element in self._elements(content, shape.family):
+            self._live.add(name, element)
+
+    def release(self, name: str) -> None:
+        """Count one chain less; the last takes the set away."""
+        self._users[name] -= 1
+        if self._users[name]:
+            return
+        del self._users[name]
+        content, family = self._content.pop(name), self._live.sets[name].shape.family
+        self._live.drop_set(name)
+        if isinstance(content, PodPeer):
+            _forget(self._of_peer, content, family)
+        elif isinstance(content, NamedPorts):
+            named = self._of_port[content.name, content.protocol]
+            _forget(named, content, family)
+            if not named:
+                del self._of_port[content.name, content.protocol]
+
+    def leave(self, pod: Pod) -> None:
+        """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
+        for name, element in self._brought(pod):
+            self._live.remove(name, element)
+
+    def join(self, pod: Pod) -> None:
+        """Put a Pod's elements into every set that means it; after the indexes heard of the change."""
+        for name, element in self._brought(pod):
+            self._live.add(name, element)
+
+    def move(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
+        """Take in that an identity became, or ceased to be, a member of a peer."""
+        sets = self._of_peer.get(peer)
+        if not sets:
+            return
+        change = self._live.add if joined else self._live.remove
+        for pod in self._cluster.members[identity].values():
+            for address in pod.addresses if pod.holds_addresses else ():
+                name = sets.get(6 if ":" in address else 4)
+                if name is not None:
+                    change(name, address)
+
+    def refill_ports(self) -> None:
+        """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
+        for named in self._of_port.values():
+            for content, sets in named.items():
+                if isinstance(content.servers, PodPeer) and content.servers.namespaces is not None:
+                    for family, name in sets.items():
+                        self._live.recount(name, self._elements(content, family))
+
+    def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
+        if not pod.holds_addresses:
+            return
+        for peer in self._index.peers.of.get(identity_of(pod), ()):
+            sets = self._of_peer.get(peer, {})
+            for address in pod.addresses:
+                name = sets.get(6 if ":" in address else 4)
+                if name is not None:
+                    yield name, address
+        for key in {(port.name, port.protocol) for port in pod.ports}:
+            for content, sets in self._of_port.get(key, {}).items():
+                for element in pod_port_elements(self._cluster, content, pod):
+                    name = sets.get(6 if ":" in element[0] else 4)
+                    if name is not None:
+                        yield name, element
+
+    def _elements(self, content: Content, family: Family) -> Iterable[Element]:
+        if isinstance(content, PodPeer):
+            found: Iterable[Element] = peer_addresses(self._cluster, self._index, content)
+            return (address for address in found if (":" in str(address)) == (family == 6))
+        if isinstance(content, NamedPorts):
+            return (item for item in port_elements(self._cluster, content) if (":" in item[0]) == (family == 6))
+        return ()
+
+
+def _forget(sets: dict[_K, dict[Family, str]], key: _K, family: Family) -> None:
+    del sets[key][family]
+    if not sets[key]:
+        del sets[key]
