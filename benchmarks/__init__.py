@@ -11,8 +11,12 @@ May import: anything of the agent and its lab, and the world. Nothing imports it
     report      rows as a table, and as JSON
     growth      how a figure grows with the size of the cluster: a fit, and a plot
     meter       seconds, CPU seconds and resident memory of this process or another
-    synthetic   seeded clusters of any size, and streams of events over them; pure
+    synthetic   seeded clusters of any size; pure
     documents   model objects as the JSON documents that the API server would give; pure
+    events      streams of events over a synthetic cluster; pure
+    shapes      the policies that people write; pure
+    references  an eBPF map update, an element by libnftables' JSON, plain dict decoding: one operation at a time
+    traffic     streams, short connections and datagrams between network namespaces, by a C program
     packets     throughput and connections a second through rules, beside no rules and the eBPF path
     nflog       records a second from bytes to attributed record, and NFLOG itself at its highest rate without loss
 

@@ -49,15 +49,21 @@ _CONNTRACK_RULES += "add rule inet c f ct state established accept"
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How long to measure: rounds, and seconds of each measurement; Pods of the large cluster."""
+    """How long to measure.
 
-    rounds: int
+    streams, connections: rounds of each
+    seconds:              of each measurement
+    pods:                 of the large cluster
+    """
+
+    streams: int
+    connections: int
     seconds: float
     pods: int
 
 
-QUICK = Plan(rounds=32, seconds=0.025, pods=5_000)
-FULL = Plan(rounds=150, seconds=0.05, pods=15_000)
+QUICK = Plan(streams=40, connections=24, seconds=0.025, pods=5_000)
+FULL = Plan(streams=240, connections=120, seconds=0.04, pods=15_000)
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -92,15 +98,16 @@ Measured = dict[tuple[str, Server], dict[str, list[float]]]
 
 def _measure(run: Run, plan: Plan, clients: dict[tuple[str, Server], Client]) -> Measured:
     """Measure each way shortly and often, all of them in a round: what else the machine does hits them alike."""
-    kinds = {"stream": Client.stream, "connections": Client.connections}
     order = random.Random(run.seed)  # noqa: S311 - an order of measurements
     ways = list(dict.fromkeys(name for name, _server in clients))
+    kinds = {"stream": (Client.stream, plan.streams), "connections": (Client.connections, plan.connections)}
     found: Measured = {(kind, server): {way: [] for way in ways} for kind in kinds for server in (NEAR, FAR)}
-    for turn in range(plan.rounds + 1):
-        run.progress(f"round {turn} of {plan.rounds}")
-        for (kind, server), values in found.items():
+    for (kind, server), values in found.items():
+        measure, rounds = kinds[kind]
+        for turn in range(rounds + 1):
+            run.progress(f"{kind} to {server[1]}: round {turn} of {rounds}")
             for way in order.sample(ways, len(ways)):
-                value = kinds[kind](clients[way, server], plan.seconds)
+                value = measure(clients[way, server], plan.seconds)
                 # The first round warms up.
                 if turn:
                     values[way].append(value)
@@ -120,6 +127,7 @@ def _rows(found: Measured) -> Iterator[Row]:
             (EBPF, FREE, None),
             (FEW, FREE, at_least("ratio", 0.97 if kind == "stream" else 0.93)),
             (MANY, FREE, at_least("ratio", 0.97 if kind == "stream" else 0.93)),
+            (MANY, CONNTRACK, None),
             (MANY, FEW, at_least("ratio", 0.97)),
             (MANY, EBPF, None if kind == "stream" else at_least("ratio", 0.95)),
         ]

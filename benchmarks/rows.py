@@ -144,12 +144,13 @@ def _comparison(row: Row, reference: Sequence[float]) -> dict[str, float | str]:
         "reference_name": row.reference_name,
         "reference_p50": reference_p50,
         "reference_p99": percentile(reference, 0.99),
-        "ratio": statistics.median(row.values) / reference_p50,
     }
-    if row.paired:
+    if row.paired and all(reference):
         ratios = [value / other for value, other in zip(row.values, reference, strict=True)]
         found["ratio"] = statistics.median(ratios)
         found["ratio_low"], found["ratio_high"] = percentile(ratios, 0.25), percentile(ratios, 0.75)
+    elif reference_p50:
+        found["ratio"] = statistics.median(row.values) / reference_p50
     return found
 
 

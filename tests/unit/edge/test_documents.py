@@ -314,7 +314,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @example("a: !!timestamp x")
 @example("&a {apiVersion: v1, kind: List, items: [*a]}")
 @example("&a [*a]")

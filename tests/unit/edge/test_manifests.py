@@ -107,10 +107,8 @@ class TestBookkeeping:
     def test_a_rejected_object_keeps_its_last_good_version_and_leaves_the_others_alone(self) -> None:
         folder = folder_of(f=together(pod("web"), pod("db")))
         assert brief(folder.update("f.yaml", together(REJECTED, pod("db", "b")))) == ["shop/db@b"]
-        assert said(folder) == [
-            "f.yaml:1: Pod shop/web: status.podIP 'nonsense': is not an IP address; write one like 10.0.0.1 or "
-            "2001:db8::1"
-        ]
+        (problem,) = said(folder)
+        assert problem.startswith("f.yaml:1: Pod shop/web: status.podIP 'nonsense': is not an IP address; write one")
         assert folder.update("f.yaml", together(REJECTED, "\n", pod("db", "b"))) == [], "however often"
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
 
@@ -127,10 +125,9 @@ class TestBookkeeping:
         folder = Folder()
         (event,) = folder.update("f.yaml", text)
         assert getattr(event, "problem", None) is not None
-        assert said(folder) == [
-            "f.yaml:1: NetworkPolicy shop/p: spec.podSelector.matchExpressions[0].operator 'Like': is not an operator; "
-            "write In, NotIn, Exists or DoesNotExist"
-        ]
+        (problem,) = said(folder)
+        where = "f.yaml:1: NetworkPolicy shop/p: spec.podSelector.matchExpressions[0].operator 'Like'"
+        assert problem == f"{where}: is not an operator; write In, NotIn, Exists or DoesNotExist"
 
     def test_of_one_object_in_several_files_the_first_holds_and_every_other_is_named(self) -> None:
         folder = folder_of(b=pod(node="b"))
@@ -216,7 +213,7 @@ VERSIONS = [
 UPDATES = st.lists(st.tuples(st.sampled_from(["a.yaml", "b.yaml", "c.yaml"]), st.sampled_from([None, *VERSIONS])))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(UPDATES)
 def test_events_replayed_give_what_the_files_say_together(updates: list[tuple[str, str | None]]) -> None:
     folder, replayed = Folder(), dict[Ref, Event]()
@@ -240,12 +237,12 @@ def expect(good: dict[str, dict[Ref, str]], holders: dict[Ref, list[str]], name:
         return
     last = good.get(name, {})
     kept = {WEB: last[WEB]} if text is not None and "nonsense" in text and WEB in last else {}
-    nodes = {
-        **dict.fromkeys([VERSIONS[3]], {WEB: "a"}),
-        **dict.fromkeys([VERSIONS[4]], {WEB: "b"}),
-        **dict.fromkeys([VERSIONS[5]], {WEB: "c", DB: "c"}),
-        **dict.fromkeys([VERSIONS[6]], {DB: "d"}),
-        **dict.fromkeys([VERSIONS[7]], {DB: "e"}),
+    nodes: dict[str, dict[Ref, str]] = {
+        VERSIONS[3]: {WEB: "a"},
+        VERSIONS[4]: {WEB: "b"},
+        VERSIONS[5]: {WEB: "c", DB: "c"},
+        VERSIONS[6]: {DB: "d"},
+        VERSIONS[7]: {DB: "e"},
     }
     good[name] = kept | nodes.get(text or "", {})
     for ref in (WEB, DB):
@@ -366,6 +363,17 @@ def replace(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.write_text(text)
     beside.rename(path)
+
+
+def swap(folder: Path, name: str, text: str | None) -> None:
+    """Take a folder away; put another one into its place that has one file, or none where there is no text."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}-before"))
+    if text is not None:
+        beside = folder.with_name(f"{folder.name}-next")
+        beside.mkdir()
+        (beside / name).write_text(text)
+        beside.rename(folder)
 
 
 Body = Callable[[Path], Coroutine[Any, Any, None]]
@@ -490,33 +498,18 @@ async def test_a_mounted_config_map_changes_all_its_files_by_one_link(folder: Pa
 async def test_a_folder_that_goes_takes_nothing_along_and_is_followed_again_when_it_is_back(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod())
     async with following(folder) as follower:
-        folder.rename(folder.parent / "away")
-        folder.mkdir()
-        (folder / "g.yaml").write_text(pod("db"))
+        swap(folder, "g.yaml", pod("db"))
         await follower.holds("shop/db@a")
+        assert follower.told == ["shop/web@a", "-shop/web", "shop/db@a"], "gone with the next folder, not before"
         (folder / "g.yaml").write_text(pod("db", "b"))
         await follower.holds("shop/db@b")
 
 
 @scenario
-async def test_while_the_folder_is_gone_what_was_read_last_holds(folder: Path) -> None:
-    (folder / "f.yaml").write_text(pod())
-    async with following(folder) as follower:
-        (folder.parent / "other").mkdir()
-        (folder.parent / "other" / "db.yaml").write_text(pod("db"))
-        folder.rename(folder.parent / "away")
-        (folder.parent / "away" / "f.yaml").unlink()
-        (folder.parent / "other").rename(folder)
-        await follower.holds("shop/db@a")
-        assert follower.told == ["shop/web@a", "-shop/web", "shop/db@a"], "gone with the next folder, not before"
-
-
-@scenario
 async def test_a_folder_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
-    folder.rmdir()
+    swap(folder, "f.yaml", None)
     async with following(folder) as follower:
-        folder.mkdir()
-        (folder / "f.yaml").write_text(pod())
+        swap(folder, "f.yaml", pod())
         await follower.holds("shop/web@a")
 
 

@@ -170,6 +170,7 @@ BROKEN = policy("shop/broken", types=["Ingress"], ingress=[{"ports": [{"port": 8
 NAMELESS = policy("shop/broken", types=["Ingress"], ingress=[{"from": [{}]}])
 INGRESS = f"ingress at shop/db ({DB})"
 EGRESS = f"egress at shop/web ({WEB})"
+FAULT = "    it can't be read, so it allows nothing: spec.ingress[0]"
 RULE_1 = "    rule 1 of 2 allows from pods app=web in namespace shop on 5432/tcp"
 RULE_2 = "    rule 2 of 2 allows from anywhere on 22/tcp"
 
@@ -260,8 +261,7 @@ RULE_2 = "    rule 2 of 2 allows from anywhere on 22/tcp"
             [
                 f"{INGRESS}: denied",
                 "  NetworkPolicy shop/broken isolates ingress",
-                "    it can't be read, so it allows nothing: spec.ingress[0].ports[0].endPort 1 is below port 80; "
-                "write 80 or more",
+                f"{FAULT}.ports[0].endPort 1 is below port 80; write 80 or more",
                 "  no rule allows it",
             ],
             id="a policy that fails closed",
@@ -274,8 +274,7 @@ RULE_2 = "    rule 2 of 2 allows from anywhere on 22/tcp"
             [
                 f"{INGRESS}: denied",
                 "  NetworkPolicy shop/broken isolates ingress",
-                "    it can't be read, so it allows nothing: spec.ingress[0].from[0] has no known peer; write "
-                "podSelector, namespaceSelector or ipBlock",
+                f"{FAULT}.from[0] has no known peer; write podSelector, namespaceSelector or ipBlock",
                 "  no rule allows it",
             ],
             id="a fault without a value",

@@ -1,0 +1,261 @@
+"""What verdict records cost: from the bytes of NFLOG to an attributed record, and NFLOG itself under load.
+
+The first row feeds datagrams as the kernel writes them, of packets between the Pods of a synthetic cluster, to the
+decoder and the attribution. The second has real packets denied by a real ruleset, at a growing rate, and gives the
+highest at which every record came and none was waiting when the sender had ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+
+import msgspec
+
+from benchmarks.meter import metered, rss_mib
+from benchmarks.registry import Run, bench
+from benchmarks.rows import Row, at_least
+from benchmarks.synthetic import SIZES, Synthetic, synthetic
+from benchmarks.traffic import Client, Traffic
+from nfagent.cluster.model import LoggingSwitch, Namespace, NetworkLogging, Pod
+from nfagent.edge.kernel import Nftables
+from nfagent.edge.nflog import NflogSource
+from nfagent.lab import netns
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import NodePlan, PodPlan
+from nfagent.policy.model import NetworkPolicy
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import ABSENT, Goto, Ruleset
+from nfagent.ruleset.transaction import diff
+from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.records import encode
+from nfagent.wire import netlink
+from nfagent.wire.nflog import LoggedPacket, decode_datagram
+
+TARGET = 50_000
+_A_DATAGRAM = 64
+_ALLOWED = 0.7
+_PORTS = (53, 443, 5432, 8080, 9090)
+_GROUP = 100
+_PACKET_MESSAGE = 0x0400  # NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
+_RATES = (10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 80_000, 100_000)
+_LATE_SECONDS = 0.2  # how long after the last packet its record may come: the kernel itself may keep it for 0.1 s
+_GRACE_SECONDS = 2.0
+
+
+class Logged(msgspec.Struct, frozen=True):
+    """One packet to be logged: between whom, and the rule's prefix."""
+
+    source: str
+    destination: str
+    port: int
+    prefix: str
+
+
+@bench("nflog", "verdict records: bytes to attributed record, and real NFLOG at its highest rate without loss")
+def nflog(run: Run) -> Iterator[Row]:
+    """Measure the code alone, and then with the kernel."""
+    cluster = synthetic(SIZES[1_000], run.seed)
+    desired = _desired(cluster)
+    yield from _decoding(run, desired)
+    yield from _real(run, cluster)
+
+
+def _desired(cluster: Synthetic) -> Desired:
+    desired = Desired(cluster.node, log_group=_GROUP)
+    for item in cluster.items():
+        desired.put(item)
+    desired.put(NetworkLogging(LoggingSwitch(log=True), LoggingSwitch(log=True)))
+    return desired
+
+
+def _decoding(run: Run, desired: Desired) -> Iterator[Row]:
+    count, rounds = (10_000, 5) if run.quick else (50_000, 15)
+    run.progress("synthetic records")
+    datagrams = _datagrams(_packets(desired, random.Random(run.seed), count))  # noqa: S311 - packets, not secrets
+    attributor = Attributor(desired)
+    lines = [encode(record) for record in _attributed(attributor, datagrams) if record is not None]
+    if len(lines) != count:
+        raise ValueError(f"only {len(lines)} of {count} synthetic packets became records")
+    attributed, written, plain = [], [], []
+    with metered() as usage:
+        for turn in range(rounds):
+            run.progress(f"round {turn + 1} of {rounds}")
+            attributed.append(count / _seconds(lambda: _drain(_attributed(attributor, datagrams))))
+            plain.append(count / _seconds(lambda: _drain(map(json.loads, lines))))
+            written.append(count / _seconds(lambda: _drain(map(encode, _attributed(attributor, datagrams)))))
+    row = functools.partial(
+        Row, unit="records/s", reference=plain, reference_name="json.loads of the records", paired=True, better="higher"
+    )
+    yield row(
+        name="NFLOG bytes to attributed record",
+        values=attributed,
+        targets=(at_least("p50", TARGET),),
+        note=f"{count:,} packets between Pods, {_A_DATAGRAM} a datagram, allowed and denied, IPv4 and IPv6",
+    )
+    yield row(
+        name="the same, and to its line of JSON", values=written, cpu_seconds=usage.cpu_seconds, rss_mib=rss_mib()
+    )
+
+
+def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[object]:
+    attribute = attributor.attribute
+    for datagram in datagrams:
+        for packet in decode_datagram(datagram).packets:
+            yield attribute(packet, 0)
+
+
+def _drain(items: Iterator[object]) -> None:
+    for _item in items:
+        pass
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _packets(desired: Desired, rng: random.Random, count: int) -> Iterator[Logged]:
+    """Draw packets that this node's rules would log: to or from its isolated Pods, allowed by a policy or denied."""
+    ruleset = desired.ruleset()
+    others: dict[bool, list[str]] = {False: [], True: []}
+    for pod in desired.cluster.pods.values():
+        for address in pod.addresses:
+            others[":" in address].append(address)
+    ends = [(name, own, chain) for name, pods in ruleset.maps.items() for own, chain in pods.elements.items()]
+    prefixes = {chain: _prefixes(ruleset, chain) for _name, _own, chain in ends}
+    for _number in range(count):
+        name, own, chain = rng.choice(ends)
+        deny, allows = prefixes[chain]
+        prefix = rng.choice(allows) if allows and rng.random() < _ALLOWED else deny
+        other = rng.choice(others[":" in own])
+        source, destination = (own, other) if name.startswith("egress") else (other, own)
+        yield Logged(source, destination, rng.choice(_PORTS), prefix)
+
+
+def _prefixes(ruleset: Ruleset, chain: str) -> tuple[str, list[str]]:
+    """Give the prefix of a class's denials, and those of what its policies allow."""
+    outcomes = {rule.verdict.chain for rule in ruleset.chains[chain].rules if isinstance(rule.verdict, Goto)}
+    allows = sorted(rule.log.prefix for name in outcomes for rule in ruleset.chains[name].rules if rule.log is not None)
+    [deny] = [rule.log.prefix for rule in ruleset.chains[chain].rules if rule.log is not None]
+    return deny, allows
+
+
+def _datagrams(packets: Iterator[Logged]) -> list[bytes]:
+    messages = [_message(number, logged) for number, logged in enumerate(packets)]
+    return [b"".join(messages[start : start + _A_DATAGRAM]) for start in range(0, len(messages), _A_DATAGRAM)]
+
+
+def _message(number: int, logged: Logged) -> bytes:
+    """Write a record as the kernel does (linux/netfilter/nfnetlink_log.h): the attributes that it sends, in its order."""
+    six = ":" in logged.source
+    attributes = (
+        netlink.attribute(1, struct.pack("!HBx", 0x86DD if six else 0x0800, 2)),
+        netlink.attribute(10, logged.prefix.encode() + b"\0"),
+        netlink.attribute(4, struct.pack("!I", 7)),
+        netlink.attribute(5, struct.pack("!I", 8)),
+        netlink.attribute(3, struct.pack("!QQ", 1_700_000_000, number % 1_000_000)),
+        netlink.attribute(12, struct.pack("!I", number)),
+        netlink.attribute(9, _packet(number, logged, six=six)),
+    )
+    payload = netlink.nfgen(socket.AF_INET6 if six else socket.AF_INET, _GROUP) + b"".join(attributes)
+    return netlink.message(_PACKET_MESSAGE, 0, 0, payload)
+
+
+def _packet(number: int, logged: Logged, *, six: bool) -> bytes:
+    """Write a TCP SYN: the address header, and twenty bytes of TCP (RFC 791, 8200, 9293)."""
+    upper = struct.pack("!HHIIBBHHH", 32_768 + number % 28_000, logged.port, number, 0, 5 << 4, 2, 64_240, 0, 0)
+    family = socket.AF_INET6 if six else socket.AF_INET
+    ends = socket.inet_pton(family, logged.source) + socket.inet_pton(family, logged.destination)
+    if six:
+        return struct.pack("!IHBB", 6 << 28, len(upper), 6, 63) + ends + upper
+    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(upper), number & 0xFFFF, 0x4000, 63, 6, 0) + ends + upper
+
+
+def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
+    """Deny datagrams between two Pods, at a growing rate, and log every one."""
+    node = NodePlan(cluster.node, ("192.0.2.1",), ("10.244.1.0/24",))
+    pods = [PodPlan("bench", name, node.name, (f"10.244.1.{host}",)) for host, name in enumerate(("a", "b"), 10)]
+    desired = _desired(cluster)
+    desired.put(Namespace("bench", ()))
+    for pod in pods:
+        desired.put(Pod(pod.namespace, pod.name, (("app", pod.name),), node.name, pod.addresses))
+    desired.put(NetworkPolicy(namespace="bench", name="closed"))
+    with ExitStack() as stack:
+        traffic = stack.enter_context(Traffic())
+        fabric = stack.enter_context(Fabric([node], pods, tag="benchlog"))
+        inside = fabric.node_namespace(node.name)
+        netns.inside(inside, lambda: Nftables().apply_now(diff(ABSENT, desired.ruleset())))
+        client = stack.enter_context(traffic.client(fabric.pod_namespace("bench", "a"), pods[1].addresses[0]))
+        attributor = Attributor(desired)
+        read = functools.partial(_highest, run, inside, client)
+        alone = read("read", lambda _packet: None)
+        full = read("read, attributed and written", lambda packet: _write(attributor, packet))
+    yield Row(
+        name="NFLOG, real packets, highest rate without loss",
+        unit="records/s",
+        values=[full],
+        reference=[alone],
+        reference_name="read and decoded alone",
+        targets=(at_least("p50", TARGET),),
+        better="higher",
+        note=f"rates tried: {_RATES[0]:,} to {_RATES[-1]:,}; sender, kernel and reader share this machine's cores",
+    )
+
+
+def _write(attributor: Attributor, packet: LoggedPacket) -> None:
+    record = attributor.attribute(packet, 0)
+    if record is None:
+        raise ValueError(f"no record for {packet}")
+    encode(record)
+
+
+def _highest(run: Run, inside: str, client: Client, words: str, on_packet: Callable[[LoggedPacket], None]) -> float:
+    """Raise the rate until a record is lost or comes late; give the highest before, 0 where the first is too much."""
+    seconds = 0.3 if run.quick else 2.0
+    best = 0.0
+    for rate in _RATES:
+        run.progress(f"{words}: {rate:,} a second")
+        sent = netns.inside(inside, lambda rate=rate: asyncio.run(_keeps_up(client, rate, seconds, on_packet)))
+        if sent is None:
+            break
+        best = sent
+    return best
+
+
+async def _keeps_up(
+    client: Client, rate: int, seconds: float, on_packet: Callable[[LoggedPacket], None]
+) -> float | None:
+    """Send at a rate for so long; give the rate that it came to, None where a record was lost or late."""
+    source, sent, came = NflogSource(_GROUP), asyncio.Event(), asyncio.Event()
+
+    def on_packets(batch: list[LoggedPacket]) -> None:
+        for packet in batch:
+            on_packet(packet)
+        came.set()
+
+    loop = asyncio.get_running_loop()
+    source.open(on_packets)
+    try:
+        loop.add_reader(client.output.fileno(), sent.set)
+        client.send_datagrams(seconds, rate)
+        await asyncio.wait_for(sent.wait(), seconds + _GRACE_SECONDS)
+        loop.remove_reader(client.output.fileno())
+        count, nanoseconds = client.answer()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_SECONDS):
+                while source.counters.received < count:
+                    came.clear()
+                    await came.wait()
+        whole = source.counters.received == count and not source.counters.lost
+        return count / nanoseconds * 1e9 if whole else None
+    finally:
+        source.close()
