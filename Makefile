@@ -14,6 +14,7 @@ SHELL := /bin/bash
 # What nfagent runs on (python3-nftables is the library of Debian's own nft); with what the tools here use besides.
 RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
 DEV_PACKAGES := $(RUN_PACKAGES) procps systemd
+BENCH_PACKAGES := clang gcc libbpf-dev libc6-dev
 MODULES := nf_tables nfnetlink_log br_netfilter
 
 say := printf '==> %s\n'
@@ -65,6 +66,12 @@ test: lint modules ## everything: lint, then all tests (root for those that need
 .PHONY: unit
 unit: $(VENV)/ready ## the fast tests, those without a kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
+
+.PHONY: bench
+bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: under 90 seconds)
+	@$(call packages,$(BENCH_PACKAGES))
+	mkdir -p build
+	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) --json build/bench.json
 
 .PHONY: lint
 lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit

@@ -17,6 +17,7 @@ May import: anything of the agent and its lab, and the world. Nothing imports it
     shapes      the policies that people write; pure
     references  an eBPF map update, an element by libnftables' JSON, plain dict decoding: one operation at a time
     traffic     streams, short connections and datagrams between network namespaces, by a C program
+    ways        the labs of the packet rows: no rules, nfagent's, eBPF's
     packets     throughput and connections a second through rules, beside no rules and the eBPF path
     nflog       records a second from bytes to attributed record, and NFLOG itself at its highest rate without loss
 

@@ -62,7 +62,7 @@ def relabels(cluster: Synthetic, count: int) -> Iterator[Event]:
         yield put(pod)
 
 
-def isolations(cluster: Synthetic, count: int) -> Iterator[Event]:
+def isolations(_cluster: Synthetic, count: int) -> Iterator[Event]:
     """Create a policy that isolates all local Pods of `farm`, and delete it: a hundred in the large size."""
     for pair in range((count + 1) // 2):
         metrics = Rule(

@@ -14,28 +14,26 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, suppress
 
 import msgspec
 
-from benchmarks.meter import metered, rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.rows import Row, at_least
 from benchmarks.synthetic import SIZES, Synthetic, synthetic
 from benchmarks.traffic import Client, Traffic
+from benchmarks.ways import load
 from nfagent.cluster.model import LoggingSwitch, Namespace, NetworkLogging, Pod
-from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
 from nfagent.lab import netns
 from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, PodPlan
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import ABSENT, Goto, Ruleset
-from nfagent.ruleset.transaction import diff
+from nfagent.ruleset.objects import Goto, Ruleset
 from nfagent.verdicts.attribution import Attributor
-from nfagent.verdicts.records import encode
+from nfagent.verdicts.records import Record, encode
 from nfagent.wire import netlink
 from nfagent.wire.nflog import LoggedPacket, decode_datagram
 
@@ -63,12 +61,13 @@ class Logged(msgspec.Struct, frozen=True):
 def nflog(run: Run) -> Iterator[Row]:
     """Measure the code alone, and then with the kernel."""
     cluster = synthetic(SIZES[1_000], run.seed)
-    desired = _desired(cluster)
+    desired = loaded(cluster)
     yield from _decoding(run, desired)
     yield from _real(run, cluster)
 
 
-def _desired(cluster: Synthetic) -> Desired:
+def loaded(cluster: Synthetic) -> Desired:
+    """Take in a cluster, with all verdicts logged."""
     desired = Desired(cluster.node, log_group=_GROUP)
     for item in cluster.items():
         desired.put(item)
@@ -79,18 +78,17 @@ def _desired(cluster: Synthetic) -> Desired:
 def _decoding(run: Run, desired: Desired) -> Iterator[Row]:
     count, rounds = (10_000, 5) if run.quick else (50_000, 15)
     run.progress("synthetic records")
-    datagrams = _datagrams(_packets(desired, random.Random(run.seed), count))  # noqa: S311 - packets, not secrets
+    logged = datagrams(logged_packets(desired, run.seed, count))
     attributor = Attributor(desired)
-    lines = [encode(record) for record in _attributed(attributor, datagrams) if record is not None]
+    lines = [encode(record) for record in _attributed(attributor, logged)]
     if len(lines) != count:
         raise ValueError(f"only {len(lines)} of {count} synthetic packets became records")
     attributed, written, plain = [], [], []
-    with metered() as usage:
-        for turn in range(rounds):
-            run.progress(f"round {turn + 1} of {rounds}")
-            attributed.append(count / _seconds(lambda: _drain(_attributed(attributor, datagrams))))
-            plain.append(count / _seconds(lambda: _drain(map(json.loads, lines))))
-            written.append(count / _seconds(lambda: _drain(map(encode, _attributed(attributor, datagrams)))))
+    for turn in range(rounds):
+        run.progress(f"round {turn + 1} of {rounds}")
+        attributed.append(count / _seconds(_attributed(attributor, logged)))
+        plain.append(count / _seconds(map(json.loads, lines)))
+        written.append(count / _seconds(map(encode, _attributed(attributor, logged))))
     row = functools.partial(
         Row, unit="records/s", reference=plain, reference_name="json.loads of the records", paired=True, better="higher"
     )
@@ -100,31 +98,29 @@ def _decoding(run: Run, desired: Desired) -> Iterator[Row]:
         targets=(at_least("p50", TARGET),),
         note=f"{count:,} packets between Pods, {_A_DATAGRAM} a datagram, allowed and denied, IPv4 and IPv6",
     )
-    yield row(
-        name="the same, and to its line of JSON", values=written, cpu_seconds=usage.cpu_seconds, rss_mib=rss_mib()
-    )
+    yield row(name="NFLOG bytes to its line of JSON", values=written)
 
 
-def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[object]:
+def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[Record]:
     attribute = attributor.attribute
     for datagram in datagrams:
         for packet in decode_datagram(datagram).packets:
-            yield attribute(packet, 0)
+            record = attribute(packet, 0)
+            if record is not None:
+                yield record
 
 
-def _drain(items: Iterator[object]) -> None:
+def _seconds(items: Iterator[object]) -> float:
+    """Take all that an iterator gives, and tell how long that took."""
+    began = time.perf_counter()
     for _item in items:
         pass
-
-
-def _seconds(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
     return time.perf_counter() - began
 
 
-def _packets(desired: Desired, rng: random.Random, count: int) -> Iterator[Logged]:
+def logged_packets(desired: Desired, seed: int, count: int) -> Iterator[Logged]:
     """Draw packets that this node's rules would log: to or from its isolated Pods, allowed by a policy or denied."""
+    rng = random.Random(seed)  # noqa: S311 - packets, not secrets
     ruleset = desired.ruleset()
     others: dict[bool, list[str]] = {False: [], True: []}
     for pod in desired.cluster.pods.values():
@@ -149,13 +145,14 @@ def _prefixes(ruleset: Ruleset, chain: str) -> tuple[str, list[str]]:
     return deny, allows
 
 
-def _datagrams(packets: Iterator[Logged]) -> list[bytes]:
+def datagrams(packets: Iterator[Logged]) -> list[bytes]:
+    """Write packets as the datagrams in which the kernel would send their records."""
     messages = [_message(number, logged) for number, logged in enumerate(packets)]
     return [b"".join(messages[start : start + _A_DATAGRAM]) for start in range(0, len(messages), _A_DATAGRAM)]
 
 
 def _message(number: int, logged: Logged) -> bytes:
-    """Write a record as the kernel does (linux/netfilter/nfnetlink_log.h): the attributes that it sends, in its order."""
+    """Write a record as the kernel does (linux/netfilter/nfnetlink_log.h): its attributes, in its order."""
     six = ":" in logged.source
     attributes = (
         netlink.attribute(1, struct.pack("!HBx", 0x86DD if six else 0x0800, 2)),
@@ -184,7 +181,7 @@ def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
     """Deny datagrams between two Pods, at a growing rate, and log every one."""
     node = NodePlan(cluster.node, ("192.0.2.1",), ("10.244.1.0/24",))
     pods = [PodPlan("bench", name, node.name, (f"10.244.1.{host}",)) for host, name in enumerate(("a", "b"), 10)]
-    desired = _desired(cluster)
+    desired = loaded(cluster)
     desired.put(Namespace("bench", ()))
     for pod in pods:
         desired.put(Pod(pod.namespace, pod.name, (("app", pod.name),), node.name, pod.addresses))
@@ -193,22 +190,28 @@ def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
         traffic = stack.enter_context(Traffic())
         fabric = stack.enter_context(Fabric([node], pods, tag="benchlog"))
         inside = fabric.node_namespace(node.name)
-        netns.inside(inside, lambda: Nftables().apply_now(diff(ABSENT, desired.ruleset())))
+        netns.inside(inside, functools.partial(load, desired.ruleset()))
         client = stack.enter_context(traffic.client(fabric.pod_namespace("bench", "a"), pods[1].addresses[0]))
         attributor = Attributor(desired)
         read = functools.partial(_highest, run, inside, client)
-        alone = read("read", lambda _packet: None)
-        full = read("read, attributed and written", lambda packet: _write(attributor, packet))
+        full, alone = [], []
+        for _round in range(1 if run.quick else 3):
+            full.append(read("read, attributed and written", functools.partial(_write, attributor)))
+            alone.append(read("read", _ignore))
     yield Row(
         name="NFLOG, real packets, highest rate without loss",
         unit="records/s",
-        values=[full],
-        reference=[alone],
+        values=full,
+        reference=alone,
         reference_name="read and decoded alone",
         targets=(at_least("p50", TARGET),),
         better="higher",
         note=f"rates tried: {_RATES[0]:,} to {_RATES[-1]:,}; sender, kernel and reader share this machine's cores",
     )
+
+
+def _ignore(_packet: LoggedPacket) -> None:
+    pass
 
 
 def _write(attributor: Attributor, packet: LoggedPacket) -> None:
@@ -224,11 +227,16 @@ def _highest(run: Run, inside: str, client: Client, words: str, on_packet: Calla
     best = 0.0
     for rate in _RATES:
         run.progress(f"{words}: {rate:,} a second")
-        sent = netns.inside(inside, lambda rate=rate: asyncio.run(_keeps_up(client, rate, seconds, on_packet)))
+        trial = functools.partial(_keeps_up, client, rate, seconds, on_packet)
+        sent = netns.inside(inside, functools.partial(_run, trial))
         if sent is None:
             break
         best = sent
     return best
+
+
+def _run(trial: Callable[[], Coroutine[None, None, float | None]]) -> float | None:
+    return asyncio.run(trial())
 
 
 async def _keeps_up(

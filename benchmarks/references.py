@@ -1,9 +1,11 @@
 """What events are compared with, one operation at a time, in milliseconds: to be called between the rows' own rounds.
 
-with EbpfUpdates() as updates:
-    yield Row(values=each(commit, events), reference=updates.ms(100), reference_name="eBPF map update", ...)
+For example:
+    with EbpfUpdates() as updates:
+        yield Row(values=each(commit, events), reference=updates.ms(100), reference_name="eBPF map update", ...)
     elements = SetElements(netns, "inet", "nfagent", "peers4/...")
     yield Row(values=..., reference=elements.ms(100), reference_name="libnftables' JSON", ...)
+
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class EbpfUpdates:
         self._keys = itertools.cycle(keys)
 
     def __enter__(self) -> Self:
-        """Load the program, attached to nothing. Raises EnvironmentError_ where it can't be built, KernelError."""
+        """Load the program, attached to nothing. Raises MachineError where it can't be built, KernelError."""
         netns.make([self._netns])
         try:
             self._path.__enter__()

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Figure: TypeAlias = Literal["p50", "p99", "max", "min", "mean", "ratio", "cpu_seconds", "rss_mib"]
-"""`ratio` is value by reference: the median of the rounds' own ratios where rounds are paired, of the p50s otherwise."""
+"""`ratio` is value by reference: the median of the rounds' ratios where they are paired, else that of the p50s."""
 
 
 class Target(msgspec.Struct, frozen=True):

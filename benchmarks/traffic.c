@@ -2,7 +2,7 @@
 //
 //   traffic serve ADDRESS PORT     short connections and datagrams on PORT, streams on PORT + 1; says "ready"
 //   traffic client ADDRESS PORT    speaks to such a server, as the lines of its standard input say:
-//       stream MS                  send on one TCP connection, the same each time
+//       stream MS                  send on one TCP connection, until all has been read
 //       connect MS PARALLEL        connect, a byte each way, close
 //       datagrams MS A_SECOND      UDP, at an even rate
 //   and answers each by a line "COUNT NANOSECONDS": of bytes, connections, or datagrams.
@@ -12,7 +12,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdint.h>
@@ -20,13 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define EVENTS 256
 #define CHUNK (256 * 1024)
+#define RECEIPT (1024 * 1024) // bytes of a stream for which the server answers a byte: it has read them
 #define BURST 16
 #define SECOND 1000000000LL
 
@@ -34,6 +33,9 @@
 enum { SHORT, STREAM, SHORT_LISTENER, STREAM_LISTENER, DATAGRAMS, STDIN };
 
 static char buffer[CHUNK];
+
+// The kernel would find a size of its own for each connection, and streams would differ by that.
+static const int window = 512 * 1024;
 
 static void die(const char *what)
 {
@@ -85,6 +87,7 @@ static int opened(const char *host, int port, int type)
     if (sock < 0)
         die("socket");
     setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    setsockopt(sock, SOL_SOCKET, SO_RCVBUFFORCE, &window, sizeof(window));
     if (bind(sock, (struct sockaddr *)&where, size))
         die("bind");
     if (type == SOCK_STREAM && listen(sock, 4096))
@@ -102,12 +105,16 @@ static void take_all(int epoll, int listener, int accepted)
 
 static void swallow(int connection)
 {
+    static size_t had; // one stream at a time: a server has one client
     ssize_t size;
 
     while ((size = recv(connection, buffer, CHUNK, 0)) > 0)
-        ;
-    if (size == 0 || (errno != EAGAIN && errno != EINTR))
+        for (had += size; had >= RECEIPT; had -= RECEIPT)
+            send(connection, buffer, 1, MSG_NOSIGNAL);
+    if (size == 0 || (errno != EAGAIN && errno != EINTR)) {
         close(connection);
+        had = 0;
+    }
 }
 
 static int serve(const char *host, int port)
@@ -158,32 +165,38 @@ static void say(int64_t count, int64_t began)
     printf("%lld %lld\n", (long long)count, (long long)(now() - began));
 }
 
-// Send until the time is over, and wait until the other end has acknowledged it all.
-static void stream(int sock, int64_t ms)
-{
-    int64_t began = now(), end = began + ms * 1000000, sent = 0;
-    int waiting = 1;
-    ssize_t part;
-
-    while (now() < end) {
-        part = send(sock, buffer, CHUNK, MSG_NOSIGNAL);
-        if (part < 0)
-            die("send");
-        sent += part;
-    }
-    while (waiting > 0)
-        if (ioctl(sock, SIOCOUTQ, &waiting))
-            die("SIOCOUTQ");
-    say(sent, began);
-}
-
 static int connected(const struct sockaddr_storage *where, socklen_t size)
 {
     int sock = socket(where->ss_family, SOCK_STREAM, 0);
 
+    if (sock >= 0)
+        setsockopt(sock, SOL_SOCKET, SO_SNDBUFFORCE, &window, sizeof(window));
     if (sock < 0 || connect(sock, (const struct sockaddr *)where, size))
         die("connect");
     return sock;
+}
+
+// Send until the time is over, and wait until the other end has read it all.
+static void stream(const struct sockaddr_storage *where, socklen_t size, int64_t ms)
+{
+    int sock = connected(where, size);
+    int64_t began = now(), end = began + ms * 1000000, sent = 0, receipts = 0;
+    ssize_t part;
+
+    while (now() < end || sent % RECEIPT) {
+        part = send(sock, buffer, sent % RECEIPT + CHUNK > RECEIPT ? RECEIPT - sent % RECEIPT : CHUNK, MSG_NOSIGNAL);
+        if (part <= 0)
+            die("send");
+        sent += part;
+    }
+    while (receipts < sent / RECEIPT) {
+        part = recv(sock, buffer, sent / RECEIPT - receipts, 0);
+        if (part <= 0)
+            die("recv");
+        receipts += part;
+    }
+    say(sent, began);
+    close(sock);
 }
 
 static void begin(int epoll, const struct sockaddr_storage *where, socklen_t size)
@@ -268,14 +281,11 @@ static int client(const char *host, int port)
     struct sockaddr_storage where, sink;
     socklen_t size = address(host, port, &where), sink_size = address(host, port + 1, &sink);
     long long ms, number;
-    int streaming = -1;
     char line[64];
 
     while (fgets(line, sizeof(line), stdin)) {
         if (sscanf(line, "stream %lld", &ms) == 1) {
-            if (streaming < 0)
-                streaming = connected(&sink, sink_size);
-            stream(streaming, ms);
+            stream(&sink, sink_size, ms);
         } else if (sscanf(line, "connect %lld %lld", &ms, &number) == 2) {
             connect_many(&where, size, ms, (int)number);
         } else if (sscanf(line, "datagrams %lld %lld", &ms, &number) == 2) {

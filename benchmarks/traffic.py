@@ -1,11 +1,12 @@
 """Traffic between network namespaces, by a small C program: where Python would be what is measured.
 
-Both ends run on one core, so a packet's whole way is paid for there: rates compare what it costs, and other work of
-the machine moves them less than it moves two ends that wait for each other.
+Both ends run on one core, and rates are by the CPU time that they and that core's softirq thread used: a packet's whole
+way is in there, and what else the machine does is not. On an idle core these are rates by the clock.
 
-with Traffic() as traffic, traffic.serving(server_netns, "10.244.1.11"):
-with traffic.client(client_netns, "10.244.1.11") as client:
-print(client.stream(0.5), "Gbit/s", client.connections(0.5), "connections a second")
+Use it so:
+    with Traffic() as traffic, traffic.pair(client_netns, server_netns, "10.244.1.11") as client:
+        print(client.stream(0.5), client.connections(0.5))
+
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,16 +60,17 @@ class Traffic:
             self._folder.cleanup()
 
     @contextmanager
-    def serving(self, netns: str, address: str) -> Iterator[None]:
-        """Serve on an address of a network namespace inside the block. Raises KernelError."""
-        with self._running(netns, "serve", address) as process:
-            if process.stdout is None or process.stdout.readline() != "ready\n":
-                raise KernelError(f"no server on {address} in {netns}: {_complaint(process)}")
-            yield
+    def pair(self, netns: str, server_netns: str, address: str) -> Iterator[Client]:
+        """Start a server on an address of a network namespace, and a client of it. Raises KernelError."""
+        with self._running(server_netns, "serve", address) as server:
+            if server.stdout is None or server.stdout.readline() != "ready\n":
+                raise KernelError(f"no server on {address} in {server_netns}: {_complaint(server)}")
+            with self._running(netns, "client", address) as process:
+                yield Client(process, f"{netns} to {address}", (server.pid,))
 
     @contextmanager
     def client(self, netns: str, address: str) -> Iterator[Client]:
-        """Start a client of such a server, which waits for what it is to send. Raises KernelError."""
+        """Start a client without a server: it can send datagrams. Raises KernelError."""
         with self._running(netns, "client", address) as process:
             yield Client(process, f"{netns} to {address}")
 
@@ -80,7 +82,7 @@ class Traffic:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:  # noqa: S603 - ours
             try:
-                os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+                os.sched_setaffinity(process.pid, {_core()})
                 yield process
             finally:
                 # It ends when its standard input does, also when this process is killed.
@@ -95,23 +97,22 @@ class Traffic:
 class Client:
     """A client that runs: it sends when it is told to, and waits meanwhile."""
 
-    def __init__(self, process: subprocess.Popen[str], words: str) -> None:
-        """Speak to the process; words say between whom, for errors."""
+    def __init__(self, process: subprocess.Popen[str], words: str, others: tuple[int, ...] = ()) -> None:
+        """Speak to the process; words say between whom, for errors; others are processes whose CPU time counts too."""
         if process.stdin is None or process.stdout is None:
             raise KernelError("a traffic client needs pipes")
         self._process = process
         self._input, self.output = process.stdin, process.stdout
         self._words = words
+        self._counted = (process.pid, *others, *_softirq_threads())
 
     def stream(self, seconds: float) -> float:
-        """Send on one TCP connection, the same each time; give the throughput in Gbit/s. Raises KernelError."""
-        self._tell(f"stream {round(seconds * 1000)}")
-        return self._rate() * 8 / 1e9
+        """Send on one TCP connection until all has been read; give Gbit by the CPU second. Raises KernelError."""
+        return self._rate(f"stream {round(seconds * 1000)}") * 8 / 1e9
 
     def connections(self, seconds: float) -> float:
-        """Connect, a byte each way, close, eight at a time; give connections a second. Raises KernelError."""
-        self._tell(f"connect {round(seconds * 1000)} {PARALLEL}")
-        return self._rate()
+        """Connect, a byte each way, close, eight at a time; give connections by the CPU second. Raises KernelError."""
+        return self._rate(f"connect {round(seconds * 1000)} {PARALLEL}")
 
     def send_datagrams(self, seconds: float, a_second: int) -> None:
         """Start to send UDP at an even rate, and return at once: `answer` tells how many, `output` when it can."""
@@ -135,9 +136,31 @@ class Client:
         except BrokenPipeError:
             raise KernelError(f"traffic from {self._words} has ended: {_complaint(self._process)}") from None
 
-    def _rate(self) -> float:
-        count, nanoseconds = self.answer()
-        return count / nanoseconds * 1e9
+    def _rate(self, command: str) -> float:
+        before = self._used_ns()
+        self._tell(command)
+        count, _nanoseconds = self.answer()
+        return count / (self._used_ns() - before) * 1e9
+
+    def _used_ns(self) -> int:
+        # Exact while they sleep, which they do before a command and after its answer.
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0]) for pid in self._counted)
+
+
+def _core() -> int:
+    return max(os.sched_getaffinity(0))
+
+
+def _softirq_threads() -> list[int]:
+    """Find the kernel's thread that takes over packets of the core when there are many."""
+    wanted = f"ksoftirqd/{_core()}"
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        # A process may end while they are listed.
+        with suppress(OSError):
+            if path.read_text("utf-8").strip() == wanted:
+                found.append(int(path.parent.name))
+    return found
 
 
 def _complaint(process: subprocess.Popen[str]) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.cluster.model import Ref
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
 from nfagent.edge.claim import claim_table
@@ -25,6 +24,7 @@ from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
+from nfagent.intake import Intake
 from nfagent.policy.explain import Explanation, explain
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired
@@ -46,7 +46,6 @@ from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
 _NFLOG_RETRY_SECONDS = 30.0
-_TURN_SECONDS = 0.01
 
 
 class Agent:
@@ -68,6 +67,7 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
         )
+        self._intake = Intake(self._desired, self._clock, self._reconciler.wake)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_problem = ""
@@ -76,7 +76,6 @@ class Agent:
         )
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
-        self._taking = asyncio.Lock()
         self._ready = False
         self._announced = False
         self._said: frozenset[Problem] = frozenset()
@@ -123,22 +122,8 @@ class Agent:
             await self._take(events)
 
     async def _take(self, events: list[Event]) -> None:
-        """Take in objects, and let everybody else have a turn now and then: the loop is never held for long."""
-        # One batch after the other, in the order in which they were read.
-        async with self._taking:
-            turn = self._clock.monotonic()
-            for event in events:
-                if isinstance(event, Ref):
-                    self._desired.remove(event)
-                else:
-                    self._desired.put(event)
-                if self._clock.monotonic() - turn > _TURN_SECONDS:
-                    if self._ready:
-                        self._reconciler.wake()
-                    await asyncio.sleep(0)
-                    turn = self._clock.monotonic()
+        await self._intake.take(events)
         self._say_problems()
-        self._reconciler.wake()
 
     async def _reload(self) -> None:
         """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
@@ -156,7 +141,7 @@ class Agent:
 
     def _synced(self) -> None:
         if not self._ready:
-            self._ready = True
+            self._ready = self._intake.whole = True
             # What is here now mostly stays: collections that walk it would hold the loop for tens of milliseconds.
             gc.collect()
             gc.freeze()

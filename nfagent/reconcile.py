@@ -1,7 +1,7 @@
 """Newest state to transaction: what is wanted becomes what the kernel holds, and stays so.
 
-A change acts at once; changes that come while a transaction is under way go together into the next one, so
-the newest state wins. After any refusal the kernel is read again: nothing is ever patched from memory. A
+A change acts at once; changes that come while a transaction is under way, or in a storm, go together into the
+next one, so the newest state wins. After any refusal the kernel is read again: nothing is ever patched from memory. A
 full comparison every `resync` seconds finds what others changed.
 
 This module declares what a Kernel and a Clock must do, and knows no implementation of either.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.transaction import Transaction, diff
 
 log = logging.getLogger(__name__)
+_GATHER_SECONDS = 0.01
+"""A storm's changes are gathered this long: far below what an event may wait, far above what a commit takes."""
 _FIRST_RETRY = 0.1
 _DOUBLINGS = 32
 """No float grows out of its range, however long a kernel refuses."""
@@ -114,6 +117,7 @@ class Reconciler:
         self._trusted = False
         self._agreed = False  # once, and since then no refusal: what differs then is somebody else's doing
         self._read_at = 0.0
+        self._commits = deque([-_GATHER_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
 
     def wake(self) -> None:
@@ -130,10 +134,17 @@ class Reconciler:
         """Reconcile until cancelled; the first round waits for the first `wake`."""
         await self._woken.wait()
         while True:
+            await self._breathe()
             self._woken.clear()
             pause = await self.round()
             if not await self._clock.wait(self._woken, pause) and not self.status.failures:
                 self._trusted = False
+
+    async def _breathe(self) -> None:
+        """Let a storm gather: the first two transactions of every ten milliseconds go at once, what follows waits."""
+        earlier = self._commits[0] + _GATHER_SECONDS - self._clock.monotonic()
+        if earlier > 0:
+            await self._clock.wait(asyncio.Event(), earlier)
 
     async def round(self) -> float:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
@@ -179,3 +190,4 @@ class Reconciler:
             self.status.transactions += 1
             self.status.commands += len(transaction)
             self.status.applied_at = self._clock.monotonic()
+            self._commits.append(self.status.applied_at)

@@ -30,7 +30,8 @@ def document_field(document: dict[str, Any]) -> Field:
     """Stand at the top of a document, named by what it says of itself."""
     metadata = document.get("metadata")
     described = metadata if isinstance(metadata, dict) else {}
-    path = "/".join(str(described[key]) for key in ("namespace", "name") if described.get(key))
+    names = [described.get(key) for key in ("namespace", "name")]
+    path = "/".join(name for name in names if name and isinstance(name, str))
     return Field(f"{document.get('kind', 'object')} {path or '(unnamed)'}", "", document)
 
 

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.edge.netfilter import ElementSocket
+from nfagent.edge.netfilter import ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
-from nfagent.ruleset.transaction import Transaction, transaction_text
+from nfagent.ruleset.transaction import Transaction, phases, transaction_text
 from nfagent.wire.elements import is_elements_only
 
 _T = TypeVar("_T")
@@ -35,8 +35,11 @@ INSTALL_HINT = "apt-get install python3-nftables nftables"
 class Nftables:
     """Reads and changes the table; every call runs in the one worker thread. Satisfies reconcile.Kernel."""
 
-    def __init__(self) -> None:
-        """Load libnftables. Raises MachineError where it is missing, or can't speak to this kernel."""
+    def __init__(self, elements: ElementSocket | None = None) -> None:
+        """Load libnftables; `elements`, made where none is given, is closed with it.
+
+        Raises MachineError where libnftables is missing, or can't speak to this kernel.
+        """
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
@@ -47,7 +50,7 @@ class Nftables:
         except OSError as error:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._context.set_json_output(True)
-        self._elements = ElementSocket()
+        self._elements = elements or ElementSocket()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
 
     async def read(self) -> Ruleset:
@@ -55,16 +58,21 @@ class Nftables:
         return await self._in_thread(self.read_now)
 
     async def apply(self, transaction: Transaction) -> None:
-        """Commit a transaction. Raises KernelError; then nothing of it happened, or it is unknown.
+        """Commit a transaction, in phases where packets can't tell. Raises KernelError: then read what there is.
 
-        A few elements go at once, on the event loop: that takes less than handing them to the thread.
+        A few elements go at once, on the event loop: that takes less than handing them to the thread. Where there
+        is no room for a batch of elements, libnftables takes it: its socket grows with what it has to send.
         """
-        if not is_elements_only(transaction):
-            await self._in_thread(self.apply_now, transaction)
-        elif sum(len(command.elements) for command in transaction) <= _AT_ONCE:
-            self._elements.commit(transaction)
+        if is_elements_only(transaction):
+            try:
+                if sum(len(command.elements) for command in transaction) <= _AT_ONCE:
+                    self._elements.commit(transaction)
+                else:
+                    await self._in_thread(self._elements.commit, transaction)
+            except UnsentError:
+                await self._in_thread(self.apply_now, transaction)
         else:
-            await self._in_thread(self._elements.commit, transaction)
+            await self._in_thread(self.apply_now, transaction)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""

@@ -54,6 +54,10 @@ class ElementError(KernelError):
         super().__init__(words)
 
 
+class UnsentError(KernelError):
+    """There was no room for a batch, in the socket's send buffer or in memory: the kernel has seen nothing of it."""
+
+
 class ElementSocket:
     """A netlink socket of the network namespace in which it is made. One thread at a time may use it.
 
@@ -73,9 +77,9 @@ class ElementSocket:
     def commit(self, transaction: Transaction) -> None:
         """Apply a transaction that has element commands only, all of it or nothing.
 
-        Raises ElementError, which says what was refused and why; KernelError where the batch failed as a whole
-        or its outcome isn't known (read the table then); MachineError without the right to do it; WireError
-        for what can't be written.
+        Raises ElementError, which says what was refused and why; UnsentError where there is no room for the batch;
+        KernelError where it failed as a whole or its outcome isn't known (read the table then); MachineError
+        without the right to do it; WireError for what can't be written.
         """
         if not is_elements_only(transaction):
             raise WireError("a batch of elements can't carry other commands; commit them through libnftables")
@@ -156,9 +160,9 @@ def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
 def _unsent(error: OSError, size: int) -> KernelError:
     match error.errno:
         case errno.EMSGSIZE:
-            return KernelError(f"a batch of {size} bytes is more than the socket's send buffer (EMSGSIZE)")
+            return UnsentError(f"a batch of {size} bytes is more than the socket's send buffer (EMSGSIZE)")
         case errno.ENOBUFS | errno.ENOMEM:
-            return KernelError(f"the kernel has no memory for a batch of {size} bytes (ENOBUFS)")
+            return UnsentError(f"the kernel has no memory for a batch of {size} bytes (ENOBUFS)")
     return KernelError(f"a batch of {size} bytes can't be sent: {os.strerror(error.errno or 0)}")
 
 

@@ -75,7 +75,7 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
         mark = getattr(error, "problem_mark", None)
         where = f" at its line {mark.line + 1}" if mark else ""
         raise Field(top.owner, text.path, None).error(f"is neither YAML nor JSON{where}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, LookupError, AttributeError) as error:  # what PyYAML makes of `!!bool x`
         # PyYAML lets through what int() and date() refuse, as in 2001-99-99, and gives up on deep nesting.
         raise Field(top.owner, text.path, None).error(f"has a value that can't be read: {error}") from None
     return _decode_config(Field(top.owner, text.path, content))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from nfagent.cluster.address import Range, disjoint, single
+from nfagent.cluster.model import Node
 from nfagent.cluster.state import Change, ClusterState
 from nfagent.egress.ip_masq import IpMasqConfig
 
@@ -46,10 +49,14 @@ def masquerade_plan(cluster: ClusterState, config: IpMasqConfig, settings: Masqu
             sources += [single(address) for address in pod.addresses]
     ranges = [*settings.cluster_ranges, *sources]
     for node in cluster.nodes.values():
-        ranges += node.pod_cidrs
-        ranges += [single(address) for address in node.addresses]
+        ranges += _ranges_of(node)
     exempt = config.exempt(all_reserved_ranges=settings.all_reserved_ranges)
     return MasqueradePlan(disjoint(sources), disjoint(ranges), disjoint(exempt), settings.random_fully)
+
+
+@lru_cache(maxsize=32_768)
+def _ranges_of(node: Node) -> tuple[Range, ...]:
+    return (*node.pod_cidrs, *(single(address) for address in node.addresses))
 
 
 def needs_plan(cluster: ClusterState, change: Change) -> bool:

@@ -113,16 +113,30 @@ def _peers(rule: Rule) -> list[PodPeer | Blocks | None]:
 
 def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[str]:
     """Give the addresses that the Pods of a peer hold; an address of two Pods comes twice."""
+    for pod in _peer_pods(cluster, index, peer):
+        yield from pod.addresses
+
+
+def port_elements(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterator[PortElement]:
+    """Resolve a named port on every Pod that may serve it; an element of two Pods comes twice."""
+    for pod in _may_serve(cluster, index, ports):
+        yield from pod_port_elements(cluster, ports, pod)
+
+
+def _may_serve(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterable[Pod]:
+    """Look no further than needed: a name like `metrics` stands on every other Pod of a cluster."""
+    if ports.local:
+        return [pod for pod in cluster.local.values() if pod.holds_addresses]
+    if isinstance(ports.servers, PodPeer) and ports.servers in index.peers.members:
+        return _peer_pods(cluster, index, ports.servers)
+    return cluster.by_port.get((ports.name, ports.protocol), {}).values()
+
+
+def _peer_pods(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[Pod]:
     for identity in index.peers.members.get(peer, ()):
         for pod in cluster.members[identity].values():
             if pod.holds_addresses:
-                yield from pod.addresses
-
-
-def port_elements(cluster: ClusterState, ports: NamedPorts) -> Iterator[PortElement]:
-    """Resolve a named port on every Pod that may serve it; an element of two Pods comes twice."""
-    for pod in cluster.by_port.get((ports.name, ports.protocol), {}).values():
-        yield from pod_port_elements(cluster, ports, pod)
+                yield pod
 
 
 def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Iterator[PortElement]:

@@ -56,7 +56,7 @@ class Desired:
         for name, chain in base_chains():
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
-        self._plan_masquerade()
+        self._planned = False
 
     def put(self, item: Item) -> bool:
         """Take in an object, new or changed; tell whether anything changed."""
@@ -86,14 +86,17 @@ class Desired:
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
+        self._plan_masquerade()
         return self._live.take()
 
     def settle(self) -> None:
         """Consider everything told: somebody compares the kernel with the whole ruleset."""
+        self._plan_masquerade()
         self._live.settle()
 
     def ruleset(self) -> Ruleset:
         """Give what the kernel must hold now, whole; the same value until something changes."""
+        self._plan_masquerade()
         if self._whole is None or self._whole[0] != self.generation:
             self._whole = (self.generation, self._live.ruleset())
         return self._whole[1]
@@ -110,6 +113,7 @@ class Desired:
     @property
     def touched(self) -> bool:
         """Tell whether `take` has something to give."""
+        self._plan_masquerade()
         return self._live.touched
 
     @property
@@ -156,14 +160,14 @@ class Desired:
         if change.namespace is not None:
             self._members.refill_ports()
         if needs_plan(self.cluster, change):
-            self._plan_masquerade()
+            self._planned = False
         return self._spread(footprint)
 
     def _configure(self, config: IpMasqConfig) -> bool:
         changed = self.ip_masq != config
         if changed:
             self.ip_masq = config
-            self._plan_masquerade()
+            self._planned = False
             self.generation += 1
         return changed
 
@@ -178,6 +182,10 @@ class Desired:
         return changed
 
     def _plan_masquerade(self) -> None:
+        """Plan anew where something changed it: once for all Nodes that come together, not once for each."""
+        if self._planned:
+            return
+        self._planned = True
         plan = masquerade_plan(self.cluster, self.ip_masq, self._masquerade)
         if plan is None:
             return

@@ -119,7 +119,9 @@ class Members:
             found: Iterable[Element] = peer_addresses(self._cluster, self._index, content)
             return (address for address in found if (":" in str(address)) == (family == 6))
         if isinstance(content, NamedPorts):
-            return (item for item in port_elements(self._cluster, content) if (":" in item[0]) == (family == 6))
+            return (
+                item for item in port_elements(self._cluster, self._index, content) if (":" in item[0]) == (family == 6)
+            )
         return ()
 
 

@@ -150,6 +150,33 @@ def transaction_text(transaction: Transaction) -> str:
     return "".join(f"{command.text()}\n" for command in transaction)
 
 
+def phases(transaction: Transaction) -> tuple[Transaction, ...]:
+    """Split a transaction into up to three that packets can't tell from the one: structure in, elements, structure out.
+
+    What is made first is unreachable until the elements change, all together; what goes last is unreachable by
+    then. A transaction that changes the rules of a chain which stays can't be split: its rules and the elements
+    that belong to them must change at the same moment.
+    """
+    fresh = {command.name for command in transaction if isinstance(command, AddChain)}
+    ending = {command.name for command in transaction if isinstance(command, Delete) and command.kind == "chain"}
+    parts: tuple[list[Command], list[Command], list[Command]] = ([], [], [])
+    for command in transaction:
+        match command:
+            case ChangeElements() | ChangeMapElements():
+                parts[1].append(command)
+            case AddRule(chain) if chain not in fresh:
+                return (transaction,)
+            case FlushChain(name) if name not in ending:
+                return (transaction,)
+            case Delete("table"):
+                return (transaction,)
+            case Delete() | FlushChain():
+                parts[2].append(command)
+            case _:
+                parts[0].append(command)
+    return tuple(tuple(part) for part in parts if part)
+
+
 def diff(before: Ruleset, after: Ruleset) -> Transaction:
     """Give the commands that turn one ruleset into the other; none where they are equal."""
     if not after.exists:

@@ -90,3 +90,11 @@ def test_what_is_exempt_follows_from_defaults_flag_and_switches() -> None:
     assert IpMasqConfig((TEN,)).exempt(all_reserved_ranges=True) == (TEN, *LINK_LOCAL)
     assert IpMasqConfig((), (True, True)).exempt(all_reserved_ranges=False) == ()
     assert IpMasqConfig((), (True, False)).exempt(all_reserved_ranges=False) == (LINK_LOCAL[1],)
+
+
+@pytest.mark.parametrize("config", ["!!bool x", "!!int ''", "!!timestamp x", "2001-99-99", "0x_"])
+def test_yaml_that_its_library_stumbles_over_is_an_error_that_names_the_field(config: str) -> None:
+    document = {"metadata": {"namespace": "kube-system", "name": "ip-masq-agent"}, "data": {"config": config}}
+    with pytest.raises(ObjectError) as raised:
+        decode_ip_masq(document)
+    assert raised.value.problem.field == "data.config"

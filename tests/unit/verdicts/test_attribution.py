@@ -109,13 +109,13 @@ def test_a_deny_names_the_policies_that_isolate_and_none_that_allow() -> None:
 
 
 def test_egress_is_judged_at_the_source() -> None:
-    out = policy("shop/out", labelled(app="web"), egress=[{}], types=["Egress"])
-    attributor = Attributor(scene(out, CLOSED).views["a"])
+    out, wide = (policy(f"shop/{name}", labelled(app="web"), egress=[{}], types=["Egress"]) for name in ("out", "wide"))
+    attributor = Attributor(scene(out, wide, CLOSED).views["a"])
 
-    record = attributed(attributor, "allow egress shop/out", packet(WEB, OUTSIDE, TCP, ports(1, 443)))
+    record = attributed(attributor, "allow egress shop/out", packet(WEB, DB, TCP, ports(1, 443)))
 
-    assert (record.connection.direction, record.policies) == ("egress", named("out"))
-    assert (record.src, record.dest) == (shop("web"), Endpoint(instance=OUTSIDE))
+    assert (record.connection.direction, record.policies) == ("egress", named("out", "wide"))
+    assert (record.src, record.dest) == (shop("web"), shop("db"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,527 @@
+"""The reconciler on a real kernel whose table others change behind its back: whatever it refuses, it ends up right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, closing
+from uuid import uuid4
+
+import msgspec
+import pytest
+from pyroute2 import netns
+
+from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Node, Pod, Ref
+from nfagent.edge.clock import SystemClock
+from nfagent.edge.kernel import Nftables
+from nfagent.edge.netfilter import ElementSocket
+from nfagent.egress.ip_masq import IpMasqConfig
+from nfagent.reconcile import Reconciler
+from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.parse import parse_ruleset
+from nfagent.wire.netlink import NLM_F_REQUEST, message, messages, nfgen
+from tests.scene import DECODERS, Document, labelled, namespace, node, pod, policy, port
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+DEADLINE = 60.0
+NEIGHBOUR = 'table ip nfagent {\n\tchain ours {\n\t\tcomment "another family\'s table of the same name"\n\t}\n}\n'
+GENERATION = struct.Struct("!4x4xI")
+"""struct nfgenmsg, then the first attribute, NFTA_GEN_ID."""
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Put the test's thread, the threads and processes that it starts, into a network namespace of its own."""
+    name = f"nfagent-reconcile-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            nft("-f", "-", text=NEIGHBOUR)
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def nft(*arguments: str, text: str = "") -> str:
+    done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}{text}"
+    return done.stdout
+
+
+def listed() -> Ruleset:
+    """Give what nft, a process of its own, says is there."""
+    return parse_ruleset(json.loads(nft("-j", "list", "ruleset")))
+
+
+def generation() -> int:
+    """Ask the kernel how many transactions it has committed in this namespace (NFT_MSG_GETGEN)."""
+    with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)) as asked:
+        asked.bind((0, 0))
+        asked.settimeout(DEADLINE)
+        asked.send(message(10 << 8 | 16, NLM_F_REQUEST, 1, nfgen(0, 0)))
+        answer = next(iter(messages(asked.recv(8192))))
+        return int(GENERATION.unpack_from(answer.payload)[0])
+
+
+def decoded(document: Document) -> Item:
+    item = DECODERS[document["kind"]](document)
+    assert item is not None
+    return item
+
+
+class Stage:
+    """The wanted state, the kernel and the reconciler between them, as in the agent."""
+
+    def __init__(self, elements: ElementSocket | None = None) -> None:
+        self.desired = Desired("a")
+        self.kernel = Nftables(elements)
+        self.reconciler = Reconciler(self.kernel, SystemClock(), self.desired, resync=3600.0, on_sync=self._sync)
+        self.under_way = False
+        self._synced = asyncio.Event()
+
+    def happens(self, *events: Item | Ref) -> None:
+        self._synced.clear()
+        for event in events:
+            if isinstance(event, Ref):
+                self.desired.remove(event)
+            else:
+                self.desired.put(event)
+        self.reconciler.wake()
+
+    async def settles(self, *events: Item | Ref) -> None:
+        """Let something happen, and wait until wanted state and kernel agree."""
+        self.happens(*events)
+        async with asyncio.timeout(DEADLINE):
+            await self._synced.wait()
+        status = self.reconciler.status
+        assert (status.in_sync, status.failures, status.last_error) == (True, 0, "")
+
+    async def watch(self) -> None:
+        """Notice whether the loop turns while a transaction is taken and not yet committed."""
+        while True:
+            self.under_way = self.under_way or not (self.desired.touched or self.reconciler.status.in_sync)
+            await asyncio.sleep(0)
+
+    async def shows(self, wanted: Ruleset) -> None:
+        """Wait until a listing says so: it may miss elements while the kernel makes a set's hash table larger."""
+        async with asyncio.timeout(DEADLINE):
+            while await self.kernel.read() != wanted:  # noqa: ASYNC110 - nothing tells when the table has its size
+                await asyncio.sleep(0.01)
+
+    def _sync(self) -> None:
+        if self.reconciler.status.in_sync:
+            self._synced.set()
+
+
+@asynccontextmanager
+async def running(*documents: Document, elements: ElementSocket | None = None) -> AsyncIterator[Stage]:
+    stage = Stage(elements)
+    tasks = [asyncio.create_task(stage.reconciler.run())]
+    try:
+        await stage.settles(*map(decoded, documents))
+        tasks.append(asyncio.create_task(stage.watch()))
+        yield stage
+        assert not tasks[0].done(), "the reconciler ended"
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        stage.kernel.close()
+
+
+CHAIN = "ingress/shop/p"
+OTHER_CHAIN = "ingress/shop/q"
+WEB = pod("shop/web", "a", 10, (port(80, "http"),), app="web")
+SECOND_WEB = pod("shop/web2", "a", 12, (port(80, "http"),), app="web")
+DB = pod("shop/db", "b", 11, app="db")
+SECOND_DB = pod("shop/db2", "b", 13, app="db")
+POLICY = policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="db")}]}])
+OTHER = policy("shop/q", labelled(app="other"), ingress=[{"from": [{"podSelector": labelled(app="cache")}]}])
+MASQUERADE = {
+    "kind": "ConfigMap",
+    "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+    "data": {"config": "nonMasqueradeCIDRs: [10.0.0.0/8]"},
+}
+SCENE = [node("a"), node("b"), namespace("shop"), WEB, DB, POLICY, MASQUERADE]
+WANTS_TWELVE = decoded(SECOND_WEB)
+MORE_EXEMPT = IpMasqConfig(cidrs=(parse_cidr("10.0.0.0/8"), parse_cidr("172.16.0.0/12")))
+
+
+def scene(*more: Item) -> Ruleset:
+    desired = Desired("a")
+    for item in (*map(decoded, SCENE), *more):
+        desired.put(item)
+    return desired.ruleset()
+
+
+PEERS = next(name for name in scene().sets if name.startswith("peers4/"))
+SELECTED_ANEW = decoded(policy("shop/r", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="x")}]}]))
+NEW_PEERS = next(name for name in scene(SELECTED_ANEW).sets if name.startswith("peers4/") and name != PEERS)
+MINE = "add chain inet nfagent mine\n"
+
+# What others do, what happens then, and what the kernel says to our change.
+REFUSALS: dict[str, tuple[str, tuple[Item | Ref, ...], str]] = {
+    "ENOENT: somebody deleted the address that we delete": (
+        f"delete element inet nfagent {PEERS} {{ 10.64.1.11 }}",
+        (decoded(DB).ref,),
+        r"\{ 10.64.1.11 \}: it isn't in the set \(ENOENT\)",
+    ),
+    "ENOENT: somebody flushed the set that we delete from": (
+        f"flush set inet nfagent {PEERS}",
+        (decoded(pod("shop/db", "b", 15, app="db")),),
+        r"it isn't in the set \(ENOENT\)",
+    ),
+    "ENOENT: somebody deleted the set that we add to, and its rules": (
+        f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}",
+        (decoded(SECOND_DB),),
+        r"there is no set of that name \(ENOENT\)",
+    ),
+    "ENOENT: somebody deleted the whole table before a change of elements": (
+        "delete table inet nfagent",
+        (decoded(SECOND_DB),),
+        r"there is no table inet nfagent \(ENOENT\)",
+    ),
+    "ENOENT: somebody deleted the whole table before a change of rules": (
+        "delete table inet nfagent",
+        (SELECTED_ANEW,),
+        "No such file or directory",
+    ),
+    "ENOENT: somebody deleted the whole table before logging is switched": (
+        "delete table inet nfagent",
+        (NetworkLogging(deny=LoggingSwitch(log=True)),),
+        "No such file or directory",
+    ),
+    "ENOENT: somebody flushed all rulesets of the machine": (
+        f"flush ruleset\n{NEIGHBOUR}",
+        (decoded(SECOND_DB), decoded(SECOND_WEB)),
+        r"there is no table inet nfagent \(ENOENT\)",
+    ),
+    "ENOENT: somebody deleted the chain that a new Pod is sent to": (
+        f"flush map inet nfagent ingress4\nflush map inet nfagent ingress6\ndelete chain inet nfagent {CHAIN}",
+        (WANTS_TWELVE,),
+        r"there is no chain of that name \(ENOENT\)",
+    ),
+    "ENOENT: somebody took the Pod that goes out of its map": (
+        f"delete element inet nfagent ingress4 {{ 10.64.0.10 : goto {CHAIN} }}",
+        (WANTS_TWELVE, decoded(WEB).ref),
+        r"it isn't in the map \(ENOENT\)",
+    ),
+    "ENOENT: somebody deleted the range that we delete": (
+        "delete element inet nfagent nonmasq4 { 10.0.0.0/8 }",
+        (IpMasqConfig(cidrs=()),),
+        r"it isn't in the set \(ENOENT\)",
+    ),
+    "ENOENT: somebody deleted the chain whose Pod we send elsewhere": (
+        f"flush map inet nfagent ingress4\nflush map inet nfagent ingress6\ndelete chain inet nfagent {CHAIN}",
+        (decoded(POLICY).ref,),
+        "No such file or directory",
+    ),
+    "EEXIST: somebody sent the new Pod's address elsewhere": (
+        f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.12 : goto mine }}",
+        (WANTS_TWELVE,),
+        r"the address has another target already \(E(EXIST|BUSY)\)",
+    ),
+    "EEXIST: somebody sent the new Pod's address to another chain of ours": (
+        "add element inet nfagent ingress4 { 10.64.0.12 : goto allow/ingress/shop/p }",
+        (WANTS_TWELVE,),
+        r"the address has another target already \(E(EXIST|BUSY)\)",
+    ),
+    "EEXIST: somebody sent the address elsewhere that goes to a new class": (
+        f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.14 : goto mine }}",
+        (decoded(OTHER), decoded(pod("shop/other", "a", 14, app="other"))),
+        "File exists|resource busy",
+    ),
+    "EEXIST: somebody added the range that we add": (
+        "add element inet nfagent nonmasq4 { 172.16.0.0/12 }",
+        (MORE_EXEMPT,),
+        r"the interval is in the set already.*\(EEXIST\)",
+    ),
+    "EEXIST: somebody added a range that overlaps the one that we add": (
+        "add element inet nfagent nonmasq4 { 172.20.0.0-172.40.0.0 }",
+        (MORE_EXEMPT,),
+        r"overlaps with one that is \(EEXIST\)",
+    ),
+    "EEXIST: somebody made the set that we make, of another type": (
+        f"add set inet nfagent {NEW_PEERS} {{ type ipv6_addr; }}",
+        (SELECTED_ANEW,),
+        "File exists|datatype mismatch",
+    ),
+    "EEXIST: somebody made the chain that we make a base chain": (
+        "add chain inet nfagent ingress/shop/p_r { type filter hook forward priority 5; policy drop; }",
+        (SELECTED_ANEW,),
+        "not supported|File exists|Device or resource busy|Invalid argument",
+    ),
+    "EBUSY: somebody's rule goes to the class chain that we delete": (
+        f"{MINE}add rule inet nfagent mine goto {CHAIN}",
+        (decoded(POLICY).ref,),
+        "resource busy",
+    ),
+    "EBUSY: somebody's rule in a chain of ours goes to the class chain that we delete": (
+        f"insert rule inet nfagent forward-ingress ip saddr 10.9.9.9 goto {CHAIN}",
+        (decoded(POLICY).ref,),
+        "resource busy",
+    ),
+    "EBUSY: somebody's map element goes to the class chain that we delete": (
+        f"add element inet nfagent ingress4 {{ 10.9.9.9 : goto {CHAIN} }}",
+        (decoded(WEB).ref,),
+        "resource busy",
+    ),
+    "EBUSY: somebody's rule names the set that we delete": (
+        f"add rule inet nfagent stray-ingress ip saddr @{PEERS} drop",
+        (decoded(POLICY).ref,),
+        "resource busy",
+    ),
+    "EBUSY: somebody's rule counts by the counter that we delete": (
+        f'{MINE}add rule inet nfagent mine counter name "deny/{CHAIN}"',
+        (decoded(POLICY).ref,),
+        "resource busy",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sabotage", "events", "said"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_ends_in_the_right_ruleset(
+    sabotage: str, events: tuple[Item | Ref, ...], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            assert listed() == stage.desired.ruleset()
+            nft("-f", "-", text=f"{sabotage}\n")
+            assert listed() != stage.desired.ruleset(), "the sabotage did nothing"
+            await stage.settles(*events)
+            assert listed() == stage.desired.ruleset()
+
+    with caplog.at_level("ERROR"):
+        asyncio.run(body())
+    refusals = [record.getMessage() for record in caplog.records]
+    assert len(refusals) == 1
+    assert pytest.RaisesExc(RuntimeError, match=said).matches(RuntimeError(refusals[0])), refusals
+    assert nft("list", "table", "ip", "nfagent") == NEIGHBOUR
+
+
+def peers_of_three_hundred_kinds() -> Document:
+    """Give a policy with 300 peers, each of which means every Pod with the label app: 300 sets."""
+    kinds = [
+        {"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": [f"v{number}"]}]}}
+        for number in range(300)
+    ]
+    return policy("shop/p", labelled(app="web"), ingress=[{"from": kinds}])
+
+
+def databases(count: int, of: str = "") -> Iterable[Pod]:
+    first = decoded(DB)
+    assert isinstance(first, Pod)
+    return [
+        msgspec.structs.replace(first, name=f"db{of}{n}", addresses=(f"10.{100 + (n >> 16)}.{n >> 8 & 255}.{n & 255}",))
+        for n in range(count)
+    ]
+
+
+NO_BUFFERS: dict[str, tuple[dict[str, int], str, tuple[Document, ...], tuple[Item | Ref, ...], str | None]] = {
+    "ENOBUFS: a batch that the send buffer has no room for": (
+        {"send_buffer": 2_048},
+        "",
+        tuple(SCENE),
+        tuple(databases(1_000)),
+        None,
+    ),
+    "ENOBUFS: a small batch, in this thread, that the send buffer has no room for": (
+        {"send_buffer": 2_048},
+        "",
+        tuple(SCENE),
+        tuple(msgspec.structs.replace(item, addresses=(f"fd00::{n:x}",)) for n, item in enumerate(databases(250))),
+        None,
+    ),
+    "ENOBUFS: refusals that overflow the receive buffer": (
+        {"receive_buffer": 2_048},
+        "delete table inet nfagent\n",
+        (*SCENE, peers_of_three_hundred_kinds()),
+        (decoded(SECOND_DB),),
+        r"there is no table inet nfagent \(ENOENT\)",
+    ),
+    "ENOBUFS: a batch that is too large for a table that is gone": (
+        {"send_buffer": 2_048},
+        "delete table inet nfagent\n",
+        tuple(SCENE),
+        tuple(databases(1_000)),
+        "No such file or directory",
+    ),
+}
+
+
+@pytest.mark.parametrize(("buffers", "sabotage", "documents", "events", "said"), NO_BUFFERS.values(), ids=NO_BUFFERS)
+def test_small_buffers_end_in_the_right_ruleset(
+    buffers: dict[str, int],
+    sabotage: str,
+    documents: tuple[Document, ...],
+    events: tuple[Item | Ref, ...],
+    said: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body() -> None:
+        async with running(*documents, elements=ElementSocket(**buffers)) as stage:
+            nft("-f", "-", text=sabotage)
+            await stage.settles(*events)
+            await stage.shows(stage.desired.ruleset())
+            # The socket goes on as ever.
+            await stage.settles(decoded(pod("shop/last", "b", 99, app="db")))
+            await stage.shows(stage.desired.ruleset())
+
+    with caplog.at_level("ERROR"):
+        asyncio.run(body())
+    refusals = [record.getMessage() for record in caplog.records]
+    assert len(refusals) == (said is not None)
+    assert said is None or pytest.RaisesExc(RuntimeError, match=said).matches(RuntimeError(refusals[0])), refusals
+
+
+MIXED: dict[str, tuple[Item | Ref, ...]] = {
+    "a policy and its peers": (SELECTED_ANEW, decoded(pod("shop/x", "b", 20, app="x")), decoded(SECOND_DB)),
+    "a Pod of a new class, and one of an old one": (
+        decoded(OTHER),
+        decoded(pod("shop/other", "a", 14, app="other")),
+        WANTS_TWELVE,
+        decoded(SECOND_DB),
+    ),
+    "everything goes, and something else comes": (
+        decoded(POLICY).ref,
+        decoded(DB).ref,
+        SELECTED_ANEW,
+        MORE_EXEMPT,
+        Node("b"),
+    ),
+    "logging is switched while Pods come": (NetworkLogging(allow=LoggingSwitch(log=True)), decoded(SECOND_DB)),
+}
+
+
+@pytest.mark.parametrize("events", MIXED.values(), ids=MIXED)
+def test_a_change_of_rules_and_elements_is_one_transaction_of_the_kernel(events: tuple[Item | Ref, ...]) -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            before, told = generation(), stage.reconciler.status.transactions
+            await stage.settles(*events)
+            assert generation() - before == stage.reconciler.status.transactions - told == 1
+            assert listed() == stage.desired.ruleset()
+
+    asyncio.run(body())
+
+
+def test_a_few_elements_are_committed_before_anybody_else_has_a_turn() -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            before = generation()
+            await stage.settles(*databases(256))
+            assert (stage.under_way, generation() - before) == (False, 1)
+            await stage.shows(stage.desired.ruleset())
+
+    asyncio.run(body())
+
+
+def test_twenty_thousand_elements_go_together_while_the_loop_turns() -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            pods = databases(20_000)
+            for events in (list(pods), [item.ref for item in pods]):
+                before, stage.under_way = generation(), False
+                await stage.settles(*events)
+                assert (stage.under_way, generation() - before) == (True, 1)
+                await stage.shows(stage.desired.ruleset())
+
+    asyncio.run(body())
+
+
+def test_newer_events_that_come_while_twenty_thousand_elements_go_are_not_lost() -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            pods = databases(20_000)
+            stage.happens(*pods)
+            async with asyncio.timeout(DEADLINE):
+                while not stage.under_way:  # noqa: ASYNC110 - `watch` notices at each turn
+                    await asyncio.sleep(0)
+            await stage.settles(pods[0].ref, msgspec.structs.replace(pods[1], addresses=("10.64.1.77",)))
+            await stage.shows(stage.desired.ruleset())
+
+    asyncio.run(body())
+
+
+def test_the_kernel_can_be_read_while_elements_are_committed() -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            pods = databases(400)
+            before = generation()
+            everything = {address for item in pods for address in item.addresses} | {"10.64.1.11"}
+            empty = _without_peers(stage.desired.ruleset())
+            done, reads = asyncio.Event(), 0
+
+            async def read() -> None:
+                nonlocal reads
+                while not done.is_set():
+                    found = await stage.kernel.read()
+                    assert _without_peers(found) == empty
+                    assert found.sets[PEERS].elements <= everything
+                    reads += 1
+
+            async def write() -> None:
+                for item in pods:
+                    seen = reads
+                    await stage.settles(item)
+                    if item.name.endswith("0"):
+                        async with asyncio.timeout(DEADLINE):
+                            while reads == seen:  # noqa: ASYNC110 - readers tell by counting
+                                await asyncio.sleep(0)
+                done.set()
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(write())
+                for _ in range(2):
+                    tasks.create_task(read())
+            assert generation() - before <= len(pods)
+            await stage.shows(stage.desired.ruleset())
+
+    asyncio.run(body())
+
+
+def _without_peers(ruleset: Ruleset) -> Ruleset:
+    emptied = msgspec.structs.replace(ruleset.sets[PEERS], elements=frozenset())
+    return msgspec.structs.replace(ruleset, sets={**ruleset.sets, PEERS: emptied})
+
+
+def test_a_restart_takes_over_what_it_finds_without_a_transaction(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            left = stage.desired.ruleset()
+        before = generation()
+        async with running(*SCENE) as stage:
+            assert (generation(), stage.reconciler.status.transactions) == (before, 0)
+            await stage.settles(decoded(SECOND_DB))
+        assert listed() != left
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(body())
+    assert caplog.messages == []
+
+
+def test_drift_that_is_told_is_put_right_in_one_transaction() -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            nft("-f", "-", text=f"{MINE}flush set inet nfagent {PEERS}\nflush chain inet nfagent forward-egress\n")
+            before = generation()
+            stage.reconciler.distrust()
+            await stage.settles()
+            assert (generation() - before, stage.reconciler.status.drifts) == (1, 1)
+            assert listed() == stage.desired.ruleset()
+
+    asyncio.run(body())

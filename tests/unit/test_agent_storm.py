@@ -1,0 +1,291 @@
+"""A storm of events: taken in turns, few transactions, the newest state wins; and nobody waits who needn't."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import pytest
+
+from nfagent.cluster.model import Pod, Ref
+from nfagent.errors import KernelError
+from nfagent.intake import Intake
+from nfagent.reconcile import Reconciler
+from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.objects import ABSENT, Ruleset
+from nfagent.ruleset.transaction import Transaction
+from tests.fake_kernel import FakeKernel, Refused
+from tests.scene import DECODERS, labelled, pod, policy
+
+COMMIT_TURNS = 10
+"""Turns of the event loop that a commit takes."""
+EVENTS = 1000
+PODS = 50
+QUIET_TURNS = 100 * COMMIT_TURNS
+"""Turns after which all that can happen has happened: a hundred commits."""
+DEADLINE = 30.0
+
+RULES = {"ingress": [{"from": [{"podSelector": labelled(app="db")}]}]}
+SCENE = [pod("shop/web", "a", 10, app="web"), policy("shop/p", labelled(app="web"), **RULES)]
+
+
+class TurnKernel:
+    """tests.fake_kernel, whose commits take turns of the event loop."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.fake = FakeKernel()
+        self.commits: list[Transaction] = []
+        self._told = told
+
+    async def read(self) -> Ruleset:
+        return self.fake.ruleset
+
+    async def apply(self, transaction: Transaction) -> None:
+        self._told.append("apply")
+        self.commits.append(transaction)
+        for _ in range(COMMIT_TURNS):
+            await asyncio.sleep(0)
+        try:
+            self.fake.apply(transaction)
+        except Refused as refusal:
+            raise KernelError(str(refusal)) from None
+
+
+class TurnClock:
+    """Time that stands still, but for short pauses, which pass in a turn; `step` passes at each look at it."""
+
+    def __init__(self, told: list[str], step: float = 0.0) -> None:
+        self.now = 1000.0
+        self.step = step
+        self._told = told
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self._told.append("wait")
+        if seconds > 1:
+            return await event.wait()
+        await asyncio.sleep(0)
+        self.now += seconds
+        return event.is_set()
+
+
+class Stage:
+    """Events, the wanted state, the reconciler and a kernel, put together as the agent does."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.turns = 0
+        self.desired = Desired("a")
+        self.kernel = TurnKernel(self.told)
+        self.clock = TurnClock(self.told)
+        self.reconciler = Reconciler(self.kernel, self.clock, self.desired)
+        self.intake = Intake(self.desired, self.clock, self.reconciler.wake)
+
+    async def count(self) -> None:
+        while True:
+            await asyncio.sleep(0)
+            self.turns += 1
+
+    async def quiet(self) -> None:
+        for _ in range(QUIET_TURNS):
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Stage]:
+    stage = Stage()
+    tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.count())]
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await stage.intake.take([decoded(document) for document in SCENE])
+            await stage.quiet()
+            assert stage.kernel.fake.ruleset == stage.desired.ruleset()
+            stage.intake.whole = True
+            yield stage
+        assert not tasks[0].done(), "the reconciler ended"
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def decoded(document: dict[str, object]) -> Item:
+    item = DECODERS[str(document["kind"])](document)
+    assert item is not None
+    return item
+
+
+def churn() -> Iterator[Item | Ref]:
+    """Give events of some Pods that come as peers, change their address and go, over and over; half of them stay."""
+    for number in range(EVENTS):
+        name, round_ = number % PODS, number // PODS
+        peer = Pod("shop", f"db{name}", (("app", "db"),), "b", (f"10.64.1.{name}",), workload_name=f"db{name}")
+        match round_ % 3:
+            case 0:
+                yield peer
+            case 1:
+                yield msgspec.structs.replace(peer, addresses=(f"10.65.{round_}.{name}",))
+            case _ if name % 2:
+                yield peer.ref
+            case _:
+                yield msgspec.structs.replace(peer, addresses=(f"10.66.{round_}.{name}",))
+
+
+async def in_one_batch(stage: Stage) -> None:
+    await stage.intake.take(churn())
+
+
+async def in_a_thousand_batches(stage: Stage) -> None:
+    for event in churn():
+        await stage.intake.take([event])
+        await asyncio.sleep(0)
+
+
+async def by_many_at_once(stage: Stage) -> None:
+    """Hand all over in tasks of their own, as a source for each kind would."""
+    events = list(churn())
+    await asyncio.gather(*(stage.intake.take(events[start : start + 10]) for start in range(0, EVENTS, 10)))
+
+
+@pytest.mark.parametrize("storm", [in_one_batch, in_a_thousand_batches, by_many_at_once], ids=lambda way: way.__name__)
+def test_a_storm_becomes_few_transactions_and_its_newest_state_wins(storm: Callable[[Stage], Awaitable[None]]) -> None:
+    async def body() -> None:
+        async with running() as stage:
+            before, turns = len(stage.kernel.commits), stage.turns
+            await storm(stage)
+            lasted = stage.turns - turns
+            await stage.quiet()
+            # One transaction at a time while the storm lasts, one for what came last, one that was under way.
+            assert 1 <= len(stage.kernel.commits) - before <= lasted // COMMIT_TURNS + 2
+            expected = Desired("a")
+            for event in [*map(decoded, SCENE), *churn()]:
+                expected.remove(event) if isinstance(event, Ref) else expected.put(event)
+            assert stage.kernel.fake.ruleset == expected.ruleset()
+            assert not stage.desired.touched
+            assert (stage.reconciler.status.in_sync, stage.reconciler.status.failures) == (True, 0)
+
+    asyncio.run(body())
+
+
+def test_events_of_a_storm_do_not_wait_for_its_end() -> None:
+    async def body() -> None:
+        async with running() as stage:
+            before = len(stage.kernel.commits)
+            for number, event in enumerate(churn()):
+                await stage.intake.take([event])
+                await asyncio.sleep(0)
+                if number == 10 * COMMIT_TURNS:
+                    assert len(stage.kernel.commits) > before
+
+    asyncio.run(body())
+
+
+def test_an_idle_reconciler_commits_an_event_without_any_pause() -> None:
+    async def body() -> None:
+        async with running() as stage:
+            for event in list(churn())[:5]:
+                stage.clock.now += 1
+                stage.told.clear()
+                await stage.intake.take([event])
+                await stage.quiet()
+                assert stage.told == ["apply", "wait"]
+
+    asyncio.run(body())
+
+
+class Listed:
+    """Keeps what was taken. Satisfies intake.Takes."""
+
+    def __init__(self) -> None:
+        self.taken: list[Item | Ref] = []
+
+    def put(self, item: Item) -> bool:
+        self.taken.append(item)
+        return True
+
+    def remove(self, ref: Ref) -> bool:
+        self.taken.append(ref)
+        return True
+
+
+class Bystander:
+    """Another task: how much was taken at each of its turns."""
+
+    def __init__(self, listed: Listed) -> None:
+        self.seen: list[int] = []
+        self._listed = listed
+
+    @property
+    def longest(self) -> int:
+        """The most that was taken from one of its turns to the next, the last one's rest aside."""
+        return max(after - before for before, after in zip(self.seen, self.seen[1:], strict=False))
+
+    async def run(self) -> None:
+        while True:
+            self.seen.append(len(self._listed.taken))
+            await asyncio.sleep(0)
+
+
+async def taking(*batches: list[Item | Ref], step: float, whole: bool = True) -> tuple[Listed, Bystander, list[int]]:
+    """Hand batches over at once, with a clock of which each look costs `step`; tell also when it woke somebody."""
+    listed, woken = Listed(), list[int]()
+    intake = Intake(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
+    intake.whole = whole
+    bystander = Bystander(listed)
+    task = asyncio.create_task(bystander.run())
+    try:
+        await asyncio.sleep(0)
+        await asyncio.gather(*map(intake.take, batches))
+        bystander.seen.append(len(listed.taken))
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    return listed, bystander, woken
+
+
+MANY: list[Item | Ref] = [Pod("shop", f"p{number}") for number in range(10_000)]
+
+
+@pytest.mark.parametrize(("step", "most"), [(0.001, 11), (0.005, 3), (0.02, 1)])
+def test_others_get_their_turn_while_ten_thousand_events_are_taken(step: float, most: int) -> None:
+    listed, bystander, woken = asyncio.run(taking(MANY, step=step))
+    assert listed.taken == MANY
+    assert bystander.longest <= most
+    assert max(after - before for before, after in zip([0, *woken], woken, strict=False)) <= most
+    assert woken[-1] == len(MANY)
+
+
+def test_a_batch_that_takes_no_time_is_taken_in_one_turn() -> None:
+    listed, _, woken = asyncio.run(taking(MANY, step=0.0))
+    assert (listed.taken, woken) == (MANY, [len(MANY)])
+
+
+def test_before_all_is_known_others_get_turns_and_nobody_is_woken_in_the_middle() -> None:
+    _, bystander, woken = asyncio.run(taking(MANY, step=0.001, whole=False))
+    assert (bystander.longest <= 11, woken) == (True, [len(MANY)])
+
+
+def test_a_batch_is_taken_whole_before_the_next_one() -> None:
+    first, second = MANY[:1000], [item.ref for item in MANY[:1000] if isinstance(item, Pod)]
+    listed, _, _ = asyncio.run(taking(first, [*second], step=0.02))
+    assert listed.taken == [*first, *second]
+
+
+def test_nothing_is_committed_before_the_first_events_are_taken() -> None:
+    async def body() -> None:
+        stage = Stage()
+        task = asyncio.create_task(stage.reconciler.run())
+        try:
+            await stage.quiet()
+            assert (stage.kernel.fake.ruleset, stage.told) == (ABSENT, [])
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(body())
