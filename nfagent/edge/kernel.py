@@ -63,16 +63,8 @@ class Nftables:
         A few elements go at once, on the event loop: that takes less than handing them to the thread. Where there
         is no room for a batch of elements, libnftables takes it: its socket grows with what it has to send.
         """
-        if is_elements_only(transaction):
-            try:
-                if sum(len(command.elements) for command in transaction) <= _AT_ONCE:
-                    self._elements.commit(transaction)
-                else:
-                    await self._in_thread(self._elements.commit, transaction)
-            except UnsentError:
-                await self._in_thread(self.apply_now, transaction)
-        else:
-            await self._in_thread(self.apply_now, transaction)
+        for phase in phases(transaction):
+            await self._commit(phase)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
@@ -96,6 +88,18 @@ class Nftables:
         """Read counters in this thread."""
         listing = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
         return {} if listing is None else _decoded(parse_counters, listing)
+
+    async def _commit(self, phase: Transaction) -> None:
+        if not is_elements_only(phase):
+            await self._in_thread(self.apply_now, phase)
+            return
+        try:
+            if sum(len(command.elements) for command in phase) <= _AT_ONCE:
+                self._elements.commit(phase)
+            else:
+                await self._in_thread(self._elements.commit, phase)
+        except UnsentError:
+            await self._in_thread(self.apply_now, phase)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, suppress
 from hashlib import blake2s
@@ -52,6 +53,10 @@ class Folder:
         self._broken: dict[str, Problem] = {}
         self._holders: dict[Ref, list[str]] = {}
         self._shown: dict[Ref, Item] = {}
+        # What is wrong is asked for after every change, so it is looked for among these alone.
+        self._contested: set[Ref] = set()
+        self._flawed: set[str] = set()
+        self._ignoring: Counter[str] = Counter()
         self.digests: dict[str, str] = {}
         """File -> digest of the text that was read last, broken or not: how to tell that a change was seen."""
 
@@ -59,14 +64,14 @@ class Folder:
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is wrong now, by file and line."""
         found = [*self._broken.values(), *self._twice()]
-        for content in self._files.values():
-            found.extend(content.problems)
+        for name in self._flawed:
+            found.extend(self._files[name].problems)
         return tuple(sorted(found, key=lambda problem: (problem.place, str(problem))))
 
     @property
     def ignored(self) -> frozenset[str]:
         """Kinds that files hold and nfagent doesn't read."""
-        return frozenset().union(*(content.ignored for content in self._files.values()))
+        return frozenset(self._ignoring)
 
     @property
     def names(self) -> frozenset[str]:
@@ -110,6 +115,12 @@ class Folder:
                 del self._holders[ref]
         for ref in new - old:
             self._holders.setdefault(ref, []).append(name)
+        for ref in old ^ new:
+            (self._contested.add if len(self._holders.get(ref, ())) > 1 else self._contested.discard)(ref)
+        (self._flawed.add if after is not None and after.problems else self._flawed.discard)(name)
+        self._ignoring.subtract(before.ignored if before is not None else ())
+        self._ignoring.update(after.ignored if after is not None else ())
+        self._ignoring = +self._ignoring  # those that some file still holds
         events: list[Event] = []
         for ref in sorted(old | new):
             item = self._held(ref)
@@ -126,8 +137,8 @@ class Folder:
         return self._files[holders[0]].items[ref][0] if holders else None
 
     def _twice(self) -> Iterable[Problem]:
-        for ref, holders in self._holders.items():
-            first, *others = (f"{name}:{self._files[name].items[ref][1]}" for name in holders)
+        for ref in self._contested:
+            first, *others = (f"{name}:{self._files[name].items[ref][1]}" for name in self._holders[ref])
             for place in others:
                 reason = f"is also in {first}, which holds; delete one of the two"
                 yield Problem(place=place, object=str(ref), reason=reason)

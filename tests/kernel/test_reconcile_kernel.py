@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from uuid import uuid4
 
@@ -57,7 +58,9 @@ def _namespace() -> Iterator[None]:
 
 
 def nft(*arguments: str, text: str = "") -> str:
-    done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    done = subprocess.run(
+        ["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=DEADLINE
+    )
     assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}{text}"
     return done.stdout
 
@@ -128,12 +131,15 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(*documents: Document, elements: ElementSocket | None = None) -> AsyncIterator[Stage]:
+async def running(
+    *documents: Document, elements: ElementSocket | None = None, watched: bool = False
+) -> AsyncIterator[Stage]:
     stage = Stage(elements)
     tasks = [asyncio.create_task(stage.reconciler.run())]
     try:
         await stage.settles(*map(decoded, documents))
-        tasks.append(asyncio.create_task(stage.watch()))
+        if watched:
+            tasks.append(asyncio.create_task(stage.watch()))
         yield stage
         assert not tasks[0].done(), "the reconciler ended"
     finally:
@@ -228,7 +234,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | Ref, ...], str]] = {
     "ENOENT: somebody deleted the chain whose Pod we send elsewhere": (
         f"flush map inet nfagent ingress4\nflush map inet nfagent ingress6\ndelete chain inet nfagent {CHAIN}",
         (decoded(POLICY).ref,),
-        "No such file or directory",
+        r"it isn't in the map \(ENOENT\)",
     ),
     "EEXIST: somebody sent the new Pod's address elsewhere": (
         f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.12 : goto mine }}",
@@ -243,7 +249,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | Ref, ...], str]] = {
     "EEXIST: somebody sent the address elsewhere that goes to a new class": (
         f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.14 : goto mine }}",
         (decoded(OTHER), decoded(pod("shop/other", "a", 14, app="other"))),
-        "File exists|resource busy",
+        r"the address has another target already \(E(EXIST|BUSY)\)",
     ),
     "EEXIST: somebody added the range that we add": (
         "add element inet nfagent nonmasq4 { 172.16.0.0/12 }",
@@ -307,10 +313,14 @@ def test_a_refusal_ends_in_the_right_ruleset(
 
     with caplog.at_level("ERROR"):
         asyncio.run(body())
-    refusals = [record.getMessage() for record in caplog.records]
-    assert len(refusals) == 1
-    assert pytest.RaisesExc(RuntimeError, match=said).matches(RuntimeError(refusals[0])), refusals
+    assert_refused(caplog, said)
     assert nft("list", "table", "ip", "nfagent") == NEIGHBOUR
+
+
+def assert_refused(caplog: pytest.LogCaptureFixture, said: str) -> None:
+    """Look for one refusal, in these words, or for none."""
+    assert len(caplog.messages) == (said != ""), caplog.messages
+    assert re.search(said, "".join(caplog.messages)), caplog.messages
 
 
 def peers_of_three_hundred_kinds() -> Document:
@@ -322,60 +332,57 @@ def peers_of_three_hundred_kinds() -> Document:
     return policy("shop/p", labelled(app="web"), ingress=[{"from": kinds}])
 
 
-def databases(count: int, of: str = "") -> Iterable[Pod]:
+def databases(count: int) -> list[Pod]:
     first = decoded(DB)
     assert isinstance(first, Pod)
     return [
-        msgspec.structs.replace(first, name=f"db{of}{n}", addresses=(f"10.{100 + (n >> 16)}.{n >> 8 & 255}.{n & 255}",))
+        msgspec.structs.replace(first, name=f"db{n}", addresses=(f"10.{100 + (n >> 16)}.{n >> 8 & 255}.{n & 255}",))
         for n in range(count)
     ]
 
 
-NO_BUFFERS: dict[str, tuple[dict[str, int], str, tuple[Document, ...], tuple[Item | Ref, ...], str | None]] = {
-    "ENOBUFS: a batch that the send buffer has no room for": (
-        {"send_buffer": 2_048},
-        "",
-        tuple(SCENE),
-        tuple(databases(1_000)),
-        None,
+class Narrow(msgspec.Struct, frozen=True, kw_only=True):
+    """A socket with little room, what others do, what happens, and what the kernel says; '' where it takes it."""
+
+    buffers: dict[str, int]
+    sabotage: str = ""
+    documents: tuple[Document, ...] = tuple(SCENE)
+    events: tuple[Item | Ref, ...]
+    said: str = ""
+
+
+NO_ROOM: dict[str, Narrow] = {
+    "ENOBUFS: a batch that the send buffer has no room for": Narrow(
+        buffers={"send_buffer": 2_048}, events=tuple(databases(1_000))
     ),
-    "ENOBUFS: a small batch, in this thread, that the send buffer has no room for": (
-        {"send_buffer": 2_048},
-        "",
-        tuple(SCENE),
-        tuple(msgspec.structs.replace(item, addresses=(f"fd00::{n:x}",)) for n, item in enumerate(databases(250))),
-        None,
+    "ENOBUFS: a small batch, in this thread, that the send buffer has no room for": Narrow(
+        buffers={"send_buffer": 2_048},
+        events=tuple(
+            msgspec.structs.replace(item, addresses=(f"fd00::{n:x}",)) for n, item in enumerate(databases(250), 1)
+        ),
     ),
-    "ENOBUFS: refusals that overflow the receive buffer": (
-        {"receive_buffer": 2_048},
-        "delete table inet nfagent\n",
-        (*SCENE, peers_of_three_hundred_kinds()),
-        (decoded(SECOND_DB),),
-        r"there is no table inet nfagent \(ENOENT\)",
+    "ENOBUFS: refusals that overflow the receive buffer": Narrow(
+        buffers={"receive_buffer": 2_048},
+        sabotage="delete table inet nfagent\n",
+        documents=(*SCENE, peers_of_three_hundred_kinds()),
+        events=(decoded(SECOND_DB),),
+        said=r"there is no table inet nfagent \(ENOENT\)",
     ),
-    "ENOBUFS: a batch that is too large for a table that is gone": (
-        {"send_buffer": 2_048},
-        "delete table inet nfagent\n",
-        tuple(SCENE),
-        tuple(databases(1_000)),
-        "No such file or directory",
+    "ENOBUFS: a batch that there is no room for, and a table that is gone": Narrow(
+        buffers={"send_buffer": 2_048},
+        sabotage="delete table inet nfagent\n",
+        events=tuple(databases(1_000)),
+        said="No such file or directory",
     ),
 }
 
 
-@pytest.mark.parametrize(("buffers", "sabotage", "documents", "events", "said"), NO_BUFFERS.values(), ids=NO_BUFFERS)
-def test_small_buffers_end_in_the_right_ruleset(
-    buffers: dict[str, int],
-    sabotage: str,
-    documents: tuple[Document, ...],
-    events: tuple[Item | Ref, ...],
-    said: str | None,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.mark.parametrize("case", NO_ROOM.values(), ids=NO_ROOM)
+def test_a_socket_with_little_room_ends_in_the_right_ruleset(case: Narrow, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
-        async with running(*documents, elements=ElementSocket(**buffers)) as stage:
-            nft("-f", "-", text=sabotage)
-            await stage.settles(*events)
+        async with running(*case.documents, elements=ElementSocket(**case.buffers)) as stage:
+            nft("-f", "-", text=case.sabotage)
+            await stage.settles(*case.events)
             await stage.shows(stage.desired.ruleset())
             # The socket goes on as ever.
             await stage.settles(decoded(pod("shop/last", "b", 99, app="db")))
@@ -383,37 +390,44 @@ def test_small_buffers_end_in_the_right_ruleset(
 
     with caplog.at_level("ERROR"):
         asyncio.run(body())
-    refusals = [record.getMessage() for record in caplog.records]
-    assert len(refusals) == (said is not None)
-    assert said is None or pytest.RaisesExc(RuntimeError, match=said).matches(RuntimeError(refusals[0])), refusals
+    assert_refused(caplog, case.said)
 
 
-MIXED: dict[str, tuple[Item | Ref, ...]] = {
-    "a policy and its peers": (SELECTED_ANEW, decoded(pod("shop/x", "b", 20, app="x")), decoded(SECOND_DB)),
+# What happens, and how many transactions of the kernel it takes: structure in, elements, structure out; or all at once.
+MIXED: dict[str, tuple[int, tuple[Item | Ref, ...]]] = {
+    "a policy and its peers: the old class goes last": (
+        3,
+        (SELECTED_ANEW, decoded(pod("shop/x", "b", 20, app="x")), decoded(SECOND_DB)),
+    ),
     "a Pod of a new class, and one of an old one": (
-        decoded(OTHER),
-        decoded(pod("shop/other", "a", 14, app="other")),
-        WANTS_TWELVE,
-        decoded(SECOND_DB),
+        2,
+        (decoded(OTHER), decoded(pod("shop/other", "a", 14, app="other")), WANTS_TWELVE, decoded(SECOND_DB)),
+    ),
+    "the last Pod of a class goes": (2, (decoded(WEB).ref, MORE_EXEMPT)),
+    "the policy of a class that stays changes, with its peers": (
+        1,
+        (
+            decoded(policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="y")}]}])),
+            decoded(pod("shop/y", "b", 21, app="y")),
+        ),
     ),
     "everything goes, and something else comes": (
-        decoded(POLICY).ref,
-        decoded(DB).ref,
-        SELECTED_ANEW,
-        MORE_EXEMPT,
-        Node("b"),
+        3,
+        (decoded(POLICY).ref, decoded(DB).ref, SELECTED_ANEW, MORE_EXEMPT, Node("b")),
     ),
-    "logging is switched while Pods come": (NetworkLogging(allow=LoggingSwitch(log=True)), decoded(SECOND_DB)),
+    "logging is switched while Pods come": (1, (NetworkLogging(allow=LoggingSwitch(log=True)), decoded(SECOND_DB))),
 }
 
 
-@pytest.mark.parametrize("events", MIXED.values(), ids=MIXED)
-def test_a_change_of_rules_and_elements_is_one_transaction_of_the_kernel(events: tuple[Item | Ref, ...]) -> None:
+@pytest.mark.parametrize(("phases", "events"), MIXED.values(), ids=MIXED)
+def test_a_change_of_rules_and_elements_takes_its_phases_and_no_more(
+    phases: int, events: tuple[Item | Ref, ...]
+) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
             before, told = generation(), stage.reconciler.status.transactions
             await stage.settles(*events)
-            assert generation() - before == stage.reconciler.status.transactions - told == 1
+            assert (generation() - before, stage.reconciler.status.transactions - told) == (phases, 1)
             assert listed() == stage.desired.ruleset()
 
     asyncio.run(body())
@@ -421,7 +435,7 @@ def test_a_change_of_rules_and_elements_is_one_transaction_of_the_kernel(events:
 
 def test_a_few_elements_are_committed_before_anybody_else_has_a_turn() -> None:
     async def body() -> None:
-        async with running(*SCENE) as stage:
+        async with running(*SCENE, watched=True) as stage:
             before = generation()
             await stage.settles(*databases(256))
             assert (stage.under_way, generation() - before) == (False, 1)
@@ -432,9 +446,9 @@ def test_a_few_elements_are_committed_before_anybody_else_has_a_turn() -> None:
 
 def test_twenty_thousand_elements_go_together_while_the_loop_turns() -> None:
     async def body() -> None:
-        async with running(*SCENE) as stage:
+        async with running(*SCENE, watched=True) as stage:
             pods = databases(20_000)
-            for events in (list(pods), [item.ref for item in pods]):
+            for events in (pods, [item.ref for item in pods]):
                 before, stage.under_way = generation(), False
                 await stage.settles(*events)
                 assert (stage.under_way, generation() - before) == (True, 1)
@@ -445,7 +459,7 @@ def test_twenty_thousand_elements_go_together_while_the_loop_turns() -> None:
 
 def test_newer_events_that_come_while_twenty_thousand_elements_go_are_not_lost() -> None:
     async def body() -> None:
-        async with running(*SCENE) as stage:
+        async with running(*SCENE, watched=True) as stage:
             pods = databases(20_000)
             stage.happens(*pods)
             async with asyncio.timeout(DEADLINE):

@@ -113,7 +113,16 @@ SCALARS = st.one_of(
     st.sampled_from(
         [
             *("TCP", "tcp", "http", "Always", "Pod", "Pending", "app", "a/b", "-app", "app ", "App", "web\n", "10"),
-            *("10.0.0.1", "010.0.0.1", "10.0.0", "10.0.0.1\n", "10.0.0.256", "1.2.3.4.5", "１.2.3.4", "10.0.0.1/32"),
+            *(
+                "10.0.0.1",
+                "010.0.0.1",
+                "10.0.0",
+                "10.0.0.1\n",
+                "10.0.0.256",
+                "1.2.3.4.5",
+                "\uff11.2.3.4",
+                "10.0.0.1/32",
+            ),
             *("::ffff:10.0.0.1", "fe80::1%eth0", "::1", "FD00::1", "true", "80", "a" * 64, "a." * 127 + "a"),
         ]
     ),
@@ -129,7 +138,9 @@ KEYS = st.sampled_from(
 )
 JUNK: st.SearchStrategy[Any] = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3) | SCALARS, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3) | SCALARS, inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -204,7 +215,11 @@ TRICKY: dict[str, tuple[Document, str, dict[str, object]]] = {
     "hostNetwork a word": (pod(spec={"hostNetwork": "true"}), REFUSED, {}),
     "hostNetwork a number": (pod(spec={"hostNetwork": 1}), REFUSED, {}),
     "podIP only": (pod(status={"podIP": "10.0.0.1"}), QUICK, {"addresses": ("10.0.0.1",)}),
-    "podIP beside an empty podIPs": (pod(status={"podIP": "fd00::1", "podIPs": []}), QUICK, {"addresses": ("fd00::1",)}),
+    "podIP beside an empty podIPs": (
+        pod(status={"podIP": "fd00::1", "podIPs": []}),
+        QUICK,
+        {"addresses": ("fd00::1",)},
+    ),
     "podIPs win over podIP": (
         pod(status={"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.1"}]}),
         QUICK,
@@ -231,7 +246,7 @@ TRICKY: dict[str, tuple[Document, str, dict[str, object]]] = {
     "zeros that lead nothing": (pod(status={"podIP": "0.0.0.0"}), QUICK, {"addresses": ("0.0.0.0",)}),  # noqa: S104
     "a line break behind an address": (pod(status={"podIP": "10.0.0.1\n"}), REFUSED, {}),
     "a dot behind an address": (pod(status={"podIP": "10.0.0.1."}), REFUSED, {}),
-    "digits of another script": (pod(status={"podIP": "１0.0.0.1"}), REFUSED, {}),
+    "digits of another script": (pod(status={"podIP": "\uff110.0.0.1"}), REFUSED, {}),
     "an address with a zone": (pod(status={"podIP": "fe80::1%eth0"}), REFUSED, {}),
     "an IPv6 address written long": (
         pod(status={"podIP": "2001:0DB8:0:0:0:0:0:1"}),

@@ -1,0 +1,343 @@
+"""Long histories of a cluster: what each event changes leads the kernel to the whole, and costs its footprint alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfagent.cluster.address import family_of
+from nfagent.cluster.model import Pod, Ref
+from nfagent.policy.evaluate import evaluate
+from nfagent.policy.index import pod_peers
+from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.names import content_name
+from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.text import table_text
+from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction, diff
+from tests.fake_kernel import FakeKernel
+from tests.interpreter import opening, run
+from tests.properties.strategies import (
+    LOGGING,
+    MASQUERADE,
+    PROTOCOLS,
+    desired,
+    flows,
+    namespaces,
+    nodes,
+    pods,
+    policies,
+    worlds,
+)
+from tests.scene import DECODERS, Document, hops, labelled, namespace, node, pod, policy, port
+
+Event = Item | Ref
+_LONG = 60
+_FLOWS = 40
+
+EVENTS: st.SearchStrategy[Item] = st.one_of(
+    pods(), pods(), pods(), pods(), policies(), policies(), namespaces(), nodes(), LOGGING, MASQUERADE
+)
+
+
+@st.composite
+def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
+    """Draw a world and its churn: each event with what happens behind it ('take', 'wait', 'restart')."""
+    first: list[Event] = list(draw(worlds()))
+    # Names are few, so what comes is mostly a change; half as many go, of those that are there.
+    coming = draw(st.lists(EVENTS, min_size=_LONG // 2, max_size=_LONG))
+    random = draw(st.randoms(use_true_random=False))
+    present = {item.ref: item for item in first if not isinstance(item, Ref)}
+    churn: list[Event] = []
+    for item in coming:
+        churn.append(item)
+        present[item.ref] = item
+        if random.random() < 0.4:
+            gone = random.choice(sorted(present))
+            churn.append(gone)
+            del present[gone]
+    fates = random.choices(["take", "wait", "restart"], weights=[6, 4, 1], k=len(first) + len(churn))
+    return list(zip([*first, *churn], fates, strict=True))
+
+
+def happen(view: Desired, event: Event) -> None:
+    if isinstance(event, Ref):
+        view.remove(event)
+    else:
+        view.put(event)
+
+
+def left_over(events: Iterable[Event]) -> list[Item]:
+    """Give the objects that are there in the end."""
+    left: dict[Ref, Item] = {}
+    for event in events:
+        if isinstance(event, Ref):
+            left.pop(event, None)
+        else:
+            left[event.ref] = event
+    return list(left.values())
+
+
+def started(objects: Iterable[Item], kernel: FakeKernel) -> Desired:
+    """Start anew from a cluster's objects, on a kernel that holds what the agent before left."""
+    view = desired("a", objects)
+    kernel.apply(diff(kernel.ruleset, view.ruleset()))
+    view.settle()
+    return view
+
+
+@settings(max_examples=2 * settings().max_examples)
+@given(long_histories(), PROTOCOLS, st.randoms(use_true_random=False))
+def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
+    history: list[tuple[Event, str]], protocol: tuple[str, int | None], random: Random
+) -> None:
+    kernel, seen = FakeKernel(), list[Event]()
+    view = started([], kernel)
+    for event, fate in history:
+        happen(view, event)
+        seen.append(event)
+        if fate == "restart":
+            objects = left_over(seen)
+            random.shuffle(objects)
+            view = started(objects, kernel)
+        elif fate == "take":
+            kernel.apply(view.take())
+        if fate != "wait":
+            assert kernel.ruleset == view.ruleset()
+    kernel.apply(view.take())
+    fresh = desired("a", left_over(seen))
+    assert kernel.ruleset == view.ruleset() == fresh.ruleset() == view.rebuilt().ruleset()
+    assert table_text(kernel.ruleset) == table_text(fresh.ruleset())
+    assert (view.take(), view.touched) == ((), False)
+    assert_both_readings_agree(view, kernel.ruleset, left_over(seen), protocol, random)
+
+
+def assert_both_readings_agree(
+    view: Desired, there: Ruleset, objects: list[Item], protocol: tuple[str, int | None], random: Random
+) -> None:
+    rulesets = {"a": there, "b": desired("b", objects).ruleset()}
+    judged = list(flows(view.cluster.by_address, *protocol))
+    for flow in random.sample(judged, min(_FLOWS, len(judged))):
+        packet = opening(flow)
+        passes = all(run(rulesets[name], hook, packet).accepted for name, hook in hops(flow, view.cluster))
+        assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes, flow
+
+
+# Footprint: what an event must not touch, and how much it may.
+
+
+def decoded(document: Document) -> Item:
+    item = DECODERS[document["kind"]](document)
+    assert item is not None
+    return item
+
+
+def from_pods(**labels: str) -> list[Document]:
+    return [{"podSelector": labelled(**labels)}]
+
+
+SCENE = [
+    node("a"),
+    node("b"),
+    namespace("shop", team="red"),
+    namespace("ops", team="blue"),
+    pod("shop/web", "a", 1, (port(80, "http"),), app="web"),
+    pod("shop/api", "a", 2, app="api"),
+    pod("shop/free", "a", 3, app="free"),
+    pod("shop/db", "b", 1, (port(5432, "sql"),), app="db"),
+    pod("ops/scrape", "b", 2, app="scrape"),
+    policy("shop/web", labelled(app="web"), ingress=[{"from": from_pods(app="db"), "ports": [{"port": "http"}]}]),
+    policy("shop/api", labelled(app="api"), ingress=[{"from": from_pods(app="db")}, {"from": from_pods(tier="x")}]),
+    policy("shop/out", labelled(app="api"), types=["Egress"], egress=[{"to": from_pods(app="db")}]),
+    policy("shop/sql", labelled(app="api"), egress=[{"to": from_pods(app="db"), "ports": [{"port": "sql"}]}]),
+    policy("shop/blue", labelled(app="web"), ingress=[{"from": [{"namespaceSelector": labelled(team="blue")}]}]),
+    policy("shop/far", labelled(app="db"), ingress=[{"from": from_pods(app="lonely")}]),
+]
+
+
+def scene() -> Desired:
+    view = desired("a", map(decoded, SCENE))
+    view.settle()
+    return view
+
+
+FAR = pod("shop/other", "b", 9, (port(9, "none"),), app="other")
+FREE_HERE = pod("shop/free2", "a", 9, app="free")
+NOBODYS = policy("shop/none", labelled(app="none"), ingress=[{"from": from_pods(app="db")}])
+
+NOTHING: dict[str, list[Event]] = {
+    "a Pod of no peer set comes on another node": [decoded(FAR)],
+    "a Pod of no peer set goes on another node": [decoded(FAR), decoded(FAR).ref],
+    "a Pod that only a policy of another node names comes": [decoded(pod("shop/x", "b", 9, app="lonely"))],
+    "a Pod of no peer set changes its labels on another node": [
+        decoded(FAR),
+        decoded(pod("shop/other", "b", 9, app="another")),
+    ],
+    "a Pod of a peer set gets a label that nobody asks for": [
+        decoded(pod("shop/db", "b", 1, (port(5432, "sql"),), app="db", x="y"))
+    ],
+    "a Pod of a peer set gets a port that nobody names": [
+        decoded(pod("shop/db", "b", 1, (port(5432, "sql"), port(9, "none")), app="db"))
+    ],
+    "a local Pod that nothing selects comes": [decoded(FREE_HERE)],
+    "a local Pod that nothing selects goes": [Ref("Pod", "shop", "free")],
+    "a Pod of the host network comes, with a peer's labels": [
+        msgspec.structs.replace(decoded(FAR), labels=(("app", "db"),), host_network=True)
+    ],
+    "a Pod of a peer set that has no address yet comes": [
+        msgspec.structs.replace(decoded(FAR), labels=(("app", "db"),), addresses=())
+    ],
+    "a Pod of a peer set that has ended comes": [
+        msgspec.structs.replace(decoded(FAR), labels=(("app", "db"),), phase="Succeeded")
+    ],
+    "a Pod of a peer set becomes ready": [msgspec.structs.replace(decoded(SCENE[7]), phase="Pending")],
+    "a policy that selects nobody here comes": [decoded(NOBODYS)],
+    "a policy that selects nobody here changes": [decoded(NOBODYS), decoded(policy("shop/none", labelled(app="none")))],
+    "a policy that selects nobody here goes": [Ref("NetworkPolicy", "shop", "far")],
+    "a policy of a namespace without local Pods comes": [
+        decoded(policy("ops/all", ingress=[{"from": [{"podSelector": {}}]}]))
+    ],
+    "a namespace that no peer asks for is relabelled": [decoded(namespace("shop", team="green"))],
+    "a namespace without Pods comes": [decoded(namespace("new", team="blue"))],
+    "a node tells what it told before": [decoded(node("b"))],
+    "a Pod is told again": [decoded(SCENE[7])],
+    "a policy is told again": [decoded(SCENE[9])],
+    "a peer's Pod goes and comes back before anybody looks": [Ref("Pod", "shop", "db"), decoded(SCENE[7])],
+    "a class goes and comes back before anybody looks": [Ref("Pod", "shop", "web"), decoded(SCENE[4])],
+    "a policy goes and comes back before anybody looks": [Ref("NetworkPolicy", "shop", "web"), decoded(SCENE[9])],
+    "logging is switched on and off before anybody looks": [
+        decoded(
+            {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": {"deny": {"log": True}}}}
+        ),
+        Ref("NetworkLogging", "", "default"),
+    ],
+}
+
+
+@pytest.mark.parametrize("events", NOTHING.values(), ids=NOTHING)
+def test_an_event_that_concerns_nobody_here_is_no_transaction(events: list[Event]) -> None:
+    view = scene()
+    before = view.ruleset()
+    for event in events:
+        happen(view, event)
+    assert view.take() == ()
+    assert view.ruleset() == before == view.rebuilt().ruleset()
+
+
+UNTOUCHED = [name for name in NOTHING if "before anybody looks" not in name]
+
+
+@pytest.mark.parametrize("events", [NOTHING[name] for name in UNTOUCHED], ids=UNTOUCHED)
+def test_an_event_that_concerns_nobody_here_touches_nothing(events: list[Event]) -> None:
+    view = scene()
+    for event in events:
+        happen(view, event)
+        assert not view.touched
+
+
+def elements_of(transaction: Transaction) -> list[tuple[str, object]]:
+    """Give every element that a transaction changes; it must change nothing else."""
+    found: list[tuple[str, object]] = []
+    for command in transaction:
+        assert isinstance(command, ChangeElements | ChangeMapElements), command.text()
+        name = command.set if isinstance(command, ChangeElements) else command.map
+        found += [(name, element) for element in command.elements]
+    return found
+
+
+ELEMENTS: dict[str, tuple[Event, int, int]] = {
+    # The event, and how many addresses of the Pod times sets that mean it come and go.
+    "a Pod joins the one set that means it": (decoded(pod("ops/s2", "b", 9, app="x")), 2, 0),
+    "a Pod joins two sets": (decoded(pod("shop/db2", "b", 9, app="db", tier="x")), 4, 0),
+    "a Pod joins two peers' sets, and a port's": (
+        decoded(pod("shop/db2", "b", 9, (port(5432, "sql"),), app="db", tier="x")),
+        6,
+        0,
+    ),
+    "a Pod with one address joins one set": (
+        msgspec.structs.replace(decoded(pod("shop/db2", "b", 9, app="db")), addresses=("10.64.1.9",)),
+        1,
+        0,
+    ),
+    "a Pod leaves one set, and a port's": (Ref("Pod", "shop", "db"), 0, 4),
+    "a Pod ends: as if it went": (msgspec.structs.replace(decoded(SCENE[7]), phase="Failed"), 0, 4),
+    "a Pod gets another address": (
+        msgspec.structs.replace(decoded(SCENE[8]), addresses=("10.64.1.7", "2001:db8:0:b::2")),
+        1,
+        1,
+    ),
+    "a Pod moves from one set to another": (decoded(pod("shop/db", "b", 1, app="x", tier="x")), 2, 4),
+    "a Pod's named port gets another number": (decoded(pod("shop/db", "b", 1, (port(1, "sql"),), app="db")), 2, 2),
+    "a Namespace is relabelled out of a peer": (decoded(namespace("ops", team="red")), 0, 2),
+    "a Namespace is relabelled into a peer: three Pods here, one there": (
+        decoded(namespace("shop", team="blue")),
+        8,
+        0,
+    ),
+    # Two elements are the maps'; two the named port's of the class.
+    "a local Pod joins a class that is there": (
+        decoded(pod("shop/web2", "a", 9, (port(80, "http"),), app="web")),
+        4,
+        0,
+    ),
+    "a local Pod without the port joins a class": (decoded(pod("shop/web2", "a", 9, app="web")), 2, 0),
+}
+
+
+@pytest.mark.parametrize(("event", "added", "deleted"), ELEMENTS.values(), ids=ELEMENTS)
+def test_a_pod_among_peers_is_its_addresses_times_the_sets_that_mean_it(event: Event, added: int, deleted: int) -> None:
+    view = scene()
+    kernel = FakeKernel(view.ruleset())
+    happen(view, event)
+    transaction = view.take()
+    counted = {"add": 0, "delete": 0}
+    for command in transaction:
+        counted[getattr(command, "verb", "")] += len(elements_of((command,)))
+    assert counted == {"add": added, "delete": deleted}
+    kernel.apply(transaction)
+    assert kernel.ruleset == view.ruleset() == view.rebuilt().ruleset()
+
+
+@settings(max_examples=4 * settings().max_examples)
+@given(worlds(), pods())
+def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: list[Item], newcomer: Pod) -> None:
+    view = desired("a", world)
+    view.remove(newcomer.ref)
+    newcomer = msgspec.structs.replace(newcomer, node="b")
+    before = view.ruleset()
+    view.settle()
+    view.put(newcomer)
+    found = elements_of(view.take())
+    assert all(
+        element in after_set(view, name) and element not in before.sets[name].elements for name, element in found
+    )
+    assert {pair for pair in found if isinstance(pair[1], str)} == new_addresses(view, before, newcomer)
+    assert all(element[0] in newcomer.addresses for _, element in found if isinstance(element, tuple))
+    assert len(found) == len(set(found))
+
+
+def after_set(view: Desired, name: str) -> frozenset[object]:
+    return frozenset(view.ruleset().sets[name].elements)
+
+
+def new_addresses(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
+    """Ask every peer of every policy in force whether it means a Pod, and which of its addresses are new to its set."""
+    found: set[tuple[str, object]] = set()
+    labels = dict(newcomer.labels)
+    around = dict(view.cluster.namespace_labels(newcomer.namespace))
+    for ref in view.index.active:
+        for peer in pod_peers(view.index.policies[ref]):
+            inside = (
+                peer.namespace == newcomer.namespace if peer.namespaces is None else peer.namespaces.matches(around)
+            )
+            if not (newcomer.holds_addresses and inside and peer.pods.matches(labels)):
+                continue
+            for address in newcomer.addresses:
+                held = before.sets.get(content_name(peer, family_of(address)))
+                if held is not None and address not in held.elements:
+                    found.add((content_name(peer, family_of(address)), address))
+    return found

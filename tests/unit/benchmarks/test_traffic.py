@@ -1,0 +1,70 @@
+"""The traffic program carries what it says, over both families, and ends with its block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.traffic import Traffic
+from nfagent.errors import KernelError, MachineError
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import grid
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[Fabric]:
+    nodes, pods, _ = grid(nodes=1)
+    with Fabric(nodes, pods[:2], tag="ttraffic") as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Iterator[Traffic]:
+    try:
+        with Traffic() as compiled:
+            yield compiled
+    except MachineError as lack:
+        pytest.skip(str(lack))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("family", [4, 6])
+def test_streams_connections_and_datagrams_arrive(fabric: Fabric, traffic: Traffic, family: int) -> None:
+    client_pod, server_pod = fabric.pods
+    [address] = [one for one in fabric.pods[server_pod].addresses if (":" in one) == (family == 6)]
+    ends = fabric.pod_namespace(*client_pod), fabric.pod_namespace(*server_pod)
+    with traffic.pair(*ends, address) as client:
+        for _turn in range(2):
+            assert client.stream(0.02) > 0
+            assert client.connections(0.02) > 0
+        client.send_datagrams(0.1, 1000)
+        count, nanoseconds = client.answer()
+        assert 0 < count <= 100
+        assert nanoseconds >= 1e8
+    assert [name for name in running() if name == "traffic"] == []
+
+
+@pytest.mark.kernel
+def test_a_server_that_can_t_listen_is_said(fabric: Fabric, traffic: Traffic) -> None:
+    client_pod, server_pod = fabric.pods
+    ends = fabric.pod_namespace(*client_pod), fabric.pod_namespace(*server_pod)
+    with (
+        pytest.raises(KernelError, match=r"no server on 203\.0\.113\.1 .*bind: Cannot assign requested address"),
+        traffic.pair(*ends, "203.0.113.1"),
+    ):
+        pass
+
+
+def test_without_a_compiler_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match="apt-get install gcc"), Traffic():
+        pass
+
+
+def running() -> list[str]:
+    """Name this process's children."""
+    children = Path("/proc/self/task").glob("*/children")
+    pids = [pid for path in children for pid in path.read_text("ascii").split()]
+    return [Path(f"/proc/{pid}/comm").read_text("utf-8").strip() for pid in pids]
