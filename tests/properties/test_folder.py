@@ -15,8 +15,7 @@ DOCUMENTS = (
     "{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: db}, spec: {nodeName: a}}",
     "{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}}",
     "{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: web}}",
-    "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: odd},"
-    " spec: {policyTypes: [Inwards]}}",
+    "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: odd}, spec: {policyTypes: [Inwards]}}",
 )
 TEXTS = st.lists(st.sampled_from(DOCUMENTS), max_size=4, unique=True).map("\n---\n".join)
 
