@@ -157,13 +157,16 @@ class Bench:
         """Hand over a thousand events as fast as they come; give transactions, each event's wait, the longest turn."""
         desired = self.desired
         committed: list[float] = []
-        reconciler = Reconciler(
-            self.kernel, SystemClock(), desired, on_sync=lambda: committed.append(time.perf_counter())
-        )
+        settled = asyncio.Event()
+
+        def synced() -> None:
+            committed.append(time.perf_counter())
+            settled.set()
+
+        reconciler = Reconciler(self.kernel, SystemClock(), desired, on_sync=synced)
         reconciler.wake()
         task = asyncio.create_task(reconciler.run())
-        while not reconciler.status.in_sync:
-            await asyncio.sleep(0)
+        await settled.wait()
         before = reconciler.status.transactions
         wires = [Wire(event) for event in events.storm(self.cluster, _STORM)]
         watch = asyncio.create_task(_longest_turn())
@@ -176,8 +179,9 @@ class Bench:
             # Ten events a turn: a watch's socket hands over several at a time.
             if len(came) % 10 == 0:
                 await asyncio.sleep(0)
-        while not reconciler.status.in_sync:
-            await asyncio.sleep(0)
+        while committed[-1] < came[-1] or desired.touched:
+            settled.clear()
+            await settled.wait()
         waits = [_wait(moment, committed) for moment in came]
         transactions = reconciler.status.transactions - before
         watch.cancel()

@@ -21,6 +21,14 @@ _CIDR = re.compile(r"[^%/]+/\d+\Z", re.ASCII)
 """What ipaddress reads beyond it, netmasks and zones, the API server refuses."""
 
 
+# Text that is canonical at a glance, as nearly all is: no zero group but those that `::` stands for, and these at
+# least two. What these don't take is parsed; what they take, parsing would give back (a property test says so).
+_PLAIN_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}\Z", re.ASCII)
+_GROUP = "[1-9a-f][0-9a-f]{0,3}"
+_PLAIN_IPV6 = re.compile(rf"{_GROUP}(?::{_GROUP})*::(?:{_GROUP}(?::{_GROUP})*)?\Z")
+_GROUPS = 8
+
+
 class AddressError(ValueError):
     """Text that is no address or no CIDR; the message says what to write instead."""
 
@@ -67,6 +75,8 @@ def canonical(address: str) -> str:
 
     Raises AddressError.
     """
+    if _PLAIN_IPV4.match(address) or (_PLAIN_IPV6.match(address) and address.count(":") < _GROUPS - 1):
+        return address
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

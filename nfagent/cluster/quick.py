@@ -7,7 +7,6 @@ Pod, `decode` would give the same (a property test says so).
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import lru_cache
 from typing import Any
@@ -19,7 +18,6 @@ from nfagent.cluster.fields import DNS_LABEL, DNS_SUBDOMAIN, LABEL_MAX, SUBDOMAI
 from nfagent.cluster.model import ContainerPort, Labels, Pod, Protocol
 from nfagent.errors import ObjectError
 
-_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}", re.ASCII)
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 _PORT_MAX = 65535
 
@@ -154,9 +152,6 @@ def _addresses(status: _Status) -> tuple[str, ...] | None:
         given = [status.podIP]
     found = []
     for address in given:
-        if _IPV4.match(address):
-            found.append(address)
-            continue
         try:
             found.append(canonical(address))
         except AddressError:

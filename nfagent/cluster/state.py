@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from nfagent.cluster.decode import named_labels
-from nfagent.cluster.model import Labels, Namespace, Node, Pod, Protocol, Ref
+from nfagent.cluster.model import Labels, Namespace, Node, Pod, Ref
 
 PodKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Pod."""
@@ -62,7 +62,6 @@ class ClusterState:
     by_key:        key -> identities that carry the label key
     by_namespace:  namespace -> its identities
     by_address:    address -> the Pods that hold it, by name (two for a moment, when an address is reused)
-    by_port:       (name, protocol) of a container port -> Pods with addresses that declare it
     local:         this node's Pods with addresses of their own, whether or not they have one yet
     """
 
@@ -77,7 +76,6 @@ class ClusterState:
         self.by_key: dict[str, set[Identity]] = {}
         self.by_namespace: dict[str, set[Identity]] = {}
         self.by_address: dict[str, tuple[Pod, ...]] = {}
-        self.by_port: dict[tuple[str, Protocol], dict[PodKey, Pod]] = {}
         self.local: dict[PodKey, Pod] = {}
 
     def put(self, item: ClusterObject) -> Change:
@@ -155,8 +153,6 @@ class ClusterState:
             for address in pod.addresses:
                 others = self.by_address.get(address, ())
                 self.by_address[address] = tuple(sorted((*others, pod), key=_pod_key)) if others else (pod,)
-            for port in pod.ports:
-                self.by_port.setdefault((port.name, port.protocol), {})[key] = pod
         if pod.node == self.node and not pod.host_network:
             self.local[key] = pod
 
@@ -171,8 +167,6 @@ class ClusterState:
                     self.by_address[address] = others
                 else:
                     del self.by_address[address]
-            for name, protocol in {(port.name, port.protocol) for port in pod.ports}:
-                _forget(self.by_port, (name, protocol), key)
         del self.members[identity][key]
         if self.members[identity]:
             return
@@ -185,12 +179,6 @@ class ClusterState:
 
 def _pod_key(pod: Pod) -> PodKey:
     return pod.namespace, pod.name
-
-
-def _forget(index: dict[_K, dict[PodKey, Pod]], key: _K, pod: PodKey) -> None:
-    del index[key][pod]
-    if not index[key]:
-        del index[key]
 
 
 def _discard(index: dict[_K, set[Identity]], key: _K, identity: Identity) -> None:

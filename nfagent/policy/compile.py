@@ -129,7 +129,8 @@ def _may_serve(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> 
         return [pod for pod in cluster.local.values() if pod.holds_addresses]
     if isinstance(ports.servers, PodPeer) and ports.servers in index.peers.members:
         return _peer_pods(cluster, index, ports.servers)
-    return cluster.by_port.get((ports.name, ports.protocol), {}).values()
+    # Ports by name of any Pod, or inside a range, are rare: then every Pod is looked at, once.
+    return [pod for pod in cluster.pods.values() if pod.holds_addresses]
 
 
 def _peer_pods(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[Pod]:

@@ -16,7 +16,7 @@ from tests.properties.strategies import PROTOCOLS, desired, flows, histories, wo
 
 
 def verdicts(ruleset: Ruleset, judged: list[Flow]) -> list[tuple[str, bool]]:
-    found = []
+    found: list[tuple[str, bool]] = []
     for flow in judged:
         for hook in ("forward", "input"):
             result = run(ruleset, "forward" if hook == "forward" else "input", opening(flow))

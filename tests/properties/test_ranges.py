@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import Family, Range, disjoint, number, parse_cidr, subtract, text
+from nfagent.cluster.address import (
+    AddressError,
+    Family,
+    Range,
+    canonical,
+    disjoint,
+    number,
+    parse_cidr,
+    subtract,
+    text,
+)
 
 FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
 ENDS = st.integers(0, 40)
@@ -68,3 +80,24 @@ def test_a_written_range_names_its_first_and_last_address(item: Range) -> None:
     else:
         first, _, last = written.partition("-")
         assert (number(first), number(last or first)) == (item.first, item.last)
+
+
+@given(
+    st.one_of(
+        st.ip_addresses(v=4).map(str),
+        st.ip_addresses(v=6).map(str),
+        st.ip_addresses(v=6).map(lambda address: address.exploded),
+        st.from_regex(r"[0-9a-f:.]{2,24}", fullmatch=True),
+        st.lists(st.sampled_from(["0", "1", "a0", "ffff", "", "01", "10.0.0.1"]), min_size=3, max_size=9).map(":".join),
+        st.lists(st.sampled_from(["0", "1", "255", "256", "01", ""]), min_size=3, max_size=5).map(".".join),
+    )
+)
+def test_canonical_text_is_what_the_library_writes(written: str) -> None:
+    try:
+        parsed = ip_address(written)
+    except ValueError:
+        with pytest.raises(AddressError):
+            canonical(written)
+        return
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    assert canonical(written) == str(mapped or parsed)
