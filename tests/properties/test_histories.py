@@ -149,11 +149,17 @@ SCENE = [
     pod("shop/api", "a", 2, app="api"),
     pod("shop/free", "a", 3, app="free"),
     pod("shop/db", "b", 1, (port(5432, "sql"),), app="db"),
-    pod("ops/scrape", "b", 2, app="scrape"),
+    pod("ops/scrape", "b", 2, (port(9100, "metrics"),), app="scrape"),
     policy("shop/web", labelled(app="web"), ingress=[{"from": from_pods(app="db"), "ports": [{"port": "http"}]}]),
     policy("shop/api", labelled(app="api"), ingress=[{"from": from_pods(app="db")}, {"from": from_pods(tier="x")}]),
     policy("shop/out", labelled(app="api"), types=["Egress"], egress=[{"to": from_pods(app="db")}]),
     policy("shop/sql", labelled(app="api"), egress=[{"to": from_pods(app="db"), "ports": [{"port": "sql"}]}]),
+    policy(
+        "shop/gold",
+        labelled(app="api"),
+        egress=[{"to": [{"namespaceSelector": labelled(team="gold")}], "ports": [{"port": "metrics"}]}],
+        types=["Egress"],
+    ),
     policy("shop/blue", labelled(app="web"), ingress=[{"from": [{"namespaceSelector": labelled(team="blue")}]}]),
     policy("shop/far", labelled(app="db"), ingress=[{"from": from_pods(app="lonely")}]),
 ]
@@ -277,6 +283,11 @@ ELEMENTS: dict[str, tuple[Event, int, int]] = {
         decoded(namespace("shop", team="blue")),
         8,
         0,
+    ),
+    "a Namespace is relabelled out of a peer, and into one with a named port": (
+        decoded(namespace("ops", team="gold")),
+        2,
+        2,
     ),
     # Two elements are the maps'; two the named port's of the class.
     "a local Pod joins a class that is there": (
