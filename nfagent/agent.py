@@ -8,7 +8,6 @@ Stopping leaves the rules in force.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from pathlib import Path
@@ -22,6 +21,7 @@ from nfagent.edge.clock import SystemClock
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
+from nfagent.edge.memory import settle_memory
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.intake import Intake
@@ -142,9 +142,7 @@ class Agent:
     def _synced(self) -> None:
         if not self._ready:
             self._ready = self._intake.whole = True
-            # What is here now mostly stays: collections that walk it would hold the loop for tens of milliseconds.
-            gc.collect()
-            gc.freeze()
+            settle_memory()
             counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
             log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
         if not self._announced:

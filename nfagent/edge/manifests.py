@@ -10,24 +10,21 @@ import asyncio
 import os
 import stat
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, suppress
 from hashlib import blake2s
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
-import watchfiles
-from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.errors import MachineError, Problem, UsageError
+from nfagent.edge.watching import changed_paths
+from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-_GATHER_MS = 5
-"""How long inotify events are gathered: a writer's rename is two of them."""
 _SETTLE_SECONDS = 0.1
 """How long a writer in place gets to finish a file that is empty or doesn't parse."""
 
@@ -175,7 +172,8 @@ async def follow(
         if watched is None:
             await _within(_FOLDER_SECONDS, stop)
             continue
-        async with aclosing(_changes(folder, stop, look_seconds)) as changes:
+        watching = changed_paths(folder, stop, look_seconds, lambda path: is_manifest(folder, path))
+        async with aclosing(watching) as changes:
             async for paths in changes:
                 if _identity(folder) != watched:
                     break
@@ -184,51 +182,6 @@ async def follow(
                     await asyncio.sleep(_SETTLE_SECONDS)
                     texts = _texts(folder, paths, known)
                 yield _take(texts, known)
-
-
-async def _changes(folder: Path, stop: asyncio.Event, look_seconds: float) -> AsyncGenerator[frozenset[Path] | None]:
-    """Give the manifests that may have changed, None for all: at first, and after a time without news."""
-    ended = asyncio.Event()  # its own: awatch sets it when it is cancelled
-    watch = watchfiles.awatch(
-        folder,
-        watch_filter=None,
-        debounce=_GATHER_MS * 4,
-        step=_GATHER_MS,
-        stop_event=ended,
-        rust_timeout=int(look_seconds * 1000),
-        yield_on_timeout=True,
-    )
-    stopping: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
-    news = asyncio.ensure_future(anext(watch))
-    try:
-        # awatch makes its watch before it first waits: what changed earlier is found by this look, the rest is told.
-        await asyncio.sleep(0)
-        yield None
-        while True:
-            await asyncio.wait((news, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if stopping.done():
-                return
-            yield _concerned(folder, {Path(changed) for _, changed in news.result()})
-            news = asyncio.ensure_future(anext(watch))
-    except FileNotFoundError:
-        return
-    except (OSError, WatchfilesRustInternalError) as error:
-        raise MachineError(
-            f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
-        ) from None
-    finally:
-        ended.set()
-        news.cancel()
-        stopping.cancel()
-        await asyncio.gather(news, stopping, return_exceptions=True)
-        await watch.aclose()
-
-
-def _concerned(folder: Path, changed: set[Path]) -> frozenset[Path] | None:
-    # A folder came, went or was renamed: what lies in it makes no events of its own.
-    if not changed or any(path.suffix not in SUFFIXES and not path.is_file() for path in changed):
-        return None
-    return frozenset(path for path in changed if is_manifest(folder, path))
 
 
 def _present(folder: Path) -> frozenset[Path]:

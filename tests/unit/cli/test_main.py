@@ -19,7 +19,7 @@ HEAVY = {
     "msgspec",
     "nftables",
     "pyroute2",
-    "watchfiles",
+    "asyncinotify",
     "yaml",
     "nfagent.agent",
     "nfagent.config",

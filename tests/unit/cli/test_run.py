@@ -23,7 +23,7 @@ log = logging.getLogger("nfagent.agent")
 log.info("two\\nlines")
 log.error("bad")
 log.debug("hidden")
-logging.getLogger("watchfiles").info("hidden too")
+logging.getLogger("asyncio").info("hidden too")
 """
 
 

@@ -1,0 +1,117 @@
+"""Which manifests of a folder may have changed, by inotify(7).
+
+Nothing runs while nothing happens. A file counts as changed when its writer has closed it or renamed it into
+place, so what is read is mostly whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+from asyncinotify import Event, Inotify, Mask
+
+from nfagent.errors import MachineError
+
+_GATHER_SECONDS = 0.002
+"""How long news is gathered after the first: a writer's rename is two events."""
+_GATHER_MOST = 5
+"""How many times; a writer that never stops is not waited for."""
+
+_MASK = Mask.CLOSE_WRITE | Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
+_WHOLE = Mask.ISDIR | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.IGNORED | Mask.UNMOUNT
+"""What tells of folders, or that events were lost: what lies in a folder makes no events of its own."""
+
+
+async def changed_paths(
+    folder: Path, stop: asyncio.Event, look_seconds: float, counts: Callable[[Path], bool]
+) -> AsyncGenerator[frozenset[Path] | None]:
+    """Give the files that may have changed, None for all: at first, after folders changed, after a time without news.
+
+    counts: tells which paths are of interest
+    Ends when `stop` is set, or the folder is gone. Raises MachineError.
+    """
+    stopping: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            async with aclosing(_until_unclear(folder, stopping, look_seconds, counts)) as told:
+                async for paths in told:
+                    yield paths
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MachineError(
+            f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
+        ) from None
+    finally:
+        stopping.cancel()
+
+
+async def _until_unclear(
+    folder: Path, stopping: asyncio.Future[bool], look_seconds: float, counts: Callable[[Path], bool]
+) -> AsyncGenerator[frozenset[Path] | None]:
+    """Give None, and then what inotify tells, until it tells of something that takes a look at everything."""
+    with Inotify() as inotify:
+        _watch(inotify, folder)
+        news = _News(inotify, stopping)
+        try:
+            # The watches are there: what changed before is found by this look, everything later is told.
+            yield None
+            while not stopping.done():
+                events = await news.gathered(look_seconds)
+                if not events or any(_unclear(event, counts) for event in events):
+                    return
+                paths = frozenset(event.path for event in events if event.path is not None and counts(event.path))
+                if paths:
+                    yield paths
+        finally:
+            await news.close()
+
+
+def _unclear(event: Event, counts: Callable[[Path], bool]) -> bool:
+    """Tell whether an event is about a folder, a link to one (the `..data` of a mounted ConfigMap), or lost news."""
+    path = event.path
+    return path is None or bool(event.mask & _WHOLE) or (not counts(path) and path.is_dir())
+
+
+class _News:
+    """Events as they come. One read is always under way and is kept from call to call: cancelling it may lose some."""
+
+    def __init__(self, inotify: Inotify, stopping: asyncio.Future[bool]) -> None:
+        self._inotify = inotify
+        self._stopping = stopping
+        self._next = asyncio.ensure_future(inotify.get())
+
+    async def gathered(self, seconds: float) -> list[Event]:
+        """Wait so long for the first event, and then a moment for those that belong to it; none, where none comes."""
+        events: list[Event] = []
+        for _ in range(_GATHER_MOST):
+            await asyncio.wait((self._next, self._stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not self._next.done():
+                break
+            while self._next.done():
+                events.append(self._next.result())
+                self._next = asyncio.ensure_future(self._inotify.get())
+                await asyncio.sleep(0)
+            seconds = _GATHER_SECONDS
+        return events
+
+    async def close(self) -> None:
+        """Stop reading."""
+        self._next.cancel()
+        await asyncio.gather(self._next, return_exceptions=True)
+
+
+def _watch(inotify: Inotify, folder: Path) -> None:
+    """Watch a folder and its subfolders, but hidden ones. Raises FileNotFoundError where the folder is gone."""
+    inotify.add_watch(folder, _MASK)
+    for place, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            try:
+                inotify.add_watch(Path(place, name), _MASK)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # gone again: its parent's watch tells
