@@ -29,6 +29,7 @@ from nfagent.cluster.model import Ref
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.kinds import DECODERS
+from nfagent.edge.memory import settle_memory
 from nfagent.edge.netfilter import ElementSocket
 from nfagent.errors import MachineError
 from nfagent.reconcile import Reconciler
@@ -233,8 +234,7 @@ def _loaded(size: int, seed: int, path: Path) -> tuple[Desired, Nftables, dict[s
     gc.collect()
     with metered() as usage:
         cold_start(_piped(path), desired, kernel)
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     figures = {
         "bare_rss": bare,
         "plain_decoding": decoding,

@@ -22,7 +22,7 @@ from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.transaction import Transaction, diff
 
 log = logging.getLogger(__name__)
-_GATHER_SECONDS = 0.01
+_GATHER_SECONDS = 0.005
 """A storm's changes are gathered this long: far below what an event may wait, far above what a commit takes."""
 _FIRST_RETRY = 0.1
 _DOUBLINGS = 32
@@ -141,7 +141,7 @@ class Reconciler:
                 self._trusted = False
 
     async def _breathe(self) -> None:
-        """Let a storm gather: the first two transactions of every ten milliseconds go at once, what follows waits."""
+        """Let a storm gather: the first two transactions of every five milliseconds go at once, what follows waits."""
         earlier = self._commits[0] + _GATHER_SECONDS - self._clock.monotonic()
         if earlier > 0:
             await self._clock.wait(asyncio.Event(), earlier)

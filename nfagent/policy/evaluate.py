@@ -8,6 +8,7 @@ logged connection.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -118,8 +119,14 @@ def judge(cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flow, 
         rules = policy.rules(direction)
         for index, rule in enumerate(rules):
             outcome = _outcome(cluster, policy, rule, flow, direction)
-            outcomes.append(RuleOutcome(policy.ref, index, len(rules), str(rule), outcome))
+            outcomes.append(RuleOutcome(policy.ref, index, len(rules), _words(rule), outcome))
     return Side(direction, pod.ref, tuple(policy.ref for policy in isolating), tuple(outcomes))
+
+
+@lru_cache(maxsize=16_384)
+def _words(rule: Rule) -> str:
+    """Say a rule once: a verdict log asks about the same few thousand times a second."""
+    return str(rule)
 
 
 def _outcome(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flow, direction: Direction) -> Outcome:

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from nfagent.cluster.model import Pod, Ref
+from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.errors import WireError
 from nfagent.policy.evaluate import Flow, judge
+from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.origins import Origin
 from nfagent.verdicts.records import Connection, Endpoint, LoggedProtocol, PolicyName, Record, timestamp
@@ -106,14 +107,25 @@ class Attributor:
         if known is not None:
             return known
         found = origin.policies
-        if pod is not None:
-            policies = self._desired.index.in_namespace(pod.namespace)
+        policies = self._isolating(flow.source if origin.direction == "egress" else flow.destination, origin.direction)
+        # Where the policy whose rule decided is the only one that isolates, there is nobody else to ask.
+        if pod is not None and {policy.ref for policy in policies} != set(origin.policies):
             side = judge(self._desired.cluster, policies, flow, pod, origin.direction)
             found = tuple(sorted({*side.allowing, *origin.policies}))
         if len(self._allowing) >= _REMEMBERED:
             self._allowing.clear()
         self._allowing[prefix, flow] = policy_names(found)
         return self._allowing[prefix, flow]
+
+    def _isolating(self, address: str, direction: Direction) -> list[NetworkPolicy]:
+        """Give the policies that isolate a Pod of this node, by the class that its address dispatches to."""
+        index = self._desired.index
+        return [
+            index.policies[ref]
+            for key in self._desired.classes_of(address)
+            if key.direction == direction
+            for ref in key.policies
+        ]
 
 
 def policy_names(refs: Iterable[Ref]) -> tuple[PolicyName, ...]:
