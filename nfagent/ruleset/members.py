@@ -7,7 +7,7 @@ one that joins brings its own, in the sets that mean it and in no others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from nfagent.cluster.address import Family
 from nfagent.cluster.model import Pod, Protocol
@@ -20,6 +20,8 @@ from nfagent.ruleset.lower import Content, set_shape
 from nfagent.ruleset.objects import Element
 
 _K = TypeVar("_K")
+_Owner: TypeAlias = PodPeer | Literal["local", "any"]
+"""Whose named ports: a peer's Pods, this node's, or any Pod's."""
 
 
 class Members:
@@ -33,7 +35,8 @@ class Members:
         self._users: dict[str, int] = {}
         self._content: dict[str, Content] = {}
         self._of_peer: dict[PodPeer, dict[Family, str]] = {}
-        self._of_port: dict[tuple[str, Protocol], dict[NamedPorts, dict[Family, str]]] = {}
+        # By whose ports they are, so that a Pod is held only against those that could be its own.
+        self._of_port: dict[_Owner, dict[tuple[str, Protocol], dict[NamedPorts, dict[Family, str]]]] = {}
 
     def use(self, name: str, content: Content) -> None:
         """Count one more chain that names a set; the first makes and fills it."""
@@ -47,7 +50,7 @@ class Members:
         if isinstance(content, PodPeer):
             self._of_peer.setdefault(content, {})[shape.family] = name
         elif isinstance(content, NamedPorts):
-            named = self._of_port.setdefault((content.name, content.protocol), {})
+            named = self._of_port.setdefault(_owner(content), {}).setdefault((content.name, content.protocol), {})
             named.setdefault(content, {})[shape.family] = name
         for element in self._elements(content, shape.family):
             self._live.add(name, element)
@@ -63,10 +66,13 @@ class Members:
         if isinstance(content, PodPeer):
             _forget(self._of_peer, content, family)
         elif isinstance(content, NamedPorts):
-            named = self._of_port[content.name, content.protocol]
+            owned = self._of_port[_owner(content)]
+            named = owned[content.name, content.protocol]
             _forget(named, content, family)
             if not named:
-                del self._of_port[content.name, content.protocol]
+                del owned[content.name, content.protocol]
+            if not owned:
+                del self._of_port[_owner(content)]
 
     def leave(self, pod: Pod) -> None:
         """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
@@ -92,23 +98,31 @@ class Members:
 
     def refill_ports(self) -> None:
         """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
-        for named in self._of_port.values():
-            for content, sets in named.items():
-                if isinstance(content.servers, PodPeer) and content.servers.namespaces is not None:
-                    for family, name in sets.items():
-                        self._live.recount(name, self._elements(content, family))
+        for name, content in self._content.items():
+            servers = content.servers if isinstance(content, NamedPorts) else None
+            if isinstance(servers, PodPeer) and servers.namespaces is not None:
+                self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
 
     def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
         if not pod.holds_addresses:
             return
+        owners: list[_Owner] = ["any", "local"] if pod.node == self._cluster.node else ["any"]
         for peer in self._index.peers.of.get(identity_of(pod), ()):
+            owners.append(peer)
             sets = self._of_peer.get(peer, {})
             for address in pod.addresses:
                 name = sets.get(6 if ":" in address else 4)
                 if name is not None:
                     yield name, address
+        for owner in owners:
+            if owner in self._of_port:
+                yield from self._brought_ports(pod, self._of_port[owner])
+
+    def _brought_ports(
+        self, pod: Pod, owned: dict[tuple[str, Protocol], dict[NamedPorts, dict[Family, str]]]
+    ) -> Iterator[tuple[str, Element]]:
         for key in {(port.name, port.protocol) for port in pod.ports}:
-            for content, sets in self._of_port.get(key, {}).items():
+            for content, sets in owned.get(key, {}).items():
                 for element in pod_port_elements(self._cluster, content, pod):
                     name = sets.get(6 if ":" in element[0] else 4)
                     if name is not None:
@@ -123,6 +137,12 @@ class Members:
                 item for item in port_elements(self._cluster, self._index, content) if (":" in item[0]) == (family == 6)
             )
         return ()
+
+
+def _owner(ports: NamedPorts) -> _Owner:
+    if ports.local:
+        return "local"
+    return ports.servers if isinstance(ports.servers, PodPeer) else "any"
 
 
 def _forget(sets: dict[_K, dict[Family, str]], key: _K, family: Family) -> None:
