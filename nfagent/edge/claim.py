@@ -60,8 +60,12 @@ def _process_with(link: Path) -> int | None:
     for folder in _PROC.glob("[0-9]*/fd"):
         # A process that ended meanwhile, or that isn't ours to look into.
         with suppress(OSError):
-            for entry in folder.iterdir():
-                with suppress(OSError):
-                    if entry.readlink() == link:
-                        return int(folder.parent.name)
+            if any(_links_to(entry, link) for entry in folder.iterdir()):
+                return int(folder.parent.name)
     return None
+
+
+def _links_to(entry: Path, link: Path) -> bool:
+    with suppress(OSError):
+        return entry.readlink() == link
+    return False
