@@ -17,9 +17,9 @@ from typing import Protocol
 
 import msgspec
 
-from nfagent.errors import KernelError
+from nfagent.errors import KernelError, WireError
 from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.transaction import Transaction, diff
+from nfagent.ruleset.transaction import Transaction
 
 log = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.005
@@ -32,8 +32,8 @@ _DOUBLINGS = 32
 class Kernel(Protocol):
     """What holds rulesets."""
 
-    async def read(self) -> Ruleset:
-        """Give what is there now. Raises KernelError."""
+    async def difference(self, wanted: Ruleset) -> Transaction:
+        """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError."""
         ...
 
     async def apply(self, transaction: Transaction) -> None:
@@ -150,7 +150,7 @@ class Reconciler:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
         try:
             await self._reconcile()
-        except KernelError as error:
+        except (KernelError, WireError) as error:
             self._trusted = self._agreed = False
             self.status.failures += 1
             self.status.in_sync = False
@@ -171,13 +171,12 @@ class Reconciler:
             await self._commit(self._wanted.take())
             return
         self._trusted = True  # before the kernel is asked: distrust that comes meanwhile asks once more
+        # What is wanted now is compared; what changes meanwhile is a change to it, and taken next.
         untouched = self._agreed and not self._wanted.touched
-        found = await self._kernel.read()
-        self._read_at = self._clock.monotonic()
-        # From here to `settle` nothing else runs: what is read of the wanted state is what is told.
-        untouched = untouched and not self._wanted.touched
-        transaction = diff(found, self._wanted.ruleset())
+        wanted = self._wanted.ruleset()
         self._wanted.settle()
+        transaction = await self._kernel.difference(wanted)
+        self._read_at = self._clock.monotonic()
         if untouched and transaction:
             self.status.drifts += 1
             log.warning("the table is not as nfagent left it; putting it right with %d commands", len(transaction))

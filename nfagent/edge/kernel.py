@@ -19,7 +19,7 @@ from nfagent.edge.netfilter import ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
-from nfagent.ruleset.transaction import Transaction, phases, transaction_text
+from nfagent.ruleset.transaction import Transaction, diff, phases, transaction_text
 from nfagent.wire.elements import is_elements_only
 
 _T = TypeVar("_T")
@@ -56,6 +56,13 @@ class Nftables:
     async def read(self) -> Ruleset:
         """Give what the table holds. Raises KernelError."""
         return await self._in_thread(self.read_now)
+
+    async def difference(self, wanted: Ruleset) -> Transaction:
+        """Give what would make the table equal to `wanted`. Raises KernelError.
+
+        A large table takes seconds to list and compare: that is the thread's work, not the event loop's.
+        """
+        return await self._in_thread(lambda: diff(self.read_now(), wanted))
 
     async def apply(self, transaction: Transaction) -> None:
         """Commit a transaction, in phases where packets can't tell. Raises KernelError: then read what there is.

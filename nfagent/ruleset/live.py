@@ -17,14 +17,18 @@ from nfagent.ruleset.transaction import Transaction, diff
 
 
 class LiveSet:
-    """A set's shape, and its elements with the number of Pods that bring each."""
+    """A set's shape, and its elements with the number of Pods that bring each.
 
-    __slots__ = ("elements", "shape")
+    whole: the set as a value, None after a change; made when somebody asks for it
+    """
+
+    __slots__ = ("elements", "shape", "whole")
 
     def __init__(self, shape: NamedSet) -> None:
         """Start without elements."""
         self.shape = shape
         self.elements: dict[Element, int] = {}
+        self.whole: NamedSet | None = None
 
 
 class LiveRuleset:
@@ -151,6 +155,7 @@ class LiveRuleset:
         )
 
     def _touch(self, name: str, element: Element, *, was: bool) -> None:
+        self.sets[name].whole = None
         if name in self._set_before:
             return  # made since: all its elements are new
         touched = self._elements_before.setdefault(name, {})
@@ -193,4 +198,6 @@ class LiveRuleset:
 
 
 def _whole(live: LiveSet) -> NamedSet:
-    return msgspec.structs.replace(live.shape, elements=frozenset(live.elements))
+    if live.whole is None:
+        live.whole = msgspec.structs.replace(live.shape, elements=frozenset(live.elements))
+    return live.whole

@@ -15,7 +15,7 @@ from nfagent.intake import Intake
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import ABSENT, Ruleset
-from nfagent.ruleset.transaction import Transaction
+from nfagent.ruleset.transaction import Transaction, diff
 from tests.fake_kernel import FakeKernel, Refused
 from tests.scene import DECODERS, labelled, pod, policy
 
@@ -38,6 +38,9 @@ class TurnKernel:
         self.fake = FakeKernel()
         self.commits: list[Transaction] = []
         self._told = told
+
+    async def difference(self, wanted: Ruleset) -> Transaction:
+        return diff(await self.read(), wanted)
 
     async def read(self) -> Ruleset:
         return self.fake.ruleset

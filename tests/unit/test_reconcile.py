@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.errors import KernelError
+from nfagent.errors import KernelError, WireError
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
@@ -39,6 +39,7 @@ class SlowKernel:
         self.gate = asyncio.Event()
         self.gate.set()
         self.faults = 0
+        self.fault: Exception = KernelError("netlink: Device or resource busy")
         self.reads = 0
         self.tried: list[Transaction] = []
 
@@ -47,6 +48,9 @@ class SlowKernel:
         await self.gate.wait()
         self._fail()
         return self.fake.ruleset
+
+    async def difference(self, wanted: Ruleset) -> Transaction:
+        return diff(await self.read(), wanted)
 
     async def apply(self, transaction: Transaction) -> None:
         self.tried.append(transaction)
@@ -60,7 +64,7 @@ class SlowKernel:
     def _fail(self) -> None:
         if self.faults:
             self.faults -= 1
-            raise KernelError("netlink: Device or resource busy")
+            raise self.fault
 
 
 class FakeClock:
@@ -297,6 +301,16 @@ async def test_drift_that_makes_the_kernel_refuse_a_change_is_put_right_with_the
         assert stage.reconciler.status.failures == 1
         stage.kernel.faults = 1
         await stage.passes(stage.clock.pauses[-1])
+        await stage.passes(stage.clock.pauses[-1])
+        assert (stage.there, stage.reconciler.status.failures) == (holding("10.0.0.2"), 0)
+
+
+@scenario
+async def test_an_element_that_can_not_be_written_does_not_end_the_reconciler() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fault, stage.kernel.faults = WireError("no element of a set"), 1
+        await stage.want(holding("10.0.0.2"))
+        assert stage.reconciler.status.failures == 1
         await stage.passes(stage.clock.pauses[-1])
         assert (stage.there, stage.reconciler.status.failures) == (holding("10.0.0.2"), 0)
 
