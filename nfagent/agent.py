@@ -131,13 +131,13 @@ class Agent:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             systemd.notify("RELOADING=1")
-            self._announced = False
             try:
                 await self._take(read_folder(self._manifests, self._folder))
             except UsageError as error:
                 log.error("reload: %s; what was read before holds", error)
             self._verdict_log.reopen()
             self._reconciler.distrust()
+            self._announced = False
 
     def _synced(self) -> None:
         if not self._ready:

@@ -21,6 +21,9 @@ Protocol: TypeAlias = Literal["tcp", "udp", "sctp"]
 Direction: TypeAlias = Literal["ingress", "egress"]
 """Seen from the Pod that a policy selects."""
 
+DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
+"""In the order in which a connection meets them."""
+
 METADATA_NAME = "kubernetes.io/metadata.name"
 """Label that the API server puts on every Namespace; file input lacks it (corner-cases.md 17)."""
 

@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.edge.netfilter import ElementSocket, UnsentError
+from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
 from nfagent.ruleset.transaction import Transaction, diff, phases, transaction_text
+from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
 
 _T = TypeVar("_T")
-_NETLINK_NETFILTER = 12
 _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
@@ -128,7 +128,7 @@ class Nftables:
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
-                raise MachineError("nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service")
+                raise MachineError(NEEDS_ROOT)
             raise KernelError(_first_line(error))
         return str(output)
 
@@ -136,7 +136,7 @@ class Nftables:
 def _require_netlink() -> None:
     # libnftables ends the whole process where it gets no netlink socket: so we look first.
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER).close()
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_NETFILTER).close()
     except OSError as error:
         raise MachineError(
             f"nf_tables can't be spoken to: {os.strerror(error.errno or 0)}; load it with: modprobe nf_tables"

@@ -20,14 +20,13 @@ from nfagent.wire import netlink
 from nfagent.wire.elements import Batch, MapElement, Request, encode_batch, is_elements_only
 from nfagent.wire.extack import Answer, decode_answer
 
-_NETLINK_NETFILTER = 12
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _ANSWER_BYTES = 8192  # an answer is some 60 bytes, and words
-_NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
+NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
 
 
 class ElementError(KernelError):
@@ -137,7 +136,7 @@ def _decoded(datagram: bytes) -> list[Answer]:
 
 def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, netlink.NETLINK_NETFILTER)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
             raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
@@ -150,7 +149,7 @@ def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
-        raise MachineError(_NEEDS_ROOT) from error
+        raise MachineError(NEEDS_ROOT) from error
     except OSError as error:
         opened.close()
         raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
@@ -168,7 +167,7 @@ def _unsent(error: OSError, size: int) -> KernelError:
 
 def _refused_whole(answer: Answer) -> MachineError | KernelError:
     if answer.errno == errno.EPERM:
-        return MachineError(_NEEDS_ROOT)
+        return MachineError(NEEDS_ROOT)
     if answer.errno == errno.EOPNOTSUPP:
         return MachineError("this kernel has no nf_tables; load it with `modprobe nf_tables`")
     said = f"; the kernel says: {answer.text}" if answer.text else ""

@@ -18,7 +18,6 @@ import msgspec
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.wire import netlink, nflog
 
-_NETLINK_NETFILTER = 12
 _SO_RCVBUFFORCE = 33
 _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
 _BIND_SEQUENCE = 1
@@ -173,7 +172,7 @@ class NflogSource:
 
 def _open_socket(receive_buffer: int) -> socket.socket:
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, netlink.NETLINK_NETFILTER)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
             raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error

@@ -13,10 +13,11 @@ from typing import TypeAlias
 import msgspec
 
 from nfagent.cluster.address import Family, Range, disjoint, subtract
-from nfagent.cluster.model import Direction, Pod, Protocol, Ref
-from nfagent.cluster.state import ClusterState
+from nfagent.cluster.model import DIRECTIONS, Direction, Pod, Protocol, Ref
+from nfagent.cluster.state import ClusterState, identity_of
 from nfagent.policy.index import PolicyIndex
 from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.policy.peers import means
 
 PortElement: TypeAlias = tuple[str, Protocol, int]
 """A named port of one Pod, resolved: address, protocol, number."""
@@ -72,8 +73,7 @@ class ClassKey(msgspec.Struct, frozen=True, order=True):
 
 def class_keys(policies: tuple[NetworkPolicy, ...]) -> Iterator[ClassKey]:
     """Give the classes of a Pod that these policies select, one for each direction that they isolate."""
-    directions: tuple[Direction, Direction] = ("egress", "ingress")
-    for direction in directions:
+    for direction in DIRECTIONS:
         isolating = tuple(policy.ref for policy in policies if direction in policy.isolates)
         if isolating:
             yield ClassKey(direction, isolating)
@@ -155,8 +155,4 @@ def _serving(cluster: ClusterState, servers: PodPeer | Blocks | None, pod: Pod) 
         return pod.addresses
     if isinstance(servers, Blocks):
         return [address for address in pod.addresses if any(block.holds(address) for block in servers.ranges)]
-    if servers.namespaces is None:
-        in_namespace = pod.namespace == servers.namespace
-    else:
-        in_namespace = servers.namespaces.matches(dict(cluster.namespace_labels(pod.namespace)))
-    return pod.addresses if in_namespace and servers.pods.matches(dict(pod.labels)) else ()
+    return pod.addresses if means(cluster, servers, identity_of(pod)) else ()

@@ -44,7 +44,7 @@ class PeerIndex:
             self._filed.setdefault(drawer, set()).add(peer)
         self.members[peer] = set()
         for identity in self._candidates(peer):
-            if self._means(peer, identity):
+            if means(self._cluster, peer, identity):
                 self._join(peer, identity)
 
     def release(self, peer: PodPeer) -> None:
@@ -64,7 +64,7 @@ class PeerIndex:
     def appear(self, identity: Identity) -> None:
         """Take in an identity that had no Pod before."""
         for peer in self._takers(identity):
-            if self._means(peer, identity):
+            if means(self._cluster, peer, identity):
                 self._join(peer, identity)
 
     def vanish(self, identity: Identity) -> None:
@@ -78,7 +78,7 @@ class PeerIndex:
             for peer in self._takers(identity):
                 if peer.namespaces is None:
                     continue
-                before, now = identity in self.members[peer], self._means(peer, identity)
+                before, now = identity in self.members[peer], means(self._cluster, peer, identity)
                 if before != now:
                     (self._join if now else self._leave)(peer, identity)
                     yield peer, identity, now
@@ -120,12 +120,14 @@ class PeerIndex:
             return self._cluster.by_key.get(requirement.key, set())
         return None
 
-    def _means(self, peer: PodPeer, identity: Identity) -> bool:
-        if peer.namespaces is None:
-            in_namespace = identity.namespace == peer.namespace
-        else:
-            in_namespace = peer.namespaces.matches(dict(self._cluster.namespace_labels(identity.namespace)))
-        return in_namespace and peer.pods.matches(dict(identity.labels))
+
+def means(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
+    """Tell whether a peer means the Pods of an identity, by the Namespaces' labels of now."""
+    if peer.namespaces is None:
+        in_namespace = identity.namespace == peer.namespace
+    else:
+        in_namespace = peer.namespaces.matches(dict(cluster.namespace_labels(identity.namespace)))
+    return in_namespace and peer.pods.matches(dict(identity.labels))
 
 
 def _drawers(peer: PodPeer) -> list[Drawer]:

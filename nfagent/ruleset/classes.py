@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
-from nfagent.cluster.model import Direction, Ref
+from nfagent.cluster.model import DIRECTIONS, Direction, Ref
 from nfagent.cluster.state import ClusterState, PodKey
 from nfagent.policy.compile import ClassKey, class_keys, class_rules
 from nfagent.policy.index import PolicyIndex
@@ -20,8 +20,6 @@ from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import LogPlan, allow_chain, class_chain
 from nfagent.ruleset.members import Members
 from nfagent.ruleset.origins import Origins, allowed_by, denied_by
-
-_DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
 
 
 class LiveClass(msgspec.Struct):
@@ -117,7 +115,7 @@ class Classes:
             self._count(key, family, -1)
         for key in wanted:
             self._count(key, family, 1)
-        for direction in _DIRECTIONS:
+        for direction in DIRECTIONS:
             chain = next((names.class_chain(key) for key in wanted if key.direction == direction), None)
             self._live.map_to(names.set_name(direction, family), address, chain)
 

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, Range
-from nfagent.cluster.model import Direction, Ref
+from nfagent.cluster.model import DIRECTIONS, Direction, Ref
 from nfagent.egress.plan import MasqueradePlan
 from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts
 from nfagent.policy.model import PodPeer, PolicyPort
@@ -54,7 +54,6 @@ from nfagent.ruleset.objects import (
 EGRESS_PRIORITY = -2
 INGRESS_PRIORITY = -1
 SRCNAT_PRIORITY = 100
-_DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
 _PEER_END: dict[Direction, End] = {"ingress": "client", "egress": "server"}
 _NEVER_BLOCKED = (
     "mld-listener-query",
@@ -89,7 +88,7 @@ def base_chains() -> Iterator[tuple[str, Chain]]:
     yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
     yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
     yield "forward-ingress", _judging_chain("ingress", Hook("filter", "forward", INGRESS_PRIORITY))
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         yield f"stray-{direction}", _stray_chain(direction)
 
 
@@ -192,7 +191,7 @@ def allow_chain(direction: Direction, policy: Ref, log: LogPlan) -> Chain:
 
 def verdict_maps() -> Iterator[tuple[str, VerdictMap]]:
     """Give the maps that every ruleset has, without elements."""
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         for family in FAMILIES:
             yield names.set_name(direction, family), VerdictMap(family, {})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar
 
-from nfagent.cluster.address import Family
+from nfagent.cluster.address import Family, family_of
 from nfagent.cluster.model import Pod, Protocol
 from nfagent.cluster.state import ClusterState, Identity, identity_of
 from nfagent.policy.compile import NamedPorts, peer_addresses, pod_port_elements, port_elements
@@ -92,7 +92,7 @@ class Members:
         change = self._live.add if joined else self._live.remove
         for pod in self._cluster.members[identity].values():
             for address in pod.addresses if pod.holds_addresses else ():
-                name = sets.get(6 if ":" in address else 4)
+                name = sets.get(family_of(address))
                 if name is not None:
                     change(name, address)
 
@@ -111,7 +111,7 @@ class Members:
             owners.append(peer)
             sets = self._of_peer.get(peer, {})
             for address in pod.addresses:
-                name = sets.get(6 if ":" in address else 4)
+                name = sets.get(family_of(address))
                 if name is not None:
                     yield name, address
         for owner in owners:
@@ -124,18 +124,16 @@ class Members:
         for key in {(port.name, port.protocol) for port in pod.ports}:
             for content, sets in owned.get(key, {}).items():
                 for element in pod_port_elements(self._cluster, content, pod):
-                    name = sets.get(6 if ":" in element[0] else 4)
+                    name = sets.get(family_of(element[0]))
                     if name is not None:
                         yield name, element
 
     def _elements(self, content: Content, family: Family) -> Iterable[Element]:
         if isinstance(content, PodPeer):
-            found: Iterable[Element] = peer_addresses(self._cluster, self._index, content)
-            return (address for address in found if (":" in str(address)) == (family == 6))
+            found = peer_addresses(self._cluster, self._index, content)
+            return (address for address in found if family_of(address) == family)
         if isinstance(content, NamedPorts):
-            return (
-                item for item in port_elements(self._cluster, self._index, content) if (":" in item[0]) == (family == 6)
-            )
+            return (item for item in port_elements(self._cluster, self._index, content) if family_of(item[0]) == family)
         return ()
 
 

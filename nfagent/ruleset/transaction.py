@@ -18,8 +18,6 @@ _WHERE = f"{TABLE_FAMILY} {TABLE}"
 _PER_COMMAND = 500
 """Elements in one command: long lines make libnftables' parser slow."""
 
-Kind: TypeAlias = Literal["table", "chain", "set", "map", "counter"]
-
 
 class AddTable(msgspec.Struct, frozen=True):
     """Make the table; one that exists stays as it is."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import number
-from nfagent.cluster.model import Direction, Pod
+from nfagent.cluster.model import DIRECTIONS, Pod
 from nfagent.errors import Problem
 from nfagent.policy.explain import pod_of
 from nfagent.policy.model import NetworkPolicy
@@ -20,7 +20,6 @@ from nfagent.ruleset.text import Annotate, element_text, rule_text, sorted_eleme
 from nfagent.ruleset.transaction import diff, transaction_text
 
 View = dict[str, Any]
-_DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -80,7 +79,7 @@ def _pod_view(desired: Desired, pod: Pod) -> View:
         "host_network": pod.host_network,
         "isolated": {
             direction: [policy.ref.path for policy in policies if direction in policy.isolates]
-            for direction in _DIRECTIONS
+            for direction in DIRECTIONS
         },
     }
 

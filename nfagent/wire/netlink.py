@@ -13,6 +13,7 @@ import msgspec
 
 from nfagent.errors import WireError
 
+NETLINK_NETFILTER = 12  # the protocol of a netlink socket, linux/netlink.h
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x01
