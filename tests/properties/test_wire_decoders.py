@@ -6,12 +6,14 @@ import ipaddress
 import struct
 from contextlib import suppress
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import DecodeError, WireError
 from nfagent.verdicts import records
-from nfagent.wire import netlink, nflog, packet
+from nfagent.wire import conntrack, netlink, nflog, packet
+from tests.ctnetlink import MULTI, NEW, Connection, entry_body
 
 U16 = st.integers(0, 0xFFFF)
 U32 = st.integers(0, 0xFFFF_FFFF)
@@ -37,6 +39,25 @@ HEADS = st.sampled_from(
         + struct.pack("!HHHH", 53, 5353, 8, 0),
         struct.pack("!BBHHHBBH", 0x47, 0, 36, 1, 0, 64, 6, 0) + bytes(range(16)) + struct.pack("!HHI", 1, 2, 3),
     ]
+)
+
+V4 = st.integers(0, 2).map(lambda n: f"10.0.0.{n}")
+V6 = st.sampled_from(["::", "fd00::1", "fd00:0:0:1::2"])
+PORTS = {"client_port": U16, "called_port": U16, "server_port": U16}
+NO_PORTS = dict.fromkeys(PORTS, st.none())
+
+
+def connections(address: st.SearchStrategy[str]) -> st.SearchStrategy[Connection]:
+    ends = {"client": address, "called": address, "server": address, "id": U32, "status": U32, "zone": U16}
+    zone_of = st.sampled_from(["both", "reply"])
+    return st.builds(Connection, protocol=st.sampled_from([6, 17, 132]), zone_of=zone_of, **ends, **PORTS) | st.builds(
+        Connection, protocol=st.sampled_from([1, 58, 89]), zone_of=zone_of, **ends, **NO_PORTS
+    )
+
+
+CONNECTIONS = connections(V4) | connections(V6)
+DUMPS = st.lists(CONNECTIONS, min_size=1, max_size=4).map(
+    lambda many: b"".join(netlink.message(NEW, MULTI, 1, entry_body(one)) for one in many)
 )
 
 
@@ -115,6 +136,47 @@ def test_a_shorter_copy_says_less_but_nothing_else(raw: bytes, data: st.DataObje
 
     assert (shorter.source, shorter.destination) == (whole.source, whole.destination)
     assert shorter.source_port in {None, whole.source_port}
+
+
+@given(mutated(DUMPS) | st.binary(max_size=200), st.none() | st.frozensets(V4 | V6))
+def test_any_bytes_are_conntrack_entries_or_a_wire_error(raw: bytes, addresses: frozenset[str] | None) -> None:
+    with suppress(WireError):
+        for entry in conntrack.decode_entries(raw, addresses).entries:
+            assert all(str(ipaddress.ip_address(end)) == end for end in (entry.client, entry.called, entry.server))
+            assert addresses is None or not addresses.isdisjoint({entry.client, entry.server})
+
+
+@given(st.lists(CONNECTIONS, max_size=6), st.frozensets(V4 | V6, max_size=3))
+def test_the_entries_of_addresses_are_those_of_all_entries(many: list[Connection], addresses: frozenset[str]) -> None:
+    datagram = b"".join(netlink.message(NEW, MULTI, 1, entry_body(one)) for one in many)
+
+    every = conntrack.decode_entries(datagram).entries
+    assert [
+        (entry.client, entry.called, entry.server, entry.protocol, entry.zone, entry.id, entry.status)
+        for entry in every
+    ] == [(one.client, one.called, one.server, one.protocol, one.zone, one.id, one.status) for one in many]
+    picked = conntrack.decode_entries(datagram, addresses)
+    assert picked.entries == [entry for entry in every if {entry.client, entry.server} & addresses]
+    assert picked.others == len(many) - len(picked.entries)
+
+
+@given(CONNECTIONS)
+def test_an_entry_in_an_unusual_layout_reads_as_in_the_usual_one(connection: Connection) -> None:
+    body = entry_body(connection)
+    original, reply, *rest = netlink.attributes(body, netlink.NFGEN_SIZE)
+    turned = [netlink.nested(kind, _turned(value)) for kind, value in (original, reply)]
+    unusual = body[: netlink.NFGEN_SIZE] + b"".join(turned) + b"".join(netlink.attribute(*other) for other in rest)
+
+    usual, read = conntrack.decode_entry(body), conntrack.decode_entry(unusual)
+    assert msgspec.structs.replace(read, reply=usual.reply) == usual
+    assert list(netlink.attributes(read.reply)) == list(netlink.attributes(usual.reply))
+    for end in usual.client, usual.server:
+        assert conntrack.decode_entries(netlink.message(NEW, MULTI, 1, unusual), frozenset({end})).entries == [read]
+
+
+def _turned(value: bytes) -> bytes:
+    """Write the nests of a tuple in the opposite order."""
+    return b"".join(reversed([netlink.nested(kind, inner) for kind, inner in netlink.attributes(value)]))
 
 
 @given(st.lists(st.tuples(U16, U16, U32, st.binary(max_size=40), U32), max_size=5))

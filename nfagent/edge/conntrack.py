@@ -1,0 +1,273 @@
+"""Finds and deletes conntrack entries by ctnetlink, on a netlink socket of our own.
+
+These calls block, for some tenths of a second where there are many entries: they are made for a worker thread.
+
+Whatever is asked for, the kernel walks its whole table. In a large table it is cheaper to have the kernel pick the
+entries of a few addresses; its filter is used once it has been seen to find what a whole dump found
+(`wire.conntrack.encode_dump` says what filters do in some kernels). Else all entries come, and are picked here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.address import FAMILIES, Family, family_of
+from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.wire import netlink
+from nfagent.wire.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
+from nfagent.wire.extack import Answer, decode_answer
+
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+_BUFFER = 1024 * 1024  # the kernel doubles it: enough for a batch of deletions, and for as many refusals
+_DATAGRAM = 65_536  # twice the most that a dump's have
+_SEQUENCE_MASK = 0xFFFF_FFFF
+_ATTEMPTS = 3
+_BATCH = 500  # deletions of one send: 60 KB, and 1 KiB of the receive buffer for each refusal
+_FILTERS_FROM = 15_000
+
+_NEEDS_ROOT = "conntrack needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
+_NO_CTNETLINK = "this kernel has no nf_conntrack_netlink; load it with `modprobe nf_conntrack_netlink`"
+
+_Key: TypeAlias = tuple[int, int, bytes]
+
+
+class _Dump(msgspec.Struct):
+    """Entries by what tells them apart, how many others the kernel gave, and its refusal, if it refused."""
+
+    entries: dict[_Key, ConntrackEntry]
+    others: int = 0
+    refusal: Answer | None = None
+
+
+def open_socket() -> socket.socket:
+    """Open a netlink socket of this thread's network namespace, set up for `Connections`.
+
+    Raises MachineError where this machine stands in the way, KernelError otherwise.
+    """
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER)
+    except OSError as error:
+        if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
+            raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
+        raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
+    try:
+        opened.connect((0, 0))
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    except PermissionError as error:
+        opened.close()
+        raise MachineError(_NEEDS_ROOT) from error
+    except OSError as error:
+        opened.close()
+        raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
+    return opened
+
+
+class Connections:
+    """The conntrack entries of the network namespace in which it is made. One thread at a time may use it.
+
+    opening:      gives a connected netlink socket: now, and after a failure that left the old one with answers to come
+    filters_from: entries of a family, for each address asked for, from which on the kernel is to filter: it walks its
+                  table twice for an address, which takes as long as reading some 15,000 entries (tried)
+    timeout_seconds: for each answer; the kernel answers within the call, so this only ends what would never end
+    """
+
+    def __init__(
+        self,
+        opening: Callable[[], socket.socket] = open_socket,
+        *,
+        filters_from: int = _FILTERS_FROM,
+        timeout_seconds: float = 10.0,
+    ) -> None:
+        """Open the socket. Raises what `opening` raises."""
+        self._opening = opening
+        self._timeout_seconds = timeout_seconds
+        self._filters_from = filters_from
+        self._sequence = 0
+        self._sizes: dict[Family, int] = {}  # entries in the last whole dump
+        self._filters: dict[Family, bool] = {}  # whether the kernel's filter is right, where that is known
+        self._socket: socket.socket | None = self._open()
+
+    def close(self) -> None:
+        """Close the socket. Closing twice is harmless."""
+        opened, self._socket = self._socket, None
+        if opened is not None:
+            opened.close()
+
+    def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
+        """Give the entries, in all zones, whose client or server is one of these canonical addresses, each once.
+
+        Entries that come or go during the call may be among them or not. A dump that the kernel calls interrupted is
+        made again, three times at most; then what was found by any of them is given.
+
+        Raises MachineError without the right to ask, or without ctnetlink; KernelError for other failures.
+        """
+        found: list[ConntrackEntry] = []
+        for family in FAMILIES:
+            wanted = frozenset(address for address in addresses if family_of(address) == family)
+            if wanted:
+                found += self._of_family(family, wanted)
+        return found
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        """Delete entries; give how many of them were still there.
+
+        One that is refused doesn't keep the others: KernelError names the first such one after all were asked for.
+        Raises MachineError without the right to delete; KernelError also where the outcome isn't known.
+        """
+        wanted = list(entries)
+        refused = []
+        for start in range(0, len(wanted), _BATCH):
+            refused += self._delete_batch(wanted[start : start + _BATCH])
+        failed = [(entry, answer) for entry, answer in refused if answer.errno != errno.ENOENT]
+        if failed:
+            raise _undeleted(*failed[0], len(failed) - 1)
+        return len(wanted) - len(refused)
+
+    def _of_family(self, family: Family, wanted: frozenset[str]) -> Iterable[ConntrackEntry]:
+        if self._filters.get(family) and self._is_large(family, wanted):
+            found = self._filtered(family, wanted, "client", "server")
+            if found is not None:
+                return found.values()
+            self._filters[family] = False
+        whole = self._dump(family, wanted)
+        if whole.refusal is not None:
+            raise _undumped(whole.refusal)
+        self._sizes[family] = len(whole.entries) + whole.others
+        if family not in self._filters and whole.entries and self._is_large(family, wanted):
+            self._filters[family] = self._filter_finds(family, *next(iter(whole.entries.items())))
+        return whole.entries.values()
+
+    def _is_large(self, family: Family, wanted: frozenset[str]) -> bool:
+        return self._sizes.get(family, 0) > len(wanted) * self._filters_from
+
+    def _filter_finds(self, family: Family, key: _Key, known: ConntrackEntry) -> bool:
+        """Tell whether the kernel's filter gives a known entry by its client and by its server, and no others."""
+        by_client = self._filtered(family, frozenset({known.client}), "client")
+        by_server = self._filtered(family, frozenset({known.server}), "server")
+        return by_client is not None and by_server is not None and key in by_client and key in by_server
+
+    def _filtered(
+        self, family: Family, wanted: frozenset[str], *ends: Literal["client", "server"]
+    ) -> dict[_Key, ConntrackEntry] | None:
+        """Let the kernel pick the entries whose ends are wanted; None where it refuses, or gives others too."""
+        entries: dict[_Key, ConntrackEntry] = {}
+        for address, end in product(sorted(wanted), ends):
+            found = self._dump(family, wanted, **{end: address})
+            if found.refusal is not None or found.others:
+                return None
+            entries |= found.entries
+        return entries
+
+    def _dump(
+        self, family: Family, wanted: frozenset[str], *, client: str | None = None, server: str | None = None
+    ) -> _Dump:
+        found = _Dump({})
+        for _ in range(_ATTEMPTS):
+            self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
+            request = encode_dump(family, self._sequence, client=client, server=server)
+            with self._asking() as opened:
+                opened.send(request)
+                interrupted = _take_dump(opened, found, wanted)
+            if not interrupted:
+                break
+        return found
+
+    def _delete_batch(self, batch: list[ConntrackEntry]) -> list[tuple[ConntrackEntry, Answer]]:
+        """Ask for deletions by one send, and give those that were refused. The last one alone is acknowledged."""
+        asked = {(self._sequence + n) & _SEQUENCE_MASK: entry for n, entry in enumerate(batch, 1)}
+        self._sequence = last = (self._sequence + len(batch)) & _SEQUENCE_MASK
+        requests = [encode_delete(entry, number, acknowledge=number == last) for number, entry in asked.items()]
+        with self._asking() as opened:
+            opened.send(b"".join(requests))
+            answers = list(_answers(opened, last))
+        return [(asked[answer.sequence], answer) for answer in answers if answer.errno and answer.sequence in asked]
+
+    def _open(self) -> socket.socket:
+        opened = self._opening()
+        opened.settimeout(self._timeout_seconds)
+        return opened
+
+    @contextmanager
+    def _asking(self) -> Iterator[socket.socket]:
+        """Give the socket, and put into words what fails.
+
+        Who asks next gets a new socket then: while a dump isn't taken to its end, the kernel begins no other.
+        """
+        if self._socket is None:
+            self._socket = self._open()
+        try:
+            yield self._socket
+        except BaseException as error:
+            self.close()
+            if isinstance(error, WireError):
+                raise KernelError(f"conntrack's answer can't be read: {error}") from None
+            if isinstance(error, OSError):
+                raise KernelError(f"conntrack doesn't answer: {self._words(error)}") from error
+            raise
+
+    def _words(self, error: OSError) -> str:
+        if isinstance(error, TimeoutError):
+            return f"nothing came within {self._timeout_seconds:g} s"
+        return _errno_words(error.errno or 0)
+
+
+def _take_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> bool:
+    """Take the answer to one request for a dump, and tell whether the kernel called it interrupted."""
+    interrupted = done = False
+    while not done:
+        part = decode_entries(opened.recv(_DATAGRAM), wanted)
+        found.entries |= {(entry.zone, entry.id, entry.reply): entry for entry in part.entries}
+        found.others += part.others
+        found.refusal = part.refusal
+        interrupted, done = interrupted or part.interrupted, part.done
+    return interrupted
+
+
+def _answers(opened: socket.socket, last: int) -> Iterator[Answer]:
+    """Give the answers to a batch up to the last; who lacks the right gets one answer, to the first."""
+    while True:
+        for reply in netlink.messages(opened.recv(_DATAGRAM)):
+            answer = decode_answer(reply)
+            yield answer
+            if answer.sequence == last or answer.errno == errno.EPERM:
+                return
+
+
+def _undumped(answer: Answer) -> MachineError | KernelError:
+    if answer.errno == errno.EPERM:
+        return MachineError(_NEEDS_ROOT)
+    if answer.errno in {errno.EINVAL, errno.EOPNOTSUPP}:  # nfnetlink's answer for a subsystem that isn't there
+        return MachineError(_NO_CTNETLINK)
+    return KernelError(f"the kernel refused to list conntrack entries: {_reason(answer)}")
+
+
+def _undeleted(entry: ConntrackEntry, answer: Answer, others: int) -> MachineError | KernelError:
+    if answer.errno == errno.EPERM:
+        return MachineError(_NEEDS_ROOT)
+    more = f"; {others} more were refused" if others else ""
+    what = f"protocol {entry.protocol} from {entry.client} to {entry.server}"
+    return KernelError(f"the kernel refused to delete the conntrack entry of {what}: {_reason(answer)}{more}")
+
+
+def _reason(answer: Answer) -> str:
+    said = f"; the kernel says: {answer.text}" if answer.text else ""
+    return _errno_words(answer.errno) + said
+
+
+def _errno_words(code: int) -> str:
+    return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})"
