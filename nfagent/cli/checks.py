@@ -15,6 +15,7 @@ import msgspec
 from nfagent.cli.client import ask, listening
 from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
+from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.edge.claim import holder
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
@@ -27,8 +28,6 @@ ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
-_INTERFACES = Path("/sys/class/net")
-_BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 _TABLE = f"{TABLE_FAMILY} {TABLE}"
 
 
@@ -162,16 +161,17 @@ async def _open_group(group: int) -> None:
 
 
 def _bridges() -> Check:
-    bridges = sorted(path.parent.name for path in _INTERFACES.glob("*/bridge"))
-    if not bridges:
-        return Check("br_netfilter", "ok", "no bridges here, so it isn't needed")
-    named = f"{'bridge' if len(bridges) == 1 else 'bridges'} {', '.join(bridges)}"
-    missing = [name for name in _BRIDGE_SYSCTLS if _sysctl(name) != "1"]
-    if not missing:
+    try:
+        used, unjudged = bridges(), unjudged_bridges()
+    except KernelError as error:
+        return Check("br_netfilter", "warn", str(error))
+    if not used:
+        return Check("br_netfilter", "ok", "no Pods share a bridge here, so it isn't needed")
+    if not unjudged:
+        named = ", ".join(f"bridge {bridge.name}" for bridge in used)
         return Check("br_netfilter", "ok", f"sees the traffic within {named}")
-    settings = " ".join(f"{name.replace('/', '.')}=1" for name in missing)
-    found = f"traffic between Pods of {named} passes by the rules"
-    return Check("br_netfilter", "warn", found, f"modprobe br_netfilter && sysctl -w {settings}")
+    found = f"traffic between Pods on {in_words(unjudged)} passes by the rules"
+    return Check("br_netfilter", "warn", found, mending(family for _, family in unjudged))
 
 
 def _forwarding() -> Iterator[Check]:

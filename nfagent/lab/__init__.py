@@ -1,7 +1,8 @@
 """The network-namespace lab: nodes, Pods and hosts outside as namespaces of this machine, and probes between them.
 
 May import: anything of the agent, and the world. Nothing of the agent imports it.
-Needs root, iproute2's `ip`, and br_netfilter where Pods share a bridge.
+Needs root, iproute2's `ip`, br_netfilter where Pods share a bridge, and the kernel's VLAN (8021q) or vxlan devices
+where nodes are joined by them.
 
     plan      what a lab consists of, as plain values
     wiring    the `ip -batch` lines that make a namespace what its plan says; pure

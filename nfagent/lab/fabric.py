@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from nfagent.errors import MachineError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.lab import netns, wiring
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan, check
 
 _SERIAL = itertools.count(1)
+_MODULES = {"vlan": "8021q", "vxlan": "vxlan"}
 
 
 class Fabric:
@@ -58,7 +60,8 @@ class Fabric:
     def up(self) -> None:
         """Build everything, or leave nothing: also an interrupt half way removes what was made.
 
-        Raises MachineError without root or without br_netfilter, KernelError.
+        Raises MachineError without root, without br_netfilter, or without the kernel's VLAN or vxlan devices where the
+        plan has them; KernelError.
         """
         if os.geteuid() != 0:
             raise MachineError("the lab makes network namespaces: run it as root, with sudo")
@@ -141,9 +144,9 @@ class Fabric:
         netns.ip_batch(wiring.uplink(name, underlay, port, everyone[name].addresses) for name, port in ports.items())
         netns.ip_batch(wiring.underlay(ports.values()), underlay)
         for name, plan in members.items():
-            netns.ip_batch(wiring.node(plan, (other for other in self.nodes.values() if other != plan)), name)
+            _configure(wiring.node(plan, (other for other in self.nodes.values() if other != plan)), name)
         for name, host in hosts.items():
-            netns.ip_batch(wiring.outside(host, self.nodes.values()), name)
+            _configure(wiring.outside(host, self.nodes.values()), name)
 
     def _attach(self, pods: Sequence[PodPlan]) -> None:
         if not pods:
@@ -163,6 +166,19 @@ class Fabric:
         for node in {pod.node: self.nodes[pod.node] for pod in pods}.values():
             lines = (wiring.pod_port(pod, node, self._ports[pod.key]) for pod in pods if pod.node == node.name)
             netns.ip_batch(itertools.chain.from_iterable(lines), self.node_namespace(node.name))
+
+
+def _configure(lines: Iterable[str], name: str) -> None:
+    try:
+        netns.ip_batch(lines, name)
+    except KernelError as error:
+        # rtnetlink's words for a kind of link that is neither built in nor a module at hand.
+        found = re.search(r" type (vlan|vxlan)\b.*Unknown device type", str(error))
+        if found is None:
+            raise
+        raise MachineError(
+            f"this kernel has no {found[1]} devices: run `modprobe {_MODULES[found[1]]}`, or plan another underlay"
+        ) from error
 
 
 def _pod_name(namespace: str, name: str) -> str:

@@ -1,7 +1,7 @@
 """What a lab consists of, as plain values: nodes, Pods and hosts outside the cluster.
 
 Addresses are canonical text, one per family in any order; a family that a plan leaves out isn't there at all.
-Nodes and hosts outside share one link, so their addresses need no common prefix.
+Nodes and hosts outside share one link, so their addresses need no common prefix; all nodes are joined in the same way.
 """
 
 from __future__ import annotations
@@ -18,14 +18,35 @@ from nfagent.errors import UsageError
 Attachment: TypeAlias = Literal["routed", "bridge"]
 """How a node's Pods hang on it: a /32 route to each (as Calico, GKE), or one bridge for all (as kubenet)."""
 
+Underlay: TypeAlias = Literal["flat", "vlan", "vxlan"]
+"""How nodes are joined.
+
+flat:  their addresses are on the link itself, and each routes the others' Pod ranges to them
+vlan:  the same inside one tagged VLAN (IEEE 802.1Q) of the link; hosts outside are in it too
+vxlan: their addresses are on the link; what Pods of two nodes send each other goes in UDP from node to node (RFC 7348),
+       and what a node itself sends to another's Pods has the first address of its Pod range as source (as flannel)
+"""
+
+LINK_MTU = 1500
+# Of an inner packet on the link: IP, UDP and VXLAN headers, and the inner frame's own head.
+_VXLAN_BYTES = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
+
 
 class NodePlan(msgspec.Struct, frozen=True):
-    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs) and how Pods are attached."""
+    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs), how Pods hang on it, how it is joined."""
 
     name: str
     addresses: tuple[str, ...]
     pod_cidrs: tuple[str, ...]
     attachment: Attachment = "routed"
+    underlay: Underlay = "flat"
+
+    @property
+    def pod_mtu(self) -> int:
+        """Give the largest packet, in bytes, that its Pods can send to Pods of other nodes whole."""
+        if self.underlay != "vxlan":
+            return LINK_MTU
+        return LINK_MTU - max(_VXLAN_BYTES[6 if ":" in cidr else 4] for cidr in self.pod_cidrs)
 
     def pod_cidr_of(self, address: str) -> str | None:
         """Give the Pod range that an address lies in."""
@@ -59,7 +80,7 @@ class OutsideHost(msgspec.Struct, frozen=True):
 
 
 def grid(
-    attachment: Attachment = "routed", nodes: int = 2
+    attachment: Attachment = "routed", nodes: int = 2, underlay: Underlay = "flat"
 ) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...], tuple[OutsideHost, ...]]:
     """Plan the nine Pods of Kubernetes' own policy tests, and a host outside: namespaces x, y, z with a, b, c each.
 
@@ -72,6 +93,7 @@ def grid(
             (f"192.0.2.{number}", f"2001:db8:ffff::{number:x}"),
             (f"10.244.{number}.0/24", f"2001:db8:244:{number:x}::/64"),
             attachment,
+            underlay,
         )
         for number in range(1, nodes + 1)
     )
@@ -84,8 +106,13 @@ def grid(
 
 
 def gateway(cidr: str) -> str:
-    """Give the first address of a Pod range: the node's own, where Pods share a bridge."""
+    """Give the second address of a Pod range: the node's own, where Pods share a bridge."""
     return str(ipaddress.ip_network(cidr)[1])
+
+
+def tunnel_address(cidr: str) -> str:
+    """Give the first address of a Pod range: the node's own, where nodes are joined by vxlan."""
+    return str(ipaddress.ip_network(cidr)[0])
 
 
 def address_of(addresses: Iterable[str], like: str) -> str | None:
@@ -96,7 +123,7 @@ def address_of(addresses: Iterable[str], like: str) -> str | None:
 def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[OutsideHost]) -> None:
     """Refuse a plan that can't be built: a name or an address twice, a Pod without its node or outside its ranges.
 
-    Raises UsageError.
+    Raises UsageError; also for nodes that are joined in different ways.
     """
     _once("node", (node.name for node in nodes))
     _once("Pod", ("/".join(pod.key) for pod in pods))
@@ -106,11 +133,21 @@ def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[
         if not plan.addresses:
             raise UsageError(f"{plan.name!r} has no address in the lab's plan: give it at least one")
     _once("address", (address for plan in plans for address in plan.addresses))
+    _check_underlays(nodes)
     by_name = {node.name: node for node in nodes}
     for pod in pods:
         if pod.node not in by_name:
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: no node {pod.node!r} in this lab: add a NodePlan for it")
         _check_addresses(pod, by_name[pod.node])
+
+
+def _check_underlays(nodes: Sequence[NodePlan]) -> None:
+    underlays = sorted({node.underlay for node in nodes})
+    if len(underlays) > 1:
+        raise UsageError(f"nodes are joined by {' and '.join(underlays)} in the lab's plan: give all the same underlay")
+    for node in nodes:
+        if node.underlay == "vxlan" and not node.pod_cidrs:
+            raise UsageError(f"node {node.name!r} has no Pod range in the lab's plan: vxlan takes its address from one")
 
 
 def _check_addresses(pod: PodPlan, node: NodePlan) -> None:
@@ -121,6 +158,8 @@ def _check_addresses(pod: PodPlan, node: NodePlan) -> None:
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} isn't in node {node.name}'s ranges: {ranges}")
         if node.attachment == "bridge" and address == gateway(cidr):
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the bridge's own: take a later address")
+        if node.underlay == "vxlan" and address == tunnel_address(cidr):
+            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the tunnel's own: take a later address")
 
 
 def _once(what: str, names: Iterable[str]) -> None:

@@ -1,7 +1,9 @@
 """The `ip -batch` lines that make network namespaces what the plan says. Pure: plans in, lines out.
 
-Nodes and hosts outside hang on the bridge `underlay` in a namespace of its own, each by its `eth0`. A Pod's `eth0`
-has its other end in the node's namespace: on its own there (routed), or a port of the bridge `cbr0` (bridge).
+Nodes and hosts outside hang on the bridge `underlay` in a namespace of its own, each by its `eth0`: their addresses
+are there, or on its VLAN `eth0.100`. A Pod's `eth0` has its other end in the node's namespace: on its own there
+(routed), or a port of the bridge `cbr0` (bridge). Where nodes are joined by vxlan, the route to another's Pods says to
+which node a packet goes in UDP, and the one device `vxlan0` puts it there, for both families.
 """
 
 from __future__ import annotations
@@ -9,11 +11,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan, address_of, gateway
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan, Underlay, address_of, gateway, tunnel_address
 
 UNDERLAY = "underlay"
 BRIDGE = "cbr0"
 UPLINK = "eth0"
+VLAN = "eth0.100"
+VXLAN = "vxlan0"
+
+_VLAN_ID = 100
+_VXLAN_ID = 1
+_VXLAN_PORT = 8472  # Linux' own, from before there was RFC 7348's 4789; flannel's too
 
 # The next hop of every routed Pod, whatever its node: link-local, answered for by a permanent neighbour entry.
 _GATEWAYS = ("169.254.1.1", "fe80::1")
@@ -64,8 +72,10 @@ def uplink(netns: str, underlay: str, port: str, addresses: tuple[str, ...]) -> 
 
 def pod_link(pod: PodPlan, pod_netns: str, node: NodePlan, node_netns: str, port: str) -> str:
     """Connect a Pod to its node; runs in any namespace."""
-    near = f"netns {node_netns}" + (f" address {_ROUTED_MAC}" if node.attachment == "routed" else "")
-    return f"link add name {port} {near} type veth peer name eth0 netns {pod_netns} address {mac_of(pod.addresses)}"
+    mtu = f"mtu {node.pod_mtu}"
+    near = f"netns {node_netns} {mtu}" + (f" address {_ROUTED_MAC}" if node.attachment == "routed" else "")
+    far = f"netns {pod_netns} {mtu} address {mac_of(pod.addresses)}"
+    return f"link add name {port} {near} type veth peer name eth0 {far}"
 
 
 def underlay(ports: Iterable[str]) -> Iterator[str]:
@@ -79,7 +89,7 @@ def underlay(ports: Iterable[str]) -> Iterator[str]:
 
 def node(plan: NodePlan, others: Iterable[NodePlan]) -> Iterator[str]:
     """Make a node, in its namespace: its addresses, its Pod ranges, the ways to the others' ranges."""
-    yield from _member(plan.addresses)
+    yield from _member(plan.addresses, plan.underlay)
     if plan.attachment == "bridge":
         gateways = [f"{gateway(cidr)}/{cidr.rpartition('/')[2]}" for cidr in plan.pod_cidrs]
         yield f"link add {BRIDGE} address {mac_of(map(gateway, plan.pod_cidrs))} type bridge mcast_snooping 0"
@@ -88,34 +98,70 @@ def node(plan: NodePlan, others: Iterable[NodePlan]) -> Iterator[str]:
     else:
         # What is for a Pod that isn't there stays here, instead of asking for it on the nodes' network.
         yield from (f"route add blackhole {cidr}" for cidr in plan.pod_cidrs)
+    if plan.underlay == "vxlan":
+        yield from _tunnel_end(plan)
     for other in others:
-        yield from _ways(other)
+        yield from _tunnelled_ways(other) if plan.underlay == "vxlan" else _ways(other)
 
 
 def outside(host: OutsideHost, nodes: Iterable[NodePlan]) -> Iterator[str]:
     """Make a host outside the cluster, in its namespace."""
-    yield from _member(host.addresses)
-    for plan in nodes:
+    plans = tuple(nodes)
+    yield from _member(host.addresses, plans[0].underlay if plans else "flat")
+    for plan in plans:
         if host.routes_to_pods:
             yield from _ways(plan)
         else:
             yield from (f"route add blackhole {cidr}" for cidr in plan.pod_cidrs)
 
 
-def _member(addresses: tuple[str, ...]) -> Iterator[str]:
+def _member(addresses: tuple[str, ...], joined: Underlay) -> Iterator[str]:
     yield "link set lo up"
     yield f"link set {UPLINK} up"
+    link = _link(joined)
+    if joined == "vlan":
+        yield f"link add link {UPLINK} name {link} type vlan id {_VLAN_ID}"
+        yield f"link set {link} up"
     for address in addresses:
-        yield f"address add {address} dev {UPLINK} nodad"
+        yield f"address add {address} dev {link} nodad"
     # Everybody is on the link, whatever their prefix.
-    yield from (f"route add {default} dev {UPLINK}" for default in _DEFAULTS if address_of(addresses, default))
+    yield from (f"route add {default} dev {link}" for default in _DEFAULTS if address_of(addresses, default))
+
+
+def _link(joined: Underlay) -> str:
+    return VLAN if joined == "vlan" else UPLINK
 
 
 def _ways(to: NodePlan) -> Iterator[str]:
     for cidr in to.pod_cidrs:
         hop = address_of(to.addresses, cidr)
         if hop:
-            yield f"route add {cidr} via {hop} dev {UPLINK} onlink"
+            yield f"route add {cidr} via {hop} dev {_link(to.underlay)} onlink"
+
+
+def _tunnel_end(plan: NodePlan) -> Iterator[str]:
+    # external: where a packet goes is said by the route that sent it here.
+    yield (
+        f"link add {VXLAN} address {_tunnel_mac(plan)} mtu {plan.pod_mtu} "
+        f"type vxlan external dstport {_VXLAN_PORT} nolearning"
+    )
+    yield f"link set {VXLAN} up"
+    yield from (f"address add {tunnel_address(cidr)} dev {VXLAN} nodad" for cidr in plan.pod_cidrs)
+
+
+def _tunnelled_ways(to: NodePlan) -> Iterator[str]:
+    for cidr in to.pod_cidrs:
+        node_address = address_of(to.addresses, cidr)
+        if node_address:
+            hop = tunnel_address(cidr)
+            # csum: UDP over IPv6 without a checksum is dropped at its destination.
+            encap = f"encap {'ip6' if ':' in node_address else 'ip'} id {_VXLAN_ID} dst {node_address} csum"
+            yield f"neighbour add {hop} lladdr {_tunnel_mac(to)} dev {VXLAN} nud permanent"
+            yield f"route add {cidr} {encap} via {hop} dev {VXLAN} onlink"
+
+
+def _tunnel_mac(plan: NodePlan) -> str:
+    return mac_of(map(tunnel_address, plan.pod_cidrs))
 
 
 def pod(plan: PodPlan, node_plan: NodePlan) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +14,10 @@ from types import FrameType
 
 import pytest
 
-from nfagent.errors import KernelError, UsageError
+from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.lab import netns
 from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan, grid
+from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.servers import Endpoint, Servers
 
@@ -25,12 +27,31 @@ pytestmark = [
 ]
 
 ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
+UNDERLAYS: tuple[Underlay, ...] = ("flat", "vlan", "vxlan")
+# linux/in.h and linux/in6.h
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO = 10, 23, 2
+BETWEEN_NODES = {"flat": "eth0", "vlan": "eth0.100", "vxlan": "vxlan0"}
 
 
 @pytest.fixture(params=ATTACHMENTS)
 def fabric(request: pytest.FixtureRequest) -> Iterator[Fabric]:
     with Fabric(*grid(request.param), tag="tf") as built:
         yield built
+
+
+@pytest.fixture(params=UNDERLAYS)
+def joined(request: pytest.FixtureRequest) -> Iterator[Fabric]:
+    built = Fabric(*grid("routed", 2, request.param), tag="tf")
+    try:
+        built.up()
+    except MachineError as error:
+        if "this kernel has no vlan devices" not in str(error):
+            raise
+        pytest.skip(str(error))
+    try:
+        yield built
+    finally:
+        built.down()
 
 
 def left_behind() -> list[str]:
@@ -136,6 +157,59 @@ def test_a_lab_of_one_family_is_of_that_family() -> None:
     pods = [PodPlan("d", "a", "n1", ("2001:db8:1::5",)), PodPlan("d", "b", "n2", ("2001:db8:2::5",))]
     with Fabric(nodes, pods, tag="tf") as built:
         assert ping(built.pod_namespace("d", "a"), "2001:db8:2::5")
+
+
+def received(fabric: Fabric, node: str, device: str) -> int:
+    """Give how many packets a device of a node has taken from its peers."""
+    counters = f"/sys/class/net/{device}/statistics/rx_packets"
+    return int(output(fabric, fabric.node_namespace(node), "cat", counters))
+
+
+def fragments(fabric: Fabric) -> int:
+    """Give how many fragments the nodes have made of packets."""
+    made = 0
+    for node in fabric.nodes:
+        name = fabric.node_namespace(node)
+        # The names in one line, the numbers in the next.
+        names, numbers = (line.split() for line in output(fabric, name, "cat", "/proc/net/snmp").splitlines()[:2])
+        ipv6 = dict(line.split() for line in output(fabric, name, "cat", "/proc/net/snmp6").splitlines())
+        made += int(numbers[names.index("FragCreates")]) + int(ipv6["Ip6FragCreates"])
+    return made
+
+
+def test_pods_of_two_nodes_speak_by_what_joins_the_nodes(joined: Fabric) -> None:
+    device = BETWEEN_NODES[joined.nodes["n2"].underlay]
+    source, far = joined.pod_namespace("x", "a"), joined.pods["x", "b"]
+    for address in far.addresses:
+        before = received(joined, "n2", device)
+        assert ping(source, address)
+        assert received(joined, "n2", device) > before
+
+
+@pytest.mark.parametrize("size", [0, 1], ids=["of the Pods' MTU passes whole", "one byte larger can't be sent"])
+def test_a_packet_between_pods_of_two_nodes(joined: Fabric, size: int) -> None:
+    source, far = joined.pod_namespace("x", "a"), joined.pods["x", "b"]
+    for address in far.addresses:
+        payload = bytes(joined.nodes["n1"].pod_mtu - (48 if ":" in address else 28) + size)
+        with Servers() as servers:
+            servers.listen([Endpoint(joined.pod_namespace("x", "b"), address, "udp", 53)])
+            if size:
+                with pytest.raises(OSError, match="Message too long"):
+                    netns.inside(source, functools.partial(echoed, address, payload))
+            else:
+                assert netns.inside(source, functools.partial(echoed, address, payload)) == payload
+    assert fragments(joined) == 0
+
+
+def echoed(address: str, payload: bytes) -> bytes:
+    """Send a UDP packet that may not be cut into fragments to port 53; give what comes back."""
+    ipv6 = ":" in address
+    with socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        level, option = (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) if ipv6 else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+        sock.setsockopt(level, option, PMTUDISC_DO)
+        sock.settimeout(2.0)
+        sock.sendto(payload, (address, 53))
+        return sock.recv(4096)
 
 
 def test_nothing_is_left_after_it(fabric: Fabric) -> None:

@@ -44,6 +44,24 @@ def test_a_plan_that_cannot_be_built_is_refused(pods: list[PodPlan], complaint: 
         Fabric([NODE], pods)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "pods", "complaint"),
+    [
+        ([NODE, NodePlan("n2", ("192.0.2.2",), ("10.244.2.0/24",), underlay="vxlan")], [], "joined by flat and vxlan"),
+        ([NodePlan("n1", ("192.0.2.1",), (), underlay="vxlan")], [], "node 'n1' has no Pod range"),
+        (
+            [NodePlan("n1", ("192.0.2.1",), ("10.244.1.0/24",), underlay="vxlan")],
+            [pod("a", "10.244.1.0")],
+            "the tunnel's own",
+        ),
+    ],
+    ids=["nodes joined in two ways", "a tunnel without an end", "a Pod with the tunnel's address"],
+)
+def test_nodes_that_cannot_be_joined_are_refused(nodes: list[NodePlan], pods: list[PodPlan], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        Fabric(nodes, pods)
+
+
 @pytest.mark.parametrize("tag", ["", "Demo", "a-b", "a/b", "a" * 21])
 def test_a_tag_that_would_confuse_names_is_refused(tag: str) -> None:
     with pytest.raises(UsageError, match="can't tag a lab"):
@@ -52,7 +70,7 @@ def test_a_tag_that_would_confuse_names_is_refused(tag: str) -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2, 3])
 def test_the_grid_can_be_built_on_any_number_of_nodes(nodes: int) -> None:
-    plans, pods, outside = grid("bridge", nodes)
+    plans, pods, outside = grid("bridge", nodes, "vxlan")
     Fabric(plans, pods, outside)
     assert [pod.key for pod in pods] == [(namespace, name) for namespace in "xyz" for name in "abc"]
     assert {pod.node for pod in pods} == {plan.name for plan in plans}

@@ -1,0 +1,184 @@
+"""Linux bridges that Pods hang on, and whether netfilter sees what passes between their ports.
+
+Frames from one port of a bridge to another are judged only where br_netfilter brings them to the forward hook. Each
+network namespace switches it by sysctls, each family by its own, and a bridge may switch it on for itself. What is
+seen here is of the network namespace of the thread that asks, wherever /sys was mounted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nfagent.cluster.address import Family
+from nfagent.errors import KernelError, WireError
+from nfagent.wire import netlink
+from nfagent.wire.links import NETLINK_ROUTE, NLM_F_DUMP_INTR, RTM_NEWLINK, Link, decode_link, encode_listing
+
+log = logging.getLogger(__name__)
+
+SWITCHES: dict[Family, str] = {4: "net.bridge.bridge-nf-call-iptables", 6: "net.bridge.bridge-nf-call-ip6tables"}
+"""The sysctl that switches a family on, for all bridges of a network namespace."""
+
+_SYSCTL = Path("/proc/sys")
+_LISTING_BYTES = 65536  # more than the kernel puts into one datagram of a listing
+_TRIES = 3
+
+
+class Bridge(msgspec.Struct, frozen=True, order=True):
+    """A bridge that connects veths, and the families that are judged between its ports."""
+
+    name: str
+    judged: tuple[Family, ...]
+
+
+def bridges() -> list[Bridge]:
+    """List the bridges of this network namespace that have a veth as a port, by name. Raises KernelError."""
+    return sorted(bridge for bridge, index in _bridges() if _has_veth(index))
+
+
+def unjudged_bridges() -> list[tuple[str, Family]]:
+    """List the bridges whose Pods reach each other past the rules, and by which family. Raises KernelError."""
+    families: tuple[Family, ...] = (4, 6) if (_SYSCTL / "net" / "ipv6").exists() else (4,)
+    # Ports are looked for last, and only where it matters: a node has hundreds of them.
+    return sorted(
+        (bridge.name, family)
+        for bridge, index in _bridges()
+        if not set(families) <= set(bridge.judged) and _has_veth(index)
+        for family in families
+        if family not in bridge.judged
+    )
+
+
+def judged(bridge: Link, switches: dict[Family, str | None]) -> tuple[Family, ...]:
+    """Tell which families netfilter sees between a bridge's ports.
+
+    switches: the value of each family's sysctl; None where there is none, as without the module br_netfilter: then
+              the bridge's own option has no effect
+    """
+    return tuple(
+        family for family, value in switches.items() if value is not None and (value != "0" or family in bridge.calls)
+    )
+
+
+def mending(families: Iterable[Family]) -> str:
+    """Give the command that has packets of these families judged on every bridge of this network namespace."""
+    wanted = [SWITCHES[family] for family in sorted(set(families))]
+    module = "" if all(_read(name) is not None for name in wanted) else "modprobe br_netfilter && "
+    return f"{module}sysctl -w {' '.join(f'{name}=1' for name in wanted)}"
+
+
+class BridgeWatch:
+    """Says in the log when packets between Pods on a bridge begin to pass the rules by, and when they no longer do."""
+
+    def __init__(self) -> None:
+        """Start with nothing said."""
+        self._unjudged: frozenset[tuple[str, Family]] = frozenset()
+        self._problem = ""
+
+    def look(self) -> None:
+        """Look now; takes a fraction of a millisecond. A kernel that doesn't answer is a line in the log."""
+        try:
+            now = frozenset(unjudged_bridges())
+        except KernelError as error:
+            if str(error) != self._problem:
+                log.warning("whether packets within bridges are judged isn't known: %s", error)
+            self._problem = str(error)
+            return
+        self._problem = ""
+        fresh, mended = now - self._unjudged, self._unjudged - now
+        self._unjudged = now
+        if fresh:
+            command = mending(family for _, family in fresh)
+            log.warning(
+                "packets between Pods on %s pass the rules by; for policies to hold: %s", in_words(fresh), command
+            )
+        if mended:
+            log.info("mended: no packets between Pods on %s pass the rules by any more", in_words(mended))
+
+    async def run(self, seconds: float = 60.0) -> None:
+        """Look now, and again every so many seconds, until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(seconds)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Give what `look` found last, for `dump state`: [{'bridge': 'cbr0', 'unjudged': ['IPv4', 'IPv6']}]."""
+        return [
+            {"bridge": bridge, "unjudged": [f"IPv{family}" for family in families]}
+            for bridge, families in _by_bridge(self._unjudged).items()
+        ]
+
+
+def in_words(unjudged: Iterable[tuple[str, Family]]) -> str:
+    """Name bridges and families: 'bridge cbr0 (IPv4, IPv6), bridge docker0 (IPv6)'."""
+    return ", ".join(
+        f"bridge {bridge} ({', '.join(f'IPv{family}' for family in families)})"
+        for bridge, families in _by_bridge(unjudged).items()
+    )
+
+
+def _by_bridge(unjudged: Iterable[tuple[str, Family]]) -> dict[str, list[Family]]:
+    found: dict[str, list[Family]] = {}
+    for bridge, family in sorted(unjudged):
+        found.setdefault(bridge, []).append(family)
+    return found
+
+
+def _bridges() -> list[tuple[Bridge, int]]:
+    """List all bridges, each with its index."""
+    found = {link.index: link for link in _links("bridge") if link.kind == "bridge"}
+    if not found:
+        return []
+    switches = {family: _read(name) for family, name in SWITCHES.items()}
+    return [(Bridge(link.name, judged(link, switches)), index) for index, link in found.items()]
+
+
+def _has_veth(bridge: int) -> bool:
+    return any((link.kind, link.master) == ("veth", bridge) for link in _links("veth", bridge))
+
+
+def _links(kind: str, master: int = 0) -> Iterator[Link]:
+    """List interfaces, more of them than were asked for where the kernel doesn't know the kind; some come twice."""
+    try:
+        # The kernel has answered by the time that a request is sent, or the next part is asked for: nothing waits here.
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE) as opened:
+            opened.connect((0, 0))
+            for sequence in range(1, _TRIES + 1):
+                opened.send(encode_listing(sequence, kind, master))
+                whole = yield from _answer(opened)
+                if whole:
+                    return
+    except OSError as error:
+        raise KernelError(f"interfaces can't be listed: {os.strerror(error.errno or 0)}") from error
+    except WireError as error:
+        raise KernelError(f"interfaces can't be listed: {error}") from None
+
+
+def _answer(opened: socket.socket) -> Generator[Link, None, bool]:
+    """Give what a listing tells, and in the end whether that was all: nothing came or went meanwhile."""
+    whole = True
+    while True:
+        for part in netlink.messages(opened.recv(_LISTING_BYTES)):
+            whole = whole and not part.flags & NLM_F_DUMP_INTR
+            if part.type == netlink.NLMSG_DONE:
+                return whole
+            if part.type == netlink.NLMSG_ERROR:
+                code = netlink.ack_errno(part)
+                raise OSError(code, os.strerror(code))
+            if part.type == RTM_NEWLINK:
+                yield decode_link(part)
+
+
+def _read(name: str) -> str | None:
+    try:
+        return (_SYSCTL / name.replace(".", "/")).read_text("ascii").strip()
+    except OSError:
+        return None
