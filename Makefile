@@ -15,7 +15,7 @@ SHELL := /bin/bash
 RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
 DEV_PACKAGES := $(RUN_PACKAGES) procps systemd
 BENCH_PACKAGES := clang gcc libbpf-dev libc6-dev
-MODULES := nf_tables nfnetlink_log br_netfilter
+MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
 say := printf '==> %s\n'
 bin := $(VENV)/bin

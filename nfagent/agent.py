@@ -16,8 +16,10 @@ import msgspec
 
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
+from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
+from nfagent.edge.conntrack import Connections
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
@@ -27,6 +29,7 @@ from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.intake import Intake
 from nfagent.policy.explain import Explanation, explain
 from nfagent.reconcile import Reconciler
+from nfagent.revoke import Revoker
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.views import (
@@ -56,7 +59,9 @@ class Agent:
         self._settings = settings
         self._manifests = Path(settings.manifests)
         self._folder = Folder()
-        self._desired = Desired(settings.node_name, settings.masquerade_settings(), settings.logging.group)
+        self._desired = Desired(
+            settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy
+        )
         self._clock = SystemClock()
         self._kernel = Nftables()
         self._reconciler = Reconciler(
@@ -67,6 +72,8 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
         )
+        self._connections = Connections()
+        self._revoker = Revoker(self._desired, self._connections, self._kernel, self._clock, self._reconciler.wake)
         self._intake = Intake(self._desired, self._clock, self._reconciler.wake)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
@@ -74,6 +81,7 @@ class Agent:
         self._verdict_log = RotatingFile(
             settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups
         )
+        self._bridges = BridgeWatch()
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ready = False
@@ -97,6 +105,7 @@ class Agent:
                 self._nflog.close()
                 self._verdict_log.close()
         finally:
+            self._connections.close()
             self._kernel.close()
             claim.close()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
@@ -112,6 +121,8 @@ class Agent:
                 tasks.create_task(self._follow()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._read_verdicts()),
+                tasks.create_task(self._revoker.run()),
+                tasks.create_task(self._bridges.run()),
             ]
             await self._stop.wait()
             for task in running:
@@ -136,10 +147,12 @@ class Agent:
             except UsageError as error:
                 log.error("reload: %s; what was read before holds", error)
             self._verdict_log.reopen()
+            self._bridges.look()
             self._reconciler.distrust()
             self._announced = False
 
     def _synced(self) -> None:
+        self._revoker.committed()
         if not self._ready:
             self._ready = self._intake.whole = True
             settle_memory()
@@ -202,7 +215,7 @@ class Agent:
 
     def explain(self, source: str, destination: str) -> Explanation:
         """Judge a connection. Raises UsageError."""
-        return explain(self._desired.cluster, self._desired.index, source, destination)
+        return explain(self._desired.cluster, self._desired.index, source, destination, self._desired.choices)
 
     def _ruleset_view(self, ruleset: Ruleset, scope: Scope) -> View:
         return ruleset_view(scoped(self._desired, ruleset, scope), annotation(self._desired))
@@ -210,6 +223,8 @@ class Agent:
     def _status(self) -> View:
         return {
             "reconcile": msgspec.to_builtins(self._reconciler.status),
+            "bridges": self._bridges.status(),
+            "revoke": msgspec.to_builtins(self._revoker.status),
             "files": dict(sorted(self._folder.digests.items())),
             "verdict_log": {
                 "path": str(self._settings.verdict_log),

@@ -20,6 +20,7 @@ import msgspec
 from nfagent.cluster.address import AddressError, Range, parse_cidr
 from nfagent.egress.plan import MasqueradeSettings
 from nfagent.errors import SettingError
+from nfagent.policy.choices import Choices
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
@@ -68,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     masquerade: MasqueradeSection = MasqueradeSection()
     logging: LoggingSection = LoggingSection()
     reconcile: ReconcileSection = ReconcileSection()
+    policy: Choices = Choices()
 
     @property
     def node_name(self) -> str:

@@ -56,6 +56,10 @@ class Wanted(Protocol):
         """Give all that the kernel must hold now."""
         ...
 
+    def distrusted(self) -> Transaction:
+        """Give what has every live connection judged again: for a kernel that let pass nobody knows what."""
+        ...
+
     @property
     def touched(self) -> bool:
         """Tell whether `take` has something to give."""
@@ -180,6 +184,8 @@ class Reconciler:
         if untouched and transaction:
             self.status.drifts += 1
             log.warning("the table is not as nfagent left it; putting it right with %d commands", len(transaction))
+        if transaction:
+            transaction += self._wanted.distrusted()
         await self._commit(transaction)
         self._agreed = True
 

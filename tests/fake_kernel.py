@@ -17,11 +17,14 @@ from nfagent.ruleset.objects import (
     Chain,
     Dispatch,
     Element,
+    FamilyInSet,
+    FlowInSet,
     Goto,
     InSet,
     Jump,
     NamedPort,
     NamedSet,
+    Refresh,
     Rule,
     Ruleset,
     VerdictMap,
@@ -239,7 +242,7 @@ class _Table:
 
 def _references(rule: Rule) -> Iterator[Reference]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort):
+        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
             yield "set", match.set
     if rule.counter:
         yield "counter", rule.counter
@@ -262,6 +265,8 @@ def _check_type(item: NamedSet, element: Element) -> None:
             family = family_of(element)
         case "range", Range():
             family = element.family
+        case "family", 4 | 6:
+            return
         case "port", (str(address), "tcp" | "udp" | "sctp", int(port)) if 0 < port < 65536:
             family = family_of(address)
         case _:

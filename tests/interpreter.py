@@ -22,23 +22,30 @@ from nfagent.ruleset.objects import (
     ConntrackState,
     Dispatch,
     Drop,
-    FamilyIs,
+    FamilyInSet,
+    FlowInSet,
     Goto,
     Icmpv6Type,
     InSet,
     Jump,
+    LocalSource,
     Log,
     Masquerade,
     Match,
     NamedPort,
     NamedSet,
+    NotLoopback,
     Packet,
     ProtocolIs,
+    Refresh,
+    Return,
     Rule,
     Ruleset,
     ServerPort,
     Unconfirmed,
     Verdict,
+    Way,
+    WayIs,
 )
 
 HookName: TypeAlias = Literal["forward", "input", "output"]
@@ -56,6 +63,7 @@ class Conntrack(NamedTuple):
     server: str = ""
     server_port: int = 0
     confirmed: bool = False
+    way: Way = "original"
 
     @property
     def known(self) -> bool:
@@ -73,6 +81,8 @@ class Seen(NamedTuple):
     sport: int = 0
     dport: int = 0
     icmpv6_type: str = ""
+    local_source: bool = False
+    loopback: bool = False
 
 
 class Result(NamedTuple):
@@ -106,7 +116,8 @@ def later(flow: Flow) -> Seen:
 def reply(flow: Flow) -> Seen:
     """Give the server's answer to a flow."""
     sent = later(flow)
-    return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport)
+    conntrack = sent.conntrack._replace(way="reply")
+    return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport, conntrack=conntrack)
 
 
 def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
@@ -175,38 +186,62 @@ class _Machine:
                 return self._walk(target, packet, trail) or _END
             case Jump(target):
                 return self._walk(target, packet, trail)
-            case Accept():
-                return "accept"
-            case Drop():
-                return "drop"
+            case Accept() | Drop():
+                return "accept" if isinstance(verdict, Accept) else "drop"
             case Masquerade():
                 trail.translated = True
                 return "accept"
+            case Return():
+                return _END
 
     def _step(self, rule: Rule) -> _Step:
         address = _address(rule.verdict.key) if isinstance(rule.verdict, Dispatch) else None
         return _Step(tuple(map(self._test, rule.matches)), rule.counter, rule.log, rule.verdict, address)
 
-    def _test(self, match: Match) -> Test:  # noqa: PLR0911 - one return for each form is the plainest way to say it
+    def _test(self, match: Match) -> Test:
         match match:
             case InSet(key, name, negated):
                 return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
-            case ProtocolIs(names):
-                return lambda packet: packet.protocol in names
-            case ServerPort(first, last):
-                return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
-            case NamedPort(family, name):
-                return _named_port(_address(Connection("server", family)), self.ruleset.sets[name])
-            case FamilyIs(family):
-                return lambda packet: packet.family == family
-            case ConntrackState(states):
-                return lambda packet: packet.conntrack.state in states
-            case Unconfirmed():
-                return lambda packet: packet.conntrack.known and not packet.conntrack.confirmed
-            case Icmpv6Type(names):
-                return lambda packet: packet.protocol == "ipv6-icmp" and packet.icmpv6_type in names
+            case NamedPort(family, name, way):
+                return _named_port(_address(Connection("server", family)), self.ruleset.sets[name], way)
+            case FlowInSet(_, name):
+                flows = self.ruleset.sets[name].elements
+                return lambda packet: _flow(packet) in flows
+            case FamilyInSet(name, negated):
+                families = self.ruleset.sets[name].elements
+                return lambda packet: (packet.family in families) != negated
+            case WayIs() | ConntrackState() | Unconfirmed() | ServerPort():
+                return _tracked(match)
             case _:
-                raise ValueError(match)
+                return _untracked(match)
+
+
+def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
+    match match:
+        case WayIs(way):
+            return lambda packet: packet.conntrack.known and packet.conntrack.way == way
+        case ConntrackState(states):
+            return lambda packet: packet.conntrack.state in states
+        case Unconfirmed():
+            return lambda packet: packet.conntrack.known and not packet.conntrack.confirmed
+        case ServerPort(first, last):
+            return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
+
+
+def _untracked(match: Match) -> Test:
+    match match:
+        case ProtocolIs(names):
+            return lambda packet: packet.protocol in names
+        case Icmpv6Type(names):
+            return lambda packet: packet.protocol == "ipv6-icmp" and packet.icmpv6_type in names
+        case LocalSource():
+            return lambda packet: packet.local_source
+        case NotLoopback():
+            return lambda packet: not packet.loopback
+        case Refresh():
+            return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
+        case _:
+            raise ValueError(match)
 
 
 class _Trail(msgspec.Struct):
@@ -249,8 +284,14 @@ def _among_ranges(item: NamedSet) -> Callable[[str], bool]:
     return holds
 
 
-def _named_port(server: Address, item: NamedSet) -> Test:
-    return lambda packet: (server(packet), packet.protocol, packet.dport) in item.elements
+def _flow(packet: Seen) -> tuple[str, str, int, str, int]:
+    return packet.saddr, packet.protocol, packet.sport, packet.daddr, packet.dport
+
+
+def _named_port(server: Address, item: NamedSet, way: Way) -> Test:
+    if way == "original":
+        return lambda packet: (server(packet), packet.protocol, packet.dport) in item.elements
+    return lambda packet: (server(packet), packet.protocol, packet.sport) in item.elements
 
 
 @lru_cache(maxsize=65536)

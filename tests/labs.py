@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,10 @@ class Lab:
     def delete(self, *names: str) -> None:
         self.cluster.delete(*(f"{name}.yaml" for name in names))
 
+    def only_cluster(self) -> None:
+        """Delete every manifest but `cluster.yaml`."""
+        self.cluster.delete(*(path.name for path in self.cluster.manifests.iterdir() if path.name != "cluster.yaml"))
+
     def pod(self, path: str) -> str:
         namespace, name = path.split("/")
         return self.fabric.pod_namespace(namespace, name)
@@ -101,6 +105,18 @@ class Lab:
 
     def reaches(self, probe: Probe, deadline: float = 0.6) -> bool:
         return self.ask([probe], deadline)[probe].reached
+
+    def wrong(self, expected: Mapping[Probe, bool], deadline: float = 0.3) -> list[str]:
+        """Name the probes that end otherwise than expected; one that should be reached gets a second, longer try."""
+        outcomes = self.ask(expected, deadline)
+        late = [probe for probe, verdict in expected.items() if verdict and not outcomes[probe].reached]
+        outcomes |= self.ask(late, 3.0) if late else {}
+        return [
+            f"{probe.source} -> {probe.destination} {probe.port}/{probe.protocol}: "
+            f"{'reached' if outcomes[probe].reached else 'not reached'}"
+            for probe, verdict in expected.items()
+            if outcomes[probe].reached != verdict
+        ]
 
 
 @contextlib.contextmanager

@@ -7,11 +7,14 @@ from typing import Any
 
 from nfagent.cluster.address import family_of
 from nfagent.cluster.decode import decode_namespace, decode_network_logging, decode_node, decode_pod
+from nfagent.cluster.services import decode_service
 from nfagent.cluster.state import ClusterState
 from nfagent.egress.ip_masq import decode_ip_masq
 from nfagent.egress.plan import MasqueradeSettings
+from nfagent.policy.choices import Choices
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.ruleset.desired import Desired, Item
 from tests.interpreter import HookName, Result, opening, run
 
@@ -25,7 +28,11 @@ DECODERS: dict[str, Callable[[Document], Item | None]] = {
     "Namespace": decode_namespace,
     "Node": decode_node,
     "Pod": decode_pod,
+    "Service": decode_service,
     "NetworkPolicy": decode_network_policy,
+    "AdminNetworkPolicy": decode_admin_policy,
+    "BaselineAdminNetworkPolicy": decode_baseline_policy,
+    "ClusterNetworkPolicy": decode_cluster_policy,
     "ConfigMap": decode_ip_masq,
     "NetworkLogging": decode_network_logging,
 }
@@ -75,6 +82,20 @@ def policy(path: str, pods: Document | None = None, **spec: Any) -> Document:  #
     }
 
 
+def service(path: str, selector: dict[str, str] | None = None, **spec: Any) -> Document:  # noqa: ANN401 - as above
+    """Describe a Service; its one port is 80/tcp where `ports` aren't given."""
+    space, _, name = path.partition("/")
+    described = {"ports": [{"name": "http", "port": 80}], **spec}
+    if selector is not None:
+        described["selector"] = selector
+    return {"kind": "Service", "metadata": {"namespace": space, "name": name}, "spec": described}
+
+
+def tier_policy(kind: str, name: str, subject: Document, **spec: Any) -> Document:  # noqa: ANN401 - as above
+    """Describe a policy of the tiers: an AdminNetworkPolicy, BaselineAdminNetworkPolicy or ClusterNetworkPolicy."""
+    return {"kind": kind, "metadata": {"name": name}, "spec": {"subject": subject, **spec}}
+
+
 def labelled(**labels: str) -> Document:
     return {"matchLabels": labels}
 
@@ -97,8 +118,10 @@ def hops(flow: Flow, cluster: ClusterState) -> Iterator[tuple[str, HookName]]:
 class Scene:
     """Both nodes' views of the same objects."""
 
-    def __init__(self, *documents: Document, masquerade: MasqueradeSettings | None = None) -> None:
-        self.views = {name: Desired(name, masquerade) for name in NODES}
+    def __init__(
+        self, *documents: Document, masquerade: MasqueradeSettings | None = None, choices: Choices | None = None
+    ) -> None:
+        self.views = {name: Desired(name, masquerade, choices=choices) for name in NODES}
         for document in (*map(node, NODES), *documents):
             self.put(document)
 
@@ -134,7 +157,7 @@ class Scene:
         """Ask both readings for the verdict; they have to agree."""
         flow = self.flow(source, destination, port, family)
         view = self.views["a"]
-        evaluated = evaluate(view.cluster, view.index.policies.values(), flow).allowed
+        evaluated = evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
         assert all(result.accepted for result in self.results(flow)) == evaluated, f"the readings differ on {flow}"
         return evaluated
 

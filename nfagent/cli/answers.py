@@ -111,7 +111,9 @@ class FolderAnswers:
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Judge a connection."""
         remark_problems(self.problems)
-        return explanation_view(explain(self.desired.cluster, self.desired.index, source, destination))
+        return explanation_view(
+            explain(self.desired.cluster, self.desired.index, source, destination, self.desired.choices)
+        )
 
 
 class KernelAnswers:
@@ -144,7 +146,11 @@ class KernelAnswers:
 
 def _read(settings: Settings) -> tuple[Desired, tuple[Problem, ...]]:
     desired, problems = read_state(
-        Path(settings.manifests), settings.node_name, settings.masquerade_settings(), settings.logging.group
+        Path(settings.manifests),
+        settings.node_name,
+        settings.masquerade_settings(),
+        settings.logging.group,
+        settings.policy,
     )
     known = sorted(desired.cluster.nodes)
     if desired.cluster.node not in known:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nfagent.verdicts.records import Record
 
 _PORTLESS = {"icmp", "icmpv6"}
+_VERDICTS = {"allowed", "denied"}
 
 
 @click.command(epilog="Example: nfagent explain shop/web shop/db:5432/tcp")
@@ -39,12 +40,16 @@ def explain(
     config: Path | None,
     output: str,
 ) -> None:
-    """Say why a connection from SRC to DST is allowed or denied.
+    """Say why a connection from SRC to DST is allowed or denied, and which change would turn that.
 
-    An end is NAMESPACE/POD or an address. DST may name a port: shop/db:5432/tcp, shop/db:postgres,
-    10.0.0.7:53/udp, [2001:db8::7]:443. Without a port, ping (ICMP echo) is judged.
+    An end is NAMESPACE/POD or an address; DST may be a Service, svc/NAMESPACE/NAME. DST may name a port:
+    shop/db:5432/tcp, shop/db:postgres, svc/shop/db:sql, 10.0.0.7:53/udp, [2001:db8::7]:443. Without a port, ping
+    (ICMP echo) is judged.
 
-    Exit code 0: allowed; 1: denied.
+    A Service, by its name, its address, or a node's address with its node port, stands for the Pods behind it: each of
+    them is judged.
+
+    Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod stands behind it.
     """
     from nfagent.cli.answers import find_answers
     from nfagent.cli.output import emit, say
@@ -70,14 +75,19 @@ def explain(
 
 
 def _text(found: dict[str, Any]) -> list[str]:
+    from nfagent.cli.tables import paint, strong
+
+    verdict, _, rest = found["verdict"].partition(" ")
+    shown = f"{paint(verdict.upper())} {rest}" if verdict in _VERDICTS else strong(found["verdict"])
+    return [f"{found['connection']}: {shown.rstrip()}", *map(_painted, found["lines"])]
+
+
+def _painted(line: str) -> str:
+    """Give a verdict at a line's end its colour."""
     from nfagent.cli.tables import paint
 
-    flow, host = found["flow"], found["destination"]
-    if flow["port"] is not None:
-        # An address that is nobody's, as it is; a Pod's or a node's is in parentheses behind its name.
-        host = f"[{host}]:{flow['port']}" if ":" in host and "(" not in host else f"{host}:{flow['port']}"
-    connection = f"{found['source']} -> {host}/{flow['protocol']}"
-    return [f"{connection}: {paint(found['verdict'].upper())}", *found["lines"]]
+    said, colon, verdict = line.rpartition(": ")
+    return f"{said}{colon}{paint(verdict)}" if verdict in _VERDICTS else line
 
 
 def _read_record(text: str) -> Record:
@@ -91,23 +101,22 @@ def _read_record(text: str) -> Record:
 
 
 def _ends(record: Record) -> tuple[str, str]:
+    from nfagent.cluster.address import endpoint
     from nfagent.errors import UsageError
     from nfagent.verdicts.attribution import flow_of
 
     flow: Flow = flow_of(record)
     if flow.protocol in _PORTLESS:
-        return flow.source, flow.destination
+        return flow.source, f"packet:{flow.destination}"
     if flow.port is None or flow.protocol == "unknown":
         raise UsageError(f"the record has no {'protocol' if flow.protocol == 'unknown' else 'port'} to judge by")
-    host = f"[{flow.destination}]" if ":" in flow.destination else flow.destination
-    return flow.source, f"{host}:{flow.port}/{flow.protocol}"
+    return flow.source, f"packet:{endpoint(flow.destination, flow.port)}/{flow.protocol}"
 
 
 def _contradicts(found: dict[str, Any], record: Record) -> bool:
     # A record is about one end; the other end may well have judged otherwise.
-    side = found["judgement"][record.connection.direction]
-    allowed = side is None or not side["isolating"] or any(rule["outcome"] == "allow" for rule in side["rules"])
-    return allowed != (record.disposition == "allow")
+    side = found["judged"][0]["judgement"][record.connection.direction]
+    return (side is None or side["allowed"]) != (record.disposition == "allow")
 
 
 def _remark_change(record: Record) -> None:

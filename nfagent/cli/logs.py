@@ -11,6 +11,7 @@ import click
 
 from nfagent.cli.options import config_option, namespace_option, output_option, pod_option, settings_of
 from nfagent.cli.tables import counted, line, paint, strong, widths
+from nfagent.cluster.address import endpoint
 
 if TYPE_CHECKING:
     from nfagent.verdicts.records import Endpoint, Record
@@ -154,9 +155,7 @@ class _TextLines:
 
 def _row(record: Record) -> list[str]:
     connection = record.connection
-    host = _end(record.dest)
-    if connection.dest_port is not None:
-        host = f"[{host}]:{connection.dest_port}" if ":" in host else f"{host}:{connection.dest_port}"
+    host = endpoint(_end(record.dest), connection.dest_port)
     return [
         f"{record.timestamp[:23]}Z",
         paint(record.disposition),

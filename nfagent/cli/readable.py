@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from nfagent.cli.tables import counted, facts, paint, strong, table
@@ -9,6 +10,7 @@ from nfagent.errors import Problem
 
 View = dict[str, Any]
 _PODS_SHOWN = 3
+_LAST_PRIORITY = 1000
 
 
 def state(view: View) -> list[str]:
@@ -19,8 +21,8 @@ def state(view: View) -> list[str]:
             f"{pod['namespace']}/{pod['name']}",
             f"{pod['node']}{' (here)' if pod['local'] else ''}",
             ", ".join(pod["addresses"]) + (" (the node's)" if pod["host_network"] else ""),
-            ", ".join(pod["isolated"]["ingress"]),
-            ", ".join(pod["isolated"]["egress"]),
+            ", ".join((*pod["tiers"]["ingress"], *pod["isolated"]["ingress"])),
+            ", ".join((*pod["tiers"]["egress"], *pod["isolated"]["egress"])),
         ]
         for pod in view["pods"]
     ]
@@ -30,7 +32,7 @@ def state(view: View) -> list[str]:
     if not pods:
         lines += ["", "no Pods"]
     else:
-        lines += ["", *table(("pod", "node", "addresses", "ingress isolated by", "egress isolated by"), pods)]
+        lines += ["", *table(("pod", "node", "addresses", "ingress judged by", "egress judged by"), pods)]
     return lines + _problems(view["problems"])
 
 
@@ -62,7 +64,21 @@ def _agent_facts(agent: View) -> list[tuple[str, str]]:
     kernel.append(counted(reconcile["transactions"], "transaction"))
     if reconcile["drifts"]:
         kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it")
-    return [("kernel", "; ".join(kernel)), ("verdict log", "; ".join(_log_facts(log)))]
+    found = [("kernel", "; ".join(kernel))]
+    for bridge in agent["bridges"]:
+        words = f"packets between Pods on {bridge['bridge']} pass the rules by ({', '.join(bridge['unjudged'])})"
+        found.append(("bridge", f"{paint('warn')}, {words}; see nfagent check"))
+    found.append(("live connections", _revoke_fact(agent["revoke"])))
+    return [*found, ("verdict log", "; ".join(_log_facts(log)))]
+
+
+def _revoke_fact(revoke: View) -> str:
+    """Say what became of connections that changes concerned."""
+    if revoke["last_error"]:
+        return f"{paint('warn')}, {revoke['suspects']} addresses stay under re-check: {revoke['last_error']}"
+    judged = counted(revoke["judged"], "connection")
+    under = f"; {counted(revoke['suspects'], 'address')} under re-check" if revoke["suspects"] else ""
+    return f"{judged} judged again after changes, {revoke['revoked'] or 'none'} ended{under}"
 
 
 def _log_facts(log: View) -> list[str]:
@@ -83,19 +99,45 @@ def policies(view: View) -> list[str]:
         return ["no policies: every connection is allowed", *_problems(view["problems"])]
     rows = [
         [
-            f"{policy['namespace']}/{policy['name']}",
+            _policy_name(policy),
+            _tier(policy),
             policy["selects"],
-            ", ".join(policy["isolates"]),
+            ", ".join(policy["rules"]),
             _few(policy["local_pods"]),
-            paint("FAILS CLOSED") if policy["problem"] else str(sum(map(len, policy["rules"].values()))),
+            _rule_count(policy),
         ]
         for policy in found
     ]
-    lines = table(("policy", "selects pods", "isolates", "on this node", "rules"), rows)
+    lines = table(("policy", "tier", "selects pods", "judges", "on this node", "rules"), rows)
     for policy in found:
         lines += ["", *_policy_lines(policy)]
-    shown = [policy["problem"] for policy in found if policy["problem"]]
+    shown = [problem for policy in found for problem in _policy_problems(policy)]
     return lines + _problems([problem for problem in view["problems"] if not _is_shown(problem, shown)])
+
+
+def _policy_name(policy: View) -> str:
+    """Name a policy: a NetworkPolicy by its path alone, one of the tiers by its kind too."""
+    return f"{policy['namespace']}/{policy['name']}" if policy["namespace"] else f"{policy['kind']} {policy['name']}"
+
+
+def _tier(policy: View) -> str:
+    if policy["priority"] is None:
+        return "NetworkPolicy"
+    # Beyond 1000 there is no priority in the object: it is asked last.
+    return f"{policy['tier']} {policy['priority']}" if policy["priority"] <= _LAST_PRIORITY else policy["tier"]
+
+
+def _policy_problems(policy: View) -> list[View]:
+    rules = [rule for rules in policy["rules"].values() for rule in rules]
+    return [item["problem"] for item in (policy, *rules) if item["problem"]]
+
+
+def _rule_count(policy: View) -> str:
+    if policy["problem"]:
+        return paint("FAILS CLOSED")
+    broken = len(_policy_problems(policy))
+    count = str(sum(map(len, policy["rules"].values())))
+    return f"{count}, {broken} {paint('FAIL CLOSED')}" if broken else count
 
 
 def _is_shown(problem: View, shown: list[View]) -> bool:
@@ -108,7 +150,9 @@ def _few(pods: list[str]) -> str:
 
 
 def _policy_lines(policy: View) -> list[str]:
-    name = strong(f"{policy['namespace']}/{policy['name']}")
+    name = strong(_policy_name(policy))
+    if policy["priority"] is not None:
+        return [*_tier_lines(name, policy)]
     if policy["problem"]:
         problem = Problem(**{**policy["problem"], "object": ""})
         return [
@@ -119,8 +163,27 @@ def _policy_lines(policy: View) -> list[str]:
     for direction in policy["isolates"]:
         way = "from" if direction == "ingress" else "to"
         rules = policy["rules"][direction]
-        lines += [f"  {direction} {way} {rule}" for rule in rules] or [f"  {direction} is not allowed at all"]
+        lines += [f"  {direction} {way} {rule['about']}" for rule in rules] or [f"  {direction} is not allowed at all"]
     return lines
+
+
+def _tier_lines(name: str, policy: View) -> Iterator[str]:
+    """Show a policy of the tiers: its rules in the order in which they are asked."""
+    if policy["problem"]:
+        problem = Problem(**{**policy["problem"], "object": ""})
+        yield f"{name}  {paint('FAILS CLOSED')}: {problem}"
+    else:
+        yield name
+    for direction, rules in policy["rules"].items():
+        way = "from" if direction == "ingress" else "to"
+        for number, rule in enumerate(rules, 1):
+            label = f"  '{rule['name']}'" if rule["name"] else ""
+            if rule["problem"]:
+                problem = Problem(**{**rule["problem"], "object": ""})
+                effect = "matches nothing" if rule["action"] == "allow" else "denies everything"
+                yield f"  {direction} {number}. {paint('FAILS CLOSED')}, it {effect}: {problem}{label}"
+            else:
+                yield f"  {direction} {number}. {paint(rule['action'])} {way} {rule['about']}{label}"
 
 
 def counters(view: View) -> list[str]:
@@ -129,7 +192,10 @@ def counters(view: View) -> list[str]:
         return ["no counters: no policy isolates a Pod of this node"]
     rows = [
         [
-            ", ".join(f"{row['namespace']}/{name}" for name in row["policies"]),
+            ", ".join(
+                f"{row['namespace']}/{name}" if row["namespace"] else f"{row['kind']} {name}"
+                for name in row["policies"]
+            ),
             row["direction"],
             paint(row["verdict"]),
             str(row["packets"]),

@@ -20,6 +20,7 @@ _COLOURS = {
     "warning": "yellow",
     "FAIL": "red",
     "FAILS CLOSED": "red",
+    "FAIL CLOSED": "red",
     "deny": "red",
     "denied": "red",
     "DENIED": "red",
@@ -81,6 +82,8 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
 def counted(number: int, word: str) -> str:
     """Count things in words: `1 policy`, `2 policies`, `no rules`."""
     plural = f"{word[:-1]}ies" if word.endswith("y") and word[-2:] not in {"ay", "ey"} else f"{word}s"
+    if word.endswith("s"):
+        plural = f"{word}es"
     return f"{number or 'no'} {word if number == 1 else plural}"
 
 

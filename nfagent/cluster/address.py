@@ -60,6 +60,13 @@ def family_of(address: str) -> Family:
     return 6 if ":" in address else 4
 
 
+def endpoint(address: str, port: int | None) -> str:
+    """Write an address with its port: `10.0.0.1:80`, `[2001:db8::1]:80`; without one as it is."""
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def number(address: str) -> int:
     """Give a canonical address as an integer in host order."""
     return int(ipaddress.ip_address(address))

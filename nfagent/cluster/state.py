@@ -13,13 +13,14 @@ import msgspec
 
 from nfagent.cluster.decode import named_labels
 from nfagent.cluster.model import Labels, Namespace, Node, Pod, Ref
+from nfagent.cluster.services import Service, ServiceIndex
 
 PodKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Pod."""
 
 _K = TypeVar("_K")
 
-ClusterObject: TypeAlias = Namespace | Node | Pod
+ClusterObject: TypeAlias = Namespace | Node | Pod | Service
 
 
 class Identity(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -36,7 +37,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     appeared:   an identity that had no Pod before
     vanished:   an identity that has no Pod any more
     namespace:  a Namespace whose labels changed
-    node:       a Node whose ranges or addresses changed
+    node:       a Node that changed
+    node_was:   that Node before; None where it did not exist
     """
 
     pod: tuple[Pod | None, Pod | None] | None = None
@@ -44,6 +46,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     vanished: Identity | None = None
     namespace: str | None = None
     node: str | None = None
+    node_was: Node | None = None
 
 
 NO_CHANGE = Change()
@@ -55,7 +58,7 @@ def identity_of(pod: Pod) -> Identity:
 
 
 class ClusterState:
-    """Namespaces, Nodes and Pods, as the events so far have left them.
+    """Namespaces, Nodes, Pods and Services, as the events so far have left them.
 
     members:       identity -> its Pods
     by_label:      (key, value) -> identities that carry the label
@@ -63,6 +66,7 @@ class ClusterState:
     by_namespace:  namespace -> its identities
     by_address:    address -> the Pods that hold it, by name (two for a moment, when an address is reused)
     local:         this node's Pods with addresses of their own, whether or not they have one yet
+    called:        the Services by what clients call: no rule depends on them, so they change nothing
     """
 
     def __init__(self, node: str) -> None:
@@ -77,16 +81,26 @@ class ClusterState:
         self.by_namespace: dict[str, set[Identity]] = {}
         self.by_address: dict[str, tuple[Pod, ...]] = {}
         self.local: dict[PodKey, Pod] = {}
+        self.called = ServiceIndex()
+
+    @property
+    def services(self) -> dict[Ref, Service]:
+        """Every Service."""
+        return self.called.services
 
     def put(self, item: ClusterObject) -> Change:
         """Take in an object, new or changed; an equal one changes nothing."""
         if isinstance(item, Pod):
             return self._put_pod(item)
         if isinstance(item, Node):
-            if self.nodes.get(item.name) == item:
+            known = self.nodes.get(item.name)
+            if known == item:
                 return NO_CHANGE
             self.nodes[item.name] = item
-            return Change(node=item.name)
+            return Change(node=item.name, node_was=known)
+        if isinstance(item, Service):
+            self.called.put(item)
+            return NO_CHANGE
         before = self.namespace_labels(item.name)
         self.namespaces[item.name] = item
         return Change(namespace=item.name) if before != item.labels else NO_CHANGE
@@ -97,7 +111,11 @@ class ClusterState:
             key = (ref.namespace, ref.name)
             return self._drop_pod(key) if key in self.pods else NO_CHANGE
         if ref.kind == "Node":
-            return Change(node=ref.name) if self.nodes.pop(ref.name, None) else NO_CHANGE
+            lost = self.nodes.pop(ref.name, None)
+            return Change(node=ref.name, node_was=lost) if lost is not None else NO_CHANGE
+        if ref.kind == "Service":
+            self.called.remove(ref)
+            return NO_CHANGE
         gone = self.namespaces.pop(ref.name, None)
         changed = gone is not None and gone.labels != self.namespace_labels(ref.name)
         return Change(namespace=ref.name) if changed else NO_CHANGE
@@ -112,10 +130,20 @@ class ClusterState:
         holders = self.by_address.get(address)
         return holders[0] if holders else None
 
+    def behind(self, service: Service) -> list[Pod]:
+        """Give the Pods that a Service's selector takes, by name: those that run and have an address."""
+        if service.selector is None:
+            return []
+        wanted = set(service.selector)
+        chosen = [known for known in self.by_namespace.get(service.namespace, ()) if wanted <= set(known.labels)]
+        pods = [pod for known in chosen for pod in self.members[known].values()]
+        return sorted((pod for pod in pods if pod.phase == "Running" and pod.addresses), key=_pod_key)
+
     def rebuilt(self) -> ClusterState:
         """Make the same state anew from its objects alone."""
         fresh = ClusterState(self.node)
         items: list[ClusterObject] = [*self.namespaces.values(), *self.nodes.values(), *self.pods.values()]
+        items += self.services.values()
         for item in items:
             fresh.put(item)
         return fresh

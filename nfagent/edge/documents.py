@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.model import Ref
-from nfagent.edge.kinds import DECODERS, reference
+from nfagent.edge.kinds import decoder, reference
 from nfagent.edge.syntax import Document, parse
 from nfagent.errors import ObjectError, Problem
+from nfagent.policy.model import NetworkPolicy
+from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 
 _READABLE = 10**18
@@ -21,7 +23,8 @@ class FileContent(msgspec.Struct, frozen=True):
     """What a file holds.
 
     items:     by name, each with the line where its document starts
-    rejected:  objects that break the API's validation, with why: their last good version holds
+    rejected:  objects that break the API's validation, or have an apiVersion that isn't read: their last good
+               version holds
     ignored:   kinds that nfagent doesn't read
     problems:  what is wrong, for people
     """
@@ -49,12 +52,12 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
         if isinstance(document, Problem):
             problems.append(msgspec.structs.replace(document, place=place))
             continue
-        decoder = DECODERS.get((document["apiVersion"], document["kind"]))
-        if decoder is None:
-            ignored.add(f"{document['apiVersion']} {document['kind']}")
-            continue
         try:
-            item = decoder(document)
+            decode = decoder(document)
+            if decode is None:
+                ignored.add(f"{document['apiVersion']} {document['kind']}")
+                continue
+            item = decode(document)
         except ObjectError as error:
             problems.append(msgspec.structs.replace(error.problem, place=place))
             named = reference(document)
@@ -68,9 +71,8 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
             problems.append(Problem(place=place, object=str(item.ref), reason=reason))
             continue
         items[item.ref] = (item, line)
-        flaw = getattr(item, "problem", None)
-        if isinstance(flaw, Problem):
-            problems.append(msgspec.structs.replace(flaw, place=place))
+        if isinstance(item, NetworkPolicy | TierPolicy):
+            problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
     return FileContent(items, frozenset(rejected - items.keys()), frozenset(ignored), tuple(problems))
 
 

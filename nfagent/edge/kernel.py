@@ -51,6 +51,7 @@ class Nftables:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._context.set_json_output(True)
         self._elements = elements or ElementSocket()
+        self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
 
     async def read(self) -> Ruleset:
@@ -70,8 +71,9 @@ class Nftables:
         A few elements go at once, on the event loop: that takes less than handing them to the thread. Where there
         is no room for a batch of elements, libnftables takes it: its socket grows with what it has to send.
         """
-        for phase in phases(transaction):
-            await self._commit(phase)
+        async with self._turn:
+            for phase in phases(transaction):
+                await self._commit(phase)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""

@@ -11,10 +11,13 @@ from nfagent.cluster.decode import (
     decode_network_logging,
     decode_node,
     decode_pod,
+    document_field,
 )
 from nfagent.cluster.model import Ref
+from nfagent.cluster.services import decode_service
 from nfagent.egress.ip_masq import decode_ip_masq
 from nfagent.policy.decode import decode_network_policy
+from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.ruleset.desired import Item
 
 Decoder = Callable[[dict[str, Any]], Item | None]
@@ -23,13 +26,43 @@ DECODERS: dict[tuple[str, str], Decoder] = {
     ("v1", "Namespace"): decode_namespace,
     ("v1", "Node"): decode_node,
     ("v1", "Pod"): decode_pod,
+    ("v1", "Service"): decode_service,
     ("v1", "ConfigMap"): decode_ip_masq,
     ("networking.k8s.io/v1", "NetworkPolicy"): decode_network_policy,
+    ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"): decode_admin_policy,
+    ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"): decode_baseline_policy,
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): decode_cluster_policy,
     ("networking.gke.io/v1alpha1", "NetworkLogging"): decode_network_logging,
 }
 """(apiVersion, kind) -> decoder; a decoder gives None for an object of the kind that nfagent doesn't read."""
 
-_CLUSTER_SCOPED = {"Namespace", "Node", "NetworkLogging"}
+_CLUSTER_SCOPED = {
+    *("Namespace", "Node", "NetworkLogging"),
+    *("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"),
+}
+
+
+def _group(api_version: str) -> str:
+    """Give the API group of an apiVersion; '' is the core group, of `v1`."""
+    return api_version.rpartition("/")[0]
+
+
+_READ_AS = {(_group(version), kind): version for version, kind in DECODERS}
+"""(group, kind) -> the apiVersion under which nfagent reads the kind."""
+
+
+def decoder(document: dict[str, Any]) -> Decoder | None:
+    """Find the decoder of a document whose apiVersion and kind are text; None where the kind is nobody's here.
+
+    Raises an ObjectError for a kind that is read, under another apiVersion of its group: whoever wrote it counts on
+    it. Other groups have kinds of the same names, which mean other things.
+    """
+    version, kind = document["apiVersion"], document["kind"]
+    found = DECODERS.get((version, kind))
+    wanted = _READ_AS.get((_group(version), kind))
+    if found is None and wanted is not None:
+        raise (document_field(document) / "apiVersion").error(f"is not read for this kind; write it as {wanted} has it")
+    return found
 
 
 def reference(document: dict[str, Any]) -> Ref | None:

@@ -208,5 +208,5 @@ def _element_words(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"
-        case str() | Range() | (_, _, _):
+        case str() | int() | Range() | (_, _, _) | (_, _, _, _, _):
             return element_text(element)

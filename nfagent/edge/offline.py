@@ -8,15 +8,20 @@ from nfagent.cluster.model import Ref
 from nfagent.edge.manifests import Folder, read_folder
 from nfagent.egress.plan import MasqueradeSettings
 from nfagent.errors import Problem
+from nfagent.policy.choices import Choices
 from nfagent.ruleset.desired import Desired
 
 
 def read_state(
-    folder: Path, node: str, masquerade: MasqueradeSettings, log_group: int
+    folder: Path,
+    node: str,
+    masquerade: MasqueradeSettings,
+    log_group: int,
+    choices: Choices | None = None,
 ) -> tuple[Desired, tuple[Problem, ...]]:
     """Give the state, as the agent of that node would have it, and what is wrong with the files. Raises UsageError."""
     known = Folder()
-    desired = Desired(node, masquerade, log_group)
+    desired = Desired(node, masquerade, log_group, choices)
     for event in read_folder(folder, known):
         if isinstance(event, Ref):
             desired.remove(event)

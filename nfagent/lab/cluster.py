@@ -157,6 +157,11 @@ class LabAgent:
         in_sync: bool = status["reconcile"]["in_sync"]
         return in_sync and status["files"] == dict(files)
 
+    def is_calm(self) -> bool:
+        """Tell whether the kernel holds what it must, and no address is under re-check."""
+        status = self.ask("/v1/dump/state")["agent"]
+        return bool(status["reconcile"]["in_sync"]) and not status["revoke"]["suspects"]
+
 
 class LabCluster:
     """Agents on the nodes of a fabric; a context manager that runs them inside and has ended them after."""
@@ -207,6 +212,15 @@ class LabCluster:
         for name in names:
             (self.manifests / name).unlink()
         self.settle()
+
+    def calm(self) -> None:
+        """Return when no address is under re-check: then no agent has anything left to do. Raises KernelError."""
+        end = time.monotonic() + _SYNC_SECONDS
+        for agent in (agent for agent in self.agents.values() if agent.runs):
+            while not agent.is_calm():
+                if time.monotonic() > end:
+                    raise KernelError(f"the agent of node {agent.node} doesn't end its re-check: {agent.said[-2000:]}")
+                time.sleep(_POLL_SECONDS)
 
     def settle(self, agents: Sequence[LabAgent] | None = None) -> None:
         """Return when the running agents enforce what the folder holds. Raises KernelError after ten seconds."""

@@ -1,6 +1,7 @@
 """Policies to classes: what this node's Pods need, in the terms of policies.
 
-*Structure* is the classes: local Pods selected by the same policies share one list of rules per direction.
+*Structure* is the classes: local Pods that the same policies judge share one list of rules per direction, and the
+tiers' parts of such lists, *sections*, are shared among classes.
 *Elements* are the members of what those rules name, each as often as there are Pods that bring it. A Pod that
 comes or goes among a rule's peers changes elements only. The ruleset room turns both into nftables' terms.
 """
@@ -13,11 +14,12 @@ from typing import TypeAlias
 import msgspec
 
 from nfagent.cluster.address import Family, Range, disjoint, subtract
-from nfagent.cluster.model import DIRECTIONS, Direction, Pod, Protocol, Ref
+from nfagent.cluster.model import DIRECTIONS, Direction, Node, Pod, Protocol, Ref
 from nfagent.cluster.state import ClusterState, identity_of
 from nfagent.policy.index import PolicyIndex
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, PortProtocol, Rule
 from nfagent.policy.peers import means
+from nfagent.policy.tiers import Action, NodePeer, Policy, Tier, TierPolicy, TierRule
 
 PortElement: TypeAlias = tuple[str, Protocol, int]
 """A named port of one Pod, resolved: address, protocol, number."""
@@ -37,78 +39,145 @@ class Blocks(msgspec.Struct, frozen=True, order=True):
 class NamedPorts(msgspec.Struct, frozen=True, order=True):
     """Ports of one name and protocol, on the Pods that may serve them (corner-cases.md 2, 13, 14).
 
-    servers: whose ports: Pods by label, Pods inside ranges, or every Pod where None
-    local:   only this node's Pods count, as on ingress, where the Pods that a policy selects are the servers
+    protocol: 'any' where each port's own counts, as in the tiers' policies
+    servers:  whose ports: Pods by label, Pods inside ranges, or every Pod where None
+    local:    only this node's Pods count, as on ingress, where the Pods that a policy selects are the servers
     """
 
     name: str
-    protocol: Protocol
+    protocol: PortProtocol
     servers: PodPeer | Blocks | None
     local: bool
 
     def __str__(self) -> str:
         """Say it in words: `port http/tcp of pods app=web in namespace shop`."""
         whose = self.servers.words if isinstance(self.servers, Blocks) else self.servers or "all pods"
-        return f"port {self.name}/{self.protocol} of {'local ' if self.local else ''}{whose}"
+        name = self.name if self.protocol == "any" else f"{self.name}/{self.protocol}"
+        return f"port {name} of {'local ' if self.local else ''}{whose}"
+
+
+ClassPeer: TypeAlias = PodPeer | NodePeer | Blocks
+"""What a rule's peer becomes: each kind of it is a set of addresses."""
 
 
 class ClassRule(msgspec.Struct, frozen=True):
-    """One rule of a class: allows where peer and port match; None matches everything.
+    """One rule of a class or section: its action where peer and port match; None matches everything.
 
     index: the rule's place in the policy's list
+    name:  what its author calls it, '' where it has no name
     """
 
     policy: Ref
     index: int
-    peer: PodPeer | Blocks | None = None
+    peer: ClassPeer | None = None
     port: PolicyPort | NamedPorts | None = None
+    action: Action = "allow"
+    name: str = ""
 
 
 class ClassKey(msgspec.Struct, frozen=True, order=True):
-    """What makes two Pods one class: direction and isolating policies, sorted."""
+    """What makes two Pods one class: direction, and the policies that judge them, in the order of their judgement.
 
+    policies: isolating NetworkPolicies, sorted
+    admin:    policies of the admin tier
+    baseline: policies of the baseline tier; none where a NetworkPolicy isolates, whose verdict is final
+    """
+
+    direction: Direction
+    policies: tuple[Ref, ...] = ()
+    admin: tuple[Ref, ...] = ()
+    baseline: tuple[Ref, ...] = ()
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """Give all its policies, in the order of their judgement."""
+        return (*self.admin, *self.policies, *self.baseline)
+
+    @property
+    def sections(self) -> tuple[SectionKey, ...]:
+        """Give the tiers' parts of the class."""
+        parts: tuple[tuple[Tier, tuple[Ref, ...]], ...] = (("admin", self.admin), ("baseline", self.baseline))
+        return tuple(SectionKey(tier, self.direction, refs) for tier, refs in parts if refs)
+
+
+class SectionKey(msgspec.Struct, frozen=True, order=True):
+    """One tier's part of the classes whose Pods the same policies of that tier judge."""
+
+    tier: Tier
     direction: Direction
     policies: tuple[Ref, ...]
 
 
-def class_keys(policies: tuple[NetworkPolicy, ...]) -> Iterator[ClassKey]:
-    """Give the classes of a Pod that these policies select, one for each direction that they isolate."""
+def class_keys(policies: tuple[Policy, ...]) -> Iterator[ClassKey]:
+    """Give the classes of a Pod that these policies judge, one for each direction that any of them speaks about."""
+    networks = sorted((p for p in policies if isinstance(p, NetworkPolicy)), key=lambda policy: policy.ref)
+    tiers = sorted((p for p in policies if isinstance(p, TierPolicy)), key=lambda policy: policy.rank)
     for direction in DIRECTIONS:
-        isolating = tuple(policy.ref for policy in policies if direction in policy.isolates)
-        if isolating:
-            yield ClassKey(direction, isolating)
+        isolating = tuple(policy.ref for policy in networks if direction in policy.isolates)
+        spoken = [policy for policy in tiers if policy.rules(direction)]
+        admin = tuple(policy.ref for policy in spoken if policy.tier == "admin")
+        baseline = tuple(policy.ref for policy in spoken if policy.tier == "baseline" and not isolating)
+        if isolating or admin or baseline:
+            yield ClassKey(direction, isolating, admin, baseline)
 
 
-def class_rules(key: ClassKey, index: PolicyIndex) -> tuple[ClassRule, ...]:
-    """Compile a class: its policies' rules in order; the deny comes after them."""
-    return tuple(
-        compiled
-        for ref in key.policies
-        for number, rule in enumerate(index.policies[ref].rules(key.direction))
-        for compiled in _compile_rule(index.policies[ref], key.direction, number, rule)
-    )
+def compile_rules(key: ClassKey | SectionKey, index: PolicyIndex) -> tuple[ClassRule, ...]:
+    """Compile the rules of a class's NetworkPolicies, or of a section, in order."""
+    compiled: list[ClassRule] = []
+    for ref in key.policies:
+        policy = index.policies[ref]
+        rules: tuple[Rule | TierRule, ...] = policy.rules(key.direction)
+        for number, rule in enumerate(rules):
+            compiled += _compile_rule(policy, key.direction, number, rule)
+    return tuple(compiled)
 
 
-def _compile_rule(policy: NetworkPolicy, direction: Direction, number: int, rule: Rule) -> Iterator[ClassRule]:
+def _compile_rule(policy: Policy, direction: Direction, number: int, rule: Rule | TierRule) -> Iterator[ClassRule]:
     """Multiply a rule's peers with its ports; all its ipBlocks count as one peer."""
+    if isinstance(rule, TierRule) and rule.void:
+        return
+    action: Action = rule.action if isinstance(rule, TierRule) else "allow"
+    name = rule.name if isinstance(rule, TierRule) else ""
     for peer in _peers(rule):
         for port in rule.ports or (None,):
             named: PolicyPort | NamedPorts | None = port
             if port is not None and port.name:
-                servers = peer if direction == "egress" else PodPeer(policy.pods, namespace=policy.namespace)
+                servers = _servers(peer) if direction == "egress" else _selected(policy)
                 named = NamedPorts(port.name, port.protocol, servers, local=direction == "ingress")
-            yield ClassRule(policy.ref, number, peer, named)
+            yield ClassRule(policy.ref, number, peer, named, action, name)
 
 
-def _peers(rule: Rule) -> list[PodPeer | Blocks | None]:
+def _servers(peer: ClassPeer | None) -> PodPeer | Blocks | None:
+    # Nodes have no named ports: the decoder refuses the pair, and here it means nobody's.
+    return Blocks((), str(peer)) if isinstance(peer, NodePeer) else peer
+
+
+def _selected(policy: Policy) -> PodPeer | None:
+    if isinstance(policy, NetworkPolicy):
+        return PodPeer(policy.pods, namespace=policy.namespace)
+    return policy.subject
+
+
+def _peers(rule: Rule | TierRule) -> list[ClassPeer | None]:
     if not rule.peers:
         return [None]
-    found: list[PodPeer | Blocks | None] = [peer for peer in rule.peers if isinstance(peer, PodPeer)]
+    found: list[ClassPeer | None] = [peer for peer in rule.peers if isinstance(peer, PodPeer | NodePeer)]
     blocks = [peer for peer in rule.peers if isinstance(peer, IpBlock)]
     if blocks:
         pieces = [piece for block in blocks for piece in subtract(block.cidr, block.excepts)]
         found.append(Blocks(disjoint(pieces), "; ".join(map(str, blocks))))
     return found
+
+
+def node_addresses(cluster: ClusterState, peer: NodePeer) -> Iterator[str]:
+    """Give the addresses of the Nodes that a peer means; an address of two Nodes comes twice."""
+    for node in cluster.nodes.values():
+        yield from addresses_meant(peer, node)
+
+
+def addresses_meant(peer: NodePeer, node: Node | None) -> tuple[str, ...]:
+    """Give a Node's addresses where a peer means it."""
+    return node.addresses if node is not None and peer.nodes.matches(dict(node.labels)) else ()
 
 
 def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[str]:
@@ -144,10 +213,14 @@ def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Ite
     """Resolve a named port on one Pod."""
     if ports.local and pod.node != cluster.node:
         return
-    numbers = {port.port for port in pod.ports if (port.name, port.protocol) == (ports.name, ports.protocol)}
-    for address in _serving(cluster, ports.servers, pod) if numbers else ():
-        for number in numbers:
-            yield address, ports.protocol, number
+    served = {
+        (port.protocol, port.port)
+        for port in pod.ports
+        if port.name == ports.name and ports.protocol in {"any", port.protocol}
+    }
+    for address in _serving(cluster, ports.servers, pod) if served else ():
+        for protocol, number in served:
+            yield address, protocol, number
 
 
 def _serving(cluster: ClusterState, servers: PodPeer | Blocks | None, pod: Pod) -> Iterable[str]:

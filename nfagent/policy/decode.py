@@ -12,7 +12,7 @@ from nfagent.cluster.address import subtract
 from nfagent.cluster.decode import document_field, namespaced_name
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
-from nfagent.errors import ObjectError
+from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import (
     IpBlock,
     NetworkPolicy,
@@ -24,6 +24,7 @@ from nfagent.policy.model import (
     Rule,
     Selector,
 )
+from nfagent.policy.schema import known_fields
 
 _OPERATORS: tuple[Operator, ...] = get_args(Operator)
 _BOTH: tuple[Direction, ...] = ("ingress", "egress")
@@ -34,31 +35,36 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
     top = document_field(document)
     namespace, name = namespaced_name(top)
     spec = top / "spec"
-    pods = Selector()
-    isolates = _BOTH
+    pods, isolates = Selector(), _BOTH
+    ingress: tuple[Rule, ...] = ()
+    egress: tuple[Rule, ...] = ()
+    flaws: list[Problem] = []
+    # Each by itself: whom the policy is about, and which way, is known whatever else is wrong.
     try:
         isolates = _policy_types(spec)
-        pods = decode_selector(spec / "podSelector")
-        return NetworkPolicy(
-            namespace=namespace,
-            name=name,
-            pods=pods,
-            isolates=isolates,
-            ingress=_rules(spec / "ingress", "from", namespace),
-            egress=_rules(spec / "egress", "to", namespace),
-        )
     except ObjectError as error:
-        return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=error.problem)
+        flaws.append(error.problem)
+    try:
+        pods = decode_selector(spec / "podSelector")
+        known_fields(spec, "podSelector", "policyTypes", "ingress", "egress")
+        ingress, egress = _rules(spec / "ingress", "from", namespace), _rules(spec / "egress", "to", namespace)
+    except ObjectError as error:
+        flaws.append(error.problem)
+    if flaws:
+        return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=flaws[0])
+    return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, ingress=ingress, egress=egress)
 
 
 def decode_selector(field: Field) -> Selector:
     """Read a label selector (meta/v1 LabelSelector); missing selects everything, as an empty one does."""
+    known_fields(field, "matchLabels", "matchExpressions")
     found = [Requirement(key, "In", (value,)) for key, value in (field / "matchLabels").labels()]
     found += [_requirement(entry) for entry in (field / "matchExpressions").items()]
     return Selector(tuple(sorted(set(found))))
 
 
 def _requirement(field: Field) -> Requirement:
+    known_fields(field, "key", "operator", "values")
     key = (field / "key").label_key()
     operator = field / "operator"
     values = tuple(sorted({value.label_value() for value in (field / "values").items()}))
@@ -84,16 +90,17 @@ def _policy_types(spec: Field) -> tuple[Direction, ...]:
 
 
 def _rules(field: Field, peers: str, namespace: str) -> tuple[Rule, ...]:
-    return tuple(
-        Rule(
-            peers=tuple(dict.fromkeys(_peer(entry, namespace) for entry in (rule / peers).items())),
-            ports=tuple(dict.fromkeys(_port(entry) for entry in (rule / "ports").items())),
-        )
-        for rule in field.items()
-    )
+    found = []
+    for rule in field.items():
+        # `form:` for `from:` would open the rule to everybody; kubectl refuses it, and so does this.
+        known_fields(rule, peers, "ports")
+        peer = dict.fromkeys(_peer(entry, namespace) for entry in (rule / peers).items())
+        found.append(Rule(tuple(peer), tuple(dict.fromkeys(_port(entry) for entry in (rule / "ports").items()))))
+    return tuple(found)
 
 
 def _peer(field: Field, namespace: str) -> Peer:
+    known_fields(field, "ipBlock", "namespaceSelector", "podSelector")
     block, namespaces, pods = field / "ipBlock", field / "namespaceSelector", field / "podSelector"
     if block.missing:
         if namespaces.missing and pods.missing:
@@ -107,6 +114,7 @@ def _peer(field: Field, namespace: str) -> Peer:
 
 
 def _ip_block(field: Field) -> IpBlock:
+    known_fields(field, "cidr", "except")
     cidr = (field / "cidr").cidr()
     excepts = []
     for entry in (field / "except").items():
@@ -118,6 +126,7 @@ def _ip_block(field: Field) -> IpBlock:
 
 
 def _port(field: Field) -> PolicyPort:
+    known_fields(field, "protocol", "port", "endPort")
     protocol = (field / "protocol").protocol()
     port, end = field / "port", field / "endPort"
     if port.missing or isinstance(port.value, str):

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.model import IpBlock, NetworkPolicy, Peer, PodPeer, PolicyPort, Rule
+from nfagent.policy.choices import Choices
+from nfagent.policy.matching import EVERY_POD, End, Labelled, port_matches
+from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
+from nfagent.policy.tiers import Action, Policy, Tier, TierPolicy, TierRule
 
-Outcome: TypeAlias = Literal["allow", "peer", "port"]
-"""What became of a rule: it allows, its peers don't match, or its peers do and its ports don't."""
+Outcome: TypeAlias = Literal["matches", "peer", "port"]
+"""What became of a rule: it matches, its peers don't, or its peers do and its ports don't."""
+
+StageTier: TypeAlias = Tier | Literal["network"]
+"""NetworkPolicy stands between the two tiers."""
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -27,12 +34,14 @@ class Flow(msgspec.Struct, frozen=True):
     source, destination: canonical addresses of one family
     protocol:            'tcp', 'udp', 'sctp', 'icmp', 'icmpv6', or another protocol's number as text
     port:                the destination port; None where the protocol has none
+    translated:          the client called another address than the destination's: a Service's
     """
 
     source: str
     destination: str
     protocol: str
     port: int | None = None
+    translated: bool = False
 
     def __str__(self) -> str:
         """Write it as `10.0.0.1 -> 10.0.0.2:80/tcp`."""
@@ -42,43 +51,88 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class RuleOutcome(msgspec.Struct, frozen=True):
-    """What became of one rule: policy, place in its list, how many it has, the rule in words."""
+    """What became of one rule: policy, place in its list, how many it has, the rule in words.
+
+    action: what becomes of a connection that it matches
+    name:   the rule's own name, '' where it has none
+    """
 
     policy: Ref
     index: int
     total: int
     words: str
     outcome: Outcome
+    action: Action = "allow"
+    name: str = ""
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """What one tier says, of those that were reached and have policies for the Pod in this direction.
+
+    policies: those policies, in the order in which they are asked
+    rules:    NetworkPolicy: every rule; the other tiers: those up to the first that matches
+    verdict:  allow and deny are final, pass goes on to the next tier, and so does '': no rule matches
+    """
+
+    tier: StageTier
+    policies: tuple[Ref, ...]
+    rules: tuple[RuleOutcome, ...]
+    verdict: Action | Literal[""]
+
+    @property
+    def final(self) -> bool:
+        """Tell whether no later tier is asked."""
+        return self.verdict in {"allow", "deny"}
 
 
 class Side(msgspec.Struct, frozen=True):
     """The judgement at one end.
 
-    pod:       the Pod whose policies judge
-    isolating: the policies that isolate it in this direction; none means it isn't isolated
-    rules:     every rule of theirs with what became of it, in order
+    pod:    the Pod whose policies judge
+    stages: the tiers that were reached and have policies for it, in order
     """
 
     direction: Direction
     pod: Ref
-    isolating: tuple[Ref, ...]
-    rules: tuple[RuleOutcome, ...]
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def decided(self) -> Stage | None:
+        """The stage that decided; None where none did: allowed by default."""
+        return self.stages[-1] if self.stages and self.stages[-1].final else None
 
     @property
     def allowed(self) -> bool:
-        """Tell the verdict: not isolated, or some rule allows."""
-        return not self.isolating or any(rule.outcome == "allow" for rule in self.rules)
+        """Tell the verdict."""
+        decided = self.decided
+        return decided is None or decided.verdict == "allow"
+
+    @property
+    def isolating(self) -> tuple[Ref, ...]:
+        """Name the NetworkPolicies that isolate the Pod, where the verdict was theirs."""
+        return next((stage.policies for stage in self.stages if stage.tier == "network"), ())
 
     @property
     def allowing(self) -> tuple[Ref, ...]:
-        """Name every policy that allows, each once, in order."""
-        return tuple(dict.fromkeys(rule.policy for rule in self.rules if rule.outcome == "allow"))
+        """Name every policy that allows, each once, in order; none where nobody had to."""
+        decided = self.decided
+        if decided is None or decided.verdict != "allow":
+            return ()
+        return tuple(dict.fromkeys([rule.policy for rule in decided.rules if rule.outcome == "matches"]))
+
+    @property
+    def denying(self) -> tuple[Ref, ...]:
+        """Name who denies: the policy of a tier whose rule does, or all NetworkPolicies that isolate."""
+        decided = self.decided
+        if decided is None or decided.verdict != "deny":
+            return ()
+        return decided.policies if decided.tier == "network" else (decided.rules[-1].policy,)
 
 
 class Judgement(msgspec.Struct, frozen=True):
     """Both ends' judgements; None where an end is no Pod, or is not asked.
 
-    exempt: why nothing was asked: the Pod talks to itself, or its own node calls it; '' otherwise
+    exempt: why an end was not asked though it is a Pod: it talks to itself, or with its own node; '' otherwise
     """
 
     flow: Flow
@@ -92,91 +146,152 @@ class Judgement(msgspec.Struct, frozen=True):
         return all(side.allowed for side in (self.egress, self.ingress) if side is not None)
 
 
-def evaluate(cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flow) -> Judgement:
+_DEFAULTS = Choices()
+
+
+def evaluate(cluster: ClusterState, policies: Iterable[Policy], flow: Flow, choices: Choices = _DEFAULTS) -> Judgement:
     """Judge one flow: egress at the source Pod, then ingress at the destination Pod; both must allow."""
     source, destination = cluster.holder(flow.source), cluster.holder(flow.destination)
-    if flow.source == flow.destination:
+    if source is not None and flow.source == flow.destination and not flow.translated:
         return Judgement(flow, None, None, exempt="a Pod always reaches itself by its own address")
     everything = list(policies)
-    egress = judge(cluster, everything, flow, source, "egress") if source is not None else None
-    if destination is None:
-        return Judgement(flow, egress, None)
-    node = cluster.nodes.get(destination.node)
-    if node is not None and flow.source in node.addresses:
-        return Judgement(flow, egress, None, exempt=f"node {node.name} always reaches its own Pods")
-    return Judgement(flow, egress, judge(cluster, everything, flow, destination, "ingress"))
+    egress = ingress = None
+    exempt = []
+    if source is not None and choices.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
+        exempt.append(f"a Pod may call its own node, {source.node}, as was chosen")
+    elif source is not None:
+        egress = judge(cluster, everything, flow, source, "egress")
+    if destination is not None and _is_node_of(cluster, destination, flow.source):
+        exempt.append(f"node {destination.node} always reaches its own Pods")
+    elif destination is not None:
+        ingress = judge(cluster, everything, flow, destination, "ingress")
+    return Judgement(flow, egress, ingress, exempt="; ".join(exempt))
 
 
-def judge(cluster: ClusterState, policies: Iterable[NetworkPolicy], flow: Flow, pod: Pod, direction: Direction) -> Side:
-    """Judge one end: the policies of the Pod's namespace that select it and isolate it this way."""
-    labels = dict(pod.labels)
-    isolating = sorted(
-        (p for p in policies if p.namespace == pod.namespace and direction in p.isolates and p.pods.matches(labels)),
-        key=lambda policy: policy.name,
-    )
-    outcomes = []
-    for policy in isolating:
-        rules = policy.rules(direction)
+def judge(cluster: ClusterState, policies: Iterable[Policy], flow: Flow, pod: Pod, direction: Direction) -> Side:
+    """Judge one end: admin tier, NetworkPolicy, baseline tier, until one of them decides.
+
+    pod: one with addresses of its own; host-network Pods are never judged
+    """
+    admin, network, baseline = _speaking(cluster, policies, pod, direction)
+    question = _Question(cluster, flow, direction)
+    stages: list[Stage] = []
+    if admin:
+        stages.append(_tier_stage(question, "admin", admin))
+    if network and not (stages and stages[-1].final):
+        stages.append(_network_stage(question, network))
+    if baseline and not (stages and stages[-1].final):
+        stages.append(_tier_stage(question, "baseline", baseline))
+    return Side(direction, pod.ref, tuple(stages))
+
+
+class _Question:
+    """A flow as the rules of one direction are asked about it."""
+
+    __slots__ = ("_cluster", "_flow", "_other", "direction")
+
+    def __init__(self, cluster: ClusterState, flow: Flow, direction: Direction) -> None:
+        self.direction = direction
+        self._cluster = cluster
+        self._flow = flow
+        self._other = End(cluster, flow.source if direction == "ingress" else flow.destination)
+
+    def ask(self, policy: Policy, rule: Rule | TierRule) -> Outcome:
+        """Tell what becomes of one rule."""
+        if rule.peers and not any(map(self._other.meant_by, rule.peers)):
+            return "peer"
+        ports, flow = rule.ports, self._flow
+        if not ports:
+            return "matches"
+        if flow.port is None:
+            return "port"
+        servers: tuple[Pod, ...] | None = None
+        for port in ports:
+            if port.name and servers is None:
+                servers = self._servers(policy, rule)
+            if port_matches(port, flow.protocol, flow.port, servers or ()):
+                return "matches"
+        return "port"
+
+    def _servers(self, policy: Policy, rule: Rule | TierRule) -> tuple[Pod, ...]:
+        """Give the Pods whose named ports count: those at the destination that the rule is about."""
+        if self.direction == "egress":
+            return self._other.pods_meant_by(rule.peers or (EVERY_POD,))
+        return End(self._cluster, self._flow.destination).pods_meant_by(_subject(policy))
+
+
+def _speaking(
+    cluster: ClusterState, policies: Iterable[Policy], pod: Pod, direction: Direction
+) -> tuple[list[TierPolicy], list[NetworkPolicy], list[TierPolicy]]:
+    """Give the policies that have a say about a Pod: admin tier, NetworkPolicies, baseline tier, each in order."""
+    judged = Labelled(cluster, pod)
+    namespace, labels = pod.namespace, judged.labels
+    network: list[NetworkPolicy] = []
+    tiers: list[TierPolicy] = []
+    for policy in policies:
+        if isinstance(policy, TierPolicy):
+            if policy.rules(direction) and policy.subject is not None and judged.meant_by(policy.subject):
+                tiers.append(policy)
+        elif policy.namespace == namespace and direction in policy.isolates and policy.pods.matches(labels):
+            network.append(policy)
+    if len(network) > 1:
+        network.sort(key=_name)
+    if not tiers:
+        return [], network, []
+    tiers.sort(key=_rank)
+    return [tier for tier in tiers if tier.tier == "admin"], network, [tier for tier in tiers if tier.tier != "admin"]
+
+
+def _network_stage(question: _Question, policies: list[NetworkPolicy]) -> Stage:
+    """Ask every rule: any of them allows, and all that do are named."""
+    refs: list[Ref] = []
+    outcomes: list[RuleOutcome] = []
+    verdict: Action = "deny"
+    for policy in policies:
+        ref, rules = policy.ref, policy.rules(question.direction)
+        refs.append(ref)
         for index, rule in enumerate(rules):
-            outcome = _outcome(cluster, policy, rule, flow, direction)
-            outcomes.append(RuleOutcome(policy.ref, index, len(rules), _words(rule), outcome))
-    return Side(direction, pod.ref, tuple(policy.ref for policy in isolating), tuple(outcomes))
+            outcome = question.ask(policy, rule)
+            outcomes.append(RuleOutcome(ref, index, len(rules), _words(rule), outcome))
+            if outcome == "matches":
+                verdict = "allow"
+    return Stage("network", tuple(refs), tuple(outcomes), verdict)
+
+
+def _tier_stage(question: _Question, tier: Tier, policies: list[TierPolicy]) -> Stage:
+    """Ask rule by rule, until the first that matches."""
+    refs = tuple(policy.ref for policy in policies)
+    outcomes: list[RuleOutcome] = []
+    for policy, ref in zip(policies, refs, strict=True):
+        rules = policy.rules(question.direction)
+        for index, rule in enumerate(rules):
+            outcome = "peer" if rule.void else question.ask(policy, rule)
+            outcomes.append(RuleOutcome(ref, index, len(rules), _words(rule), outcome, rule.action, rule.name))
+            if outcome == "matches":
+                return Stage(tier, refs, tuple(outcomes), rule.action)
+    return Stage(tier, refs, tuple(outcomes), "")
 
 
 @lru_cache(maxsize=16_384)
-def _words(rule: Rule) -> str:
+def _words(rule: Rule | TierRule) -> str:
     """Say a rule once: a verdict log asks about the same few thousand times a second."""
-    return str(rule)
+    if isinstance(rule, Rule) or rule.problem is None:
+        return str(rule)
+    who = "nobody" if rule.void else str(rule)
+    return f"{who}, as it can't be read: {rule.problem.reason}"
 
 
-def _outcome(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flow, direction: Direction) -> Outcome:
-    peer_address = flow.source if direction == "ingress" else flow.destination
-    if rule.peers and not any(_peer_matches(cluster, peer, peer_address) for peer in rule.peers):
-        return "peer"
-    named = any(port.name for port in rule.ports)
-    servers = _servers(cluster, policy, rule, flow, direction) if named else []
-    if rule.ports and not any(_port_matches(port, flow, servers) for port in rule.ports):
-        return "port"
-    return "allow"
+def _subject(policy: Policy) -> tuple[PodPeer, ...]:
+    """Give the Pods that a policy judges, as a peer; none where that can't be read."""
+    if isinstance(policy, NetworkPolicy):
+        return (PodPeer(policy.pods, namespace=policy.namespace),)
+    return () if policy.subject is None else (policy.subject,)
 
 
-def _servers(cluster: ClusterState, policy: NetworkPolicy, rule: Rule, flow: Flow, direction: Direction) -> list[Pod]:
-    """Give the Pods whose named ports count: of two that hold one address, those that the rule is about."""
-    peers = (PodPeer(policy.pods, namespace=policy.namespace),) if direction == "ingress" else rule.peers
-    held = cluster.by_address.get(flow.destination, ())
-    return [pod for pod in held if not peers or any(_means(cluster, peer, flow.destination, pod) for peer in peers)]
+_name = attrgetter("name")
+_rank = attrgetter("rank")
 
 
-def _peer_matches(cluster: ClusterState, peer: Peer, address: str) -> bool:
-    if not isinstance(peer, PodPeer):
-        return _in_block(peer, address)
-    return any(_pod_matches(cluster, peer, pod) for pod in cluster.by_address.get(address, ()))
-
-
-def _means(cluster: ClusterState, peer: Peer, address: str, pod: Pod) -> bool:
-    return _pod_matches(cluster, peer, pod) if isinstance(peer, PodPeer) else _in_block(peer, address)
-
-
-def _in_block(block: IpBlock, address: str) -> bool:
-    return block.cidr.holds(address) and not any(hole.holds(address) for hole in block.excepts)
-
-
-def _pod_matches(cluster: ClusterState, peer: PodPeer, pod: Pod) -> bool:
-    if peer.namespaces is None:
-        if pod.namespace != peer.namespace:
-            return False
-    elif not peer.namespaces.matches(dict(cluster.namespace_labels(pod.namespace))):
-        return False
-    return peer.pods.matches(dict(pod.labels))
-
-
-def _port_matches(port: PolicyPort, flow: Flow, servers: Iterable[Pod]) -> bool:
-    if port.protocol != flow.protocol or flow.port is None:
-        return False
-    if not port.name:
-        return not port.first or port.first <= flow.port <= port.last
-    return any(
-        (declared.name, declared.protocol, declared.port) == (port.name, port.protocol, flow.port)
-        for pod in servers
-        for declared in pod.ports
-    )
+def _is_node_of(cluster: ClusterState, pod: Pod, address: str) -> bool:
+    node = cluster.nodes.get(pod.node)
+    return node is not None and address in node.addresses

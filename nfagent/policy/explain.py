@@ -1,214 +1,248 @@
-"""Why a connection is allowed or denied, in words: `evaluate`'s judgement for people.
+"""Why a connection is allowed or denied, in words: `evaluate`'s judgement for people, and what would turn it.
 
-An end is written as `NAMESPACE/POD` or as an address; the destination may name its port behind a colon:
-`shop/db:5432/tcp`, `shop/db:postgres`, `10.0.0.7:53/udp`, `[2001:db8::7]:443`. Without a port, ICMP echo is judged.
+How its ends are written is in `ends`; where a Service's address leads to is in `routes`.
 """
 
 from __future__ import annotations
 
-import re
-from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
-from nfagent.cluster.address import AddressError, canonical, family_of
-from nfagent.cluster.model import ContainerPort, Pod
+from nfagent.cluster.address import endpoint
+from nfagent.cluster.model import Direction
 from nfagent.cluster.state import ClusterState
-from nfagent.errors import UsageError
-from nfagent.policy.evaluate import Flow, Judgement, RuleOutcome, Side, evaluate
+from nfagent.policy.changes import Remedy
+from nfagent.policy.choices import Choices
+from nfagent.policy.ends import Question, in_words, pod_of, read_question
+from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
 from nfagent.policy.index import PolicyIndex
+from nfagent.policy.model import PodPeer
+from nfagent.policy.remedy import remedies
+from nfagent.policy.routes import Route, routes_of
+from nfagent.policy.telling import pods_labelled
+from nfagent.policy.words import side_lines
 
-_END = re.compile(
-    r"(?P<host>\[[^]]+\]|[^:\[\]]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)(:(?P<port>[^:/]+)(/(?P<protocol>\w+))?)?"
-)
-_PROTOCOLS = ("tcp", "udp", "sctp")
-_PORT_DIGITS = 5
-_SUGGESTED = 3
+__all__ = ["Explanation", "Judged", "explain", "explain_flow", "explanation_view", "pod_of"]
+
+_DEFAULTS = Choices()
+_ALIKE_NAMED = 3
+_GROUPS_SHOWN = 6
 
 
-class Explanation(msgspec.Struct, frozen=True):
-    """A judgement and the words for it.
+class Judged(msgspec.Struct, frozen=True):
+    """The judgement on one way that the connection may take: the only one, or that to one Pod behind a Service.
 
-    source, destination: the ends in words, `shop/web (10.0.0.1)`
-    lines:               what mattered, in order
+    leaving, arriving: the flow as the client's and as the server's policies see it
+    remedies:          the changes of which each turns the verdict of its end; where both deny, each needs one
     """
 
-    flow: Flow
-    source: str
-    destination: str
-    verdict: str
-    lines: tuple[str, ...]
+    leaving: Flow
+    arriving: Flow
     judgement: Judgement
+    remedies: tuple[Remedy, ...]
 
     @property
     def allowed(self) -> bool:
         """Tell the verdict."""
         return self.judgement.allowed
 
+    @property
+    def sides(self) -> tuple[tuple[Side, Flow], ...]:
+        """The ends that were judged, in the order of the packets, each with the flow as it was seen there."""
+        found = ((self.judgement.egress, self.leaving), (self.judgement.ingress, self.arriving))
+        return tuple((side, flow) for side, flow in found if side is not None)
 
-def explain(cluster: ClusterState, index: PolicyIndex, source: str, destination: str) -> Explanation:
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Judgements and the words for them.
+
+    connection: the connection in words: `shop/web (10.0.0.1) -> shop/db (10.0.0.2):5432/tcp`
+    verdict:    'allowed' or 'denied', of how many Pods behind a Service where they differ
+    allowed:    whether it is allowed whatever way it takes
+    lines:      what mattered, in order, and what would turn it
+    flow:       what the client calls; None where a Service has no address
+    judged:     one judgement, or one for each Pod behind a Service; none where there is no Pod
+    """
+
+    connection: str
+    verdict: str
+    allowed: bool
+    lines: tuple[str, ...]
+    flow: Flow | None
+    judged: tuple[Judged, ...]
+
+
+def explain(
+    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: Choices = _DEFAULTS
+) -> Explanation:
     """Judge a connection that a person wrote down. Raises UsageError where an end can't be understood."""
-    return explain_flow(cluster, index, read_flow(cluster, source, destination))
+    question = read_question(cluster, source, destination)
+    found = routes_of(cluster, question)
+    teller = _Teller(cluster, index, choices)
+    called = question.called
+    servers = None
+    if called is not None:
+        servers = pods_labelled(called.service.selector or (), called.service.namespace)
+    judged = tuple(teller.judge(route, servers) for route in found.routes)
+    lines = teller.lines(judged[0]) if called is None else [*found.lines, *teller.grouped(judged)]
+    source = judged[0].leaving.source if judged else question.sources[0]
+    connection = f"{in_words(cluster, source)} -> {_destination(cluster, question, found.flow)}"
+    return _explanation(connection, judged, lines, found.flow)
 
 
-def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow) -> Explanation:
-    """Judge a flow, and say why."""
-    ends = [cluster.holder(address) for address in (flow.source, flow.destination)]
-    namespaces = sorted({pod.namespace for pod in ends if pod is not None})
-    policies = [policy for namespace in namespaces for policy in index.in_namespace(namespace)]
-    judgement = evaluate(cluster, policies, flow)
-    source, destination = (_in_words(cluster, address) for address in (flow.source, flow.destination))
-    lines = tuple(_lines(judgement, source, destination, index))
-    return Explanation(flow, source, destination, "allowed" if judgement.allowed else "denied", lines, judgement)
+def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: Choices = _DEFAULTS) -> Explanation:
+    """Judge a flow as packets have it, after a Service's address was translated."""
+    teller = _Teller(cluster, index, choices)
+    judged = teller.judge(Route(flow, flow))
+    connection = f"{in_words(cluster, flow.source)} -> {_called(in_words(cluster, flow.destination), flow)}"
+    return _explanation(connection, (judged,), teller.lines(judged), flow)
 
 
 def explanation_view(found: Explanation) -> dict[str, Any]:
-    """Show an explanation with all its fields, as JSON can hold them, and whether the connection is allowed."""
-    return {**msgspec.to_builtins(found), "allowed": found.allowed}
+    """Show an explanation with all its fields, as JSON can hold them, and what follows from them."""
+    view: dict[str, Any] = msgspec.to_builtins(found)
+    for item, shown in zip(found.judged, view["judged"], strict=True):
+        shown["allowed"] = item.allowed
+        for side, _ in item.sides:
+            decided = side.decided
+            shown["judgement"][side.direction] |= {
+                "allowed": side.allowed,
+                "decided_by": "default" if decided is None else decided.tier,
+            }
+        for remedy, fields in zip(item.remedies, shown["remedies"], strict=True):
+            fields["words"] = str(remedy)
+    return view
 
 
-def read_flow(cluster: ClusterState, source: str, destination: str) -> Flow:
-    """Read the two ends as people write them. Raises UsageError."""
-    from_host, from_port, _ = _split(source)
-    to_host, port, protocol = _split(destination)
-    if from_port:
-        raise UsageError(f"{source!r}: the source has no port; write it behind the destination, as in shop/db:5432/tcp")
-    sources, destinations = _addresses(cluster, from_host), _addresses(cluster, to_host)
-    for here in sources:
-        for there in destinations:
-            if family_of(here) == family_of(there):
-                number = _port(cluster, there, destination, port, protocol)
-                echo = "icmpv6" if family_of(there) == 6 else "icmp"
-                return Flow(
-                    here, there, echo if number is None else protocol or _protocol(cluster, there, port), number
-                )
-    raise UsageError(f"{source} and {destination} have no address of one family")
+class _Teller:
+    """Judges routes by the policies that an index has, and finds the words."""
 
+    def __init__(self, cluster: ClusterState, index: PolicyIndex, choices: Choices) -> None:
+        self._cluster = cluster
+        self._index = index
+        self._choices = choices
 
-def _split(end: str) -> tuple[str, str, str]:
-    found = _END.fullmatch(end)
-    if found is None:
-        raise UsageError(f"{end!r} is neither NAMESPACE/POD nor an address; write one like shop/web, 10.0.0.7:53/udp")
-    host = cast("str", found["host"]).strip("[]")
-    return host, found["port"] or "", (found["protocol"] or "").lower()
+    def judge(self, route: Route, servers: PodPeer | None = None) -> Judged:
+        """Judge both ends of a route, each by the flow that it sees; `servers` names the Pods behind a Service."""
+        flow = route.arriving
+        policies = self._index.judging(*map(self._cluster.holder, (route.leaving.source, flow.destination)))
+        judgement = evaluate(self._cluster, policies, flow, self._choices)
+        if route.leaving != flow:
+            left = evaluate(self._cluster, policies, route.leaving, self._choices)
+            exempt = "; ".join(dict.fromkeys(words for words in (left.exempt, judgement.exempt) if words))
+            judgement = Judgement(flow, left.egress, judgement.ingress, exempt)
+        found = Judged(route.leaving, flow, judgement, ())
+        named = {policy.ref: policy for policy in policies}
+        sides = [(side, seen) for side, seen in found.sides if judgement.allowed or not side.allowed]
+        changes = [change for side, seen in sides for change in remedies(self._cluster, named, seen, side, servers)]
+        return msgspec.structs.replace(found, remedies=tuple(changes))
 
+    def lines(self, judged: Judged) -> list[str]:
+        """Say what mattered on one way, and what would turn it."""
+        lines = []
+        named = {policy.ref: policy for policy in self._index.judging(*map(self._cluster.holder, _ends(judged)))}
+        for side, flow in judged.sides:
+            lines.append(f"{self._heading(side, judged)}: {_verdict_of(side.allowed)}")
+            lines += side_lines(side, flow, named)
+        exempt = judged.judgement.exempt
+        if exempt:
+            lines.append(f"not judged: {exempt}")
+        elif not lines:
+            lines.append("not judged: neither end is a Pod with an address of its own")
+        return lines + _remedy_lines(judged)
 
-def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
-    if "/" not in host:
-        try:
-            return (canonical(host),)
-        except AddressError as error:
-            raise UsageError(f"{host!r} {error}; a Pod is written NAMESPACE/POD") from None
-    pod = pod_of(cluster, host)
-    if not pod.addresses:
-        raise UsageError(f"Pod {host} has no address yet")
-    if not (pod.holds_addresses or pod.host_network):
-        raise UsageError(
-            f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address"
+    def grouped(self, judged: tuple[Judged, ...]) -> list[str]:
+        """Say it for all Pods behind a Service: once for those that are judged alike, the denied ones first."""
+        alike: dict[object, list[Judged]] = {}
+        for item in sorted(judged, key=lambda item: item.allowed):
+            stages = tuple(side.stages for side, _ in item.sides)
+            seen = (item.arriving.source, item.arriving.port)
+            alike.setdefault((stages, item.judgement.exempt, item.remedies, seen), []).append(item)
+        lines = []
+        groups = list(alike.values())
+        for group in groups[:_GROUPS_SHOWN]:
+            servers = [self._server(item) for item in group]
+            more = len(servers) - _ALIKE_NAMED
+            shown = f"{', '.join(servers[:_ALIKE_NAMED])}{f' and {more} more' if more > 0 else ''}"
+            lines += ["", f"{shown}: {_verdict_of(group[0].allowed)}"]
+            lines += [f"  {line}" for line in self.lines(group[0])]
+        rest = [item for group in groups[_GROUPS_SHOWN:] for item in group]
+        if rest:
+            denied = sum(not item.allowed for item in rest)
+            lines += ["", f"and {len(rest)} more Pods: {denied} denied, {len(rest) - denied} allowed"]
+        return lines
+
+    def _server(self, judged: Judged) -> str:
+        return _called(in_words(self._cluster, judged.arriving.destination), judged.arriving)
+
+    def _heading(self, side: Side, judged: Judged) -> str:
+        """Name the end that is judged, and whom it sees there where that isn't who the other end says."""
+        seen, arriving = judged.leaving, judged.arriving
+        if side.direction == "egress":
+            heading = f"egress at {in_words(self._cluster, seen.source)}"
+            called = _called(in_words(self._cluster, seen.destination), seen)
+            return heading if seen.destination == arriving.destination else f"{heading}, to {called}"
+        heading = f"ingress at {in_words(self._cluster, arriving.destination)}"
+        return (
+            heading if seen.source == arriving.source else f"{heading}, from {in_words(self._cluster, arriving.source)}"
         )
-    return pod.addresses
 
 
-def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
-    here = sorted(pod for other, pod in cluster.pods if other == namespace)
-    near = [f"{namespace}/{pod}" for pod in here if pod.startswith(name)] if name else []
-    near += [f"{namespace}/{pod}" for pod in get_close_matches(name, here, n=_SUGGESTED)]
-    near += sorted(f"{other}/{pod}" for other, pod in cluster.pods if pod == name)
-    if near:
-        return f"; did you mean {' or '.join(list(dict.fromkeys(near))[:_SUGGESTED])}?"
-    if not here:
-        return f", nor any other in namespace {namespace}; `nfagent dump state` lists all Pods"
-    return f"; `nfagent dump state -n {namespace}` lists Pods"
+def _ends(judged: Judged) -> tuple[str, str]:
+    return judged.leaving.source, judged.arriving.destination
 
 
-def _port(cluster: ClusterState, address: str, end: str, port: str, protocol: str) -> int | None:
-    if protocol in {"icmp", "icmpv6"}:
-        raise UsageError(f"{end!r}: {protocol} has no port; leave the port away, and ping is judged")
-    if protocol and protocol not in _PROTOCOLS:
-        raise UsageError(f"{end!r}: {protocol} is not a protocol; write {', '.join(_PROTOCOLS[:-1])} or sctp")
-    if not port:
-        return None
-    if port.isdecimal():
-        if len(port) <= _PORT_DIGITS and 1 <= int(port) <= 65535:
-            return int(port)
-        raise UsageError(f"{end!r}: {port} is not a port number; write 1 to 65535")
-    declared = _declared(cluster, address)
-    for known in declared:
-        if known.name == port and (not protocol or known.protocol == protocol):
-            return known.port
-    has = f", which has {', '.join(f'{known.name}/{known.protocol}' for known in declared)}" if declared else ""
-    spelt = f"{port}/{protocol}" if protocol else port
-    raise UsageError(
-        f"{end!r}: {spelt} is neither a port number nor the name of a port of {_in_words(cluster, address)}{has}"
+def _explanation(connection: str, judged: tuple[Judged, ...], lines: list[str], flow: Flow | None) -> Explanation:
+    denied = sum(not item.allowed for item in judged)
+    verdict = _verdict_of(not denied)
+    if not judged:
+        verdict = "no Pod stands behind it"
+    elif 0 < denied < len(judged):
+        verdict = f"denied for {denied} of {len(judged)} Pods"
+    return Explanation(
+        connection=connection,
+        verdict=verdict,
+        allowed=bool(judged) and not denied,
+        lines=tuple(lines),
+        flow=flow,
+        judged=judged,
     )
 
 
-def _protocol(cluster: ClusterState, address: str, port: str) -> str:
-    """Give the protocol of a port that was written without one: that of the name, or TCP."""
-    return next((known.protocol for known in _declared(cluster, address) if known.name == port), "tcp")
+def _verdict_of(allowed: bool) -> str:  # noqa: FBT001 - the verdict is what it is about
+    return "allowed" if allowed else "denied"
 
 
-def _declared(cluster: ClusterState, address: str) -> tuple[ContainerPort, ...]:
-    pod = cluster.holder(address)
-    return pod.ports if pod is not None else ()
+def _destination(cluster: ClusterState, question: Question, flow: Flow | None) -> str:
+    """Write what is called as it was asked about: `Service shop/db (10.96.0.10):80/tcp`, `node a (10.0.0.1):22/tcp`."""
+    called = question.called
+    if flow is None:
+        return f"{called.service.ref}:{question.port}/{question.protocol}" if called is not None else ""
+    if called is None or called.node:
+        return _called(in_words(cluster, flow.destination), flow)
+    return _called(f"{called.service.ref} ({flow.destination})", flow)
 
 
-def _in_words(cluster: ClusterState, address: str) -> str:
-    pod = cluster.holder(address)
-    if pod is not None:
-        return f"{pod.ref.path} ({address})"
-    nodes = [node.name for node in cluster.nodes.values() if address in node.addresses]
-    return f"node {nodes[0]} ({address})" if nodes else address
+def _called(name: str, flow: Flow) -> str:
+    """Put port and protocol behind a name; an address that is nobody's stands as it is, others in parentheses."""
+    bare = name == flow.destination
+    host = endpoint(name, flow.port) if bare else f"{name}{'' if flow.port is None else f':{flow.port}'}"
+    return f"{host}/{flow.protocol}"
 
 
-def _lines(judgement: Judgement, source: str, destination: str, index: PolicyIndex) -> list[str]:
-    lines = []
-    for side, end, other in ((judgement.egress, source, "destination"), (judgement.ingress, destination, "source")):
-        if side is not None:
-            lines += _side_lines(side, end, other, judgement.flow, index)
-    if judgement.exempt:
-        lines.append(f"not judged: {judgement.exempt}")
-    elif not lines:
-        lines.append("not judged: neither end is a Pod with an address of its own")
+def _remedy_lines(judged: Judged) -> list[str]:
+    """Say what would turn the verdict; where both ends deny, that both must change."""
+    goal = "deny" if judged.allowed else "allow"
+    ends: dict[Direction, list[Remedy]] = {}
+    for remedy in judged.remedies:
+        ends.setdefault(remedy.direction, []).append(remedy)
+    if not ends:
+        return []
+    if len(ends) == 1:
+        first, *others = judged.remedies
+        return [f"to {goal} it: {first}", *(f"         or: {other}" for other in others)]
+    lines = [f"to {goal} it, change {'either end' if judged.allowed else 'both ends'}:"]
+    for direction, found in ends.items():
+        lines += [f"  {'or:' if number else f'{direction}:':<9}{change}" for number, change in enumerate(found)]
     return lines
-
-
-def _side_lines(side: Side, end: str, other: str, flow: Flow, index: PolicyIndex) -> list[str]:
-    lines = [f"{side.direction} at {end}: {'allowed' if side.allowed else 'denied'}"]
-    if not side.isolating:
-        return [*lines, f"  no NetworkPolicy isolates it for {side.direction}"]
-    for ref in side.isolating:
-        lines.append(f"  {ref} isolates {side.direction}")
-        outcomes = [rule for rule in side.rules if rule.policy == ref]
-        lines += [f"    {_rule_line(rule, other, flow)}" for rule in outcomes]
-        problem = index.policies[ref].problem if ref in index.policies else None
-        if problem is not None:
-            fault = " ".join(part for part in (problem.field, problem.value, problem.reason) if part)
-            lines.append(f"    it can't be read, so it allows nothing: {fault}")
-        elif not outcomes:
-            lines.append(f"    it has no {side.direction} rules, so it allows nothing")
-    if not side.allowed:
-        lines.append("  no rule allows it")
-    return lines
-
-
-def _rule_line(rule: RuleOutcome, other: str, flow: Flow) -> str:
-    way = "from" if other == "source" else "to"
-    outcomes = {
-        "allow": "matches",
-        "peer": f"{other} doesn't match",
-        "port": "port doesn't match" if flow.port is not None else f"has ports, and {flow.protocol} has none",
-    }
-    return f"rule {rule.index + 1} of {rule.total} allows {way} {rule.words}: {outcomes[rule.outcome]}"
-
-
-def pod_of(cluster: ClusterState, path: str) -> Pod:
-    """Find a Pod by `NAMESPACE/POD`. Raises UsageError."""
-    namespace, _, name = path.partition("/")
-    pod = cluster.pods.get((namespace, name))
-    if not (namespace and name) or "/" in name:
-        raise UsageError(f"{path!r} is not a Pod's name; write NAMESPACE/POD, a port behind a colon: shop/db:5432/tcp")
-    if pod is None:
-        raise UsageError(f"there is no Pod {path}{_similar(cluster, namespace, name)}")
-    return pod

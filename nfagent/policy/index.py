@@ -1,5 +1,6 @@
-"""Which policies select this node's Pods, and which identities are peers of those policies.
+"""Which policies judge this node's Pods, and which identities are peers of those policies.
 
+A NetworkPolicy selects in its own Namespace; a policy of the tiers has a subject, wherever its Pods are.
 Kept by the event, never rebuilt per change: a policy is *active* while it selects an identity that has a
 Pod on this node, and only the peers of active policies have members here. Each change gives its *footprint*:
 whose policies it touched, and which peers' members. `rebuilt` makes the same index anew, for tests to compare.
@@ -11,8 +12,9 @@ import msgspec
 
 from nfagent.cluster.model import Pod, Ref
 from nfagent.cluster.state import Change, ClusterState, Identity, PodKey, identity_of
-from nfagent.policy.model import NetworkPolicy, PodPeer
-from nfagent.policy.peers import PeerIndex
+from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
+from nfagent.policy.peers import PeerIndex, means
+from nfagent.policy.tiers import Policy, TierRule
 
 
 class Footprint(msgspec.Struct, kw_only=True):
@@ -31,9 +33,9 @@ class Footprint(msgspec.Struct, kw_only=True):
 class PolicyIndex:
     """The policies, and what they mean for this node.
 
-    policies:     every NetworkPolicy of the cluster
+    policies:     every policy of the cluster
     local:        identities with Pods on this node -> those Pods' keys
-    selecting:    such an identity -> the policies that select it
+    selecting:    such an identity -> the policies that select it, or have it as their subject
     active:       policy -> the local identities that it selects; never empty
     peers:        members of the Pod peers of active policies
     """
@@ -41,7 +43,8 @@ class PolicyIndex:
     def __init__(self, cluster: ClusterState) -> None:
         """Start without policies, over a cluster whose changes will be told to `follow`."""
         self._cluster = cluster
-        self.policies: dict[Ref, NetworkPolicy] = {}
+        self.policies: dict[Ref, Policy] = {}
+        # By the policy's own Namespace: '' for those of the tiers.
         self._by_namespace: dict[str, set[Ref]] = {}
         self.local: dict[Identity, set[PodKey]] = {}
         self._local_in: dict[str, set[Identity]] = {}
@@ -51,17 +54,15 @@ class PolicyIndex:
         for pod in cluster.local.values():
             self._enrol(pod)
 
-    def put(self, policy: NetworkPolicy) -> Footprint | None:
+    def put(self, policy: Policy) -> Footprint | None:
         """Take in a policy, new or changed; None where it is the same."""
         before = self.policies.get(policy.ref)
         if before == policy:
             return None
         footprint = Footprint(rewritten={policy.ref})
-        wanted = {
-            identity
-            for identity in self._local_in.get(policy.namespace, ())
-            if policy.pods.matches(dict(identity.labels))
-        }
+        namespace = policy.ref.namespace
+        near = self._local_in.get(namespace, ()) if namespace else self.local
+        wanted = {identity for identity in near if self.selects(policy, identity)}
         had = set(self.active.get(policy.ref, ()))
         if wanted:
             for peer in pod_peers(policy):
@@ -70,7 +71,7 @@ class PolicyIndex:
             for peer in pod_peers(before):
                 self.peers.release(peer)
         self.policies[policy.ref] = policy
-        self._by_namespace.setdefault(policy.namespace, set()).add(policy.ref)
+        self._by_namespace.setdefault(namespace, set()).add(policy.ref)
         for identity in had - wanted:
             self._unlink(policy.ref, identity)
         for identity in wanted:
@@ -104,6 +105,7 @@ class PolicyIndex:
             self.peers.appear(change.appeared)
         if change.namespace is not None:
             footprint.moved += self.peers.relabel(change.namespace)
+            footprint.reselected |= self._reselect(change.namespace)
         if change.pod is not None:
             before, after = change.pod
             # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
@@ -113,12 +115,17 @@ class PolicyIndex:
                 self._dismiss(before, staying=after)
         return footprint
 
-    def in_namespace(self, namespace: str) -> tuple[NetworkPolicy, ...]:
-        """Give all policies of a Namespace, by name."""
+    def in_namespace(self, namespace: str) -> tuple[Policy, ...]:
+        """Give all policies of a Namespace, by name; those of the tiers for ''."""
         return tuple(self.policies[ref] for ref in sorted(self._by_namespace.get(namespace, ())))
 
-    def policies_of(self, pod: Pod) -> tuple[NetworkPolicy, ...]:
-        """Give the policies that select a Pod of this node, in order of namespace and name."""
+    def judging(self, *pods: Pod | None) -> list[Policy]:
+        """Give every policy that could judge one of these Pods, on whatever node they are."""
+        namespaces = sorted({"", *(pod.namespace for pod in pods if pod is not None)})
+        return [policy for namespace in namespaces for policy in self.in_namespace(namespace)]
+
+    def policies_of(self, pod: Pod) -> tuple[Policy, ...]:
+        """Give the policies that judge a Pod of this node, in order of kind, namespace and name."""
         refs = self.selecting.get(identity_of(pod), ())
         return tuple(self.policies[ref] for ref in sorted(refs))
 
@@ -138,14 +145,9 @@ class PolicyIndex:
         if len(self.local[identity]) > 1 or identity in self._local_in.get(identity.namespace, ()):
             return
         self._local_in.setdefault(identity.namespace, set()).add(identity)
-        labels = dict(identity.labels)
-        for ref in self._by_namespace.get(identity.namespace, ()):
-            policy = self.policies[ref]
-            if policy.pods.matches(labels):
-                if ref not in self.active:
-                    for peer in pod_peers(policy):
-                        self.peers.use(peer)
-                self._link(ref, identity)
+        for ref in (*self._by_namespace.get(identity.namespace, ()), *self._by_namespace.get("", ())):
+            if self.selects(self.policies[ref], identity):
+                self._begin(ref, identity)
 
     def _dismiss(self, pod: Pod, staying: Pod | None) -> None:
         identity = identity_of(pod)
@@ -159,10 +161,36 @@ class PolicyIndex:
         if not self._local_in[identity.namespace]:
             del self._local_in[identity.namespace]
         for ref in list(self.selecting.get(identity, ())):
-            self._unlink(ref, identity)
-            if ref not in self.active:
-                for peer in pod_peers(self.policies[ref]):
-                    self.peers.release(peer)
+            self._end(ref, identity)
+
+    def _reselect(self, namespace: str) -> set[Identity]:
+        """Hold a relabelled Namespace's identities against the subjects of the tiers; give whom it changed."""
+        changed = set()
+        for identity in self._local_in.get(namespace, ()):
+            for ref in self._by_namespace.get("", ()):
+                wanted = self.selects(self.policies[ref], identity)
+                if wanted != (identity in self.active.get(ref, ())):
+                    (self._begin if wanted else self._end)(ref, identity)
+                    changed.add(identity)
+        return changed
+
+    def selects(self, policy: Policy, identity: Identity) -> bool:
+        """Tell whether a policy judges the Pods of an identity."""
+        if isinstance(policy, NetworkPolicy):
+            return policy.namespace == identity.namespace and policy.pods.matches(dict(identity.labels))
+        return policy.subject is not None and means(self._cluster, policy.subject, identity)
+
+    def _begin(self, ref: Ref, identity: Identity) -> None:
+        if ref not in self.active:
+            for peer in pod_peers(self.policies[ref]):
+                self.peers.use(peer)
+        self._link(ref, identity)
+
+    def _end(self, ref: Ref, identity: Identity) -> None:
+        self._unlink(ref, identity)
+        if ref not in self.active:
+            for peer in pod_peers(self.policies[ref]):
+                self.peers.release(peer)
 
     def _link(self, ref: Ref, identity: Identity) -> None:
         self.selecting.setdefault(identity, set()).add(ref)
@@ -177,7 +205,7 @@ class PolicyIndex:
             del self.active[ref]
 
 
-def pod_peers(policy: NetworkPolicy) -> set[PodPeer]:
+def pod_peers(policy: Policy) -> set[PodPeer]:
     """Collect the Pod peers that a policy's rules name, each once."""
-    rules = (*policy.rules("ingress"), *policy.rules("egress"))
+    rules: tuple[Rule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
     return {peer for rule in rules for peer in rule.peers if isinstance(peer, PodPeer)}

@@ -11,6 +11,8 @@ from nfagent.cluster.address import Range
 from nfagent.cluster.model import Direction, Protocol, Ref
 from nfagent.errors import Problem
 
+PortProtocol: TypeAlias = Protocol | Literal["any"]
+
 Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist"]
 
 
@@ -99,17 +101,20 @@ Peer: TypeAlias = PodPeer | IpBlock
 class PolicyPort(msgspec.Struct, frozen=True, order=True):
     """A port of a rule: every port of the protocol, a number or range, or a name.
 
+    protocol:    'any' only with a name in the tiers' policies: the named port's own
     first, last: inclusive range; both 0 where the rule gives no number
     name:        the container port's name, '' where the rule gives none
     """
 
-    protocol: Protocol
+    protocol: PortProtocol
     first: int = 0
     last: int = 0
     name: str = ""
 
     def __str__(self) -> str:
-        """Write it as `80/tcp`, `8000-8080/udp`, `http/tcp` or `any/sctp`."""
+        """Write it as `80/tcp`, `8000-8080/udp`, `http/tcp`, `http` or `any/sctp`."""
+        if self.name and self.protocol == "any":
+            return self.name
         if self.name:
             return f"{self.name}/{self.protocol}"
         if not self.first:
@@ -150,6 +155,11 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def ref(self) -> Ref:
         """Name this object."""
         return Ref("NetworkPolicy", self.namespace, self.name)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong with it."""
+        return () if self.problem is None else (self.problem,)
 
     def rules(self, direction: Direction) -> tuple[Rule, ...]:
         """Give the rules of one direction; none where the policy doesn't isolate that way."""

@@ -8,29 +8,37 @@ objects alone: the full compile that the tests hold every history against.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from nfagent.cluster.address import Range
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref
+from nfagent.cluster.services import Service
 from nfagent.cluster.state import NO_CHANGE, Change, ClusterState
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.plan import MasqueradeSettings, masquerade_plan, needs_plan
+from nfagent.policy.choices import Choices
 from nfagent.policy.compile import ClassKey
+from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.policy.index import Footprint, PolicyIndex
 from nfagent.policy.model import NetworkPolicy
+from nfagent.policy.tiers import SHORT_KINDS, TierPolicy
 from nfagent.ruleset import names
+from nfagent.ruleset.base import BASE_COUNTERS, base_chains, verdict_maps
 from nfagent.ruleset.classes import Classes
 from nfagent.ruleset.live import LiveRuleset
-from nfagent.ruleset.lower import LogPlan, base_chains, masquerade_chain, masquerade_sets, verdict_maps
+from nfagent.ruleset.lower import LogPlan
 from nfagent.ruleset.members import Members
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.origins import Origin
+from nfagent.ruleset.recheck import Recheck
 from nfagent.ruleset.transaction import Transaction
+from nfagent.ruleset.translation import UNTRANSLATED_COUNTER, masquerade_sets, translation_chains
 
-Item: TypeAlias = Namespace | Node | Pod | NetworkPolicy | IpMasqConfig | NetworkLogging
-"""Every kind of object that nfagent acts on."""
+Item: TypeAlias = Namespace | Node | Pod | Service | NetworkPolicy | TierPolicy | IpMasqConfig | NetworkLogging
+"""Every kind of object that nfagent reads."""
 
-_MASQUERADE = "masquerade-pods"
+_POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
 
 
 class Desired:
@@ -39,8 +47,15 @@ class Desired:
     generation: a number that grows with every object that changed something
     """
 
-    def __init__(self, node: str, masquerade: MasqueradeSettings | None = None, log_group: int = 100) -> None:
+    def __init__(
+        self,
+        node: str,
+        masquerade: MasqueradeSettings | None = None,
+        log_group: int = 100,
+        choices: Choices | None = None,
+    ) -> None:
         """Start empty, for the node of that name."""
+        self.choices = choices or Choices()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
         self.ip_masq = IpMasqConfig()
@@ -51,32 +66,34 @@ class Desired:
         self._log_group = log_group
         self._live = LiveRuleset()
         self._members = Members(self.cluster, self.index, self._live)
-        self._classes = Classes(self.cluster, self.index, self._live, self._members)
-        self._classes.log = LogPlan(group=log_group)
-        for name, chain in base_chains():
+        self._classes = Classes(self.cluster, self.index, self._live, self._members, LogPlan(group=log_group))
+        for counter in BASE_COUNTERS:
+            self._live.put_counter(counter)
+        for name, chain in base_chains(self.choices):
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
+        self._recheck = Recheck(self._live, self._members)
         self._planned = False
 
     def put(self, item: Item) -> bool:
         """Take in an object, new or changed; tell whether anything changed."""
         match item:
-            case NetworkPolicy():
+            case NetworkPolicy() | TierPolicy():
                 footprint = self.index.put(item)
                 return footprint is not None and self._spread(footprint)
             case IpMasqConfig():
                 return self._configure(item)
             case NetworkLogging():
                 return self._switch(item)
-            case Namespace() | Node() | Pod():
+            case Namespace() | Node() | Pod() | Service():
                 return self._follow(self.cluster.put(item))
 
     def remove(self, ref: Ref) -> bool:
         """Drop an object; tell whether anything changed."""
+        if ref.kind in _POLICY_KINDS:
+            footprint = self.index.remove(ref)
+            return footprint is not None and self._spread(footprint)
         match ref.kind:
-            case "NetworkPolicy":
-                footprint = self.index.remove(ref)
-                return footprint is not None and self._spread(footprint)
             case "ConfigMap":
                 return self._configure(IpMasqConfig())
             case "NetworkLogging":
@@ -87,12 +104,40 @@ class Desired:
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
         self._plan_masquerade()
+        if self._recheck.note():
+            self._whole = None
         return self._live.take()
 
     def settle(self) -> None:
         """Consider everything told: somebody compares the kernel with the whole ruleset."""
         self._plan_masquerade()
         self._live.settle()
+
+    def distrusted(self) -> Transaction:
+        """Have every connection judged again that a policy judges: what the kernel let pass before isn't known.
+
+        Gives the commands for it, to go with the transaction that puts the kernel right.
+        """
+        self._whole = None
+        return self._recheck.everybody()
+
+    @property
+    def suspects(self) -> dict[str, int]:
+        """The addresses under re-check, each with the number of the change that put it there."""
+        return dict(self._recheck.suspects)
+
+    def absolve(self, judged: Mapping[str, int]) -> None:
+        """Take in that the live connections of these suspects were judged, and the denied ones ended."""
+        self._whole = None
+        self._recheck.absolve(judged)
+
+    def permits(self, flow: Flow) -> bool:
+        """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
+        ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
+        judgement = evaluate(self.cluster, self.index.judging(*ends), flow, self.choices)
+        sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
+        local = (side for pod, side in sides if pod is not None and pod.node == self.cluster.node)
+        return all(side is None or side.allowed for side in local)
 
     def ruleset(self) -> Ruleset:
         """Give what the kernel must hold now, whole; the same value until something changes."""
@@ -103,7 +148,7 @@ class Desired:
 
     def rebuilt(self) -> Desired:
         """Make the same anew from its objects alone."""
-        fresh = Desired(self.cluster.node, self._masquerade, self._log_group)
+        fresh = Desired(self.cluster.node, self._masquerade, self._log_group, self.choices)
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
         items += [*self.cluster.pods.values(), *self.index.policies.values(), self.ip_masq, self.logging]
         for item in items:
@@ -132,7 +177,7 @@ class Desired:
 
     def origin(self, prefix: str) -> Origin | None:
         """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
-        return self._classes.origins.get(prefix)
+        return self._classes.outcomes.origins.get(prefix)
 
     def _spread(self, footprint: Footprint) -> bool:
         for peer, identity, joined in footprint.moved:
@@ -151,6 +196,8 @@ class Desired:
         before, after = change.pod if change.pod is not None else (None, None)
         if before is not None:
             self._members.leave(before)
+        if change.node is not None:
+            self._members.follow_node(change.node_was, self.cluster.nodes.get(change.node))
         footprint = self.index.follow(change)
         if after is not None:
             self._members.join(after)
@@ -175,9 +222,8 @@ class Desired:
         changed = self.logging != logging
         if changed:
             self.logging = logging
-            self._classes.log = LogPlan(allow=logging.allow.log, deny=logging.deny.log, group=self._log_group)
-            self._classes.rewrite_all()
-            self._classes.settle()
+            log = LogPlan(allow=logging.allow.log, deny=logging.deny.log, group=self._log_group)
+            self._classes.outcomes.switch(log)
             self.generation += 1
         return changed
 
@@ -189,7 +235,9 @@ class Desired:
         plan = masquerade_plan(self.cluster, self.ip_masq, self._masquerade)
         if plan is None:
             return
-        self._live.put_chain(_MASQUERADE, masquerade_chain(plan))
+        self._live.put_counter(UNTRANSLATED_COUNTER)
+        for name, chain in translation_chains(plan):
+            self._live.put_chain(name, chain)
         wanted = dict(masquerade_sets(plan))
         for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in (4, 6)]:
             shape = wanted.get(name)

@@ -81,6 +81,12 @@ class LiveRuleset:
             self._touch(name, element, was=False)
         elements[element] = count + 1
 
+    def add_told(self, name: str, element: Element) -> None:
+        """Add an element that somebody tells the kernel by other means than `take`."""
+        live = self.sets[name]
+        live.whole = None
+        live.elements[element] = live.elements.get(element, 0) + 1
+
     def remove(self, name: str, element: Element) -> None:
         """Count one Pod less; the last takes the element away."""
         elements = self.sets[name].elements
@@ -126,7 +132,7 @@ class LiveRuleset:
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`, and consider it told."""
-        before, after = self._touched()
+        before, after = self.changes()
         self.settle()
         return diff(before, after)
 
@@ -143,6 +149,27 @@ class LiveRuleset:
         """Tell whether anything was touched since."""
         return bool(
             self._set_before or self._elements_before or self._map_before or self._chain_before or self._counter_before
+        )
+
+    def changes(self) -> tuple[Ruleset, Ruleset]:
+        """Give the touched part of the ruleset, as it was and as it is: `diff` of the two is the whole change."""
+        sets_before = {name: item for name, item in self._set_before.items() if item is not None}
+        sets_after = {name: _whole(self.sets[name]) for name in self._set_before if name in self.sets}
+        for name, touched in self._elements_before.items():
+            live = self.sets[name]
+            was = frozenset(element for element, there in touched.items() if there)
+            now = frozenset(element for element in touched if element in live.elements)
+            sets_before[name] = msgspec.structs.replace(live.shape, elements=was)
+            sets_after[name] = msgspec.structs.replace(live.shape, elements=now)
+        maps_before = {name: self._part(name, touched) for name, touched in self._map_before.items()}
+        maps_after = {name: self._part(name, self._now(name, touched)) for name, touched in self._map_before.items()}
+        chains_before = {name: chain for name, chain in self._chain_before.items() if chain is not None}
+        chains_after = {name: self.chains[name] for name in self._chain_before if name in self.chains}
+        counters_before = frozenset(name for name, was in self._counter_before.items() if was)
+        counters_after = frozenset(name for name in self._counter_before if name in self.counters)
+        return (
+            Ruleset(sets_before, maps_before, chains_before, counters_before),
+            Ruleset(sets_after, maps_after, chains_after, counters_after),
         )
 
     def ruleset(self) -> Ruleset:
@@ -166,27 +193,6 @@ class LiveRuleset:
                     del self._elements_before[name]
         else:
             touched[element] = was
-
-    def _touched(self) -> tuple[Ruleset, Ruleset]:
-        """Give the touched part of the ruleset, as it was and as it is: `diff` of the two is the whole change."""
-        sets_before = {name: item for name, item in self._set_before.items() if item is not None}
-        sets_after = {name: _whole(self.sets[name]) for name in self._set_before if name in self.sets}
-        for name, touched in self._elements_before.items():
-            live = self.sets[name]
-            was = frozenset(element for element, there in touched.items() if there)
-            now = frozenset(element for element in touched if element in live.elements)
-            sets_before[name] = msgspec.structs.replace(live.shape, elements=was)
-            sets_after[name] = msgspec.structs.replace(live.shape, elements=now)
-        maps_before = {name: self._part(name, touched) for name, touched in self._map_before.items()}
-        maps_after = {name: self._part(name, self._now(name, touched)) for name, touched in self._map_before.items()}
-        chains_before = {name: chain for name, chain in self._chain_before.items() if chain is not None}
-        chains_after = {name: self.chains[name] for name in self._chain_before if name in self.chains}
-        counters_before = frozenset(name for name, was in self._counter_before.items() if was)
-        counters_after = frozenset(name for name in self._counter_before if name in self.counters)
-        return (
-            Ruleset(sets_before, maps_before, chains_before, counters_before),
-            Ruleset(sets_after, maps_after, chains_after, counters_after),
-        )
 
     def _now(self, name: str, addresses: Iterable[str]) -> dict[str, str | None]:
         elements = self.maps[name].elements

@@ -1,14 +1,11 @@
 """From policies' terms to nftables': classes become chains, peers become sets.
 
-    forward-egress, input-egress, forward-ingress    base chains: short ways out, then dispatch by map
-    egress4/6, ingress4/6                            verdict maps: a Pod's address -> its class chain
-    ingress/NS/POLICIES, egress/NS/POLICIES          class chains: rules in order, then the deny
-    allow/DIRECTION/NS/POLICY                        outcome chains: count, log once, accept
-    peers*/..., blocks*/..., ports*/...              what rules name, one set per distinct content
-    masquerade-pods, pods*, cluster*, nonmasq*       translation of what leaves the cluster
+    ingress/NS/POLICIES, egress/NS/POLICIES          class chains: admin tier, rules, then deny or baseline
+    admin/DIRECTION/..., baseline/DIRECTION/...      section chains: one tier's rules, shared among classes
+    allow/DIRECTION/..., deny/DIRECTION/...          outcome chains: count, log, accept or drop
+    peers*/..., nodes*/..., blocks*/..., ports*/...  what rules name, one set per distinct content
 
-Egress and ingress are base chains of their own, one after the other, so that `accept` in one is a verdict
-for that direction only (corner-cases.md 1).
+The maps of `base` lead to the class chains; `translation` has the chains and sets of masquerade.
 """
 
 from __future__ import annotations
@@ -18,54 +15,41 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.cluster.address import FAMILIES, Family, Range
-from nfagent.cluster.model import DIRECTIONS, Direction, Ref
-from nfagent.egress.plan import MasqueradePlan
-from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts
+from nfagent.cluster.address import Family
+from nfagent.cluster.model import Direction
+from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts, SectionKey
 from nfagent.policy.model import PodPeer, PolicyPort
+from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset import names
+from nfagent.ruleset.base import UNTRACKED_COUNTER
 from nfagent.ruleset.objects import (
     Accept,
     Chain,
     Connection,
     ConntrackState,
-    Dispatch,
     Drop,
-    Element,
     End,
     Goto,
-    Hook,
-    Icmpv6Type,
     InSet,
+    Jump,
     Log,
-    Masquerade,
     Match,
     NamedPort,
     NamedSet,
-    Packet,
     ProtocolIs,
+    Return,
     Rule,
     ServerPort,
     SetKind,
     Unconfirmed,
-    VerdictMap,
+    Verdict,
+    Way,
+    WayIs,
 )
+from nfagent.ruleset.origins import Origin, allowed_by, denied_by
 
-EGRESS_PRIORITY = -2
-INGRESS_PRIORITY = -1
-SRCNAT_PRIORITY = 100
+_WAYS: tuple[Way, Way] = ("original", "reply")
 _PEER_END: dict[Direction, End] = {"ingress": "client", "egress": "server"}
-_NEVER_BLOCKED = (
-    "mld-listener-query",
-    "mld-listener-report",
-    "mld-listener-done",
-    "nd-router-solicit",
-    "nd-router-advert",
-    "nd-neighbor-solicit",
-    "nd-neighbor-advert",
-    "nd-redirect",
-    "mld2-listener-report",
-)
 
 
 class LogPlan(msgspec.Struct, frozen=True):
@@ -76,81 +60,93 @@ class LogPlan(msgspec.Struct, frozen=True):
     group: int = 100
 
 
-Content: TypeAlias = PodPeer | Blocks | NamedPorts
+Content: TypeAlias = PodPeer | NodePeer | Blocks | NamedPorts
 """What a set holds, in the terms of policies."""
 
 Contents: TypeAlias = dict[str, Content]
 """Set name -> what it holds."""
 
 
-def base_chains() -> Iterator[tuple[str, Chain]]:
-    """Give the chains that every ruleset has."""
-    yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
-    yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
-    yield "forward-ingress", _judging_chain("ingress", Hook("filter", "forward", INGRESS_PRIORITY))
-    for direction in DIRECTIONS:
-        yield f"stray-{direction}", _stray_chain(direction)
+class Written(msgspec.Struct, frozen=True):
+    """A chain, and what has to be there for it.
 
-
-def _judging_chain(direction: Direction, hook: Hook) -> Chain:
-    end: End = "client" if direction == "egress" else "server"
-    return Chain(
-        (
-            Rule((ConntrackState(("established",)),), verdict=Accept()),
-            Rule(
-                (ConntrackState(("related",)), ProtocolIs(("icmp", "ipv6-icmp"))),
-                verdict=Accept(),
-                comment="errors about connections that were allowed",
-            ),
-            Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(f"stray-{direction}")),
-            *(Rule(verdict=Dispatch(Connection(end, family), f"{direction}{family}")) for family in FAMILIES),
-        ),
-        hook,
-    )
-
-
-def _stray_chain(direction: Direction) -> Chain:
-    """Judge packets without a conntrack entry by their own address.
-
-    No rule about a connection matches them, so isolation holds; a rule that lets everybody in, or a whole
-    protocol, lets them in too.
+    contents: the sets that it names
+    closing:  those of them whose gain of an element can end a connection: named by a deny or a pass
+    outcomes: what its rules go to
     """
-    return Chain(
-        (
-            Rule((Icmpv6Type(_NEVER_BLOCKED),), verdict=Accept(), comment="neighbour discovery is never blocked"),
-            *(
-                Rule(
-                    verdict=Dispatch(
-                        Packet("saddr" if direction == "egress" else "daddr", family), f"{direction}{family}"
-                    )
-                )
-                for family in FAMILIES
-            ),
-        )
-    )
+
+    chain: Chain
+    contents: Contents
+    closing: frozenset[str]
+    outcomes: frozenset[Origin]
 
 
 def class_chain(
-    key: ClassKey, rules: Iterable[ClassRule], families: tuple[Family, ...], log: LogPlan
-) -> tuple[Chain, Contents]:
-    """Write a class's chain, for the families of its Pods' addresses, and say which sets it names."""
+    key: ClassKey, rules: Iterable[ClassRule], families: tuple[Family, ...], *, denying: bool = False
+) -> Written:
+    """Write a class's chain, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline tier.
+
+    Where a section doesn't decide, it comes back; where nothing decides, the packet passes.
+
+    denying: some rule of its sections denies. A packet without a conntrack entry matches no rule about addresses or
+             ports, and so none that denies: it doesn't pass either
+    """
+    sections = {section.tier: names.section_chain(section) for section in key.sections}
+    before = [Rule(verdict=Jump(sections["admin"]))] if "admin" in sections else []
+    after = [Rule(verdict=Jump(sections["baseline"]))] if "baseline" in sections else []
+    if denying and not key.policies:
+        after.append(
+            Rule(
+                (ConntrackState(("invalid", "untracked")),),
+                counter=UNTRACKED_COUNTER,
+                verdict=Drop(),
+                comment="no rule that denies could tell whether it is meant",
+            )
+        )
+    outcomes: set[Origin] = set()
+    if key.policies:
+        denial = denied_by(key.direction, key.policies)
+        outcomes.add(denial)
+        comment = names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
+        after = [Rule(verdict=Goto(denial.name), comment=comment)]
+    written = _rules_chain(key.direction, rules, families)
+    chain = Chain((*before, *written.chain.rules, *after))
+    return msgspec.structs.replace(written, chain=chain, outcomes=written.outcomes | outcomes)
+
+
+def section_chain(key: SectionKey, rules: Iterable[ClassRule], families: tuple[Family, ...]) -> Written:
+    """Write a tier's part of classes: the first rule that matches decides, or passes, which is to come back."""
+    return _rules_chain(key.direction, rules, families)
+
+
+def _rules_chain(direction: Direction, rules: Iterable[ClassRule], families: tuple[Family, ...]) -> Written:
+    lowered: list[Rule] = []
     contents: Contents = {}
-    lowered = [written for rule in rules for written in _lower_rule(key.direction, rule, families, contents)]
-    deny = Rule(
-        counter=names.deny_counter(key),
-        log=Log(names.log_prefix("deny", key.direction, key.policies), log.group) if log.deny else None,
-        verdict=Drop(),
-        comment=names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}"),
-    )
-    return Chain((*lowered, deny)), contents
+    closing: set[str] = set()
+    outcomes: set[Origin] = set()
+    for rule in rules:
+        named: Contents = {}
+        verdict = _verdict(direction, rule, outcomes)
+        lowered += _lower_rule(direction, rule, verdict, families, named)
+        contents |= named
+        if rule.action != "allow":
+            closing |= named.keys()
+    return Written(Chain(tuple(lowered)), contents, frozenset(closing), frozenset(outcomes))
+
+
+def _verdict(direction: Direction, rule: ClassRule, outcomes: set[Origin]) -> Verdict:
+    if rule.action == "pass":
+        return Return()
+    outcome = (allowed_by if rule.action == "allow" else denied_by)(direction, (rule.policy,))
+    outcomes.add(outcome)
+    return Goto(outcome.name)
 
 
 def _lower_rule(
-    direction: Direction, rule: ClassRule, families: tuple[Family, ...], contents: Contents
+    direction: Direction, rule: ClassRule, verdict: Verdict, families: tuple[Family, ...], contents: Contents
 ) -> Iterator[Rule]:
     """Write a rule once for each family that it can match, or once for both where it names no address."""
-    verdict = Goto(names.allow_chain(direction, rule.policy))
-    comment = names.comment(f"{rule.policy.path} {direction}[{rule.index}]")
+    comment = names.rule_comment(direction, rule)
     if rule.peer is None and not isinstance(rule.port, NamedPorts):
         yield Rule(_port_matches(rule.port), verdict=verdict, comment=comment)
         return
@@ -163,37 +159,32 @@ def _lower_rule(
             name = names.content_name(rule.peer, family)
             contents[name] = rule.peer
             matches.append(InSet(Connection(_PEER_END[direction], family), name))
-        if isinstance(rule.port, NamedPorts):
-            name = names.content_name(rule.port, family)
-            contents[name] = rule.port
-            matches.append(NamedPort(family, name))
-        else:
-            matches.extend(_port_matches(rule.port))
-        yield Rule(tuple(matches), verdict=verdict, comment=comment)
+        if not isinstance(rule.port, NamedPorts):
+            yield Rule((*matches, *_port_matches(rule.port)), verdict=verdict, comment=comment)
+            continue
+        name = names.content_name(rule.port, family)
+        contents[name] = rule.port
+        for way in _WAYS:
+            yield Rule((WayIs(way), *matches, NamedPort(family, name, way)), verdict=verdict, comment=comment)
 
 
-def _port_matches(port: PolicyPort | NamedPorts | None) -> tuple[Match, ...]:
-    if not isinstance(port, PolicyPort):
+def _port_matches(port: PolicyPort | None) -> tuple[Match, ...]:
+    if port is None or port.protocol == "any":
         return ()
     protocol = ProtocolIs((port.protocol,))
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 
 
-def allow_chain(direction: Direction, policy: Ref, log: LogPlan) -> Chain:
-    """Write a policy's outcome chain."""
-    accept = Rule(counter=names.allow_chain(direction, policy), verdict=Accept())
+def outcome_chain(outcome: Origin, log: LogPlan) -> Chain:
+    """Write what policies decided: count, log where that is switched on, accept or drop."""
+    if outcome.disposition == "deny":
+        copy = Log(outcome.prefix, log.group) if log.deny else None
+        return Chain((Rule(counter=outcome.name, log=copy, verdict=Drop()),))
+    accept = Rule(counter=outcome.name, verdict=Accept())
     if not log.allow:
         return Chain((accept,))
     # A one-way UDP stream stays 'new': only the packet that makes the entry is the new connection.
-    once = Rule((Unconfirmed(),), log=Log(names.log_prefix("allow", direction, (policy,)), log.group))
-    return Chain((once, accept))
-
-
-def verdict_maps() -> Iterator[tuple[str, VerdictMap]]:
-    """Give the maps that every ruleset has, without elements."""
-    for direction in DIRECTIONS:
-        for family in FAMILIES:
-            yield names.set_name(direction, family), VerdictMap(family, {})
+    return Chain((Rule((Unconfirmed(),), log=Log(outcome.prefix, log.group)), accept))
 
 
 def set_shape(name: str, content: Content) -> NamedSet:
@@ -203,33 +194,3 @@ def set_shape(name: str, content: Content) -> NamedSet:
         return NamedSet("range", family, frozenset(content.family(family)), names.comment(content.words))
     kind: SetKind = "port" if isinstance(content, NamedPorts) else "address"
     return NamedSet(kind, family, frozenset(), names.comment(str(content)))
-
-
-def masquerade_chain(plan: MasqueradePlan) -> Chain:
-    """Write the chain that translates what leaves the cluster."""
-    rules = [
-        Rule(
-            (
-                InSet(Packet("saddr", family), names.set_name("pods", family)),
-                InSet(Packet("daddr", family), names.set_name("cluster", family), negated=True),
-                InSet(Packet("daddr", family), names.set_name("nonmasq", family), negated=True),
-            ),
-            verdict=Masquerade(plan.random_fully),
-        )
-        for family in FAMILIES
-        if any(item.family == family for item in plan.sources)
-    ]
-    return Chain(tuple(rules), Hook("nat", "postrouting", SRCNAT_PRIORITY))
-
-
-def masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
-    """Give the sets that the masquerade chain names, with their ranges."""
-    described: tuple[tuple[str, tuple[Range, ...], str], ...] = (
-        ("pods", plan.sources, "Pods of this node"),
-        ("cluster", plan.cluster, "Pods, nodes and Services: never translated"),
-        ("nonmasq", plan.exempt, "destinations that see Pod addresses, by ip-masq-agent configuration"),
-    )
-    for family in {item.family for item in plan.sources}:
-        for word, ranges, comment in described:
-            elements: frozenset[Element] = frozenset(item for item in ranges if item.family == family)
-            yield names.set_name(word, family), NamedSet("range", family, elements, comment)

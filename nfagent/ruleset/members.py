@@ -6,15 +6,24 @@ one that joins brings its own, in the sets that mean it and in no others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar
 
 from nfagent.cluster.address import Family, family_of
-from nfagent.cluster.model import Pod, Protocol
+from nfagent.cluster.model import Node, Pod
 from nfagent.cluster.state import ClusterState, Identity, identity_of
-from nfagent.policy.compile import NamedPorts, peer_addresses, pod_port_elements, port_elements
+from nfagent.policy.compile import (
+    NamedPorts,
+    addresses_meant,
+    node_addresses,
+    peer_addresses,
+    pod_port_elements,
+    port_elements,
+)
 from nfagent.policy.index import PolicyIndex
-from nfagent.policy.model import PodPeer
+from nfagent.policy.model import PodPeer, PortProtocol
+from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import Content, set_shape
 from nfagent.ruleset.objects import Element
@@ -23,24 +32,35 @@ _K = TypeVar("_K")
 _Owner: TypeAlias = PodPeer | Literal["local", "any"]
 """Whose named ports: a peer's Pods, this node's, or any Pod's."""
 
+_ANY_PROTOCOL: PortProtocol = "any"
+
 
 class Members:
-    """The sets in use, and which of them a Pod concerns."""
+    """The sets in use, and which of them a Pod or a Node concerns.
+
+    closing: set -> how many chains name it in a rule that denies or passes
+    """
 
     def __init__(self, cluster: ClusterState, index: PolicyIndex, live: LiveRuleset) -> None:
         """Start without sets."""
         self._cluster = cluster
         self._index = index
         self._live = live
+        self.closing: Counter[str] = Counter()
         self._users: dict[str, int] = {}
         self._content: dict[str, Content] = {}
         self._of_peer: dict[PodPeer, dict[Family, str]] = {}
+        self._of_nodes: dict[NodePeer, dict[Family, str]] = {}
         # By whose ports they are, so that a Pod is held only against those that could be its own.
-        self._of_port: dict[_Owner, dict[tuple[str, Protocol], dict[NamedPorts, dict[Family, str]]]] = {}
+        self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
 
-    def use(self, name: str, content: Content) -> None:
-        """Count one more chain that names a set; the first makes and fills it."""
+    def use(self, name: str, content: Content, *, closing: bool) -> None:
+        """Count one more chain that names a set; the first makes and fills it.
+
+        closing: an element more can end a connection there
+        """
         users = self._users.get(name, 0)
+        self.closing[name] += closing
         self._users[name] = users + 1
         if users:
             return
@@ -49,22 +69,27 @@ class Members:
         self._live.add_set(name, shape)
         if isinstance(content, PodPeer):
             self._of_peer.setdefault(content, {})[shape.family] = name
+        elif isinstance(content, NodePeer):
+            self._of_nodes.setdefault(content, {})[shape.family] = name
         elif isinstance(content, NamedPorts):
             named = self._of_port.setdefault(_owner(content), {}).setdefault((content.name, content.protocol), {})
             named.setdefault(content, {})[shape.family] = name
         for element in self._elements(content, shape.family):
             self._live.add(name, element)
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, *, closing: bool) -> None:
         """Count one chain less; the last takes the set away."""
         self._users[name] -= 1
+        self.closing[name] -= closing
         if self._users[name]:
             return
-        del self._users[name]
+        del self._users[name], self.closing[name]
         content, family = self._content.pop(name), self._live.sets[name].shape.family
         self._live.drop_set(name)
         if isinstance(content, PodPeer):
             _forget(self._of_peer, content, family)
+        elif isinstance(content, NodePeer):
+            _forget(self._of_nodes, content, family)
         elif isinstance(content, NamedPorts):
             owned = self._of_port[_owner(content)]
             named = owned[content.name, content.protocol]
@@ -96,6 +121,15 @@ class Members:
                 if name is not None:
                     change(name, address)
 
+    def follow_node(self, before: Node | None, after: Node | None) -> None:
+        """Take in that a Node came, went or changed."""
+        for peer, sets in self._of_nodes.items():
+            for change, node in ((self._live.remove, before), (self._live.add, after)):
+                for address in addresses_meant(peer, node):
+                    name = sets.get(family_of(address))
+                    if name is not None:
+                        change(name, address)
+
     def refill_ports(self) -> None:
         """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
         for name, content in self._content.items():
@@ -119,9 +153,10 @@ class Members:
                 yield from self._brought_ports(pod, self._of_port[owner])
 
     def _brought_ports(
-        self, pod: Pod, owned: dict[tuple[str, Protocol], dict[NamedPorts, dict[Family, str]]]
+        self, pod: Pod, owned: dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]
     ) -> Iterator[tuple[str, Element]]:
-        for key in {(port.name, port.protocol) for port in pod.ports}:
+        declared = {(port.name, port.protocol) for port in pod.ports}
+        for key in declared | {(name, _ANY_PROTOCOL) for name, _ in declared}:
             for content, sets in owned.get(key, {}).items():
                 for element in pod_port_elements(self._cluster, content, pod):
                     name = sets.get(family_of(element[0]))
@@ -132,6 +167,8 @@ class Members:
         if isinstance(content, PodPeer):
             found = peer_addresses(self._cluster, self._index, content)
             return (address for address in found if family_of(address) == family)
+        if isinstance(content, NodePeer):
+            return (item for item in node_addresses(self._cluster, content) if family_of(item) == family)
         if isinstance(content, NamedPorts):
             return (item for item in port_elements(self._cluster, self._index, content) if family_of(item[0]) == family)
         return ()

@@ -7,7 +7,6 @@ Every name starts with a word of ours and holds a `/`, so none is an nft keyword
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2s
 
@@ -15,8 +14,9 @@ import msgspec
 
 from nfagent.cluster.address import Family
 from nfagent.cluster.model import Direction, Ref
-from nfagent.policy.compile import Blocks, ClassKey, NamedPorts
+from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts, SectionKey
 from nfagent.policy.model import PodPeer
+from nfagent.policy.tiers import SHORT_KINDS, NodePeer
 
 _LONGEST = 100
 _KEPT = 80
@@ -31,44 +31,77 @@ def set_name(word: str, family: Family) -> str:
 
 
 @lru_cache(maxsize=65536)
-def content_name(content: PodPeer | Blocks | NamedPorts, family: Family) -> str:
+def content_name(content: PodPeer | NodePeer | Blocks | NamedPorts, family: Family) -> str:
     """Name a set by what it means: equal peers share a set, whichever rules name them."""
-    word = {PodPeer: "peers", Blocks: "blocks", NamedPorts: "ports"}[type(content)]
+    word = {PodPeer: "peers", NodePeer: "nodes", Blocks: "blocks", NamedPorts: "ports"}[type(content)]
     # The words are a set's comment: with them in its name, no policy changes the comment of another's set.
     meant = Blocks(content.family(family), content.words) if isinstance(content, Blocks) else content
     return f"{word}{family}/{_digest(msgspec.json.encode(meant))}"
 
 
 def class_chain(key: ClassKey) -> str:
-    """Name the chain of a class: `ingress/shop/db_default-deny`."""
-    return f"{key.direction}/{policies_name(key.policies)}"
+    """Name the chain of a class: `ingress/shop/db_default-deny`, with tiers `ingress/admin_anp.guard/shop/db`.
+
+    A tier's part begins with its name and `_`, which no Namespace's name can hold.
+    """
+    parts = [_tier_part("admin", key.admin)] if key.admin else []
+    parts += [_policies(key.policies)] if key.policies else []
+    parts += [_tier_part("baseline", key.baseline)] if key.baseline else []
+    return f"{key.direction}/{_short('/'.join(parts))}"
 
 
-def deny_counter(key: ClassKey) -> str:
-    """Name the counter of what a class denies."""
-    return f"deny/{class_chain(key)}"
+def section_chain(key: SectionKey) -> str:
+    """Name the chain of a tier's part of classes: `admin/ingress/anp.guard_cnp.base`."""
+    return f"{key.tier}/{key.direction}/{policies_name(key.policies)}"
 
 
-def allow_chain(direction: Direction, policy: Ref) -> str:
-    """Name the chain, and the counter in it, of what a policy allows: `allow/ingress/shop/db`."""
-    return f"allow/{direction}/{policies_name((policy,))}"
+def outcome_name(disposition: str, direction: Direction, policies: tuple[Ref, ...]) -> str:
+    """Name an outcome's chain, and the counter in it: `allow/ingress/shop/db`, `deny/egress/anp.guard`."""
+    return f"{disposition}/{direction}/{policies_name(policies)}"
 
 
-def log_prefix(verdict: str, direction: Direction, policies: Iterable[Ref]) -> str:
+def log_prefix(disposition: str, direction: Direction, policies: tuple[Ref, ...]) -> str:
     """Make the NFLOG prefix of a verdict: `deny ingress shop/db_default-deny`, at most 127 bytes (21)."""
-    return f"{verdict} {direction} {policies_name(tuple(policies))}"
+    return f"{disposition} {direction} {policies_name(policies)}"
 
 
 @lru_cache(maxsize=65536)
 def policies_name(policies: tuple[Ref, ...]) -> str:
-    """Join policies of one namespace: `shop/db_default-deny`, cut and ended by a digest where too long."""
-    whole = f"{policies[0].namespace}/{'_'.join(ref.name for ref in policies)}"
+    """Join NetworkPolicies of one Namespace, or policies of a tier: `shop/db_default-deny`, `anp.guard_cnp.base`.
+
+    What is too long is cut, and ended by a digest.
+    """
+    return _short(_policies(policies))
+
+
+def _policies(policies: tuple[Ref, ...]) -> str:
+    if policies[0].kind in SHORT_KINDS:
+        return "_".join(map(tier_name, policies))
+    return f"{policies[0].namespace}/{'_'.join(ref.name for ref in policies)}"
+
+
+def _tier_part(tier: str, policies: tuple[Ref, ...]) -> str:
+    return f"{tier}_{_policies(policies)}"
+
+
+def tier_name(policy: Ref) -> str:
+    """Write a policy of the tiers shortly: `anp.guard`. No Namespace's name holds a dot, so none is taken for it."""
+    return f"{SHORT_KINDS[policy.kind]}.{policy.name}"
+
+
+def _short(whole: str) -> str:
     return whole if len(whole) <= _LONGEST else f"{whole[:_KEPT]}__{_digest(whole.encode())}"
 
 
+def rule_comment(direction: Direction, rule: ClassRule) -> str:
+    """Say which rule of which policy a rule is: `shop/db ingress[0]`, `anp.guard egress[2] 'no metadata service'`."""
+    owner = tier_name(rule.policy) if rule.policy.kind in SHORT_KINDS else rule.policy.path
+    return comment(f"{owner} {direction}[{rule.index}]" + (f" '{rule.name}'" if rule.name else ""))
+
+
 def comment(words: str) -> str:
-    """Make words fit for an nft comment: no quotes, at most 127 bytes."""
-    clean = words.replace('"', "'")
+    """Make words fit for an nft comment: one line, no quotes, at most 127 bytes (21)."""
+    clean = "".join(char if char.isprintable() else " " for char in words).replace('"', "'")
     return (
         clean
         if len(clean.encode()) <= COMMENT_BYTES

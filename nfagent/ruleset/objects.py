@@ -17,10 +17,14 @@ import msgspec
 from nfagent.cluster.address import Family, Range
 from nfagent.cluster.model import Protocol
 
+FLOW_SECONDS = 300
+FLOW_SET_SIZE = 65536
 TABLE_FAMILY = "inet"
 TABLE = "nfagent"
 
 End: TypeAlias = Literal["client", "server"]
+Way: TypeAlias = Literal["original", "reply"]
+"""A packet's direction in its connection: from the client, or from the server."""
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -59,16 +63,50 @@ class ServerPort(msgspec.Struct, frozen=True, tag=True):
 
 
 class NamedPort(msgspec.Struct, frozen=True, tag=True):
-    """`ct reply ip saddr . meta l4proto . th dport` is an element of a set."""
+    """`ct reply ip saddr . meta l4proto . th dport` is an element of a set; `th sport` in packets of a reply.
+
+    nft 1.0.6 can't concatenate `ct reply proto-src`, so the packet's own port is looked up: which of the two is the
+    server's depends on the packet's way, and a `WayIs` before this one says which way is meant.
+    """
+
+    family: Family
+    set: str
+    way: Way = "original"
+
+
+class WayIs(msgspec.Struct, frozen=True, tag=True):
+    """`ct direction`: the packet goes this way; breaks off without a conntrack entry."""
+
+    way: Way
+
+
+class FamilyInSet(msgspec.Struct, frozen=True, tag=True):
+    """`meta nfproto`: the packet's family is, or is not, an element of a set."""
+
+    set: str
+    negated: bool = False
+
+
+class LocalSource(msgspec.Struct, frozen=True, tag=True):
+    """`fib saddr type local`: the packet says that this very machine has sent it."""
+
+
+class NotLoopback(msgspec.Struct, frozen=True, tag=True):
+    """`iifname != "lo"`: the packet came in by another interface than the loopback one."""
+
+
+class FlowInSet(msgspec.Struct, frozen=True, tag=True):
+    """`ip saddr . meta l4proto . th sport . ip daddr . th dport`: this very packet's flow is an element of a set."""
 
     family: Family
     set: str
 
 
-class FamilyIs(msgspec.Struct, frozen=True, tag=True):
-    """`meta nfproto`: the packet is IPv4 or IPv6."""
+class Refresh(msgspec.Struct, frozen=True, tag=True):
+    """`update @set { … }` with the same key: matches always, and begins the element's time anew."""
 
     family: Family
+    set: str
 
 
 class ConntrackState(msgspec.Struct, frozen=True, tag=True):
@@ -94,7 +132,20 @@ class Foreign(msgspec.Struct, frozen=True, tag=True):
 
 
 Match: TypeAlias = (
-    InSet | ProtocolIs | ServerPort | NamedPort | FamilyIs | ConntrackState | Unconfirmed | Icmpv6Type | Foreign
+    InSet
+    | ProtocolIs
+    | ServerPort
+    | NamedPort
+    | WayIs
+    | FamilyInSet
+    | FlowInSet
+    | LocalSource
+    | NotLoopback
+    | Refresh
+    | ConntrackState
+    | Unconfirmed
+    | Icmpv6Type
+    | Foreign
 )
 
 
@@ -118,6 +169,10 @@ class Jump(msgspec.Struct, frozen=True, tag=True):
     chain: str
 
 
+class Return(msgspec.Struct, frozen=True, tag=True):
+    """Go back to where the last jump came from; where none did, the base chain's policy decides."""
+
+
 class Dispatch(msgspec.Struct, frozen=True, tag=True):
     """`vmap`: the verdict that a map has for an address; goes on where it has none."""
 
@@ -131,7 +186,7 @@ class Masquerade(msgspec.Struct, frozen=True, tag=True):
     random_fully: bool
 
 
-Verdict: TypeAlias = Accept | Drop | Goto | Jump | Dispatch | Masquerade
+Verdict: TypeAlias = Accept | Drop | Goto | Jump | Return | Dispatch | Masquerade
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -155,7 +210,7 @@ class Hook(msgspec.Struct, frozen=True):
     """Where a base chain is called: `type … hook … priority …; policy accept`."""
 
     type: Literal["filter", "nat"]
-    name: Literal["forward", "input", "postrouting"]
+    name: Literal["forward", "input", "output", "postrouting"]
     priority: int
 
 
@@ -166,15 +221,19 @@ class Chain(msgspec.Struct, frozen=True):
     hook: Hook | None = None
 
 
-SetKind: TypeAlias = Literal["address", "range", "port"]
+SetKind: TypeAlias = Literal["address", "range", "port", "family", "flow"]
 PortElement: TypeAlias = tuple[str, Protocol, int]
-Element: TypeAlias = str | Range | PortElement
+FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
+"""Source, protocol, source port, destination, destination port of a packet."""
+Element: TypeAlias = str | Range | PortElement | Family | FlowElement
 
 
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 
-    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port)
+    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'family'
+          the families 4 and 6, of which its own `family` says nothing. 'flow' is the kernel's memory: packets' flows,
+          each for FLOW_SECONDS after the last packet; it is no part of what is wanted, and never compared
     """
 
     kind: SetKind

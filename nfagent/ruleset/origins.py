@@ -1,6 +1,6 @@
-"""What the NFLOG prefixes stand for: those of the rules of now, and for a while those of rules that are gone.
+"""Outcomes: what policies decide, and which of them an NFLOG prefix stands for.
 
-Packets that a rule logged before it went may still be on their way to us.
+Outcomes whose rules are gone are known for a while: packets that these logged may still be on their way to us.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Literal
 import msgspec
 
 from nfagent.cluster.model import Direction, Ref
-from nfagent.policy.compile import ClassKey
 from nfagent.ruleset import names
 
 _RETIRED = 1024
@@ -18,14 +17,19 @@ _RETIRED = 1024
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What an NFLOG prefix stands for.
+    """An outcome: what policies decided, which a chain carries out, counts, and logs under a prefix.
 
-    policies: the policy whose rule allowed, or the policies that isolate where the verdict is a denial
+    policies: the policy whose rule decided, or the NetworkPolicies that isolate where no rule of theirs allowed
     """
 
     disposition: Literal["allow", "deny"]
     direction: Direction
     policies: tuple[Ref, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the chain that carries it out, and of the counter there."""
+        return names.outcome_name(self.disposition, self.direction, self.policies)
 
     @property
     def prefix(self) -> str:
@@ -59,11 +63,11 @@ class Origins:
         return self._current.get(prefix) or self._retired.get(prefix)
 
 
-def denied_by(key: ClassKey) -> Origin:
-    """Give the origin of what a class denies."""
-    return Origin("deny", key.direction, key.policies)
+def denied_by(direction: Direction, policies: tuple[Ref, ...]) -> Origin:
+    """Give the outcome of what a rule of a tier denies, or what NetworkPolicies don't allow."""
+    return Origin("deny", direction, policies)
 
 
-def allowed_by(direction: Direction, policy: Ref) -> Origin:
-    """Give the origin of what a policy allows."""
-    return Origin("allow", direction, (policy,))
+def allowed_by(direction: Direction, policies: tuple[Ref, ...]) -> Origin:
+    """Give the outcome of what a policy allows."""
+    return Origin("allow", direction, policies)

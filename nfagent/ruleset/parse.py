@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 
-from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
+from nfagent.cluster.address import FAMILIES, Family, Range, canonical, parse_cidr, single
 from nfagent.errors import WireError
 from nfagent.ruleset.objects import (
     ABSENT,
+    FLOW_SECONDS,
+    FLOW_SET_SIZE,
     TABLE,
     TABLE_FAMILY,
     Accept,
@@ -23,20 +25,25 @@ from nfagent.ruleset.objects import (
     Dispatch,
     Drop,
     Element,
-    FamilyIs,
+    FamilyInSet,
+    FlowInSet,
     Foreign,
     Goto,
     Hook,
     Icmpv6Type,
     InSet,
     Jump,
+    LocalSource,
     Log,
     Masquerade,
     Match,
     NamedPort,
     NamedSet,
+    NotLoopback,
     Packet,
     ProtocolIs,
+    Refresh,
+    Return,
     Rule,
     Ruleset,
     ServerPort,
@@ -44,6 +51,8 @@ from nfagent.ruleset.objects import (
     Unconfirmed,
     Verdict,
     VerdictMap,
+    Way,
+    WayIs,
 )
 
 _Json = dict[str, Any]
@@ -52,10 +61,31 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv6_addr",): ("address", 6),
     ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
     ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
+    ("nf_proto",): ("family", 4),
+    ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
+    ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
 }
 _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
+_PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
+
+
+_FLOW_KEYS: dict[bytes, Family] = {
+    msgspec.json.encode(
+        {
+            "concat": [
+                {"payload": {"protocol": protocol, "field": "saddr"}},
+                {"meta": {"key": "l4proto"}},
+                {"payload": {"protocol": "th", "field": "sport"}},
+                {"payload": {"protocol": protocol, "field": "daddr"}},
+                {"payload": {"protocol": "th", "field": "dport"}},
+            ]
+        }
+    ): family
+    for protocol, family in (("ip", FAMILIES[0]), ("ip6", FAMILIES[1]))
+}
+"""How libnftables writes a packet's flow."""
 
 
 class CounterValue(msgspec.Struct, frozen=True):
@@ -151,6 +181,8 @@ def _named_set(item: _Json) -> NamedSet:
     types = item["type"]
     kind, family = _SET_TYPES[tuple(types) if isinstance(types, list) else (types,)]
     flags = item.get("flags", [])
+    if kind == "flow":
+        return _flow_set(item, family)
     if flags == ["interval"] and kind == "address":
         kind = "range"
     elif flags or "timeout" in item:
@@ -159,12 +191,21 @@ def _named_set(item: _Json) -> NamedSet:
     return NamedSet(kind, family, elements, item.get("comment", ""))
 
 
+def _flow_set(item: _Json, family: Family) -> NamedSet:
+    # libnftables lists no `dynamic`; what the set remembers is the kernel's own business.
+    if (item.get("flags"), item.get("timeout"), item.get("size")) != (["timeout"], FLOW_SECONDS, FLOW_SET_SIZE):
+        raise ValueError(item)
+    return NamedSet("flow", family, comment=item.get("comment", ""))
+
+
 def _element(kind: SetKind, entry: Any) -> Element:
     if kind == "address":
         return canonical(entry)
     if kind == "port":
         address, protocol, port = entry["concat"]
         return canonical(address), protocol, int(port)
+    if kind == "family":
+        return _FAMILY[entry]
     if isinstance(entry, str):
         return single(canonical(entry))
     if "prefix" in entry:
@@ -210,9 +251,18 @@ def _rule(item: _Json) -> Rule:
             log = Log(value["prefix"], value["group"])
         elif kind == "match" and not counter and log is None and verdict is None:
             matches.append(_match(value))
+        elif kind == "set" and not counter and log is None and verdict is None:
+            matches.append(_refresh(value))
         else:
             matches.append(_foreign(expression))
     return Rule(tuple(matches), counter, log, verdict, item.get("comment", ""))
+
+
+def _refresh(value: _Json) -> Match:
+    family = _FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
+    if value["op"] != "update" or family is None:
+        return _foreign({"set": value})
+    return Refresh(family, _set_reference(value["set"]))
 
 
 def _foreign(expression: Any) -> Foreign:
@@ -229,6 +279,8 @@ def _verdict(kind: str, value: Any) -> Verdict | None:
             return Goto(value["target"])
         case "jump":
             return Jump(value["target"])
+        case "return":
+            return Return()
         case "vmap":
             key = _key(value["key"])
             return Dispatch(key, _set_reference(value["data"])) if key is not None else None
@@ -254,15 +306,20 @@ def _match(value: _Json) -> Match:
 def _by_set(operator: str, left: Any, right: Any) -> Match | None:
     if operator not in {"==", "!="} or not isinstance(right, str) or not right.startswith("@"):
         return None
-    key = _key(left)
+    key, name = _key(left), right[1:]
     if key is not None:
-        return InSet(key, right[1:], negated=operator == "!=")
+        return InSet(key, name, negated=operator == "!=")
+    if left == {"meta": {"key": "nfproto"}}:
+        return FamilyInSet(name, negated=operator == "!=")
+    flow = _FLOW_KEYS.get(msgspec.json.encode(left))
+    if flow is not None:
+        return FlowInSet(flow, name) if operator == "==" else None
     if operator == "==" and "concat" in left and len(left["concat"]) == 3:
         address, protocol, port = left["concat"]
-        server = _key(address)
-        rest = [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]
-        if isinstance(server, Connection) and server.end == "server" and [protocol, port] == rest:
-            return NamedPort(server.family, right[1:])
+        server, way = _key(address), _PORT_WAYS.get(port["payload"]["field"])
+        known = protocol == {"meta": {"key": "l4proto"}} and port["payload"]["protocol"] == "th"
+        if isinstance(server, Connection) and server.end == "server" and known and way is not None:
+            return NamedPort(server.family, name, way)
     return None
 
 
@@ -270,8 +327,12 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
             return ProtocolIs(_alternatives(right))
-        case {"meta": {"key": "nfproto"}} if operator == "==":
-            return FamilyIs(_FAMILY[right])
+        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
+            return LocalSource()
+        case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
+            return NotLoopback()
+        case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
+            return WayIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
             first, last = right["range"] if isinstance(right, dict) else (right, right)
             return ServerPort(int(first), int(last))

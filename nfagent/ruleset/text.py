@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from nfagent.cluster.address import Range, family_of, number
+from nfagent.cluster.address import Family, Range, family_of, number
 from nfagent.ruleset.objects import (
+    FLOW_SECONDS,
+    FLOW_SET_SIZE,
     TABLE,
     TABLE_FAMILY,
     Accept,
@@ -15,24 +17,30 @@ from nfagent.ruleset.objects import (
     Dispatch,
     Drop,
     Element,
-    FamilyIs,
+    FamilyInSet,
+    FlowInSet,
     Foreign,
     Goto,
     Icmpv6Type,
     InSet,
     Jump,
+    LocalSource,
     Masquerade,
     Match,
     NamedPort,
     NamedSet,
+    NotLoopback,
     Packet,
     ProtocolIs,
+    Refresh,
+    Return,
     Rule,
     Ruleset,
     ServerPort,
     Unconfirmed,
     Verdict,
     VerdictMap,
+    WayIs,
 )
 
 Annotate = Callable[[str], str]
@@ -58,10 +66,10 @@ def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
 
 def _chain_order(ruleset: Ruleset) -> list[str]:
     """Put chains behind those that they go to, as nft wants them declared, base chains last."""
-    ranks = {"allow": 0, "egress": 1, "ingress": 1}
+    ranks = {"allow": 0, "deny": 0, "admin": 1, "baseline": 1, "egress": 2, "ingress": 2}
     return sorted(
         ruleset.chains,
-        key=lambda name: (ruleset.chains[name].hook is not None, ranks.get(name.partition("/")[0], 2), name),
+        key=lambda name: (ruleset.chains[name].hook is not None, ranks.get(name.partition("/")[0], 3), name),
     )
 
 
@@ -107,8 +115,19 @@ def hook_text(chain: Chain) -> str:
 
 def set_properties(item: NamedSet) -> Iterator[str]:
     """Write a set's type, flags and comment, a line each."""
-    ports = " . inet_proto . inet_service" if item.kind == "port" else ""
-    yield f"type {_TYPE[item.family]}{ports}"
+    address = _TYPE[item.family]
+    match item.kind:
+        case "family":
+            yield "type nf_proto"
+        case "port":
+            yield f"type {address} . inet_proto . inet_service"
+        case "flow":
+            yield f"type {address} . inet_proto . inet_service . {address} . inet_service"
+            yield f"size {FLOW_SET_SIZE}"
+            yield "flags dynamic,timeout"
+            yield f"timeout {FLOW_SECONDS}s"
+        case _:
+            yield f"type {address}"
     if item.kind == "range":
         yield "flags interval"
     if item.comment:
@@ -126,6 +145,8 @@ def sorted_elements(elements: Iterable[Element]) -> list[Element]:
 
 
 def _element_order(element: Element) -> tuple[int, int, str, int]:
+    if isinstance(element, int):
+        return (element, 0, "", 0)
     if isinstance(element, Range):
         return (element.family, element.first, "", 0)
     if isinstance(element, str):
@@ -134,13 +155,15 @@ def _element_order(element: Element) -> tuple[int, int, str, int]:
 
 
 def _address(element: Element) -> str:
-    if isinstance(element, Range):
+    if isinstance(element, Range | int):
         return ""
     return element if isinstance(element, str) else element[0]
 
 
 def element_text(element: Element) -> str:
-    """Write one element: an address, a range, or address . protocol . port."""
+    """Write one element: an address, a range, a family, or address . protocol . port."""
+    if isinstance(element, int):
+        return _NFPROTO[element]
     if isinstance(element, tuple):
         return " . ".join(map(str, element))
     return str(element)
@@ -170,24 +193,51 @@ def key_text(key: Connection | Packet) -> str:
 def match_text(match: Match) -> str:
     """Write one match."""
     match match:
-        case InSet(key, name, negated):
-            return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
+        case InSet() | NamedPort() | FamilyInSet() | FlowInSet() | Refresh():
+            return _by_set_text(match)
         case ProtocolIs(names):
             return f"meta l4proto {_one_of(names)}"
         case ServerPort(first, last):
             return f"ct reply proto-src {first if first == last else f'{first}-{last}'}"
-        case NamedPort(family, name):
-            return f"{key_text(Connection('server', family))} . meta l4proto . th dport @{name}"
-        case FamilyIs(family):
-            return f"meta nfproto {_NFPROTO[family]}"
+        case Icmpv6Type(names):
+            return f"icmpv6 type {_one_of(names)}"
+        case LocalSource():
+            return "fib saddr type local"
+        case NotLoopback():
+            return 'iifname != "lo"'
+        case Foreign(expression):
+            return f"# not nfagent's: {expression}"
+        case _:
+            return _tracked_text(match)
+
+
+def _by_set_text(match: InSet | NamedPort | FamilyInSet | FlowInSet | Refresh) -> str:
+    match match:
+        case InSet(key, name, negated):
+            return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
+        case NamedPort(family, name, way):
+            port = "dport" if way == "original" else "sport"
+            return f"{key_text(Connection('server', family))} . meta l4proto . th {port} @{name}"
+        case FamilyInSet(name, negated):
+            return f"meta nfproto {'!= ' if negated else ''}@{name}"
+        case FlowInSet(family, name):
+            return f"{_flow_text(family)} @{name}"
+        case Refresh(family, name):
+            return f"update @{name} {{ {_flow_text(family)} }}"
+
+
+def _flow_text(family: Family) -> str:
+    return f"{_IP[family]} saddr . meta l4proto . th sport . {_IP[family]} daddr . th dport"
+
+
+def _tracked_text(match: WayIs | ConntrackState | Unconfirmed) -> str:
+    match match:
+        case WayIs(way):
+            return f"ct direction {way}"
         case ConntrackState(states):
             return f"ct state {','.join(states)}"
         case Unconfirmed():
             return "ct status ! confirmed"
-        case Icmpv6Type(names):
-            return f"icmpv6 type {_one_of(names)}"
-        case Foreign(expression):
-            return f"# not nfagent's: {expression}"
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -201,6 +251,8 @@ def verdict_text(verdict: Verdict) -> str:
             return f"goto {chain}"
         case Jump(chain):
             return f"jump {chain}"
+        case Return():
+            return "return"
         case Dispatch(key, name):
             return f"{key_text(key)} vmap @{name}"
         case Masquerade(random_fully):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from nfagent.cluster.address import number
-from nfagent.cluster.model import DIRECTIONS, Pod
+from nfagent.cluster.model import DIRECTIONS, Direction, Pod, Ref
+from nfagent.cluster.state import identity_of
 from nfagent.errors import Problem
+from nfagent.policy.compile import ClassKey
 from nfagent.policy.explain import pod_of
-from nfagent.policy.model import NetworkPolicy
-from nfagent.ruleset import names
+from nfagent.policy.model import NetworkPolicy, Rule
+from nfagent.policy.tiers import Policy, TierRule
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import Chain, Element, Ruleset
+from nfagent.ruleset.origins import Origin, allowed_by, denied_by
 from nfagent.ruleset.parse import CounterValue
 from nfagent.ruleset.text import Annotate, element_text, rule_text, sorted_elements, table_text
 from nfagent.ruleset.transaction import diff, transaction_text
@@ -78,10 +81,25 @@ def _pod_view(desired: Desired, pod: Pod) -> View:
         "phase": pod.phase,
         "host_network": pod.host_network,
         "isolated": {
-            direction: [policy.ref.path for policy in policies if direction in policy.isolates]
+            direction: [policy.ref.path for policy in policies if direction in _isolated_by(policy)]
+            for direction in DIRECTIONS
+        },
+        "tiers": {
+            direction: [str(policy.ref) for policy in policies if direction in _spoken_of(policy)]
             for direction in DIRECTIONS
         },
     }
+
+
+def _isolated_by(policy: Policy) -> tuple[Direction, ...]:
+    return policy.isolates if isinstance(policy, NetworkPolicy) else ()
+
+
+def _spoken_of(policy: Policy) -> tuple[Direction, ...]:
+    """Give the directions that a policy of the tiers has rules for."""
+    if isinstance(policy, NetworkPolicy):
+        return ()
+    return tuple(direction for direction in DIRECTIONS if policy.rules(direction))
 
 
 def _pods_in(desired: Desired, scope: Scope) -> list[Pod]:
@@ -93,32 +111,50 @@ def _pods_in(desired: Desired, scope: Scope) -> list[Pod]:
 
 def policies_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
     """Show every policy: whom it isolates here, what it allows, and what is wrong with it."""
-    policies = sorted(desired.index.policies.values(), key=lambda policy: policy.ref)
+    policies = sorted(desired.index.policies.values(), key=_asked)
     if scope.pod:
-        pod = pod_of(desired.cluster, scope.pod)
-        labels = dict(pod.labels)
-        policies = [p for p in policies if p.namespace == pod.namespace and p.pods.matches(labels)]
+        identity = identity_of(pod_of(desired.cluster, scope.pod))
+        policies = [policy for policy in policies if desired.index.selects(policy, identity)]
     elif scope.namespace:
-        policies = [policy for policy in policies if policy.namespace == scope.namespace]
+        policies = [policy for policy in policies if policy.ref.namespace == scope.namespace]
     return {
         "policies": [_policy_view(desired, policy) for policy in policies],
         "problems": problem_views(problems),
     }
 
 
-def _policy_view(desired: Desired, policy: NetworkPolicy) -> View:
+def _asked(policy: Policy) -> tuple[int, tuple[int, str, str], Ref]:
+    """Sort policies in the order in which they are asked: admin tier, NetworkPolicies, baseline tier."""
+    if isinstance(policy, NetworkPolicy):
+        return (1, (0, "", ""), policy.ref)
+    return (0 if policy.tier == "admin" else 2, policy.rank, policy.ref)
+
+
+def _policy_view(desired: Desired, policy: Policy) -> View:
     local = desired.index.active.get(policy.ref, set())
     pods = sorted(f"{ns}/{name}" for identity in local for ns, name in desired.index.local[identity])
+    of_tier = None if isinstance(policy, NetworkPolicy) else policy
+    directions = policy.isolates if isinstance(policy, NetworkPolicy) else _spoken_of(policy)
     return {
         "kind": policy.ref.kind,
-        "namespace": policy.namespace,
+        "namespace": policy.ref.namespace,
         "name": policy.name,
-        "selects": str(policy.pods),
-        "isolates": list(policy.isolates),
+        "tier": of_tier.tier if of_tier is not None else "network",
+        "priority": of_tier.priority if of_tier is not None else None,
+        "selects": str(policy.pods) if isinstance(policy, NetworkPolicy) else str(policy.subject or "nobody"),
+        "isolates": list(_isolated_by(policy)),
         "local_pods": pods,
-        "rules": {direction: [str(rule) for rule in policy.rules(direction)] for direction in policy.isolates},
+        "rules": {direction: list(map(_rule_view, policy.rules(direction))) for direction in directions},
         "problem": None if policy.problem is None else problem_views((policy.problem,))[0],
     }
+
+
+def _rule_view(rule: Rule | TierRule) -> View:
+    """Show a rule; `about` says whom and which ports."""
+    if isinstance(rule, Rule):
+        return {"action": "allow", "name": "", "about": str(rule), "problem": None}
+    problem = None if rule.problem is None else problem_views((rule.problem,))[0]
+    return {"action": rule.action, "name": rule.name, "about": str(rule), "problem": problem}
 
 
 def problem_views(problems: tuple[Problem, ...]) -> list[View]:
@@ -145,8 +181,10 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
         for name, item in ruleset.maps.items()
     }
     wanted = {chain for item in maps.values() for chain in item.elements.values()}
-    for name in list(wanted):
-        wanted |= _targets(ruleset.chains.get(name, Chain()))
+    reached: set[str] = set()
+    while wanted - reached:
+        reached |= (fresh := wanted - reached)
+        wanted |= {target for name in fresh for target in _targets(ruleset.chains.get(name, Chain()))}
     chains = {name: chain for name, chain in ruleset.chains.items() if name in wanted}
     text = "\n".join(rule_text(rule) for chain in chains.values() for rule in chain.rules)
     return Ruleset(
@@ -234,23 +272,30 @@ def _element_lines(elements: dict[str, str] | frozenset[Element]) -> list[str]:
 
 def counters_view(desired: Desired, values: Mapping[str, CounterValue], scope: Scope) -> View:
     """Show packets and bytes by verdict, direction and policies."""
-    rows: list[View] = []
     wanted = {key for address in _local_addresses(desired, scope) for key in desired.classes_of(address)}
-    for key in wanted:
-        named = [(names.deny_counter(key), "deny", key.policies)]
-        named += [(names.allow_chain(key.direction, ref), "allow", (ref,)) for ref in key.policies]
-        for counter, verdict, refs in named:
-            value = values.get(counter)
-            if value is not None:
-                rows.append(
-                    {
-                        "verdict": verdict,
-                        "direction": key.direction,
-                        "namespace": refs[0].namespace,
-                        "policies": [ref.name for ref in refs],
-                        "packets": value.packets,
-                        "bytes": value.bytes,
-                    }
-                )
-    unique = {(row["verdict"], row["direction"], row["namespace"], *row["policies"]): row for row in rows}
-    return {"counters": [unique[key] for key in sorted(unique)]}
+    outcomes = sorted({outcome for key in wanted for outcome in _outcomes(key)}, key=lambda found: found.name)
+    counted = [(outcome, value) for outcome in outcomes if (value := values.get(outcome.name)) is not None]
+    return {
+        "counters": [
+            {
+                "verdict": outcome.disposition,
+                "direction": outcome.direction,
+                "kind": outcome.policies[0].kind,
+                "namespace": outcome.policies[0].namespace,
+                "policies": [ref.name for ref in outcome.policies],
+                "packets": value.packets,
+                "bytes": value.bytes,
+            }
+            for outcome, value in counted
+        ]
+    }
+
+
+def _outcomes(key: ClassKey) -> Iterator[Origin]:
+    """Give what a class's policies may decide, whether or not a rule of theirs does."""
+    if key.policies:
+        yield denied_by(key.direction, key.policies)
+    for ref in (*key.admin, *key.baseline):
+        yield denied_by(key.direction, (ref,))
+    for ref in (*key.admin, *key.policies, *key.baseline):
+        yield allowed_by(key.direction, (ref,))

@@ -1,8 +1,8 @@
 """From a logged packet to a record: whose packet, which verdict, which policies.
 
-The prefix says which rule decided; `evaluate` then finds every policy that allows the same connection. Both
-are read against the state of now: where it has moved on since the packet passed, the rule that decided is
-named all the same.
+The prefix says which rule decided. In the tiers that is all there is to know: the first rule that matches decides
+alone. Of NetworkPolicies, `evaluate` then finds every one that allows the same connection. Both are read against the
+state of now: where it has moved on since the packet passed, the rule that decided is named all the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import msgspec
 from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.errors import WireError
 from nfagent.policy.evaluate import Flow, judge
-from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.origins import Origin
 from nfagent.verdicts.records import Connection, Endpoint, LoggedProtocol, PolicyName, Record, timestamp
@@ -107,25 +106,22 @@ class Attributor:
         if known is not None:
             return known
         found = origin.policies
-        policies = self._isolating(flow.source if origin.direction == "egress" else flow.destination, origin.direction)
-        # Where the policy whose rule decided is the only one that isolates, there is nobody else to ask.
-        if pod is not None and {policy.ref for policy in policies} != set(origin.policies):
+        isolating = self._isolating(flow.source if origin.direction == "egress" else flow.destination, origin.direction)
+        # Where a policy of the tiers decided, or the only one that isolates, there is nobody else to ask.
+        by_tier = "NetworkPolicy" not in {ref.kind for ref in found}
+        if pod is not None and not by_tier and not isolating.issubset(found):
+            policies = [self._desired.index.policies[ref] for ref in isolating]
             side = judge(self._desired.cluster, policies, flow, pod, origin.direction)
-            found = tuple(sorted({*side.allowing, *origin.policies}))
+            found = tuple(sorted({*side.allowing, *found}))
         if len(self._allowing) >= _REMEMBERED:
             self._allowing.clear()
         self._allowing[prefix, flow] = policy_names(found)
         return self._allowing[prefix, flow]
 
-    def _isolating(self, address: str, direction: Direction) -> list[NetworkPolicy]:
-        """Give the policies that isolate a Pod of this node, by the class that its address dispatches to."""
-        index = self._desired.index
-        return [
-            index.policies[ref]
-            for key in self._desired.classes_of(address)
-            if key.direction == direction
-            for ref in key.policies
-        ]
+    def _isolating(self, address: str, direction: Direction) -> set[Ref]:
+        """Name the NetworkPolicies that isolate a Pod of this node, by the class that its address dispatches to."""
+        classes = self._desired.classes_of(address)
+        return {ref for key in classes if key.direction == direction for ref in key.policies}
 
 
 def policy_names(refs: Iterable[Ref]) -> tuple[PolicyName, ...]:
@@ -136,7 +132,9 @@ def policy_names(refs: Iterable[Ref]) -> tuple[PolicyName, ...]:
 def flow_of(record: Record) -> Flow:
     """Give the flow that a record is about, to be judged again."""
     connection = record.connection
-    return Flow(connection.src_ip, connection.dest_ip, connection.protocol, connection.dest_port)
+    # Judged at all, and so logged, a Pod that talks to itself does so only through a Service.
+    translated = connection.src_ip == connection.dest_ip
+    return Flow(connection.src_ip, connection.dest_ip, connection.protocol, connection.dest_port, translated)
 
 
 def _endpoint(pod: Pod | None, address: str) -> Endpoint:

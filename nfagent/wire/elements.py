@@ -44,6 +44,7 @@ _INTERVAL_END = attribute(_ELEMENT_FLAGS, struct.pack("!I", 1))  # NFT_SET_ELEM_
 _INTERVAL_OPEN = attribute(_USERDATA, struct.pack("=BBI", 1, 4, 1))
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _ADDRESS_BYTES = {4: 4, 6: 16}
+_NFPROTO = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
 _SEQUENCE_MASK = 0xFFFF_FFFF
 _HEADERS_SIZE = 20  # struct nlmsghdr and struct nfgenmsg
@@ -187,9 +188,18 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
             return _interval(_ADDRESS_BYTES[family], first, last)
         case str():
             return _single(_packed(element))
+        case int():
+            return _family(element)
+        case (source, protocol, port, destination, other_port):
+            ports = struct.pack("!B3xH2x", _PROTOCOLS[protocol], port), struct.pack("!H2x", other_port)
+            return _single(_packed(source) + ports[0] + _packed(destination) + ports[1])
         case (address, protocol, port):
             return _single(_packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port))
     raise ValueError(element)
+
+
+def _family(family: int) -> bytes:
+    return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[family]))))
 
 
 def _packed(address: str) -> bytes:

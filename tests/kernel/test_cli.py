@@ -73,7 +73,7 @@ READING = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search
 class Site:
     """A node: a network namespace, folders of its own, and an agent where it was started."""
 
-    def __init__(self, folder: Path, node: str, pod: str) -> None:
+    def __init__(self, folder: Path, pod: str) -> None:
         self.folder = folder
         self.manifests = folder / "manifests"
         self.manifests.mkdir()
@@ -84,7 +84,6 @@ class Site:
             "NFAGENT_LOG_DIR": str(folder / "log"),
             "NFAGENT_RECONCILE_RESYNC_SECONDS": "3600",
         }
-        self._node = node
         self._pod = pod
 
     @property
@@ -109,11 +108,6 @@ class Site:
             check=False,
             timeout=DEADLINE,
         )
-
-    @property
-    def with_its_own_sysfs(self) -> list[str]:
-        """What a command runs behind, so that /sys shows this namespace's interfaces."""
-        return ["ip", "netns", "exec", self._node]
 
     def said(self, *arguments: str, code: int = 0) -> str:
         """Run a command that ends with this code; give what it answers."""
@@ -196,7 +190,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 f"-n {pod} link set eth0 up",
             ):
                 subprocess.run(["ip", *command.split()], check=True)
-            yield Site(tmp_path, node, pod)
+            yield Site(tmp_path, pod)
         finally:
             netns.popns()
     finally:
@@ -359,13 +353,14 @@ def test_check_looks_whether_traffic_within_a_bridge(site: Site, sysctl: str, re
     switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if not switch.exists():
         pytest.skip("br_netfilter can't be loaded here")
-    assert results(site, 0, site.with_its_own_sysfs)["br_netfilter"]["found"] == "no bridges here, so it isn't needed"
     subprocess.run(["ip", "link", "add", "cni0", "type", "bridge"], check=True)
     switch.write_text(sysctl)
-    found = results(site, 0, site.with_its_own_sysfs)["br_netfilter"]
+    assert results(site, 0)["br_netfilter"]["found"] == "no Pods share a bridge here, so it isn't needed"
+    subprocess.run(["ip", "link", "set", "pod0", "master", "cni0"], check=True)
+    found = results(site, 0)["br_netfilter"]
     assert found["result"] == result
     assert "bridge cni0" in found["found"]
-    mend = "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1"
+    mend = "sysctl -w net.bridge.bridge-nf-call-iptables=1"
     assert found["mend"] == (mend if result == "warn" else "")
 
 

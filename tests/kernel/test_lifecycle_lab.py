@@ -61,6 +61,7 @@ def test_48_the_rules_go_on_enforcing_when_the_agent_is_gone(lab: Lab, *, kill: 
 
 def test_a_start_that_finds_the_right_rules_changes_nothing(lab: Lab) -> None:
     agent = agent_of(lab, "x/a")
+    lab.cluster.calm()
     before = handles(agent)
     agent.stop()
     agent.start()
@@ -119,6 +120,7 @@ def test_other_tables_are_neither_read_nor_touched(lab: Lab) -> None:
 )
 def test_44_a_damaged_table_is_put_right_by_a_reload(lab: Lab, damage: str) -> None:
     agent = agent_of(lab, "x/a")
+    lab.cluster.calm()
     agent.nft(*damage.split())
     assert reached(lab) == {True}
     assert agent.run("dump", "diff").returncode == 1

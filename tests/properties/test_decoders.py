@@ -11,14 +11,29 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nfagent.cluster.decode import decode_namespace, decode_network_logging, decode_node, decode_pod
+from nfagent.cluster.services import decode_service
 from nfagent.egress.ip_masq import decode_ip_masq
 from nfagent.errors import ObjectError, WireError
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.model import NetworkPolicy
+from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
+from nfagent.policy.tiers import LAST_PRIORITY, TierPolicy, TierRule
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.parse import parse_counters, parse_ruleset
 
 Decode = Callable[[dict[str, Any]], object]
+
+V1ALPHA1_RULES: dict[str, Any] = {
+    "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "db"}}}},
+    "ingress": [{"name": "x", "action": "Allow", "from": [{"namespaces": {}}], "ports": [{"namedPort": "http"}]}],
+    "egress": [
+        {
+            "action": "Deny",
+            "to": [{"nodes": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}}, {"networks": ["::/0"]}],
+            "ports": [{"portNumber": {"protocol": "UDP", "port": 53}}, {"portRange": {"start": 1, "end": 9}}],
+        }
+    ],
+}
 
 VALID: dict[Decode, dict[str, Any]] = {
     decode_namespace: {"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "red"}}},
@@ -44,6 +59,24 @@ VALID: dict[Decode, dict[str, Any]] = {
         },
         "status": {"phase": "Running", "podIP": "10.64.0.1", "podIPs": [{"ip": "10.64.0.1"}]},
     },
+    decode_service: {
+        "kind": "Service",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {
+            "type": "LoadBalancer",
+            "clusterIP": "10.96.0.10",
+            "clusterIPs": ["10.96.0.10", "2001:db8::10"],
+            "externalIPs": ["203.0.113.1"],
+            "selector": {"app": "web"},
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": "http", "nodePort": 30080},
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 5353},
+            ],
+            "externalTrafficPolicy": "Local",
+            "internalTrafficPolicy": "Cluster",
+        },
+        "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.2", "ipMode": "VIP"}]}},
+    },
     decode_network_policy: {
         "kind": "NetworkPolicy",
         "metadata": {"namespace": "shop", "name": "web"},
@@ -60,6 +93,40 @@ VALID: dict[Decode, dict[str, Any]] = {
                 }
             ],
             "egress": [{"to": [{"podSelector": {}}]}],
+        },
+    },
+    decode_admin_policy: {
+        "kind": "AdminNetworkPolicy",
+        "metadata": {"name": "guard"},
+        "spec": {"priority": 5, **V1ALPHA1_RULES},
+    },
+    decode_baseline_policy: {
+        "kind": "BaselineAdminNetworkPolicy",
+        "metadata": {"name": "default"},
+        "spec": V1ALPHA1_RULES,
+    },
+    decode_cluster_policy: {
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "guard"},
+        "spec": {
+            "tier": "Baseline",
+            "priority": 5,
+            "subject": {"namespaces": {"matchLabels": {"team": "red"}}},
+            "ingress": [
+                {
+                    "action": "Accept",
+                    "from": [{"pods": {"podSelector": {}}}],
+                    "protocols": [{"destinationNamedPort": "http"}, {"sctp": {"destinationPort": {"number": 9}}}],
+                }
+            ],
+            "egress": [
+                {
+                    "name": "x",
+                    "action": "Pass",
+                    "to": [{"networks": ["10.0.0.0/8"]}, {"nodes": {}}],
+                    "protocols": [{"tcp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}],
+                }
+            ],
         },
     },
     decode_ip_masq: {
@@ -239,7 +306,7 @@ def documents(valid: dict[str, Any]) -> st.SearchStrategy[Any]:
 def test_the_document_that_is_mutated_is_valid(decode: Decode) -> None:
     decoded = decode(VALID[decode])
     assert decoded is not None
-    assert getattr(decoded, "problem", None) is None
+    assert getattr(decoded, "problems", ()) == ()
 
 
 @pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
@@ -252,6 +319,21 @@ def test_a_decoder_raises_nothing_but_an_object_error(decode: Decode, data: st.D
         if isinstance(decoded, NetworkPolicy) and decoded.problem is not None:
             assert (decoded.ingress, decoded.egress) == ((), ())
             assert decoded.isolates
+        if isinstance(decoded, TierPolicy):
+            assert_closed_where_it_has_faults(decoded)
+
+
+def assert_closed_where_it_has_faults(policy: TierPolicy) -> None:
+    rules = (*policy.ingress, *policy.egress)
+    closed = [rule for rule in rules if rule.problem is not None]
+    assert all((rule.peers, rule.ports) == ((), ()) and rule.action in {"allow", "deny"} for rule in closed)
+    assert all(rule.peers for rule in rules if rule.problem is None)
+    assert all(problem.object and problem.field and problem.reason for problem in policy.problems)
+    assert policy.subject is not None or policy.problem is not None
+    if policy.problem is not None:
+        assert all(rule == TierRule("deny", problem=policy.problem) for rule in rules)
+    elif policy.kind != "BaselineAdminNetworkPolicy":
+        assert 0 <= policy.priority <= LAST_PRIORITY
 
 
 @given(st.text(max_size=40) | st.text("[]{}:&*!-,'\"# \n\t0123456789abx._%@", max_size=40))

@@ -16,37 +16,30 @@ from nfagent.policy.evaluate import evaluate
 from nfagent.policy.index import pod_peers
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.names import content_name
-from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.objects import Element, Goto, InSet, NamedPort, Return, Ruleset
 from nfagent.ruleset.text import table_text
-from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction, diff
+from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
 from tests.fake_kernel import FakeKernel
 from tests.interpreter import opening, run
-from tests.properties.strategies import (
-    LOGGING,
-    MASQUERADE,
-    PROTOCOLS,
-    desired,
-    flows,
-    namespaces,
-    nodes,
-    pods,
-    policies,
-    worlds,
-)
-from tests.scene import DECODERS, Document, hops, labelled, namespace, node, pod, policy, port
+from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
+from tests.properties.strategies import PROTOCOLS, RECHECK_SETS, catch_up, desired, flows, worlds
+from tests.properties.tier_strategies import tier_policies
+from tests.scene import DECODERS, Document, hops, labelled, namespace, node, pod, policy, port, tier_policy
 
 Event = Item | Ref
 _LONG = 60
 _FLOWS = 40
 
 EVENTS: st.SearchStrategy[Item] = st.one_of(
-    pods(), pods(), pods(), pods(), policies(), policies(), namespaces(), nodes(), LOGGING, MASQUERADE
+    *(pods(), pods(), pods(), pods()),
+    *(policies(), policies(), tier_policies(), tier_policies()),
+    *(namespaces(), nodes(), LOGGING, MASQUERADE),
 )
 
 
 @st.composite
 def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
-    """Draw a world and its churn: each event with what happens behind it ('take', 'wait', 'restart')."""
+    """Draw a world and its churn: each event with what happens behind it ('take', 'wait', 'absolve', 'restart')."""
     first: list[Event] = list(draw(worlds()))
     # Names are few, so what comes is mostly a change; half as many go, of those that are there.
     coming = draw(st.lists(EVENTS, min_size=_LONG // 2, max_size=_LONG))
@@ -60,7 +53,7 @@ def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
             gone = random.choice(sorted(present))
             churn.append(gone)
             del present[gone]
-    fates = random.choices(["take", "wait", "restart"], weights=[6, 4, 1], k=len(first) + len(churn))
+    fates = random.choices(["take", "wait", "absolve", "restart"], weights=[6, 4, 2, 1], k=len(first) + len(churn))
     return list(zip([*first, *churn], fates, strict=True))
 
 
@@ -85,9 +78,23 @@ def left_over(events: Iterable[Event]) -> list[Item]:
 def started(objects: Iterable[Item], kernel: FakeKernel) -> Desired:
     """Start anew from a cluster's objects, on a kernel that holds what the agent before left."""
     view = desired("a", objects)
-    kernel.apply(diff(kernel.ruleset, view.ruleset()))
-    view.settle()
+    catch_up(view, kernel)
     return view
+
+
+def absolve(view: Desired, kernel: FakeKernel, random: Random) -> None:
+    """Have some of those judged who are under re-check, while others wait."""
+    judged = {address: change for address, change in view.suspects.items() if random.random() < 0.7}
+    view.absolve(judged)
+    assert view.suspects.keys().isdisjoint(judged)
+    kernel.apply(view.take())
+
+
+def under_re_check(ruleset: Ruleset) -> set[Element]:
+    """Give the addresses whose connections are judged again; their families have to be there."""
+    found = ruleset.sets["recheck4"].elements | ruleset.sets["recheck6"].elements
+    assert ruleset.sets["rechecking"].elements == {family_of(str(address)) for address in found}
+    return set(found)
 
 
 @settings(max_examples=2 * settings().max_examples)
@@ -104,10 +111,15 @@ def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
             objects = left_over(seen)
             random.shuffle(objects)
             view = started(objects, kernel)
-        elif fate == "take":
+        elif fate != "wait":
             kernel.apply(view.take())
+        if fate == "absolve":
+            absolve(view, kernel, random)
         if fate != "wait":
             assert kernel.ruleset == view.ruleset()
+            assert under_re_check(kernel.ruleset) == view.suspects.keys()
+    kernel.apply(view.take())
+    view.absolve(view.suspects)
     kernel.apply(view.take())
     fresh = desired("a", left_over(seen))
     assert kernel.ruleset == view.ruleset() == fresh.ruleset() == view.rebuilt().ruleset()
@@ -140,6 +152,15 @@ def from_pods(**labels: str) -> list[Document]:
     return [{"podSelector": labelled(**labels)}]
 
 
+def in_tiers(**labels: str) -> Document:
+    return {"pods": {"namespaceSelector": {}, "podSelector": labelled(**labels)}}
+
+
+def labelled_node(**labels: str) -> Document:
+    made = node("b")
+    return made | {"metadata": made["metadata"] | {"labels": labels}}
+
+
 SCENE = [
     node("a"),
     node("b"),
@@ -162,6 +183,17 @@ SCENE = [
     ),
     policy("shop/blue", labelled(app="web"), ingress=[{"from": [{"namespaceSelector": labelled(team="blue")}]}]),
     policy("shop/far", labelled(app="db"), ingress=[{"from": from_pods(app="lonely")}]),
+    tier_policy(
+        "AdminNetworkPolicy",
+        "guard",
+        in_tiers(app="api"),
+        priority=1,
+        ingress=[
+            {"action": "Deny", "from": [in_tiers(app="bad")]},
+            {"action": "Allow", "from": [in_tiers(app="good")]},
+        ],
+        egress=[{"action": "Deny", "to": [{"nodes": labelled(role="edge")}]}],
+    ),
 ]
 
 
@@ -173,6 +205,7 @@ def scene() -> Desired:
 
 FAR = pod("shop/other", "b", 9, (port(9, "none"),), app="other")
 FREE_HERE = pod("shop/free2", "a", 9, app="free")
+DENY_ALL = [{"action": "Deny", "from": [{"namespaces": {}}]}]
 NOBODYS = policy("shop/none", labelled(app="none"), ingress=[{"from": from_pods(app="db")}])
 
 NOTHING: dict[str, list[Event]] = {
@@ -209,6 +242,19 @@ NOTHING: dict[str, list[Event]] = {
     ],
     "a namespace that no peer asks for is relabelled": [decoded(namespace("shop", team="green"))],
     "a namespace without Pods comes": [decoded(namespace("new", team="blue"))],
+    "a policy of a tier that nobody here is the subject of comes": [
+        decoded(tier_policy("AdminNetworkPolicy", "far", in_tiers(app="db"), priority=0, ingress=DENY_ALL))
+    ],
+    "a policy of a tier without rules comes": [
+        decoded(tier_policy("AdminNetworkPolicy", "idle", {"namespaces": {}}, priority=0))
+    ],
+    "a policy of the baseline tier comes that NetworkPolicies keep from being asked": [
+        decoded(tier_policy("BaselineAdminNetworkPolicy", "default", in_tiers(app="web"), ingress=DENY_ALL))
+    ],
+    "a policy of a tier gets another priority, and keeps its place": [
+        decoded(SCENE[-1] | {"spec": SCENE[-1]["spec"] | {"priority": 2}})
+    ],
+    "a node gets a label that nobody asks for": [decoded(labelled_node(role="work"))],
     "a node tells what it told before": [decoded(node("b"))],
     "a Pod is told again": [decoded(SCENE[7])],
     "a policy is told again": [decoded(SCENE[9])],
@@ -234,6 +280,7 @@ def test_an_event_that_concerns_nobody_here_is_no_transaction(events: list[Event
     assert view.ruleset() == before == view.rebuilt().ruleset()
 
 
+# What comes back to what it was, or is written anew and the same, was touched.
 UNTOUCHED = [name for name in NOTHING if "before anybody looks" not in name]
 
 
@@ -246,17 +293,18 @@ def test_an_event_that_concerns_nobody_here_touches_nothing(events: list[Event])
 
 
 def elements_of(transaction: Transaction) -> list[tuple[str, object]]:
-    """Give every element that a transaction changes; it must change nothing else."""
+    """Give every element that a transaction changes but those of re-check; it must change nothing else."""
     found: list[tuple[str, object]] = []
     for command in transaction:
         assert isinstance(command, ChangeElements | ChangeMapElements), command.text()
         name = command.set if isinstance(command, ChangeElements) else command.map
-        found += [(name, element) for element in command.elements]
+        found += [(name, element) for element in command.elements if name not in RECHECK_SETS]
     return found
 
 
 ELEMENTS: dict[str, tuple[Event, int, int]] = {
-    # The event, and how many addresses of the Pod times sets that mean it come and go.
+    # The event, and how many addresses of the Pod times sets that mean it come and go. Whoever's address goes, or
+    # leads elsewhere, is judged again besides: once, however many sets he was in.
     "a Pod joins the one set that means it": (decoded(pod("ops/s2", "b", 9, app="x")), 2, 0),
     "a Pod joins two sets": (decoded(pod("shop/db2", "b", 9, app="db", tier="x")), 4, 0),
     "a Pod joins two peers' sets, and a port's": (
@@ -296,6 +344,10 @@ ELEMENTS: dict[str, tuple[Event, int, int]] = {
         0,
     ),
     "a local Pod without the port joins a class": (decoded(pod("shop/web2", "a", 9, app="web")), 2, 0),
+    "a local Pod joins a class with a tier, in both directions": (decoded(pod("shop/api2", "a", 9, app="api")), 4, 0),
+    "a Pod joins whom a tier allows": (decoded(pod("shop/s2", "b", 9, app="good")), 2, 0),
+    "a Pod joins whom a tier denies: he is judged again": (decoded(pod("shop/s2", "b", 9, app="bad")), 2, 0),
+    "a Node joins those that a tier denies: it is judged again": (decoded(labelled_node(role="edge")), 2, 0),
 }
 
 
@@ -306,10 +358,19 @@ def test_a_pod_among_peers_is_its_addresses_times_the_sets_that_mean_it(event: E
     happen(view, event)
     transaction = view.take()
     counted = {"add": 0, "delete": 0}
+    concerned = set[object]()
     for command in transaction:
-        counted[getattr(command, "verb", "")] += len(elements_of((command,)))
+        elements = elements_of((command,))
+        concerned |= closing_in(view, elements)
+        counted[getattr(command, "verb", "")] += len(elements)
+        if getattr(command, "verb", "") == "delete" or isinstance(command, ChangeMapElements):
+            concerned |= {element[0] if isinstance(element, tuple) else element for _, element in elements}
     assert counted == {"add": added, "delete": deleted}
+    assert view.suspects.keys() == concerned
     kernel.apply(transaction)
+    assert under_re_check(kernel.ruleset) == concerned
+    view.absolve(view.suspects)
+    kernel.apply(view.take())
     assert kernel.ruleset == view.ruleset() == view.rebuilt().ruleset()
 
 
@@ -323,12 +384,27 @@ def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: l
     view.settle()
     view.put(newcomer)
     found = elements_of(view.take())
+    assert view.suspects.keys() <= closing_in(view, found)
     assert all(
         element in after_set(view, name) and element not in before.sets[name].elements for name, element in found
     )
     assert {pair for pair in found if isinstance(pair[1], str)} == new_addresses(view, before, newcomer)
     assert all(element[0] in newcomer.addresses for _, element in found if isinstance(element, tuple))
     assert len(found) == len(set(found))
+
+
+def closing_in(view: Desired, found: list[tuple[str, object]]) -> set[object]:
+    """Give the addresses that came into sets which a rule that denies or passes names."""
+    closing = {
+        match.set
+        for name, chain in view.ruleset().chains.items()
+        if name.startswith(("admin/", "baseline/"))
+        for rule in chain.rules
+        if rule.verdict == Return() or (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("deny/"))
+        for match in rule.matches
+        if isinstance(match, InSet | NamedPort)
+    }
+    return {element[0] if isinstance(element, tuple) else element for name, element in found if name in closing}
 
 
 def after_set(view: Desired, name: str) -> frozenset[object]:

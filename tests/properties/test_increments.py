@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Ref
+from nfagent.cluster.services import ServiceIndex
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.index import PolicyIndex
 from nfagent.policy.peers import PeerIndex
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.text import table_text
-from nfagent.ruleset.transaction import diff
 from tests.fake_kernel import FakeKernel
-from tests.properties.strategies import histories
+from tests.properties.strategies import catch_up, histories
 
 HISTORIES = histories()
 
@@ -25,9 +25,10 @@ def take(desired: Desired, event: Item | Ref) -> bool:
     return desired.remove(event) if isinstance(event, Ref) else desired.put(event)
 
 
-def contents(indexed: ClusterState | PolicyIndex | PeerIndex) -> dict[str, Any]:
+def contents(indexed: ClusterState | ServiceIndex | PolicyIndex | PeerIndex) -> dict[str, Any]:
     held = {name: value for name, value in vars(indexed).items() if name != "_cluster"}
-    return {name: contents(value) if isinstance(value, PeerIndex) else value for name, value in held.items()}
+    indexes = (PeerIndex, ServiceIndex)
+    return {name: contents(value) if isinstance(value, indexes) else value for name, value in held.items()}
 
 
 @settings(max_examples=3 * settings().max_examples)
@@ -69,15 +70,13 @@ def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Ite
     """Taken after every event or after a few, with restarts in the middle that compare everything."""
     desired = Desired("a")
     kernel = FakeKernel()
-    kernel.apply(diff(kernel.ruleset, desired.ruleset()))
-    desired.settle()
+    catch_up(desired, kernel)
     for event in history:
         take(desired, event)
         fate = random.randrange(6)
         if fate == 0:
             desired = desired.rebuilt()
-            kernel.apply(diff(kernel.ruleset, desired.ruleset()))
-            desired.settle()
+            catch_up(desired, kernel)
         elif fate > 1:
             kernel.apply(desired.take())
             assert kernel.ruleset == desired.ruleset()

@@ -15,7 +15,7 @@ from nfagent.cluster.decode import careful_pod, decode_pod
 from nfagent.cluster.model import Pod
 from nfagent.cluster.quick import quick_pod
 from nfagent.errors import ObjectError
-from tests.properties.strategies import LABEL_SETS
+from tests.properties.objects import LABEL_SETS
 
 Document = dict[str, Any]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.policy.compile import class_rules
-from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.policy.compile import ClassKey, ClassRule, NamedPorts, compile_rules
+from nfagent.policy.evaluate import evaluate
+from nfagent.policy.tiers import Action, Tier
 from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.translation import UNTRANSLATED_COUNTER
 from tests.interpreter import later, opening, reply, run, stray
 from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
 from tests.scene import NODES, hops
@@ -42,7 +44,7 @@ def test_whatever_was_allowed_goes_on_and_its_replies_pass(world: list[Item], pr
 
 
 @given(worlds(), PROTOCOLS)
-def test_a_packet_without_a_connection_passes_an_isolated_pod_only_by_rules_that_name_no_peer(
+def test_a_packet_without_a_connection_is_judged_by_rules_that_name_neither_peer_nor_port_alone(
     world: list[Item], protocol: tuple[str, int | None]
 ) -> None:
     view = desired("a", world)
@@ -50,24 +52,36 @@ def test_a_packet_without_a_connection_passes_an_isolated_pod_only_by_rules_that
     for flow in flows(view.cluster.by_address, *protocol):
         egress = [key for key in view.classes_of(flow.source) if key.direction == "egress"]
         ingress = [key for key in view.classes_of(flow.destination) if key.direction == "ingress"]
-        judging = [class_rules(key, view.index) for key in (*egress, *ingress)]
-        open_to_all = [any(rule.peer is None for rule in rules) for rules in judging]
-        for state in ("invalid", "untracked"):
-            passes = run(ruleset, "forward", stray(flow, state)).accepted
-            if passes != (judging == []):
-                assert all(open_to_all)
-                assert evaluate_here(view, flow)
+        passes = all(let_in(view, key, flow.protocol) for key in (*egress, *ingress))
+        assert run(ruleset, "forward", stray(flow, "untracked")).accepted == passes
+        # What conntrack calls invalid isn't translated: it may not leave with a Pod's address (corner-cases.md 33).
+        translated = run(ruleset, "forward", opening(flow)).translated
+        invalid = run(ruleset, "forward", stray(flow, "invalid"))
+        assert invalid.accepted <= passes
+        if UNTRANSLATED_COUNTER in invalid.counters:
+            assert (invalid.accepted, passes) == (False, True)
+        else:
+            assert invalid.accepted == passes
+            assert not (passes and translated)
 
 
-def evaluate_here(view: Desired, flow: Flow) -> bool:
-    """Judge a flow by the ends that are on this node."""
-    judged = evaluate(view.cluster, view.index.policies.values(), flow)
-    here = [
-        side
-        for side in (judged.egress, judged.ingress)
-        if side and view.cluster.pods[side.pod.namespace, side.pod.name].node == "a"
-    ]
-    return all(side.allowed for side in here)
+def let_in(view: Desired, key: ClassKey, protocol: str) -> bool:
+    """Judge a packet that no rule about a connection can match, by what is left of a class."""
+    tiers: dict[Tier, list[Action]] = {"admin": [], "baseline": []}
+    for section in key.sections:
+        tiers[section.tier] = [rule.action for rule in compile_rules(section, view.index) if is_blind(rule, protocol)]
+    network: list[Action] = [rule.action for rule in compile_rules(key, view.index) if is_blind(rule, protocol)]
+    isolated: list[Action] = ["deny"] if key.policies else []
+    stages = (tiers["admin"][:1], [*network, *isolated][:1], tiers["baseline"][:1])
+    return next((action == "allow" for stage in stages for action in stage if action != "pass"), True)
+
+
+def is_blind(rule: ClassRule, protocol: str) -> bool:
+    """Tell whether a rule matches a protocol without looking at a connection's ends."""
+    port = rule.port
+    if rule.peer is not None or isinstance(port, NamedPorts):
+        return False
+    return port is None or (not port.first and port.protocol == protocol)
 
 
 @given(worlds(), PROTOCOLS)

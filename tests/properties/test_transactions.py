@@ -10,7 +10,8 @@ from nfagent.ruleset.objects import ABSENT, Ruleset
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, diff
 from tests.fake_kernel import FakeKernel
-from tests.properties.strategies import desired, pods, worlds
+from tests.properties.objects import pods
+from tests.properties.strategies import desired, worlds
 
 RULESETS = worlds().map(lambda world: desired("a", world).ruleset())
 

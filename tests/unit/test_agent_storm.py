@@ -165,6 +165,10 @@ def test_a_storm_becomes_few_transactions_and_its_newest_state_wins(storm: Calla
             await stage.quiet()
             # One transaction at a time while the storm lasts, one for what came last, one that was under way.
             assert 1 <= len(stage.kernel.commits) - before <= lasted // COMMIT_TURNS + 2
+            # Nobody looks after live connections here: what the storm put under re-check is taken out by hand.
+            stage.desired.absolve(stage.desired.suspects)
+            stage.reconciler.wake()
+            await stage.quiet()
             expected = Desired("a")
             for event in [*map(decoded, SCENE), *churn()]:
                 expected.remove(event) if isinstance(event, Ref) else expected.put(event)

@@ -86,11 +86,13 @@ class FakeClock:
 
 
 class Wish:
-    """What is wanted, and what of it was told. Satisfies reconcile.Wanted."""
+    """What is wanted, and what of it was told. Satisfies reconcile.Wanted. `doubts` is what distrust adds."""
 
     def __init__(self, wanted: Ruleset) -> None:
         self.wanted = wanted
         self.asked = 0
+        self.distrusts = 0
+        self.doubts: Transaction = ()
         self._told = ABSENT
 
     def take(self) -> Transaction:
@@ -104,6 +106,10 @@ class Wish:
     def ruleset(self) -> Ruleset:
         self.asked += 1
         return self.wanted
+
+    def distrusted(self) -> Transaction:
+        self.distrusts += 1
+        return self.doubts
 
     @property
     def touched(self) -> bool:
@@ -331,6 +337,50 @@ async def test_distrust_reads_the_kernel_before_the_next_transaction() -> None:
         await stage.turn()
         assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
         assert stage.reconciler.status.drifts == 1
+
+
+RECHECKED = NamedSet("address", 4, frozenset({"10.0.0.1"}))
+DOUBT = ChangeElements("add", "recheck4", ("10.0.0.1",))
+
+
+def doubting(wanted: Ruleset) -> Ruleset:
+    """Add the set of those who are judged again, still without anybody."""
+    return Ruleset({**wanted.sets, "recheck4": NamedSet("address", 4)})
+
+
+@scenario
+async def test_what_a_comparison_puts_right_has_every_connection_judged_again_in_the_same_transaction() -> None:
+    async with running(doubting(holding("10.0.0.1"))) as stage:
+        assert stage.wish.distrusts == 1, "at the start nobody knows what passed before"
+        stage.wish.doubts = (DOUBT,)
+        stage.kernel.fake.ruleset = doubting(holding("10.0.0.6"))
+        await stage.passes(RESYNC)
+        assert stage.wish.distrusts == 2
+        assert stage.kernel.tried[-1][-1] == DOUBT
+        assert stage.there.sets["recheck4"] == RECHECKED
+
+
+@scenario
+async def test_a_comparison_that_finds_nothing_has_nobody_judged_again() -> None:
+    async with running(holding("10.0.0.1"), there=holding("10.0.0.1")) as stage:
+        await stage.passes(RESYNC)
+        assert (stage.kernel.reads, stage.wish.distrusts, stage.kernel.tried) == (2, 0, [])
+
+
+@scenario
+async def test_a_change_has_judged_again_whom_it_names_itself() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.want(holding("10.0.0.2"))
+        assert (len(stage.kernel.tried), stage.wish.distrusts) == (2, 1)
+
+
+@scenario
+async def test_after_a_refusal_every_connection_is_judged_again() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.faults = 1
+        await stage.want(holding("10.0.0.2"))
+        await stage.passes(stage.clock.pauses[-1])
+        assert (stage.there, stage.wish.distrusts) == (holding("10.0.0.2"), 2)
 
 
 @pytest.mark.parametrize("moment", ["while a transaction is under way", "while the kernel is read"])

@@ -23,6 +23,7 @@ MODULES = (
     "config",
     "reconcile",
     "intake",
+    "revoke",
     "errors",
     "policy/compile",
     "policy/evaluate",

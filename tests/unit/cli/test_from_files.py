@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,104 @@ def test_explain_in_json_has_the_whole_judgement(call: Call, manifests: Path) ->
     found = json.loads(said.out)
     assert said.code == 1
     assert found["allowed"] is False
-    assert found["judgement"]["ingress"]["rules"][0]["outcome"] == "port"
+    (judged,) = found["judged"]
+    assert judged["judgement"]["ingress"]["stages"][0]["rules"][0]["outcome"] == "port"
+    assert [remedy["words"] for remedy in judged["remedies"]] == [
+        "add 1/udp to ingress rule 1 of NetworkPolicy shop/db"
+    ]
+
+
+def test_explain_says_every_rule_that_mattered_and_what_would_turn_it(call: Call, manifests: Path) -> None:
+    said = call("explain", "shop/web", "shop/db:80", "--manifests", manifests, "--node", "node-a")
+    assert said.out.splitlines() == [
+        "shop/web (10.0.0.1) -> shop/db (10.0.0.2):80/tcp: DENIED",
+        "egress at shop/web (10.0.0.1): allowed",
+        "  default   no policy judges its egress: allowed",
+        "ingress at shop/db (10.0.0.2): denied",
+        (
+            "  network   NetworkPolicy shop/db isolates ingress; "
+            "rule 1 of 1 allows from pods app=web in namespace shop on postgres/tcp: port doesn't match"
+        ),
+        "to allow it: add 80/tcp to ingress rule 1 of NetworkPolicy shop/db",
+    ]
+
+
+SERVICES = """
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: sql}
+spec:
+  clusterIP: 10.96.0.10
+  selector: {app: db}
+  ports: [{name: sql, port: 3306, targetPort: postgres, nodePort: 30306}]
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: all}
+spec:
+  clusterIP: 10.96.0.11
+  selector: {kind: server}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: ghost}
+spec:
+  clusterIP: 10.96.0.12
+  selector: {app: ghost}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: one, labels: {kind: server}}
+spec: {nodeName: node-a}
+status: {phase: Running, podIPs: [{ip: 10.0.0.11}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: two, labels: {kind: server, app: db}}
+spec: {nodeName: node-a}
+status: {phase: Running, podIPs: [{ip: 10.0.0.12}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("destination", "code", "first"),
+    [
+        ("10.96.0.10:sql", 0, "Service shop/sql (10.96.0.10):3306/tcp: ALLOWED"),
+        ("svc/shop/sql", 0, "Service shop/sql (10.96.0.10):3306/tcp: ALLOWED"),
+        ("192.0.2.1:30306", 0, "node node-a (192.0.2.1):30306/tcp: ALLOWED"),
+        ("10.96.0.11:80", 1, "Service shop/all (10.96.0.11):80/tcp: DENIED for 1 of 2 Pods"),
+        ("10.96.0.12:80", 1, "Service shop/ghost (10.96.0.12):80/tcp: no Pod stands behind it"),
+    ],
+    ids=["by its address", "by its name", "by a node port", "some of its Pods deny", "nobody is there"],
+)
+def test_explain_of_a_service_is_about_the_pods_behind_it(
+    call: Call, manifests: Path, destination: str, code: int, first: str
+) -> None:
+    (manifests / "services.yaml").write_text(SERVICES)
+    said = call("explain", "shop/web", destination, "--manifests", manifests, "--node", "node-a")
+    assert (said.code, said.out.splitlines()[0]) == (code, f"shop/web (10.0.0.1) -> {first}")
+
+
+class Screen(io.StringIO):
+    """Stands for stdout on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_explain_paints_verdicts_on_a_terminal(call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", screen)
+    (manifests / "services.yaml").write_text(SERVICES)
+    call("explain", "shop/web", "10.96.0.11:80", "--manifests", manifests, "--node", "node-a")
+    green, red, plain = "\x1b[32m", "\x1b[31m", "\x1b[0m"
+    lines = screen.getvalue().splitlines()
+    assert lines[0].endswith(f": {red}DENIED{plain} for 1 of 2 Pods")
+    assert f"  egress at shop/web (10.0.0.1): {green}allowed{plain}" in lines
+    assert f"  ingress at shop/two (10.0.0.12): {red}denied{plain}" in lines
 
 
 def test_explain_of_a_pod_that_is_not_there_says_which_one_is_near(call: Call, manifests: Path) -> None:
@@ -188,6 +287,18 @@ def test_explain_reads_a_record_of_the_log(call: Call, manifests: Path) -> None:
     assert said.code == 1
     assert said.out.startswith("shop/web (10.0.0.1) -> shop/db (10.0.0.2):80/tcp: DENIED\n")
     assert said.err == ""
+
+
+def test_explain_reads_a_record_after_translation(call: Call, manifests: Path) -> None:
+    (manifests / "services.yaml").write_text(SERVICES)
+    hairpin = record("deny", 80).replace('10.0.0.1"', '10.0.0.2"')
+    said = call("explain", "--from-log", hairpin, "--manifests", manifests, "--node", "node-a")
+    assert said.out.startswith("shop/db (10.0.0.2) -> shop/db (10.0.0.2):80/tcp: DENIED\n")
+    assert (said.code, said.err) == (1, "")
+    unserved = record("allow", 80).replace('10.0.0.2"', '10.96.0.12"').replace("ingress", "egress")
+    said = call("explain", "--from-log", unserved, "--manifests", manifests, "--node", "node-a")
+    assert said.out.startswith("shop/web (10.0.0.1) -> 10.96.0.12:80/tcp: ALLOWED\n")
+    assert (said.code, said.err) == (0, "")
 
 
 def test_explain_says_when_a_record_is_no_longer_true(call: Call, manifests: Path) -> None:

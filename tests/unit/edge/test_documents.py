@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nfagent.cluster.model import Node, Pod, Ref
 from nfagent.edge.documents import FileContent, read_documents
 from nfagent.errors import Problem
+from nfagent.policy.tiers import TierPolicy
 
 NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: a}\n"
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: web}\n"
@@ -105,6 +106,107 @@ def test_kinds_that_nfagent_does_not_read_are_named_once() -> None:
     content = read(f"{deployment}---\n{deployment}---\n{NODE}")
     assert content.ignored == {"apps/v1 Deployment"}
     assert lines(content) == {"Node a": 9}
+
+
+ADMIN_POLICY = """\
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: guard}
+spec:
+  priority: 5
+  subject: {namespaces: {}}
+  ingress: [{action: Deny, from: [{namespaces: {}}]}]
+"""
+BASELINE = """\
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default, namespace: shop}
+spec: {subject: {namespaces: {}}}
+"""
+CLUSTER_POLICY = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard}
+spec: {tier: Baseline, priority: 5, subject: {namespaces: {}}}
+"""
+
+
+def test_policies_of_the_tiers_are_read_and_belong_to_no_namespace() -> None:
+    content = read(f"{ADMIN_POLICY}---\n{BASELINE}---\n{CLUSTER_POLICY}")
+    assert lines(content) == {
+        "AdminNetworkPolicy guard": 1,
+        "BaselineAdminNetworkPolicy default": 9,
+        "ClusterNetworkPolicy guard": 14,
+    }
+    assert (content.problems, content.ignored) == ((), frozenset())
+    assert all(isinstance(item, TierPolicy) for item, _ in content.items.values())
+
+
+def test_every_rule_with_a_fault_is_named() -> None:
+    bad = ADMIN_POLICY.replace("[{action: Deny", "[{action: Log}, {action: Deny").replace("from: [{", "from: [{}, {")
+    content = read(bad)
+    start = "f.yaml:1: AdminNetworkPolicy guard: spec.ingress"
+    assert said(content) == [
+        f"{start}[0].action 'Log': is not an action here; write Allow, Deny or Pass",
+        f"{start}[1].from[0]: is empty; write namespaces or pods",
+    ]
+    assert lines(content) == {"AdminNetworkPolicy guard": 1}
+
+
+def test_a_policy_of_a_tier_without_a_usable_name_is_rejected_not_ignored() -> None:
+    content = read(CLUSTER_POLICY.replace("guard", "Guard"))
+    assert content.rejected == {Ref("ClusterNetworkPolicy", "", "Guard")}
+    assert (content.items, content.ignored) == ({}, frozenset())
+    (problem,) = said(content)
+    assert problem.startswith("f.yaml:1: ClusterNetworkPolicy Guard: metadata.name 'Guard': is not a valid name")
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "wanted"),
+    [
+        pytest.param(POLICY, "networking.k8s.io/v1beta1", "networking.k8s.io/v1", id="a NetworkPolicy before its v1"),
+        pytest.param(
+            CLUSTER_POLICY,
+            "policy.networking.k8s.io/v1alpha1",
+            "policy.networking.k8s.io/v1alpha2",
+            id="a ClusterNetworkPolicy under the version of the older kinds",
+        ),
+        pytest.param(
+            ADMIN_POLICY,
+            "policy.networking.k8s.io/v1beta1",
+            "policy.networking.k8s.io/v1alpha1",
+            id="a policy of a newer API",
+        ),
+        pytest.param(POD, "v2", "v1", id="a kind of the core group"),
+    ],
+)
+def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: str, wanted: str) -> None:
+    first, _, rest = text.partition("\n")
+    content = read(f"apiVersion: {version}\n{rest}")
+    ((ref, _),) = read(text).items.items()
+    reason = f"is not read for this kind; write it as {wanted} has it"
+    assert said(content) == [f"f.yaml:1: {ref}: apiVersion '{version}': {reason}"]
+    assert (content.items, content.ignored) == ({}, frozenset())
+    assert content.rejected == {ref}, "its last good version holds"
+    assert first == f"apiVersion: {wanted}"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "crd.antrea.io/v1beta1 ClusterNetworkPolicy",
+        "crd.antrea.io/v1alpha2 ClusterNetworkPolicy",
+        "projectcalico.org/v3 NetworkPolicy",
+        "networking.k8s.io/v1 Ingress",
+        "policy.networking.k8s.io/v1alpha2 Ingress",
+        "policy/v1 PodDisruptionBudget",
+        "example.com/v1 Pod",
+    ],
+)
+def test_kinds_of_other_groups_are_ignored_whatever_their_names(kind: str) -> None:
+    version, _, name = kind.partition(" ")
+    content = read(f"apiVersion: {version}\nkind: {name}\nmetadata: {{name: guard}}\n")
+    assert content == FileContent({}, ignored=frozenset({kind}))
 
 
 def test_other_config_maps_are_nobodys_business() -> None:

@@ -151,9 +151,9 @@ class TestBookkeeping:
         assert brief(folder.update("a.yaml", None)) == ["shop/web@b"]
 
     def test_kinds_that_are_not_read_are_named_until_the_last_file_with_them_goes(self) -> None:
-        service = "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n"
-        folder = folder_of(a=service, b=service)
-        assert folder.ignored == {"v1 Service"}
+        event = "apiVersion: v1\nkind: Event\nmetadata: {name: x}\n"
+        folder = folder_of(a=event, b=event)
+        assert folder.ignored == {"v1 Event"}
         folder.update("a.yaml", None)
         folder.update("b.yaml", None)
         assert folder.ignored == frozenset()

@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Document, str]] = {
         "spec.ingress[0].from[0]: has ipBlock beside a selector",
     ),
     "an empty peer": (rule(**{"from": [{}]}), "spec.ingress[0].from[0]: has no known peer"),
-    "an unknown kind of peer": (rule(**{"from": [{"hostSelector": {}}]}), "from[0]: has no known peer"),
+    "an unknown kind of peer": (rule(**{"from": [{"hostSelector": {}}]}), "from[0].hostSelector: is not a field here"),
     "an endPort without port": (rule(ports=[{"endPort": 90}]), "ports[0].endPort '90': needs a number in `port`"),
     "an endPort beside a name": (
         rule(ports=[{"port": "http", "endPort": 90}]),

@@ -1,4 +1,4 @@
-"""A judgement names what decided: who isolates, who allows, and what became of each rule."""
+"""A judgement by NetworkPolicies names what decided: who isolates, who allows, and what became of each rule."""
 
 from __future__ import annotations
 
@@ -26,19 +26,31 @@ def test_every_policy_that_allows_is_named_in_order_and_every_rule_has_its_outco
     assert found.ingress is not None
     a, z = Ref("NetworkPolicy", "shop", "a"), Ref("NetworkPolicy", "shop", "z")
     assert (found.ingress.isolating, found.ingress.allowing) == ((a, z), (a, z))
-    assert [(rule.policy, rule.index, rule.total, rule.outcome) for rule in found.ingress.rules] == [
-        (a, 0, 3, "peer"),
-        (a, 1, 3, "port"),
-        (a, 2, 3, "allow"),
-        (z, 0, 1, "allow"),
+    (stage,) = found.ingress.stages
+    assert (stage.tier, stage.policies, stage.verdict) == ("network", (a, z), "allow")
+    assert found.ingress.decided == stage
+    assert [(rule.policy, rule.index, rule.total, rule.words, rule.outcome, rule.action) for rule in stage.rules] == [
+        (a, 0, 3, "pods app=none in namespace shop", "peer", "allow"),
+        (a, 1, 3, "anywhere on 81/tcp", "port", "allow"),
+        (a, 2, 3, "anywhere", "matches", "allow"),
+        (z, 0, 1, "anywhere on 80/tcp", "matches", "allow"),
     ]
 
 
 def test_a_denied_flow_names_who_isolates_and_nobody_who_allows() -> None:
     found = judged("shop/web", "shop/db", "80/tcp", policy("shop/p", labelled(app="web"), types=["Egress"]))
     assert found.egress is not None
-    assert (found.egress.isolating, found.egress.allowing) == ((Ref("NetworkPolicy", "shop", "p"),), ())
+    refs = (Ref("NetworkPolicy", "shop", "p"),)
+    assert (found.egress.isolating, found.egress.allowing, found.egress.denying) == (refs, (), refs)
     assert not found.allowed
+
+
+def test_an_end_that_nothing_isolates_has_no_stage_and_nobody_to_name() -> None:
+    found = judged("shop/web", "shop/db", "80/tcp", policy("shop/p", labelled(app="web"), types=["Ingress"]))
+    for side in (found.egress, found.ingress):
+        assert side is not None
+        assert (side.stages, side.decided, side.allowed) == ((), None, True)
+        assert (side.isolating, side.allowing, side.denying) == ((), (), ())
 
 
 def test_a_pod_reaches_itself_and_a_node_its_own_pods() -> None:

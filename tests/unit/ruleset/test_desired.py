@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nfagent.cluster.model import Namespace, Node, Pod, Ref
 from nfagent.egress.ip_masq import IpMasqConfig
+from nfagent.policy.matching import EVERY_POD
 from nfagent.policy.model import NetworkPolicy
-from nfagent.ruleset.desired import Desired
+from nfagent.policy.tiers import TierPolicy, TierRule
+from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.origins import Origin
 
 WEB = Pod("shop", "web", node="a", addresses=("10.64.0.1",))
 POLICY = NetworkPolicy(namespace="shop", name="p")
 DENIED = "deny ingress shop/p"
+ADMIN = TierPolicy(
+    kind="AdminNetworkPolicy", name="guard", tier="admin", priority=1, subject=EVERY_POD, ingress=(TierRule("deny"),)
+)
+BASELINE = TierPolicy(
+    kind="BaselineAdminNetworkPolicy",
+    name="default",
+    tier="baseline",
+    subject=EVERY_POD,
+    ingress=(TierRule("allow"),),
+    egress=(TierRule("allow"),),
+)
 
 
 def test_an_origin_outlives_its_rule_and_the_next_one_of_the_name_takes_over() -> None:
@@ -93,5 +108,46 @@ def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
     desired.put(POLICY)
     ruleset = desired.ruleset()
-    assert (ruleset.sets, ruleset.counters) == ({}, frozenset())
+    assert (ruleset.sets.keys(), ruleset.counters) == ({"recheck4", "recheck6", "rechecking"}, {"drop/untranslated"})
     assert [name for name, chain in ruleset.chains.items() if chain.hook is None] == ["stray-egress", "stray-ingress"]
+
+
+def test_a_policy_of_the_tiers_comes_and_goes_by_its_kind_like_any_object() -> None:
+    desired = Desired("a")
+    desired.put(WEB)
+    before = desired.ruleset()
+    origin = Origin("deny", "ingress", (ADMIN.ref,))
+    assert [desired.put(ADMIN), desired.put(ADMIN)] == [True, False]
+    assert (desired.origin("deny ingress anp.guard"), desired.ruleset().counters - before.counters) == (
+        origin,
+        {"deny/ingress/anp.guard"},
+    )
+    assert [desired.remove(ADMIN.ref), desired.remove(ADMIN.ref)] == [True, False]
+    assert (desired.origin("deny ingress anp.guard"), desired.ruleset()) == (origin, before)
+
+
+@pytest.mark.parametrize(
+    ("policies", "classes"),
+    [
+        pytest.param([POLICY], [("ingress", 1, 0, 0)], id="a NetworkPolicy alone"),
+        pytest.param([ADMIN], [("ingress", 0, 1, 0)], id="the admin tier alone"),
+        pytest.param(
+            [BASELINE], [("egress", 0, 0, 1), ("ingress", 0, 0, 1)], id="the baseline tier, in both directions"
+        ),
+        pytest.param([ADMIN, POLICY], [("ingress", 1, 1, 0)], id="the admin tier before a NetworkPolicy"),
+        pytest.param([ADMIN, BASELINE], [("egress", 0, 0, 1), ("ingress", 0, 1, 1)], id="both tiers"),
+        pytest.param(
+            [ADMIN, POLICY, BASELINE],
+            [("egress", 0, 0, 1), ("ingress", 1, 1, 0)],
+            id="no baseline where a NetworkPolicy isolates, and in that direction only",
+        ),
+    ],
+)
+def test_a_pods_classes_are_by_direction_the_policies_that_have_a_say(
+    policies: list[Item], classes: list[tuple[str, int, int, int]]
+) -> None:
+    desired = Desired("a")
+    for item in (*policies, WEB):
+        desired.put(item)
+    found = desired.classes_of(WEB.addresses[0])
+    assert [(key.direction, len(key.policies), len(key.admin), len(key.baseline)) for key in found] == classes

@@ -6,9 +6,24 @@ from typing import Any
 
 import pytest
 
-from nfagent.cluster.address import Range, parse_cidr, single
+from nfagent.cluster.address import FAMILIES, Range, parse_cidr, single
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import ABSENT, Accept, Chain, Foreign, Hook, NamedSet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.objects import (
+    ABSENT,
+    Accept,
+    Chain,
+    FamilyInSet,
+    Foreign,
+    Hook,
+    Jump,
+    NamedPort,
+    NamedSet,
+    Return,
+    Rule,
+    Ruleset,
+    VerdictMap,
+    WayIs,
+)
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
 from nfagent.ruleset.transaction import Delete, FlushChain, diff
 
@@ -62,6 +77,7 @@ def test_elements_of_every_kind_are_read() -> None:
                 type=["ipv4_addr", "inet_proto", "inet_service"],
                 elem=[{"concat": ["10.0.0.1", "tcp", 80]}],
             ),
+            ours("set", name="f", type="nf_proto", elem=["ipv4", "ipv6"]),
             ours("map", name="m", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", {"goto": {"target": "c"}}]]),
         )
     )
@@ -70,6 +86,7 @@ def test_elements_of_every_kind_are_read() -> None:
         "a": NamedSet("address", 6, frozenset({"2001:db8::1"})),
         "r": NamedSet("range", 4, frozenset(ranges), "words"),
         "p": NamedSet("port", 4, frozenset({("10.0.0.1", "tcp", 80)})),
+        "f": NamedSet("family", 4, frozenset(FAMILIES)),
     }
     assert found.maps == {"m": VerdictMap(4, {"10.0.0.1": "c"})}
 
@@ -81,6 +98,8 @@ FOREIGN: dict[str, Entry] = {
     "a set of intervals of ports": ours(
         "set", name="x", type=["ipv4_addr", "inet_proto", "inet_service"], flags=["interval"]
     ),
+    "a set of a family that is none of ours": ours("set", name="x", type="nf_proto", elem=["arp"]),
+    "a set of intervals of families": ours("set", name="x", type="nf_proto", flags=["interval"]),
     "a map of marks": ours("map", name="x", type="ipv4_addr", map="mark", elem=[["10.0.0.1", 5]]),
     "a map that jumps": ours(
         "map", name="x", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", {"jump": {"target": "c"}}]]
@@ -102,11 +121,46 @@ def test_foreign_objects_are_told_apart_and_the_table_is_made_anew(entry: Entry)
     assert diff(found, Ruleset())[0] == Delete("table")
 
 
+def concat(port: str, protocol: str = "th") -> Entry:
+    """Write what a named port looks up, as libnftables lists it."""
+    server = {"ct": {"key": "ip saddr", "dir": "reply"}}
+    return {"concat": [server, {"meta": {"key": "l4proto"}}, {"payload": {"protocol": protocol, "field": port}}]}
+
+
+def match(left: Entry, right: object, op: str = "==") -> Entry:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+KNOWN: dict[str, tuple[list[Entry], Rule]] = {
+    "a jump": ([{"jump": {"target": "c"}}], Rule(verdict=Jump("c"))),
+    "a return": ([{"return": None}], Rule(verdict=Return())),
+    "a family in a set": ([match({"meta": {"key": "nfproto"}}, "@f")], Rule((FamilyInSet("f"),))),
+    "a family that is in none": (
+        [match({"meta": {"key": "nfproto"}}, "@f", "!=")],
+        Rule((FamilyInSet("f", negated=True),)),
+    ),
+    "a packet's way": ([match({"ct": {"key": "direction"}}, "reply")], Rule((WayIs("reply"),))),
+    "a named port on the way there": ([match(concat("dport"), "@p")], Rule((NamedPort(4, "p"),))),
+    "a named port on the way back": ([match(concat("sport"), "@p")], Rule((NamedPort(4, "p", "reply"),))),
+}
+
+
+@pytest.mark.parametrize(("expressions", "rule"), KNOWN.values(), ids=KNOWN)
+def test_expressions_of_ours_are_read(expressions: list[Entry], rule: Rule) -> None:
+    found = parse_ruleset(listing(TABLE, ours("chain", name="c"), ours("rule", chain="c", expr=expressions)))
+    assert found.chains["c"].rules == (rule,)
+
+
 RULES: dict[str, list[Entry]] = {
     "a match of a kind that we never write": [
         {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}}
     ],
     "a comparison that we never write": [{"match": {"op": "!=", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}],
+    "a family without a set": [match({"meta": {"key": "nfproto"}}, "ipv4")],
+    "a way that is none": [match({"ct": {"key": "direction"}}, "both")],
+    "a packet that doesn't go a way": [match({"ct": {"key": "direction"}}, "reply", "!=")],
+    "a named port that is not in a set": [match(concat("dport"), "@p", "!=")],
+    "a named port of one protocol": [match(concat("dport", "tcp"), "@p")],
     "an anonymous counter": [{"counter": {"packets": 1, "bytes": 2}}, {"accept": None}],
     "a log without a group": [{"log": {"prefix": "x"}}],
     "a log behind its verdict": [{"accept": None}, {"log": {"prefix": "x", "group": 1}}],

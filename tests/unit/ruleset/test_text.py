@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.address import Range, parse_cidr
+from nfagent.cluster.address import FAMILIES, Range, parse_cidr
 from nfagent.ruleset.objects import (
     ABSENT,
     Accept,
+    Chain,
     Connection,
     ConntrackState,
     Dispatch,
     Drop,
-    FamilyIs,
+    FamilyInSet,
     Foreign,
     Goto,
+    Hook,
     Icmpv6Type,
     InSet,
     Jump,
@@ -22,10 +24,12 @@ from nfagent.ruleset.objects import (
     NamedSet,
     Packet,
     ProtocolIs,
+    Return,
     Rule,
     Ruleset,
     ServerPort,
     Unconfirmed,
+    WayIs,
 )
 from nfagent.ruleset.text import element_text, rule_text, table_text
 
@@ -39,13 +43,26 @@ from nfagent.ruleset.text import element_text, rule_text, table_text
         (Rule((ProtocolIs(("tcp",)), ServerPort(80, 80))), "meta l4proto tcp ct reply proto-src 80"),
         (Rule((ProtocolIs(("tcp", "udp")), ServerPort(1, 9))), "meta l4proto { tcp, udp } ct reply proto-src 1-9"),
         (Rule((NamedPort(6, "s"),)), "ct reply ip6 saddr . meta l4proto . th dport @s"),
-        (Rule((FamilyIs(6), ConntrackState(("invalid", "untracked")))), "meta nfproto ipv6 ct state invalid,untracked"),
+        (
+            Rule((WayIs("original"), NamedPort(4, "s"))),
+            "ct direction original ct reply ip saddr . meta l4proto . th dport @s",
+        ),
+        (
+            Rule((WayIs("reply"), NamedPort(4, "s", "reply"))),
+            "ct direction reply ct reply ip saddr . meta l4proto . th sport @s",
+        ),
+        (
+            Rule((FamilyInSet("s"), ConntrackState(("invalid", "untracked")))),
+            "meta nfproto @s ct state invalid,untracked",
+        ),
+        (Rule((FamilyInSet("s", negated=True), ConntrackState(("invalid",)))), "meta nfproto != @s ct state invalid"),
         (Rule((Unconfirmed(), Icmpv6Type(("nd-redirect",)))), "ct status ! confirmed icmpv6 type nd-redirect"),
         (
             Rule((), "deny/x", Log("deny x", 100), Goto("c"), "why"),
             'counter name "deny/x" log prefix "deny x" group 100 goto c comment "why"',
         ),
         (Rule(verdict=Jump("c")), "jump c"),
+        (Rule(verdict=Return()), "return"),
         (Rule(verdict=Dispatch(Packet("saddr", 6), "m")), "ip6 saddr vmap @m"),
         (Rule(verdict=Masquerade(random_fully=True)), "masquerade fully-random"),
         (Rule(verdict=Masquerade(random_fully=False)), "masquerade"),
@@ -62,6 +79,41 @@ def test_elements() -> None:
     assert element_text(parse_cidr("10.0.0.0/8")) == "10.0.0.0/8"
     assert element_text(Range(4, 1, 3)) == "0.0.0.1-0.0.0.3"
     assert element_text(("10.0.0.1", "tcp", 80)) == "10.0.0.1 . tcp . 80"
+    assert [element_text(family) for family in FAMILIES] == ["ipv4", "ipv6"]
+
+
+def test_a_set_of_families_is_of_no_family() -> None:
+    text = table_text(Ruleset({"rechecking": NamedSet("family", 4, frozenset(FAMILIES), "why")}))
+    assert text.splitlines()[1:-1] == [
+        "\tset rechecking {",
+        "\t\ttype nf_proto",
+        '\t\tcomment "why"',
+        "\t\telements = {",
+        "\t\t\tipv4,",
+        "\t\t\tipv6",
+        "\t\t}",
+        "\t}",
+    ]
+
+
+def test_a_chain_comes_after_those_that_it_leads_to() -> None:
+    leads = {
+        "egress/shop/db": (Jump("admin/egress/anp.a"), Goto("deny/egress/shop/db")),
+        "egress/baseline_banp.default": (Goto("baseline/egress/banp.default"),),
+        "admin/egress/anp.a": (Goto("allow/egress/anp.a"), Return()),
+        "baseline/egress/banp.default": (Goto("deny/egress/banp.default"),),
+    }
+    ends = ("allow/egress/anp.a", "deny/egress/banp.default", "deny/egress/shop/db")
+    chains = {name: Chain(tuple(Rule(verdict=verdict) for verdict in verdicts)) for name, verdicts in leads.items()}
+    chains |= {name: Chain((Rule(verdict=Drop()),)) for name in ends}
+    chains["forward-egress"] = Chain((Rule(verdict=Goto("stray-egress")),), Hook("filter", "forward", -2))
+    chains["stray-egress"] = Chain()
+    lines = table_text(Ruleset(chains=chains)).splitlines()
+    declared = [line.split()[1] for line in lines if line.startswith("\tchain ")]
+    assert sorted(declared) == sorted(chains)
+    for name, chain in chains.items():
+        targets = [rule.verdict.chain for rule in chain.rules if isinstance(rule.verdict, Goto | Jump)]
+        assert all(declared.index(target) < declared.index(name) for target in targets)
 
 
 def test_a_table_sorts_addresses_by_number_and_explains_them() -> None:

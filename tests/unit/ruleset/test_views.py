@@ -21,7 +21,7 @@ from nfagent.ruleset.views import (
     scoped,
     state_view,
 )
-from tests.scene import Scene, labelled, namespace, pod, policy
+from tests.scene import Scene, labelled, namespace, pod, policy, tier_policy
 
 ALL = Scope()
 PROBLEM = Problem(place="f.yaml:3", object="Pod shop/x", field="spec.nodeName", value="5", reason="is not a string")
@@ -39,6 +39,23 @@ DOCUMENTS = (
     ),
     policy("shop/closed", labelled(app="web")),
     policy("ops/broken", types=["Egress"], egress=[{"to": [{}]}]),
+)
+GUARD = tier_policy(
+    "AdminNetworkPolicy",
+    "guard",
+    {"pods": {"namespaceSelector": {}, "podSelector": labelled(app="db")}},
+    priority=7,
+    ingress=[
+        {
+            "name": "no mon",
+            "action": "Deny",
+            "from": [{"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}}],
+        },
+        {"action": "Alow", "from": [{"namespaces": {}}]},
+    ],
+)
+FLOOR = tier_policy(
+    "BaselineAdminNetworkPolicy", "default", {"namespaces": {}}, egress=[{"action": "Deny", "to": [{"nodes": {}}]}]
 )
 
 
@@ -85,6 +102,7 @@ def test_the_state_says_who_is_where_and_isolated_by_what(view: Desired) -> None
         "phase": "Running",
         "host_network": False,
         "isolated": {"egress": [], "ingress": ["shop/db"]},
+        "tiers": {"egress": [], "ingress": []},
     }
     assert found["masquerade"]["configured"] is False
     assert found["logging"] == {"allow": False, "deny": False}
@@ -115,13 +133,73 @@ def test_policies_say_whom_they_isolate_here_and_what_they_allow(view: Desired) 
         "kind": "NetworkPolicy",
         "namespace": "shop",
         "name": "db",
+        "tier": "network",
+        "priority": None,
         "selects": "app=db",
         "isolates": ["ingress"],
         "local_pods": ["shop/db"],
-        "rules": {"ingress": ["pods app=web in namespace shop on 5432/tcp"]},
+        "rules": {
+            "ingress": [
+                {
+                    "action": "allow",
+                    "name": "",
+                    "about": "pods app=web in namespace shop on 5432/tcp",
+                    "problem": None,
+                }
+            ]
+        },
         "problem": None,
     }
     assert found["problems"] == [msgspec.to_builtins(PROBLEM)]
+
+
+@pytest.fixture
+def tiers() -> Desired:
+    return Scene(*DOCUMENTS, GUARD, FLOOR).views["a"]
+
+
+def test_policies_of_the_tiers_are_shown_in_the_order_in_which_they_are_asked(tiers: Desired) -> None:
+    found = as_json(policies_view(tiers, ALL, ()))["policies"]
+    assert [item["name"] for item in found] == ["guard", "broken", "closed", "db", "default"]
+    assert [(item["tier"], item["priority"]) for item in found[::4]] == [("admin", 7), ("baseline", 1001)]
+    assert (found[0]["selects"], found[0]["isolates"]) == ("pods app=db in all namespaces", [])
+    assert (found[0]["local_pods"], found[4]["local_pods"]) == (["shop/db"], ["ops/mon", "shop/db", "shop/web"])
+
+
+def test_rules_of_the_tiers_say_what_they_do_and_what_is_wrong_with_them(tiers: Desired) -> None:
+    guard, *_, floor = as_json(policies_view(tiers, ALL, ()))["policies"]
+    about = "all pods in namespaces kubernetes.io/metadata.name=ops"
+    assert guard["rules"].keys() == {"ingress"}
+    assert guard["rules"]["ingress"][0] == {"action": "deny", "name": "no mon", "about": about, "problem": None}
+    unknown = guard["rules"]["ingress"][1]
+    assert (unknown["action"], unknown["about"], unknown["problem"]["field"]) == (
+        "deny",
+        "anywhere",
+        "spec.ingress[1].action",
+    )
+    assert floor["rules"] == {"egress": [{"action": "deny", "name": "", "about": "all nodes", "problem": None}]}
+
+
+def test_the_state_says_which_policies_of_the_tiers_have_a_say(tiers: Desired) -> None:
+    pods = {item["name"]: item for item in as_json(state_view(tiers, ALL, ()))["pods"]}
+    assert pods["db"]["tiers"] == {
+        "egress": ["BaselineAdminNetworkPolicy default"],
+        "ingress": ["AdminNetworkPolicy guard"],
+    }
+    assert pods["db"]["isolated"] == {"egress": [], "ingress": ["shop/db"]}
+    assert pods["web"]["tiers"] == {"egress": ["BaselineAdminNetworkPolicy default"], "ingress": []}
+
+
+@pytest.mark.parametrize(
+    ("scope", "policies"),
+    [
+        pytest.param(Scope(namespace="shop"), ["closed", "db"], id="a namespace has no policies of the tiers"),
+        pytest.param(Scope(pod="shop/db"), ["guard", "db", "default"], id="those that have a Pod as their subject"),
+        pytest.param(Scope(pod="shop/web"), ["closed", "default"], id="and no others"),
+    ],
+)
+def test_the_policies_of_a_scope_with_tiers(tiers: Desired, scope: Scope, policies: list[str]) -> None:
+    assert [item["name"] for item in policies_view(tiers, scope, ())["policies"]] == policies
 
 
 def test_a_policy_that_fails_closed_says_why(view: Desired) -> None:
@@ -179,7 +257,7 @@ def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(vi
         "ingress4": {"10.64.0.20": "ingress/shop/db"},
         "ingress6": {"2001:db8:0:a::20": "ingress/shop/db"},
     }
-    assert set(part.chains) == {"ingress/shop/db", "allow/ingress/shop/db"}
+    assert set(part.chains) == {"ingress/shop/db", "allow/ingress/shop/db", "deny/ingress/shop/db"}
     assert part.counters == {"deny/ingress/shop/db", "allow/ingress/shop/db"}
     assert [item.comment for item in part.sets.values()] == ["pods app=web in namespace shop"] * 2
     assert all(part.chains[name] == ruleset.chains[name] for name in part.chains)
@@ -187,7 +265,25 @@ def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(vi
 
 def test_a_namespaces_part_of_the_ruleset_is_that_of_its_pods(view: Desired) -> None:
     part = scoped(view, view.ruleset(), Scope(namespace="shop"))
-    assert set(part.chains) == {"ingress/shop/db", "allow/ingress/shop/db", "ingress/shop/closed"}
+    assert set(part.chains) == {
+        *("ingress/shop/db", "allow/ingress/shop/db", "deny/ingress/shop/db"),
+        *("ingress/shop/closed", "deny/ingress/shop/closed"),
+    }
+
+
+def test_a_pods_part_of_the_ruleset_has_its_sections_and_what_these_lead_to(tiers: Desired) -> None:
+    part = scoped(tiers, tiers.ruleset(), Scope(pod="shop/db"))
+    assert set(part.chains) == {
+        *("ingress/admin_anp.guard/shop/db", "admin/ingress/anp.guard", "deny/ingress/anp.guard"),
+        *("allow/ingress/shop/db", "deny/ingress/shop/db"),
+        *("egress/baseline_banp.default", "baseline/egress/banp.default", "deny/egress/banp.default"),
+    }
+    assert part.counters == {name for name in part.chains if name.startswith(("allow/", "deny/"))}
+    assert {item.comment for item in part.sets.values()} == {
+        "pods app=web in namespace shop",
+        "all pods in namespaces kubernetes.io/metadata.name=ops",
+        "all nodes",
+    }
 
 
 @pytest.mark.parametrize("scope", [Scope(pod="shop/far"), Scope(namespace="none")], ids=["elsewhere", "nobody"])
@@ -314,10 +410,12 @@ COUNTED = {
 }
 
 
-def row(verdict: str, policy: str, packets: int, size: int, *, direction: str = "ingress") -> View:
-    space, _, name = policy.partition("/")
-    counted = {"packets": packets, "bytes": size}
-    return {"verdict": verdict, "direction": direction, "namespace": space, "policies": [name], **counted}
+def row(
+    verdict: str, policy: str, packets: int, size: int, *, direction: str = "ingress", kind: str = "NetworkPolicy"
+) -> View:
+    space, _, name = policy.rpartition("/")
+    whose = {"kind": kind, "namespace": space, "policies": [name]}
+    return {"verdict": verdict, "direction": direction, **whose, "packets": packets, "bytes": size}
 
 
 ROWS = {
@@ -339,6 +437,17 @@ ROWS = {
 )
 def test_counters(view: Desired, scope: Scope, rows: list[str]) -> None:
     assert as_json(counters_view(view, COUNTED, scope)) == {"counters": [ROWS[name] for name in rows]}
+
+
+def test_counters_of_the_tiers_are_shown_by_kind(tiers: Desired) -> None:
+    counted = {**COUNTED, "deny/ingress/anp.guard": CounterValue(2, 90), "deny/egress/banp.default": CounterValue(4, 8)}
+    found = as_json(counters_view(tiers, counted, Scope(pod="shop/db")))
+    assert found["counters"] == [
+        ROWS["allow db"],
+        row("deny", "default", 4, 8, direction="egress", kind="BaselineAdminNetworkPolicy"),
+        row("deny", "guard", 2, 90, kind="AdminNetworkPolicy"),
+        ROWS["deny db"],
+    ]
 
 
 def test_a_policys_counter_is_shown_once_for_all_its_classes() -> None:

@@ -8,11 +8,14 @@ from ipaddress import ip_address
 import pytest
 
 from nfagent.cluster.model import Ref
-from nfagent.policy.evaluate import Flow
+from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.policy.model import PodPeer, PolicyPort, Selector
+from nfagent.policy.tiers import TierPolicy, TierRule
 from nfagent.ruleset import names
+from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import Ruleset
 from nfagent.verdicts.attribution import Attributor, flow_of
-from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record
+from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record, encode
 from nfagent.wire.nflog import LoggedPacket
 from tests.scene import Document, Scene, labelled, pod, policy
 
@@ -26,6 +29,11 @@ FROM_WEB = policy(
 )
 ON_5432 = policy("shop/on-5432", labelled(app="db"), ingress=[{"ports": [{"port": 5432}]}], types=["Ingress"])
 CLOSED = policy("shop/closed", labelled(app="db"), types=["Ingress", "Egress"])
+LOGGING = {
+    "kind": "NetworkLogging",
+    "metadata": {"name": "default"},
+    "spec": {"cluster": {"allow": {"log": True, "delegate": False}, "deny": {"log": True, "delegate": False}}},
+}
 
 
 def scene(*documents: Document) -> Scene:
@@ -226,13 +234,7 @@ def test_names_that_are_shortened_by_a_digest_find_back_to_all_of_their_policies
 
 
 def test_every_prefix_that_the_ruleset_logs_is_attributed() -> None:
-    switch = {"log": True, "delegate": False}
-    logging = {
-        "kind": "NetworkLogging",
-        "metadata": {"name": "default"},
-        "spec": {"cluster": {"allow": switch, "deny": switch}},
-    }
-    view = scene(FROM_WEB, ON_5432, CLOSED, logging).views["a"]
+    view = scene(FROM_WEB, ON_5432, CLOSED, LOGGING).views["a"]
     prefixes = written(view.ruleset())
     assert prefixes == {
         "allow ingress shop/from-web",
@@ -250,7 +252,145 @@ def written(ruleset: Ruleset) -> set[str]:
     return {rule.log.prefix for chain in ruleset.chains.values() for rule in chain.rules if rule.log is not None}
 
 
+IN_SHOP = PodPeer(Selector(), namespace="shop")
+FIRST = TierPolicy(
+    kind="AdminNetworkPolicy",
+    name="first",
+    tier="admin",
+    priority=1,
+    subject=IN_SHOP,
+    ingress=(
+        TierRule("allow", (IN_SHOP,), (PolicyPort("tcp", 1, 1),)),
+        TierRule("deny", (IN_SHOP,), (PolicyPort("tcp", 2, 2),)),
+        TierRule("pass", (IN_SHOP,), (PolicyPort("tcp", 5432, 5432),)),
+    ),
+)
+SECOND = TierPolicy(
+    kind="ClusterNetworkPolicy",
+    name="second",
+    tier="admin",
+    priority=2,
+    subject=IN_SHOP,
+    ingress=(TierRule("allow", (IN_SHOP,), (PolicyPort("tcp", 1, 2),)),),
+    egress=(TierRule("deny", (IN_SHOP,), (PolicyPort("sctp"),)),),
+)
+BASE = TierPolicy(
+    kind="BaselineAdminNetworkPolicy",
+    name="default",
+    tier="baseline",
+    subject=IN_SHOP,
+    ingress=(TierRule("allow", (IN_SHOP,), (PolicyPort("udp", 53, 53),)), TierRule("deny", (IN_SHOP,))),
+)
+FIRST_NAME, SECOND_NAME, BASE_NAME = (PolicyName(policy.name, "", policy.kind) for policy in (FIRST, SECOND, BASE))
+
+
+def under_tiers(*documents: Document) -> Desired:
+    view = scene(LOGGING, *documents).views["a"]
+    for item in (FIRST, SECOND, BASE):
+        view.put(item)
+    return view
+
+
+@pytest.mark.parametrize(
+    ("documents", "prefix", "payload", "policies"),
+    [
+        pytest.param(
+            (FROM_WEB, ON_5432),
+            "allow ingress anp.first",
+            packet(WEB, DB, TCP, ports(1, 1)),
+            (FIRST_NAME,),
+            id="of an admin tier's allow the policy that decided, and no other that would allow too",
+        ),
+        pytest.param(
+            (FROM_WEB, ON_5432),
+            "allow ingress shop/from-web",
+            packet(WEB, DB, TCP, ports(1, 5432)),
+            named("from-web", "on-5432"),
+            id="of what the admin tier passed every NetworkPolicy that allows",
+        ),
+        pytest.param(
+            (),
+            "allow ingress banp.default",
+            packet(WEB, DB, UDP, ports(1, 53)),
+            (BASE_NAME,),
+            id="of the baseline tier's allow its policy",
+        ),
+    ],
+)
+def test_an_allow_under_tiers_names(
+    documents: tuple[Document, ...], prefix: str, payload: bytes, policies: tuple[PolicyName, ...]
+) -> None:
+    view = under_tiers(*documents)
+    assert prefix in written(view.ruleset())
+    record = attributed(Attributor(view), prefix, payload)
+    assert (record.disposition, record.policies, record.isolating_policies) == ("allow", policies, ())
+
+
+@pytest.mark.parametrize(
+    ("documents", "prefix", "payload", "policies"),
+    [
+        pytest.param(
+            (FROM_WEB, ON_5432),
+            "deny ingress anp.first",
+            packet(WEB, DB, TCP, ports(1, 2)),
+            (FIRST_NAME,),
+            id="of an admin tier's deny the policy that decided, and none that isolates",
+        ),
+        pytest.param(
+            (),
+            "deny egress cnp.second",
+            packet(WEB, DB, SCTP, ports(1, 2)),
+            (SECOND_NAME,),
+            id="at the source as at the destination",
+        ),
+        pytest.param(
+            (FROM_WEB, ON_5432),
+            "deny ingress shop/from-web_on-5432",
+            packet(OUTSIDE, DB, TCP, ports(1, 2)),
+            named("from-web", "on-5432"),
+            id="of what no tier decided the NetworkPolicies that isolate",
+        ),
+        pytest.param(
+            (),
+            "deny ingress banp.default",
+            packet(WEB, DB, TCP, ports(1, 9)),
+            (BASE_NAME,),
+            id="of the baseline tier's deny its policy",
+        ),
+    ],
+)
+def test_a_deny_under_tiers_names(
+    documents: tuple[Document, ...], prefix: str, payload: bytes, policies: tuple[PolicyName, ...]
+) -> None:
+    view = under_tiers(*documents)
+    assert prefix in written(view.ruleset())
+    record = attributed(Attributor(view), prefix, payload)
+    assert (record.disposition, record.policies, record.isolating_policies) == ("deny", (), policies)
+
+
+def test_what_a_tier_decided_before_the_last_change_still_names_its_policy_alone() -> None:
+    view = under_tiers(FROM_WEB, ON_5432)
+    attributor = Attributor(view)
+    payload = packet(WEB, DB, TCP, ports(1, 5432))
+    view.remove(FIRST.ref)
+    assert attributed(attributor, "allow ingress anp.first", payload).policies == (FIRST_NAME,)
+    assert attributed(attributor, "deny ingress anp.first", payload).isolating_policies == (FIRST_NAME,)
+
+
+def test_a_tier_s_record_is_written_with_the_kind_and_without_a_namespace() -> None:
+    record = attributed(Attributor(under_tiers()), "deny ingress anp.first", packet(WEB, DB, TCP, ports(1, 2)))
+    assert b'"isolating_policies":[{"name":"first","namespace":"","kind":"AdminNetworkPolicy"}]' in encode(record)
+
+
 def test_the_flow_of_a_record_is_what_was_judged() -> None:
     attributor = Attributor(scene(CLOSED).views["a"])
     record = attributed(attributor, "deny ingress shop/closed", packet(OUTSIDE, DB, TCP, ports(1, 2)))
     assert flow_of(record) == Flow(OUTSIDE, DB, "tcp", 2)
+
+
+def test_a_pod_that_was_judged_on_its_way_to_itself_came_through_a_service() -> None:
+    view = scene(CLOSED).views["a"]
+    record = attributed(Attributor(view), "deny ingress shop/closed", packet(DB, DB, TCP, ports(1, 2)))
+    flow = flow_of(record)
+    assert flow == Flow(DB, DB, "tcp", 2, translated=True)
+    assert not evaluate(view.cluster, view.index.policies.values(), flow).allowed

@@ -1,0 +1,17 @@
+"""What the API leaves open, where nfagent lets its users choose (docs/semantics.md has every choice that was made)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The choices that are the user's: section `[policy]` of the settings.
+
+    own_node: a Pod under egress isolation that calls its own node: 'judged' like any destination, or 'allowed'
+              always, as the API's documentation says (corner-cases.md 51)
+    """
+
+    own_node: Literal["judged", "allowed"] = "judged"

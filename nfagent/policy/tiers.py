@@ -1,0 +1,114 @@
+"""The tiers around NetworkPolicy as nfagent reads them: policies of whole clusters, with priorities and actions.
+
+policy.networking.k8s.io: AdminNetworkPolicy and BaselineAdminNetworkPolicy (v1alpha1), ClusterNetworkPolicy (v1alpha2).
+One shape serves all three: a tier, a priority in it, a subject, and rules of which the first that matches decides.
+
+    admin tier     deny, allow: final; pass, or no rule matches: on to NetworkPolicy
+    NetworkPolicy  where any isolates the Pod in this direction, its verdict is final
+    baseline tier  as the admin tier; pass, or no rule matches: allowed
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.model import Direction, Ref
+from nfagent.errors import Problem
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Selector
+
+Tier: TypeAlias = Literal["admin", "baseline"]
+Action: TypeAlias = Literal["allow", "deny", "pass"]
+"""v1alpha1's Allow and v1alpha2's Accept are one."""
+
+TierKind: TypeAlias = Literal["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"]
+
+SHORT_KINDS: dict[str, str] = {
+    "AdminNetworkPolicy": "anp",
+    "BaselineAdminNetworkPolicy": "banp",
+    "ClusterNetworkPolicy": "cnp",
+}
+"""The CRDs' own short names."""
+
+LAST_PRIORITY = 1000
+
+
+class NodePeer(msgspec.Struct, frozen=True, order=True, tag=True):
+    """The addresses of the Nodes that a selector takes, host-network Pods there included; egress only."""
+
+    nodes: Selector
+
+    def __str__(self) -> str:
+        """Say it in words: `nodes role=edge`."""
+        return f"nodes {self.nodes}" if self.nodes.requirements else "all nodes"
+
+
+TierPeer: TypeAlias = PodPeer | NodePeer | IpBlock
+
+
+class TierRule(msgspec.Struct, frozen=True):
+    """One rule: what becomes of a connection whose peer and port match.
+
+    peers:   any of them matches; none at all only where a rule fails closed: then everything matches
+    ports:   none means every port and protocol
+    problem: why the rule can't be read. An allow rule then matches nothing; any other became `deny` of everything
+    """
+
+    action: Action
+    peers: tuple[TierPeer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+    name: str = ""
+    problem: Problem | None = None
+
+    @property
+    def void(self) -> bool:
+        """Tell whether it matches nothing: an allow rule that can't be read."""
+        return self.problem is not None and self.action == "allow"
+
+    def __str__(self) -> str:
+        """Say whom and which ports it is about: `pods app=web in all namespaces on 80/tcp`."""
+        who = " or ".join(map(str, self.peers)) or "anywhere"
+        return f"{who} on {', '.join(map(str, self.ports))}" if self.ports else who
+
+
+class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy of the admin or the baseline tier.
+
+    priority: 0 to 1000, lower first; a policy without one, or with one that can't be read, stands at 1001
+    subject:  the Pods that it judges; None where it can't be read: then nobody is known to be judged
+    problem:  what is wrong with the policy as a whole; faults of single rules are in the rules
+    """
+
+    kind: TierKind
+    name: str
+    tier: Tier
+    priority: int = LAST_PRIORITY + 1
+    subject: PodPeer | None = None
+    ingress: tuple[TierRule, ...] = ()
+    egress: tuple[TierRule, ...] = ()
+    problem: Problem | None = None
+
+    @property
+    def ref(self) -> Ref:
+        """Name this object."""
+        return Ref(self.kind, "", self.name)
+
+    @property
+    def rank(self) -> tuple[int, str, str]:
+        """Where it stands in its tier: by priority, then name (the API leaves ties open), then kind."""
+        return (self.priority, self.name, self.kind)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong with it."""
+        found = [self.problem, *(rule.problem for rule in (*self.ingress, *self.egress))]
+        return tuple(dict.fromkeys(problem for problem in found if problem is not None))
+
+    def rules(self, direction: Direction) -> tuple[TierRule, ...]:
+        """Give the rules of one direction; none: the policy doesn't touch it."""
+        return self.ingress if direction == "ingress" else self.egress
+
+
+Policy: TypeAlias = NetworkPolicy | TierPolicy
+"""Whatever judges connections."""

@@ -1,0 +1,206 @@
+"""What becomes of live connections when a change revokes them, after its commit.
+
+The commit itself put the addresses concerned under re-check (`ruleset.recheck`): from then on no packet of a revoked
+connection passes. Here their conntrack entries are judged by the same policies, those that are denied are deleted,
+and the addresses leave re-check. Where that can't be done, they stay in it: slower for them, and just as closed.
+
+A server that goes on sending would look like the client of a new connection once the entry is gone, one that policies
+may well allow. So the way that its packets go is put into the sets `revoked4/6` first: these remember it until it has
+been silent for five minutes.
+
+This module declares what Connections and Kernel must do, and knows no implementation of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import typing
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from nfagent.cluster.address import family_of
+from nfagent.cluster.model import Protocol
+from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.policy.evaluate import Flow
+from nfagent.ruleset import names
+from nfagent.ruleset.base import REVOKED
+from nfagent.ruleset.objects import FlowElement
+from nfagent.ruleset.transaction import ChangeElements, Transaction
+from nfagent.wire import packet
+from nfagent.wire.conntrack import ConntrackEntry
+
+log = logging.getLogger(__name__)
+_PAUSE_SECONDS = 0.1
+"""Between two rounds: a storm of changes costs ten looks at the table a second, not one each."""
+_RETRY_SECONDS = 5.0
+_TURN_SECONDS = 0.01
+"""How long the event loop is held at most."""
+_WITH_PORTS: dict[int, Protocol] = {packet.TCP: "tcp", packet.UDP: "udp", packet.SCTP: "sctp"}
+_PROTOCOLS: dict[int, str] = {**_WITH_PORTS, packet.ICMP: "icmp", packet.ICMPV6: "icmpv6"}
+
+
+class Connections(typing.Protocol):
+    """The kernel's table of connections. Both calls block."""
+
+    def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
+        """Give every connection whose client or server is among the addresses. Raises KernelError, MachineError."""
+        ...
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        """Forget connections; give how many were still there. Raises KernelError, MachineError."""
+        ...
+
+
+class Kernel(typing.Protocol):
+    """What holds the rules."""
+
+    async def apply(self, transaction: Transaction) -> None:
+        """Take all of a transaction, or refuse all of it with a KernelError."""
+        ...
+
+
+class Judge(typing.Protocol):
+    """Who knows the policies, and what is under re-check."""
+
+    @property
+    def suspects(self) -> dict[str, int]:
+        """The addresses under re-check, each with the number of the change that put it there."""
+        ...
+
+    def permits(self, flow: Flow) -> bool:
+        """Tell whether this node's policies allow a connection."""
+        ...
+
+    def absolve(self, judged: Mapping[str, int]) -> None:
+        """Take in that these suspects' connections were judged, and the denied ones ended."""
+        ...
+
+
+class Clock(typing.Protocol):
+    """What time is."""
+
+    def monotonic(self) -> float:
+        """Give seconds from an arbitrary start."""
+        ...
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; tell whether it came in time."""
+        ...
+
+
+class RevokeStatus(msgspec.Struct):
+    """How it stands.
+
+    suspects:     addresses under re-check at the last commit
+    suspected_at: monotonic time of the last commit that put any there
+    judged:       connections that were looked at so far
+    revoked:      those of them that policies denied, and that were ended
+    last_error:   why the last round failed, '' after success
+    """
+
+    suspects: int = 0
+    suspected_at: float = 0.0
+    judged: int = 0
+    revoked: int = 0
+    last_error: str = ""
+
+
+class Revoker:
+    """Ends revoked connections, round by round."""
+
+    def __init__(
+        self, judge: Judge, connections: Connections, kernel: Kernel, clock: Clock, wake: Callable[[], None]
+    ) -> None:
+        """Join the policies, the kernel's tables, and who is told that addresses left re-check."""
+        self._judge = judge
+        self._connections = connections
+        self._kernel = kernel
+        self._clock = clock
+        self._wake = wake
+        self._asked = asyncio.Event()
+        self._suspects: dict[str, int] = {}
+        self.status = RevokeStatus()
+
+    def committed(self) -> None:
+        """Say that the kernel holds everything that was wanted, its suspects included."""
+        before, self._suspects = self._suspects, self._judge.suspects
+        self.status.suspects = len(self._suspects)
+        if self._suspects:
+            self._asked.set()
+        if self._suspects.items() - before.items():
+            self.status.suspected_at = self._clock.monotonic()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            pause = _PAUSE_SECONDS
+            try:
+                await self.round()
+            except (KernelError, MachineError, WireError) as error:
+                if self.status.last_error != str(error):
+                    log.error("revoked connections can't be looked for, their Pods stay under re-check: %s", error)
+                self.status.last_error = str(error)
+                self._asked.set()
+                pause = _RETRY_SECONDS
+            await self._clock.wait(asyncio.Event(), pause)
+
+    async def round(self) -> None:
+        """Judge the connections of those that are under re-check now, and end what is denied."""
+        suspects = self._suspects
+        if not suspects:
+            return
+        entries = await asyncio.to_thread(self._connections.entries, frozenset(suspects))
+        denied = await self._denied(entries)
+        if denied:
+            await self._kernel.apply(blocking(denied))
+        ended = await asyncio.to_thread(self._connections.delete, denied) if denied else 0
+        self.status.judged += len(entries)
+        self.status.revoked += ended
+        self.status.last_error = ""
+        log.log(
+            logging.INFO if ended else logging.DEBUG,
+            "ended %d of %d live connections of %d addresses that a change concerned",
+            ended,
+            len(entries),
+            len(suspects),
+        )
+        self._judge.absolve(suspects)
+        self._wake()
+
+    async def _denied(self, entries: list[ConntrackEntry]) -> list[ConntrackEntry]:
+        """Give the connections that policies deny; others have their turn in between."""
+        verdicts: dict[Flow, bool] = {}
+        denied = []
+        turn = self._clock.monotonic()
+        for entry in entries:
+            flow = flow_of(entry)
+            if flow not in verdicts:
+                verdicts[flow] = self._judge.permits(flow)
+            if not verdicts[flow]:
+                denied.append(entry)
+            if self._clock.monotonic() - turn > _TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn = self._clock.monotonic()
+        return denied
+
+
+def blocking(entries: Iterable[ConntrackEntry]) -> Transaction:
+    """Give the commands that stop servers from going on with connections whose entries are deleted."""
+    found: dict[str, dict[FlowElement, None]] = {}
+    for entry in entries:
+        protocol = _WITH_PORTS.get(entry.protocol)
+        address, port = entry.answers
+        if protocol is not None and entry.server_port is not None and port is not None:
+            flows = found.setdefault(names.set_name(REVOKED, family_of(entry.server)), {})
+            flows[entry.server, protocol, entry.server_port, address, port] = None
+    return tuple(ChangeElements("add", name, tuple(flows)) for name, flows in sorted(found.items()))
+
+
+def flow_of(entry: ConntrackEntry) -> Flow:
+    """Give a connection as policies judge it: its client, and its server after a Service's address was translated."""
+    protocol = _PROTOCOLS.get(entry.protocol, str(entry.protocol))
+    return Flow(entry.client, entry.server, protocol, entry.server_port, translated=entry.translated)

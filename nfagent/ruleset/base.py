@@ -1,0 +1,167 @@
+"""The chains, maps and sets that every ruleset has: short ways out, and dispatch to the classes.
+
+Egress and ingress are base chains of their own, one after the other, so that `accept` in one is a verdict
+for that direction only (corner-cases.md 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nfagent.cluster.address import FAMILIES, Family
+from nfagent.cluster.model import DIRECTIONS, Direction
+from nfagent.policy.choices import Choices
+from nfagent.ruleset import names
+from nfagent.ruleset.objects import (
+    Accept,
+    Chain,
+    Connection,
+    ConntrackState,
+    Dispatch,
+    Drop,
+    End,
+    FamilyInSet,
+    FlowInSet,
+    Goto,
+    Hook,
+    Icmpv6Type,
+    InSet,
+    LocalSource,
+    Match,
+    NamedSet,
+    NotLoopback,
+    Packet,
+    ProtocolIs,
+    Refresh,
+    Rule,
+    VerdictMap,
+)
+
+EGRESS_PRIORITY = -2
+INGRESS_PRIORITY = -1
+RECHECK = "recheck"
+RECHECKING = "rechecking"
+REVOKED = "revoked"
+REVOKED_COUNTER = "drop/revoked"
+SPOOFED_COUNTER = "drop/spoofed"
+UNTRACKED_COUNTER = "drop/untracked"
+BASE_COUNTERS = (REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER)
+_NEVER_BLOCKED = (
+    "mld-listener-query",
+    "mld-listener-report",
+    "mld-listener-done",
+    "nd-router-solicit",
+    "nd-router-advert",
+    "nd-neighbor-solicit",
+    "nd-neighbor-advert",
+    "nd-redirect",
+    "mld2-listener-report",
+)
+
+
+def base_chains(choices: Choices) -> Iterator[tuple[str, Chain]]:
+    """Give the chains that every ruleset has."""
+    yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
+    if choices.own_node == "judged":
+        yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
+    yield "output-revoked", Chain(tuple(map(_ended_flow, FAMILIES)), Hook("filter", "output", EGRESS_PRIORITY))
+    yield "forward-ingress", _judging_chain("ingress", Hook("filter", "forward", INGRESS_PRIORITY))
+    for direction in DIRECTIONS:
+        yield f"stray-{direction}", _stray_chain(direction)
+
+
+def _judging_chain(direction: Direction, hook: Hook) -> Chain:
+    end: End = "client" if direction == "egress" else "server"
+    spoofed = (_spoofed(hook),) if direction == "egress" else ()
+    ended = map(_ended_flow, FAMILIES) if (direction, hook.name) == ("egress", "forward") else ()
+    settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
+    return Chain(
+        (
+            Rule(settled, verdict=Accept()),
+            *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
+            *spoofed,
+            *ended,
+            Rule(
+                (ConntrackState(("related",)), ProtocolIs(("icmp", "ipv6-icmp"))),
+                verdict=Accept(),
+                comment="errors about connections that were allowed",
+            ),
+            Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(f"stray-{direction}")),
+            *(Rule(verdict=Dispatch(Connection(end, family), f"{direction}{family}")) for family in FAMILIES),
+        ),
+        hook,
+    )
+
+
+def _beyond_recheck(family: Family) -> tuple[Match, ...]:
+    """Match the established connections that no change is about: neither end is under re-check."""
+    ends: tuple[End, End] = ("client", "server")
+    untouched = (InSet(Connection(end, family), names.set_name(RECHECK, family), negated=True) for end in ends)
+    return (ConntrackState(("established",)), *untouched)
+
+
+def _spoofed(hook: Hook) -> Rule:
+    """Stop what comes from a Pod and says that it comes from this node: it would be judged as nobody (39).
+
+    What the node itself sends passes neither hook, but for the input hook on its loopback interface.
+    """
+    elsewhere: tuple[Match, ...] = (NotLoopback(),) if hook.name == "input" else ()
+    return Rule(
+        (*elsewhere, LocalSource()),
+        counter=SPOOFED_COUNTER,
+        verdict=Drop(),
+        comment="says that this node has sent it, and it has not",
+    )
+
+
+def _ended_flow(family: Family) -> Rule:
+    """Stop a server that goes on with a connection which was ended: without its entry, it looks like a new one.
+
+    The server's Pod may be free to call the client's; that was never its call.
+    """
+    name = names.set_name(REVOKED, family)
+    return Rule(
+        (ConntrackState(("new",)), FlowInSet(family, name), Refresh(family, name)),
+        counter=REVOKED_COUNTER,
+        verdict=Drop(),
+        comment="goes on with a connection that a change ended",
+    )
+
+
+def recheck_sets() -> Iterator[tuple[str, NamedSet]]:
+    """Give the sets of what is judged again although it is established, without elements (see `recheck`)."""
+    yield RECHECKING, NamedSet("family", 4, comment="families of which any address is judged again")
+    for family in FAMILIES:
+        yield names.set_name(RECHECK, family), NamedSet("address", family, comment="whose connections are judged again")
+        yield (
+            names.set_name(REVOKED, family),
+            NamedSet("flow", family, comment="ways of servers in ended connections"),
+        )
+
+
+def _stray_chain(direction: Direction) -> Chain:
+    """Judge packets without a conntrack entry by their own address.
+
+    No rule about a connection matches them, so isolation holds; a rule that lets everybody in, or a whole
+    protocol, lets them in too.
+    """
+    return Chain(
+        (
+            Rule((Icmpv6Type(_NEVER_BLOCKED),), verdict=Accept(), comment="neighbour discovery is never blocked"),
+            *(
+                Rule(
+                    verdict=Dispatch(
+                        Packet("saddr" if direction == "egress" else "daddr", family), f"{direction}{family}"
+                    )
+                )
+                for family in FAMILIES
+            ),
+        )
+    )
+
+
+def verdict_maps() -> Iterator[tuple[str, VerdictMap]]:
+    """Give the maps that every ruleset has, without elements."""
+    for direction in DIRECTIONS:
+        for family in FAMILIES:
+            yield names.set_name(direction, family), VerdictMap(family, {})

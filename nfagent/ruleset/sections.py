@@ -1,0 +1,76 @@
+"""The tiers' parts of classes: one chain for all classes whose Pods the same policies of a tier judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from nfagent.cluster.address import FAMILIES, Family
+from nfagent.cluster.model import Ref
+from nfagent.policy.compile import SectionKey, compile_rules
+from nfagent.policy.index import PolicyIndex
+from nfagent.ruleset import names
+from nfagent.ruleset.lower import section_chain
+from nfagent.ruleset.written import WrittenChains
+
+
+class Sections:
+    """Section chains, counted by the classes that jump there, family by family."""
+
+    def __init__(self, index: PolicyIndex, chains: WrittenChains) -> None:
+        """Start without classes."""
+        self._index = index
+        self._chains = chains
+        self._users: dict[SectionKey, Counter[Family]] = {}
+        self._shown: dict[SectionKey, tuple[Family, ...]] = {}
+        self._of_policy: dict[Ref, set[SectionKey]] = {}
+        self._stale: set[SectionKey] = set()
+
+    def use(self, key: SectionKey, families: tuple[Family, ...]) -> None:
+        """Count one more class, for the families that it is written for."""
+        if key not in self._users:
+            self._users[key] = Counter()
+            for ref in key.policies:
+                self._of_policy.setdefault(ref, set()).add(key)
+        self._users[key].update(families)
+        self._stale.add(key)
+
+    def release(self, key: SectionKey, families: tuple[Family, ...]) -> None:
+        """Count one class less."""
+        self._users[key].subtract(families)
+        self._stale.add(key)
+
+    def rewrite(self, policies: Iterable[Ref]) -> None:
+        """Have the sections of changed policies written anew."""
+        for ref in policies:
+            for key in self._of_policy.get(ref, ()):
+                self._stale.add(key)
+                self._shown.pop(key, None)
+
+    def write(self) -> None:
+        """Write what is new or changed: before the chains that lead there."""
+        for key in sorted(self._stale):
+            families = self._families(key)
+            if families and families != self._shown.get(key):
+                rules = compile_rules(key, self._index)
+                self._chains.put(names.section_chain(key), section_chain(key, rules, families))
+                self._shown[key] = families
+
+    def drop(self) -> None:
+        """Drop what no class leads to any more: after the chains that led there."""
+        for key in self._stale:
+            if not self._families(key):
+                self._drop(key)
+        self._stale.clear()
+
+    def _families(self, key: SectionKey) -> tuple[Family, ...]:
+        return tuple(family for family in FAMILIES if self._users[key][family])
+
+    def _drop(self, key: SectionKey) -> None:
+        del self._users[key]
+        self._shown.pop(key, None)
+        for ref in key.policies:
+            self._of_policy[ref].discard(key)
+            if not self._of_policy[ref]:
+                del self._of_policy[ref]
+        self._chains.drop(names.section_chain(key))

@@ -1,0 +1,58 @@
+"""The setting `own_node`: an isolated Pod's way to its own node is judged, or free; to other nodes it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.lab.cluster import LabAgent
+from nfagent.lab.plan import NodePlan, grid
+from nfagent.lab.probe import Probe
+from nfagent.lab.servers import Endpoint, Protocol
+from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab
+
+pytestmark = pytest.mark.kernel
+
+NODES, PODS, _ = grid()
+PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+CLOSED = policy_document("x", "closed", podSelector={}, policyTypes=["Ingress", "Egress"])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS), CLOSED]
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
+        for node in NODES:
+            name = running.fabric.node_namespace(node.name)
+            running.servers.listen(
+                Endpoint(name, address, protocol, port) for address in node.addresses for protocol, port in PROTOCOLS
+            )
+        yield running
+
+
+def restarted(lab: Lab, own_node: str) -> tuple[NodePlan, NodePlan]:
+    """Start the agent of x/a's node anew with a setting; give that node, and the other one."""
+    agent: LabAgent = lab.cluster.agent(lab.fabric.pods["x", "a"].node)
+    agent.stop()
+    agent.start({"NFAGENT_POLICY_OWN_NODE": own_node})
+    own = lab.fabric.nodes[agent.node]
+    [other] = [node for node in NODES if node is not own]
+    return own, other
+
+
+def reached(lab: Lab, node: NodePlan) -> set[bool]:
+    """Tell what comes of calling a node's addresses from x/a, by every protocol and family."""
+    probes = [
+        Probe(lab.pod("x/a"), address, protocol, port) for address in node.addresses for protocol, port in PROTOCOLS
+    ]
+    return {outcome.reached for outcome in lab.ask(probes, 0.4).values()}
+
+
+def test_51_the_setting_opens_the_way_to_the_pods_own_node_and_closes_it_again(lab: Lab) -> None:
+    own, other = restarted(lab, "allowed")
+    assert (reached(lab, own), reached(lab, other)) == ({True}, {False})
+    assert lab.cluster.agent(own.name).run("explain", "x/a", f"{own.addresses[0]}:80").returncode == 0
+    own, other = restarted(lab, "judged")
+    assert (reached(lab, own), reached(lab, other)) == ({False}, {False})
+    assert lab.cluster.agent(own.name).run("explain", "x/a", f"{own.addresses[0]}:80").returncode == 1

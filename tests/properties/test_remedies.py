@@ -1,0 +1,131 @@
+"""What `explain` says would turn a verdict, made and judged again: it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Direction, Ref
+from nfagent.cluster.state import ClusterState
+from nfagent.policy.changes import AddPort, AddRule, AddTierRule, Mend, NewPolicy, Remedy, TakeRules
+from nfagent.policy.evaluate import Flow, Side, evaluate
+from nfagent.policy.explain import explain_flow
+from nfagent.policy.index import PolicyIndex
+from nfagent.policy.model import NetworkPolicy, PolicyPort, Rule
+from nfagent.policy.tiers import Policy, TierPolicy, TierRule
+from nfagent.ruleset.desired import Item
+from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
+from tests.properties.tier_strategies import tier_policies
+
+Policies = dict[Ref, Policy]
+
+
+def with_rules(policy: Policy, direction: Direction, rules: tuple[Rule, ...] | tuple[TierRule, ...]) -> Policy:
+    return msgspec.structs.replace(policy, **{direction: rules})
+
+
+def listed(port: PolicyPort | None) -> tuple[PolicyPort, ...]:
+    return () if port is None else (port,)
+
+
+def network(policies: Policies, ref: Ref) -> NetworkPolicy:
+    policy = policies[ref]
+    assert isinstance(policy, NetworkPolicy)
+    return policy
+
+
+def changed(policies: Policies, remedy: Remedy) -> Iterator[Policies]:
+    """Make a change, in every way that it names."""
+    way = remedy.direction
+    match remedy:
+        case AddPort(policy=ref, rule=index, port=port):
+            rules = list(network(policies, ref).rules(way))
+            rules[index] = Rule(rules[index].peers, (*rules[index].ports, port))
+            yield policies | {ref: with_rules(policies[ref], way, tuple(rules))}
+        case AddRule(policy=ref, peer=peer, port=port):
+            rule = Rule((peer,), listed(port))
+            yield policies | {ref: with_rules(policies[ref], way, (*network(policies, ref).rules(way), rule))}
+        case NewPolicy(pods=pods, peer=peer, port=port):
+            allowed = () if peer is None else (Rule((peer,), listed(port)),)
+            new = NetworkPolicy(namespace=pods.namespace, name=f"new-{way}", pods=pods.pods, isolates=(way,))
+            yield policies | {new.ref: with_rules(new, way, allowed)}
+        case TakeRules(rules=taken):
+            left = dict(policies)
+            for ref in {ref for ref, _ in taken}:
+                kept = [
+                    rule for index, rule in enumerate(network(policies, ref).rules(way)) if (ref, index) not in taken
+                ]
+                left[ref] = with_rules(policies[ref], way, tuple(kept))
+            yield left
+        case Mend(policy=ref, peer=peer, port=port) if peer is not None:
+            mended = msgspec.structs.replace(network(policies, ref), problem=None)
+            yield policies | {ref: with_rules(mended, way, (Rule((peer,), listed(port)),))}
+        case AddTierRule():
+            yield from with_tier_rule(policies, remedy)
+
+
+def with_tier_rule(policies: Policies, remedy: AddTierRule) -> Iterator[Policies]:
+    rule = TierRule(remedy.action, (remedy.peer,), listed(remedy.port))
+    policy = policies[remedy.policy]
+    assert isinstance(policy, TierPolicy)
+    if not remedy.closed:
+        rules = list(policy.rules(remedy.direction))
+        rules.insert(remedy.rule, rule)
+        yield policies | {policy.ref: with_rules(policy, remedy.direction, tuple(rules))}
+    if remedy.priority:
+        new = TierPolicy(
+            kind="ClusterNetworkPolicy",
+            name="zzz",
+            tier=remedy.tier,
+            priority=remedy.priority - 1,
+            subject=policy.subject,
+        )
+        yield policies | {new.ref: with_rules(new, remedy.direction, (rule,))}
+
+
+def side_of(cluster: ClusterState, policies: Policies, flow: Flow, direction: Direction) -> Side:
+    judgement = evaluate(cluster, policies.values(), flow)
+    side = judgement.egress if direction == "egress" else judgement.ingress
+    assert side is not None
+    return side
+
+
+def changes_of(end: Direction, policies: Policies, remedies: tuple[Remedy, ...]) -> Iterator[Policies]:
+    for remedy in remedies:
+        if remedy.direction == end:
+            event(type(remedy).__name__)
+            yield from changed(policies, remedy)
+
+
+@settings(max_examples=2 * settings().max_examples)
+@given(worlds(), st.lists(tier_policies(), max_size=3), PROTOCOLS, st.data())
+def test_each_change_turns_the_verdict_of_its_end_and_one_at_every_end_that_denies_allows_it(
+    world: list[Item], tiers: list[TierPolicy], protocol: tuple[str, int | None], data: st.DataObject
+) -> None:
+    cluster, index, policies = taken_in(world, tiers)
+    for flow in data.draw(st.permutations(list(flows(cluster.by_address, *protocol))))[:40]:
+        found = explain_flow(cluster, index, flow)
+        (judged,) = found.judged
+        assert found.allowed == evaluate(cluster, policies.values(), flow).allowed
+        after = policies
+        for side, _ in judged.sides:
+            for turned in changes_of(side.direction, policies, judged.remedies):
+                assert side_of(cluster, turned, flow, side.direction).allowed != side.allowed, f"{flow}: {found.lines}"
+            if not side.allowed:
+                assert any(remedy.direction == side.direction for remedy in judged.remedies), f"{flow}: {found.lines}"
+                after = next(changes_of(side.direction, after, judged.remedies), after)
+        mended = [remedy for remedy in judged.remedies if isinstance(remedy, Mend) and remedy.peer is None]
+        if not (found.allowed or mended):
+            assert evaluate(cluster, after.values(), flow).allowed, f"{flow}: {found.lines}"
+
+
+def taken_in(world: list[Item], tiers: list[TierPolicy]) -> tuple[ClusterState, PolicyIndex, Policies]:
+    view = desired("a", world)
+    index = PolicyIndex(view.cluster)
+    policies: Policies = {**view.index.policies, **{policy.ref: policy for policy in tiers}}
+    for policy in policies.values():
+        index.put(policy)
+    return view.cluster, index, policies

@@ -1,0 +1,178 @@
+"""corner-cases.md 26, 39 to 42, and 51: nodes, and Pods that come, end and hand their addresses on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nfagent.policy.choices import Choices
+from tests.corners import BOTH, CLUSTER, Case, check, cidrs
+from tests.interpreter import opening, run
+from tests.scene import NODE_ADDRESSES, Document, Scene, labelled, pod, policy
+
+OWN_NODE_ALLOWED = Choices(own_node="allowed")
+ISOLATED = policy("shop/p", types=["Ingress"])
+CLOSED = policy("shop/p", types=BOTH)
+
+CASES = {
+    "[39] a node always reaches its own Pods, and another node doesn't": Case(
+        [ISOLATED],
+        passing=("a > shop/web 80/tcp", "a > shop/web icmp", "b > shop/db 80/tcp"),
+        dropped=("b > shop/web 80/tcp", "a > shop/db 80/tcp"),
+    ),
+    "[39] nor by IPv6": Case(
+        [ISOLATED],
+        passing=("a > shop/web 80/tcp", "a > shop/web icmpv6", "b > shop/db 80/udp"),
+        dropped=("b > shop/web 80/tcp", "a > shop/db 80/tcp"),
+        family=6,
+    ),
+    "[51] a Pod's egress to its own node is judged": Case(
+        [policy("shop/p", types=["Egress"], egress=[{"to": cidrs("192.168.0.2/32")}])],
+        passing=("shop/web > b 80/tcp",),
+        dropped=("shop/web > a 80/tcp", "shop/web > a icmp"),
+    ),
+    "[51] and passes where a rule allows it": Case(
+        [policy("shop/p", types=["Egress"], egress=[{"to": cidrs("fd00::1/128")}])],
+        passing=("shop/web > a 80/tcp",),
+        dropped=("shop/web > b 80/tcp", "shop/db > b 80/tcp"),
+        family=6,
+    ),
+    "[51] by the setting it always passes, to its own node and to no other": Case(
+        [CLOSED],
+        passing=("shop/web > a 80/tcp", "shop/web > a 53/udp", "shop/web > a icmp", "shop/db > b 80/tcp"),
+        dropped=(
+            "shop/web > b 80/tcp",
+            "shop/db > a 80/tcp",
+            "shop/web > shop/cache 80/tcp",
+            "shop/web > outside 80/tcp",
+        ),
+        choices=OWN_NODE_ALLOWED,
+    ),
+    "[51] by IPv6 too, and whatever the setting the node reaches its Pods": Case(
+        [CLOSED],
+        passing=("shop/web > a 80/tcp", "shop/db > b icmpv6", "a > shop/web 80/tcp"),
+        dropped=("shop/web > b 80/tcp", "b > shop/web 80/tcp"),
+        family=6,
+        choices=OWN_NODE_ALLOWED,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_corner_case(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_39_who_spoofs_the_nodes_address_is_judged(family: int) -> None:
+    # What the node sends to its Pods passes its output hook; in the forward hook its address is somebody else's claim.
+    scene = Scene(*CLUSTER, CLOSED)
+    ruleset = scene.views["a"].ruleset()
+    for destination in ("shop/web", "shop/cache"):
+        packet = opening(scene.flow("a", destination, "80/tcp", family))
+        assert run(ruleset, "output", packet).accepted
+        assert not run(ruleset, "forward", packet).accepted
+
+
+def test_26_a_mapped_address_and_its_ipv4_form_are_one() -> None:
+    mapped = pod("ops/mapped", "b", 21)
+    mapped["status"]["podIPs"] = [{"ip": "::ffff:10.64.1.21"}]
+    scene = Scene(
+        *CLUSTER, mapped, policy("shop/p", ingress=[{"from": [{"namespaceSelector": labelled(team="blue")}]}])
+    )
+    assert scene.passes("10.64.1.21", "shop/web", "80/tcp")
+
+
+def lively(**changes: Any) -> Document:  # noqa: ANN401 - a document's own fields
+    found = pod("shop/job", "a", 40, app="job")
+    for path, value in changes.items():
+        room, _, key = path.partition("_")
+        found[room][key] = value
+    return found
+
+
+def test_40_a_host_network_pod_does_not_enrol_the_nodes_addresses() -> None:
+    host = lively(spec_hostNetwork=True, status_podIPs=[{"ip": address} for address in NODE_ADDRESSES["a"]])
+    scene = Scene(*CLUSTER, host, CLOSED)
+    ruleset = scene.views["a"].ruleset()
+    held = {address for item in ruleset.maps.values() for address in item.elements}
+    assert held >= {"10.64.0.10", "2001:db8:0:a::10"}
+    assert held.isdisjoint(NODE_ADDRESSES["a"])
+    for family in (4, 6):
+        assert scene.passes("outside", "a", "80/tcp", family)
+        assert scene.passes("a", "outside", "80/tcp", family)
+
+
+def test_40_nor_is_it_a_peer() -> None:
+    host = lively(spec_hostNetwork=True, status_podIPs=[{"ip": address} for address in NODE_ADDRESSES["a"]])
+    scene = Scene(*CLUSTER, host, policy("shop/p", ingress=[{"from": [{"namespaceSelector": {}}]}]))
+    sets = scene.views["b"].ruleset().sets
+    assert [name for name, item in sets.items() if item.elements & set(NODE_ADDRESSES["a"])] == []
+    assert not scene.passes("a", "shop/db", "80/tcp")
+    assert scene.passes("shop/web", "shop/db", "80/tcp")
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_41_an_address_that_a_finished_pod_gave_back_is_free(phase: str) -> None:
+    scene = Scene(*CLUSTER, lively(status_phase=phase), ISOLATED)
+    assert scene.passes("ops/spy", "10.64.0.40", "80/tcp")
+    scene.put(pod("ops/heir", "a", 40))
+    assert scene.passes("ops/spy", "10.64.0.40", "80/tcp")
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown"])
+def test_41_a_pod_that_holds_its_address_is_isolated_in_every_other_phase(phase: str) -> None:
+    assert not Scene(*CLUSTER, lively(status_phase=phase), ISOLATED).passes("ops/spy", "10.64.0.40", "80/tcp")
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_41_a_pod_still_pending_inherits_the_address_and_its_own_policies_hold(phase: str) -> None:
+    heir = pod("ops/heir", "a", 40)
+    heir["status"]["phase"] = "Pending"
+    scene = Scene(*CLUSTER, lively(status_phase=phase), heir, policy("ops/p", labelled(), types=["Ingress"]))
+    assert not scene.passes("ops/spy", "10.64.0.40", "80/tcp")
+    assert not scene.passes("outside", "10.64.0.40", "80/tcp")
+
+
+def test_41_a_peers_rules_are_the_heirs_and_no_longer_the_finished_pods() -> None:
+    from_jobs = policy("shop/p", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="job")}]}])
+    scene = Scene(*CLUSTER, lively(), from_jobs)
+    assert scene.passes("10.64.0.40", "shop/db", "80/tcp")
+    scene.put(lively(status_phase="Succeeded"))
+    assert not scene.passes("10.64.0.40", "shop/db", "80/tcp")
+    scene.put(pod("shop/heir", "a", 40, app="job"))
+    assert scene.passes("10.64.0.40", "shop/db", "80/tcp")
+
+
+def test_41_a_terminating_pod_stays_isolated_until_it_has_ended() -> None:
+    terminating = lively(metadata_deletionTimestamp="2026-11-23T04:00:00Z", metadata_deletionGracePeriodSeconds=30)
+    scene = Scene(*CLUSTER, terminating, ISOLATED)
+    assert not scene.passes("ops/spy", "shop/job", "80/tcp")
+    terminating["status"]["phase"] = "Succeeded"
+    scene.put(terminating)
+    assert scene.passes("ops/spy", "10.64.0.40", "80/tcp")
+
+
+@pytest.mark.parametrize(("first", "second"), [("ops/aa", "shop/job"), ("shop/job", "shop/zz")])
+def test_41_of_two_pods_with_one_address_the_first_by_name_is_judged(first: str, second: str) -> None:
+    scene = Scene(*CLUSTER, pod(first, "a", 40), pod(second, "a", 40), ISOLATED)
+    assert scene.passes("ops/spy", "10.64.0.40", "80/tcp") == first.startswith("ops/")
+
+
+def test_42_the_second_family_arrives_later() -> None:
+    scene = Scene(*CLUSTER, lively(status_podIPs=[{"ip": "10.64.0.40"}]), ISOLATED)
+    assert not scene.passes("ops/spy", "10.64.0.40", "80/tcp")
+    assert scene.passes("2001:db8:0:b::20", "2001:db8:0:a::40", "80/tcp", 6)
+    scene.put(lively())
+    assert not scene.passes("2001:db8:0:b::20", "2001:db8:0:a::40", "80/tcp", 6)
+    assert not scene.passes("ops/spy", "10.64.0.40", "80/tcp")
+
+
+def test_42_and_a_peers_second_family_too() -> None:
+    from_jobs = policy("shop/p", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="job")}]}])
+    scene = Scene(*CLUSTER, lively(status_podIPs=[{"ip": "10.64.0.40"}]), from_jobs)
+    assert scene.passes("10.64.0.40", "shop/db", "80/tcp")
+    assert not scene.passes("2001:db8:0:a::40", "2001:db8:0:b::10", "80/tcp", 6)
+    scene.put(lively())
+    assert scene.passes("2001:db8:0:a::40", "2001:db8:0:b::10", "80/tcp", 6)

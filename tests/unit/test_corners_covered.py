@@ -1,0 +1,77 @@
+"""Every corner case has a test that carries its number, so that nobody has to take a list's word for it.
+
+A number stands in a test's name, `test_13_...`, or begins an id, `[13] ...`; a comment or a docstring doesn't count.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import FOLDER
+
+TESTS = Path(__file__).parents[1]
+SEMANTICS = TESTS.parent / "docs" / "semantics.md"
+REFERENCE = FOLDER.parent / "reference" / "corner-cases.md"
+"""The list itself, where it lies beside the repository."""
+
+NAMED = re.compile(r"test_(\d{1,2})_")
+LISTED = re.compile(r"\[(\d{1,2})\] ")
+KNOWN = frozenset(range(1, 52))
+LATER = frozenset({45, 46, 47, 49})
+"""Corners of the agent's life and of masquerade that no test carries yet."""
+
+
+def corners() -> set[int]:
+    """Give the numbers that need a test: those known when this was written, and whatever the list has gained."""
+    listed = REFERENCE.read_text(encoding="utf-8") if REFERENCE.exists() else ""
+    return {*KNOWN, *(int(number) for number in re.findall(r"^(\d+)\. ", listed, re.MULTILINE))} - LATER
+
+
+def numbers_in(source: str) -> Iterator[int]:
+    """Give the numbers that a test module's names and ids carry."""
+    tree = ast.parse(source)
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        found = None
+        if isinstance(node, ast.FunctionDef):
+            found = NAMED.match(node.name)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            found = LISTED.match(node.value)
+        if found is not None:
+            yield int(found[1])
+
+
+def carried() -> set[int]:
+    modules = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
+    return {number for module in modules for number in numbers_in(module)}
+
+
+@pytest.mark.parametrize(
+    ("source", "numbers"),
+    [
+        pytest.param("def test_13_a_port(): pass", [13], id="a test's name"),
+        pytest.param("CASES = {'[7] from: []': 1, '[51] a node': 2}", [7, 51], id="keys of a table"),
+        pytest.param("pytest.param(1, id='[22] overlaps')", [22], id="an id"),
+        pytest.param(
+            "# [13] a port\n'''[14] a port'''\ndef f():\n    '''[15] a port'''", [], id="comments and docstrings"
+        ),
+        pytest.param("def helps_test_13_(): pass\nx = '13 [14] y'", [], id="numbers elsewhere"),
+    ],
+)
+def test_a_number_is_carried_by(source: str, numbers: list[int]) -> None:
+    assert list(numbers_in(source)) == numbers
+
+
+def test_every_corner_has_a_test_that_carries_its_number() -> None:
+    assert sorted(corners() - carried()) == []
+
+
+def test_every_corner_that_the_page_of_choices_names_has_one_too() -> None:
+    named = {int(number) for number in re.findall(r"\[(\d+)\](?!\()", SEMANTICS.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert sorted(named - carried()) == []
