@@ -31,7 +31,7 @@ from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, PodPlan
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Goto, Ruleset
+from nfagent.ruleset.objects import Goto, Jump, Ruleset
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import Record, encode
 from nfagent.wire import netlink
@@ -130,19 +130,25 @@ def logged_packets(desired: Desired, seed: int, count: int) -> Iterator[Logged]:
     prefixes = {chain: _prefixes(ruleset, chain) for _name, _own, chain in ends}
     for _number in range(count):
         name, own, chain = rng.choice(ends)
-        deny, allows = prefixes[chain]
-        prefix = rng.choice(allows) if allows and rng.random() < _ALLOWED else deny
+        denies, allows = prefixes[chain]
+        prefix = rng.choice(allows if not denies or (allows and rng.random() < _ALLOWED) else denies)
         other = rng.choice(others[":" in own])
         source, destination = (own, other) if name.startswith("egress") else (other, own)
         yield Logged(source, destination, rng.choice(_PORTS), prefix)
 
 
-def _prefixes(ruleset: Ruleset, chain: str) -> tuple[str, list[str]]:
-    """Give the prefix of a class's denials, and those of what its policies allow."""
-    outcomes = {rule.verdict.chain for rule in ruleset.chains[chain].rules if isinstance(rule.verdict, Goto)}
-    allows = sorted(rule.log.prefix for name in outcomes for rule in ruleset.chains[name].rules if rule.log is not None)
-    [deny] = [rule.log.prefix for rule in ruleset.chains[chain].rules if rule.log is not None]
-    return deny, allows
+def _prefixes(ruleset: Ruleset, chain: str) -> tuple[list[str], list[str]]:
+    """Give the prefixes of what a class denies, and those of what it allows, its tiers included."""
+    reached = {chain}
+    while fresh := {target for name in reached for target in _targets(ruleset, name)} - reached:
+        reached |= fresh
+    logged = sorted(rule.log.prefix for name in reached for rule in ruleset.chains[name].rules if rule.log is not None)
+    denies = [prefix for prefix in logged if prefix.startswith("deny ")]
+    return denies, [prefix for prefix in logged if prefix not in denies]
+
+
+def _targets(ruleset: Ruleset, chain: str) -> set[str]:
+    return {rule.verdict.chain for rule in ruleset.chains[chain].rules if isinstance(rule.verdict, Goto | Jump)}
 
 
 def datagrams(packets: Iterator[Logged]) -> list[bytes]:

@@ -17,6 +17,7 @@ from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.edge.claim import holder
+from nfagent.edge.conntrack import Connections
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import KernelError, MachineError, NfagentError, SettingError
@@ -26,6 +27,7 @@ Result: TypeAlias = Literal["ok", "warn", "FAIL"]
 
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
+_NOBODY = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has it as an end
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
 _TABLE = f"{TABLE_FAMILY} {TABLE}"
@@ -61,6 +63,7 @@ def _checks(config: Path | None) -> Iterator[Check]:
         yield Check("privileges", "FAIL", "no CAP_NET_ADMIN: nftables can't be changed", "sudo nfagent check")
     yield from _nftables(root=root)
     yield _conntrack()
+    yield _revoking(root=root)
     yield _nflog(settings, root=root)
     yield _bridges()
     yield from _forwarding()
@@ -129,6 +132,23 @@ def _conntrack() -> Check:
             "conntrack", "warn", "nf_conntrack is not loaded; the first rules load it", "modprobe nf_conntrack"
         )
     return Check("conntrack", "ok", f"nf_conntrack, at most {limit} connections")
+
+
+def _revoking(*, root: bool) -> Check:
+    """Ask for the connections of an address that nobody has: what a change does that revokes some."""
+    if not root:
+        return Check("live connections", "warn", "not tried: needs root")
+    try:
+        connections = Connections()
+        try:
+            connections.entries(frozenset({_NOBODY}))
+        finally:
+            connections.close()
+    except (MachineError, KernelError) as error:
+        reason, _, mend = str(error).partition("; ")
+        found = f"{reason}: Pods whose connections a change revokes stay under re-check"
+        return Check("live connections", "warn", found, mend.partition("`")[2].rstrip("`"))
+    return Check("live connections", "ok", "can be looked up, and ended when a change revokes them")
 
 
 def _nflog(settings: Settings, *, root: bool) -> Check:

@@ -53,7 +53,7 @@ class NamedPorts(msgspec.Struct, frozen=True, order=True):
         """Say it in words: `port http/tcp of pods app=web in namespace shop`."""
         whose = self.servers.words if isinstance(self.servers, Blocks) else self.servers or "all pods"
         name = self.name if self.protocol == "any" else f"{self.name}/{self.protocol}"
-        return f"port {name} of {'local ' if self.local else ''}{whose}"
+        return f"port {name} of {whose}{' on this node' if self.local else ''}"
 
 
 ClassPeer: TypeAlias = PodPeer | NodePeer | Blocks

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.cluster.address import endpoint
 from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.choices import Choices
@@ -45,9 +46,7 @@ class Flow(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Write it as `10.0.0.1 -> 10.0.0.2:80/tcp`."""
-        shown = f"[{self.destination}]" if ":" in self.destination and self.port is not None else self.destination
-        port = "" if self.port is None else f":{self.port}"
-        return f"{self.source} -> {shown}{port}/{self.protocol}"
+        return f"{self.source} -> {endpoint(self.destination, self.port)}/{self.protocol}"
 
 
 class RuleOutcome(msgspec.Struct, frozen=True):

@@ -150,7 +150,8 @@ class Desired:
         """Make the same anew from its objects alone."""
         fresh = Desired(self.cluster.node, self._masquerade, self._log_group, self.choices)
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
-        items += [*self.cluster.pods.values(), *self.index.policies.values(), self.ip_masq, self.logging]
+        items += [*self.cluster.pods.values(), *self.cluster.services.values(), *self.index.policies.values()]
+        items += [self.ip_masq, self.logging]
         for item in items:
             fresh.put(item)
         return fresh
