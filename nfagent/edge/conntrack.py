@@ -20,16 +20,12 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
+from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.wire import netlink
 from nfagent.wire.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
 from nfagent.wire.extack import Answer, decode_answer
 
-_SOL_NETLINK = 270
-_NETLINK_CAP_ACK = 10
-_NETLINK_EXT_ACK = 11
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
 _BUFFER = 1024 * 1024  # the kernel doubles it: enough for a batch of deletions, and for as many refusals
 _DATAGRAM = 65_536  # twice the most that a dump's have
 _SEQUENCE_MASK = 0xFFFF_FFFF
@@ -56,25 +52,7 @@ def open_socket() -> socket.socket:
 
     Raises MachineError where this machine stands in the way, KernelError otherwise.
     """
-    try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER)
-    except OSError as error:
-        if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
-        raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
-    try:
-        opened.connect((0, 0))
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    except PermissionError as error:
-        opened.close()
-        raise MachineError(_NEEDS_ROOT) from error
-    except OSError as error:
-        opened.close()
-        raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
-    return opened
+    return asking_socket(_NEEDS_ROOT, blocking=True, send_buffer=_BUFFER, receive_buffer=_BUFFER)
 
 
 class Connections:

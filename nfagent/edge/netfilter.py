@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 
 from nfagent.cluster.address import Range
+from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element
 from nfagent.ruleset.text import element_text
@@ -20,11 +20,6 @@ from nfagent.wire import netlink
 from nfagent.wire.elements import Batch, MapElement, Request, encode_batch, is_elements_only
 from nfagent.wire.extack import Answer, decode_answer
 
-_SOL_NETLINK = 270
-_NETLINK_CAP_ACK = 10
-_NETLINK_EXT_ACK = 11
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
 _ANSWER_BYTES = 8192  # an answer is some 60 bytes, and words
 NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
 
@@ -66,7 +61,7 @@ class ElementSocket:
 
     def __init__(self, *, send_buffer: int = 128 * 1024 * 1024, receive_buffer: int = 4 * 1024 * 1024) -> None:
         """Open it. Raises MachineError where this machine stands in the way, KernelError otherwise."""
-        self._socket = _open_socket(send_buffer, receive_buffer)
+        self._socket = asking_socket(NEEDS_ROOT, blocking=False, send_buffer=send_buffer, receive_buffer=receive_buffer)
         self._sequence = 1
 
     def close(self) -> None:
@@ -132,28 +127,6 @@ def _decoded(datagram: bytes) -> list[Answer]:
         return [decode_answer(reply) for reply in netlink.messages(datagram) if reply.type == netlink.NLMSG_ERROR]
     except WireError as error:
         raise KernelError(f"a batch's answer can't be read: {error}") from None
-
-
-def _open_socket(send_buffer: int, receive_buffer: int) -> socket.socket:
-    try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, netlink.NETLINK_NETFILTER)
-    except OSError as error:
-        if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
-        raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
-    try:
-        opened.connect((0, 0))
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, send_buffer)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
-    except PermissionError as error:
-        opened.close()
-        raise MachineError(NEEDS_ROOT) from error
-    except OSError as error:
-        opened.close()
-        raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
-    return opened
 
 
 def _unsent(error: OSError, size: int) -> KernelError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.edge.sockets import netfilter_socket
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.wire import netlink, nflog
 
@@ -171,12 +172,7 @@ class NflogSource:
 
 
 def _open_socket(receive_buffer: int) -> socket.socket:
-    try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, netlink.NETLINK_NETFILTER)
-    except OSError as error:
-        if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise MachineError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
-        raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
+    opened = netfilter_socket(blocking=False)
     try:
         opened.bind((0, 0))
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)

@@ -25,7 +25,17 @@ from nfagent.policy.model import PodPeer, PolicyPort
 from nfagent.policy.schema import at_most, entries, known_fields
 from nfagent.policy.tier_peers import decode_peer, decode_subject
 from nfagent.policy.tier_ports import decode_v1alpha1_port, decode_v1alpha2_port
-from nfagent.policy.tiers import LAST_PRIORITY, Action, Tier, TierKind, TierPeer, TierPolicy, TierRule
+from nfagent.policy.tiers import (
+    LAST_PRIORITY,
+    NO_PRIORITY,
+    UNPLACED,
+    Action,
+    Tier,
+    TierKind,
+    TierPeer,
+    TierPolicy,
+    TierRule,
+)
 
 T = TypeVar("T")
 
@@ -111,8 +121,9 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
     spec = top / "spec"
     faults: list[Problem] = []
     _attempt(faults, lambda: _singleton(named, kind))
+    misnamed = bool(faults)
     tier = kind.tier or _attempt(faults, lambda: _tier(spec / "tier"))
-    priority: int | None = LAST_PRIORITY + 1
+    priority: int | None = NO_PRIORITY
     if "priority" in kind.fields:
         priority = _attempt(faults, lambda: _priority(spec / "priority"))
     subject = _attempt(faults, lambda: _subject(spec, kind))
@@ -126,7 +137,7 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
         kind=kind.name,
         name=name,
         tier=tier or "admin",
-        priority=LAST_PRIORITY + 1 if tier is None or priority is None else priority,
+        priority=UNPLACED if misnamed or tier is None or priority is None else priority,
         subject=subject,
         ingress=ingress or (),
         egress=egress or (),

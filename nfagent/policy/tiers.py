@@ -32,6 +32,10 @@ SHORT_KINDS: dict[str, str] = {
 """The CRDs' own short names."""
 
 LAST_PRIORITY = 1000
+NO_PRIORITY = LAST_PRIORITY + 1
+"""Where BaselineAdminNetworkPolicy stands, which has none: behind all that have one."""
+UNPLACED = LAST_PRIORITY + 2
+"""Where a policy stands whose place can't be read: behind all others of its tier."""
 
 
 class NodePeer(msgspec.Struct, frozen=True, order=True, tag=True):
@@ -75,7 +79,7 @@ class TierRule(msgspec.Struct, frozen=True):
 class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A policy of the admin or the baseline tier.
 
-    priority: 0 to 1000, lower first; a policy without one, or with one that can't be read, stands at 1001
+    priority: 0 to 1000, lower first; NO_PRIORITY for a kind without one, UNPLACED for a place that can't be read
     subject:  the Pods that it judges; None where it can't be read: then nobody is known to be judged
     problem:  what is wrong with the policy as a whole; faults of single rules are in the rules
     """
@@ -83,7 +87,7 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     kind: TierKind
     name: str
     tier: Tier
-    priority: int = LAST_PRIORITY + 1
+    priority: int = NO_PRIORITY
     subject: PodPeer | None = None
     ingress: tuple[TierRule, ...] = ()
     egress: tuple[TierRule, ...] = ()

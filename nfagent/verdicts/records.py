@@ -78,8 +78,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One final verdict.
 
     policies:           of an allow: every policy that allows the connection
-    isolating_policies: of a deny: the NetworkPolicies that isolate the Pod in this direction, or the policy of a tier that
-                        denies
+    isolating_policies: of a deny: the NetworkPolicies that isolate the Pod in this direction, or the policy of a
+                        tier that denies
     count:              packets that an aggregated deny stands for; 1 for an allow
     """
 

@@ -6,10 +6,10 @@ same objects: `evaluate`, both nodes' rulesets interpreted, and real packets in 
     suites     a suite's file as one common shape: cases, steps, documents, probes
     readings   `evaluate` and the rules, asked by values alone
     packets    the same probes sent in a lab
-    shifts     several labs at work at once
     results    what came of a case
     cover      few cases that bear every tag
-    report     the table, the JSON, the failures
+    report     what came of a run: values, JSON
+    show       the same for people: the table, the failures
     replay     a step's objects as a folder of manifests
 
 `python -m tests.conformance` (`make conformance`) runs everything; `pytest` all cases by the first two readings, and

@@ -38,6 +38,10 @@ class Probe(NamedTuple):
     allowed: bool
 
     @property
+    def expected(self) -> str:
+        return "allowed" if self.allowed else "denied"
+
+    @property
     def itself(self) -> bool:
         """Tell whether a Pod asks for its own address: Kubernetes says that it can't block that."""
         return self.source == self.destination

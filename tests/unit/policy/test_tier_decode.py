@@ -11,7 +11,7 @@ from nfagent.cluster.address import parse_cidr
 from nfagent.errors import ObjectError
 from nfagent.policy.model import IpBlock, PodPeer, PolicyPort
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
-from nfagent.policy.tiers import LAST_PRIORITY, NodePeer, TierPolicy, TierRule
+from nfagent.policy.tiers import NO_PRIORITY, UNPLACED, NodePeer, TierPolicy, TierRule
 from tests.conformance import load_conformance
 from tests.tier_documents import (
     ALL,
@@ -87,7 +87,7 @@ def test_a_whole_baseline_admin_network_policy_is_read() -> None:
         kind="BaselineAdminNetworkPolicy",
         name="default",
         tier="baseline",
-        priority=LAST_PRIORITY + 1,
+        priority=NO_PRIORITY,
         subject=PodPeer(ALL, namespaces=SHOP),
         ingress=(TierRule("deny", (EVERY_POD,)),),
         egress=(TierRule("allow", (NodePeer(ALL),), (PolicyPort("udp", 53, 53),)),),
@@ -254,7 +254,7 @@ def test_a_policy_whose_priority_is_not_known_comes_last_in_its_tier_and_is_clos
 ) -> None:
     found = read(priority=priority, **BOTH)
     assert message in str(found.problem)
-    assert (found.tier, found.priority, found.subject) == (tier, LAST_PRIORITY + 1, EVERY_POD)
+    assert (found.tier, found.priority, found.subject) == (tier, UNPLACED, EVERY_POD)
     assert closed(found) == ("ingress", "egress")
 
 
@@ -279,7 +279,7 @@ def test_a_policy_of_a_tier_that_is_not_known_is_closed_at_the_end_of_the_admin_
 ) -> None:
     found = cnp(tier=tier, priority=5, egress=[DENY_TO_SHOP])
     assert message in str(found.problem)
-    assert (found.tier, found.priority, found.subject) == ("admin", LAST_PRIORITY + 1, EVERY_POD)
+    assert (found.tier, found.priority, found.subject) == ("admin", UNPLACED, EVERY_POD)
     assert closed(found) == ("egress",)
 
 
@@ -336,7 +336,7 @@ DECODERS = {
 @pytest.mark.parametrize("spec", ["all", [1], 5, True], ids=["text", "a list", "a number", "a boolean"])
 def test_a_spec_that_is_no_mapping_judges_nobody_and_says_so(kind: str, spec: object) -> None:
     found = DECODERS[kind]({"kind": kind, "metadata": {"name": "default"}, "spec": spec})
-    assert (found.subject, found.priority) == (None, LAST_PRIORITY + 1)
+    assert (found.subject, found.priority) == (None, NO_PRIORITY if kind == "BaselineAdminNetworkPolicy" else UNPLACED)
     assert closed(found) == ("ingress", "egress")
     assert "spec" in str(found.problem)
     assert "is not a mapping" in str(found.problem)
@@ -372,7 +372,7 @@ def test_a_baseline_that_is_not_named_default_is_closed_in_the_baseline_tier() -
     document = written("BaselineAdminNetworkPolicy", "mine", spec)
     found = decode_baseline_policy(document)
     assert found.ref.name == "mine"
-    assert (found.tier, found.priority) == ("baseline", LAST_PRIORITY + 1)
+    assert (found.tier, found.priority) == ("baseline", UNPLACED)
     assert (found.subject, closed(found)) == (PodPeer(ALL, namespaces=SHOP), ("ingress",))
     assert str(found.problem) == (
         "BaselineAdminNetworkPolicy mine: metadata.name 'mine': is not the name of the one BaselineAdminNetworkPolicy; "

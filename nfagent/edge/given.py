@@ -1,0 +1,133 @@
+"""Files with policies that somebody wants to try: read from the disk, and from text to policies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from nfagent.cluster.model import Ref
+from nfagent.edge.documents import FileContent, read_documents
+from nfagent.edge.manifests import is_manifest
+from nfagent.errors import Problem, UsageError
+from nfagent.policy.model import NetworkPolicy
+from nfagent.policy.tiers import SHORT_KINDS, Policy, TierPolicy
+
+MOST_BYTES = 1024 * 1024
+"""Of all files together: the agent reads them while it has other things to do."""
+
+_STDIN = "-"
+_SHOWN = 5
+_KINDS = ("NetworkPolicy", *SHORT_KINDS)
+
+
+class GivenFile(msgspec.Struct, frozen=True):
+    """A file's name, as it is shown, and its text."""
+
+    name: str
+    text: str
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What the files hold.
+
+    policies: at least one, each once
+    problems: why some of them can't be enforced as they are written; these fail closed
+    """
+
+    policies: tuple[Policy, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def given_files(paths: Sequence[str]) -> tuple[GivenFile, ...]:
+    """Read files, the manifests of folders, and standard input for `-`. Raises UsageError."""
+    if paths.count(_STDIN) > 1:
+        raise UsageError("standard input can be read only once; give `-f -` once")
+    files = tuple(file for path in paths for file in _files(path))
+    if sum(len(file.text) for file in files) > MOST_BYTES:
+        raise UsageError(f"more than {MOST_BYTES // 1024} KiB of manifests at once; give the policies in parts")
+    return files
+
+
+def read_given(files: Iterable[GivenFile]) -> Given:
+    """Read the policies of files. Raises UsageError for what is none, can't be read at all, or is there twice."""
+    places: dict[Ref, str] = {}
+    policies: list[Policy] = []
+    problems: list[Problem] = []
+    strangers: list[str] = []
+    for file in files:
+        content = _content(file)
+        strangers += [f"{kind} in {file.name}" for kind in sorted(content.ignored)]
+        for ref, (item, line) in content.items.items():
+            place = f"{file.name}:{line}"
+            if not isinstance(item, NetworkPolicy | TierPolicy):
+                strangers.append(f"{ref} in {place}")
+                continue
+            if ref in places:
+                raise UsageError(f"{ref} is given twice, in {places[ref]} and in {place}; give it once")
+            places[ref] = place
+            policies.append(item)
+            problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
+    if strangers:
+        raise _not_policies(strangers)
+    if not policies:
+        raise UsageError(f"the files hold no policy; give one with {', '.join(_KINDS)} objects")
+    return Given(tuple(policies), tuple(problems))
+
+
+def _files(path: str) -> Iterator[GivenFile]:
+    if path == _STDIN:
+        yield GivenFile("stdin", _decoded("stdin", sys.stdin.buffer.read()))
+        return
+    found = Path(path)
+    if not found.is_dir():
+        yield _file(path, found)
+        return
+    inside = sorted(name for name in found.rglob("*") if is_manifest(found, name) and name.is_file())
+    if not inside:
+        raise UsageError(f"{path}: there are no manifests in this folder; they end in .yaml, .yml or .json")
+    for name in inside:
+        yield _file(str(name), name)
+
+
+def _file(shown: str, path: Path) -> GivenFile:
+    try:
+        return GivenFile(shown, _decoded(shown, path.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"{shown} can't be read: {error.strerror}; give the files of the policies with -f") from None
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{line}: is not UTF-8 text; give YAML or JSON") from None
+
+
+def _content(file: GivenFile) -> FileContent:
+    """Read a file in which every object can be read, or fails closed. Raises UsageError."""
+    content = read_documents(file.name, file.text)
+    if isinstance(content, Problem):
+        raise UsageError(f"{content}; mend it first")
+    kept = {
+        msgspec.structs.replace(flaw, place=f"{file.name}:{line}")
+        for item, line in content.items.values()
+        if isinstance(item, NetworkPolicy | TierPolicy)
+        for flaw in item.problems
+    }
+    for problem in content.problems:
+        if problem not in kept:
+            raise UsageError(f"{problem}; an API server would refuse it, so there is nothing to try")
+    return content
+
+
+def _not_policies(strangers: list[str]) -> UsageError:
+    more = len(strangers) - _SHOWN
+    named = ", ".join([*strangers[:_SHOWN], *([f"{more} more"] if more > 0 else [])])
+    return UsageError(
+        f"only policies can be tried, and the files hold other objects too: {named}; give files with "
+        f"{', '.join(_KINDS)} objects alone, or try against a changed copy of all manifests with --manifests"
+    )

@@ -1,0 +1,177 @@
+"""What a change of policies would do to connections: each judged by the policies of now and by those of after.
+
+Nothing is applied, and nothing is copied: both readings look at the same cluster, and only the policies differ. Both
+are of one moment, also where the cluster moves on between one connection and the next.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.model import DIRECTIONS, Direction, Pod
+from nfagent.cluster.state import ClusterState, identity_of
+from nfagent.policy.amendment import Amended, Amendment
+from nfagent.policy.choices import Choices
+from nfagent.policy.ends import in_words
+from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
+from nfagent.policy.index import PolicyIndex
+from nfagent.policy.reasons import reason
+from nfagent.policy.tiers import Policy
+
+Verdict: TypeAlias = Literal["allowed", "denied"]
+Origin: TypeAlias = Literal["log", "pods"]
+"""Where a flow comes from: the verdict log, or the list of all pairs of Pods."""
+
+_DEFAULTS = Choices()
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A flow that is to be judged.
+
+    count:               how often it was seen; 0: never, it is one that Pods could begin
+    source, destination: the Pods whose addresses these were then, as NAMESPACE/NAME; '' where they were nobody's
+    traffic:             what it stands for, where that is more than its own port: `8000-8080/tcp`
+    """
+
+    flow: Flow
+    count: int = 0
+    source: str = ""
+    destination: str = ""
+    traffic: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return "log" if self.count else "pods"
+
+
+class Turned(msgspec.Struct, frozen=True):
+    """An end whose verdict turns.
+
+    pod:           NAMESPACE/NAME of the Pod that is judged
+    before, after: who decides there, in words
+    """
+
+    direction: Direction
+    pod: str
+    before: str
+    after: str
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A flow whose verdict would change.
+
+    source, destination: who is there now: `shop/web (10.0.0.1)`, `node a (192.0.2.1)`, or the address alone
+    traffic:             port and protocol in words: `5432/tcp`, `icmp`, `other ports`
+    turned:              the ends to which that is due, in the order of the packets; never empty
+    """
+
+    flow: Flow
+    source: str
+    destination: str
+    traffic: str
+    origin: Origin
+    count: int
+    before: Verdict
+    after: Verdict
+    turned: tuple[Turned, ...]
+
+
+class Tally(msgspec.Struct):
+    """Numbers of flows.
+
+    judged:    all of them
+    denied:    allowed now, denied after the change
+    allowed:   denied now, allowed after the change
+    untouched: of those that stay as they are, those about which none of the policies has a say
+    gone:      those with an end that is no longer the Pod's whose it was
+    """
+
+    judged: int = 0
+    denied: int = 0
+    allowed: int = 0
+    untouched: int = 0
+    gone: int = 0
+
+    @property
+    def unchanged(self) -> int:
+        """Those whose verdict stays."""
+        return self.judged - self.denied - self.allowed
+
+
+class Trial:
+    """An amendment of policies that is tried on one flow after the other.
+
+    amended: the policies as they would be
+    log:     what became of the flows of the verdict log so far
+    pods:    the same of the flows between Pods
+    """
+
+    def __init__(
+        self, cluster: ClusterState, index: PolicyIndex, amendment: Amendment, choices: Choices = _DEFAULTS
+    ) -> None:
+        """Look at the state that others keep up to date."""
+        self.cluster = cluster
+        self.amended = Amended(index, amendment)
+        self.log = Tally()
+        self.pods = Tally()
+        self._index = index
+        self._choices = choices
+
+    def judge(self, seen: Seen) -> Change | None:
+        """Judge a flow before and after, and count it; None where its verdict stays."""
+        flow = seen.flow
+        ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
+        tally = self.log if seen.origin == "log" else self.pods
+        tally.judged += 1
+        tally.gone += any(map(_left, (seen.source, seen.destination), ends))
+        if not any(map(self._concerned, ends, DIRECTIONS)):
+            tally.untouched += 1
+            return None
+        now, then = self._index.judging(*ends), self.amended.judging(*ends)
+        before = evaluate(self.cluster, now, flow, self._choices)
+        after = evaluate(self.cluster, then, flow, self._choices)
+        if before.allowed == after.allowed:
+            return None
+        tally.denied += before.allowed
+        tally.allowed += after.allowed
+        return Change(
+            flow=flow,
+            source=in_words(self.cluster, flow.source),
+            destination=in_words(self.cluster, flow.destination),
+            traffic=seen.traffic or (flow.protocol if flow.port is None else f"{flow.port}/{flow.protocol}"),
+            origin=seen.origin,
+            count=seen.count,
+            before=_verdict(before),
+            after=_verdict(after),
+            turned=_turned((before, now), (after, then)),
+        )
+
+    def _concerned(self, pod: Pod | None, direction: Direction) -> bool:
+        return pod is not None and self.amended.concerns(identity_of(pod), direction)
+
+
+def _left(path: str, holder: Pod | None) -> bool:
+    """Tell whether an address is no longer the Pod's whose it was."""
+    return path != "" and (holder is None or holder.ref.path != path)
+
+
+def _verdict(judgement: Judgement) -> Verdict:
+    return "allowed" if judgement.allowed else "denied"
+
+
+def _turned(before: tuple[Judgement, list[Policy]], after: tuple[Judgement, list[Policy]]) -> tuple[Turned, ...]:
+    """Say who decides at the ends that turn; whether an end is judged at all depends on no policy."""
+    (was, now), (becomes, then) = before, after
+    sides: tuple[tuple[Side | None, Side | None], ...] = (
+        (was.egress, becomes.egress),
+        (was.ingress, becomes.ingress),
+    )
+    old, new = {policy.ref: policy for policy in now}, {policy.ref: policy for policy in then}
+    return tuple(
+        Turned(one.direction, one.pod.path, reason(one, old), reason(other, new))
+        for one, other in sides
+        if one is not None and other is not None and one.allowed != other.allowed
+    )

@@ -1,0 +1,138 @@
+"""A case by packets: a lab with an agent on every node, fed from a folder with a file for each object."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from nfagent.errors import NfagentError, UsageError
+from nfagent.lab import netns
+from nfagent.lab.cluster import LabCluster
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import Attachment, NodePlan, PodPlan
+from nfagent.lab.probe import Outcome, run_probes
+from nfagent.lab.probe import Probe as Sent
+from nfagent.lab.servers import Endpoint, Servers
+from tests.conformance.replay import file_name
+from tests.conformance.results import Result, Tally
+from tests.conformance.suites import Case, Node, Place, State, Step, Suite, flows, places, states
+from tests.labs import as_text
+
+TAG = "conformance"
+"""What the names of the labs' network namespaces carry."""
+
+SILENCE_SECONDS = 0.3
+"""How long a probe that nothing answers is listened to."""
+_LATE_SECONDS = 3.0
+"""The same in a second try, which a step gets where an answer is missing: the machine may have been busy."""
+
+# Many thousand probes use a source port twice: what an earlier one left in conntrack must be gone by then.
+_FORGETFUL = {
+    "netfilter/nf_conntrack_udp_timeout": "1",
+    "netfilter/nf_conntrack_udp_timeout_stream": "1",
+    "netfilter/nf_conntrack_tcp_timeout_close": "1",
+}
+
+
+class ConformanceLab:
+    """A lab that takes up the objects of one case after the other, of any suite that has its nodes."""
+
+    def __init__(self, nodes: tuple[Node, ...], attachment: Attachment, folder: Path) -> None:
+        """Plan it; folder is empty, and will hold the manifests and the agents' own folders."""
+        self.nodes = nodes
+        self._attachment: Attachment = attachment
+        self._manifests = folder / "manifests"
+        self._manifests.mkdir()
+        plans = [NodePlan(node.name, node.addresses, node.cidrs, attachment) for node in nodes]
+        self._fabric = Fabric(plans, tag=TAG)
+        self._servers = Servers()
+        self._cluster = LabCluster(self._fabric, self._manifests, folder / "agents")
+        self._state: State = {}
+        self._pods: dict[str, Place] = {}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """Build it; gone after. Raises MachineError, KernelError."""
+        with self._fabric, self._servers, self._cluster:
+            for node in self.nodes:
+                netns.write_sysctls(self._fabric.node_namespace(node.name), _FORGETFUL)
+            yield self
+
+    def judge(self, suite: Suite, case: Case) -> Result:
+        """Send every probe of a case. A step that the lab can't make is a failure, and ends the case.
+
+        Raises UsageError for a suite with other nodes.
+        """
+        if suite.nodes != self.nodes:
+            raise UsageError(f"{suite.name} has other nodes than this lab: build one of its own for it")
+        tally = Tally(case, self._attachment)
+        for step, state in states(suite, case):
+            try:
+                self._take_up(state, places(suite, state))
+                self._probe(case, step, tally)
+            except NfagentError as error:
+                tally.broke(step.number, str(error))
+                break
+        return tally.result()
+
+    def _take_up(self, state: State, pods: dict[str, Place]) -> None:
+        """Make files and Pods what they are in a state; every agent enforces it when this returns."""
+        for ref in self._state.keys() - state.keys():
+            (self._manifests / file_name(ref)).unlink()
+        for ref, document in state.items():
+            if self._state.get(ref) != document:
+                self._cluster.place(file_name(ref), as_text([document]))
+        self._state = state
+        for path, place in list(self._pods.items()):
+            if pods.get(path) != place:
+                self._end(path)
+        for path, place in pods.items():
+            if path not in self._pods:
+                self._begin(path, place)
+        self._cluster.settle()
+
+    def _begin(self, path: str, place: Place) -> None:
+        # A host-network Pod is no more than what listens in its node's namespace.
+        if not place.host:
+            self._fabric.add_pod(PodPlan(place.namespace, place.name, place.node, place.addresses))
+        self._pods[path] = place
+        self._servers.listen(
+            Endpoint(self._namespace(place), address, protocol, port)
+            for address in place.addresses
+            for protocol, port in place.listens
+        )
+
+    def _end(self, path: str) -> None:
+        place = self._pods.pop(path)
+        self._servers.stop(self._namespace(place))
+        if not place.host:
+            self._fabric.remove_pod(place.namespace, place.name)
+
+    def _namespace(self, place: Place) -> str:
+        if place.host:
+            return self._fabric.node_namespace(place.node)
+        return self._fabric.pod_namespace(place.namespace, place.name)
+
+    def _probe(self, case: Case, step: Step, tally: Tally) -> None:
+        asked = [
+            (probe, flow, Sent(self._namespace(self._pods[probe.source]), flow.destination, flow.protocol, probe.port))
+            for probe, flow in flows(case, step, self._pods)
+        ]
+        outcomes = run_probes(self._servers, (sent for _, _, sent in asked), SILENCE_SECONDS)
+        if any(probe.allowed and not outcomes[sent].reached for probe, _, sent in asked):
+            # Then silence has proven nothing about the others either.
+            silent = [sent for sent, outcome in outcomes.items() if not outcome.reached]
+            outcomes |= run_probes(self._servers, silent, _LATE_SECONDS)
+        for probe, flow, sent in asked:
+            tally.judged(step.number, probe, flow, _found(outcomes[sent]))
+
+
+def _found(outcome: Outcome) -> str:
+    """Say what became of a probe: denied is silence, and nothing else."""
+    if outcome.reached:
+        return "allowed"
+    if outcome.error:
+        return f"refused: {outcome.error}"
+    return "denied" if outcome.seen_from is None else "no answer, though the server saw it"

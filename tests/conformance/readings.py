@@ -1,0 +1,72 @@
+"""A case by values alone: what `evaluate` says, and what both nodes' rulesets do, interpreted."""
+
+from __future__ import annotations
+
+from nfagent.cluster.model import Ref
+from nfagent.edge.kinds import DECODERS
+from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.ruleset.desired import Desired, Item
+from tests.conformance.results import NO_PACKET, Result, Tally
+from tests.conformance.suites import Case, Document, Suite, flows, places, states
+from tests.interpreter import HookName, opening, run
+from tests.scene import hops
+
+
+def decode(document: Document) -> Item:
+    item = DECODERS[document["apiVersion"], document["kind"]](document)
+    assert item is not None, f"an object that nfagent doesn't read: {document}"
+    return item
+
+
+class _Cluster:
+    """What each node's agent would hold, following the steps as its watches would tell them."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._views = {node.name: Desired(node.name) for node in suite.nodes}
+        self._any = self._views[suite.nodes[0].name]
+        self._ways: dict[tuple[str, str], list[tuple[str, HookName]]] = {}
+        for document in suite.base.values():
+            self.put(document)
+
+    def put(self, document: Document) -> None:
+        item = decode(document)
+        self._ways.clear()
+        for view in self._views.values():
+            view.put(item)
+
+    def remove(self, ref: Ref) -> None:
+        self._ways.clear()
+        for view in self._views.values():
+            assert view.remove(ref), f"{ref} was there to be removed"
+
+    def evaluated(self, flow: Flow) -> str:
+        allowed = evaluate(self._any.cluster, self._any.index.policies.values(), flow).allowed
+        return "allowed" if allowed else "denied"
+
+    def accepted(self, flow: Flow) -> str:
+        """Show the first packet to every node on its way."""
+        packet, ends = opening(flow), (flow.source, flow.destination)
+        if ends not in self._ways:
+            self._ways[ends] = list(hops(flow, self._any.cluster))
+        for node, hook in self._ways[ends]:
+            if not run(self._views[node].ruleset(), hook, packet).accepted:
+                return "denied"
+        return "allowed"
+
+
+def judge(suite: Suite, case: Case) -> tuple[Result, Result]:
+    """Judge a case by `evaluate`, and by the rules."""
+    cluster = _Cluster(suite)
+    by_evaluate, by_rules = Tally(case, "evaluate"), Tally(case, "rules")
+    for step, state in states(suite, case):
+        for document in step.apply:
+            cluster.put(document)
+        for ref in step.delete:
+            cluster.remove(ref)
+        for probe, flow in flows(case, step, places(suite, state)):
+            by_evaluate.judged(step.number, probe, flow, cluster.evaluated(flow))
+            if probe.itself:
+                by_rules.put_aside(NO_PACKET)
+            else:
+                by_rules.judged(step.number, probe, flow, cluster.accepted(flow))
+    return by_evaluate.result(), by_rules.result()

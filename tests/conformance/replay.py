@@ -1,0 +1,37 @@
+"""The objects after a step, as a folder of manifests: to see by hand what a case is about."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from nfagent.cluster.model import Ref
+from tests.conformance.results import Failure
+from tests.conformance.suites import Case, Suite, states
+from tests.labs import as_text
+
+
+def file_name(ref: Ref) -> str:
+    """Give the manifest file of an object."""
+    return "-".join(part for part in (ref.kind.lower(), ref.namespace, ref.name) if part) + ".yaml"
+
+
+def write(folder: Path, suite: Suite, case: Case, number: int) -> Path:
+    """Write what a step of a case leaves, in a folder of its own within `folder`; give that one."""
+    within = folder / f"{case.id}-step-{number}"
+    shutil.rmtree(within, ignore_errors=True)
+    within.mkdir(parents=True)
+    for step, state in states(suite, case):
+        if step.number == number:
+            for ref, document in state.items():
+                (within / file_name(ref)).write_text(as_text([document]), encoding="utf-8")
+    return within
+
+
+def command(folder: Path, node: str, failure: Failure) -> str:
+    """Give the command that explains the verdict on a failed probe."""
+    flow = failure.flow
+    if flow is None:
+        return f"nfagent render --manifests {folder} --node {node}"
+    host = f"[{flow.destination}]" if ":" in flow.destination else flow.destination
+    return f"nfagent explain --manifests {folder} --node {node} {flow.source} {host}:{flow.port}/{flow.protocol}"

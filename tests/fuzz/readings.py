@@ -1,0 +1,154 @@
+"""Two judges without packets: `evaluate`, and the rules of both nodes, interpreted; fed the same files, step by step.
+
+Each node has what its agent has: the objects as the folder's bookkeeping gives them, the ruleset that is wanted, a
+kernel that its transactions have led there, and the connections that conntrack knows there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+from nfagent.cluster.model import Ref
+from nfagent.cluster.state import ClusterState
+from nfagent.edge.manifests import Event, Folder
+from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.ruleset.desired import Desired
+from tests.fake_kernel import FakeKernel
+from tests.fuzz.case import Fate, Finding, Question, Step, in_words
+from tests.interpreter import HookName, Seen, later, opening, reply, run
+from tests.properties.strategies import catch_up
+from tests.scene import NODES, hops
+
+Make: TypeAlias = Callable[[str], Desired]
+"""Makes a node's state, empty, for the node of that name."""
+
+Ways: TypeAlias = tuple[tuple[HookName, Seen], ...]
+"""Where a node sees the packets of a living connection: the client's, then the server's."""
+
+
+class Readings:
+    """Both judges.
+
+    watched: connections that are made as soon as they are allowed, and looked at after every step
+    step:    the number of the step that was taken last, -1 before the first
+    told:    whether the kernels hold what is wanted: not while a step waits
+    asked:   questions that both have answered so far
+    """
+
+    def __init__(self, watched: Iterable[Flow] = (), make: Make = Desired) -> None:
+        """Start with an empty folder."""
+        self._folder = Folder()
+        chosen = tuple(watched)
+        self._nodes = {name: _Node(make(name), chosen) for name in NODES}
+        self.step = -1
+        self.told = True
+        self.asked = 0
+
+    def take(self, step: Step) -> None:
+        """Have a step happen on both nodes."""
+        self.step += 1
+        for change in step.changes:
+            for event in self._folder.update(change.file, change.text):
+                for node in self._nodes.values():
+                    node.happen(event)
+        for node in self._nodes.values():
+            node.follow(step.then)
+        self.told = step.then != "wait"
+
+    def allowed(self, flow: Flow) -> bool:
+        """Ask `evaluate`."""
+        view = self._nodes[NODES[0]].view
+        return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
+
+    def passes(self, flow: Flow) -> bool:
+        """Ask the rules about a flow's first packet."""
+        return not self._dropping(flow)
+
+    def first(self, flows: Iterable[Flow]) -> Iterator[Finding]:
+        """Ask both about first packets; give those on which they differ."""
+        for flow in flows:
+            self.asked += 1
+            allowed, dropping = self.allowed(flow), self._dropping(flow)
+            if allowed == bool(dropping):
+                verdicts = {"evaluate": in_words(allowed), "rules": in_words(not dropping)}
+                yield Finding(self.step, Question(flow), verdicts, dropping)
+
+    def established(self) -> Iterator[Finding]:
+        """Ask both about the living connections; give those on which they differ, and make those that can be made."""
+        for name, node in self._nodes.items():
+            for flow, permitted, hook in node.look():
+                verdicts = {"evaluate": in_words(permitted), "rules": in_words(not permitted)}
+                yield Finding(self.step, Question(flow, "established"), verdicts, f"{hook} of node {name}")
+            self.asked += len(node.live)
+
+    def _dropping(self, flow: Flow) -> str:
+        """Name the hook that drops a flow's first packet; '' where none does."""
+        packet = opening(flow)
+        for name, hook in hops(flow, self._nodes[NODES[0]].view.cluster):
+            if not run(self._nodes[name].kernel.ruleset, hook, packet).accepted:
+                return f"{hook} of node {name}"
+        return ""
+
+
+class _Node:
+    """One node: what is wanted, what the kernel holds, the connections that conntrack knows, and who was judged."""
+
+    def __init__(self, view: Desired, watched: tuple[Flow, ...]) -> None:
+        self.view = view
+        self.kernel = FakeKernel()
+        self.live: dict[Flow, Ways] = {}
+        self._watched = watched
+        self._judged: dict[str, int] = {}
+        catch_up(self.view, self.kernel)
+
+    def happen(self, event: Event) -> None:
+        if isinstance(event, Ref):
+            self.view.remove(event)
+        else:
+            self.view.put(event)
+
+    def follow(self, fate: Fate) -> None:
+        if fate == "restart":
+            self.view, self._judged = self.view.rebuilt(), {}
+            catch_up(self.view, self.kernel)
+        elif fate != "wait":
+            self.kernel.apply(self.view.take())
+        if fate in {"judge", "absolve"}:
+            self._judge()
+        if fate in {"absolve", "absolve late"}:
+            self.view.absolve(self._judged)
+            self._judged = {}
+            self.kernel.apply(self.view.take())
+
+    def look(self) -> Iterator[tuple[Flow, bool, HookName]]:
+        """Hold every packet of the living connections against the verdict of now; give flow, verdict and hook."""
+        for flow in self._watched:
+            ways, permitted = _ways(flow, self.view.cluster), self.view.permits(flow)
+            if self.live.get(flow) != ways:  # its ends have moved: what is known of it here is of no connection
+                self.live.pop(flow, None)
+            for hook, packet in ways:
+                passes = run(self.kernel.ruleset, hook, packet).accepted
+                if passes != permitted and (permitted or flow in self.live):
+                    yield flow, permitted, hook
+                    break
+            if ways and permitted:
+                self.live[flow] = ways
+
+    def _judge(self) -> None:
+        """Forget the denied connections of those under re-check, as the agent does by ctnetlink."""
+        self._judged = self.view.suspects
+        for flow in [flow for flow in self.live if {flow.source, flow.destination} & self._judged.keys()]:
+            if not self.view.permits(flow):
+                del self.live[flow]
+
+
+def _ways(flow: Flow, cluster: ClusterState) -> Ways:
+    """Give what a node judges of a living connection; nothing of those that its own processes opened."""
+    there = dict(hops(flow, cluster)).get(cluster.node)
+    if there is None or there == "output":
+        return ()
+    back = dict(hops(Flow(flow.destination, flow.source, flow.protocol, flow.port), cluster)).get(cluster.node)
+    # A node's own answers leave by its output hook, where nothing is judged.
+    answers: Ways = ((back, reply(flow)),) if back is not None and back != "output" else ()
+    return ((there, later(flow)), *answers)

@@ -1,0 +1,173 @@
+"""A small cluster in which nearly every change turns a verdict: few labels, few rules, and each of them counts.
+
+Everything is drawn from short lists, at once: a whole cluster costs as much as two policies of `objects`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import msgspec
+from hypothesis import strategies as st
+
+from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.model import DIRECTIONS, METADATA_NAME, ContainerPort, Labels, Namespace, Node, Pod, Ref
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.policy.tiers import Action, NodePeer, Policy, TierKind, TierPeer, TierPolicy, TierRule
+from nfagent.ruleset.desired import Item
+from tests.scene import NODE_ADDRESSES
+
+LABELS: tuple[Labels, ...] = ((("app", "web"),), (("app", "db"),), ())
+PROTOCOL, PORT = "tcp", 80
+"""What all connections that matter here go to."""
+
+_NAMED = tuple((ContainerPort("http", number, "tcp"),) for number in (PORT, 8080))
+_PLACES = (("shop", "a"), ("shop", "a"), ("ops", "a"), ("shop", "b"), ("ops", "b"))
+"""Where p0, p1 and so on are."""
+
+_ALL = Selector()
+_LABELLED = tuple(Selector((Requirement("app", "In", (value,)),)) for value in ("web", "db"))
+_PODS: tuple[PodPeer, ...] = (
+    *(PodPeer(selector, namespaces=_ALL) for selector in _LABELLED),
+    *(PodPeer(_ALL, namespaces=selector) for selector in _LABELLED),
+    PodPeer(_LABELLED[0], namespace="shop"),
+)
+_EVERYBODY = PodPeer(_ALL, namespaces=_ALL)
+_BLOCKS = tuple(IpBlock(parse_cidr(cidr)) for cidr in ("203.0.113.0/24", "10.64.1.0/29", "0.0.0.0/0"))
+_NODES = tuple(map(NodePeer, _LABELLED))
+_NUMBER = (PolicyPort("tcp", PORT, PORT),)
+
+_RULES = (
+    *(Rule((peer,), ports) for peer, ports in product(_PODS, ((), _NUMBER, (PolicyPort("tcp", name="http"),)))),
+    *(Rule((peer,)) for peer in _BLOCKS[:2]),
+    Rule((), (PolicyPort("tcp", name="http"),)),
+)
+_ACTIONS: tuple[Action, ...] = ("allow", "deny", "pass")
+
+
+def _tier_rules(nameless: tuple[TierPeer, ...]) -> tuple[TierRule, ...]:
+    named = product(_ACTIONS, (*_PODS, _EVERYBODY), ((), _NUMBER, (PolicyPort("any", name="http"),)))
+    found = [TierRule(action, (peer,), ports) for action, peer, ports in named]
+    return (*found, *(TierRule(action, (peer,)) for action in _ACTIONS for peer in nameless))
+
+
+_INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules((*_NODES, *_NODES, *_BLOCKS))
+
+
+def _some(rules: tuple[TierRule, ...]) -> st.SearchStrategy[tuple[TierRule, ...]]:
+    return st.lists(st.sampled_from(rules), max_size=2).map(tuple)
+
+
+@st.composite
+def network_policies(draw: st.DrawFn) -> NetworkPolicy:
+    rules = st.lists(st.sampled_from(_RULES), max_size=2).map(tuple)
+    ingress = draw(st.booleans())
+    return NetworkPolicy(
+        namespace="shop",
+        name=draw(st.sampled_from(["np1", "np2"])),
+        pods=draw(st.sampled_from([_ALL, *_LABELLED])),
+        isolates=("ingress",) if ingress else ("egress",),
+        ingress=draw(rules) if ingress else (),
+        egress=() if ingress else draw(rules),
+    )
+
+
+_KINDS: tuple[tuple[TierKind, str], ...] = (
+    ("AdminNetworkPolicy", "t1"),
+    ("AdminNetworkPolicy", "t2"),
+    ("ClusterNetworkPolicy", "t1"),
+    ("BaselineAdminNetworkPolicy", "default"),
+)
+
+
+@st.composite
+def tier_policies(draw: st.DrawFn) -> TierPolicy:
+    kind, name = draw(st.sampled_from(_KINDS))
+    admin = kind == "AdminNetworkPolicy" or (kind == "ClusterNetworkPolicy" and draw(st.booleans()))
+    return TierPolicy(
+        kind=kind,
+        name=name,
+        tier="admin" if admin else "baseline",
+        priority=draw(st.integers(0, 2)),
+        subject=draw(st.sampled_from([_EVERYBODY, _EVERYBODY, *_PODS])),
+        ingress=draw(_some(_INWARDS)),
+        egress=draw(_some(_OUTWARDS)),
+    )
+
+
+def policies() -> st.SearchStrategy[Policy]:
+    return network_policies() | tier_policies()
+
+
+_CONDITIONS = tuple(product(LABELS, (*_NAMED, ()), ("Running", "Running", "Running", "Failed")))
+
+
+@st.composite
+def pods(draw: st.DrawFn) -> Pod:
+    """Draw a Pod; one in five has taken over the address of the next one's place."""
+    number = draw(st.integers(0, len(_PLACES) - 1))
+    labels, ports, phase = draw(st.sampled_from(_CONDITIONS))
+    return _pod(number, labels, ports, phase, moved=draw(st.integers(0, 4)) == 4)
+
+
+def _pod(number: int, labels: Labels, ports: tuple[ContainerPort, ...], phase: str, *, moved: bool = False) -> Pod:
+    namespace, node = _PLACES[number]
+    held = number + 1 if moved and number + 1 < len(_PLACES) and _PLACES[number + 1][1] == node else number
+    addresses = (f"10.64.{'ab'.index(node)}.{held + 1}", f"2001:db8:0:{node}::{held + 1}")
+    return Pod(namespace, f"p{number}", labels, node, addresses, phase=phase, ports=ports)
+
+
+@st.composite
+def namespaces(draw: st.DrawFn) -> Namespace:
+    name = draw(st.sampled_from(["shop", "ops"]))
+    return Namespace(name, tuple(sorted([*draw(st.sampled_from(LABELS)), (METADATA_NAME, name)])))
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> Node:
+    name = draw(st.sampled_from(["a", "b", "b"]))
+    held = NODE_ADDRESSES[name]
+    return Node(name, draw(st.sampled_from(LABELS)), (), draw(st.sampled_from([held, held, held[:1], held[1:]])))
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> list[Item]:
+    """Draw all objects of a cluster: every Pod, both Nodes, some policies."""
+    found: list[Item] = [Node(name, (), (), held) for name, held in NODE_ADDRESSES.items()]
+    found += [_pod(number, draw(st.sampled_from(LABELS)), _NAMED[0], "Running") for number in range(len(_PLACES))]
+    return found + draw(st.lists(policies(), min_size=2, max_size=4))
+
+
+def _variations(policy: Policy) -> Iterator[Policy]:
+    """Give the policies that differ from one in a rule less, or in the order of its rules."""
+    for direction in DIRECTIONS:
+        rules = policy.rules(direction)
+        for index in range(len(rules)):
+            yield msgspec.structs.replace(policy, **{direction: (*rules[:index], *rules[index + 1 :])})
+        if len(rules) > 1:
+            yield msgspec.structs.replace(policy, **{direction: rules[::-1]})
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Item | Ref]:
+    """Draw a cluster, and what happens to it: policies lose and turn rules, Pods and Namespaces are relabelled."""
+    history: list[Item | Ref] = list(draw(clusters()))
+    present = {item.ref: item for item in history if not isinstance(item, Ref)}
+    for _ in range(draw(st.integers(3, 10))):
+        known = [item for item in present.values() if isinstance(item, NetworkPolicy | TierPolicy)]
+        happens = draw(st.sampled_from(["pod", "pod", "varies", "varies", "policy", "goes", "space", "node"]))
+        if happens in {"varies", "goes"} and known:
+            policy = draw(st.sampled_from(known))
+            varied = list(_variations(policy)) if happens == "varies" else []
+            if not varied:
+                history.append(policy.ref)
+                del present[policy.ref]
+                continue
+            item: Item = draw(st.sampled_from(varied))
+        else:
+            sources: dict[str, st.SearchStrategy[Item]] = {"pod": pods(), "space": namespaces(), "node": nodes()}
+            item = draw(sources.get(happens, policies()))
+        history.append(item)
+        present[item.ref] = item
+    return history
