@@ -1,0 +1,59 @@
+"""The examples that README names: they are read without a fault, and say what README says they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nfagent.edge.offline import read_state
+from nfagent.egress.plan import MasqueradeSettings
+from nfagent.policy.explain import explain
+from nfagent.ruleset.desired import Desired
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def read(name: str) -> Desired:
+    desired, problems = read_state(EXAMPLES / name, "node-b", MasqueradeSettings(), 100)
+    assert problems == ()
+    return desired
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
+def test_an_example_is_read_without_a_fault_and_has_policies_for_its_node(name: str) -> None:
+    assert read(name).index.active
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "allowed", "decisive"),
+    [
+        pytest.param(
+            "ops/prometheus", "shop/db:metrics", True, '"monitoring" allows', id="monitoring passes the admin tier"
+        ),
+        pytest.param(
+            "guest/visitor", "svc/shop/db:sql", False, '"guests stay with guests" denies', id="guests are stopped there"
+        ),
+        pytest.param(
+            "shop/api",
+            "svc/shop/db:3306",
+            True,
+            "NetworkPolicy shop/db isolates",
+            id="the Namespace decides for its own",
+        ),
+        pytest.param(
+            "shop/api", "ops/prometheus:9090", False, '"nobody else" denies', id="the baseline where no policy isolates"
+        ),
+        pytest.param("shop/api", "169.254.169.254:80", False, '"no metadata service" denies', id="no metadata service"),
+    ],
+)
+def test_the_tiers_example_is_decided_tier_by_tier(
+    source: str,
+    destination: str,
+    allowed: bool,
+    decisive: str,  # noqa: FBT001 - a table's column
+) -> None:
+    desired = read("tiers")
+    found = explain(desired.cluster, desired.index, source, destination, desired.choices)
+    assert found.allowed is allowed
+    assert any(decisive in line and line.endswith("matches") for line in found.lines)
