@@ -50,8 +50,8 @@ def test_an_example_is_read_without_a_fault_and_has_policies_for_its_node(name: 
 def test_the_tiers_example_is_decided_tier_by_tier(
     source: str,
     destination: str,
-    allowed: bool,
-    decisive: str,  # noqa: FBT001 - a table's column
+    allowed: bool,  # noqa: FBT001 - a table's column
+    decisive: str,
 ) -> None:
     desired = read("tiers")
     found = explain(desired.cluster, desired.index, source, destination, desired.choices)
