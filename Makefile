@@ -67,6 +67,10 @@ test: lint modules ## everything: lint, then all tests (root for those that need
 unit: $(VENV)/ready ## the fast tests, those without a kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
 
+.PHONY: conformance
+conformance: $(VENV)/ready modules ## the recorded suites, by evaluate, by rules and by packets (root; CASE=cyc-001, ATTACHMENT=bridge)
+	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT))
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: under 90 seconds)
 	@$(call packages,$(BENCH_PACKAGES))

@@ -20,14 +20,17 @@ from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.conntrack import Connections
+from nfagent.edge.given import Given
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.edge.memory import settle_memory
 from nfagent.edge.nflog import NflogSource
+from nfagent.edge.trials import begin_trial
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.intake import Intake
 from nfagent.policy.explain import Explanation, explain
+from nfagent.policy.trial import Trial
 from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
 from nfagent.ruleset.desired import Desired
@@ -216,6 +219,11 @@ class Agent:
     def explain(self, source: str, destination: str) -> Explanation:
         """Judge a connection. Raises UsageError."""
         return explain(self._desired.cluster, self._desired.index, source, destination, self._desired.choices)
+
+    def begin_trial(self, given: Given, *, delete: bool) -> Trial:
+        """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""
+        desired = self._desired
+        return begin_trial(desired.cluster, desired.index, desired.choices, given, delete=delete)
 
     def _ruleset_view(self, ruleset: Ruleset, scope: Scope) -> View:
         return ruleset_view(scoped(self._desired, ruleset, scope), annotation(self._desired))

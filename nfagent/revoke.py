@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import typing
 from collections.abc import Callable, Iterable, Mapping
 
@@ -33,7 +34,11 @@ from nfagent.wire.conntrack import ConntrackEntry
 
 log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.1
-"""Between two rounds: a storm of changes costs ten looks at the table a second, not one each."""
+_REST = 19
+"""Between two rounds, a tenth of a second or so many times the CPU time that the one before took: for each the kernel
+walks its whole table (some 20 ms for an empty one, tried), so a storm of changes costs a twentieth of a core at most.
+"""
+_LONGEST_PAUSE_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
 _TURN_SECONDS = 0.01
 """How long the event loop is held at most."""
@@ -111,14 +116,25 @@ class Revoker:
     """Ends revoked connections, round by round."""
 
     def __init__(
-        self, judge: Judge, connections: Connections, kernel: Kernel, clock: Clock, wake: Callable[[], None]
+        self,
+        judge: Judge,
+        connections: Connections,
+        kernel: Kernel,
+        clock: Clock,
+        wake: Callable[[], None],
+        *,
+        cpu_seconds: Callable[[], float] = time.process_time,
     ) -> None:
-        """Join the policies, the kernel's tables, and who is told that addresses left re-check."""
+        """Join the policies, the kernel's tables, and who is told that addresses left re-check.
+
+        cpu_seconds: what this process has used, from an arbitrary start
+        """
         self._judge = judge
         self._connections = connections
         self._kernel = kernel
         self._clock = clock
         self._wake = wake
+        self._cpu_seconds = cpu_seconds
         self._asked = asyncio.Event()
         self._suspects: dict[str, int] = {}
         self.status = RevokeStatus()
@@ -137,9 +153,11 @@ class Revoker:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            pause = _PAUSE_SECONDS
+            began = self._cpu_seconds()
             try:
                 await self.round()
+                took = self._cpu_seconds() - began
+                pause = min(max(_PAUSE_SECONDS, took * _REST), _LONGEST_PAUSE_SECONDS)
             except (KernelError, MachineError, WireError) as error:
                 if self.status.last_error != str(error):
                     log.error("revoked connections can't be looked for, their Pods stay under re-check: %s", error)

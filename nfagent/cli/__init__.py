@@ -21,12 +21,13 @@ COMMANDS = {
     "render": ("render", "Show what would be loaded, as nft text; needs no root."),
     "dump": ("dump", "Show what the agent knows, wants, and has in the kernel."),
     "explain": ("explain", "Say why a connection is allowed or denied."),
+    "try": ("trial", "Say what a change of policies would deny or allow."),
     "logs": ("logs", "Show the verdict log: who was allowed, who was denied."),
     "check": ("check", "Check that this node can run nfagent."),
     "cleanup": ("cleanup", "Remove the rules that an agent left in force."),
     "lab": ("lab", "Try nfagent on nodes made of network namespaces."),
 }
-"""Command -> its module in this package, which has a click command of the same name; what the listing says of it."""
+"""Command -> its module in this package, with a click command of the module's name; what the listing says of it."""
 
 INTERRUPTED = 130
 _COMPLETION = "_NFAGENT_COMPLETE"
@@ -43,8 +44,8 @@ class _Commands(click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"{__name__}.{COMMANDS[cmd_name][0]}")
-        return cast("click.Command", getattr(module, cmd_name))
+        name, _ = COMMANDS[cmd_name]
+        return cast("click.Command", getattr(import_module(f"{__name__}.{name}"), name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -5,17 +5,24 @@ The agent is asked where it runs, unless a folder of manifests is named: then th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from nfagent.cli.client import ask, listening
+import msgspec
+
+from nfagent.cli.client import ask, ask_parts, listening
 from nfagent.cli.options import FOLDER_HINT
 from nfagent.cli.output import remark, remark_problems
 from nfagent.config import Settings
+from nfagent.edge.asking import question
+from nfagent.edge.given import read_given
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.offline import read_state
-from nfagent.errors import Problem, UsageError
+from nfagent.edge.trials import Asked, Part, Work, begin_trial, in_turns
+from nfagent.errors import MachineError, Problem, UsageError
 from nfagent.policy.explain import explain, explanation_view
+from nfagent.policy.trial import Seen
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.views import (
     Scope,
@@ -39,6 +46,13 @@ class Answers(Protocol):
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Judge a connection: policy.explain.explanation_view. Raises UsageError, MachineError."""
+        ...
+
+    def attempt(self, asked: Asked, seen: Iterable[Seen]) -> Iterator[Part]:
+        """Try policies on flows, and on those between Pods; the last part has the outcome.
+
+        Raises UsageError, MachineError.
+        """
         ...
 
 
@@ -70,6 +84,18 @@ class AgentAnswers:
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Judge a connection."""
         return ask(self._path, "/v1/explain", {"source": source, "destination": destination})
+
+    def attempt(self, asked: Asked, seen: Iterable[Seen]) -> Iterator[Part]:
+        """Try policies."""
+        decoder = msgspec.json.Decoder(Part)
+        for line in ask_parts(self._path, "/v1/try", question(asked, seen)):
+            try:
+                yield decoder.decode(line)
+            except msgspec.DecodeError:
+                raise MachineError(
+                    f"the agent at {self._path} answers otherwise than this command expects; "
+                    "restart it, so that both have one version: systemctl restart nfagent"
+                ) from None
 
 
 class FolderAnswers:
@@ -115,6 +141,14 @@ class FolderAnswers:
             explain(self.desired.cluster, self.desired.index, source, destination, self.desired.choices)
         )
 
+    def attempt(self, asked: Asked, seen: Iterable[Seen]) -> Iterator[Part]:
+        """Try policies."""
+        remark_problems(self.problems)
+        given = read_given(asked.files)
+        desired = self.desired
+        trial = begin_trial(desired.cluster, desired.index, desired.choices, given, delete=asked.delete)
+        return (part for part in in_turns(Work(trial, given, asked, seen)) if part is not None)
+
 
 class KernelAnswers:
     """What is loaded, and no more: there is neither an agent nor a folder."""
@@ -135,6 +169,10 @@ class KernelAnswers:
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:  # noqa: ARG002 - as Answers has it
         """Refuse: the rules alone don't know Pods."""
+        raise self._nobody()
+
+    def attempt(self, asked: Asked, seen: Iterable[Seen]) -> Iterator[Part]:  # noqa: ARG002 - as above
+        """Refuse: the same."""
         raise self._nobody()
 
     def _nobody(self) -> UsageError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -53,6 +53,25 @@ def ask(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, A
     finally:
         connection.close()
     return _answer(path, response.status, body)
+
+
+def ask_parts(path: Path, question: str, body: bytes) -> Iterator[bytes]:
+    """Give the agent's answer to a POST of `body`, line by line, as it comes. Raises as `ask` does."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("POST", question, body)
+        response = connection.getresponse()
+        if response.status == http.client.NOT_FOUND:
+            raise UsageError("the running agent is older than this command; restart it: systemctl restart nfagent")
+        if response.status != http.client.OK:
+            _answer(path, response.status, response.read())
+            raise _silent(path, OSError(f"HTTP status {response.status}"))
+        while line := response.readline():
+            yield line
+    except (OSError, http.client.HTTPException) as error:
+        raise _silent(path, error) from None
+    finally:
+        connection.close()
 
 
 def _connected(path: Path) -> socket.socket:

@@ -6,6 +6,7 @@ The running agent judges on its event loop, in turns: it has other things to do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from time import monotonic
 
 import msgspec
 
@@ -21,14 +22,8 @@ from nfagent.policy.trial import Change, Seen, Tally, Trial
 MOST_FLOWS = 200_000
 """Flows of the log, and flows between Pods, that one trial judges."""
 
-MOST_BYTES = 32 * 1024 * 1024
-"""Of a question as the agent gets it."""
-
 TURN_SECONDS = 0.008
 """How long the event loop is held at most, but for the flow that ends a turn."""
-
-_BATCH = 500
-_Line = tuple[str, str, str, int | None, bool, int, str, str]
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -87,13 +82,6 @@ def begin_trial(cluster: ClusterState, index: PolicyIndex, choices: Choices, giv
     return Trial(cluster, index, Amendment(put=given.policies), choices)
 
 
-def begin_trial(cluster: ClusterState, index: PolicyIndex, choices: Choices, given: Given, *, delete: bool) -> Trial:
-    """Make ready what is to be tried. Raises UsageError for a policy to be deleted that isn't there."""
-    if delete:
-        return Trial(cluster, index, taking_away(index, (policy.ref for policy in given.policies)), choices)
-    return Trial(cluster, index, Amendment(put=given.policies), choices)
-
-
 class Work:
     """A trial of everything that was asked, step by step."""
 
@@ -117,8 +105,8 @@ class Work:
             self._total += seen is not None
             if self._total > MOST_FLOWS:
                 raise UsageError(
-                    f"there are more than {MOST_FLOWS:,} connections to judge; narrow them with -n NS, --since, or fewer "
-                    "policies at once"
+                    f"there are more than {MOST_FLOWS:,} connections to judge; narrow them with -n NS to those with an "
+                    "end in that namespace, with --since, or try fewer policies at once"
                 )
             yield
 
@@ -175,60 +163,3 @@ def in_turns(work: Work, seconds: float = TURN_SECONDS) -> Iterator[Part | None]
             yield work.news()
             start = monotonic()
     yield work.ended()
-
-
-class _Sent:
-    """The flows of a question, which stay bytes until they are looked at."""
-
-    def __init__(self, lines: list[bytes]) -> None:
-        self._lines = lines
-
-    def __iter__(self) -> Iterator[Seen]:
-        for line in self._lines:
-            for here, there, protocol, port, translated, count, source, destination in _decoded(line, _flows):
-                yield Seen(Flow(here, there, protocol, port, translated), count, source, destination)
-
-
-def question(asked: Asked, seen: Iterable[Seen]) -> bytes:
-    """Write a question: a line of JSON with what is asked, then lines with some flows each.
-
-    Raises UsageError where it is too long.
-    """
-    lines = [_encoder.encode(asked)]
-    flows = iter(seen)
-    while batch := [_line(item) for item in islice(flows, _BATCH)]:
-        lines.append(_encoder.encode(batch))
-    body = b"\n".join(lines)
-    if len(body) > MOST_BYTES:
-        raise too_long()
-    return body
-
-
-def read_question(body: bytes) -> tuple[Asked, Iterable[Seen]]:
-    """Read what `question` wrote; the flows when they are gone through. Both raise UsageError."""
-    first, *lines = body.split(b"\n")
-    return _decoded(first, _asked), _Sent(lines)
-
-
-def too_long() -> UsageError:
-    """Make the error for a question that is too long."""
-    return UsageError(f"the log has more connections than {MOST_BYTES // 2**20} MiB; take fewer with --since or -n NS")
-
-
-def _line(seen: Seen) -> _Line:
-    flow = seen.flow
-    ends = flow.source, flow.destination
-    return (*ends, flow.protocol, flow.port, flow.translated, seen.count, seen.source, seen.destination)
-
-
-_encoder = msgspec.json.Encoder()
-_asked = msgspec.json.Decoder(Asked)
-_flows = msgspec.json.Decoder(list[_Line])
-_T = TypeVar("_T")
-
-
-def _decoded(line: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
-    try:
-        return decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"that is no trial: {error}; ask with the `nfagent try` of the agent's own version") from None

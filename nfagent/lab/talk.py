@@ -1,9 +1,11 @@
-"""A live connection under traffic, with a counter at its receiver: who still hears whom after a policy changed.
+"""Live connections under traffic, with counters at their receivers: who still hears whom after a policy changed.
 
-    with Talk(Line(client_netns, server_netns, "10.244.2.11", "tcp", 80, speaker="server")) as talk:
-        talk.wait_for(20)                       # packets that arrived
+    with Talks() as talks:
+        talk = talks.open(Line(client=client_netns, server=server_netns, address="10.244.2.11", protocol="tcp", port=80,
+                               speaker="server"))
+        talks.wait_for(20, talk)                # packets that arrived
         committed = change_the_policy()         # time.monotonic() at the commit
-        talk.wait_until_sent(20)                # more of them
+        talks.wait_until_sent(20, talk)         # more of them
         late = [when for when in talk.arrivals() if when > committed]
 
 The speaker sends a small numbered packet every few milliseconds, the other end says nothing (TCP's own acknowledgements
@@ -12,47 +14,32 @@ aside). Arrivals are counted on the receiver's interface, where they have met ev
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 import msgspec
 
-from nfagent.cluster.address import Family, family_of
+from nfagent.cluster.address import family_of
 from nfagent.errors import KernelError
 from nfagent.lab import netns
+from nfagent.lab.counter import Arrival, Counter, TalkProtocol, arrived, stamp
 from nfagent.lab.servers import ABORT, DOMAINS
 
 Speaker: TypeAlias = Literal["client", "server"]
-TalkProtocol: TypeAlias = Literal["tcp", "udp"]
-Arrival: TypeAlias = tuple[float, int]
-"""When a packet arrived, by time.monotonic(), and its number; -1 where it says none, as TCP's do."""
 
-_INTERVAL = 0.001
+_INTERVAL = 0.002
 _PATIENCE = 5.0
-_PAYLOAD = struct.Struct("!I")
+_NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-_NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
-_ETHERTYPES: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
-_IP_BYTES: dict[Family, int] = {4: 20, 6: 40}
-_PROTOCOL_AT: dict[Family, int] = {4: 9, 6: 6}
-_UDP_BYTES = 8
-_HEAD_BYTES = 128
-_TIMESPEC = struct.Struct("qq")
-_BUFFER = 4 * 1024 * 1024
-_ANCILLARY_BYTES = 64
-_AT_MOST = 1 << 16
-_CLOCK_TRIES = 5
-# asm-generic/socket.h, linux/if_packet.h, linux/tcp.h (struct tcp_info)
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
-_SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 263, 6, 23
-_STATISTICS = struct.Struct("II")
+_DRAINED_EVERY = 16
+"""Turns; no buffer is full by then."""
+# linux/tcp.h: struct tcp_info
 _DATA_SEGMENTS_OUT, _TCP_INFO_BYTES = 156, 160
 _U32 = struct.Struct("I")
 
@@ -62,11 +49,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     client, server: network namespaces
     address, port:  the server's, as the client calls them
+    listens:        the port that the server listens on, where a Service translates; 0 for the one that is called
     bound:          the server's own address, where it has several of a family and answers by another; '' for any
     answered:       UDP only: whether the server answered once, so that conntrack calls the connection established
     counted:        where packets are counted: on the receiver's interface; or at its socket, for a receiver that is
                     a node itself: on a node's interface nothing has met the node's rules yet
-    interval:       seconds from one packet to the next
     """
 
     client: str
@@ -75,111 +62,47 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     protocol: TalkProtocol
     port: int
     speaker: Speaker
+    listens: int = 0
     bound: str = ""
     answered: bool = True
     counted: Literal["interface", "socket"] = "interface"
-    interval: float = _INTERVAL
 
-    @property
-    def listener(self) -> Speaker:
-        """The end that says nothing."""
-        return "client" if self.speaker == "server" else "server"
-
-
-class Counter:
-    """Counts packets that come into a network namespace, whoever they are for: those with a port at either end.
-
-    The kernel notes when each came. A context manager; also made and closed by hand.
-    """
-
-    def __init__(self, namespace: str, family: Family, protocol: TalkProtocol, port: int) -> None:
-        """Count from now on. Raises KernelError for a namespace that isn't there."""
-        self._family, self._protocol = family, protocol
-        self._sock = netns.inside(namespace, functools.partial(_capture, family, protocol, port))
-        self._lock = threading.Lock()
-        self._arrived: list[Arrival] = []
-        self._lost = 0
-
-    def __enter__(self) -> Self:
-        """Give itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
-
-    def close(self) -> None:
-        """Count no longer; what was counted is kept."""
-        self.look()
-        with self._lock:
-            self._sock.close()
-
-    def look(self) -> None:
-        """Note what has come: the kernel keeps some thousands of packets until then."""
-        with self._lock:
-            if self._sock.fileno() < 0:
-                return
-            self._arrived += _received(self._sock, self._number)
-            counted = self._sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
-            self._lost += _STATISTICS.unpack(counted)[1]
-
-    def arrivals(self) -> list[Arrival]:
-        """Give what has come so far. Raises KernelError where more came than there was room for."""
-        self.look()
-        if self._lost:
-            raise KernelError(f"{self._lost} packets came that could not be counted: look more often")
-        return list(self._arrived)
-
-    def _number(self, head: bytes) -> int:
-        begin = _IP_BYTES[self._family] + _UDP_BYTES
-        written = head[begin : begin + _PAYLOAD.size] if self._protocol == "udp" else b""
-        return int(_PAYLOAD.unpack(written)[0]) if len(written) == _PAYLOAD.size else -1
+    def __str__(self) -> str:
+        """Write it as `tcp nfa-1-pod-x.a -> nfa-1-pod-y.b, 10.244.2.11 port 80, the server speaks`."""
+        unanswered = "" if self.answered else ", never answered"
+        ends = f"{self.protocol} {self.client} -> {self.server}, {self.address} port {self.port}"
+        return f"{ends}, the {self.speaker} speaks{unanswered}"
 
 
 class Talk:
-    """One connection between two network namespaces; a context manager that talks inside and has closed it after."""
+    """One connection, made and counted; `Talks` opens it, has it speak, and closes it."""
 
     def __init__(self, line: Line) -> None:
-        """Plan it."""
+        """Connect. Raises OSError where that takes more than five seconds, KernelError."""
         self.line = line
         self._family = family_of(line.address)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._sockets: list[socket.socket] = []
-        self._speaking: socket.socket | None = None
         self._counter: Counter | None = None
         self._heard: list[Arrival] = []
         self._sent = 0
-        self.client_port = 0
-        """The client's, as the server sees it."""
-
-    def __enter__(self) -> Self:
-        """Connect, and begin to talk. Raises OSError where the connection isn't made within five seconds."""
         try:
             self._connect()
         except BaseException:
-            self._close()
+            self.close()
             raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Fall silent, and close everything."""
-        self._close()
 
     @property
     def sent(self) -> int:
         """How many packets with content have left the speaker so far; of TCP, with those that it repeated."""
         if self.line.protocol == "udp":
             return self._sent
-        sock = self._speaking
-        if sock is None or sock.fileno() < 0:
-            return 0
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        info = self._speaking.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         return int(_U32.unpack_from(info, _DATA_SEGMENTS_OUT)[0])
+
+    @property
+    def heard(self) -> int:
+        """How many packets from the speaker have arrived so far. Raises KernelError for a lost count."""
+        return len(self._all())
 
     def arrivals(self) -> list[float]:
         """Give when packets from the speaker arrived, by time.monotonic(). Raises KernelError for a lost count."""
@@ -189,20 +112,26 @@ class Talk:
         """Give the numbers in the UDP packets that arrived: 1, 2, 3, ... as they were sent."""
         return [number for _, number in self._all()]
 
-    def wait_for(self, more: int) -> None:
-        """Return when so many more packets have arrived. Raises KernelError when that takes five seconds."""
-        self._wait(lambda: len(self._all()), more, "arrived")
+    def speak(self) -> None:
+        """Send the next number, or the same once more: an earlier packet was refused, or TCP's buffer is full."""
+        try:
+            self._speaking.send(_NUMBER.pack((self._sent + 1) & 0xFFFF_FFFF))
+        except OSError:
+            return
+        self._sent += 1
 
-    def wait_until_sent(self, more: int) -> None:
-        """Return when so many more packets have left the speaker. Raises KernelError when that takes five seconds."""
-        self._wait(lambda: self.sent, more, "left")
+    def drain(self) -> None:
+        """Take out what has arrived, so that no buffer fills."""
+        self._heard += arrived(self._hearing, _number)
+        if self._counter is not None:
+            self._counter.look()
 
-    def _wait(self, count: Callable[[], int], more: int, what: str) -> None:
-        first, end, pause = count(), time.monotonic() + _PATIENCE, threading.Event()
-        while (found := count() - first) < more:
-            if time.monotonic() > end:
-                raise KernelError(f"{found} packets {what} instead of {more}: {self.line}")
-            pause.wait(self.line.interval)
+    def close(self) -> None:
+        """Close everything; what was counted is kept."""
+        for sock in self._sockets:
+            sock.close()
+        if self._counter is not None:
+            self._counter.close()
 
     def _all(self) -> list[Arrival]:
         return list(self._heard) if self._counter is None else self._counter.arrivals()
@@ -211,19 +140,19 @@ class Talk:
         line = self.line
         listener = self._in(line.server, self._listen)
         talker = self._in(line.client, self._call)
-        serving = self._greet(listener, talker)
-        self._speaking, hearing = (serving, talker) if line.speaker == "server" else (talker, serving)
-        if line.counted == "interface":
-            # On either side, a packet names the client by the port that it is known by there.
-            port = talker.getsockname()[1] if line.listener == "client" else self.client_port
-            where = line.client if line.listener == "client" else line.server
-            self._counter = Counter(where, self._family, line.protocol, port)
+        self.client_port = int(talker.getsockname()[1])
+        """The client's own port: what tells it from other connections of its Pod."""
+        serving, seen_port = self._greet(listener, talker)
+        client_hears = line.speaker == "server"
+        self._speaking, self._hearing = (serving, talker) if client_hears else (talker, serving)
+        if line.counted == "socket":
+            stamp(self._hearing)
         else:
-            hearing.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            # A port translated on the way is the client's to the server alone.
+            where, port = (line.client, self.client_port) if client_hears else (line.server, seen_port)
+            self._counter = Counter(where, self._family, line.protocol, port)
         for sock in (talker, serving):
             sock.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._thread = threading.Thread(target=self._talk, args=(self._speaking, hearing), daemon=True)
-        self._thread.start()
 
     def _in(self, namespace: str, make: Callable[[], socket.socket]) -> socket.socket:
         made = netns.inside(namespace, make)
@@ -240,7 +169,7 @@ class Talk:
     def _listen(self) -> socket.socket:
         listener = self._open()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.line.bound, self.line.port))
+        listener.bind((self.line.bound, self.line.listens or self.line.port))
         if self.line.protocol == "tcp":
             listener.listen()
         return listener
@@ -256,48 +185,93 @@ class Talk:
             raise
         return talker
 
-    def _greet(self, listener: socket.socket, talker: socket.socket) -> socket.socket:
-        """Make the connection known at both ends; give the server's socket for it."""
+    def _greet(self, listener: socket.socket, talker: socket.socket) -> tuple[socket.socket, int]:
+        """Make the connection known at both ends; give the server's socket, and the client's port as it sees it."""
         if self.line.protocol == "tcp":
             serving, caller = listener.accept()
+            self._sockets.append(serving)
             listener.close()
             _prompt(serving)
-            self._sockets.append(serving)
-        else:
-            talker.send(_PAYLOAD.pack(0))
-            _, caller = listener.recvfrom(_PAYLOAD.size)
-            listener.connect(caller)
-            serving = listener
-            if self.line.answered:
-                listener.send(_PAYLOAD.pack(0))
-                talker.recv(_PAYLOAD.size)
-        self.client_port = int(caller[1])
-        return serving
+            return serving, int(caller[1])
+        talker.send(_NUMBER.pack(0))
+        _, caller = listener.recvfrom(_NUMBER.size)
+        listener.connect(caller)
+        if self.line.answered:
+            listener.send(_NUMBER.pack(0))
+            talker.recv(_NUMBER.size)
+        return listener, int(caller[1])
 
-    def _talk(self, speaking: socket.socket, hearing: socket.socket) -> None:
-        while not self._stop.wait(self.line.interval):
-            self._say(speaking)
-            _received(speaking, _told)
-            self._heard += _received(hearing, _told)
-            if self._counter is not None:
-                self._counter.look()
 
-    def _say(self, speaking: socket.socket) -> None:
-        """Send the next number, or the same once more: an earlier packet was refused, or TCP's buffer is full."""
-        try:
-            speaking.send(_PAYLOAD.pack((self._sent + 1) & 0xFFFF_FFFF))
-        except OSError:
-            return
-        self._sent += 1
+class Talks:
+    """Connections that all talk, each in its turn; a context manager that has closed them after."""
 
-    def _close(self) -> None:
+    def __init__(self, interval: float = _INTERVAL) -> None:
+        """Start without any; interval: seconds from one packet of a connection's to the next."""
+        self._interval = interval
+        self._talks: list[Talk] = []
+        self._turn = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._talk, name="lab talks", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to talk."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Fall silent, and close everything."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        for sock in self._sockets:
-            sock.close()
-        if self._counter is not None:
-            self._counter.close()
+        self._thread.join()
+        self.close(*self._talks)
+
+    def open(self, line: Line) -> Talk:
+        """Connect two ends, and have one of them speak. Raises OSError, KernelError."""
+        talk = Talk(line)
+        with self._turn:
+            self._talks.append(talk)
+        return talk
+
+    def close(self, *talks: Talk) -> None:
+        """Have some fall silent, and close them; what they counted is kept."""
+        with self._turn:
+            self._talks = [talk for talk in self._talks if talk not in talks]
+        if talks:
+            # The kernel takes its time over every packet socket, and the same time for all of them at once.
+            with ThreadPoolExecutor(len(talks)) as pool:
+                list(pool.map(Talk.close, talks))
+
+    @staticmethod
+    def wait_for(more: int, *talks: Talk) -> None:
+        """Return when of each so many packets more have arrived. Raises KernelError when that takes five seconds."""
+        _await(talks, lambda talk: talk.heard, more, "arrived")
+
+    @staticmethod
+    def wait_until_sent(more: int, *talks: Talk) -> None:
+        """Return when of each so many packets more have left the speaker. Raises KernelError as `wait_for` does."""
+        _await(talks, lambda talk: talk.sent, more, "left")
+
+    def _talk(self) -> None:
+        # One thread for all: as many as there are connections would wait for each other's interpreter lock.
+        turn = 0
+        while not self._stop.wait(self._interval):
+            turn += 1
+            with self._turn:
+                for talk in self._talks:
+                    talk.speak()
+                for talk in self._talks[turn % _DRAINED_EVERY :: _DRAINED_EVERY]:
+                    talk.drain()
+
+
+def _await(talks: Iterable[Talk], count: Callable[[Talk], int], more: int, what: str) -> None:
+    wanted = {talk: count(talk) + more for talk in talks}
+    end, pause = time.monotonic() + _PATIENCE, threading.Event()
+    for talk, enough in wanted.items():
+        while (found := count(talk)) < enough:
+            if time.monotonic() > end:
+                raise KernelError(f"{found} packets {what} instead of {enough}: {talk.line}")
+            pause.wait(_INTERVAL)
 
 
 def _prompt(sock: socket.socket) -> None:
@@ -306,74 +280,5 @@ def _prompt(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _capture(family: Family, protocol: TalkProtocol, port: int) -> socket.socket:
-    """Open a packet socket that gets what comes in of one protocol with a port at either end."""
-    capture = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETHERTYPES[family]))
-    try:
-        capture.setblocking(False)  # noqa: FBT003 - socket's own signature
-        capture.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        capture.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        capture.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        code = ctypes.create_string_buffer(_filter(family, protocol, port))
-        program = struct.pack("HL", (len(code) - 1) // 8, ctypes.addressof(code))
-        capture.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-        _received(capture, _told)  # what came before the filter was there
-    except OSError:
-        capture.close()
-        raise
-    return capture
-
-
-def _filter(family: Family, protocol: TalkProtocol, port: int) -> bytes:
-    """Write a classic BPF program for packets that begin with their IP head (linux/filter.h: struct sock_filter)."""
-    load_byte, load_half, equal, give = 0x30, 0x28, 0x15, 0x06
-    ports = _IP_BYTES[family]
-    program = (
-        (load_byte, 0, 0, _PROTOCOL_AT[family]),
-        (equal, 0, 4, _NUMBERS[protocol]),
-        (load_half, 0, 0, ports),
-        (equal, 3, 0, port),
-        (load_half, 0, 0, ports + 2),
-        (equal, 1, 0, port),
-        (give, 0, 0, 0),
-        (give, 0, 0, 0xFFFF),
-    )
-    return b"".join(struct.pack("HBBI", *one) for one in program)
-
-
-def _received(sock: socket.socket, number: Callable[[bytes], int]) -> list[Arrival]:
-    """Take all that has arrived at a socket that doesn't block."""
-    found: list[Arrival] = []
-    for _turn in range(_AT_MOST):
-        try:
-            head, ancillary, _, _ = sock.recvmsg(_HEAD_BYTES, _ANCILLARY_BYTES)
-        except BlockingIOError:
-            break
-        except OSError:
-            continue  # an earlier packet was refused: what came is behind that
-        if not head:
-            break
-        found.append((_when(ancillary), number(head)))
-    return found
-
-
-def _told(payload: bytes) -> int:
-    return int(_PAYLOAD.unpack(payload)[0]) if len(payload) == _PAYLOAD.size else -1
-
-
-def _when(ancillary: list[tuple[int, int, bytes]]) -> float:
-    """Give when the kernel saw a packet arrive, by time.monotonic(); now, where it doesn't say."""
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
-            seconds, nanoseconds = _TIMESPEC.unpack(content[: _TIMESPEC.size])
-            return float(seconds + nanoseconds / 1e9 - _wall_ahead())
-    return time.monotonic()
-
-
-def _wall_ahead() -> float:
-    """Give by how many seconds time.time() is ahead of time.monotonic(): of some tries, the one least disturbed."""
-    tries = []
-    for _ in range(_CLOCK_TRIES):
-        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-        tries.append((after - before, wall - before))
-    return min(tries)[1] / 1e9
+def _number(payload: bytes) -> int:
+    return int(_NUMBER.unpack(payload)[0]) if len(payload) == _NUMBER.size else -1

@@ -81,9 +81,10 @@ class Survey:
 
     def flows(self) -> Iterator[Seen | None]:
         """Give the flows of all pairs; None now and then, for whoever has to pause."""
+        judged = [group for group in self._groups if group.ingress]
         for clients in self._groups:
-            for servers in self._groups:
-                if (clients.egress or servers.ingress) and (clients.inside or servers.inside):
+            for servers in self._groups if clients.egress else judged:
+                if clients.inside or servers.inside:
                     yield from _between(clients, servers)
             yield None
 
@@ -150,7 +151,7 @@ def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> 
 
 
 def _parts(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Cut all ports at the ends of the spans: the parts, first and last port, that each span has whole or not at all."""
+    """Cut all ports into parts, first and last port, of which each span has every one whole or not at all."""
     listed = list(spans)
     starts = sorted({1, *(first for first, _ in listed), *(last + 1 for _, last in listed)} - {_LAST_PORT + 1})
     return ((first, following - 1) for first, following in zip(starts, [*starts[1:], _LAST_PORT + 1], strict=True))

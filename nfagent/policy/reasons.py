@@ -32,7 +32,7 @@ def _tier(stage: Stage, side: Side, policies: Mapping[Ref, Policy]) -> str:
         if policy.problem is not None:
             return f"{decider.policy} can't be read: it fails closed"
         if policy.rules(side.direction)[decider.index].problem is not None:
-            return f"rule {decider.index + 1} of {decider.policy} can't be read: it fails closed"
+            return f"{_which(decider)} in {decider.policy} can't be read: it fails closed"
     return f"{_which(decider)} in {decider.policy} {_ACTIONS[decider.action]} it"
 
 

@@ -10,6 +10,7 @@ same objects: `evaluate`, both nodes' rulesets interpreted, and real packets in 
     cover      few cases that bear every tag
     report     what came of a run: values, JSON
     show       the same for people: the table, the failures
+    session    a run over all of it
     replay     a step's objects as a folder of manifests
 
 `python -m tests.conformance` (`make conformance`) runs everything; `pytest` all cases by the first two readings, and

@@ -117,7 +117,7 @@ class ConformanceLab:
 
     def _probe(self, case: Case, step: Step, tally: Tally) -> None:
         asked = [
-            (probe, flow, Sent(self._namespace(self._pods[probe.source]), flow.destination, flow.protocol, probe.port))
+            (probe, flow, Sent(self._namespace(self._pods[probe.source]), flow.destination, probe.protocol, probe.port))
             for probe, flow in flows(case, step, self._pods)
         ]
         outcomes = run_probes(self._servers, (sent for _, _, sent in asked), SILENCE_SECONDS)

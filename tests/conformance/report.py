@@ -48,8 +48,9 @@ class Aside(msgspec.Struct):
 class Failed(msgspec.Struct):
     """A failure, and how to see it again.
 
-    port:      like 80/tcp; empty, as all about the probe, where a step couldn't be made
-    words:     all of it in a sentence
+    source:    NAMESPACE/POD; empty, as all about the probe, where a step couldn't be made
+    port:      like 80/tcp
+    found:     allowed, denied, or in words how it was neither
     manifests: a folder with the objects of the step
     explain:   the command that says how the verdict comes about
     """
@@ -60,11 +61,12 @@ class Failed(msgspec.Struct):
     reading: Reading
     step: int
     source: str
+    source_address: str
     destination: str
+    destination_address: str
     port: str
     expected: str
     found: str
-    words: str
     manifests: str
     explain: str
 
@@ -130,7 +132,7 @@ def _failures(suite: Suite, result: Result, folder: Path) -> Iterator[Failed]:
     case = result.case
     written = {number: replay.write(folder, suite, case, number) for number in {one.step for one in result.failures}}
     for failure in result.failures:
-        probe, manifests = failure.probe, written[failure.step]
+        probe, flow, manifests = failure.probe, failure.flow, written[failure.step]
         yield Failed(
             suite=suite.name,
             case=case.id,
@@ -138,11 +140,12 @@ def _failures(suite: Suite, result: Result, folder: Path) -> Iterator[Failed]:
             reading=result.reading,
             step=failure.step,
             source=probe.source if probe else "",
+            source_address=flow.source if flow else "",
             destination=probe.destination if probe else "",
+            destination_address=flow.destination if flow else "",
             port=f"{probe.port}/{probe.protocol}" if probe else "",
             expected=probe.expected if probe else "",
             found=failure.found,
-            words=str(failure),
             manifests=str(manifests),
             explain=replay.command(manifests, suite.nodes[0].name, failure),
         )

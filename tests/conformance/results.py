@@ -10,7 +10,7 @@ from nfagent.policy.evaluate import Flow
 from tests.conformance.suites import Case, Probe
 
 Reading: TypeAlias = Literal["evaluate", "rules"] | Attachment
-"""evaluate: what `nfagent explain` says; rules: both nodes' rulesets, interpreted; else packets in a lab of that kind."""
+"""evaluate: what `nfagent explain` says; rules: both nodes' rulesets, interpreted; else packets, in such a lab."""
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable"]
 
 NO_PACKET = "a Pod's packets to its own address never leave it, so no ruleset sees them"
@@ -78,7 +78,7 @@ class Tally:
 
     def broke(self, step: int, words: str) -> None:
         """Note that a step couldn't be made."""
-        self._failures.append(Failure(step, words))
+        self._failures.append(Failure(step, " ".join(words.split())))
 
     def result(self) -> Result:
         return Result(self._case, self._reading, self._asked, tuple(self._failures), self._aside)

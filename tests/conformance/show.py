@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from nfagent.cli.tables import counted, line, widths
+from nfagent.cli.tables import line, strong, table, widths
 from nfagent.lab.stage import Stage
 from tests.conformance.report import Aside, Count, Failed, Report, Row
-from tests.conformance.results import Reading
 
-_SHOWN_OF_A_CASE = 5
+_SHOWN = 8
 _NUMBERS_FROM = 2
 _BAR = 30
 _BLANK = " "
@@ -18,17 +16,14 @@ _BLANK = " "
 
 def show(stage: Stage, report: Report) -> None:
     """Show all of it."""
+    stage.step("cases by suite, support level and tag")
     _say(stage, _table(stage, report.rows))
     if report.not_applicable:
-        _say(stage, ["", "Not applicable, in probes:", *_asides(report.not_applicable)])
-    shown: Counter[tuple[str, Reading]] = Counter()
-    for failed in report.failures:
-        shown[failed.case, failed.reading] += 1
-        if shown[failed.case, failed.reading] <= _SHOWN_OF_A_CASE:
-            _fail(stage, failed)
-    for (case, reading), count in shown.items():
-        if count > _SHOWN_OF_A_CASE:
-            stage.say(f"{case}, {reading}: {counted(count - _SHOWN_OF_A_CASE, 'failure')} more; -o json has all")
+        stage.step("probes that are not applicable, and why")
+        _say(stage, _asides(report.not_applicable))
+    if report.failures:
+        stage.step("failures")
+        _say(stage, _failures(report.failures))
 
 
 def bar(done: int, of: int, words: str) -> str:
@@ -62,18 +57,43 @@ def _cells(stage: Stage, count: Count) -> list[str]:
 
 
 def _asides(asides: Sequence[Aside]) -> Iterator[str]:
-    cells = [[f"{one.probes:,}", one.suite, one.reading, one.reason] for one in asides]
+    readings: dict[tuple[str, int, str], list[str]] = {}
+    for one in asides:
+        readings.setdefault((one.suite, one.probes, one.reason), []).append(one.reading)
+    cells = [[f"{probes:,}", suite, ", ".join(names), reason] for (suite, probes, reason), names in readings.items()]
     sizes = widths(cells)
     for row in cells:
         yield line(row, sizes, {0})
 
 
-def _fail(stage: Stage, failed: Failed) -> None:
-    stage.fail(f"{failed.case} ({failed.title}), {failed.reading}, {failed.words}")
-    stage.say(f"    objects: {failed.manifests}")
-    stage.say(f"    why:     {failed.explain}")
+def _failures(failures: Sequence[Failed]) -> Iterator[str]:
+    """Give a table for each step that failed, and the commands that show it again."""
+    steps: dict[tuple[str, str, int], list[Failed]] = {}
+    for failed in failures:
+        steps.setdefault((failed.case, failed.title, failed.step), []).append(failed)
+    for (case, title, step), found in steps.items():
+        yield strong(f"{case}, step {step} ({title})")
+        yield from _probes(found)
+        yield f"objects:  {found[0].manifests}"
+        yield f"why:      {found[0].explain}"
+        attachment = next((f" --attachment {one.reading}" for one in found if one.reading == "bridge"), "")
+        yield f"again:    python -m tests.conformance --case {case}{attachment}"
 
 
-def _say(stage: Stage, lines: Sequence[str] | Iterator[str]) -> None:
+def _probes(failures: Sequence[Failed]) -> Iterator[str]:
+    same: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
+    for one in failures:
+        key = (one.source, one.destination, one.port, one.expected, one.found)
+        families, readings = same.setdefault(key, ({}, {}))
+        readings[one.reading] = None
+        if one.source_address:
+            families["IPv6" if ":" in one.source_address else "IPv4"] = None
+    rows = [(*key, ", ".join(families), ", ".join(readings)) for key, (families, readings) in same.items()]
+    yield from table(("source", "destination", "port", "expected", "found", "family", "reading"), rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        yield f"and {len(rows) - _SHOWN} more; -o json has all"
+
+
+def _say(stage: Stage, lines: Iterable[str]) -> None:
     for text in lines:
         stage.say(text)

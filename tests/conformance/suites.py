@@ -160,9 +160,9 @@ def places(suite: Suite, state: State) -> dict[str, Place]:
 def flows(case: Case, step: Step, pods: Mapping[str, Place]) -> Iterator[tuple[Probe, Flow]]:
     """Give each probe of a step once for each family: the connection that it is."""
     for family in case.families:
+        held = {path: place.address(family) for path, place in pods.items()}
         for probe in step.probes:
-            ends = pods[probe.source].address(family), pods[probe.destination].address(family)
-            yield probe, Flow(*ends, probe.protocol, probe.port)
+            yield probe, Flow(held[probe.source], held[probe.destination], probe.protocol, probe.port)
 
 
 def _case(suite: str, case: Document, pods: tuple[str, ...]) -> Case:

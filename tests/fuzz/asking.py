@@ -1,29 +1,150 @@
-"""A case put to the judges without packets, step by step: whatever they find first."""
+"""A case put to its judges, step by step: what they find first, and whether they find it again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Protocol
 
+from nfagent.errors import NfagentError
 from nfagent.policy.evaluate import Flow
-from tests.fuzz.case import Case, Finding, Question
-from tests.fuzz.readings import Make, Readings
-from tests.fuzz.terrain import FORMS, Form, flows, judged_flows
 from nfagent.ruleset.desired import Desired
+from tests.fuzz.case import Case, Finding
+from tests.fuzz.packets import PacketLab
+from tests.fuzz.readings import Make, Readings
+from tests.fuzz.tally import Tally
+from tests.fuzz.terrain import FORMS, SENDABLE, flows, judged_flows
 
-_WATCHED = 40
-_FORMS_A_STEP = 2
+_WATCHED = 150
+_FORMS_A_STEP = 4
+_PROBES = 110
+_CHANGED = 60
 
 
-def search(case: Case, random: Random, count: Callable[[int], None], make: Make = Desired) -> Finding | None:
-    """Ask both judges about whole grids after every step, all forms after the last; give what differs first.
+class _Choice(Protocol):
+    """Chooses what is asked after a step.
 
-    random: which forms are asked in between, and which connections are watched
-    count:  is told how many questions were asked
+    patience: how many seconds an answer may take that didn't come at first
     """
-    watched = random.sample(judged_flows(), _WATCHED)
-    readings = Readings(watched, make)
-    for number, step in enumerate(case.steps):
-        last = number == len(case.steps) - 1
-        forms = FORMS if last else random.sample(FORMS, _FORMS_A_STEP)
+
+    patience: float
+
+    def grid(self, *, last: bool) -> Sequence[Flow]:
+        """Give the flows that evaluate and the rules are asked about."""
         ...
+
+    def probes(self, readings: Readings) -> Sequence[Flow]:
+        """Give the flows whose first packets are sent."""
+        ...
+
+    def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
+        """Give the flows that shall live on, where they are allowed, of those sent or of others."""
+        ...
+
+
+class Judges:
+    """Those whom cases are put to; without a lab, the two that need no packets."""
+
+    def __init__(self, tally: Tally, lab: PacketLab | None = None, make: Make = Desired) -> None:
+        """Join them; `make` makes a node's state."""
+        self.lab = lab
+        self._tally = tally
+        self._make = make
+
+    def search(self, case: Case, random: Random, *, packets: bool = False) -> Finding | None:
+        """Ask about grids of flows after every step, about all of them after the last; give what differs first.
+
+        random:  chooses what is asked in between, which connections are made to live, and what is sent
+        packets: have the lab judge too
+        """
+        choice = _AnyFlow(random)
+        readings = Readings(random.sample(judged_flows(), _WATCHED), self._make, self._tally)
+        self._tally.cases += 1
+        return _first(self._hear(case, readings, choice, self.lab if packets else None), readings)
+
+    def repeat(self, case: Case, finding: Finding, *, alike: bool = True) -> Finding | None:
+        """Ask what was asked for a finding, and nothing else; give what differs: just as then, or `alike` or not.
+
+        Packets are sent if they were.
+        """
+        question = finding.question
+        watched = (question.flow,) if question is not None and question.kind == "established" else ()
+        readings = Readings(watched, self._make)
+        lab = self.lab if "packets" in finding.verdicts else None
+        return _first(self._hear(case, readings, _OneQuestion(finding), lab), readings, finding if alike else None)
+
+    def _hear(self, case: Case, readings: Readings, choice: _Choice, lab: PacketLab | None) -> Iterator[Finding]:
+        if lab is not None:
+            lab.clear()
+            readings.tally.packet_cases += 1
+        for number, step in enumerate(case.steps):
+            readings.tally.steps += 1
+            readings.take(step)
+            if readings.told:
+                yield from readings.first(choice.grid(last=number == len(case.steps) - 1))
+                yield from readings.established()
+            if lab is not None:
+                lab.take(step)
+                yield from lab.established(readings, choice.patience, lone=len(step.changes) == 1)
+                sent = choice.probes(readings)
+                yield from lab.first(readings, sent, choice.patience)
+                lab.make([flow for flow in choice.kept(sent) if readings.allowed(flow)])
+        yield from readings.restarted()
+
+
+def _first(findings: Iterator[Finding], readings: Readings, like: Finding | None = None) -> Finding | None:
+    """Give the first finding, or the first that is like another. A judge that fails is one too."""
+    try:
+        return next((finding for finding in findings if like is None or finding.like(like)), None)
+    except Exception as error:  # noqa: BLE001 - whatever a judge ends with is what the fuzzer looks for
+        judge = "packets" if isinstance(error, NfagentError) else "rules"
+        failed = Finding(readings.step, None, {judge: type(error).__name__}, str(error))
+        return failed if like is None or failed.like(like) else None
+
+
+class _AnyFlow:
+    """Chooses as a generator says: of what is sent, half is what the last step has changed."""
+
+    patience = 2.5
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._before: dict[Flow, bool] = {}
+
+    def grid(self, *, last: bool) -> Sequence[Flow]:
+        forms = FORMS if last else self._random.sample(FORMS, _FORMS_A_STEP)
+        return [flow for form in forms for flow in flows(form)]
+
+    def probes(self, readings: Readings) -> Sequence[Flow]:
+        now = {flow: readings.allowed(flow) for form in SENDABLE for flow in flows(form)}
+        changed = [flow for flow, allowed in now.items() if self._before.get(flow, True) != allowed]
+        self._before = now
+        chosen = self._random.sample(changed, min(_CHANGED, len(changed)))
+        rest = self._random.sample(list(now), _PROBES - len(chosen))
+        return list(dict.fromkeys((*chosen, *rest)))
+
+    def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
+        return self._random.sample(sent, len(sent))
+
+
+class _OneQuestion:
+    """Chooses the question of a finding; everything where a judge failed before it was asked anything."""
+
+    patience = 1.0  # whoever fails is asked hundreds of times, for a smaller case each time
+
+    def __init__(self, finding: Finding) -> None:
+        question = finding.question
+        flow = [question.flow] if question is not None else []
+        first = question is not None and question.kind == "first"
+        self._grid = flow if first else [] if question is not None else [flow for form in FORMS for flow in flows(form)]
+        self._sent = flow if first else []
+        self._kept = flow
+
+    def grid(self, *, last: bool) -> Sequence[Flow]:  # noqa: ARG002 - after every step alike
+        return self._grid
+
+    def probes(self, readings: Readings) -> Sequence[Flow]:  # noqa: ARG002 - whatever they say
+        return self._sent
+
+    def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:  # noqa: ARG002 - this one alone
+        return self._kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -39,10 +40,16 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Changes that happen one after the other, and what both nodes do then."""
+    """Changes that happen together, one for each file, and what both nodes do then; `step_of` makes one."""
 
     changes: tuple[Change, ...]
     then: Fate = "commit"
+
+
+def step_of(changes: Iterable[Change], then: Fate) -> Step:
+    """Make a step: of several changes of a file the last counts; what goes comes first, as agents read a folder."""
+    last = {change.file: change for change in changes}
+    return Step(tuple(sorted(last.values(), key=lambda change: (change.document is not None, change.file))), then)
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -70,8 +77,8 @@ class Question(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True):
     """Judges that don't agree, after a step of a case (counted from 0).
 
-    question: None where a judge failed before it could be asked
-    verdicts: judge -> 'allowed', 'denied', or the name of the error that it ended with
+    question: None where a judge failed, or came to other rules than a fresh start gives
+    verdicts: judge -> 'allowed', 'denied', or what else became of it: the name of the error that it ended with
     place:    where it was seen, in words
     """
 
@@ -88,7 +95,7 @@ class Finding(msgspec.Struct, frozen=True):
         """Say it in a line."""
         said = ", ".join(f"{judge}: {verdict}" for judge, verdict in self.verdicts.items())
         where = f" ({self.place})" if self.place else ""
-        return f"{self.question or 'no answer'}: {said}{where}"
+        return f"{self.question or 'no flow'}: {said}{where}"
 
 
 def in_words(allowed: bool) -> str:  # noqa: FBT001 - a verdict is a boolean wherever one is computed

@@ -12,10 +12,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.model import LoggingSwitch, Namespace, NetworkLogging, Node, Pod
+from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod
 from nfagent.edge.kinds import DECODERS
 from nfagent.egress.ip_masq import CONFIG_MAP
-from tests.fuzz.case import Case, Change, Document, Fate, Step
+from tests.fuzz.case import Case, Change, Document, Fate, step_of
 from tests.properties.objects import LOGGING, NAMESPACES, NODE_CIDRS, namespaces, nodes, pods, policy_documents
 from tests.properties.tier_strategies import tier_documents
 from tests.scene import NODE_ADDRESSES, NODES
@@ -23,8 +23,11 @@ from tests.scene import NODE_ADDRESSES, NODES
 _POLICIES = {"NetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"}
 _BYTES = 1 << 16
 _VERSIONS = {kind: version for version, kind in DECODERS}
-_FATES: list[Fate] = [*["commit"] * 4, "wait", "wait", "judge", "judge", "absolve", "absolve", "absolve late", "restart"]
-_LIVING = st.sampled_from(["comes", "changes", "changes", "changes", "goes", "goes", "relabels"])
+_FATES: list[Fate] = [
+    *("commit", "commit", "commit", "commit", "wait", "wait", "judge", "judge", "absolve", "absolve"),
+    *("absolve late", "restart"),
+]
+_LIVING = st.sampled_from(["comes", "changes", "changes", "changes", "goes", "relabels", "relabels"])
 _CONCERNED = st.sampled_from(["Pod", "Pod", "Pod", "policy", "policy", "policy", "rest"])
 _CIDRS = ("10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0")
 
@@ -61,8 +64,7 @@ def node_document(item: Node) -> Document:
 
 
 def logging_document(item: NetworkLogging) -> Document:
-    switches: dict[str, LoggingSwitch] = {"allow": item.allow, "deny": item.deny}
-    cluster = {name: {"log": switch.log} for name, switch in switches.items()}
+    cluster = {"allow": {"log": item.allow.log}, "deny": {"log": item.deny.log}}
     return {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": cluster}}
 
 
@@ -75,6 +77,7 @@ def masquerade_document(cidrs: list[str]) -> Document:
 
 
 POD_DOCUMENTS = pods().map(pod_document)
+LOGGINGS = LOGGING.map(logging_document)
 MASQUERADES = st.lists(st.sampled_from(_CIDRS), max_size=3, unique=True).map(masquerade_document)
 
 
@@ -104,11 +107,12 @@ class _Drawing:
         self._present: dict[str, Document] = {}
 
     def case(self, most_steps: int) -> Case:
-        first = tuple(self._put(document) for document in self._world())
-        steps = [Step(first, self._fate())]
+        steps = [step_of(map(self._put, self._world()), self._fate())]
         for _ in range(self._draw(st.integers(1, most_steps))):
             number = self._draw(st.sampled_from([1, 1, 1, 2, 3]))
-            steps.append(Step(tuple(self._change() for _ in range(number)), self._fate()))
+            steps.append(step_of([self._change() for _ in range(number)], self._fate()))
+        if steps[-1].then == "wait":
+            steps[-1] = step_of(steps[-1].changes, "commit")
         return Case(tuple(steps))
 
     def _fate(self) -> Fate:
@@ -121,7 +125,7 @@ class _Drawing:
         found += draw(st.lists(POD_DOCUMENTS, min_size=4, max_size=9))
         found += draw(st.lists(policy_documents(), min_size=1, max_size=4))
         found += draw(st.lists(tier_documents(), min_size=1, max_size=5))
-        found += draw(st.lists(MASQUERADES | LOGGING.map(logging_document), max_size=2))
+        found += draw(st.lists(MASQUERADES | LOGGINGS, max_size=2))
         return found
 
     def _change(self) -> Change:
@@ -154,27 +158,23 @@ class _Drawing:
         return self._draw(node_documents(self._draw(st.sampled_from(NODES)), steady=self._steady))
 
     def _changed(self, document: Document) -> Document:
-        draw = self._draw
-        match document["kind"]:
-            case "Pod":
-                return _changed_pod(draw, document)
-            case "Namespace":
-                return namespace_document(draw(namespaces(document["metadata"]["name"])))
-            case "Node":
-                return draw(node_documents(document["metadata"]["name"], steady=self._steady))
-            case "NetworkPolicy":
-                return _changed_policy(draw, document, draw(policy_documents()))
-            case "ConfigMap":
-                return draw(MASQUERADES)
-            case "NetworkLogging":
-                return logging_document(draw(LOGGING))
-            case kind:
-                return _changed_policy(draw, document, draw(tier_documents(kind)))
+        kind, name = document["kind"], document["metadata"]["name"]
+        alike: dict[str, st.SearchStrategy[Document]] = {
+            "Pod": POD_DOCUMENTS,
+            "Namespace": namespaces(name).map(namespace_document),
+            "Node": node_documents(name, steady=self._steady) if kind == "Node" else st.nothing(),
+            "ConfigMap": MASQUERADES,
+            "NetworkLogging": LOGGINGS,
+            "NetworkPolicy": policy_documents(),
+        }
+        other = self._draw(alike[kind] if kind in alike else tier_documents(kind))
+        if kind == "Pod":
+            return _changed_pod(self._draw, document, other)
+        return _changed_policy(self._draw, document, other) if kind in _POLICIES else other
 
 
-def _changed_pod(draw: st.DrawFn, document: Document) -> Document:
+def _changed_pod(draw: st.DrawFn, document: Document, other: Document) -> Document:
     """Change one thing of a Pod: its labels, its place, its phase, its ports."""
-    other = draw(POD_DOCUMENTS)
     what = draw(st.sampled_from(["labels", "labels", "place", "place", "phase", "ports"]))
     metadata, spec, status = ({**document[part]} for part in ("metadata", "spec", "status"))
     if what == "labels":
@@ -216,6 +216,11 @@ def _restless(case: Case) -> None:
 @given(cases(steady=True, most_steps=8))
 def _steady(case: Case) -> None:
     _drawn.append(case)
+
+
+def generator(seed: int, number: int) -> Random:
+    """Give the generator of a run's case: it draws the case, and then what is asked about it."""
+    return Random(f"{seed}/{number}")  # noqa: S311 - it makes cases, not keys
 
 
 def draw_case(random: Random, *, steady: bool) -> Case:

@@ -16,6 +16,7 @@ from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.ruleset.desired import Desired
 from tests.fake_kernel import FakeKernel
 from tests.fuzz.case import Fate, Finding, Question, Step, in_words
+from tests.fuzz.tally import Tally
 from tests.interpreter import HookName, Seen, later, opening, reply, run
 from tests.properties.strategies import catch_up
 from tests.scene import NODES, hops
@@ -33,17 +34,17 @@ class Readings:
     watched: connections that are made as soon as they are allowed, and looked at after every step
     step:    the number of the step that was taken last, -1 before the first
     told:    whether the kernels hold what is wanted: not while a step waits
-    asked:   questions that both have answered so far
+    tally:   where questions are counted
     """
 
-    def __init__(self, watched: Iterable[Flow] = (), make: Make = Desired) -> None:
+    def __init__(self, watched: Iterable[Flow] = (), make: Make = Desired, tally: Tally | None = None) -> None:
         """Start with an empty folder."""
         self._folder = Folder()
         chosen = tuple(watched)
         self._nodes = {name: _Node(make(name), chosen) for name in NODES}
         self.step = -1
         self.told = True
-        self.asked = 0
+        self.tally = tally or Tally()
 
     def take(self, step: Step) -> None:
         """Have a step happen on both nodes."""
@@ -68,7 +69,7 @@ class Readings:
     def first(self, flows: Iterable[Flow]) -> Iterator[Finding]:
         """Ask both about first packets; give those on which they differ."""
         for flow in flows:
-            self.asked += 1
+            self.tally.first += 1
             allowed, dropping = self.allowed(flow), self._dropping(flow)
             if allowed == bool(dropping):
                 verdicts = {"evaluate": in_words(allowed), "rules": in_words(not dropping)}
@@ -80,7 +81,13 @@ class Readings:
             for flow, permitted, hook in node.look():
                 verdicts = {"evaluate": in_words(permitted), "rules": in_words(not permitted)}
                 yield Finding(self.step, Question(flow, "established"), verdicts, f"{hook} of node {name}")
-            self.asked += len(node.live)
+            self.tally.established += len(node.live)
+
+    def restarted(self) -> Iterator[Finding]:
+        """Hold what each kernel has come to against what a fresh start would give; nobody is under re-check after."""
+        for name, node in self._nodes.items():
+            if not node.is_as_fresh():
+                yield Finding(self.step, None, {"rules": "not those of a fresh start"}, f"node {name}")
 
     def _dropping(self, flow: Flow) -> str:
         """Name the hook that drops a flow's first packet; '' where none does."""
@@ -134,6 +141,12 @@ class _Node:
                     break
             if ways and permitted:
                 self.live[flow] = ways
+
+    def is_as_fresh(self) -> bool:
+        self.kernel.apply(self.view.take())
+        self.view.absolve(self.view.suspects)
+        self.kernel.apply(self.view.take())
+        return self.kernel.ruleset == self.view.rebuilt().ruleset()
 
     def _judge(self) -> None:
         """Forget the denied connections of those under re-check, as the agent does by ctnetlink."""

@@ -7,6 +7,7 @@ always there, so what comes and goes is known to the policies alone.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -42,12 +43,10 @@ class Place(msgspec.Struct, frozen=True):
     slot: bool = False
 
 
-def _slots() -> tuple[Place, ...]:
-    return tuple(
-        Place(f"{node}{number}", (_nth(NODE_CIDRS[node][0], number), _nth(NODE_CIDRS[node][1], number)), node, slot=True)
-        for node in NODES
-        for number in range(1, _SLOTS + 1)
-    )
+def _slots(node: str) -> Iterator[Place]:
+    for number in range(1, _SLOTS + 1):
+        four, six = (_nth(cidr, number) for cidr in NODE_CIDRS[node])
+        yield Place(f"{node}{number}", (four, six), node, slot=True)
 
 
 def _nth(cidr: str, number: int) -> str:
@@ -55,7 +54,7 @@ def _nth(cidr: str, number: int) -> str:
 
 
 PLACES: tuple[Place, ...] = (
-    *_slots(),
+    *(slot for node in NODES for slot in _slots(node)),
     *(Place(node, NODE_ADDRESSES[node], node) for node in NODES),
     Place("outside", OUTSIDE),
 )
@@ -79,6 +78,4 @@ def flows(form: Form) -> tuple[Flow, ...]:
 
 def judged_flows() -> tuple[Flow, ...]:
     """Give every flow of every form with a slot at one end at least: only Pods are judged."""
-    return tuple(
-        flow for form in FORMS for flow in flows(form) if AT[flow.source].slot or AT[flow.destination].slot
-    )
+    return tuple(flow for form in FORMS for flow in flows(form) if AT[flow.source].slot or AT[flow.destination].slot)

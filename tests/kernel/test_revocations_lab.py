@@ -1,47 +1,195 @@
-"""Issue 5, live connections: what a change revokes has ended with its commit, and what it leaves allowed loses nothing."""
+"""Issue 5, live connections: what a change revokes has ended with its commit, and what it leaves allowed loses nothing.
+
+Corner 32, with connections that carry traffic through every kind of change, counted at their receivers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
+import msgspec
 import pytest
 
-from nfagent.lab.plan import grid
-from nfagent.lab.talk import Speaker, Talk, TalkProtocol
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
+from nfagent.lab.talk import Line
+from tests.labs import Document, Lab, policy_document
+from tests.revocations import (
+    OTHER_PORT,
+    PODS,
+    PORT,
+    cidrs,
+    dropped,
+    every_kind,
+    line,
+    present,
+    revocation_lab,
+    watching,
+    world,
+)
 
 pytestmark = pytest.mark.kernel
 
-NODES, PODS, OUTSIDE = grid()
+DB, CACHE, CALLER = ({"matchLabels": {"app": app}} for app in ("db", "cache", "caller"))
+EAST, WEST = ({"namespaceSelector": {"matchLabels": {"ns": name}}} for name in ("east", "west"))
+BLUE = {"namespaceSelector": {"matchLabels": {"team": "blue"}}}
+CALLERS = {"podSelector": CALLER, "namespaceSelector": {}}
+CALLING = {"east/near": "n1", "east/far": "n2"}
+"""Who is cut off, and where that Pod is."""
+HERE, THERE = ({"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0"))
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    documents = [namespace_document(name) for name in "xyz"]
-    documents += [pod_document(pod) for pod in PODS]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, OUTSIDE, documents) as running:
+    with revocation_lab(tmp_path_factory.mktemp("lab")) as running:
         yield running
 
 
-DENY_X = policy_document("x", "deny", podSelector={}, policyTypes=["Ingress"], ingress=[])
+def isolating(*peers: Document, app: str = "db", ports: Sequence[Document] = ()) -> Document:
+    """Write the NetworkPolicy of shop: who may call an app's Pods, and on which ports; nobody given is everybody."""
+    rule: Document = {"ports": list(ports)} if ports else {}
+    rule |= {"from": list(peers)} if peers else {}
+    return policy_document("shop", "db", podSelector={"matchLabels": {"app": app}}, ingress=[rule])
 
 
-@pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("speaker", ["client", "server"])
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_smoke(lab: Lab, protocol: TalkProtocol, speaker: Speaker, family: int) -> None:
-    agent = lab.cluster.agent(lab.fabric.pods["x", "a"].node)
-    with Talk(lab.pod("y/b"), lab.pod("x/a"), lab.address("x/a", family), protocol, 7000, speaker=speaker) as talk:
-        talk.wait_for(50)
-        before = agent.ask("/v1/dump/state")["agent"]["revoke"]
-        lab.apply("deny", DENY_X)
-        lab.cluster.calm()
-        after = agent.ask("/v1/dump/state")["agent"]["revoke"]
-        committed = after["suspected_at"]
-        wait_until(lambda: False, 0.3)
-        late = [when - committed for when in talk.arrivals() if when > committed]
-        print(before, after, len(talk.arrivals()), late[:5])
-        lab.delete("deny")
-    assert late == []
-    assert after["revoked"] == before["revoked"] + 1
+def both(port: int | str, last: int | None = None) -> list[Document]:
+    """Name a port by TCP and UDP."""
+    return [
+        {"protocol": protocol, "port": f"{port}-{protocol.lower()}" if isinstance(port, str) else port}
+        | ({"endPort": last} if last else {})
+        for protocol in ("TCP", "UDP")
+    ]
+
+
+def to_cache() -> Document:
+    """Let east's Pods call the cache, and nobody else."""
+    cache = {"podSelector": CACHE, "namespaceSelector": {}}
+    return policy_document("east", "to-cache", podSelector={}, policyTypes=["Egress"], egress=[{"to": [cache]}])
+
+
+def tier(version: str, kind: str, name: str, **spec: object) -> Document:
+    return {
+        "apiVersion": f"policy.networking.k8s.io/{version}",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def admin(action: str) -> Document:
+    """Say what becomes of east's calls to the db, as an AdminNetworkPolicy."""
+    subject = {"pods": {"namespaceSelector": {}, "podSelector": DB}}
+    rule = {"action": action, "from": [{"namespaces": EAST["namespaceSelector"]}]}
+    return tier("v1alpha1", "AdminNetworkPolicy", "east", priority=5, subject=subject, ingress=[rule])
+
+
+def baseline() -> Document:
+    """Say, where no NetworkPolicy does, that east may not call the db."""
+    denying = admin("Deny")["spec"]
+    del denying["priority"]
+    return tier("v1alpha1", "BaselineAdminNetworkPolicy", "default", **denying)
+
+
+def cluster(action: str, priority: int) -> Document:
+    """Say what becomes of east's calls to the db, as a ClusterNetworkPolicy about their egress."""
+    rule = {"action": action, "to": [{"pods": {"namespaceSelector": {}, "podSelector": DB}}]}
+    spec: Document = {"tier": "Admin", "priority": priority, "subject": {"namespaces": EAST["namespaceSelector"]}}
+    return tier("v1alpha2", "ClusterNetworkPolicy", f"east-{priority}", **spec, egress=[rule])
+
+
+def but_for_callers(block: Document, family: int) -> Document:
+    excepted = [cidrs(path)[family] for path in CALLING]
+    return {"ipBlock": {**block["ipBlock"], "except": excepted}}
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What the folder holds before a change, and after it.
+
+    policies, then:   the policies before and after
+    pods, namespaces: labels that are others after it; None for a Pod that is gone
+    at:               the end of its connections at which they are revoked
+    open_port:        a port of the db on which everybody may call it all the time
+    """
+
+    policies: tuple[Document, ...]
+    then: tuple[Document, ...]
+    pods: Mapping[str, dict[str, str] | None] = {}
+    namespaces: Mapping[str, dict[str, str]] = {}
+    at: Literal["client", "server"] = "server"
+    open_port: int = 0
+
+
+def relabelled(policy: Document, **changed: Mapping[str, dict[str, str] | None]) -> Change:
+    return Change((policy,), (policy,), **changed)  # type: ignore[arg-type]
+
+
+CHANGES = {
+    "a NetworkPolicy is created": Change((), (isolating(WEST),)),
+    "a NetworkPolicy for egress is created": Change((), (to_cache(),), at="client"),
+    "a rule loses a peer": Change((isolating(EAST, WEST),), (isolating(WEST),)),
+    "ipBlocks get exceptions": Change(
+        (isolating(HERE, THERE),), (isolating(but_for_callers(HERE, 0), but_for_callers(THERE, 1)),)
+    ),
+    "a rule begins at a later port": Change(
+        (isolating(ports=both(PORT, 7009)),), (isolating(ports=both(OTHER_PORT, 7009)),), open_port=OTHER_PORT
+    ),
+    "a rule loses a named port": Change(
+        (isolating(ports=both("sql") + both("stat")),), (isolating(ports=both("stat")),), open_port=OTHER_PORT
+    ),
+    "an AdminNetworkPolicy that allows goes, NetworkPolicy decides": Change(
+        (admin("Allow"), isolating(WEST)), (isolating(WEST),)
+    ),
+    "a ClusterNetworkPolicy that accepts goes, the next one decides": Change(
+        (cluster("Accept", 1), cluster("Deny", 2)), (cluster("Deny", 2),), at="client"
+    ),
+    "a NetworkPolicy goes, the baseline decides": Change((isolating(), baseline()), (baseline(),)),
+    "an AdminNetworkPolicy that denies is created": Change((isolating(),), (isolating(), admin("Deny"))),
+    "a ClusterNetworkPolicy that denies egress is created": Change((), (cluster("Deny", 1),), at="client"),
+    "peers are relabelled": relabelled(isolating(CALLERS), pods={path: {"app": "stranger"} for path in CALLING}),
+    "the Pod is relabelled": relabelled(isolating(WEST, app="vault"), pods={"shop/db": {"app": "vault"}}),
+    "a Namespace is relabelled": relabelled(isolating(BLUE), namespaces={"east": {"ns": "east", "team": "red"}}),
+    "peers are deleted": relabelled(isolating(CALLERS), pods=dict.fromkeys(CALLING)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_32_no_packet_passes_after_the_commit_and_others_lose_none(lab: Lab, change: Change) -> None:
+    present(lab, world(), change.policies)
+    ended = {
+        planned: node if change.at == "client" else "n1"
+        for first, (client, node) in enumerate(CALLING.items())
+        for planned in every_kind(lab, f"{client} > shop/db", first=(4, 6)[first])
+    }
+    with watching(ended, others(lab, change.open_port)) as watch:
+        watch.through(lab, lambda: present(lab, world(change.pods, change.namespaces), change.then))
+        assert watch.late == []
+        assert watch.lossy == []
+        assert watch.mistracked(lab) == []
+
+
+def others(lab: Lab, open_port: int) -> Iterator[Line]:
+    """Plan connections that a change leaves alone, with the Pods that it cuts off from each other among their ends."""
+    port = open_port or PORT
+    yield line(lab, "west/ally > shop/db", "udp", "server", 4, port=port)
+    yield line(lab, "west/ally > shop/db", "tcp", "client", 6, port=port)
+    yield line(lab, "west/pal > shop/db", "udp", "client", 6, port=port)
+    yield line(lab, "east/near > shop/cache", "udp", "client", 4)
+    yield line(lab, "east/far > shop/cache", "udp", "server", 6)
+    if open_port:
+        yield line(lab, "east/near > shop/db", "udp", "server", 6, port=port)
+        yield line(lab, "east/far > shop/db", "tcp", "client", 4, port=port)
+
+
+def test_32_a_server_that_goes_on_is_no_client_and_may_be_called_again(lab: Lab) -> None:
+    present(lab, world(), [])
+    agent = lab.cluster.agent(PODS["shop/db"].node)
+    ended = [line(lab, "east/far > shop/db", "udp", "server", family) for family in (4, 6)]
+    with watching(dict.fromkeys(ended, agent.node), []) as watch:
+        watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
+        before = dropped(agent)
+        watch.wait_until_sent(10)
+        assert dropped(agent) >= before + 10
+        present(lab, world(), [])
+        watch.wait_until_sent(10)
+        assert watch.late == []
+    with watching({}, ended) as watch:
+        watch.wait_for(10)

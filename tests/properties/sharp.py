@@ -47,16 +47,25 @@ _ACTIONS: tuple[Action, ...] = ("allow", "deny", "pass")
 
 
 def _tier_rules(nameless: tuple[TierPeer, ...]) -> tuple[TierRule, ...]:
-    named = product(_ACTIONS, (*_PODS, _EVERYBODY), ((), _NUMBER, (PolicyPort("any", name="http"),)))
-    found = [TierRule(action, (peer,), ports) for action, peer, ports in named]
+    ports = ((), (), (), _NUMBER, (PolicyPort("any", name="http"),))
+    found = [TierRule(action, (peer,), some) for action, peer, some in product(_ACTIONS, _PODS, ports)]
     return (*found, *(TierRule(action, (peer,)) for action in _ACTIONS for peer in nameless))
 
 
-_INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules((*_NODES, *_NODES, *_BLOCKS))
+_INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules((*_NODES, *_BLOCKS) * 3)
+
+
+_LAST: tuple[tuple[TierRule, ...], ...] = (
+    *((TierRule(action, (_EVERYBODY,)),) for action in ("deny", "deny", "allow", "pass")),
+    (),
+)
 
 
 def _some(rules: tuple[TierRule, ...]) -> st.SearchStrategy[tuple[TierRule, ...]]:
-    return st.lists(st.sampled_from(rules), max_size=2).map(tuple)
+    """Draw some rules, and mostly one for all others."""
+    return st.tuples(st.lists(st.sampled_from(rules), max_size=2), st.sampled_from(_LAST)).map(
+        lambda both: (*both[0], *both[1])
+    )
 
 
 @st.composite
@@ -97,7 +106,7 @@ def tier_policies(draw: st.DrawFn) -> TierPolicy:
 
 
 def policies() -> st.SearchStrategy[Policy]:
-    return network_policies() | tier_policies()
+    return st.one_of(network_policies(), tier_policies(), tier_policies())
 
 
 _CONDITIONS = tuple(product(LABELS, (*_NAMED, ()), ("Running", "Running", "Running", "Failed")))
@@ -136,7 +145,7 @@ def clusters(draw: st.DrawFn) -> list[Item]:
     """Draw all objects of a cluster: every Pod, both Nodes, some policies."""
     found: list[Item] = [Node(name, (), (), held) for name, held in NODE_ADDRESSES.items()]
     found += [_pod(number, draw(st.sampled_from(LABELS)), _NAMED[0], "Running") for number in range(len(_PLACES))]
-    return found + draw(st.lists(policies(), min_size=2, max_size=4))
+    return found + draw(st.lists(policies(), min_size=1, max_size=3))
 
 
 def _variations(policy: Policy) -> Iterator[Policy]:
@@ -156,7 +165,7 @@ def histories(draw: st.DrawFn) -> list[Item | Ref]:
     present = {item.ref: item for item in history if not isinstance(item, Ref)}
     for _ in range(draw(st.integers(3, 10))):
         known = [item for item in present.values() if isinstance(item, NetworkPolicy | TierPolicy)]
-        happens = draw(st.sampled_from(["pod", "pod", "varies", "varies", "policy", "goes", "space", "node"]))
+        happens = draw(st.sampled_from(["pod"] * 3 + ["varies"] * 4 + ["policy", "goes", "space", "space", "node"]))
         if happens in {"varies", "goes"} and known:
             policy = draw(st.sampled_from(known))
             varied = list(_variations(policy)) if happens == "varies" else []

@@ -27,6 +27,7 @@ MODULES = (
     "errors",
     "policy/compile",
     "policy/evaluate",
+    "policy/matching",
     "policy/selectors",
 )
 

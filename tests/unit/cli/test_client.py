@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from nfagent.cli.client import NoAgentError, ask, listening
+from nfagent.cli.answers import AgentAnswers
+from nfagent.cli.client import NoAgentError, ask, ask_parts, listening
 from nfagent.cluster.state import ClusterState
 from nfagent.edge import api
+from nfagent.edge.asking import question
+from nfagent.edge.given import Given, GivenFile
+from nfagent.edge.trials import Asked, Part, begin_trial
 from nfagent.errors import KernelError, MachineError, UsageError
+from nfagent.policy.choices import Choices
 from nfagent.policy.explain import Explanation, explain
 from nfagent.policy.index import PolicyIndex
+from nfagent.policy.trial import Trial
 from nfagent.ruleset.views import Scope, View
 
 
@@ -31,6 +38,10 @@ class Echo:
     def explain(self, source: str, destination: str) -> Explanation:
         cluster = ClusterState("node-a")
         return explain(cluster, PolicyIndex(cluster), source, destination)
+
+    def begin_trial(self, given: Given, *, delete: bool) -> Trial:
+        cluster = ClusterState("node-a")
+        return begin_trial(cluster, PolicyIndex(cluster), Choices(), given, delete=delete)
 
 
 @contextmanager
@@ -80,6 +91,33 @@ def test_what_the_agent_refuses_is_said_in_its_own_words(
         ask(path, question, parameters)
 
 
+WALL = GivenFile(
+    "wall.yaml",
+    "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: wall}, spec: {}}",
+)
+
+
+def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
+    with served(path):
+        lines = list(ask_parts(path, "/v1/try", question(Asked((WALL,)), [])))
+    parts = [msgspec.json.decode(line, type=Part) for line in lines]
+    assert parts[-1].outcome is not None
+    assert parts[-1].outcome.policies == ("NetworkPolicy shop/wall",)
+
+
+@pytest.mark.parametrize(
+    ("where", "body", "words"),
+    [
+        ("/v1/try", question(Asked((WALL,), delete=True), []), "there is no NetworkPolicy shop/wall to take away"),
+        ("/v1/later", b"", "the running agent is older than this command; restart it"),
+    ],
+    ids=["a policy that isn't there", "an agent that doesn't know the question"],
+)
+def test_what_is_refused_has_no_parts(path: Path, where: str, body: bytes, words: str) -> None:
+    with served(path), pytest.raises(UsageError, match=words):
+        list(ask_parts(path, where, body))
+
+
 def test_without_a_socket_there_is_no_agent(path: Path) -> None:
     assert not listening(path)
     with pytest.raises(NoAgentError, match=str(path)):
@@ -103,7 +141,14 @@ def test_a_socket_left_behind_is_no_agent(path: Path) -> None:
     ],
     ids=["hangs up", "no HTTP", "no JSON", "no object", "no text"],
 )
-def test_something_else_at_the_socket_is_an_error_and_no_crash(path: Path, reply: bytes) -> None:
+@pytest.mark.parametrize(
+    "question_of",
+    [lambda path: ask(path, "/v1/dump/state", {}), lambda path: list(AgentAnswers(path).attempt(Asked((WALL,)), []))],
+    ids=["a view", "a trial"],
+)
+def test_something_else_at_the_socket_is_an_error_and_no_crash(
+    path: Path, reply: bytes, question_of: Callable[[Path], object]
+) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -118,6 +163,6 @@ def test_something_else_at_the_socket_is_an_error_and_no_crash(path: Path, reply
         thread.start()
         try:
             with pytest.raises(MachineError, match=str(path)):
-                ask(path, "/v1/dump/state", {})
+                question_of(path)
         finally:
             thread.join()

@@ -29,7 +29,7 @@ HEAVY = {
 def all_commands() -> dict[str, click.Command]:
     found: dict[str, click.Command] = {}
     for name, (module, _) in COMMANDS.items():
-        command = getattr(import_module(f"nfagent.cli.{module}"), name)
+        command = getattr(import_module(f"nfagent.cli.{module}"), module)
         found[name] = command
         if isinstance(command, click.Group):
             found |= {f"{name} {inner}": item for inner, item in command.commands.items()}

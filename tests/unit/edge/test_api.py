@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from nfagent.edge import api
+from nfagent.edge.asking import MOST_BYTES, question
+from nfagent.edge.given import Given, GivenFile
+from nfagent.edge.trials import Asked, Part, begin_trial
 from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.policy.explain import Explanation, explain
+from nfagent.policy.trial import Seen, Trial
 from nfagent.ruleset.views import Scope, View
 from tests.scene import Scene, pod, policy
 
@@ -43,6 +49,10 @@ class Told:
 
     def explain(self, source: str, destination: str) -> Explanation:
         return explain(self.view_of.cluster, self.view_of.index, source, destination)
+
+    def begin_trial(self, given: Given, *, delete: bool) -> Trial:
+        view = self.view_of
+        return begin_trial(view.cluster, view.index, view.choices, given, delete=delete)
 
 
 @asynccontextmanager
@@ -116,6 +126,77 @@ def test_what_can_not_be_answered_says_why(
     (found, content), _ = answer(path, where, **query)
     assert found == status
     assert words in (content["error"] if isinstance(content, dict) else content)
+
+
+OPEN = GivenFile(
+    "open.yaml",
+    "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: all},"
+    " spec: {ingress: [{ports: [{port: 80}]}]}}",
+)
+
+
+async def posted(path: Path, body: bytes) -> Answer:
+    connector = aiohttp.UnixConnector(str(path))
+    async with (
+        asyncio.timeout(DEADLINE),
+        aiohttp.ClientSession("http://agent", connector=connector) as session,
+        session.post("/v1/try", data=io.BytesIO(body)) as response,
+    ):
+        return response.status, await response.read()
+
+
+def tried(path: Path, body: bytes) -> Answer:
+    async def ask() -> Answer:
+        async with serving(path):
+            return await posted(path, body)
+
+    return asyncio.run(ask())
+
+
+def test_a_trial_is_answered_line_by_line(path: Path) -> None:
+    flows = [Seen(Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20)).flow("shop/web", "shop/db", "80/tcp"), 2)]
+    status, body = tried(path, question(Asked((OPEN,)), flows))
+    parts = [msgspec.json.decode(line, type=Part) for line in body.splitlines()]
+    assert (status, parts[0].total) == (200, 1)
+    assert [(change.source, change.after) for part in parts for change in part.changes] == [
+        ("shop/web (10.64.0.10)", "allowed")
+    ]
+    assert [part.outcome is None for part in parts] == [True] * (len(parts) - 1) + [False]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "that is no trial"),
+        (b"[]", "that is no trial"),
+        (question(Asked(()), []), "the files hold no policy"),
+        (question(Asked((GivenFile("x", OPEN.text.replace("all", "al")),), delete=True), []), "did you mean shop/all?"),
+        (question(Asked((OPEN,)), []) + b"\n[1]", "that is no trial"),
+        (b"x" * (MOST_BYTES + 1), "more connections than 32 MiB; take fewer with --since or -n NS"),
+    ],
+    ids=["nothing", "something else", "no policy", "nothing to take away", "no flows behind it", "too much"],
+)
+def test_a_trial_that_can_not_be_made_says_why(path: Path, body: bytes, words: str) -> None:
+    status, content = tried(path, body)
+    assert status == 400
+    assert words in msgspec.json.decode(content)["error"]
+
+
+def test_who_asks_and_goes_away_harms_nobody(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20))
+    body = question(Asked((OPEN,)), [Seen(scene.flow("shop/web", "shop/db", f"{port}/tcp"), 1) for port in range(5000)])
+    head = f"POST /v1/try HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    async def ask() -> Answer:
+        async with serving(path):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(head + body)
+            await reader.readline()
+            writer.close()
+            return await posted(path, question(Asked((OPEN,)), []))
+
+    assert asyncio.run(ask())[0] == 200
+    assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
 def mode(path: Path) -> int:

@@ -9,8 +9,10 @@ from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.policy.matching import EVERY_POD
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import TierPolicy, TierRule
+from nfagent.ruleset.base import BASE_COUNTERS
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.origins import Origin
+from nfagent.ruleset.translation import UNTRANSLATED_COUNTER
 
 WEB = Pod("shop", "web", node="a", addresses=("10.64.0.1",))
 POLICY = NetworkPolicy(namespace="shop", name="p")
@@ -108,7 +110,10 @@ def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
     desired.put(POLICY)
     ruleset = desired.ruleset()
-    assert (ruleset.sets.keys(), ruleset.counters) == ({"recheck4", "recheck6", "rechecking"}, {"drop/untranslated"})
+    assert (ruleset.sets.keys(), ruleset.counters) == (
+        {"recheck4", "recheck6", "rechecking", "revoked4", "revoked6"},
+        {*BASE_COUNTERS, UNTRANSLATED_COUNTER},
+    )
     assert [name for name, chain in ruleset.chains.items() if chain.hook is None] == ["stray-egress", "stray-ingress"]
 
 

@@ -1,0 +1,83 @@
+"""`python -m tests.fuzz`: run, or replay, and say what came of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+
+from nfagent.errors import NfagentError, UsageError
+from nfagent.lab.stage import Stage
+from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
+from tests.fuzz.session import Plan, fuzz, replay
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--seconds", default=60.0, show_default=True, help="Begin no case after so many seconds.")
+@click.option("--seed", type=int, help="Draw the cases by this number; any other where it isn't given.")
+@click.option("--no-packets", is_flag=True, help="Leave the lab out; needs no root then.")
+@click.option("--replay", "folder", type=click.Path(path_type=Path), help="Ask this case once more, and nothing else.")
+@click.option(
+    "--build", default="build/fuzz", show_default=True, type=click.Path(path_type=Path), help="Where failing cases go."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to say what came of it.")
+def main(
+    *,
+    seconds: float,
+    seed: int | None,
+    no_packets: bool,
+    folder: Path | None,
+    build: Path,
+    output: Literal["text", "json"],
+) -> None:
+    """Hold evaluate, the compiled rules and real packets against each other, on random histories of manifests.
+
+    A case that fails is shrunk, and written down as a folder of manifests.
+
+    Exit code: 0 when all judges agree, 1 when they don't, 2 when they couldn't be asked.
+
+    \b
+    Example:
+      python -m tests.fuzz --seconds 600 --seed 7
+      python -m tests.fuzz --replay build/fuzz/7
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    stage = Stage(quiet=output == "json")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if folder is not None:
+            result: Report | Replayed = replay(folder)
+        else:
+            plan = Plan(secrets.randbelow(1 << 32) if seed is None else seed, seconds, not no_packets, build)
+            _check_root(plan)
+            stage.title(f"fuzz: seed {plan.seed}, {seconds:.0f} s, {'with' if plan.packets else 'without'} packets")
+            result = fuzz(plan, Progress(stage, quiet=output == "json").show)
+    except NfagentError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    elif isinstance(result, Replayed):
+        show_replayed(stage, result)
+    else:
+        show_report(stage, result)
+    failed = result.now if isinstance(result, Replayed) else result.found
+    sys.exit(1 if failed is not None else 0)
+
+
+def _check_root(plan: Plan) -> None:
+    if plan.packets and os.geteuid() != 0:
+        raise UsageError("packets need root: run it with sudo, or leave them out with PACKETS=no (--no-packets)")
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A case that failed, as a folder of manifests that people can read and `make fuzz REPLAY=` can ask again.
+
+`expected.json` says what was asked, who said what, and what both nodes did after each step. `01/` has the manifests of
+the first step, `02/` those that the second one adds or changes; `02/DELETED` lists the files that it deletes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from nfagent.errors import UsageError
+from tests.fuzz.case import Case, Change, Fate, Finding, Step, step_of
+
+_EXPECTED = "expected.json"
+_DELETED = "DELETED"
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What `expected.json` says.
+
+    replay:       the command that asks again
+    seed, number: of the run, and of the case in it
+    finding:      the question, and who said what
+    then:         what both nodes did after each step
+    """
+
+    replay: str
+    seed: int
+    number: int
+    finding: Finding
+    then: tuple[Fate, ...]
+
+
+def write_case(folder: Path, case: Case, finding: Finding, *, seed: int, number: int) -> str:
+    """Write a case; an earlier one in the folder goes. Gives the command that replays it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    for place, step in enumerate(case.steps, start=1):
+        into = folder / f"{place:02}"
+        into.mkdir(parents=True)
+        deleted = [change.file for change in step.changes if change.document is None]
+        if deleted:
+            (into / _DELETED).write_text("".join(f"{name}\n" for name in deleted), encoding="utf-8")
+        for change in step.changes:
+            if change.text is not None:
+                (into / change.file).write_text(change.text, encoding="utf-8")
+    replay = f"make fuzz REPLAY={folder}"
+    recorded = Recorded(replay, seed, number, finding, tuple(step.then for step in case.steps))
+    written = msgspec.json.format(msgspec.json.encode(recorded), indent=2)
+    (folder / _EXPECTED).write_bytes(written + b"\n")
+    return replay
+
+
+def read_case(folder: Path) -> tuple[Case, Recorded]:
+    """Read a case as it was written, or as somebody has changed it since. Raises UsageError."""
+    try:
+        recorded = msgspec.json.decode((folder / _EXPECTED).read_bytes(), type=Recorded)
+        steps = tuple(_read_step(folder / f"{number:02}", fate) for number, fate in enumerate(recorded.then, start=1))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{folder} can't be replayed: {error}; give a folder that `make fuzz` has written") from error
+    return Case(steps), recorded
+
+
+def _read_step(folder: Path, then: Fate) -> Step:
+    listed = folder / _DELETED
+    names = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    changes = [Change(name, None) for name in names]
+    changes += [Change(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in folder.glob("*.yaml")]
+    return step_of(changes, then)

@@ -1,0 +1,194 @@
+"""The third judge: a lab that lives through many cases, with an agent on both nodes that follow one folder.
+
+Every slot is a network namespace that is there for good, with servers: a Pod that comes or goes is a document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nfagent.errors import NfagentError
+from nfagent.lab import netns
+from nfagent.lab.cluster import LabCluster
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.probe import Probe, run_probes
+from nfagent.lab.servers import Endpoint, Protocol, Servers
+from nfagent.policy.evaluate import Flow
+from tests.fuzz.case import Case, Document, Finding, Question, Step, in_words
+from tests.fuzz.readings import Readings
+from tests.fuzz.standing import Standing
+from tests.fuzz.terrain import AT, PLACES, SENDABLE, Place
+from tests.properties.objects import NODE_CIDRS
+from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
+
+TAG = "fuzz"
+_SLOTS = "slots"
+_SECONDS = 0.25
+_STANDING = 16
+_PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
+# Thousands of probes: what they leave in conntrack goes before their source ports come round again.
+_FORGETFUL = {
+    "netfilter/nf_conntrack_udp_timeout": "5",
+    "netfilter/nf_conntrack_udp_timeout_stream": "60",
+    "netfilter/nf_conntrack_tcp_timeout_close": "1",
+}
+
+
+class PacketLab:
+    """The lab; a context manager that has it running inside."""
+
+    def __init__(self, scratch: Path) -> None:
+        """Plan it; `scratch` is an empty folder, for manifests and agents."""
+        self._manifests = scratch / "manifests"
+        self._fabric = Fabric(
+            [NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name]) for name in NODES],
+            [PodPlan(_SLOTS, place.name, place.node, place.addresses) for place in PLACES if place.slot],
+            [OutsideHost("outside", OUTSIDE)],
+            TAG,
+        )
+        self._servers = Servers()
+        self._cluster = LabCluster(self._fabric, self._manifests, scratch / "agents")
+        self._lines = Standing(lambda address: self._namespace(AT[address]))
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Build it, and return when both agents enforce an empty folder. Raises MachineError, KernelError."""
+        netns.sweep(TAG)
+        self._manifests.mkdir()
+        with contextlib.ExitStack() as unless_all_run:
+            unless_all_run.enter_context(self._fabric)
+            unless_all_run.enter_context(self._servers)
+            self._servers.listen(self._endpoints())
+            for name in NODES:
+                netns.write_sysctls(self._fabric.node_namespace(name), _FORGETFUL)
+            unless_all_run.enter_context(self._cluster)
+            unless_all_run.callback(self._lines.close)
+            self._stack = unless_all_run.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take it away."""
+        self._stack.close()
+
+    def clear(self) -> None:
+        """Empty the folder. Agents that don't follow any more begin anew."""
+        self._lines.close()
+        for path in list(self._manifests.iterdir()):
+            path.unlink()
+        try:
+            self._settle()
+        except NfagentError:
+            self._cluster.stop()
+            for agent in self._cluster.agents.values():
+                agent.start()
+
+    def take(self, step: Step) -> None:
+        """Have a step happen, and return when both agents enforce what it left. Raises KernelError."""
+        for change in step.changes:
+            text = change.text
+            if text is None:
+                (self._manifests / change.file).unlink(missing_ok=True)
+            else:
+                self._cluster.place(change.file, text)
+        self._settle()
+
+    def first(self, readings: Readings, flows: Iterable[Flow], patience: float) -> Iterator[Finding]:
+        """Send first packets, and give the flows that end otherwise than `evaluate` says, also when asked again.
+
+        patience: how many seconds an answer may take then
+        """
+        expected = {flow: readings.allowed(flow) for flow in flows}
+        wrong = self._wrong(expected, _SECONDS)
+        readings.tally.probes += len(expected)
+        if wrong:
+            readings.tally.again += len(wrong)
+            self._settle()
+            wrong = self._wrong({flow: expected[flow] for flow in wrong}, patience)
+        yield from (_otherwise(readings, Question(flow)) for flow in wrong)
+
+    def established(self, readings: Readings, patience: float, *, lone: bool) -> Iterator[Finding]:
+        """Ask the living connections; give those that go on although they are denied, or don't though they may.
+
+        patience: as of `first`
+        lone:     the last step was one change, so that a connection which is allowed now was never anything else
+        """
+        expected = {flow: readings.allowed(flow) for flow in self._lines.flows}
+        answered = self._lines.answered(expected, _SECONDS)
+        readings.tally.standing += len(expected)
+        # Between two changes it may have been denied, and so have ended for good reason.
+        wrong = [flow for flow, allowed in expected.items() if allowed != (flow in answered) and (lone or not allowed)]
+        if wrong:
+            readings.tally.again += len(wrong)
+            self._settle()
+            patient = self._lines.answered(wrong, patience)
+            wrong = [flow for flow in wrong if expected[flow] != (flow in patient)]
+            answered |= patient
+        self._lines.drop([flow for flow, allowed in expected.items() if not allowed or flow not in answered])
+        yield from (_otherwise(readings, Question(flow, "established")) for flow in wrong)
+
+    def make(self, flows: Iterable[Flow]) -> None:
+        """Have some of these flows live on, in the place of those that have ended."""
+        fit = [flow for flow in flows if flow.protocol in {"tcp", "udp"} and flow not in self._lines.flows]
+        self._lines.make(fit[: _STANDING - len(self._lines.flows)], _SECONDS)
+
+    def _wrong(self, expected: Mapping[Flow, bool], deadline: float) -> list[Flow]:
+        probes = {flow: self._probe(flow) for flow in expected}
+        outcomes = run_probes(self._servers, probes.values(), deadline)
+        return [flow for flow, allowed in expected.items() if outcomes[probes[flow]].reached != allowed]
+
+    def _probe(self, flow: Flow) -> Probe:
+        return Probe(self._namespace(AT[flow.source]), flow.destination, _PROTOCOLS[flow.protocol], flow.port or 0)
+
+    def _settle(self) -> None:
+        self._cluster.settle()
+        self._cluster.calm()
+
+    def _namespace(self, place: Place) -> str:
+        if place.slot:
+            return self._fabric.pod_namespace(_SLOTS, place.name)
+        return self._fabric.node_namespace(place.node) if place.node else self._fabric.outside_namespace(place.name)
+
+    def _endpoints(self) -> Iterator[Endpoint]:
+        for place in PLACES:
+            for address in place.addresses:
+                for protocol, port in SENDABLE:
+                    yield Endpoint(self._namespace(place), address, _PROTOCOLS[protocol], port or 0)
+
+
+def _otherwise(readings: Readings, question: Question) -> Finding:
+    """Give what packets have shown to be otherwise than `evaluate` says."""
+    flow = question.flow
+    allowed = readings.allowed(flow)
+    rules = {"rules": in_words(readings.passes(flow))} if question.kind == "first" else {}
+    verdicts = {"evaluate": in_words(allowed), **rules, "packets": in_words(not allowed)}
+    return Finding(readings.step, question, verdicts, f"{AT[flow.source].name} to {AT[flow.destination].name}")
+
+
+def fits(case: Case) -> bool:
+    """Tell whether a lab can show a case: its Nodes are those of the lab, and every Pod is where its addresses are."""
+    nodes = {change.file for change in case.steps[0].changes if change.document and change.document["kind"] == "Node"}
+    changes = [change for step in case.steps for change in step.changes]
+    gone = {change.file for change in changes if change.document is None}
+    documents = [change.document for change in changes if change.document is not None]
+    return nodes == {f"node-{name}.yaml" for name in NODES} - gone and all(map(_is_in_place, documents))
+
+
+def _is_in_place(document: Document) -> bool:
+    spec, status = document.get("spec", {}), document.get("status", {})
+    match document["kind"]:
+        case "Node":
+            name = document["metadata"]["name"]
+            addresses = tuple(entry.get("address") for entry in status.get("addresses", ()))
+            return addresses == NODE_ADDRESSES.get(name) and tuple(spec.get("podCIDRs", ())) == NODE_CIDRS[name]
+        case "Pod":
+            node, slot = spec.get("nodeName"), not spec.get("hostNetwork", False)
+            places = [AT.get(entry.get("ip", "")) for entry in status.get("podIPs", ())]
+            return all(place is not None and (place.node, place.slot) == (node, slot) for place in places)
+    return True

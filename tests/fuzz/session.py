@@ -1,0 +1,115 @@
+"""One run: case after case until the time is up, and what becomes of the first that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from nfagent.ruleset.desired import Desired
+from tests.fuzz.asking import Judges
+from tests.fuzz.case import Case, Finding
+from tests.fuzz.drawing import draw_case, generator
+from tests.fuzz.folder import read_case, write_case
+from tests.fuzz.packets import PacketLab, fits
+from tests.fuzz.readings import Make
+from tests.fuzz.report import Found, Replayed, Report, under_way
+from tests.fuzz.shrink import shrink
+from tests.fuzz.tally import Tally
+
+_STEADY_EVERY = 8
+"""Of so many cases one is put to the lab too: it takes as long as all the others."""
+
+_TRIES = 2
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a run is to do.
+
+    seed:    decides every case
+    seconds: after which no case is begun
+    packets: whether there is a lab (root)
+    build:   the folder for cases that fail, each in its own
+    shrink:  how many seconds more a case that fails may take to become smaller
+    """
+
+    seed: int
+    seconds: float
+    packets: bool
+    build: Path
+    shrink: float = 120.0
+
+
+def fuzz(plan: Plan, show: Callable[[str], None], make: Make = Desired) -> Report:
+    """Run; ends with the first case that fails. Raises MachineError, KernelError.
+
+    show: is told where it is
+    make: makes a node's state
+    """
+    began, tally = time.monotonic(), Tally()
+    found = None
+    number = 0
+    with _judges(tally, make, packets=plan.packets) as judges:
+        while found is None and (number == 0 or time.monotonic() - began < plan.seconds):
+            show(under_way(tally, plan.seconds - (time.monotonic() - began)))
+            random = generator(plan.seed, number)
+            steady = number % _STEADY_EVERY == 0
+            case = draw_case(random, steady=steady)
+            finding = judges.search(case, random, packets=steady and plan.packets)
+            if finding is not None:
+                found = _Failed(case, finding, judges, show).keep(plan, number)
+            number += 1
+    return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, tally, found)
+
+
+def replay(folder: Path, make: Make = Desired) -> Replayed:
+    """Ask a case that failed once more, by packets where these were asked. Raises UsageError, MachineError."""
+    case, recorded = read_case(folder)
+    with _judges(Tally(), make, packets="packets" in recorded.finding.verdicts) as judges:
+        now = judges.repeat(case, recorded.finding, alike=False)
+    return Replayed(str(folder), recorded.finding, now)
+
+
+@contextlib.contextmanager
+def _judges(tally: Tally, make: Make, *, packets: bool) -> Iterator[Judges]:
+    with contextlib.ExitStack() as stack:
+        lab = None
+        if packets:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-fuzz-"))
+            lab = stack.enter_context(PacketLab(Path(scratch)))
+        yield Judges(tally, lab, make)
+
+
+class _Failed:
+    """A case that failed."""
+
+    def __init__(self, case: Case, finding: Finding, judges: Judges, show: Callable[[str], None]) -> None:
+        # What comes after the failing step can't have to do with it.
+        self._case = Case(case.steps[: finding.step + 1])
+        self._finding = finding
+        self._judges = judges
+        self._show = show
+        self._tries = 0
+
+    def keep(self, plan: Plan, number: int) -> Found:
+        """Shrink it, and write it down."""
+        repeated = any(self._fails(self._case) for _ in range(_TRIES))
+        end = time.monotonic() + plan.shrink
+        small = shrink(self._case, self._fails, lambda: time.monotonic() > end) if repeated else self._case
+        last = msgspec.structs.replace(self._finding, step=len(small.steps) - 1)
+        finding = (self._judges.repeat(small, self._finding) if repeated else None) or last
+        folder = plan.build / str(plan.seed)
+        command = write_case(folder, small, finding, seed=plan.seed, number=number)
+        documents, steps = (self._case.documents, small.documents), (len(self._case.steps), len(small.steps))
+        return Found(finding, str(folder), command, documents, steps, repeated)
+
+    def _fails(self, case: Case) -> bool:
+        self._tries += 1
+        self._show(f"shrinking: {case.documents} documents in {len(case.steps)} steps, try {self._tries}")
+        if "packets" in self._finding.verdicts and not fits(case):
+            return False
+        return self._judges.repeat(case, self._finding) is not None

@@ -1,0 +1,166 @@
+"""A smaller case that fails as well: fewer steps, fewer documents, less in each of them. Pure: it asks, and cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from tests.fuzz.case import Case, Change, Document, Step, step_of
+
+Fails: TypeAlias = Callable[[Case], bool]
+"""Tells whether a case still fails in the same way."""
+
+Key: TypeAlias = str | int
+_T = TypeVar("_T")
+
+# Without these a document is nobody's, so that taking them away says nothing that its deletion doesn't.
+_KEPT: set[tuple[Key, ...]] = {
+    ("apiVersion",),
+    ("kind",),
+    ("metadata",),
+    ("metadata", "name"),
+    ("metadata", "namespace"),
+}
+
+
+def shrink(case: Case, fails: Fails, over: Callable[[], bool]) -> Case:
+    """Cut a case that fails for as long as it goes on failing, until nothing can be cut or the time is over."""
+
+    def still(smaller: Case) -> bool:
+        return bool(smaller.steps) and not over() and fails(smaller)
+
+    case = _as_one_step(case, still)
+    before = None
+    while case != before:
+        before = case
+        case = _fewer_steps(case, still)
+        case = _fewer_changes(case, still)
+        case = _plainer_fates(case, still)
+        case = _less_in_documents(case, still)
+    return case
+
+
+def fewest(items: Sequence[_T], fails: Callable[[Sequence[_T]], bool]) -> Sequence[_T]:
+    """Take away what isn't needed for failing: halves first, then ever smaller pieces, then one by one."""
+    size = max(1, len(items) // 2)
+    while items:
+        start = 0
+        while start < len(items):
+            fewer = (*items[:start], *items[start + size :])
+            if fails(fewer):
+                items = fewer
+            else:
+                start += size
+        if size == 1:
+            break
+        size //= 2
+    return items
+
+
+def smaller(document: Document) -> Iterator[Document]:
+    """Give a document with one thing less, for each thing that it could do without: the large ones first."""
+    for path in _paths(document):
+        if path not in _KEPT:
+            yield _without(document, path)
+
+
+def _as_one_step(case: Case, still: Fails) -> Case:
+    merged = _merged(case.steps)
+    # What is deleted in the end was never there.
+    world = Case((step_of((c for c in merged.changes if c.document is not None), merged.then),))
+    return world if len(case.steps) > 1 and still(world) else case
+
+
+def _merged(steps: Sequence[Step]) -> Step:
+    return step_of(chain.from_iterable(step.changes for step in steps), steps[-1].then)
+
+
+def _fewer_steps(case: Case, still: Fails) -> Case:
+    case = Case(tuple(fewest(case.steps, lambda steps: still(Case(tuple(steps))))))
+    number = 0
+    while number < len(case.steps) - 1:
+        steps = (*case.steps[:number], _merged(case.steps[number : number + 2]), *case.steps[number + 2 :])
+        if still(Case(steps)):
+            case = Case(steps)
+        else:
+            number += 1
+    return case
+
+
+def _fewer_changes(case: Case, still: Fails) -> Case:
+    places = [(number, index) for number, step in enumerate(case.steps) for index in range(len(step.changes))]
+
+    def only(kept: Sequence[tuple[int, int]]) -> Case:
+        chosen = set(kept)
+        return Case(
+            tuple(
+                msgspec.structs.replace(
+                    step, changes=tuple(c for index, c in enumerate(step.changes) if (number, index) in chosen)
+                )
+                for number, step in enumerate(case.steps)
+            )
+        )
+
+    return only(fewest(places, lambda kept: still(only(kept))))
+
+
+def _plainer_fates(case: Case, still: Fails) -> Case:
+    for number, step in enumerate(case.steps):
+        plain = _with_step(case, number, msgspec.structs.replace(step, then="commit"))
+        if plain != case and still(plain):
+            case = plain
+    return case
+
+
+def _less_in_documents(case: Case, still: Fails) -> Case:
+    for number, index in [(n, i) for n, step in enumerate(case.steps) for i in range(len(step.changes))]:
+        trying = True
+        while trying:
+            trying = False
+            for less in _smaller_by(case, number, index):
+                if still(less):
+                    case, trying = less, True
+                    break
+    return case
+
+
+def _smaller_by(case: Case, number: int, index: int) -> Iterator[Case]:
+    step = case.steps[number]
+    document = step.changes[index].document
+    for less in smaller(document) if document is not None else ():
+        changes = (*step.changes[:index], Change(step.changes[index].file, less), *step.changes[index + 1 :])
+        yield _with_step(case, number, msgspec.structs.replace(step, changes=changes))
+
+
+def _with_step(case: Case, number: int, step: Step) -> Case:
+    return Case((*case.steps[:number], step, *case.steps[number + 1 :]))
+
+
+def _paths(value: Any, above: tuple[Key, ...] = ()) -> list[tuple[Key, ...]]:  # noqa: ANN401 - any part of a document
+    """List the places of all parts, those of the top first."""
+    parts: list[tuple[Key, Any]] = []
+    if isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, list):
+        parts = list(enumerate(value))
+    here = [(*above, key) for key, _ in parts]
+    below = [_paths(part, (*above, key)) for key, part in parts]
+    return sorted([*here, *chain.from_iterable(below)], key=len)
+
+
+def _without(value: Any, path: tuple[Key, ...]) -> Any:  # noqa: ANN401 - as above
+    first, *rest = path
+    if isinstance(value, dict):
+        return {
+            key: _without(part, tuple(rest)) if key == first else part
+            for key, part in value.items()
+            if rest or key != first
+        }
+    return [
+        _without(part, tuple(rest)) if number == first else part
+        for number, part in enumerate(value)
+        if rest or number != first
+    ]

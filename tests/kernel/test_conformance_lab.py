@@ -1,0 +1,74 @@
+"""The recorded suites by real packets: every tag and support level at least once, both families, TCP, UDP and SCTP.
+
+Set NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance import load_conformance, small
+from tests.conformance.cover import cover
+from tests.conformance.packets import ConformanceLab
+from tests.conformance.suites import NAMES, Case, Suite, read
+
+pytestmark = pytest.mark.kernel
+
+SMALL = read("small", small.content())
+SUITES = [read(name, load_conformance(f"{name}.json")) for name in NAMES]
+WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
+
+
+@pytest.fixture(scope="module", params=["routed", "bridge"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConformanceLab]:
+    with ConformanceLab(SMALL.nodes, request.param, tmp_path_factory.mktemp("lab")).running() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("suite", "case"),
+    [
+        pytest.param(suite, case, id=f"{case.id} {', '.join(case.tags)}")
+        for suite in SUITES
+        for case in (suite.cases if WHOLE else cover(suite.cases))
+    ],
+)
+def test_packets_get_the_verdicts_that_the_suite_expects(lab: ConformanceLab, suite: Suite, case: Case) -> None:
+    result = lab.judge(suite, case)
+    assert result.outcome == "passed", "\n".join(map(str, result.failures[:5]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        pytest.param(["11", "10"], "expected allowed, found denied", id="one that should pass and doesn't"),
+        pytest.param(["10", "00"], "expected denied, found allowed", id="one that passes and shouldn't"),
+    ],
+)
+def test_packets_find_a_verdict_that_is_wrong(lab: ConformanceLab, rows: list[str], found: str) -> None:
+    suite = read("small", small.with_rows(*rows))
+    result = lab.judge(suite, suite.cases[0])
+    assert result.outcome == "failed"
+    assert [failure.step for failure in result.failures] == [1, 1], "once for each family"
+    assert all(found in str(failure) for failure in result.failures)
+
+
+def test_what_is_refused_is_not_denied(lab: ConformanceLab) -> None:
+    """Nobody listens on the port, so that the answer is a reset: a policy would have dropped the packet."""
+    content = small.content()
+    content["cases"][1]["steps"][0]["probes"][0] |= {"port": 81, "allowed": False}
+    suite = read("small", content)
+    result = lab.judge(suite, suite.cases[1])
+    assert [failure.found for failure in result.failures] == ["refused: Connection refused"]
+
+
+def test_a_step_that_cannot_be_made_is_a_failure_and_says_why(lab: ConformanceLab) -> None:
+    content = small.content()
+    content["cases"][0]["steps"][1]["apply"][0]["status"]["podIPs"] = [{"ip": "10.64.1.11"}, {"ip": "2001:db8:0:b::b"}]
+    suite = read("small", content)
+    result = lab.judge(suite, suite.cases[0])
+    assert result.broken
+    assert "address '10.64.1.11' is in the lab's plan twice" in str(result.failures[-1])

@@ -1,0 +1,99 @@
+"""A trial says what happens when the same change is made in earnest; and no pair of Pods that changes is left out."""
+
+from __future__ import annotations
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Ref
+from nfagent.policy.amendment import Amendment
+from nfagent.policy.evaluate import Flow, evaluate
+from nfagent.policy.pairs import Survey
+from nfagent.policy.tiers import Policy
+from nfagent.policy.trial import Seen, Trial
+from nfagent.ruleset.desired import Desired, Item
+from tests.properties.strategies import PROTOCOLS, desired, flows, judging, worlds
+
+TRAFFIC = st.one_of(
+    PROTOCOLS,
+    st.tuples(st.sampled_from(["tcp", "udp", "sctp"]), st.sampled_from([1, 2, 53, 79, 80, 81, 99, 100, 8080, 65535])),
+)
+
+
+@st.composite
+def amendments(draw: st.DrawFn, view: Desired) -> Amendment:
+    """Draw a change of policies: some come, or come instead of others of their name, or some go."""
+    known = sorted(view.index.policies)
+    goes: bool = draw(st.booleans())
+    if known and goes:
+        taken: list[Ref] = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
+        return Amendment(taken=tuple(taken))
+    put: list[Policy] = draw(st.lists(judging(), min_size=1, max_size=3, unique_by=lambda policy: policy.ref))
+    return Amendment(put=tuple(put))
+
+
+def amended(world: list[Item], amendment: Amendment) -> Desired:
+    """Make the change in earnest."""
+    made = desired("a", world)
+    for policy in amendment.put:
+        made.put(policy)
+    for ref in amendment.taken:
+        made.remove(ref)
+    return made
+
+
+def allows(view: Desired, flow: Flow) -> bool:
+    return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
+
+
+def trial_of(view: Desired, amendment: Amendment) -> Trial:
+    return Trial(view.cluster, view.index, amendment, view.choices)
+
+
+def policies_of(view: Desired) -> dict[Ref, Policy]:
+    return dict(view.index.policies)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), worlds(), TRAFFIC)
+def test_a_trial_says_what_happens_when_the_change_is_made(
+    data: st.DataObject, world: list[Item], traffic: tuple[str, int | None]
+) -> None:
+    view = desired("a", world)
+    amendment = data.draw(amendments(view))
+    after, before = amended(world, amendment), policies_of(view)
+    tried = trial_of(view, amendment)
+    wrong = []
+    for flow in flows(view.cluster.by_address, *traffic):
+        change = tried.judge(Seen(flow))
+        said = None if change is None else (change.before == "allowed", change.after == "allowed")
+        verdicts = (allows(view, flow), allows(after, flow))
+        if said != (verdicts if verdicts[0] != verdicts[1] else None) or (change is not None and not change.turned):
+            wrong.append((flow, said, verdicts))
+    assert wrong == []
+    assert policies_of(view) == before
+    event("something changes" if tried.pods.unchanged < tried.pods.judged else "nothing changes")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), worlds(), st.lists(TRAFFIC, min_size=4, max_size=4, unique=True))
+def test_the_pairs_show_every_change_between_pods(
+    data: st.DataObject, world: list[Item], traffic: list[tuple[str, int | None]]
+) -> None:
+    view = desired("a", world)
+    amendment = data.draw(amendments(view))
+    after = amended(world, amendment)
+    tried = trial_of(view, amendment)
+    survey = Survey(view.cluster, tried.amended)
+    for _ in survey.steps():
+        pass
+    shown = {
+        (change.flow.source, change.flow.destination, change.after)
+        for seen in survey.flows()
+        if seen is not None and (change := tried.judge(seen)) is not None
+    }
+    held = set(view.cluster.by_address)
+    for flow in (flow for kind in traffic for flow in flows(held, *kind)):
+        if {flow.source, flow.destination} <= held and (verdict := allows(after, flow)) != allows(view, flow):
+            assert (flow.source, flow.destination, "allowed" if verdict else "denied") in shown
+            event("a pair changes")
