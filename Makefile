@@ -71,6 +71,11 @@ unit: $(VENV)/ready ## the fast tests, those without a kernel
 conformance: $(VENV)/ready modules ## the recorded suites, by evaluate, by rules and by packets (root; CASE=cyc-001, ATTACHMENT=bridge)
 	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT))
 
+.PHONY: fuzz
+fuzz: $(VENV)/ready modules ## random histories, by evaluate, by rules and by packets (root, or PACKETS=no; SECONDS=, SEED=, REPLAY=)
+	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
+	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: under 90 seconds)
 	@$(call packages,$(BENCH_PACKAGES))

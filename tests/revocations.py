@@ -247,7 +247,7 @@ class Watch:
         """Name the ended connections that conntrack still knows, and the others that it doesn't."""
         tracked = self.tracked(lab)
         left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
-        return left + [f"gone: {talk.line}" for talk in self.kept if tracked[talk] != passed(lab, talk.line)]
+        return left + [f"gone: {talk.line}" for talk in self.kept if not tracked[talk] >= passed(lab, talk.line)]
 
 
 def passed(lab: Lab, planned: Line) -> set[str]:

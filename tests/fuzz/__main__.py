@@ -51,7 +51,7 @@ def main(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if folder is not None:
-            result: Report | Replayed = replay(folder)
+            result: Report | Replayed = replay(folder, packets=not no_packets)
         else:
             plan = Plan(secrets.randbelow(1 << 32) if seed is None else seed, seconds, not no_packets, build)
             _check_root(plan)

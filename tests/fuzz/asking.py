@@ -77,18 +77,22 @@ class Judges:
         if lab is not None:
             lab.clear()
             readings.tally.packet_cases += 1
+        changes = 0
         for number, step in enumerate(case.steps):
             readings.tally.steps += 1
+            changes += len(step.changes)
             readings.take(step)
             if readings.told:
                 yield from readings.first(choice.grid(last=number == len(case.steps) - 1))
                 yield from readings.established()
             if lab is not None:
                 lab.take(step)
-                yield from lab.established(readings, choice.patience, lone=len(step.changes) == 1)
+            if lab is not None and readings.told:
+                yield from lab.established(readings, choice.patience, lone=changes == 1)
                 sent = choice.probes(readings)
                 yield from lab.first(readings, sent, choice.patience)
                 lab.make([flow for flow in choice.kept(sent) if readings.allowed(flow)])
+                changes = 0
         yield from readings.restarted()
 
 

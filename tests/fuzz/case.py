@@ -21,6 +21,8 @@ judge:        commit, then end the live connections that are denied, of those un
 absolve:      judge, then take those out of re-check who were judged
 absolve late: commit, then take those out who were judged at an earlier step
 restart:      begin anew from the objects alone, on a kernel that holds what was told before
+
+With packets there are real agents: they wait, or restart, or else do everything, as `absolve` says.
 """
 
 Kind: TypeAlias = Literal["first", "established"]

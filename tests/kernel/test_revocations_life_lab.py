@@ -1,11 +1,12 @@
-"""Issue 5, live connections: revocations around a Pod's, an agent's and a table's life, and on the ways through a node.
+"""Issue 5, live connections: revocations around the life of a Pod, an agent and a table, and on other ways than routed.
 
-Pods share a bridge here; the kinds of changes are in test_revocations_lab.py, on routed Pods.
+Pods share a bridge here; the kinds of changes are in test_revocations_lab.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -15,15 +16,14 @@ from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.lab.cluster import LabAgent
 from nfagent.lab.counter import Counter
 from nfagent.lab.plan import PodPlan
-from nfagent.lab.talk import Line, Talks
+from nfagent.lab.talk import Line, Speaker, Talk, Talks
 from tests.kube_proxy import Service, proxying
-from tests.labs import Document, Lab, namespace_document, pod_document, policy_document, wait_until
+from tests.labs import Document, Lab, pod_document, policy_document, wait_until
 from tests.revocations import (
+    INTERVAL,
     PODS,
     PORT,
     Watch,
-    connections,
-    entries_at,
     every_kind,
     line,
     present,
@@ -35,37 +35,50 @@ from tests.revocations import (
 
 pytestmark = pytest.mark.kernel
 
+NODE = PODS["shop/db"].node
 WEST = {"namespaceSelector": {"matchLabels": {"ns": "west"}}}
 CALLERS = {"podSelector": {"matchLabels": {"app": "caller"}}, "namespaceSelector": {}}
 SERVICE: dict[Family, str] = {4: "10.96.0.10", 6: "2001:db8:96::10"}
 SERVICE_PORT = 80
+# Another's rule about connections: where nobody's is left, the kernel stops to track them.
+TRACKING = (
+    "add table inet somebody",
+    "add chain inet somebody c { type filter hook forward priority 10; }",
+    "add rule inet somebody c ct state established counter",
+)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with revocation_lab(tmp_path_factory.mktemp("lab"), "bridge") as running:
+        for node in running.fabric.nodes:
+            for command in TRACKING:
+                running.cluster.agent(node).nft(command)
         yield running
 
 
 @pytest.fixture
 def agent(lab: Lab) -> Iterator[LabAgent]:
     """Give the agent of the db's node; it runs afterwards, whatever became of it."""
-    found = lab.cluster.agent("n1")
+    found = lab.cluster.agent(NODE)
     yield found
     if not found.runs:
         found.start()
 
 
 def isolating(*peers: Document, app: str = "db") -> Document:
-    return policy_document(
-        "shop", app, podSelector={"matchLabels": {"app": app}}, ingress=[{"from": list(peers)}] if peers else []
-    )
+    ingress = [{"from": list(peers)}] if peers else []
+    return policy_document("shop", app, podSelector={"matchLabels": {"app": app}}, ingress=ingress)
+
+
+CLOSED = isolating(WEST)
 
 
 def from_east(lab: Lab) -> dict[Line, str]:
-    """Plan connections of all kinds to the db, from its own node and from the other one; its agent is to end them."""
-    ends = [("east/near > shop/db", 4), ("east/far > shop/db", 6)]
-    return {planned: "n1" for words, first in ends for planned in every_kind(lab, words, 4 if first == 4 else 6)}
+    """Plan connections of each kind to the db, from its own node and from the other one; its agent is to end them."""
+    near = every_kind(lab, "east/near > shop/db", first=4)
+    far = every_kind(lab, "east/far > shop/db", first=6)
+    return dict.fromkeys((*near, *far), NODE)
 
 
 def from_west(lab: Lab) -> list[Line]:
@@ -80,14 +93,14 @@ def faults(watch: Watch, lab: Lab) -> list[str]:
     return [*watch.late, *watch.lossy, *watch.mistracked(lab)]
 
 
-def test_32_pods_on_one_bridge(lab: Lab) -> None:
+def test_32_pods_of_one_bridge(lab: Lab) -> None:
     present(lab, world(), [])
     with watching(from_east(lab), from_west(lab)) as watch:
-        watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
+        watch.through(lab, lambda: present(lab, world(), [CLOSED]))
         assert faults(watch, lab) == []
 
 
-def test_32_a_call_to_a_service_ends_like_one_to_its_pod(lab: Lab) -> None:
+def test_32_a_call_to_a_service(lab: Lab) -> None:
     present(lab, world(), [])
     services = [
         Service(address, SERVICE_PORT, protocol, ((lab.address("shop/db", family), PORT),))
@@ -95,29 +108,120 @@ def test_32_a_call_to_a_service_ends_like_one_to_its_pod(lab: Lab) -> None:
         for protocol in ("tcp", "udp")
     ]
 
-    def through_it(planned: Line) -> Line:
+    def translated(planned: Line) -> Line:
         address = SERVICE[family_of(planned.address)]
         return msgspec.structs.replace(planned, address=address, port=SERVICE_PORT, listens=PORT)
 
     with proxying(lab.fabric, services):
-        ended = {through_it(planned): node for planned, node in from_east(lab).items()}
-        with watching(ended, map(through_it, from_west(lab))) as watch:
-            watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
+        ended = {translated(planned): node for planned, node in from_east(lab).items()}
+        with watching(ended, map(translated, from_west(lab))) as watch:
+            watch.through(lab, lambda: present(lab, world(), [CLOSED]))
             assert faults(watch, lab) == []
+
+
+def to_own_node(lab: Lab, speaker: Speaker) -> Iterator[Line]:
+    """Plan calls from east/near to its own node, by each protocol and family."""
+    for address in lab.fabric.nodes[NODE].addresses:
+        for protocol in ("tcp", "udp"):
+            yield Line(
+                client=lab.pod("east/near"),
+                server=lab.fabric.node_namespace(NODE),
+                address=address,
+                protocol=protocol,
+                port=PORT,
+                speaker=speaker,
+                bound=address,
+                counted="socket" if speaker == "client" else "interface",
+            )
+
+
+@pytest.mark.parametrize("speaker", ["client", "server"])
+def test_32_a_pods_call_to_its_own_node(lab: Lab, speaker: Speaker) -> None:
+    present(lab, world(), [])
+    to_cache = {"podSelector": {"matchLabels": {"app": "cache"}}, "namespaceSelector": {}}
+    only = policy_document("east", "only", podSelector={}, policyTypes=["Egress"], egress=[{"to": [to_cache]}])
+    kept = [line(lab, "east/near > shop/cache", "udp", "server", family) for family in FAMILIES]
+    with watching(dict.fromkeys(to_own_node(lab, speaker), NODE), kept) as watch:
+        watch.through(lab, lambda: present(lab, world(), [only]))
+        assert faults(watch, lab) == []
+
+
+def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: Lab) -> None:
+    present(lab, world(), [])
+    kept = [
+        Line(
+            client=lab.fabric.node_namespace(NODE),
+            server=lab.pod("shop/db"),
+            address=lab.address("shop/db", family),
+            protocol=protocol,
+            port=PORT,
+            speaker="server",
+            counted="socket",
+        )
+        for family in FAMILIES
+        for protocol in ("tcp", "udp")
+    ]
+    everything = policy_document("shop", "db", podSelector={}, policyTypes=["Ingress", "Egress"])
+    ended = {line(lab, "east/near > shop/db", "udp", "server", 4): NODE}
+    with watching(ended, kept) as watch:
+        watch.through(lab, lambda: present(lab, world(), [everything]))
+        Talks.wait_for(20, *watch.kept)
+        assert [*watch.late, *watch.lossy] == []
+
+
+@contextlib.contextmanager
+def replaced(lab: Lab, path: str, heir: PodPlan) -> Iterator[None]:
+    """End a Pod and start another with its addresses; in the end it is there again."""
+    namespace, name = path.split("/")
+    lab.fabric.remove_pod(namespace, name)
+    lab.fabric.add_pod(heir)
+    try:
+        yield
+    finally:
+        lab.fabric.remove_pod(*heir.key)
+        lab.fabric.add_pod(PODS[path])
+
+
+@pytest.mark.parametrize(("path", "speaker"), [("shop/db", "client"), ("east/near", "server")])
+def test_32_who_gets_the_addresses_of_a_pod_gets_nothing_of_its_connections(
+    lab: Lab, agent: LabAgent, path: str, speaker: Speaker
+) -> None:
+    policies = [isolating(CALLERS), isolating(WEST, app="heir")]
+    present(lab, world(), policies)
+    heir = PodPlan("shop", "heir", NODE, PODS[path].addresses)
+    with contextlib.ExitStack() as stack:
+        talks = stack.enter_context(Talks(INTERVAL))
+        ended = [talks.open(line(lab, "east/near > shop/db", "udp", speaker, family)) for family in FAMILIES]
+        talks.wait_for(10, *ended)
+        stack.enter_context(replaced(lab, path, heir))
+        counters = [stack.enter_context(heirs_counter(lab, talk)) for talk in ended]
+        wait_until(lambda: all(len(counter.arrivals()) >= 10 for counter in counters))
+        began = time.monotonic()
+        present(lab, [*world({path: None}), pod_document(heir, {"app": "heir"})], policies)
+        committed = suspected_at(agent)
+        assert committed > began
+        lab.cluster.calm()
+        talks.wait_until_sent(40, *ended)
+        for counter in counters:
+            assert len(counter.arrivals()) >= 10, "the heir has the addresses"
+            assert [when - committed for when, _ in counter.arrivals() if when > committed] == []
+
+
+def heirs_counter(lab: Lab, talk: Talk) -> Counter:
+    return Counter(lab.pod("shop/heir"), family_of(talk.line.address), "udp", talk.client_port)
 
 
 def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: Lab, agent: LabAgent) -> None:
     present(lab, world(), [])
-    lab.cluster.calm()
     with watching(from_east(lab), from_west(lab)) as watch:
         agent.stop()
-        present(lab, world(), [isolating(WEST)])
+        present(lab, world(), [CLOSED])
         watch.through(lab, agent.start)
         assert faults(watch, lab) == []
 
 
 def test_32_what_was_opened_while_the_table_was_gone_ends_with_the_reload(lab: Lab, agent: LabAgent) -> None:
-    present(lab, world(), [isolating(WEST)])
+    present(lab, world(), [CLOSED])
     lab.cluster.calm()
     agent.nft("delete", "table", "inet", "nfagent")
     with watching(from_east(lab), from_west(lab)) as watch:
@@ -125,19 +229,20 @@ def test_32_what_was_opened_while_the_table_was_gone_ends_with_the_reload(lab: L
         assert faults(watch, lab) == []
 
 
-def test_32_an_agent_killed_before_it_could_delete_entries_leaves_the_way_closed(lab: Lab, agent: LabAgent) -> None:
+def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_way_closed(lab: Lab, agent: LabAgent) -> None:
+    about_others = policy_document("west", "open", podSelector={}, ingress=[{}])
     for _attempt in range(5):
         present(lab, world(), [])
         lab.cluster.calm()
         with watching(from_east(lab), from_west(lab)) as watch:
             watch.wait_for(10)
-            # A round about others, after which it rests for a while.
-            present(lab, world(), [isolating(WEST, app="nobody"), policy_document("west", "open", podSelector={}, ingress=[{}])])
-            before = suspected_at(agent)
-            present(lab, world(), [isolating(WEST)])
-            watch.committed = {"n1": suspected_at(agent)}
+            # It looks for connections of others, and rests for a moment before it looks again.
+            present(lab, world(), [about_others])
+            present(lab, world(), [about_others, CLOSED])
+            watch.committed = {NODE: suspected_at(agent)}
             agent.stop(kill=True)
-            if watch.committed["n1"] > before and not any(found.startswith("gone") for found in watch.mistracked(lab)) and len([1 for found in watch.mistracked(lab) if found.startswith("left")]) == len(watch.ended):
+            tracked = watch.tracked(lab)
+            if all(NODE in tracked[talk] for talk in watch.ended):
                 watch.watch_on()
                 assert [*watch.late, *watch.lossy] == []
                 agent.start()

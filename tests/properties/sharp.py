@@ -159,11 +159,11 @@ def _variations(policy: Policy) -> Iterator[Policy]:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Item | Ref]:
-    """Draw a cluster, and what happens to it: policies lose and turn rules, Pods and Namespaces are relabelled."""
-    history: list[Item | Ref] = list(draw(clusters()))
-    present = {item.ref: item for item in history if not isinstance(item, Ref)}
-    for _ in range(draw(st.integers(3, 10))):
+def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | Ref]:
+    """Draw what happens to a cluster: policies lose and turn rules, Pods and Namespaces are relabelled."""
+    history: list[Item | Ref] = []
+    present = {item.ref: item for item in cluster}
+    for _ in range(draw(st.integers(4, 14))):
         known = [item for item in present.values() if isinstance(item, NetworkPolicy | TierPolicy)]
         happens = draw(st.sampled_from(["pod"] * 3 + ["varies"] * 4 + ["policy", "goes", "space", "space", "node"]))
         if happens in {"varies", "goes"} and known:
@@ -180,3 +180,10 @@ def histories(draw: st.DrawFn) -> list[Item | Ref]:
         history.append(item)
         present[item.ref] = item
     return history
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Item], list[Item | Ref]]:
+    """Draw a cluster, and what happens to it."""
+    cluster = draw(clusters())
+    return cluster, draw(changes(cluster))
