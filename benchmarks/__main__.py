@@ -16,7 +16,13 @@ from benchmarks.rows import Summary, summarise
 from nfagent.errors import MachineError
 from nfagent.lab.stage import Stage
 
-MODULES = ("benchmarks.engine", "benchmarks.rest", "benchmarks.nflog", "benchmarks.packets")
+MODULES = (
+    "benchmarks.engine",
+    "benchmarks.rest",
+    "benchmarks.revocations",
+    "benchmarks.nflog",
+    "benchmarks.packets",
+)
 """Modules with benchmarks, in the order in which they run."""
 
 

@@ -28,9 +28,9 @@ from nfagent.edge.memory import settle_memory
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.trials import begin_trial
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
+from nfagent.explain.explanation import Explanation, explain
+from nfagent.explain.trial import Trial
 from nfagent.intake import Intake
-from nfagent.policy.explain import Explanation, explain
-from nfagent.policy.trial import Trial
 from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
 from nfagent.ruleset.desired import Desired

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nfagent.explain.explanation import explain_flow
 from nfagent.policy.choices import Choices
-from nfagent.policy.explain import explain_flow
 from tests.scene import Document, Scene, namespace, pod, port
 
 HTTP = port(80, "http")

@@ -21,8 +21,8 @@ from nfagent.edge.kernel import Nftables
 from nfagent.edge.offline import read_state
 from nfagent.edge.trials import Asked, Part, Work, begin_trial, in_turns
 from nfagent.errors import MachineError, Problem, UsageError
-from nfagent.policy.explain import explain, explanation_view
-from nfagent.policy.trial import Seen
+from nfagent.explain.explanation import explain, explanation_view
+from nfagent.explain.trial import Seen
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.views import (
     Scope,
@@ -45,7 +45,7 @@ class Answers(Protocol):
         ...
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
-        """Judge a connection: policy.explain.explanation_view. Raises UsageError, MachineError."""
+        """Judge a connection: explain.explanation.explanation_view. Raises UsageError, MachineError."""
         ...
 
     def attempt(self, asked: Asked, seen: Iterable[Seen]) -> Iterator[Part]:

@@ -13,7 +13,7 @@ from nfagent.cli.output import remark
 from nfagent.cli.tables import counted, paint, table
 from nfagent.edge.trials import Outcome
 from nfagent.errors import Problem
-from nfagent.policy.trial import Change, Tally, Verdict
+from nfagent.explain.trial import Change, Tally, Verdict
 
 _HEADER = ("flow", "traffic", "count", "before", "after", "why")
 _TRAFFIC_SHOWN = 6

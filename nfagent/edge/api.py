@@ -26,8 +26,8 @@ from nfagent.edge.asking import MOST_BYTES, read_question, too_long
 from nfagent.edge.given import Given, read_given
 from nfagent.edge.trials import Part, Work, in_turns
 from nfagent.errors import KernelError, MachineError, UsageError
-from nfagent.policy.explain import Explanation, explanation_view
-from nfagent.policy.trial import Trial
+from nfagent.explain.explanation import Explanation, explanation_view
+from nfagent.explain.trial import Trial
 from nfagent.ruleset.views import Scope, View
 
 _STOP_SECONDS = 1.0

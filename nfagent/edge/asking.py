@@ -14,8 +14,8 @@ import msgspec
 from nfagent.cluster.address import AddressError, canonical
 from nfagent.edge.trials import Asked
 from nfagent.errors import UsageError
+from nfagent.explain.trial import Seen
 from nfagent.policy.evaluate import Flow
-from nfagent.policy.trial import Seen
 
 MOST_BYTES = 32 * 1024 * 1024
 """Of a whole question."""

@@ -13,11 +13,11 @@ import msgspec
 from nfagent.cluster.state import ClusterState
 from nfagent.edge.given import Given, GivenFile
 from nfagent.errors import Problem, UsageError
-from nfagent.policy.amendment import Amendment, taking_away
+from nfagent.explain.amendment import Amendment, taking_away
+from nfagent.explain.pairs import Survey
+from nfagent.explain.trial import Change, Seen, Tally, Trial
 from nfagent.policy.choices import Choices
 from nfagent.policy.index import PolicyIndex
-from nfagent.policy.pairs import Survey
-from nfagent.policy.trial import Change, Seen, Tally, Trial
 
 MOST_FLOWS = 200_000
 """Flows of the log, and flows between Pods, that one trial judges."""

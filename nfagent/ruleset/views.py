@@ -11,8 +11,8 @@ from nfagent.cluster.address import number
 from nfagent.cluster.model import DIRECTIONS, Direction, Pod, Ref
 from nfagent.cluster.state import identity_of
 from nfagent.errors import Problem
+from nfagent.explain.explanation import pod_of
 from nfagent.policy.compile import ClassKey
-from nfagent.policy.explain import pod_of
 from nfagent.policy.model import NetworkPolicy, Rule
 from nfagent.policy.tiers import Policy, TierRule
 from nfagent.ruleset.desired import Desired

@@ -6,8 +6,8 @@ import msgspec
 
 from nfagent.cluster.address import AddressError, canonical
 from nfagent.cluster.model import Direction
+from nfagent.explain.trial import Seen
 from nfagent.policy.evaluate import Flow
-from nfagent.policy.trial import Seen
 from nfagent.verdicts.attribution import flow_of
 from nfagent.verdicts.records import Endpoint, Record
 

@@ -52,7 +52,8 @@ def _tier_rules(nameless: tuple[TierPeer, ...]) -> tuple[TierRule, ...]:
     return (*found, *(TierRule(action, (peer,)) for action in _ACTIONS for peer in nameless))
 
 
-_INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules((*_NODES, *_BLOCKS) * 3)
+_NAMELESS: tuple[TierPeer, ...] = (*_NODES, *_BLOCKS)
+_INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules(_NAMELESS * 3)
 
 
 _LAST: tuple[tuple[TierRule, ...], ...] = (

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from nfagent.cluster.model import Direction, Ref
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.changes import AddPort, AddRule, AddTierRule, Mend, NewPolicy, Remedy, TakeRules
+from nfagent.explain.changes import AddPort, AddRule, AddTierRule, Mend, NewPolicy, Remedy, TakeRules
+from nfagent.explain.explanation import explain_flow
 from nfagent.policy.evaluate import Flow, Side, evaluate
-from nfagent.policy.explain import explain_flow
 from nfagent.policy.index import PolicyIndex
 from nfagent.policy.model import NetworkPolicy, PolicyPort, Rule
 from nfagent.policy.tiers import Policy, TierPolicy, TierRule

@@ -6,11 +6,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Ref
-from nfagent.policy.amendment import Amendment
+from nfagent.explain.amendment import Amendment
+from nfagent.explain.pairs import Survey
+from nfagent.explain.trial import Seen, Trial
 from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.policy.pairs import Survey
 from nfagent.policy.tiers import Policy
-from nfagent.policy.trial import Seen, Trial
 from nfagent.ruleset.desired import Desired, Item
 from tests.properties.strategies import PROTOCOLS, desired, flows, judging, worlds
 

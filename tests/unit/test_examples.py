@@ -8,7 +8,7 @@ import pytest
 
 from nfagent.edge.offline import read_state
 from nfagent.egress.plan import MasqueradeSettings
-from nfagent.policy.explain import explain
+from nfagent.explain.explanation import explain
 from nfagent.ruleset.desired import Desired
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,7 +16,7 @@ import pytest
 from nfagent.config import Settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("cli", "edge", "verdicts", "wire", "ruleset", "policy", "egress", "cluster", "lab")
+ROOMS = ("cli", "edge", "verdicts", "wire", "ruleset", "explain", "policy", "egress", "cluster", "lab")
 MODULES = (
     "__main__",
     "agent",

@@ -20,10 +20,10 @@ from nfagent.edge.asking import question
 from nfagent.edge.given import Given, GivenFile
 from nfagent.edge.trials import Asked, Part, begin_trial
 from nfagent.errors import KernelError, MachineError, UsageError
+from nfagent.explain.explanation import Explanation, explain
+from nfagent.explain.trial import Trial
 from nfagent.policy.choices import Choices
-from nfagent.policy.explain import Explanation, explain
 from nfagent.policy.index import PolicyIndex
-from nfagent.policy.trial import Trial
 from nfagent.ruleset.views import Scope, View
 
 

@@ -21,8 +21,8 @@ from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.offline import read_state
 from nfagent.edge.trials import begin_trial
 from nfagent.errors import UsageError
-from nfagent.policy.explain import Explanation
-from nfagent.policy.trial import Trial
+from nfagent.explain.explanation import Explanation
+from nfagent.explain.trial import Trial
 from nfagent.ruleset.views import Scope, View
 from nfagent.verdicts.records import Connection, Disposition, Endpoint, Record, encode, timestamp
 from tests.unit.cli.called import Call, Said

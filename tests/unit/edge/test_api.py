@@ -20,8 +20,8 @@ from nfagent.edge.asking import MOST_BYTES, question
 from nfagent.edge.given import Given, GivenFile
 from nfagent.edge.trials import Asked, Part, begin_trial
 from nfagent.errors import KernelError, MachineError, UsageError
-from nfagent.policy.explain import Explanation, explain
-from nfagent.policy.trial import Seen, Trial
+from nfagent.explain.explanation import Explanation, explain
+from nfagent.explain.trial import Seen, Trial
 from nfagent.ruleset.views import Scope, View
 from tests.scene import Scene, pod, policy
 

@@ -14,8 +14,8 @@ from nfagent.edge.asking import question, read_question
 from nfagent.edge.given import GivenFile, read_given
 from nfagent.edge.trials import Asked, Part, Work, begin_trial, in_turns
 from nfagent.errors import UsageError
+from nfagent.explain.trial import Seen
 from nfagent.policy.evaluate import Flow
-from nfagent.policy.trial import Seen
 from tests.scene import Scene, labelled, pod, policy
 
 WALL = GivenFile(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from nfagent.explain.explanation import explain_flow
 from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.policy.explain import explain_flow
 from tests.corners import BOTH, CLUSTER, blocks, cidrs
 from tests.interpreter import later, opening, reply, run
 from tests.scene import Document, Scene, labelled, pod, policy

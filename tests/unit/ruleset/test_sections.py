@@ -159,7 +159,7 @@ def test_another_priority_is_another_section() -> None:
 
 
 def test_rules_that_can_not_be_read_are_written_as_what_they_became() -> None:
-    unknown = {"newer": {}}
+    unknown: Document = {"newer": {}}
     made = ruleset(Scene(WEB, guard(rule("Allow", unknown), rule("Pass", unknown))))
     assert [rule_text(found) for found in made.chains[SECTION].rules] == [
         'goto deny/ingress/anp.guard comment "anp.guard ingress[1]"'

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cluster.model import Direction
+from nfagent.explain.trial import Seen
 from nfagent.policy.evaluate import Flow
-from nfagent.policy.trial import Seen
 from nfagent.verdicts.records import Connection, Disposition, Endpoint, LoggedProtocol, Record, timestamp
 from nfagent.verdicts.sightings import Sightings
 

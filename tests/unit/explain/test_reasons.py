@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from nfagent.explain.reasons import reason
 from nfagent.policy.evaluate import judge
-from nfagent.policy.reasons import reason
 from tests.scene import Document, Scene, labelled, pod, policy, tier_policy
 
 WEB = [{"podSelector": labelled(app="web")}]

@@ -10,10 +10,10 @@ from typing import cast
 
 from nfagent.cluster.model import Protocol, Ref
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.changes import AddPort, AddRule, AddTierRule, Mend, NewPolicy, Remedy, TakeRules
+from nfagent.explain.changes import AddPort, AddRule, AddTierRule, Mend, NewPolicy, Remedy, TakeRules
+from nfagent.explain.telling import peer_telling, pods_like
 from nfagent.policy.evaluate import Flow, Side, Stage
 from nfagent.policy.model import IpBlock, PodPeer, PolicyPort
-from nfagent.policy.telling import peer_telling, pods_like
 from nfagent.policy.tiers import Action, Policy, TierPolicy
 
 

@@ -12,16 +12,16 @@ import msgspec
 from nfagent.cluster.address import endpoint
 from nfagent.cluster.model import Direction
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.changes import Remedy
+from nfagent.explain.changes import Remedy
+from nfagent.explain.ends import Question, in_words, pod_of, read_question
+from nfagent.explain.remedy import remedies
+from nfagent.explain.routes import Route, routes_of
+from nfagent.explain.telling import pods_labelled
+from nfagent.explain.words import side_lines
 from nfagent.policy.choices import Choices
-from nfagent.policy.ends import Question, in_words, pod_of, read_question
 from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
 from nfagent.policy.index import PolicyIndex
 from nfagent.policy.model import PodPeer
-from nfagent.policy.remedy import remedies
-from nfagent.policy.routes import Route, routes_of
-from nfagent.policy.telling import pods_labelled
-from nfagent.policy.words import side_lines
 
 __all__ = ["Explanation", "Judged", "explain", "explain_flow", "explanation_view", "pod_of"]
 

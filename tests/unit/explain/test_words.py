@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from nfagent.errors import Problem
+from nfagent.explain.words import MISSES_SHOWN, side_lines
 from nfagent.policy.evaluate import Judgement
 from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
 from nfagent.policy.tiers import Policy, TierRule
-from nfagent.policy.words import MISSES_SHOWN, side_lines
 from tests.unit.policy.judging import (
     DB,
     WEB,

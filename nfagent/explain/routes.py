@@ -13,7 +13,7 @@ from nfagent.cluster.address import endpoint, family_of
 from nfagent.cluster.model import Pod
 from nfagent.cluster.state import ClusterState
 from nfagent.errors import UsageError
-from nfagent.policy.ends import Called, Question
+from nfagent.explain.ends import Called, Question
 from nfagent.policy.evaluate import Flow
 
 

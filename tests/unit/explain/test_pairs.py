@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cluster.model import ContainerPort
-from nfagent.policy.amendment import Amended, Amendment
+from nfagent.explain.amendment import Amended, Amendment
+from nfagent.explain.pairs import Kind, Survey, kinds
+from nfagent.explain.trial import Seen
 from nfagent.policy.model import PolicyPort
-from nfagent.policy.pairs import Kind, Survey, kinds
 from nfagent.policy.tiers import Policy
-from nfagent.policy.trial import Seen
 from tests.scene import DECODERS, Document, Scene, labelled, namespace, pod, policy, port, tier_policy
 
 PODS = (

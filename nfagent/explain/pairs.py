@@ -15,10 +15,10 @@ import msgspec
 from nfagent.cluster.address import family_of
 from nfagent.cluster.model import ContainerPort, Direction, Pod, Protocol
 from nfagent.cluster.state import ClusterState, Identity
-from nfagent.policy.amendment import Amended
+from nfagent.explain.amendment import Amended
+from nfagent.explain.trial import Seen
 from nfagent.policy.evaluate import Flow
 from nfagent.policy.model import PolicyPort
-from nfagent.policy.trial import Seen
 
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 _LAST_PORT = 65535

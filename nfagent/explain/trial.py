@@ -12,12 +12,12 @@ import msgspec
 
 from nfagent.cluster.model import DIRECTIONS, Direction, Pod
 from nfagent.cluster.state import ClusterState, identity_of
-from nfagent.policy.amendment import Amended, Amendment
+from nfagent.explain.amendment import Amended, Amendment
+from nfagent.explain.ends import in_words
+from nfagent.explain.reasons import reason
 from nfagent.policy.choices import Choices
-from nfagent.policy.ends import in_words
 from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
 from nfagent.policy.index import PolicyIndex
-from nfagent.policy.reasons import reason
 from nfagent.policy.tiers import Policy
 
 Verdict: TypeAlias = Literal["allowed", "denied"]

@@ -9,9 +9,9 @@ from textwrap import dedent
 import msgspec
 import pytest
 
+from nfagent.explain.explanation import Explanation, explain, explain_flow, explanation_view
 from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow
-from nfagent.policy.explain import Explanation, explain, explain_flow, explanation_view
 from tests.scene import Document, Scene, labelled, pod, policy, port, service, tier_policy
 
 PODS = (

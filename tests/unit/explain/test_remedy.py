@@ -7,9 +7,9 @@ import pytest
 
 from nfagent.cluster.model import Pod
 from nfagent.errors import Problem
+from nfagent.explain.remedy import remedies
+from nfagent.explain.telling import peer_telling, pods_like
 from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
-from nfagent.policy.remedy import remedies
-from nfagent.policy.telling import peer_telling, pods_like
 from nfagent.policy.tiers import Policy, TierPolicy, TierRule
 from tests.unit.policy.judging import (
     DB,

@@ -6,11 +6,11 @@ import pytest
 
 from nfagent.cluster.model import Ref
 from nfagent.errors import UsageError
-from nfagent.policy.amendment import Amendment, taking_away
+from nfagent.explain.amendment import Amendment, taking_away
+from nfagent.explain.trial import Change, Seen, Trial
 from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow
 from nfagent.policy.tiers import Policy
-from nfagent.policy.trial import Change, Seen, Trial
 from tests.scene import DECODERS, Document, Scene, labelled, pod, policy, tier_policy
 
 PODS = (

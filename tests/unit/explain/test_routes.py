@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nfagent.policy.ends import read_question
-from nfagent.policy.routes import Routes, routes_of
+from nfagent.explain.ends import read_question
+from nfagent.explain.routes import Routes, routes_of
 from tests.scene import Document, Scene, pod, port, service
 
 CLIENT, HERE, THERE = "10.64.0.10", "10.64.0.11", "10.64.1.12"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.policy.ends import Question, in_words, pod_of, read_question
-from nfagent.policy.routes import routes_of
+from nfagent.explain.ends import Question, in_words, pod_of, read_question
+from nfagent.explain.routes import routes_of
 from tests.scene import Document, Scene, pod, port, service
 
 PODS = (
