@@ -14,11 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from benchmarks.circles import ALLY, CHANGES, NODES, OPEN_PORT, PORT, Change, Circle, Document, frame
+from benchmarks.circles import ALLY, CHANGES, NODES, OPEN_PORT, PORT, Circle, Document, frame
 from benchmarks.registry import Run, bench
 from benchmarks.rows import Row, at_most, percentile
 from nfagent.cluster.address import Family, family_of
@@ -36,6 +36,17 @@ _INTERVAL = 0.005
 _HEARD = 6
 _LATER = 20
 _NUMBERS = {"tcp": TCP, "udp": UDP}
+
+
+_Kind: TypeAlias = tuple[TalkProtocol, Speaker, Family]
+_KEPT: tuple[_Kind, _Kind] = (("udp", "server", 4), ("udp", "client", 6))
+_ENDED: tuple[tuple[_Kind, ...], ...] = (
+    (("tcp", "client", 4), ("udp", "server", 4), ("tcp", "server", 6), ("udp", "client", 6)),
+    (("tcp", "server", 4), ("udp", "client", 4), ("tcp", "client", 6), ("udp", "server", 6)),
+    (("tcp", "client", 6), ("udp", "server", 6), ("tcp", "server", 4), ("udp", "client", 4)),
+    (("tcp", "server", 6), ("udp", "client", 6), ("tcp", "client", 4), ("udp", "server", 4)),
+)
+"""The four connections of a circle, two of each caller: taken in turns, every kind comes equally often."""
 
 
 class Revocation(msgspec.Struct, frozen=True):
@@ -64,18 +75,20 @@ class Outcome(msgspec.Struct, frozen=True):
     kept: int
 
 
-class _Party(msgspec.Struct):
+class _Party:
     """A circle in a change: its connections, when the change was written, and when each node's agent committed it."""
 
-    circle: Circle
-    kind: str
-    change: Change
-    talks: list[Talk]
-    written: float = 0.0
-    committed: dict[str, float] = {}
+    def __init__(self, circle: Circle, kind: str) -> None:
+        self.circle = circle
+        self.kind = kind
+        self.change = CHANGES[kind](circle)
+        self.talks: list[Talk] = []
+        self.written = 0.0
+        self.committed: dict[str, float] = {}
 
-    def node_of(self, talk: Talk, pods: dict[str, PodPlan]) -> str:
-        return self.circle.server.node if self.change.at == "server" else pods[talk.line.client].node
+    def node_of(self, lab: _Lab, talk: Talk) -> str:
+        """Name the node whose agent revokes a connection."""
+        return self.circle.server.node if self.change.at == "server" else lab.pods[talk.line.client].node
 
 
 class _Lab:
@@ -101,13 +114,12 @@ class _Lab:
     def put(self, circle: Circle, documents: Iterable[Document]) -> None:
         self.cluster.place(f"circle-{circle.number}.json", _text(documents))
 
-    def open(
-        self, client: PodPlan, server: PodPlan, protocol: TalkProtocol, speaker: Speaker, family: Family, port: int
-    ) -> Talk:
+    def open(self, caller: PodPlan, server: PodPlan, kind: _Kind, port: int = PORT) -> Talk:
         """Begin a connection."""
+        protocol, speaker, family = kind
         return self.talks.open(
             Line(
-                client=self.fabric.pod_namespace(*client.key),
+                client=self.fabric.pod_namespace(*caller.key),
                 server=self.fabric.pod_namespace(*server.key),
                 address=server.addresses[family == 6],
                 protocol=protocol,
@@ -124,44 +136,37 @@ class _Lab:
 def measure(run: Run, count: int) -> Outcome:
     """Make so many revocations, and watch them. Raises MachineError, KernelError."""
     circles = [Circle(number) for number in range(1, _CIRCLES + 1)]
-    kinds = itertools.cycle(CHANGES)
+    kinds, turns = itertools.cycle(CHANGES), itertools.cycle(_ENDED)
     found: list[Revocation] = []
     with ExitStack() as stack:
         lab = _Lab(stack, circles)
-        kept = [
-            lab.open(ALLY, circle.server, "udp", *end, OPEN_PORT)
-            for circle, end in zip(circles, itertools.cycle([("server", 4), ("client", 6)]), strict=False)
-        ]
+        kept = [lab.open(ALLY, circle.server, _KEPT[circle.number % 2], OPEN_PORT) for circle in circles]
         while len(found) < count:
             run.progress(f"{len(found)} of {count} revocations")
-            turn = len(found) // _CIRCLES
-            chosen = circles[: count - len(found)]
-            parties = [_begin(lab, circle, kind, turn) for circle, kind in zip(chosen, kinds, strict=False)]
-            found += _revoke(lab, parties)
+            found += _revoke(
+                lab, [_Party(circle, next(kinds)) for circle in circles[: count - len(found)]], next(turns)
+            )
         lab.talks.wait_for(_HEARD, *kept)
         numbers = [talk.numbers() for talk in kept]
     return Outcome(tuple(found), tuple(max(one) - len(one) for one in numbers), sum(map(len, numbers)))
 
 
-def _begin(lab: _Lab, circle: Circle, kind: str, turn: int) -> _Party:
-    """Put a circle into the state before a change; its connections are opened by `_revoke`."""
-    party = _Party(circle, kind, CHANGES[kind](circle), [])
-    lab.put(circle, party.change.before)
-    return party
-
-
-def _revoke(lab: _Lab, parties: Sequence[_Party]) -> Iterator[Revocation]:
+def _revoke(lab: _Lab, parties: Sequence[_Party], kinds: Sequence[_Kind]) -> Iterator[Revocation]:
+    """Make a change of each party's, one after the other, under traffic, and watch until everything is calm."""
+    for party in parties:
+        lab.put(party.circle, party.change.before)
     lab.cluster.settle()
-    for place, party in enumerate(parties):
-        party.talks = list(_connections(lab, party.circle, place))
+    for party in parties:
+        near, far = party.circle.callers
+        callers = zip((near, near, far, far), kinds, strict=True)
+        party.talks = [lab.open(caller, party.circle.server, kind) for caller, kind in callers]
     everybody = [talk for party in parties for talk in party.talks]
     lab.talks.wait_for(_HEARD, *everybody)
     for party in parties:
         party.written = time.monotonic()
         lab.put(party.circle, party.change.after)
         lab.cluster.settle()
-        nodes = {party.node_of(talk, lab.pods) for talk in party.talks}
-        party.committed = {node: lab.suspected_at(node) for node in nodes}
+        party.committed = {node: lab.suspected_at(node) for node in {party.node_of(lab, talk) for talk in party.talks}}
         if min(party.committed.values()) < party.written:
             raise KernelError(f"{party.kind}: nobody was put under re-check")
     lab.cluster.calm()
@@ -171,19 +176,11 @@ def _revoke(lab: _Lab, parties: Sequence[_Party]) -> Iterator[Revocation]:
     lab.talks.close(*everybody)
 
 
-def _connections(lab: _Lab, circle: Circle, turn: int) -> Iterator[Talk]:
-    """Open a circle's four: either caller by TCP and UDP; which end speaks, and in which family, changes in turns."""
-    for number, (caller, protocol) in enumerate(itertools.product(circle.callers, _NUMBERS)):
-        speaker: Speaker = "client" if (number + turn) % 2 else "server"
-        family: Family = 4 if (number // 2 + turn // 2) % 2 else 6
-        yield lab.open(caller, circle.server, "tcp" if protocol == "tcp" else "udp", speaker, family, PORT)
-
-
 def _outcome(lab: _Lab, party: _Party) -> Revocation:
     before = after = 0
     last, bite, forgotten = [], [], []
     for talk in party.talks:
-        node = party.node_of(talk, lab.pods)
+        node = party.node_of(lab, talk)
         committed, arrivals = party.committed[node], talk.arrivals()
         late = sum(when > committed for when in arrivals)
         before, after = before + len(arrivals) - late, after + late

@@ -32,6 +32,7 @@ from nfagent.lab.probe import Outcome, Probe, run_probes
 from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
 from nfagent.lab.stage import Stage
 from nfagent.lab.stream import watch_change
+from nfagent.lab.talk import Line, Talks
 from nfagent.ruleset.desired import Desired
 
 TAG = "demo"
@@ -40,6 +41,7 @@ _POLICY = "policy-db.yaml"
 _PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("tcp", 5432)]
 _TARGETS = (("shop", "web", 80), ("shop", "api", 80), ("shop", "db", 80), ("shop", "db", 5432))
 _ROUNDS = 20
+_STREAM, _STREAMED = 7000, 100
 _RECORD_SECONDS = 3.0
 
 
@@ -109,6 +111,7 @@ class _Demo:
             self._build(stack)
             self._before()
             self._with_policy()
+            self._live()
             self._outside()
             self._records()
             self._explain()
@@ -151,6 +154,40 @@ class _Demo:
         reached = self._matrix()
         wanted = {key: key[1] != "shop/db" or (key[0], key[2]) == ("shop/api", 5432) for key in reached}
         self._expect(reached == wanted, "the policy isn't enforced as it reads")
+
+    def _live(self) -> None:
+        self._stage.step("Servers are streaming to guest/visitor while the policy comes back")
+        self._cluster.delete(_POLICY)
+        visitor = self._fabric.pod_namespace("guest", "visitor")
+        with Talks() as talks:
+            talk = {
+                name: talks.open(
+                    Line(
+                        client=visitor,
+                        server=self._fabric.pod_namespace("shop", name),
+                        address=self._fabric.pods["shop", name].addresses[0],
+                        protocol="udp",
+                        port=_STREAM,
+                        speaker="server",
+                    )
+                )
+                for name in ("db", "web")
+            }
+            talks.wait_for(_STREAMED, *talk.values())
+            self._cluster.write(_POLICY, (self._examples / _POLICY).read_text("utf-8"))
+            committed = self._cluster.agent("node-b").ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"]
+            talks.wait_until_sent(_STREAMED, *talk.values())
+            arrivals = {name: found.arrivals() for name, found in talk.items()}
+            numbers = talk["web"].numbers()
+        after = {name: sum(when > committed for when in times) for name, times in arrivals.items()}
+        rows = [[f"shop/{name}", str(len(arrivals[name]) - after[name]), str(after[name])] for name in ("db", "web")]
+        self._stage.table(["from", "packets before the commit", "after it"], rows)
+        lossless = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        as_promised = not after["db"] and after["web"] > 0 and lossless
+        if as_promised:
+            self._stage.say("the connection that the policy revokes ended with its commit; the other lost no packet")
+        self._result["live"] = {"revoked_after_commit": after["db"], "allowed_after_commit": after["web"]}
+        self._expect(as_promised, "live connections weren't ended as they must")
 
     def _matrix(self) -> dict[tuple[str, str, int], bool]:
         pods = list(self._fabric.pods.values())
