@@ -42,6 +42,9 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
 _TURN_SECONDS = 0.01
 """How long the event loop is held at most."""
+_PART = 4096
+"""Connections that are ended together: changes of policies get to the kernel in between, and where the sets of ways are
+full, as many as had room are done with."""
 _WITH_PORTS: dict[int, Protocol] = {packet.TCP: "tcp", packet.UDP: "udp", packet.SCTP: "sctp"}
 _PROTOCOLS: dict[int, str] = {**_WITH_PORTS, packet.ICMP: "icmp", packet.ICMPV6: "icmpv6"}
 
@@ -172,12 +175,8 @@ class Revoker:
         if not suspects:
             return
         entries = await asyncio.to_thread(self._connections.entries, frozenset(suspects))
-        denied = await self._denied(entries)
-        if denied:
-            await self._kernel.apply(blocking(denied))
-        ended = await asyncio.to_thread(self._connections.delete, denied) if denied else 0
         self.status.judged += len(entries)
-        self.status.revoked += ended
+        ended = await self._end(await self._denied(entries))
         self.status.last_error = ""
         log.log(
             logging.INFO if ended else logging.DEBUG,
@@ -188,6 +187,17 @@ class Revoker:
         )
         self._judge.absolve(suspects)
         self._wake()
+
+    async def _end(self, denied: list[ConntrackEntry]) -> int:
+        """Block the servers' ways and delete the entries, part by part; give how many entries were still there."""
+        ended = 0
+        for start in range(0, len(denied), _PART):
+            part = denied[start : start + _PART]
+            await self._kernel.apply(await asyncio.to_thread(blocking, part))
+            deleted = await asyncio.to_thread(self._connections.delete, part)
+            self.status.revoked += deleted
+            ended += deleted
+        return ended
 
     async def _denied(self, entries: list[ConntrackEntry]) -> list[ConntrackEntry]:
         """Give the connections that policies deny; others have their turn in between."""

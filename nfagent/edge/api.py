@@ -30,7 +30,7 @@ from nfagent.explain.explanation import Explanation, explanation_view
 from nfagent.explain.trial import Trial
 from nfagent.ruleset.views import Scope, View
 
-_STOP_SECONDS = 1.0
+_STOP_SECONDS = 0.5
 """How long an agent that stops waits for answers that are being given."""
 
 

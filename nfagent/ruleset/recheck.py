@@ -158,4 +158,4 @@ def _leads(chain: str, chains: Mapping[str, Chain], changed: set[str]) -> bool:
     if chain in changed:
         return True
     ways = (rule.verdict for rule in chains[chain].rules)
-    return any(isinstance(way, Jump | Goto) and way.chain in changed for way in ways)
+    return any(isinstance(way, Jump) and way.chain in changed for way in ways)

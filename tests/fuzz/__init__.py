@@ -8,6 +8,7 @@ A case is a history of manifests, drawn from the strategies of `tests/properties
     terrain   places with addresses, the forms of connections, and all flows between them
     case      a history of manifests as values: steps, changes; a question, and a finding: who answered what
     drawing   a case for a number, by those strategies
+    seasoning networks, ports and names beyond their small spaces
     readings  two judges without packets: evaluate, and the rules of both nodes, interpreted
     asking    a case put to them, step by step
     packets   the third judge: a lab, two agents, and probes between all places

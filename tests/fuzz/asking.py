@@ -17,8 +17,7 @@ from tests.fuzz.terrain import FORMS, SENDABLE, flows, judged_flows
 
 _WATCHED = 150
 _FORMS_A_STEP = 4
-_PROBES = 110
-_CHANGED = 60
+_CHANGED, _MIXED, _ANY = 50, 50, 20
 
 
 class _Choice(Protocol):
@@ -107,7 +106,10 @@ def _first(findings: Iterator[Finding], readings: Readings, like: Finding | None
 
 
 class _AnyFlow:
-    """Chooses as a generator says: of what is sent, half is what the last step has changed."""
+    """Chooses as a generator says.
+
+    Sent is some of what the last step has changed, of what depends on protocol and port, and of everything.
+    """
 
     patience = 2.5
 
@@ -123,12 +125,18 @@ class _AnyFlow:
         now = {flow: readings.allowed(flow) for form in SENDABLE for flow in flows(form)}
         changed = [flow for flow, allowed in now.items() if self._before.get(flow, True) != allowed]
         self._before = now
-        chosen = self._random.sample(changed, min(_CHANGED, len(changed)))
-        rest = self._random.sample(list(now), _PROBES - len(chosen))
-        return list(dict.fromkeys((*chosen, *rest)))
+        verdicts: dict[tuple[str, str], set[bool]] = {}
+        for flow, allowed in now.items():
+            verdicts.setdefault((flow.source, flow.destination), set()).add(allowed)
+        mixed = [flow for flow in now if len(verdicts[flow.source, flow.destination]) > 1]
+        chosen = [*self._some(changed, _CHANGED), *self._some(mixed, _MIXED), *self._some(list(now), _ANY)]
+        return list(dict.fromkeys(chosen))
 
     def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
-        return self._random.sample(sent, len(sent))
+        return self._some(sent, len(sent))
+
+    def _some(self, of: Sequence[Flow], most: int) -> Sequence[Flow]:
+        return self._random.sample(of, min(most, len(of)))
 
 
 class _OneQuestion:

@@ -16,6 +16,7 @@ from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod
 from nfagent.edge.kinds import DECODERS
 from nfagent.egress.ip_masq import CONFIG_MAP
 from tests.fuzz.case import Case, Change, Document, Fate, step_of
+from tests.fuzz.seasoning import seasoned
 from tests.properties.objects import LOGGING, NAMESPACES, NODE_CIDRS, namespaces, nodes, pods, policy_documents
 from tests.properties.tier_strategies import tier_documents
 from tests.scene import NODE_ADDRESSES, NODES
@@ -78,6 +79,8 @@ def masquerade_document(cidrs: list[str]) -> Document:
 
 
 POD_DOCUMENTS = pods().map(pod_document)
+POLICY_DOCUMENTS = policy_documents().flatmap(seasoned)
+TIER_DOCUMENTS = tier_documents().flatmap(seasoned)
 LOGGINGS = LOGGING.map(logging_document)
 MASQUERADES = st.lists(st.sampled_from(_CIDRS), max_size=3, unique=True).map(masquerade_document)
 
@@ -124,8 +127,8 @@ class _Drawing:
         found: list[Document] = [draw(node_documents(name, steady=self._steady)) for name in NODES]
         found += [namespace_document(draw(namespaces(name))) for name in NAMESPACES]
         found += draw(st.lists(POD_DOCUMENTS, min_size=4, max_size=9))
-        found += draw(st.lists(policy_documents(), min_size=1, max_size=4))
-        found += draw(st.lists(tier_documents(), min_size=1, max_size=5))
+        found += draw(st.lists(POLICY_DOCUMENTS, min_size=1, max_size=4))
+        found += draw(st.lists(TIER_DOCUMENTS, min_size=1, max_size=5))
         found += draw(st.lists(MASQUERADES | LOGGINGS, max_size=2))
         return found
 
@@ -135,7 +138,7 @@ class _Drawing:
         if happens == "relabels":
             return self._put(self._relabelled())
         if happens == "comes" or not files:
-            return self._put(self._draw(POD_DOCUMENTS | policy_documents() | tier_documents()))
+            return self._put(self._draw(POD_DOCUMENTS | POLICY_DOCUMENTS | TIER_DOCUMENTS))
         file = self._draw(st.sampled_from(files))
         if happens == "goes":
             del self._present[file]
@@ -166,9 +169,9 @@ class _Drawing:
             "Node": node_documents(name, steady=self._steady) if kind == "Node" else st.nothing(),
             "ConfigMap": MASQUERADES,
             "NetworkLogging": LOGGINGS,
-            "NetworkPolicy": policy_documents(),
+            "NetworkPolicy": POLICY_DOCUMENTS,
         }
-        other = self._draw(alike[kind] if kind in alike else tier_documents(kind))
+        other = self._draw(alike[kind] if kind in alike else tier_documents(kind).flatmap(seasoned))
         if kind == "Pod":
             return _changed_pod(self._draw, document, other)
         return _changed_policy(self._draw, document, other) if kind in _POLICIES else other

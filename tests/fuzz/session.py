@@ -22,8 +22,8 @@ from tests.fuzz.report import Found, Replayed, Report, under_way
 from tests.fuzz.shrink import shrink
 from tests.fuzz.tally import Tally
 
-_STEADY_EVERY = 8
-"""Of so many cases one is put to the lab too: it takes as long as all the others."""
+_STEADY_EVERY = 4
+"""Of so many cases one is put to the lab too: it takes longer than all the others."""
 
 _TRIES = 2
 

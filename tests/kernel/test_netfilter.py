@@ -38,6 +38,7 @@ EMPTY = Ruleset(
         "range6": NamedSet("range", 6),
         "port4": NamedSet("port", 4),
         "port6": NamedSet("port", 6),
+        "family": NamedSet("family", 4),
     },
     maps={"map4": VerdictMap(4, {}), "map6": VerdictMap(6, {})},
     chains={"egress/shop/web": Chain(), "egress/shop/db": Chain()},
@@ -110,6 +111,8 @@ def holding(**sets: frozenset[Element] | dict[str, str]) -> Ruleset:
         pytest.param(holding(range6=frozenset({parse_cidr("::/8"), parse_cidr("ff00::/8")})), id="the first and last"),
         pytest.param(holding(port4=frozenset({("10.0.0.1", "tcp", 80), ("10.0.0.1", "udp", 53)})), id="IPv4 ports"),
         pytest.param(holding(port6=frozenset({("2001:db8::1", "sctp", 65_535)})), id="an IPv6 port"),
+        pytest.param(holding(family=frozenset({4})), id="a family"),
+        pytest.param(holding(family=frozenset({4, 6})), id="both families"),
         pytest.param(holding(map4={"10.0.0.1": "egress/shop/web", "10.0.0.2": "egress/shop/db"}), id="IPv4 to chains"),
         pytest.param(holding(map6={"2001:db8::1": "egress/shop/web"}), id="IPv6 to a chain"),
     ],
@@ -148,6 +151,7 @@ def rulesets(draw: st.DrawFn) -> Ruleset:
         sets[f"range{family}"] = draw(ranges(family))
         sets[f"port{family}"] = draw(st.frozensets(st.builds(lambda a, p: (a, *p), address, ports), max_size=4))
         sets[f"map{family}"] = draw(st.dictionaries(address, st.sampled_from(sorted(EMPTY.chains))))
+    sets["family"] = draw(st.frozensets(st.sampled_from(families)))
     return holding(**sets)
 
 

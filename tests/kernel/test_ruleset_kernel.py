@@ -18,7 +18,7 @@ from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import Transaction, diff, transaction_text
 from tests.properties.strategies import desired, worlds
-from tests.scene import DECODERS, Document, Scene, labelled, pod, policy, port
+from tests.scene import DECODERS, Document, Scene, labelled, pod, policy, port, tier_policy
 
 pytestmark = pytest.mark.kernel
 
@@ -113,7 +113,8 @@ RULES: Document = {
         {"from": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [{"port": "http"}]},
     ]
 }
-CHAIN = "ingress/shop/p"
+CHAIN = "ingress/admin_anp.guard/shop/p"
+SECTION = "admin/ingress/anp.guard"
 MINE = "add chain inet nfagent mine\n"
 
 
@@ -121,9 +122,28 @@ def peers(ruleset: Ruleset, word: str = "peers4/") -> str:
     return next(name for name in ruleset.sets if name.startswith(word))
 
 
-SCENE = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES)).views["a"].ruleset()
-PEERS = peers(SCENE)
-BLOCKS = peers(SCENE, "blocks4/")
+EVERYBODY: Document = {"namespaces": {}}
+GUARD = tier_policy(
+    "AdminNetworkPolicy",
+    "guard",
+    EVERYBODY,
+    priority=1,
+    ingress=[
+        {
+            "action": "Pass",
+            "from": [{"namespaces": {"matchLabels": {"team": "red"}}}],
+            "ports": [{"namedPort": "http"}],
+        },
+        {"action": "Deny", "from": [{"pods": {"namespaceSelector": {}, "podSelector": labelled(app="bad")}}]},
+    ],
+    egress=[{"action": "Allow", "to": [{"nodes": {}}]}, {"action": "Deny", "to": [{"networks": ["198.18.0.0/15"]}]}],
+)
+FLOOR = tier_policy("BaselineAdminNetworkPolicy", "default", EVERYBODY, egress=[{"action": "Deny", "to": [EVERYBODY]}])
+VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR).views["a"]
+VIEW.distrusted()
+SCENE = VIEW.ruleset()
+PEERS = next(name for name, item in SCENE.sets.items() if item.comment == "pods app=db in namespace shop")
+BLOCKS = next(name for name, item in SCENE.sets.items() if item.comment == "203.0.113.0/24")
 
 DAMAGE = {
     "a foreign rule before ours": "insert rule inet nfagent forward-ingress accept",
@@ -139,6 +159,14 @@ DAMAGE = {
     "a foreign quota": "add quota inet nfagent mine { over 5 bytes; }",
     "an altered rule": f"flush chain inet nfagent {CHAIN}\n"
     f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",
+    "a section that is left at once": f"insert rule inet nfagent {SECTION} return",
+    "a section that is flushed": f"flush chain inet nfagent {SECTION}",
+    "a class that asks no tier any more": f"flush chain inet nfagent {CHAIN}\n"
+    f"add rule inet nfagent {CHAIN} goto deny/ingress/shop/p",
+    "an outcome that lets pass": "insert rule inet nfagent deny/ingress/anp.guard accept",
+    "[32] an address under re-check taken out": "delete element inet nfagent recheck4 { 10.64.0.10 }",
+    "[32] an address put under re-check": "add element inet nfagent recheck6 { 2001:db8::1 }",
+    "[32] a family that is judged again no longer": "delete element inet nfagent rechecking { ipv6 }",
     "some rules of several": "flush chain inet nfagent stray-egress\n"
     "add rule inet nfagent stray-egress ip saddr vmap @egress4",
     "[44] base chains flushed": "flush chain inet nfagent forward-egress\nflush chain inet nfagent forward-ingress",
@@ -175,6 +203,21 @@ def loads(kernel: Kernel, *documents: Document) -> Ruleset:
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
     return ruleset
+
+
+def test_32_whom_a_change_puts_under_re_check_is_in_the_same_transaction_and_goes_by_another(kernel: Kernel) -> None:
+    scene = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES))
+    view = scene.views["a"]
+    kernel.start_with(view.ruleset())
+    view.settle()
+    for document in (GUARD, FLOOR, policy("shop/p", labelled(app="db"))):
+        scene.put(document)
+        kernel.apply(view.take())
+        assert view.suspects
+        assert kernel.ruleset() == view.ruleset()
+        view.absolve(view.suspects)
+        kernel.apply(view.take())
+        assert kernel.ruleset() == view.ruleset()
 
 
 def blocks(*items: Document) -> Document:
@@ -217,7 +260,58 @@ def test_21_the_longest_names_and_comments_fit(kernel: Kernel) -> None:
     assert max(len(comment.encode()) for comment in comments) == 127
 
 
-@pytest.mark.parametrize("name", ["fwd", "drop", "chain", "table", "0", "1.2.3.4", "accept.drop"])
+KEYWORDS = ["fwd", "drop", "chain", "table", "0", "1.2.3.4", "accept.drop"]
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_21_names_of_tiers_that_are_keywords_load(kernel: Kernel, name: str) -> None:
+    rules = [{"action": "Accept", "from": [EVERYBODY]}, {"action": "Deny", "from": [EVERYBODY]}]
+    both = [
+        tier_policy("ClusterNetworkPolicy", f"{name}.{tier.lower()}", EVERYBODY, tier=tier, priority=1, ingress=rules)
+        for tier in ("Admin", "Baseline")
+    ]
+    loads(kernel, *both)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param('say "no"', id="quotes"),
+        pytest.param("two\nlines\r\n\tand a tab", id="lines and tabs"),
+        pytest.param("\0\x1b[31mred\x7f", id="characters that steer terminals"),
+        pytest.param("back\\slash $dollar *star* #hash ;semicolon {brace} @at '", id="what nft reads elsewhere"),
+        pytest.param("🚫 не пускать 進入禁止", id="letters of the world"),
+        pytest.param("𐍈" * 100, id="a hundred characters of four bytes"),
+        pytest.param("a" * 100, id="a hundred characters"),
+        pytest.param("end*", id="a star at the end"),
+        pytest.param("end\\", id="a backslash at the end"),
+        pytest.param("\u202eright to left\u200b\ufeff\u00a0", id="what no one sees"),
+    ],
+)
+@pytest.mark.parametrize("policy_name", ["a", f"{'p' * 125}.{'q' * 127}"], ids=["short", "long"])
+def test_21_any_name_of_a_rule_loads(kernel: Kernel, name: str, policy_name: str) -> None:
+    rules = [{"name": name, "action": action, "from": [EVERYBODY]} for action in ("Pass", "Allow", "Deny")]
+    loads(kernel, tier_policy("AdminNetworkPolicy", policy_name, EVERYBODY, priority=1, ingress=rules))
+
+
+def test_21_the_longest_names_of_tiers_fit_where_many_meet(kernel: Kernel) -> None:
+    def longest(letter: str, tier: str) -> Document:
+        rules = [{"action": "Accept", "from": [EVERYBODY]}, {"action": "Deny", "from": [EVERYBODY]}]
+        spec = {"tier": tier, "priority": 1, "ingress": rules}
+        return tier_policy("ClusterNetworkPolicy", f"{letter * 63}.{letter * 63}.{letter * 63}", EVERYBODY, **spec)
+
+    tiers = [longest(letter, tier) for tier in ("Admin", "Baseline") for letter in ("ab" if tier == "Admin" else "yz")]
+    logging = {
+        "kind": "NetworkLogging",
+        "metadata": {"name": "default"},
+        "spec": {"cluster": {"allow": {"log": True}, "deny": {"log": True}}},
+    }
+    space = "n" * 63
+    ruleset = loads(kernel, *tiers, pod(f"{space}/web", "a", 12), policy(f"{space}/{'x' * 253}"), logging)
+    assert len({chain for item in ruleset.maps.values() for chain in item.elements.values()}) == 2
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
 def test_21_names_that_are_keywords_load(kernel: Kernel, name: str) -> None:
     space = name.replace(".", "-")
     loads(kernel, pod(f"{space}/web", "a", 12), policy(f"{space}/{name}", types=["Ingress", "Egress"], ingress=[{}]))

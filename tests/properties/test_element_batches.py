@@ -18,6 +18,8 @@ from nfagent.wire.elements import ElementCommand, MapElement, encode_batch
 from nfagent.wire.extack import decode_answer
 from nfagent.wire.netlink import NFGEN_SIZE, Message, attributes, messages
 
+FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
+NFPROTO: dict[int, Family] = {2: 4, 10: 6}
 LAST: dict[Family, int] = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 FAMILY: dict[int, Family] = {4: 4, 16: 6}
 PROTOCOLS: dict[int, Protocol] = {6: "tcp", 17: "udp", 132: "sctp"}
@@ -36,11 +38,10 @@ def ranges(family: Family) -> st.SearchStrategy[Range]:
 
 def elements(family: Family) -> st.SearchStrategy[list[Element]]:
     ports = st.tuples(addresses(family), st.sampled_from(TRANSPORTS), st.integers(0, 65_535))
-    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports]
+    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports, FAMILIES]
     return st.sampled_from(kinds).flatmap(lambda kind: st.lists(kind, max_size=8))
 
 
-FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
 NAMES = st.text("abz09_/", min_size=1, max_size=200)
 SETS = st.builds(ChangeElements, st.sampled_from(["add", "delete"]), NAMES, FAMILIES.flatmap(elements).map(tuple))
 MAPS = st.builds(
@@ -79,6 +80,8 @@ def _element(element: dict[int, bytes], end: bytes | None) -> Element | MapEleme
     if len(key) in {12, 24}:
         assert key[-7:-4] + key[-2:] == bytes(5)
         return str(ipaddress.ip_address(key[:-8])), PROTOCOLS[key[-8]], int.from_bytes(key[-4:-2])
+    if len(key) == 1:
+        return NFPROTO[key[0]]
     address = str(ipaddress.ip_address(key))
     if 2 not in element:
         return address
@@ -123,7 +126,9 @@ def test_the_kernel_s_offset_of_an_element_finds_it(commands: list[ElementComman
         assert element is not None
         key = _key(dict(attributes(value)))
         first = element[0] if isinstance(element, tuple) else element
-        if isinstance(first, Range):
+        if isinstance(first, int):
+            assert NFPROTO[key[0]] == first
+        elif isinstance(first, Range):
             assert int.from_bytes(key) in {first.first, first.last + 1}
         else:
             assert key.startswith(ipaddress.ip_address(first).packed)

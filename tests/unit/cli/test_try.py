@@ -171,6 +171,21 @@ def test_delete_takes_the_named_policies_away(call: Call) -> None:
     assert said.code == 0
     assert "(before: NetworkPolicy shop/db isolates it; rule 1 of 1 has other ports)" in said.out
     assert "2 would be allowed" in said.out
+    assert "can't have all connections" not in said.err, "its Pods are judged already, and on this node"
+
+
+def test_flows_of_the_log_have_a_row_each(call: Call, log: Path) -> None:
+    write(log, record(("203.0.113.8", ""), WEB, 443, count=2))
+    header, *rows, _, _ = tried(call, WALL).out.splitlines()
+    assert [row[: header.index("BEFORE")].split() for row in rows] == [
+        ["203.0.113.8", "->", "shop/web", "443/tcp", "2"],
+        ["203.0.113.7", "->", "shop/web", "443/tcp", "1"],
+    ]
+
+
+@pytest.mark.usefixtures("log", "broken")
+def test_what_is_wrong_with_the_manifests_is_told(call: Call) -> None:
+    assert "warning: policy.yaml:2: NetworkPolicy shop/broken" in tried(call, WALL).err
 
 
 @pytest.mark.parametrize(

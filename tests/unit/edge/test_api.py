@@ -22,6 +22,7 @@ from nfagent.edge.trials import Asked, Part, begin_trial
 from nfagent.errors import KernelError, MachineError, UsageError
 from nfagent.explain.explanation import Explanation, explain
 from nfagent.explain.trial import Seen, Trial
+from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.views import Scope, View
 from tests.scene import Scene, pod, policy
 
@@ -162,6 +163,17 @@ def test_a_trial_is_answered_line_by_line(path: Path) -> None:
         ("shop/web (10.64.0.10)", "allowed")
     ]
     assert [part.outcome is None for part in parts] == [True] * (len(parts) - 1) + [False]
+
+
+def test_a_trial_may_be_about_many_flows(path: Path) -> None:
+    flows = [
+        Seen(Flow(f"198.51.{number >> 8}.{number & 255}", "2001:db8::1", "tcp", 80), 1) for number in range(20_000)
+    ]
+    body = question(Asked((OPEN,)), flows)
+    assert len(body) > 2**20
+    status, answered = tried(path, body)
+    last = msgspec.json.decode(answered.splitlines()[-1], type=Part)
+    assert (status, last.done) == (200, len(flows))
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,11 @@ def test_any_bytes_are_a_question_or_an_error(body: bytes) -> None:
         assert all(isinstance(seen, Seen) for seen in flows)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "10.0.0.256", ""])
-def test_a_flow_between_what_is_no_address_is_refused(address: str) -> None:
-    body = question(Asked((WALL,)), [Seen(Flow("10.64.0.10", address, "tcp", 80), 1)])
+@pytest.mark.parametrize(
+    "ends", [("10.64.0.10", "nonsense"), ("10.0.0.256", "10.64.0.10"), ("", "")], ids=["to", "from", "both"]
+)
+def test_a_flow_between_what_is_no_address_is_refused(ends: tuple[str, str]) -> None:
+    body = question(Asked((WALL,)), [Seen(Flow(*ends, "tcp", 80), 1)])
     with pytest.raises(UsageError, match="is not an IP address"):
         list(read_question(body)[1])
 

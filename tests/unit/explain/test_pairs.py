@@ -51,9 +51,10 @@ def pairs(scene: Scene, found: Survey) -> set[str]:
         ((FROM_WEB,), "", {"shop/web shop/db", "shop/web ops/probe"}),
         ((TO_DB, FROM_WEB), "", {"shop/web shop/db", "ops/probe shop/db", "shop/web ops/probe"}),
         ((TO_DB,), "ops", {"ops/probe shop/db"}),
+        ((TO_DB,), "shop", {"shop/web shop/db", "ops/probe shop/db"}),
         ((policy("none/of", {}),), "", set()),
     ],
-    ids=["ingress", "egress", "both", "with an end in a namespace", "of nobody"],
+    ids=["ingress", "egress", "both", "with a client in a namespace", "with a server there", "of nobody"],
 )
 def test_pairs_are_those_with_an_end_that_is_judged_otherwise(
     documents: tuple[Document, ...], where: str, expected: set[str]
@@ -95,7 +96,7 @@ def test_pods_without_an_address_of_their_own_take_no_part() -> None:
 
 
 LOGGED = [
-    pytest.param((), (TO_DB,), (1, 1), id="a Pod of another node"),
+    pytest.param((TO_DB,), (policy("shop/more", labelled(app="db")),), (1, 1), id="a Pod of another node"),
     pytest.param((), (FROM_WEB,), (1, 1), id="a Pod that no policy judges yet"),
     pytest.param((FROM_WEB,), (policy("shop/more", {}, types=["Egress"]),), (2, 1), id="a Pod that is judged already"),
     pytest.param((FROM_WEB,), (policy("shop/more", labelled(app="web")),), (1, 1), id="judged, but not that way"),

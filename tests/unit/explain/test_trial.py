@@ -247,11 +247,16 @@ def test_51_the_choice_about_the_own_node_counts() -> None:
     flow = scene.flow("shop/web", "a", "80/tcp")
     assert trial_of(scene, putting(SHUT)).judge(Seen(flow)) is not None
     assert trial_of(scene, putting(SHUT), Choices(own_node="allowed")).judge(Seen(flow)) is None
+    scene.put(SHUT)
+    opened = putting(policy("shop/open", labelled(app="web"), egress=[{}]))
+    assert trial_of(scene, opened).judge(Seen(flow)) is not None
+    assert trial_of(scene, opened, Choices(own_node="allowed")).judge(Seen(flow)) is None
 
 
 def test_policies_that_are_there_already_are_named() -> None:
     scene = Scene(*PODS, FROM_WEB)
     assert trial_of(scene, putting(FROM_WEB, WALL)).amended.idle == (Ref("NetworkPolicy", "shop", "db"),)
+    assert trial_of(scene, putting(policy("shop/db", labelled(app="db")))).amended.idle == ()
 
 
 @pytest.mark.parametrize(

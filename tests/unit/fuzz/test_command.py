@@ -91,10 +91,10 @@ def test_a_judge_that_ends_with_an_error_is_a_finding(tmp_path: Path, monkeypatc
 
 
 def test_where_all_judges_agree_the_answer_is_yes_and_a_table(tmp_path: Path) -> None:
-    done = run(tmp_path, "--seconds", "0", "--seed", "2")
+    done = run(tmp_path, "--seconds", "0", "--seed", "17")
     assert done.exit_code == 0
     heading, table, *_ = done.output.split("\n   JUDGES ")
-    assert heading == "fuzz: seed 2, 0 s, without packets"
+    assert heading == "fuzz: seed 17, 0 s, without packets"
     rows = [line.split() for line in table.splitlines()[1:3]]
     assert [(row[:2], row[-1]) for row in rows] == [(["evaluate,", "rules"], "1")] * 2
     assert all(int(row[-2].replace(",", "")) > 0 for row in rows)
@@ -103,7 +103,7 @@ def test_where_all_judges_agree_the_answer_is_yes_and_a_table(tmp_path: Path) ->
 
 
 def test_a_seed_asks_the_same_again(tmp_path: Path) -> None:
-    first, second = (run(tmp_path, "--seconds", "0", "--seed", "3", "-o", "json").output for _ in range(2))
+    first, second = (run(tmp_path, "--seconds", "0", "--seed", "32", "-o", "json").output for _ in range(2))
     assert json.loads(first)["tally"] == json.loads(second)["tally"]
 
 

@@ -172,6 +172,16 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         "",
     ),
     "a rule that denies comes": ([guard(rule("Allow"))], come(guard(rule("Deny", team("red")), rule("Allow"))), "web"),
+    "one more rule that denies comes": (
+        [guard(rule("Deny", pods(app="bad")))],
+        come(guard(rule("Deny", pods(app="bad")), rule("Deny", team("red")))),
+        "web",
+    ),
+    "a rule that allowed before one that denies goes": (
+        [guard(rule("Allow", pods(app="mon")), rule("Deny", team("red")))],
+        come(guard(rule("Deny", team("red")))),
+        "web",
+    ),
     "a rule that passes comes, for the baseline may deny": (
         [guard(rule("Allow")), floor(rule("Deny"))],
         come(guard(rule("Pass", team("red")), rule("Allow"))),
@@ -213,7 +223,7 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         "",
     ),
     "a policy of the baseline tier changes: those whom it judges": (
-        [policy("shop/p", labelled(app="db")), floor(rule("Allow"), subject=ANY)],
+        [policy("shop/p", labelled(app="db")), floor(rule("Deny", team("red")), subject=ANY)],
         come(floor(rule("Deny"), subject=ANY)),
         "web free",
     ),

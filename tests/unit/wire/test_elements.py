@@ -94,6 +94,11 @@ def elements_in(message: Message) -> bytes:
             id="a port of an IPv6 address likewise",
         ),
         pytest.param(
+            add(6),
+            "1000 0180 0c00 0180 0500 0100 0a000000",
+            id="a family is its netfilter protocol, one byte with padding",
+        ),
+        pytest.param(
             ChangeMapElements("add", "s", (("10.0.0.1", "c/d"),)),
             "2800 0180 0c00 0180 0800 0100 0a000001  1800 0280 1400 0280 0800 0100 fffffffc 0800 0200 632f6400",
             id="a map's element goes to a chain",
@@ -196,6 +201,12 @@ def test_an_offset_to_either_end_tells_the_range() -> None:
     assert [request.element_at(NAMES_END + at) for at in (0, 16, 40, 56)] == [*ranges[:1] * 2, *ranges[1:] * 2]
 
 
+def test_an_offset_tells_the_family() -> None:
+    request = encode_batch([add(4, 6)], 1).requests[2]
+
+    assert [request.element_at(NAMES_END + at) for at in (0, 15, 16, 32)] == [4, 4, 6, None]
+
+
 def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> None:
     request = encode_batch([add("10.0.0.1")], 1).requests[2]
 
@@ -213,6 +224,7 @@ def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> Non
         pytest.param(add(""), id="nothing is no address"),
         pytest.param(add(("10.0.0.1", "tcp", 65_536)), id="65536 is no port"),
         pytest.param(add(("10.0.0.1", "icmp", 1)), id="icmp has no ports"),  # type: ignore[arg-type]
+        pytest.param(add(5), id="5 is no family"),  # type: ignore[arg-type]
         pytest.param(add(Range(4, 1, 1 << 32)), id="a range beyond the family"),
         pytest.param(ChangeElements("add", "s", (("10.0.0.1", "c"),)), id="a map's element in a set"),  # type: ignore[arg-type]
     ],

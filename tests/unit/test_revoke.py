@@ -1,0 +1,471 @@
+"""The revoker between policies that change, a table of connections and a kernel, either of which may refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+
+from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.policy.evaluate import Flow
+from nfagent.revoke import Revoker, blocking, flow_of
+from nfagent.ruleset.objects import Element
+from nfagent.ruleset.transaction import ChangeElements, Transaction
+from nfagent.wire.conntrack import ConntrackEntry, decode_entry
+from nfagent.wire.packet import ICMP, ICMPV6, SCTP, TCP, UDP
+from tests.ctnetlink import GRE, Connection, entry_body, tuple_members
+
+TURNS = 30
+"""Turns of the event loop in which everything that can happen at once has happened."""
+PATIENCE = 10.0
+DCCP, ESP = 33, 50
+NEAR, FAR, DB, SERVICE = "10.0.1.1", "10.0.2.1", "10.0.1.9", "10.96.0.1"
+NEAR6, DB6 = "fd00::1", "fd00::9"
+WAY: Element = (DB, "tcp", 5432, NEAR, 40_000)
+"""Of the packets of `entry()`'s server."""
+
+
+def entry(
+    client: str = NEAR, server: str = DB, *, called: str = "", protocol: int = TCP, port: int = 40_000, at: int = 5432
+) -> ConntrackEntry:
+    """Give what the kernel tells of a connection; at: the port that is called, where it isn't the server's."""
+    numbered = protocol not in {ICMP, ICMPV6, GRE, ESP}
+    connection = Connection(
+        client=client,
+        called=called or server,
+        server=server,
+        protocol=protocol,
+        client_port=port if numbered else None,
+        called_port=at if numbered else None,
+        server_port=5432 if numbered else None,
+    )
+    return decode_entry(entry_body(connection))
+
+
+def masqueraded(found: ConntrackEntry, address: str, port: int) -> ConntrackEntry:
+    """Have a connection's answers go to a node's address, in the place of the client's."""
+    members = tuple_members(found.server, address, found.protocol, (found.server_port, port), request=False)
+    return msgspec.structs.replace(found, reply=b"".join(members))
+
+
+class World:
+    """Policies, connections and rules, with a journal of what was done to them in which order.
+
+    denied:    the clients that policies deny
+    recheck:   suspects, each with the number of its last change
+    faults:    what fails the next times that it is done: 'look', 'block' or 'delete'
+    meanwhile: what happens elsewhere while something is done, or 'judge'
+    """
+
+    def __init__(self, *entries: ConntrackEntry, denied: Iterable[str] = (), suspects: Iterable[str] = ()) -> None:
+        self.table = dict.fromkeys(entries)
+        self.denied = set(denied)
+        self.recheck = dict.fromkeys(suspects, 1)
+        self.blocked: set[Element] = set()
+        self.faults: list[tuple[str, Exception]] = []
+        self.journal: list[str] = []
+        self.questions: list[Flow] = []
+        self.meanwhile: Callable[[str], object] = lambda _what: None
+
+    @property
+    def live(self) -> list[ConntrackEntry]:
+        return list(self.table)
+
+    def _do(self, what: str) -> None:
+        self.journal.append(what)
+        if self.faults and self.faults[0][0] == what:
+            raise self.faults.pop(0)[1]
+        self.meanwhile(what)
+
+    def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
+        self._do("look")
+        return [found for found in self.table if {found.client, found.server} & addresses]
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        self._do("delete")
+        doomed = [found for found in entries if found in self.table]
+        for found in doomed:
+            del self.table[found]
+        return len(doomed)
+
+    async def apply(self, transaction: Transaction) -> None:
+        await asyncio.sleep(0)
+        self._do("block")
+        for command in transaction:
+            assert isinstance(command, ChangeElements)
+            assert command.verb == "add"
+            self.blocked.update(command.elements)
+
+    @property
+    def suspects(self) -> dict[str, int]:
+        return dict(self.recheck)
+
+    def permits(self, flow: Flow) -> bool:
+        self.questions.append(flow)
+        self.meanwhile("judge")
+        return flow.source not in self.denied
+
+    def absolve(self, judged: Mapping[str, int]) -> None:
+        self._do("absolve")
+        self.recheck = {address: change for address, change in self.recheck.items() if judged.get(address) != change}
+
+    def wake(self) -> None:
+        self._do("wake")
+
+
+class Clock:
+    """Time that passes while somebody waits, or when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.cpu = 0.0
+        self.pauses: list[float] = []
+        self.resting: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def cpu_seconds(self) -> float:
+        return self.cpu
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.resting()
+        self.pauses.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+        return event.is_set()
+
+
+class Stage:
+    """A revoker in its world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.clock = Clock()
+        self.revoker = Revoker(world, world, world, self.clock, world.wake, cpu_seconds=self.clock.cpu_seconds)
+
+    async def turn(self) -> None:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    async def commit(self, rests: int = 1) -> None:
+        """Commit, and wait until the revoker has rested so many times."""
+        wanted = len(self.clock.pauses) + rests
+        self.revoker.committed()
+        async with asyncio.timeout(PATIENCE):
+            while len(self.clock.pauses) < wanted:  # noqa: ASYNC110 - threads work, and nobody tells when they are done
+                await asyncio.sleep(0)
+        await self.turn()
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[Stage]:
+    stage = Stage(world)
+    task = asyncio.create_task(stage.revoker.run())
+    try:
+        yield stage
+        assert not task.done(), "the revoker ended"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+Scenario: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def scenario(body: Scenario) -> Callable[[], None]:
+    """Run a test's coroutine in an event loop of its own."""
+
+    def test() -> None:
+        asyncio.run(body())
+
+    test.__name__ = body.__name__
+    return test
+
+
+@scenario
+async def test_ways_are_blocked_before_entries_are_deleted_and_both_before_addresses_are_absolved() -> None:
+    world = World(entry(NEAR), entry(FAR), denied=[NEAR], suspects=[DB])
+    async with running(world) as stage:
+        await stage.commit()
+    assert world.journal == ["look", "block", "delete", "absolve", "wake"]
+    assert world.blocked == {WAY}
+    assert world.live == [entry(FAR)]
+    assert world.recheck == {}
+    assert (stage.revoker.status.judged, stage.revoker.status.revoked) == (2, 1)
+
+
+@scenario
+async def test_where_nothing_is_denied_nothing_is_blocked_or_deleted() -> None:
+    world = World(entry(NEAR), suspects=[DB, NEAR])
+    async with running(world) as stage:
+        await stage.commit()
+    assert world.journal == ["look", "absolve", "wake"]
+    assert world.live == [entry(NEAR)]
+
+
+@scenario
+async def test_nobody_looks_without_suspects_or_before_a_commit() -> None:
+    world = World(entry(NEAR), denied=[NEAR])
+    async with running(world) as stage:
+        stage.revoker.committed()
+        await stage.turn()
+        world.recheck = {DB: 1}
+        await stage.turn()
+        assert (world.journal, stage.clock.pauses) == ([], [])
+        await stage.commit()
+    assert world.journal[0] == "look"
+
+
+@scenario
+async def test_a_suspect_of_a_change_that_is_not_committed_waits_for_its_commit() -> None:
+    elsewhere = entry(NEAR, server=FAR)
+    world = World(entry(NEAR), elsewhere, denied=[NEAR], suspects=[DB])
+    async with running(world) as stage:
+        waiting = asyncio.create_task(stage.commit())
+        await asyncio.sleep(0)
+        world.recheck[FAR] = 2
+        await waiting
+        assert (world.live, world.recheck) == ([elsewhere], {FAR: 2})
+        await stage.commit()
+    assert (world.live, world.recheck) == ([], {})
+
+
+@pytest.mark.parametrize("when", ["look", "judge", "block", "delete"])
+@pytest.mark.parametrize("committed", [False, True], ids=["wanted", "committed"])
+def test_a_suspect_that_changes_meanwhile_stays_and_is_looked_at_again(when: str, *, committed: bool) -> None:
+    world = World(entry(NEAR), entry(FAR), denied=[NEAR], suspects=[DB, NEAR])
+    rested: list[tuple[list[ConntrackEntry], dict[str, int]]] = []
+
+    async def body() -> None:
+        async with running(world) as stage:
+            loop = asyncio.get_running_loop()
+
+            def change(what: str) -> None:
+                if what == when and 2 not in world.recheck.values():
+                    world.recheck[DB] = 2
+                    if committed:
+                        loop.call_soon_threadsafe(stage.revoker.committed)
+
+            world.meanwhile = change
+            stage.clock.resting = lambda: rested.append((world.live, world.suspects))
+            if committed:
+                await stage.commit(rests=2)
+            else:
+                await stage.commit()
+                await stage.commit()
+
+    asyncio.run(body())
+    assert rested == [([entry(FAR)], {DB: 2}), ([entry(FAR)], {})]
+
+
+@scenario
+async def test_the_status_says_when_somebody_was_last_put_under_re_check() -> None:
+    world = World(suspects=[DB])
+    async with running(world) as stage:
+        stage.revoker.committed()
+        assert (stage.revoker.status.suspects, stage.revoker.status.suspected_at) == (1, 1000.0)
+        stage.clock.now = 1001.0
+        stage.revoker.committed()
+        assert stage.revoker.status.suspected_at == 1000.0, "that commit was about somebody else"
+        world.recheck = {DB: 2, FAR: 2}
+        stage.revoker.committed()
+        assert (stage.revoker.status.suspects, stage.revoker.status.suspected_at) == (2, 1001.0)
+        stage.clock.now = 1002.0
+        world.recheck = {FAR: 2}
+        stage.revoker.committed()
+        assert (stage.revoker.status.suspects, stage.revoker.status.suspected_at) == (1, 1001.0)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+NOTHING: set[Element] = set()
+FAILURES = {
+    "look": (["look"], 2, NOTHING),
+    "block": (["look", "block"], 2, NOTHING),
+    "delete": (["look", "block", "delete"], 2, {WAY}),
+}
+
+
+@pytest.mark.parametrize("error", [KernelError("no room"), MachineError("run it as root"), WireError("half a message")])
+@pytest.mark.parametrize("what", FAILURES)
+def test_what_fails_keeps_everybody_under_re_check_is_said_once_and_tried_again(
+    what: str, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    done, left, blocked = FAILURES[what]
+    world = World(entry(NEAR), entry(FAR), denied=[NEAR], suspects=[DB])
+    world.faults = [(what, error)] * 3
+    seen: list[tuple[list[str], int, set[Element], dict[str, int], str]] = []
+
+    async def body() -> None:
+        async with running(world) as stage:
+
+            def note() -> None:
+                error_said = stage.revoker.status.last_error
+                seen.append((world.journal[:], len(world.table), set(world.blocked), world.suspects, error_said))
+                world.journal.clear()
+
+            stage.clock.resting = note
+            await stage.commit(rests=4)
+            assert stage.clock.pauses == [5.0, 5.0, 5.0, 0.1]
+
+    asyncio.run(body())
+    assert seen[:3] == [(done, left, blocked, {DB: 1}, str(error))] * 3
+    assert seen[3:] == [(["look", "block", "delete", "absolve", "wake"], 1, {WAY}, {}, "")]
+    assert len(errors(caplog)) == 1
+    assert str(error) in errors(caplog)[0]
+
+
+@scenario
+async def test_changes_in_a_storm_share_a_look() -> None:
+    world = World(entry(NEAR), suspects=[DB])
+    async with running(world) as stage:
+
+        def storm(what: str) -> None:
+            if what == "judge" and not stage.clock.pauses:
+                for number in range(2, 50):
+                    world.recheck = {DB: number}
+                    stage.revoker.committed()
+
+        world.meanwhile = storm
+        await stage.commit(rests=2)
+    assert world.journal == ["look", "absolve", "wake"] * 2
+    assert world.recheck == {}
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "pause"),
+    [(0.0, 0.1), (0.001, 0.1), (0.02, 0.38), (1.0, 19.0), (60.0, 30.0)],
+    ids=lambda value: f"{value:g} s",
+)
+def test_a_look_that_took_cpu_time_is_followed_by_rest(cpu_seconds: float, pause: float) -> None:
+    world = World(entry(NEAR), suspects=[DB])
+
+    async def body() -> None:
+        async with running(world) as stage:
+
+            def work(what: str) -> None:
+                stage.clock.cpu += cpu_seconds if what == "look" else 0.0
+
+            world.meanwhile = work
+            await stage.commit()
+            assert stage.clock.pauses == [pytest.approx(pause)]
+
+    asyncio.run(body())
+
+
+@scenario
+async def test_others_have_their_turn_while_many_connections_are_judged() -> None:
+    clients = [f"10.1.{number // 250}.{number % 250 + 1}" for number in range(100)]
+    world = World(*(entry(client) for client in clients), suspects=[DB])
+    async with running(world) as stage:
+        turns: list[int] = []
+
+        def work(what: str) -> None:
+            stage.clock.now += 0.004 if what == "judge" else 0.0
+
+        async def other() -> None:
+            while len(world.questions) < len(clients):
+                turns.append(len(world.questions))
+                await asyncio.sleep(0)
+
+        world.meanwhile = work
+        busy = asyncio.create_task(other())
+        await stage.commit()
+        await busy
+    assert len({asked for asked in turns if asked}) > 25
+    assert [question.source for question in world.questions] == clients
+
+
+@scenario
+async def test_connections_that_policies_cannot_tell_apart_are_judged_once() -> None:
+    same = [entry(NEAR, port=port) for port in range(40_000, 40_050)]
+    world = World(*same, entry(NEAR, called=SERVICE), entry(NEAR, protocol=UDP), denied=[NEAR], suspects=[DB])
+    async with running(world) as stage:
+        await stage.commit()
+    assert len(world.questions) == 3
+    assert world.live == []
+    assert stage.revoker.status.revoked == 52
+
+
+@scenario
+async def test_very_many_are_ended_part_by_part_and_those_that_had_room_stay_ended() -> None:
+    many = [entry(NEAR, port=port) for port in range(10_000, 20_000)]
+    world = World(*many, denied=[NEAR], suspects=[DB])
+    async with running(world) as stage:
+
+        def full(what: str) -> None:
+            if what == "block" and len(world.blocked) > 8000:
+                world.meanwhile = lambda _what: None
+                raise KernelError("the set is full")
+
+        world.meanwhile = full
+        await stage.commit(rests=2)
+    assert world.journal[:6] == ["look", "block", "delete", "block", "delete", "block"]
+    assert world.journal[6:] == ["look", "block", "delete", "absolve", "wake"]
+    assert (world.live, len(world.blocked)) == ([], 10_000)
+    assert stage.revoker.status.revoked == 10_000
+
+
+def test_a_connection_is_asked_about_as_policies_see_it() -> None:
+    asked = {
+        entry(): Flow(NEAR, DB, "tcp", 5432),
+        entry(protocol=UDP): Flow(NEAR, DB, "udp", 5432),
+        entry(protocol=SCTP): Flow(NEAR, DB, "sctp", 5432),
+        entry(NEAR6, DB6): Flow(NEAR6, DB6, "tcp", 5432),
+        entry(called=SERVICE, at=80): Flow(NEAR, DB, "tcp", 5432, translated=True),
+        entry(DB, called=SERVICE, at=80): Flow(DB, DB, "tcp", 5432, translated=True),
+        entry(protocol=ICMP): Flow(NEAR, DB, "icmp"),
+        entry(NEAR6, DB6, protocol=ICMPV6): Flow(NEAR6, DB6, "icmpv6"),
+        entry(protocol=GRE): Flow(NEAR, DB, "47"),
+        entry(protocol=ESP): Flow(NEAR, DB, "50"),
+        entry(protocol=DCCP): Flow(NEAR, DB, "33", 5432),
+        masqueraded(entry(), "192.0.2.1", 61_000): Flow(NEAR, DB, "tcp", 5432),
+    }
+    assert {found: flow_of(found) for found in asked} == asked
+
+
+BLOCKED: dict[str, tuple[list[ConntrackEntry], Transaction]] = {
+    "TCP, the way from the server to the client": (
+        [entry()],
+        (ChangeElements("add", "revoked4", ((DB, "tcp", 5432, NEAR, 40_000),)),),
+    ),
+    "UDP of IPv6": (
+        [entry(NEAR6, DB6, protocol=UDP)],
+        (ChangeElements("add", "revoked6", ((DB6, "udp", 5432, NEAR6, 40_000),)),),
+    ),
+    "SCTP": (
+        [entry(protocol=SCTP)],
+        (ChangeElements("add", "revoked4", ((DB, "sctp", 5432, NEAR, 40_000),)),),
+    ),
+    "a Service's, the way from the Pod": (
+        [entry(called=SERVICE, at=80)],
+        (ChangeElements("add", "revoked4", ((DB, "tcp", 5432, NEAR, 40_000),)),),
+    ),
+    "a masqueraded one, the way to the node": (
+        [masqueraded(entry(), "192.0.2.1", 61_000)],
+        (ChangeElements("add", "revoked4", ((DB, "tcp", 5432, "192.0.2.1", 61_000),)),),
+    ),
+    "each once, and the families apart": (
+        [entry(NEAR6, DB6), entry(), entry(), entry(FAR), entry(called=SERVICE, at=80)],
+        (
+            ChangeElements("add", "revoked4", ((DB, "tcp", 5432, NEAR, 40_000), (DB, "tcp", 5432, FAR, 40_000))),
+            ChangeElements("add", "revoked6", ((DB6, "tcp", 5432, NEAR6, 40_000),)),
+        ),
+    ),
+    "ICMP has no port to tell a way by": ([entry(protocol=ICMP), entry(NEAR6, DB6, protocol=ICMPV6)], ()),
+    "nor have tunnels": ([entry(protocol=GRE), entry(protocol=ESP)], ()),
+    "and DCCP no name in the sets": ([entry(protocol=DCCP)], ()),
+    "nothing of nothing": ([], ()),
+}
+
+
+@pytest.mark.parametrize(("entries", "transaction"), BLOCKED.values(), ids=BLOCKED.keys())
+def test_a_servers_way_is_blocked(entries: list[ConntrackEntry], transaction: Transaction) -> None:
+    assert blocking(entries) == transaction
