@@ -12,18 +12,22 @@ from nfagent.ruleset.objects import (
     Dispatch,
     Drop,
     FamilyInSet,
+    FlowInSet,
     Foreign,
     Goto,
     Hook,
     Icmpv6Type,
     InSet,
     Jump,
+    LocalSource,
     Log,
     Masquerade,
     NamedPort,
     NamedSet,
+    NotLoopback,
     Packet,
     ProtocolIs,
+    Refresh,
     Return,
     Rule,
     Ruleset,
@@ -31,7 +35,7 @@ from nfagent.ruleset.objects import (
     Unconfirmed,
     WayIs,
 )
-from nfagent.ruleset.text import element_text, rule_text, table_text
+from nfagent.ruleset.text import element_text, rule_text, set_properties, table_text
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,12 @@ from nfagent.ruleset.text import element_text, rule_text, table_text
             Rule((), "deny/x", Log("deny x", 100), Goto("c"), "why"),
             'counter name "deny/x" log prefix "deny x" group 100 goto c comment "why"',
         ),
+        (
+            Rule((ConntrackState(("new",)), FlowInSet(6, "s"), Refresh(6, "s")), "c", verdict=Drop()),
+            "ct state new ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport @s "
+            "update @s { ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport } counter name \"c\" drop",
+        ),
+        (Rule((NotLoopback(), LocalSource()), verdict=Drop()), 'iifname != "lo" fib saddr type local drop'),
         (Rule(verdict=Jump("c")), "jump c"),
         (Rule(verdict=Return()), "return"),
         (Rule(verdict=Dispatch(Packet("saddr", 6), "m")), "ip6 saddr vmap @m"),
@@ -80,6 +90,17 @@ def test_elements() -> None:
     assert element_text(Range(4, 1, 3)) == "0.0.0.1-0.0.0.3"
     assert element_text(("10.0.0.1", "tcp", 80)) == "10.0.0.1 . tcp . 80"
     assert [element_text(family) for family in FAMILIES] == ["ipv4", "ipv6"]
+    assert element_text(("10.0.0.1", "udp", 53, "10.0.0.2", 4000)) == "10.0.0.1 . udp . 53 . 10.0.0.2 . 4000"
+
+
+def test_a_set_of_flows_forgets_them_by_itself() -> None:
+    assert list(set_properties(NamedSet("flow", 6, comment="why"))) == [
+        "type ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service",
+        "size 65536",
+        "flags dynamic,timeout",
+        "timeout 300s",
+        'comment "why"',
+    ]
 
 
 def test_a_set_of_families_is_of_no_family() -> None:
