@@ -19,6 +19,8 @@ May import: anything of the agent and its lab, and the world. Nothing imports it
     traffic     streams, short connections and datagrams between network namespaces, by a C program
     ways        the labs of the packet rows: no rules, nfagent's, eBPF's
     packets     throughput and connections a second through rules, beside no rules and the eBPF path
+    circles     changes of every kind that cut Pods off from each other, as manifests; pure
+    revocations live connections that such changes end, under traffic: the last packet, and conntrack's entry
     nflog       records a second from bytes to attributed record, and NFLOG itself at its highest rate without loss
 
 A figure is only ever given with the reference that was measured beside it, in turns.

@@ -16,6 +16,7 @@ import msgspec
 
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
+from nfagent.edge.addresses import is_own
 from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
@@ -76,7 +77,9 @@ class Agent:
             on_sync=self._synced,
         )
         self._connections = Connections()
-        self._revoker = Revoker(self._desired, self._connections, self._kernel, self._clock, self._reconciler.wake)
+        self._revoker = Revoker(
+            self._desired, self._connections, self._kernel, self._clock, self._reconciler.wake, own=is_own
+        )
         self._intake = Intake(self._desired, self._clock, self._reconciler.wake)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)

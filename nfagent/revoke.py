@@ -127,10 +127,12 @@ class Revoker:
         wake: Callable[[], None],
         *,
         cpu_seconds: Callable[[], float] = time.process_time,
+        own: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Join the policies, the kernel's tables, and who is told that addresses left re-check.
 
         cpu_seconds: what this process has used, from an arbitrary start
+        own:         whether an address is this machine's, whatever its Node object says: a node always reaches its Pods
         """
         self._judge = judge
         self._connections = connections
@@ -138,6 +140,7 @@ class Revoker:
         self._clock = clock
         self._wake = wake
         self._cpu_seconds = cpu_seconds
+        self._own = own
         self._asked = asyncio.Event()
         self._suspects: dict[str, int] = {}
         self.status = RevokeStatus()
@@ -207,7 +210,7 @@ class Revoker:
         for entry in entries:
             flow = flow_of(entry)
             if flow not in verdicts:
-                verdicts[flow] = self._judge.permits(flow)
+                verdicts[flow] = self._own(flow.source) or self._judge.permits(flow)
             if not verdicts[flow]:
                 denied.append(entry)
             if self._clock.monotonic() - turn > _TURN_SECONDS:

@@ -114,15 +114,17 @@ class _Table:
 
     def check_depth(self) -> None:
         """Refuse loops, and chains that go deeper than the kernel's stack."""
+        depths: dict[str, int] = {}
         for name, chain in self.chains.items():
-            if chain.hook is not None:
-                self._descend(name, 0)
+            if chain.hook is not None and self._depth(name, depths) > _JUMPS:
+                raise Refused(f"too many links: chain {name}")
 
-    def _descend(self, name: str, depth: int) -> None:
-        if depth > _JUMPS:
-            raise Refused(f"too many links: chain {name}")
-        for target in set(self._targets(name)):
-            self._descend(target, depth + 1)
+    def _depth(self, name: str, known: dict[str, int]) -> int:
+        """Give how many chains lie below one, one behind the other."""
+        if name not in known:
+            known[name] = _JUMPS  # what a loop finds when it comes back here
+            known[name] = max((1 + self._depth(target, known) for target in set(self._targets(name))), default=0)
+        return known[name]
 
     def _targets(self, name: str) -> Iterator[str]:
         for rule in self.chains[name].rules:

@@ -13,6 +13,9 @@ where nodes are joined by them.
     flow      one connection under probe: TCP, UDP, SCTP or ICMP
     probe     many probes at once: who reaches whom, seen from which address
     stream    a probe a millisecond, to find the first packet that meets a changed verdict
+    talk      live connections under traffic, and who still hears whom
+    counter   the packets that come into a namespace, and when the kernel saw each
+    forgetting  when a namespace's conntrack forgot which connection
 
 Promises: no traffic leaves the lab's own namespaces; whatever it made is gone after `down()`, also when `up()` was
 interrupted half way; namespaces of processes that were killed are found by `netns.sweep`. The fabric loads no

@@ -84,6 +84,7 @@ class Talk:
         self._sockets: list[socket.socket] = []
         self._counter: Counter | None = None
         self._heard: list[Arrival] = []
+        self._draining = threading.Lock()
         self._sent = 0
         try:
             self._connect()
@@ -112,6 +113,10 @@ class Talk:
         """Give the numbers in the UDP packets that arrived: 1, 2, 3, ... as they were sent."""
         return [number for _, number in self._all()]
 
+    def hang_up(self) -> None:
+        """Have the silent end of TCP close its side: a FIN of its own."""
+        self._hearing.shutdown(socket.SHUT_WR)
+
     def speak(self) -> None:
         """Send the next number, or the same once more: an earlier packet was refused, or TCP's buffer is full.
 
@@ -127,7 +132,8 @@ class Talk:
 
     def drain(self) -> None:
         """Take out what has arrived, so that no buffer fills."""
-        self._heard += arrived(self._hearing, _number)
+        with self._draining:
+            self._heard += arrived(self._hearing, _number)
         if self._counter is not None:
             self._counter.look()
 
@@ -139,7 +145,11 @@ class Talk:
             self._counter.close()
 
     def _all(self) -> list[Arrival]:
-        return list(self._heard) if self._counter is None else self._counter.arrivals()
+        if self._counter is not None:
+            return self._counter.arrivals()
+        if self._hearing.fileno() >= 0:
+            self.drain()
+        return list(self._heard)
 
     def _connect(self) -> None:
         line = self.line

@@ -46,6 +46,7 @@ REVOKED_COUNTER = "drop/revoked"
 SPOOFED_COUNTER = "drop/spoofed"
 UNTRACKED_COUNTER = "drop/untracked"
 BASE_COUNTERS = (REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER)
+_ENDS: tuple[End, End] = ("client", "server")
 _NEVER_BLOCKED = (
     "mld-listener-query",
     "mld-listener-report",
@@ -62,9 +63,11 @@ _NEVER_BLOCKED = (
 def base_chains(choices: Choices) -> Iterator[tuple[str, Chain]]:
     """Give the chains that every ruleset has."""
     yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
+    answers = tuple(map(_ended_flow, FAMILIES))
     if choices.own_node == "judged":
         yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
-    yield "output-revoked", Chain(tuple(map(_ended_flow, FAMILIES)), Hook("filter", "output", EGRESS_PRIORITY))
+        answers += tuple(rule for family in FAMILIES for rule in _own_answers(family))
+    yield "output-revoked", Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
     yield "forward-ingress", _judging_chain("ingress", Hook("filter", "forward", INGRESS_PRIORITY))
     for direction in DIRECTIONS:
         yield f"stray-{direction}", _stray_chain(direction)
@@ -93,10 +96,20 @@ def _judging_chain(direction: Direction, hook: Hook) -> Chain:
     )
 
 
+def _own_answers(family: Family) -> Iterator[Rule]:
+    """Judge what a server on the node itself answers a Pod, while one of the two is under re-check."""
+    for end in _ENDS:
+        under = (
+            ConntrackState(("established",)),
+            FamilyInSet(RECHECKING),
+            InSet(Connection(end, family), names.set_name(RECHECK, family)),
+        )
+        yield Rule(under, verdict=Dispatch(Connection("client", family), names.set_name("egress", family)))
+
+
 def _beyond_recheck(family: Family) -> tuple[Match, ...]:
     """Match the established connections that no change is about: neither end is under re-check."""
-    ends: tuple[End, End] = ("client", "server")
-    untouched = (InSet(Connection(end, family), names.set_name(RECHECK, family), negated=True) for end in ends)
+    untouched = (InSet(Connection(end, family), names.set_name(RECHECK, family), negated=True) for end in _ENDS)
     return (ConntrackState(("established",)), *untouched)
 
 

@@ -29,7 +29,8 @@ from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
 TAG = "fuzz"
 _SLOTS = "slots"
 _SECONDS = 0.25
-_STANDING = 16
+_STANDING = 24
+_FRESH = 8
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
 # Thousands of probes: what they leave in conntrack goes before their source ports come round again.
 _FORGETFUL = {
@@ -130,21 +131,24 @@ class PacketLab:
         expected = {flow: readings.allowed(flow) for flow in self._lines.flows}
         answered = self._lines.answered(expected, _SECONDS)
         readings.tally.standing += len(expected)
-        # Between two changes it may have been denied, and so have ended for good reason.
-        wrong = [flow for flow, allowed in expected.items() if allowed != (flow in answered) and (lone or not allowed)]
+        # Between two changes TCP may have been denied, and so have ended for good reason. UDP begins anew by itself.
+        counts = [flow for flow, allowed in expected.items() if lone or not allowed or flow.protocol == "udp"]
+        wrong = [flow for flow in counts if expected[flow] != (flow in answered)]
         if wrong:
             readings.tally.again += len(wrong)
             self._settle()
             patient = self._lines.answered(wrong, patience)
             wrong = [flow for flow in wrong if expected[flow] != (flow in patient)]
             answered |= patient
-        self._lines.drop([flow for flow, allowed in expected.items() if not allowed or flow not in answered])
+        self._lines.drop(flow for flow in expected if flow.protocol == "tcp" and flow not in answered)
         yield from (_otherwise(readings, Question(flow, "established")) for flow in wrong)
 
     def make(self, flows: Iterable[Flow]) -> None:
-        """Have some of these flows live on, in the place of those that have ended."""
-        fit = [flow for flow in flows if flow.protocol in {"tcp", "udp"} and flow not in self._lines.flows]
-        self._lines.make(fit[: _STANDING - len(self._lines.flows)], _SECONDS)
+        """Have a few of these flows live on, in the place of the oldest that do."""
+        living = self._lines.flows
+        fresh = [flow for flow in flows if flow.protocol in {"tcp", "udp"} and flow not in living][:_FRESH]
+        self._lines.drop(living[: max(0, len(living) + len(fresh) - _STANDING)])
+        self._lines.make(fresh, _SECONDS)
 
     def _wrong(self, expected: Mapping[Flow, bool], deadline: float) -> list[Flow]:
         probes = {flow: self._probe(flow) for flow in expected}

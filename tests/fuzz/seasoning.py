@@ -1,7 +1,7 @@
-"""What the strategies of `tests/properties` leave plain: networks anywhere, ports at the edges, names that are long or odd.
+"""What the strategies of `tests/properties` leave plain: networks anywhere, ports at the edges, long and odd names.
 
-Their spaces are small, so that things meet often. These here are large, and put what is compiled through text, netlink
-and the kernel's own intervals: a policy in two has some of it.
+Their spaces are small, so that things meet often. These here are large, and try the way through text, netlink and the
+kernel's intervals: one policy in two has some of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.fuzz.case import Document
+from tests.fuzz.parts import paths, replaced, without
 from tests.fuzz.terrain import AT
 
 _LONG = ".long" * 35
@@ -22,7 +23,11 @@ _RULE_NAMES = st.sampled_from(
     ]
 )
 _EDGES = st.sampled_from([1, 2, 52, 53, 54, 79, 80, 81, 98, 99, 100, 8079, 8080, 8081, 65534, 65535])
-_SOMEWHERE = st.sampled_from([*AT, "0.0.0.0", "255.255.255.255", "::", "ffff:" * 7 + "ffff", "127.0.0.1", "fe80::1"])
+_WRONG: st.SearchStrategy[Any] = st.sampled_from(
+    [None, [], {}, [{}], "", "x", "80", 0, 80, -1, 1 << 40, 1.5, True, ["x"], {"x": "y"}]
+)
+_ENDS = [str(ipaddress.ip_network(everything)[end]) for everything in ("0.0.0.0/0", "::/0") for end in (0, -1)]
+_SOMEWHERE = st.sampled_from([*AT, *AT, *_ENDS, "127.0.0.1", "fe80::1"])
 _PREFIXES = {4: st.integers(0, 32), 6: st.sampled_from([0, 1, 16, 32, 48, 63, 64, 65, 112, 120, 125, 126, 127, 128])}
 
 
@@ -35,20 +40,26 @@ def networks(draw: st.DrawFn) -> str:
 
 @st.composite
 def blocks(draw: st.DrawFn) -> Document:
-    """Draw an ipBlock with holes, side by side or one in the other; a hole that is larger than the block is a flaw."""
+    """Draw an ipBlock with holes, side by side or one in the other; one that is the whole block is a flaw."""
     whole = ipaddress.ip_network(draw(networks()))
-    found = draw(st.lists(networks().map(ipaddress.ip_network), max_size=4, unique=True))
-    inside = [str(hole) for hole in found if hole.version == whole.version and hole.prefixlen > whole.prefixlen]
-    holes = [hole for hole in inside if whole.supernet_of(ipaddress.ip_network(hole))]  # type: ignore[arg-type]
-    return {"cidr": str(whole), **({"except": holes} if holes else {})}
+    around = [address for address in map(ipaddress.ip_address, AT) if address in whole]
+    centres = st.sampled_from([*around, *around, whole[0], whole[-1]])
+    lengths = st.integers(min(whole.prefixlen + 1, whole.max_prefixlen), whole.max_prefixlen)
+    drawn = draw(st.lists(st.tuples(centres, lengths), max_size=4))
+    holes = {str(ipaddress.ip_network(hole, strict=False)): None for hole in drawn}
+    return {"cidr": str(whole), **({"except": list(holes)} if holes else {})}
 
 
 @st.composite
 def seasoned(draw: st.DrawFn, document: Document) -> Document:
-    """Draw a policy as it is, or with other networks, ports and names in it."""
+    """Draw a policy as it is, or with other networks, ports and names in it; in one of eight something is wrong."""
     if draw(st.booleans()):
         return document
     spiced: Document = _spiced(draw, document)
+    if draw(st.integers(0, 7)) == 7:
+        spec = spiced["spec"]
+        path = draw(st.sampled_from(paths(spec)))
+        spiced["spec"] = without(spec, path) if draw(st.booleans()) else replaced(spec, path, draw(_WRONG))
     if draw(st.integers(0, 3)) == 3:
         metadata = spiced["metadata"]
         spiced["metadata"] = {**metadata, "name": f"{metadata['name']}{_LONG}"}

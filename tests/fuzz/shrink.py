@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from tests.fuzz.case import Case, Change, Document, Step, step_of
+from tests.fuzz.parts import Path, paths, without
 
 Fails: TypeAlias = Callable[[Case], bool]
 """Tells whether a case still fails in the same way."""
 
-Key: TypeAlias = str | int
 _T = TypeVar("_T")
 
 # Without these a document is nobody's, so that taking them away says nothing that its deletion doesn't.
-_KEPT: set[tuple[Key, ...]] = {
+_KEPT: set[Path] = {
     ("apiVersion",),
     ("kind",),
     ("metadata",),
@@ -62,9 +62,9 @@ def fewest(items: Sequence[_T], fails: Callable[[Sequence[_T]], bool]) -> Sequen
 
 def smaller(document: Document) -> Iterator[Document]:
     """Give a document with one thing less, for each thing that it could do without: the large ones first."""
-    for path in _paths(document):
+    for path in paths(document):
         if path not in _KEPT:
-            yield _without(document, path)
+            yield without(document, path)
 
 
 def _as_one_step(case: Case, still: Fails) -> Case:
@@ -137,30 +137,3 @@ def _smaller_by(case: Case, number: int, index: int) -> Iterator[Case]:
 
 def _with_step(case: Case, number: int, step: Step) -> Case:
     return Case((*case.steps[:number], step, *case.steps[number + 1 :]))
-
-
-def _paths(value: Any, above: tuple[Key, ...] = ()) -> list[tuple[Key, ...]]:  # noqa: ANN401 - any part of a document
-    """List the places of all parts, those of the top first."""
-    parts: list[tuple[Key, Any]] = []
-    if isinstance(value, dict):
-        parts = list(value.items())
-    elif isinstance(value, list):
-        parts = list(enumerate(value))
-    here = [(*above, key) for key, _ in parts]
-    below = [_paths(part, (*above, key)) for key, part in parts]
-    return sorted([*here, *chain.from_iterable(below)], key=len)
-
-
-def _without(value: Any, path: tuple[Key, ...]) -> Any:  # noqa: ANN401 - as above
-    first, *rest = path
-    if isinstance(value, dict):
-        return {
-            key: _without(part, tuple(rest)) if key == first else part
-            for key, part in value.items()
-            if rest or key != first
-        }
-    return [
-        _without(part, tuple(rest)) if number == first else part
-        for number, part in enumerate(value)
-        if rest or number != first
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ EMPTY = Ruleset(
         "port4": NamedSet("port", 4),
         "port6": NamedSet("port", 6),
         "family": NamedSet("family", 4),
+        "flow4": NamedSet("flow", 4),
+        "flow6": NamedSet("flow", 6),
     },
     maps={"map4": VerdictMap(4, {}), "map6": VerdictMap(6, {})},
     chains={"egress/shop/web": Chain(), "egress/shop/db": Chain()},
@@ -197,6 +200,27 @@ def test_an_address_that_is_there_already_is_no_error(nftables: Nftables, elemen
     )
 
     assert nftables.read_now() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "destination"),
+    [
+        pytest.param("flow4", "10.0.0.1", "10.0.0.2", id="of IPv4"),
+        pytest.param("flow6", "2001:db8::1", "2001:db8::2", id="of IPv6"),
+    ],
+)
+def test_flows_are_remembered_for_their_time_and_no_part_of_what_is_compared(
+    nftables: Nftables, elements: ElementSocket, name: str, source: str, destination: str
+) -> None:
+    flows: list[Element] = [(source, "tcp", 80, destination, 40_000), (source, "sctp", 1, destination, 65_535)]
+    for _ in range(2):  # one that is there already is no error
+        elements.commit((add(name, *flows),))
+    listed = subprocess.run(
+        ["nft", "-j", "list", "set", "inet", "nfagent", name], check=True, capture_output=True, text=True
+    )
+    [held] = [entry["set"]["elem"] for entry in json.loads(listed.stdout)["nftables"] if "set" in entry]
+    assert {tuple(item["elem"]["val"]["concat"]) for item in held} == set(flows)
+    assert nftables.read_now() == EMPTY
 
 
 def test_one_element_among_those_that_fill_a_message_is_named(nftables: Nftables, elements: ElementSocket) -> None:

@@ -5,14 +5,18 @@ Corner 32, with connections that carry traffic through every kind of change, cou
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import pytest
 
+from nfagent.cluster.address import FAMILIES
+from nfagent.lab import netns
+from nfagent.lab.counter import Counter
 from nfagent.lab.talk import Line
-from tests.labs import Document, Lab, policy_document
+from tests.labs import Document, Lab, policy_document, wait_until
 from tests.revocations import (
     OTHER_PORT,
     PODS,
@@ -193,3 +197,41 @@ def test_32_a_server_that_goes_on_is_no_client_and_may_be_called_again(lab: Lab)
         assert watch.late == []
     with watching({}, ended) as watch:
         watch.wait_for(10)
+
+
+@contextlib.contextmanager
+def strict_tracking(lab: Lab) -> Iterator[None]:
+    """Have the db's node call TCP packets invalid that begin in the middle of a connection."""
+    node = lab.fabric.node_namespace(PODS["shop/db"].node)
+    netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "0"})
+    try:
+        yield
+    finally:
+        netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "1"})
+
+
+INVALID = pytest.mark.xfail(strict=True, reason="the rule that stops servers is about new connections alone")
+
+
+@INVALID
+def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: Lab) -> None:
+    present(lab, world(), [])
+    ended = [line(lab, "east/near > shop/db", "tcp", "server", family) for family in FAMILIES]
+    with strict_tracking(lab), watching(dict.fromkeys(ended, "n1"), []) as watch:
+        watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
+        assert watch.late == []
+
+
+@INVALID
+def test_32_a_server_that_hangs_up_is_not_heard(lab: Lab) -> None:
+    present(lab, world(), [])
+    ended = line(lab, "east/far > shop/db", "tcp", "client", 4)
+    with watching({ended: "n1"}, []) as watch:
+        [talk] = watch.ended
+        with Counter(ended.client, 4, "tcp", talk.client_port) as answers:
+            watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
+            before = dropped(lab.cluster.agent("n1"))
+            talk.hang_up()
+            wait_until(lambda: dropped(lab.cluster.agent("n1")) > before, 1.0)
+            committed = watch.committed["n1"]
+            assert [when - committed for when, _ in answers.arrivals() if when > committed] == []

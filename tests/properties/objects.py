@@ -5,7 +5,7 @@ Policies are documents, as people write them, and go through the decoder: some b
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ from tests.scene import NODE_ADDRESSES, NODES
 Document = dict[str, Any]
 
 NAMESPACES = ("data", "ops", "shop")
-MOSTLY_SHOP = st.sampled_from(["shop", "shop", "shop", "ops", "data"])
+_MOSTLY_SHOP = ["shop", "shop", "shop", "ops", "data"]
 KEYS = ("app", "tier")
 VALUES = ("db", "web")
 PORT_NAMES = ("dns", "http", "sig")
@@ -65,48 +65,50 @@ def nodes(draw: st.DrawFn, name: str = "") -> Node:
     return Node(drawn, draw(LABELS), cidrs, held)
 
 
-PORTS = st.sampled_from(
-    [
-        ContainerPort("http", 80, "tcp"),
-        ContainerPort("http", 8080, "tcp"),
-        ContainerPort("http", 80, "udp"),
-        ContainerPort("dns", 53, "udp"),
-        ContainerPort("dns", 53, "tcp"),
-        ContainerPort("sig", 99, "sctp"),
-    ]
+_PORTS = (
+    ContainerPort("http", 80, "tcp"),
+    ContainerPort("http", 8080, "tcp"),
+    ContainerPort("http", 80, "udp"),
+    ContainerPort("dns", 53, "udp"),
+    ContainerPort("dns", 53, "tcp"),
+    ContainerPort("sig", 99, "sctp"),
 )
+_DECLARED = [(), *combinations(_PORTS, 1), *combinations(_PORTS, 2), *combinations(_PORTS, 3)]
+# Weighted by repeating: no port, or one, is what most Pods declare.
+PORTS = st.sampled_from([*_DECLARED[:1] * 12, *_DECLARED[:7] * 2, *_DECLARED])
+_PLACES = list(product(_MOSTLY_SHOP, NODES, range(1, _ADDRESSES_PER_NODE + 1)))
+_PHASES = ["Running"] * 6 + ["Pending", "Succeeded", "Failed", "Unknown"]
+_BOTH, _FIRST, _SECOND, _NONE = slice(2), slice(1), slice(1, 2), slice(0)
+_CONDITIONS = list(product([False] * 9 + [True], _PHASES, [_BOTH, _BOTH, _BOTH, _FIRST, _SECOND, _NONE]))
 
 
 @st.composite
 def pods(draw: st.DrawFn) -> Pod:
-    number = draw(st.integers(1, _ADDRESSES_PER_NODE))
-    node = draw(st.sampled_from(NODES))
-    host_network = draw(st.sampled_from([False] * 9 + [True]))
-    own = draw(st.integers(1, _ADDRESSES_PER_NODE))
+    namespace, node, own = draw(st.sampled_from(_PLACES))
+    host_network, phase, kept = draw(st.sampled_from(_CONDITIONS))
     both = NODE_ADDRESSES[node] if host_network else tuple(f"{prefix}{own}" for prefix in _PREFIXES[node])
-    kept = draw(st.sampled_from([both, both, both, both[:1], both[1:], ()]))
     return Pod(
-        namespace=draw(MOSTLY_SHOP),
-        name=f"p{number}",
+        namespace=namespace,
+        name=f"p{draw(st.integers(1, _ADDRESSES_PER_NODE))}",
         labels=draw(LABELS),
         node=node,
-        addresses=kept,
+        addresses=both[kept],
         host_network=host_network,
-        phase=draw(st.sampled_from(["Running"] * 6 + ["Pending", "Succeeded", "Failed", "Unknown"])),
-        ports=tuple(draw(st.lists(PORTS, max_size=3, unique=True))),
+        phase=phase,
+        ports=draw(PORTS),
     )
 
 
 _LISTED: list[list[str]] = [list(some) for size in (1, 2) for some in product((*VALUES, ""), repeat=size)]
-REQUIREMENTS: st.SearchStrategy[Document] = st.sampled_from(
-    [{"key": key, "operator": operator} for operator in ("Exists", "DoesNotExist") for key in KEYS] * len(_LISTED)
-    + [{"key": k, "operator": o, "values": v} for v, o, k in product(_LISTED, ("In", "NotIn"), KEYS)]
-)
+_REQUIREMENTS: list[Document] = [
+    *({"key": key, "operator": operator} for operator in ("Exists", "DoesNotExist") for key in KEYS),
+    *({"key": k, "operator": o, "values": v} for v, o, k in product(_LISTED, ("In", "NotIn"), KEYS)),
+]
 SELECTORS: st.SearchStrategy[Document] = st.one_of(
-    st.just({}),
-    st.just({}),
-    st.fixed_dictionaries({"matchLabels": LABEL_SETS}),
-    st.fixed_dictionaries({"matchExpressions": st.lists(REQUIREMENTS, max_size=2)}),
+    *[st.just({})] * 3,
+    st.sampled_from([{"matchLabels": labels} for labels in _LABEL_SETS]),
+    st.sampled_from([{"matchExpressions": [requirement]} for requirement in _REQUIREMENTS]),
+    st.sampled_from([{"matchExpressions": list(two)} for two in product(_REQUIREMENTS, _REQUIREMENTS)]),
 )
 NAMESPACE_SELECTORS = (
     SELECTORS
@@ -134,15 +136,17 @@ PEERS: st.SearchStrategy[Document] = st.one_of(
     st.fixed_dictionaries({"ipBlock": BLOCKS}),
     st.fixed_dictionaries({"ipBlock": BLOCKS}),
 )
-_PROTOCOLS = st.sampled_from(["TCP", "UDP", "SCTP"])
-POLICY_PORTS: st.SearchStrategy[Document] = st.one_of(
-    st.fixed_dictionaries({"port": st.sampled_from([53, 80, 99, 8080])}, optional={"protocol": _PROTOCOLS}),
-    st.fixed_dictionaries({"protocol": _PROTOCOLS}),
-    st.fixed_dictionaries({"port": st.sampled_from([*PORT_NAMES, "none"])}, optional={"protocol": _PROTOCOLS}),
-    st.fixed_dictionaries(
-        {"port": st.sampled_from([1, 79, 80, 100]), "endPort": st.sampled_from([80, 99, 8080, 65535])},
-        optional={"protocol": _PROTOCOLS},
-    ),
+_PROTOCOLS: list[Document] = [{}, *({"protocol": name} for name in ("TCP", "UDP", "SCTP"))]
+_NUMBERS: list[Document] = [{"port": port} for port in (53, 80, 99, 8080)]
+_NAMED: list[Document] = [{"port": name} for name in (*PORT_NAMES, "none")]
+_SPANS: list[Document] = [
+    {"port": first, "endPort": last} for first in (1, 79, 80, 100) for last in (80, 99, 8080, 65535)
+]
+# As many of each kind: numbers, names, protocols alone, ranges.
+_KINDS_OF_PORTS: list[list[Document]] = [_NUMBERS * 4, _NAMED * 4, _SPANS]
+POLICY_PORTS: st.SearchStrategy[Document] = st.sampled_from(
+    [port | protocol for ports in _KINDS_OF_PORTS for port, protocol in product(ports, _PROTOCOLS)]
+    + _PROTOCOLS[1:] * 21
 )
 
 
@@ -185,7 +189,7 @@ FLAWS: st.SearchStrategy[Document] = st.sampled_from(
 @st.composite
 def policy_documents(draw: st.DrawFn) -> Document:
     """Draw a policy; one in ten breaks the API's validation, and fails closed."""
-    namespace, name = draw(MOSTLY_SHOP), f"np{draw(st.integers(1, 3))}"
+    namespace, name = draw(st.sampled_from(_MOSTLY_SHOP)), f"np{draw(st.integers(1, 3))}"
     flaw = draw(FLAWS) if draw(st.integers(0, 9)) == 9 else {}
     return {"kind": "NetworkPolicy", "metadata": {"namespace": namespace, "name": name}, "spec": draw(SPECS) | flaw}
 

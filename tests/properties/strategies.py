@@ -54,6 +54,9 @@ def desired(node: str, world: Iterable[Item]) -> Desired:
     return made
 
 
+RANDOM = st.randoms(use_true_random=True)
+"""Dice for what needs no shrinking: only the seed is drawn, so that a throw costs nothing."""
+
 RECHECK_SETS = ("recheck4", "recheck6", "rechecking")
 """Whose live connections are judged again."""
 

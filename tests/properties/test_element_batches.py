@@ -36,9 +36,16 @@ def ranges(family: Family) -> st.SearchStrategy[Range]:
     return st.lists(number, min_size=2, max_size=2).map(lambda ends: Range(family, min(ends), max(ends)))
 
 
+def ports_of(
+    family: Family,
+) -> tuple[st.SearchStrategy[str], st.SearchStrategy[Protocol], st.SearchStrategy[int]]:
+    return addresses(family), st.sampled_from(TRANSPORTS), st.integers(0, 65_535)
+
+
 def elements(family: Family) -> st.SearchStrategy[list[Element]]:
-    ports = st.tuples(addresses(family), st.sampled_from(TRANSPORTS), st.integers(0, 65_535))
-    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports, FAMILIES]
+    ports = st.tuples(*ports_of(family))
+    ways = st.tuples(*ports_of(family), *ports_of(family)[::2])
+    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports, ways, FAMILIES]
     return st.sampled_from(kinds).flatmap(lambda kind: st.lists(kind, max_size=8))
 
 
@@ -77,6 +84,13 @@ def _element(element: dict[int, bytes], end: bytes | None) -> Element | MapEleme
     if end is not None or 6 in element:
         family = FAMILY[len(key)]
         return Range(family, int.from_bytes(key), LAST[family] if end is None else int.from_bytes(end) - 1)
+    if len(key) in {20, 44}:
+        size = (len(key) - 12) // 2
+        source, middle, destination = key[:size], key[size : size + 8], key[size + 8 : -4]
+        assert middle[1:4] + middle[6:] + key[-2:] == bytes(7)
+        ports = int.from_bytes(middle[4:6]), int.from_bytes(key[-4:-2])
+        ends = str(ipaddress.ip_address(source)), str(ipaddress.ip_address(destination))
+        return ends[0], PROTOCOLS[middle[0]], ports[0], ends[1], ports[1]
     if len(key) in {12, 24}:
         assert key[-7:-4] + key[-2:] == bytes(5)
         return str(ipaddress.ip_address(key[:-8])), PROTOCOLS[key[-8]], int.from_bytes(key[-4:-2])

@@ -22,7 +22,7 @@ from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Trans
 from tests.fake_kernel import FakeKernel
 from tests.interpreter import opening, run
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
-from tests.properties.strategies import PROTOCOLS, RECHECK_SETS, catch_up, desired, flows, worlds
+from tests.properties.strategies import PROTOCOLS, RANDOM, RECHECK_SETS, catch_up, desired, flows, worlds
 from tests.properties.tier_strategies import tier_policies
 from tests.scene import DECODERS, Document, hops, labelled, namespace, node, pod, policy, port, tier_policy
 
@@ -40,13 +40,13 @@ EVENTS: st.SearchStrategy[Item] = st.one_of(
 @st.composite
 def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
     """Draw a world and its churn: each event with what happens behind it ('take', 'wait', 'absolve', 'restart')."""
-    first: list[Event] = list(draw(worlds()))
-    # Names are few, so what comes is mostly a change; half as many go, of those that are there.
-    coming = draw(st.lists(EVENTS, min_size=_LONG // 2, max_size=_LONG))
-    random = draw(st.randoms(use_true_random=False))
-    present = {item.ref: item for item in first if not isinstance(item, Ref)}
+    first = draw(worlds())
+    # Names are few, so what comes is mostly a change, often back to what was; half as many go, of those that are there.
+    drawn = draw(st.lists(EVENTS, min_size=_LONG // 4, max_size=_LONG // 2))
+    random = draw(RANDOM)
+    present = {item.ref: item for item in first}
     churn: list[Event] = []
-    for item in coming:
+    for item in (*drawn, *random.choices([*drawn, *first], k=len(drawn))):
         churn.append(item)
         present[item.ref] = item
         if random.random() < 0.4:
@@ -98,7 +98,7 @@ def under_re_check(ruleset: Ruleset) -> set[Element]:
 
 
 @settings(max_examples=2 * settings().max_examples)
-@given(long_histories(), PROTOCOLS, st.randoms(use_true_random=False))
+@given(long_histories(), PROTOCOLS, RANDOM)
 def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
     history: list[tuple[Event, str]], protocol: tuple[str, int | None], random: Random
 ) -> None:

@@ -6,7 +6,6 @@ from random import Random
 from typing import Any
 
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nfagent.cluster.model import Ref
 from nfagent.cluster.services import ServiceIndex
@@ -16,7 +15,7 @@ from nfagent.policy.peers import PeerIndex
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.text import table_text
 from tests.fake_kernel import FakeKernel
-from tests.properties.strategies import catch_up, histories
+from tests.properties.strategies import RANDOM, catch_up, histories
 
 HISTORIES = histories()
 
@@ -51,7 +50,7 @@ def final_objects(history: list[Item | Ref]) -> list[Item]:
     return list(left.values())
 
 
-@given(HISTORIES, st.randoms(use_true_random=False))
+@given(HISTORIES, RANDOM)
 def test_a_history_ends_in_what_its_last_objects_make_in_any_order(history: list[Item | Ref], random: Random) -> None:
     lived = Desired("a")
     for event in history:
@@ -65,7 +64,7 @@ def test_a_history_ends_in_what_its_last_objects_make_in_any_order(history: list
     assert table_text(lived.ruleset()) == table_text(fresh.ruleset())
 
 
-@given(HISTORIES, st.randoms(use_true_random=False))
+@given(HISTORIES, RANDOM)
 def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Item | Ref], random: Random) -> None:
     """Taken after every event or after a few, with restarts in the middle that compare everything."""
     desired = Desired("a")

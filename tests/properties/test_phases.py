@@ -14,7 +14,7 @@ from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction, diff, phases
 from tests.fake_kernel import FakeKernel
 from tests.interpreter import HookName, Seen, later, opening, reply, run
-from tests.properties.strategies import PROTOCOLS, desired, flows, histories, worlds
+from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
 
 _FLOWS = 20
 HOOKS: tuple[HookName, HookName] = ("forward", "input")
@@ -62,7 +62,7 @@ def test_packets_see_either_of_two_rulesets_whatever_the_way_between_them(
     assert_nothing_in_between(before.ruleset(), difference, after.ruleset(), shown)
 
 
-@given(histories(), PROTOCOLS, st.randoms(use_true_random=False))
+@given(histories(), PROTOCOLS, RANDOM)
 def test_packets_of_new_and_live_connections_see_either_side_of_every_event(
     history: list[Item | Ref], protocol: tuple[str, int | None], random: Random
 ) -> None:

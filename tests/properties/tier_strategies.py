@@ -52,35 +52,38 @@ NAMELESS: st.SearchStrategy[Document] = st.one_of(
 )
 """Egress peers that have no names for their ports."""
 
-_NUMBERS = st.sampled_from([53, 80, 99, 8080])
-_SPANS = st.sampled_from([(1, 80), (1, 65535), (53, 99), (79, 80), (80, 8080), (100, 65535)])
-_PORT_NAMES = st.sampled_from([*PORT_NAMES, "none"])
+_NUMBERS = (53, 80, 99, 8080)
+_SPANS = ((1, 80), (1, 65535), (53, 99), (79, 80), (80, 8080), (100, 65535))
+_PORT_NAMES = (*PORT_NAMES, "none")
+_PROTOCOLS: list[Document] = [{}, *({"protocol": name} for name in ("TCP", "UDP", "SCTP"))]
+_NUMBERED: dict[str, list[list[Document]]] = {
+    "ports": [
+        [{"portNumber": {"port": port, **said}} for port in _NUMBERS for said in _PROTOCOLS],
+        [{"portRange": {"start": start, "end": end, **said}} for start, end in _SPANS for said in _PROTOCOLS],
+    ],
+    "protocols": [
+        [{said: {"destinationPort": {"number": port}}} for port in _NUMBERS for said in ("tcp", "udp", "sctp")],
+        [
+            {said: {"destinationPort": {"range": {"start": start, "end": end}}}}
+            for start, end in _SPANS
+            for said in ("tcp", "udp", "sctp")
+        ],
+    ],
+}
+"""What a rule's field of that name lists: single ports, ranges."""
+_NAMED: dict[str, list[Document]] = {
+    "ports": [{"namedPort": name} for name in _PORT_NAMES],
+    "protocols": [{"destinationNamedPort": name} for name in _PORT_NAMES],
+}
 
 
-@st.composite
-def _v1alpha1_ports(draw: st.DrawFn, *, named: bool) -> Document:
-    protocol = draw(st.sampled_from([{}, {"protocol": "TCP"}, {"protocol": "UDP"}, {"protocol": "SCTP"}]))
-    match draw(st.sampled_from(["number", "range", "name"] if named else ["number", "range"])):
-        case "number":
-            return {"portNumber": {"port": draw(_NUMBERS), **protocol}}
-        case "range":
-            start, end = draw(_SPANS)
-            return {"portRange": {"start": start, "end": end, **protocol}}
-        case _:
-            return {"namedPort": draw(_PORT_NAMES)}
+def _ports(field: str, *, named: bool) -> st.SearchStrategy[list[Document]]:
+    kinds = [*_NUMBERED[field], *([_NAMED[field]] if named else [])]
+    return st.lists(st.one_of(*map(st.sampled_from, kinds)), min_size=1, max_size=3)
 
 
-@st.composite
-def _v1alpha2_ports(draw: st.DrawFn, *, named: bool) -> Document:
-    protocol = draw(st.sampled_from(["tcp", "udp", "sctp"]))
-    match draw(st.sampled_from(["number", "range", "name"] if named else ["number", "range"])):
-        case "number":
-            return {protocol: {"destinationPort": {"number": draw(_NUMBERS)}}}
-        case "range":
-            start, end = draw(_SPANS)
-            return {protocol: {"destinationPort": {"range": {"start": start, "end": end}}}}
-        case _:
-            return {"destinationNamedPort": draw(_PORT_NAMES)}
+PORTS = {(field, named): _ports(field, named=named) for field in _NAMED for named in (False, True)}
+_RULE_NAMES: list[Document] = [{}, {}, {}, *({"name": name} for name in ("all", "first things first", "ünïcode"))]
 
 
 @st.composite
@@ -88,14 +91,15 @@ def _rules(draw: st.DrawFn, kind: TierKind, peers: str) -> Document:
     """Draw a good rule; `peers` is `from` or `to`."""
     known = PODS if peers == "from" else PODS | NAMELESS
     found = draw(st.lists(known, min_size=1, max_size=2))
-    rule: Document = {"action": draw(st.sampled_from(ACTIONS[kind])), peers: found}
+    rule: Document = {
+        "action": draw(st.sampled_from(ACTIONS[kind])),
+        peers: found,
+        **draw(st.sampled_from(_RULE_NAMES)),
+    }
     if draw(st.booleans()):
         named = not any("networks" in peer or "nodes" in peer for peer in found)
-        cluster = kind == "ClusterNetworkPolicy"
-        ports = _v1alpha2_ports(named=named) if cluster else _v1alpha1_ports(named=named)
-        rule["protocols" if cluster else "ports"] = draw(st.lists(ports, min_size=1, max_size=3))
-    if draw(st.booleans()):
-        rule["name"] = draw(st.sampled_from(["all", "first things first", "ünïcode"]))
+        field = "protocols" if kind == "ClusterNetworkPolicy" else "ports"
+        rule[field] = draw(PORTS[field, named])
     return rule
 
 

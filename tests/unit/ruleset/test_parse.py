@@ -12,12 +12,17 @@ from nfagent.ruleset.objects import (
     ABSENT,
     Accept,
     Chain,
+    Drop,
     FamilyInSet,
+    FlowInSet,
     Foreign,
     Hook,
     Jump,
+    LocalSource,
     NamedPort,
     NamedSet,
+    NotLoopback,
+    Refresh,
     Return,
     Rule,
     Ruleset,
@@ -91,6 +96,8 @@ def test_elements_of_every_kind_are_read() -> None:
     assert found.maps == {"m": VerdictMap(4, {"10.0.0.1": "c"})}
 
 
+FLOW_TYPES = ["ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"]
+
 FOREIGN: dict[str, Entry] = {
     "a set of another type": ours("set", name="x", type="ether_addr"),
     "a set with a timeout": ours("set", name="x", type="ipv4_addr", timeout=60),
@@ -99,6 +106,11 @@ FOREIGN: dict[str, Entry] = {
         "set", name="x", type=["ipv4_addr", "inet_proto", "inet_service"], flags=["interval"]
     ),
     "a set of a family that is none of ours": ours("set", name="x", type="nf_proto", elem=["arp"]),
+    "a set of flows that stay": ours("set", name="x", type=FLOW_TYPES),
+    "a set of flows with another time": ours(
+        "set", name="x", type=FLOW_TYPES, size=65536, flags=["timeout"], timeout=301
+    ),
+    "a small set of flows": ours("set", name="x", type=FLOW_TYPES, size=99, flags=["timeout"], timeout=300),
     "a set of intervals of families": ours("set", name="x", type="nf_proto", flags=["interval"]),
     "a map of marks": ours("map", name="x", type="ipv4_addr", map="mark", elem=[["10.0.0.1", 5]]),
     "a map that jumps": ours(
@@ -127,6 +139,25 @@ def concat(port: str, protocol: str = "th") -> Entry:
     return {"concat": [server, {"meta": {"key": "l4proto"}}, {"payload": {"protocol": protocol, "field": port}}]}
 
 
+FLOW: Entry = {
+    "concat": [
+        {"payload": {"protocol": "ip", "field": "saddr"}},
+        {"meta": {"key": "l4proto"}},
+        {"payload": {"protocol": "th", "field": "sport"}},
+        {"payload": {"protocol": "ip", "field": "daddr"}},
+        {"payload": {"protocol": "th", "field": "dport"}},
+    ]
+}
+
+
+def test_what_a_set_of_flows_remembers_is_not_compared() -> None:
+    remembered = {"elem": {"val": {"concat": ["10.0.0.1", "tcp", 80, "10.0.0.2", 4000]}, "expires": 299}}
+    entry = ours(
+        "set", name="w", type=FLOW_TYPES, size=65536, flags=["timeout"], timeout=300, comment="c", elem=[remembered]
+    )
+    assert parse_ruleset(listing(TABLE, entry)).sets == {"w": NamedSet("flow", 4, comment="c")}
+
+
 def match(left: Entry, right: object, op: str = "==") -> Entry:
     return {"match": {"op": op, "left": left, "right": right}}
 
@@ -141,6 +172,16 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     ),
     "a packet's way": ([match({"ct": {"key": "direction"}}, "reply")], Rule((WayIs("reply"),))),
     "a named port on the way there": ([match(concat("dport"), "@p")], Rule((NamedPort(4, "p"),))),
+    "a flow in a set": ([match(FLOW, "@w")], Rule((FlowInSet(4, "w"),))),
+    "a flow's time that begins anew": (
+        [{"set": {"op": "update", "elem": FLOW, "set": "@w"}}, {"drop": None}],
+        Rule((Refresh(4, "w"),), verdict=Drop()),
+    ),
+    "a packet that says it is the node's": (
+        [match({"fib": {"result": "type", "flags": ["saddr"]}}, "local")],
+        Rule((LocalSource(),)),
+    ),
+    "one that came in from elsewhere": ([match({"meta": {"key": "iifname"}}, "lo", "!=")], Rule((NotLoopback(),))),
     "a named port on the way back": ([match(concat("sport"), "@p")], Rule((NamedPort(4, "p", "reply"),))),
 }
 
@@ -157,6 +198,13 @@ RULES: dict[str, list[Entry]] = {
     ],
     "a comparison that we never write": [{"match": {"op": "!=", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}],
     "a family without a set": [match({"meta": {"key": "nfproto"}}, "ipv4")],
+    "a flow that is in no set": [match(FLOW, "@w", "!=")],
+    "a flow that is added": [{"set": {"op": "add", "elem": FLOW, "set": "@w"}}],
+    "an address that is remembered": [
+        {"set": {"op": "update", "elem": {"payload": {"protocol": "ip", "field": "saddr"}}, "set": "@w"}}
+    ],
+    "a packet to this node": [match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")],
+    "another interface": [match({"meta": {"key": "iifname"}}, "eth0", "!=")],
     "a way that is none": [match({"ct": {"key": "direction"}}, "both")],
     "a packet that doesn't go a way": [match({"ct": {"key": "direction"}}, "reply", "!=")],
     "a named port that is not in a set": [match(concat("dport"), "@p", "!=")],

@@ -37,6 +37,8 @@ from nfagent.ruleset.objects import (
 )
 from nfagent.ruleset.text import element_text, rule_text, set_properties, table_text
 
+FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
+
 
 @pytest.mark.parametrize(
     ("rule", "written"),
@@ -67,8 +69,7 @@ from nfagent.ruleset.text import element_text, rule_text, set_properties, table_
         ),
         (
             Rule((ConntrackState(("new",)), FlowInSet(6, "s"), Refresh(6, "s")), "c", verdict=Drop()),
-            "ct state new ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport @s "
-            "update @s { ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport } counter name \"c\" drop",
+            f'ct state new {FLOW6} @s update @s {{ {FLOW6} }} counter name "c" drop',
         ),
         (Rule((NotLoopback(), LocalSource()), verdict=Drop()), 'iifname != "lo" fib saddr type local drop'),
         (Rule(verdict=Jump("c")), "jump c"),

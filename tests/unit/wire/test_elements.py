@@ -99,6 +99,11 @@ def elements_in(message: Message) -> bytes:
             id="a family is its netfilter protocol, one byte with padding",
         ),
         pytest.param(
+            add(("10.0.0.1", "udp", 53, "10.0.0.2", 4_000)),
+            "2000 0180 1c00 0180 1800 0100 0a000001 11000000 00350000 0a000002 0fa00000",
+            id="a flow is source, protocol, port, destination and port, each padded to four bytes",
+        ),
+        pytest.param(
             ChangeMapElements("add", "s", (("10.0.0.1", "c/d"),)),
             "2800 0180 0c00 0180 0800 0100 0a000001  1800 0280 1400 0280 0800 0100 fffffffc 0800 0200 632f6400",
             id="a map's element goes to a chain",
@@ -224,6 +229,7 @@ def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> Non
         pytest.param(add(""), id="nothing is no address"),
         pytest.param(add(("10.0.0.1", "tcp", 65_536)), id="65536 is no port"),
         pytest.param(add(("10.0.0.1", "icmp", 1)), id="icmp has no ports"),  # type: ignore[arg-type]
+        pytest.param(add(("10.0.0.1", "tcp", 1, "10.0.0.2", 65_536)), id="65536 is no port of a flow either"),
         pytest.param(add(5), id="5 is no family"),  # type: ignore[arg-type]
         pytest.param(add(Range(4, 1, 1 << 32)), id="a range beyond the family"),
         pytest.param(ChangeElements("add", "s", (("10.0.0.1", "c"),)), id="a map's element in a set"),  # type: ignore[arg-type]
