@@ -34,7 +34,7 @@ from nfagent.wire.packet import TCP, UDP
 _CIRCLES = 5
 _INTERVAL = 0.005
 _HEARD = 6
-_LATER = 20
+_LATER = 12
 _NUMBERS = {"tcp": TCP, "udp": UDP}
 
 

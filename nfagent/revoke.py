@@ -210,7 +210,7 @@ class Revoker:
         for entry in entries:
             flow = flow_of(entry)
             if flow not in verdicts:
-                verdicts[flow] = self._own(flow.source) or self._judge.permits(flow)
+                verdicts[flow] = self._judge.permits(flow) or self._own(flow.source)
             if not verdicts[flow]:
                 denied.append(entry)
             if self._clock.monotonic() - turn > _TURN_SECONDS:

@@ -29,7 +29,7 @@ from tests.labs import Document, Lab, as_text, namespace_document, pod_document,
 PORT, OTHER_PORT = 7000, 7001
 INTERVAL = 0.004
 PROTOCOLS = {"tcp": TCP, "udp": UDP}
-LATER: dict[TalkProtocol, int] = {"udp": 40, "tcp": 1}
+LATER: dict[TalkProtocol, int] = {"udp": 25, "tcp": 1}
 """How many packets more a speaker sends once everything is calm again; TCP repeats its first after a while."""
 _HEARD = 8
 
@@ -231,15 +231,19 @@ class Watch:
         """Name the nodes that still know each connection."""
         known: dict[Talk, set[str]] = {talk: set() for talk in (*self.ended, *self.kept)}
         owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
+        for plan in lab.fabric.nodes.values():
+            owners |= dict.fromkeys(plan.addresses, lab.fabric.node_namespace(plan.name))
         for node in lab.fabric.nodes:
+            # Ports of clients are used again, also while conntrack remembers who had them before.
             found = {
-                (owners.get(entry.client), family_of(entry.client), entry.protocol, entry.client_port)
-                for entry in entries_at(lab, node)
+                (owners.get(one.client), one.client_port, owners.get(one.server), one.server_port, one.protocol, family)
+                for one in entries_at(lab, node)
+                for family in [family_of(one.client)]
             }
             for talk, nodes in known.items():
                 planned = talk.line
-                ends = planned.client, family_of(planned.address)
-                if (*ends, PROTOCOLS[planned.protocol], talk.client_port) in found:
+                client, server = (planned.client, talk.client_port), (planned.server, planned.listens or planned.port)
+                if (*client, *server, PROTOCOLS[planned.protocol], family_of(planned.address)) in found:
                     nodes.add(node)
         return known
 

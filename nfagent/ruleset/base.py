@@ -130,11 +130,13 @@ def _spoofed(hook: Hook) -> Rule:
 def _ended_flow(family: Family) -> Rule:
     """Stop a server that goes on with a connection which was ended: without its entry, it looks like a new one.
 
+    Or like none, where it hangs up, or conntrack takes up no connection in the middle.
+
     The server's Pod may be free to call the client's; that was never its call.
     """
     name = names.set_name(REVOKED, family)
     return Rule(
-        (ConntrackState(("new",)), FlowInSet(family, name), Refresh(family, name)),
+        (ConntrackState(("invalid", "new", "untracked")), FlowInSet(family, name), Refresh(family, name)),
         counter=REVOKED_COUNTER,
         verdict=Drop(),
         comment="goes on with a connection that a change ended",

@@ -87,6 +87,7 @@ class Judges:
             if lab is not None:
                 lab.take(step)
             if lab is not None and readings.told:
+                yield from lab.compared(readings)
                 yield from lab.established(readings, choice.patience, lone=changes == 1)
                 sent = choice.probes(readings)
                 yield from lab.first(readings, sent, choice.patience)

@@ -79,7 +79,7 @@ class Question(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True):
     """Judges that don't agree, after a step of a case (counted from 0).
 
-    question: None where a judge failed, or came to other rules than a fresh start gives
+    question: None where a judge failed, or has other rules than it should: those of a fresh start, those it wants
     verdicts: judge -> 'allowed', 'denied', or what else became of it: the name of the error that it ended with
     place:    where it was seen, in words
     """

@@ -143,6 +143,14 @@ class PacketLab:
         self._lines.drop(flow for flow in expected if flow.protocol == "tcp" and flow not in answered)
         yield from (_otherwise(readings, Question(flow, "established")) for flow in wrong)
 
+    def compared(self, readings: Readings) -> Iterator[Finding]:
+        """Have both agents compare their kernel's table with what it must hold; give those where it isn't so."""
+        for name, agent in self._cluster.agents.items():
+            view = agent.ask("/v1/dump/diff")
+            if not view["equal"]:
+                verdicts = {"packets": "the kernel holds other rules"}
+                yield Finding(readings.step, None, verdicts, f"node {name}: {'; '.join(view['differences'])}")
+
     def make(self, flows: Iterable[Flow]) -> None:
         """Have a few of these flows live on, in the place of the oldest that do."""
         living = self._lines.flows

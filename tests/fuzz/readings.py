@@ -162,6 +162,5 @@ def _ways(flow: Flow, cluster: ClusterState) -> Ways:
     if there is None or there == "output":
         return ()
     back = dict(hops(Flow(flow.destination, flow.source, flow.protocol, flow.port), cluster)).get(cluster.node)
-    # A node's own answers leave by its output hook, where nothing is judged.
-    answers: Ways = ((back, reply(flow)),) if back is not None and back != "output" else ()
+    answers: Ways = ((back, reply(flow)),) if back is not None else ()
     return ((there, later(flow)), *answers)

@@ -210,10 +210,6 @@ def strict_tracking(lab: Lab) -> Iterator[None]:
         netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "1"})
 
 
-INVALID = pytest.mark.xfail(strict=True, reason="the rule that stops servers is about new connections alone")
-
-
-@INVALID
 def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: Lab) -> None:
     present(lab, world(), [])
     ended = [line(lab, "east/near > shop/db", "tcp", "server", family) for family in FAMILIES]
@@ -222,7 +218,6 @@ def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: Lab
         assert watch.late == []
 
 
-@INVALID
 def test_32_a_server_that_hangs_up_is_not_heard(lab: Lab) -> None:
     present(lab, world(), [])
     ended = line(lab, "east/far > shop/db", "tcp", "client", 4)

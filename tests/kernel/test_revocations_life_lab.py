@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
+from nfagent.lab import netns
 from nfagent.lab.cluster import LabAgent
 from nfagent.lab.counter import Counter
 from nfagent.lab.plan import PodPlan
@@ -167,6 +168,25 @@ def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: Lab) ->
         watch.through(lab, lambda: present(lab, world(), [everything]))
         Talks.wait_for(20, *watch.kept)
         assert [*watch.late, *watch.lossy] == []
+
+
+@contextlib.contextmanager
+def binding_to_anything(lab: Lab) -> Iterator[None]:
+    """Let the node's programs bind to addresses that it hasn't, as balancers and keepalived want it."""
+    names = ("ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind")
+    node = lab.fabric.node_namespace(NODE)
+    netns.write_sysctls(node, dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        netns.write_sysctls(node, dict.fromkeys(names, "0"))
+
+
+def test_32_a_node_whose_programs_may_bind_to_any_address(lab: Lab) -> None:
+    present(lab, world(), [])
+    with binding_to_anything(lab), watching(from_east(lab), from_west(lab)) as watch:
+        watch.through(lab, lambda: present(lab, world(), [CLOSED]))
+        assert faults(watch, lab) == []
 
 
 @contextlib.contextmanager
