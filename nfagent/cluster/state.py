@@ -125,10 +125,12 @@ class ClusterState:
         known = self.namespaces.get(name)
         return known.labels if known is not None else named_labels(name, ())
 
-    def holder(self, address: str) -> Pod | None:
-        """Give the Pod that holds an address; of two, the first by name."""
+    def holder(self, address: str, seen_from: str = "") -> Pod | None:
+        """Give the Pod that holds an address; of two, one of the node that it is seen from, then the first by name."""
         holders = self.by_address.get(address)
-        return holders[0] if holders else None
+        if not holders:
+            return None
+        return next((pod for pod in holders if pod.node == seen_from), holders[0]) if seen_from else holders[0]
 
     def behind(self, service: Service) -> list[Pod]:
         """Give the Pods that a Service's selector takes, by name: those that run and have an address."""

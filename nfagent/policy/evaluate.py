@@ -148,9 +148,19 @@ class Judgement(msgspec.Struct, frozen=True):
 _DEFAULTS = Choices()
 
 
-def evaluate(cluster: ClusterState, policies: Iterable[Policy], flow: Flow, choices: Choices = _DEFAULTS) -> Judgement:
-    """Judge one flow: egress at the source Pod, then ingress at the destination Pod; both must allow."""
-    source, destination = cluster.holder(flow.source), cluster.holder(flow.destination)
+def evaluate(
+    cluster: ClusterState,
+    policies: Iterable[Policy],
+    flow: Flow,
+    choices: Choices = _DEFAULTS,
+    *,
+    seen_from: str = "",
+) -> Judgement:
+    """Judge one flow: egress at the source Pod, then ingress at the destination Pod; both must allow.
+
+    seen_from: a node: where two Pods hold one address for a moment, its own are meant
+    """
+    source, destination = cluster.holder(flow.source, seen_from), cluster.holder(flow.destination, seen_from)
     if source is not None and flow.source == flow.destination and not flow.translated:
         return Judgement(flow, None, None, exempt="a Pod always reaches itself by its own address")
     everything = list(policies)

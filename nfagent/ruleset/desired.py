@@ -133,10 +133,11 @@ class Desired:
 
     def permits(self, flow: Flow) -> bool:
         """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
-        ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
-        judgement = evaluate(self.cluster, self.index.judging(*ends), flow, self.choices)
+        here = self.cluster.node
+        ends = (self.cluster.holder(flow.source, here), self.cluster.holder(flow.destination, here))
+        judgement = evaluate(self.cluster, self.index.judging(*ends), flow, self.choices, seen_from=here)
         sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
-        local = (side for pod, side in sides if pod is not None and pod.node == self.cluster.node)
+        local = (side for pod, side in sides if pod is not None and pod.node == here)
         return all(side is None or side.allowed for side in local)
 
     def ruleset(self) -> Ruleset:

@@ -13,7 +13,10 @@ from click.testing import CliRunner, Result
 from nfagent.policy.compile import ClassKey, ClassRule
 from nfagent.ruleset import classes, recheck
 from nfagent.ruleset.lower import Written, class_chain
+from nfagent.ruleset.members import Members
 from tests.fuzz.__main__ import main
+from tests.fuzz.case import Case, Finding, step_of
+from tests.fuzz.folder import write_case
 
 
 def without_the_last_rule(patch: pytest.MonkeyPatch) -> None:
@@ -53,8 +56,8 @@ class Fault(NamedTuple):
 
 
 FAULTS = {
-    "a class without its last rule": Fault(without_the_last_rule, "first", ("allowed", "denied"), 4),
-    "living connections that aren't judged again": Fault(without_suspects, "established", ("denied", "allowed"), 5),
+    "a class without its last rule": Fault(without_the_last_rule, "first", ("allowed", "denied"), 6),
+    "living connections that aren't judged again": Fault(without_suspects, "established", ("denied", "allowed"), 6),
 }
 
 
@@ -79,6 +82,15 @@ def test_a_fault_is_found_shrunk_and_replayed(tmp_path: Path, monkeypatch: pytes
     mended = run(tmp_path, "--replay", folder)
     assert mended.exit_code == 0
     assert "It fails no longer." in mended.output
+
+
+def test_rules_that_a_fresh_start_would_not_give_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Members, "release", lambda *_everything, **_options: None)
+    found = run(tmp_path, "--seed", "5", "-o", "json")
+    told = json.loads(found.output)["found"]
+    assert found.exit_code == 1
+    assert told["finding"]["verdicts"] == {"rules": "not those of a fresh start"}
+    assert 0 < told["documents"][1] < told["documents"][0]
 
 
 def test_a_judge_that_ends_with_an_error_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +123,14 @@ def test_a_replay_of_nothing_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--replay", str(tmp_path / "none"))
     assert done.exit_code == 2
     assert "can't be replayed" in done.output
+
+
+def test_what_packets_have_shown_is_not_replayed_without_them(tmp_path: Path) -> None:
+    case = Case((step_of([], "commit"),))
+    write_case(tmp_path, case, Finding(0, None, {"packets": "KernelError"}), seed=1, number=0)
+    done = run(tmp_path, "--replay", str(tmp_path))
+    assert done.exit_code == 2
+    assert "replay it as root, with packets" in done.output
 
 
 def test_packets_without_root_are_refused_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
