@@ -12,6 +12,7 @@ from typing import Literal
 import click
 import msgspec
 
+from nfagent.cli import INTERRUPTED
 from nfagent.errors import NfagentError, UsageError
 from nfagent.lab.stage import Stage
 from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
@@ -60,6 +61,8 @@ def main(
     except NfagentError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2))
     elif isinstance(result, Replayed):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Protocol
 
-from nfagent.errors import NfagentError
+from nfagent.errors import KernelError, UsageError
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.desired import Desired
 from tests.fuzz.case import Case, Finding
@@ -101,7 +101,8 @@ def _first(findings: Iterator[Finding], readings: Readings, like: Finding | None
     try:
         return next((finding for finding in findings if like is None or finding.like(like)), None)
     except Exception as error:  # noqa: BLE001 - whatever a judge ends with is what the fuzzer looks for
-        judge = "packets" if isinstance(error, NfagentError) else "rules"
+        # The lab's own errors: an agent that has ended, or doesn't follow.
+        judge = "packets" if isinstance(error, KernelError | UsageError) else "rules"
         failed = Finding(readings.step, None, {judge: type(error).__name__}, str(error))
         return failed if like is None or failed.like(like) else None
 
@@ -141,23 +142,20 @@ class _AnyFlow:
 
 
 class _OneQuestion:
-    """Chooses the question of a finding; everything where a judge failed before it was asked anything."""
+    """Chooses the question of a finding; nothing where a judge failed before it was asked anything."""
 
     patience = 1.0  # whoever fails is asked hundreds of times, for a smaller case each time
 
     def __init__(self, finding: Finding) -> None:
         question = finding.question
-        flow = [question.flow] if question is not None else []
-        first = question is not None and question.kind == "first"
-        self._grid = flow if first else [] if question is not None else [flow for form in FORMS for flow in flows(form)]
-        self._sent = flow if first else []
-        self._kept = flow
+        self._kept = [question.flow] if question is not None else []
+        self._first = self._kept if question is not None and question.kind == "first" else []
 
     def grid(self, *, last: bool) -> Sequence[Flow]:  # noqa: ARG002 - after every step alike
-        return self._grid
+        return self._first
 
     def probes(self, readings: Readings) -> Sequence[Flow]:  # noqa: ARG002 - whatever they say
-        return self._sent
+        return self._first
 
     def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:  # noqa: ARG002 - this one alone
         return self._kept

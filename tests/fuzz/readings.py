@@ -67,10 +67,14 @@ class Readings:
         return not self._dropping(flow)
 
     def first(self, flows: Iterable[Flow]) -> Iterator[Finding]:
-        """Ask both about first packets; give those on which they differ."""
+        """Ask both about first packets; give those on which they differ, or on which one of them fails."""
         for flow in flows:
             self.tally.first += 1
-            allowed, dropping = self.allowed(flow), self._dropping(flow)
+            try:
+                allowed, dropping = self.allowed(flow), self._dropping(flow)
+            except Exception as error:  # noqa: BLE001 - whatever a judge ends with is what the fuzzer looks for
+                yield Finding(self.step, Question(flow), {"rules": type(error).__name__}, str(error))
+                continue
             if allowed == bool(dropping):
                 verdicts = {"evaluate": in_words(allowed), "rules": in_words(not dropping)}
                 yield Finding(self.step, Question(flow), verdicts, dropping)

@@ -91,18 +91,23 @@ def show_report(stage: Stage, report: Report) -> None:
         [(judges, what, f"{flows:{width},}", f"{cases:{width},}") for judges, what, flows, cases in asked],
     )
     if tally.again:
-        stage.say(f"{tally.again} packets had to be asked again")
+        stage.say(f"{_counted(tally.again, 'flow')} asked again: packets said otherwise at first")
     if found is not None:
         _show_found(stage, found)
-    words = f"{tally.cases:,} cases, {tally.steps:,} steps, {report.seconds:.0f} s; seed {report.seed}"
-    stage.closing(words, as_expected=found is None)
+    done = f"{_counted(tally.cases, 'case')}, {_counted(tally.steps, 'step')}, {report.seconds:.0f} s"
+    stage.closing(f"{done}; seed {report.seed}", as_expected=found is None)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _show_found(stage: Stage, found: Found) -> None:
     stage.fail(str(found.finding))
     if found.repeated:
         (documents, fewer), (steps, few) = found.documents, found.steps
-        stage.say(f"shrunk from {documents} documents in {steps} steps to {fewer} in {few}: {found.folder}")
+        before, after = f"{_counted(documents, 'document')} in {_counted(steps, 'step')}", f"{fewer} in {few}"
+        stage.say(f"shrunk from {before} to {after}: {found.folder}")
     else:
         stage.say(f"it didn't happen again when it was asked alone; the whole case is in {found.folder}")
     stage.say(f"once more: {found.replay}")

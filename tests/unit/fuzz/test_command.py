@@ -10,10 +10,15 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner, Result
 
+from nfagent.cluster.state import ClusterState
+from nfagent.policy.choices import Choices
 from nfagent.policy.compile import ClassKey, ClassRule
+from nfagent.policy.evaluate import Flow, Judgement, evaluate
+from nfagent.policy.tiers import Policy
 from nfagent.ruleset import classes, recheck
 from nfagent.ruleset.lower import Written, class_chain
 from nfagent.ruleset.members import Members
+from tests.fuzz import readings
 from tests.fuzz.__main__ import main
 from tests.fuzz.case import Case, Finding, step_of
 from tests.fuzz.folder import write_case
@@ -102,6 +107,20 @@ def test_a_judge_that_ends_with_an_error_is_a_finding(tmp_path: Path, monkeypatc
     assert run(tmp_path, "--replay", str(tmp_path / "5")).exit_code == 1
 
 
+def test_a_judge_that_fails_on_one_flow_is_a_finding_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate_or_fail(cluster: ClusterState, policies: Iterable[Policy], flow: Flow, choices: Choices) -> Judgement:
+        if flow.port == 99:
+            raise LookupError("no such port")
+        return evaluate(cluster, policies, flow, choices)
+
+    monkeypatch.setattr(readings, "evaluate", evaluate_or_fail)
+    told = json.loads(run(tmp_path, "--seed", "5", "-o", "json").output)["found"]
+    assert told["finding"]["verdicts"] == {"rules": "LookupError"}
+    assert told["finding"]["question"]["flow"]["port"] == 99
+
+
 def test_where_all_judges_agree_the_answer_is_yes_and_a_table(tmp_path: Path) -> None:
     done = run(tmp_path, "--seconds", "0", "--seed", "17")
     assert done.exit_code == 0
@@ -110,7 +129,7 @@ def test_where_all_judges_agree_the_answer_is_yes_and_a_table(tmp_path: Path) ->
     rows = [line.split() for line in table.splitlines()[1:3]]
     assert [(row[:2], row[-1]) for row in rows] == [(["evaluate,", "rules"], "1")] * 2
     assert all(int(row[-2].replace(",", "")) > 0 for row in rows)
-    assert "All as expected. 1 cases" in done.output
+    assert "All as expected. 1 case," in done.output
     assert list(tmp_path.iterdir()) == []
 
 
