@@ -8,7 +8,7 @@ from nfagent.cluster.model import Ref
 from nfagent.ruleset.objects import Log, Ruleset
 from nfagent.ruleset.transaction import Delete, diff
 from tests.interpreter import later, opening, reply, run, stray
-from tests.scene import Document, Scene, labelled, pod, policy
+from tests.scene import Document, Scene, labelled, pod, policy, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "b", 10, app="db")
@@ -160,3 +160,76 @@ def test_one_range_spelt_in_two_ways_is_two_sets_so_that_neither_policy_changes_
     before = ruleset(scene)
     scene.views["a"].remove(Ref("NetworkPolicy", "shop", "whole"))
     assert Delete("table") not in diff(before, ruleset(scene))
+
+
+EVERYBODY: Document = {"namespaces": {}}
+
+
+def tier(kind: str, name: str, *rules: tuple[str, Document], **more: object) -> Document:
+    """Describe a policy about everybody's ingress; a rule is its action and its peer."""
+    priority = {} if kind == "BaselineAdminNetworkPolicy" else {"priority": 5}
+    ingress = [{"action": action, "from": [peer]} for action, peer in rules]
+    return tier_policy(kind, name, EVERYBODY, ingress=ingress, **priority, **more)
+
+
+def team(name: str) -> Document:
+    return {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+GUARD = tier("AdminNetworkPolicy", "guard", ("Allow", team("ops")), ("Pass", team("shop")), ("Deny", team("lab")))
+FLOOR = tier("BaselineAdminNetworkPolicy", "default", ("Deny", EVERYBODY))
+OPEN = policy("shop/open", labelled(app="web"), ingress=[{}])
+PODS = (WEB, DB, pod("ops/mon", "b", 11), pod("lab/toy", "b", 12))
+
+
+@pytest.mark.parametrize(
+    ("policies", "source", "verdict"),
+    [
+        pytest.param(
+            [GUARD, CLOSED], "ops/mon", "allow ingress anp.guard", id="the admin tier allows before all others"
+        ),
+        pytest.param([GUARD, OPEN], "lab/toy", "deny ingress anp.guard", id="the admin tier denies before all others"),
+        pytest.param(
+            [GUARD, OPEN], "shop/db", "allow ingress shop/open", id="what passes is a NetworkPolicy's to allow"
+        ),
+        pytest.param([GUARD, CLOSED], "shop/db", "deny ingress shop/closed", id="and to deny"),
+        pytest.param(
+            [GUARD, FLOOR], "shop/db", "deny ingress banp.default", id="or the baseline's, where none isolates"
+        ),
+        pytest.param(
+            [GUARD, FLOOR, OPEN], "shop/db", "allow ingress shop/open", id="which is not asked where one does"
+        ),
+        pytest.param([GUARD, FLOOR], "outside", "", id="an address that no rule can name passes"),
+        pytest.param([GUARD], "shop/db", "", id="and so does what passes all tiers"),
+    ],
+)
+def test_a_verdict_is_counted_and_logged_once_by_the_tier_that_gave_it(
+    policies: list[Document], source: str, verdict: str
+) -> None:
+    scene = Scene(*PODS, *policies, logging(allow=True, deny=True))
+    passes = scene.passes(source, "shop/web", "80/tcp")
+    assert passes != verdict.startswith("deny")
+    *_, here = scene.results(scene.flow(source, "shop/web", "80/tcp"))
+    named = [verdict] if verdict else []
+    assert [log.prefix for log in here.logs] == named
+    assert list(here.counters) == [words.replace(" ", "/") for words in named]
+
+
+@pytest.mark.parametrize("state", ["invalid", "untracked"])
+@pytest.mark.parametrize(
+    ("policies", "accepted"),
+    [
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY))], True, id="where tiers only allow"),
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Pass", EVERYBODY))], True, id="or pass on"),
+        pytest.param([GUARD], False, id="not where one denies, whomever"),
+        pytest.param([FLOOR], False, id="nor where the baseline does"),
+        pytest.param([GUARD, OPEN], True, id="but where a NetworkPolicy lets everybody in"),
+        pytest.param(
+            [tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY)), CLOSED], False, id="not where one isolates"
+        ),
+    ],
+)
+def test_33_a_packet_without_a_connection_passes_tiers(policies: list[Document], state: str, accepted: bool) -> None:  # noqa: FBT001 - a table's column
+    scene = Scene(*PODS, *policies)
+    packet = stray(scene.flow("shop/db", "shop/web", "80/tcp"), state)  # type: ignore[arg-type]
+    assert run(ruleset(scene), "forward", packet).accepted == accepted
