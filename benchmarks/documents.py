@@ -9,8 +9,9 @@ from typing import Any
 
 from nfagent.cluster.address import Range
 from nfagent.cluster.model import ContainerPort, Namespace, Node, Pod
+from nfagent.cluster.selectors import Selector
 from nfagent.egress.ip_masq import IpMasqConfig
-from nfagent.policy.model import IpBlock, NetworkPolicy, Peer, PolicyPort, Rule, Selector
+from nfagent.policy.model import IpBlock, NetworkPolicy, Peer, PolicyPort, Rule
 from nfagent.ruleset.desired import Item
 
 Document = dict[str, Any]

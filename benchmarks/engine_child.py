@@ -28,7 +28,7 @@ from benchmarks.synthetic import SIZES, Synthetic, synthetic
 from nfagent.cluster.model import Ref
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.kernel import Nftables
-from nfagent.edge.kinds import DECODERS
+from nfagent.source.kinds import DECODERS
 from nfagent.edge.memory import settle_memory
 from nfagent.edge.netfilter import ElementSocket
 from nfagent.errors import MachineError

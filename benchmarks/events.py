@@ -14,7 +14,8 @@ import msgspec
 from benchmarks.synthetic import FARM, Deployment, Synthetic
 from nfagent.cluster.decode import named_labels
 from nfagent.cluster.model import Namespace, Pod, Ref
-from nfagent.policy.model import NetworkPolicy, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.cluster.selectors import Requirement, Selector
+from nfagent.policy.model import NetworkPolicy, PodPeer, PolicyPort, Rule
 from nfagent.ruleset.desired import Desired, Item
 
 

@@ -11,7 +11,8 @@ import msgspec
 
 from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.model import METADATA_NAME, Protocol
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.cluster.selectors import Requirement, Selector
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
 
 _BLOCKS = 40
 

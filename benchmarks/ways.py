@@ -18,6 +18,7 @@ from benchmarks.traffic import PORT, Client, Traffic
 from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.decode import named_labels
 from nfagent.cluster.model import Direction, Labels, Namespace, Pod
+from nfagent.cluster.selectors import Selector
 from nfagent.cluster.state import Identity, identity_of
 from nfagent.edge.kernel import Nftables
 from nfagent.errors import KernelError
@@ -25,7 +26,7 @@ from nfagent.lab import ebpf_path, netns
 from nfagent.lab.ebpf_path import EbpfPath
 from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, PodPlan
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule, Selector
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import ABSENT, Ruleset
 from nfagent.ruleset.transaction import diff

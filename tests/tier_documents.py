@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nfagent.policy.model import PodPeer, Requirement, Selector
+from nfagent.cluster.selectors import Requirement, Selector
+from nfagent.policy.model import PodPeer
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.policy.tiers import TierPolicy, TierRule
 

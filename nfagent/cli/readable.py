@@ -45,12 +45,14 @@ def _head(view: View) -> list[tuple[str, str]]:
         counted(counts["policies"], "policy"),
     ]
     exempt = ", ".join(masquerade["exempt"]) or "nothing outside the cluster"
-    origin = "ip-masq-agent ConfigMap" if masquerade["configured"] else "default list"
+    added = [f"EgressNATPolicy {name}" for name in masquerade["added"]]
+    origin = ", ".join([masquerade["base"] or "default list", *added])
     switches = ", ".join(f"{paint(verdict)} {'on' if logging[verdict] else 'off'}" for verdict in ("allow", "deny"))
     head = [
         ("node", view["node"] + ("" if view["known"] else f"  {paint('warning')}: there is no Node of that name")),
         ("cluster", ", ".join(parts)),
         ("masquerade", f"on, not towards {exempt} ({origin})" if masquerade["enabled"] else "off"),
+        *(("services", f"{', '.join(found['cidrs'])} ({found['name']})") for found in masquerade["service_ranges"]),
         ("logging", switches),
     ]
     return head + (_agent_facts(view["agent"]) if "agent" in view else [])
@@ -96,7 +98,7 @@ def policies(view: View) -> list[str]:
     """Show policies: a table, then every policy's rules in words."""
     found = view["policies"]
     if not found:
-        return ["no policies: every connection is allowed", *_problems(view["problems"])]
+        return ["no policies: every connection is allowed", *_egress(view), *_problems(view["problems"])]
     rows = [
         [
             _policy_name(policy),
@@ -111,8 +113,31 @@ def policies(view: View) -> list[str]:
     lines = table(("policy", "tier", "selects pods", "judges", "on this node", "rules"), rows)
     for policy in found:
         lines += ["", *_policy_lines(policy)]
+    lines += _egress(view)
     shown = [problem for policy in found for problem in _policy_problems(policy)]
     return lines + _problems([problem for problem in view["problems"] if not _is_shown(problem, shown)])
+
+
+def _egress(view: View) -> list[str]:
+    """Show who leaves the cluster under whose address: a table, what isn't enforced, gateways."""
+    lines: list[str] = []
+    if view["egress"]:
+        rows = [
+            [
+                policy["name"],
+                f"{policy['action']} by {policy['gateway']}" if policy["gateway"] else policy["action"],
+                " or ".join(policy["sources"]),
+                ", ".join(policy["destinations"]) or "none",
+            ]
+            for policy in view["egress"]
+        ]
+        lines += ["", *table(("egress policy", "action", "for", "destinations"), rows)]
+        idle = [policy for policy in view["egress"] if policy["unenforced"]]
+        lines += [f"  {paint('warn')}, {policy['name']}: {policy['unenforced']}" for policy in idle]
+    if view["gateways"]:
+        rows = [[f"{one['namespace']}/{one['name']}", ", ".join(one["addresses"])] for one in view["gateways"]]
+        lines += ["", *table(("gateway group", "addresses"), rows)]
+    return lines
 
 
 def _policy_name(policy: View) -> str:

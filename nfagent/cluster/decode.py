@@ -1,4 +1,4 @@
-"""Documents to cluster objects: Namespace, Node, Pod, NetworkLogging.
+"""Documents to cluster objects: Namespace, Node, Pod, ServiceCIDR, NetworkLogging.
 
 A document is what YAML or JSON gives. Each decoder returns the object, or raises an ObjectError that names
 object, field and value. File input has not been through the API server: what that would default or refuse
@@ -19,6 +19,7 @@ from nfagent.cluster.model import (
     NetworkLogging,
     Node,
     Pod,
+    ServiceCIDR,
 )
 from nfagent.cluster.quick import quick_pod
 
@@ -123,6 +124,13 @@ def _named_ports(spec: Field) -> tuple[ContainerPort, ...]:
         for port in (container / "ports").items()
         if (port / "name").string()
     )
+
+
+def decode_service_cidr(document: dict[str, Any]) -> ServiceCIDR:
+    """Read a networking.k8s.io/v1 ServiceCIDR."""
+    top = document_field(document)
+    cidrs = tuple(entry.cidr() for entry in (top / "spec" / "cidrs").items())
+    return ServiceCIDR((top / "metadata" / "name").dns_subdomain(), cidrs)
 
 
 def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:

@@ -108,6 +108,18 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
         return not self.host_network and self.phase not in {"Succeeded", "Failed"} and bool(self.addresses)
 
 
+class ServiceCIDR(msgspec.Struct, frozen=True):
+    """networking.k8s.io/v1 ServiceCIDR: spec.cidrs, which Services' addresses come from."""
+
+    name: str
+    cidrs: tuple[Range, ...]
+
+    @property
+    def ref(self) -> Ref:
+        """Name this object."""
+        return Ref("ServiceCIDR", "", self.name)
+
+
 class LoggingSwitch(msgspec.Struct, frozen=True):
     """One half of NetworkLogging: `log`, and `delegate` to annotated objects only."""
 

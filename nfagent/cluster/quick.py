@@ -31,6 +31,7 @@ class _Owner(msgspec.Struct, gc=False):
 class _Metadata(msgspec.Struct, gc=False):
     name: str
     namespace: str
+    resourceVersion: str = ""  # noqa: N815 - the API's name
     labels: dict[str, str] | None = None
     ownerReferences: list[_Owner] | None = None  # noqa: N815 - the API's name
 
@@ -69,12 +70,28 @@ class _Document(msgspec.Struct, gc=False):
     status: _Status
 
 
+_JSON = msgspec.json.Decoder(_Document)
+
+
 def quick_pod(document: dict[str, Any]) -> Pod | None:
     """Read a v1 Pod; None where it takes a closer look."""
     try:
-        read = msgspec.convert(document, _Document)
+        return _pod(msgspec.convert(document, _Document))
     except (msgspec.ValidationError, RecursionError):
         return None
+
+
+def quick_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
+    """Read a v1 Pod's JSON, and its metadata.resourceVersion; None where it takes a closer look."""
+    try:
+        read = _JSON.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    pod = _pod(read)
+    return None if pod is None else (pod, read.metadata.resourceVersion)
+
+
+def _pod(read: _Document) -> Pod | None:
     metadata, spec, status = read.metadata, read.spec, read.status
     labels = _labels(tuple(sorted((metadata.labels or {}).items())))
     ports = _ports(spec)

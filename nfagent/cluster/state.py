@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from nfagent.cluster.decode import named_labels
-from nfagent.cluster.model import Labels, Namespace, Node, Pod, Ref
+from nfagent.cluster.model import Labels, Namespace, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service, ServiceIndex
 
 PodKey: TypeAlias = tuple[str, str]
@@ -20,7 +20,7 @@ PodKey: TypeAlias = tuple[str, str]
 
 _K = TypeVar("_K")
 
-ClusterObject: TypeAlias = Namespace | Node | Pod | Service
+ClusterObject: TypeAlias = Namespace | Node | Pod | Service | ServiceCIDR
 
 
 class Identity(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -39,6 +39,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     namespace:  a Namespace whose labels changed
     node:       a Node that changed
     node_was:   that Node before; None where it did not exist
+    service_range: whether a ServiceCIDR came, changed or went
     """
 
     pod: tuple[Pod | None, Pod | None] | None = None
@@ -47,6 +48,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str | None = None
     node: str | None = None
     node_was: Node | None = None
+    service_range: bool = False
 
 
 NO_CHANGE = Change()
@@ -58,7 +60,7 @@ def identity_of(pod: Pod) -> Identity:
 
 
 class ClusterState:
-    """Namespaces, Nodes, Pods and Services, as the events so far have left them.
+    """Namespaces, Nodes, Pods, Services and their ranges, as the events so far have left them.
 
     members:       identity -> its Pods
     by_label:      (key, value) -> identities that carry the label
@@ -75,6 +77,7 @@ class ClusterState:
         self.namespaces: dict[str, Namespace] = {}
         self.nodes: dict[str, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
+        self.service_ranges: dict[str, ServiceCIDR] = {}
         self.members: dict[Identity, dict[PodKey, Pod]] = {}
         self.by_label: dict[tuple[str, str], set[Identity]] = {}
         self.by_key: dict[str, set[Identity]] = {}
@@ -101,6 +104,10 @@ class ClusterState:
         if isinstance(item, Service):
             self.called.put(item)
             return NO_CHANGE
+        if isinstance(item, ServiceCIDR):
+            same = self.service_ranges.get(item.name) == item
+            self.service_ranges[item.name] = item
+            return NO_CHANGE if same else Change(service_range=True)
         before = self.namespace_labels(item.name)
         self.namespaces[item.name] = item
         return Change(namespace=item.name) if before != item.labels else NO_CHANGE
@@ -116,6 +123,8 @@ class ClusterState:
         if ref.kind == "Service":
             self.called.remove(ref)
             return NO_CHANGE
+        if ref.kind == "ServiceCIDR":
+            return Change(service_range=True) if self.service_ranges.pop(ref.name, None) else NO_CHANGE
         gone = self.namespaces.pop(ref.name, None)
         changed = gone is not None and gone.labels != self.namespace_labels(ref.name)
         return Change(namespace=ref.name) if changed else NO_CHANGE
@@ -145,7 +154,7 @@ class ClusterState:
         """Make the same state anew from its objects alone."""
         fresh = ClusterState(self.node)
         items: list[ClusterObject] = [*self.namespaces.values(), *self.nodes.values(), *self.pods.values()]
-        items += self.services.values()
+        items += [*self.services.values(), *self.service_ranges.values()]
         for item in items:
             fresh.put(item)
         return fresh

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.model import Ref
-from nfagent.edge.kinds import decoder, reference
 from nfagent.edge.syntax import Document, parse
 from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
+from nfagent.source.kinds import decoder, reference
 
 _READABLE = 10**18
 """Numbers beyond it are not shown."""

@@ -1,5 +1,5 @@
-"""Who is translated when it leaves the cluster: the ip-masq-agent configuration, and the plan it makes.
+"""Who is translated when it leaves the cluster: ip-masq-agent, EgressNATPolicies, and the plan that they make.
 
-May import: cluster, errors. Pure. Promises: a configuration that can't be read leaves the previous one in
+May import: cluster, errors. Pure. Promises: an object that can't be read leaves its previous version in
 force; the cluster's own ranges are never translated, whatever is configured.
 """

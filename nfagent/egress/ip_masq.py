@@ -54,13 +54,16 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
         """Name the ConfigMap."""
         return CONFIG_MAP
 
-    def exempt(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
-        """Give the destinations outside the cluster that are not translated."""
-        cidrs = self.cidrs
-        if cidrs is None:
-            cidrs = DEFAULT_CIDRS + (RESERVED_CIDRS if all_reserved_ranges else ())
-        kept = tuple(cidr for cidr, masked in zip(LINK_LOCAL, self.link_local, strict=True) if not masked)
-        return cidrs + kept
+    def listed(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
+        """Give the destinations outside the cluster that are not translated by its list, or by the default one."""
+        if self.cidrs is not None:
+            return self.cidrs
+        return DEFAULT_CIDRS + (RESERVED_CIDRS if all_reserved_ranges else ())
+
+    @property
+    def link_local_kept(self) -> tuple[Range, ...]:
+        """Give the link-local destinations that are not translated."""
+        return tuple(cidr for cidr, masked in zip(LINK_LOCAL, self.link_local, strict=True) if not masked)
 
 
 def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:

@@ -9,13 +9,13 @@ import msgspec
 from nfagent.cluster.address import Range, disjoint, single
 from nfagent.cluster.model import Node
 from nfagent.cluster.state import Change, ClusterState
-from nfagent.egress.ip_masq import IpMasqConfig
+from nfagent.egress.state import EgressState
 
 
 class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the node's configuration says of masquerade.
 
-    cluster_ranges: Pod and Service ranges that no Node names
+    cluster_ranges: Pod and Service ranges that no Node and no ServiceCIDR names
     """
 
     enabled: bool = True
@@ -29,7 +29,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
 
     sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them
     cluster: destinations in the cluster: never translated
-    exempt:  destinations outside that keep the Pod's address, by configuration
+    exempt:  destinations outside that keep the Pod's address, by configuration and policies
     """
 
     sources: tuple[Range, ...]
@@ -38,7 +38,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
     random_fully: bool
 
 
-def masquerade_plan(cluster: ClusterState, config: IpMasqConfig, settings: MasqueradeSettings) -> MasqueradePlan | None:
+def masquerade_plan(cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings) -> MasqueradePlan | None:
     """Plan this node's masquerade; None where it is switched off."""
     if not settings.enabled:
         return None
@@ -48,9 +48,11 @@ def masquerade_plan(cluster: ClusterState, config: IpMasqConfig, settings: Masqu
         if pod.holds_addresses:
             sources += [single(address) for address in pod.addresses]
     ranges = [*settings.cluster_ranges, *sources]
+    for service_range in cluster.service_ranges.values():
+        ranges += service_range.cidrs
     for node in cluster.nodes.values():
         ranges += _ranges_of(node)
-    exempt = config.exempt(all_reserved_ranges=settings.all_reserved_ranges)
+    exempt = egress.exempt(all_reserved_ranges=settings.all_reserved_ranges)
     return MasqueradePlan(disjoint(sources), disjoint(ranges), disjoint(exempt), settings.random_fully)
 
 
@@ -60,8 +62,8 @@ def _ranges_of(node: Node) -> tuple[Range, ...]:
 
 
 def needs_plan(cluster: ClusterState, change: Change) -> bool:
-    """Tell whether a change can alter the plan: a Node, or a local Pod whose address is outside the node's ranges."""
-    if change.node is not None:
+    """Tell whether a change can alter the plan: a Node, a ServiceCIDR, a local Pod outside the node's ranges."""
+    if change.node is not None or change.service_range:
         return True
     own = cluster.nodes.get(cluster.node)
     ranges = own.pod_cidrs if own is not None else ()

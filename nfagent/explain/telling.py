@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nfagent.cluster.address import single
 from nfagent.cluster.model import Labels, Pod
+from nfagent.cluster.selectors import Requirement, Selector
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.model import IpBlock, Peer, PodPeer, Requirement, Selector
+from nfagent.policy.model import IpBlock, Peer, PodPeer
 
 _CUSTOMARY = ("app.kubernetes.io/name", "k8s-app", "app", "name", "run")
 """Keys by which people name a workload, best first."""

@@ -6,27 +6,24 @@ carries its problem, has no rules, and isolates whom it could select (corner-cas
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from nfagent.cluster.address import subtract
 from nfagent.cluster.decode import document_field, namespaced_name
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
+from nfagent.cluster.schema import known_fields
+from nfagent.cluster.selectors import Selector, decode_selector
 from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import (
     IpBlock,
     NetworkPolicy,
-    Operator,
     Peer,
     PodPeer,
     PolicyPort,
-    Requirement,
     Rule,
-    Selector,
 )
-from nfagent.policy.schema import known_fields
 
-_OPERATORS: tuple[Operator, ...] = get_args(Operator)
 _BOTH: tuple[Direction, ...] = ("ingress", "egress")
 
 
@@ -53,28 +50,6 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
     if flaws:
         return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=flaws[0])
     return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, ingress=ingress, egress=egress)
-
-
-def decode_selector(field: Field) -> Selector:
-    """Read a label selector (meta/v1 LabelSelector); missing selects everything, as an empty one does."""
-    known_fields(field, "matchLabels", "matchExpressions")
-    found = [Requirement(key, "In", (value,)) for key, value in (field / "matchLabels").labels()]
-    found += [_requirement(entry) for entry in (field / "matchExpressions").items()]
-    return Selector(tuple(sorted(set(found))))
-
-
-def _requirement(field: Field) -> Requirement:
-    known_fields(field, "key", "operator", "values")
-    key = (field / "key").label_key()
-    operator = field / "operator"
-    values = tuple(sorted({value.label_value() for value in (field / "values").items()}))
-    for known in _OPERATORS:
-        if operator.value == known:
-            if (known in {"In", "NotIn"}) != bool(values):
-                wanted = "needs at least one entry" if not values else "must be empty"
-                raise (field / "values").error(f"{wanted} with operator {known}")
-            return Requirement(key, known, values)
-    raise operator.error(f"is not an operator; write {', '.join(_OPERATORS[:-1])} or {_OPERATORS[-1]}")
 
 
 def _policy_types(spec: Field) -> tuple[Direction, ...]:

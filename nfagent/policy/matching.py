@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from itertools import repeat
 
 from nfagent.cluster.model import Pod
+from nfagent.cluster.selectors import Selector
 from nfagent.cluster.state import ClusterState
-from nfagent.policy.model import IpBlock, PodPeer, PolicyPort, Selector
+from nfagent.policy.model import IpBlock, PodPeer, PolicyPort
 from nfagent.policy.tiers import NodePeer, TierPeer
 
 EVERY_POD = PodPeer(Selector(), namespaces=Selector())

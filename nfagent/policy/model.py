@@ -1,72 +1,17 @@
-"""NetworkPolicy v1 as nfagent reads it: selectors, peers, ports, rules (networking.k8s.io/v1)."""
+"""NetworkPolicy v1 as nfagent reads it: peers, ports, rules (networking.k8s.io/v1)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from nfagent.cluster.address import Range
 from nfagent.cluster.model import Direction, Protocol, Ref
+from nfagent.cluster.selectors import Selector
 from nfagent.errors import Problem
 
 PortProtocol: TypeAlias = Protocol | Literal["any"]
-
-Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist"]
-
-
-class Requirement(msgspec.Struct, frozen=True, order=True):
-    """One line of a label selector; `values` are sorted, and empty for Exists and DoesNotExist."""
-
-    key: str
-    operator: Operator
-    values: tuple[str, ...] = ()
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Judge labels; NotIn and DoesNotExist match a missing label (corner-cases.md 16)."""
-        match self.operator:
-            case "In":
-                return labels.get(self.key) in self.values
-            case "NotIn":
-                return labels.get(self.key) not in self.values
-            case "Exists":
-                return self.key in labels
-            case "DoesNotExist":
-                return self.key not in labels
-
-    def __str__(self) -> str:
-        """Write it as `kubectl get -l` takes it."""
-        match self.operator:
-            case "In" if len(self.values) == 1:
-                return f"{self.key}={self.values[0]}"
-            case "In":
-                return f"{self.key} in ({','.join(self.values)})"
-            case "NotIn" if len(self.values) == 1:
-                return f"{self.key}!={self.values[0]}"
-            case "NotIn":
-                return f"{self.key} notin ({','.join(self.values)})"
-            case "Exists":
-                return self.key
-            case "DoesNotExist":
-                return f"!{self.key}"
-
-
-class Selector(msgspec.Struct, frozen=True, order=True):
-    """A label selector: all requirements hold; without any, everything is selected.
-
-    Requirements are sorted and unique, so that selectors which say the same are mostly equal values.
-    """
-
-    requirements: tuple[Requirement, ...] = ()
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Judge labels."""
-        return all(requirement.matches(labels) for requirement in self.requirements)
-
-    def __str__(self) -> str:
-        """Write it as `kubectl get -l` takes it, or `all`."""
-        return ",".join(map(str, self.requirements)) or "all"
 
 
 class PodPeer(msgspec.Struct, frozen=True, order=True):

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from nfagent.cluster.model import Labels
+from nfagent.cluster.selectors import Requirement
 from nfagent.cluster.state import ClusterState, Identity
-from nfagent.policy.model import PodPeer, Requirement
+from nfagent.policy.model import PodPeer
 
 Drawer: TypeAlias = tuple[str, str, str]
 """Where a peer is filed: ('label', key, value), ('key', key, ''), ('namespace', name, '') or ('any', '', '')."""

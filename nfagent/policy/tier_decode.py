@@ -20,9 +20,9 @@ import msgspec
 from nfagent.cluster.decode import document_field
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
+from nfagent.cluster.schema import at_most, entries, known_fields
 from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import PodPeer, PolicyPort
-from nfagent.policy.schema import at_most, entries, known_fields
 from nfagent.policy.tier_peers import decode_peer, decode_subject
 from nfagent.policy.tier_ports import decode_v1alpha1_port, decode_v1alpha2_port
 from nfagent.policy.tiers import (

@@ -9,9 +9,9 @@ from __future__ import annotations
 from nfagent.cluster.address import canonical, family_of
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
-from nfagent.policy.decode import decode_selector
-from nfagent.policy.model import IpBlock, PodPeer, Selector
-from nfagent.policy.schema import entries, known_fields, only_field
+from nfagent.cluster.schema import entries, known_fields, only_field
+from nfagent.cluster.selectors import Selector, decode_selector
+from nfagent.policy.model import IpBlock, PodPeer
 from nfagent.policy.tiers import NodePeer, TierPeer
 
 _MOST_NETWORKS = 25

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Protocol
+from nfagent.cluster.schema import known_fields, only_field
 from nfagent.policy.model import PolicyPort
-from nfagent.policy.schema import known_fields, only_field
 
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp"}
 

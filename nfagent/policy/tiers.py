@@ -15,8 +15,9 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.cluster.model import Direction, Ref
+from nfagent.cluster.selectors import Selector
 from nfagent.errors import Problem
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Selector
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort
 
 Tier: TypeAlias = Literal["admin", "baseline"]
 Action: TypeAlias = Literal["allow", "deny", "pass"]

@@ -8,15 +8,17 @@ objects alone: the full compile that the tests hold every history against.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 from nfagent.cluster.address import Range
-from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref
+from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
-from nfagent.cluster.state import NO_CHANGE, Change, ClusterState
+from nfagent.cluster.state import NO_CHANGE, Change, ClusterObject, ClusterState, PodKey
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.plan import MasqueradeSettings, masquerade_plan, needs_plan
+from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
+from nfagent.egress.state import EGRESS_KINDS, EgressObject, EgressState
 from nfagent.policy.choices import Choices
 from nfagent.policy.compile import ClassKey
 from nfagent.policy.evaluate import Flow, evaluate
@@ -35,7 +37,7 @@ from nfagent.ruleset.recheck import Recheck
 from nfagent.ruleset.transaction import Transaction
 from nfagent.ruleset.translation import UNTRANSLATED_COUNTER, masquerade_sets, translation_chains
 
-Item: TypeAlias = Namespace | Node | Pod | Service | NetworkPolicy | TierPolicy | IpMasqConfig | NetworkLogging
+Item: TypeAlias = ClusterObject | NetworkPolicy | TierPolicy | EgressObject | NetworkLogging
 """Every kind of object that nfagent reads."""
 
 _POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
@@ -45,6 +47,7 @@ class Desired:
     """The state of the cluster, and the ruleset that this node needs for it.
 
     generation: a number that grows with every object that changed something
+    egress:     the objects of masquerade
     """
 
     def __init__(
@@ -58,8 +61,8 @@ class Desired:
         self.choices = choices or Choices()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
-        self.ip_masq = IpMasqConfig()
-        self.logging = NetworkLogging()
+        self.egress = EgressState()
+        self._logging: NetworkLogging | None = None
         self.generation = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
@@ -81,11 +84,11 @@ class Desired:
             case NetworkPolicy() | TierPolicy():
                 footprint = self.index.put(item)
                 return footprint is not None and self._spread(footprint)
-            case IpMasqConfig():
+            case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():
                 return self._configure(item)
             case NetworkLogging():
                 return self._switch(item)
-            case Namespace() | Node() | Pod() | Service():
+            case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
                 return self._follow(self.cluster.put(item))
 
     def remove(self, ref: Ref) -> bool:
@@ -93,13 +96,32 @@ class Desired:
         if ref.kind in _POLICY_KINDS:
             footprint = self.index.remove(ref)
             return footprint is not None and self._spread(footprint)
-        match ref.kind:
-            case "ConfigMap":
-                return self._configure(IpMasqConfig())
+        if ref.kind in EGRESS_KINDS:
+            return self._configure(ref)
+        if ref.kind == "NetworkLogging":
+            return self._switch(None)
+        return self._follow(self.cluster.remove(ref))
+
+    def held(self, kind: str) -> Collection[PodKey]:
+        """Give namespace ('' for cluster-scoped kinds) and name of every object of a kind that is held now.
+
+        A view for Pods, of which there are many: it changes with the next `put` or `remove`.
+        """
+        cluster = self.cluster
+        match kind:
+            case "Pod":
+                return cluster.pods.keys()
+            case "Namespace":
+                return {("", name) for name in cluster.namespaces}
+            case "Node":
+                return {("", name) for name in cluster.nodes}
+            case "ServiceCIDR":
+                return {("", name) for name in cluster.service_ranges}
             case "NetworkLogging":
-                return self._switch(NetworkLogging())
+                return () if self._logging is None else {("", self._logging.ref.name)}
             case _:
-                return self._follow(self.cluster.remove(ref))
+                refs = (*cluster.services, *self.index.policies, *self.egress.objects)
+                return {(ref.namespace, ref.name) for ref in refs if ref.kind == kind}
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
@@ -151,11 +173,23 @@ class Desired:
         """Make the same anew from its objects alone."""
         fresh = Desired(self.cluster.node, self._masquerade, self._log_group, self.choices)
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
-        items += [*self.cluster.pods.values(), *self.cluster.services.values(), *self.index.policies.values()]
-        items += [self.ip_masq, self.logging]
+        items += [*self.cluster.pods.values(), *self.cluster.services.values()]
+        items += [*self.cluster.service_ranges.values(), *self.index.policies.values(), *self.egress.objects.values()]
+        if self._logging is not None:
+            items.append(self._logging)
         for item in items:
             fresh.put(item)
         return fresh
+
+    @property
+    def logging(self) -> NetworkLogging:
+        """What is logged; nothing without a NetworkLogging object."""
+        return self._logging or NetworkLogging()
+
+    @property
+    def logging_object(self) -> NetworkLogging | None:
+        """The NetworkLogging object; None where there is none."""
+        return self._logging
 
     @property
     def touched(self) -> bool:
@@ -175,7 +209,7 @@ class Desired:
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """Destinations outside the cluster that see Pod addresses."""
-        return self.ip_masq.exempt(all_reserved_ranges=self._masquerade.all_reserved_ranges)
+        return self.egress.exempt(all_reserved_ranges=self._masquerade.all_reserved_ranges)
 
     def origin(self, prefix: str) -> Origin | None:
         """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
@@ -212,19 +246,18 @@ class Desired:
             self._planned = False
         return self._spread(footprint)
 
-    def _configure(self, config: IpMasqConfig) -> bool:
-        changed = self.ip_masq != config
+    def _configure(self, event: EgressObject | Ref) -> bool:
+        changed = self.egress.remove(event) if isinstance(event, Ref) else self.egress.put(event)
         if changed:
-            self.ip_masq = config
             self._planned = False
             self.generation += 1
         return changed
 
-    def _switch(self, logging: NetworkLogging) -> bool:
-        changed = self.logging != logging
+    def _switch(self, logging: NetworkLogging | None) -> bool:
+        changed = self._logging != logging
         if changed:
-            self.logging = logging
-            log = LogPlan(allow=logging.allow.log, deny=logging.deny.log, group=self._log_group)
+            self._logging = logging
+            log = LogPlan(allow=self.logging.allow.log, deny=self.logging.deny.log, group=self._log_group)
             self._classes.outcomes.switch(log)
             self.generation += 1
         return changed
@@ -234,7 +267,7 @@ class Desired:
         if self._planned:
             return
         self._planned = True
-        plan = masquerade_plan(self.cluster, self.ip_masq, self._masquerade)
+        plan = masquerade_plan(self.cluster, self.egress, self._masquerade)
         if plan is None:
             return
         self._live.put_counter(UNTRANSLATED_COUNTER)

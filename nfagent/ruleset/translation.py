@@ -62,7 +62,7 @@ def masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
     described: tuple[tuple[str, tuple[Range, ...], str], ...] = (
         ("pods", plan.sources, "Pods of this node"),
         ("cluster", plan.cluster, "Pods, nodes and Services: never translated"),
-        ("nonmasq", plan.exempt, "destinations that see Pod addresses, by ip-masq-agent configuration"),
+        ("nonmasq", plan.exempt, "destinations outside the cluster that see Pod addresses"),
     )
     for family in {item.family for item in plan.sources}:
         for word, ranges, comment in described:

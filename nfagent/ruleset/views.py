@@ -10,6 +10,7 @@ import msgspec
 from nfagent.cluster.address import number
 from nfagent.cluster.model import DIRECTIONS, Direction, Pod, Ref
 from nfagent.cluster.state import identity_of
+from nfagent.egress.policy import DEFAULT_POLICY, EgressNATPolicy
 from nfagent.errors import Problem
 from nfagent.explain.explanation import pod_of
 from nfagent.policy.compile import ClassKey
@@ -56,16 +57,29 @@ def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) ->
             for node in sorted(cluster.nodes.values(), key=lambda node: node.name)
         ],
         "pods": [_pod_view(desired, pod) for pod in sorted(wanted, key=lambda pod: pod.ref)],
-        "masquerade": {
-            "enabled": desired.masquerade_enabled,
-            "exempt": [str(item) for item in desired.masquerade_exempt],
-            "configured": desired.ip_masq.cidrs is not None,
-        },
+        "masquerade": _masquerade_view(desired),
         "logging": {
             "allow": desired.logging.allow.log,
             "deny": desired.logging.deny.log,
         },
         "problems": problem_views(problems),
+    }
+
+
+def _masquerade_view(desired: Desired) -> View:
+    """Show who sees Pod addresses.
+
+    base:  the object that the list starts from, '' for the default list
+    added: the EgressNATPolicies that add to it, by name
+    """
+    ranges = sorted(desired.cluster.service_ranges.values(), key=lambda item: item.name)
+    return {
+        "enabled": desired.masquerade_enabled,
+        "exempt": [str(item) for item in desired.masquerade_exempt],
+        "configured": desired.egress.base is not None,
+        "base": str(desired.egress.base or ""),
+        "added": [policy.name for policy in desired.egress.enforced if policy.name != DEFAULT_POLICY],
+        "service_ranges": [{"name": item.name, "cidrs": list(map(str, item.cidrs))} for item in ranges],
     }
 
 
@@ -119,6 +133,12 @@ def policies_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...])
         policies = [policy for policy in policies if policy.ref.namespace == scope.namespace]
     return {
         "policies": [_policy_view(desired, policy) for policy in policies],
+        "egress": [_egress_view(policy) for policy in _egress_in(desired, scope)],
+        "gateways": [
+            {"namespace": found.namespace, "name": found.name, "addresses": list(found.addresses)}
+            for found in sorted(desired.egress.gateways.values(), key=lambda found: found.ref)
+            if not scope.pod and scope.namespace in {"", found.namespace}
+        ],
         "problems": problem_views(problems),
     }
 
@@ -146,6 +166,27 @@ def _policy_view(desired: Desired, policy: Policy) -> View:
         "local_pods": pods,
         "rules": {direction: list(map(_rule_view, policy.rules(direction))) for direction in directions},
         "problem": None if policy.problem is None else problem_views((policy.problem,))[0],
+    }
+
+
+def _egress_in(desired: Desired, scope: Scope) -> list[EgressNATPolicy]:
+    """Give the EgressNATPolicies about a Pod, or all; a namespace has none of its own."""
+    policies = list(desired.egress.policies.values())
+    if not scope.pod:
+        return [] if scope.namespace else policies
+    pod = pod_of(desired.cluster, scope.pod)
+    labels = dict(pod.labels), dict(desired.cluster.namespace_labels(pod.namespace))
+    return [policy for policy in policies if not policy.sources or any(one.selects(*labels) for one in policy.sources)]
+
+
+def _egress_view(policy: EgressNATPolicy) -> View:
+    return {
+        "name": policy.name,
+        "action": policy.action,
+        "sources": list(map(str, policy.sources)) or ["all pods"],
+        "destinations": list(map(str, policy.destinations)),
+        "gateway": policy.gateway.path if policy.gateway is not None else "",
+        "unenforced": policy.unenforced,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nfagent.cluster.model import Ref
-from nfagent.edge.kinds import DECODERS
+from nfagent.source.kinds import DECODERS
 from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.ruleset.desired import Desired, Item
 from tests.conformance.results import NO_PACKET, Result, Tally

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import Ref
-from nfagent.edge.kinds import reference
+from nfagent.source.kinds import reference
 from nfagent.lab.servers import Protocol
 from nfagent.policy.evaluate import Flow
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod
-from nfagent.edge.kinds import DECODERS
+from nfagent.source.kinds import DECODERS
 from nfagent.egress.ip_masq import CONFIG_MAP
 from tests.fuzz.case import Case, Change, Document, Fate, step_of
 from tests.fuzz.seasoning import seasoned

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.model import DIRECTIONS, METADATA_NAME, ContainerPort, Labels, Namespace, Node, Pod, Ref
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.cluster.selectors import Requirement, Selector
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
 from nfagent.policy.tiers import Action, NodePeer, Policy, TierKind, TierPeer, TierPolicy, TierRule
 from nfagent.ruleset.desired import Item
 from tests.scene import NODE_ADDRESSES

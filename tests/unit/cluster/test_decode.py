@@ -1,4 +1,4 @@
-"""Documents to Namespaces, Nodes, Pods and NetworkLogging."""
+"""Documents to Namespaces, Nodes, Pods, ServiceCIDRs and NetworkLogging."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from nfagent.cluster.decode import (
     decode_network_logging,
     decode_node,
     decode_pod,
+    decode_service_cidr,
 )
-from nfagent.cluster.model import ContainerPort, LoggingSwitch, Namespace, NetworkLogging, Node
+from nfagent.cluster.model import ContainerPort, LoggingSwitch, Namespace, NetworkLogging, Node, ServiceCIDR
 from nfagent.errors import ObjectError
 
 Document = dict[str, Any]
@@ -134,6 +135,29 @@ def test_named_ports_are_those_of_containers_and_sidecars() -> None:
 def test_a_bad_pod_is_refused_with_its_place(document: Document, message: str) -> None:
     with pytest.raises(ObjectError) as caught:
         decode_pod(document)
+    assert message in str(caught.value)
+
+
+def test_a_service_range_is_read() -> None:
+    document = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12", "2001:db8:5::/108"]}}
+    ranges = (parse_cidr("10.96.0.0/12"), parse_cidr("2001:db8:5::/108"))
+    assert decode_service_cidr(document) == ServiceCIDR("kubernetes", ranges)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        pytest.param({"spec": {"cidrs": []}}, "metadata.name: is not a valid name", id="no name"),
+        pytest.param(
+            {"metadata": {"name": "x"}, "spec": {"cidrs": ["10.96.0.1"]}},
+            "cidrs[0] '10.96.0.1': is not a CIDR",
+            id="one",
+        ),
+    ],
+)
+def test_a_bad_service_range_is_refused(document: Document, message: str) -> None:
+    with pytest.raises(ObjectError) as caught:
+        decode_service_cidr({"kind": "ServiceCIDR", **document})
     assert message in str(caught.value)
 
 

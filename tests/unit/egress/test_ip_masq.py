@@ -84,12 +84,16 @@ def test_another_config_map_is_not_read(namespace: str, name: str) -> None:
     assert decode_ip_masq(config_map("a: [", namespace, name)) is None
 
 
-def test_what_is_exempt_follows_from_defaults_flag_and_switches() -> None:
-    assert IpMasqConfig().exempt(all_reserved_ranges=False) == DEFAULT_CIDRS + LINK_LOCAL
-    assert IpMasqConfig().exempt(all_reserved_ranges=True) == DEFAULT_CIDRS + RESERVED_CIDRS + LINK_LOCAL
-    assert IpMasqConfig((TEN,)).exempt(all_reserved_ranges=True) == (TEN, *LINK_LOCAL)
-    assert IpMasqConfig((), (True, True)).exempt(all_reserved_ranges=False) == ()
-    assert IpMasqConfig((), (True, False)).exempt(all_reserved_ranges=False) == (LINK_LOCAL[1],)
+def test_the_list_follows_from_the_default_and_the_flag() -> None:
+    assert IpMasqConfig().listed(all_reserved_ranges=False) == DEFAULT_CIDRS
+    assert IpMasqConfig().listed(all_reserved_ranges=True) == DEFAULT_CIDRS + RESERVED_CIDRS
+    assert IpMasqConfig((TEN,)).listed(all_reserved_ranges=True) == (TEN,)
+
+
+def test_link_local_is_kept_by_its_switches() -> None:
+    assert IpMasqConfig().link_local_kept == LINK_LOCAL
+    assert IpMasqConfig((), (True, True)).link_local_kept == ()
+    assert IpMasqConfig((), (True, False)).link_local_kept == (LINK_LOCAL[1],)
 
 
 @pytest.mark.parametrize("config", ["!!bool x", "!!int ''", "!!timestamp x", "2001-99-99", "0x_"])

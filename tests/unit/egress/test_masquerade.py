@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.model import Ref
 from nfagent.egress.plan import MasqueradeSettings
 from nfagent.ruleset.objects import Masquerade
 from tests.interpreter import later, run, stray
@@ -21,6 +24,19 @@ def config(text: str) -> Document:
         "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
         "data": {"config": text},
     }
+
+
+def egress(name: str, *cidrs: str, **spec: Any) -> Document:  # noqa: ANN401 - a document's own fields
+    listed = [{"cidr": cidr} for cidr in cidrs]
+    return {
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": name},
+        "spec": {"action": "NoSNAT", "destinations": listed, **spec},
+    }
+
+
+def services(name: str, *cidrs: str) -> Document:
+    return {"kind": "ServiceCIDR", "metadata": {"name": name}, "spec": {"cidrs": list(cidrs)}}
 
 
 OUT_OF_RANGE = pod("shop/odd", "a", 11)
@@ -78,6 +94,52 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
         pytest.param(
             "shop/web", "240.0.0.9", 4, (OUT_OF_RANGE,), False, id="and it is part of the cluster to its node"
         ),
+        pytest.param(
+            "shop/web",
+            "172.20.0.1",
+            4,
+            (egress("default"),),
+            True,
+            id="an empty EgressNATPolicy `default` exempts nobody",
+        ),
+        pytest.param("shop/web", "shop/db", 4, (egress("default"),), False, id="but the cluster's own, there too"),
+        pytest.param(
+            "shop/web", "169.254.169.254", 4, (egress("default"),), False, id="nor link-local: the ConfigMap's switch"
+        ),
+        pytest.param(
+            "shop/web",
+            "172.20.0.1",
+            4,
+            (config("nonMasqueradeCIDRs: [172.16.0.0/12]"), egress("default", "9.0.0.0/8")),
+            True,
+            id="`default` stands in place of the ConfigMap's list",
+        ),
+        pytest.param(
+            "shop/web", "outside", 4, (egress("more", "203.0.113.0/24"),), False, id="another policy's destinations"
+        ),
+        pytest.param(
+            "shop/web", "172.20.0.1", 4, (egress("more", "203.0.113.0/24"),), False, id="which add to the list"
+        ),
+        pytest.param("shop/web", "outside", 6, (egress("more", "::/0"),), False, id="and with IPv6"),
+        pytest.param(
+            "shop/web",
+            "outside",
+            4,
+            (egress("more", "203.0.113.0/24", sources=[{"podSelector": {}}]),),
+            True,
+            id="a policy with sources is not enforced yet",
+        ),
+        pytest.param(
+            "shop/web", "outside", 4, (egress("more", "203.0.113.0/24", action="SNAT"),), True, id="nor is SNAT"
+        ),
+        pytest.param(
+            "shop/web",
+            "203.0.113.9",
+            4,
+            (services("more", "203.0.113.8/29"),),
+            False,
+            id="a ServiceCIDR is the cluster's",
+        ),
     ],
 )
 def test_translated(
@@ -126,6 +188,18 @@ def test_ports_are_chosen_as_configured(random_fully: bool) -> None:  # noqa: FB
 def test_reserved_ranges_are_exempt_by_setting() -> None:
     assert Scene(WEB).translates("shop/web", "203.0.113.9")
     assert not Scene(WEB, masquerade=MasqueradeSettings(all_reserved_ranges=True)).translates("shop/web", "203.0.113.9")
+
+
+def test_what_comes_and_goes_is_planned_anew() -> None:
+    scene = Scene(WEB)
+    held = []
+    for document in (egress("more", "203.0.113.0/24"), services("more", "203.0.113.0/24")):
+        scene.put(document)
+        held.append(scene.translates("shop/web", "outside"))
+        for view in scene.views.values():
+            view.remove(Ref(document["kind"], "", "more"))
+        held.append(scene.translates("shop/web", "outside"))
+    assert held == [False, True, False, True]
 
 
 def test_sets_hold_disjoint_ranges_however_they_overlap() -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from nfagent.cluster.address import family_of, parse_cidr
 from nfagent.cluster.model import METADATA_NAME, ContainerPort, Namespace, Node, Pod, Protocol
+from nfagent.cluster.selectors import Requirement, Selector
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
-from nfagent.policy.model import IpBlock, PodPeer, PolicyPort, PortProtocol, Requirement, Selector
+from nfagent.policy.model import IpBlock, PodPeer, PolicyPort, PortProtocol
 from nfagent.policy.tiers import LAST_PRIORITY, NodePeer, Policy, Tier, TierPeer, TierPolicy, TierRule
 
 ALL = Selector()

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.selectors import Requirement, Selector
 from nfagent.errors import ObjectError
 from nfagent.policy.decode import decode_network_policy
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
 
 Document = dict[str, Any]
 WEB = Selector((Requirement("app", "In", ("web",)),))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.selectors import Operator, Requirement, Selector
 from nfagent.policy.evaluate import Flow
-from nfagent.policy.model import IpBlock, Operator, PodPeer, PolicyPort, Requirement, Rule, Selector
+from nfagent.policy.model import IpBlock, PodPeer, PolicyPort, Rule
 
 LABELS = {"app": "web", "zone": ""}
 

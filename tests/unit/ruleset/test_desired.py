@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.model import Namespace, Node, Pod, Ref
+from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
+from nfagent.cluster.services import Service
 from nfagent.egress.ip_masq import IpMasqConfig
+from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.policy.matching import EVERY_POD
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import TierPolicy, TierRule
@@ -13,6 +16,7 @@ from nfagent.ruleset.base import BASE_COUNTERS
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.origins import Origin
 from nfagent.ruleset.translation import UNTRANSLATED_COUNTER
+from nfagent.source.kinds import DECODERS
 
 WEB = Pod("shop", "web", node="a", addresses=("10.64.0.1",))
 POLICY = NetworkPolicy(namespace="shop", name="p")
@@ -98,6 +102,36 @@ def test_put_and_remove_tell_whether_anything_changed() -> None:
     assert desired.remove(IpMasqConfig().ref)
     assert not desired.remove(IpMasqConfig().ref)
     assert not desired.remove(Ref("NetworkLogging", "", "default"))
+
+
+EVERY_KIND: tuple[Item, ...] = (
+    *(WEB, POLICY, ADMIN, BASELINE, Namespace("shop", ()), Node("a"), Service(namespace="shop", name="web")),
+    TierPolicy(kind="ClusterNetworkPolicy", name="guard", tier="admin", priority=1, subject=EVERY_POD),
+    ServiceCIDR("kubernetes", (parse_cidr("10.96.0.0/12"),)),
+    IpMasqConfig(),
+    EgressNATPolicy(name="default", action="NoSNAT"),
+    NetworkGatewayGroup("kube-system", "gw", ("192.0.2.10",)),
+    NetworkLogging(),
+)
+
+
+@pytest.mark.parametrize("item", EVERY_KIND, ids=lambda item: item.ref.kind)
+def test_what_is_held_of_a_kind_comes_and_goes_with_its_objects(item: Item) -> None:
+    desired = Desired("a")
+    held = []
+    for happens in (desired.put, lambda item: desired.remove(item.ref)):
+        held.append(list(desired.held(item.ref.kind)))
+        happens(item)
+    held.append(list(desired.held(item.ref.kind)))
+    assert held == [[], [(item.ref.namespace, item.ref.name)], []]
+
+
+def test_every_kind_that_is_read_was_held_above() -> None:
+    assert {item.ref.kind for item in EVERY_KIND} == {kind for _, kind in DECODERS}
+
+
+def test_of_a_kind_that_is_not_read_nothing_is_held() -> None:
+    assert list(Desired("a").held("Secret")) == []
 
 
 def test_removing_a_pod_that_is_not_there_changes_nothing() -> None:

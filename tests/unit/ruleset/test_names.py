@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.model import Ref
+from nfagent.cluster.selectors import Requirement, Selector
 from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts, SectionKey
-from nfagent.policy.model import PodPeer, Requirement, Selector
+from nfagent.policy.model import PodPeer
 from nfagent.policy.tiers import SHORT_KINDS, NodePeer, Tier
 from nfagent.ruleset import names
 

@@ -109,6 +109,77 @@ def test_the_state_says_who_is_where_and_isolated_by_what(view: Desired) -> None
     assert found["problems"] == [msgspec.to_builtins(PROBLEM)]
 
 
+EGRESS = (
+    {
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": "default"},
+        "spec": {"action": "NoSNAT", "destinations": [{"cidr": "10.0.0.0/8"}]},
+    },
+    {
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": "payments"},
+        "spec": {
+            "action": "SNAT",
+            "sources": [{"podSelector": labelled(app="web"), "namespaceSelector": {}}],
+            "destinations": [],
+            "gatewayRef": {"name": "gw", "namespace": "ops"},
+        },
+    },
+    {
+        "kind": "NetworkGatewayGroup",
+        "metadata": {"name": "gw", "namespace": "ops"},
+        "spec": {"floatingIPs": ["192.0.2.10"]},
+    },
+    {"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}},
+)
+
+
+@pytest.fixture
+def leaving() -> Desired:
+    return Scene(*DOCUMENTS, *EGRESS).views["a"]
+
+
+def test_the_state_says_where_the_masquerade_list_comes_from_and_the_services_ranges(leaving: Desired) -> None:
+    assert as_json(state_view(leaving, ALL, ()))["masquerade"] == {
+        "enabled": True,
+        "exempt": ["10.0.0.0/8", "169.254.0.0/16", "fe80::/10"],
+        "configured": True,
+        "base": "EgressNATPolicy default",
+        "added": [],
+        "service_ranges": [{"name": "kubernetes", "cidrs": ["10.96.0.0/12"]}],
+    }
+
+
+def test_policies_of_egress_say_whom_they_are_about_and_what_is_not_enforced(leaving: Desired) -> None:
+    found = as_json(policies_view(leaving, ALL, ()))
+    default, payments = found["egress"]
+    assert default == {
+        "name": "default",
+        "action": "NoSNAT",
+        "sources": ["all pods"],
+        "destinations": ["10.0.0.0/8"],
+        "gateway": "",
+        "unenforced": "",
+    }
+    assert (payments["sources"], payments["gateway"]) == (["pods app=web in all namespaces"], "ops/gw")
+    assert "not enforced yet" in payments["unenforced"]
+    assert found["gateways"] == [{"namespace": "ops", "name": "gw", "addresses": ["192.0.2.10"]}]
+
+
+@pytest.mark.parametrize(
+    ("scope", "policies", "gateways"),
+    [
+        pytest.param(Scope(pod="shop/web"), ["default", "payments"], 0, id="those whose sources take a Pod"),
+        pytest.param(Scope(pod="shop/db"), ["default"], 0, id="and no others"),
+        pytest.param(Scope(namespace="ops"), [], 1, id="a namespace has gateways alone"),
+        pytest.param(Scope(namespace="shop"), [], 0, id="or nothing"),
+    ],
+)
+def test_egress_of_a_scope(leaving: Desired, scope: Scope, policies: list[str], gateways: int) -> None:
+    found = policies_view(leaving, scope, ())
+    assert ([item["name"] for item in found["egress"]], len(found["gateways"])) == (policies, gateways)
+
+
 def test_a_node_that_no_manifest_names_is_said_to_be_unknown() -> None:
     assert state_view(Desired("z"), ALL, ())["known"] is False
 

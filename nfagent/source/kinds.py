@@ -11,11 +11,13 @@ from nfagent.cluster.decode import (
     decode_network_logging,
     decode_node,
     decode_pod,
+    decode_service_cidr,
     document_field,
 )
 from nfagent.cluster.model import Ref
 from nfagent.cluster.services import decode_service
 from nfagent.egress.ip_masq import decode_ip_masq
+from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.ruleset.desired import Item
@@ -29,17 +31,21 @@ DECODERS: dict[tuple[str, str], Decoder] = {
     ("v1", "Service"): decode_service,
     ("v1", "ConfigMap"): decode_ip_masq,
     ("networking.k8s.io/v1", "NetworkPolicy"): decode_network_policy,
+    ("networking.k8s.io/v1", "ServiceCIDR"): decode_service_cidr,
     ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"): decode_admin_policy,
     ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"): decode_baseline_policy,
     ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): decode_cluster_policy,
+    ("networking.gke.io/v1", "EgressNATPolicy"): decode_egress_policy,
+    ("networking.gke.io/v1", "NetworkGatewayGroup"): decode_gateway_group,
     ("networking.gke.io/v1alpha1", "NetworkLogging"): decode_network_logging,
 }
 """(apiVersion, kind) -> decoder; a decoder gives None for an object of the kind that nfagent doesn't read."""
 
-_CLUSTER_SCOPED = {
-    *("Namespace", "Node", "NetworkLogging"),
+CLUSTER_SCOPED = {
+    *("Namespace", "Node", "ServiceCIDR", "EgressNATPolicy", "NetworkLogging"),
     *("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"),
 }
+"""Kinds without a namespace."""
 
 
 def _group(api_version: str) -> str:
@@ -71,5 +77,5 @@ def reference(document: dict[str, Any]) -> Ref | None:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         return None
     kind = str(document.get("kind"))
-    namespace = "" if kind in _CLUSTER_SCOPED else metadata.get("namespace") or DEFAULT_NAMESPACE
+    namespace = "" if kind in CLUSTER_SCOPED else metadata.get("namespace") or DEFAULT_NAMESPACE
     return Ref(kind, str(namespace), metadata["name"])

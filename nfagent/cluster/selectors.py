@@ -1,0 +1,89 @@
+"""Label selectors: which labels they take, and how they are read (meta/v1 LabelSelector)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+
+from nfagent.cluster.fields import Field
+from nfagent.cluster.schema import known_fields
+
+Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist"]
+_OPERATORS: tuple[Operator, ...] = get_args(Operator)
+
+
+class Requirement(msgspec.Struct, frozen=True, order=True):
+    """One line of a label selector; `values` are sorted, and empty for Exists and DoesNotExist."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Judge labels; NotIn and DoesNotExist match a missing label (corner-cases.md 16)."""
+        match self.operator:
+            case "In":
+                return labels.get(self.key) in self.values
+            case "NotIn":
+                return labels.get(self.key) not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+
+    def __str__(self) -> str:
+        """Write it as `kubectl get -l` takes it."""
+        match self.operator:
+            case "In" if len(self.values) == 1:
+                return f"{self.key}={self.values[0]}"
+            case "In":
+                return f"{self.key} in ({','.join(self.values)})"
+            case "NotIn" if len(self.values) == 1:
+                return f"{self.key}!={self.values[0]}"
+            case "NotIn":
+                return f"{self.key} notin ({','.join(self.values)})"
+            case "Exists":
+                return self.key
+            case "DoesNotExist":
+                return f"!{self.key}"
+
+
+class Selector(msgspec.Struct, frozen=True, order=True):
+    """A label selector: all requirements hold; without any, everything is selected.
+
+    Requirements are sorted and unique, so that selectors which say the same are mostly equal values.
+    """
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Judge labels."""
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        """Write it as `kubectl get -l` takes it, or `all`."""
+        return ",".join(map(str, self.requirements)) or "all"
+
+
+def decode_selector(field: Field) -> Selector:
+    """Read a label selector (meta/v1 LabelSelector); missing selects everything, as an empty one does."""
+    known_fields(field, "matchLabels", "matchExpressions")
+    found = [Requirement(key, "In", (value,)) for key, value in (field / "matchLabels").labels()]
+    found += [_requirement(entry) for entry in (field / "matchExpressions").items()]
+    return Selector(tuple(sorted(set(found))))
+
+
+def _requirement(field: Field) -> Requirement:
+    known_fields(field, "key", "operator", "values")
+    key = (field / "key").label_key()
+    operator = field / "operator"
+    values = tuple(sorted({value.label_value() for value in (field / "values").items()}))
+    for known in _OPERATORS:
+        if operator.value == known:
+            if (known in {"In", "NotIn"}) != bool(values):
+                wanted = "needs at least one entry" if not values else "must be empty"
+                raise (field / "values").error(f"{wanted} with operator {known}")
+            return Requirement(key, known, values)
+    raise operator.error(f"is not an operator; write {', '.join(_OPERATORS[:-1])} or {_OPERATORS[-1]}")
