@@ -62,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     node: str = ""
     manifests: str = ""
+    kubeconfig: str = ""
+    context: str = ""
+    token_file: str = ""
     runtime_dir: str = "/run/nfagent"
     log_dir: str = "/var/log/network"
     log_level: str = "info"
@@ -114,6 +117,8 @@ def load_settings(
         # Each by itself first, so that the message names the one that is wrong, even where a later one wins.
         _converted(source, layer)
         _overlay(merged, layer)
+    if (flags or {}).get("kubeconfig"):
+        merged["manifests"] = ""  # whoever names an API server doesn't want the settings' folder
     return _converted("settings", merged)
 
 

@@ -7,6 +7,8 @@
     ├── DecodeError              bytes or documents that aren't what they should be
     │   ├── ObjectError          a Kubernetes object breaks its API's validation
     │   └── WireError            bytes from the kernel or from a packet that can't be read
+    ├── ClusterError             the API server, or the way to it, refused
+    │   └── Unreachable          nobody answers at its address: refused, no route, no such name
     └── KernelError              the kernel refused a transaction
 
 Every error carries a message that a person can act on: what is wrong, where, and what to do instead.
@@ -73,6 +75,14 @@ class ObjectError(DecodeError):
 
 class WireError(DecodeError):
     """Bytes that can't be read: a netlink message, an attribute, a packet header."""
+
+
+class ClusterError(NfagentError):
+    """The API server refused, can't be reached, or there are no credentials for it; the message says what to do."""
+
+
+class Unreachable(ClusterError):  # noqa: N818 - a state of the world, as people call it
+    """Nobody answers at the API server's address: refused, no route, name not resolved, reset while connecting."""
 
 
 class KernelError(NfagentError):
