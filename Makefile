@@ -48,6 +48,24 @@ unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' systemd/nfagent.service
 # Where systemd runs, it reads its units again; not for a DESTDIR, which is another machine's.
 reload = if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
+define linting
+$(say) 'ruff check'
+$(bin)/ruff check
+$(say) 'ruff format --check'
+$(bin)/ruff format --check
+$(say) 'mypy --strict'
+$(bin)/mypy
+$(say) 'lint-imports'
+$(bin)/lint-imports --no-logo
+$(say) 'systemd-analyze verify'
+(
+    folder=$$(mktemp -d)
+    trap 'rm -rf "$$folder"' EXIT
+    $(call unit_for,$(abspath $(VENV))) >"$$folder/nfagent.service"
+    systemd-analyze verify --man=no --recursive-errors=no "$$folder/nfagent.service"
+)
+endef
+
 .PHONY: help
 help: ## say what can be made here
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
@@ -58,10 +76,20 @@ help: ## say what can be made here
 demo: $(VENV)/ready modules ## two nodes in network namespaces: policy, masquerade, verdict log (root; under a minute)
 	@exec $(bin)/nfagent lab demo
 
+# What tests/apiserver needs is built meanwhile, at the lowest priority: it takes minutes the first time. Those
+# tests come last and wait for it; whoever ends `make test` ends the build too, Ctrl-C or not.
 .PHONY: test
-test: lint modules ## everything: lint, then all tests (root for those that need the kernel)
-	@$(say) 'pytest: unit, properties, golden, kernel, lab'
-	exec $(bin)/pytest
+test: $(VENV)/ready modules ## everything: lint, then all tests (root for those that need the kernel)
+	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.assets --quiet &
+	build=$$!
+	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
+	$(linting)
+	$(say) 'pytest: unit, properties, golden, kernel, lab, apiserver'
+	$(bin)/pytest
+
+.PHONY: apiserver
+apiserver: $(VENV)/ready ## build/etcd and build/kube-apiserver, for tests/apiserver (Go 1.24; five minutes the first time)
+	@exec $(bin)/python -m nfagent.lab.assets
 
 .PHONY: unit
 unit: $(VENV)/ready ## the fast tests, those without a kernel
@@ -84,28 +112,16 @@ bench: $(VENV)/ready modules ## every figure beside its reference, and build/ben
 
 .PHONY: lint
 lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit
-	@$(say) 'ruff check'
-	$(bin)/ruff check
-	$(say) 'ruff format --check'
-	$(bin)/ruff format --check
-	$(say) 'mypy --strict'
-	$(bin)/mypy
-	$(say) 'lint-imports'
-	$(bin)/lint-imports --no-logo
-	$(say) 'systemd-analyze verify'
-	folder=$$(mktemp -d)
-	trap 'rm -rf "$$folder"' EXIT
-	$(call unit_for,$(abspath $(VENV))) >"$$folder/nfagent.service"
-	systemd-analyze verify --man=no --recursive-errors=no "$$folder/nfagent.service"
+	@$(linting)
 
 .PHONY: install
 install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit (PREFIX=, DESTDIR=)
 	@$(call packages,$(RUN_PACKAGES))
 	$(say) "$(root): nfagent and its Python packages"
 	$(PYTHON) -m venv --system-site-packages "$(root)"
-	# What an earlier build left would be installed again, modules that are gone included.
-	trap 'rm -rf build' EXIT
-	rm -rf build
+	# What an earlier build left would be installed again, modules that are gone included. Ours in build/ stays.
+	trap 'rm -rf build/lib build/bdist.*' EXIT
+	rm -rf build/lib build/bdist.*
 	"$(root)/bin/python" -m pip install --quiet --upgrade .
 	if [ -n "$(DESTDIR)" ]; then
 	    # Scripts name their interpreter by its path: by the one that it will have.

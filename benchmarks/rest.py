@@ -37,7 +37,7 @@ def rest(run: Run) -> Iterator[Row]:
         for number, start in enumerate(range(0, len(documents), _A_FILE)):
             listed = {"apiVersion": "v1", "kind": "List", "items": documents[start : start + _A_FILE]}
             (manifests / f"{number:04d}.json").write_bytes(msgspec.json.encode(listed))
-        agent = LabAgent(fabric, NODE, manifests, Path(folder) / "agent")
+        agent = LabAgent(fabric, NODE, ("--manifests", str(manifests)), Path(folder) / "agent")
         try:
             began = time.monotonic()
             agent.start()

@@ -10,7 +10,8 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 
-DEADLINE_SECONDS = {"kernel": 300, "": 60}
+DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "": 60}
+"""By marker. Tests of the API server may have to wait for it to be built."""
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("quick", deadline=None, max_examples=30, suppress_health_check=_SLOW)
@@ -29,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
     """End a test that hangs. The thorough profile takes its time."""
-    marked = request.node.get_closest_marker("kernel") is not None
+    marker = next((name for name in DEADLINE_SECONDS if name and request.node.get_closest_marker(name)), "")
     thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-    seconds = DEADLINE_SECONDS["kernel" if marked else ""] * (60 if thorough else 1)
+    seconds = DEADLINE_SECONDS[marker] * (60 if thorough else 1)
 
     def give_up(_signal: int, _frame: FrameType | None) -> None:
         raise TimeoutError(f"still running after {seconds} s")

@@ -16,6 +16,10 @@ where nodes are joined by them.
     talk      live connections under traffic, and who still hears whom
     counter   the packets that come into a namespace, and when the kernel saw each
     forgetting  when a namespace's conntrack forgot which connection
+    cluster   an agent on every node, all following one folder of manifests
+    api_cluster  the same, all following one API server
+    control_plane  a real kube-apiserver and its etcd; assets finds or builds them, processes and credentials keep them
+    api_client  changing objects as kubectl does; over https, by what discovery and resources know
 
 Promises: no traffic leaves the lab's own namespaces; whatever it made is gone after `down()`, also when `up()` was
 interrupted half way; namespaces of processes that were killed are found by `netns.sweep`. The fabric loads no

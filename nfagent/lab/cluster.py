@@ -1,4 +1,4 @@
-"""A fabric with an agent on every node, all fed from one folder of manifests.
+"""A fabric with an agent on every node: `LabCluster` feeds all of them from one folder of manifests.
 
     with LabCluster(fabric, folder, scratch) as cluster:
         cluster.write("policy.yaml", text)      # returns when every agent enforces it
@@ -35,11 +35,11 @@ _POLL_SECONDS = 0.002
 class LabAgent:
     """One node's agent: its process, its folders, what it says."""
 
-    def __init__(self, fabric: Fabric, node: str, manifests: Path, scratch: Path) -> None:
-        """Plan it; `start` starts it."""
+    def __init__(self, fabric: Fabric, node: str, source: Sequence[str], scratch: Path) -> None:
+        """Plan it; `start` starts it. source: options of `nfagent run` that say what is followed."""
         self.node = node
         self._fabric = fabric
-        self._manifests = manifests
+        self._source = source
         self._folder = scratch / node
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
@@ -71,8 +71,8 @@ class LabAgent:
         """Tell whether it was started, and not stopped."""
         return self._process is not None
 
-    def start(self, settings: Mapping[str, str] | None = None) -> None:
-        """Start it, and return when it enforces. Raises KernelError with its own words where it doesn't."""
+    def start(self, settings: Mapping[str, str] | None = None, seconds: float = _START_SECONDS) -> None:
+        """Start it, and return when it enforces. Raises KernelError with its own words where it doesn't in time."""
         self._folder.mkdir(parents=True, exist_ok=True)
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class LabAgent:
             listener.settimeout(_POLL_SECONDS * 10)
             # setpriv: an agent doesn't outlive whoever started the lab, however that ends.
             command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "nfagent", "run"]
-            command += ["--manifests", str(self._manifests), "--node", self.node]
+            command += [*self._source, "--node", self.node]
             environment = {**self.environment, **(settings or {}), "NOTIFY_SOCKET": str(ready)}
             with (self._folder / "stderr").open("ab") as stderr:
                 self._process = subprocess.Popen(
@@ -92,10 +92,10 @@ class LabAgent:
                     stderr=stderr,
                     start_new_session=True,
                 )
-            self._await_ready(listener)
+            self._await_ready(listener, seconds)
 
-    def _await_ready(self, listener: socket.socket) -> None:
-        end = time.monotonic() + _START_SECONDS
+    def _await_ready(self, listener: socket.socket, seconds: float) -> None:
+        end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(TimeoutError):
                 if b"READY=1" in listener.recv(4096):
@@ -163,13 +163,12 @@ class LabAgent:
         return bool(status["reconcile"]["in_sync"]) and not status["revoke"]["suspects"]
 
 
-class LabCluster:
+class LabAgents:
     """Agents on the nodes of a fabric; a context manager that runs them inside and has ended them after."""
 
-    def __init__(self, fabric: Fabric, manifests: Path, scratch: Path) -> None:
-        """Plan it: manifests is the folder that all agents follow, scratch holds their runtime and log folders."""
-        self.manifests = manifests
-        self.agents = {node: LabAgent(fabric, node, manifests, scratch) for node in fabric.nodes}
+    def __init__(self, fabric: Fabric, source: Sequence[str], scratch: Path) -> None:
+        """Plan them: source says what all of them follow, scratch holds their runtime and log folders."""
+        self.agents = {node: LabAgent(fabric, node, source, scratch) for node in fabric.nodes}
 
     def __enter__(self) -> Self:
         """Start the agents, and return when all enforce."""
@@ -196,6 +195,24 @@ class LabCluster:
         """Give a node's agent."""
         return self.agents[node]
 
+    def calm(self) -> None:
+        """Return when no address is under re-check: then no agent has anything left to do. Raises KernelError."""
+        end = time.monotonic() + _SYNC_SECONDS
+        for agent in (agent for agent in self.agents.values() if agent.runs):
+            while not agent.is_calm():
+                if time.monotonic() > end:
+                    raise KernelError(f"the agent of node {agent.node} doesn't end its re-check: {agent.said[-2000:]}")
+                time.sleep(_POLL_SECONDS)
+
+
+class LabCluster(LabAgents):
+    """Agents that follow one folder of manifests."""
+
+    def __init__(self, fabric: Fabric, manifests: Path, scratch: Path) -> None:
+        """Plan them: manifests is the folder."""
+        super().__init__(fabric, ("--manifests", str(manifests)), scratch)
+        self.manifests = manifests
+
     def write(self, name: str, text: str) -> None:
         """Put a manifest into the folder by rename, and return when every running agent enforces it."""
         self.place(name, text)
@@ -212,15 +229,6 @@ class LabCluster:
         for name in names:
             (self.manifests / name).unlink()
         self.settle()
-
-    def calm(self) -> None:
-        """Return when no address is under re-check: then no agent has anything left to do. Raises KernelError."""
-        end = time.monotonic() + _SYNC_SECONDS
-        for agent in (agent for agent in self.agents.values() if agent.runs):
-            while not agent.is_calm():
-                if time.monotonic() > end:
-                    raise KernelError(f"the agent of node {agent.node} doesn't end its re-check: {agent.said[-2000:]}")
-                time.sleep(_POLL_SECONDS)
 
     def settle(self, agents: Sequence[LabAgent] | None = None) -> None:
         """Return when the running agents enforce what the folder holds. Raises KernelError after ten seconds."""

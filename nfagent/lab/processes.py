@@ -1,0 +1,99 @@
+"""Processes that a lab starts in a network namespace, each with a log file, and ports for them to listen on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from nfagent.errors import KernelError, UsageError
+from nfagent.lab import netns as network_namespaces
+
+# Below those that the kernel hands out: while a server is away, no connection takes its port, or meets itself there.
+_PORTS = range(20_000, 30_000)
+_ATTEMPTS = 100
+
+
+class Processes:
+    """Named processes of one namespace (this process's own where it's empty). None of them outlives who starts it.
+
+    That is the thread that starts it (prctl(2), PR_SET_PDEATHSIG).
+    """
+
+    def __init__(self, folder: Path, netns: str = "") -> None:
+        """Plan it: folder is where they run and where their logs are; it must be there when one starts."""
+        self._folder, self._netns = folder, netns
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a process was started, and not killed."""
+        return name in self._running
+
+    def __getitem__(self, name: str) -> subprocess.Popen[bytes]:
+        """Give a process. Raises UsageError where it isn't running."""
+        if name not in self._running:
+            raise UsageError(f"{name} isn't running")
+        return self._running[name]
+
+    def start(self, name: str, argv: Sequence[str]) -> None:
+        """Start a process. Raises UsageError where it runs already."""
+        if name in self._running:
+            raise UsageError(f"{name} runs already")
+        entering = ["ip", "netns", "exec", self._netns] if self._netns else []
+        with self._log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [*entering, "setpriv", "--pdeathsig", "KILL", *argv],
+                cwd=self._folder,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """End a process by SIGKILL, and return when it is gone. One that isn't running is left alone."""
+        process = self._running.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def said(self, name: str) -> str:
+        """Give a process's log so far."""
+        path = self._log(name)
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def dead(self) -> str:
+        """Name one that ended by itself; empty where all live."""
+        return next((name for name, process in self._running.items() if process.poll() is not None), "")
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+
+def free_ports(address: str, count: int, netns: str = "") -> list[int]:
+    """Find TCP ports of an address that nobody listens on.
+
+    Raises KernelError where the address isn't one of the namespace's.
+    """
+
+    def find() -> list[int]:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with contextlib.ExitStack() as held:
+            ports: list[int] = []
+            for port in random.sample(_PORTS, _ATTEMPTS):
+                listener = held.enter_context(socket.socket(family))
+                # As servers do: what is left of earlier connections is in nobody's way.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with contextlib.suppress(OSError):
+                    listener.bind((address, port))
+                    ports.append(port)
+                if len(ports) == count:
+                    return ports
+        raise KernelError(f"can't listen on {address}: is it an address of {netns or 'this machine'}?")
+
+    return network_namespaces.inside(netns, find) if netns else find()

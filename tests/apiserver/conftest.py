@@ -1,0 +1,40 @@
+"""A real kube-apiserver for the whole run, and a clean one for each test that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.errors import MachineError
+from nfagent.lab.api_client import ApiClient
+from nfagent.lab.assets import Assets, find
+from nfagent.lab.control_plane import ControlPlane
+
+
+@pytest.fixture(scope="session")
+def assets() -> Assets:
+    """Give etcd and kube-apiserver; waits for their build, where one is under way."""
+    try:
+        return find()
+    except MachineError as lack:
+        pytest.skip(str(lack))
+
+
+@pytest.fixture(scope="session")
+def control_plane(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Give an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
+    with ControlPlane(tmp_path_factory.mktemp("control-plane"), uncached=("limitranges",), assets=assets) as plane:
+        yield plane
+
+
+@pytest.fixture
+def clean(control_plane: ControlPlane) -> Iterator[ApiClient]:
+    """Give the administrator's client; whatever is there after the test, and wasn't before, is deleted."""
+    with control_plane.client() as client:
+        before = client.inventory()
+        yield client
+        # A test that fails may leave it killed.
+        if not control_plane.runs:
+            control_plane.start()
+        client.remove(client.inventory() - before)
