@@ -1,7 +1,8 @@
 """The running agent: one TaskGroup that wires the rooms together.
 
-Objects come from the manifests folder into `Desired`; the reconciler makes the kernel equal to it; logged
-packets come back through NFLOG and go to the verdict log; the unix socket answers questions about all of it.
+Objects come from the API server, or from a folder of manifests, into `Desired`; the reconciler makes the kernel
+equal to it; logged packets come back through NFLOG and go to the verdict log; the unix socket answers questions about
+all of it.
 Stopping leaves the rules in force.
 """
 
@@ -10,21 +11,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
+from nfagent.cluster.model import Ref
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
+from nfagent.edge.access import find_access
 from nfagent.edge.addresses import is_own
+from nfagent.edge.apiserver import ApiServer
 from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.conntrack import Connections
+from nfagent.edge.folder import FolderSource
+from nfagent.edge.following import ClusterSource
 from nfagent.edge.given import Given
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
-from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.edge.memory import settle_memory
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.trials import begin_trial
@@ -32,9 +40,10 @@ from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.explain.explanation import Explanation, explain
 from nfagent.explain.trial import Trial
 from nfagent.intake import Intake
+from nfagent.notices.findings import NodeFaults
 from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
-from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.views import (
     Scope,
@@ -49,20 +58,54 @@ from nfagent.ruleset.views import (
 )
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import encode
+from nfagent.voice import Voice
 from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
 _NFLOG_RETRY_SECONDS = 30.0
+_PATIENCE_SECONDS = 45.0
+"""How long kubelet is kept waiting for a cluster that can't be read: less than the unit's TimeoutStartSec."""
+
+
+class Source(Protocol):
+    """Where objects come from."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with objects now."""
+        ...
+
+    async def start(self) -> None:
+        """Make ready. Raises NfagentError for what stands in the way of a start."""
+        ...
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        ...
+
+    async def reload(self) -> None:
+        """Read everything again."""
+        ...
+
+    async def read_services(self) -> None:
+        """Have the Services that `explain` looks at."""
+        ...
+
+    async def close(self) -> None:
+        """End whatever is open."""
+        ...
+
+    def status(self) -> View:
+        """Tell how it stands."""
+        ...
 
 
 class Agent:
-    """One node's agent, from a manifests folder. Satisfies edge.api.Answers."""
+    """One node's agent. Satisfies edge.api.Answers, edge.folder.Taker and edge.following.Taker."""
 
     def __init__(self, settings: Settings) -> None:
         """Put the parts together; nothing is read or opened before `run`. Raises MachineError."""
         self._settings = settings
-        self._manifests = Path(settings.manifests)
-        self._folder = Folder()
         self._desired = Desired(
             settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy
         )
@@ -92,16 +135,24 @@ class Agent:
         self._reload_asked = asyncio.Event()
         self._ready = False
         self._announced = False
+        self._gathered = asyncio.Event()
         self._said: frozenset[Problem] = frozenset()
-        self._ignored: frozenset[str] = frozenset()
+        self._source: Source
+        self._voice: Voice | None = None
+        if settings.manifests:
+            self._source = FolderSource(Path(settings.manifests), self)
+        else:
+            find = partial(find_access, settings.kubeconfig, settings.context, settings.token_file)
+            server = ApiServer(find)
+            self._source = source = ClusterSource(server, self._clock, self)
+            self._voice = Voice(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
         try:
             await self._kernel.read()
-            await self._take(await asyncio.to_thread(read_folder, self._manifests, self._folder))
-            self._warn_about_node()
+            await self._source.start()
             runner = await api.serve(self._settings.socket_path, self)
             try:
                 await self._work()
@@ -111,6 +162,7 @@ class Agent:
                 self._nflog.close()
                 self._verdict_log.close()
         finally:
+            await self._source.close()
             self._connections.close()
             self._kernel.close()
             claim.close()
@@ -124,23 +176,45 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._reconciler.run()),
-                tasks.create_task(self._follow()),
+                tasks.create_task(self._source.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._read_verdicts()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
+                tasks.create_task(self._tell_systemd_late()),
             ]
+            if self._voice is not None:
+                running.append(tasks.create_task(self._speak(self._voice)))
             await self._stop.wait()
             for task in running:
                 task.cancel()
 
-    async def _follow(self) -> None:
-        async for events in follow(self._manifests, self._folder, self._stop):
-            await self._take(events)
+    def count_nodes(self) -> int:
+        """Give the number of the cluster's Nodes."""
+        return len(self._desired.cluster.nodes)
 
-    async def _take(self, events: list[Event]) -> None:
-        await self._intake.take(events)
+    def held(self, kind: str) -> Collection[tuple[str, str]]:
+        """Give namespace and name of every object of a kind."""
+        return self._desired.held(kind)
+
+    async def take(self, changes: Iterable[Item | Ref]) -> None:
+        """Take in what changed, in its order."""
+        await self._intake.take(changes)
         self._say_problems()
+
+    def gathered(self) -> None:
+        """Everything was read once: from now on the kernel is told."""
+        self._warn_about_node()
+        self._gathered.set()
+        self._intake.open()
+
+    async def _speak(self, voice: Voice) -> None:
+        await self._gathered.wait()
+        await voice.run()
+
+    def _node_faults(self) -> NodeFaults:
+        unjudged, mending = self._bridges.unjudged
+        return NodeFaults(self._reconciler.status.last_error, self._nflog_problem, unjudged, mending)
 
     async def _reload(self) -> None:
         """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
@@ -148,19 +222,22 @@ class Agent:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             systemd.notify("RELOADING=1")
-            try:
-                await self._take(read_folder(self._manifests, self._folder))
-            except UsageError as error:
-                log.error("reload: %s; what was read before holds", error)
+            await self._source.reload()
             self._verdict_log.reopen()
             self._bridges.look()
             self._reconciler.distrust()
             self._announced = False
 
+    async def _tell_systemd_late(self) -> None:
+        """Let the node go on starting where the cluster can't be read: the API server may be one of its Pods."""
+        if not await self._clock.wait(self._gathered, _PATIENCE_SECONDS):
+            log.warning("still waiting to read the cluster; the rules of before stay in force, and none are written")
+            systemd.notify("READY=1\nSTATUS=waiting to read the cluster; the rules of before stay in force")
+
     def _synced(self) -> None:
         self._revoker.committed()
         if not self._ready:
-            self._ready = self._intake.whole = True
+            self._ready = True
             settle_memory()
             counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
             log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
@@ -186,47 +263,53 @@ class Agent:
         self._verdict_log.write([encode(record) for record in records if record is not None])
 
     def _say_problems(self) -> None:
-        now = frozenset(self._folder.problems)
+        now = frozenset(self._source.problems)
         for problem in sorted(now - self._said, key=str):
             log.warning("%s", problem)
         for problem in sorted(self._said - now, key=str):
             log.info("mended: %s", problem)
         self._said = now
-        for kind in sorted(self._folder.ignored - self._ignored):
-            log.debug("%s is not read", kind)
-        self._ignored |= self._folder.ignored
 
     def _warn_about_node(self) -> None:
         cluster = self._desired.cluster
         if cluster.node not in cluster.nodes:
             known = ", ".join(sorted(cluster.nodes)) or "none at all"
-            log.warning("no Node %s in the manifests (there: %s); name this node with --node", cluster.node, known)
+            log.warning("there is no Node %s (there: %s); name this node with --node", cluster.node, known)
 
     async def view(self, name: str, scope: Scope) -> View:
         """Give a view of `dump`. Raises UsageError, KernelError."""
         match name:
             case "state":
-                return {**state_view(self._desired, scope, self._folder.problems), "agent": self._status()}
+                return {**state_view(self._desired, scope, self._source.problems), "agent": self._status()}
             case "policies":
-                return policies_view(self._desired, scope, self._folder.problems)
+                return policies_view(self._desired, scope, self._source.problems)
             case "ruleset":
                 return self._ruleset_view(self._desired.ruleset(), scope)
             case "kernel":
                 return self._ruleset_view(await self._kernel.read(), scope)
             case "diff":
+                self._require_whole()
                 return diff_view(await self._kernel.read(), self._desired.ruleset())
             case "counters":
                 return counters_view(self._desired, await self._kernel.counters(), scope)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
 
-    def explain(self, source: str, destination: str) -> Explanation:
+    async def explain(self, source: str, destination: str) -> Explanation:
         """Judge a connection. Raises UsageError."""
+        self._require_whole()
+        await self._source.read_services()
         return explain(self._desired.cluster, self._desired.index, source, destination, self._desired.choices)
 
     def begin_trial(self, given: Given, *, delete: bool) -> Trial:
         """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""
+        self._require_whole()
         desired = self._desired
         return begin_trial(desired.cluster, desired.index, desired.choices, given, delete=delete)
+
+    def _require_whole(self) -> None:
+        """Refuse to judge by a part of the cluster. Raises UsageError."""
+        if not self._gathered.is_set():
+            raise UsageError("the agent hasn't read the whole cluster yet; `nfagent dump state` says what it waits for")
 
     def _ruleset_view(self, ruleset: Ruleset, scope: Scope) -> View:
         return ruleset_view(scoped(self._desired, ruleset, scope), annotation(self._desired))
@@ -236,7 +319,8 @@ class Agent:
             "reconcile": msgspec.to_builtins(self._reconciler.status),
             "bridges": self._bridges.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
-            "files": dict(sorted(self._folder.digests.items())),
+            **self._source.status(),
+            **({"notices": self._voice.status()} if self._voice is not None else {}),
             "verdict_log": {
                 "path": str(self._settings.verdict_log),
                 "problem": self._nflog_problem,

@@ -40,7 +40,7 @@ class Takes(Protocol):
 class Intake:
     """Takes batches of events, one batch after the other, in the order in which they were handed in.
 
-    whole: until it is set, what was taken is part of something, and nobody is woken in the middle of a batch
+    Until `open`, what was taken is part of something, and nobody is told of it.
     """
 
     def __init__(self, wanted: Takes, clock: Clock, wake: Callable[[], None]) -> None:
@@ -49,20 +49,30 @@ class Intake:
         self._clock = clock
         self._wake = wake
         self._taking = asyncio.Lock()
-        self.whole = False
+        self._whole = False
+
+    def open(self) -> None:
+        """Say that everything was taken once: from now on each change is told at once."""
+        self._whole = True
+        self._wake()
 
     async def take(self, events: Iterable[Item | Ref]) -> None:
         """Take in a batch, and let everybody else have a turn now and then."""
         async with self._taking:
             turn = self._clock.monotonic()
-            for event in events:
-                if isinstance(event, Ref):
-                    self._wanted.remove(event)
-                else:
-                    self._wanted.put(event)
-                if self._clock.monotonic() - turn > TURN_SECONDS:
-                    if self.whole:
-                        self._wake()
-                    await asyncio.sleep(0)
-                    turn = self._clock.monotonic()
+            try:
+                for event in events:
+                    if isinstance(event, Ref):
+                        self._wanted.remove(event)
+                    else:
+                        self._wanted.put(event)
+                    if self._clock.monotonic() - turn > TURN_SECONDS:
+                        self._tell()
+                        await asyncio.sleep(0)
+                        turn = self._clock.monotonic()
+            finally:
+                self._tell()
+
+    def _tell(self) -> None:
+        if self._whole:
             self._wake()

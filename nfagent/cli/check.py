@@ -1,4 +1,4 @@
-"""`nfagent check`: is this node able to run nfagent, and does anything on it stand in the way."""
+"""`nfagent check`: is this node able to run nfagent, and does anything on it, or in its cluster, stand in the way."""
 
 from __future__ import annotations
 
@@ -7,29 +7,45 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfagent.cli.options import config_option, output_option
+from nfagent.cli.options import config_option, kubeconfig_option, node_option, output_option
 
 if TYPE_CHECKING:
     from nfagent.cli.checks import Check
 
+_MEND = "to mend: "
 
-@click.command(epilog="Example: sudo nfagent check")
+
+@click.command(epilog="Examples: sudo nfagent check; sudo nfagent check --cluster --kubeconfig /etc/nfagent/kubeconfig")
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Ask the API server too: credentials, permissions, kinds, and whether this node's Pods are known.",
+)
+@kubeconfig_option
+@node_option
 @config_option
 @output_option("text", "json", "yaml")
 @click.pass_context
-def check(context: click.Context, config: Path | None, output: str) -> None:
+def check(
+    context: click.Context, *, cluster: bool, kubeconfig: str, node: str, config: Path | None, output: str
+) -> None:
     """Check that this node can run nfagent, and that nothing on it stands in the way.
 
-    Every line says what was found and, where something is amiss, the command that mends it.
+    Every line says what was found and, where something is amiss, the command that mends it. Nothing is changed.
 
     Exit code 0: able, warnings or not; 2: not able.
     """
     import msgspec
 
-    from nfagent.cli.checks import ABLE, run_checks
+    from nfagent.cli.checks import ABLE, read_settings, run_checks
     from nfagent.cli.output import emit, say
 
-    found = run_checks(config)
+    settings, first = read_settings(config, node, kubeconfig)
+    found = [first, *run_checks(settings, cluster=cluster)]
+    if cluster:
+        from nfagent.cli.cluster_checks import run_cluster_checks
+
+        found += run_cluster_checks(settings)
     able = all(item.result in ABLE for item in found)
     if output == "text":
         say([*_text(found), "", "this node can run nfagent" if able else "this node can't run nfagent yet"])
@@ -44,6 +60,10 @@ def _text(found: list[Check]) -> list[str]:
     header, *rows = table(("check", "result", "found"), ([item.name, paint(item.result), item.found] for item in found))
     indent = " " * click.unstyle(header).index("FOUND")
     shown = [header]
-    for item, row in zip(found, rows, strict=True):
-        shown += [row, f"{indent}to mend: {item.mend}"] if item.mend else [row]
+    for number, (item, row) in enumerate(zip(found, rows, strict=True)):
+        shown.append(row)
+        # What mends several lines in a row is said beneath the last.
+        if item.mend and item.mend not in {later.mend for later in found[number + 1 : number + 2]}:
+            first, *rest = item.mend.splitlines()
+            shown += [f"{indent}{_MEND}{first}", *(f"{indent}{' ' * len(_MEND)}{line}" for line in rest)]
     return shown

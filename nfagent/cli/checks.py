@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,18 +16,20 @@ import msgspec
 from nfagent.cli.client import ask, listening
 from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
+from nfagent.edge.access import find_access
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.edge.claim import holder
 from nfagent.edge.conntrack import Connections
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
-from nfagent.errors import KernelError, MachineError, NfagentError, SettingError
+from nfagent.errors import ClusterError, KernelError, MachineError, NfagentError, SettingError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
 Result: TypeAlias = Literal["ok", "warn", "FAIL"]
 
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
+_CLAUSE = re.compile(r"; |\. (?=[A-Z])")
 _NOBODY = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has it as an end
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
@@ -38,7 +41,7 @@ class Check(msgspec.Struct, frozen=True):
 
     result: 'ok', 'warn' (it runs, but something is missing), 'FAIL' (it can't run)
     found:  what there is, in words
-    mend:   the command that mends it, or what to do; '' where nothing is amiss
+    mend:   the commands that mend it, a line each, or what to do; '' where nothing is amiss
     """
 
     name: str
@@ -47,16 +50,38 @@ class Check(msgspec.Struct, frozen=True):
     mend: str = ""
 
 
-def run_checks(config: Path | None) -> list[Check]:
-    """Look at everything, in the order in which things build on each other."""
-    return list(_checks(config))
+def run_checks(settings: Settings, *, cluster: bool) -> list[Check]:
+    """Look at everything on this node, in the order in which things build on each other.
+
+    cluster: the API server will be asked, so its credentials are looked at there
+    """
+    return list(_checks(settings, cluster=cluster))
 
 
-def _checks(config: Path | None) -> Iterator[Check]:
-    settings, setting_check = _settings(config)
+def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Settings, Check]:
+    """Read the settings; where they are wrong, the defaults stand in, so that the rest can be looked at."""
+    try:
+        settings = load_settings(config, flags={"node": node, "kubeconfig": kubeconfig})
+    except SettingError as error:
+        found = Check("settings", "FAIL", str(error), f"edit {config or DEFAULT_FILE}, or the environment")
+        return Settings(node=node, kubeconfig=kubeconfig), found
+    file = config or DEFAULT_FILE
+    return settings, Check("settings", "ok", str(file) if file.exists() else f"defaults (there is no {file})")
+
+
+def split(error: NfagentError) -> tuple[str, str]:
+    """Part what is wrong from what to do about it: the last clause of a message."""
+    text = str(error)
+    cuts = list(_CLAUSE.finditer(text))
+    if not cuts:
+        return text, ""
+    what, mend = text[: cuts[-1].start()], text[cuts[-1].end() :]
+    return what, mend[:1].lower() + mend[1:]
+
+
+def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     root = _has_net_admin()
-    yield setting_check
-    yield _manifests(settings)
+    yield _objects(settings, cluster=cluster)
     if root:
         yield Check("privileges", "ok", "CAP_NET_ADMIN")
     else:
@@ -72,22 +97,22 @@ def _checks(config: Path | None) -> Iterator[Check]:
     yield _folder("runtime folder", Path(settings.runtime_dir), "runtime_dir", "FAIL")
 
 
-def _settings(config: Path | None) -> tuple[Settings, Check]:
+def _objects(settings: Settings, *, cluster: bool) -> Check:
+    """Say where Pods and policies come from."""
+    folder = settings.manifests
+    if folder and not Path(folder).is_dir():
+        return Check("objects", "FAIL", f"there is no folder {folder}", f"mkdir -p {folder}")
+    if folder:
+        return Check("objects", "ok", f"folder {folder}")
+    if cluster:
+        return Check("objects", "ok", "API server, by the credentials below")
     try:
-        settings = load_settings(config)
-    except SettingError as error:
-        return Settings(), Check("settings", "FAIL", str(error), f"edit {config or DEFAULT_FILE}, or the environment")
-    file = config or DEFAULT_FILE
-    return settings, Check("settings", "ok", str(file) if file.exists() else f"defaults (there is no {file})")
-
-
-def _manifests(settings: Settings) -> Check:
-    if not settings.manifests:
-        mend = f"set manifests in {DEFAULT_FILE}, or run with --manifests DIR"
-        return Check("manifests", "warn", "no folder is set", mend)
-    if not Path(settings.manifests).is_dir():
-        return Check("manifests", "FAIL", f"{settings.manifests} is not a folder", f"mkdir -p {settings.manifests}")
-    return Check("manifests", "ok", settings.manifests)
+        access = asyncio.run(find_access(settings.kubeconfig, settings.context, settings.token_file))
+    except ClusterError as error:
+        # Where nothing is named, a flag of `run` may do so yet.
+        named = settings.kubeconfig or settings.context or settings.token_file
+        return Check("objects", "FAIL" if named else "warn", *split(error))
+    return Check("objects", "ok", f"API server {access.server}, by {access.origin}; ask it: nfagent check --cluster")
 
 
 def _has_net_admin() -> bool:

@@ -24,6 +24,14 @@ def manifests_option(command: _Command) -> _Command:
     )
 
 
+def kubeconfig_option(command: _Command) -> _Command:
+    """`--kubeconfig FILE`."""
+    words = (
+        "Kubeconfig of the API server to follow.  [default: $KUBECONFIG, the service account of a Pod, the node's own]"
+    )
+    return click.option("--kubeconfig", metavar="FILE", default="", help=words)(command)
+
+
 def node_option(command: _Command) -> _Command:
     """`--node NAME`."""
     words = "This node's name, as its Node object has it.  [default: the host name]"
@@ -63,8 +71,8 @@ def pod_option(command: _Command) -> _Command:
     )
 
 
-def settings_of(config: Path | None, manifests: Path | None = None, node: str = "") -> Settings:
+def settings_of(config: Path | None, manifests: Path | None = None, node: str = "", kubeconfig: str = "") -> Settings:
     """Read the settings, with a command's flags above them. Raises SettingError."""
     from nfagent.config import load_settings
 
-    return load_settings(config, flags={"manifests": str(manifests or ""), "node": node})
+    return load_settings(config, flags={"manifests": str(manifests or ""), "node": node, "kubeconfig": kubeconfig})

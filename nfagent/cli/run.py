@@ -10,28 +10,29 @@ from pathlib import Path
 
 import click
 
-from nfagent.cli.options import FOLDER_HINT, config_option, manifests_option, node_option, settings_of
+from nfagent.cli.options import config_option, kubeconfig_option, manifests_option, node_option, settings_of
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
 
 
-@click.command(epilog="Example: nfagent run --manifests /etc/nfagent/manifests --node node-a")
+@click.command(epilog="Example: nfagent run --kubeconfig /etc/nfagent/kubeconfig --node node-a")
 @manifests_option
+@kubeconfig_option
 @node_option
 @config_option
-def run(manifests: Path | None, node: str, config: Path | None) -> None:
-    """Enforce what a folder of manifests says on this node, until stopped.
+def run(manifests: Path | None, kubeconfig: str, node: str, config: Path | None) -> None:
+    """Enforce what the cluster's API server says on this node, until stopped; or a folder of manifests.
 
-    The folder is watched; SIGHUP reads everything again. SIGTERM and Ctrl-C leave the rules in force, and
+    Both are followed as they change; SIGHUP reads everything again. SIGTERM and Ctrl-C leave the rules in force, and
     `nfagent cleanup` removes them. Needs root.
     """
     from nfagent.agent import Agent
     from nfagent.errors import KernelError, UsageError
 
-    settings = settings_of(config, manifests, node)
-    if not settings.manifests:
-        raise UsageError(f"there is nothing to enforce: {FOLDER_HINT}")
+    if manifests and kubeconfig:
+        raise UsageError("objects come from one place: give --manifests or --kubeconfig, not both")
+    settings = settings_of(config, manifests, node, kubeconfig)
     _log_to_stderr(settings.log_level)
     try:
         asyncio.run(Agent(settings).run())

@@ -41,7 +41,7 @@ class Answers(Protocol):
         """Give a view. Raises UsageError, KernelError."""
         ...
 
-    def explain(self, source: str, destination: str) -> Explanation:
+    async def explain(self, source: str, destination: str) -> Explanation:
         """Judge a connection. Raises UsageError."""
         ...
 
@@ -59,7 +59,7 @@ async def serve(path: Path, answers: Answers) -> web.AppRunner:
         return _json(await answers.view(request.match_info["view"], scope))
 
     async def explain(request: web.Request) -> web.Response:
-        found = answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
+        found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
         return _json(explanation_view(found))
 
     async def attempt(request: web.Request) -> web.StreamResponse:

@@ -103,6 +103,13 @@ class BridgeWatch:
         if mended:
             log.info("mended: no packets between Pods on %s pass the rules by any more", in_words(mended))
 
+    @property
+    def unjudged(self) -> tuple[str, str]:
+        """Give what `look` found last, in words, and the command that mends it; both '' where nothing is amiss."""
+        if not self._unjudged:
+            return "", ""
+        return in_words(self._unjudged), mending(family for _, family in self._unjudged)
+
     async def run(self, seconds: float = 60.0) -> None:
         """Look now, and again every so many seconds, until cancelled."""
         while True:

@@ -1,0 +1,106 @@
+"""What the API server allows us of what nfagent needs, in lines of `nfagent check --cluster`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from itertools import groupby
+
+from nfagent.cli.checks import Check
+from nfagent.edge.apiserver import ApiServer
+from nfagent.errors import ClusterError
+from nfagent.source.messages import decode_status
+from nfagent.source.needs import NEEDS, Need, Permission
+from nfagent.source.reviews import MAY_PATH, User, access_review, decode_access
+
+ACCOUNT = ("nfagent", "nfagent")
+"""Namespace and name of the service account that deploy/rbac.yaml makes and binds."""
+
+_APPLY = "kubectl apply -k deploy"
+_AT_ONCE = 8
+_CREATED = {200, 201}
+_NO_NAME = re.compile(r"[^A-Za-z0-9.:-]+")
+
+
+async def permission_checks(server: ApiServer, user: User | None) -> list[Check]:
+    """Ask for every permission that nfagent needs. Raises ClusterError, DecodeError."""
+    wanted = [(need, permission) for need in NEEDS for permission in need.permissions]
+    turns = asyncio.Semaphore(_AT_ONCE)
+    allowed = await asyncio.gather(*(_ask(server, permission, turns) for _, permission in wanted))
+    denied = [pair for pair, is_allowed in zip(wanted, allowed, strict=True) if not is_allowed]
+    return _told(denied, len(wanted), user)
+
+
+async def _ask(server: ApiServer, permission: Permission, turns: asyncio.Semaphore) -> bool:
+    async with turns:
+        answer = await server.ask("POST", MAY_PATH, body=access_review(permission))
+    if answer.status not in _CREATED:
+        raise ClusterError(f"{decode_status(answer.body, answer.status)}; {_APPLY}")
+    return decode_access(answer.body)
+
+
+def _told(denied: list[tuple[Need, Permission]], total: int, user: User | None) -> list[Check]:
+    whom = str(user) if user is not None else "whoever these credentials are of"
+    if not denied:
+        return [Check("permissions", "ok", f"{total} of {total} are allowed to {whom}")]
+    vital = any(need.vital for need, _ in denied)
+    if len(denied) == total:
+        found = f"none of {total} is allowed to {whom}: nothing is enforced"
+        return [Check("permissions", "FAIL", found, _binding({permission.namespace for _, permission in denied}, user))]
+    found = f"{total - len(denied)} of {total} are allowed to {whom}; these are not:"
+    lines = [Check("permissions", "FAIL" if vital else "warn", found)]
+    for _, group in groupby(sorted(denied, key=_worst_first), key=_place):
+        needs, permissions = zip(*group, strict=True)
+        verbs = ", ".join(permission.verb for permission in permissions)
+        # Where nothing is enforced, what else is lost doesn't matter.
+        costs = dict.fromkeys(need.cost for need in needs if need.vital) or dict.fromkeys(need.cost for need in needs)
+        lines.append(
+            Check(
+                "denied",
+                "FAIL" if any(need.vital for need in needs) else "warn",
+                f"{verbs} {_resource(permissions[0])}: {'; '.join(costs)}",
+                _binding({permissions[0].namespace}, user),
+            )
+        )
+    return lines
+
+
+def _place(pair: tuple[Need, Permission]) -> tuple[bool, str, str, str]:
+    need, permission = pair
+    return not need.vital, permission.namespace, permission.group, permission.resource
+
+
+def _worst_first(pair: tuple[Need, Permission]) -> tuple[tuple[bool, str, str, str], str]:
+    return _place(pair), pair[1].verb
+
+
+def _resource(permission: Permission) -> str:
+    """Name a resource as kubectl takes it."""
+    plural, _, subresource = permission.resource.partition("/")
+    named = f"{plural}.{permission.group}" if permission.group else plural
+    return (
+        named
+        + (f"/{subresource}" if subresource else "")
+        + (f" in {permission.namespace}" * bool(permission.namespace))
+    )
+
+
+def _binding(namespaces: set[str], user: User | None) -> str:
+    """Give the commands that grant what is needed, cluster-wide ('') or in namespaces."""
+    if user is None:
+        return f"{_APPLY}\nand bind its roles to these credentials"
+    if user.service_account == ACCOUNT:
+        return _APPLY
+    if user.node:
+        return f"{_APPLY}\n{_APPLY}/node-credentials"
+    subject = f"--user={user.username}"
+    if user.service_account is not None:
+        subject = f"--serviceaccount={':'.join(user.service_account)}"
+    name = _NO_NAME.sub("-", f"nfagent-{user.username}")
+    lines = [_APPLY]
+    for namespace in sorted(namespaces):
+        where = ["-n", namespace, "create", "rolebinding"] if namespace else ["create", "clusterrolebinding"]
+        role = "--role=nfagent" if namespace else "--clusterrole=nfagent"
+        lines.append(shlex.join(["kubectl", *where, name, role, subject]))
+    return "\n".join(lines)

@@ -1,0 +1,202 @@
+"""One kind of request to the API server: what its setbacks mean, how long to wait after them, what the log says.
+
+A setback is never an error for the caller: there is no answer now, and a time from which to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+import msgspec
+
+from nfagent.errors import ClusterError
+from nfagent.notices.pace import Setbacks, rarely
+
+log = logging.getLogger(__name__)
+REQUEST_SECONDS = 15.0
+"""Without an answer for so long a request counts as failed: who was elected must not wait past its time."""
+
+_FORBIDDEN = 403
+_AGAIN = frozenset({401, 408, 429})
+_SERVER_ERRORS = 500
+_LONGEST_SAID = 300
+
+
+class Answer(Protocol):
+    """What the API server answered, whatever its status."""
+
+    @property
+    def status(self) -> int:
+        """HTTP's."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """Whole."""
+        ...
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds, where the server asks for patience."""
+        ...
+
+
+class Api(Protocol):
+    """The API server; edge.apiserver.ApiServer."""
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Answer:
+        """Give the answer; raises ClusterError where there is none. A body is written as JSON."""
+        ...
+
+
+class Clock(Protocol):
+    """What time is."""
+
+    def monotonic(self) -> float:
+        """Give seconds from an arbitrary start."""
+        ...
+
+    def now_ns(self) -> int:
+        """Give nanoseconds since the epoch."""
+        ...
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; tell whether it came in time."""
+        ...
+
+
+class Channel:
+    """Requests for one purpose.
+
+    failed:     how many brought no usable answer so far
+    last_error: why the last one didn't; '' after one that did
+    """
+
+    def __init__(self, api: Api, clock: Clock, draw: Callable[[], float], purpose: str) -> None:
+        """Stand ready; purpose: what doesn't happen without it, for the log: 'Events'. draw: lots from 0 to 1."""
+        self.failed = 0
+        self.last_error = ""
+        self._api = api
+        self._clock = clock
+        self._draw = draw
+        self._purpose = purpose
+        self._setbacks = Setbacks()
+        self._again_at = 0.0
+        self._stuck = False
+        self._refused = ""
+
+    def wait(self) -> float:
+        """Give the seconds until something may be asked for again; 0 where nothing stands in the way."""
+        return max(0.0, self._again_at - self._clock.monotonic())
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+        expected: Collection[int] = (),
+    ) -> Answer | None:
+        """Give the answer; None after a setback.
+
+        expected: statuses that are no setback here, although they would be elsewhere
+        """
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                answer = await self._api.ask(method, path, query=query, body=body, content_type=content_type)
+        except ClusterError as error:
+            self._set_back(str(error), self._setbacks.pause(self._draw()))
+            return None
+        except TimeoutError:
+            said = f"no answer to {method} {path} for {REQUEST_SECONDS:.0f} s"
+            self._set_back(said, self._setbacks.pause(self._draw()))
+            return None
+        status = answer.status
+        if status in expected or not (status == _FORBIDDEN or status in _AGAIN or status >= _SERVER_ERRORS):
+            self._mended()
+            return answer
+        if status == _FORBIDDEN and ends_with_namespace(answer):
+            return answer
+        said = f"{method} {path}: {explanation(answer)}"
+        if status == _FORBIDDEN:
+            self._set_back(f"{said}; apply deploy/rbac.yaml", rarely(self._draw()))
+        else:
+            self._set_back(said, self._setbacks.pause(self._draw(), answer.retry_after))
+        return None
+
+    def refused(self, said: str) -> None:
+        """Take in an answer that won't get better by asking again; the log has it once, however often it comes."""
+        self.failed += 1
+        self.last_error = said
+        if said != self._refused:
+            log.warning("%s: %s", self._purpose, said)
+        self._refused = said
+
+    def rest(self) -> None:
+        """Have the next request wait as long as after one that isn't permitted."""
+        self._again_at = self._clock.monotonic() + rarely(self._draw())
+
+    def _set_back(self, said: str, seconds: float) -> None:
+        self.failed += 1
+        if not self._stuck:
+            log.warning("%s don't get to the cluster, and are tried again: %s", self._purpose, said)
+        self._stuck = True
+        self.last_error = said
+        self._again_at = self._clock.monotonic() + seconds
+
+    def _mended(self) -> None:
+        if self._stuck:
+            log.info("%s get to the cluster again", self._purpose)
+        self._stuck = False
+        self.last_error = ""
+        self._setbacks.succeeded()
+        self._again_at = 0.0
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: list[_Cause] | None = None
+
+
+class _Status(msgspec.Struct):
+    message: str = ""
+    details: _Details | None = None
+
+
+_status = msgspec.json.Decoder(_Status)
+
+
+def explanation(answer: Answer) -> str:
+    """Give what the API server says in a meta/v1 Status, with the HTTP status."""
+    try:
+        said = _status.decode(answer.body).message
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = answer.body[:_LONGEST_SAID].decode("utf-8", "replace")
+    return f"{answer.status} {said[:_LONGEST_SAID]}".rstrip()
+
+
+def ends_with_namespace(answer: Answer) -> bool:
+    """Tell whether something can't be created because its Namespace is being deleted, which is a 403 as well."""
+    try:
+        details = _status.decode(answer.body).details
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    causes = details.causes if details is not None else None
+    return any(cause.reason == "NamespaceTerminating" for cause in causes or ())

@@ -1,0 +1,327 @@
+"""An API server as the source of objects: every resource listed and watched, each by a task of its own.
+
+What to ask and what answers mean is decided in `source`; here they are asked, waited for and handed on. Losing the
+server changes nothing: what was read last holds, and following goes on from there when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from nfagent.cluster.model import Ref
+from nfagent.edge.access import Access
+from nfagent.edge.apiserver import Answer
+from nfagent.edge.lookout import Lookout
+from nfagent.errors import ClusterError, Problem, Unreachable
+from nfagent.source.backoff import Backoff
+from nfagent.source.reflector import Change, Key, Reflector, Request, Setback
+from nfagent.source.resources import RESOURCES, SERVICES, Resource
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 150.0
+"""A watch that says nothing for so long is broken: the server sends a bookmark every minute or so."""
+
+_LIST_SILENCE_SECONDS = 60.0
+_WATCH_SECONDS = 300
+"""The server ends a watch after one to two times as long, so that agents spread over its replicas."""
+
+_PROTOCOL = frozenset({"again", "expired"})
+"""Setbacks that nobody needs to hear of. Nor of a lost connection, where the next one is found at once."""
+
+_SHORT_SECONDS = 1.0
+_STEADY_SECONDS = 10.0
+"""A watch that held so long was a success, however it ended. (A list that is expired by its end wasn't.)"""
+
+_OK = 200
+_NOT_FOUND = 404
+_UNAVAILABLE = 503
+_SERVICES_SECONDS = 10.0
+_MOST_EXPIRED = 2
+
+
+class Stream(Protocol):
+    """An answer that is being given."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status code."""
+        ...
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the server asks to wait."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give its bytes as they come. Raises ClusterError."""
+        ...
+
+    async def read(self) -> bytes:
+        """Give the whole of it. Raises ClusterError."""
+        ...
+
+
+class Server(Protocol):
+    """An API server."""
+
+    async def access(self) -> Access:
+        """Find the credentials. Raises ClusterError."""
+        ...
+
+    async def close(self) -> None:
+        """End the connections."""
+        ...
+
+    def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[Stream]:
+        """Begin to read an answer; `silence` is how many seconds may pass between two parts. Raises ClusterError."""
+        ...
+
+    async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> Answer:
+        """Give an answer, whatever its status. Raises ClusterError."""
+        ...
+
+
+class Clock(Protocol):
+    """What time is."""
+
+    def monotonic(self) -> float:
+        """Give seconds from an arbitrary start."""
+        ...
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; tell whether it came in time."""
+        ...
+
+
+class Taker(Protocol):
+    """Who takes what changes."""
+
+    async def take(self, changes: Iterable[Change]) -> None:
+        """Take in changes, in the order of events; following goes on when it returns."""
+        ...
+
+    def held(self, kind: str) -> Collection[Key]:
+        """Give the keys of a kind's objects that are in force."""
+        ...
+
+    def count_nodes(self) -> int:
+        """Give the number of the cluster's Nodes, as far as it is known."""
+        ...
+
+    def gathered(self) -> None:
+        """Take in, once, that every resource was read whole."""
+        ...
+
+
+class ClusterSource:
+    """Follows all resources of one cluster."""
+
+    def __init__(
+        self,
+        server: Server,
+        clock: Clock,
+        taker: Taker,
+        *,
+        resources: tuple[Resource, ...] = RESOURCES,
+        silence: float = SILENCE_SECONDS,
+        lots: Callable[[], float] = random.random,
+    ) -> None:
+        """Join the server and who takes what changes; nothing is asked before `run`."""
+        self._server = server
+        self._clock = clock
+        self._taker = taker
+        self._silence = silence
+        self._lots = lots
+        self._lookout = Lookout(server, clock, taker.count_nodes, lots)
+        self._reflectors = {resource.kind: Reflector(resource, taker.held) for resource in resources}
+        self._troubles: dict[str, str] = {}
+        self._again = asyncio.Event()
+        self._never = asyncio.Event()
+        self._services_at: float | None = None
+        self._reading_services = asyncio.Lock()
+        self._origin = ""
+        self.synced = False
+
+    @property
+    def faults(self) -> dict[Ref, tuple[Problem, ...]]:
+        """What is wrong with objects now, by object."""
+        return {ref: flaws for each in self._reflectors.values() for ref, flaws in each.problems.items()}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong with objects now."""
+        return tuple(sorted((flaw for flaws in self.faults.values() for flaw in flaws), key=str))
+
+    async def start(self) -> None:
+        """Find the credentials. Raises ClusterError."""
+        access = await self._server.access()
+        self._origin = f"{access.server}, by {access.origin}"
+        log.info("following %s", self._origin)
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._server.close()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            self._again.clear()
+            async with asyncio.TaskGroup() as tasks:
+                following = [tasks.create_task(self._follow(reflector)) for reflector in self._reflectors.values()]
+                await self._again.wait()
+                for task in following:
+                    task.cancel()
+            # Not before they have ended: what one of them was still reading isn't of the new lists.
+            for reflector in self._reflectors.values():
+                reflector.look_again()
+
+    async def reload(self) -> None:
+        """List everything again."""
+        self._again.set()
+
+    def status(self) -> dict[str, Any]:
+        """Tell where the objects come from, and how each resource stands, by kind."""
+        standing = {kind: self._standing(reflector) for kind, reflector in self._reflectors.items()}
+        return {"apiserver": {"server": self._origin, "synced": self.synced, "resources": standing}}
+
+    async def read_services(self) -> None:
+        """Have the Services as they are now, or were seconds ago; where they can't be read, what was known holds."""
+        async with self._reading_services:
+            now = self._clock.monotonic()
+            if self._services_at is not None and now - self._services_at < _SERVICES_SECONDS:
+                return
+            reflector = Reflector(SERVICES, self._taker.held)
+            reflector.list_only()
+            trouble = await self._list(reflector)
+            if trouble:
+                log.warning("Services can't be read: %s", trouble)
+            else:
+                self._services_at = now
+
+    async def _list(self, reflector: Reflector) -> str:
+        """Read a list by pages; give what stood in the way, or nothing. One that is expired is begun anew, twice."""
+        expired = 0
+        while not reflector.synced:
+            try:
+                await self._ask(reflector, reflector.request(0))
+            except ClusterError as error:
+                return str(error)
+            setback = reflector.setback
+            if setback is not None:
+                expired += 1
+                if setback.kind != "expired" or expired > _MOST_EXPIRED:
+                    return setback.reason
+        return ""
+
+    async def _follow(self, reflector: Reflector) -> None:
+        backoff, knocked = Backoff(), False
+        while True:
+            began = self._clock.monotonic()
+            try:
+                setback = await self._once(reflector)
+            except Unreachable as error:
+                reflector.end()
+                self._say(reflector.resource.kind, str(error))
+                await self._lookout.reachable()
+                if knocked:
+                    # Reachable for whoever knocks, and not for this: a balancer with a dead server behind it.
+                    await self._pause(backoff, Setback("lost", str(error)))
+                knocked = True
+                continue
+            knocked = False
+            if self._clock.monotonic() - began > _STEADY_SECONDS and reflector.phase == "watching":
+                backoff.succeeded()
+            if setback is not None:
+                await self._recover(reflector, backoff, setback)
+
+    async def _once(self, reflector: Reflector) -> Setback | None:
+        """Ask once, as long as the answer goes; give what stood in the way. Raises Unreachable."""
+        began = self._clock.monotonic()
+        request = reflector.request(_WATCH_SECONDS + int(_WATCH_SECONDS * self._lots()))
+        try:
+            await self._ask(reflector, request)
+        except Unreachable:
+            raise
+        except ClusterError as error:
+            reflector.end()
+            return Setback("lost", str(error))
+        if reflector.setback is None and request.watch and self._clock.monotonic() - began < _SHORT_SECONDS:
+            return Setback("lost", "the API server ended a watch as soon as it began")
+        return reflector.setback
+
+    async def _recover(self, reflector: Reflector, backoff: Backoff, setback: Setback) -> None:
+        """Wait until it makes sense to ask again."""
+        kind = reflector.resource.kind
+        if setback.kind == "missing":
+            self._say(kind, "")
+            log.debug("%s is not served here: %s", kind, setback.reason)
+            await self._lookout.appears(reflector.resource)
+            reflector.look_again()
+            return
+        if setback.kind not in _PROTOCOL and not (setback.kind == "lost" and backoff.fresh):
+            self._say(kind, setback.reason)
+        await self._pause(backoff, setback)
+
+    async def _pause(self, backoff: Backoff, setback: Setback) -> None:
+        await self._clock.wait(self._never, backoff.pause(setback, self._taker.count_nodes(), self._lots()))
+
+    async def _ask(self, reflector: Reflector, request: Request) -> None:
+        """Ask, and hand on what the answer changes. Raises ClusterError."""
+        silence = self._silence if request.watch else _LIST_SILENCE_SECONDS
+        async with self._server.stream(request.path, request.query, silence) as stream:
+            if stream.status != _OK:
+                await self._refused(reflector, stream)
+            elif not request.watch:
+                await self._hand_on(reflector.take_page(await stream.read()))
+            else:
+                self._say_followed(reflector)
+                async for chunk in stream:
+                    await self._hand_on(reflector.take_chunk(chunk))
+                    if reflector.setback is not None:
+                        return
+                    self._say_followed(reflector)
+                reflector.end()
+
+    async def _refused(self, reflector: Reflector, stream: Stream) -> None:
+        code, body = stream.status, await stream.read()
+        if code == _NOT_FOUND and not await self._lookout.ready():
+            # A server that is only starting may not know of its CRDs yet.
+            code, body = _UNAVAILABLE, b"the API server isn't ready"
+        await self._hand_on(reflector.refuse(code, body, stream.retry_after))
+
+    async def _hand_on(self, changes: Iterable[Change]) -> None:
+        await self._taker.take(changes)
+        if not self.synced and all(each.synced for each in self._reflectors.values()):
+            self.synced = True
+            self._taker.gathered()
+
+    def _say_followed(self, reflector: Reflector) -> None:
+        """Say that trouble is over; a list that has only begun is no end of it."""
+        if self._troubles and reflector.phase == "watching":
+            self._say(reflector.resource.kind, "")
+
+    def _say(self, kind: str, trouble: str) -> None:
+        """Log what is in the way, once for all kinds that it is in the way of, and that nothing is any more."""
+        before = self._troubles.pop(kind, "")
+        known = set(self._troubles.values())
+        if trouble:
+            self._troubles[kind] = trouble
+            if trouble not in known | {before}:
+                log.warning("%s: not followed for now, what was read last holds: %s", kind, trouble)
+        elif before and not known:
+            log.info("every kind is followed again")
+
+    def _standing(self, reflector: Reflector) -> dict[str, Any]:
+        return {
+            "phase": reflector.phase,
+            "synced": reflector.synced,
+            "version": reflector.version,
+            "objects": len(self._taker.held(reflector.resource.kind)),
+            "trouble": self._troubles.get(reflector.resource.kind, ""),
+        }

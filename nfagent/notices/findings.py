@@ -1,0 +1,130 @@
+"""What is wrong, or news, in statements. Pure words: who says them, and when, is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Ref
+from nfagent.errors import Problem
+from nfagent.notices.statement import Statement, readable
+from nfagent.policy.tiers import SHORT_KINDS, Policy, TierPolicy
+
+FAILS_CLOSED = "FailsClosed"
+NOT_ENFORCED = "NotEnforced"
+INVALID_LOGGING = "InvalidNetworkLogging"
+UPDATED_LOGGING = "UpdateNetworkLogging"
+INVALID_MASQUERADE = "InvalidMasqueradeList"
+INVALID_EGRESS = "InvalidEgressNATPolicy"
+INVALID_GATEWAY = "InvalidNetworkGatewayGroup"
+UNREADABLE = "CannotBeRead"
+RULES_REFUSED = "RulesRefused"
+LOG_UNAVAILABLE = "VerdictLogUnavailable"
+BRIDGE_UNJUDGED = "BridgeTrafficNotJudged"
+
+_KEPT = "what was read of it before stays in force; where nothing was, it counts as absent"
+_REJECTED: dict[str, tuple[str, str]] = {
+    "NetworkLogging": (INVALID_LOGGING, "logging stays as it was"),
+    "ConfigMap": (INVALID_MASQUERADE, "the previous masquerade configuration stays in force; without one, the default"),
+    "EgressNATPolicy": (INVALID_EGRESS, _KEPT),
+    "NetworkGatewayGroup": (INVALID_GATEWAY, _KEPT),
+    **dict.fromkeys(("NetworkPolicy", *SHORT_KINDS), (NOT_ENFORCED, _KEPT)),
+}
+"""Kind -> reason, and what holds instead."""
+
+
+def cluster_statements(
+    faults: Mapping[Ref, Sequence[Problem]], policies: Mapping[Ref, Policy], logging: NetworkLogging | None
+) -> list[Statement]:
+    """Say all that the elected agent has to say; costs the size of `faults`.
+
+    faults:   objects that can't be read, or fail closed, each with what is wrong
+    policies: those in force; one whose own problems these are fails closed, any other object can't be read
+    logging:  the NetworkLogging object in force; None where there is none
+    """
+    found = []
+    for ref, problems in faults.items():
+        policy = policies.get(ref)
+        fails_closed = policy is not None and policy.problems == tuple(problems)
+        found.append(failing_policy(policy) if policy is not None and fails_closed else rejected(ref, problems))
+    if logging is not None and logging.ref not in faults:
+        found.append(logging_statement(logging))
+    return found
+
+
+def failing_policy(policy: Policy) -> Statement:
+    """Say of a policy that can't be enforced as it is written why, and what it does instead."""
+    said = _listed(policy.problems)
+    if isinstance(policy, TierPolicy) and policy.subject is None:
+        return Statement(about=policy.ref, reason=NOT_ENFORCED, message=readable(f"The policy judges no Pod: {said}"))
+    if not isinstance(policy, TierPolicy):
+        closed = "it isolates its Pods and allows them nothing"
+    elif policy.problem is not None:
+        closed = "it denies its Pods everything"
+    else:
+        closed = "rules that can't be read allow nothing, or deny everything where they deny or pass; the others hold"
+    return Statement(
+        about=policy.ref, reason=FAILS_CLOSED, message=readable(f"The policy fails closed, {closed}: {said}")
+    )
+
+
+def rejected(ref: Ref, problems: Iterable[Problem]) -> Statement:
+    """Say why an object can't be read, and what holds instead."""
+    reason, instead = _REJECTED.get(ref.kind, (UNREADABLE, _KEPT))
+    message = readable(f"The object can't be read: {_listed(problems)}. Until it is mended, {instead}.")
+    return Statement(about=ref, reason=reason, message=message)
+
+
+def logging_statement(logging: NetworkLogging) -> Statement:
+    """Say that NetworkLogging `default`, which is there and can be read, is in force (policy-logging)."""
+    said = f"allowed connections: {_switched(logging.allow)}; denied connections: {_switched(logging.deny)}"
+    return Statement(
+        about=logging.ref,
+        reason=UPDATED_LOGGING,
+        message=readable(f"Logging is set; {said}"),
+        weight="Normal",
+        once=True,
+    )
+
+
+def _switched(switch: LoggingSwitch) -> str:
+    if not switch.log:
+        return "not logged"
+    return "logged where annotations ask for it" if switch.delegate else "logged"
+
+
+class NodeFaults(msgspec.Struct, frozen=True):
+    """What goes wrong on this node; each '' where nothing does.
+
+    refused:     why the kernel refuses transactions
+    verdict_log: why the verdict log can't be opened
+    unjudged:    the bridges whose Pods reach each other past the rules, in words
+    mending:     the command that has their packets judged
+    """
+
+    refused: str = ""
+    verdict_log: str = ""
+    unjudged: str = ""
+    mending: str = ""
+
+
+def node_statements(node: str, faults: NodeFaults) -> list[Statement]:
+    """Say on a Node what goes wrong there."""
+    about = Ref("Node", "", node)
+    found = []
+    if faults.refused:
+        said = f"The kernel refuses the rules, so changes of policies don't take effect on this node: {faults.refused}"
+        found.append(Statement(about=about, reason=RULES_REFUSED, message=readable(said), scope="node"))
+    if faults.verdict_log:
+        said = f"Policies are enforced, but verdicts aren't logged: {faults.verdict_log}"
+        found.append(Statement(about=about, reason=LOG_UNAVAILABLE, message=readable(said), scope="node"))
+    if faults.unjudged:
+        said = f"Packets between Pods on {faults.unjudged} pass the rules by; for policies to hold: {faults.mending}"
+        found.append(Statement(about=about, reason=BRIDGE_UNJUDGED, message=readable(said), scope="node"))
+    return found
+
+
+def _listed(problems: Iterable[Problem]) -> str:
+    """Say problems without the object's name, which an Event has, and the file's, which its readers don't have."""
+    return "; ".join(str(msgspec.structs.replace(problem, place="", object="")) for problem in problems)

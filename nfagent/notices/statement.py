@@ -1,0 +1,92 @@
+"""A statement about an object, and where the API server has that object."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.model import Ref
+
+Scope: TypeAlias = Literal["cluster", "node"]
+Weight: TypeAlias = Literal["Warning", "Normal"]
+
+_TIERS = "policy.networking.k8s.io"
+_GKE = "networking.gke.io"
+_COLLECTIONS: dict[str, tuple[str, str]] = {
+    "Namespace": ("v1", "namespaces"),
+    "Node": ("v1", "nodes"),
+    "Pod": ("v1", "pods"),
+    "ConfigMap": ("v1", "configmaps"),
+    "Service": ("v1", "services"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "ServiceCIDR": ("networking.k8s.io/v1", "servicecidrs"),
+    "AdminNetworkPolicy": (f"{_TIERS}/v1alpha1", "adminnetworkpolicies"),
+    "BaselineAdminNetworkPolicy": (f"{_TIERS}/v1alpha1", "baselineadminnetworkpolicies"),
+    "ClusterNetworkPolicy": (f"{_TIERS}/v1alpha2", "clusternetworkpolicies"),
+    "EgressNATPolicy": (f"{_GKE}/v1", "egressnatpolicies"),
+    "NetworkGatewayGroup": (f"{_GKE}/v1", "networkgatewaygroups"),
+    "NetworkLogging": (f"{_GKE}/v1alpha1", "networkloggings"),
+}
+"""Kind -> apiVersion, plural."""
+
+LONGEST_MESSAGE = 1024
+"""Bytes of an Event's message: what events.k8s.io/v1 takes, under which the same Events can be read and written."""
+
+_MORE = "…"
+
+
+def api_version(ref: Ref) -> str:
+    """Give the apiVersion under which an object is read."""
+    return _COLLECTIONS[ref.kind][0]
+
+
+def object_path(ref: Ref) -> str:
+    """Give the path of an object of a kind that nfagent reads."""
+    version, plural = _COLLECTIONS[ref.kind]
+    root = "/apis" if "/" in version else "/api"
+    within = f"/namespaces/{ref.namespace}" if ref.namespace else ""
+    return f"{root}/{version}{within}/{plural}/{ref.name}"
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to say about an object, as long as it holds.
+
+    about:   the object; its uid is learned when the statement is sent
+    reason:  CamelCase, for machines; a statement is one of a topic: object, weight and reason
+    message: for people: what is wrong, and what to write instead
+    scope:   cluster: the elected agent says it; node: every agent says it, about its own Node
+    once:    news, not a condition: said when it comes, and not again while it holds
+    """
+
+    about: Ref
+    reason: str
+    message: str
+    weight: Weight = "Warning"
+    scope: Scope = "cluster"
+    once: bool = False
+
+    @property
+    def topic(self) -> Topic:
+        """Name what it is about: of one topic, the newest statement is the one that counts."""
+        return (self.about, self.weight, self.reason)
+
+
+Topic: TypeAlias = tuple[Ref, Weight, str]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What the API server says of an object besides its content: metadata.uid, resourceVersion and generation."""
+
+    uid: str = ""
+    version: str = ""
+    generation: int = 0
+
+
+def readable(message: str) -> str:
+    """Put a message on one line that a terminal can show, within the limit: UTF-8, cut between characters."""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
+    whole = line.encode("utf-8", "replace")
+    if len(whole) <= LONGEST_MESSAGE:
+        return whole.decode()
+    return whole[: LONGEST_MESSAGE - len(_MORE.encode())].decode("utf-8", "ignore") + _MORE

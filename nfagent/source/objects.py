@@ -1,0 +1,93 @@
+"""One object's JSON to what nfagent reads of it.
+
+Pods, of which there are many, are read by a schema straight from the bytes; where that finds something to look at, and
+for every other kind, the whole document is read, field by field, by the decoder that manifests have too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from nfagent.cluster.model import Ref
+from nfagent.cluster.quick import quick_pod_json
+from nfagent.errors import ObjectError, Problem
+from nfagent.policy.model import NetworkPolicy
+from nfagent.policy.tiers import TierPolicy
+from nfagent.ruleset.desired import Item
+from nfagent.source.kinds import DECODERS, reference
+from nfagent.source.resources import Resource
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """What an object's JSON holds.
+
+    version:  its metadata.resourceVersion, '' where it has none
+    item:     the object; None where it can't be read (its last good version holds then), or is none of ours
+    problems: what is wrong with it, for people; a policy may have some and an item that fails closed
+    """
+
+    ref: Ref
+    version: str = ""
+    item: Item | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+Reader = Callable[[bytes | msgspec.Raw], Found | Problem]
+"""Reads one object; a Problem where not even its name can be read. Never raises."""
+
+
+def reader(resource: Resource) -> Reader:
+    """Give what reads the objects of a resource."""
+    careful = _careful_reader(resource)
+    return _pod_reader(careful) if resource.kind == "Pod" else careful
+
+
+def _pod_reader(careful: Reader) -> Reader:
+    def read(raw: bytes | msgspec.Raw) -> Found | Problem:
+        quick = quick_pod_json(raw)
+        return careful(raw) if quick is None else Found(quick[0].ref, quick[1], quick[0])
+
+    return read
+
+
+def _careful_reader(resource: Resource) -> Reader:
+    decode = DECODERS[resource.api_version, resource.kind]
+
+    def read(raw: bytes | msgspec.Raw) -> Found | Problem:
+        document = _document(raw, resource)
+        if document is None:
+            return Problem(object=resource.kind, reason="is not a JSON object; the API server sent something else")
+        ref = reference(document)
+        if ref is None:
+            return Problem(
+                object=resource.kind, field="metadata.name", reason="is missing, so nobody knows which it is"
+            )
+        version = _version(document)
+        try:
+            item = decode(document)
+        except ObjectError as error:
+            return Found(ref, version, None, (error.problem,))
+        flaws = item.problems if isinstance(item, NetworkPolicy | TierPolicy) else ()
+        return Found(ref, version, item, flaws)
+
+    return read
+
+
+def _document(raw: bytes | msgspec.Raw, resource: Resource) -> dict[str, Any] | None:
+    """Parse; entries of a list may leave their kind out."""
+    try:
+        document = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    return {**document, "apiVersion": resource.api_version, "kind": resource.kind}
+
+
+def _version(document: dict[str, Any]) -> str:
+    # `reference` found metadata to be a mapping.
+    version = document["metadata"].get("resourceVersion")
+    return version if isinstance(version, str) else ""

@@ -1,0 +1,324 @@
+"""Following one resource: what to ask next, and what the answers change. Without I/O.
+
+    listing ──last page──► watching        pages of a list, where initial events aren't served
+    initial ──end mark───► watching        initial events by the watch itself (`sendInitialEvents`)
+    watching ──410───────► listing or initial
+    any ──404────────────► missing         the server doesn't serve the kind; `look_again` starts anew
+
+Changes are given as they are read: objects to put, names of those that are gone. What a complete list didn't name
+is gone at its end, not before: a list that breaks off takes nothing away. A watch that ends goes on from the last
+version that was read. The caller says what it holds already (`held`), so a list gives no more than the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.cluster.model import Ref
+from nfagent.errors import DecodeError, Problem
+from nfagent.ruleset.desired import Item
+from nfagent.source.messages import Lines, Status, decode_bookmark, decode_event, decode_page, decode_status
+from nfagent.source.objects import Found, reader
+from nfagent.source.resources import Resource
+
+PAGE_SIZE = 5000
+_MISSING_AFTER = 3
+"""How often a kind that was served must be found missing: an API server that starts says so of CRDs for a moment."""
+
+Key: TypeAlias = tuple[str, str]
+"""Namespace and name."""
+
+Change: TypeAlias = Item | Ref
+"""An object to put, or the name of one that is gone."""
+
+Phase: TypeAlias = Literal["listing", "initial", "watching", "missing"]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What to ask: GET path?query. A watch's answer comes in lines, as long as it goes; a list's at once."""
+
+    path: str
+    query: dict[str, str]
+    watch: bool
+
+
+class Setback(msgspec.Struct, frozen=True):
+    """Why an answer led nowhere.
+
+    kind: 'again' nothing is wrong, ask on at once; 'expired' what was asked for is forgotten, ask anew;
+          'missing' the kind isn't served; 'busy' the server asks to wait; 'refused' it refuses; 'broken' it sent
+          what can't be read; 'lost' the connection broke
+    """
+
+    kind: Literal["again", "expired", "missing", "busy", "refused", "broken", "lost"]
+    reason: str
+    retry_after: float | None = None
+
+
+class Reflector:
+    """Follows one resource.
+
+    synced:   everything was read once, or the kind is known to be missing
+    problems: objects that can't be read, or fail closed, each with what is wrong
+    setback:  why the last answer led nowhere; None while all goes well
+    """
+
+    def __init__(
+        self, resource: Resource, held: Callable[[str], Collection[Key]], *, page_size: int = PAGE_SIZE
+    ) -> None:
+        """Start with nothing read; `held` gives the keys of a kind's objects that are in force."""
+        self.resource = resource
+        self.synced = False
+        self.problems: dict[Ref, tuple[Problem, ...]] = {}
+        self.setback: Setback | None = None
+        self.version = ""
+        self._read = reader(resource)
+        self._held = held
+        self._page_size = page_size
+        self._initial_events = True
+        self._phase: Phase = "initial"
+        self._rest = ""
+        self._lines = Lines()
+        self._unlisted: set[Key] | None = None
+        self._unmentioned: set[Ref] = set()
+        self._absences = 0
+        self._failed_at = ""
+
+    @property
+    def phase(self) -> Phase:
+        """Where it stands."""
+        return self._phase
+
+    @property
+    def missing(self) -> bool:
+        """Tell whether the server doesn't serve the kind."""
+        return self._phase == "missing"
+
+    @property
+    def _stopped(self) -> bool:
+        return self.setback is not None
+
+    def request(self, watch_seconds: int) -> Request:
+        """Give what to ask now; a watch is to end after so many seconds."""
+        query = {"fieldSelector": self.resource.field_selector} if self.resource.field_selector else {}
+        if self._phase == "listing":
+            query["limit"] = str(self._page_size)
+            if self._rest:
+                query["continue"] = self._rest
+            return Request(self.resource.path, query, watch=False)
+        self._lines = Lines()
+        query |= {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(watch_seconds)}
+        if self._phase == "initial":
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+        else:
+            query["resourceVersion"] = self.version
+        return Request(self.resource.path, query, watch=True)
+
+    def take_page(self, body: bytes) -> Iterator[Change]:
+        """Read a page of the list: give what it changes, and with the last one what is gone."""
+        self.setback = None
+        try:
+            page = decode_page(body)
+        except DecodeError as error:
+            self._fall("broken", str(error))
+            return
+        self._begin_list()
+        for raw in page.objects:
+            yield from self._listed(raw)
+            if self._stopped:
+                return
+        self._rest = page.rest
+        if not page.rest:
+            yield from self._end_list(page.version)
+
+    def take_chunk(self, chunk: bytes) -> Iterator[Change]:
+        """Read bytes of a watch: give what they change. Where `setback` is set after it, the watch is over."""
+        self.setback = None
+        try:
+            lines = self._lines.feed(chunk)
+            for line in lines:
+                yield from self._event(*decode_event(line))
+                if self._stopped:
+                    return
+        except DecodeError as error:
+            self._fall("broken", str(error))
+
+    def end(self) -> None:
+        """Take in that a watch ended, or an answer broke off: the next request goes on from what was read.
+
+        Initial events without their end mark are a setback: what was read of them has to be read again.
+        """
+        if self._phase == "initial":
+            self._forget_list()
+            self.setback = Setback("refused", "the API server ended the initial events before they were complete")
+
+    def refuse(self, code: int, body: bytes, retry_after: float | None = None) -> Iterator[Ref]:
+        """Take in an answer that isn't 200; give what is gone, where the kind is served no more."""
+        status = decode_status(body, code)
+        self.setback = None
+        if status.expired:
+            self._fall("expired", str(status))
+        elif code == _NOT_FOUND and self.resource.optional:
+            yield from self._absent(status)
+        elif code in {_BAD_REQUEST, _UNPROCESSABLE} and self._phase == "initial":
+            self._initial_events = False
+            self._fall("again", "initial events aren't served; listing by pages")
+        else:
+            wait = retry_after if retry_after is not None else status.retry_after
+            kind: Literal["busy", "refused"] = "busy" if code == _TOO_MANY or wait is not None else "refused"
+            self._halt(Setback(kind, f"{status}{_ADVICE.get(code, '')}", wait))
+
+    def list_only(self) -> None:
+        """List by pages, for a caller who wants no watch."""
+        self._initial_events = False
+        self._restart()
+
+    def look_again(self) -> None:
+        """Start anew: the server may serve the kind by now."""
+        self._restart()
+
+    def _event(self, word: str, raw: msgspec.Raw) -> Iterator[Change]:
+        if word == "BOOKMARK":
+            version, ends = decode_bookmark(raw)
+            if self._phase == "initial" and ends:
+                yield from self._end_list(version)
+            elif self._phase == "watching":
+                self.version = version or self.version
+        elif word == "ERROR":
+            self._failed(decode_status(raw))
+        elif word in {"ADDED", "MODIFIED"}:
+            if self._phase == "initial":
+                self._begin_list()
+                yield from self._listed(raw)
+            else:
+                yield from self._changed(raw)
+        elif word == "DELETED":
+            yield from self._deleted(raw)
+        else:
+            self._fall("broken", f"the API server sent a watch event of type {word!r}")
+
+    def _failed(self, status: Status) -> None:
+        """Take in a watch's last event: what is wrong. The same again, without a step in between, ends in a list."""
+        if status.expired:
+            self._fall("expired", str(status))
+        elif status.code == _TOO_MANY:
+            self._halt(Setback("busy", str(status), status.retry_after))
+        elif self._phase == "watching" and self._failed_at == self.version:
+            self._fall("refused", str(status))
+        else:
+            self._failed_at = self.version
+            self._halt(Setback("refused", str(status), status.retry_after))
+
+    def _listed(self, raw: msgspec.Raw) -> Iterator[Change]:
+        found = self._note(raw)
+        if found is None:
+            return
+        if self._unlisted:
+            self._unlisted.discard((found.ref.namespace, found.ref.name))
+        self._unmentioned.discard(found.ref)
+        if found.item is not None:
+            yield found.item
+
+    def _changed(self, raw: msgspec.Raw) -> Iterator[Change]:
+        found = self._note(raw)
+        if found is None:
+            return
+        if found.item is not None:
+            yield found.item
+        self.version = found.version or self.version
+
+    def _deleted(self, raw: msgspec.Raw) -> Iterator[Change]:
+        found = self._note(raw)
+        if found is None:
+            return
+        self.problems.pop(found.ref, None)
+        if found.item is not None or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
+            yield found.ref
+        if self._phase == "watching":
+            self.version = found.version or self.version
+
+    def _note(self, raw: msgspec.Raw) -> Found | None:
+        """Read an object, and keep what is wrong with it; None where nobody knows which it is."""
+        found = self._read(raw)
+        if isinstance(found, Problem):
+            self._fall("broken", str(found))
+            return None
+        if found.problems:
+            self.problems[found.ref] = found.problems
+        elif self.problems:
+            self.problems.pop(found.ref, None)
+        return found
+
+    def _begin_list(self) -> None:
+        if self._unlisted is None:
+            self._unlisted = set(self._held(self.resource.kind))
+            self._unmentioned = set(self.problems)
+
+    def _end_list(self, version: str) -> Iterator[Change]:
+        if not version:
+            self._fall("broken", "the API server ended the initial events without a version")
+            return
+        self._begin_list()  # an empty list has begun by its end
+        for ref in self._gone(self._unlisted or ()):
+            yield ref
+        for ref in self._unmentioned:
+            self.problems.pop(ref, None)
+        self._forget_list()
+        self._absences = 0
+        self._failed_at = ""
+        self.version = version
+        self._phase = "watching"
+        self.synced = True
+
+    def _gone(self, keys: Collection[Key]) -> list[Ref]:
+        refs = [Ref(self.resource.kind, namespace, name) for namespace, name in keys]
+        return sorted(ref for ref in refs if self.resource.holds(ref))
+
+    def _absent(self, status: Status) -> Iterator[Ref]:
+        """Take in that the server doesn't know the kind: where something is held, it must say so more than once."""
+        self._absences += 1
+        held = self._gone(self._held(self.resource.kind))
+        if held and self._absences < _MISSING_AFTER:
+            self._fall("refused", str(status))
+            return
+        yield from held
+        self.problems.clear()
+        self._restart()
+        self._phase = "missing"
+        self.synced = True
+        self.setback = Setback("missing", str(status))
+
+    def _fall(self, kind: Literal["again", "expired", "refused", "broken"], reason: str) -> None:
+        """Give up what was being read, and start anew: by a new list."""
+        self.setback = Setback(kind, reason)
+        self._restart()
+
+    def _halt(self, setback: Setback) -> None:
+        """Stop; the next request goes on from what was read, but for initial events, which begin anew."""
+        self.setback = setback
+        if self._phase == "initial":
+            self._forget_list()
+
+    def _restart(self) -> None:
+        self._forget_list()
+        self._phase = "initial" if self._initial_events else "listing"
+
+    def _forget_list(self) -> None:
+        self._rest = ""
+        self._unlisted = None
+        self._unmentioned = set()
+
+
+_BAD_REQUEST = 400
+_NOT_FOUND = 404
+_UNPROCESSABLE = 422
+_TOO_MANY = 429
+
+_ADVICE = {
+    401: "; the credentials aren't accepted: see that they are this cluster's and haven't expired",
+    403: "; apply deploy/rbac.yaml, and see that the agent's credentials are of a subject that it names",
+}
+"""What people can do about a refusal."""
