@@ -19,6 +19,7 @@ from nfagent.lab.stage import Stage
 MODULES = (
     "benchmarks.engine",
     "benchmarks.rest",
+    "benchmarks.apiserver",
     "benchmarks.revocations",
     "benchmarks.nflog",
     "benchmarks.packets",

@@ -7,17 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
 
-from nfagent.lab.cluster import LabCluster
+from nfagent.lab.cluster import LabAgents, LabCluster
 from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.probe import Outcome, Probe, run_probes
 from nfagent.lab.servers import Servers
 
 Document = dict[str, Any]
+Agents = TypeVar("Agents", bound=LabAgents)
 
 
 def node_document(node: NodePlan) -> Document:
@@ -73,23 +74,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         pause.wait(0.02)
 
 
-class Lab:
-    """A running lab, and the questions that tests ask it."""
+class ProbedLab(Generic[Agents]):
+    """A running lab, whatever its agents follow, and the questions that tests ask it."""
 
-    def __init__(self, fabric: Fabric, servers: Servers, cluster: LabCluster) -> None:
+    def __init__(self, fabric: Fabric, servers: Servers, cluster: Agents) -> None:
         self.fabric = fabric
         self.servers = servers
         self.cluster = cluster
-
-    def apply(self, name: str, *documents: Document) -> None:
-        self.cluster.write(f"{name}.yaml", as_text(documents))
-
-    def delete(self, *names: str) -> None:
-        self.cluster.delete(*(f"{name}.yaml" for name in names))
-
-    def only_cluster(self) -> None:
-        """Delete every manifest but `cluster.yaml`."""
-        self.cluster.delete(*(path.name for path in self.cluster.manifests.iterdir() if path.name != "cluster.yaml"))
 
     def pod(self, path: str) -> str:
         namespace, name = path.split("/")
@@ -117,6 +108,20 @@ class Lab:
             for probe, verdict in expected.items()
             if outcomes[probe].reached != verdict
         ]
+
+
+class Lab(ProbedLab[LabCluster]):
+    """A lab whose agents follow a folder of manifests."""
+
+    def apply(self, name: str, *documents: Document) -> None:
+        self.cluster.write(f"{name}.yaml", as_text(documents))
+
+    def delete(self, *names: str) -> None:
+        self.cluster.delete(*(f"{name}.yaml" for name in names))
+
+    def only_cluster(self) -> None:
+        """Delete every manifest but `cluster.yaml`."""
+        self.cluster.delete(*(path.name for path in self.cluster.manifests.iterdir() if path.name != "cluster.yaml"))
 
 
 @contextlib.contextmanager

@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nfagent.cluster.address import family_of
-from nfagent.cluster.decode import decode_namespace, decode_network_logging, decode_node, decode_pod
+from nfagent.cluster.decode import (
+    decode_namespace,
+    decode_network_logging,
+    decode_node,
+    decode_pod,
+    decode_service_cidr,
+)
 from nfagent.cluster.services import decode_service
 from nfagent.cluster.state import ClusterState
 from nfagent.egress.ip_masq import decode_ip_masq
 from nfagent.egress.plan import MasqueradeSettings
+from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
 from nfagent.policy.choices import Choices
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.evaluate import Flow, evaluate
@@ -29,11 +36,14 @@ DECODERS: dict[str, Callable[[Document], Item | None]] = {
     "Node": decode_node,
     "Pod": decode_pod,
     "Service": decode_service,
+    "ServiceCIDR": decode_service_cidr,
     "NetworkPolicy": decode_network_policy,
     "AdminNetworkPolicy": decode_admin_policy,
     "BaselineAdminNetworkPolicy": decode_baseline_policy,
     "ClusterNetworkPolicy": decode_cluster_policy,
     "ConfigMap": decode_ip_masq,
+    "EgressNATPolicy": decode_egress_policy,
+    "NetworkGatewayGroup": decode_gateway_group,
     "NetworkLogging": decode_network_logging,
 }
 

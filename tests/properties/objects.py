@@ -20,8 +20,10 @@ from nfagent.cluster.model import (
     NetworkLogging,
     Node,
     Pod,
+    ServiceCIDR,
 )
 from nfagent.egress.ip_masq import IpMasqConfig
+from nfagent.egress.policy import EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.model import NetworkPolicy
 from tests.scene import NODE_ADDRESSES, NODES
@@ -200,12 +202,19 @@ def policies() -> st.SearchStrategy[NetworkPolicy]:
 
 SWITCHES = st.builds(LoggingSwitch, log=st.booleans())
 LOGGING = st.builds(NetworkLogging, allow=SWITCHES, deny=SWITCHES)
-MASQUERADE = st.builds(
+_RANGES = st.sampled_from(["10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0"]).map(parse_cidr)
+CONFIGURED = st.builds(
     IpMasqConfig,
-    cidrs=st.none()
-    | st.lists(
-        st.sampled_from(["10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0"]).map(parse_cidr),
-        max_size=3,
-    ).map(tuple),
+    cidrs=st.none() | st.lists(_RANGES, max_size=3).map(tuple),
     link_local=st.tuples(st.booleans(), st.booleans()),
 )
+EGRESS = st.builds(
+    EgressNATPolicy,
+    name=st.sampled_from(["default", "more"]),
+    action=st.sampled_from(["NoSNAT", "NoSNAT", "SNAT"]),
+    destinations=st.lists(_RANGES, max_size=2).map(tuple),
+    sources=st.sampled_from([(), (), (EgressSource(),)]),
+)
+GATEWAYS = st.builds(NetworkGatewayGroup, st.just("kube-system"), st.just("gw"), st.sampled_from([("::1",), ("::2",)]))
+SERVICE_RANGES = st.builds(ServiceCIDR, st.sampled_from(["one", "two"]), st.lists(_RANGES, max_size=2).map(tuple))
+MASQUERADE = CONFIGURED | EGRESS | GATEWAYS | SERVICE_RANGES

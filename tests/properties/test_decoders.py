@@ -10,9 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nfagent.cluster.decode import decode_namespace, decode_network_logging, decode_node, decode_pod
+from nfagent.cluster.decode import (
+    decode_namespace,
+    decode_network_logging,
+    decode_node,
+    decode_pod,
+    decode_service_cidr,
+)
 from nfagent.cluster.services import decode_service
 from nfagent.egress.ip_masq import decode_ip_masq
+from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
 from nfagent.errors import ObjectError, WireError
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.model import NetworkPolicy
@@ -20,6 +27,7 @@ from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_poli
 from nfagent.policy.tiers import LAST_PRIORITY, TierPolicy, TierRule
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.parse import parse_counters, parse_ruleset
+from nfagent.source.kinds import DECODERS, reference
 
 Decode = Callable[[dict[str, Any]], object]
 
@@ -133,6 +141,26 @@ VALID: dict[Decode, dict[str, Any]] = {
         "kind": "ConfigMap",
         "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
         "data": {"config": "nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqLinkLocal: true\nresyncInterval: 60s\n"},
+    },
+    decode_service_cidr: {
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ["10.96.0.0/12", "2001:db8:5::/108"]},
+    },
+    decode_egress_policy: {
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": "payments"},
+        "spec": {
+            "action": "SNAT",
+            "sources": [{"namespaceSelector": {"matchLabels": {"team": "payments"}}, "podSelector": {}}],
+            "destinations": [{"cidr": "203.0.113.0/24"}, {}],
+            "gatewayRef": {"name": "gw", "namespace": "kube-system"},
+        },
+    },
+    decode_gateway_group: {
+        "kind": "NetworkGatewayGroup",
+        "metadata": {"namespace": "kube-system", "name": "gw"},
+        "spec": {"floatingIPs": ["192.0.2.10", "2001:db8::10"]},
     },
     decode_network_logging: {
         "kind": "NetworkLogging",
@@ -302,11 +330,21 @@ def documents(valid: dict[str, Any]) -> st.SearchStrategy[Any]:
     return broken.filter(lambda document: isinstance(document, dict)) | junk
 
 
+def test_every_kind_that_is_read_has_its_document() -> None:
+    assert set(VALID) == set(DECODERS.values())
+
+
 @pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
 def test_the_document_that_is_mutated_is_valid(decode: Decode) -> None:
     decoded = decode(VALID[decode])
     assert decoded is not None
     assert getattr(decoded, "problems", ()) == ()
+
+
+@pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
+def test_an_object_is_named_alike_whether_or_not_it_can_be_read(decode: Decode) -> None:
+    document = VALID[decode]
+    assert reference(document) == getattr(decode(document), "ref", None)
 
 
 @pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)

@@ -107,8 +107,10 @@ async def running() -> AsyncIterator[Stage]:
         async with asyncio.timeout(DEADLINE):
             await stage.intake.take([decoded(document) for document in SCENE])
             await stage.quiet()
+            assert stage.kernel.fake.ruleset == ABSENT
+            stage.intake.open()
+            await stage.quiet()
             assert stage.kernel.fake.ruleset == stage.desired.ruleset()
-            stage.intake.whole = True
             yield stage
         assert not tasks[0].done(), "the reconciler ended"
     finally:
@@ -242,7 +244,9 @@ async def taking(*batches: list[Item | Ref], step: float, whole: bool = True) ->
     """Hand batches over at once, with a clock of which each look costs `step`; tell also when it woke somebody."""
     listed, woken = Listed(), list[int]()
     intake = Intake(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
-    intake.whole = whole
+    if whole:
+        intake.open()
+        woken.clear()
     bystander = Bystander(listed)
     task = asyncio.create_task(bystander.run())
     try:
@@ -273,9 +277,15 @@ def test_a_batch_that_takes_no_time_is_taken_in_one_turn() -> None:
     assert (listed.taken, woken) == (MANY, [len(MANY)])
 
 
-def test_before_all_is_known_others_get_turns_and_nobody_is_woken_in_the_middle() -> None:
+def test_before_all_is_known_others_get_turns_and_nobody_is_woken() -> None:
     _, bystander, woken = asyncio.run(taking(MANY, step=0.001, whole=False))
-    assert (bystander.longest <= 11, woken) == (True, [len(MANY)])
+    assert (bystander.longest <= 11, woken) == (True, [])
+
+
+def test_once_all_is_known_somebody_is_woken() -> None:
+    woken: list[bool] = []
+    Intake(Listed(), TurnClock([]), lambda: woken.append(True)).open()
+    assert woken == [True]
 
 
 def test_a_batch_is_taken_whole_before_the_next_one() -> None:

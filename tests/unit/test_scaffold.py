@@ -16,7 +16,7 @@ import pytest
 from nfagent.config import Settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("cli", "edge", "verdicts", "wire", "ruleset", "explain", "policy", "egress", "cluster", "lab")
+ROOMS = ("cli", "edge", "source", "notices", "verdicts", "wire", "ruleset", "explain", "policy", "egress", "cluster", "lab")
 MODULES = (
     "__main__",
     "agent",
@@ -24,11 +24,12 @@ MODULES = (
     "reconcile",
     "intake",
     "revoke",
+    "voice",
     "errors",
     "policy/compile",
     "policy/evaluate",
     "policy/matching",
-    "policy/selectors",
+    "cluster/selectors",
 )
 
 
@@ -78,7 +79,7 @@ READINGS = "compile and evaluate do not know each other"
         pytest.param("lab/__init__", "nfagent.agent", (), id="the lab may import anything"),
         pytest.param("policy/compile", "nfagent.policy.evaluate", (READINGS,), id="compile may not ask evaluate"),
         pytest.param("policy/evaluate", "nfagent.policy.compile", (READINGS,), id="evaluate may not ask compile"),
-        pytest.param("policy/evaluate", "nfagent.policy.selectors", (), id="evaluate may use the selectors"),
+        pytest.param("policy/evaluate", "nfagent.cluster.selectors", (), id="evaluate may use the selectors"),
     ],
 )
 def test_import_law(house: Path, module: str, imported: str, laws: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from benchmarks import events
 from benchmarks.documents import document
 from benchmarks.events import Event
 from benchmarks.synthetic import FARM, SIZES, Size, Synthetic, synthetic
-from nfagent.edge.kinds import DECODERS
+from nfagent.source.kinds import DECODERS
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import Ruleset
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from nfagent.cli.check import _text
+from nfagent.cli.checks import Check, split
+from nfagent.edge.access import Places, find_access
+from nfagent.errors import ClusterError
 from tests.unit.cli.called import Call
 
 
@@ -19,6 +24,27 @@ def _no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide libnftables' Python package from processes that the test starts."""
     (tmp_path / "nftables.py").write_text("raise ImportError('hidden')\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+
+@pytest.fixture
+def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide this machine's own credentials, in the environment and in files."""
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        find_access, "__kwdefaults__", {"environment": os.environ, "places": Places(Path("/nowhere"), ())}
+    )
+
+
+def kubeconfig(path: Path, server: str) -> Path:
+    document = {
+        "current-context": "prod",
+        "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path.write_text(json.dumps(document))
+    return path
 
 
 def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -65,18 +91,93 @@ def test_a_settings_file_that_is_wrong_is_named_and_the_rest_is_checked(call: Ca
     assert len(found) > 5
 
 
-@pytest.mark.parametrize(
-    ("folder", "result"), [("manifests", "ok"), ("nowhere", "FAIL"), ("", "warn")], ids=["there", "missing", "not set"]
-)
+@pytest.mark.parametrize(("folder", "result"), [("manifests", "ok"), ("nowhere", "FAIL")], ids=["there", "missing"])
 def test_the_manifests_folder_is_looked_at(
     call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch, folder: str, result: str
 ) -> None:
-    monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests.parent / folder) if folder else "")
-    assert by_name(call("check", "-o", "json").out)["manifests"]["result"] == result
+    monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests.parent / folder))
+    found = by_name(call("check", "-o", "json").out)["objects"]
+    assert found["result"] == result
+    assert found["found"].endswith(f"folder {manifests.parent / folder}")
 
 
+def test_without_a_folder_objects_are_the_api_servers_by_the_kubeconfig_that_is_named(
+    call: Call, tmp_path: Path
+) -> None:
+    file = kubeconfig(tmp_path / "config", "https://api.invalid:6443")
+    found = by_name(call("check", "--kubeconfig", file, "-o", "json").out)["objects"]
+    assert found["result"] == "ok"
+    assert found["found"].startswith(f"API server https://api.invalid:6443, by kubeconfig {file}, context prod; ")
+
+
+def test_a_kubeconfig_that_is_not_there_fails_and_the_folder_of_the_settings_does_not_stand_in(
+    call: Call, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
+    found = by_name(call("check", "--kubeconfig", tmp_path / "none", "-o", "json").out)["objects"]
+    assert (found["result"], found["mend"]) == ("FAIL", "give the right one with --kubeconfig")
+
+
+@pytest.mark.usefixtures("_nothing_found")
 def test_text_says_below_a_line_what_mends_it_and_ends_with_the_answer(call: Call) -> None:
     header, *lines = call("check").out.splitlines()
-    number = next(number for number, line in enumerate(lines) if line.startswith("manifests"))
-    assert lines[number + 1].startswith(" " * header.index("FOUND") + "to mend: set manifests in ")
+    number = next(number for number, line in enumerate(lines) if line.startswith("objects"))
+    assert lines[number + 1].startswith(" " * header.index("FOUND") + "to mend: name a kubeconfig with ")
     assert lines[-1].startswith("this node can")
+
+
+@pytest.mark.usefixtures("_nothing_found")
+def test_asked_about_the_cluster_without_credentials_it_says_where_it_looked_and_ends_there(call: Call) -> None:
+    said = call("check", "--cluster", "-o", "json")
+    assert said.code == 2
+    *_, last = json.loads(said.out)["checks"]
+    assert (last["name"], last["result"]) == ("credentials", "FAIL")
+    assert "looked for the setting kubeconfig (empty)" in last["found"]
+
+
+def test_a_server_that_nobody_is_at_is_named_with_the_reason(call: Call, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listened at
+        server = f"https://127.0.0.1:{taken.getsockname()[1]}"
+        said = call("check", "--cluster", "--kubeconfig", kubeconfig(tmp_path / "config", server), "-o", "json")
+    assert said.code == 2
+    *_, credentials, last = json.loads(said.out)["checks"]
+    assert (credentials["name"], credentials["result"]) == ("credentials", "ok")
+    assert last == {
+        "name": "API server",
+        "result": "FAIL",
+        "found": f"{server}: can't be reached: Connection refused",
+        "mend": "does it run, and is that its address?",
+    }
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_what_mends_several_lines_is_said_once_beneath_them(lines: int) -> None:
+    shown = _text([Check("denied", "warn", f"thing {number}", "first\nsecond") for number in range(lines)])
+    assert [line.split()[-1] for line in shown[1:]] == [*map(str, range(lines)), "first", "second"]
+    assert shown[-1].index("second") == shown[-2].index("first")
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        ("nobody is there; does it run?", ("nobody is there", "does it run?")),
+        ("looked for a; b; c. Name one", ("looked for a; b; c", "name one")),
+        ("it is 1.5 of 2", ("it is 1.5 of 2", "")),
+    ],
+    ids=["a clause", "a sentence", "neither"],
+)
+def test_what_to_do_is_a_messages_last(message: str, parts: tuple[str, str]) -> None:
+    assert split(ClusterError(message)) == parts
+
+
+def test_without_the_cluster_nothing_of_http_is_loaded() -> None:
+    program = (
+        "import sys\n"
+        "from nfagent.cli import main\n"
+        "try:\n    main(['check', '-o', 'json', '--kubeconfig', '/nowhere'])\n"
+        "except SystemExit:\n    sys.exit('aiohttp' in sys.modules or 'kubernetes' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=50)
+    assert done.returncode == 0
+    assert by_name(done.stdout.decode())["objects"]["result"] == "FAIL"

@@ -35,7 +35,7 @@ class Echo:
             raise KernelError("the kernel said no")
         return {"name": name, "namespace": scope.namespace, "pod": scope.pod}
 
-    def explain(self, source: str, destination: str) -> Explanation:
+    async def explain(self, source: str, destination: str) -> Explanation:
         cluster = ClusterState("node-a")
         return explain(cluster, PolicyIndex(cluster), source, destination)
 

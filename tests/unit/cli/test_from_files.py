@@ -52,7 +52,12 @@ def test_render_for_a_node_that_is_not_in_the_manifests_names_those_that_are(cal
     assert "no Node node-z in the manifests (there: node-a)" in said.err
 
 
-@pytest.mark.parametrize("command", [["render"], ["run"], ["dump"], ["explain", "shop/web", "shop/db"]], ids=" ".join)
+def test_objects_come_from_a_folder_or_from_an_api_server_not_from_both(call: Call) -> None:
+    said = call("run", "--manifests", ".", "--kubeconfig", "admin.conf")
+    assert (said.code, "give --manifests or --kubeconfig, not both" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["render"], ["dump"], ["explain", "shop/web", "shop/db"]], ids=" ".join)
 def test_without_manifests_and_agent_the_answer_is_how_to_give_them(call: Call, command: list[str]) -> None:
     said = call(*command)
     assert said.code == 2

@@ -360,7 +360,7 @@ class FolderAgent:
     async def view(self, name: str, scope: Scope) -> View:
         raise UsageError(f"no view {name} of {scope}")
 
-    def explain(self, source: str, destination: str) -> Explanation:
+    async def explain(self, source: str, destination: str) -> Explanation:
         raise UsageError(f"{source} {destination}")
 
     def begin_trial(self, given: Given, *, delete: bool) -> Trial:

@@ -48,7 +48,7 @@ class Told:
                 raise MachineError("no libnftables; apt-get install python3-nftables")
         raise UsageError(f"there is no view {name!r}")
 
-    def explain(self, source: str, destination: str) -> Explanation:
+    async def explain(self, source: str, destination: str) -> Explanation:
         return explain(self.view_of.cluster, self.view_of.index, source, destination)
 
     def begin_trial(self, given: Given, *, delete: bool) -> Trial:

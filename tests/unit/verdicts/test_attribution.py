@@ -8,8 +8,9 @@ from ipaddress import ip_address
 import pytest
 
 from nfagent.cluster.model import Ref
+from nfagent.cluster.selectors import Selector
 from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.policy.model import PodPeer, PolicyPort, Selector
+from nfagent.policy.model import PodPeer, PolicyPort
 from nfagent.policy.tiers import TierPolicy, TierRule
 from nfagent.ruleset import names
 from nfagent.ruleset.desired import Desired

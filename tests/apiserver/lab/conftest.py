@@ -1,0 +1,62 @@
+"""One lab for all of these tests: two nodes whose agents follow a real API server, with the rights as shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.lab.assets import Assets
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.servers import Endpoint, pod_endpoints
+from tests.api_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
+from tests.labs import namespace_document, pod_document
+
+# Nodes and Pods of the recorded conformance suites, so that a case can be replayed here.
+NODES = (
+    NodePlan("a", ("192.0.2.1", "2001:db8:ffff::1"), ("10.64.0.0/24", "2001:db8:0:a::/64")),
+    NodePlan("b", ("192.0.2.2", "2001:db8:ffff::2"), ("10.64.1.0/24", "2001:db8:0:b::/64")),
+)
+PODS = tuple(
+    PodPlan(namespace, name, node, (f"10.64.{number}.{last}", f"2001:db8:0:{node}::{last:x}"))
+    for last, (namespace, name) in enumerate(((x, y) for x in "xyz" for y in "abc"), start=10)
+    for number, node in ((0, "a") if last % 2 == 0 else (1, "b"),)
+)
+OUTSIDE = (
+    OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10")),
+    OutsideHost("late", ("198.51.100.20", "2001:db8:99::20")),
+)
+
+
+@pytest.fixture(scope="package")
+def lab(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    """Give the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
+
+    Definitions come when the agents run already: it is a minute at most until they look for them again.
+    """
+    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+    with running_api_lab(
+        tmp_path_factory.mktemp("lab"),
+        NODES,
+        PODS,
+        OUTSIDE,
+        documents,
+        uncached=("networkpolicies.networking.k8s.io",),
+        assets=assets,
+    ) as running:
+        running.client.put_all([*shipped_definitions(), *tier_definitions()])
+        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80), ("icmp", 0)]))
+        running.servers.listen(
+            Endpoint(running.fabric.outside_namespace(host.name), address, "tcp", 443)
+            for host in OUTSIDE
+            for address in host.addresses
+        )
+        yield running
+
+
+@pytest.fixture
+def tidy(lab: ApiLab) -> Iterator[None]:
+    """Have the API server hold what it held before, and the agents follow that, when the test is over."""
+    before = lab.client.inventory()
+    yield
+    lab.restore(before)

@@ -1,0 +1,243 @@
+"""Agents that speak to a real API server, with the rights that we ship: what owners find on their objects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nfagent.cluster.model import NetworkLogging, Ref
+from nfagent.edge.access import find_access
+from nfagent.edge.apiserver import ApiServer
+from nfagent.edge.channel import Answer, Api
+from nfagent.edge.clock import SystemClock
+from nfagent.edge.notary import Notary
+from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
+from nfagent.errors import ClusterError
+from nfagent.lab.api_client import ApiClient, Document
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.notices.conditions import gateway_standing, policy_standing
+from nfagent.notices.findings import NodeFaults, logging_statement, node_statements
+from nfagent.notices.statement import Statement
+from tests.api_labs import account_token, shipped_definitions
+
+pytestmark = pytest.mark.apiserver
+
+FASTER = 20.0
+PATIENCE = 20.0
+BROKEN = Statement(about=Ref("NetworkPolicy", "shop", "db"), reason="FailsClosed", message="spec.ingress[0]: no port")
+POLICY: Document = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"namespace": "shop", "name": "db"},
+    "spec": {"podSelector": {}},
+}
+EGRESS: Document = {
+    "apiVersion": "networking.gke.io/v1",
+    "kind": "EgressNATPolicy",
+    "metadata": {"name": "default"},
+    "spec": {"action": "NoSNAT", "destinations": []},
+}
+GATEWAY: Document = {
+    "apiVersion": "networking.gke.io/v1",
+    "kind": "NetworkGatewayGroup",
+    "metadata": {"namespace": "shop", "name": "gw"},
+    "spec": {"floatingIPs": ["192.0.2.10"]},
+}
+LOGGING: Document = {
+    "apiVersion": "networking.gke.io/v1alpha1",
+    "kind": "NetworkLogging",
+    "metadata": {"name": "default"},
+    "spec": {"cluster": {"deny": {"log": True}}},
+}
+LEASE: Document = {
+    "apiVersion": "coordination.k8s.io/v1",
+    "kind": "Lease",
+    "metadata": {"namespace": "nfagent", "name": "nfagent"},
+}
+
+
+class FastClock(SystemClock):
+    """Time in which a minute takes three seconds."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() * FASTER
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        return await super().wait(event, seconds / FASTER)
+
+
+class Agent:
+    """A notary, and its own way to the API server, which a test can cut."""
+
+    def __init__(self, node: str, kubeconfig: Path) -> None:
+        self.node = node
+        self.server = ApiServer(lambda: find_access(str(kubeconfig)))
+        self.cut = False
+        self.written: list[str] = []
+        self.notary = Notary(self, FastClock(), node, lambda: ["n1", "n2"], lambda: 0.5)
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Answer:
+        if self.cut:
+            raise ClusterError("cut off")
+        server: Api = self.server
+        answer = await server.ask(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        if method in {"POST", "PATCH"} and answer.status < 300:
+            self.written.append(path)
+        return answer
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.notary.run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self.server.close()
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(control_plane: ControlPlane) -> Iterator[Path]:
+    """Give the shipped service account's kubeconfig, on a server that has our kinds."""
+    with control_plane.client() as client:
+        before = client.inventory()
+        client.put_all(shipped_definitions())
+        yield control_plane.kubeconfig("nfagent", token=account_token(control_plane, client))
+        client.remove(client.inventory() - before)
+
+
+@asynccontextmanager
+async def agents(kubeconfig: Path) -> AsyncIterator[tuple[Agent, Agent]]:
+    pair = (Agent("n1", kubeconfig), Agent("n2", kubeconfig))
+    try:
+        yield pair
+    finally:
+        for agent in pair:
+            await agent.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds; the API server's own time is real."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.05)
+
+
+def events(client: ApiClient, namespace: str) -> list[Document]:
+    return [one for one in client.list("v1", "Event", namespace) if one["reportingComponent"] == "nfagent"]
+
+
+def condition(client: ApiClient, document: Document) -> list[tuple[str, str, str, int]]:
+    found = (client.get(document) or {}).get("status", {}).get("conditions", [])
+    return sorted((one["type"], one["status"], one["reason"], one["observedGeneration"]) for one in found)
+
+
+def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(kubeconfig: Path, clean: ApiClient) -> None:
+    clean.put(POLICY)
+    uid = (clean.get(POLICY) or {})["metadata"]["uid"]
+
+    async def body() -> None:
+        async with agents(kubeconfig) as pair:
+            for agent in pair:
+                agent.notary.say([BROKEN])
+                agent.start()
+            await until(lambda: bool(events(clean, "shop")))
+            (first,) = [agent for agent in pair if agent.notary.leads]
+            (second,) = [agent for agent in pair if agent is not first]
+            (event,) = events(clean, "shop")
+            assert (event["involvedObject"]["uid"], event["involvedObject"]["kind"]) == (uid, "NetworkPolicy")
+            assert (event["type"], event["reason"], event["message"]) == ("Warning", "FailsClosed", BROKEN.message)
+            assert (clean.get(LEASE) or {})["spec"]["holderIdentity"] == first.node
+            assert second.written == []
+            await first.stop()
+            await until(lambda: second.notary.leads and bool(second.written))
+            (later,) = events(clean, "shop")
+            assert later["metadata"]["name"] == event["metadata"]["name"]
+            assert later["count"] == 1
+            assert later["lastTimestamp"] >= event["lastTimestamp"]
+            assert (clean.get(LEASE) or {})["spec"]["holderIdentity"] == second.node
+
+    asyncio.run(body())
+
+
+def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path, clean: ApiClient) -> None:
+    async def body() -> None:
+        async with agents(kubeconfig) as pair:
+            for agent in pair:
+                agent.start()
+            await until(lambda: any(agent.notary.leads for agent in pair))
+            (first,) = [agent for agent in pair if agent.notary.leads]
+            (second,) = [agent for agent in pair if agent is not first]
+            first.cut = True
+            both: list[bool] = []
+
+            def replaced() -> bool:
+                both.append(first.notary.leads and second.notary.leads)
+                return second.notary.leads
+
+            await until(replaced)
+            assert not any(both)
+            assert (clean.get(LEASE) or {})["spec"]["leaseTransitions"] >= 1
+
+    asyncio.run(body())
+
+
+def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, clean: ApiClient) -> None:
+    foreign = {"type": "Audited", "status": "True", "reason": "Audit", "message": "", "observedGeneration": 1}
+    clean.put({**EGRESS, "status": {"conditions": [{**foreign, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}})
+    clean.put(GATEWAY)
+
+    async def body() -> None:
+        async with agents(kubeconfig) as (agent, _):
+            standings = [policy_standing(decode_egress_policy(EGRESS)), gateway_standing(decode_gateway_group(GATEWAY))]
+            agent.notary.say([], standings)
+            agent.start()
+            audited = ("Audited", "True", "Audit", 1)
+            told = [("Accepted", "True", "Accepted", 1), audited, ("Programmed", "True", "Programmed", 1)]
+            await until(lambda: condition(clean, EGRESS) == told)
+            unsupported = ("Programmed", "False", "NotSupported", 1)
+            await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unsupported])
+            changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": []}}
+            clean.put(changed)
+            agent.notary.say([], [policy_standing(decode_egress_policy(changed)), standings[1]])
+            told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NotSupported", 2)]
+            await until(lambda: condition(clean, EGRESS) == told)
+
+    asyncio.run(body())
+
+
+def test_events_of_nodes_and_of_objects_without_namespace_are_taken(kubeconfig: Path, clean: ApiClient) -> None:
+    clean.put(LOGGING)
+    gone = Statement(about=Ref("NetworkPolicy", "nowhere", "db"), reason="FailsClosed", message="no")
+
+    async def body() -> None:
+        async with agents(kubeconfig) as (agent, _):
+            faults = node_statements("n1", NodeFaults(refused="EBUSY"))
+            agent.notary.say([gone, logging_statement(NetworkLogging()), *faults])
+            agent.start()
+            await until(lambda: agent.notary.status()["events"]["sent"] == 2)
+            status = agent.notary.status()
+            assert (status["leader"], status["holder"], status["last_error"]) == (True, "n1", "")
+            assert (status["events"]["gone"], status["events"]["failed"]) == (1, 0)
+
+    asyncio.run(body())
+    found = {one["involvedObject"]["kind"]: one for one in events(clean, "default")}
+    assert {kind: (one["type"], one["reason"]) for kind, one in found.items()} == {
+        "NetworkLogging": ("Normal", "UpdateNetworkLogging"),
+        "Node": ("Warning", "RulesRefused"),
+    }
+    assert found["Node"]["involvedObject"]["uid"] == "n1"

@@ -1,0 +1,207 @@
+"""A server of HTTP on loopback that answers by a script, and fails by it: cuts, resets, falls silent, is away.
+
+A step answers one request of its path whose query has what it names; steps of a path are used in their order. What has
+no step left gets no answer, and its connection stays open: a watch on which nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Literal, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+DEADLINE = 3.0
+"""Seconds after which a wait has failed."""
+
+Fault: TypeAlias = Literal["cut", "reset", "silent"]
+"""What a body may end in: FIN in its middle, RST, or nothing more."""
+
+Part: TypeAlias = bytes | asyncio.Event | Fault
+"""Bytes, one HTTP chunk; an event that is waited for; or a fault, which is the last."""
+
+_LONGEST_HEAD = 65_536
+
+
+class Bell:
+    """Rings when something has happened that somebody may wait for."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is looked at after every ring."""
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                self._rung.clear()
+                await self._rung.wait()
+
+
+class Asked(msgspec.Struct):
+    """A request that came in."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+
+
+class Step(msgspec.Struct):
+    """How one request is answered; a headless one without so much as a status, lasting ones more than one."""
+
+    path: str
+    query: dict[str, str]
+    status: int
+    headers: dict[str, str]
+    parts: tuple[Part, ...]
+    headless: bool = False
+    lasting: bool = False
+
+
+class HttpScript:
+    """The server. `asked` is every request, in the order in which they came."""
+
+    def __init__(self, bell: Bell) -> None:
+        self.asked: list[Asked] = []
+        self.port = 0
+        self._bell = bell
+        self._steps: list[Step] = []
+        self._listening: asyncio.Server | None = None
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def on(
+        self,
+        path: str,
+        *parts: Part,
+        status: int = 200,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        lasting: bool = False,
+    ) -> None:
+        """Add a step; a lasting one answers whatever has no other step."""
+        self._steps.append(Step(path, query or {}, status, headers or {}, parts, lasting=lasting))
+
+    def drop(self, path: str, fault: Fault) -> None:
+        """Answer whatever has no other step with a fault alone, not even a status line."""
+        self._steps.append(Step(path, {}, 0, {}, (fault,), headless=True, lasting=True))
+
+    def of(self, path: str) -> list[Asked]:
+        """Give the requests for a path."""
+        return [asked for asked in self.asked if asked.path == path]
+
+    async def nth(self, path: str, number: int) -> Asked:
+        """Wait for the first, second, ... request for a path."""
+        await self._bell.until(lambda: len(self.of(path)) >= number)
+        return self.of(path)[number - 1]
+
+    async def listen(self) -> None:
+        """Begin to listen, at the port that it had before."""
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_LONGEST_HEAD)
+        self.port = self._listening.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Stop listening, and reset whatever is connected."""
+        if self._listening is not None:
+            self._listening.close()
+            await self._listening.wait_closed()
+            self._listening = None
+        tasks = dict(self._open)
+        for task, writer in tasks.items():
+            _reset(writer)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[task] = writer
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while await self._answer(await _read_head(reader), reader, writer):
+                    pass
+        finally:
+            del self._open[task]
+            writer.close()
+
+    async def _answer(self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request; tell whether the connection goes on."""
+        self.asked.append(asked)
+        step = self._step(asked)
+        self._bell.ring()
+        if step is None:
+            await reader.read()  # until the other side ends it
+            return False
+        if not step.headless:
+            head = {"Transfer-Encoding": "chunked", "Content-Type": "application/json", **step.headers}
+            lines = [f"HTTP/1.1 {step.status} Scripted", *(f"{name}: {value}" for name, value in head.items())]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+        for part in step.parts:
+            match part:
+                case bytes():
+                    # An empty chunk would be the end.
+                    writer.write(b"%x\r\n%b\r\n" % (len(part), part) if part else b"")
+                    await writer.drain()
+                case asyncio.Event():
+                    await part.wait()
+                case "silent":
+                    await reader.read()
+                    return False
+                case "cut":
+                    return False
+                case "reset":
+                    await writer.drain()
+                    _reset(writer)
+                    return False
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    def _step(self, asked: Asked) -> Step | None:
+        fitting = [
+            step for step in self._steps if step.path == asked.path and step.query.items() <= asked.query.items()
+        ]
+        for step in sorted(fitting, key=lambda step: step.lasting):
+            if not step.lasting:
+                self._steps.remove(step)
+            return step
+        return None
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST: what lies in buffers is lost."""
+    found = writer.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def _read_head(reader: asyncio.StreamReader) -> Asked:
+    text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = text.strip().split("\r\n")
+    method, target, _ = first.split(" ")
+    parts = urlsplit(target)
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return Asked(method, parts.path, dict(parse_qsl(parts.query)), headers)
+
+
+@asynccontextmanager
+async def http_script(bell: Bell | None = None) -> AsyncIterator[HttpScript]:
+    """Run a server; nothing of it is left at the end."""
+    server = HttpScript(bell or Bell())
+    await server.listen()
+    try:
+        yield server
+    finally:
+        await server.refuse()

@@ -1,0 +1,352 @@
+"""A reflector before an API server that forgets, breaks off, refuses and lacks things, whenever it likes.
+
+Whatever happens: nothing that was there all the time is ever taken away, and when the server is well again, what the
+reflector gave is what the server has. Decoders take any bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Pod, Ref
+from nfagent.egress.policy import EgressNATPolicy
+from nfagent.errors import DecodeError, Problem
+from nfagent.source.discovery import decode_discovery
+from nfagent.source.messages import Lines, decode_bookmark, decode_event, decode_page, decode_status
+from nfagent.source.objects import reader
+from nfagent.source.reflector import Reflector, Request
+from nfagent.source.resources import RESOURCES, Resource
+from tests.api_words import Document, Holder, bookmark, broken_pod, encoded, end_mark, error, event, page, pod, status
+
+BY_KIND = {resource.kind: resource for resource in RESOURCES}
+PODS, EGRESS = BY_KIND["Pod"], BY_KIND["EgressNATPolicy"]
+NAMES = ("a", "b", "c", "d")
+PAGE_SIZE = 2
+_FAULTS = ("cut", "cut", "429", "500", "410", "not found", "error event", "garbage", "fine", "fine", "fine", "fine")
+
+
+def egress(name: str, version: int, number: int) -> Document:
+    destination = {"cidr": f"203.0.{number}.0/24"}
+    return {
+        "metadata": {"name": name, "resourceVersion": str(version)},
+        "spec": {"action": "NoSNAT", "destinations": [destination]},
+    }
+
+
+class ModelServer:
+    """What an API server has, and what it remembers of how it came to be.
+
+    version:  of the last change
+    oldest:   nothing before it is remembered: a watch from before is refused, the rest of a list too
+    streams:  initial events are served
+    exists:   the kind is served
+    """
+
+    def __init__(self, resource: Resource, *, streams: bool) -> None:
+        self.resource = resource
+        self.streams = streams
+        self.exists = True
+        self.version = 1
+        self.oldest = 1
+        self.objects: dict[str, Document] = {}
+        self._history: list[tuple[int, str, Document]] = []
+        self._snapshots: dict[int, list[Document]] = {}
+
+    def write(self, name: str, number: int) -> None:
+        """Create or change an object."""
+        self.version += 1
+        word = "MODIFIED" if name in self.objects else "ADDED"
+        made = (
+            pod(name, self.version, f"10.64.0.{number}")
+            if self.resource is PODS
+            else egress(name, self.version, number)
+        )
+        self.objects[name] = made
+        self._history.append((self.version, word, made))
+
+    def delete(self, name: str) -> None:
+        """Delete an object; the event has the version of its deletion."""
+        found = self.objects.pop(name, None)
+        if found is None:
+            return
+        self.version += 1
+        last = {**found, "metadata": {**found["metadata"], "resourceVersion": str(self.version)}}
+        self._history.append((self.version, "DELETED", last))
+
+    def compact(self) -> None:
+        """Forget what was."""
+        self.oldest = self.version
+        self._snapshots.clear()
+
+    def uninstall(self) -> None:
+        """Delete the kind: its objects go first."""
+        for name in list(self.objects):
+            self.delete(name)
+        self.exists = False
+        self.compact()
+
+    def answer(self, request: Request) -> tuple[int, bytes]:
+        """Give status and body; a watch's body is all that there is to say by now."""
+        if not self.exists:
+            return 404, encoded(status(404, "NotFound"))
+        query = request.query
+        if not request.watch:
+            return self._page(query)
+        if "sendInitialEvents" in query:
+            if not self.streams:
+                return 422, encoded(status(422, "Invalid"))
+            lines = [event("ADDED", found) for found in self.objects.values()]
+            return 200, b"".join([*lines, end_mark(str(self.version))])
+        since = int(query["resourceVersion"])
+        if since < self.oldest:
+            return 410, encoded(status(410, "Expired"))
+        return 200, self._events(since) + bookmark(str(self.version))
+
+    def _events(self, since: int) -> bytes:
+        return b"".join(event(word, found) for version, word, found in self._history if version > since)
+
+    def _page(self, query: dict[str, str]) -> tuple[int, bytes]:
+        version, start = self.version, 0
+        if "continue" in query:
+            version, start = map(int, query["continue"].split("."))
+            if version not in self._snapshots:
+                return 410, encoded(status(410, "Expired"))
+        else:
+            self._snapshots[version] = list(self.objects.values())
+        found = self._snapshots[version]
+        end = start + PAGE_SIZE
+        rest = f"{version}.{end}" if end < len(found) else ""
+        return 200, page(*found[start:end], version=str(version), rest=rest)
+
+
+class Follower:
+    """A reflector, asking a server through a connection that fails."""
+
+    def __init__(self, server: ModelServer, draw: st.DrawFn) -> None:
+        self.server = server
+        self.holder = Holder()
+        self.reflector = Reflector(server.resource, self.holder.held, page_size=PAGE_SIZE)
+        self._draw = draw
+
+    def ask(self, fault: str = "fine") -> None:
+        """Ask once, and take what comes."""
+        if self.reflector.missing:
+            self.reflector.look_again()
+        request = self.reflector.request(300)
+        code, body = self.server.answer(request)
+        match fault:
+            case "429" | "500" | "410":
+                code, body = int(fault), encoded(status(int(fault), "No", retry_after=1))
+            case "not found":
+                code, body = 404, b""
+            case "garbage":
+                body = body[: len(body) // 2] + b"<html>\n" + body[len(body) // 2 :]
+            case "error event":
+                body += error(self._draw(st.sampled_from([410, 429, 500])))
+        cut = fault == "cut"
+        take = self.holder.take
+        if code != 200:
+            take(self.reflector.refuse(code, body))
+        elif not request.watch:
+            if cut:
+                self.reflector.end()
+            else:
+                take(self.reflector.take_page(body))
+        else:
+            self._stream(body[: self._draw(st.integers(0, len(body)))] if cut else body)
+
+    def _stream(self, body: bytes) -> None:
+        for chunk in self._chunks(body):
+            self.holder.take(self.reflector.take_chunk(chunk))
+            if self.reflector.setback is not None:
+                return
+        self.reflector.end()
+
+    def _chunks(self, body: bytes) -> Iterator[bytes]:
+        size = self._draw(st.sampled_from([3, 50, 1000]))
+        return (body[start : start + size] for start in range(0, len(body), size))
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """What is in force, by name: address or destination."""
+        return {item.ref.name: _content(item) for item in self.holder.items.values()}
+
+
+def _content(item: object) -> str:
+    if isinstance(item, Pod):
+        return item.addresses[0]
+    assert isinstance(item, EgressNATPolicy)
+    return str(item.destinations[0])
+
+
+def _of(document: Document) -> str:
+    spec = document["spec"]
+    return str(document["status"]["podIPs"][0]["ip"] if "status" in document else spec["destinations"][0]["cidr"])
+
+
+def _happens(server: ModelServer, draw: st.DrawFn) -> None:
+    """Let something happen to every object but `a`, which is there from the first to the last."""
+    what = draw(st.sampled_from(["write", "write", "delete", "compact", "streams"]))
+    name = draw(st.sampled_from(NAMES[1:]))
+    match what:
+        case "write":
+            server.write(name, draw(st.integers(2, 9)))
+        case "delete":
+            server.delete(name)
+        case "compact":
+            server.compact()
+        case "streams":
+            server.streams = not server.streams
+
+
+def _until_quiet(follower: Follower) -> None:
+    """Let the connection work: a list, its pages and a watch are a dozen requests at most."""
+    for _ in range(12):
+        follower.ask()
+    assert follower.reflector.setback is None
+    assert follower.reflector.phase == "watching"
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from([PODS, EGRESS]), st.booleans())
+def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
+    data: st.DataObject,
+    resource: Resource,
+    streams: bool,  # noqa: FBT001 - drawn
+) -> None:
+    server = ModelServer(resource, streams=streams)
+    server.write("a", 1)
+    follower = Follower(server, data.draw)
+    faults = [fault for fault in _FAULTS if fault != "not found" or resource is PODS]
+    for _ in range(data.draw(st.integers(1, 15))):
+        if data.draw(st.booleans()):
+            _happens(server, data.draw)
+        known = "a" in follower.held
+        follower.ask(data.draw(st.sampled_from(faults)))
+        assert "a" in follower.held or not known, "it was there all the time"
+        assert Ref(resource.kind, "shop" if resource is PODS else "", "a") not in follower.holder.given
+    _until_quiet(follower)
+    assert follower.held == {name: _of(found) for name, found in server.objects.items()}
+    assert follower.reflector.version == str(server.version)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
+    server = ModelServer(EGRESS, streams=True)
+    server.exists = data.draw(st.booleans())
+    follower = Follower(server, data.draw)
+    for _ in range(data.draw(st.integers(1, 12))):
+        what = data.draw(st.sampled_from(["install", "uninstall", "happens", "nothing"]))
+        if what == "uninstall" and server.exists:
+            server.uninstall()
+        elif what == "install":
+            server.exists = True
+        elif what == "happens" and server.exists:
+            _happens(server, data.draw)
+        follower.ask(data.draw(st.sampled_from(_FAULTS)))
+    for _ in range(12):
+        follower.ask()
+    assert follower.held == {name: _of(found) for name, found in server.objects.items()}
+    assert (follower.reflector.missing, follower.reflector.synced) == (not server.exists, True)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_what_cannot_be_read_holds_its_last_good_version_and_is_told(data: st.DataObject) -> None:
+    server = ModelServer(PODS, streams=True)
+    server.write("a", 1)
+    follower = Follower(server, data.draw)
+    follower.ask()
+    server.version += 1
+    server.objects["a"] = broken_pod("a", server.version)
+    server._history.append((server.version, "MODIFIED", server.objects["a"]))  # noqa: SLF001 - the model's own shape
+    for _ in range(data.draw(st.integers(1, 8))):
+        _happens(server, data.draw)
+        follower.ask(data.draw(st.sampled_from([fault for fault in _FAULTS if fault != "not found"])))
+        assert follower.held["a"] == "10.64.0.1"
+    _until_quiet(follower)
+    assert set(follower.reflector.problems) == {Ref("Pod", "shop", "a")}
+    server.write("a", 7)
+    follower.ask()
+    assert (follower.held["a"], follower.reflector.problems) == ("10.64.0.7", {})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["metadata", "name", "namespace", "spec", "status", "items", "type", "object", "labels", "code"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+SOME_BYTES = st.one_of(
+    st.binary(max_size=40),
+    JSON.map(lambda value: json.dumps(value).encode()),
+    st.builds(
+        lambda text, at, byte: text[: at % len(text)] + byte + text[at % len(text) + 1 :],
+        st.sampled_from(
+            [page(pod("a"), version="3"), event("ADDED", pod("a"))[:-1], end_mark("3")[:-1], encoded(status(410))]
+        ),
+        st.integers(0, 1000),
+        st.binary(max_size=2),
+    ),
+)
+
+
+@settings(max_examples=60)
+@given(SOME_BYTES)
+def test_decoders_take_any_bytes(body: bytes) -> None:
+    with suppress(DecodeError):
+        assert decode_page(body).version
+    with suppress(DecodeError):
+        word, found = decode_event(body)
+        assert isinstance(word, str)
+        decode_bookmark(found)
+    assert str(decode_status(body, 500))
+    assert isinstance(decode_discovery(body), frozenset | None)
+
+
+@settings(max_examples=60)
+@given(SOME_BYTES, st.sampled_from(RESOURCES))
+def test_objects_are_read_or_a_problem_is_told_whatever_the_bytes(body: bytes, resource: Resource) -> None:
+    read = reader(resource)(msgspec.Raw(body))
+    assert isinstance(read, Problem) or (
+        read.ref.kind == resource.kind and (read.item is None or read.item.ref == read.ref)
+    )
+
+
+@settings(max_examples=40)
+@given(SOME_BYTES, SOME_BYTES, st.sampled_from(RESOURCES))
+def test_a_reflector_takes_any_bytes_and_takes_nothing_away_for_them(
+    body: bytes, more: bytes, resource: Resource
+) -> None:
+    holder = Holder()
+    reflector = Reflector(resource, lambda _: [("shop", "held")])
+    reflector.request(300)
+    holder.take(reflector.take_chunk(body + b"\n" + more))
+    reflector.end()
+    holder.take(reflector.refuse(500, body))
+    assert holder.gone == "" or b"initial-events-end" in body
+
+
+@given(st.lists(st.binary(max_size=6), max_size=6), st.integers(1, 9))
+def test_lines_come_whole_however_they_are_split(lines: list[bytes], size: int) -> None:
+    wanted = [line.replace(b"\n", b"") for line in lines]
+    text = b"".join(line + b"\n" for line in wanted)
+    reading = Lines()
+    found = [line for start in range(0, len(text), size) for line in reading.feed(text[start : start + size])]
+    assert (found, reading.unfinished) == ([line for line in wanted if line.strip()], False)

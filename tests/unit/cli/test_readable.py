@@ -1,0 +1,55 @@
+"""What `dump` writes of masquerade's objects, for people."""
+
+from __future__ import annotations
+
+from nfagent.cli import readable
+from nfagent.ruleset.views import Scope, policies_view, state_view
+from tests.scene import Document, Scene
+
+GATEWAYS: Document = {
+    "kind": "NetworkGatewayGroup",
+    "metadata": {"name": "gw", "namespace": "ops"},
+    "spec": {"floatingIPs": ["192.0.2.10", "2001:db8::10"]},
+}
+SERVICES: Document = {"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}}
+
+
+def egress(name: str, *cidrs: str, **spec: object) -> Document:
+    listed = [{"cidr": cidr} for cidr in cidrs]
+    return {
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": name},
+        "spec": {"action": "NoSNAT", "destinations": listed, **spec},
+    }
+
+
+def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> None:
+    scene = Scene(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
+    lines = readable.state(state_view(scene.views["a"], Scope(), ()))
+    assert (
+        "masquerade  on, not towards 9.0.0.0/8, 169.254.0.0/16, fe80::/10 "
+        "(EgressNATPolicy default, EgressNATPolicy more)" in lines
+    )
+    assert "services    10.96.0.0/12 (kubernetes)" in lines
+
+
+def test_without_objects_it_is_the_default_list() -> None:
+    lines = readable.state(state_view(Scene().views["a"], Scope(), ()))
+    assert any(line.startswith("masquerade  on, not towards") and line.endswith("(default list)") for line in lines)
+    assert not any(line.startswith("services") for line in lines)
+
+
+def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced() -> None:
+    reference = {"name": "gw", "namespace": "ops"}
+    scene = Scene(egress("default", "10.0.0.0/8"), egress("pay", action="SNAT", gatewayRef=reference), GATEWAYS)
+    assert readable.policies(policies_view(scene.views["a"], Scope(), ())) == [
+        "no policies: every connection is allowed",
+        "",
+        "EGRESS POLICY  ACTION          FOR       DESTINATIONS",
+        "default        NoSNAT          all pods  10.0.0.0/8",
+        "pay            SNAT by ops/gw  all pods  none",
+        "  warn, pay: action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there",
+        "",
+        "GATEWAY GROUP  ADDRESSES",
+        "ops/gw         192.0.2.10, 2001:db8::10",
+    ]

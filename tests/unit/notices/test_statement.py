@@ -1,0 +1,46 @@
+"""Where objects are, and messages that a terminal can show."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.cluster.model import Ref
+from nfagent.notices.statement import LONGEST_MESSAGE, api_version, object_path, readable
+from nfagent.source.resources import RESOURCES, SERVICES, Resource
+
+
+@pytest.mark.parametrize("resource", [*RESOURCES, SERVICES], ids=lambda resource: resource.kind)
+def test_every_kind_that_is_read_can_be_spoken_of(resource: Resource) -> None:
+    about = Ref(resource.kind, resource.namespace, "x")
+    assert object_path(about) == f"{resource.path}/x"
+    assert api_version(about) == resource.api_version
+
+
+def test_an_object_of_a_namespace_is_found_there() -> None:
+    assert object_path(Ref("NetworkPolicy", "shop", "db")) == (
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/db"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        pytest.param("a\n  b\tc ", "a b c", id="lines become one"),
+        pytest.param("\x1b[31mred\x07", "?[31mred?", id="nothing switches a terminal"),
+        pytest.param("\ud800", "?", id="half a character is none"),
+        pytest.param("x" * 1024, "x" * 1024, id="what fits is whole"),
+        pytest.param("x" * 1025, "x" * 1021 + "…", id="what doesn't fit says that it goes on"),
+        pytest.param("é" * 513, "é" * 510 + "…", id="the limit is of bytes, the cut between characters"),
+    ],
+)
+def test_a_message_is_one_readable_line(message: str, shown: str) -> None:
+    assert readable(message) == shown
+
+
+@given(st.text(max_size=2000))
+def test_whatever_the_message_it_fits_and_stays_as_it_is_when_shortened_again(message: str) -> None:
+    shown = readable(message)
+    assert len(shown.encode()) <= LONGEST_MESSAGE
+    assert readable(shown) == shown
