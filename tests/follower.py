@@ -117,8 +117,8 @@ class Follower:
         await self._source.close()
         # TLS says goodbye in its own time: until then the sockets, all but the loop's own, are open.
         end = self._loop.time() + _SECONDS
-        while len(self._selector.get_map()) > 1 and self._loop.time() < end:
-            await asyncio.sleep(_PAUSE)  # noqa: ASYNC110 - nobody tells
+        while len(self._selector.get_map()) > 1 and self._loop.time() < end:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(_PAUSE)
 
     async def _find(self) -> Access:
         return self._access

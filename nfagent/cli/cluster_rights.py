@@ -49,29 +49,28 @@ def _told(denied: list[tuple[Need, Permission]], total: int, user: User | None) 
         found = f"none of {total} is allowed to {whom}: nothing is enforced"
         return [Check("permissions", "FAIL", found, _binding({permission.namespace for _, permission in denied}, user))]
     found = f"{total - len(denied)} of {total} are allowed to {whom}; these are not:"
-    lines = [Check("permissions", "FAIL" if vital else "warn", found)]
-    for _, group in groupby(sorted(denied, key=_worst_first), key=_place):
-        needs, permissions = zip(*group, strict=True)
-        verbs = ", ".join(permission.verb for permission in permissions)
-        # Where nothing is enforced, what else is lost doesn't matter.
-        costs = dict.fromkeys(need.cost for need in needs if need.vital) or dict.fromkeys(need.cost for need in needs)
-        lines.append(
-            Check(
-                "denied",
-                "FAIL" if any(need.vital for need in needs) else "warn",
-                f"{verbs} {_resource(permissions[0])}: {'; '.join(costs)}",
-                _binding({permissions[0].namespace}, user),
-            )
-        )
-    return lines
+    lines = [_denial(list(group), user) for _, group in groupby(sorted(denied, key=_place_and_verb), key=_place)]
+    lines.sort(key=lambda line: line.result != "FAIL")
+    return [Check("permissions", "FAIL" if vital else "warn", found), *lines]
 
 
-def _place(pair: tuple[Need, Permission]) -> tuple[bool, str, str, str]:
-    need, permission = pair
-    return not need.vital, permission.namespace, permission.group, permission.resource
+def _denial(denied: list[tuple[Need, Permission]], user: User | None) -> Check:
+    """Say of one resource what is denied, and what that costs."""
+    needs, permissions = zip(*denied, strict=True)
+    vital = any(need.vital for need in needs)
+    # Where nothing is enforced, what else is lost doesn't matter.
+    costs = dict.fromkeys(need.cost for need in needs if need.vital or not vital)
+    verbs = ", ".join(permission.verb for permission in permissions)
+    found = f"{verbs} {_resource(permissions[0])}: {'; '.join(costs)}"
+    return Check("denied", "FAIL" if vital else "warn", found, _binding({permissions[0].namespace}, user))
 
 
-def _worst_first(pair: tuple[Need, Permission]) -> tuple[tuple[bool, str, str, str], str]:
+def _place(pair: tuple[Need, Permission]) -> tuple[str, str, str]:
+    _, permission = pair
+    return permission.namespace, permission.group, permission.resource
+
+
+def _place_and_verb(pair: tuple[Need, Permission]) -> tuple[tuple[str, str, str], str]:
     return _place(pair), pair[1].verb
 
 
@@ -79,11 +78,8 @@ def _resource(permission: Permission) -> str:
     """Name a resource as kubectl takes it."""
     plural, _, subresource = permission.resource.partition("/")
     named = f"{plural}.{permission.group}" if permission.group else plural
-    return (
-        named
-        + (f"/{subresource}" if subresource else "")
-        + (f" in {permission.namespace}" * bool(permission.namespace))
-    )
+    named += f"/{subresource}" if subresource else ""
+    return f"{named} in {permission.namespace}" if permission.namespace else named
 
 
 def _binding(namespaces: set[str], user: User | None) -> str:

@@ -129,11 +129,11 @@ class ModelServer:
 class Follower:
     """A reflector, asking a server through a connection that fails."""
 
-    def __init__(self, server: ModelServer, draw: st.DrawFn) -> None:
+    def __init__(self, server: ModelServer, data: st.DataObject) -> None:
         self.server = server
         self.holder = Holder()
         self.reflector = Reflector(server.resource, self.holder.held, page_size=PAGE_SIZE)
-        self._draw = draw
+        self._draw = data.draw
 
     def ask(self, fault: str = "fine") -> None:
         """Ask once, and take what comes."""
@@ -191,13 +191,13 @@ def _of(document: Document) -> str:
     return str(document["status"]["podIPs"][0]["ip"] if "status" in document else spec["destinations"][0]["cidr"])
 
 
-def _happens(server: ModelServer, draw: st.DrawFn) -> None:
+def _happens(server: ModelServer, data: st.DataObject) -> None:
     """Let something happen to every object but `a`, which is there from the first to the last."""
-    what = draw(st.sampled_from(["write", "write", "delete", "compact", "streams"]))
-    name = draw(st.sampled_from(NAMES[1:]))
+    what = data.draw(st.sampled_from(["write", "write", "delete", "compact", "streams"]))
+    name = data.draw(st.sampled_from(NAMES[1:]))
     match what:
         case "write":
-            server.write(name, draw(st.integers(2, 9)))
+            server.write(name, data.draw(st.integers(2, 9)))
         case "delete":
             server.delete(name)
         case "compact":
@@ -223,11 +223,11 @@ def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
 ) -> None:
     server = ModelServer(resource, streams=streams)
     server.write("a", 1)
-    follower = Follower(server, data.draw)
+    follower = Follower(server, data)
     faults = [fault for fault in _FAULTS if fault != "not found" or resource is PODS]
     for _ in range(data.draw(st.integers(1, 15))):
         if data.draw(st.booleans()):
-            _happens(server, data.draw)
+            _happens(server, data)
         known = "a" in follower.held
         follower.ask(data.draw(st.sampled_from(faults)))
         assert "a" in follower.held or not known, "it was there all the time"
@@ -242,7 +242,7 @@ def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
 def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
     server = ModelServer(EGRESS, streams=True)
     server.exists = data.draw(st.booleans())
-    follower = Follower(server, data.draw)
+    follower = Follower(server, data)
     for _ in range(data.draw(st.integers(1, 12))):
         what = data.draw(st.sampled_from(["install", "uninstall", "happens", "nothing"]))
         if what == "uninstall" and server.exists:
@@ -250,7 +250,7 @@ def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
         elif what == "install":
             server.exists = True
         elif what == "happens" and server.exists:
-            _happens(server, data.draw)
+            _happens(server, data)
         follower.ask(data.draw(st.sampled_from(_FAULTS)))
     for _ in range(12):
         follower.ask()
@@ -263,13 +263,13 @@ def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
 def test_what_cannot_be_read_holds_its_last_good_version_and_is_told(data: st.DataObject) -> None:
     server = ModelServer(PODS, streams=True)
     server.write("a", 1)
-    follower = Follower(server, data.draw)
+    follower = Follower(server, data)
     follower.ask()
     server.version += 1
     server.objects["a"] = broken_pod("a", server.version)
     server._history.append((server.version, "MODIFIED", server.objects["a"]))  # noqa: SLF001 - the model's own shape
     for _ in range(data.draw(st.integers(1, 8))):
-        _happens(server, data.draw)
+        _happens(server, data)
         follower.ask(data.draw(st.sampled_from([fault for fault in _FAULTS if fault != "not found"])))
         assert follower.held["a"] == "10.64.0.1"
     _until_quiet(follower)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from nfagent.lab.api_cluster import standing
 from nfagent.lab.assets import Assets
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.servers import Endpoint, pod_endpoints
 from tests.api_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
-from tests.labs import namespace_document, pod_document
+from tests.labs import namespace_document, pod_document, wait_until
 
 # Nodes and Pods of the recorded conformance suites, so that a case can be replayed here.
 NODES = (
@@ -27,12 +28,19 @@ OUTSIDE = (
     OutsideHost("late", ("198.51.100.20", "2001:db8:99::20")),
 )
 
+LATE = (
+    *("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"),
+    *("EgressNATPolicy", "NetworkGatewayGroup", "NetworkLogging"),
+)
+"""Kinds whose definitions come when the agents run already."""
+_LATE_SECONDS = 110.0
+
 
 @pytest.fixture(scope="package")
 def lab(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     """Give the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
 
-    Definitions come when the agents run already: it is a minute at most until they look for them again.
+    It is a minute at most until the agents find the kinds whose definitions came after them.
     """
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_api_lab(
@@ -52,6 +60,15 @@ def lab(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
             for address in host.addresses
         )
         yield running
+
+
+@pytest.fixture(scope="package")
+def all_kinds(lab: ApiLab) -> None:
+    """Wait until both agents follow all of LATE, once: as much of their pause as is left by now."""
+    agents = lab.cluster.agents.values()
+    wait_until(
+        lambda: all(standing(agent, kind)["phase"] == "watching" for agent in agents for kind in LATE), _LATE_SECONDS
+    )
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ SM49BAMCA0gAMEUCIH7wFP4JXxMArh0lPJEMTQiWc4Sg/8EDpaKMWcVxAM5YAiEA
 5loqoqABoUgYTy9pPj7/NYD5NGV2Yu8KZfAlgmRr5UM=
 -----END CERTIFICATE-----
 """
+"""Of the year 2026, X.509 version 3."""
+
 ENDLESS = """\
 -----BEGIN CERTIFICATE-----
 MIIBCzCBsgIBAjAKBggqhkjOPQQDAjARMQ8wDQYDVQQDDAZub2RlLWEwIBcNOTkx
@@ -33,7 +35,7 @@ zj0EAwIDSAAwRQIhAM1Gj4nHpU72JaKH24VZdaL1tMMqHuUw4ILR4+ap6DjJAiAZ
 vzYsMGprjR9pZCAJIos3U7cu5teW1GzKnk87XkpNgQ==
 -----END CERTIFICATE-----
 """
-"""Self-signed: from and until the moments that the test names, in both of X.509's ways to write a time."""
+"""From the last second of 1999 to that of 9999, X.509 version 1: both of its ways to write a time."""
 
 DER = base64.b64decode("".join(OF_2026.splitlines()[1:-1]))
 NOW = 1_000_000.0

@@ -1,0 +1,214 @@
+"""The API server is killed under traffic, and comes back: nothing changes meanwhile, and nothing is missed after.
+
+While it is away the agent of node b is started anew. The agent of node a stands still (SIGSTOP) while things change and
+etcd forgets what they were: where it then goes on is gone (410), so it lists again, and takes up the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from nfagent.cluster.address import FAMILIES
+from nfagent.lab.api_cluster import all_follow
+from nfagent.lab.cluster import LabAgent
+from nfagent.lab.probe import Probe
+from nfagent.lab.talk import Line, Talks
+from nfagent.lab.vigil import Vigil
+from tests.api_labs import ApiLab
+from tests.labs import Document, policy_document, wait_until
+
+pytestmark = [pytest.mark.kernel, pytest.mark.apiserver]
+
+ROUNDS = 12
+"""Of probes while the server is away; one takes about half a second."""
+
+TIER: Document = {
+    "apiVersion": "policy.networking.k8s.io/v1alpha1",
+    "kind": "AdminNetworkPolicy",
+    "metadata": {"name": "no-z"},
+    "spec": {
+        "priority": 5,
+        "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "c"}}}},
+        "ingress": [{"action": "Deny", "from": [{"namespaces": {"matchLabels": {"ns": "z"}}}]}],
+    },
+}
+
+
+def isolating(name: str, namespace: str, pod: str, *friends: str) -> Document:
+    peers = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": friend}}} for friend in friends]
+    rules = [{"from": peers}] if peers else []
+    return policy_document(
+        namespace, name, podSelector={"matchLabels": {"pod": pod}}, policyTypes=["Ingress"], ingress=rules
+    )
+
+
+KEPT = [isolating("kept", "x", "a", "b"), isolating("kept", "x", "b", "c"), TIER]
+GONE = isolating("gone", "y", "a")
+GONE_B = isolating("gone", "y", "b")
+LATE = [isolating("late", "z", "a"), isolating("late", "z", "b")]
+
+
+@dataclass
+class Story:
+    """What happened.
+
+    wrong, asked:   probes while the server was away and came back
+    lost:           packets of live connections that never arrived, by connection
+    begun:          what node b's agent said that started without a server
+    rules:          node a's kept rules with their handles, before and after
+    before, after:  node a's reconciler
+    """
+
+    wrong: list[str] = field(default_factory=list)
+    asked: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    begun: str = ""
+    said: str = ""
+    rules: list[list[str]] = field(default_factory=list)
+    before: Document = field(default_factory=dict)
+    after: Document = field(default_factory=dict)
+    expired: list[int] = field(default_factory=list)
+    late: dict[str, set[bool]] = field(default_factory=dict)
+
+
+def expectations(lab: ApiLab) -> dict[Probe, bool]:
+    wanted = {
+        ("y/b", "x/a"): True,
+        ("y/a", "x/a"): False,
+        ("y/c", "x/b"): True,
+        ("y/a", "x/b"): False,
+        ("z/a", "x/c"): False,
+        ("x/a", "x/c"): True,
+        ("z/b", "y/c"): False,
+        ("x/a", "z/c"): True,
+    }
+    return {
+        Probe(lab.pod(source), lab.address(destination, family), protocol, 80): allowed
+        for (source, destination), allowed in wanted.items()
+        for family in FAMILIES
+        for protocol in ("tcp", "udp")
+    }
+
+
+def kept_rules(agent: LabAgent) -> list[str]:
+    """Give the rules of the policies that stay, with their handles: one that was written anew has another."""
+    lines = agent.nft("-a", "-s", "list", "table", "inet", "nfagent").splitlines()
+    return [line.strip() for line in lines if "x/kept" in line or "no-z" in line]
+
+
+@contextlib.contextmanager
+def standing_still(agent: LabAgent) -> Iterator[None]:
+    agent.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        agent.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def story(lab: ApiLab, all_kinds: None) -> Iterator[Story]:  # noqa: ARG001 - among others, a tier is in force meanwhile
+    before = lab.client.inventory()
+    lab.cluster.put(*KEPT, GONE, GONE_B)
+    lab.cluster.calm()
+    try:
+        yield tell(lab)
+    finally:
+        if not lab.plane.runs:
+            lab.plane.start()
+        if not lab.cluster.agent("b").runs:
+            lab.cluster.agent("b").start()
+        lab.restore(before)
+
+
+def tell(lab: ApiLab) -> Story:
+    story, (a, b) = Story(), lab.cluster.agents.values()
+    story.rules.append(kept_rules(a))
+    story.before = a.ask("/v1/dump/state")["agent"]["reconcile"]
+    heard = len(a.said)
+    version = lab.client.list("networking.k8s.io/v1", "NetworkPolicy")[0]["metadata"]["resourceVersion"]
+    with ThreadPoolExecutor(1) as pool, Vigil(lab.servers, expectations(lab)) as vigil, Talks(0.005) as talks:
+        lines = [
+            Line(client=lab.pod("y/b"), server=lab.pod("x/a"), address=address, protocol="udp", port=7000, speaker=who)
+            for address, who in zip(lab.fabric.pods["x", "a"].addresses, ("client", "server"), strict=True)
+        ]
+        live = [talks.open(line) for line in lines]
+        talks.wait_for(5, *live)
+        lab.plane.kill()
+        said = len(b.said)
+        b.stop()
+        start = pool.submit(b.start, None, 90.0)
+        wait_until(lambda: "can't be reached" in a.said[heard:] and "can't be reached" in b.said[said:])
+        story.begun = b.said[said:]
+        vigil.wait_for(ROUNDS)
+        assert not start.done()
+        with standing_still(a):
+            lab.plane.start()
+            lab.client.delete(GONE)
+            lab.client.delete(GONE_B)
+            lab.client.put_all(LATE)
+            lab.plane.compact()
+            story.expired = expired(lab, version)
+        start.result()
+        lab.cluster.settle([GONE])
+        story.late = {
+            path: lab.reach("x/b", path) for path in ("y/a", "y/b", "z/a", "z/b")
+        }  # two Pods of each node, by now
+        lab.cluster.calm()
+        wait_until(lambda: all_follow([a, b]))
+        vigil.wait_for(1)
+        talks.close(*live)
+        story.lost = {str(talk.line): len(set(range(1, talk.sent + 1)) - set(talk.numbers())) for talk in live}
+    story.wrong, story.asked = vigil.wrong, vigil.asked
+    story.said = a.said[heard:]
+    story.rules.append(kept_rules(a))
+    story.after = a.ask("/v1/dump/state")["agent"]["reconcile"]
+    return story
+
+
+def expired(lab: ApiLab, version: str) -> list[int]:
+    """Give the codes of what a watch from a version brings that is forgotten."""
+    query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "1"}
+    events = lab.client.ask("GET", "/apis/networking.k8s.io/v1/networkpolicies", query=query).lines
+    return [event["object"].get("code", 0) for event in events]
+
+
+def test_no_verdict_changes_while_the_server_is_away_and_while_it_comes_back(story: Story) -> None:
+    assert story.wrong == []
+    assert story.asked >= ROUNDS * 32
+
+
+def test_no_packet_of_a_live_connection_is_lost(story: Story) -> None:
+    assert set(story.lost.values()) == {0}
+
+
+def test_each_agent_says_once_that_the_server_is_away_and_once_that_it_is_back(story: Story) -> None:
+    for said in (story.said, story.begun):
+        assert [line for line in said.splitlines() if "warning" in line and "can't be reached" in line][1:] == []
+    assert story.said.count("every kind is followed again") == 1
+    assert "Traceback" not in story.said
+
+
+def test_an_agent_that_starts_without_a_server_says_what_it_waits_for(story: Story) -> None:
+    assert "can't be reached: Connection refused" in story.begun
+    assert "in sync" not in story.begun
+
+
+def test_where_the_agent_that_stood_still_went_on_was_forgotten(story: Story) -> None:
+    assert story.expired == [410]
+
+
+def test_both_agents_enforce_the_newest_state_and_find_what_was_deleted(story: Story) -> None:
+    assert story.late == {"y/a": {True}, "y/b": {True}, "z/a": {False}, "z/b": {False}}
+
+
+def test_a_relist_writes_the_difference_alone(story: Story) -> None:
+    assert len(story.rules[0]) > 4
+    assert story.rules[1] == story.rules[0], "the rules of policies that nobody touched are the same ones"
+    assert 1 <= story.after["transactions"] - story.before["transactions"] <= 8
+    assert story.after["drifts"] == story.before["drifts"]
