@@ -23,6 +23,7 @@ MODULES = (
     "benchmarks.revocations",
     "benchmarks.nflog",
     "benchmarks.packets",
+    "benchmarks.outage",
 )
 """Modules with benchmarks, in the order in which they run."""
 

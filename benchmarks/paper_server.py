@@ -175,13 +175,16 @@ class PaperServer:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                await self._answer(head.split(b" ", 2)[1].decode(), reader, writer)
+                await self._answer(head.split(b" ", 2)[1].decode(), writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # it went away, as watches' readers do
         finally:
+            for writers in self._watches.values():
+                if writer in writers:
+                    writers.remove(writer)
             writer.close()
 
-    async def _answer(self, target: str, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _answer(self, target: str, writer: StreamWriter) -> None:
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query))
         if parts.path == "/readyz":
@@ -195,7 +198,7 @@ class PaperServer:
         elif "sendInitialEvents" in query and not self._streaming:
             await _whole(writer, "422 Unprocessable Entity", _status(422, "Invalid", "sendInitialEvents is forbidden"))
         else:
-            await self._watch(parts.path, reader, writer, initial="sendInitialEvents" in query)
+            await self._watch(parts.path, writer, initial="sendInitialEvents" in query)
 
     def _objects(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         if path == PODS:
@@ -217,18 +220,13 @@ class PaperServer:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    async def _watch(self, path: str, reader: StreamReader, writer: StreamWriter, *, initial: bool) -> None:
+    async def _watch(self, path: str, writer: StreamWriter, *, initial: bool) -> None:
         writer.write(_STREAM)
         if initial:
             await _written(writer, (_EVENT % (b"ADDED", body) for body in self._objects(path)))
             writer.write(_chunk(self._bookmark(path, {"k8s.io/initial-events-end": "true"})))
+        # It goes on until the reader goes away, or all watches expire: then its connection takes another request.
         self._watches[path].append(writer)
-        try:
-            await reader.read()  # nothing comes but the end
-        finally:
-            if writer in self._watches[path]:
-                self._watches[path].remove(writer)
-        raise ConnectionError("the watch is over")
 
     def _bookmark(self, path: str, annotations: dict[str, str]) -> bytes:
         version, kind = self._kinds[path]

@@ -50,7 +50,7 @@ class Prober:
     def __init__(self, client: str, server: str, address: str) -> None:
         """Plan it: network namespaces of two Pods, and the server's IPv4 address."""
         self._arguments = [client, server, address, str(_PORT), str(INTERVAL_US)]
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Compile and start it. Raises MachineError without a compiler, KernelError with its complaint."""
@@ -67,8 +67,8 @@ class Prober:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
-                bufsize=1,
+                # A line that Python had read ahead, select would not tell of.
+                bufsize=0,
             )
         return self
 
@@ -100,7 +100,7 @@ class Prober:
         """
         process = self._running()
         if process.stdin is not None:
-            process.stdin.write(f"{'blocked' if blocked else 'passed'} {_PATIENCE_MS}\n")
+            process.stdin.write(f"{'blocked' if blocked else 'passed'} {_PATIENCE_MS}\n".encode())
         if self._line() != "ready":
             raise KernelError(f"packets {'are blocked' if blocked else 'pass'} before the change that is to do it")
 
@@ -111,7 +111,7 @@ class Prober:
             raise KernelError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")
         return First(fresh, live, gap)
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise KernelError("the prober isn't running: use it in a `with` block")
         return self._process
@@ -120,8 +120,8 @@ class Prober:
         process = self._running()
         line = ""
         if process.stdout is not None and select.select([process.stdout], [], [], 2 * _PATIENCE_MS / 1e3)[0]:
-            line = process.stdout.readline().strip()
+            line = process.stdout.readline().decode().strip()
         if not line:
             process.kill()
-            raise KernelError(f"the prober has ended: {process.stderr.read().strip() if process.stderr else ''}")
+            raise KernelError(f"the prober has ended: {process.stderr.read().decode().strip() if process.stderr else ''}")
         return line

@@ -96,9 +96,12 @@ class Stage:
 
     async def comes(self, condition: Callable[[], bool]) -> None:
         """Wait for something, through all the pauses before it."""
-        while not condition():
+        for _ in range(200):
+            if condition():
+                return
             await self.bell.until(lambda: self.clock.sleeps or condition())
             self.clock.advance(5)
+        raise AssertionError("it didn't come in a thousand seconds")
 
     async def in_sync(self) -> None:
         await self.bell.until(lambda: bool(self.syncs))

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-DEADLINE = 3.0
+DEADLINE = 20.0
 """Seconds after which a wait has failed."""
 
 Fault: TypeAlias = Literal["cut", "reset", "silent"]
@@ -96,6 +96,11 @@ class HttpScript:
     def drop(self, path: str, fault: Fault) -> None:
         """Answer whatever has no other step with a fault alone, not even a status line."""
         self._steps.append(Step(path, {}, 0, {}, (fault,), headless=True, lasting=True))
+
+    def unready(self) -> None:
+        """Answer from now on that the server isn't ready, whatever was to be answered."""
+        self._steps = [step for step in self._steps if step.path != "/readyz"]
+        self.on("/readyz", b"[-]poststarthook failed", status=500, lasting=True)
 
     def of(self, path: str) -> list[Asked]:
         """Give the requests for a path."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MEND = "to mend: "
 
 
-@click.command(epilog="Examples: sudo nfagent check; sudo nfagent check --cluster --kubeconfig /etc/nfagent/kubeconfig")
+@click.command(epilog="Example: sudo nfagent check --cluster --kubeconfig /etc/nfagent/kubeconfig")
 @click.option(
     "--cluster",
     is_flag=True,

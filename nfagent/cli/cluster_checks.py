@@ -32,6 +32,7 @@ from nfagent.source.reviews import VERSION_PATH, WHO_BODY, WHO_PATH, User, Versi
 _SECONDS = 10.0
 """For one answer: somebody waits for it at a terminal."""
 
+_OK = 200
 _UNAUTHORIZED = 401
 _ANONYMOUS = "system:anonymous"
 _NOT_READY = re.compile(r"^\[-\](\S+)", re.MULTILINE)
@@ -139,7 +140,8 @@ def _api_server(access: Access, ready: Answer) -> Check:
     """Say whether it is ready, and whether we know that it is the right one."""
     result: Result = "ok"
     mend = ""
-    said = "ready"
+    # One that doesn't tell us counts as ready, as it does to the agent.
+    said = "ready" if ready.status == _OK else "answers"
     if ready.status >= 500:
         missing = ", ".join(_NOT_READY.findall(ready.body.decode("utf-8", "replace"))) or str(ready.status)
         result, said, mend = "warn", f"answers, and isn't ready: {missing}", "see its log"

@@ -32,7 +32,7 @@ _WATCH_SECONDS = 300
 """The server ends a watch after one to two times as long, so that agents spread over its replicas."""
 
 _PROTOCOL = frozenset({"again", "expired"})
-"""Setbacks that nobody needs to hear of. Nor of a lost connection, where the next one is found at once."""
+"""Setbacks that nobody needs to hear of."""
 
 _SHORT_SECONDS = 1.0
 _STEADY_SECONDS = 10.0
@@ -264,7 +264,7 @@ class ClusterSource:
             await self._lookout.appears(reflector.resource)
             reflector.look_again()
             return
-        if setback.kind not in _PROTOCOL and not (setback.kind == "lost" and backoff.fresh):
+        if setback.kind not in _PROTOCOL and not (backoff.fresh and _passes(setback)):
             self._say(kind, setback.reason)
         await self._pause(backoff, setback)
 
@@ -325,3 +325,10 @@ class ClusterSource:
             "objects": len(self._taker.held(reflector.resource.kind)),
             "trouble": self._troubles.get(reflector.resource.kind, ""),
         }
+
+
+def _passes(setback: Setback) -> bool:
+    """Tell whether a setback is no news unless it comes again: every connection ends, every server starts."""
+    if setback.kind == "busy":
+        return (setback.retry_after or 0.0) < _STEADY_SECONDS
+    return setback.kind == "lost"

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from nfagent.edge.apiserver import Answer
-from nfagent.errors import ClusterError
+from nfagent.errors import ClusterError, Unreachable
 from nfagent.source.backoff import knock_pause, look_again_pause, window
 from nfagent.source.discovery import ACCEPT, PATH, decode_discovery
 from nfagent.source.resources import Resource
 
 _READY = "/readyz"
 _UNREADY_SECONDS = 30.0
-"""How long a server that answers is waited for to call itself ready; then it is asked all the same."""
+"""How long a server that answers is waited for to call itself ready; then it is taken at its word all the same."""
 
 _UNREADY_PAUSE = 0.25
 """Of the window over which the cluster's agents return: then they ask it a few thousand times a second at most."""
@@ -26,6 +27,9 @@ _OK = 200
 _BAD_REQUEST = 400
 _TOO_MANY = 429
 _UNREADY = 500
+_REFUSALS = frozenset({401, 403})
+_REFUSED_SECONDS = 5.0
+"""A server that starts refuses everybody until it has read who may what. One that refuses for longer won't say."""
 
 
 class Asks(Protocol):
@@ -60,6 +64,7 @@ class Lookout:
         self._never = asyncio.Event()
         self._knocking = asyncio.Lock()
         self._opened = 0
+        self._unready: tuple[float, float] | None = None  # when the server was found unready first, and last
         self._looking = asyncio.Lock()
         self._looks = 0
         self._etag = ""
@@ -76,11 +81,18 @@ class Lookout:
             self._opened += 1
 
     async def ready(self) -> bool:
-        """Tell whether the server calls itself ready; one that won't say counts as ready."""
+        """Tell whether the server calls itself ready; one that won't say, or says no for long, counts as ready."""
         try:
-            return (await self._server.ask("GET", _READY)).status < _UNREADY
+            answer = await self._server.ask("GET", _READY)
         except ClusterError:
             return False
+        if answer.status < _UNREADY:
+            return True
+        now = self._clock.monotonic()
+        if self._unready is None or now - self._unready[1] > _UNREADY_SECONDS:
+            self._unready = (now, now)
+        self._unready = (self._unready[0], now)
+        return now - self._unready[0] > _UNREADY_SECONDS
 
     async def appears(self, resource: Resource) -> None:
         """Return when the server may serve a kind that it lacked."""
@@ -96,26 +108,36 @@ class Lookout:
 
     async def _knock(self) -> bool:
         """Tell whether somebody answers; where it isn't ready yet, wait for it a while."""
-        end = self._clock.monotonic() + _UNREADY_SECONDS
+        began = self._clock.monotonic()
         while True:
             try:
                 answer = await self._server.ask("GET", _READY)
             except ClusterError:
                 return False
-            if answer.status < _UNREADY or self._clock.monotonic() > end:
+            longest = _REFUSED_SECONDS if answer.status in _REFUSALS else _UNREADY_SECONDS
+            if (
+                not (answer.status >= _UNREADY or answer.status in _REFUSALS)
+                or self._clock.monotonic() - began > longest
+            ):
                 return True
             await self._pause(_UNREADY_PAUSE * window(self._nodes()) * (1 + self._lots()))
 
     async def _look(self) -> None:
-        """Ask for what is served; where nobody answers, what was known before holds."""
+        """Ask for what is served; where nobody is there, as soon as somebody is."""
         try:
-            answer = await self._server.ask("GET", PATH, accept=ACCEPT, etag=self._etag)
+            await self._ask_for_kinds()
+        except Unreachable:
+            await self.reachable()
+            with suppress(ClusterError):
+                await self._ask_for_kinds()
         except ClusterError:
             return
+
+    async def _ask_for_kinds(self) -> None:
+        """Ask for what is served; without an answer, what was known before holds. Raises ClusterError."""
+        answer = await self._server.ask("GET", PATH, accept=ACCEPT, etag=self._etag)
         if answer.status == _OK:
             self._served, self._etag = decode_discovery(answer.body), answer.etag
-        elif _BAD_REQUEST <= answer.status < _UNREADY and answer.status != _TOO_MANY:
-            self._served, self._etag = None, ""  # it won't say: then each kind is asked for itself
 
     async def _pause(self, seconds: float) -> None:
         await self._clock.wait(self._never, seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,10 @@ from nfagent.cli.checks import Check
 from nfagent.cli.cluster_checks import run_cluster_checks
 from nfagent.config import Settings
 from nfagent.lab.api_client import ApiClient
-from nfagent.lab.assets import Assets
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.plan import NodePlan
 from nfagent.source.needs import NEEDS
-from tests.api_labs import account_token, running_api_lab, shipped_definitions, tier_definitions
+from tests.api_labs import account_token, shipped_definitions, tier_definitions
 from tests.certificates import Authority
 from tests.labs import Document, node_document, wait_until
 
@@ -110,15 +108,3 @@ def test_a_ca_that_did_not_sign_the_servers_certificate_is_named(control_plane: 
     assert [*found] == ["credentials", "API server"]
     assert f"its certificate isn't trusted by {other}" in found["API server"].found
     assert found["API server"].mend.startswith("write the CA that signed it")
-
-
-@pytest.mark.kernel
-def test_beside_a_running_agent_its_pods_are_compared_with_the_clusters(assets: Assets, tmp_path: Path) -> None:
-    with running_api_lab(tmp_path, [NODE], [], assets=assets) as lab:
-        lab.cluster.put(pod("web"), pod("db"))
-        agent = lab.cluster.agents[NODE.name]
-        kubeconfig = lab.plane.kubeconfig("nfagent", token=lab.client.service_account_token("nfagent", "nfagent"))
-        command = ("check", "--cluster", "--node", NODE.name, "--kubeconfig", str(kubeconfig), "-o", "json")
-        found = {each["name"]: each for each in json.loads(agent.run(*command).stdout)["checks"]}
-        assert found["Pods"]["found"] == "2 Pods of Node n1; the agent knows all of them"
-        assert found["agent"]["found"].startswith("running: process ")

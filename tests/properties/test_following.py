@@ -149,7 +149,11 @@ class Follower:
             case "garbage":
                 body = body[: len(body) // 2] + b"<html>\n" + body[len(body) // 2 :]
             case "error event":
-                body += error(self._draw(st.sampled_from([410, 429, 500])))
+                lines = body.splitlines(keepends=True)
+                lines.insert(
+                    self._draw(st.integers(0, len(lines))), error(self._draw(st.sampled_from([410, 429, 500])))
+                )
+                body = b"".join(lines)
         cut = fault == "cut"
         take = self.holder.take
         if code != 200:

@@ -7,6 +7,7 @@ etcd forgets what they were: where it then goes on is gone (410), so it lists ag
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from nfagent.cluster.address import FAMILIES
 from nfagent.lab.api_cluster import all_follow
 from nfagent.lab.cluster import LabAgent
 from nfagent.lab.probe import Probe
-from nfagent.lab.talk import Line, Talks
+from nfagent.lab.talk import Line, Speaker, Talks
 from nfagent.lab.vigil import Vigil
 from tests.api_labs import ApiLab
 from tests.labs import Document, policy_document, wait_until
@@ -48,10 +49,9 @@ def isolating(name: str, namespace: str, pod: str, *friends: str) -> Document:
     )
 
 
-KEPT = [isolating("kept", "x", "a", "b"), isolating("kept", "x", "b", "c"), TIER]
-GONE = isolating("gone", "y", "a")
-GONE_B = isolating("gone", "y", "b")
-LATE = [isolating("late", "z", "a"), isolating("late", "z", "b")]
+KEPT = [isolating("kept-a", "x", "a", "b"), isolating("kept-b", "x", "b", "c"), TIER]
+GONE = [isolating("gone-a", "y", "a"), isolating("gone-b", "y", "b")]
+LATE = [isolating("late-a", "z", "a"), isolating("late-b", "z", "b")]
 
 
 @dataclass
@@ -99,7 +99,8 @@ def expectations(lab: ApiLab) -> dict[Probe, bool]:
 def kept_rules(agent: LabAgent) -> list[str]:
     """Give the rules of the policies that stay, with their handles: one that was written anew has another."""
     lines = agent.nft("-a", "-s", "list", "table", "inet", "nfagent").splitlines()
-    return [line.strip() for line in lines if "x/kept" in line or "no-z" in line]
+    rules = [line.strip() for line in lines if re.search(r" comment .*# handle \d+$", line)]
+    return [rule for rule in rules if "x/kept-a" in rule or "no-z" in rule]
 
 
 @contextlib.contextmanager
@@ -114,28 +115,31 @@ def standing_still(agent: LabAgent) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def story(lab: ApiLab, all_kinds: None) -> Iterator[Story]:  # noqa: ARG001 - among others, a tier is in force meanwhile
     before = lab.client.inventory()
-    lab.cluster.put(*KEPT, GONE, GONE_B)
+    lab.cluster.put(*KEPT, *GONE)
     lab.cluster.calm()
-    try:
-        yield tell(lab)
-    finally:
-        if not lab.plane.runs:
-            lab.plane.start()
-        if not lab.cluster.agent("b").runs:
-            lab.cluster.agent("b").start()
-        lab.restore(before)
+    # An agent ends with the thread that started it.
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield tell(lab, pool)
+        finally:
+            if not lab.plane.runs:
+                lab.plane.start()
+            lab.cluster.agent("b").stop()
+    lab.cluster.agent("b").start()
+    lab.restore(before)
 
 
-def tell(lab: ApiLab) -> Story:
+def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
     story, (a, b) = Story(), lab.cluster.agents.values()
     story.rules.append(kept_rules(a))
     story.before = a.ask("/v1/dump/state")["agent"]["reconcile"]
     heard = len(a.said)
     version = lab.client.list("networking.k8s.io/v1", "NetworkPolicy")[0]["metadata"]["resourceVersion"]
-    with ThreadPoolExecutor(1) as pool, Vigil(lab.servers, expectations(lab)) as vigil, Talks(0.005) as talks:
+    with Vigil(lab.servers, expectations(lab)) as vigil, Talks(0.005) as talks:
+        speakers: tuple[Speaker, Speaker] = ("client", "server")
         lines = [
             Line(client=lab.pod("y/b"), server=lab.pod("x/a"), address=address, protocol="udp", port=7000, speaker=who)
-            for address, who in zip(lab.fabric.pods["x", "a"].addresses, ("client", "server"), strict=True)
+            for address, who in zip(lab.fabric.pods["x", "a"].addresses, speakers, strict=True)
         ]
         live = [talks.open(line) for line in lines]
         talks.wait_for(5, *live)
@@ -149,13 +153,13 @@ def tell(lab: ApiLab) -> Story:
         assert not start.done()
         with standing_still(a):
             lab.plane.start()
-            lab.client.delete(GONE)
-            lab.client.delete(GONE_B)
+            for policy in GONE:
+                lab.client.delete(policy)
             lab.client.put_all(LATE)
             lab.plane.compact()
             story.expired = expired(lab, version)
         start.result()
-        lab.cluster.settle([GONE])
+        lab.cluster.settle(GONE)
         story.late = {
             path: lab.reach("x/b", path) for path in ("y/a", "y/b", "z/a", "z/b")
         }  # two Pods of each node, by now
@@ -187,11 +191,12 @@ def test_no_packet_of_a_live_connection_is_lost(story: Story) -> None:
     assert set(story.lost.values()) == {0}
 
 
-def test_each_agent_says_once_that_the_server_is_away_and_once_that_it_is_back(story: Story) -> None:
+def test_the_agents_say_that_the_server_is_away_in_a_few_lines_and_once_that_it_is_back(story: Story) -> None:
     for said in (story.said, story.begun):
-        assert [line for line in said.splitlines() if "warning" in line and "can't be reached" in line][1:] == []
+        # What they write there (Lease, Events) has a line of its own.
+        assert 1 <= said.count("can't be reached: Connection refused") <= 2
+        assert "Traceback" not in said
     assert story.said.count("every kind is followed again") == 1
-    assert "Traceback" not in story.said
 
 
 def test_an_agent_that_starts_without_a_server_says_what_it_waits_for(story: Story) -> None:
@@ -208,7 +213,7 @@ def test_both_agents_enforce_the_newest_state_and_find_what_was_deleted(story: S
 
 
 def test_a_relist_writes_the_difference_alone(story: Story) -> None:
-    assert len(story.rules[0]) > 4
+    assert len(story.rules[0]) >= 4
     assert story.rules[1] == story.rules[0], "the rules of policies that nobody touched are the same ones"
     assert 1 <= story.after["transactions"] - story.before["transactions"] <= 8
     assert story.after["drifts"] == story.before["drifts"]

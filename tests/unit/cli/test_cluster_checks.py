@@ -171,8 +171,11 @@ def test_a_server_that_is_not_ready_says_what_is_missing(script: Script, tmp_pat
 
 
 def test_credentials_that_are_refused_end_the_questions(script: Script, tmp_path: Path) -> None:
-    script.answers["/apis/authentication.k8s.io/v1/selfsubjectreviews"] = (401, {"reason": "Unauthorized"})
-    *_, last = ask(script, tmp_path)
+    for path in ("/readyz", "/version", "/apis/authentication.k8s.io/v1/selfsubjectreviews"):
+        script.answers[path] = (401, {"reason": "Unauthorized"})
+    *_, server, last = ask(script, tmp_path)
+    assert (server.name, server.result) == ("API server", "ok")
+    assert "ready" not in server.found
     assert (last.name, last.result) == ("identity", "FAIL")
     assert "401" in last.found
 
@@ -246,10 +249,13 @@ def denying(*denied: tuple[str, str]) -> Allowed:
     ("allowed", "result", "lines"),
     [
         pytest.param(
-            denying(("list", "pods"), ("watch", "pods"), ("get", "pods")),
+            denying(("list", "pods"), ("watch", "pods"), ("get", "pods"), ("patch", "events")),
             "FAIL",
-            {"get, list, watch pods: nothing is enforced before they could be read": "FAIL"},
-            id="reading Pods",
+            {
+                "get, list, watch pods: nothing is enforced before they could be read": "FAIL",
+                "patch events: no Event says on an object what is wrong with it": "warn",
+            },
+            id="reading Pods, which is told before what is worth less",
         ),
         pytest.param(
             denying(("create", "events"), ("get", "nodes")),
@@ -282,7 +288,7 @@ def test_what_is_denied_is_told_with_what_it_costs(
 ) -> None:
     script.allowed = allowed
     found = ask(script, tmp_path)
-    assert {each.found: each.result for each in found if each.name == "denied"} == lines
+    assert [(each.found, each.result) for each in found if each.name == "denied"] == [*lines.items()]
     assert only(found, "permissions").result == result
 
 

@@ -121,6 +121,25 @@ def test_a_server_that_is_away_is_waited_for_and_gone_on_with() -> None:
     asyncio.run(body())
 
 
+def test_one_knocks_for_all() -> None:
+    async def body() -> None:
+        resources = (PODS, POLICIES, EGRESS)
+        async with waiting(*resources) as (stage, source):
+            await stage.script.refuse()
+            async with running(source):
+                for number in (1, 2, 3):
+                    stage.clock.advance(await stage.clock.paused(number))
+                await stage.clock.paused(4)
+                for resource in resources:
+                    stage.script.on(resource.path, initial(), "silent")
+                await stage.script.listen()
+                stage.clock.advance(1)
+                await stage.in_sync()
+                assert len(stage.script.of("/readyz")) == 1
+
+    asyncio.run(body())
+
+
 def test_a_server_that_starts_is_waited_for_until_it_is_ready() -> None:
     async def body() -> None:
         async with waiting() as (stage, source):
@@ -163,8 +182,7 @@ def test_a_server_that_never_calls_itself_ready_is_asked_all_the_same() -> None:
             await stage.script.refuse()
             async with running(source):
                 await stage.clock.paused(1)
-                stage.script._steps.clear()  # noqa: SLF001 - it isn't ready any more
-                stage.script.on("/readyz", status=500, lasting=True)
+                stage.script.unready()
                 stage.script.on(PODS.path, initial(A), "silent")
                 await stage.script.listen()
                 began = stage.clock.now
@@ -282,6 +300,13 @@ class TestMissingKinds:
                     stage.clock.advance(await stage.clock.paused(number))
                     await stage.clock.paused(number + 1)
                     assert len(stage.script.of("/apis")) == number
+                stage.script.on("/apis", self.discovery(*(resource.plural for resource in resources)))
+                for resource in resources:
+                    stage.script.on(resource.path, status=404)
+                stage.clock.advance(stage.clock.pauses[3])
+                await stage.clock.paused(5)
+                gke = [resource.path for resource in resources if resource.api_version == f"{self.LIST}/v1"]
+                assert [len(stage.script.of(path)) for path in gke] == [2, 2], "both were waiting for that one look"
 
         asyncio.run(body())
 
@@ -296,6 +321,39 @@ class TestMissingKinds:
                 stage.clock.advance(pause)
                 await stage.in_sync()
                 assert stage.syncs == ["e"]
+
+        asyncio.run(body())
+
+    def test_are_believed_in_where_the_server_never_calls_itself_ready(self) -> None:
+        """A check that fails for good is no reason to enforce nothing."""
+
+        async def body() -> None:
+            async with waiting(EGRESS) as (stage, source):
+                stage.script.unready()
+                stage.script.on(EGRESS.path, encoded(status(404, "NotFound")), status=404, lasting=True)
+                async with running(source):
+                    began = stage.clock.now
+                    await stage.comes(lambda: bool(stage.syncs))
+                    assert 30 < stage.clock.now - began < 90
+
+        asyncio.run(body())
+
+    def test_are_doubted_anew_in_every_start(self) -> None:
+        async def body() -> None:
+            async with following(EGRESS) as stage:
+                stage.script.on("/readyz", status=500)
+                stage.script.on(EGRESS.path, status=404)
+                stage.script.on(EGRESS.path, initial(), "cut")
+                stage.clock.advance(await stage.clock.paused(1))
+                await stage.in_sync()
+                pause = await stage.clock.paused(2)
+                stage.clock.now += 3600
+                stage.script.on("/readyz", status=500)
+                stage.script.on(EGRESS.path, status=404)
+                stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "silent")
+                stage.clock.advance(pause)
+                await stage.clock.paused(3)
+                assert stage.clock.pauses[2] < 30, "it was taken for missing"
 
         asyncio.run(body())
 
@@ -339,15 +397,31 @@ def test_what_is_part_of_the_protocol_is_not_said(caplog: pytest.LogCaptureFixtu
     async def body() -> None:
         async with following(PODS, EGRESS) as stage:
             refuse_initial_events(stage)
+            stage.script.on(EGRESS.path, encoded(status(429)), status=429, headers={"Retry-After": "1"})
             stage.script.on(EGRESS.path, status=404)
             stage.script.on(PODS.path, page(A, rest="t"), query={"limit": "5000"})
             stage.script.on(PODS.path, encoded(GONE), status=410, query={"continue": "t"})
             stage.script.on(PODS.path, page(A), query={"limit": "5000"})
-            await stage.in_sync()
+            await stage.comes(lambda: bool(stage.syncs))
 
     with caplog.at_level(logging.INFO, "nfagent.edge.following"):
         asyncio.run(body())
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("times", "retry_after"), [(3, "1"), (1, "60")], ids=["more than once", "for long"])
+def test_a_server_that_is_busy_is_said(times: int, retry_after: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with following() as stage:
+            for _ in range(times):
+                asked = {"Retry-After": retry_after}
+                stage.script.on(PODS.path, encoded(status(429, "TooManyRequests")), status=429, headers=asked)
+            stage.script.on(PODS.path, initial(A), "silent")
+            await stage.comes(lambda: bool(stage.syncs))
+
+    with caplog.at_level(logging.INFO, "nfagent.edge.following"):
+        asyncio.run(body())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 def test_trouble_that_ends_with_the_kind_is_over(caplog: pytest.LogCaptureFixture) -> None:

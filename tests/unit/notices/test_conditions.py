@@ -112,9 +112,11 @@ def test_what_was_read_of_an_object_makes_its_standing_another_one() -> None:
 
 def test_every_object_with_conditions_has_one_standing_and_other_kinds_have_none() -> None:
     gateway, lost = NetworkGatewayGroup("a", "gw", ()), Ref("EgressNATPolicy", "", "lost")
-    faults = {gateway.ref: [FAULT], lost: [FAULT], Ref("NetworkPolicy", "a", "b"): [FAULT]}
-    assert standings(faults, [DEFAULT], [gateway]) == [
+    kept = EgressNATPolicy(name="kept", action="NoSNAT")
+    faults = {gateway.ref: [FAULT], kept.ref: [FAULT], lost: [FAULT], Ref("NetworkPolicy", "a", "b"): [FAULT]}
+    assert standings(faults, [DEFAULT, kept], [gateway]) == [
         policy_standing(DEFAULT),
         rejected_standing(gateway.ref, [FAULT]),
+        rejected_standing(kept.ref, [FAULT]),
         rejected_standing(lost, [FAULT]),
     ]

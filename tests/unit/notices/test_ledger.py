@@ -108,6 +108,22 @@ def test_what_comes_back_after_a_quiet_time_is_said_at_once() -> None:
     assert life.times == [0, HOUR + 1]
 
 
+def test_what_came_and_went_long_ago_makes_nobody_wait() -> None:
+    life = Life()
+    for _ in range(30):
+        life.hold(about("db"))
+        life.passes(5)
+        life.hold()
+        life.passes(5)
+    life.hold(about("db"))
+    life.passes(2 * HOUR)
+    said = len(life.said)
+    for number in range(2):
+        life.hold(about("db", f"fault {number}"))
+        life.passes(15)
+    assert [message for _, message in life.said[said:]] == ["fault 0", "fault 1"]
+
+
 def test_news_is_said_once() -> None:
     life = Life()
     life.hold(about("db", once=True))

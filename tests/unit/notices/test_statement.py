@@ -29,7 +29,7 @@ def test_an_object_of_a_namespace_is_found_there() -> None:
     [
         pytest.param("a\n  b\tc ", "a b c", id="lines become one"),
         pytest.param("\x1b[31mred\x07", "?[31mred?", id="nothing switches a terminal"),
-        pytest.param("\ud800", "?", id="half a character is none"),
+        pytest.param("\ud800", "?", id="half a character can't be sent"),
         pytest.param("x" * 1024, "x" * 1024, id="what fits is whole"),
         pytest.param("x" * 1025, "x" * 1021 + "…", id="what doesn't fit says that it goes on"),
         pytest.param("é" * 513, "é" * 510 + "…", id="the limit is of bytes, the cut between characters"),

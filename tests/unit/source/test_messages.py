@@ -41,7 +41,8 @@ UNREADABLE_PAGES = {
     "no version: a Status, which would read as an empty list": encoded(status(200)),
     "an empty version": page(version=""),
     "bytes that are no text": b'{"metadata": {"resourceVersion": "\xff"}}',
-    "a mine of brackets": b"[" * 100_000,
+    "a shaft of brackets": b'{"items": [' + b"[" * 100_000,
+    "a shaft of brackets in what isn't read": b'{"more": ' + b"[" * 100_000,
 }
 
 

@@ -124,6 +124,10 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         Outcome("a", "initial", version="", synced=False),
     ),
     "an empty one is whole too": ([streamed(end_mark("5"))], Outcome("", "watching", version="5")),
+    "a deletion in it is no version to go on from": (
+        [streamed(added(pod("a", 1)) + event("DELETED", pod("a", 4)))],
+        Outcome("", "initial", version="", gone="a", synced=False),
+    ),
     "changes that happen meanwhile count": (
         [
             streamed(
@@ -247,6 +251,10 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [SYNCED, streamed(error(500)), streamed(added(pod("c", 6)) + error(500))],
         Outcome("a b c", "watching", "refused", version="6"),
     ),
+    "nor one that comes after a new list": (
+        [SYNCED, streamed(error(500)), streamed(error(410)), SYNCED, streamed(error(500))],
+        Outcome("a b", "watching", "refused", version="5"),
+    ),
     "a server that is busy again and again is no reason for a list": (
         [SYNCED, streamed(error(429)), streamed(error(429)), streamed(error(429))],
         Outcome("a b", "watching", "busy", version="5"),
@@ -288,6 +296,15 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
     ),
     "and what it named doesn't count for the next one": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended, streamed(added(pod("a")), end_mark("20"))],
+        Outcome("a", "watching", version="20", gone="b"),
+    ),
+    "nor does what it named before an error": (
+        [
+            SYNCED,
+            streamed(error(410)),
+            streamed(added(pod("b", 2)) + error(500)),
+            streamed(added(pod("a")), end_mark("20")),
+        ],
         Outcome("a", "watching", version="20", gone="b"),
     ),
     "before the last page nothing is gone": (
@@ -400,6 +417,12 @@ def test_of_config_maps_only_the_one_is_listed_and_watched() -> None:
     assert followed.query == {**selector, "limit": "5000", "continue": "t"}
     paged(page(version="3"))(followed)
     assert {**selector, "resourceVersion": "3"}.items() <= followed.query.items()
+
+
+def test_a_list_of_one_namespace_takes_nothing_of_another() -> None:
+    held = [("kube-system", "ip-masq-agent"), ("shop", "other")]
+    reflector = Reflector(BY_KIND["ConfigMap"], lambda _: held)
+    assert list(reflector.take_chunk(end_mark("5"))) == [Ref("ConfigMap", "kube-system", "ip-masq-agent")]
 
 
 def test_the_ip_masq_agent_configuration_comes_and_goes() -> None:

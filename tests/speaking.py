@@ -1,0 +1,94 @@
+"""Agents that speak to one store of objects, in time that a test lets pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+from nfagent.cluster.model import Ref
+from nfagent.edge.notary import Notary
+from nfagent.egress.policy import EgressNATPolicy
+from nfagent.notices.conditions import policy_standing
+from nfagent.notices.election import COLLECTION, RENEW_SECONDS
+from nfagent.notices.statement import Statement, object_path
+from tests.object_store import Clock, Store, Time
+
+A_POLL = 1.2 * RENEW_SECONDS
+LEASE = f"{COLLECTION}/nfagent"
+DB = Ref("NetworkPolicy", "shop", "db")
+BROKEN = Statement(about=DB, reason="FailsClosed", message="spec.ingress[0]: is not a port")
+EGRESS = Ref("EgressNATPolicy", "", "default")
+ENFORCED = policy_standing(EgressNATPolicy(name="default", action="NoSNAT"))
+HOUR = 3600.0
+
+
+class Stage:
+    """A store, time, and agents that run."""
+
+    def __init__(self) -> None:
+        self.time = Time()
+        self.store = Store(self.time)
+        self.nodes: list[str] = []
+        self.notaries: dict[str, Notary] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, *names: str, speaks: bool = True) -> None:
+        self.nodes += [name for name in names if name not in self.nodes]
+        for number, name in enumerate(names, len(self._tasks)):
+            clock = Clock(self.time, started=-77.0 * number, skew=31.0 * number)
+            notary = Notary(self.store.client(name), clock, name, lambda: self.nodes, lambda: 0.5)
+            self.notaries[name] = notary
+            if speaks:
+                notary.say([BROKEN])
+            self._tasks[name] = asyncio.create_task(notary.run())
+
+    async def stop(self, name: str) -> None:
+        task = self._tasks.pop(name)
+        assert not task.done(), "the notary ended"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        for name in list(self._tasks):
+            await self.stop(name)
+
+    @property
+    def leaders(self) -> list[str]:
+        return [name for name, notary in self.notaries.items() if notary.leads]
+
+    def owned(self, ref: Ref, **content: object) -> None:
+        self.store.put(object_path(ref), content)
+
+    def messages(self) -> list[tuple[str, int]]:
+        return [(event["message"], event["count"]) for event in self.store.events()]
+
+    def conditions(self, ref: Ref) -> list[tuple[str, str, str, int]]:
+        found = self.store.objects[object_path(ref)].get("status", {}).get("conditions", [])
+        return [(one["type"], one["status"], one["reason"], one["observedGeneration"]) for one in found]
+
+
+@asynccontextmanager
+async def staged(*names: str) -> AsyncIterator[Stage]:
+    stage = Stage()
+    stage.owned(DB)
+    stage.start(*names)
+    try:
+        yield stage
+    finally:
+        await stage.close()
+
+
+Scenario: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+
+
+def scenario(body: Scenario) -> Callable[..., None]:
+    """Run a test's coroutine in an event loop of its own."""
+
+    def test(*args: object, **kwargs: object) -> None:
+        asyncio.run(body(*args, **kwargs))
+
+    test.__name__ = body.__name__
+    test.__wrapped__ = body  # type: ignore[attr-defined]
+    return test
