@@ -8,7 +8,8 @@
     │   ├── ObjectError          a Kubernetes object breaks its API's validation
     │   └── WireError            bytes from the kernel or from a packet that can't be read
     ├── ClusterError             the API server, or the way to it, refused
-    │   └── Unreachable          nobody answers at its address: refused, no route, no such name
+    │   ├── Unreachable          nobody answers at its address: refused, no route, no such name
+    │   └── Silent               it answered, and then said nothing for too long
     └── KernelError              the kernel refused a transaction
 
 Every error carries a message that a person can act on: what is wrong, where, and what to do instead.
@@ -83,6 +84,10 @@ class ClusterError(NfagentError):
 
 class Unreachable(ClusterError):  # noqa: N818 - a state of the world, as people call it
     """Nobody answers at the API server's address: refused, no route, name not resolved, reset while connecting."""
+
+
+class Silent(ClusterError):  # noqa: N818 - a state of the world, as people call it
+    """The API server said nothing for longer than somebody who watches it should have to wait."""
 
 
 class KernelError(NfagentError):

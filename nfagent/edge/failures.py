@@ -10,7 +10,7 @@ import aiohttp
 
 from nfagent.edge.access import Access
 from nfagent.edge.proxy import without_password
-from nfagent.errors import ClusterError, Unreachable
+from nfagent.errors import ClusterError, Silent, Unreachable
 
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 """Everything that aiohttp raises where there is no answer."""
@@ -52,7 +52,7 @@ _WORDS: tuple[tuple[type[Exception], type[ClusterError], str], ...] = (
     ),
     (
         aiohttp.SocketTimeoutError,
-        ClusterError,
+        Silent,
         "silent{through} for {seconds:g} s; does a firewall drop idle connections, or is it overloaded?",
     ),
     (

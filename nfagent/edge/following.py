@@ -17,15 +17,15 @@ from nfagent.cluster.model import Ref
 from nfagent.edge.access import Access
 from nfagent.edge.apiserver import Answer
 from nfagent.edge.lookout import Lookout
-from nfagent.errors import ClusterError, Problem, Unreachable
+from nfagent.errors import ClusterError, Problem, Silent, Unreachable
 from nfagent.source.backoff import Backoff
 from nfagent.source.reflector import Change, Key, Reflector, Request, Setback
 from nfagent.source.resources import RESOURCES, SERVICES, Resource
 
 log = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 150.0
-"""A watch that says nothing for so long is broken: the server sends a bookmark every minute or so."""
+SILENCE_SECONDS = 240.0
+"""A watch that says nothing for so long is broken: the server sends a bookmark every two minutes at least (tried)."""
 
 _LIST_SILENCE_SECONDS = 60.0
 _WATCH_SECONDS = 300
@@ -249,7 +249,7 @@ class ClusterSource:
         except Unreachable:
             raise
         except ClusterError as error:
-            reflector.end()
+            reflector.end(silent=isinstance(error, Silent))
             return Setback("lost", str(error))
         if reflector.setback is None and request.watch and self._clock.monotonic() - began < _SHORT_SECONDS:
             return Setback("lost", "the API server ended a watch as soon as it began")

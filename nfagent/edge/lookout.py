@@ -114,11 +114,9 @@ class Lookout:
                 answer = await self._server.ask("GET", _READY)
             except ClusterError:
                 return False
-            longest = _REFUSED_SECONDS if answer.status in _REFUSALS else _UNREADY_SECONDS
-            if (
-                not (answer.status >= _UNREADY or answer.status in _REFUSALS)
-                or self._clock.monotonic() - began > longest
-            ):
+            refuses = answer.status in _REFUSALS
+            longest = _REFUSED_SECONDS if refuses else _UNREADY_SECONDS if answer.status >= _UNREADY else 0.0
+            if self._clock.monotonic() - began >= longest:
                 return True
             await self._pause(_UNREADY_PAUSE * window(self._nodes()) * (1 + self._lots()))
 
@@ -138,6 +136,8 @@ class Lookout:
         answer = await self._server.ask("GET", PATH, accept=ACCEPT, etag=self._etag)
         if answer.status == _OK:
             self._served, self._etag = decode_discovery(answer.body), answer.etag
+        elif _BAD_REQUEST <= answer.status < _UNREADY and answer.status != _TOO_MANY:
+            self._served, self._etag = None, ""  # it won't say: then each kind is asked for itself
 
     async def _pause(self, seconds: float) -> None:
         await self._clock.wait(self._never, seconds)

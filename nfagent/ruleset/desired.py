@@ -99,7 +99,8 @@ class Desired:
         if ref.kind in EGRESS_KINDS:
             return self._configure(ref)
         if ref.kind == "NetworkLogging":
-            return self._switch(None)
+            # There is one, `default`: another name's removal says nothing about it.
+            return self._logging is not None and ref == self._logging.ref and self._switch(None)
         return self._follow(self.cluster.remove(ref))
 
     def held(self, kind: str) -> Collection[PodKey]:

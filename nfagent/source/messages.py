@@ -56,8 +56,13 @@ class _Bookmark(msgspec.Struct):
     metadata: _BookmarkMetadata
 
 
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
 class _Details(msgspec.Struct):
     retryAfterSeconds: float | None = None  # noqa: N815 - the API's name
+    causes: list[_Cause] | None = None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -75,8 +80,10 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def expired(self) -> bool:
-        """Tell whether the version, or the rest of a list, that was asked for is forgotten."""
-        return self.code == _GONE or self.reason in {"Expired", "Gone"}
+        """Tell whether the version, or the rest of a list, that was asked for is forgotten, or unheard of."""
+        causes = (self.details.causes if self.details is not None else None) or ()
+        unheard_of = any(cause.reason == "ResourceVersionTooLarge" for cause in causes)
+        return self.code == _GONE or self.reason in {"Expired", "Gone"} or unheard_of
 
     def __str__(self) -> str:
         """Read as `403 Forbidden: message`."""

@@ -86,6 +86,7 @@ class Reflector:
         self._unmentioned: set[Ref] = set()
         self._absences = 0
         self._failed_at = ""
+        self._silent_at: str | None = None
 
     @property
     def phase(self) -> Phase:
@@ -146,11 +147,18 @@ class Reflector:
         except DecodeError as error:
             self._fall("broken", str(error))
 
-    def end(self) -> None:
+    def end(self, *, silent: bool = False) -> None:
         """Take in that a watch ended, or an answer broke off: the next request goes on from what was read.
 
+        silent: it said nothing for too long. Once may be the connection; twice at one version means that the server
+                waits for that version to come (its etcd is a backup of the day before, say): then a list is due
         Initial events without their end mark are a setback: what was read of them has to be read again.
         """
+        if silent and self._phase == "watching":
+            if self._silent_at == self.version:
+                self._restart()
+                return
+            self._silent_at = self.version
         if self._phase == "initial":
             self._forget_list()
             self.setback = Setback("refused", "the API server ended the initial events before they were complete")

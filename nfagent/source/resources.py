@@ -27,8 +27,15 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def path(self) -> str:
         """Where the API server serves it."""
+        return self._within(self.namespace)
+
+    def object_path(self, ref: Ref) -> str:
+        """Where the API server serves one object of its kind."""
+        return f"{self._within(ref.namespace)}/{ref.name}"
+
+    def _within(self, namespace: str) -> str:
         root = "/apis" if "/" in self.api_version else "/api"
-        within = f"/namespaces/{self.namespace}" if self.namespace else ""
+        within = f"/namespaces/{namespace}" if namespace else ""
         return f"{root}/{self.api_version}{within}/{self.plural}"
 
     @property
@@ -77,3 +84,6 @@ and refuses it, that is no lack of it: nothing is enforced before it could be re
 
 SERVICES = Resource(api_version="v1", kind="Service", plural="services")
 """Read for `explain` alone, when it is asked: no rule depends on them."""
+
+BY_KIND = {resource.kind: resource for resource in (*RESOURCES, SERVICES)}
+"""Every kind that is read."""

@@ -218,7 +218,7 @@ def _until_quiet(follower: Follower) -> None:
     assert follower.reflector.phase == "watching"
 
 
-@settings(max_examples=60)
+@settings(max_examples=45)
 @given(st.data(), st.sampled_from([PODS, EGRESS]), st.booleans())
 def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
     data: st.DataObject,
@@ -241,7 +241,7 @@ def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
     assert follower.reflector.version == str(server.version)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
     server = ModelServer(EGRESS, streams=True)
@@ -262,7 +262,7 @@ def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
     assert (follower.reflector.missing, follower.reflector.synced) == (not server.exists, True)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data())
 def test_what_cannot_be_read_holds_its_last_good_version_and_is_told(data: st.DataObject) -> None:
     server = ModelServer(PODS, streams=True)

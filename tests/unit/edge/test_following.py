@@ -159,6 +159,21 @@ def test_a_list_that_is_cut_takes_nothing_away() -> None:
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("end", [("cut",), ("reset",), ()], ids=["cut", "reset", "ended"])
+def test_what_a_broken_list_named_does_not_count_for_the_next(end: tuple[Fault, ...]) -> None:
+    async def body() -> None:
+        async with following() as stage:
+            stage.script.on(PODS.path, initial(A, B) + error(410, "Expired"), "silent")
+            seen = asyncio.Event()
+            stage.script.on(PODS.path, added(A), seen, *end)
+            stage.script.on(PODS.path, initial(B, version="9"), "silent")
+            await stage.bell.until(lambda: len(stage.holder.given) == 3)
+            seen.set()
+            await stage.comes(lambda: stage.holder.names == "b")
+
+    asyncio.run(body())
+
+
 def test_a_watch_that_falls_silent_is_begun_anew() -> None:
     async def body() -> None:
         async with following(silence=0.05) as stage:
@@ -169,6 +184,21 @@ def test_a_watch_that_falls_silent_is_begun_anew() -> None:
             assert asked.query["resourceVersion"] == "5"
             stage.clock.advance(await stage.clock.paused(2))
             assert (await stage.script.nth(PODS.path, 3)).query["resourceVersion"] == "8"
+            assert stage.holder.gone == ""
+
+    asyncio.run(body())
+
+
+def test_a_watch_that_is_silent_twice_at_one_version_gives_way_to_a_list() -> None:
+    async def body() -> None:
+        async with following(silence=0.05) as stage:
+            stage.script.on(PODS.path, initial(A), "silent")
+            stage.script.on(PODS.path, "silent", query={"resourceVersion": "5"})
+            stage.clock.advance(await stage.clock.paused(1))
+            await stage.script.nth(PODS.path, 2)
+            stage.clock.advance(await stage.clock.paused(2))
+            asked = await stage.script.nth(PODS.path, 3)
+            assert ("resourceVersion" in asked.query, asked.query.get("sendInitialEvents")) == (False, "true")
             assert stage.holder.gone == ""
 
     asyncio.run(body())
@@ -306,6 +336,7 @@ class TestServices:
                 stage.script.on(self.PATH, encoded(GONE if gone else {}), status=410 if gone else 403, lasting=True)
                 await source.read_services()
                 assert stage.holder.names == "x"
+                assert len(stage.script.asked) == {"refused": 2, "away": 1, "always expired": 4}[ways]
 
         asyncio.run(body())
         assert "Services can't be read" in caplog.text

@@ -88,14 +88,40 @@ def test_an_answer_that_ends_before_it_begins_is_asked_for_again(fault: Fault) -
     asyncio.run(body())
 
 
-def test_an_initial_stream_that_ends_early_is_not_asked_for_again_at_once() -> None:
+async def opened(stage: Stage, number: int, *parts: bytes | Fault) -> None:
+    """Answer the first, second, ... request; let a minute pass before these parts come, and end."""
+    gate = asyncio.Event()
+    stage.script.on(PODS.path, gate, *parts)
+    await stage.script.nth(PODS.path, number)
+    stage.clock.advance(60)
+    gate.set()
+
+
+@pytest.mark.parametrize("end", [(added(A), "cut"), (added(A),)], ids=["cut", "ended"])
+def test_initial_events_that_end_early_are_asked_for_less_and_less_often(end: tuple[bytes | Fault, ...]) -> None:
+    """However long they took: fifteen thousand agents ask for all Pods."""
+
     async def body() -> None:
         async with following() as stage:
-            stage.script.on(PODS.path, added(A), lasting=True)
-            stage.clock.now += 100  # as if it had lasted
-            first = await stage.clock.paused(1)
-            stage.clock.advance(first)
-            assert await stage.clock.paused(2) > first > 0
+            for number in (1, 2, 3):
+                await opened(stage, number, *end)
+                stage.clock.advance(await stage.clock.paused(number))
+            first, second, third = stage.clock.pauses
+            assert 0 < first < second < third
+
+    asyncio.run(body())
+
+
+def test_after_a_watch_that_held_the_next_wait_is_short_again() -> None:
+    async def body() -> None:
+        async with following() as stage:
+            for _ in range(3):
+                stage.script.on(PODS.path, status=500)
+            for number in (1, 2, 3):
+                stage.clock.advance(await stage.clock.paused(number))
+            await opened(stage, 4, initial(A), "cut")
+            await stage.clock.paused(4)
+            assert stage.clock.pauses == [0.375, 0.75, 1.5, 0.1875]
 
     asyncio.run(body())
 
@@ -251,7 +277,7 @@ class TestMissingKinds:
                 assert len(stage.script.of(EGRESS.path)) == 1, "a kind that isn't served isn't asked for"
                 created = stage.clock.now
                 stage.script.on("/apis", self.discovery("others", EGRESS.plural))
-                stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "silent")
+                stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "silent", query={"sendInitialEvents": "true"})
                 stage.clock.advance(stage.clock.pauses[1])
                 await stage.holds("a e")
                 assert stage.clock.now - created <= 60
@@ -304,9 +330,9 @@ class TestMissingKinds:
                 for resource in resources:
                     stage.script.on(resource.path, status=404)
                 stage.clock.advance(stage.clock.pauses[3])
-                await stage.clock.paused(5)
-                gke = [resource.path for resource in resources if resource.api_version == f"{self.LIST}/v1"]
-                assert [len(stage.script.of(path)) for path in gke] == [2, 2], "both were waiting for that one look"
+                for resource in resources:
+                    if resource.api_version == f"{self.LIST}/v1":
+                        await stage.script.nth(resource.path, 2)  # all of them were waiting for that one look
 
         asyncio.run(body())
 
@@ -418,6 +444,24 @@ def test_a_server_that_is_busy_is_said(times: int, retry_after: str, caplog: pyt
                 stage.script.on(PODS.path, encoded(status(429, "TooManyRequests")), status=429, headers=asked)
             stage.script.on(PODS.path, initial(A), "silent")
             await stage.comes(lambda: bool(stage.syncs))
+
+    with caplog.at_level(logging.INFO, "nfagent.edge.following"):
+        asyncio.run(body())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_all_is_well_again_when_the_last_kind_is_followed(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with following(PODS, POLICIES) as stage:
+            for path in (PODS.path, POLICIES.path):
+                stage.script.on(path, encoded(status(500, "InternalError", "etcd is away")), status=500)
+            gate = asyncio.Event()
+            stage.script.on(PODS.path, initial(A), "silent")
+            stage.script.on(POLICIES.path, gate, initial(), "silent")
+            await stage.comes(lambda: stage.holder.names == "a")
+            assert len(caplog.messages) == 1, "one trouble for both, and one of them has it still"
+            gate.set()
+            await stage.in_sync()
 
     with caplog.at_level(logging.INFO, "nfagent.edge.following"):
         asyncio.run(body())

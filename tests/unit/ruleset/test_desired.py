@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
+from nfagent.cluster.model import LoggingSwitch, Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
@@ -102,6 +102,15 @@ def test_put_and_remove_tell_whether_anything_changed() -> None:
     assert desired.remove(IpMasqConfig().ref)
     assert not desired.remove(IpMasqConfig().ref)
     assert not desired.remove(Ref("NetworkLogging", "", "default"))
+
+
+def test_the_removal_of_a_network_logging_of_another_name_switches_nothing_off() -> None:
+    desired = Desired("a")
+    desired.put(NetworkLogging(deny=LoggingSwitch(log=True)))
+    assert not desired.remove(Ref("NetworkLogging", "", "other"))
+    assert desired.logging.deny.log
+    assert desired.remove(Ref("NetworkLogging", "", "default"))
+    assert not desired.logging.deny.log
 
 
 EVERY_KIND: tuple[Item, ...] = (

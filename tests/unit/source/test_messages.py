@@ -130,6 +130,14 @@ EXPIRED = {
     "by its code": (status(410), True),
     "by its reason alone": (status(0, "Expired"), True),
     "by the older reason": (status(0, "Gone"), True),
+    "where the version is of a future that the server doesn't know": (
+        {
+            **status(504, "Timeout", "Too large resource version"),
+            "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
+        },
+        True,
+    ),
+    "not by another timeout": ({**status(504, "Timeout"), "details": {"causes": [{"reason": "Other"}]}}, False),
     "not by another code": (status(500, "InternalError", "Gone with the wind"), False),
 }
 
