@@ -24,6 +24,7 @@ MODULES = (
     "benchmarks.nflog",
     "benchmarks.packets",
     "benchmarks.outage",
+    "benchmarks.latency",
 )
 """Modules with benchmarks, in the order in which they run."""
 

@@ -36,7 +36,7 @@ from nfagent.edge.clock import SystemClock
 from nfagent.edge.conntrack import Connections
 from nfagent.edge.following import ClusterSource
 from nfagent.edge.kernel import Nftables
-from nfagent.edge.memory import settle_memory
+from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.intake import Intake
 from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
@@ -47,7 +47,7 @@ from nfagent.source.messages import Lines
 from nfagent.source.reflector import PAGE_SIZE
 
 _SAMPLE = 0.0005
-_POLL = 0.2
+_POLL = 0.5
 _PODS = "/api/v1/pods"
 _SILENCE = 60.0
 _OK = 200
@@ -150,9 +150,7 @@ class Parts:
         self.desired = Desired(NODE)
         self.noting = Noting(self.kernel, self.desired)
         self.reconciler = Reconciler(self.noting, self._clock, self.desired, on_sync=self._agreed)
-        self.revoker = Revoker(
-            self.desired, Connections(), self.kernel, self._clock, self.reconciler.wake, own=is_own
-        )
+        self.revoker = Revoker(self.desired, Connections(), self.kernel, self._clock, self.reconciler.wake, own=is_own)
         self._intake = Intake(self.desired, self._clock, self.reconciler.wake)
         self.source = ClusterSource(ApiServer(self._find), self._clock, self)
         self.settled = asyncio.Event()
@@ -197,7 +195,8 @@ class Parts:
 
     def is_committed(self, generation: int) -> bool:
         """Tell whether the state has got so far, and the kernel with it."""
-        return self.desired.generation >= generation and self.reconciler.status.in_sync
+        calm = self.reconciler.status.in_sync and not self.desired.suspects
+        return calm and self.desired.generation >= generation
 
 
 class Heed:
@@ -274,7 +273,7 @@ async def _do(parts: Parts, heed: Heed, wish: dict[str, Any]) -> msgspec.Struct:
             return heed.end()
         case "synced":
             wanted = heed.began + wish["changes"]
-            while not (parts.follows(wish["version"]) and parts.is_committed(wanted)):
+            while not (parts.follows(wish["version"]) and parts.is_committed(wanted)):  # noqa: ASYNC110 - several parts change it, and none tells
                 await asyncio.sleep(_POLL)
     return Usage(
         cpu_seconds=time.process_time(),
@@ -324,6 +323,7 @@ async def _paged(server: ApiServer) -> int:
 
 
 async def _main(url: str) -> None:
+    spare_collections()
     parts = Parts(url)
     await parts.kernel.read()
     await parts.source.start()

@@ -218,7 +218,7 @@ def _managed(deployment: Deployment, stage: Stage) -> list[Document]:
         return found
     condition = _fields("lastProbeTime", "lastTransitionTime", "status", "type")
     conditions = {_key(type=name): {".": {}, **condition} for name in ("ContainersReady", "Initialized", "Ready")}
-    addresses = {_key(ip=place): {".": {}, "f:ip": {}} for place in ("@four@", "@six@")}
+    addresses: Document = {_key(ip=place): {".": {}, "f:ip": {}} for place in ("@four@", "@six@")}
     status = {"f:conditions": conditions, **_fields("containerStatuses", "hostIP", "hostIPs", "phase", "podIP")}
     status |= {"f:podIPs": {".": {}, **addresses}, "f:startTime": {}}
     owned = {"f:status": {"f:conditions": {}} if stage == "scheduled" else status}

@@ -27,7 +27,7 @@ from benchmarks import events
 from benchmarks.documents import document
 from benchmarks.paper_pods import LIFE, Stage, written
 from benchmarks.synthetic import SIZES, Deployment, Size, Synthetic, synthetic
-from nfagent.cluster.model import Pod
+from nfagent.cluster.model import Pod, Ref
 
 SIZES_SERVED = {**SIZES, 5_000: Size(5_000, 1_000, 100, 40)}
 """By the number of Pods."""
@@ -122,7 +122,7 @@ def cluster_mix(cluster: Synthetic) -> Iterator[Change]:
             for change in changes:
                 yield change
                 pod = rng.choice(remote)
-                yield _change(b"MODIFIED", pod, "unready" if rng.random() < 0.5 else "running")  # noqa: PLR2004
+                yield _change(b"MODIFIED", pod, "unready" if rng.random() < 0.5 else "running")
 
 
 def _lived(pod: Pod) -> list[Change]:
@@ -139,12 +139,13 @@ EVENTS_A_ROLLOUT = 2 * _ROLLOUT * (len(LIFE) + 1)
 
 def peers_mix(cluster: Synthetic, count: int) -> Iterator[Change]:
     """Give events each of which moves a member of a set on this node."""
+    came: dict[Ref, Pod] = {}
     for event in events.peer_churn(cluster, count):
         if isinstance(event.item, Pod):
-            last = event.item
-            yield _change(b"ADDED", last)
+            came[event.ref] = event.item
+            yield _change(b"ADDED", event.item)
         else:
-            yield _change(b"DELETED", last, "ended")
+            yield _change(b"DELETED", came.pop(event.ref), "ended")
 
 
 class PaperServer:
@@ -163,15 +164,30 @@ class PaperServer:
         self._kinds = {path: (version, kind) for kind, (version, path) in _SERVED.items()}
         self._watches: dict[str, list[StreamWriter]] = {path: [] for path in self._others}
         self._mix = cluster_mix(cluster)
+        self._listening: asyncio.Server | None = None
+        self._clients: set[StreamWriter] = set()
 
     async def serve(self) -> int:
         """Listen on loopback; give the port."""
-        server = await asyncio.start_server(self._client, "127.0.0.1", 0)
-        port: int = server.sockets[0].getsockname()[1]
+        self._listening = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        port: int = self._listening.sockets[0].getsockname()[1]
         return port
+
+    def close(self) -> None:
+        """Listen no more, and end every watch's connection."""
+        if self._listening is not None:
+            self._listening.close()
+        for writer in self._clients:
+            writer.close()
+
+    @property
+    def watched(self) -> int:
+        """The number of watches."""
+        return sum(map(len, self._watches.values()))
 
     async def _client(self, reader: StreamReader, writer: StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(high=_BUFFER)
+        self._clients.add(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -182,6 +198,7 @@ class PaperServer:
             for writers in self._watches.values():
                 if writer in writers:
                     writers.remove(writer)
+            self._clients.discard(writer)
             writer.close()
 
     async def _answer(self, target: str, writer: StreamWriter) -> None:
@@ -210,7 +227,11 @@ class PaperServer:
         end = min(start + limit, size) if limit else size
         version, kind = self._kinds[path]
         rest = {"continue": str(end), "remainingItemCount": size - end} if end < size else {}
-        head = {"kind": f"{kind}List", "apiVersion": version, "metadata": {"resourceVersion": str(self._version), **rest}}
+        head = {
+            "kind": f"{kind}List",
+            "apiVersion": version,
+            "metadata": {"resourceVersion": str(self._version), **rest},
+        }
         first = msgspec.json.encode(head)[:-1] + b',"items":['
         # Entries of a list leave kind and apiVersion out.
         bodies = (b"{" + body[body.index(b'"metadata"') :] for body in self._objects(path, start, end))

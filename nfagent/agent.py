@@ -33,7 +33,7 @@ from nfagent.edge.following import ClusterSource
 from nfagent.edge.given import Given
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
-from nfagent.edge.memory import settle_memory
+from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.trials import begin_trial
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
@@ -150,6 +150,7 @@ class Agent:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
+        spare_collections()
         try:
             await self._kernel.read()
             await self._source.start()
@@ -316,7 +317,10 @@ class Agent:
 
     def _status(self) -> View:
         return {
-            "reconcile": msgspec.to_builtins(self._reconciler.status),
+            "reconcile": {
+                **msgspec.to_builtins(self._reconciler.status),
+                "in_sync": self._reconciler.status.in_sync and not self._intake.busy,
+            },
             "bridges": self._bridges.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),

@@ -56,23 +56,27 @@ class Intake:
         self._whole = True
         self._wake()
 
+    @property
+    def busy(self) -> bool:
+        """Tell whether some of what was handed in isn't taken yet."""
+        return self._taking.locked()
+
     async def take(self, events: Iterable[Item | Ref]) -> None:
         """Take in a batch, and let everybody else have a turn now and then."""
         async with self._taking:
-            turn = self._clock.monotonic()
+            turn, changed = self._clock.monotonic(), False
             try:
                 for event in events:
-                    if isinstance(event, Ref):
-                        self._wanted.remove(event)
-                    else:
-                        self._wanted.put(event)
+                    # Most events are about what no rule looks at: nobody needs to be told of those.
+                    changed |= self._wanted.remove(event) if isinstance(event, Ref) else self._wanted.put(event)
                     if self._clock.monotonic() - turn > TURN_SECONDS:
-                        self._tell()
+                        self._tell(changed=changed)
+                        changed = False
                         await asyncio.sleep(0)
                         turn = self._clock.monotonic()
             finally:
-                self._tell()
+                self._tell(changed=changed)
 
-    def _tell(self) -> None:
-        if self._whole:
+    def _tell(self, *, changed: bool) -> None:
+        if self._whole and changed:
             self._wake()

@@ -55,10 +55,11 @@ def _head(view: View) -> list[tuple[str, str]]:
         *(("services", f"{', '.join(found['cidrs'])} ({found['name']})") for found in masquerade["service_ranges"]),
         ("logging", switches),
     ]
-    return head + (_agent_facts(view["agent"]) if "agent" in view else [])
+    return head + (agent_facts(view["agent"]) if "agent" in view else [])
 
 
-def _agent_facts(agent: View) -> list[tuple[str, str]]:
+def agent_facts(agent: View) -> list[tuple[str, str]]:
+    """Say how it stands with the running agent: what it follows, the kernel, bridges, connections, the verdict log."""
     reconcile, log = agent["reconcile"], agent["verdict_log"]
     kernel = [paint("ok") + ", in sync" if reconcile["in_sync"] else f"{paint('warn')}, not in sync yet"]
     if reconcile["failures"]:
@@ -66,12 +67,31 @@ def _agent_facts(agent: View) -> list[tuple[str, str]]:
     kernel.append(counted(reconcile["transactions"], "transaction"))
     if reconcile["drifts"]:
         kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it")
-    found = [("kernel", "; ".join(kernel))]
+    found = [("API server", _following_fact(agent["apiserver"]))] if "apiserver" in agent else []
+    found.append(("kernel", "; ".join(kernel)))
     for bridge in agent["bridges"]:
         words = f"packets between Pods on {bridge['bridge']} pass the rules by ({', '.join(bridge['unjudged'])})"
         found.append(("bridge", f"{paint('warn')}, {words}; see nfagent check"))
     found.append(("live connections", _revoke_fact(agent["revoke"])))
     return [*found, ("verdict log", "; ".join(_log_facts(log)))]
+
+
+def _following_fact(apiserver: View) -> str:
+    """Say how it stands with following an API server, and what is in the way."""
+    resources = apiserver["resources"]
+    troubles: dict[str, list[str]] = {}
+    for kind, found in resources.items():
+        if found["trouble"]:
+            troubles.setdefault(found["trouble"], []).append(kind)
+    if troubles:
+        said = "; ".join(f"{', '.join(kinds)} not followed: {trouble}" for trouble, kinds in troubles.items())
+        return f"{paint('warn')}, {said}"
+    waited_for = [kind for kind, found in resources.items() if not found["synced"]]
+    if waited_for:
+        return f"{paint('warn')}, {apiserver['server']}; reading {', '.join(waited_for)}"
+    missing = sum(found["phase"] == "missing" for found in resources.values())
+    absent = f"; {counted(missing, 'kind')} not served" if missing else ""
+    return f"{paint('ok')}, {apiserver['server']}; following {counted(len(resources) - missing, 'kind')}{absent}"
 
 
 def _revoke_fact(revoke: View) -> str:

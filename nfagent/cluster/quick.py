@@ -3,13 +3,17 @@
 Most documents are right. What the schema or a look at a value doesn't take at once is left to `decode`, which
 reads field by field and knows how to complain: `quick_pod` gives None, never an error, and where it gives a
 Pod, `decode` would give the same (a property test says so).
+
+From JSON, what the Pods of a ReplicaSet have in common (labels, ports, the owner) is left as the bytes that it is, and
+looked up by them: it is read once, and all these Pods share one value.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -18,28 +22,49 @@ from nfagent.cluster.fields import DNS_LABEL, DNS_SUBDOMAIN, LABEL_MAX, SUBDOMAI
 from nfagent.cluster.model import ContainerPort, Labels, Pod, Protocol
 from nfagent.errors import ObjectError
 
+Word: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"]
+"""What a watch event says of an object."""
+
+_Ports: TypeAlias = tuple[ContainerPort, ...]
+_Owner: TypeAlias = tuple[str, str]
+"""Kind and name; empty where there is none."""
+
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 _PORT_MAX = 65535
+_REMEMBERED = 4_096
+"""Of each. In a list a ReplicaSet's Pods are neighbours; and what ReplicaSets had that are gone is soon forgotten."""
+
+_ABSENT = msgspec.Raw(b"null")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class _Owner(msgspec.Struct, gc=False):
+class _Reference(msgspec.Struct, gc=False):
     kind: str | None = None
     name: str | None = None
     controller: bool | None = None
-
-
-class _Metadata(msgspec.Struct, gc=False):
-    name: str
-    namespace: str
-    resourceVersion: str = ""  # noqa: N815 - the API's name
-    labels: dict[str, str] | None = None
-    ownerReferences: list[_Owner] | None = None  # noqa: N815 - the API's name
 
 
 class _Port(msgspec.Struct, gc=False):
     containerPort: int  # noqa: N815 - the API's name
     name: str | None = None
     protocol: str | None = None
+
+
+class _Address(msgspec.Struct, gc=False):
+    ip: str
+
+
+class _Status(msgspec.Struct, gc=False):
+    phase: str | None = None
+    podIPs: list[_Address] | None = None  # noqa: N815 - the API's name
+    podIP: str | None = None  # noqa: N815 - the API's name
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    name: str
+    namespace: str
+    labels: dict[str, str] | None = None
+    ownerReferences: list[_Reference] | None = None  # noqa: N815 - the API's name
 
 
 class _Container(msgspec.Struct, gc=False):
@@ -54,112 +79,211 @@ class _Spec(msgspec.Struct, gc=False):
     initContainers: list[_Container] | None = None  # noqa: N815 - the API's name
 
 
-class _Address(msgspec.Struct, gc=False):
-    ip: str
-
-
-class _Status(msgspec.Struct, gc=False):
-    phase: str | None = None
-    podIPs: list[_Address] | None = None  # noqa: N815 - the API's name
-    podIP: str | None = None  # noqa: N815 - the API's name
-
-
 class _Document(msgspec.Struct, gc=False):
+    """A Pod that was parsed already."""
+
     metadata: _Metadata
     spec: _Spec
     status: _Status
 
 
-_JSON = msgspec.json.Decoder(_Document)
+class _WrittenMetadata(msgspec.Struct, gc=False):
+    name: str
+    namespace: str
+    resourceVersion: str = ""  # noqa: N815 - the API's name
+    labels: msgspec.Raw = _ABSENT
+    ownerReferences: msgspec.Raw = _ABSENT  # noqa: N815 - the API's name
+
+
+class _WrittenContainer(msgspec.Struct, gc=False):
+    ports: msgspec.Raw = _ABSENT
+    restartPolicy: str | None = None  # noqa: N815 - the API's name
+
+
+class _WrittenSpec(msgspec.Struct, gc=False):
+    nodeName: str | None = None  # noqa: N815 - the API's name
+    hostNetwork: bool | None = None  # noqa: N815 - the API's name
+    containers: list[_WrittenContainer] | None = None
+    initContainers: list[_WrittenContainer] | None = None  # noqa: N815 - the API's name
+
+
+class _Written(msgspec.Struct, gc=False):
+    """A Pod as JSON."""
+
+    metadata: _WrittenMetadata
+    spec: _WrittenSpec
+    status: _Status
+
+
+class _WrittenEvent(msgspec.Struct, gc=False):
+    type: Word
+    object: _Written
+
+
+_POD = msgspec.json.Decoder(_Written)
+_EVENT = msgspec.json.Decoder(_WrittenEvent)
+_LABELS = msgspec.json.Decoder(dict[str, str] | None)
+_REFERENCES = msgspec.json.Decoder(list[_Reference] | None)
+_PORTS = msgspec.json.Decoder(list[_Port] | None)
 
 
 def quick_pod(document: dict[str, Any]) -> Pod | None:
     """Read a v1 Pod; None where it takes a closer look."""
     try:
-        return _pod(msgspec.convert(document, _Document))
+        read = msgspec.convert(document, _Document)
     except (msgspec.ValidationError, RecursionError):
         return None
+    metadata, spec = read.metadata, read.spec
+    labels = _parsed_labels(tuple(sorted((metadata.labels or {}).items())))
+    containers = [
+        *(spec.containers or ()),
+        *(one for one in spec.initContainers or () if one.restartPolicy == "Always"),
+    ]
+    ports = _joined([_ports(container.ports or ()) for container in containers])
+    return _pod(metadata, spec, read.status, labels, ports, _owner(metadata.ownerReferences or ()))
 
 
 def quick_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
     """Read a v1 Pod's JSON, and its metadata.resourceVersion; None where it takes a closer look."""
     try:
-        read = _JSON.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        read = _POD.decode(document)
+    except _UNREADABLE:
         return None
-    pod = _pod(read)
+    pod = _written(read)
     return None if pod is None else (pod, read.metadata.resourceVersion)
 
 
-def _pod(read: _Document) -> Pod | None:
-    metadata, spec, status = read.metadata, read.spec, read.status
-    labels = _labels(tuple(sorted((metadata.labels or {}).items())))
-    ports = _ports(spec)
-    addresses = _addresses(status)
-    if labels is None or ports is None or addresses is None or not _named(metadata):
+def quick_pod_event(line: bytes) -> tuple[Word, Pod, str] | None:
+    """Read a watch event of a v1 Pod at one go, and its metadata.resourceVersion; None for any other event."""
+    try:
+        read = _EVENT.decode(line)
+    except _UNREADABLE:
         return None
-    kind, owner = "Pod", metadata.name
-    for reference in metadata.ownerReferences or ():
-        if reference.controller:
-            kind, owner = reference.kind or kind, reference.name or owner
-            break
+    pod = _written(read.object)
+    return None if pod is None else (read.type, pod, read.object.metadata.resourceVersion)
+
+
+def _written(read: _Written) -> Pod | None:
+    metadata, spec = read.metadata, read.spec
+    labels = _written_labels(bytes(metadata.labels))
+    owner = _written_owner(bytes(metadata.ownerReferences))
+    containers = spec.containers or []
+    if spec.initContainers:
+        containers = [*containers, *(one for one in spec.initContainers if one.restartPolicy == "Always")]
+    ports = _joined([_written_ports(bytes(container.ports)) for container in containers])
+    return None if owner is None else _pod(metadata, spec, read.status, labels, ports, owner)
+
+
+def _pod(  # noqa: PLR0917 - what a Pod is made of
+    metadata: _Metadata | _WrittenMetadata,
+    spec: _Spec | _WrittenSpec,
+    status: _Status,
+    labels: Labels | None,
+    ports: _Ports | None,
+    owner: _Owner,
+) -> Pod | None:
+    name, namespace, addresses = metadata.name, _namespace(metadata.namespace), _addresses(status)
+    if labels is None or ports is None or addresses is None or namespace is None:
+        return None
+    if len(name) > SUBDOMAIN_MAX or not DNS_SUBDOMAIN.match(name):
+        return None
+    kind, owner_name = owner
     return Pod(
-        namespace=sys.intern(metadata.namespace),
-        name=metadata.name,
+        namespace=namespace,
+        name=name,
         labels=labels,
         node=sys.intern(spec.nodeName or ""),
         addresses=addresses,
         host_network=bool(spec.hostNetwork),
         phase=sys.intern(status.phase if status.phase is not None else "Pending"),
         ports=ports,
-        workload_kind=sys.intern(kind),
-        workload_name=sys.intern(owner),
+        workload_kind=kind or "Pod",
+        workload_name=owner_name or sys.intern(name),
     )
 
 
-def _named(metadata: _Metadata) -> bool:
-    name, namespace = metadata.name, metadata.namespace
-    return bool(
-        len(namespace) <= LABEL_MAX
-        and DNS_LABEL.match(namespace)
-        and len(name) <= SUBDOMAIN_MAX
-        and DNS_SUBDOMAIN.match(name)
-    )
+@lru_cache(maxsize=_REMEMBERED)
+def _namespace(name: str) -> str | None:
+    return sys.intern(name) if len(name) <= LABEL_MAX and DNS_LABEL.match(name) else None
 
 
-@lru_cache(maxsize=65_536)
-def _labels(pairs: Labels) -> Labels | None:
-    """Check label pairs, and give the one tuple that all Pods with these labels share."""
+def _labels(given: dict[str, str]) -> Labels | None:
+    """Check labels, and give the one tuple that all Pods with these labels share."""
     try:
-        read = Field("", "", dict(pairs)).labels()
+        read = Field("", "", given).labels()
     except ObjectError:
         return None
     return tuple((sys.intern(key), sys.intern(value)) for key, value in read)
 
 
-def _ports(spec: _Spec) -> tuple[ContainerPort, ...] | None:
-    containers = spec.containers or []
-    if spec.initContainers:
-        containers = [*containers, *(item for item in spec.initContainers if item.restartPolicy == "Always")]
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed_labels(pairs: Labels) -> Labels | None:
+    return _labels(dict(pairs))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _written_labels(json: bytes) -> Labels | None:
+    try:
+        return _labels(_LABELS.decode(json) or {})
+    except _UNREADABLE:
+        return None
+
+
+def _owner(references: Iterable[_Reference]) -> _Owner:
+    for reference in references:
+        if reference.controller:
+            return sys.intern(reference.kind or ""), sys.intern(reference.name or "")
+    return "", ""
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _written_owner(json: bytes) -> _Owner | None:
+    try:
+        return _owner(_REFERENCES.decode(json) or ())
+    except _UNREADABLE:
+        return None
+
+
+def _ports(ports: Iterable[_Port]) -> _Ports | None:
+    """Give a container's named ports."""
     found = []
-    for container in containers:
-        for port in container.ports or ():
-            if not port.name:
-                continue
-            protocol = _PROTOCOLS.get("TCP" if port.protocol is None else port.protocol)
-            if protocol is None or not 1 <= port.containerPort <= _PORT_MAX:
-                return None
-            found.append(_port(port.name, port.containerPort, protocol))
+    for port in ports:
+        if not port.name:
+            continue
+        protocol = _PROTOCOLS.get("TCP" if port.protocol is None else port.protocol)
+        if protocol is None or not 1 <= port.containerPort <= _PORT_MAX:
+            return None
+        found.append(_port(port.name, port.containerPort, protocol))
     return _shared_ports(tuple(found))
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=_REMEMBERED)
+def _written_ports(json: bytes) -> _Ports | None:
+    try:
+        return _ports(_PORTS.decode(json) or ())
+    except _UNREADABLE:
+        return None
+
+
+def _joined(containers: list[_Ports | None]) -> _Ports | None:
+    """Give all containers' ports together; None where one's need a closer look."""
+    if len(containers) == 1:
+        return containers[0]
+    found: list[ContainerPort] = []
+    for ports in containers:
+        if ports is None:
+            return None
+        found += ports
+    return _shared_ports(tuple(found))
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def _port(name: str, port: int, protocol: Protocol) -> ContainerPort:
     return ContainerPort(sys.intern(name), port, protocol)
 
 
-@lru_cache(maxsize=65_536)
-def _shared_ports(ports: tuple[ContainerPort, ...]) -> tuple[ContainerPort, ...]:
+@lru_cache(maxsize=_REMEMBERED)
+def _shared_ports(ports: _Ports) -> _Ports:
     return ports
 
 
@@ -167,10 +291,8 @@ def _addresses(status: _Status) -> tuple[str, ...] | None:
     given = [entry.ip for entry in status.podIPs or ()]
     if not given and status.podIP:
         given = [status.podIP]
-    found = []
-    for address in given:
-        try:
-            found.append(canonical(address))
-        except AddressError:
-            return None
-    return tuple(dict.fromkeys(found))
+    try:
+        found = [canonical(address) for address in given]
+    except AddressError:
+        return None
+    return tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found)

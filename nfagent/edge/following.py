@@ -313,7 +313,8 @@ class ClusterSource:
         if trouble:
             self._troubles[kind] = trouble
             if trouble not in known | {before}:
-                log.warning("%s: not followed for now, what was read last holds: %s", kind, trouble)
+                holds = "what was read last holds" if self.synced else "nothing is written before it was read"
+                log.warning("%s: not followed for now, %s: %s", kind, holds, trouble)
         elif before and not known:
             log.info("every kind is followed again")
 

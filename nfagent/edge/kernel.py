@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
@@ -45,11 +46,11 @@ class Nftables:
         except ImportError:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         _require_netlink()
+        self._open: Callable[[], Any] = nftables.Nftables
         try:
-            self._context: Any = nftables.Nftables()
+            self._context = self._opened()
         except OSError as error:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
-        self._context.set_json_output(True)
         self._elements = elements or ElementSocket()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
@@ -63,7 +64,7 @@ class Nftables:
 
         A large table takes seconds to list and compare: that is the thread's work, not the event loop's.
         """
-        return await self._in_thread(lambda: diff(self.read_now(), wanted))
+        return await self._in_thread(self._difference_now, wanted)
 
     async def apply(self, transaction: Transaction) -> None:
         """Commit a transaction, in phases where packets can't tell. Raises KernelError: then read what there is.
@@ -113,6 +114,23 @@ class Nftables:
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
+    def _difference_now(self, wanted: Ruleset) -> Transaction:
+        try:
+            return diff(self.read_now(), wanted)
+        finally:
+            # What was read is as large as the table, and nobody needs it any more.
+            give_back()
+
+    def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
+        context = self._open()
+        context.set_json_output(True)
+        return context
+
+    def _forget(self) -> None:
+        """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
+        self._context = self._opened()
+        give_back()
+
     def _list(self, command: str) -> object | None:
         try:
             output = self._run(command)
@@ -120,6 +138,8 @@ class Nftables:
             if _ABSENT_MESSAGE in str(error):
                 return None
             raise
+        finally:
+            self._forget()
         try:
             listing: object = msgspec.json.decode(output)
         except msgspec.DecodeError as error:

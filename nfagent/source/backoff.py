@@ -16,7 +16,7 @@ AGENTS_A_SECOND = 1000
 _SHORTEST_WINDOW = 1.0
 _LONGEST_WINDOW = 30.0
 _FIRST = {"busy": 1.0, "refused": 0.5, "broken": 0.5, "expired": 0.5, "lost": 0.25}
-_LONGEST = {"busy": 30.0, "refused": 15.0, "broken": 15.0, "expired": 15.0, "lost": 15.0}
+_LONGEST = {"busy": 30.0, "refused": 15.0, "broken": 15.0, "lost": 15.0}
 _LONGEST_ASKED = 300.0
 _DOUBLINGS = 10
 LOOK_AGAIN_SECONDS = 50.0
@@ -64,7 +64,8 @@ class Backoff:
             return window(nodes) * lot if nodes > AGENTS_A_SECOND else 0.0
         doubled: float = _FIRST[setback.kind] * 2.0 ** min(self._setbacks, _DOUBLINGS)
         self._setbacks += 1
-        longest = min(doubled, _LONGEST[setback.kind])
+        # Lists are what costs the server: the more agents ask for them, the longer they wait.
+        longest = min(doubled, 2.0 * window(nodes) if setback.kind == "expired" else _LONGEST[setback.kind])
         if setback.retry_after is not None:
             return min(max(setback.retry_after, 0.0), _LONGEST_ASKED) + window(nodes) * lot
         return longest * (0.5 + 0.5 * lot)

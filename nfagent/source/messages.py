@@ -81,9 +81,13 @@ class Status(msgspec.Struct, frozen=True):
     @property
     def expired(self) -> bool:
         """Tell whether the version, or the rest of a list, that was asked for is forgotten, or unheard of."""
+        return self.code == _GONE or self.reason in {"Expired", "Gone"} or self.unheard_of
+
+    @property
+    def unheard_of(self) -> bool:
+        """Tell whether the version that was asked for is newer than all that the server has."""
         causes = (self.details.causes if self.details is not None else None) or ()
-        unheard_of = any(cause.reason == "ResourceVersionTooLarge" for cause in causes)
-        return self.code == _GONE or self.reason in {"Expired", "Gone"} or unheard_of
+        return any(cause.reason == "ResourceVersionTooLarge" for cause in causes)
 
     def __str__(self) -> str:
         """Read as `403 Forbidden: message`."""
@@ -153,13 +157,12 @@ class Lines:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take bytes in; give the lines that they complete. Raises DecodeError for one that doesn't end."""
-        head, newline, rest = chunk.partition(b"\n")
-        if not newline:
-            self._keep(chunk)
-            return []
-        lines = [b"".join([*self._begun, head]), *rest.split(b"\n")]
-        self._begun, self._length = [], 0
-        self._keep(lines.pop())
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            lines[0] = b"".join([*self._begun, lines[0]])
+            self._begun, self._length = [], 0
+        self._keep(rest)
         return [line for line in lines if line.strip()]
 
     def _keep(self, part: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.model import Ref
-from nfagent.cluster.quick import quick_pod_json
+from nfagent.cluster.quick import quick_pod_event, quick_pod_json
 from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import TierPolicy
@@ -37,6 +37,24 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 Reader = Callable[[bytes | msgspec.Raw], Found | Problem]
 """Reads one object; a Problem where not even its name can be read. Never raises."""
+
+
+EventReader = Callable[[bytes], tuple[str, Found] | None]
+"""Reads a watch event together with its object: its type, and the object; None where it takes two steps."""
+
+
+def event_reader(resource: Resource) -> EventReader:
+    """Give what reads a resource's events at one go: of Pods, whose bytes are looked through once instead of twice."""
+    return _pod_event if resource.kind == "Pod" else _two_steps
+
+
+def _pod_event(line: bytes) -> tuple[str, Found] | None:
+    quick = quick_pod_event(line)
+    return None if quick is None else (quick[0], Found(quick[1].ref, quick[2], quick[1]))
+
+
+def _two_steps(_line: bytes) -> None:
+    return None
 
 
 def reader(resource: Resource) -> Reader:

@@ -21,7 +21,7 @@ from nfagent.cluster.model import Ref
 from nfagent.errors import DecodeError, Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.messages import Lines, Status, decode_bookmark, decode_event, decode_page, decode_status
-from nfagent.source.objects import Found, reader
+from nfagent.source.objects import Found, event_reader, reader
 from nfagent.source.resources import Resource
 
 PAGE_SIZE = 5000
@@ -76,6 +76,7 @@ class Reflector:
         self.setback: Setback | None = None
         self.version = ""
         self._read = reader(resource)
+        self._read_event = event_reader(resource)
         self._held = held
         self._page_size = page_size
         self._initial_events = True
@@ -114,6 +115,9 @@ class Reflector:
         query |= {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(watch_seconds)}
         if self._phase == "initial":
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            if self.version:
+                # Not older than what was read: the server's cache can say that at once, without asking etcd.
+                query["resourceVersion"] = self.version
         else:
             query["resourceVersion"] = self.version
         return Request(self.resource.path, query, watch=True)
@@ -128,7 +132,9 @@ class Reflector:
             return
         self._begin_list()
         for raw in page.objects:
-            yield from self._listed(raw)
+            found = self._note(self._read(raw))
+            if found is not None:
+                yield from self._listed(found)
             if self._stopped:
                 return
         self._rest = page.rest
@@ -141,7 +147,8 @@ class Reflector:
         try:
             lines = self._lines.feed(chunk)
             for line in lines:
-                yield from self._event(*decode_event(line))
+                at_once = self._read_event(line)
+                yield from self._event(*decode_event(line)) if at_once is None else self._object(*at_once)
                 if self._stopped:
                     return
         except DecodeError as error:
@@ -156,7 +163,7 @@ class Reflector:
         """
         if silent and self._phase == "watching":
             if self._silent_at == self.version:
-                self._restart()
+                self.look_again()
                 return
             self._silent_at = self.version
         if self._phase == "initial":
@@ -168,6 +175,7 @@ class Reflector:
         status = decode_status(body, code)
         self.setback = None
         if status.expired:
+            self.version = "" if status.unheard_of else self.version
             self._fall("expired", str(status))
         elif code == _NOT_FOUND and self.resource.optional:
             yield from self._absent(status)
@@ -185,7 +193,8 @@ class Reflector:
         self._restart()
 
     def look_again(self) -> None:
-        """Start anew: the server may serve the kind by now."""
+        """Start anew, from whatever the server has now."""
+        self.version = ""
         self._restart()
 
     def _event(self, word: str, raw: msgspec.Raw) -> Iterator[Change]:
@@ -197,20 +206,15 @@ class Reflector:
                 self.version = version or self.version
         elif word == "ERROR":
             self._failed(decode_status(raw))
-        elif word in {"ADDED", "MODIFIED"}:
-            if self._phase == "initial":
-                self._begin_list()
-                yield from self._listed(raw)
-            else:
-                yield from self._changed(raw)
-        elif word == "DELETED":
-            yield from self._deleted(raw)
+        elif word in {"ADDED", "MODIFIED", "DELETED"}:
+            yield from self._object(word, self._read(raw))
         else:
             self._fall("broken", f"the API server sent a watch event of type {word!r}")
 
     def _failed(self, status: Status) -> None:
         """Take in a watch's last event: what is wrong. The same again, without a step in between, ends in a list."""
         if status.expired:
+            self.version = "" if status.unheard_of else self.version
             self._fall("expired", str(status))
         elif status.code == _TOO_MANY:
             self._halt(Setback("busy", str(status), status.retry_after))
@@ -220,37 +224,37 @@ class Reflector:
             self._failed_at = self.version
             self._halt(Setback("refused", str(status), status.retry_after))
 
-    def _listed(self, raw: msgspec.Raw) -> Iterator[Change]:
-        found = self._note(raw)
+    def _object(self, word: str, read: Found | Problem) -> Iterator[Change]:
+        """Take in an event's object."""
+        found = self._note(read)
         if found is None:
             return
+        if word == "DELETED":
+            yield from self._deleted(found)
+        elif self._phase == "initial":
+            self._begin_list()
+            yield from self._listed(found)
+        else:
+            if found.item is not None:
+                yield found.item
+            self.version = found.version or self.version
+
+    def _listed(self, found: Found) -> Iterator[Change]:
         if self._unlisted:
             self._unlisted.discard((found.ref.namespace, found.ref.name))
         self._unmentioned.discard(found.ref)
         if found.item is not None:
             yield found.item
 
-    def _changed(self, raw: msgspec.Raw) -> Iterator[Change]:
-        found = self._note(raw)
-        if found is None:
-            return
-        if found.item is not None:
-            yield found.item
-        self.version = found.version or self.version
-
-    def _deleted(self, raw: msgspec.Raw) -> Iterator[Change]:
-        found = self._note(raw)
-        if found is None:
-            return
+    def _deleted(self, found: Found) -> Iterator[Change]:
         self.problems.pop(found.ref, None)
         if found.item is not None or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
             yield found.ref
         if self._phase == "watching":
             self.version = found.version or self.version
 
-    def _note(self, raw: msgspec.Raw) -> Found | None:
-        """Read an object, and keep what is wrong with it; None where nobody knows which it is."""
-        found = self._read(raw)
+    def _note(self, found: Found | Problem) -> Found | None:
+        """Keep what is wrong with an object; None where nobody knows which it is."""
         if isinstance(found, Problem):
             self._fall("broken", str(found))
             return None

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.decode import careful_pod, decode_pod
 from nfagent.cluster.model import Pod
-from nfagent.cluster.quick import quick_pod
+from nfagent.cluster.quick import quick_pod, quick_pod_event, quick_pod_json
 from nfagent.errors import ObjectError
 from tests.properties.objects import LABEL_SETS
 
@@ -39,7 +40,21 @@ def agree(document: Document) -> Pod | None:
             decode_pod(document)
     else:
         assert decode_pod(document) == slow
+    written_the_same(document)
     return quick
+
+
+def written_the_same(document: Document) -> None:
+    """Ask the way that reads JSON, alone and in a watch event: the same Pod as by the careful way, or none."""
+    try:
+        written = msgspec.json.encode(document)
+    except (TypeError, ValueError, UnicodeEncodeError):
+        return
+    slow = careful(msgspec.json.decode(written))
+    alone = quick_pod_json(written)
+    assert alone is None or alone[0] == slow
+    event = quick_pod_event(b'{"type":"ADDED","object":%b}' % written)
+    assert event == (None if alone is None else ("ADDED", *alone))
 
 
 ADDRESSES = st.one_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nfagent.cli import readable
 from nfagent.ruleset.views import Scope, policies_view, state_view
 from tests.scene import Document, Scene
@@ -53,3 +55,36 @@ def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced
         "GATEWAY GROUP  ADDRESSES",
         "ops/gw         192.0.2.10, 2001:db8::10",
     ]
+
+
+def kind(phase: str = "watching", trouble: str = "") -> dict[str, object]:
+    return {"phase": phase, "synced": phase != "initial", "version": "5", "objects": 1, "trouble": trouble}
+
+
+LOG = {"problem": "", "path": "x", "received": 0, "lost": 0, "unattributed": {}, "undecodable": 0, "errors": 0}
+FOLLOWING: dict[str, tuple[dict[str, object], str]] = {
+    "all is well": (
+        {"Pod": kind(), "Node": kind(), "NetworkLogging": kind("missing")},
+        "ok, https://api:6443, by kubeconfig x; following 2 kinds; 1 kind not served",
+    ),
+    "a kind isn't read yet": (
+        {"Pod": kind(), "NetworkPolicy": kind("initial")},
+        "warn, https://api:6443, by kubeconfig x; reading NetworkPolicy",
+    ),
+    "what is in the way of several kinds is said once": (
+        {"Pod": kind(trouble="refused"), "Node": kind(trouble="refused"), "ServiceCIDR": kind()},
+        "warn, Pod, Node not followed: refused",
+    ),
+}
+
+
+@pytest.mark.parametrize(("resources", "expected"), FOLLOWING.values(), ids=FOLLOWING)
+def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, object], expected: str) -> None:
+    agent = {
+        "apiserver": {"server": "https://api:6443, by kubeconfig x", "synced": True, "resources": resources},
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    assert ("API server", expected) in readable.agent_facts(agent)

@@ -43,7 +43,7 @@ WAITS: dict[str, tuple[list[Setback], list[float]]] = {
     "a refusal waits longer from time to time": ([REFUSED] * 7, [0.5, 1, 2, 4, 8, 15, 15]),
     "a busy server is given more time": ([BUSY] * 7, [1, 2, 4, 8, 16, 30, 30]),
     "what is forgotten once is asked for at once": ([EXPIRED], [0]),
-    "and not in a circle": ([EXPIRED] * 4, [0, 1, 2, 4]),
+    "and not in a circle, in a small cluster every two seconds at most": ([EXPIRED] * 5, [0, 1, 2, 2, 2]),
     "to ask otherwise costs no wait": ([AGAIN, AGAIN, REFUSED], [0, 0, 0.5]),
     "the server's own figure is kept": ([Setback("busy", "", 7.0)], [8]),
     "whatever came before": ([REFUSED, REFUSED, Setback("busy", "", 7.0)], [0.5, 1, 8]),

@@ -379,16 +379,36 @@ def test_following(steps: list[Step], outcome: Outcome) -> None:
     assert found == outcome
 
 
+INITIAL = {
+    "watch": "1",
+    "allowWatchBookmarks": "true",
+    "timeoutSeconds": "300",
+    "sendInitialEvents": "true",
+    "resourceVersionMatch": "NotOlderThan",
+}
+UNHEARD_OF = {
+    **status(504, "Timeout", "Too large resource version"),
+    "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
+}
+
+
+def fell_silent(followed: Followed) -> None:
+    followed.reflector.request(300)
+    followed.reflector.end(silent=True)
+
+
 QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
-    "first the initial events are asked for": (
-        [],
-        {
-            "watch": "1",
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": "300",
-            "sendInitialEvents": "true",
-            "resourceVersionMatch": "NotOlderThan",
-        },
+    "first the initial events are asked for": ([], INITIAL),
+    "and after 410, not older than what was read": ([SYNCED, refused(410)], {**INITIAL, "resourceVersion": "5"}),
+    "of whatever there is, where the server has heard of nothing so new": ([SYNCED, refused(504, UNHEARD_OF)], INITIAL),
+    "and where it was silent twice": ([SYNCED, fell_silent, fell_silent], INITIAL),
+    "not where it was silent once": (
+        [SYNCED, fell_silent],
+        {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
+    ),
+    "nor where it had something to say in between": (
+        [SYNCED, fell_silent, streamed(bookmark("6")), fell_silent],
+        {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "6"},
     ),
     "then what came after their end": (
         [SYNCED],

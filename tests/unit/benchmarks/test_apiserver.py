@@ -1,0 +1,210 @@
+"""The API server on paper serves what a cluster holds, and what the figures are made of is right."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+import msgspec
+import pytest
+
+from benchmarks.apiserver import slope, waits
+from benchmarks.apiserver_child import Heeded
+from benchmarks.paper_pods import LIFE, Stage, sizes, written
+from benchmarks.paper_server import EVENTS_A_ROLLOUT, PODS, PaperServer, cluster_mix, peers_mix
+from benchmarks.synthetic import Size, synthetic
+from nfagent.cluster.model import Pod, Ref
+from nfagent.cluster.quick import quick_pod_json
+from nfagent.edge.access import Access
+from nfagent.edge.apiserver import ApiServer
+from nfagent.edge.clock import SystemClock
+from nfagent.edge.following import ClusterSource
+from nfagent.errors import KernelError
+from nfagent.ruleset.desired import Desired, Item
+
+SMALL = Size(300, 30, 40, 5)
+SECONDS = 20.0
+KINDS = 6
+"""So many are served; the others' CRDs are missing."""
+
+
+def heeded(commits: list[tuple[float, int]]) -> Heeded:
+    return Heeded(commits=commits, began=10, longest_turn=0.0, peak=0.0, transactions=0, took_at=0.0)
+
+
+def test_a_slope_is_the_line_s_and_its_error_that_of_the_points_beside_it() -> None:
+    flat = slope([(0, 7.0), (1, 7.0), (2, 7.0), (3, 7.0)])
+    assert (flat.slope, flat.error) == (0.0, 0.0)
+    # By hand: residuals 1/3, -2/3, 1/3 of the line x + 1/3; sqrt(2/3 / 1 / 2).
+    bent = slope([(0, 0.0), (1, 2.0), (2, 2.0)])
+    assert bent.slope == pytest.approx(1.0)
+    assert bent.error == pytest.approx((1 / 3) ** 0.5)
+
+
+def test_an_event_waits_for_the_first_commit_that_brings_it() -> None:
+    found = waits([1.0, 2.0, 2.5], heeded([(1.5, 11), (3.0, 13), (4.0, 13)]))
+    assert found == pytest.approx([500.0, 1000.0, 500.0])
+
+
+def test_an_event_that_no_commit_brings_is_told() -> None:
+    with pytest.raises(KernelError, match="1 of 2 events were never committed"):
+        waits([1.0, 2.0], heeded([(1.5, 11)]))
+
+
+def test_a_pod_on_paper_is_read_as_the_pod_that_it_was_made_of_and_has_a_pod_s_size() -> None:
+    for pod in synthetic(SMALL, 1).pods:
+        assert quick_pod_json(written(pod, 77)) == (pod, "77")
+        assert 3_000 < len(written(pod, 77)) < 5_000
+        assert sum(sizes(pod).values()) < len(written(pod, 77))
+
+
+@pytest.mark.parametrize("stage", [*LIFE, "unready"])
+def test_a_pod_is_readable_at_every_stage_of_its_life(stage: Stage) -> None:
+    pod = synthetic(SMALL, 1).pods[0]
+    read = quick_pod_json(written(pod, 1, stage))
+    assert read is not None
+    assert (read[0].node == "") == (stage == "pending")
+    assert bool(read[0].addresses) == (stage not in {"pending", "scheduled", "creating"})
+    assert (read[0] == pod) == (stage in {"running", "unready", "ending"})
+
+
+def test_a_rollout_s_events_leave_the_cluster_as_it_was() -> None:
+    cluster = synthetic(SMALL, 1)
+    known = {(pod.namespace, pod.name): pod for pod in cluster.pods}
+    before, changed = dict(known), Counter[bool]()
+    for change in itertools.islice(cluster_mix(cluster), EVENTS_A_ROLLOUT):
+        read = quick_pod_json(change.body(1))
+        assert read is not None
+        key = (read[0].namespace, read[0].name)
+        assert (key in known) == (change.word != b"ADDED")
+        changed[change.word == b"DELETED" or known.get(key) != read[0]] += 1
+        if change.word == b"DELETED":
+            del known[key]
+        else:
+            known[key] = read[0]
+    assert known == before
+    assert changed == {True: 50, False: 90}
+
+
+def test_peers_come_and_go_in_turns() -> None:
+    words = [change.word for change in peers_mix(synthetic(SMALL, 1), 6)]
+    assert words == [b"ADDED", b"DELETED"] * 3
+
+
+class Taker:
+    """Takes what is read into a state, and knows when all was."""
+
+    def __init__(self) -> None:
+        self.desired = Desired("node-1")
+        self.whole = asyncio.Event()
+        self.changes = 0
+
+    async def take(self, changes: Iterable[Item | Ref]) -> None:
+        for change in changes:
+            self.changes += self.desired.remove(change) if isinstance(change, Ref) else self.desired.put(change)
+
+    def held(self, kind: str) -> Collection[tuple[str, str]]:
+        return self.desired.held(kind)
+
+    def count_nodes(self) -> int:
+        return len(self.desired.cluster.nodes)
+
+    def gathered(self) -> None:
+        self.whole.set()
+
+
+def follow(body: Callable[[PaperServer, Taker, ClusterSource], Awaitable[None]], *, streaming: bool) -> None:
+    """Follow a small cluster on paper, and do something once it was read."""
+
+    async def main() -> None:
+        server = PaperServer(synthetic(SMALL, 1), streaming=streaming)
+        access = Access(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
+
+        async def find() -> Access:
+            return access
+
+        taker, asked = Taker(), ApiServer(find, environment={})
+        source = ClusterSource(asked, SystemClock(), taker)
+        following = asyncio.create_task(source.run())
+        try:
+            async with asyncio.timeout(SECONDS):
+                await taker.whole.wait()
+                await body(server, taker, source)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await asked.close()
+            server.close()
+
+    asyncio.run(main())
+
+
+def versions(source: ClusterSource) -> set[str]:
+    resources = source.status()["apiserver"]["resources"].values()
+    return {each["version"] if each["phase"] == "watching" else "" for each in resources if each["phase"] != "missing"}
+
+
+@pytest.mark.parametrize("streaming", [True, False], ids=["streamed", "by pages"])
+def test_the_cluster_is_read_whole_and_a_relist_changes_nothing(streaming: bool) -> None:  # noqa: FBT001 - pytest's way
+    async def body(server: PaperServer, taker: Taker, source: ClusterSource) -> None:
+        cluster = synthetic(SMALL, 1)
+        assert taker.desired.cluster.pods == {(pod.namespace, pod.name): pod for pod in cluster.pods}
+        assert len(taker.desired.index.policies) == len(cluster.policies)
+        changes = taker.changes
+        while server.watched < KINDS:  # noqa: ASYNC110 - nobody tells of a watch that began
+            await asyncio.sleep(0)
+        done = await server.do({"do": "expire"})
+        while versions(source) != {done.version}:  # noqa: ASYNC110 - nobody tells of a list that changed nothing
+            await asyncio.sleep(0)
+        assert taker.changes == changes
+
+    follow(body, streaming=streaming)
+
+
+def test_events_reach_the_watch_at_a_rate_or_as_fast_as_they_are_taken() -> None:
+    async def body(server: PaperServer, taker: Taker, _source: ClusterSource) -> None:
+        before = taker.changes
+        done = await server.do({"do": "events", "mix": "peers", "count": 4, "rate": 1000})
+        assert len(done.moments) == 4
+        await server.do({"do": "events", "mix": "cluster", "count": EVENTS_A_ROLLOUT, "rate": 0})
+        while taker.changes < before + 54:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+
+    follow(body, streaming=True)
+
+
+def test_pages_follow_each_other_without_a_gap() -> None:
+    async def main() -> list[int]:
+        server = PaperServer(synthetic(SMALL, 1), streaming=False)
+        access = Access(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
+
+        async def find() -> Access:
+            return access
+
+        asked, found, query = ApiServer(find, environment={}), list[list[str]](), {"limit": "70"}
+        try:
+            while "continue" in query or not found:
+                page = msgspec.json.decode((await asked.ask("GET", PODS, query=query)).body)
+                found.append([item["metadata"]["name"] for item in page["items"]])
+                query = {
+                    "limit": "70",
+                    **{key: page["metadata"][key] for key in ("continue",) if key in page["metadata"]},
+                }
+        finally:
+            await asked.close()
+            server.close()
+        assert sorted(itertools.chain(*found)) == sorted(pod.name for pod in synthetic(SMALL, 1).pods)
+        return [len(names) for names in found]
+
+    assert asyncio.run(main()) == [70, 70, 70, 70, 20]
+
+
+def test_pods_are_listed_in_the_order_of_their_keys() -> None:
+    pods: list[Pod] = sorted(synthetic(SMALL, 1).pods, key=lambda pod: (pod.namespace, pod.name))
+
+    async def body(_server: PaperServer, taker: Taker, _source: ClusterSource) -> None:
+        assert list(taker.desired.cluster.pods.values()) == pods
+
+    follow(body, streaming=True)
