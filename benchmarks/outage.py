@@ -38,6 +38,8 @@ _PAUSE = 0.01
 _PATIENCE = 60.0
 _INTERVAL = 0.005
 _AIM_SECONDS = 2.0
+_APART_SECONDS = 12.0
+"""Agents take more and more time for a server whose watches break off within ten seconds again and again."""
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ class Outage(msgspec.Struct, frozen=True):
 @bench("outage", "the API server killed under traffic: verdicts meanwhile, and how soon agents follow again")
 def outage(run: Run) -> Iterator[Row]:
     """Have it away once for a while, and some more times shortly."""
-    lengths = [3.0] if run.quick else [60.0, *[5.0] * 9]
+    lengths = [3.0] if run.quick else [60.0, *[5.0] * 4]
     with Lab() as lab:
         found = []
         for number, seconds in enumerate(lengths, start=1):
@@ -122,6 +124,7 @@ class Lab:
     def outage(self, seconds: float) -> Outage:
         """Kill the server, and start it again after so many seconds."""
         late, agents = _policy("late", "c"), list(self._cluster.agents.values())
+        threading.Event().wait(_APART_SECONDS)
         with Vigil(self._servers, self._expected()) as vigil, Talks(_INTERVAL) as talks:
             live = [talks.open(line) for line in self._lines()]
             self._plane.kill()

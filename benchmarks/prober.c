@@ -7,7 +7,7 @@
 // is judged as a connection's first; and one of a live connection, which was answered once. A line of its standard
 // input begins a watch, each on connections of its own:
 //       blocked MS      until packets no longer arrive; says "ready" when both connections' packets do
-//       passed MS       until packets arrive; says "ready" when enough were sent and none did
+//       passed MS       until packets arrive; says "ready" when enough were sent and none did, "never" when one did
 // and is answered by a line "FRESH LIVE GAP": when the first packet with the wanted verdict had been sent, in ns of
 // CLOCK_MONOTONIC, by the new connection and by the live one (of `passed` the former twice); and how many ns before
 // FRESH the last packet with the verdict of before had been sent: more than one turn where this process had to wait.
@@ -170,6 +170,8 @@ static void look(int blocked, int64_t ms, int64_t interval)
             fflush(stdout);
         }
         if ((ready && is_over(number, blocked)) || now() > end)
+            break;
+        if (!ready && !blocked && lines[FRESH].first >= 0)
             break;
         // A turn that was missed is left out: a burst would hold back whoever it waited for.
         due = due + interval > now() ? due + interval : now();

@@ -45,6 +45,7 @@ CYCLE: tuple[tuple[Change, bool], ...] = (
 
 _API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
 _NAMESPACE, _FRIEND = "probed", "friend"
+_THE_SERVERS_OWN = frozenset({"resourceVersion", "creationTimestamp", "ownerReferences"})
 _DEFINITION = "CustomResourceDefinition"
 _A_FILE = 50
 _START_SECONDS = 120.0
@@ -170,7 +171,7 @@ class _FolderWay:
 
 
 def small() -> Scene:
-    """The nine Pods of Kubernetes' own policy tests on two nodes."""
+    """Plan the nine Pods of Kubernetes' own policy tests on two nodes."""
     nodes, pods, _ = grid()
     first, second = nodes
     server = next(pod for pod in pods if pod.node == first.name)
@@ -183,7 +184,7 @@ def small() -> Scene:
 
 
 def large(size: Size, seed: int) -> Scene:
-    """A synthetic cluster; of its Pods only the two are built, in a Namespace of their own."""
+    """Plan a synthetic cluster; of its Pods only the two are built, in a Namespace of their own."""
     cluster = synthetic(size, seed)
     first, second = (
         NodePlan(
@@ -217,8 +218,8 @@ def _by_api(stack: ExitStack, scene: Scene, folder: Path) -> Twin:
         ControlPlane(folder / "plane", address=_API_HOST.addresses[0], netns=fabric.outside_namespace(_API_HOST.name))
     )
     client = stack.enter_context(plane.client())
-    definitions = sorted((CHECKOUT / "deploy" / "crds").glob("*.yaml"))
-    client.put_all(each for path in definitions for each in _read(path) if each["kind"] == _DEFINITION)
+    shipped = (each for path in sorted((CHECKOUT / "deploy" / "crds").glob("*.yaml")) for each in _read(path))
+    client.put_all(each for each in shipped if each["kind"] == _DEFINITION)
     client.put_all(map(_storable, _documents(scene)))
     token = _account(plane, client)
     source = ("--kubeconfig", str(plane.kubeconfig("nfagent", token=token)))
@@ -258,9 +259,6 @@ def _storable(found: Document) -> Document:
     """Leave out what a server gives itself, or would ask for."""
     metadata = {key: value for key, value in found["metadata"].items() if key not in _THE_SERVERS_OWN}
     return {**found, "metadata": metadata}
-
-
-_THE_SERVERS_OWN = frozenset({"resourceVersion", "creationTimestamp", "ownerReferences"})
 
 
 def _account(plane: ControlPlane, client: ApiClient) -> str:

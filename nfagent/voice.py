@@ -1,6 +1,7 @@
 """What this agent has to say in the cluster, gathered every few seconds, and handed to who says it.
 
-Gathering costs as much as there is to say: objects at fault, egress objects, this node's own troubles.
+What there is to say comes from objects at fault, egress objects, and this node's own troubles; where none of them is
+another than before, nothing is handed over.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Voice:
         self._clock = clock
         self._faults = faults
         self._node_faults = node_faults
-        self._notary = Notary(api, clock, desired.cluster.node, lambda: desired.cluster.nodes)
+        self._notary = Notary(api, clock, desired.cluster.node, lambda: len(desired.cluster.nodes))
+        self._gathered: tuple[object, ...] = ()
 
     async def run(self) -> None:
         """Speak until cancelled."""
@@ -56,8 +58,14 @@ class Voice:
         return self._notary.status()
 
     def _gather(self) -> None:
-        desired, faults = self._desired, self._faults()
-        said = cluster_statements(faults, desired.index.policies, desired.logging_object)
-        said += node_statements(desired.cluster.node, self._node_faults())
-        egress = desired.egress
-        self._notary.say(said, standings(faults, egress.policies.values(), egress.gateways.values()))
+        """Hand over what holds, where something that it is made of is another than before."""
+        desired, faults, troubles = self._desired, self._faults(), self._node_faults()
+        policies = {ref: policy for ref in faults if (policy := desired.index.policies.get(ref)) is not None}
+        egress = (tuple(desired.egress.policies.values()), tuple(desired.egress.gateways.values()))
+        found = (faults, policies, desired.logging_object, troubles, egress)
+        if found == self._gathered:
+            return
+        self._gathered = found
+        said = cluster_statements(faults, policies, desired.logging_object)
+        said += node_statements(desired.cluster.node, troubles)
+        self._notary.say(said, standings(faults, *egress))

@@ -27,18 +27,18 @@ HOUR = 3600.0
 class Stage:
     """A store, time, and agents that run."""
 
-    def __init__(self) -> None:
+    def __init__(self, lots: Callable[[], float]) -> None:
         self.time = Time()
         self.store = Store(self.time)
-        self.nodes: list[str] = []
+        self.nodes = 0  # where nothing else is said, those that run an agent
+        self._lots = lots
         self.notaries: dict[str, Notary] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, *names: str, speaks: bool = True) -> None:
-        self.nodes += [name for name in names if name not in self.nodes]
         for number, name in enumerate(names, len(self._tasks)):
             clock = Clock(self.time, started=-77.0 * number, skew=31.0 * number)
-            notary = Notary(self.store.client(name), clock, name, lambda: self.nodes, lambda: 0.5)
+            notary = Notary(self.store.client(name), clock, name, self._count, self._lots)
             self.notaries[name] = notary
             if speaks:
                 notary.say([BROKEN])
@@ -53,6 +53,9 @@ class Stage:
     async def close(self) -> None:
         for name in list(self._tasks):
             await self.stop(name)
+
+    def _count(self) -> int:
+        return self.nodes or len(self.notaries)
 
     @property
     def leaders(self) -> list[str]:
@@ -70,8 +73,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(*names: str) -> AsyncIterator[Stage]:
-    stage = Stage()
+async def staged(*names: str, lots: Callable[[], float] = lambda: 0.5) -> AsyncIterator[Stage]:
+    stage = Stage(lots)
     stage.owned(DB)
     stage.start(*names)
     try:

@@ -13,7 +13,9 @@ from typing import Protocol
 import msgspec
 
 from nfagent.errors import ClusterError
-from nfagent.notices.pace import Setbacks, rarely
+from nfagent.notices.pace import RARELY_SECONDS, rarely
+from nfagent.source.backoff import Backoff, window
+from nfagent.source.reflector import Setback
 
 log = logging.getLogger(__name__)
 REQUEST_SECONDS = 15.0
@@ -84,18 +86,41 @@ class Channel:
     last_error: why the last one didn't; '' after one that did
     """
 
-    def __init__(self, api: Api, clock: Clock, draw: Callable[[], float], purpose: str) -> None:
-        """Stand ready; purpose: what doesn't happen without it, for the log: 'Events'. draw: lots from 0 to 1."""
+    def __init__(
+        self,
+        api: Api,
+        clock: Clock,
+        draw: Callable[[], float],
+        nodes: Callable[[], int],
+        purpose: str,
+        *,
+        unpermitted: str = "",
+    ) -> None:
+        """Stand ready.
+
+        draw:        lots from 0 to 1
+        nodes:       how many the cluster has: over so much time its agents spread their return
+        purpose:     what doesn't happen without it, for the log: 'Events'
+        unpermitted: what it means to be refused, where that is no fault; '' where it is one
+        """
         self.failed = 0
         self.last_error = ""
         self._api = api
         self._clock = clock
         self._draw = draw
+        self._nodes = nodes
         self._purpose = purpose
-        self._setbacks = Setbacks()
+        self._unpermitted = unpermitted
+        self._backoff = Backoff()
         self._again_at = 0.0
-        self._stuck = False
+        self._lost = False
+        self._forbidden: set[str] = set()
         self._refused = ""
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether something isn't permitted that this channel is for."""
+        return bool(self._forbidden)
 
     def wait(self) -> float:
         """Give the seconds until something may be asked for again; 0 where nothing stands in the way."""
@@ -119,23 +144,22 @@ class Channel:
             async with asyncio.timeout(REQUEST_SECONDS):
                 answer = await self._api.ask(method, path, query=query, body=body, content_type=content_type)
         except ClusterError as error:
-            self._set_back(str(error), self._setbacks.pause(self._draw()))
+            self._set_back(str(error))
             return None
         except TimeoutError:
-            said = f"no answer to {method} {path} for {REQUEST_SECONDS:.0f} s"
-            self._set_back(said, self._setbacks.pause(self._draw()))
+            self._set_back(f"no answer to {method} {path} for {REQUEST_SECONDS:.0f} s")
             return None
         status = answer.status
         if status in expected or not (status == _FORBIDDEN or status in _AGAIN or status >= _SERVER_ERRORS):
-            self._mended()
+            self._mended(method)
             return answer
         if status == _FORBIDDEN and ends_with_namespace(answer):
             return answer
         said = f"{method} {path}: {explanation(answer)}"
         if status == _FORBIDDEN:
-            self._set_back(f"{said}; apply deploy/rbac.yaml", rarely(self._draw()))
+            self._forbid(method, said)
         else:
-            self._set_back(said, self._setbacks.pause(self._draw(), answer.retry_after))
+            self._set_back(said, answer.retry_after)
         return None
 
     def refused(self, said: str) -> None:
@@ -150,21 +174,36 @@ class Channel:
         """Have the next request wait as long as after one that isn't permitted."""
         self._again_at = self._clock.monotonic() + rarely(self._draw())
 
-    def _set_back(self, said: str, seconds: float) -> None:
+    def _set_back(self, said: str, asked: float | None = None) -> None:
+        """Wait longer from time to time, as long as the server asks for, and spread over the window of all agents."""
         self.failed += 1
-        if not self._stuck:
+        if not self._lost:
             log.warning("%s don't get to the cluster, and are tried again: %s", self._purpose, said)
-        self._stuck = True
+        self._lost = True
         self.last_error = said
+        nodes, lot = self._nodes(), self._draw()
+        kept = min(max(asked or 0.0, 0.0), RARELY_SECONDS)
+        seconds = kept + self._backoff.pause(Setback("busy", said), nodes, lot) + window(nodes) * lot
         self._again_at = self._clock.monotonic() + seconds
 
-    def _mended(self) -> None:
-        if self._stuck:
+    def _forbid(self, method: str, said: str) -> None:
+        self.failed += 1
+        explained = f"{self._unpermitted or 'apply deploy/rbac.yaml'} ({said})"
+        if method not in self._forbidden:
+            level = logging.INFO if self._unpermitted else logging.WARNING
+            log.log(level, "%s aren't permitted: %s", self._purpose, explained)
+        self._forbidden.add(method)
+        self.last_error = explained
+        self.rest()
+
+    def _mended(self, method: str) -> None:
+        """Take in that a request was answered. Who may read needn't be who may write."""
+        if self._lost or method in self._forbidden:
             log.info("%s get to the cluster again", self._purpose)
-        self._stuck = False
+        self._lost = False
+        self._forbidden.discard(method)
         self.last_error = ""
-        self._setbacks.succeeded()
-        self._again_at = 0.0
+        self._backoff.succeeded()
 
 
 class _Cause(msgspec.Struct):

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
-from nfagent.edge.channel import Answer, Api, Channel, Clock, explanation
+from nfagent.edge.channel import Answer, Channel, Clock, explanation
 from nfagent.errors import ClusterError
 from nfagent.notices.election import (
     COLLECTION,
     NAME,
     NAMESPACE,
-    RENEW_SECONDS,
     Election,
     Lease,
     decode_lease,
-    epoch,
-    is_candidate,
+    first_pause,
     lease_body,
 )
 from nfagent.notices.times import to_microseconds
 
 _LEASE = f"{COLLECTION}/{NAME}"
 _WRITTEN = {200, 201}
+UNPERMITTED = (
+    f"this agent may not hold the Lease {NAMESPACE}/{NAME}, so Events and conditions about the cluster's objects are "
+    "left to agents that may. Enforcement isn't concerned. With kubelet's credentials this is as it should be; with "
+    "the agent's own, apply deploy/rbac.yaml"
+)
+"""For the log. The admission plugin NodeRestriction keeps nodes to the Leases of kube-node-lease."""
+
 RESIGN_SECONDS = 2.0
 """A server that is silent holds up nobody's stop for longer; the Lease ends by itself then."""
 
@@ -36,25 +41,27 @@ class Elector:
 
     def __init__(
         self,
-        api: Api,
+        channel: Channel,
         clock: Clock,
         node: str,
-        nodes: Callable[[], Iterable[str]],
+        nodes: Callable[[], int],
         *,
         draw: Callable[[], float],
         changed: Callable[[], object],
     ) -> None:
         """Stand for the agent of `node`.
 
-        nodes:   the names of all Nodes, as they are known now
+        nodes:   how many the cluster has, as it is known now
         changed: called when this agent begins or ends to speak
         """
-        self.channel = Channel(api, clock, draw, "Elections")
+        self.channel = channel
         self._clock = clock
         self._nodes = nodes
         self._draw = draw
         self._changed = changed
         self._election = Election(node)
+        self._spoke = False
+        self._unsure = False
         self._never = asyncio.Event()
 
     @property
@@ -64,32 +71,33 @@ class Elector:
 
     @property
     def holder(self) -> str:
-        """Who held the Lease when this agent last looked; only candidates look."""
+        """Who held the Lease when this agent last looked."""
         return self._election.holder
 
     async def run(self) -> None:
         """Take part until cancelled; then give the Lease back."""
         try:
+            pause = first_pause(self._nodes(), self._draw())
             while True:
-                before = self.leads
+                if pause > 0.0:
+                    await self._clock.wait(self._never, pause)
                 await self._turn()
-                if self.leads != before:
+                if self.leads != self._spoke:
+                    self._spoke = not self._spoke
                     self._changed()
-                jittered = RENEW_SECONDS * (0.8 + 0.4 * self._draw())
-                await self._clock.wait(self._never, self.channel.wait() or jittered)
+                pause = self._pause()
         finally:
             await self._resign()
 
-    def _stands(self) -> bool:
-        if self._election.holding:
-            return True
-        return is_candidate(self._election.me, self._nodes(), epoch(self._clock.now_ns()))
+    def _pause(self) -> float:
+        """Give the seconds until the next turn. Only who wrote, and wasn't answered, is in a hurry."""
+        wait, clock = self.channel.wait(), self._clock
+        pause = self._election.pause(clock.monotonic(), clock.now_ns(), self._nodes(), self._draw())
+        return wait if wait > 0.0 and self._unsure else max(wait, pause)
 
     async def _turn(self) -> None:
         """Renew the Lease, or look at it and take it where nobody's is good."""
-        if self.channel.wait() > 0.0 or not self._stands():
-            return
-        known = self._election.holding
+        known, self._unsure = self._election.holding, False
         for _ in range(_TRIES):
             if not known and not await self._look():
                 return
@@ -119,6 +127,8 @@ class Elector:
         method, path = ("PUT", _LEASE) if bid.version else ("POST", COLLECTION)
         answer = await self.channel.ask(method, path, body=lease_body(bid))
         if answer is None:
+            # It may have been written all the same: who finds its own name in it, speaks.
+            self._unsure = not self.channel.forbidden
             return False
         if answer.status in _WRITTEN:
             lease = self._read(answer)

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from nfagent.edge.channel import Api, Clock
-from nfagent.edge.elector import Elector
+from nfagent.edge.channel import Api, Channel, Clock
+from nfagent.edge.elector import UNPERMITTED, Elector
 from nfagent.edge.recorder import Recorder
 from nfagent.edge.standings import StatusWriter
 from nfagent.notices.conditions import Standing
@@ -27,17 +28,19 @@ class Notary:
         api: Api,
         clock: Clock,
         node: str,
-        nodes: Callable[[], Iterable[str]],
+        nodes: Callable[[], int],
         draw: Callable[[], float] = _lots,
     ) -> None:
         """Speak for the agent of `node`; nothing is asked before `run`.
 
-        nodes: the names of all Nodes, as they are known now: among them candidates are chosen
+        nodes: how many Nodes the cluster has: the more, the more rarely each agent asks
         draw:  lots from 0 to 1
         """
-        self._elector = Elector(api, clock, node, nodes, draw=draw, changed=self._elected)
-        self._recorder = Recorder(api, clock, node, draw, lambda: self._elector.leads)
-        self._statuses = StatusWriter(api, clock, draw, lambda: self._elector.leads)
+        channel = partial(Channel, api, clock, draw, nodes)
+        elections = channel("Elections", unpermitted=UNPERMITTED)
+        self._elector = Elector(elections, clock, node, nodes, draw=draw, changed=self._elected)
+        self._recorder = Recorder(channel("Events"), clock, node, draw, lambda: self._elector.leads)
+        self._statuses = StatusWriter(channel("Status conditions"), clock, draw, lambda: self._elector.leads)
 
     @property
     def leads(self) -> bool:
@@ -67,7 +70,7 @@ class Notary:
     def status(self) -> dict[str, Any]:
         """Tell how it stands, for `dump state`.
 
-        holder:     who held the Lease when this agent last looked; only candidates look
+        holder:     who held the Lease when this agent last looked, which in a large cluster is long ago
         holding:    statements that hold; left_out: those beyond what is kept
         suppressed: statements that were said late or never, for the pace
         """

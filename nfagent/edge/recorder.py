@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from nfagent.edge.channel import Answer, Api, Channel, Clock, explanation
+from nfagent.edge.channel import Answer, Channel, Clock, explanation
 from nfagent.notices.events import event_name, events_path, new_event, node_known, repeated
 from nfagent.notices.ledger import Due, Ledger
 from nfagent.notices.statement import Known, Statement, object_path
@@ -24,11 +24,13 @@ class Recorder:
     gone: statements whose object wasn't there any more
     """
 
-    def __init__(self, api: Api, clock: Clock, node: str, draw: Callable[[], float], leads: Callable[[], bool]) -> None:
+    def __init__(
+        self, channel: Channel, clock: Clock, node: str, draw: Callable[[], float], leads: Callable[[], bool]
+    ) -> None:
         """Write as the agent of `node`; leads: whether it speaks for the cluster now."""
         self.sent = 0
         self.gone = 0
-        self.channel = Channel(api, clock, draw, "Events")
+        self.channel = channel
         self.ledger = Ledger(clock.monotonic())
         self._clock = clock
         self._node = node

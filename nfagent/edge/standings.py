@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.model import Ref
-from nfagent.edge.channel import Answer, Api, Channel, Clock, explanation
+from nfagent.edge.channel import Answer, Channel, Clock, explanation
 from nfagent.edge.recorder import read_known
 from nfagent.notices.conditions import APPLY_PATCH, FIELD_MANAGER, Standing, status_apply
 from nfagent.notices.pace import Bucket
@@ -35,10 +35,10 @@ class StatusWriter:
     sent: how many objects' conditions were written so far
     """
 
-    def __init__(self, api: Api, clock: Clock, draw: Callable[[], float], leads: Callable[[], bool]) -> None:
+    def __init__(self, channel: Channel, clock: Clock, draw: Callable[[], float], leads: Callable[[], bool]) -> None:
         """Stand ready; leads: whether this agent speaks for the cluster now."""
         self.sent = 0
-        self.channel = Channel(api, clock, draw, "Status conditions")
+        self.channel = channel
         self._clock = clock
         self._draw = draw
         self._leads = leads

@@ -9,6 +9,7 @@ assert vigil.wrong == []
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -63,8 +64,11 @@ class Vigil:
                     raise KernelError(f"no round of probes within {_PATIENCE:.0f} s")
 
     def _watch(self) -> None:
-        while not self._stop.is_set():
+        pause = 0.0
+        while not self._stop.wait(pause):
+            began = time.monotonic()
             self._ask()
+            pause = max(0.0, began + _DEADLINE - time.monotonic())
             with self._round:
                 self._rounds += 1
                 self._round.notify_all()

@@ -1,59 +1,70 @@
 """Who speaks for the cluster: decisions over one coordination.k8s.io/v1 Lease. Without clock, network and lots.
 
 The holder writes the Lease again and again. Others take it over when they have seen no such write for as long as it
-says that it is good for: by their own clocks, which need not agree with the holder's. The API server lets only one of
-several writers through, by resourceVersion. The holder itself stops speaking earlier than anybody may take over.
+says that it is good for: by their own monotonic clocks, which need not agree with the holder's. The API server lets
+only one of several writers through, by resourceVersion. The holder itself stops speaking earlier than anybody may
+take over.
 
-Thousands of agents must not all watch one Lease. At any time five Nodes are candidates, by a hash of their names that
-is another one every ten minutes, so that dead nodes block nothing for long.
+Thousands of agents must not poll one Lease, and nobody knows which Nodes run one. So every agent looks now and then,
+the more rarely the more Nodes there are: all together about five times a second. Looks that are far apart prove little,
+so a Lease that may be over is looked at again just when it would be. What may be over is a guess, by the wall clock
+too: a wrong guess costs one more look, or a longer wait, and never makes two holders.
+
+A holder that stops is replaced within two of an agent's pauses, LEASE_SECONDS and A_BIT_SECONDS, where that agent alone
+reaches the API server and whatever the clocks say: it meets the last write with one look, finds it unchanged with the
+next, and waits for its end. Where clocks agree and more agents look, it is sooner.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from nfagent.errors import ClusterError
+from nfagent.notices.times import to_nanoseconds
 
 NAMESPACE = "nfagent"
 NAME = "nfagent"
 COLLECTION = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 LEASE_SECONDS = 60
 RENEW_SECONDS = 15.0
-"""Between two writes of the holder, and two looks of a candidate."""
+"""Between two writes of the holder, and between two looks in a small cluster."""
 
 SPEAK_SECONDS = 40.0
 """The holder speaks for so long after it asked for a write: others wait 20 s longer, so that its last request ends."""
 
-CANDIDATES = 5
-EPOCH_SECONDS = 600
+LOOKS_A_SECOND = 5.0
+"""Of all agents together, on average. Those that find a Lease that may be over look once more."""
+
+AT_ONCE_NODES = 50
+"""So few agents may all look as soon as they start."""
+
+A_BIT_SECONDS = 5.0
+"""Who waits for a Lease to be over looks so much later at most."""
+
 _LONGEST_LEASE = 600
 """Of what a foreign hand wrote into the Lease nobody waits longer."""
 
-
-def epoch(now_ns: int) -> int:
-    """Give the number of the ten minutes that are now, from nanoseconds since 1970."""
-    return now_ns // (EPOCH_SECONDS * 1_000_000_000)
+_SECOND_NS = 1_000_000_000
 
 
-def is_candidate(me: str, nodes: Iterable[str], now: int) -> bool:
-    """Tell whether a Node is among the first five of these, in the order of an epoch. One that isn't there never is."""
-    mine, ahead, here = _place(me, now), 0, False
-    for name in nodes:
-        if name == me:
-            here = True
-        elif _place(name, now) < mine:
-            ahead += 1
-            if ahead == CANDIDATES:  # for most Nodes after a few names
-                return False
-    return here
+def look_pause(nodes: int, lot: float) -> float:
+    """Give the seconds between two looks of an agent; `lot` is drawn from 0 to 1."""
+    return _mean_pause(nodes) * _jitter(lot)
 
 
-def _place(name: str, now: int) -> tuple[bytes, str]:
-    return hashlib.blake2b(f"{now}/{name}".encode("utf-8", "replace"), digest_size=8).digest(), name
+def first_pause(nodes: int, lot: float) -> float:
+    """Give the seconds from an agent's start to its first look: a roll-out restarts all agents at once."""
+    return 0.0 if nodes <= AT_ONCE_NODES else _mean_pause(nodes) * lot
+
+
+def _mean_pause(nodes: int) -> float:
+    return max(RENEW_SECONDS, nodes / LOOKS_A_SECOND)
+
+
+def _jitter(lot: float) -> float:
+    return 0.8 + 0.4 * lot
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +72,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     holder:  spec.holderIdentity, the name of a Node; '' where nobody holds it
     seconds: spec.leaseDurationSeconds
-    renewed, acquired: spec.renewTime and acquireTime, RFC 3339 with microseconds; not compared with any clock
+    renewed, acquired: spec.renewTime and acquireTime, RFC 3339 with microseconds, by the holder's clock
     transitions: spec.leaseTransitions
     version: metadata.resourceVersion
     """
@@ -137,6 +148,8 @@ class Election:
         self.me = me
         self._lease: Lease | None = None
         self._since = 0.0
+        self._looked_at = 0.0
+        self._written: bool | None = None  # between the last two looks; None: they tell nothing
         self._speaks_until: float | None = None
 
     @property
@@ -155,9 +168,14 @@ class Election:
 
     def saw(self, lease: Lease | None, now: float) -> None:
         """Take in what the API server has; None: no Lease. Whoever else holds it, this agent doesn't."""
-        if lease is None or self._lease is None or lease.version != self._lease.version:
+        before, self._written = self._lease, None
+        if lease is None or before is None or lease.version != before.version:
+            if before is not None and now - self._looked_at <= _good_for(before) + 2 * RENEW_SECONDS:
+                self._written = True
             self._since = now
-        self._lease = lease
+        else:
+            self._written = False
+        self._lease, self._looked_at = lease, now
         if lease is None or lease.holder != self.me:
             self._speaks_until = None
 
@@ -171,12 +189,34 @@ class Election:
             return Lease(holder=self.me, renewed=stamp, acquired=stamp)
         if lease.holder == self.me:
             return msgspec.structs.replace(lease, renewed=stamp, seconds=LEASE_SECONDS)
-        good = min(max(lease.seconds, LEASE_SECONDS), _LONGEST_LEASE)
-        if lease.holder and now < self._since + good:
+        if lease.holder and now < self._since + _good_for(lease):
             return None
         return Lease(
             holder=self.me, renewed=stamp, acquired=stamp, transitions=lease.transitions + 1, version=lease.version
         )
+
+    def pause(self, now: float, wall_ns: int, nodes: int, lot: float) -> float:
+        """Give the seconds until this agent's next turn.
+
+        wall_ns: wall time, nanoseconds since 1970; nodes: how many the cluster has; lot: drawn from 0 to 1
+        """
+        if self.holding:
+            return RENEW_SECONDS * _jitter(lot)
+        long = look_pause(nodes, lot)
+        lease = self._lease
+        if lease is None:
+            return long
+        rest = self._since + _good_for(lease) - now
+        if rest <= 0.0 or not self._may_be_over(lease, wall_ns):
+            return long  # where it is over, the look or the bid failed: that is no reason to hurry
+        return min(long, rest + A_BIT_SECONDS * (0.2 + 0.8 * lot))
+
+    def _may_be_over(self, lease: Lease, wall_ns: int) -> bool:
+        """Guess whether the holder stopped. One whose clock is ahead of ours may have, whatever it wrote."""
+        if self._written is not None:
+            return not self._written
+        renewed = to_nanoseconds(lease.renewed)
+        return renewed is None or abs(wall_ns - renewed) > _good_for(lease) * _SECOND_NS
 
     def won(self, lease: Lease, asked_at: float, now: float) -> None:
         """Take in the API server's answer to a bid that it took; it was sent at the monotonic time `asked_at`."""
@@ -191,3 +231,8 @@ class Election:
         if not held or self._lease is None:
             return None
         return msgspec.structs.replace(self._lease, holder="", seconds=1, renewed=stamp)
+
+
+def _good_for(lease: Lease) -> int:
+    """Give the seconds for which another's Lease is left alone once it was seen."""
+    return min(max(lease.seconds, LEASE_SECONDS), _LONGEST_LEASE)

@@ -91,7 +91,7 @@ def logging_statement(logging: NetworkLogging) -> Statement:
 def _switched(switch: LoggingSwitch) -> str:
     if not switch.log:
         return "not logged"
-    return "logged where annotations ask for it" if switch.delegate else "logged"
+    return "all logged, since delegate isn't followed yet" if switch.delegate else "logged"
 
 
 class NodeFaults(msgspec.Struct, frozen=True):

@@ -7,28 +7,10 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.cluster.model import Ref
+from nfagent.source.resources import BY_KIND
 
 Scope: TypeAlias = Literal["cluster", "node"]
 Weight: TypeAlias = Literal["Warning", "Normal"]
-
-_TIERS = "policy.networking.k8s.io"
-_GKE = "networking.gke.io"
-_COLLECTIONS: dict[str, tuple[str, str]] = {
-    "Namespace": ("v1", "namespaces"),
-    "Node": ("v1", "nodes"),
-    "Pod": ("v1", "pods"),
-    "ConfigMap": ("v1", "configmaps"),
-    "Service": ("v1", "services"),
-    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
-    "ServiceCIDR": ("networking.k8s.io/v1", "servicecidrs"),
-    "AdminNetworkPolicy": (f"{_TIERS}/v1alpha1", "adminnetworkpolicies"),
-    "BaselineAdminNetworkPolicy": (f"{_TIERS}/v1alpha1", "baselineadminnetworkpolicies"),
-    "ClusterNetworkPolicy": (f"{_TIERS}/v1alpha2", "clusternetworkpolicies"),
-    "EgressNATPolicy": (f"{_GKE}/v1", "egressnatpolicies"),
-    "NetworkGatewayGroup": (f"{_GKE}/v1", "networkgatewaygroups"),
-    "NetworkLogging": (f"{_GKE}/v1alpha1", "networkloggings"),
-}
-"""Kind -> apiVersion, plural."""
 
 LONGEST_MESSAGE = 1024
 """Bytes of an Event's message: what events.k8s.io/v1 takes, under which the same Events can be read and written."""
@@ -37,16 +19,13 @@ _MORE = "…"
 
 
 def api_version(ref: Ref) -> str:
-    """Give the apiVersion under which an object is read."""
-    return _COLLECTIONS[ref.kind][0]
+    """Give the apiVersion under which an object of a kind that nfagent reads is read."""
+    return BY_KIND[ref.kind].api_version
 
 
 def object_path(ref: Ref) -> str:
     """Give the path of an object of a kind that nfagent reads."""
-    version, plural = _COLLECTIONS[ref.kind]
-    root = "/apis" if "/" in version else "/api"
-    within = f"/namespaces/{ref.namespace}" if ref.namespace else ""
-    return f"{root}/{version}{within}/{plural}/{ref.name}"
+    return BY_KIND[ref.kind].object_path(ref)
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):

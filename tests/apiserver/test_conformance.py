@@ -1,6 +1,6 @@
 """The recorded suites by way of an API server: what it adds to objects, and how they come, makes no difference.
 
-Set NFAGENT_CYCLONUS=all to replay every case; else every tag and support level once.
+Set NFAGENT_CONFORMANCE_CASES=all to replay every case; else every tag and support level once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.follower import Follower
 pytestmark = pytest.mark.apiserver
 
 SUITES = {name: read(name, load_conformance(f"{name}.json")) for name in NAMES}
-WHOLE = os.environ.get("NFAGENT_CYCLONUS") == "all"
+WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 
 
 class Replay:

@@ -78,7 +78,7 @@ class Agent:
         self.server = ApiServer(lambda: find_access(str(kubeconfig)))
         self.cut = False
         self.written: list[str] = []
-        self.notary = Notary(self, FastClock(), node, lambda: ["n1", "n2"], lambda: 0.5)
+        self.notary = Notary(self, FastClock(), node, lambda: 2, lambda: 0.5)
         self._task: asyncio.Task[None] | None = None
 
     async def ask(

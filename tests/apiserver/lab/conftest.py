@@ -9,7 +9,7 @@ import pytest
 from nfagent.lab.api_cluster import standing
 from nfagent.lab.assets import Assets
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
-from nfagent.lab.servers import Endpoint, pod_endpoints
+from nfagent.lab.servers import Endpoint, Protocol, pod_endpoints
 from tests.api_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
 from tests.labs import namespace_document, pod_document, wait_until
 
@@ -23,6 +23,11 @@ PODS = tuple(
     for last, (namespace, name) in enumerate(((x, y) for x in "xyz" for y in "abc"), start=10)
     for number, node in ((0, "a") if last % 2 == 0 else (1, "b"),)
 )
+LISTENS: list[tuple[Protocol, int]] = [(protocol, port) for port in (80, 81) for protocol in ("tcp", "udp", "sctp")]
+PORTS = [
+    {"containerPort": port, "name": f"serve-{port}-{protocol}", "protocol": protocol.upper()}
+    for protocol, port in LISTENS
+]
 OUTSIDE = (
     OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10")),
     OutsideHost("late", ("198.51.100.20", "2001:db8:99::20")),
@@ -42,7 +47,7 @@ def lab(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
 
     It is a minute at most until the agents find the kinds whose definitions came after them.
     """
-    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+    documents = [*(namespace_document(name) for name in "xyz"), *(pod_document(pod, ports=PORTS) for pod in PODS)]
     with running_api_lab(
         tmp_path_factory.mktemp("lab"),
         NODES,
@@ -53,7 +58,7 @@ def lab(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
         assets=assets,
     ) as running:
         running.client.put_all([*shipped_definitions(), *tier_definitions()])
-        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80), ("icmp", 0)]))
+        running.servers.listen(pod_endpoints(running.fabric, LISTENS))
         running.servers.listen(
             Endpoint(running.fabric.outside_namespace(host.name), address, "tcp", 443)
             for host in OUTSIDE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import pairwise
+from random import Random
 
 import pytest
 
@@ -190,19 +192,73 @@ async def test_an_outage_that_begins_in_the_middle_of_a_repetition_doubles_nothi
         assert stage.messages() == [(BROKEN.message, 2)]
 
 
-@pytest.mark.parametrize("what", ["leases", "events"])
-def test_what_is_not_permitted_is_said_once_and_tried_rarely(what: str, caplog: pytest.LogCaptureFixture) -> None:
+@scenario
+async def test_a_server_that_asks_for_patience_gets_it() -> None:
+    async with staged("a") as stage:
+        await stage.time.passes(1.0)
+        stage.store.fault = lambda _who, method, _path: Said(429, b"", 300.0) if method == "PATCH" else None
+        await stage.time.passes(1000.0)
+        asked = [request.at for request in stage.store.asked("PATCH", "/events")]
+        assert len(asked) == 2
+        assert asked[1] - asked[0] >= 300.0
+
+
+@scenario
+async def test_a_setback_after_a_success_counts_as_the_first() -> None:
+    async with staged("a") as stage:
+        await stage.time.passes(1.0)
+        pauses = []
+        for outage in (1000.0, 1500.0):
+            before = stage.time.now
+            stage.store.fault = lambda _who, method, _path: Said(503) if method == "PATCH" else None
+            await stage.time.passes(outage)
+            stage.store.fault = lambda _who, _method, _path: None
+            await stage.time.passes(60.0)
+            asked = [request.at for request in stage.store.asked("PATCH", "/events") if request.at > before]
+            pauses.append([later - earlier for earlier, later in pairwise(asked)])
+        assert pauses[0][0] == pauses[1][0] < 3.0
+        assert pauses[0][-1] == pauses[1][-1] > 20.0
+
+
+@scenario
+async def test_after_an_outage_the_agents_of_a_large_cluster_do_not_return_at_once() -> None:
+    names = [f"n{number}" for number in range(20)]
+    async with staged(lots=Random(1).random) as stage:  # noqa: S311 - a test's lots
+        stage.nodes = 15_000
+        stage.store.fault = unreachable()
+        stage.start(*names, speaks=False)
+        for name, notary in stage.notaries.items():
+            notary.say(node_statements(name, NodeFaults(refused="EBUSY")))
+        await stage.time.passes(25.0)
+        stage.store.fault = lambda _who, _method, _path: None
+        back = stage.time.now
+        await stage.time.passes(60.0)
+        returned = [request.at - back for request in stage.store.asked("POST", "/events") if request.status == 201]
+        assert len(returned) == len(names)
+        assert max(returned) > 10.0
+
+
+def test_what_is_not_permitted_is_said_once_and_tried_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    # Where objects may be read: who may read needn't be who may write, and every statement reads its object first.
+    caplog.set_level(logging.INFO)
+
     async def body() -> None:
         async with staged("a") as stage:
-            stage.store.fault = lambda _who, _method, path: refusal(403, "forbidden") if f"/{what}" in path else None
+            others = [Statement(about=DB, reason=f"Other{number}", message="no") for number in range(30)]
+            stage.notaries["a"].say([BROKEN, *others])
+            stage.store.fault = lambda _who, _method, path: refusal(403, "forbidden") if "/events" in path else None
             await stage.time.passes(2 * HOUR)
-            assert 10 < len(stage.store.asked(within=f"/{what}")) < 20
+            assert 10 < len(stage.store.asked(within="/events")) < 20
+            stage.notaries["a"].say([BROKEN])
             assert "deploy/rbac.yaml" in stage.notaries["a"].status()["last_error"]
             warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
             assert len(warnings) == 1
             stage.store.fault = lambda _who, _method, _path: None
             await stage.time.passes(900.0)
             assert [message for message, _ in stage.messages()] == [BROKEN.message]
+            stage.notaries["a"].say([BROKEN, *others])
+            await stage.time.passes(60.0)
+            assert caplog.messages.count("Events get to the cluster again") == 1
 
     asyncio.run(body())
 

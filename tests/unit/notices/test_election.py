@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+from bisect import bisect_left
 from contextlib import suppress
+from random import Random
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -12,37 +16,22 @@ from hypothesis import strategies as st
 
 from nfagent.errors import ClusterError
 from nfagent.notices.election import (
-    CANDIDATES,
-    EPOCH_SECONDS,
+    A_BIT_SECONDS,
     LEASE_SECONDS,
+    LOOKS_A_SECOND,
     RENEW_SECONDS,
     SPEAK_SECONDS,
     Election,
     Lease,
     decode_lease,
-    epoch,
-    is_candidate,
+    first_pause,
     lease_body,
+    look_pause,
 )
+from nfagent.notices.times import to_microseconds
 
-NODES = [f"n{number}" for number in range(60)]
 AGENTS = ("a", "b", "c")
 OTHERS = Lease(holder="b", renewed="t0", acquired="t0", version="1")
-
-
-@given(st.integers(0, 10**9), st.lists(st.sampled_from(NODES), unique=True))
-def test_five_nodes_are_candidates_or_all_where_there_are_fewer(now: int, nodes: list[str]) -> None:
-    chosen = [name for name in NODES if is_candidate(name, nodes, now)]
-    assert len(chosen) == min(CANDIDATES, len(nodes))
-    assert set(chosen) <= set(nodes)
-    assert chosen == [name for name in NODES if is_candidate(name, reversed(nodes), now)], "all agents agree"
-
-
-def test_every_epoch_has_other_candidates() -> None:
-    chosen = {name for now in range(100) for name in NODES if is_candidate(name, NODES, now)}
-    assert chosen == set(NODES)
-    assert epoch(EPOCH_SECONDS * 10**9 - 1) == 0
-    assert epoch(EPOCH_SECONDS * 10**9) == 1
 
 
 def test_who_takes_over_waits_until_the_last_ones_speech_and_request_are_over() -> None:
@@ -218,19 +207,168 @@ def test_never_do_two_agents_speak_at_once(history: list[tuple[str, str, float]]
         time += pause
 
 
-@given(st.sampled_from(AGENTS), st.integers(0, 15), st.integers(0, 15))
-def test_a_holder_that_stops_is_replaced_within_the_lease_and_a_poll(dead: str, first: int, phase: int) -> None:
-    server = Server()
-    agents = {name: Agent(name, 0.0) for name in AGENTS}
-    for what in ("look", "bid", "serve", "hear"):
-        agents[dead].step(what, server, first)
-    survivors = [name for name in AGENTS if name != dead]
-    time = first + phase - RENEW_SECONDS
-    while not any(agents[name].election.leads(time) for name in survivors):
-        time += RENEW_SECONDS
-        assert time < 10 * LEASE_SECONDS
-        for name in survivors:
-            for what in ("look", "bid", "serve", "hear"):
-                agents[name].step(what, server, time)
-    assert time <= first + LEASE_SECONDS + 2 * RENEW_SECONDS, "a look at first, and one when it is over"
-    assert time >= first + LEASE_SECONDS
+@pytest.mark.parametrize(
+    ("nodes", "least", "most", "first"),
+    [
+        pytest.param(1, 12.0, 18.0, 0.0, id="one Node"),
+        pytest.param(50, 12.0, 18.0, 0.0, id="a small cluster has its speaker at once"),
+        pytest.param(51, 12.0, 18.0, 15.0, id="a larger one within seconds"),
+        pytest.param(1000, 160.0, 240.0, 200.0, id="1,000 Nodes"),
+        pytest.param(15000, 2400.0, 3600.0, 3000.0, id="15,000 Nodes"),
+    ],
+)
+def test_the_more_nodes_the_more_rarely_an_agent_looks(nodes: int, least: float, most: float, first: float) -> None:
+    assert (look_pause(nodes, 0.0), look_pause(nodes, 1.0)) == pytest.approx((least, most))
+    assert (first_pause(nodes, 0.0), first_pause(nodes, 1.0)) == pytest.approx((0.0, first))
+
+
+MANY = 15_000
+HERE = 1_795_000_000  # wall time, seconds since 1970
+LONG = look_pause(MANY, 1.0)
+SOON = LEASE_SECONDS + A_BIT_SECONDS
+
+
+def written(ago: float, version: str = "1") -> Lease:
+    return Lease(holder="b", renewed=to_microseconds(int((HERE - ago) * 1e9)), version=version)
+
+
+PAUSES = {
+    "good, by the wall clock": ([(written(59.0), 0.0)], LONG),
+    "over, by the wall clock": ([(written(61.0), 0.0)], SOON),
+    "from a future of which our clock knows nothing": ([(written(-3600.0), 0.0)], SOON),
+    "without a time": ([(msgspec.structs.replace(written(0.0), renewed=""), 0.0)], SOON),
+    "not written since the last look": ([(written(0.0), 0.0), (written(0.0), 20.0)], SOON - 20.0),
+    "over, and then written: its clock is wrong": ([(written(9e9), 0.0), (written(9e9, "2"), 64.0)], LONG),
+    "written within the last hour, and over by now": ([(written(0.0), 0.0), (written(99.0, "2"), 3000.0)], SOON),
+    "held for hours, as it says": ([(msgspec.structs.replace(written(9e9), seconds=9999), 0.0)], 605.0),
+    "none": ([(None, 0.0)], LONG),
+}
+
+
+@pytest.mark.parametrize(("seen", "seconds"), PAUSES.values(), ids=PAUSES)
+def test_a_lease_that_may_be_over_is_looked_at_again_when_it_would_be(
+    seen: list[tuple[Lease | None, float]], seconds: float
+) -> None:
+    assert bidder(*seen).pause(seen[-1][1], HERE * 10**9, MANY, 1.0) == pytest.approx(seconds)
+
+
+def test_who_could_not_look_when_it_was_over_is_in_no_hurry() -> None:
+    assert bidder((written(61.0), 0.0)).pause(63.0, (HERE + 63) * 10**9, MANY, 1.0) == LONG
+
+
+def test_in_a_small_cluster_nobody_waits_longer_for_the_end_than_for_the_next_look() -> None:
+    assert bidder((written(61.0), 0.0)).pause(0.0, HERE * 10**9, 3, 1.0) == look_pause(3, 1.0)
+
+
+def test_the_holder_renews_however_many_nodes_there_are() -> None:
+    election = bidder((None, 0.0))
+    election.won(Lease(holder="a", version="2"), 0.0, 0.0)
+    assert election.pause(0.0, HERE * 10**9, MANY, 0.5) == RENEW_SECONDS
+
+
+class Cluster:
+    """Agents that look and bid as their elections say, with clocks of their own, in time that only counts.
+
+    looks: when somebody who didn't hold the Lease looked at it
+    wrote: when it was written last
+    """
+
+    def __init__(self, nodes: int, agents: int, seed: int, hours_apart: float = 0.0) -> None:
+        self.server = Server()
+        self.now = self.wrote = 0.0
+        self.looks: list[float] = []
+        self._nodes = nodes
+        self._random = lots = Random(seed)  # noqa: S311 - a test's lots
+        self._elections = [Election(f"n{number}") for number in range(agents)]
+        self._zeros = [round(lots.uniform(0.0, 1e6)) for _ in range(agents)]
+        self._skews = [lots.uniform(-3600.0, 3600.0) * hours_apart for _ in range(agents)]
+        self._turns = [(first_pause(nodes, lots.random()), number) for number in range(agents)]
+        self._holders: set[int] = set()
+        heapq.heapify(self._turns)
+
+    @property
+    def leader(self) -> int | None:
+        led = [one for one in self._holders if self._elections[one].leads(self.now + self._zeros[one])]
+        assert len(led) <= 1
+        return led[0] if led else None
+
+    def step(self, dead: int | None = None) -> None:
+        """Have the next agent's turn; one that is dead has none any more."""
+        self.now, number = heapq.heappop(self._turns)
+        if number == dead:
+            return
+        election, now = self._elections[number], self.now + self._zeros[number]
+        wall = int((HERE + self.now + self._skews[number]) * 1e9)
+        if not election.holding:
+            self.looks.append(self.now)
+            election.saw(self.server.lease, now)
+        bid = election.bid(now, to_microseconds(wall))
+        if bid is not None:
+            lease = self.server.write(bid)
+            assert lease is not None, "nobody came between"
+            election.won(lease, now, now)
+            self._holders.add(number)
+            self.wrote = self.now
+        pause = election.pause(now, wall, self._nodes, self._random.random())
+        heapq.heappush(self._turns, (self.now + pause, number))
+
+    def elected(self, dead: int | None = None) -> float:
+        """Go on until an agent speaks that isn't dead; give when."""
+        while self.leader in {None, dead}:
+            self.step(dead)
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self._turns[0][0] <= until:
+            self.step()
+
+    def busiest(self, seconds: float) -> int:
+        """How many looks there were within so many seconds, at most."""
+        return max(bisect_left(self.looks, at + seconds) - number for number, at in enumerate(self.looks))
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([1, 60, 400, MANY]),
+    st.integers(2, 4),
+    st.sampled_from([0.0, 0.02, 5.0]),
+    st.floats(0.0, 10_000.0),
+    st.integers(0, 10**9),
+)
+def test_a_holder_that_stops_is_replaced_within_the_bound_however_far_clocks_are_apart(
+    nodes: int, agents: int, hours_apart: float, lived: float, seed: int
+) -> None:
+    cluster = Cluster(nodes, agents, seed, hours_apart)
+    cluster.elected()
+    cluster.passes(lived)
+    dead, stopped = cluster.leader, cluster.wrote
+    bound = 2 * look_pause(nodes, 1.0) + LEASE_SECONDS + A_BIT_SECONDS
+    assert LEASE_SECONDS <= cluster.elected(dead) - stopped <= bound
+
+
+def test_a_hundred_agents_in_15000_nodes_elect_within_half_a_minute_and_replace_within_minutes() -> None:
+    first, next_ones = [], []
+    for seed in range(40):
+        cluster = Cluster(MANY, 100, seed)
+        first.append(cluster.elected())
+        cluster.passes(9000.0)
+        before = cluster.wrote
+        assert len(cluster.looks) < 400, "an agent looks once in 50 minutes"
+        next_ones.append(cluster.elected(cluster.leader) - before)
+    assert fmean(first) < 40.0
+    assert fmean(next_ones) < LEASE_SECONDS + 40.0 + SOON
+    assert max(next_ones) < 600.0
+
+
+@pytest.mark.parametrize(("hours_apart", "looks"), [(0.0, 1), (5.0, 2)], ids=["clocks agree", "clocks are hours apart"])
+def test_15000_agents_that_start_together_look_five_times_a_second(hours_apart: float, looks: int) -> None:
+    cluster = Cluster(MANY, MANY, 1, hours_apart)
+    assert cluster.elected() < 5.0
+    cluster.passes(4000.0)
+    assert len(cluster.looks) / cluster.now < LOOKS_A_SECOND * looks * 1.05
+    assert cluster.busiest(10.0) < 2 * 10.0 * LOOKS_A_SECOND * looks
+    stopped = cluster.wrote
+    assert cluster.elected(cluster.leader) - stopped < LEASE_SECONDS + SOON
+    cluster.passes(600.0)
+    assert cluster.busiest(10.0) < 2 * 10.0 * LOOKS_A_SECOND * 2

@@ -116,7 +116,7 @@ def test_logging_that_is_in_force_is_news_and_while_its_new_version_can_not_be_r
         (
             LoggingSwitch(),
             LoggingSwitch(log=True, delegate=True),
-            "allowed connections: not logged; denied connections: logged where annotations ask for it",
+            "allowed connections: not logged; denied connections: all logged, since delegate isn't followed yet",
         ),
     ],
     ids=["off", "allows", "delegated denies"],

@@ -8,20 +8,32 @@ from hypothesis import strategies as st
 
 from nfagent.cluster.model import Ref
 from nfagent.notices.statement import LONGEST_MESSAGE, api_version, object_path, readable
-from nfagent.source.resources import RESOURCES, SERVICES, Resource
 
 
-@pytest.mark.parametrize("resource", [*RESOURCES, SERVICES], ids=lambda resource: resource.kind)
-def test_every_kind_that_is_read_can_be_spoken_of(resource: Resource) -> None:
-    about = Ref(resource.kind, resource.namespace, "x")
-    assert object_path(about) == f"{resource.path}/x"
-    assert api_version(about) == resource.api_version
-
-
-def test_an_object_of_a_namespace_is_found_there() -> None:
-    assert object_path(Ref("NetworkPolicy", "shop", "db")) == (
-        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/db"
-    )
+@pytest.mark.parametrize(
+    ("about", "version", "path"),
+    [
+        (
+            Ref("NetworkPolicy", "shop", "db"),
+            "networking.k8s.io/v1",
+            "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/db",
+        ),
+        (Ref("Service", "shop", "db"), "v1", "/api/v1/namespaces/shop/services/db"),
+        (
+            Ref("ConfigMap", "kube-system", "ip-masq-agent"),
+            "v1",
+            "/api/v1/namespaces/kube-system/configmaps/ip-masq-agent",
+        ),
+        (
+            Ref("EgressNATPolicy", "", "default"),
+            "networking.gke.io/v1",
+            "/apis/networking.gke.io/v1/egressnatpolicies/default",
+        ),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Ref) else "",
+)
+def test_an_object_is_found_where_the_api_server_serves_it(about: Ref, version: str, path: str) -> None:
+    assert (api_version(about), object_path(about)) == (version, path)
 
 
 @pytest.mark.parametrize(

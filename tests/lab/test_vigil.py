@@ -1,0 +1,45 @@
+"""A vigil notices a verdict that is wrong, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import NodePlan, PodPlan
+from nfagent.lab.probe import Probe
+from nfagent.lab.servers import Servers, pod_endpoints
+from nfagent.lab.vigil import Vigil
+
+pytestmark = pytest.mark.kernel
+
+NODE = NodePlan("n1", ("192.0.2.1",), ("10.244.1.0/24",))
+PODS = (PodPlan("x", "a", "n1", ("10.244.1.10",)), PodPlan("x", "b", "n1", ("10.244.1.11",)))
+OPEN, CLOSED = 80, 81
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[tuple[Fabric, Servers]]:
+    with Fabric([NODE], PODS, tag="tv") as fabric, Servers() as servers:
+        servers.listen(pod_endpoints(fabric, [("tcp", OPEN)]))
+        yield fabric, servers
+
+
+@pytest.mark.parametrize(
+    ("port", "allowed", "found"),
+    [
+        pytest.param(OPEN, True, None, id="what is answered as expected"),
+        pytest.param(CLOSED, False, None, id="what isn't, as expected"),
+        pytest.param(OPEN, False, "passed", id="what is answered and shouldn't be"),
+        pytest.param(CLOSED, True, "Connection refused", id="what should be answered and isn't"),
+    ],
+)
+def test_a_round_finds(lab: tuple[Fabric, Servers], port: int, *, allowed: bool, found: str | None) -> None:
+    fabric, servers = lab
+    source = fabric.pod_namespace("x", "a")
+    probe = Probe(source, PODS[1].addresses[0], "tcp", port)
+    with Vigil(servers, {probe: allowed}) as vigil:
+        vigil.wait_for(1)
+    assert vigil.asked >= 2
+    assert set(vigil.wrong) == ({f"{source} -> 10.244.1.11 {port}/tcp: {found}"} if found else set())
