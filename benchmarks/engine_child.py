@@ -28,13 +28,13 @@ from benchmarks.synthetic import SIZES, Synthetic, synthetic
 from nfagent.cluster.model import Ref
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.kernel import Nftables
-from nfagent.source.kinds import DECODERS
 from nfagent.edge.memory import settle_memory
 from nfagent.edge.netfilter import ElementSocket
 from nfagent.errors import MachineError
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.transaction import Transaction, diff, phases
+from nfagent.source.kinds import DECODERS
 from nfagent.wire.elements import is_elements_only
 
 _STORM = 1_000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nfagent.cluster.model import Ref
-from nfagent.source.kinds import DECODERS
 from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.ruleset.desired import Desired, Item
+from nfagent.source.kinds import DECODERS
 from tests.conformance.results import NO_PACKET, Result, Tally
 from tests.conformance.suites import Case, Document, Suite, flows, places, states
 from tests.interpreter import HookName, opening, run

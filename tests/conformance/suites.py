@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import Ref
-from nfagent.source.kinds import reference
 from nfagent.lab.servers import Protocol
 from nfagent.policy.evaluate import Flow
+from nfagent.source.kinds import reference
 
 NAMES = ("cyclonus", "tiers-v1alpha1", "tiers-v1alpha2")
 """The suites; each is a file NAME.json."""

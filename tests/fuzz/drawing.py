@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod
-from nfagent.source.kinds import DECODERS
 from nfagent.egress.ip_masq import CONFIG_MAP
+from nfagent.source.kinds import DECODERS
 from tests.fuzz.case import Case, Change, Document, Fate, step_of
 from tests.fuzz.seasoning import seasoned
 from tests.properties.objects import LOGGING, NAMESPACES, NODE_CIDRS, namespaces, nodes, pods, policy_documents

@@ -16,7 +16,10 @@ import pytest
 from nfagent.config import Settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("cli", "edge", "source", "notices", "verdicts", "wire", "ruleset", "explain", "policy", "egress", "cluster", "lab")
+ROOMS = (
+    *("cli", "edge", "source", "notices", "verdicts", "wire", "ruleset", "explain", "policy", "egress", "cluster"),
+    "lab",
+)
 MODULES = (
     "__main__",
     "agent",

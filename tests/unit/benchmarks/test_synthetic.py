@@ -13,9 +13,9 @@ from benchmarks import events
 from benchmarks.documents import document
 from benchmarks.events import Event
 from benchmarks.synthetic import FARM, SIZES, Size, Synthetic, synthetic
-from nfagent.source.kinds import DECODERS
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import Ruleset
+from nfagent.source.kinds import DECODERS
 
 SMALL = SIZES[1_000]
 Stream = Callable[[Synthetic, int], Iterator[Event]]
