@@ -21,6 +21,11 @@ May import: anything of the agent and its lab, and the world. Nothing imports it
     packets     throughput and connections a second through rules, beside no rules and the eBPF path
     circles     changes of every kind that cut Pods off from each other, as manifests; pure
     revocations live connections that such changes end, under traffic: the last packet, and conntrack's entry
+    paper_server  an API server of prepared bytes, and paper_pods, the Pods that it serves
+    apiserver   150,000 Pods through it: cold start, memory, events, a million of them; apiserver_child, the agent's parts
+    twins       two equal labs: one agent follows a real API server, one a folder
+    latency     change to first packet with the new verdict, by either way; by a prober of its own
+    outage      an API server killed under traffic: wrong verdicts, and how long catching up takes
     nflog       records a second from bytes to attributed record, and NFLOG itself at its highest rate without loss
 
 A figure is only ever given with the reference that was measured beside it, in turns.
