@@ -1,4 +1,4 @@
-"""The kernel's nftables through libnftables: one thread, one context, one table.
+"""The kernel's nftables through libnftables: one context, one table, one call at a time.
 
 Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is ever named, in
 the network namespace that the process runs in.
@@ -7,10 +7,12 @@ the network namespace that the process runs in.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,7 +22,14 @@ from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
-from nfagent.ruleset.transaction import Transaction, diff, phases, transaction_text
+from nfagent.ruleset.transaction import (
+    ChangeElements,
+    ChangeMapElements,
+    Transaction,
+    diff,
+    phases,
+    transaction_text,
+)
 from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
 
@@ -29,15 +38,24 @@ _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
 """Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
+_SHORT_TEXT = 16 * 1024
+_SHORT_COMMANDS = 256
+_QUICK_SECONDS = 0.003
+"""Short text goes on the event loop while the last one took less: handing it to the thread would cost as much again."""
 
 INSTALL_HINT = "apt-get install python3-nftables nftables"
 
 
 class Nftables:
-    """Reads and changes the table; every call runs in the one worker thread. Satisfies reconcile.Kernel."""
+    """Reads and changes the table, in the one worker thread, or on the event loop while nothing is handed to that.
 
-    def __init__(self, elements: ElementSocket | None = None) -> None:
-        """Load libnftables; `elements`, made where none is given, is closed with it.
+    Satisfies reconcile.Kernel.
+    """
+
+    def __init__(
+        self, elements: ElementSocket | None = None, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Load libnftables; `elements`, made where none is given, is closed with it; `monotonic` times commits.
 
         Raises MachineError where libnftables is missing, or can't speak to this kernel.
         """
@@ -54,6 +72,10 @@ class Nftables:
         self._elements = elements or ElementSocket()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
+        # What the thread is at, or will be; who was waiting for it may have given up meanwhile.
+        self._handed: set[Future[Any]] = set()
+        self._monotonic = monotonic
+        self._last_seconds = math.inf  # of the last short text's commit
 
     async def read(self) -> Ruleset:
         """Give what the table holds. Raises KernelError."""
@@ -69,8 +91,9 @@ class Nftables:
     async def apply(self, transaction: Transaction) -> None:
         """Commit a transaction, in phases where packets can't tell. Raises KernelError: then read what there is.
 
-        A few elements go at once, on the event loop: that takes less than handing them to the thread. Where there
-        is no room for a batch of elements, libnftables takes it: its socket grows with what it has to send.
+        A few elements go at once, on the event loop, and so do a few commands while libnftables is quick about them:
+        that takes less than handing them to the thread. Where there is no room for a batch of elements, libnftables
+        takes it: its socket grows with what it has to send.
         """
         async with self._turn:
             for phase in phases(transaction):
@@ -101,7 +124,7 @@ class Nftables:
 
     async def _commit(self, phase: Transaction) -> None:
         if not is_elements_only(phase):
-            await self._in_thread(self.apply_now, phase)
+            await self._commit_structure(phase)
             return
         try:
             if sum(len(command.elements) for command in phase) <= _AT_ONCE:
@@ -111,8 +134,28 @@ class Nftables:
         except UnsentError:
             await self._in_thread(self.apply_now, phase)
 
+    async def _commit_structure(self, phase: Transaction) -> None:
+        text = transaction_text(phase) if _is_short(phase) else None
+        if text is None or len(text) > _SHORT_TEXT:
+            await self._in_thread(self.apply_now, phase)
+        elif self._last_seconds < _QUICK_SECONDS and not self._handed:
+            self._timed(text)  # the thread has nothing to do, and gets nothing before this returns
+        else:
+            await self._in_thread(self._timed, text)
+
+    def _timed(self, text: str) -> None:
+        started = self._monotonic()
+        try:
+            self._run(text)
+        finally:
+            self._last_seconds = self._monotonic() - started
+
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+        handed = self._thread.submit(call, *arguments)
+        self._handed.add(handed)
+        # Called when the call has returned, or will never begin; not when its waiter gives up.
+        handed.add_done_callback(self._handed.discard)
+        return await asyncio.wrap_future(handed)
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
@@ -153,6 +196,14 @@ class Nftables:
                 raise MachineError(NEEDS_ROOT)
             raise KernelError(_first_line(error))
         return str(output)
+
+
+def _is_short(phase: Transaction) -> bool:
+    """Tell whether writing a phase as text is quick, so that its length can be looked at."""
+    elements = sum(
+        len(command.elements) for command in phase if isinstance(command, ChangeElements | ChangeMapElements)
+    )
+    return len(phase) <= _SHORT_COMMANDS and elements <= _AT_ONCE
 
 
 def _require_netlink() -> None:

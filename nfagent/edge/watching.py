@@ -17,7 +17,10 @@ from asyncinotify import Event, Inotify, Mask
 from nfagent.errors import MachineError
 
 _GATHER_SECONDS = 0.002
-"""How long news is gathered after the first: a writer's rename is two events."""
+"""How long news is gathered after the first, but after files that were renamed into place.
+
+Who deletes a file may be about to write it anew, as git does: what it holds must not be gone for that moment.
+"""
 _GATHER_MOST = 5
 """How many times; a writer that never stops is not waited for."""
 
@@ -56,7 +59,7 @@ async def _until_unclear(
     """Give None, and then what inotify tells, until it tells of something that takes a look at everything."""
     with Inotify() as inotify:
         _watch(inotify, folder)
-        news = _News(inotify, stopping)
+        news = _News(inotify, stopping, lambda event: _complete(event, counts))
         try:
             # The watches are there: what changed before is found by this look, everything later is told.
             yield None
@@ -77,16 +80,27 @@ def _unclear(event: Event, counts: Callable[[Path], bool]) -> bool:
     return path is None or bool(event.mask & _WHOLE) or (not counts(path) and path.is_dir())
 
 
+def _complete(event: Event, counts: Callable[[Path], bool]) -> bool:
+    """Tell whether nothing more belongs to an event: the file was renamed into place, or nobody reads it."""
+    if _unclear(event, counts):
+        return False
+    return Mask.MOVED_TO in event.mask or event.path is None or not counts(event.path)
+
+
 class _News:
     """Events as they come. One read is always under way and is kept from call to call: cancelling it may lose some."""
 
-    def __init__(self, inotify: Inotify, stopping: asyncio.Future[bool]) -> None:
+    def __init__(self, inotify: Inotify, stopping: asyncio.Future[bool], complete: Callable[[Event], bool]) -> None:
         self._inotify = inotify
         self._stopping = stopping
+        self._complete = complete
         self._next = asyncio.ensure_future(inotify.get())
 
     async def gathered(self, seconds: float) -> list[Event]:
-        """Wait so long for the first event, and then a moment for those that belong to it; none, where none comes."""
+        """Wait so long for the first event, and then a moment for those that belong to it; none, where none comes.
+
+        None is waited where all files that they are about were renamed into place: those are whole.
+        """
         events: list[Event] = []
         for _ in range(_GATHER_MOST):
             await asyncio.wait((self._next, self._stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -96,6 +110,8 @@ class _News:
                 events.append(self._next.result())
                 self._next = asyncio.ensure_future(self._inotify.get())
                 await asyncio.sleep(0)
+            if all(map(self._complete, events)):
+                break
             seconds = _GATHER_SECONDS
         return events
 

@@ -24,6 +24,7 @@ _MSG_NEW, _MSG_GET, _MSG_DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NLM_F_DUMP_INTR = 0x10
 _NLM_F_DUMP = 0x300
 _NFPROTO = {4: 2, 6: 10}
+_AF_UNSPEC = 0
 
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25  # CTA_*
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3  # CTA_TUPLE_*
@@ -82,6 +83,7 @@ class DumpPart(msgspec.Struct, frozen=True, gc=False):
 
     entries:     those that were asked for, in order
     others:      how many more there were
+    others6:     how many of these were IPv6's
     done:        nothing follows: the dump has ended, or was refused
     interrupted: the table changed meanwhile so that the dump may lack entries, or have some twice (NLM_F_DUMP_INTR)
     refusal:     why the kernel did not begin, or not go on; None where it did
@@ -92,10 +94,13 @@ class DumpPart(msgspec.Struct, frozen=True, gc=False):
     done: bool
     interrupted: bool
     refusal: Answer | None
+    others6: int = 0
 
 
-def encode_dump(family: Family, sequence: int, *, client: str | None = None, server: str | None = None) -> bytes:
+def encode_dump(family: Family | None, sequence: int, *, client: str | None = None, server: str | None = None) -> bytes:
     """Ask for a family's entries in all zones; with client or server, for those that have this address there.
+
+    With None for the family it asks for those of both (AF_UNSPEC), which no address can filter.
 
     The kernel filters, by CTA_FILTER of Linux 5.8. Don't believe it unseen: older kernels don't know the filter and
     give all entries; some compare the server with 0.0.0.0 and give none; and up to 6.18, the latest that was tried, an
@@ -103,11 +108,12 @@ def encode_dump(family: Family, sequence: int, *, client: str | None = None, ser
 
     Raises WireError for what is no address of the family.
     """
-    parts, filters = [netlink.nfgen(_NFPROTO[family], 0)], []
+    parts, filters = [netlink.nfgen(_AF_UNSPEC if family is None else _NFPROTO[family], 0)], []
     for address, direction, flags in (client, _TUPLE_ORIG, _ORIG_FLAGS), (server, _TUPLE_REPLY, _REPLY_FLAGS):
         if address is not None:
-            if family_of(address) != family:
-                raise WireError(f"{address} can't filter conntrack entries of IPv{family}")
+            if family is None or family_of(address) != family:
+                of = "both families" if family is None else f"IPv{family}"
+                raise WireError(f"{address} can't filter conntrack entries of {of}")
             source = netlink.attribute(_SOURCE[family], _packed(address))
             parts.append(netlink.nested(direction, netlink.nested(_TUPLE_IP, source)))
             filters.append(netlink.attribute(flags, _BY_SOURCE))
@@ -142,7 +148,7 @@ def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> 
     Messages of other kinds are passed over. Raises WireError for what can't be read.
     """
     entries: list[ConntrackEntry] = []
-    others, done, interrupted, refusal = 0, False, False, None
+    others, others6, done, interrupted, refusal = 0, 0, False, False, None
     for message in netlink.messages(datagram):
         if message.flags & _NLM_F_DUMP_INTR:
             interrupted = True
@@ -153,9 +159,10 @@ def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> 
                 entries.append(entry)
             else:
                 others += 1
+                others6 += message.payload[0] == _NFPROTO[6]
         elif message.type in {netlink.NLMSG_DONE, netlink.NLMSG_ERROR}:
             done, refusal = True, refusal or _refusal(message)
-    return DumpPart(entries, others, done, interrupted, refusal)
+    return DumpPart(entries, others, done, interrupted, refusal, others6)
 
 
 def decode_entry(body: bytes) -> ConntrackEntry:

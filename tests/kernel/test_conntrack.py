@@ -8,7 +8,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from typing import TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from uuid import uuid4
 
 import msgspec
@@ -18,8 +18,12 @@ from pyroute2 import netns
 from nfagent.edge.conntrack import Connections, open_socket
 from nfagent.errors import MachineError
 from nfagent.lab.netns import inside
+from nfagent.wire import netlink
 from nfagent.wire.conntrack import ConntrackEntry, decode_entries, encode_dump
 from nfagent.wire.packet import ICMP, ICMPV6, TCP, UDP
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 pytestmark = [
     pytest.mark.kernel,
@@ -254,6 +258,38 @@ def test_only_connections_of_the_addresses_are_found_in_both_families(
     assert ports(CLIENT4, CLIENT6, SERVER4, "10.9.9.9") == [1, 2, 3, 4]
     assert ports(SERVICE4) == []
     assert ports() == []
+
+
+class Counting(socket.socket):
+    """A socket that keeps what is sent by it."""
+
+    sent: ClassVar[list[netlink.Message]] = []
+
+    def send(self, message: Buffer, flags: int = 0, /) -> int:
+        self.sent.extend(netlink.messages(bytes(message)))
+        return super().send(message, flags)
+
+
+def test_entries_of_both_families_come_from_one_dump(stack: ExitStack) -> None:
+    udp(stack, (CLIENT4, 1), (SERVICE4, 53), (SERVER4, 5353))
+    tcp(stack, (CLIENT6, 2), (SERVICE6, 80), (SERVER6, 8080))
+    udp(stack, (OTHER6, 3), (CLIENT6, 9), (CLIENT6, 9))
+    udp(stack, (OTHER4, 4), (SERVER4, 9), (SERVER4, 9))
+
+    def asking() -> socket.socket:
+        return Counting(fileno=open_socket().detach())
+
+    def ports(*addresses: str) -> tuple[list[int], list[int]]:
+        """Give the clients' ports that were found, and the families of the dumps that were made for it."""
+        Counting.sent.clear()
+        found = sorted(entry.client_port or 0 for entry in counted.entries(frozenset(addresses)))
+        return found, [message.payload[0] for message in Counting.sent]
+
+    with closing(Connections(asking)) as counted:
+        assert ports(CLIENT4, CLIENT6) == ([1, 2, 3], [socket.AF_UNSPEC])
+        assert ports(SERVER4, SERVER6) == ([1, 2, 4], [socket.AF_UNSPEC])
+        assert ports(CLIENT4, OTHER4) == ([1, 4], [socket.AF_INET])
+        assert ports(CLIENT6) == ([2, 3], [socket.AF_INET6])
 
 
 def test_deletion_takes_what_it_is_given_and_nothing_else(connections: Connections, stack: ExitStack) -> None:

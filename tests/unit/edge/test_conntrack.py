@@ -16,7 +16,7 @@ from nfagent.edge.conntrack import Connections
 from nfagent.errors import KernelError, MachineError
 from nfagent.wire import netlink
 from nfagent.wire.conntrack import ConntrackEntry, decode_entry
-from tests.ctnetlink import INTERRUPTED, IPV6, MULTI, NEW, Connection, entry_body
+from tests.ctnetlink import INTERRUPTED, IPV4, IPV6, MULTI, NEW, Connection, entry_body
 
 GET, DELETE = 0x0101, 0x0102
 TABLE = [
@@ -30,9 +30,9 @@ TABLE = [
 
 
 class Dump(msgspec.Struct, frozen=True):
-    """What a request for a dump asks: its family, and the addresses that filter it."""
+    """What a request for a dump asks: its family, None for both, and the addresses that filter it."""
 
-    v6: bool
+    v6: bool | None
     client: str | None
     server: str | None
 
@@ -105,7 +105,7 @@ def dump_of(message: netlink.Message) -> Dump:
         ((_, value),) = netlink.attributes(dict(netlink.attributes(found[direction]))[1])
         return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
 
-    return Dump(message.payload[0] == IPV6, address(1), address(2))
+    return Dump({IPV4: False, IPV6: True, 0: None}[message.payload[0]], address(1), address(2))
 
 
 def listing(connections: list[Connection], sequence: int, flags: int = 0) -> list[bytes]:
@@ -124,8 +124,8 @@ def entries(*ids: int) -> list[ConntrackEntry]:
     return [decode_entry(entry_body(one)) for one in TABLE if one.id in ids]
 
 
-def of_family(v6: bool) -> list[Connection]:  # noqa: FBT001 - one of two families
-    return [one for one in TABLE if (":" in one.client) == v6]
+def of_family(v6: bool | None) -> list[Connection]:  # noqa: FBT001 - one of two families, or both
+    return [one for one in TABLE if v6 in {None, ":" in one.client}]
 
 
 def as_asked(dump: Dump) -> list[Connection]:
@@ -174,6 +174,8 @@ def refusing_filters(code: int) -> Answers:
 
 
 WHOLE = Dump(v6=False, client=None, server=None)
+WHOLE6 = Dump(v6=True, client=None, server=None)
+BOTH = Dump(v6=None, client=None, server=None)
 BY_CLIENT = Dump(v6=False, client="10.0.0.1", server=None)
 BY_SERVER = Dump(v6=False, client=None, server="10.0.0.1")
 
@@ -203,10 +205,58 @@ def test_each_family_has_its_own_filter() -> None:
     with played(dumping(lambda dump: turned_round(dump) if dump.v6 else as_asked(dump))) as (connections, kernel):
         asked = frozenset({"10.0.0.1", "fd00::2"})
         assert connections.entries(asked) == entries(1, 2, 3, 5)
-        kernel.dumps()
+        assert kernel.dumps() == [
+            BOTH,
+            BY_CLIENT,
+            Dump(v6=False, client=None, server="10.0.0.2"),
+            Dump(v6=True, client="fd00::1", server=None),
+            Dump(v6=True, client=None, server="fd00::2"),
+        ]
 
         assert connections.entries(asked) == entries(1, 2, 3, 5)
-        assert kernel.dumps() == [BY_CLIENT, BY_SERVER, Dump(v6=True, client=None, server=None)]
+        assert kernel.dumps() == [BY_CLIENT, BY_SERVER, WHOLE6]
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids", "dumps"),
+    [
+        pytest.param({"10.0.0.1", "fd00::2"}, [1, 2, 3, 5], [BOTH], id="both"),
+        pytest.param({"10.0.0.4", "10.0.0.1"}, [1, 2, 3, 4], [WHOLE], id="IPv4 alone"),
+        pytest.param({"fd00::3"}, [6], [WHOLE6], id="IPv6 alone"),
+        pytest.param({"10.0.0.9", "fd00::9"}, [], [BOTH], id="both, and nobody there"),
+        pytest.param(set(), [], [], id="none"),
+    ],
+)
+def test_one_dump_is_made_for_the_families_that_addresses_are_of(
+    asked: set[str], ids: list[int], dumps: list[Dump]
+) -> None:
+    with played(dumping(as_asked), filters_from=len(TABLE)) as (connections, kernel):
+        for _ in range(2):
+            assert connections.entries(frozenset(asked)) == entries(*ids)
+            assert kernel.dumps() == dumps
+
+
+def test_a_dump_of_both_families_tells_how_large_the_table_is_for_each() -> None:
+    with played(dumping(as_asked), filters_from=3) as (connections, kernel):
+        assert connections.entries(frozenset({"10.0.0.4", "fd00::1"})) == entries(4, 5)
+        assert kernel.dumps() == [
+            BOTH,
+            Dump(v6=False, client="10.0.0.4", server=None),
+            Dump(v6=False, client=None, server="10.0.0.5"),
+        ], "four entries of IPv4, and two of IPv6"
+
+        assert connections.entries(frozenset({"10.0.0.1", "fd00::1"})) == entries(1, 2, 3, 5)
+        assert kernel.dumps() == [BY_CLIENT, BY_SERVER, WHOLE6]
+
+
+def test_a_filter_that_is_given_up_takes_no_dump_of_its_own_where_the_other_family_is_dumped() -> None:
+    with played(dumping(as_asked), filters_from=3) as (connections, kernel):
+        connections.entries(frozenset({"10.0.0.1"}))
+        kernel.answers = refusing_filters(errno.EOPNOTSUPP)
+        kernel.dumps()
+
+        assert connections.entries(frozenset({"10.0.0.1", "fd00::1"})) == entries(1, 2, 3, 5)
+        assert kernel.dumps() == [BY_CLIENT, BOTH]
 
 
 @pytest.mark.parametrize(
@@ -303,11 +353,10 @@ def test_an_entry_that_comes_twice_is_given_once() -> None:
     ],
 )
 def test_a_refusal_is_put_into_words(code: int, error: type[Exception], words: str) -> None:
-    with (
-        played(lambda asked: [refusal(asked[0], code)]) as (connections, _),
-        pytest.raises(error, match=words),
-    ):
-        connections.entries(frozenset({"10.0.0.1"}))
+    with played(lambda asked: [refusal(asked[0], code)]) as (connections, _):
+        for asked in {"10.0.0.1"}, {"10.0.0.1", "fd00::1"}:
+            with pytest.raises(error, match=words):
+                connections.entries(frozenset(asked))
 
 
 @pytest.mark.parametrize(

@@ -406,6 +406,58 @@ async def test_a_file_is_followed_through_renames_and_writes_in_place_to_its_end
         await follower.holds()
 
 
+@pytest.fixture
+def _endless_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whoever gathers what follows an event wait for longer than any test does."""
+    monkeypatch.setattr("nfagent.edge.watching._GATHER_SECONDS", 10 * DEADLINE)
+
+
+@pytest.mark.usefixtures("_endless_pause")
+def test_nothing_is_waited_for_after_a_file_that_was_renamed_into_place(tmp_path: Path) -> None:
+    async def body(folder: Path) -> None:
+        async with following(folder) as follower:
+            replace(folder / "f.yaml", pod(node="a"))
+            await follower.holds("shop/web@a")
+            (folder.parent / "g.yaml").write_text(pod("api", node="b"))
+            (folder.parent / "g.yaml").rename(folder / "g.yaml")
+            await follower.holds("shop/web@a", "shop/api@b")
+
+    scenario(body)(tmp_path)
+
+
+async def turns() -> None:
+    """Let the loop turn often enough to read what inotify tells."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+BEGINNINGS: dict[str, Callable[[Path], object]] = {
+    "written in place": lambda path: path.write_text(pod(node="b")),
+    "deleted, and may be written anew": Path.unlink,
+    "renamed, as editors do with the text before": lambda path: path.rename(path.with_name("f.yaml~")),
+}
+
+
+@pytest.mark.usefixtures("_endless_pause")
+@pytest.mark.parametrize("begin", BEGINNINGS.values(), ids=BEGINNINGS.keys())
+def test_what_may_follow_is_waited_for_after_a_file_that_was(begin: Callable[[Path], object], tmp_path: Path) -> None:
+    async def body(folder: Path) -> None:
+        path = folder / "f.yaml"
+        path.write_text(pod(node="a"))
+        async with following(folder) as follower:
+            begin(path)
+            await turns()
+            assert follower.told == ["shop/web@a"]
+            path.write_text(pod(node="c"))
+            for number in range(10):
+                await turns()
+                (folder / f"more{number}").touch()
+            await follower.holds("shop/web@c")
+            assert follower.told == ["shop/web@a", "shop/web@c"], "it was never gone"
+
+    scenario(body)(tmp_path)
+
+
 @scenario
 async def test_what_came_before_the_watch_is_told_first(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod())

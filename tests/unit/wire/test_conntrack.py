@@ -8,6 +8,7 @@ import sys
 import msgspec
 import pytest
 
+from nfagent.cluster.address import Family
 from nfagent.errors import WireError
 from nfagent.wire import netlink
 from nfagent.wire.conntrack import (
@@ -97,22 +98,24 @@ def test_an_entry_keeps_the_reply_tuple_as_it_was_written(captured: str, start: 
 
 @little_endian
 @pytest.mark.parametrize(
-    ("addresses", "ids"),
+    ("addresses", "ids", "others6"),
     [
-        pytest.param({"10.0.0.1"}, [0xC8F1DEBD, 0x3BC1308A, 0xD02B3C53], id="of a client"),
-        pytest.param({"10.0.0.2"}, [0xC8F1DEBD, 0x3BC1308A], id="of a server"),
-        pytest.param({"fd00::2"}, [0x64B44C1B, 0xD6E15D09], id="of an IPv6 server"),
-        pytest.param({"10.0.9.2", "fd00::1"}, [0x64B44C1B, 0xD6E15D09, 0xD02B3C53], id="of any of the addresses"),
-        pytest.param({"10.96.0.1", "fd00:96::1"}, [], id="not those that merely called it"),
-        pytest.param({"10.0.0.9", "0.0.0.0"}, [], id="none"),  # noqa: S104 - an address that nobody has
-        pytest.param(set(), [], id="none where no address is asked for"),
+        pytest.param({"10.0.0.1"}, [0xC8F1DEBD, 0x3BC1308A, 0xD02B3C53], 2, id="of a client"),
+        pytest.param({"10.0.0.2"}, [0xC8F1DEBD, 0x3BC1308A], 2, id="of a server"),
+        pytest.param({"fd00::2"}, [0x64B44C1B, 0xD6E15D09], 0, id="of an IPv6 server"),
+        pytest.param({"10.0.9.2", "fd00::1"}, [0x64B44C1B, 0xD6E15D09, 0xD02B3C53], 0, id="of any of the addresses"),
+        pytest.param({"10.96.0.1", "fd00:96::1"}, [], 2, id="not those that merely called it"),
+        pytest.param({"10.0.0.9", "0.0.0.0"}, [], 2, id="none"),  # noqa: S104 - an address that nobody has
+        pytest.param(set(), [], 2, id="none where no address is asked for"),
     ],
 )
-def test_the_entries_of_addresses_are_picked_and_the_others_counted(addresses: set[str], ids: list[int]) -> None:
+def test_the_entries_of_addresses_are_picked_and_the_others_counted(
+    addresses: set[str], ids: list[int], others6: int
+) -> None:
     part = decode_entries(bytes.fromhex(TCP4 + TCP6 + PING6 + UNASSIGNED4 + ZONE4), frozenset(addresses))
 
     assert [entry.id for entry in part.entries] == ids
-    assert part.others == 5 - len(ids)
+    assert (part.others, part.others6) == (5 - len(ids), others6)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +291,7 @@ def test_a_datagram_that_can_not_be_read_is_refused(datagram: bytes) -> None:
     [
         pytest.param(encode_dump(4, 9), 2, [], id="all of IPv4"),
         pytest.param(encode_dump(6, 9), 10, [], id="all of IPv6"),
+        pytest.param(encode_dump(None, 9), 0, [], id="all of both families"),
         pytest.param(
             encode_dump(4, 9, client="10.0.0.1"),
             2,
@@ -332,11 +336,12 @@ def test_a_dump_is_asked_for(request_: bytes, family: int, attributes: list[byte
         pytest.param(6, "10.0.0.1", id="of the other family, IPv4"),
         pytest.param(4, "10.0.0", id="no address"),
         pytest.param(6, "fd00::g", id="no IPv6 address"),
+        pytest.param(None, "fd00::1", id="where both families are asked for"),
     ],
 )
-def test_a_filter_that_can_not_be_is_refused(family: int, address: str) -> None:
+def test_a_filter_that_can_not_be_is_refused(family: Family | None, address: str) -> None:
     with pytest.raises(WireError, match=address):
-        encode_dump(6 if family == 6 else 4, 1, client=address)
+        encode_dump(family, 1, client=address)
 
 
 def named(connection: Connection) -> ConntrackEntry:
