@@ -249,6 +249,13 @@ def test_a_dump_of_both_families_tells_how_large_the_table_is_for_each() -> None
         assert kernel.dumps() == [BY_CLIENT, BY_SERVER, WHOLE6]
 
 
+def test_a_family_is_not_large_because_the_other_is_there_too() -> None:
+    with played(dumping(as_asked), filters_from=4) as (connections, kernel):
+        for _ in range(2):
+            assert connections.entries(frozenset({"10.0.0.4", "fd00::1"})) == entries(4, 5)
+            assert kernel.dumps() == [BOTH], "of six entries"
+
+
 def test_a_filter_that_is_given_up_takes_no_dump_of_its_own_where_the_other_family_is_dumped() -> None:
     with played(dumping(as_asked), filters_from=3) as (connections, kernel):
         connections.entries(frozenset({"10.0.0.1"}))

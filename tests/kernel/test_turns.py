@@ -1,0 +1,190 @@
+"""Where structure is committed: on the event loop while that is quick and libnftables is free, else in the thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pyroute2 import netns
+
+from nfagent.edge.kernel import Nftables
+from nfagent.edge.netfilter import ElementSocket
+from nfagent.errors import KernelError
+from nfagent.ruleset.objects import Accept, Chain, NamedSet, Rule
+from nfagent.ruleset.transaction import (
+    AddChain,
+    AddRule,
+    AddSet,
+    AddTable,
+    ChangeElements,
+    Delete,
+    Transaction,
+)
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+DEADLINE = 60.0
+QUICK, SLOW = 0.002, 0.004
+LOOP, THREAD = "loop", "thread"
+ADDRESSES = NamedSet("address", 4)
+MANY = tuple(f"10.0.{number // 200}.{number % 200}" for number in range(257))
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Put the test's thread, and those that it starts, into a network namespace of its own."""
+    name = f"nfagent-turns-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class Held(ElementSocket):
+    """Commits elements, but not before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.let_go = threading.Event(), threading.Event()
+
+    def commit(self, transaction: Transaction) -> None:
+        self.began.set()
+        assert self.let_go.wait(DEADLINE)
+        super().commit(transaction)
+
+
+class Stage:
+    """libnftables with a clock that says how long each short commit takes, and keeps where it was asked."""
+
+    def __init__(self) -> None:
+        self.elements = Held()
+        self.kernel = Nftables(self.elements, monotonic=self._now)
+        self.takes = QUICK
+        self._asked: list[str] = []
+        self._clock = 0.0
+        self._number = 0
+
+    async def commit(self, takes: float = QUICK, *, sets: int = 1) -> list[str]:
+        """Make some sets; give where that was timed."""
+        self.takes = takes
+        first, self._number = self._number, self._number + sets
+        names = (f"made{number}" for number in range(first, first + sets))
+        await self.kernel.apply(tuple(AddSet(name, ADDRESSES) for name in names))
+        return self.where()
+
+    def where(self) -> list[str]:
+        """Give where commits were timed since the last time."""
+        asked, self._asked = self._asked, []
+        return asked[::2]
+
+    async def made(self) -> int:
+        return len((await self.kernel.read()).sets)
+
+    def _now(self) -> float:
+        self._asked.append(LOOP if threading.current_thread() is threading.main_thread() else THREAD)
+        self._clock += self.takes
+        return self._clock
+
+
+def scenario(body: Callable[[Stage], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a test's coroutine in an event loop of its own, with an empty table there."""
+
+    async def run() -> None:
+        stage = Stage()
+        try:
+            stage.kernel.apply_now((AddTable(),))
+            async with asyncio.timeout(DEADLINE):
+                await body(stage)
+        finally:
+            stage.elements.let_go.set()
+            stage.kernel.close()
+
+    def test() -> None:
+        asyncio.run(run())
+
+    test.__name__ = body.__name__
+    return test
+
+
+@scenario
+async def test_a_short_commit_goes_on_the_loop_while_the_last_one_was_quick(stage: Stage) -> None:
+    assert await stage.commit() == [THREAD], "nothing is known yet"
+    assert await stage.commit() == [LOOP]
+    assert await stage.commit(SLOW) == [LOOP]
+    assert await stage.commit(SLOW) == [THREAD]
+    assert await stage.commit() == [THREAD]
+    assert await stage.commit() == [LOOP]
+    assert await stage.made() == 6
+
+
+LONG = "x" * 200
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        pytest.param(tuple(AddSet(f"{LONG}{number}", ADDRESSES) for number in range(80)), id="much text"),
+        pytest.param(tuple(AddSet(f"x{number}", ADDRESSES) for number in range(257)), id="many commands"),
+        pytest.param(
+            (
+                AddSet("x", ADDRESSES),
+                AddRule("stays", Rule(verdict=Accept())),
+                ChangeElements("add", "x", MANY),
+            ),
+            id="many elements",
+        ),
+    ],
+)
+def test_long_ones_go_in_the_thread_and_say_nothing_about_short_ones(long: Transaction) -> None:
+    async def body(stage: Stage) -> None:
+        stage.kernel.apply_now((AddChain("stays", Chain()),))
+        await stage.commit()
+        stage.takes = SLOW
+        await stage.kernel.apply(long)
+        assert stage.where() == []
+        assert await stage.commit() == [LOOP]
+
+    scenario(body)()
+
+
+@scenario
+async def test_what_is_refused_on_the_loop_is_an_error_as_in_the_thread(stage: Stage) -> None:
+    for where in THREAD, LOOP:
+        with pytest.raises(KernelError, match="nobody"):
+            await stage.kernel.apply((Delete("set", "nobody"),))
+        assert stage.where() == [where]
+
+
+@scenario
+async def test_nothing_goes_on_the_loop_while_the_thread_is_at_work_though_its_waiter_gave_up(stage: Stage) -> None:
+    await stage.commit()
+    (name,) = (await stage.kernel.read()).sets
+    given_up = asyncio.create_task(stage.kernel.apply((ChangeElements("add", name, MANY),)))
+    await asyncio.to_thread(stage.elements.began.wait, DEADLINE)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+
+    later = asyncio.create_task(stage.commit())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert (later.done(), stage.where()) == (False, [])
+
+    stage.elements.let_go.set()
+    assert await later == [THREAD]
+    found = await stage.kernel.read()
+    assert (len(found.sets), found.sets[name].elements) == (2, frozenset(MANY))
+    assert await stage.commit() == [LOOP]
