@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,7 +22,7 @@ from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
-from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
+from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.transaction import (
     ChangeElements,
     ChangeMapElements,
@@ -108,10 +109,10 @@ class Nftables:
         self._thread.shutdown(wait=True)
         self._elements.close()
 
-    def read_now(self) -> Ruleset:
-        """Read in this thread."""
-        listing = self._list(f"list table {TABLE_FAMILY} {TABLE}")
-        return ABSENT if listing is None else _decoded(parse_ruleset, listing)
+    def read_now(self, known: Ruleset = ABSENT) -> Ruleset:
+        """Read in this thread; what is equal to something of `known` is given as that."""
+        text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
+        return ABSENT if text is None else _decoded(partial(parse_listing, known=known), text)
 
     def apply_now(self, transaction: Transaction) -> None:
         """Commit in this thread."""
@@ -119,8 +120,8 @@ class Nftables:
 
     def counters_now(self) -> dict[str, CounterValue]:
         """Read counters in this thread."""
-        listing = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
-        return {} if listing is None else _decoded(parse_counters, listing)
+        text = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
+        return {} if text is None else _decoded(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
 
     async def _commit(self, phase: Transaction) -> None:
         if not is_elements_only(phase):
@@ -159,7 +160,7 @@ class Nftables:
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
-            return diff(self.read_now(), wanted)
+            return diff(self.read_now(wanted), wanted)
         finally:
             # What was read is as large as the table, and nobody needs it any more.
             give_back()
@@ -174,20 +175,15 @@ class Nftables:
         self._context = self._opened()
         give_back()
 
-    def _list(self, command: str) -> object | None:
+    def _list(self, command: str) -> str | None:
         try:
-            output = self._run(command)
+            return self._run(command)
         except KernelError as error:
             if _ABSENT_MESSAGE in str(error):
                 return None
             raise
         finally:
             self._forget()
-        try:
-            listing: object = msgspec.json.decode(output)
-        except msgspec.DecodeError as error:
-            raise KernelError(f"libnftables answered something that is no JSON: {error}") from None
-        return listing
 
     def _run(self, command: str) -> str:
         status, output, error = self._context.cmd(command)
@@ -222,8 +218,10 @@ def _first_line(error: str) -> str:
     return " | ".join(lines[:2])[:500] or "libnftables failed without saying why"
 
 
-def _decoded(parse: Callable[[object], _T], listing: object) -> _T:
+def _decoded(parse: Callable[[str], _T], text: str) -> _T:
     try:
-        return parse(listing)
+        return parse(text)
     except WireError as error:
         raise KernelError(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise KernelError(f"libnftables answered something that is no JSON: {error}") from None

@@ -6,7 +6,8 @@ WireError. Counters' values are read by `parse_counters`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -56,6 +57,7 @@ from nfagent.ruleset.objects import (
 )
 
 _Json = dict[str, Any]
+_Shape = TypeVar("_Shape", NamedSet, VerdictMap)
 _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv4_addr",): ("address", 4),
     ("ipv6_addr",): ("address", 6),
@@ -95,10 +97,32 @@ class CounterValue(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class _Listing(msgspec.Struct):
+    nftables: list[msgspec.Raw]
+
+
+_LISTING = msgspec.json.Decoder(_Listing)
+
+
+def parse_listing(text: str, known: Ruleset = ABSENT) -> Ruleset:
+    """Read the text of `list table inet nfagent`, object by object: no more of it is in memory than one set.
+
+    known: sets and maps that are equal to its own are given as its own. Raises WireError.
+    """
+    try:
+        return _read(map(msgspec.json.decode, _LISTING.decode(text).nftables), known)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise WireError(f"libnftables answered something that is no listing: {error}") from None
+
+
 def parse_ruleset(listing: object) -> Ruleset:
-    """Read the answer to `list table inet nfagent`; a listing without the table is ABSENT."""
-    reader = _Reader()
-    for kind, item in _items(listing):
+    """Read the answer to `list table inet nfagent`; a listing without the table is ABSENT. Raises WireError."""
+    return _read(_entries(listing), ABSENT)
+
+
+def _read(entries: Iterable[object], known: Ruleset) -> Ruleset:
+    reader = _Reader(known)
+    for kind, item in _items(entries):
         reader.take(kind, item)
     return reader.ruleset()
 
@@ -106,7 +130,7 @@ def parse_ruleset(listing: object) -> Ruleset:
 def parse_counters(listing: object) -> dict[str, CounterValue]:
     """Read the values of the table's named counters."""
     found = {}
-    for kind, item in _items(listing):
+    for kind, item in _items(_entries(listing)):
         if kind == "counter":
             try:
                 value = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
@@ -116,18 +140,20 @@ def parse_counters(listing: object) -> dict[str, CounterValue]:
     return found
 
 
-def _items(listing: object) -> list[tuple[str, _Json]]:
+def _entries(listing: object) -> list[object]:
     entries = listing.get("nftables") if isinstance(listing, dict) else None
     if not isinstance(entries, list):
         raise WireError("libnftables answered something that is no listing")
-    found = []
+    return entries
+
+
+def _items(entries: Iterable[object]) -> Iterator[tuple[str, _Json]]:
     for entry in entries:
         if not isinstance(entry, dict) or len(entry) != 1:
             raise WireError(f"libnftables listed something that is no object: {entry!r}")
         [(kind, item)] = entry.items()
         if kind != "metainfo" and isinstance(item, dict) and _ours(kind, item):
-            found.append((kind, item))
-    return found
+            yield kind, item
 
 
 def _ours(kind: str, item: _Json) -> bool:
@@ -138,7 +164,8 @@ def _ours(kind: str, item: _Json) -> bool:
 class _Reader:
     """Collects a listing's objects."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Ruleset) -> None:
+        self._known = known
         self.exists = False
         self.sets: dict[str, NamedSet] = {}
         self.maps: dict[str, VerdictMap] = {}
@@ -157,9 +184,9 @@ class _Reader:
                 case "counter":
                     self.counters.add(name)
                 case "set":
-                    self.sets[name] = _named_set(item)
+                    self.sets[name] = _shared(_named_set(item), self._known.sets.get(name))
                 case "map":
-                    self.maps[name] = _verdict_map(item)
+                    self.maps[name] = _shared(_verdict_map(item), self._known.maps.get(name))
                 case "chain":
                     self.hooks[name] = _hook(item)
                 case "rule":
@@ -175,6 +202,10 @@ class _Reader:
             return ABSENT
         chains = {name: Chain(tuple(self.rules.get(name, ())), hook) for name, hook in self.hooks.items()}
         return Ruleset(self.sets, self.maps, chains, frozenset(self.counters), frozenset(self.foreign))
+
+
+def _shared(read: _Shape, known: _Shape | None) -> _Shape:
+    return known if known is not None and known == read else read
 
 
 def _named_set(item: _Json) -> NamedSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -26,7 +27,7 @@ from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.policy.tiers import LAST_PRIORITY, TierPolicy, TierRule
 from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.parse import parse_counters, parse_ruleset
+from nfagent.ruleset.parse import parse_counters, parse_listing, parse_ruleset
 from nfagent.source.kinds import DECODERS, reference
 
 Decode = Callable[[dict[str, Any]], object]
@@ -387,6 +388,12 @@ def test_any_text_as_configuration_is_read_or_named(text: str) -> None:
         decode_ip_masq(document)
 
 
+@given(st.text() | st.just("[" * 5000) | st.just('{"nftables":[' + "[" * 5000))
+def test_any_text_as_a_listing_is_refused(text: str) -> None:
+    with pytest.raises(WireError):
+        parse_listing(text)
+
+
 def test_the_listing_that_is_mutated_is_all_ours() -> None:
     ruleset = parse_ruleset(LISTING)
     assert ruleset.foreign == frozenset()
@@ -396,6 +403,8 @@ def test_the_listing_that_is_mutated_is_all_ours() -> None:
 @given(mutated(LISTING) | mutated(LISTING).flatmap(mutated) | JUNK)
 def test_a_listing_is_read_or_refused(listing: object) -> None:
     with suppress(WireError):
-        assert isinstance(parse_ruleset(listing), Ruleset)
+        ruleset = parse_ruleset(listing)
+        assert isinstance(ruleset, Ruleset)
+        assert parse_listing(json.dumps(listing)) == ruleset
     with suppress(WireError):
         parse_counters(listing)

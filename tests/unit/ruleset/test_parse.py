@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from nfagent.ruleset.objects import (
     VerdictMap,
     WayIs,
 )
-from nfagent.ruleset.parse import CounterValue, parse_counters, parse_ruleset
+from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
 from nfagent.ruleset.transaction import Delete, FlushChain, diff
 
 Entry = dict[str, Any]
@@ -61,6 +62,17 @@ def test_other_tables_are_not_looked_at() -> None:
 def test_what_is_no_listing_is_refused(junk: object) -> None:
     with pytest.raises(WireError):
         parse_ruleset(junk)
+
+
+def test_what_is_known_already_is_given_as_what_is_known() -> None:
+    """A comparison must not hold a large table twice."""
+    same = ours("set", name="same", type="ipv4_addr", elem=["10.0.0.1"])
+    other = ours("set", name="other", type="ipv4_addr", elem=["10.0.0.2"])
+    known = Ruleset(sets={"same": NamedSet("address", 4, frozenset({"10.0.0.1"})), "other": NamedSet("address", 4)})
+    found = parse_listing(json.dumps(listing(TABLE, same, other)), known)
+    assert found == parse_ruleset(listing(TABLE, same, other))
+    assert found.sets["same"] is known.sets["same"]
+    assert found.sets["other"].elements == {"10.0.0.2"}
 
 
 def test_elements_of_every_kind_are_read() -> None:
