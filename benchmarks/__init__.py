@@ -22,7 +22,7 @@ May import: anything of the agent and its lab, and the world. Nothing imports it
     circles     changes of every kind that cut Pods off from each other, as manifests; pure
     revocations live connections that such changes end, under traffic: the last packet, and conntrack's entry
     paper_server  an API server of prepared bytes, and paper_pods, the Pods that it serves
-    apiserver   150,000 Pods through it: cold start, memory, events, a million of them; apiserver_child, the agent's parts
+    apiserver   150,000 Pods through it: cold start, memory, a million events; apiserver_child has the agent's parts
     twins       two equal labs: one agent follows a real API server, one a folder
     latency     change to first packet with the new verdict, by either way; by a prober of its own
     outage      an API server killed under traffic: wrong verdicts, and how long catching up takes
