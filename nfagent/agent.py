@@ -63,8 +63,6 @@ from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
 _NFLOG_RETRY_SECONDS = 30.0
-_PATIENCE_SECONDS = 45.0
-"""How long kubelet is kept waiting for a cluster that can't be read: less than the unit's TimeoutStartSec."""
 
 
 class Source(Protocol):
@@ -182,7 +180,7 @@ class Agent:
                 tasks.create_task(self._read_verdicts()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
-                tasks.create_task(self._tell_systemd_late()),
+                tasks.create_task(systemd.let_the_node_start(self._gathered, self._clock)),
             ]
             if self._voice is not None:
                 running.append(tasks.create_task(self._speak(self._voice)))
@@ -228,12 +226,6 @@ class Agent:
             self._bridges.look()
             self._reconciler.distrust()
             self._announced = False
-
-    async def _tell_systemd_late(self) -> None:
-        """Let the node go on starting where the cluster can't be read: the API server may be one of its Pods."""
-        if not await self._clock.wait(self._gathered, _PATIENCE_SECONDS):
-            log.warning("still waiting to read the cluster; the rules of before stay in force, and none are written")
-            systemd.notify("READY=1\nSTATUS=waiting to read the cluster; the rules of before stay in force")
 
     def _synced(self) -> None:
         self._revoker.committed()

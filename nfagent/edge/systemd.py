@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+PATIENCE_SECONDS = 45.0
+"""How long kubelet is kept waiting for a cluster that can't be read: less than the unit's TimeoutStartSec."""
+
+
+class Clock(Protocol):
+    """What time is."""
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; tell whether it came in time."""
+        ...
 
 
 def notify(state: str) -> bool:
@@ -18,3 +33,10 @@ def notify(state: str) -> bool:
     except OSError:
         return False
     return True
+
+
+async def let_the_node_start(gathered: asyncio.Event, clock: Clock) -> None:
+    """Call the agent ready where the cluster can't be read for long: the API server may be one of this node's Pods."""
+    if not await clock.wait(gathered, PATIENCE_SECONDS):
+        log.warning("still waiting to read the cluster; the rules of before stay in force, and none are written")
+        notify("READY=1\nSTATUS=waiting to read the cluster; the rules of before stay in force")
