@@ -28,6 +28,7 @@ from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.conntrack import Connections
+from nfagent.edge.drift import DriftWatch
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.following import ClusterSource
 from nfagent.edge.given import Given
@@ -108,7 +109,8 @@ class Agent:
             settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy
         )
         self._clock = SystemClock()
-        self._kernel = Nftables()
+        self._drift = DriftWatch()
+        self._kernel = Nftables(opened=self._drift.leave_out_own)
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -151,6 +153,7 @@ class Agent:
         spare_collections()
         try:
             await self._kernel.read()
+            self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
             await self._source.start()
             runner = await api.serve(self._settings.socket_path, self)
             try:
@@ -163,6 +166,7 @@ class Agent:
         finally:
             await self._source.close()
             self._connections.close()
+            self._drift.close()
             self._kernel.close()
             claim.close()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")

@@ -53,7 +53,7 @@ class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[reconcile]`: times in seconds."""
 
-    resync_seconds: float = 60
+    resync_seconds: float = 3600
     retry_max_seconds: float = 30
 
 

@@ -1,8 +1,9 @@
 """Newest state to transaction: what is wanted becomes what the kernel holds, and stays so.
 
 A change acts at once; changes that come while a transaction is under way, or in a storm, go together into the
-next one, so the newest state wins. After any refusal the kernel is read again: nothing is ever patched from memory. A
-full comparison every `resync` seconds finds what others changed.
+next one, so the newest state wins. After any refusal the kernel is read again: nothing is ever patched from memory.
+What others change is put right as soon as it is told (`changed`), by a full comparison; there is one every `resync`
+seconds besides, for what nobody can tell.
 
 This module declares what a Kernel and a Clock must do, and knows no implementation of either.
 """
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.005
 """A storm's changes are gathered this long: far below what an event may wait, far above what a commit takes."""
 _FIRST_RETRY = 0.1
+_REST = 19
+"""Others who change the table again and again cost comparisons in a twentieth of the time, and no more."""
 _DOUBLINGS = 32
 """No float grows out of its range, however long a kernel refuses."""
 
@@ -85,6 +88,7 @@ class ReconcileStatus(msgspec.Struct):
     transactions: committed so far       commands: in all of them
     failures:     in a row, since the last success; `last_error` is the latest of them, '' after success
     drifts:       full comparisons that found what others had changed
+    drift_by:     who the latest of these others was, '' where nobody knows
     applied_at:   monotonic time of the last commit
     """
 
@@ -93,6 +97,7 @@ class ReconcileStatus(msgspec.Struct):
     commands: int = 0
     failures: int = 0
     drifts: int = 0
+    drift_by: str = ""
     last_error: str = ""
     applied_at: float = 0.0
 
@@ -106,7 +111,7 @@ class Reconciler:
         clock: Clock,
         wanted: Wanted,
         *,
-        resync: float = 60.0,
+        resync: float = 3600.0,
         retry_max: float = 30.0,
         on_sync: Callable[[], None] = lambda: None,
     ) -> None:
@@ -118,21 +123,33 @@ class Reconciler:
         self._retry_max = retry_max
         self._on_sync = on_sync
         self._woken = asyncio.Event()
+        self._begun = False
         self._trusted = False
         self._agreed = False  # once, and since then no refusal: what differs then is somebody else's doing
-        self._read_at = 0.0
+        self._compared_from = self._compared_to = 0.0
+        self._suspected = False  # of having been changed by somebody, by `_changer` where that is known
+        self._changer = ""
         self._commits = deque([-_GATHER_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
 
     def wake(self) -> None:
-        """Say that what is wanted may have changed."""
-        self.status.in_sync = False
-        self._woken.set()
+        """Say that what is wanted may have changed; the first time: that it is known what is wanted."""
+        self._begun = True
+        self._stir()
 
     def distrust(self) -> None:
         """Say that the kernel may hold something else than we think: read it before the next transaction."""
         self._trusted = False
-        self.wake()
+        self._stir()
+
+    def changed(self, by: str = "") -> None:
+        """Say that somebody else changed the table: it is compared at once, or after the rest that the last one earned.
+
+        by: who, in words, where that is known
+        """
+        self._suspected = True
+        self._changer = by or self._changer
+        self._stir()
 
     async def run(self) -> None:
         """Reconcile until cancelled; the first round waits for the first `wake`."""
@@ -141,8 +158,12 @@ class Reconciler:
             await self._breathe()
             self._woken.clear()
             pause = await self.round()
-            if not await self._clock.wait(self._woken, pause) and not self.status.failures:
-                self._trusted = False
+            await self._clock.wait(self._woken, pause)
+
+    def _stir(self) -> None:
+        self.status.in_sync = False
+        if self._begun:
+            self._woken.set()
 
     async def _breathe(self) -> None:
         """Let a storm gather: the first two transactions of every five milliseconds go at once, what follows waits."""
@@ -166,28 +187,42 @@ class Reconciler:
             return pause
         self.status.failures = 0
         self.status.last_error = ""
-        self.status.in_sync = not self._woken.is_set()
+        self.status.in_sync = not (self._woken.is_set() or self._suspected)
         self._on_sync()
-        return max(0.0, self._read_at + self._resync - self._clock.monotonic())
+        return max(0.0, self._due() - self._clock.monotonic())
+
+    def _due(self) -> float:
+        """Give the time of the next comparison."""
+        if self._suspected:
+            return self._compared_to + _REST * (self._compared_to - self._compared_from)
+        return self._compared_to + self._resync
 
     async def _reconcile(self) -> None:
-        if self._trusted:
+        if self._trusted and self._clock.monotonic() < self._due():
             await self._commit(self._wanted.take())
             return
-        self._trusted = True  # before the kernel is asked: distrust that comes meanwhile asks once more
+        # Before the kernel is asked: who distrusts or changes it meanwhile has it asked once more.
+        self._trusted, self._suspected = True, False
+        changer, self._changer = self._changer, ""
+        self._compared_from = self._clock.monotonic()
         # What is wanted now is compared; what changes meanwhile is a change to it, and taken next.
         untouched = self._agreed and not self._wanted.touched
         wanted = self._wanted.ruleset()
         self._wanted.settle()
         transaction = await self._kernel.difference(wanted)
-        self._read_at = self._clock.monotonic()
+        self._compared_to = self._clock.monotonic()
         if untouched and transaction:
-            self.status.drifts += 1
-            log.warning("the table is not as nfagent left it; putting it right with %d commands", len(transaction))
+            self._note_drift(changer, len(transaction))
         if transaction:
             transaction += self._wanted.distrusted()
         await self._commit(transaction)
         self._agreed = True
+
+    def _note_drift(self, changer: str, commands: int) -> None:
+        self.status.drifts += 1
+        self.status.drift_by = changer
+        words = "1 command" if commands == 1 else f"{commands} commands"
+        log.warning("the table was changed by %s; putting it right with %s", changer or "somebody else", words)
 
     async def _commit(self, transaction: Transaction) -> None:
         if transaction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from nfagent.lab.cluster import LabAgents, LabCluster
+from nfagent.lab.cluster import LabAgent, LabAgents, LabCluster
 from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.probe import Outcome, Probe, run_probes
@@ -72,6 +73,17 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     end, pause = time.monotonic() + seconds, threading.Event()
     while not condition() and time.monotonic() < end:
         pause.wait(0.02)
+
+
+@contextlib.contextmanager
+def held(agent: LabAgent) -> Iterator[None]:
+    """Have an agent notice nothing inside, and everything at once at the end."""
+    process = agent.process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 class ProbedLab(Generic[Agents]):

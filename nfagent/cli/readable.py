@@ -66,7 +66,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
         kernel = [f"{paint('FAIL')}, refused {reconcile['failures']} times in a row: {reconcile['last_error']}"]
     kernel.append(counted(reconcile["transactions"], "transaction"))
     if reconcile["drifts"]:
-        kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it")
+        by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""
+        kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it{by}")
     found = [("API server", _following_fact(agent["apiserver"]))] if "apiserver" in agent else []
     found.append(("kernel", "; ".join(kernel)))
     for bridge in agent["bridges"]:

@@ -54,10 +54,15 @@ class Nftables:
     """
 
     def __init__(
-        self, elements: ElementSocket | None = None, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        elements: ElementSocket | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        opened: Callable[[], None] | None = None,
     ) -> None:
         """Load libnftables; `elements`, made where none is given, is closed with it; `monotonic` times commits.
 
+        opened: called, in whatever thread, when there is a socket more that will commit, before it does
         Raises MachineError where libnftables is missing, or can't speak to this kernel.
         """
         try:
@@ -66,6 +71,7 @@ class Nftables:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         _require_netlink()
         self._open: Callable[[], Any] = nftables.Nftables
+        self._told_opened = opened
         try:
             self._context = self._opened()
         except OSError as error:
@@ -168,6 +174,9 @@ class Nftables:
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
         context = self._open()
         context.set_json_output(True)
+        if self._told_opened is not None:
+            context.cmd("list tables")  # the library's socket gets its port id with the first request
+            self._told_opened()
         return context
 
     def _forget(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -145,6 +146,15 @@ class Site:
         while not ask(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]["in_sync"]:
             assert time.monotonic() < end, "the agent never got in sync"
 
+    def await_drift(self) -> Any:  # noqa: ANN401 - JSON
+        """Wait until the agent has put right what others did; give how it stands with the kernel then."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            state = ask(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]
+            if state["drifts"] and state["in_sync"]:
+                return state
+            assert time.monotonic() < end, "the agent never noticed"
+
     def drop_a_packet(self) -> None:
         """Have the Pod call its node, which its policy denies."""
         program = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.0.254', 9))"
@@ -224,28 +234,50 @@ def test_the_socket_is_root_s_alone(site: Site) -> None:
         assert "only root may ask the agent; use sudo" in done.stderr
 
 
-def test_damage_is_named_with_what_mends_it_and_a_reload_mends_it(site: Site) -> None:
+def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Site) -> None:
     with site.agent() as agent:
         nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
-        nft("add", "rule", "inet", "nfagent", "stray-egress", "accept")
-        text = site.said("dump", "diff", code=1)
-        assert "map egress4: lacks  10.0.0.1 : goto egress/shop/web" in text
-        assert "chain stray-egress: has    accept" in text
-        assert not site.ask("dump", "diff", code=1)["equal"]
+        state = site.await_drift()
+        assert site.said("dump", "diff").startswith("equal")
+        assert re.fullmatch(r"nft \(process \d+\)", state["drift_by"])
+        said = agent.stop()
+    assert re.search(
+        r"the table was changed by nft \(process \d+\); putting it right with 1 command$", said, re.MULTILINE
+    )
 
-        agent.process.send_signal(signal.SIGHUP)
-        agent.await_state("RELOADING=1")
+
+def test_damage_is_named_with_what_mends_it_and_a_start_mends_it(site: Site) -> None:
+    with site.agent() as agent:
+        agent.stop()
+    nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
+    nft("add", "rule", "inet", "nfagent", "stray-egress", "accept")
+    text = site.said("dump", "diff", *site.from_files, code=1)
+    assert "map egress4: lacks  10.0.0.1 : goto egress/shop/web" in text
+    assert "chain stray-egress: has    accept" in text
+    assert not site.ask("dump", "diff", *site.from_files, code=1)["equal"]
+    with site.agent():
         site.await_sync()
         assert site.said("dump", "diff").startswith("equal")
 
 
+def test_a_reload_reads_everything_again_and_changes_nothing_that_is_right(site: Site) -> None:
+    with site.agent() as agent:
+        before = site.ask("dump", "kernel")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.await_state("RELOADING=1")
+        agent.await_state("READY=1")
+        assert site.ask("dump", "kernel") == before
+        assert site.ask("dump", "state")["agent"]["reconcile"]["drifts"] == 0
+
+
 def test_what_diff_says_in_nft_mends_the_table_when_a_person_loads_it(site: Site) -> None:
-    with site.agent():
-        nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
-        by_hand = site.folder / "by-hand.nft"
-        by_hand.write_text(site.said("dump", "diff", "-o", "nft", code=1))
-        nft("-f", str(by_hand))
-        assert site.said("dump", "diff").startswith("equal")
+    with site.agent() as agent:
+        agent.stop()
+    nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
+    by_hand = site.folder / "by-hand.nft"
+    by_hand.write_text(site.said("dump", "diff", *site.from_files, "-o", "nft", code=1))
+    nft("-f", str(by_hand))
+    assert site.said("dump", "diff", *site.from_files).startswith("equal")
 
 
 def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:

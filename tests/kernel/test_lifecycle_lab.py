@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from nfagent.lab.plan import grid
 from nfagent.lab.probe import Probe
 from nfagent.lab.servers import pod_endpoints
 from nfagent.lab.stream import watch_change
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.labs import Lab, held, namespace_document, pod_document, policy_document, running_lab, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -121,24 +122,29 @@ def test_other_tables_are_neither_read_nor_touched(lab: Lab) -> None:
     ["delete table inet nfagent", "flush ruleset", "flush chain inet nfagent forward-ingress"],
     ids=["the table is deleted", "the whole ruleset is flushed", "a base chain is flushed"],
 )
-def test_44_a_damaged_table_is_put_right_by_a_reload(lab: Lab, damage: str) -> None:
+def test_44_a_damaged_table_is_put_right_at_once_and_who_did_it_is_named(lab: Lab, damage: str) -> None:
     agent = agent_of(lab, "x/a")
     lab.cluster.calm()
     agent.nft(*damage.split())
-    assert reached(lab) == {True}
-    assert agent.run("dump", "diff").returncode == 1
-    agent.reload()
-    lab.cluster.settle([agent])
+    wait_until(lambda: bool(reconcile_status(agent)["drifts"]) and agent.is_calm())
     assert reached(lab) == {False}
-    status = agent.ask("/v1/dump/state")["agent"]["reconcile"]
-    assert status["drifts"] == 1
+    assert (reconcile_status(agent)["drifts"], reconcile_status(agent)["drift_by"].split()[0]) == (1, "nft")
+    assert agent.run("dump", "diff").returncode == 0
+    assert re.search(r"after others changed it, last nft \(process \d+\)", agent.run("dump", "state").stdout)
+
+
+def reconcile_status(agent: LabAgent) -> dict[str, Any]:
+    found: dict[str, Any] = agent.ask("/v1/dump/state")["agent"]["reconcile"]
+    return found
 
 
 def test_27_a_change_after_an_outside_deletion_of_an_element_heals_itself(lab: Lab) -> None:
     agent = agent_of(lab, "x/a")
     address = lab.address("x/a", 4)
-    agent.nft("delete", "element", "inet", "nfagent", "ingress4", f"{{ {address} }}")
-    lab.delete("deny")
+    with held(agent):
+        agent.nft("delete", "element", "inet", "nfagent", "ingress4", f"{{ {address} }}")
+        (lab.cluster.manifests / "deny.yaml").unlink()
+    lab.cluster.settle()
     assert reached(lab) == {True}
     lab.apply("deny", DENY)
     assert reached(lab) == {False}

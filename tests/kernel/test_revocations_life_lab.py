@@ -19,7 +19,7 @@ from nfagent.lab.counter import Counter
 from nfagent.lab.plan import PodPlan
 from nfagent.lab.talk import Line, Speaker, Talk, Talks
 from tests.kube_proxy import Service, proxying
-from tests.labs import Document, Lab, pod_document, policy_document, wait_until
+from tests.labs import Document, Lab, held, pod_document, policy_document, wait_until
 from tests.revocations import (
     INTERVAL,
     PODS,
@@ -240,12 +240,15 @@ def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: Lab, 
         assert faults(watch, lab) == []
 
 
-def test_32_what_was_opened_while_the_table_was_gone_ends_with_the_reload(lab: Lab, agent: LabAgent) -> None:
+def test_32_what_was_opened_while_the_table_was_gone_ends_when_it_is_back(lab: Lab, agent: LabAgent) -> None:
     present(lab, world(), [CLOSED])
     lab.cluster.calm()
-    agent.nft("delete", "table", "inet", "nfagent")
-    with watching(from_east(lab), from_west(lab)) as watch:
-        watch.through(lab, agent.reload)
+    with contextlib.ExitStack() as stack:
+        unnoticed = stack.enter_context(contextlib.ExitStack())
+        unnoticed.enter_context(held(agent))
+        agent.nft("delete", "table", "inet", "nfagent")
+        watch = stack.enter_context(watching(from_east(lab), from_west(lab)))
+        watch.through(lab, unnoticed.close)
         assert faults(watch, lab) == []
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nfagent.errors import DecodeError, WireError
 from nfagent.verdicts import records
-from nfagent.wire import conntrack, netlink, nflog, packet
+from nfagent.wire import conntrack, netlink, nflog, notifications, packet
 from tests.ctnetlink import MULTI, NEW, Connection, entry_body
 
 U16 = st.integers(0, 0xFFFF)
@@ -213,3 +213,23 @@ def test_logged_packets_are_read_back_as_the_kernel_wrote_them(wanted: list[nflo
 def test_any_bytes_are_a_record_or_a_decode_error(raw: bytes) -> None:
     with suppress(DecodeError):
         assert records.decode(records.encode(records.decode(raw))).count >= 1
+
+
+GENERATIONS = st.builds(
+    lambda process, name: netlink.message(
+        10 << 8 | 15,
+        0,
+        1,
+        netlink.nfgen(0, 1) + netlink.attribute(2, process.to_bytes(4, "big")) + netlink.attribute(3, name + b"\0"),
+    ),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=15),
+)
+
+
+@given(mutated(GENERATIONS) | GENERATIONS | st.binary(max_size=64))
+def test_any_bytes_are_a_committer_nobody_or_a_wire_error(raw: bytes) -> None:
+    assert not notifications.names_table(raw) or b"nfagent" in raw
+    with suppress(WireError):
+        committer = notifications.decode_committer(raw)
+        assert committer is None or 0 <= committer.process < 2**32

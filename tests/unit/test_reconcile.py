@@ -41,11 +41,13 @@ class SlowKernel:
         self.faults = 0
         self.fault: Exception = KernelError("netlink: Device or resource busy")
         self.reads = 0
+        self.reading: Callable[[], None] = lambda: None
         self.tried: list[Transaction] = []
 
     async def read(self) -> Ruleset:
         self.reads += 1
         await self.gate.wait()
+        self.reading()
         self._fail()
         return self.fake.ruleset
 
@@ -143,6 +145,12 @@ class Stage:
     async def want(self, wanted: Ruleset) -> None:
         self.wish.wanted = wanted
         self.reconciler.wake()
+        await self.turn()
+
+    async def others_write(self, ruleset: Ruleset, by: str = "") -> None:
+        """Let others change the table, and the kernel tell of it."""
+        self.kernel.fake.ruleset = ruleset
+        self.reconciler.changed(by)
         await self.turn()
 
     async def passes(self, seconds: float) -> None:
@@ -300,6 +308,102 @@ async def test_drift_is_found_counted_and_put_right_at_the_next_comparison() -> 
 
 
 @scenario
+async def test_a_change_by_others_that_is_told_is_put_right_at_once_and_its_author_named() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.others_write(ABSENT, by="nft (process 4711)")
+        status = stage.reconciler.status
+        assert (stage.there, status.drifts, status.drift_by) == (holding("10.0.0.1"), 1, "nft (process 4711)")
+        assert status.in_sync
+
+
+@scenario
+async def test_a_change_by_others_that_changed_nothing_is_no_drift() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.others_write(holding("10.0.0.1"), by="nft (process 4711)")
+        assert (stage.kernel.reads, stage.reconciler.status.drifts, stage.reconciler.status.drift_by) == (2, 0, "")
+
+
+@scenario
+async def test_who_changed_something_is_not_blamed_for_what_nobody_told_of() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await stage.others_write(ABSENT, by="nft (process 4711)")
+        stage.kernel.fake.ruleset = ABSENT
+        await stage.passes(RESYNC)
+        assert (stage.reconciler.status.drifts, stage.reconciler.status.drift_by) == (2, "")
+
+
+@scenario
+async def test_an_author_that_was_told_of_is_named_though_later_notifications_were_lost() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fake.ruleset = ABSENT
+        stage.reconciler.changed("nft (process 4711)")
+        stage.reconciler.changed()
+        await stage.turn()
+        assert stage.reconciler.status.drift_by == "nft (process 4711)"
+
+
+@scenario
+async def test_others_who_change_the_table_again_and_again_cost_a_twentieth_of_the_time() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + 0.5)
+        await stage.others_write(ABSENT)
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
+        await stage.others_write(ABSENT)
+        await stage.passes(9.4)
+        assert (stage.there, stage.kernel.reads) == (ABSENT, 2)
+        assert not stage.reconciler.status.in_sync, "it is known that the table isn't as it must be"
+        await stage.passes(0.1)
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 3)
+        assert stage.reconciler.status.in_sync
+
+
+@scenario
+async def test_our_own_changes_do_not_wait_while_a_comparison_rests() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + 0.5)
+        await stage.others_write(holding("10.0.0.1"))
+        await stage.others_write(holding("10.0.0.1", "10.0.0.9"))
+        await stage.want(holding("10.0.0.1", "10.0.0.2"))
+        assert (stage.kernel.reads, stage.there) == (2, holding("10.0.0.1", "10.0.0.2", "10.0.0.9"))
+
+
+@scenario
+async def test_a_change_by_others_while_the_table_is_read_has_it_read_again() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.gate.clear()
+        await stage.others_write(ABSENT)
+        stage.reconciler.changed()
+        stage.kernel.gate.set()
+        await stage.turn()
+        await stage.passes(0.05)
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 3)
+
+
+@pytest.mark.parametrize(
+    "tell", [Reconciler.changed, Reconciler.distrust], ids=["others change it", "it is distrusted"]
+)
+def test_nothing_is_written_before_it_is_known_what_is_wanted(tell: Callable[[Reconciler], None]) -> None:
+    async def body() -> None:
+        async with running(ABSENT, there=holding("10.0.0.6"), wake=False) as stage:
+            tell(stage.reconciler)
+            await stage.passes(RESYNC)
+            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.6"), 0)
+            await stage.want(holding("10.0.0.1"))
+            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 1)
+
+    asyncio.run(body())
+
+
+@scenario
+async def test_a_comparison_is_due_though_changes_of_our_own_never_pause() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fake.ruleset = holding("10.0.0.1", "10.0.0.9")
+        stage.clock.now += RESYNC
+        await stage.want(holding("10.0.0.2"))
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.2"), 2)
+
+
+@scenario
 async def test_drift_that_makes_the_kernel_refuse_a_change_is_put_right_with_the_change() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = ABSENT
@@ -416,6 +520,7 @@ STEPS = st.one_of(
     st.tuples(st.just("want"), st.frozensets(st.integers(1, 6))),
     st.tuples(st.just("others write"), st.frozensets(st.integers(1, 6))),
     st.tuples(st.just("others delete"), st.none()),
+    st.tuples(st.just("others write, and the kernel tells"), st.frozensets(st.integers(1, 6))),
     st.tuples(st.just("want the impossible"), st.none()),
     st.tuples(st.just("fail"), st.integers(1, 3)),
     st.tuples(st.just("hold back"), st.none()),
@@ -434,6 +539,7 @@ async def step(stage: Stage, verb: str, what: Any) -> None:  # noqa: ANN401 - ea
         "want": lambda: stage.want(numbered(what)),
         "want the impossible": lambda: stage.want(IMPOSSIBLE),
         "others write": lambda: setattr(stage.kernel.fake, "ruleset", numbered(what)),
+        "others write, and the kernel tells": lambda: stage.others_write(numbered(what)),
         "others delete": lambda: setattr(stage.kernel.fake, "ruleset", ABSENT),
         "fail": lambda: setattr(stage.kernel, "faults", what),
         "hold back": stage.kernel.gate.clear,

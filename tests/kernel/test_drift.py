@@ -1,0 +1,239 @@
+"""Item 4, drift: the kernel tells when somebody else changes the table, and never of our own commits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pyroute2 import netns
+
+from nfagent.edge.drift import DriftWatch, own_ports
+from nfagent.edge.kernel import Nftables
+from nfagent.edge.netfilter import ElementSocket
+from nfagent.edge.sockets import netfilter_socket
+from nfagent.ruleset.objects import ABSENT, NamedSet, Ruleset
+from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
+from nfagent.wire.notifications import Committer
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+DEADLINE = 20.0
+TABLE = Ruleset({"blocks4/1": NamedSet("address", 4, frozenset({"10.0.0.1"}))})
+OTHERS = "add table inet somebody; add set inet somebody s { type ipv4_addr; }"
+LAST = "add table inet somebody; add table ip nfagent"
+"""Names a table of our name in another family: it is heard, and so ends what is waited for."""
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Put the test's thread into a network namespace of its own."""
+    name = f"nfagent-drift-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class Heard:
+    """What a watch told."""
+
+    def __init__(self, watch: DriftWatch, kernel: Nftables) -> None:
+        self.watch = watch
+        self.kernel = kernel
+        self.committers: list[Committer] = []
+        self._news = asyncio.Event()
+
+    def take(self, committer: Committer) -> None:
+        self.committers.append(committer)
+        self._news.set()
+
+    async def of(self, text: str) -> list[Committer]:
+        """Have a process of its own load text, and give all that was told of by the time that this was."""
+        self._news.clear()
+        await command("nft", "-f", "-", text=text.replace("; add", "\nadd"))
+        async with asyncio.timeout(DEADLINE):
+            await self._news.wait()
+        return self.committers
+
+
+async def command(*arguments: str, text: str = "") -> None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe)
+    await process.communicate(text.encode())
+    assert process.returncode == 0
+
+
+@asynccontextmanager
+async def hearing(**options: int) -> AsyncIterator[Heard]:
+    """Load the table, and hear from then on."""
+    watch = DriftWatch(**options)
+    kernel = Nftables(opened=watch.leave_out_own)
+    try:
+        await kernel.apply(diff(ABSENT, TABLE))
+        heard = Heard(watch, kernel)
+        watch.open(heard.take)
+        yield heard
+    finally:
+        watch.close()
+        kernel.close()
+
+
+def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("add element inet nfagent blocks4/1 { 10.0.0.9 }", id="an element is added"),
+        pytest.param("flush set inet nfagent blocks4/1", id="a set is flushed"),
+        pytest.param("delete table inet nfagent", id="the table is deleted"),
+        pytest.param("flush ruleset", id="everything is flushed"),
+        pytest.param("add chain inet nfagent c; add rule inet nfagent c accept", id="a rule is added"),
+        pytest.param(f"{OTHERS}; add counter inet nfagent c", id="ours is the last table of a transaction"),
+    ],
+)
+def test_44_who_changes_the_table_is_heard_once_and_named(change: str) -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            (committer,) = await heard.of(change)
+            assert (committer.name, committer.process > 0) == ("nft", True)
+
+    run(body)
+
+
+def test_what_happens_to_other_tables_is_not_heard() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            for text in (OTHERS, "delete table inet somebody", "add table ip nfagent-lab"):
+                await command("nft", text)
+            assert len(await heard.of(LAST)) == 1
+
+    run(body)
+
+
+def elements(count: int) -> Transaction:
+    return (ChangeElements("add", "blocks4/1", tuple(f"10.1.{i // 250}.{i % 250}" for i in range(count))),)
+
+
+def test_no_commit_of_our_own_is_heard() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            kernel, other = heard.kernel, Ruleset({**TABLE.sets, "blocks4/2": NamedSet("address", 4)})
+            await kernel.apply(elements(3))  # a few elements: on the event loop, by our own socket
+            await kernel.apply(elements(1000))  # more: in the thread
+            await kernel.apply(diff(TABLE, other))  # structure: in the thread, by libnftables
+            await kernel.apply(diff(other, TABLE))  # again: on the event loop
+            await kernel.read()  # libnftables opens another socket after a listing
+            await kernel.apply(diff(TABLE, other))
+            await kernel.counters()
+            kernel.apply_now(elements(2000))  # as where there is no room for the batch
+            assert len(await heard.of(LAST)) == 1
+
+    run(body)
+
+
+def test_a_socket_of_ours_that_nobody_told_of_is_heard_until_somebody_does() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            late = ElementSocket()
+            try:
+                late.commit(elements(1))
+                heard.watch.leave_out_own()
+                late.commit(elements(2))
+                assert len(await heard.of(LAST)) == 2
+            finally:
+                late.close()
+
+    run(body)
+
+
+def test_packets_and_time_are_not_heard() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            await command("ip", "link", "set", "lo", "up")
+            text = (
+                "add set inet nfagent seen { type ipv4_addr; flags dynamic, timeout; }; add chain inet nfagent c { "
+                "type filter hook output priority 0; }; add rule inet nfagent c update @seen { ip daddr timeout 100ms }"
+            )
+            await heard.of(text)
+            for _ in range(5):
+                await command("ping", "-q", "-c", "2", "-i", "0.2", "127.0.0.1")
+            assert len(await heard.of("add counter inet nfagent last")) == 2
+
+    run(body)
+
+
+def test_lost_notifications_are_a_change_by_nobody_knows_whom() -> None:
+    async def body() -> None:
+        async with hearing(receive_buffer=4096) as heard:
+            text = ", ".join(f"10.{i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(20000))
+            told = await heard.of(f"{OTHERS}; add element inet somebody s {{ {text} }}")
+            assert Committer() in told
+
+    run(body)
+
+
+def test_a_closed_watch_hears_nothing_and_can_be_opened_again() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            heard.watch.close()
+            heard.watch.close()
+            await command("nft", "delete", "table", "inet", "nfagent")
+            heard.watch.open(heard.take)
+            assert len(await heard.of("add table inet nfagent")) == 1
+
+    run(body)
+
+
+def test_looking_for_own_sockets_leaves_every_open_file_as_it_was() -> None:
+    with closing(netfilter_socket(blocking=False)) as ours:
+        ours.bind((0, 0))
+        before = open_files()
+        assert ours.getsockname()[0] in own_ports()
+        assert open_files() == before
+
+
+def open_files() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+MAY_NOT = """
+import asyncio
+from nfagent.edge.drift import DriftWatch
+from nfagent.errors import MachineError
+
+async def main():
+    try:
+        DriftWatch().open(print)
+    except MachineError as error:
+        print(error)
+
+asyncio.run(main())
+"""
+
+
+def test_who_may_not_listen_is_told_so() -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-net_admin", sys.executable, "-c", MAY_NOT],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+    )
+    assert done.stdout.startswith("nf_tables needs root (CAP_NET_ADMIN)")
