@@ -31,7 +31,6 @@ from nfagent.lab.stage import Stage
 
 API, FOLDER = "API server", "folder"
 _REST_SECONDS = 60.0
-"""As long as from one comparison with the kernel to the next: one is in there."""
 
 _REVOKING_SECONDS = 0.7
 """Between two changes of a lab that block: an agent looks for connections to end again only after a pause."""
@@ -279,7 +278,7 @@ def rows(outcome: Outcome) -> Iterator[Row]:
         reference=[folder.rest],
         reference_name="folder",
         targets=(at_most("max", 0.5),),
-        note=f"over {api.seconds:.0f} s with live watches; in 60 s there is one comparison with the kernel",
+        note=f"over {api.seconds:.0f} s with live watches",
     )
 
 

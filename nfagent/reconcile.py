@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.005
 """A storm's changes are gathered this long: far below what an event may wait, far above what a commit takes."""
 _FIRST_RETRY = 0.1
-_REST = 19
-"""Others who change the table again and again cost comparisons in a twentieth of the time, and no more."""
+_SHARE, _CREDIT = 0.05, 3.0
+"""Others who change the table again and again have it compared for this share of the time, after so many seconds."""
 _DOUBLINGS = 32
 """No float grows out of its range, however long a kernel refuses."""
 
@@ -126,7 +126,8 @@ class Reconciler:
         self._begun = False
         self._trusted = False
         self._agreed = False  # once, and since then no refusal: what differs then is somebody else's doing
-        self._compared_from = self._compared_to = 0.0
+        self._compared_at = 0.0
+        self._credit = _CREDIT  # seconds, at `_compared_at`
         self._suspected = False  # of having been changed by somebody, by `_changer` where that is known
         self._changer = ""
         self._commits = deque([-_GATHER_SECONDS] * 2, maxlen=2)
@@ -143,7 +144,7 @@ class Reconciler:
         self._stir()
 
     def changed(self, by: str = "") -> None:
-        """Say that somebody else changed the table: it is compared at once, or after the rest that the last one earned.
+        """Say that somebody else changed the table: it is compared at once, or once it has credit again.
 
         by: who, in words, where that is known
         """
@@ -193,9 +194,13 @@ class Reconciler:
 
     def _due(self) -> float:
         """Give the time of the next comparison."""
-        if self._suspected:
-            return self._compared_to + _REST * (self._compared_to - self._compared_from)
-        return self._compared_to + self._resync
+        return self._compared_at + (max(0.0, -self._credit) / _SHARE if self._suspected else self._resync)
+
+    def _compared(self, began: float) -> None:
+        """Note that a comparison ended, and take what it took from the credit."""
+        now = self._clock.monotonic()
+        self._credit = min(_CREDIT, self._credit + (began - self._compared_at) * _SHARE) - (now - began)
+        self._compared_at = now
 
     async def _reconcile(self) -> None:
         if self._trusted and self._clock.monotonic() < self._due():
@@ -204,13 +209,13 @@ class Reconciler:
         # Before the kernel is asked: who distrusts or changes it meanwhile has it asked once more.
         self._trusted, self._suspected = True, False
         changer, self._changer = self._changer, ""
-        self._compared_from = self._clock.monotonic()
+        began = self._clock.monotonic()
         # What is wanted now is compared; what changes meanwhile is a change to it, and taken next.
         untouched = self._agreed and not self._wanted.touched
         wanted = self._wanted.ruleset()
         self._wanted.settle()
         transaction = await self._kernel.difference(wanted)
-        self._compared_to = self._clock.monotonic()
+        self._compared(began)
         if untouched and transaction:
             self._note_drift(changer, len(transaction))
         if transaction:

@@ -1,7 +1,8 @@
 """Hears when somebody else changes the table: the kernel's notifications, without those of our own commits.
 
 The kernel leaves out what this process's own netlink sockets committed (a socket filter), so changes of ours cost
-nothing here. Every other commit in this network namespace is looked at, by its bytes: 0.1 ms for a thousand elements.
+nothing here. Every other commit in this network namespace is looked at, by its bytes: 0.1 to 0.3 ms of CPU for a
+thousand elements.
 """
 
 from __future__ import annotations

@@ -342,25 +342,53 @@ async def test_an_author_that_was_told_of_is_named_though_later_notifications_we
         assert stage.reconciler.status.drift_by == "nft (process 4711)"
 
 
+def slow_to_read(stage: Stage, seconds: float) -> None:
+    """From now on a comparison takes so long."""
+    stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + seconds)
+
+
 @scenario
-async def test_others_who_change_the_table_again_and_again_cost_a_twentieth_of_the_time() -> None:
+async def test_changes_of_others_in_a_row_are_each_put_right_at_once() -> None:
     async with running(holding("10.0.0.1")) as stage:
-        stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + 0.5)
+        slow_to_read(stage, 0.5)
+        for reads in range(2, 8):
+            await stage.others_write(ABSENT)
+            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), reads)
+
+
+@scenario
+async def test_others_who_never_end_to_change_the_table_cost_a_twentieth_of_the_time() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        slow_to_read(stage, 4.0)
         await stage.others_write(ABSENT)
         assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
-        await stage.others_write(ABSENT)
-        await stage.passes(9.4)
-        assert (stage.there, stage.kernel.reads) == (ABSENT, 2)
-        assert not stage.reconciler.status.in_sync, "it is known that the table isn't as it must be"
-        await stage.passes(0.1)
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 3)
-        assert stage.reconciler.status.in_sync
+        for reads, pause in ((3, 20.0), (4, 80.0), (5, 80.0)):
+            await stage.others_write(ABSENT)
+            await stage.passes(pause - 1)
+            assert (stage.there, stage.kernel.reads) == (ABSENT, reads - 1)
+            assert not stage.reconciler.status.in_sync, "it is known that the table isn't as it must be"
+            await stage.passes(1.1)
+            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), reads)
+            assert stage.reconciler.status.in_sync
 
 
 @scenario
-async def test_our_own_changes_do_not_wait_while_a_comparison_rests() -> None:
+async def test_quiet_time_gives_credit_back_but_no_more_than_there_was() -> None:
     async with running(holding("10.0.0.1")) as stage:
-        stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + 0.5)
+        slow_to_read(stage, 2.0)
+        await stage.others_write(ABSENT)
+        await stage.passes(RESYNC - 1)
+        for reads in (3, 4):
+            await stage.others_write(ABSENT)
+            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), reads)
+        await stage.others_write(ABSENT)
+        assert (stage.there, stage.kernel.reads) == (ABSENT, 4)
+
+
+@scenario
+async def test_our_own_changes_do_not_wait_for_a_comparison_without_credit() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        slow_to_read(stage, 4.0)
         await stage.others_write(holding("10.0.0.1"))
         await stage.others_write(holding("10.0.0.1", "10.0.0.9"))
         await stage.want(holding("10.0.0.1", "10.0.0.2"))
