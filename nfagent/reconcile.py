@@ -194,7 +194,7 @@ class Reconciler:
 
     def _due(self) -> float:
         """Give the time of the next comparison."""
-        return self._compared_at + (max(0.0, -self._credit) / _SHARE if self._suspected else self._resync)
+        return self._compared_at + (-self._credit / _SHARE if self._suspected else self._resync)
 
     def _compared(self, began: float) -> None:
         """Note that a comparison ended, and take what it took from the credit."""
