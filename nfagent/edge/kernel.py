@@ -175,12 +175,15 @@ class Nftables:
         context = self._open()
         context.set_json_output(True)
         if self._told_opened is not None:
-            context.cmd("list tables")  # the library's socket gets its port id with the first request
+            # The library's socket gets its port id with its first request. This one asks for tables and flowtables;
+            # `list tables` would ask for every set's elements too (nft 1.0.6), and keep them.
+            context.cmd("list flowtables")
             self._told_opened()
         return context
 
     def _forget(self) -> None:
         """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
+        self._context = None  # first, so that the next one's memory isn't put behind what goes
         self._context = self._opened()
         give_back()
 
