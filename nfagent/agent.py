@@ -64,6 +64,8 @@ from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
 _NFLOG_RETRY_SECONDS = 30.0
+_DRIFT_LOOK_SECONDS = 60.0
+_UNHEARD_RESYNC_SECONDS = 60.0
 
 
 class Source(Protocol):
@@ -110,7 +112,7 @@ class Agent:
         )
         self._clock = SystemClock()
         self._drift = DriftWatch()
-        self._kernel = Nftables(opened=self._drift.leave_out_own)
+        self._kernel = Nftables(drift=self._drift)
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -166,8 +168,8 @@ class Agent:
         finally:
             await self._source.close()
             self._connections.close()
-            self._drift.close()
             self._kernel.close()
+            self._drift.close()
             claim.close()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
@@ -182,6 +184,7 @@ class Agent:
                 tasks.create_task(self._source.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._read_verdicts()),
+                tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(systemd.let_the_node_start(self._gathered, self._clock)),
@@ -254,6 +257,18 @@ class Agent:
                 return
             await self._clock.wait(asyncio.Event(), _NFLOG_RETRY_SECONDS)
 
+    async def _watch_for_drift(self) -> None:
+        """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
+        resync = self._settings.reconcile.resync_seconds
+        while True:
+            try:
+                listening = self._drift.look()
+            except KernelError as error:
+                log.warning("whether others change the table isn't heard: %s", error)
+                listening = False
+            self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
+            await self._clock.wait(asyncio.Event(), _DRIFT_LOOK_SECONDS)
+
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
         records = (self._attributor.attribute(logged, now) for logged in packets)
@@ -317,6 +332,7 @@ class Agent:
                 **msgspec.to_builtins(self._reconciler.status),
                 "in_sync": self._reconciler.status.in_sync and not self._intake.busy,
             },
+            "drift": {"listening": self._drift.listening, "others": self._drift.others},
             "bridges": self._bridges.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),

@@ -152,6 +152,12 @@ class Reconciler:
         self._changer = by or self._changer
         self._stir()
 
+    def compare_every(self, seconds: float) -> None:
+        """Set the time between two full comparisons that nothing asks for."""
+        if seconds != self._resync:
+            self._resync = seconds
+            self._stir()
+
     async def run(self) -> None:
         """Reconcile until cancelled; the first round waits for the first `wake`."""
         await self._woken.wait()

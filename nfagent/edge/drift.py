@@ -3,6 +3,10 @@
 The kernel leaves out what this process's own netlink sockets committed (a socket filter), so changes of ours cost
 nothing here. Every other commit in this network namespace is looked at, by its bytes: 0.1 to 0.3 ms of CPU for a
 thousand elements.
+
+While anybody listens, the kernel makes a notification of 4 to 8 KB for each element, rule and chain of a commit, and
+holds them all until it ends: up to a gigabyte for 100,000 (tried on 6.18), whether or not a filter leaves them out
+then. So our own large commits go `unheard`, and where other tables are large too, nobody listens.
 """
 
 from __future__ import annotations
@@ -14,19 +18,33 @@ import logging
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nfagent.edge.netfilter import NEEDS_ROOT
 from nfagent.edge.sockets import netfilter_socket
 from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.ruleset.objects import TABLE
+from nfagent.wire import netlink
 from nfagent.wire.netlink import NETLINK_NETFILTER
-from nfagent.wire.notifications import NFNLGRP_NFTABLES, Committer, decode_committer, names_table
+from nfagent.wire.notifications import (
+    NFNLGRP_NFTABLES,
+    Committer,
+    decode_committer,
+    decode_generation,
+    decode_table_size,
+    encode_generation_request,
+    encode_tables_request,
+    names_table,
+)
 
 log = logging.getLogger(__name__)
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_DROP_MEMBERSHIP = 2
 _SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _DATAGRAM = 65536  # more than the kernel puts into one
@@ -37,6 +55,9 @@ _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jump if true,
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog: number of instructions, where they stand
 _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
 _PORT_OFFSET = 12  # nlmsghdr.nlmsg_pid: the port id of the socket whose request this tells of
+MOST_OTHERS = 2_000
+"""Chains, sets, maps and objects of other tables, beside which it is safe to listen: with five rules to a chain, one
+commit of all of it takes 100 MiB of the kernel's memory for a moment."""
 _MOST_PORTS = 254  # a jump reaches 255 instructions
 
 OnChange = Callable[[Committer], None]
@@ -45,6 +66,8 @@ OnChange = Callable[[Committer], None]
 class DriftWatch:
     """The notifications of the network namespace in which `open` is called, as far as they name our table.
 
+    listening: whether anything is heard now
+    others:    chains, sets, maps and objects of other tables, when `look` looked
     receive_buffer: half the bytes that the kernel may hold for us; where a commit's notifications are more, we are told
                     that something was lost, and take it for a change of our table
     """
@@ -54,13 +77,17 @@ class DriftWatch:
         self._receive_buffer = receive_buffer
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: OnChange = lambda _committer: None
+        self._membership = threading.Lock()
+        self.listening = False
+        self.others = 0
         self._named = False  # by a transaction whose end, and with it the committer, is still to come
 
     def open(self, changed: OnChange) -> None:
-        """From now on call back, on the running event loop, after every commit of others that names our table.
+        """Make ready to call back, on the running event loop, after every commit of others that names our table.
 
-        Where notifications were lost, the callback is told of nobody. Raises MachineError without the right to listen,
-        KernelError otherwise.
+        Where notifications were lost, the callback is told of nobody. Nothing is heard before `look`. Raises
+        MachineError where this machine stands in the way, KernelError otherwise.
         """
         opened = netfilter_socket(blocking=False)
         try:
@@ -68,19 +95,37 @@ class DriftWatch:
             opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._receive_buffer)
             self._socket = opened
             self.leave_out_own()
-            opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         except OSError as error:
             self._socket = None
             opened.close()
             if error.errno == errno.EPERM:
                 raise MachineError(NEEDS_ROOT) from error
-            raise KernelError(f"nf_tables' notifications can't be heard: {os.strerror(error.errno or 0)}") from error
+            raise KernelError(f"no socket for nf_tables' notifications: {os.strerror(error.errno or 0)}") from error
+        self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(opened, self._read, opened, changed)
+
+    def look(self) -> bool:
+        """Listen from now on where other tables are small, else no longer; tell which. Takes a fraction of a ms.
+
+        What was missed by listening only now is told as a change by nobody knows whom. Raises KernelError.
+        """
+        self.others = sum(size for name, size in table_sizes() if name != TABLE)
+        opened = self._socket
+        wanted = self.others <= MOST_OTHERS
+        if opened is None or wanted == self.listening:
+            return self.listening
+        with self._membership:
+            _join(opened, wanted=wanted)
+            self.listening = wanted
+        if wanted:
+            self._changed(Committer())
+        return wanted
 
     def close(self) -> None:
         """Hear no more. Closing twice is harmless."""
         opened, self._socket = self._socket, None
+        self.listening = False
         if opened is not None and self._loop is not None:
             self._loop.remove_reader(opened)
             opened.close()
@@ -93,6 +138,27 @@ class DriftWatch:
         opened = self._socket
         if opened is not None:
             _attach(opened, _leaving_out(own_ports()))
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Commit one large transaction inside, in any thread, without being listened to.
+
+        What others commit meanwhile is noticed by the number of commits, and told as a change by nobody knows whom.
+        Raises KernelError.
+        """
+        opened, loop = self._socket, self._loop
+        if opened is None or loop is None or not self.listening:
+            yield
+            return
+        before = generation()
+        _join(opened, wanted=False)
+        try:
+            yield
+        finally:
+            with self._membership:
+                _join(opened, wanted=self.listening)
+            if generation() != before + 1:
+                loop.call_soon_threadsafe(self._changed, Committer())
 
     def _read(self, opened: socket.socket, changed: OnChange) -> None:
         for _ in range(_BATCH):
@@ -121,6 +187,30 @@ class DriftWatch:
                 changed(committer)
 
 
+def generation() -> int:
+    """Ask how many transactions were committed in this network namespace so far, by anybody. Raises KernelError."""
+    with netfilter_socket(blocking=False) as asked:
+        try:
+            asked.send(encode_generation_request(1))  # the kernel has answered when this returns
+            return decode_generation(asked.recv(_DATAGRAM))
+        except (OSError, WireError) as error:
+            raise KernelError(f"nf_tables' generation can't be asked for: {error}") from error
+
+
+def table_sizes() -> Iterator[tuple[str, int]]:
+    """Give each table's name, and how many chains, sets, maps and objects it has. Raises KernelError."""
+    with netfilter_socket(blocking=False) as asked:
+        try:
+            asked.send(encode_tables_request(1))  # each part has come when the one before was taken
+            while True:
+                for part in netlink.messages(asked.recv(_DATAGRAM)):
+                    if part.type == netlink.NLMSG_DONE:
+                        return
+                    yield decode_table_size(part)
+        except (OSError, WireError) as error:
+            raise KernelError(f"nf_tables' tables can't be asked for: {error}") from error
+
+
 def own_ports() -> set[int]:
     """Give the port ids of this process's nfnetlink sockets, those that libraries opened too."""
     return set(_own_ports())
@@ -139,6 +229,14 @@ def _own_ports() -> Iterator[int]:
             continue
         finally:
             found.detach()  # it is somebody else's to close
+
+
+def _join(opened: socket.socket, *, wanted: bool) -> None:
+    option = _NETLINK_ADD_MEMBERSHIP if wanted else _NETLINK_DROP_MEMBERSHIP
+    try:
+        opened.setsockopt(_SOL_NETLINK, option, NFNLGRP_NFTABLES)
+    except OSError as error:
+        raise KernelError(f"nf_tables' notifications can't be heard: {os.strerror(error.errno or 0)}") from error
 
 
 def _leaving_out(ports: Iterable[int]) -> bytes:

@@ -13,11 +13,13 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
+from nfagent.edge.drift import DriftWatch
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
@@ -58,11 +60,11 @@ class Nftables:
         elements: ElementSocket | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
-        opened: Callable[[], None] | None = None,
+        drift: DriftWatch | None = None,
     ) -> None:
         """Load libnftables; `elements`, made where none is given, is closed with it; `monotonic` times commits.
 
-        opened: called, in whatever thread, when there is a socket more that will commit, before it does
+        drift: is told which commits are ours
         Raises MachineError where libnftables is missing, or can't speak to this kernel.
         """
         try:
@@ -71,7 +73,7 @@ class Nftables:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         _require_netlink()
         self._open: Callable[[], Any] = nftables.Nftables
-        self._told_opened = opened
+        self._drift = drift
         try:
             self._context = self._opened()
         except OSError as error:
@@ -137,18 +139,22 @@ class Nftables:
             if sum(len(command.elements) for command in phase) <= _AT_ONCE:
                 self._elements.commit(phase)
             else:
-                await self._in_thread(self._elements.commit, phase)
+                await self._in_thread(self._commit_large, self._elements.commit, phase)
         except UnsentError:
-            await self._in_thread(self.apply_now, phase)
+            await self._in_thread(self._commit_large, self.apply_now, phase)
 
     async def _commit_structure(self, phase: Transaction) -> None:
         text = transaction_text(phase) if _is_short(phase) else None
         if text is None or len(text) > _SHORT_TEXT:
-            await self._in_thread(self.apply_now, phase)
+            await self._in_thread(self._commit_large, self.apply_now, phase)
         elif self._last_seconds < _QUICK_SECONDS and not self._handed:
             self._timed(text)  # the thread has nothing to do, and gets nothing before this returns
         else:
             await self._in_thread(self._timed, text)
+
+    def _commit_large(self, commit: Callable[[Transaction], None], phase: Transaction) -> None:
+        with nullcontext() if self._drift is None else self._drift.unheard():
+            commit(phase)
 
     def _timed(self, text: str) -> None:
         started = self._monotonic()
@@ -174,11 +180,11 @@ class Nftables:
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
         context = self._open()
         context.set_json_output(True)
-        if self._told_opened is not None:
+        if self._drift is not None:
             # The library's socket gets its port id with its first request. This one asks for tables and flowtables;
             # `list tables` would ask for every set's elements too (nft 1.0.6), and keep them.
             context.cmd("list flowtables")
-            self._told_opened()
+            self._drift.leave_out_own()
         return context
 
     def _forget(self) -> None:

@@ -1,8 +1,8 @@
-"""What the kernel tells the group NFNLGRP_NFTABLES about committed transactions (linux/netfilter/nf_tables.h).
+"""What nf_tables tells of commits and tables, those of others too (linux/netfilter/nf_tables.h).
 
 A commit gives one message for each thing that it changed, several in a datagram, and then NFT_MSG_NEWGEN in a datagram
 of its own, which names the process that committed. What packets change by themselves (`update @set`), and elements
-that time out, give none (tried on 6.18).
+that time out, give none (tried on 6.18). The same message answers who asks for the generation.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from nfagent.wire import netlink
 NFNLGRP_NFTABLES = 7
 """The multicast group, linux/netfilter/nfnetlink.h."""
 
-_NEWGEN = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN
+_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_NEWTABLE, _GETTABLE, _NEWGEN, _GETGEN = (_SUBSYSTEM | number for number in (0, 1, 15, 16))  # NFT_MSG_*
+_NLM_F_DUMP = 0x300  # linux/netlink.h
 _TABLE_NAME = 1  # NFTA_TABLE_NAME, and as the first attribute of chains, rules, sets, elements, objects: their table's
 _MARK = netlink.attribute(_TABLE_NAME, TABLE.encode() + b"\0")
+_NFTA_TABLE_USE = 3
+_NFTA_GEN_ID = 1
 _NFTA_GEN_PROC_PID = 2
 _NFTA_GEN_PROC_NAME = 3
-_PROCESS = struct.Struct("!I")
+_NUMBER = struct.Struct("!I")
 
 
 class Committer(msgspec.Struct, frozen=True):
@@ -56,10 +60,44 @@ def decode_committer(datagram: bytes) -> Committer | None:
     return None if first is None or first.type != _NEWGEN else _committer(first.payload)
 
 
+def encode_generation_request(sequence: int) -> bytes:
+    """Write the question for the generation: how many transactions were committed in a network namespace."""
+    return netlink.message(_GETGEN, netlink.NLM_F_REQUEST, sequence, netlink.nfgen(0, 0))
+
+
+def decode_generation(datagram: bytes) -> int:
+    """Give the generation from the answer; it counts up to 2**32 - 1, then from 1. Raises WireError."""
+    first = next(netlink.messages(datagram), None)
+    if first is None or first.type != _NEWGEN:
+        raise WireError("nf_tables generation: the answer is something else")
+    found = dict(netlink.attributes(first.payload, netlink.NFGEN_SIZE))
+    if _NFTA_GEN_ID not in found:
+        raise WireError("nf_tables generation: the answer has no number")
+    return _number(found[_NFTA_GEN_ID], "generation")
+
+
+def encode_tables_request(sequence: int) -> bytes:
+    """Write the question for all tables of all families."""
+    return netlink.message(_GETTABLE, netlink.NLM_F_REQUEST | _NLM_F_DUMP, sequence, netlink.nfgen(0, 0))
+
+
+def decode_table_size(message: netlink.Message) -> tuple[str, int]:
+    """Give a table's name, and how many chains, sets, maps and named objects it has. Raises WireError."""
+    if message.type != _NEWTABLE:
+        raise WireError(f"nf_tables table: a message of type {message.type} is none")
+    found = dict(netlink.attributes(message.payload, netlink.NFGEN_SIZE))
+    name = found.get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="backslashreplace")
+    return name, _number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size")
+
+
 def _committer(payload: bytes) -> Committer:
     found = dict(netlink.attributes(payload, netlink.NFGEN_SIZE))
-    process = found.get(_NFTA_GEN_PROC_PID, bytes(_PROCESS.size))
-    if len(process) != _PROCESS.size:
-        raise WireError(f"nf_tables generation: a process id of {len(process)} bytes, not {_PROCESS.size}")
+    process = _number(found.get(_NFTA_GEN_PROC_PID, bytes(_NUMBER.size)), "process id")
     name = found.get(_NFTA_GEN_PROC_NAME, b"").rstrip(b"\0")
-    return Committer(_PROCESS.unpack(process)[0], name.decode(errors="backslashreplace"))
+    return Committer(process, name.decode(errors="backslashreplace"))
+
+
+def _number(value: bytes, what: str) -> int:
+    if len(value) != _NUMBER.size:
+        raise WireError(f"nf_tables: a {what} of {len(value)} bytes, not {_NUMBER.size}")
+    return int(_NUMBER.unpack(value)[0])

@@ -246,6 +246,17 @@ def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Si
     )
 
 
+def test_beside_large_tables_of_others_the_state_says_that_changes_are_looked_for_every_minute(site: Site) -> None:
+    nft("add", "table", "inet", "somebody")
+    chains = "".join(f"add chain inet somebody c{number}\n" for number in range(2001))
+    subprocess.run(["nft", "-f", "-"], input=chains, text=True, check=True, timeout=DEADLINE)
+    with site.agent():
+        assert site.ask("dump", "state")["agent"]["drift"] == {"listening": False, "others": 2001}
+        assert "others' changes are looked for every minute: their tables hold 2,001 objects" in site.said(
+            "dump", "state"
+        )
+
+
 def test_damage_is_named_with_what_mends_it_and_a_start_mends_it(site: Site) -> None:
     with site.agent() as agent:
         agent.stop()

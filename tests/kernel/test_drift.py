@@ -14,10 +14,11 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.edge.drift import DriftWatch, own_ports
+from nfagent.edge.drift import MOST_OTHERS, DriftWatch, generation, own_ports
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementSocket
 from nfagent.edge.sockets import netfilter_socket
+from nfagent.errors import KernelError
 from nfagent.ruleset.objects import ABSENT, NamedSet, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
 from nfagent.wire.notifications import Committer
@@ -82,11 +83,13 @@ async def command(*arguments: str, text: str = "") -> None:
 async def hearing(**options: int) -> AsyncIterator[Heard]:
     """Load the table, and hear from then on."""
     watch = DriftWatch(**options)
-    kernel = Nftables(opened=watch.leave_out_own)
+    kernel = Nftables(drift=watch)
     try:
         await kernel.apply(diff(ABSENT, TABLE))
         heard = Heard(watch, kernel)
         watch.open(heard.take)
+        assert watch.look()
+        heard.committers.clear()
         yield heard
     finally:
         watch.close()
@@ -127,8 +130,8 @@ def test_what_happens_to_other_tables_is_not_heard() -> None:
     run(body)
 
 
-def elements(count: int) -> Transaction:
-    return (ChangeElements("add", "blocks4/1", tuple(f"10.1.{i // 250}.{i % 250}" for i in range(count))),)
+def elements(count: int, name: str = "blocks4/1") -> Transaction:
+    return (ChangeElements("add", name, tuple(f"10.1.{i // 250}.{i % 250}" for i in range(count))),)
 
 
 def test_no_commit_of_our_own_is_heard() -> None:
@@ -146,6 +149,95 @@ def test_no_commit_of_our_own_is_heard() -> None:
             assert len(await heard.of(LAST)) == 1
 
     run(body)
+
+
+def test_while_a_large_commit_goes_unheard_the_kernel_makes_no_notifications() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            with heard.watch.unheard():
+                await command("nft", "add element inet nfagent blocks4/1 { 10.0.0.9 }")
+            await heard.of(LAST)
+            assert [committer.name for committer in heard.committers] == ["nft"], "one commit is taken for ours"
+
+    run(body)
+
+
+@pytest.mark.parametrize("others", [0, 2], ids=["the commit was refused", "somebody else committed too"])
+def test_another_number_of_commits_than_one_while_unheard_is_a_change_by_nobody_knows_whom(others: int) -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            with heard.watch.unheard():
+                for number in range(others):
+                    await command("nft", f"add element inet nfagent blocks4/1 {{ 10.0.0.{9 + number} }}")
+            assert (await heard.of(LAST))[0] == Committer()
+
+    run(body)
+
+
+def test_a_commit_that_fails_while_unheard_is_heard_of_again_afterwards() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            with pytest.raises(KernelError):
+                await heard.kernel.apply(elements(1000, "nowhere4/1"))
+            assert (await heard.of(LAST))[-1].name == "nft"
+
+    run(body)
+
+
+def chains(count: int) -> str:
+    """Write a table of somebody's with so many chains."""
+    return "".join(f"add chain inet somebody c{number}\n" for number in range(count))
+
+
+def test_beside_large_tables_of_others_nobody_listens() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            await command("nft", "-f", "-", text="add table inet somebody\n" + chains(MOST_OTHERS + 1))
+            assert not heard.watch.look()
+            assert (heard.watch.listening, heard.watch.others) == (False, MOST_OTHERS + 1)
+            await command("nft", "flush set inet nfagent blocks4/1")
+            await command("nft", "delete chain inet somebody c0")
+            assert heard.watch.look()
+            await heard.of(LAST)
+            committers = [committer.name for committer in heard.committers]
+            assert committers == ["", "nft"], "one for what was missed, one for what ends this test"
+
+    run(body)
+
+
+def test_our_own_table_may_be_as_large_as_it_likes() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            await command("nft", "-f", "-", text=chains(MOST_OTHERS + 1).replace("somebody", "nfagent"))
+            assert heard.watch.look()
+            assert heard.watch.others == 0
+
+    run(body)
+
+
+def test_a_large_commit_of_ours_while_nobody_listens_is_no_change_by_others() -> None:
+    async def body() -> None:
+        watch, told = DriftWatch(), list[Committer]()
+        kernel = Nftables(drift=watch)
+        try:
+            watch.open(told.append)
+            await kernel.apply(diff(ABSENT, TABLE))
+            await kernel.apply(elements(1000))
+            await asyncio.sleep(0)
+            assert told == []
+            assert watch.look()
+            assert told == [Committer()], "what happened before it listened"
+        finally:
+            kernel.close()
+            watch.close()
+
+    run(body)
+
+
+def test_the_generation_counts_commits() -> None:
+    before = generation()
+    subprocess.run(["nft", "add table inet somebody"], check=True)
+    assert generation() == before + 1
 
 
 def test_a_socket_of_ours_that_nobody_told_of_is_heard_until_somebody_does() -> None:
@@ -196,7 +288,9 @@ def test_a_closed_watch_hears_nothing_and_can_be_opened_again() -> None:
             heard.watch.close()
             await command("nft", "delete", "table", "inet", "nfagent")
             heard.watch.open(heard.take)
-            assert len(await heard.of("add table inet nfagent")) == 1
+            assert heard.watch.look()
+            assert await heard.of("add table inet nfagent") == [Committer(), *heard.committers[1:]]
+            assert [committer.name for committer in heard.committers[1:]] == ["nft"]
 
     run(body)
 

@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import re
-import socket
-import struct
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import msgspec
@@ -20,6 +18,7 @@ from pyroute2 import netns
 from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Node, Pod, Ref
 from nfagent.edge.clock import SystemClock
+from nfagent.edge.drift import generation
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementSocket
 from nfagent.egress.ip_masq import IpMasqConfig
@@ -27,7 +26,6 @@ from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.parse import parse_ruleset
-from nfagent.wire.netlink import NLM_F_REQUEST, message, messages, nfgen
 from tests.scene import DECODERS, Document, labelled, namespace, node, pod, policy, port
 
 pytestmark = [
@@ -37,8 +35,6 @@ pytestmark = [
 
 DEADLINE = 60.0
 NEIGHBOUR = 'table ip nfagent {\n\tchain ours {\n\t\tcomment "another family\'s table of the same name"\n\t}\n}\n'
-GENERATION = struct.Struct("!4x4xI")
-"""struct nfgenmsg, then the first attribute, NFTA_GEN_ID."""
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +64,6 @@ def nft(*arguments: str, text: str = "") -> str:
 def listed() -> Ruleset:
     """Give what nft, a process of its own, says is there."""
     return parse_ruleset(json.loads(nft("-j", "list", "ruleset")))
-
-
-def generation() -> int:
-    """Ask the kernel how many transactions it has committed in this namespace (NFT_MSG_GETGEN)."""
-    with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)) as asked:
-        asked.bind((0, 0))
-        asked.settimeout(DEADLINE)
-        asked.send(message(10 << 8 | 16, NLM_F_REQUEST, 1, nfgen(0, 0)))
-        answer = next(iter(messages(asked.recv(8192))))
-        return int(GENERATION.unpack_from(answer.payload)[0])
 
 
 def decoded(document: Document) -> Item:

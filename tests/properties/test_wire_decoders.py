@@ -220,7 +220,10 @@ GENERATIONS = st.builds(
         10 << 8 | 15,
         0,
         1,
-        netlink.nfgen(0, 1) + netlink.attribute(2, process.to_bytes(4, "big")) + netlink.attribute(3, name + b"\0"),
+        netlink.nfgen(0, 1)
+        + netlink.attribute(1, process.to_bytes(4, "big"))
+        + netlink.attribute(2, process.to_bytes(4, "big"))
+        + netlink.attribute(3, name + b"\0"),
     ),
     st.integers(0, 2**32 - 1),
     st.binary(max_size=15),
@@ -233,3 +236,25 @@ def test_any_bytes_are_a_committer_nobody_or_a_wire_error(raw: bytes) -> None:
     with suppress(WireError):
         committer = notifications.decode_committer(raw)
         assert committer is None or 0 <= committer.process < 2**32
+
+
+@given(mutated(GENERATIONS) | GENERATIONS | st.binary(max_size=64))
+def test_any_bytes_are_a_generation_or_a_wire_error(raw: bytes) -> None:
+    with suppress(WireError):
+        assert 0 <= notifications.decode_generation(raw) < 2**32
+
+
+TABLES = st.builds(
+    lambda name, size: netlink.message(
+        10 << 8, 0, 1, netlink.nfgen(1, 1) + netlink.attribute(1, name + b"\0") + netlink.attribute(3, size)
+    ),
+    st.binary(max_size=15),
+    st.binary(min_size=4, max_size=4) | st.binary(max_size=8),
+)
+
+
+@given(mutated(TABLES) | TABLES | st.binary(max_size=64))
+def test_any_bytes_are_a_table_s_size_or_a_wire_error(raw: bytes) -> None:
+    with suppress(WireError):
+        for message in netlink.messages(raw):
+            assert 0 <= notifications.decode_table_size(message)[1] < 2**32

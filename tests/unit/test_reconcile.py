@@ -423,6 +423,17 @@ def test_nothing_is_written_before_it_is_known_what_is_wanted(tell: Callable[[Re
 
 
 @scenario
+async def test_more_frequent_comparisons_begin_before_the_next_of_the_old_ones_was_due() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.kernel.fake.ruleset = ABSENT
+        stage.reconciler.compare_every(RESYNC / 2)
+        await stage.passes(RESYNC / 2 - 1)
+        assert (stage.there, stage.kernel.reads) == (ABSENT, 1)
+        await stage.passes(1)
+        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
+
+
+@scenario
 async def test_a_comparison_is_due_though_changes_of_our_own_never_pause() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = holding("10.0.0.1", "10.0.0.9")

@@ -83,6 +83,7 @@ def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, o
     agent = {
         "apiserver": {"server": "https://api:6443, by kubeconfig x", "synced": True, "resources": resources},
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
         "bridges": [],
         "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
         "verdict_log": LOG,

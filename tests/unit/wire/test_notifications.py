@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from nfagent.errors import WireError
-from nfagent.wire.netlink import attribute, message, nfgen
-from nfagent.wire.notifications import Committer, decode_committer, names_table
+from nfagent.wire.netlink import Message, attribute, message, nfgen
+from nfagent.wire.notifications import Committer, decode_committer, decode_generation, decode_table_size, names_table
 
 NEWTABLE, NEWGEN = 10 << 8 | 0, 10 << 8 | 15
 GENERATION = attribute(1, struct.pack("!I", 7))
@@ -69,3 +69,45 @@ def test_a_process_id_of_another_size_is_a_wire_error() -> None:
 
 def test_a_committer_that_says_nothing_is_no_words() -> None:
     assert str(Committer()) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        pytest.param(b"", "the answer is something else", id="nothing"),
+        pytest.param(table("nfagent"), "the answer is something else", id="a table"),
+        pytest.param(generation(PROCESS), "the answer has no number", id="no number"),
+        pytest.param(generation(attribute(1, b"\0")), "a generation of 1 bytes, not 4", id="a number of another size"),
+    ],
+)
+def test_an_answer_without_a_generation_is_a_wire_error(answer: bytes, complaint: str) -> None:
+    with pytest.raises(WireError, match=complaint):
+        decode_generation(answer)
+
+
+def test_the_generation_is_read_from_its_answer() -> None:
+    assert decode_generation(generation(GENERATION, PROCESS)) == 7
+
+
+SIZE = attribute(3, struct.pack("!I", 12))
+
+
+def test_a_table_says_how_much_it_has() -> None:
+    payload = nfgen(1, 7) + attribute(1, b"kube-proxy\0") + SIZE
+    assert decode_table_size(Message(NEWTABLE, 0, 1, 0, payload)) == ("kube-proxy", 12)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        pytest.param(Message(NEWGEN, 0, 1, 0, b""), "a message of type 2575 is none", id="something else"),
+        pytest.param(
+            Message(NEWTABLE, 0, 1, 0, nfgen(1, 7) + attribute(3, b"\0")),
+            "a table's size of 1 bytes, not 4",
+            id="a size of another size",
+        ),
+    ],
+)
+def test_what_is_no_table_is_a_wire_error(answer: Message, complaint: str) -> None:
+    with pytest.raises(WireError, match=complaint):
+        decode_table_size(answer)
