@@ -105,7 +105,7 @@ fuzz: $(VENV)/ready modules ## random histories, by evaluate, by rules and by pa
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
 .PHONY: bench
-bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: under 90 seconds)
+bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: two minutes)
 	@$(call packages,$(BENCH_PACKAGES))
 	mkdir -p build
 	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) --json build/bench.json

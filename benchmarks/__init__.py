@@ -1,7 +1,7 @@
 """What nfagent costs, measured beside its references in the same run; not part of the installed package.
 
     python -m benchmarks                 every row; a table on the terminal, and a JSON file with --json FILE
-    python -m benchmarks --quick         fewer rounds and smaller clusters, under 90 seconds
+    python -m benchmarks --quick         fewer rounds and smaller clusters, two minutes
     python -m benchmarks --only nflog    some of them; --list names all
 
 May import: anything of the agent and its lab, and the world. Nothing imports it.

@@ -89,7 +89,7 @@ def _listed(context: click.Context, _parameter: click.Parameter, wanted: bool) -
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Fewer rounds, smaller clusters: all under 90 seconds.")
+@click.option("--quick", is_flag=True, help="Fewer rounds, smaller clusters: two minutes in all.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this benchmark; may be given more than once.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there.")
 @click.option("--seed", default=SEED, show_default=True, help="Draw synthetic clusters and orders by this number.")

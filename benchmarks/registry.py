@@ -23,7 +23,7 @@ SEED = 20_240
 class Run(msgspec.Struct, frozen=True):
     """How this run is to be done.
 
-    quick:    fewer rounds and smaller sizes: all benchmarks together stay under 90 seconds
+    quick:    fewer rounds and smaller sizes: all benchmarks together take two minutes
     progress: shows where a long measurement is, on a terminal; never call it inside what is timed
     seed:     for whatever is random
     """

@@ -156,6 +156,7 @@ class Agent:
         try:
             await self._kernel.read()
             self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
+            self._hear_of_drift()  # before the first comparison, which so needs no second one
             await self._source.start()
             runner = await api.serve(self._settings.socket_path, self)
             try:
@@ -258,16 +259,19 @@ class Agent:
             await self._clock.wait(asyncio.Event(), _NFLOG_RETRY_SECONDS)
 
     async def _watch_for_drift(self) -> None:
+        while True:
+            await self._clock.wait(asyncio.Event(), _DRIFT_LOOK_SECONDS)
+            self._hear_of_drift()
+
+    def _hear_of_drift(self) -> None:
         """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
         resync = self._settings.reconcile.resync_seconds
-        while True:
-            try:
-                listening = self._drift.look()
-            except KernelError as error:
-                log.warning("whether others change the table isn't heard: %s", error)
-                listening = False
-            self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
-            await self._clock.wait(asyncio.Event(), _DRIFT_LOOK_SECONDS)
+        try:
+            listening = self._drift.look()
+        except KernelError as error:
+            log.warning("whether others change the table isn't heard: %s", error)
+            listening = False
+        self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()

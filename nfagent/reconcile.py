@@ -87,7 +87,8 @@ class ReconcileStatus(msgspec.Struct):
     in_sync:      everything that was asked for is in the kernel
     transactions: committed so far       commands: in all of them
     failures:     in a row, since the last success; `last_error` is the latest of them, '' after success
-    drifts:       full comparisons that found what others had changed
+    comparisons:  of the whole table with what is wanted
+    drifts:       those of them that found what others had changed
     drift_by:     who the latest of these others was, '' where nobody knows
     applied_at:   monotonic time of the last commit
     """
@@ -96,6 +97,7 @@ class ReconcileStatus(msgspec.Struct):
     transactions: int = 0
     commands: int = 0
     failures: int = 0
+    comparisons: int = 0
     drifts: int = 0
     drift_by: str = ""
     last_error: str = ""
@@ -207,6 +209,7 @@ class Reconciler:
         now = self._clock.monotonic()
         self._credit = min(_CREDIT, self._credit + (began - self._compared_at) * _SHARE) - (now - began)
         self._compared_at = now
+        self.status.comparisons += 1
 
     async def _reconcile(self) -> None:
         if self._trusted and self._clock.monotonic() < self._due():

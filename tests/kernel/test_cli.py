@@ -234,6 +234,17 @@ def test_the_socket_is_root_s_alone(site: Site) -> None:
         assert "only root may ask the agent; use sudo" in done.stderr
 
 
+def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_comparison(site: Site) -> None:
+    with site.agent():
+        (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", "5433"))
+        end = time.monotonic() + DEADLINE
+        while "5433" not in nft("list", "table", "inet", "nfagent"):
+            assert time.monotonic() < end, "the change was never enforced"
+        site.await_sync()
+        status = site.ask("dump", "state")["agent"]["reconcile"]
+        assert (status["comparisons"], status["drifts"]) == (1, 0)
+
+
 def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Site) -> None:
     with site.agent() as agent:
         nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
