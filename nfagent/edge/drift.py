@@ -197,18 +197,22 @@ def generation() -> int:
             raise KernelError(f"nf_tables' generation can't be asked for: {error}") from error
 
 
-def table_sizes() -> Iterator[tuple[str, int]]:
+def table_sizes() -> list[tuple[str, int]]:
     """Give each table's name, and how many chains, sets, maps and objects it has. Raises KernelError."""
     with netfilter_socket(blocking=False) as asked:
         try:
-            asked.send(encode_tables_request(1))  # each part has come when the one before was taken
-            while True:
-                for part in netlink.messages(asked.recv(_DATAGRAM)):
-                    if part.type == netlink.NLMSG_DONE:
-                        return
-                    yield decode_table_size(part)
+            asked.send(encode_tables_request(1))
+            return [decode_table_size(part) for part in _dumped(asked)]
         except (OSError, WireError) as error:
             raise KernelError(f"nf_tables' tables can't be asked for: {error}") from error
+
+
+def _dumped(asked: socket.socket) -> Iterator[netlink.Message]:
+    while True:  # each datagram has come by the time that the one before was taken
+        for part in netlink.messages(asked.recv(_DATAGRAM)):
+            if part.type == netlink.NLMSG_DONE:
+                return
+            yield part
 
 
 def own_ports() -> set[int]:
