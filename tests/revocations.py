@@ -251,7 +251,8 @@ class Watch:
         """Name the ended connections that conntrack still knows, and the others that it doesn't."""
         tracked = self.tracked(lab)
         left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
-        return left + [f"gone: {talk.line}" for talk in self.kept if not tracked[talk] >= passed(lab, talk.line)]
+        missing = {talk: passed(lab, talk.line) - tracked[talk] for talk in self.kept}
+        return left + [f"gone from {sorted(nodes)}: {talk.line}" for talk, nodes in missing.items() if nodes]
 
 
 def passed(lab: Lab, planned: Line) -> set[str]:
