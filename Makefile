@@ -12,9 +12,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # What nfagent runs on (python3-nftables is the library of Debian's own nft); with what the tools here use besides.
-RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
-DEV_PACKAGES := $(RUN_PACKAGES) procps systemd
-BENCH_PACKAGES := clang gcc libbpf-dev libc6-dev
+# netbase has /etc/protocols, by which nft reads and writes the names of protocols.
+RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod netbase
+DEV_PACKAGES := $(RUN_PACKAGES) procps systemd clang gcc libbpf-dev libc6-dev openssl
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
 say := printf '==> %s\n'
@@ -106,8 +106,7 @@ fuzz: $(VENV)/ready modules ## random histories, by evaluate, by rules and by pa
 
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: two minutes)
-	@$(call packages,$(BENCH_PACKAGES))
-	mkdir -p build
+	@mkdir -p build
 	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) --json build/bench.json
 
 .PHONY: lint
