@@ -14,25 +14,19 @@ same objects: `evaluate`, both nodes' rulesets interpreted, and real packets in 
     replay     a step's objects as a folder of manifests
 
 `python -m tests.conformance` (`make conformance`) runs everything; `pytest` all cases by the first two readings, and
-the packets of a cover. The suites' files lie in a folder beside the repository, or where NFAGENT_CONFORMANCE says.
+the packets of a cover. The suites' files lie in `data/`, whose README names their sources.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-FOLDER = Path(os.environ.get("NFAGENT_CONFORMANCE", Path(__file__).parents[3] / "shared" / "conformance"))
+FOLDER = Path(__file__).parent / "data"
 
 
 def load_conformance(name: str) -> dict[str, Any]:
-    """Give a suite's file, or skip the module that asks, visibly, where the folder is missing."""
-    path = FOLDER / name
-    if not path.exists():
-        pytest.skip(f"no {name} in {FOLDER}: set NFAGENT_CONFORMANCE to its folder", allow_module_level=True)
-    suite: dict[str, Any] = json.loads(path.read_bytes())
+    """Return the content of a suite's file."""
+    suite: dict[str, Any] = json.loads((FOLDER / name).read_bytes())
     return suite

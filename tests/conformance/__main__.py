@@ -28,7 +28,7 @@ def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]
     paths = {name: folder / f"{name}.json" for name in names}
     missing = [path.name for path in paths.values() if not path.exists()]
     if missing:
-        raise MachineError(f"no {', '.join(missing)} in {folder}: set NFAGENT_CONFORMANCE to the folder that has them")
+        raise MachineError(f"no {', '.join(missing)} in {folder}: give the folder that has them with --folder")
     suites = [read(name, json.loads(path.read_bytes())) for name, path in paths.items()]
     unknown = set(ids) - {case.id for suite in suites for case in suite.cases}
     if unknown:
@@ -42,7 +42,7 @@ def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]
     "--folder",
     default=FOLDER,
     type=click.Path(path_type=Path),
-    help="Where the suites' files are, before NFAGENT_CONFORMANCE.",
+    help="Where the suites' files are.",
 )
 @click.option(
     "--suite", "names", multiple=True, type=click.Choice(NAMES), help="This suite; may be given more than once."

@@ -99,9 +99,7 @@ def test_one_case_can_be_run(folder: Path) -> None:
         pytest.param(
             ["--case", "small-3"], "no case 'small-3' in cyclonus; one is small-1", id="a case that isn't there"
         ),
-        pytest.param(
-            ["--suite", "tiers-v1alpha1"], "set NFAGENT_CONFORMANCE to the folder", id="a suite that isn't there"
-        ),
+        pytest.param(["--suite", "tiers-v1alpha1"], "give the folder", id="a suite that isn't there"),
     ],
 )
 def test_what_cannot_be_run_ends_with_2_and_says_what_is_missing(
