@@ -60,12 +60,12 @@ class Voice:
     def _gather(self) -> None:
         """Hand over what holds, where something that it is made of is another than before."""
         desired, faults, troubles = self._desired, self._faults(), self._node_faults()
-        policies = {ref: policy for ref in faults if (policy := desired.index.policies.get(ref)) is not None}
+        in_force = {ref: item for ref in faults if (item := desired.find(ref)) is not None}
         egress = (tuple(desired.egress.policies.values()), tuple(desired.egress.gateways.values()))
-        found = (faults, policies, desired.logging_object, troubles, egress)
+        found = (faults, in_force, desired.logging_object, troubles, egress)
         if found == self._gathered:
             return
         self._gathered = found
-        said = cluster_statements(faults, policies, desired.logging_object)
+        said = cluster_statements(faults, in_force, desired.logging_object)
         said += node_statements(desired.cluster.node, troubles)
         self._notary.say(said, standings(faults, *egress))

@@ -6,7 +6,8 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from nfagent.cluster.model import Ref
+from nfagent.cluster.last_good import with_last_good
+from nfagent.cluster.model import Pod, Ref
 from nfagent.ruleset.desired import Item
 from nfagent.source.reflector import Change, Key
 
@@ -70,6 +71,11 @@ def error(code: int, reason: str = "", message: str = "", retry_after: float | N
     return event("ERROR", status(code, reason, message, retry_after))
 
 
+def _kept(item: Item, before: Item | None) -> Item:
+    """Take an object in as the state of the cluster does: what can't be read of a Pod stays."""
+    return with_last_good(item, before) if isinstance(item, Pod) and isinstance(before, Pod) else item
+
+
 class Holder:
     """Holds what it is given, and remembers it.
 
@@ -87,7 +93,7 @@ class Holder:
             if isinstance(change, Ref):
                 self.items.pop(change, None)
             else:
-                self.items[change.ref] = change
+                self.items[change.ref] = _kept(change, self.items.get(change.ref))
 
     def held(self, kind: str) -> Collection[Key]:
         return {(ref.namespace, ref.name) for ref in self.items if ref.kind == kind}

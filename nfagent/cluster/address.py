@@ -28,6 +28,9 @@ _GROUP = "[1-9a-f][0-9a-f]{0,3}"
 _PLAIN_IPV6 = re.compile(rf"{_GROUP}(?::{_GROUP})*::(?:{_GROUP}(?::{_GROUP})*)?\Z")
 _GROUPS = 8
 
+_LEADING_ZEROS = re.compile(r"(?<![0-9a-fA-F])0+(?=[0-9a-fA-F])", re.ASCII)
+"""Of a decimal byte, or of a group of hex digits; not the number's last digit."""
+
 
 class AddressError(ValueError):
     """Text that is no address or no CIDR; the message says what to write instead."""
@@ -78,14 +81,14 @@ def text(family: Family, value: int) -> str:
 
 
 def canonical(address: str) -> str:
-    """Give the canonical text of an address; an IPv4-mapped IPv6 address becomes IPv4 (corner-cases.md 26).
+    """Return the canonical text of an address; an IPv4-mapped IPv6 address becomes IPv4 (corner-cases.md 26).
 
-    Raises AddressError.
+    Leading zeros are decimal, as the API server reads them (ParseIPSloppy). Raises AddressError.
     """
     if _PLAIN_IPV4.match(address) or (_PLAIN_IPV6.match(address) and address.count(":") < _GROUPS - 1):
         return address
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(_LEADING_ZEROS.sub("", address))
     except ValueError:
         raise AddressError("is not an IP address; write one like 10.0.0.1 or 2001:db8::1") from None
     if parsed.version == 6:
@@ -99,17 +102,18 @@ def canonical(address: str) -> str:
 def parse_cidr(cidr: str, *, strict: bool = False) -> Range:
     """Read a CIDR as a range; host bits are masked away, or refused when `strict`.
 
-    Raises AddressError.
+    Leading zeros are decimal, as the API server reads them (ParseCIDRSloppy). Raises AddressError.
     """
     if not _CIDR.match(cidr):
         raise AddressError("is not a CIDR; write address and prefix length, like 10.0.0.0/8")
     try:
-        network = ipaddress.ip_network(cidr, strict=False)
+        interface = ipaddress.ip_interface(_LEADING_ZEROS.sub("", cidr))
     except ValueError:
         raise AddressError("is not a CIDR; write one like 10.0.0.0/8 or 2001:db8::/32") from None
+    network = interface.network
     if network.version == 6 and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
         raise AddressError("is an IPv4-mapped IPv6 CIDR; write it as an IPv4 CIDR")
-    if strict and str(network.network_address) != str(ipaddress.ip_address(cidr.split("/", maxsplit=1)[0])):
+    if strict and int(network.network_address) != int(interface.ip):
         raise AddressError(f"has host bits set; write {network}")
     return Range(network.version, int(network.network_address), int(network.broadcast_address))
 

@@ -1,14 +1,16 @@
 """Documents to cluster objects: Namespace, Node, Pod, ServiceCIDR, NetworkLogging.
 
-A document is what YAML or JSON gives. Each decoder returns the object, or raises an ObjectError that names
-object, field and value. File input has not been through the API server: what that would default or refuse
-is defaulted or refused here.
+A document is what YAML or JSON gives. Each decoder returns the object, with what is wrong with single fields beside
+it, or raises an ObjectError where not even its name can be read. Both name object, field and value. File input has
+not been through the API server: what that would default or refuse is defaulted or refused here.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from nfagent.cluster.field_errors import FieldErrors
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import (
     METADATA_NAME,
@@ -22,9 +24,15 @@ from nfagent.cluster.model import (
     ServiceCIDR,
 )
 from nfagent.cluster.quick import quick_pod
+from nfagent.errors import ObjectError
+
+T = TypeVar("T")
 
 DEFAULT_NAMESPACE = "default"
 """Where a namespaced document without metadata.namespace belongs, as kubectl has it."""
+
+_NAME_TYPES = ("Hostname", "InternalDNS", "ExternalDNS")
+"""Types of a Node's addresses that may be names."""
 
 
 def document_field(document: dict[str, Any]) -> Field:
@@ -45,9 +53,10 @@ def namespaced_name(document: Field) -> tuple[str, str]:
 
 def decode_namespace(document: dict[str, Any]) -> Namespace:
     """Read a v1 Namespace; its name's label is supplied (corner-cases.md 17)."""
-    metadata = document_field(document) / "metadata"
-    name = (metadata / "name").dns_label()
-    return Namespace(name, named_labels(name, (metadata / "labels").labels()))
+    top = document_field(document)
+    name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
+    labels = named_labels(name, errors.labels("metadata.labels"))
+    return Namespace(name, labels, errors.problems, errors.unread)
 
 
 def named_labels(namespace: str, labels: Labels) -> Labels:
@@ -56,23 +65,46 @@ def named_labels(namespace: str, labels: Labels) -> Labels:
 
 
 def decode_node(document: dict[str, Any]) -> Node:
-    """Read a v1 Node; addresses that are names (Hostname, InternalDNS, ExternalDNS) are left out."""
+    """Read a v1 Node; of its addresses all that are IP addresses, whatever their type."""
     top = document_field(document)
-    spec = top / "spec"
-    cidrs = [field.cidr() for field in (spec / "podCIDRs").items()]
-    if not cidrs and not (spec / "podCIDR").missing:
-        cidrs = [(spec / "podCIDR").cidr()]
-    addresses = [
-        (entry / "address").address()
-        for entry in (top / "status" / "addresses").items()
-        if (entry / "type").string() in {"InternalIP", "ExternalIP"}
-    ]
+    name, errors = (top / "metadata" / "name").dns_subdomain(), FieldErrors(top)
+    labels = errors.labels("metadata.labels")
+    cidrs = errors.entries("spec.podCIDRs", Field.cidr, keep="pod_cidrs")
+    cidrs = cidrs or errors.read("spec.podCIDR", _one(Field.cidr), [], keep="pod_cidrs")
+    given = errors.each(errors.items("status.addresses", keep="addresses"), _with_address)
+    addresses = errors.each(given, _node_address, keep="addresses")
     return Node(
-        name=(top / "metadata" / "name").dns_subdomain(),
-        labels=(top / "metadata" / "labels").labels(),
+        name=name,
+        labels=labels,
         pod_cidrs=tuple(cidrs),
-        addresses=tuple(dict.fromkeys(addresses)),
+        addresses=tuple(dict.fromkeys(address for address in addresses if address)),
+        problems=errors.problems,
+        unread=errors.unread,
     )
+
+
+def _with_address(entry: Field) -> Field:
+    """Return the entry where it has an address: one without says that there is none, so nothing older stays."""
+    address = entry / "address"
+    if address.value in (None, "") and (entry / "type").value not in _NAME_TYPES:
+        raise address.error("is empty; take the entry away, or write an address like 10.0.0.1 or 2001:db8::1")
+    return entry
+
+
+def _node_address(entry: Field) -> str:
+    """Read an entry of status.addresses; '' for one that is a name, and of a type that has names."""
+    address = entry / "address"
+    try:
+        return address.address()
+    except ObjectError:
+        if isinstance(address.value, str) and (entry / "type").string() in _NAME_TYPES:
+            return ""
+        raise
+
+
+def _one(read: Callable[[Field], T]) -> Callable[[Field], list[T]]:
+    """Return what reads the field that a list has taken the place of: nothing where it is missing or empty."""
+    return lambda field: [read(field)] if field.string() else []
 
 
 def decode_pod(document: dict[str, Any]) -> Pod:
@@ -81,26 +113,36 @@ def decode_pod(document: dict[str, Any]) -> Pod:
 
 
 def careful_pod(document: dict[str, Any]) -> Pod:
-    """Read a v1 Pod; status.podIPs, or status.podIP where only that is given."""
+    """Read a v1 Pod; status.podIPs, or status.podIP where these give none."""
     top = document_field(document)
     namespace, name = namespaced_name(top)
-    spec, status = top / "spec", top / "status"
-    addresses = [(entry / "ip").address() for entry in (status / "podIPs").items()]
-    if not addresses and (status / "podIP").string():
-        addresses = [(status / "podIP").address()]
-    kind, owner = _controller(top / "metadata" / "ownerReferences")
+    errors = FieldErrors(top)
+    labels = errors.labels("metadata.labels")
+    addresses = errors.entries("status.podIPs", _pod_address, keep="addresses")
+    addresses = addresses or errors.read("status.podIP", _one(Field.address), [], keep="addresses")
+    kind, owner = errors.read("metadata.ownerReferences", _controller, ("", ""))
     return Pod(
         namespace=namespace,
         name=name,
-        labels=(top / "metadata" / "labels").labels(),
-        node=(spec / "nodeName").string(),
+        labels=labels,
+        node=errors.read("spec.nodeName", Field.string, "", keep="node"),
         addresses=tuple(dict.fromkeys(addresses)),
-        host_network=(spec / "hostNetwork").boolean(),
-        phase=(status / "phase").string("Pending"),
-        ports=_named_ports(spec),
+        host_network=errors.read("spec.hostNetwork", Field.boolean, instead=False, keep="host_network"),
+        phase=errors.read("status.phase", _phase, "Pending", keep="phase"),
+        ports=_named_ports(errors),
         workload_kind=kind or "Pod",
         workload_name=owner or name,
+        problems=errors.problems,
+        unread=errors.unread,
     )
+
+
+def _pod_address(entry: Field) -> str:
+    return (entry / "ip").address()
+
+
+def _phase(field: Field) -> str:
+    return field.string("Pending")
 
 
 def _controller(references: Field) -> tuple[str, str]:
@@ -110,37 +152,49 @@ def _controller(references: Field) -> tuple[str, str]:
     return "", ""
 
 
-def _named_ports(spec: Field) -> tuple[ContainerPort, ...]:
+def _named_ports(errors: FieldErrors) -> tuple[ContainerPort, ...]:
     """Collect named ports of containers and sidecars; plain init containers serve nobody (corner-cases.md 13)."""
-    containers = list((spec / "containers").items())
-    containers += [c for c in (spec / "initContainers").items() if (c / "restartPolicy").string() == "Always"]
-    return tuple(
-        ContainerPort(
-            name=(port / "name").string(),
-            port=(port / "containerPort").port_number(),
-            protocol=(port / "protocol").protocol(),
-        )
-        for container in containers
-        for port in (container / "ports").items()
-        if (port / "name").string()
-    )
+    containers = errors.entries("spec.containers", _container, keep="ports")
+    containers += errors.entries("spec.initContainers", _sidecar, keep="ports")
+    ports = [port for container in containers for port in errors.items(container / "ports", keep="ports")]
+    return tuple(port for port in errors.each(ports, _named_port, keep="ports") if port is not None)
+
+
+def _container(field: Field) -> Field:
+    field.mapping()
+    return field
+
+
+def _sidecar(field: Field) -> Field:
+    """Give the init container where it restarts always, and an empty one else."""
+    return field if (field / "restartPolicy").string() == "Always" else Field(field.owner, field.path, None)
+
+
+def _named_port(field: Field) -> ContainerPort | None:
+    """Read a container's port; None where it has no name."""
+    name = (field / "name").string()
+    if not name:
+        return None
+    return ContainerPort(name, (field / "containerPort").port_number(), (field / "protocol").protocol())
 
 
 def decode_service_cidr(document: dict[str, Any]) -> ServiceCIDR:
     """Read a networking.k8s.io/v1 ServiceCIDR."""
     top = document_field(document)
-    cidrs = tuple(entry.cidr() for entry in (top / "spec" / "cidrs").items())
-    return ServiceCIDR((top / "metadata" / "name").dns_subdomain(), cidrs)
+    name, errors = (top / "metadata" / "name").dns_subdomain(), FieldErrors(top)
+    cidrs = tuple(errors.entries("spec.cidrs", Field.cidr, keep="cidrs"))
+    return ServiceCIDR(name, cidrs, errors.problems, errors.unread)
 
 
 def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
     """Read the NetworkLogging object; it is named `default`, and `delegate` needs `log`."""
     top = document_field(document)
-    name = top / "metadata" / "name"
+    name, errors = top / "metadata" / "name", FieldErrors(top)
     if name.string() != "default":
         raise name.error("is not the name of the one NetworkLogging object; name it default")
-    cluster = top / "spec" / "cluster"
-    return NetworkLogging(allow=_switch(cluster / "allow"), deny=_switch(cluster / "deny"))
+    allow = errors.read("spec.cluster.allow", _switch, LoggingSwitch(), keep="allow")
+    deny = errors.read("spec.cluster.deny", _switch, LoggingSwitch(), keep="deny")
+    return NetworkLogging(allow, deny, errors.problems, errors.unread)
 
 
 def _switch(field: Field) -> LoggingSwitch:

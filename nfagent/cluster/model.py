@@ -1,7 +1,10 @@
 """The Kubernetes objects that nfagent reads, with only the fields that it reads.
 
 Immutable and hashable, so that equal objects are equal state. Field names follow the API's, in snake case;
-each class names the API fields that it comes from.
+each class names the API fields that it comes from. Besides these:
+
+problems: what is wrong with the object, for people; the rest of it holds
+unread:   fields of the class that can't be read, and stay as the last good version has them (`last_good`)
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.cluster.address import Range
+from nfagent.errors import Problem
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 """Label pairs, sorted by key: equal label sets are equal values."""
@@ -23,6 +27,9 @@ Direction: TypeAlias = Literal["ingress", "egress"]
 
 DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
 """In the order in which a connection meets them."""
+
+UNREADABLE = "?"
+"""A label's value that can't be read: no selector can name it. As key and value: no label can."""
 
 METADATA_NAME = "kubernetes.io/metadata.name"
 """Label that the API server puts on every Namespace; file input lacks it (corner-cases.md 17)."""
@@ -50,6 +57,8 @@ class Namespace(msgspec.Struct, frozen=True):
 
     name: str
     labels: Labels
+    problems: tuple[Problem, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def ref(self) -> Ref:
@@ -58,12 +67,14 @@ class Namespace(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """v1 Node: metadata.name and labels, spec.podCIDRs, status.addresses that are addresses."""
+    """v1 Node: metadata.name and labels, spec.podCIDRs, all status.addresses that are IP addresses."""
 
     name: str
     labels: Labels = ()
     pod_cidrs: tuple[Range, ...] = ()
     addresses: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def ref(self) -> Ref:
@@ -96,6 +107,8 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[ContainerPort, ...] = ()
     workload_kind: str = "Pod"
     workload_name: str = ""
+    problems: tuple[Problem, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def ref(self) -> Ref:
@@ -113,6 +126,8 @@ class ServiceCIDR(msgspec.Struct, frozen=True):
 
     name: str
     cidrs: tuple[Range, ...]
+    problems: tuple[Problem, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def ref(self) -> Ref:
@@ -132,6 +147,8 @@ class NetworkLogging(msgspec.Struct, frozen=True):
 
     allow: LoggingSwitch = LoggingSwitch()
     deny: LoggingSwitch = LoggingSwitch()
+    problems: tuple[Problem, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def ref(self) -> Ref:

@@ -131,7 +131,7 @@ def quick_pod(document: dict[str, Any]) -> Pod | None:
     """Read a v1 Pod; None where it takes a closer look."""
     try:
         read = msgspec.convert(document, _Document)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.ValidationError, UnicodeError, RecursionError):
         return None
     metadata, spec = read.metadata, read.spec
     labels = _parsed_labels(tuple(sorted((metadata.labels or {}).items())))

@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from nfagent.cluster.decode import document_field, namespaced_name
+from nfagent.cluster.field_errors import FieldErrors
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Labels, Pod, Protocol, Ref
+from nfagent.errors import Problem
 
 _K = TypeVar("_K")
 
@@ -62,6 +64,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     external:           spec.externalTrafficPolicy: of connections to node ports and external addresses
     internal:           spec.internalTrafficPolicy: of connections to cluster addresses
     external_name:      spec.externalName: the Service is an alias for that name, and '' otherwise
+    problems:           what is wrong with the object, for people; the rest of it holds
     """
 
     namespace: str
@@ -74,6 +77,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     external: TrafficPolicy = "Cluster"
     internal: TrafficPolicy = "Cluster"
     external_name: str = ""
+    problems: tuple[Problem, ...] = ()
 
     @property
     def ref(self) -> Ref:
@@ -143,30 +147,42 @@ def _unfile(index: dict[_K, tuple[Service, ...]], key: _K, ref: Ref) -> None:
 
 
 def decode_service(document: dict[str, Any]) -> Service:
-    """Read a v1 Service. Raises ObjectError."""
+    """Read a v1 Service. Raises ObjectError where its name can't be read."""
     top = document_field(document)
     namespace, name = namespaced_name(top)
-    spec = top / "spec"
-    kind = _choice(spec / "type", "ClusterIP", _TYPES)
-    ports = tuple(_port(entry) for entry in (spec / "ports").items())
+    errors = FieldErrors(top)
+    kind = errors.read("spec.type", _type, "ClusterIP")
+    ports = tuple(errors.entries("spec.ports", _port))
     if kind == "ExternalName":
-        return Service(namespace=namespace, name=name, ports=ports, external_name=(spec / "externalName").string())
-    given = [entry for entry in (spec / "clusterIPs").items() if entry.string()]
-    if not given and (spec / "clusterIP").string():
-        given = [spec / "clusterIP"]
-    headless = any(entry.value == _HEADLESS for entry in given)
-    external = [*(spec / "externalIPs").items(), *_balanced(top / "status" / "loadBalancer" / "ingress")]
+        alias = errors.read("spec.externalName", Field.string, "")
+        return Service(namespace=namespace, name=name, ports=ports, external_name=alias, problems=errors.problems)
+    given = [address for address in errors.entries("spec.clusterIPs", _cluster_address) if address]
+    if not given and (lone := errors.read("spec.clusterIP", _cluster_address, "")):
+        given = [lone]
+    headless = _HEADLESS in given
+    external = [*errors.entries("spec.externalIPs", Field.address)]
+    external += [address for address in errors.entries("status.loadBalancer.ingress", _balanced) if address]
     return Service(
         namespace=namespace,
         name=name,
-        cluster_addresses=() if headless else _addresses(given),
-        external_addresses=_addresses(external),
+        cluster_addresses=() if headless else tuple(dict.fromkeys(given)),
+        external_addresses=tuple(dict.fromkeys(external)),
         ports=ports,
         headless=headless,
-        selector=(spec / "selector").labels() or None,
-        external=_traffic(spec / "externalTrafficPolicy"),
-        internal=_traffic(spec / "internalTrafficPolicy"),
+        selector=errors.labels("spec.selector") or None,
+        external=errors.read("spec.externalTrafficPolicy", _traffic, "Cluster"),
+        internal=errors.read("spec.internalTrafficPolicy", _traffic, "Cluster"),
+        problems=errors.problems,
     )
+
+
+def _type(field: Field) -> str:
+    return _choice(field, "ClusterIP", _TYPES)
+
+
+def _cluster_address(field: Field) -> str:
+    """Read a cluster address; `None` of a headless Service, '' where there is none yet."""
+    return field.address() if field.string() not in {"", _HEADLESS} else field.string()
 
 
 def _port(field: Field) -> ServicePort:
@@ -191,14 +207,11 @@ def _number(field: Field) -> int:
     return 0 if field.missing or field.integer() == 0 else field.port_number()
 
 
-def _balanced(ingress: Field) -> list[Field]:
-    """Give the addresses of load balancers that send packets on with the address in place (ipMode VIP, the default)."""
-    entries = [entry for entry in ingress.items() if (entry / "ipMode").string("VIP") != "Proxy"]
-    return [entry / "ip" for entry in entries if (entry / "ip").string()]
-
-
-def _addresses(fields: list[Field]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(field.address() for field in fields))
+def _balanced(entry: Field) -> str:
+    """Read the address of a load balancer that sends packets on with the address in place (ipMode VIP, the default)."""
+    address = entry / "ip"
+    kept = (entry / "ipMode").string("VIP") != "Proxy"
+    return address.address() if kept and address.string() else ""
 
 
 def _traffic(field: Field) -> TrafficPolicy:

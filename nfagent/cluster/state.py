@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from nfagent.cluster.decode import named_labels
+from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Labels, Namespace, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service, ServiceIndex
 
@@ -97,20 +98,23 @@ class ClusterState:
             return self._put_pod(item)
         if isinstance(item, Node):
             known = self.nodes.get(item.name)
-            if known == item:
+            node = with_last_good(item, known)
+            if known == node:
                 return NO_CHANGE
-            self.nodes[item.name] = item
+            self.nodes[item.name] = node
             return Change(node=item.name, node_was=known)
         if isinstance(item, Service):
             self.called.put(item)
             return NO_CHANGE
         if isinstance(item, ServiceCIDR):
-            same = self.service_ranges.get(item.name) == item
-            self.service_ranges[item.name] = item
-            return NO_CHANGE if same else Change(service_range=True)
+            before_it = self.service_ranges.get(item.name)
+            service_range = with_last_good(item, before_it)
+            self.service_ranges[item.name] = service_range
+            return NO_CHANGE if service_range == before_it else Change(service_range=True)
         before = self.namespace_labels(item.name)
-        self.namespaces[item.name] = item
-        return Change(namespace=item.name) if before != item.labels else NO_CHANGE
+        namespace = with_last_good(item, self.namespaces.get(item.name))
+        self.namespaces[item.name] = namespace
+        return Change(namespace=item.name) if before != namespace.labels else NO_CHANGE
 
     def remove(self, ref: Ref) -> Change:
         """Drop an object; one that isn't there changes nothing."""
@@ -128,6 +132,16 @@ class ClusterState:
         gone = self.namespaces.pop(ref.name, None)
         changed = gone is not None and gone.labels != self.namespace_labels(ref.name)
         return Change(namespace=ref.name) if changed else NO_CHANGE
+
+    def find(self, ref: Ref) -> ClusterObject | None:
+        """Return the object of that name; None where there is none."""
+        if ref.kind == "Pod":
+            return self.pods.get((ref.namespace, ref.name))
+        if ref.kind == "Service":
+            return self.services.get(ref)
+        if ref.kind == "Node":
+            return self.nodes.get(ref.name)
+        return self.namespaces.get(ref.name) if ref.kind == "Namespace" else self.service_ranges.get(ref.name)
 
     def namespace_labels(self, name: str) -> Labels:
         """Give a Namespace's labels; one that nobody described has the label of its name alone."""
@@ -161,6 +175,7 @@ class ClusterState:
 
     def _put_pod(self, pod: Pod) -> Change:
         before = self.pods.get((pod.namespace, pod.name))
+        pod = with_last_good(pod, before)
         if before == pod:
             return NO_CHANGE
         old = identity_of(before) if before is not None else None

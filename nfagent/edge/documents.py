@@ -10,8 +10,6 @@ import msgspec
 from nfagent.cluster.model import Ref
 from nfagent.edge.syntax import Document, parse
 from nfagent.errors import ObjectError, Problem
-from nfagent.policy.model import NetworkPolicy
-from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 from nfagent.source.kinds import decoder, reference
 
@@ -71,8 +69,7 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
             problems.append(Problem(place=place, object=str(item.ref), reason=reason))
             continue
         items[item.ref] = (item, line)
-        if isinstance(item, NetworkPolicy | TierPolicy):
-            problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
+        problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
     return FileContent(items, frozenset(rejected - items.keys()), frozenset(ignored), tuple(problems))
 
 

@@ -115,7 +115,6 @@ def _content(file: GivenFile) -> FileContent:
     kept = {
         msgspec.structs.replace(flaw, place=f"{file.name}:{line}")
         for item, line in content.items.values()
-        if isinstance(item, NetworkPolicy | TierPolicy)
         for flaw in item.problems
     }
     for problem in content.problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,8 +11,10 @@ import yaml
 
 from nfagent.cluster.address import Range, parse_cidr
 from nfagent.cluster.decode import document_field, namespaced_name
+from nfagent.cluster.field_errors import FieldErrors
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Ref
+from nfagent.errors import Problem
 
 CONFIG_MAP = Ref("ConfigMap", "kube-system", "ip-masq-agent")
 """The one ConfigMap that is read."""
@@ -35,6 +38,11 @@ RESERVED_CIDRS = tuple(
 """Added to the default list by the setting masquerade.all_reserved_ranges (--nomasq-all-reserved-ranges)."""
 
 LINK_LOCAL = (parse_cidr("169.254.0.0/16"), parse_cidr("fe80::/10"))
+_LIST = "nonMasqueradeCIDRs"
+_LIMIT = "cidrLimit"
+_INTERVAL = "resyncInterval"
+_SWITCHES = ("masqLinkLocal", "masqLinkLocalIPv6")
+_KEYS = (_LIST, _LIMIT, *_SWITCHES, _INTERVAL)
 _CIDR_LIMIT = 64
 _GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
 
@@ -44,15 +52,28 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
 
     cidrs:       destinations that keep the Pod's address; None where the key is omitted (the default list holds)
     link_local:  whether link-local destinations are translated, by family (IPv4, IPv6)
+    problems:    what is wrong with it, for people; the rest of it holds
+    unread:      keys that can't be read, and stay as the last good version has them
     """
 
     cidrs: tuple[Range, ...] | None = None
     link_local: tuple[bool, bool] = (False, False)
+    problems: tuple[Problem, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def ref(self) -> Ref:
         """Name the ConfigMap."""
         return CONFIG_MAP
+
+    def with_last_good(self, before: IpMasqConfig | None) -> IpMasqConfig:
+        """Return the configuration with its unread keys as the version before has them."""
+        if not self.unread or before is None:
+            return self
+        switches = zip(_SWITCHES, self.link_local, before.link_local, strict=True)
+        ipv4, ipv6 = (was if key in self.unread else now for key, now, was in switches)
+        cidrs = before.cidrs if _LIST in self.unread else self.cidrs
+        return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6))
 
     def listed(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
         """Give the destinations outside the cluster that are not translated by its list, or by the default one."""
@@ -67,7 +88,7 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
 
 
 def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
-    """Read the ConfigMap; None for any other ConfigMap. Raises ObjectError."""
+    """Read the ConfigMap; None for any other ConfigMap. Raises ObjectError where its text is no mapping."""
     top = document_field(document)
     if namespaced_name(top) != (CONFIG_MAP.namespace, CONFIG_MAP.name):
         return None
@@ -81,22 +102,54 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
     except (ValueError, RecursionError, LookupError, AttributeError) as error:  # what PyYAML makes of `!!bool x`
         # PyYAML lets through what int() and date() refuse, as in 2001-99-99, and gives up on deep nesting.
         raise Field(top.owner, text.path, None).error(f"has a value that can't be read: {error}") from None
-    return _decode_config(Field(top.owner, text.path, content))
+    config = Field(top.owner, text.path, content)
+    errors = FieldErrors(config)
+    if text.missing and (top / "data").mapping().keys() - {"config"}:
+        errors.note((top / "data").error("has no key config, which alone is read; write the configuration there"))
+    return _decode_config(config, errors)
 
 
-def _decode_config(config: Field) -> IpMasqConfig:
-    interval = config / "resyncInterval"
-    if not interval.missing and not _GO_DURATION.match(interval.string()):
-        raise interval.error("is not a duration; write one like 60s or 1m30s")
-    limit = config / "cidrLimit"
-    most = _CIDR_LIMIT if limit.missing else limit.integer()
+def _decode_config(config: Field, errors: FieldErrors) -> IpMasqConfig:
+    spelt = _spellings(config, errors)
+    errors.read(spelt.get(_INTERVAL, _INTERVAL), _interval, None)
+    most = errors.read(spelt.get(_LIMIT, _LIMIT), _limit, _CIDR_LIMIT)
     # The reference tells an omitted key (default list) from null and [] (translate everything).
-    omitted = "nonMasqueradeCIDRs" not in config.mapping()
-    listed = config / "nonMasqueradeCIDRs"
-    cidrs = tuple(entry.cidr(strict=True) for entry in listed.items())
+    cidrs = None if _LIST not in spelt else errors.read(spelt[_LIST], lambda field: _cidrs(field, most), None, _LIST)
+    ipv4, ipv6 = (errors.read(spelt.get(key, key), Field.boolean, instead=False, keep=key) for key in _SWITCHES)
+    return IpMasqConfig(cidrs, (ipv4, ipv6), errors.problems, errors.unread)
+
+
+def _spellings(config: Field, errors: FieldErrors) -> dict[str, str]:
+    """Return the keys that are there, each as it is spelt: the reference reads them in any letter case.
+
+    Keys that aren't known, and a second spelling of one, are noted.
+    """
+    given = config.mapping()
+    found = {key: key for key in _KEYS if key in given}
+    keys: Iterable[object] = given
+    for key in keys:
+        if not isinstance(key, str):
+            errors.note(config.error(f"has a key that is no text; the keys are {', '.join(_KEYS)}"))
+            continue
+        known = next((name for name in _KEYS if name.casefold() == key.casefold()), None)
+        if known is None:
+            errors.note((config / key).error(f"is not read; the keys are {', '.join(_KEYS)}"))
+        elif found.setdefault(known, key) != key:
+            errors.note((config / key).error(f"is {found[known]} in other letters, which holds; delete one of the two"))
+    return found
+
+
+def _interval(field: Field) -> None:
+    if not field.missing and not _GO_DURATION.match(field.string()):
+        raise field.error("is not a duration; write one like 60s or 1m30s")
+
+
+def _limit(field: Field) -> int:
+    return _CIDR_LIMIT if field.missing else field.integer()
+
+
+def _cidrs(field: Field, most: int) -> tuple[Range, ...]:
+    cidrs = tuple(entry.cidr(strict=True) for entry in field.items())
     if len(cidrs) > most:
-        raise listed.error(f"has {len(cidrs)} CIDRs, more than cidrLimit {most}; merge some, or raise cidrLimit")
-    return IpMasqConfig(
-        cidrs=None if omitted else cidrs,
-        link_local=((config / "masqLinkLocal").boolean(), (config / "masqLinkLocalIPv6").boolean()),
-    )
+        raise field.error(f"has {len(cidrs)} CIDRs, more than cidrLimit {most}; merge some, or raise cidrLimit")
+    return cidrs

@@ -17,6 +17,7 @@ from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Ref
 from nfagent.cluster.schema import at_most, entries, known_fields
 from nfagent.cluster.selectors import Selector, decode_selector
+from nfagent.errors import Problem
 
 Action: TypeAlias = Literal["NoSNAT", "SNAT"]
 
@@ -68,6 +69,11 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return Ref("EgressNATPolicy", "", self.name)
 
     @property
+    def problems(self) -> tuple[Problem, ...]:
+        """None: with any fault the object is refused as a whole."""
+        return ()
+
+    @property
     def unenforced(self) -> str:
         """Why nothing is done by it, as its condition says; '' where it is enforced."""
         if self.action == "SNAT":
@@ -88,6 +94,11 @@ class NetworkGatewayGroup(msgspec.Struct, frozen=True):
     def ref(self) -> Ref:
         """Name this object."""
         return Ref("NetworkGatewayGroup", self.namespace, self.name)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """None: with any fault the object is refused as a whole."""
+        return ()
 
 
 def decode_egress_policy(document: dict[str, Any]) -> EgressNATPolicy:

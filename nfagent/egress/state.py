@@ -33,6 +33,8 @@ class EgressState:
     def put(self, item: EgressObject) -> bool:
         """Take in an object, new or changed; tell whether it differs."""
         before = self.objects.get(item.ref)
+        if isinstance(item, IpMasqConfig):
+            item = item.with_last_good(self.ip_masq)
         self.objects[item.ref] = item
         return before != item
 

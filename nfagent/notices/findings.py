@@ -9,7 +9,9 @@ import msgspec
 from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Ref
 from nfagent.errors import Problem
 from nfagent.notices.statement import Statement, readable
+from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import SHORT_KINDS, Policy, TierPolicy
+from nfagent.ruleset.desired import Item
 
 FAILS_CLOSED = "FailsClosed"
 NOT_ENFORCED = "NotEnforced"
@@ -24,6 +26,7 @@ LOG_UNAVAILABLE = "VerdictLogUnavailable"
 BRIDGE_UNJUDGED = "BridgeTrafficNotJudged"
 
 _KEPT = "what was read of it before stays in force; where nothing was, it counts as absent"
+_PART_KEPT = "what can't be read stays as it was read before, or is left out where nothing was"
 _REJECTED: dict[str, tuple[str, str]] = {
     "NetworkLogging": (INVALID_LOGGING, "logging stays as it was"),
     "ConfigMap": (INVALID_MASQUERADE, "the previous masquerade configuration stays in force; without one, the default"),
@@ -35,19 +38,24 @@ _REJECTED: dict[str, tuple[str, str]] = {
 
 
 def cluster_statements(
-    faults: Mapping[Ref, Sequence[Problem]], policies: Mapping[Ref, Policy], logging: NetworkLogging | None
+    faults: Mapping[Ref, Sequence[Problem]], in_force: Mapping[Ref, Item], logging: NetworkLogging | None
 ) -> list[Statement]:
     """Say all that the elected agent has to say; costs the size of `faults`.
 
-    faults:   objects that can't be read, or fail closed, each with what is wrong
-    policies: those in force; one whose own problems these are fails closed, any other object can't be read
+    faults:   objects that can't be read, be it in part, or that fail closed, each with what is wrong
+    in_force: these objects as they hold now; one whose own problems these are fails closed, or was read in part, any
+              other can't be read
     logging:  the NetworkLogging object in force; None where there is none
     """
     found = []
     for ref, problems in faults.items():
-        policy = policies.get(ref)
-        fails_closed = policy is not None and policy.problems == tuple(problems)
-        found.append(failing_policy(policy) if policy is not None and fails_closed else rejected(ref, problems))
+        item = in_force.get(ref)
+        if item is None or item.problems != tuple(problems):
+            found.append(rejected(ref, problems))
+        elif isinstance(item, NetworkPolicy | TierPolicy):
+            found.append(failing_policy(item))
+        else:
+            found.append(read_in_part(ref, problems))
     if logging is not None and logging.ref not in faults:
         found.append(logging_statement(logging))
     return found
@@ -73,6 +81,13 @@ def rejected(ref: Ref, problems: Iterable[Problem]) -> Statement:
     """Say why an object can't be read, and what holds instead."""
     reason, instead = _REJECTED.get(ref.kind, (UNREADABLE, _KEPT))
     message = readable(f"The object can't be read: {_listed(problems)}. Until it is mended, {instead}.")
+    return Statement(about=ref, reason=reason, message=message)
+
+
+def read_in_part(ref: Ref, problems: Iterable[Problem]) -> Statement:
+    """Say which fields of an object can't be read, and what holds instead."""
+    reason, _ = _REJECTED.get(ref.kind, (UNREADABLE, _KEPT))
+    message = readable(f"A part of the object can't be read: {_listed(problems)}. Everything else holds; {_PART_KEPT}.")
     return Statement(about=ref, reason=reason, message=message)
 
 

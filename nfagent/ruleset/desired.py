@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 from nfagent.cluster.address import Range
+from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
 from nfagent.cluster.state import NO_CHANGE, Change, ClusterObject, ClusterState, PodKey
@@ -87,7 +88,7 @@ class Desired:
             case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():
                 return self._configure(item)
             case NetworkLogging():
-                return self._switch(item)
+                return self._switch(with_last_good(item, self._logging))
             case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
                 return self._follow(self.cluster.put(item))
 
@@ -123,6 +124,14 @@ class Desired:
             case _:
                 refs = (*cluster.services, *self.index.policies, *self.egress.objects)
                 return {(ref.namespace, ref.name) for ref in refs if ref.kind == kind}
+
+    def find(self, ref: Ref) -> Item | None:
+        """Return the object of that name as it is in force; None where there is none."""
+        if ref.kind in _POLICY_KINDS:
+            return self.index.policies.get(ref)
+        if ref.kind in EGRESS_KINDS:
+            return self.egress.objects.get(ref)
+        return self._logging if ref.kind == "NetworkLogging" else self.cluster.find(ref)
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""

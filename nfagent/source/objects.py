@@ -14,8 +14,6 @@ import msgspec
 from nfagent.cluster.model import Ref
 from nfagent.cluster.quick import quick_pod_event, quick_pod_json
 from nfagent.errors import ObjectError, Problem
-from nfagent.policy.model import NetworkPolicy
-from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 from nfagent.source.kinds import DECODERS, reference
 from nfagent.source.resources import Resource
@@ -26,7 +24,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     version:  its metadata.resourceVersion, '' where it has none
     item:     the object; None where it can't be read (its last good version holds then), or is none of ours
-    problems: what is wrong with it, for people; a policy may have some and an item that fails closed
+    problems: what is wrong with it, for people; an item that can be read in part has some, a policy then fails closed
     """
 
     ref: Ref
@@ -88,8 +86,7 @@ def _careful_reader(resource: Resource) -> Reader:
             item = decode(document)
         except ObjectError as error:
             return Found(ref, version, None, (error.problem,))
-        flaws = item.problems if isinstance(item, NetworkPolicy | TierPolicy) else ()
-        return Found(ref, version, item, flaws)
+        return Found(ref, version, item, item.problems if item is not None else ())
 
     return read
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -405,6 +406,58 @@ def test_a_listing_is_read_or_refused(listing: object) -> None:
     with suppress(WireError):
         ruleset = parse_ruleset(listing)
         assert isinstance(ruleset, Ruleset)
-        assert parse_listing(json.dumps(listing)) == ruleset
+        # JSON has no keys but text.
+        assert parse_listing(json.dumps(listing)) == parse_ruleset(json.loads(json.dumps(listing)))
     with suppress(WireError):
         parse_counters(listing)
+
+
+# Kinds that fail closed, or are refused, as a whole: docs/semantics.md says why.
+_WHOLE = {
+    decode_network_policy,
+    decode_admin_policy,
+    decode_baseline_policy,
+    decode_cluster_policy,
+    decode_egress_policy,
+    decode_gateway_group,
+}
+_TOGETHER = {"workload_name": "workload_kind", "cluster_addresses": "headless"}
+"""Fields that are read of the same place, by one of them."""
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a document's part
+    """Give the paths of all values that hold no others, but those that name the object."""
+    found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if found is None:
+        if path[:1] != ("kind",) and path[:2] not in {("metadata", "name"), ("metadata", "namespace")}:
+            yield path
+        return
+    for key, inner in found:
+        yield from _leaves(inner, (*path, key))
+
+
+def _with(document: Any, path: tuple[Any, ...], value: object) -> Any:  # noqa: ANN401 - a document's part
+    copy = document.copy()
+    key, *rest = path
+    copy[key] = _with(document[key], tuple(rest), value) if rest else value
+    return copy
+
+
+_PARTS = [(decode, path) for decode in VALID if decode not in _WHOLE for path in _leaves(VALID[decode])]
+
+
+@pytest.mark.parametrize(
+    ("decode", "path"), _PARTS, ids=[f"{decode.__name__} {'.'.join(map(str, path))}" for decode, path in _PARTS]
+)
+@given(depth=st.integers(0, 3), junk=st.sampled_from([[], {}, [7], {"x": []}, 7.5, True, "a b", "\ud800", 1 << 5000]))
+def test_what_is_wrong_in_one_place_changes_nothing_that_is_read_of_another(
+    decode: Decode, path: tuple[Any, ...], depth: int, junk: object
+) -> None:
+    """Whatever stands there instead, at most one field is another."""
+    if decode is decode_ip_masq:
+        return  # its text is one place; the configuration's keys have tests of their own
+    place = path[: max(3 if decode is decode_network_logging else 2, len(path) - depth)]
+    good, found = decode(VALID[decode]), decode(_with(VALID[decode], place, junk))
+    names = [name for name in msgspec.structs.asdict(good) if name not in {"problems", "unread"}]  # type: ignore[arg-type]
+    changed = {_TOGETHER.get(name, name) for name in names if getattr(good, name) != getattr(found, name)}
+    assert len(changed) <= 1, changed

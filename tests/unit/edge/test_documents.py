@@ -17,6 +17,7 @@ from nfagent.policy.tiers import TierPolicy
 
 NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: a}\n"
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: web}\n"
+OLD_POD = POD.replace("v1", "v1beta1")
 POLICY = """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -268,15 +269,38 @@ def test_what_is_wrong_with_an_object_is_said_with_its_place(text: str, problem:
 
 
 def test_a_wrong_object_does_not_touch_the_others_of_its_file() -> None:
-    content = read(f"{NODE}---\nnonsense\n---\n{POD}status: {{podIP: x}}\n---\n{POLICY}")
-    assert lines(content) == {"Node a": 1, "NetworkPolicy shop/db": 12}
+    content = read(f"{NODE}---\nnonsense\n---\n{OLD_POD}---\n{POLICY}")
+    assert lines(content) == {"Node a": 1, "NetworkPolicy shop/db": 11}
     assert content.rejected == {Ref("Pod", "shop", "web")}
     assert len(content.problems) == 3
 
 
+IN_PART = {
+    "Namespace": "{apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {a: 1}}}",
+    "Node": "{apiVersion: v1, kind: Node, metadata: {name: x}, status: {addresses: [{type: ExternalIP, address: ''}]}}",
+    "Pod": "{apiVersion: v1, kind: Pod, metadata: {namespace: a, name: x}, status: {podIPs: [{ip: y}]}}",
+    "Service": "{apiVersion: v1, kind: Service, metadata: {namespace: a, name: x}, spec: {clusterIP: y}}",
+    "ServiceCIDR": "{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: x}, spec: {cidrs: [y]}}",
+    "ConfigMap": "{apiVersion: v1, kind: ConfigMap, metadata: {namespace: kube-system, name: ip-masq-agent},"
+    " data: {config: 'cidrLimit: y'}}",
+    "NetworkLogging": "{apiVersion: networking.gke.io/v1alpha1, kind: NetworkLogging, metadata: {name: default},"
+    " spec: {cluster: {deny: {log: y}}}}",
+}
+
+
+@pytest.mark.parametrize("text", IN_PART.values(), ids=IN_PART)
+def test_an_object_that_can_be_read_in_part_is_there_with_its_problem(text: str) -> None:
+    content = read(f"\n{text}\n")
+    ((ref, (item, _)),) = content.items.items()
+    (problem,) = content.problems
+    assert (problem.place, problem.object, bool(problem.field)) == ("f.yaml:2", str(ref), True)
+    assert (msgspec.structs.replace(problem, place=""),) == item.problems
+    assert content.rejected == frozenset()
+
+
 def test_of_one_object_that_is_good_once_and_wrong_once_the_good_one_holds() -> None:
-    content = read(f"{POD}status: {{podIP: x}}\n---\n{POD}")
-    assert (lines(content), content.rejected) == ({"Pod shop/web": 6}, frozenset())
+    content = read(f"{OLD_POD}---\n{POD}")
+    assert (lines(content), content.rejected) == ({"Pod shop/web": 5}, frozenset())
 
 
 @pytest.mark.parametrize(

@@ -353,10 +353,10 @@ def test_how_it_stands_is_told_by_kind(caplog: pytest.LogCaptureFixture) -> None
             stage.script.on(EGRESS.path, encoded(status(403, "Forbidden", "no")), status=403)
             async with running(source):
                 await stage.clock.paused(1)
-                await stage.holds("a")
+                await stage.holds("a x")
                 told = source.status()["apiserver"]
                 assert (told["server"], told["synced"]) == (named, False)
-                pods = {"phase": "watching", "synced": True, "version": "5", "objects": 1, "trouble": ""}
+                pods = {"phase": "watching", "synced": True, "version": "5", "objects": 2, "trouble": ""}
                 assert told["resources"]["Pod"] == pods
                 assert told["resources"]["EgressNATPolicy"]["trouble"].startswith("403 Forbidden: no")
                 assert [problem.object for problem in source.problems] == ["Pod shop/x"]

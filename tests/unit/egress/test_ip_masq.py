@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from nfagent.cluster.address import parse_cidr
 from nfagent.egress.ip_masq import DEFAULT_CIDRS, LINK_LOCAL, RESERVED_CIDRS, IpMasqConfig, decode_ip_masq
+from nfagent.egress.state import EgressState
 from nfagent.errors import ObjectError
 
 Document = dict[str, Any]
@@ -33,7 +34,14 @@ def config_map(text: str | None, namespace: str = "kube-system", name: str = "ip
             "masqLinkLocalIPv6: true", IpMasqConfig(None, (False, True)), id="link-local of IPv6 is translated"
         ),
         pytest.param("resyncInterval: 0s", IpMasqConfig(None), id="an interval of nothing does no harm"),
-        pytest.param("masqueradeEverything: yes", IpMasqConfig(None), id="an unknown key is left alone"),
+        pytest.param("nonMasqueradeCidrs: [10.0.0.0/8]", IpMasqConfig((TEN,)), id="the list in other letter case"),
+        pytest.param(
+            "masqlinklocal: true\nMASQLINKLOCALIPV6: true",
+            IpMasqConfig(None, (True, True)),
+            id="switches in other case",
+        ),
+        pytest.param("NONMASQUERADECIDRS: []", IpMasqConfig(()), id="an empty list in other letter case"),
+        pytest.param("nonMasqueradeCIDRs: [010.0.0.0/08]", IpMasqConfig((TEN,)), id="leading zeros are decimal"),
     ],
 )
 def test_reads(text: str | None, config: IpMasqConfig) -> None:
@@ -46,23 +54,6 @@ def test_reads(text: str | None, config: IpMasqConfig) -> None:
         pytest.param("a: [", "data.config: is neither YAML nor JSON at its line 1", id="broken YAML"),
         pytest.param("a: 2001-99-99", "data.config: has a value that can't be read: month", id="a date that is none"),
         pytest.param("- a", "data.config: is not a mapping", id="a list"),
-        pytest.param(
-            "nonMasqueradeCIDRs: [10.1.0.0/8]",
-            "data.config.nonMasqueradeCIDRs[0] '10.1.0.0/8': has host bits set; write 10.0.0.0/8",
-            id="[25] host bits set",
-        ),
-        pytest.param("nonMasqueradeCIDRs: [x]", "nonMasqueradeCIDRs[0] 'x': is not a CIDR", id="no CIDR"),
-        pytest.param(
-            "cidrLimit: 1\nnonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]",
-            "has 2 CIDRs, more than cidrLimit 1",
-            id="too many",
-        ),
-        pytest.param("cidrLimit: many", "cidrLimit 'many': is not a whole number", id="a limit in words"),
-        pytest.param("masqLinkLocal: 1", "masqLinkLocal '1': is not a boolean", id="a switch of 1"),
-        pytest.param(
-            "resyncInterval: 60", "resyncInterval '60': is not a string", id="an interval without unit, unquoted"
-        ),
-        pytest.param("resyncInterval: soon", "resyncInterval 'soon': is not a duration", id="an interval in words"),
     ],
 )
 def test_refuses(text: str, message: str) -> None:
@@ -72,11 +63,108 @@ def test_refuses(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+LISTED = "nonMasqueradeCIDRs: [203.0.113.0/24]\nmasqLinkLocal: true\n"
+BEFORE = IpMasqConfig((TEN,), (False, True))
+
+
+class Unread(NamedTuple):
+    """A configuration with one key that can't be read: what is said, and what holds without and after BEFORE."""
+
+    text: str
+    message: str
+    config: IpMasqConfig
+    after: IpMasqConfig
+
+
+READABLE = IpMasqConfig((parse_cidr("203.0.113.0/24"),), (True, False))
+DEFAULT_LIST, OLD_LIST = IpMasqConfig(None, (True, False)), IpMasqConfig((TEN,), (True, False))
+UNREAD = {
+    "[25] host bits leave the old list, or the default one": Unread(
+        "nonMasqueradeCIDRs: [10.1.0.0/8]\nmasqLinkLocal: true",
+        "nonMasqueradeCIDRs[0] '10.1.0.0/8': has host bits set; write 10.0.0.0/8",
+        DEFAULT_LIST,
+        OLD_LIST,
+    ),
+    "what is no CIDR leaves the old list, not a part of the new one": Unread(
+        "nonMasqueradeCIDRs: [203.0.113.0/24, x]\nmasqLinkLocal: true",
+        "nonMasqueradeCIDRs[1] 'x': is not a CIDR",
+        DEFAULT_LIST,
+        OLD_LIST,
+    ),
+    "more CIDRs than the limit leave the old list": Unread(
+        "cidrLimit: 1\nnonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]\nmasqLinkLocal: true",
+        "nonMasqueradeCIDRs: has 2 CIDRs, more than cidrLimit 1",
+        DEFAULT_LIST,
+        OLD_LIST,
+    ),
+    "a list in other letter case is named as it is written": Unread(
+        "nonmasqueradecidrs: [x]\nmasqLinkLocal: true",
+        "nonmasqueradecidrs[0] 'x': is not a CIDR",
+        DEFAULT_LIST,
+        OLD_LIST,
+    ),
+    "a limit in words leaves the list": Unread(
+        f"{LISTED}cidrLimit: many", "cidrLimit 'many': is not a whole number", READABLE, READABLE
+    ),
+    "an interval in words leaves the list": Unread(
+        f"{LISTED}resyncInterval: soon", "resyncInterval 'soon': is not a duration", READABLE, READABLE
+    ),
+    "an interval without unit, unquoted, leaves the list": Unread(
+        f"{LISTED}resyncInterval: 60", "resyncInterval '60': is not a string", READABLE, READABLE
+    ),
+    "a switch of 1 leaves the list and the other switch": Unread(
+        f"{LISTED}masqLinkLocalIPv6: 1",
+        "masqLinkLocalIPv6 '1': is not a boolean",
+        READABLE,
+        IpMasqConfig(READABLE.cidrs, (True, True)),
+    ),
+    "an unknown key is said, and the list holds": Unread(
+        f"{LISTED}masqueradeCIDRs: x", "masqueradeCIDRs 'x': is not read; the keys are nonMasq", READABLE, READABLE
+    ),
+    "a key that is no text is said, and the list holds": Unread(
+        f"{LISTED}1: x", "data.config: has a key that is no text; the keys are nonMasq", READABLE, READABLE
+    ),
+    "of a key in two spellings ours holds": Unread(
+        f"nonmasqueradecidrs: []\n{LISTED}",
+        "nonmasqueradecidrs: is nonMasqueradeCIDRs in other letters, which holds; delete one of the two",
+        READABLE,
+        READABLE,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD.values(), ids=UNREAD)
+def test_a_key_that_cannot_be_read_takes_no_other_along(case: Unread) -> None:
+    found = decode_ip_masq(config_map(case.text))
+    assert found is not None
+    (said,) = map(str, found.problems)
+    assert said.startswith("ConfigMap kube-system/ip-masq-agent: data.config")
+    assert case.message in said
+    state = EgressState()
+    for before, expected in ((None, case.config), (BEFORE, case.after)):
+        if before is not None:
+            state.put(before)
+        state.put(found)
+        assert state.ip_masq is not None
+        assert (state.ip_masq.cidrs, state.ip_masq.link_local) == (expected.cidrs, expected.link_local)
+
+
+def test_a_config_map_without_the_key_that_is_read_says_so() -> None:
+    found = decode_ip_masq({**config_map(None), "data": {"Config": "nonMasqueradeCIDRs: []"}})
+    assert found is not None
+    assert found.cidrs is None
+    assert [problem.reason for problem in found.problems] == [
+        "has no key config, which alone is read; write the configuration there"
+    ]
+
+
 def test_64_cidrs_are_allowed_and_65_are_not() -> None:
     listed = [f"10.0.{number}.0/24" for number in range(65)]
-    assert decode_ip_masq(config_map(f"nonMasqueradeCIDRs: [{', '.join(listed[:64])}]")) is not None
-    with pytest.raises(ObjectError, match="more than cidrLimit 64"):
-        decode_ip_masq(config_map(f"nonMasqueradeCIDRs: [{', '.join(listed)}]"))
+    allowed, refused = (decode_ip_masq(config_map(f"nonMasqueradeCIDRs: {listed[:most]}")) for most in (64, 65))
+    assert allowed is not None
+    assert refused is not None
+    assert (allowed.problems, len(refused.problems)) == ((), 1)
+    assert "more than cidrLimit 64" in refused.problems[0].reason
 
 
 @pytest.mark.parametrize(("namespace", "name"), [("kube-system", "other"), ("shop", "ip-masq-agent")])

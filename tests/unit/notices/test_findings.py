@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Ref
+from nfagent.cluster.decode import decode_node
+from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Node, Ref
 from nfagent.errors import Problem
 from nfagent.notices.findings import (
     NodeFaults,
@@ -45,6 +46,26 @@ def test_a_policy_whose_new_version_can_not_be_read_is_not_said_to_fail_closed()
     policy = decode_network_policy(network_policy())
     (said,) = cluster_statements({policy.ref: [FAULT]}, {policy.ref: policy}, None)
     assert said == rejected(policy.ref, [FAULT])
+
+
+def test_a_node_that_can_be_read_in_part_says_which_field_and_that_the_rest_holds() -> None:
+    node = decode_node(
+        {"kind": "Node", "metadata": {"name": "n2"}, "status": {"addresses": [{"type": "ExternalIP", "address": ""}]}}
+    )
+    (said,) = cluster_statements({node.ref: node.problems}, {node.ref: node}, None)
+    assert (said.about, said.weight, said.reason) == (Ref("Node", "", "n2"), "Warning", "CannotBeRead")
+    assert said.message == (
+        "A part of the object can't be read: status.addresses[0].address: is empty; take the entry away, or write an "
+        "address like 10.0.0.1 or 2001:db8::1. Everything else holds; what can't be read stays as it was read before, "
+        "or is left out where nothing was."
+    )
+
+
+def test_an_object_whose_next_version_can_not_be_read_at_all_is_not_said_to_hold_in_part() -> None:
+    node = Node("n2", problems=(FAULT,))
+    other = Problem(object="Node n2", reason="is something else")
+    (said,) = cluster_statements({node.ref: (other,)}, {node.ref: node}, None)
+    assert said == rejected(node.ref, (other,))
 
 
 def test_a_networkpolicy_that_fails_closed_says_what_that_does_and_what_to_write() -> None:

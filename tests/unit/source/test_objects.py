@@ -109,8 +109,37 @@ def test_a_config_map_of_another_name_is_none_of_ours() -> None:
 
 
 def test_an_object_that_is_refused_keeps_its_name_and_version() -> None:
+    spec = {"action": "NoSNAT", "destinations": ["10.0.0.0/8"]}
+    answer = found("EgressNATPolicy", {"metadata": {"name": "e", "resourceVersion": "7"}, "spec": spec})
+    assert (answer.ref, answer.version, answer.item) == (Ref("EgressNATPolicy", "", "e"), "7", None)
+    assert [problem.field for problem in answer.problems] == ["spec.destinations[0]"]
+
+
+IN_PART = {
+    "Namespace": {"metadata": {"name": "x", "labels": {"a": 1}}},
+    "Node": {"metadata": {"name": "x"}, "status": {"addresses": [{"type": "ExternalIP", "address": ""}]}},
+    "Pod": {"metadata": {"namespace": "x", "name": "x"}, "status": {"podIPs": [{"ip": "y"}]}},
+    "ServiceCIDR": {"metadata": {"name": "x"}, "spec": {"cidrs": ["y"]}},
+    "ConfigMap": {
+        "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+        "data": {"config": "cidrLimit: y"},
+    },
+    "NetworkLogging": {"metadata": {"name": "default"}, "spec": {"cluster": {"deny": {"log": "y"}}}},
+}
+
+
+@pytest.mark.parametrize(("kind", "document"), IN_PART.items(), ids=IN_PART)
+def test_an_object_that_can_be_read_in_part_is_given_with_what_is_wrong(kind: str, document: Document) -> None:
+    answer = found(kind, document)
+    assert answer.item is not None
+    assert len(answer.problems) == 1
+    assert answer.item.problems == answer.problems
+
+
+def test_a_pod_without_a_readable_address_is_given_with_what_is_wrong() -> None:
     answer = found("Pod", broken_pod("web", 7))
-    assert (answer.ref, answer.version, answer.item) == (Ref("Pod", "shop", "web"), "7", None)
+    assert (answer.ref, answer.version) == (Ref("Pod", "shop", "web"), "7")
+    assert answer.item is not None
     assert [str(problem) for problem in answer.problems] == [
         "Pod shop/web: status.podIPs[0].ip '10.64.0.300': is not an IP address; write one like 10.0.0.1 or 2001:db8::1"
     ]
