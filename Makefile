@@ -145,7 +145,7 @@ install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a
 	$(say) '$(unit)'
 	$(call unit_for,$(PREFIX)) >"$(unit)"
 	$(reload)
-	$(say) 'installed. Next: set `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
+	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
 .PHONY: uninstall
 uninstall: ## take the unit and /opt/nfagent away; settings, logs and the rules in force stay

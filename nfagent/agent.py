@@ -105,7 +105,10 @@ class Agent:
     """One node's agent. Satisfies edge.api.Answers, edge.folder.Taker and edge.following.Taker."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put the parts together; nothing is read or opened before `run`. Raises MachineError."""
+        """Put the parts together: libnftables is loaded and conntrack's socket opened, all else is left to `run`.
+
+        Raises MachineError.
+        """
         self._settings = settings
         self._desired = Desired(
             settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy

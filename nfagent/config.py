@@ -37,6 +37,8 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """`[masquerade]`: translation of Pod traffic that leaves the cluster."""
 
     enabled: bool = True
+    ipv4: bool = True
+    ipv6: bool = True
     random_fully: bool = True
     all_reserved_ranges: bool = False
 
@@ -94,6 +96,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ranges = [_range(key, cidr) for key, cidr in _cluster_cidrs(self)]
         return MasqueradeSettings(
             enabled=self.masquerade.enabled,
+            ipv4=self.masquerade.ipv4,
+            ipv6=self.masquerade.ipv6,
             random_fully=self.masquerade.random_fully,
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
             cluster_ranges=tuple(ranges),

@@ -17,7 +17,7 @@ from typing import cast
 import click
 
 COMMANDS = {
-    "run": ("run", "Enforce what a folder of manifests says, until stopped."),
+    "run": ("run", "Enforce what the API server, or a folder, says."),
     "render": ("render", "Show what would be loaded, as nft text; needs no root."),
     "dump": ("dump", "Show what the agent knows, wants, and has in the kernel."),
     "explain": ("explain", "Say why a connection is allowed or denied."),

@@ -48,7 +48,8 @@ def _told(denied: list[tuple[Need, Permission]], total: int, user: User | None) 
     if len(denied) == total:
         found = f"none of {total} is allowed to {whom}: nothing is enforced"
         return [Check("permissions", "FAIL", found, _binding({permission.namespace for _, permission in denied}, user))]
-    found = f"{total - len(denied)} of {total} are allowed to {whom}; these are not:"
+    allowed = total - len(denied)
+    found = f"{allowed} of {total} {'is' if allowed == 1 else 'are'} allowed to {whom}; these are not:"
     lines = [_denial(list(group), user) for _, group in groupby(sorted(denied, key=_place_and_verb), key=_place)]
     lines.sort(key=lambda line: line.result != "FAIL")
     return [Check("permissions", "FAIL" if vital else "warn", found), *lines]

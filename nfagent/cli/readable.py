@@ -51,11 +51,17 @@ def _head(view: View) -> list[tuple[str, str]]:
     head = [
         ("node", view["node"] + ("" if view["known"] else f"  {paint('warning')}: there is no Node of that name")),
         ("cluster", ", ".join(parts)),
-        ("masquerade", f"on, not towards {exempt} ({origin})" if masquerade["enabled"] else "off"),
+        ("masquerade", f"{_families(masquerade)}, not towards {exempt} ({origin})" if masquerade["enabled"] else "off"),
         *(("services", f"{', '.join(found['cidrs'])} ({found['name']})") for found in masquerade["service_ranges"]),
         ("logging", switches),
     ]
     return head + (agent_facts(view["agent"]) if "agent" in view else [])
+
+
+def _families(masquerade: View) -> str:
+    # An agent of before says nothing of families: it translates both.
+    families = masquerade.get("families", [4, 6])
+    return "on" if len(families) > 1 else f"on for IPv{families[0]} alone"
 
 
 def agent_facts(agent: View) -> list[tuple[str, str]]:
@@ -63,7 +69,9 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     reconcile, log = agent["reconcile"], agent["verdict_log"]
     kernel = [paint("ok") + ", in sync" if reconcile["in_sync"] else f"{paint('warn')}, not in sync yet"]
     if reconcile["failures"]:
-        kernel = [f"{paint('FAIL')}, refused {reconcile['failures']} times in a row: {reconcile['last_error']}"]
+        kernel = [
+            f"{paint('FAIL')}, refused {counted(reconcile['failures'], 'time')} in a row: {reconcile['last_error']}"
+        ]
     kernel.append(counted(reconcile["transactions"], "transaction"))
     if reconcile["drifts"]:
         by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""
@@ -102,7 +110,10 @@ def _following_fact(apiserver: View) -> str:
 def _revoke_fact(revoke: View) -> str:
     """Say what became of connections that changes concerned."""
     if revoke["last_error"]:
-        return f"{paint('warn')}, {revoke['suspects']} addresses stay under re-check: {revoke['last_error']}"
+        stay = (
+            f"{counted(revoke['suspects'], 'address')} {'stays' if revoke['suspects'] == 1 else 'stay'} under re-check"
+        )
+        return f"{paint('warn')}, {stay}: {revoke['last_error']}"
     judged = counted(revoke["judged"], "connection")
     under = f"; {counted(revoke['suspects'], 'address')} under re-check" if revoke["suspects"] else ""
     return f"{judged} judged again after changes, {revoke['revoked'] or 'none'} ended{under}"

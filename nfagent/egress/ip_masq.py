@@ -151,5 +151,6 @@ def _limit(field: Field) -> int:
 def _cidrs(field: Field, most: int) -> tuple[Range, ...]:
     cidrs = tuple(entry.cidr(strict=True) for entry in field.items())
     if len(cidrs) > most:
-        raise field.error(f"has {len(cidrs)} CIDRs, more than cidrLimit {most}; merge some, or raise cidrLimit")
+        number = "1 CIDR" if len(cidrs) == 1 else f"{len(cidrs)} CIDRs"
+        raise field.error(f"has {number}, more than cidrLimit {most}; merge some, or raise cidrLimit")
     return cidrs

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import msgspec
 
-from nfagent.cluster.address import Range, disjoint, single
+from nfagent.cluster.address import FAMILIES, Family, Range, disjoint, single
 from nfagent.cluster.model import Node
 from nfagent.cluster.state import Change, ClusterState
 from nfagent.egress.state import EgressState
@@ -15,19 +15,27 @@ from nfagent.egress.state import EgressState
 class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the node's configuration says of masquerade.
 
+    ipv4, ipv6:     whether this family is translated
     cluster_ranges: Pod and Service ranges that no Node and no ServiceCIDR names
     """
 
     enabled: bool = True
+    ipv4: bool = True
+    ipv6: bool = True
     random_fully: bool = True
     all_reserved_ranges: bool = False
     cluster_ranges: tuple[Range, ...] = ()
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that are translated; none where masquerade is off."""
+        return tuple(family for family, on in zip(FAMILIES, (self.ipv4, self.ipv6), strict=True) if self.enabled and on)
 
 
 class MasqueradePlan(msgspec.Struct, frozen=True):
     """Disjoint ranges of both families.
 
-    sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them
+    sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of the families translated
     cluster: destinations in the cluster: never translated
     exempt:  destinations outside that keep the Pod's address, by configuration and policies
     """
@@ -40,7 +48,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
 
 def masquerade_plan(cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings) -> MasqueradePlan | None:
     """Plan this node's masquerade; None where it is switched off."""
-    if not settings.enabled:
+    if not settings.families:
         return None
     own = cluster.nodes.get(cluster.node)
     sources = list(own.pod_cidrs) if own is not None else []
@@ -53,7 +61,8 @@ def masquerade_plan(cluster: ClusterState, egress: EgressState, settings: Masque
     for node in cluster.nodes.values():
         ranges += _ranges_of(node)
     exempt = egress.exempt(all_reserved_ranges=settings.all_reserved_ranges)
-    return MasqueradePlan(disjoint(sources), disjoint(ranges), disjoint(exempt), settings.random_fully)
+    translated = (item for item in sources if item.family in settings.families)
+    return MasqueradePlan(disjoint(translated), disjoint(ranges), disjoint(exempt), settings.random_fully)
 
 
 @lru_cache(maxsize=32_768)

@@ -170,7 +170,8 @@ class _Teller:
         rest = [item for group in groups[_GROUPS_SHOWN:] for item in group]
         if rest:
             denied = sum(not item.allowed for item in rest)
-            lines += ["", f"and {len(rest)} more Pods: {denied} denied, {len(rest) - denied} allowed"]
+            pods = "1 more Pod" if len(rest) == 1 else f"{len(rest)} more Pods"
+            lines += ["", f"and {pods}: {denied} denied, {len(rest) - denied} allowed"]
         return lines
 
     def _server(self, judged: Judged) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nfagent.cluster.address import single
-from nfagent.cluster.model import Labels, Pod
+from nfagent.cluster.model import UNREADABLE, Labels, Pod
 from nfagent.cluster.selectors import Requirement, Selector
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.model import IpBlock, Peer, PodPeer
@@ -48,7 +48,8 @@ def pods_labelled(labels: Labels, namespace: str) -> PodPeer:
 
 
 def _given(labels: Labels) -> Labels:
-    return tuple(label for label in labels if label[0] not in _GENERATED) or labels
+    nameable = tuple(label for label in labels if label[1] != UNREADABLE)
+    return tuple(label for label in nameable if label[0] not in _GENERATED) or nameable
 
 
 def _custom(label: tuple[str, str]) -> tuple[int, str]:

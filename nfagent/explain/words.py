@@ -90,7 +90,7 @@ class _Teller:
             lines = [f"{self._head(before[0])}; {self._nothing(before[0], stage.rules)}"]
         elif before:
             asked = sum(rule.policy != decider.policy for rule in stage.rules)
-            lines = [f"{len(before)} policies before it; none of their {asked} {self._direction} rules matches"]
+            lines = [f"{len(before)} policies before it; {self._no_rule_of(asked, one=False)}"]
         then = "; the next tier decides" if stage.verdict == "pass" else ""
         return [*lines, f"{self._head(decider.policy)}; {self._rule(decider)}{then}"]
 
@@ -114,9 +114,21 @@ class _Teller:
             lines += _more(len(near) - most, "that don't match")
         if rest:
             count = sum(len(missed) for _, missed in rest)
-            verb = "isolate it" if stage.tier == "network" else "have rules for it"
-            lines.append(f"{len(rest)} more policies {verb}; none of their {count} {self._direction} rules matches")
+            lines.append(f"{self._rest(len(rest), stage)}; {self._no_rule_of(count, one=len(rest) == 1)}")
         return lines
+
+    def _rest(self, count: int, stage: Stage) -> str:
+        """Count the policies that aren't named."""
+        if stage.tier == "network":
+            return "1 more policy isolates it" if count == 1 else f"{count} more policies isolate it"
+        return "1 more policy has rules for it" if count == 1 else f"{count} more policies have rules for it"
+
+    def _no_rule_of(self, count: int, *, one: bool) -> str:
+        """Say that none of the rules of one policy, or of several, matches."""
+        whose, has = ("its", "it has") if one else ("their", "they have")
+        if count > 1:
+            return f"none of {whose} {count} {self._direction} rules matches"
+        return f"{whose} only {self._direction} rule doesn't match" if count else f"{has} no {self._direction} rules"
 
     def _head(self, ref: Ref) -> str:
         """Name a policy, and what makes it speak here."""

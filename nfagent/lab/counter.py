@@ -89,7 +89,9 @@ class Counter:
         """Give what has come so far. Raises KernelError where more came than there was room for."""
         self.look()
         if self._lost:
-            raise KernelError(f"{self._lost} packets came that could not be counted: look more often")
+            raise KernelError(
+                f"{self._lost} {'packet' if self._lost == 1 else 'packets'} could not be counted: look more often"
+            )
         return list(self._arrived)
 
     def _number(self, head: bytes) -> int:

@@ -285,7 +285,9 @@ def _await(talks: Iterable[Talk], count: Callable[[Talk], int], more: int, what:
     for talk, enough in wanted.items():
         while (found := count(talk)) < enough:
             if time.monotonic() > end:
-                raise KernelError(f"{found} packets {what} instead of {enough}: {talk.line}")
+                raise KernelError(
+                    f"{found} {'packet' if found == 1 else 'packets'} {what} instead of {enough}: {talk.line}"
+                )
             pause.wait(_INTERVAL)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
-from nfagent.cluster.address import Range
+from nfagent.cluster.address import Family, Range
 from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
@@ -208,9 +208,9 @@ class Desired:
         return self._live.touched
 
     @property
-    def masquerade_enabled(self) -> bool:
-        """Whether this node translates at all."""
-        return self._masquerade.enabled
+    def masquerade_families(self) -> tuple[Family, ...]:
+        """The families that this node translates; none where masquerade is off."""
+        return self._masquerade.families
 
     def classes_of(self, address: str) -> tuple[ClassKey, ...]:
         """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""

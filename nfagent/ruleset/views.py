@@ -69,12 +69,14 @@ def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) ->
 def _masquerade_view(desired: Desired) -> View:
     """Show who sees Pod addresses.
 
+    families: those that are translated, 4 and 6
     base:  the object that the list starts from, '' for the default list
     added: the EgressNATPolicies that add to it, by name
     """
     ranges = sorted(desired.cluster.service_ranges.values(), key=lambda item: item.name)
     return {
-        "enabled": desired.masquerade_enabled,
+        "enabled": bool(desired.masquerade_families),
+        "families": list(desired.masquerade_families),
         "exempt": [str(item) for item in desired.masquerade_exempt],
         "configured": desired.egress.base is not None,
         "base": str(desired.egress.base or ""),

@@ -104,3 +104,22 @@ def test_the_node_s_own_traffic_keeps_its_address(lab: Lab) -> None:
     node = NODES[0]
     probe = Probe(lab.fabric.node_namespace(node.name), OUTSIDE.addresses[0], "tcp", 443)
     assert lab.ask([probe])[probe].seen_from in node.addresses
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        pytest.param("IPV6", ["node", "pod", "pod", "pod"], id="IPv6 off"),
+        pytest.param("IPV4", ["pod", "pod", "node", "node"], id="IPv4 off"),
+    ],
+)
+def test_a_family_that_is_switched_off_keeps_pod_addresses(lab: Lab, family: str, expected: list[str]) -> None:
+    agent = lab.cluster.agent(node_of(lab, "x/a").name)
+    agent.stop()
+    agent.start({f"NFAGENT_MASQUERADE_{family}": "false"})
+    try:
+        assert views(lab) == expected
+    finally:
+        agent.stop()
+        agent.start()
+    assert views(lab) == ["node", "pod", "node", "node"]

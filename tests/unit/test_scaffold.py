@@ -107,7 +107,7 @@ def template_lines() -> list[str]:
     return (ROOT / "systemd" / "nfagent.toml").read_text().splitlines()
 
 
-SETTING = re.compile(r"# ([a-z_]+ = .+)")
+SETTING = re.compile(r"# ([a-z_0-9]+ = .+)")
 
 
 def test_the_shipped_settings_change_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cli import readable
+from nfagent.egress.plan import MasqueradeSettings
 from nfagent.ruleset.views import Scope, policies_view, state_view
 from tests.scene import Document, Scene
 
@@ -39,6 +40,18 @@ def test_without_objects_it_is_the_default_list() -> None:
     lines = readable.state(state_view(Scene().views["a"], Scope(), ()))
     assert any(line.startswith("masquerade  on, not towards") and line.endswith("(default list)") for line in lines)
     assert not any(line.startswith("services") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "begin"),
+    [
+        pytest.param(MasqueradeSettings(ipv6=False), "masquerade  on for IPv4 alone, not towards ", id="one family"),
+        pytest.param(MasqueradeSettings(enabled=False), "masquerade  off", id="none"),
+    ],
+)
+def test_the_state_says_which_families_are_translated(settings: MasqueradeSettings, begin: str) -> None:
+    lines = readable.state(state_view(Scene(masquerade=settings).views["a"], Scope(), ()))
+    assert [line.startswith(begin) for line in lines if line.startswith("masquerade")] == [True]
 
 
 def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced() -> None:

@@ -97,6 +97,12 @@ UNREAD = {
         DEFAULT_LIST,
         OLD_LIST,
     ),
+    "one CIDR may be too many": Unread(
+        "cidrLimit: 0\nnonMasqueradeCIDRs: [10.0.0.0/8]\nmasqLinkLocal: true",
+        "nonMasqueradeCIDRs: has 1 CIDR, more than cidrLimit 0",
+        DEFAULT_LIST,
+        OLD_LIST,
+    ),
     "a list in other letter case is named as it is written": Unread(
         "nonmasqueradecidrs: [x]\nmasqLinkLocal: true",
         "nonmasqueradecidrs[0] 'x': is not a CIDR",

@@ -10,6 +10,7 @@ from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.model import Ref
 from nfagent.egress.plan import MasqueradeSettings
 from nfagent.ruleset.objects import Masquerade
+from nfagent.ruleset.views import Scope, state_view
 from tests.interpreter import later, run, stray
 from tests.scene import Document, Scene, pod, policy
 
@@ -176,6 +177,23 @@ def test_switched_off_there_is_neither_chain_nor_set() -> None:
     ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].ruleset()
     assert "masquerade-pods" not in ruleset.chains
     assert not {name for name in ruleset.sets if not name.startswith(("recheck", "revoked"))}
+
+
+@pytest.mark.parametrize(
+    ("settings", "translated"),
+    [
+        pytest.param(MasqueradeSettings(), [4, 6], id="by default both families are translated"),
+        pytest.param(MasqueradeSettings(ipv6=False), [4], id="IPv6 can be switched off alone"),
+        pytest.param(MasqueradeSettings(ipv4=False), [6], id="and so can IPv4"),
+        pytest.param(MasqueradeSettings(ipv4=False, ipv6=False), [], id="without a family it is off"),
+        pytest.param(MasqueradeSettings(enabled=False, ipv6=True), [], id="off is off for every family"),
+    ],
+)
+def test_families(settings: MasqueradeSettings, translated: list[int]) -> None:
+    scene = Scene(WEB, masquerade=settings)
+    assert [family for family in (4, 6) if scene.translates("shop/web", "outside", family=family)] == translated
+    view = state_view(scene.views["a"], Scope(), ())["masquerade"]
+    assert (view["families"], view["enabled"]) == (translated, bool(translated))
 
 
 @pytest.mark.parametrize("random_fully", [True, False])

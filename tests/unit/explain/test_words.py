@@ -230,6 +230,37 @@ def test_many_policies_never_make_more_lines_than_a_screen_has() -> None:
     assert len(tiers) < 40
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        pytest.param((2, 1), "2 more policies isolate it; none of their 3 ingress rules matches", id="two of several"),
+        pytest.param((2,), "1 more policy isolates it; none of its 2 ingress rules matches", id="one of several"),
+        pytest.param((1,), "1 more policy isolates it; its only ingress rule doesn't match", id="one of one rule"),
+        pytest.param((0,), "1 more policy isolates it; it has no ingress rules", id="one without rules"),
+        pytest.param((1, 0), "2 more policies isolate it; their only ingress rule doesn't match", id="two of one rule"),
+        pytest.param((0, 0), "2 more policies isolate it; they have no ingress rules", id="two without rules"),
+    ],
+)
+def test_policies_that_are_not_named_are_counted_in_words_that_fit_their_number(
+    rules: tuple[int, ...], expected: str
+) -> None:
+    named = [isolating(f"a{number}", Rule((FROM_WEB,), ON_81)) for number in range(6)]
+    rest = [isolating(f"b{number}", *[Rule((FROM_DB,))] * count) for number, count in enumerate(rules)]
+    assert lines(*named, *rest)[-1].strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        pytest.param(1, "1 more policy has rules for it; its only ingress rule doesn't match", id="one"),
+        pytest.param(2, "2 more policies have rules for it; none of their 2 ingress rules matches", id="two"),
+    ],
+)
+def test_policies_of_a_tier_that_are_not_named_are_counted_alike(rest: int, expected: str) -> None:
+    found = lines(*(admin(f"p{number}", number, deny(DB)) for number in range(6 + rest)))
+    assert found[-2].strip() == expected
+
+
 def test_a_rule_with_many_peers_and_ports_is_shortened() -> None:
     peers = tuple(cidr(f"10.0.{number}.0/24") for number in range(100))
     ports = tuple(numbered(number) for number in range(100, 200))

@@ -142,6 +142,7 @@ def leaving() -> Desired:
 def test_the_state_says_where_the_masquerade_list_comes_from_and_the_services_ranges(leaving: Desired) -> None:
     assert as_json(state_view(leaving, ALL, ()))["masquerade"] == {
         "enabled": True,
+        "families": [4, 6],
         "exempt": ["10.0.0.0/8", "169.254.0.0/16", "fe80::/10"],
         "configured": True,
         "base": "EgressNATPolicy default",
