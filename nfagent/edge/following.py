@@ -144,6 +144,7 @@ class ClusterSource:
         self._again = asyncio.Event()
         self._never = asyncio.Event()
         self._services_at: float | None = None
+        self._service_problems: tuple[tuple[Problem, ...], ...] = ()
         self._reading_services = asyncio.Lock()
         self._origin = ""
         self.synced = False
@@ -155,8 +156,9 @@ class ClusterSource:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that is wrong with objects now."""
-        return tuple(sorted((flaw for flaws in self.faults.values() for flaw in flaws), key=str))
+        """Everything that is wrong with objects now; with Services as of the last question about them."""
+        found = (*self.faults.values(), *self._service_problems)
+        return tuple(sorted((flaw for flaws in found for flaw in flaws), key=str))
 
     async def start(self) -> None:
         """Find the credentials. Raises ClusterError."""
@@ -203,6 +205,7 @@ class ClusterSource:
                 log.warning("Services can't be read: %s", trouble)
             else:
                 self._services_at = now
+                self._service_problems = tuple(reflector.problems.values())
 
     async def _list(self, reflector: Reflector) -> str:
         """Read a list by pages; give what stood in the way, or nothing. One that is expired is begun anew, twice."""

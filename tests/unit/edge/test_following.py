@@ -312,6 +312,23 @@ class TestServices:
 
         asyncio.run(body())
 
+    def test_say_what_is_wrong_with_them_as_long_as_it_is(self) -> None:
+        async def body() -> None:
+            async with waiting() as (stage, source):
+                stage.script.on(self.PATH, page({**self.service("x"), "spec": {"clusterIP": "y"}}))
+                await source.read_services()
+                assert stage.holder.names == "x"
+                assert [(problem.object, problem.field) for problem in source.problems] == [
+                    ("Service shop/x", "spec.clusterIP")
+                ]
+                assert source.faults == {}
+                stage.script.on(self.PATH, page(self.service("x")))
+                stage.clock.advance(11)
+                await source.read_services()
+                assert source.problems == ()
+
+        asyncio.run(body())
+
     def test_are_listed_anew_after_410(self) -> None:
         async def body() -> None:
             async with waiting() as (stage, source):
