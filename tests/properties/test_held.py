@@ -33,4 +33,6 @@ def test_what_is_held_is_what_was_put_and_not_removed(events: list[tuple[Item, b
             desired.remove(item.ref)
             present.discard(item.ref)
         assert held(desired) == present
+        assert {ref for ref in present if (found := desired.find(ref)) is not None and found.ref == ref} == present
+        assert item.ref in present or desired.find(item.ref) is None
     assert held(desired.rebuilt()) == present

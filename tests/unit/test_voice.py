@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nfagent.cluster.model import NetworkLogging, Ref
+from nfagent.cluster.model import NetworkLogging, Node, Ref
 from nfagent.egress.policy import EgressNATPolicy
 from nfagent.errors import Problem
 from nfagent.notices.findings import NodeFaults
@@ -87,6 +87,18 @@ async def test_what_comes_to_hold_is_said_within_seconds_each_on_its_object() ->
         stage.troubles = NodeFaults(refused="EBUSY")
         await stage.time.passes(15.0)
         assert ("Node", "RulesRefused") in stage.reasons()
+
+
+@scenario
+async def test_an_object_that_holds_in_part_is_said_to_whatever_its_kind() -> None:
+    async with speaking() as stage:
+        node = Node("n2", problems=FLAWED.problems)
+        stage.store.put(object_path(node.ref), {})
+        stage.desired.put(node)
+        stage.faults[node.ref] = node.problems
+        await stage.time.passes(3.0)
+        (said,) = (event["message"] for event in stage.store.events())
+        assert said.startswith("A part of the object can't be read: spec.ingress[0].ports[0].port '99999'")
 
 
 @scenario

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from nfagent.cluster.model import Pod
+from nfagent.cluster.model import UNREADABLE, Pod
 from nfagent.errors import Problem
 from nfagent.explain.remedy import remedies
 from nfagent.explain.telling import peer_telling, pods_like
@@ -256,3 +256,13 @@ def test_a_pod_is_told_by_labels(labels: dict[str, str], neighbours: list[dict[s
     assert peer.pods.matches(dict(pod.labels))
     assert peer_telling(state, "10.64.9.1") == peer
     assert peer_telling(state, "192.168.0.1") == network("192.168.0.1/32")
+
+
+def test_a_label_that_cannot_be_read_is_not_offered_in_a_rule() -> None:
+    state = cluster()
+    odd = Pod("shop", "odd", labels=(("app", "odd"), ("key", UNREADABLE)))
+    state.put(odd)
+    assert pods_like(state, odd) == PodPeer(selecting(app="odd"), namespace="shop")
+    only = Pod("other", "odd", labels=(("key", UNREADABLE),))
+    state.put(only)
+    assert pods_like(state, only) == PodPeer(selecting(), namespace="other")
