@@ -12,9 +12,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # What nfagent runs on (python3-nftables is the library of Debian's own nft); with what the tools here use besides.
-# netbase has /etc/protocols, by which nft reads and writes the names of protocols.
-RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod netbase
-DEV_PACKAGES := $(RUN_PACKAGES) procps systemd clang gcc libbpf-dev libc6-dev openssl
+# netbase has /etc/protocols, for those tests that hold names of protocols against numbers.
+RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
+DEV_PACKAGES := $(RUN_PACKAGES) netbase procps systemd clang gcc libbpf-dev libc6-dev openssl
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
 say := printf '==> %s\n'
