@@ -15,7 +15,7 @@ import pytest
 from nfagent.lab import netns
 from tests.labs import wait_until
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("interruptible")]
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "nfagent", "lab", "demo"]
