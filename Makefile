@@ -101,7 +101,7 @@ test: $(VENV)/ready modules ## everything: lint, then all tests (root for those 
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
 	$(say) 'pytest: unit, properties, golden, kernel, lab, apiserver'
-	$(bin)/pytest $(if $(LATEST),-W default)
+	$(bin)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
 .PHONY: apiserver
 apiserver: $(VENV)/ready ## build/etcd and build/kube-apiserver, for tests/apiserver (Go 1.24; five minutes the first time)
@@ -128,6 +128,10 @@ bench: $(VENV)/ready modules ## every figure beside its reference, and build/ben
 .PHONY: lint
 lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit
 	@$(linting)
+
+.PHONY: fresh
+fresh: ## make demo and make test on a bare Debian 12, made by debootstrap in build/fresh (root; a quarter of an hour)
+	@exec .ci/fresh
 
 .PHONY: lock
 lock: ## requirements*.txt anew: the newest packages that setup.cfg allows, with hashes (two minutes)
