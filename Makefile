@@ -210,7 +210,7 @@ $(VENV)/ready: setup.cfg pyproject.toml $(DEV_LOCK)
 	if [ -n "$(LATEST)" ]; then
 	    $(bin)/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
 	    $(say) 'newer here than what is locked:'
-	    $(bin)/pip freeze --local | grep -ixvFf <(grep -o '^[^ ]*==[^ ]*' $(DEV_LOCK)) | grep == || echo nothing
+	    $(bin)/pip freeze --local --exclude-editable | tr _ - | grep -ixvFf <(grep -o '^[^ ]*==[^ ]*' $(DEV_LOCK)) || echo nothing
 	else
 	    $(call install,$(bin)/pip,$(DEV_LOCK),--editable .)
 	fi
