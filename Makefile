@@ -1,7 +1,7 @@
 # Everything here runs on a bare Debian 12 as root, with nothing but git and make on it. Elsewhere, or as another
 # user, what is missing is named. pip and apt are used as this machine has them set up.
 
-VENV ?= .venv
+VENV ?= $(if $(LATEST),.venv-latest,.venv)
 PYTHON ?= /usr/bin/python3
 PREFIX ?= /opt/nfagent
 DESTDIR ?=
@@ -12,10 +12,15 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # What nfagent runs on (python3-nftables is the library of Debian's own nft); with what the tools here use besides.
-# netbase has /etc/protocols, by which nft reads and writes the names of protocols.
-RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod netbase
-DEV_PACKAGES := $(RUN_PACKAGES) procps systemd clang gcc libbpf-dev libc6-dev openssl
+# netbase has /etc/protocols, for those tests that hold names of protocols against numbers.
+RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
+DEV_PACKAGES := $(RUN_PACKAGES) netbase procps systemd clang gcc libbpf-dev libc6-dev openssl
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
+
+# What Python packages nfagent runs on, and what the tools here are: exact versions, with the hashes of their files.
+# `make lock` writes both anew from the lower bounds in setup.cfg. pip takes them from where this machine has it look.
+RUN_LOCK := requirements.txt
+DEV_LOCK := requirements-dev.txt
 
 say := printf '==> %s\n'
 bin := $(VENV)/bin
@@ -41,6 +46,17 @@ else
         -o DPkg::Lock::Timeout=300 $$missing >/dev/null
 fi
 endef
+
+# $(call install,PIP,LOCK,WHAT): what is locked, then WHAT without its dependencies, built by the setuptools of the lock.
+define install
+$(1) install --quiet --require-hashes --requirement $(2)
+$(1) install --quiet --no-deps --no-build-isolation $(3)
+endef
+
+# $(call lock,FILE,WORDS): a lock anew, which names neither this machine nor where its pip looks.
+lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
+    --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+    --output-file $(1) $(2) pyproject.toml
 
 # $(call unit_for,FOLDER): the unit as it starts the nfagent that is in FOLDER.
 unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' systemd/nfagent.service
@@ -79,13 +95,13 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces: policy, masquera
 # What tests/apiserver needs is built meanwhile, at the lowest priority: it takes minutes the first time. Those
 # tests come last and wait for it; whoever ends `make test` ends the build too, Ctrl-C or not.
 .PHONY: test
-test: $(VENV)/ready modules ## everything: lint, then all tests (root for those that need the kernel)
+test: $(VENV)/ready modules ## everything: lint, then all tests (root for those that need the kernel; LATEST=1: with the newest packages)
 	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.assets --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
 	$(say) 'pytest: unit, properties, golden, kernel, lab, apiserver'
-	$(bin)/pytest
+	$(bin)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
 .PHONY: apiserver
 apiserver: $(VENV)/ready ## build/etcd and build/kube-apiserver, for tests/apiserver (Go 1.24; five minutes the first time)
@@ -113,6 +129,19 @@ bench: $(VENV)/ready modules ## every figure beside its reference, and build/ben
 lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit
 	@$(linting)
 
+.PHONY: fresh
+fresh: ## make demo and make test on a bare Debian 12, made by debootstrap in build/fresh (root; a quarter of an hour)
+	@exec .ci/fresh
+
+.PHONY: lock
+lock: ## requirements*.txt anew: the newest packages that setup.cfg allows, with hashes (two minutes)
+	@$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet 'pip-tools >= 7.5, < 8'
+	$(say) '$(DEV_LOCK)'
+	$(call lock,$(DEV_LOCK),--extra dev)
+	$(say) '$(RUN_LOCK)'
+	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
+
 .PHONY: install
 install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit (PREFIX=, DESTDIR=)
 	@$(call packages,$(RUN_PACKAGES))
@@ -121,7 +150,7 @@ install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a
 	# What an earlier build left would be installed again, modules that are gone included. Ours in build/ stays.
 	trap 'rm -rf build/lib build/bdist.*' EXIT
 	rm -rf build/lib build/bdist.*
-	"$(root)/bin/python" -m pip install --quiet --upgrade .
+	$(call install,"$(root)/bin/python" -m pip,$(RUN_LOCK),.)
 	if [ -n "$(DESTDIR)" ]; then
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
@@ -168,10 +197,21 @@ uninstall: ## take the unit and /opt/nfagent away; settings, logs and the rules 
 modules:
 	@for module in $(MODULES); do modprobe --quiet $$module 2>/dev/null || true; done
 
-$(VENV)/ready: setup.cfg pyproject.toml
+# Of LATEST nothing is kept: what is newest is asked at each run.
+ifdef LATEST
+.PHONY: $(VENV)/ready
+endif
+
+$(VENV)/ready: setup.cfg pyproject.toml $(DEV_LOCK)
 	@$(call packages,$(DEV_PACKAGES))
 	$(say) '$(VENV): a virtual environment'
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(say) '$(VENV): nfagent, its Python packages and the tools for tests (a minute or two)'
-	$(bin)/pip install --quiet --editable '.[dev]'
+	if [ -n "$(LATEST)" ]; then
+	    $(bin)/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+	    $(say) 'newer here than what is locked:'
+	    $(bin)/pip freeze --local --exclude-editable | tr _ - | grep -ixvFf <(grep -o '^[^ ]*==[^ ]*' $(DEV_LOCK)) || echo nothing
+	else
+	    $(call install,$(bin)/pip,$(DEV_LOCK),--editable .)
+	fi
 	touch $@

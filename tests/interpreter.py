@@ -50,7 +50,6 @@ from nfagent.ruleset.objects import (
 
 HookName: TypeAlias = Literal["forward", "input", "output"]
 State: TypeAlias = Literal["new", "established", "related", "invalid", "untracked"]
-_NFT_PROTOCOL = {"icmpv6": "ipv6-icmp"}
 _REMEMBERED = 64
 _END = "end"
 
@@ -71,7 +70,7 @@ class Conntrack(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A packet at a hook. `protocol` is nft's name (ipv6-icmp), or a number as text."""
+    """A packet at a hook. `protocol` is nft's word, or a number as text."""
 
     family: Family
     saddr: str
@@ -100,11 +99,11 @@ class Result(NamedTuple):
 
 def opening(flow: Flow) -> Seen:
     """Give a connection's first packet."""
-    protocol = _NFT_PROTOCOL.get(flow.protocol, flow.protocol)
     port = flow.port or 0
     conntrack = Conntrack("new", flow.source, flow.destination, port)
-    icmpv6_type = "echo-request" if protocol == "ipv6-icmp" else ""
-    return Seen(family_of(flow.source), flow.source, flow.destination, protocol, conntrack, 40000, port, icmpv6_type)
+    icmpv6_type = "echo-request" if flow.protocol == "icmpv6" else ""
+    ends = (family_of(flow.source), flow.source, flow.destination)
+    return Seen(*ends, flow.protocol, conntrack, 40000, port, icmpv6_type)
 
 
 def later(flow: Flow) -> Seen:
@@ -233,7 +232,7 @@ def _untracked(match: Match) -> Test:
         case ProtocolIs(names):
             return lambda packet: packet.protocol in names
         case Icmpv6Type(names):
-            return lambda packet: packet.protocol == "ipv6-icmp" and packet.icmpv6_type in names
+            return lambda packet: packet.protocol == "icmpv6" and packet.icmpv6_type in names
         case LocalSource():
             return lambda packet: packet.local_source
         case NotLoopback():

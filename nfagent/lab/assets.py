@@ -146,8 +146,9 @@ def _build(sources: Path, build: Path, say: Callable[[str], None]) -> None:
 
 
 def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None]) -> None:
-    # A build doesn't outlive whoever wanted it; one that hangs on the network ends.
-    command = ["setpriv", "--pdeathsig", "INT", "timeout", "--signal", "INT", "--kill-after", "10", str(_BUILD_SECONDS)]
+    # A build doesn't outlive whoever wanted it; one that hangs on the network ends. Not by SIGINT: what a script
+    # starts in the background ignores it, and so would the compilers.
+    command = ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after", "10", str(_BUILD_SECONDS)]
     command += ["go", "build", "-v", "-trimpath", "-ldflags", _link_flags(sources)]
     command += ["-o", f"{scratch / 'bin'}{os.sep}", *(f"./{name}" for name in _NAMES)]
     # GOTOOLCHAIN: no other Go is fetched behind anybody's back.
@@ -183,8 +184,8 @@ def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None])
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Interrupt a build and the compilers that it started, as Ctrl-C would."""
-    for number in (signal.SIGINT, signal.SIGKILL):
+    """End a build and the compilers that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -147,6 +147,9 @@ class Fabric:
             _configure(wiring.node(plan, (other for other in self.nodes.values() if other != plan)), name)
         for name, host in hosts.items():
             _configure(wiring.outside(host, self.nodes.values()), name)
+        netns.await_links(underlay, (wiring.UNDERLAY, *ports.values()))
+        for name in everyone:
+            netns.await_links(name, (wiring.UPLINK,))
 
     def _attach(self, pods: Sequence[PodPlan]) -> None:
         if not pods:
@@ -166,6 +169,10 @@ class Fabric:
         for node in {pod.node: self.nodes[pod.node] for pod in pods}.values():
             lines = (wiring.pod_port(pod, node, self._ports[pod.key]) for pod in pods if pod.node == node.name)
             netns.ip_batch(itertools.chain.from_iterable(lines), self.node_namespace(node.name))
+        for pod, name in spaces.items():
+            bridge = (wiring.BRIDGE,) if self.nodes[pod.node].attachment == "bridge" else ()
+            netns.await_links(self.node_namespace(pod.node), (self._ports[pod.key], *bridge))
+            netns.await_links(name, (wiring.UPLINK,))
 
 
 def _configure(lines: Iterable[str], name: str) -> None:

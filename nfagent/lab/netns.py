@@ -7,10 +7,14 @@ left behind is told from what a living one uses (`sweep`).
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
+import socket
+import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +26,9 @@ RUN = Path("/run/netns")
 
 _CLONE_NEWNET = 0x40000000
 _TAG = re.compile(r"[a-z0-9]{1,20}")
+_IFREQ = struct.Struct("=16sH22x")  # struct ifreq with ifr_flags
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40  # linux/sockios.h, linux/if.h
+_LINK_SECONDS, _POLL_SECONDS = 10.0, 0.002
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 Made = TypeVar("Made")
@@ -98,6 +105,31 @@ def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
                 raise MachineError(f"{path} is missing: run `modprobe {module}`") from None
 
     inside(netns, write)
+
+
+def await_links(netns: str, links: Iterable[str]) -> None:
+    """Wait until links that were set up are running: before that the kernel drops what is sent to them.
+
+    It notices a carrier in a thread of its own, which a busy machine lets wait. Raises KernelError for one that isn't
+    running within ten seconds.
+    """
+
+    def wait() -> None:
+        end = time.monotonic() + _LINK_SECONDS
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            for link in links:
+                while not _runs(asked, link):
+                    if time.monotonic() > end:
+                        raise KernelError(f"{link} in {netns} isn't running {_LINK_SECONDS:.0f} s after it was set up")
+                    time.sleep(_POLL_SECONDS)
+
+    inside(netns, wait)
+
+
+def _runs(asked: socket.socket, link: str) -> bool:
+    request = _IFREQ.pack(link.encode("ascii"), 0)
+    _, flags = _IFREQ.unpack(fcntl.ioctl(asked, _SIOCGIFFLAGS, request))
+    return bool(flags & _IFF_RUNNING)
 
 
 def ip_batch(lines: Iterable[str], netns: str = "") -> None:

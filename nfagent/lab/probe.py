@@ -26,6 +26,9 @@ from nfagent.lab.servers import Protocol, Servers
 # When a probe is repeated, in seconds. A SYN would be only after a second, so TCP tries another connection instead.
 _AGAIN = (0.2, 0.4)
 _TCP_FLOWS = 2
+# After the deadline answers are waited for as long as they keep coming: this long for the next one, that long for all.
+_QUIET = 0.02
+_PATIENCE = 10.0
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -100,9 +103,9 @@ class _Trial:
 
 
 def run_probes(servers: Servers, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, Outcome]:
-    """Send all probes at once; done when all were answered, or refused, or `deadline` seconds after the last was sent.
+    """Send all probes at once; done when all were answered, or refused, or `deadline` seconds after that.
 
-    Raises KernelError for a source that isn't there.
+    Where answers still come then, it goes on as long as they do. Raises KernelError for a source that isn't there.
     """
     trials = _open(list(dict.fromkeys(probes)))
     try:
@@ -132,9 +135,15 @@ class _Round:
                 return
             if pause != deadline:
                 self._send()
-        # On a busy machine answers may wait for the servers' thread rather than for the network.
-        servers.settle()
-        self._hear(self._epoll.poll(0))
+        # On a busy machine answers wait for the servers' thread, or for this one, rather than for the network.
+        end = time.monotonic() + _PATIENCE
+        while self._open and time.monotonic() < end:
+            servers.settle()
+            late = self._epoll.poll(_QUIET)
+            if not late:
+                return
+            self._hear(late)
+            self._open = [trial for trial in self._open if not trial.over]
 
     def _send(self) -> None:
         for trial in self._open:

@@ -85,7 +85,7 @@ def _judging_chain(direction: Direction, hook: Hook) -> Chain:
             *spoofed,
             *ended,
             Rule(
-                (ConntrackState(("related",)), ProtocolIs(("icmp", "ipv6-icmp"))),
+                (ConntrackState(("related",)), ProtocolIs(("icmp", "icmpv6"))),
                 verdict=Accept(),
                 comment="errors about connections that were allowed",
             ),

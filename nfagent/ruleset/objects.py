@@ -50,7 +50,10 @@ class InSet(msgspec.Struct, frozen=True, tag=True):
 
 
 class ProtocolIs(msgspec.Struct, frozen=True, tag=True):
-    """`meta l4proto`: one of these protocols, in nft's names."""
+    """`meta l4proto`: one of these protocols, by the words that nft's own grammar has: `icmpv6`, and never `ipv6-icmp`.
+
+    nft looks every other name up in /etc/protocols, which a small image doesn't have.
+    """
 
     names: tuple[str, ...]
 

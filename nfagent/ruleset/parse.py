@@ -71,6 +71,8 @@ _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
 _PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
+_PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
+"""By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
 
 
 _FLOW_KEYS: dict[bytes, Family] = {
@@ -234,7 +236,7 @@ def _element(kind: SetKind, entry: Any) -> Element:
         return canonical(entry)
     if kind == "port":
         address, protocol, port = entry["concat"]
-        return canonical(address), protocol, int(port)
+        return canonical(address), _protocol(protocol), int(port)
     if kind == "family":
         return _FAMILY[entry]
     if isinstance(entry, str):
@@ -357,7 +359,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
 def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
-            return ProtocolIs(_alternatives(right))
+            return ProtocolIs(tuple(map(_protocol, _alternatives(right))))
         case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
             return LocalSource()
         case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
@@ -376,8 +378,13 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     return None
 
 
-def _alternatives(right: Any) -> tuple[str, ...]:
+def _alternatives(right: Any) -> tuple[Any, ...]:
     return tuple(right["set"]) if isinstance(right, dict) else (right,)
+
+
+def _protocol(listed: Any) -> Any:
+    word = listed.lower() if isinstance(listed, str) else listed
+    return _PROTOCOLS.get(word, str(word))
 
 
 def _key(left: _Json) -> Connection | Packet | None:

@@ -141,6 +141,7 @@ def test_a_build_ends_when_it_is_broken_off(checkout: Path) -> None:
     assert not (checkout / "build/control-plane.new").exists()
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_build_ends_with_whoever_wanted_it(checkout: Path, number: signal.Signals) -> None:
     install_go(checkout, "sleep 60")

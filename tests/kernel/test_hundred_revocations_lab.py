@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+
 import pytest
 
 from benchmarks.circles import CHANGES
 from benchmarks.registry import Run
 from benchmarks.revocations import measure, table
 from nfagent.lab.stage import Stage
+from tests.ending import PRINTED
 
 pytestmark = pytest.mark.kernel
 
 TIMES = 100
 
 
-def test_32_no_packet_after_the_commits_of_a_hundred_revocations(capsys: pytest.CaptureFixture[str]) -> None:
+def test_32_no_packet_after_the_commits_of_a_hundred_revocations(
+    record_property: Callable[[str, object], None],
+) -> None:
     outcome = measure(Run(quick=False, progress=lambda _words: None), TIMES)
     found = outcome.revocations
     header, *lines = table(outcome)
-    with capsys.disabled():
+    shown = StringIO()
+    with redirect_stdout(shown):
         Stage().step(f"{len(found)} revocations")
         Stage().table(header, lines)
+    record_property(PRINTED, shown.getvalue())
     assert len(found) == TIMES
     assert {one.kind for one in found} == CHANGES.keys()
     assert [one for one in found if not one.before or one.connections != 4] == [], "nobody was heard before"

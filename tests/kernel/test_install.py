@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,14 +35,21 @@ class Site(NamedTuple):
 
 
 def make(target: str, source: Path, destination: Path) -> str:
-    # Without dependencies: that they can be had is the first thing that `make test` shows.
-    environment = os.environ | {"PIP_NO_DEPS": "1", "MAKEFLAGS": ""}
     command = ["make", "--silent", target, f"DESTDIR={destination}"]
+    environment = os.environ | {"MAKEFLAGS": ""}
     done = subprocess.run(
         command, cwd=source, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def pins(package: str) -> str:
+    """Give what the lock says of a package."""
+    lock = (ROOT / "requirements.txt").read_text()
+    found = re.search(rf"^{package}==.*\n(    --hash=.*\n)+", lock, re.MULTILINE)
+    assert found is not None
+    return found[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,6 +70,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source)
+    # Of the lock, what it is built with: that packages can be had is the first thing that `make test` shows.
+    (source / "requirements.txt").write_text(pins("setuptools"))
     return Site(source, destination, make("install", source, destination))
 
 

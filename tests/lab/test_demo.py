@@ -9,25 +9,33 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from nfagent.lab import netns
 from tests.labs import wait_until
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("interruptible")]
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "nfagent", "lab", "demo"]
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a demo that writes JSON; its scratch files go into the test's folder."""
+def scratch() -> Iterator[Path]:
+    """Give a folder with a short name: a unix socket below it has 107 bytes for its path."""
+    with TemporaryDirectory(prefix="nfagent-test-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def demo(scratch: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a demo that writes JSON; its files go into a folder of their own."""
     with subprocess.Popen(
         [*COMMAND, "-o", "json"],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -55,21 +63,21 @@ def agents(folder: Path) -> list[int]:
     return found
 
 
-def test_everything_goes_as_the_demo_says_and_nothing_is_left(demo: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_everything_goes_as_the_demo_says_and_nothing_is_left(demo: subprocess.Popen[str], scratch: Path) -> None:
     output, said = demo.communicate(timeout=120)
     assert demo.returncode == 0, said
     result = json.loads(output)
     assert result["as_expected"], result
     assert [row["seen_as"] for row in result["masquerade"]] == ["192.0.2.1", "10.64.0.10", "2001:db8:ffff::1"]
     assert {len(times) for times in result["latency_ms"].values()} == {20}
-    assert (namespaces(demo), agents(tmp_path), list(tmp_path.iterdir())) == ([], [], [])
+    assert (namespaces(demo), agents(scratch), list(scratch.iterdir())) == ([], [], [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_demo_cleans_up(demo: subprocess.Popen[str], tmp_path: Path, number: signal.Signals) -> None:
-    wait_until(lambda: len(agents(tmp_path)) == 2, seconds=30)
+def test_an_interrupted_demo_cleans_up(demo: subprocess.Popen[str], scratch: Path, number: signal.Signals) -> None:
+    wait_until(lambda: len(agents(scratch)) == 2, seconds=30)
     assert len(namespaces(demo)) > 5
     demo.send_signal(number)
     demo.communicate(timeout=60)
     assert demo.returncode == 130
-    assert (namespaces(demo), agents(tmp_path), list(tmp_path.iterdir())) == ([], [], [])
+    assert (namespaces(demo), agents(scratch), list(scratch.iterdir())) == ([], [], [])

@@ -8,10 +8,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from configparser import ConfigParser
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from nfagent.config import Settings
 
@@ -34,6 +38,10 @@ MODULES = (
     "policy/matching",
     "cluster/selectors",
 )
+
+
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
 
 
 @pytest.fixture
@@ -101,6 +109,53 @@ def test_every_exception_from_ruff_has_its_reason_beside_it() -> None:
     ignored = [*config["ignore"], *(rule for rules in config["per-file-ignores"].values() for rule in rules)]
     reasoned = re.findall(r'^    "([A-Z]+\d*)", +# \S.+$', text, re.MULTILINE)
     assert sorted(reasoned) == sorted(ignored)
+
+
+def locked(name: str) -> dict[str, str]:
+    """Read a lock: what is pinned, and its version."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def asked(section: str, option: str) -> list[Requirement]:
+    """Read what setup.cfg asks for."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return [Requirement(line) for line in config[section][option].splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_whatever_setup_cfg_asks_for_is_locked_and_what_builds_it(lock: str) -> None:
+    wanted = asked("options", "install_requires") + [Requirement(line) for line in BUILD]
+    if lock == "requirements-dev.txt":
+        wanted += asked("options.extras_require", "dev")
+    found = locked(lock)
+    lacking = [str(one) for one in wanted if found.get(canonicalize_name(one.name), "") not in one.specifier]
+    assert lacking == [], "run: make lock"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_whatever_a_locked_package_asks_for_is_locked(lock: str) -> None:
+    """As the packages that are installed here say."""
+    found = locked(lock)
+    texts = [(name, text) for name in found for text in metadata.requires(name) or ()]
+    wanted = [(name, Requirement(text)) for name, text in texts]
+    needed = [(name, one) for name, one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    assert [
+        f"{name}: {one}" for name, one in needed if found.get(canonicalize_name(one.name), "") not in one.specifier
+    ] == []
+
+
+def test_the_agents_lock_is_a_part_of_the_one_for_tests() -> None:
+    run, dev = map(locked, LOCKS)
+    assert run.items() < dev.items()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_holds_hashes_and_names_no_place_that_packages_come_from(lock: str) -> None:
+    lines = [line for line in (ROOT / lock).read_text().splitlines() if not re.match(r"\s*(#|$)", line)]
+    strange = r"(?!\S+==\S+ \\$|    --hash=sha256:[0-9a-f]{64}( \\)?$)"
+    assert [line for line in lines if re.match(strange, line)] == []
+    assert all(lines[at + 1].startswith("    --hash=") for at, line in enumerate(lines) if "==" in line)
 
 
 def template_lines() -> list[str]:

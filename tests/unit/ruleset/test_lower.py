@@ -46,12 +46,12 @@ def test_33_a_packet_without_a_connection_is_dropped_for_isolated_pods_only(stat
         assert run(ruleset(scene), "forward", stray(flow, state)).accepted == accepted  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "protocol"), [("icmp", "icmp"), ("icmpv6", "ipv6-icmp")])
-def test_36_errors_about_allowed_connections_pass(kind: str, protocol: str) -> None:
+@pytest.mark.parametrize("kind", ["icmp", "icmpv6"])
+def test_36_errors_about_allowed_connections_pass(kind: str) -> None:
     scene = Scene(WEB, CLOSED)
     flow = scene.flow("outside", "shop/web", kind, 6 if kind == "icmpv6" else 4)
     packet = opening(flow)
-    assert packet.protocol == protocol
+    assert packet.protocol == kind
     assert not run(ruleset(scene), "forward", packet).accepted
     related = packet._replace(conntrack=packet.conntrack._replace(state="related"))
     assert run(ruleset(scene), "forward", related).accepted

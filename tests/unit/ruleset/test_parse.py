@@ -23,6 +23,7 @@ from nfagent.ruleset.objects import (
     NamedPort,
     NamedSet,
     NotLoopback,
+    ProtocolIs,
     Refresh,
     Return,
     Rule,
@@ -92,7 +93,7 @@ def test_elements_of_every_kind_are_read() -> None:
                 "set",
                 name="p",
                 type=["ipv4_addr", "inet_proto", "inet_service"],
-                elem=[{"concat": ["10.0.0.1", "tcp", 80]}],
+                elem=[{"concat": ["10.0.0.1", "tcp", 80]}, {"concat": ["10.0.0.1", 132, 80]}],
             ),
             ours("set", name="f", type="nf_proto", elem=["ipv4", "ipv6"]),
             ours("map", name="m", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", {"goto": {"target": "c"}}]]),
@@ -102,7 +103,7 @@ def test_elements_of_every_kind_are_read() -> None:
     assert found.sets == {
         "a": NamedSet("address", 6, frozenset({"2001:db8::1"})),
         "r": NamedSet("range", 4, frozenset(ranges), "words"),
-        "p": NamedSet("port", 4, frozenset({("10.0.0.1", "tcp", 80)})),
+        "p": NamedSet("port", 4, frozenset({("10.0.0.1", "tcp", 80), ("10.0.0.1", "sctp", 80)})),
         "f": NamedSet("family", 4, frozenset(FAMILIES)),
     }
     assert found.maps == {"m": VerdictMap(4, {"10.0.0.1": "c"})}
@@ -182,6 +183,15 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
         [match({"meta": {"key": "nfproto"}}, "@f", "!=")],
         Rule((FamilyInSet("f", negated=True),)),
     ),
+    "protocols by their names": (
+        [match({"meta": {"key": "l4proto"}}, {"set": ["icmp", "IPv6-ICMP", "tcp"]})],
+        Rule((ProtocolIs(("icmp", "icmpv6", "tcp")),)),
+    ),
+    "protocols by their numbers, as without /etc/protocols": (
+        [match({"meta": {"key": "l4proto"}}, {"set": [1, 58, 6, 17, 132]})],
+        Rule((ProtocolIs(("icmp", "icmpv6", "tcp", "udp", "sctp")),)),
+    ),
+    "a protocol that is none of ours": ([match({"meta": {"key": "l4proto"}}, 47)], Rule((ProtocolIs(("47",)),))),
     "a packet's way": ([match({"ct": {"key": "direction"}}, "reply")], Rule((WayIs("reply"),))),
     "a named port on the way there": ([match(concat("dport"), "@p")], Rule((NamedPort(4, "p"),))),
     "a flow in a set": ([match(FLOW, "@w")], Rule((FlowInSet(4, "w"),))),
