@@ -113,6 +113,7 @@ class Agent:
         self._clock = SystemClock()
         self._drift = DriftWatch()
         self._kernel = Nftables(drift=self._drift)
+        undivided = asyncio.Event()
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -120,12 +121,19 @@ class Agent:
             resync=settings.reconcile.resync_seconds,
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
+            undivided=undivided,
         )
         self._connections = Connections()
         self._revoker = Revoker(
-            self._desired, self._connections, self._kernel, self._clock, self._reconciler.wake, own=is_own
+            self._desired,
+            self._connections,
+            self._kernel,
+            self._clock,
+            self._reconciler.wake,
+            own=is_own,
+            undivided=undivided,
         )
-        self._intake = Intake(self._desired, self._clock, self._reconciler.wake)
+        self._intake = Intake(self._desired, self._clock, self._reconciler.wake, undivided)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_problem = ""

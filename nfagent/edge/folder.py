@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from nfagent.cluster.model import Pod, Ref
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.errors import Problem, UsageError
 
@@ -69,7 +70,12 @@ class FolderSource:
         return {"files": dict(sorted(self._folder.digests.items()))}
 
     async def _take(self, events: list[Event]) -> None:
-        await self._taker.take(events)
+        # Whatever else came together takes effect together; Pods, of which there may be many, don't hold it up.
+        await self._taker.take(sorted(events, key=_is_pod))
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored
+
+
+def _is_pod(event: Event) -> bool:
+    return event.kind == "Pod" if isinstance(event, Ref) else isinstance(event, Pod)

@@ -8,7 +8,7 @@ objects alone: the full compile that the tests hold every history against.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from nfagent.cluster.address import Range
@@ -124,16 +124,25 @@ class Desired:
                 refs = (*cluster.services, *self.index.policies, *self.egress.objects)
                 return {(ref.namespace, ref.name) for ref in refs if ref.kind == kind}
 
+    def prepare(self) -> Iterator[None]:
+        """Work out what the objects since the last `take` mean for the ruleset, in steps; `take` does what is left.
+
+        Objects that come between two steps are worked out too. Who gives others a turn in between needn't wait long.
+        """
+        yield from self._classes.steps()
+        self._members.settle()
+        self._plan_masquerade()
+
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
-        self._plan_masquerade()
+        self._finish()
         if self._recheck.note():
             self._whole = None
         return self._live.take()
 
     def settle(self) -> None:
         """Consider everything told: somebody compares the kernel with the whole ruleset."""
-        self._plan_masquerade()
+        self._finish()
         self._live.settle()
 
     def distrusted(self) -> Transaction:
@@ -165,7 +174,7 @@ class Desired:
 
     def ruleset(self) -> Ruleset:
         """Give what the kernel must hold now, whole; the same value until something changes."""
-        self._plan_masquerade()
+        self._finish()
         if self._whole is None or self._whole[0] != self.generation:
             self._whole = (self.generation, self._live.ruleset())
         return self._whole[1]
@@ -195,7 +204,7 @@ class Desired:
     @property
     def touched(self) -> bool:
         """Tell whether `take` has something to give."""
-        self._plan_masquerade()
+        self._finish()
         return self._live.touched
 
     @property
@@ -205,6 +214,7 @@ class Desired:
 
     def classes_of(self, address: str) -> tuple[ClassKey, ...]:
         """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""
+        self._finish()
         return self._classes.of(address)
 
     @property
@@ -214,16 +224,23 @@ class Desired:
 
     def origin(self, prefix: str) -> Origin | None:
         """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
-        return self._classes.outcomes.origins.get(prefix)
+        origins = self._classes.outcomes.origins
+        found = origins.get(prefix)
+        if found is None and not self._classes.settled:
+            self._finish()
+            found = origins.get(prefix)
+        return found
+
+    def _finish(self) -> None:
+        for _ in self.prepare():
+            pass
 
     def _spread(self, footprint: Footprint) -> bool:
         for peer, identity, joined in footprint.moved:
             self._members.move(peer, identity, joined=joined)
+        self._members.forget(footprint.forgotten)
         self._classes.rewrite(footprint.rewritten)
-        for identity in footprint.reselected:
-            for key in self.index.local.get(identity, ()):
-                self._classes.assign(key)
-        self._classes.settle()
+        self._classes.reselect(footprint.reselected)
         self.generation += 1
         return True
 
@@ -240,7 +257,7 @@ class Desired:
             self._members.join(after)
         for pod in (before, after):
             if pod is not None:
-                self._classes.assign((pod.namespace, pod.name))
+                self._classes.move((pod.namespace, pod.name))
         if change.namespace is not None:
             self._members.refill_ports()
         if needs_plan(self.cluster, change):

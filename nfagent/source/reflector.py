@@ -64,6 +64,8 @@ class Reflector:
     synced:   everything was read once, or the kind is known to be missing
     problems: objects that can't be read, or fail closed, each with what is wrong
     setback:  why the last answer led nowhere; None while all goes well
+    listed:   what a list has given so far, for a caller who keeps that until the list is whole; another value when the
+              list is over, or is to be read anew
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Reflector:
         self.synced = False
         self.problems: dict[Ref, tuple[Problem, ...]] = {}
         self.setback: Setback | None = None
+        self.listed: list[Change] = []
         self.version = ""
         self._read = reader(resource)
         self._read_event = event_reader(resource)
@@ -248,7 +251,9 @@ class Reflector:
 
     def _deleted(self, found: Found) -> Iterator[Change]:
         self.problems.pop(found.ref, None)
-        if found.item is not None or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
+        # What a list has given may not be held yet.
+        certain = found.item is not None or self._phase != "watching"
+        if certain or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
             yield found.ref
         if self._phase == "watching":
             self.version = found.version or self.version
@@ -320,6 +325,7 @@ class Reflector:
 
     def _forget_list(self) -> None:
         self._rest = ""
+        self.listed = []
         self._unlisted = None
         self._unmentioned = set()
 

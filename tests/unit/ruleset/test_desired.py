@@ -54,7 +54,9 @@ def test_only_the_latest_thousand_rules_that_are_gone_are_remembered() -> None:
     policies = [NetworkPolicy(namespace="shop", name=f"p{number}") for number in range(1100)]
     for policy in policies:
         desired.put(policy)
+        desired.take()
         desired.remove(policy.ref)
+        desired.take()
     remembered = [policy for policy in policies if desired.origin(f"deny ingress shop/{policy.name}") is not None]
     assert remembered == policies[-1024:]
 
