@@ -312,7 +312,7 @@ class ClusterSource:
 
     async def _keep(self, reflector: Reflector, changes: Iterable[Change]) -> None:
         """Keep what a list gives until it is whole, and hand it on as one batch: no part of a relist takes effect."""
-        begun: list[Change] = reflector.listed
+        lists, begun = reflector.lists, reflector.listed
         came: list[Change] = []
         turn = self._clock.monotonic()
         for change in changes:
@@ -320,7 +320,7 @@ class ClusterSource:
             if self._clock.monotonic() - turn > _TURN_SECONDS:
                 await asyncio.sleep(0)
                 turn = self._clock.monotonic()
-        if reflector.phase == "watching":
+        if reflector.lists > lists:
             await self._taker.take([*begun, *came])
         elif reflector.phase == "missing":
             await self._taker.take(came)

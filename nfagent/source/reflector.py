@@ -66,6 +66,7 @@ class Reflector:
     setback:  why the last answer led nowhere; None while all goes well
     listed:   what a list has given so far, for a caller who keeps that until the list is whole; another value when the
               list is over, or is to be read anew
+    lists:    how many lists were read to their end
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Reflector:
         self.problems: dict[Ref, tuple[Problem, ...]] = {}
         self.setback: Setback | None = None
         self.listed: list[Change] = []
+        self.lists = 0
         self.version = ""
         self._read = reader(resource)
         self._read_event = event_reader(resource)
@@ -284,6 +286,7 @@ class Reflector:
         for ref in self._unmentioned:
             self.problems.pop(ref, None)
         self._forget_list()
+        self.lists += 1
         self._absences = 0
         self._failed_at = ""
         self.version = version
