@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
-from nfagent.cluster.address import Range
+from nfagent.cluster.address import FAMILIES, Range, family_of
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
 from nfagent.cluster.state import NO_CHANGE, Change, ClusterObject, ClusterState, PodKey
+from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.ip_masq import IpMasqConfig
-from nfagent.egress.plan import MasqueradeSettings, masquerade_plan, needs_plan
+from nfagent.egress.plan import MasqueradeSettings, is_source, masquerade_plan
 from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.egress.state import EGRESS_KINDS, EgressObject, EgressState
 from nfagent.policy.choices import Choices
@@ -35,7 +36,13 @@ from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.origins import Origin
 from nfagent.ruleset.recheck import Recheck
 from nfagent.ruleset.transaction import Transaction
-from nfagent.ruleset.translation import UNTRANSLATED_COUNTER, masquerade_sets, translation_chains
+from nfagent.ruleset.translation import (
+    OUTSIDE,
+    UNTRANSLATED_COUNTER,
+    masquerade_sets,
+    outside_set,
+    translation_chains,
+)
 
 Item: TypeAlias = ClusterObject | NetworkPolicy | TierPolicy | EgressObject | NetworkLogging
 """Every kind of object that nfagent reads."""
@@ -66,6 +73,7 @@ class Desired:
         self.generation = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
+        self._addresses = ClusterAddresses(self.cluster, self._masquerade.cluster_ranges)
         self._log_group = log_group
         self._live = LiveRuleset()
         self._members = Members(self.cluster, self.index, self._live)
@@ -131,7 +139,11 @@ class Desired:
         """
         yield from self._classes.steps()
         self._members.settle()
-        self._plan_masquerade()
+        if self._masquerade.enabled:
+            for moved in self._addresses.steps():
+                self._put_outside(moved)
+                yield
+            self._plan_masquerade()
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
@@ -260,7 +272,7 @@ class Desired:
                 self._classes.move((pod.namespace, pod.name))
         if change.namespace is not None:
             self._members.refill_ports()
-        if needs_plan(self.cluster, change):
+        if self._masquerade.enabled and (self._addresses.follow(change) or is_source(self.cluster, change)):
             self._planned = False
         return self._spread(footprint)
 
@@ -280,19 +292,35 @@ class Desired:
             self.generation += 1
         return changed
 
+    def _put_outside(self, addresses: list[str]) -> None:
+        """Tell of Pods that lie outside the cluster's ranges since, or no longer; the first and last, in the rules."""
+        for address in addresses:
+            family = family_of(address)
+            name = names.set_name(OUTSIDE, family)
+            if address not in self._addresses.outside[family]:
+                self._live.remove(name, address)
+                continue
+            if name not in self._live.sets:
+                self._live.add_set(name, outside_set(family))
+                self._planned = False
+            self._live.add(name, address)
+
     def _plan_masquerade(self) -> None:
         """Plan anew where something changed it: once for all Nodes that come together, not once for each."""
+        for family in FAMILIES:
+            name = names.set_name(OUTSIDE, family)
+            if name in self._live.sets and not self._addresses.outside[family]:
+                self._live.drop_set(name)
+                self._planned = False
         if self._planned:
             return
         self._planned = True
-        plan = masquerade_plan(self.cluster, self.egress, self._masquerade)
-        if plan is None:
-            return
+        plan = masquerade_plan(self.cluster, self.egress, self._masquerade, self._addresses)
         self._live.put_counter(UNTRANSLATED_COUNTER)
         for name, chain in translation_chains(plan):
             self._live.put_chain(name, chain)
         wanted = dict(masquerade_sets(plan))
-        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in (4, 6)]:
+        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:
             shape = wanted.get(name)
             if shape is None and name in self._live.sets:
                 self._live.drop_set(name)

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from nfagent.cluster.model import Ref
 from nfagent.edge.following import ClusterSource
 from nfagent.source.reflector import Change
 from tests.api_stage import GONE, POLICIES, Stage, api_server, initial, running
 from tests.api_words import added, bookmark, encoded, end_mark, event, page, status
 from tests.http_script import Bell, Part, http_script
 from tests.scene import labelled
-from tests.unit.edge.test_following_kernel import network_policy
+from tests.scene import policy as network_policy
 
 NAMES = ("q", "r", "s")
 FIRST = network_policy("shop/p", labelled(app="web"))
@@ -29,7 +30,8 @@ class Batches(Stage):
     async def take(self, changes: Iterable[Change]) -> None:
         given = len(self.holder.given)
         await super().take(changes)
-        names = [change.name for change in self.holder.given[given:]]
+        given_now = self.holder.given[given:]
+        names = [(change if isinstance(change, Ref) else change.ref).name for change in given_now]
         if names:
             self.batches.append(" ".join(names))
 

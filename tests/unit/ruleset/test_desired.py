@@ -152,6 +152,7 @@ def test_removing_a_pod_that_is_not_there_changes_nothing() -> None:
 
 def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     desired = Desired("a")
+    desired.put(Node("b", pod_cidrs=(parse_cidr("10.64.1.0/24"),)))
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
     desired.put(POLICY)
     ruleset = desired.ruleset()
