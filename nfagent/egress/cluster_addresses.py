@@ -11,13 +11,17 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from ipaddress import ip_address
 
-from nfagent.cluster.address import FAMILIES, Family, Range, family_of, number, single
+from nfagent.cluster.address import FAMILIES, Family, Range, family_of, number, single, subtract, text
 from nfagent.cluster.model import Node, Pod
 from nfagent.cluster.state import Change, ClusterState
 
 _PART = 1_000
 """How many addresses, ranges or Nodes one step looks at."""
+_SIFTED = 10_000
+"""How many addresses one step looks at the beginning of."""
+_MOST_PIECES = 16
 _MOST_BLOCKS = 65_536
 _HALF = 4
 """Groups of an IPv6 address that name its /64, and groups that name the address in there."""
@@ -41,6 +45,9 @@ class ClusterAddresses:
         self._stale = True
         self._version = 0
         self._unchecked: list[str] = []
+        # Addresses of which those are to be checked that begin so: they may lie in a range that came or went.
+        self._unsifted: list[str] = []
+        self._beginnings: tuple[str, ...] = ()
         self._firsts: dict[Family, list[int]] = {family: [] for family in FAMILIES}
         self._lasts: dict[Family, list[int]] = {family: [] for family in FAMILIES}
         # Block of addresses -> whether all of it lies in known ranges, or none; None where that differs.
@@ -62,7 +69,7 @@ class ClusterAddresses:
     @property
     def settled(self) -> bool:
         """Tell whether everything that was noted is worked off."""
-        return not (self._stale or self._unchecked)
+        return not (self._stale or self._unsifted or self._unchecked)
 
     def steps(self) -> Iterator[list[str]]:
         """Work off what was noted; each step gives the addresses that are outside since, or no longer."""
@@ -70,9 +77,18 @@ class ClusterAddresses:
             if self._stale:
                 for _ in self._find_ranges():
                     yield []
+            if self._unsifted:
+                self._sift()
+                yield []
+                continue
             part = self._unchecked[-_PART:]
             del self._unchecked[-_PART:]
             yield [address for address in part if self._moved(address)]
+
+    def _sift(self) -> None:
+        part = self._unsifted[-_SIFTED:]
+        del self._unsifted[-_SIFTED:]
+        self._unchecked += [address for address in part if address.startswith(self._beginnings)]
 
     def _moved(self, address: str) -> bool:
         known = self.outside[family_of(address)]
@@ -139,13 +155,14 @@ class ClusterAddresses:
             self._firsts[family] = [item.first for item in own]
             self._lasts[family] = [item.last for item in own]
         self._blocks.clear()
-        if self._begun and all(self._hit(item.family, item.first, item.last) for item in before):
-            for family in FAMILIES:
-                self._unchecked += self.outside[family]
-        else:
-            self._unchecked = list(self._cluster.by_address)
-            for family in FAMILIES:
-                self._unchecked += self.outside[family]
+        lost, gained = set(before) - set(ranges), set(ranges) - set(before)
+        every = bool(self._unsifted) or not self._begun
+        self._beginnings = ("",) if every else tuple(_beginnings_of(lost, gained))
+        if every or lost:
+            self._unsifted = list(self._cluster.by_address)
+        elif gained:
+            # Whoever lies in no range: nobody else can lie in one more.
+            self._unsifted = [address for family in FAMILIES for address in self.outside[family]]
         self._begun, self._stale = True, False
 
 
@@ -156,6 +173,30 @@ def _merge(merged: list[Range], item: Range) -> None:
         merged[-1] = Range(last.family, last.first, max(last.last, item.last))
     else:
         merged.append(item)
+
+
+def _beginnings_of(lost: set[Range], gained: set[Range]) -> set[str]:
+    """Give what the text of every address begins with that lies in one set of ranges, and not in the other."""
+    if len(lost) + len(gained) > _MOST_PIECES:
+        return {""}
+    pieces = [piece for item in lost for piece in subtract(item, gained)]
+    pieces += [piece for item in gained for piece in subtract(item, lost)]
+    found = set(map(_beginning, pieces))
+    return found if len(found) <= _MOST_PIECES else {""}
+
+
+def _beginning(piece: Range) -> str:
+    """Give whole groups that the text of all its addresses begins with."""
+    first, last = (ip_address(text(piece.family, value)).exploded for value in (piece.first, piece.last))
+    mark = "." if piece.family == 4 else ":"
+    groups: list[str] = []
+    for group, other in zip(first.split(mark), last.split(mark), strict=True):
+        # From the first zero group on, `::` may stand for some.
+        if group != other or (mark == ":" and not int(group, 16)):
+            break
+        groups.append(group if mark == "." else group.lstrip("0"))
+    whole = len(groups) == len(first.split(mark))
+    return mark.join(groups) + (mark if groups and not whole else "")
 
 
 def _held(pod: Pod | None) -> tuple[str, ...]:
