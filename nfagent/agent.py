@@ -76,6 +76,10 @@ class Source(Protocol):
         """What is wrong with objects now."""
         ...
 
+    def news(self) -> tuple[list[Problem], list[Problem]]:
+        """Give the problems that came and those that went since the last time."""
+        ...
+
     async def start(self) -> None:
         """Make ready. Raises NfagentError for what stands in the way of a start."""
         ...
@@ -146,7 +150,6 @@ class Agent:
         self._ready = False
         self._announced = False
         self._gathered = asyncio.Event()
-        self._said: frozenset[Problem] = frozenset()
         self._source: Source
         self._voice: Voice | None = None
         if settings.manifests:
@@ -287,12 +290,11 @@ class Agent:
         self._verdict_log.write([encode(record) for record in records if record is not None])
 
     def _say_problems(self) -> None:
-        now = frozenset(self._source.problems)
-        for problem in sorted(now - self._said, key=str):
+        came, went = self._source.news()
+        for problem in came:
             log.warning("%s", problem)
-        for problem in sorted(self._said - now, key=str):
+        for problem in went:
             log.info("mended: %s", problem)
-        self._said = now
 
     def _warn_about_node(self) -> None:
         cluster = self._desired.cluster

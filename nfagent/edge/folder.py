@@ -42,6 +42,10 @@ class FolderSource:
         """Everything that is wrong with the files now."""
         return self._folder.problems
 
+    def news(self) -> tuple[list[Problem], list[Problem]]:
+        """Give the problems that came and those that went since the last time; it costs what changed."""
+        return self._folder.flaws.news()
+
     async def start(self) -> None:
         """Read everything. Raises UsageError."""
         await self._take(await asyncio.to_thread(read_folder, self._path, self._folder))

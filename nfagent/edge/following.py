@@ -164,6 +164,15 @@ class ClusterSource:
         """Everything that is wrong with objects now."""
         return tuple(sorted((flaw for flaws in self.faults.values() for flaw in flaws), key=str))
 
+    def news(self) -> tuple[list[Problem], list[Problem]]:
+        """Give the problems that came and those that went since the last time; it costs what changed."""
+        came, went = list[Problem](), list[Problem]()
+        for reflector in self._reflectors.values():
+            new, gone = reflector.problems.news()
+            came += new
+            went += gone
+        return came, went
+
     async def start(self) -> None:
         """Find the credentials. Raises ClusterError."""
         access = await self._server.access()

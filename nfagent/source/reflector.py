@@ -22,6 +22,7 @@ from nfagent.errors import DecodeError, Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.messages import Lines, Status, decode_bookmark, decode_event, decode_page, decode_status
 from nfagent.source.objects import Found, event_reader, reader
+from nfagent.source.problems import Problems
 from nfagent.source.resources import Resource
 
 PAGE_SIZE = 5000
@@ -75,7 +76,7 @@ class Reflector:
         """Start with nothing read; `held` gives the keys of a kind's objects that are in force."""
         self.resource = resource
         self.synced = False
-        self.problems: dict[Ref, tuple[Problem, ...]] = {}
+        self.problems = Problems[Ref]()
         self.setback: Setback | None = None
         self.listed: list[Change] = []
         self.lists = 0
