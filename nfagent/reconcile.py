@@ -28,7 +28,7 @@ _GATHER_SECONDS = 0.005
 _TURN_SECONDS = 0.01
 """How long the event loop is held while changes are worked out."""
 _PREPARE_SECONDS = 1.0
-"""After so long the rest is worked out in one piece: events that come without end must not keep all of them back."""
+"""After so much work the rest is done in one piece: events that come without end must not keep all of them back."""
 _FIRST_RETRY = 0.1
 _SHARE, _CREDIT = 0.05, 3.0
 """Others who change the table again and again have it compared for this share of the time, after so many seconds."""
@@ -200,15 +200,16 @@ class Reconciler:
     async def _prepare(self) -> None:
         """Work out in turns what is to be taken; return at a moment at which it may be taken."""
         await self._undivided.wait()
-        began = turn = self._clock.monotonic()
+        spent, turn = 0.0, self._clock.monotonic()
         for _ in self._wanted.prepare():
             now = self._clock.monotonic()
             if now - turn > _TURN_SECONDS:
+                spent += now - turn
                 await asyncio.sleep(0)
                 await self._undivided.wait()
-                turn = self._clock.monotonic()
-                if turn - began > _PREPARE_SECONDS:
+                if spent > _PREPARE_SECONDS:
                     return
+                turn = self._clock.monotonic()
 
     async def round(self) -> float:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
