@@ -18,6 +18,8 @@ from nfagent.lab.stage import Stage
 
 MODULES = (
     "benchmarks.engine",
+    "benchmarks.together",
+    "benchmarks.outside",
     "benchmarks.rest",
     "benchmarks.apiserver",
     "benchmarks.revocations",

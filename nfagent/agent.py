@@ -76,6 +76,10 @@ class Source(Protocol):
         """What is wrong with objects now."""
         ...
 
+    def news(self) -> tuple[list[Problem], list[Problem]]:
+        """Give the problems that came and those that went since the last time."""
+        ...
+
     async def start(self) -> None:
         """Make ready. Raises NfagentError for what stands in the way of a start."""
         ...
@@ -116,6 +120,7 @@ class Agent:
         self._clock = SystemClock()
         self._drift = DriftWatch()
         self._kernel = Nftables(drift=self._drift)
+        undivided = asyncio.Event()
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -123,12 +128,19 @@ class Agent:
             resync=settings.reconcile.resync_seconds,
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
+            undivided=undivided,
         )
         self._connections = Connections()
         self._revoker = Revoker(
-            self._desired, self._connections, self._kernel, self._clock, self._reconciler.wake, own=is_own
+            self._desired,
+            self._connections,
+            self._kernel,
+            self._clock,
+            self._reconciler.wake,
+            own=is_own,
+            undivided=undivided,
         )
-        self._intake = Intake(self._desired, self._clock, self._reconciler.wake)
+        self._intake = Intake(self._desired, self._clock, self._reconciler.wake, undivided)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_problem = ""
@@ -141,7 +153,6 @@ class Agent:
         self._ready = False
         self._announced = False
         self._gathered = asyncio.Event()
-        self._said: frozenset[Problem] = frozenset()
         self._source: Source
         self._voice: Voice | None = None
         if settings.manifests:
@@ -282,12 +293,11 @@ class Agent:
         self._verdict_log.write([encode(record) for record in records if record is not None])
 
     def _say_problems(self) -> None:
-        now = frozenset(self._source.problems)
-        for problem in sorted(now - self._said, key=str):
+        came, went = self._source.news()
+        for problem in came:
             log.warning("%s", problem)
-        for problem in sorted(self._said - now, key=str):
+        for problem in went:
             log.info("mended: %s", problem)
-        self._said = now
 
     def _warn_about_node(self) -> None:
         cluster = self._desired.cluster

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -25,6 +25,10 @@ from nfagent.ruleset.transaction import Transaction
 log = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.005
 """A storm's changes are gathered this long: far below what an event may wait, far above what a commit takes."""
+_TURN_SECONDS = 0.01
+"""How long the event loop is held while changes are worked out."""
+_PREPARE_SECONDS = 1.0
+"""After so much work the rest is done in one piece: events that come without end must not keep all of them back."""
 _FIRST_RETRY = 0.1
 _SHARE, _CREDIT = 0.05, 3.0
 """Others who change the table again and again have it compared for this share of the time, after so many seconds."""
@@ -46,6 +50,10 @@ class Kernel(Protocol):
 
 class Wanted(Protocol):
     """What says what the kernel must hold."""
+
+    def prepare(self) -> Iterator[None]:
+        """Work out in steps what `take` and `ruleset` would work out in one."""
+        ...
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`."""
@@ -116,8 +124,16 @@ class Reconciler:
         resync: float = 3600.0,
         retry_max: float = 30.0,
         on_sync: Callable[[], None] = lambda: None,
+        undivided: asyncio.Event | None = None,
     ) -> None:
-        """Join a kernel and what says what it must hold; `on_sync` is called whenever they agree."""
+        """Join a kernel and what says what it must hold; `on_sync` is called whenever they agree.
+
+        undivided: set at moments at which what is wanted may be taken: no batch of events is half in it
+        """
+        if undivided is None:
+            undivided = asyncio.Event()
+            undivided.set()
+        self._undivided = undivided
         self._kernel = kernel
         self._clock = clock
         self._wanted = wanted
@@ -165,6 +181,7 @@ class Reconciler:
         await self._woken.wait()
         while True:
             await self._breathe()
+            await self._prepare()
             self._woken.clear()
             pause = await self.round()
             await self._clock.wait(self._woken, pause)
@@ -179,6 +196,20 @@ class Reconciler:
         earlier = self._commits[0] + _GATHER_SECONDS - self._clock.monotonic()
         if earlier > 0:
             await self._clock.wait(asyncio.Event(), earlier)
+
+    async def _prepare(self) -> None:
+        """Work out in turns what is to be taken; return at a moment at which it may be taken."""
+        await self._undivided.wait()
+        spent, turn = 0.0, self._clock.monotonic()
+        for _ in self._wanted.prepare():
+            now = self._clock.monotonic()
+            if now - turn > _TURN_SECONDS:
+                spent += now - turn
+                await asyncio.sleep(0)
+                await self._undivided.wait()
+                if spent > _PREPARE_SECONDS:
+                    return
+                turn = self._clock.monotonic()
 
     async def round(self) -> float:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""

@@ -128,12 +128,18 @@ class Revoker:
         *,
         cpu_seconds: Callable[[], float] = time.process_time,
         own: Callable[[str], bool] = lambda _: False,
+        undivided: asyncio.Event | None = None,
     ) -> None:
         """Join the policies, the kernel's tables, and who is told that addresses left re-check.
 
         cpu_seconds: what this process has used, from an arbitrary start
         own:         whether an address is this machine's, whatever its Node object says: a node always reaches its Pods
+        undivided:   set at moments at which policies may be asked: no batch of events is half in force
         """
+        if undivided is None:
+            undivided = asyncio.Event()
+            undivided.set()
+        self._undivided = undivided
         self._judge = judge
         self._connections = connections
         self._kernel = kernel
@@ -206,6 +212,7 @@ class Revoker:
         """Give the connections that policies deny; others have their turn in between."""
         verdicts: dict[Flow, bool] = {}
         denied = []
+        await self._undivided.wait()
         turn = self._clock.monotonic()
         for entry in entries:
             flow = flow_of(entry)
@@ -215,6 +222,7 @@ class Revoker:
                 denied.append(entry)
             if self._clock.monotonic() - turn > _TURN_SECONDS:
                 await asyncio.sleep(0)
+                await self._undivided.wait()
                 turn = self._clock.monotonic()
         return denied
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from nfagent.cluster.model import Pod, Ref
 from nfagent.edge.manifests import Event, Folder, follow, read_folder
 from nfagent.errors import Problem, UsageError
 
@@ -41,6 +42,10 @@ class FolderSource:
         """Everything that is wrong with the files now."""
         return self._folder.problems
 
+    def news(self) -> tuple[list[Problem], list[Problem]]:
+        """Give the problems that came and those that went since the last time; it costs what changed."""
+        return self._folder.flaws.news()
+
     async def start(self) -> None:
         """Read everything. Raises UsageError."""
         await self._take(await asyncio.to_thread(read_folder, self._path, self._folder))
@@ -69,7 +74,12 @@ class FolderSource:
         return {"files": dict(sorted(self._folder.digests.items()))}
 
     async def _take(self, events: list[Event]) -> None:
-        await self._taker.take(events)
+        # Whatever else came together takes effect together; Pods, of which there may be many, don't hold it up.
+        await self._taker.take(sorted(events, key=_is_pod))
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored
+
+
+def _is_pod(event: Event) -> bool:
+    return event.kind == "Pod" if isinstance(event, Ref) else isinstance(event, Pod)

@@ -38,6 +38,12 @@ _SHORT_SECONDS = 1.0
 _STEADY_SECONDS = 10.0
 """A watch that held so long was a success, however it ended. (A list that is expired by its end wasn't.)"""
 
+_ONE_BY_ONE = frozenset({"Pod", "Service"})
+"""Kinds of which each object stands for itself, and there are many: what a list gives of them is handed on at once."""
+
+_TURN_SECONDS = 0.01
+"""How long the event loop is held while a list is read."""
+
 _OK = 200
 _NOT_FOUND = 404
 _UNAVAILABLE = 503
@@ -160,6 +166,15 @@ class ClusterSource:
         found = (*self.faults.values(), *self._service_problems)
         return tuple(sorted((flaw for flaws in found for flaw in flaws), key=str))
 
+    def news(self) -> tuple[list[Problem], list[Problem]]:
+        """Give the problems that came and those that went since the last time; it costs what changed."""
+        came, went = list[Problem](), list[Problem]()
+        for reflector in self._reflectors.values():
+            new, gone = reflector.problems.news()
+            came += new
+            went += gone
+        return came, went
+
     async def start(self) -> None:
         """Find the credentials. Raises ClusterError."""
         access = await self._server.access()
@@ -281,11 +296,11 @@ class ClusterSource:
             if stream.status != _OK:
                 await self._refused(reflector, stream)
             elif not request.watch:
-                await self._hand_on(reflector.take_page(await stream.read()))
+                await self._hand_on(reflector, reflector.take_page(await stream.read()))
             else:
                 self._say_followed(reflector)
                 async for chunk in stream:
-                    await self._hand_on(reflector.take_chunk(chunk))
+                    await self._hand_on(reflector, reflector.take_chunk(chunk))
                     if reflector.setback is not None:
                         return
                     self._say_followed(reflector)
@@ -296,13 +311,33 @@ class ClusterSource:
         if code == _NOT_FOUND and not await self._lookout.ready():
             # A server that is only starting may not know of its CRDs yet.
             code, body = _UNAVAILABLE, b"the API server isn't ready"
-        await self._hand_on(reflector.refuse(code, body, stream.retry_after))
+        await self._hand_on(reflector, reflector.refuse(code, body, stream.retry_after))
 
-    async def _hand_on(self, changes: Iterable[Change]) -> None:
-        await self._taker.take(changes)
+    async def _hand_on(self, reflector: Reflector, changes: Iterable[Change]) -> None:
+        if reflector.phase == "watching" or reflector.resource.kind in _ONE_BY_ONE:
+            await self._taker.take(changes)
+        else:
+            await self._keep(reflector, changes)
         if not self.synced and all(each.synced for each in self._reflectors.values()):
             self.synced = True
             self._taker.gathered()
+
+    async def _keep(self, reflector: Reflector, changes: Iterable[Change]) -> None:
+        """Keep what a list gives until it is whole, and hand it on as one batch: no part of a relist takes effect."""
+        lists, begun = reflector.lists, reflector.listed
+        came: list[Change] = []
+        turn = self._clock.monotonic()
+        for change in changes:
+            came.append(change)
+            if self._clock.monotonic() - turn > _TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn = self._clock.monotonic()
+        if reflector.lists > lists:
+            await self._taker.take([*begun, *came])
+        elif reflector.phase == "missing":
+            await self._taker.take(came)
+        elif reflector.listed is begun:
+            begun += came
 
     def _say_followed(self, reflector: Reflector) -> None:
         """Say that trouble is over; a list that has only begun is no end of it."""

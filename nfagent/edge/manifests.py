@@ -23,6 +23,7 @@ from nfagent.edge.documents import FileContent, read_documents
 from nfagent.edge.watching import changed_paths
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
+from nfagent.source.problems import Problems
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _SETTLE_SECONDS = 0.1
@@ -50,9 +51,8 @@ class Folder:
         self._broken: dict[str, Problem] = {}
         self._holders: dict[Ref, list[str]] = {}
         self._shown: dict[Ref, Item] = {}
-        # What is wrong is asked for after every change, so it is looked for among these alone.
-        self._contested: set[Ref] = set()
-        self._flawed: set[str] = set()
+        self.flaws = Problems[tuple[str, str]]()
+        """What is wrong, by what is at fault: a file that can't be read, one with flaws, an object in two."""
         self._ignoring: Counter[str] = Counter()
         self.digests: dict[str, str] = {}
         """File -> digest of the text that was read last, broken or not: how to tell that a change was seen."""
@@ -60,9 +60,7 @@ class Folder:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is wrong now, by file and line."""
-        found = [*self._broken.values(), *self._twice()]
-        for name in self._flawed:
-            found.extend(self._files[name].problems)
+        found = [problem for flaws in self.flaws.values() for problem in flaws]
         return tuple(sorted(found, key=lambda problem: (problem.place, str(problem))))
 
     @property
@@ -81,6 +79,7 @@ class Folder:
             return []
         before = self._files.get(name)
         self._broken.pop(name, None)
+        self.flaws.pop(("unreadable", name), None)
         self.digests.pop(name, None)
         if text is None:
             self._files.pop(name, None)
@@ -90,6 +89,7 @@ class Folder:
         content = read_documents(name, text) if isinstance(text, str) else text
         if isinstance(content, Problem):
             self._broken[name] = content
+            self.flaws["unreadable", name] = (content,)
             return []
         if before is not None:
             kept = {ref: before.items[ref] for ref in content.rejected if ref in before.items}
@@ -112,9 +112,9 @@ class Folder:
                 del self._holders[ref]
         for ref in new - old:
             self._holders.setdefault(ref, []).append(name)
-        for ref in old ^ new:
-            (self._contested.add if len(self._holders.get(ref, ())) > 1 else self._contested.discard)(ref)
-        (self._flawed.add if after is not None and after.problems else self._flawed.discard)(name)
+        for ref in old | new:
+            self.flaws["twice", str(ref)] = tuple(self._twice(ref))
+        self.flaws["file", name] = after.problems if after is not None else ()
         self._ignoring.subtract(before.ignored if before is not None else ())
         self._ignoring.update(after.ignored if after is not None else ())
         self._ignoring = +self._ignoring  # those that some file still holds
@@ -133,12 +133,12 @@ class Folder:
         holders = self._holders.get(ref)
         return self._files[holders[0]].items[ref][0] if holders else None
 
-    def _twice(self) -> Iterable[Problem]:
-        for ref in self._contested:
-            first, *others = (f"{name}:{self._files[name].items[ref][1]}" for name in self._holders[ref])
-            for place in others:
-                reason = f"is also in {first}, which holds; delete one of the two"
-                yield Problem(place=place, object=str(ref), reason=reason)
+    def _twice(self, ref: Ref) -> Iterable[Problem]:
+        holders = self._holders.get(ref, [])
+        for name in holders[1:]:
+            first, place = (f"{holder}:{self._files[holder].items[ref][1]}" for holder in (holders[0], name))
+            reason = f"is also in {first}, which holds; delete one of the two"
+            yield Problem(place=place, object=str(ref), reason=reason)
 
 
 def digest(text: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, Range, disjoint, single
-from nfagent.cluster.model import Node
 from nfagent.cluster.state import Change, ClusterState
+from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.state import EgressState
 
 
@@ -37,43 +35,34 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
 
     sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of the families translated
     cluster: destinations in the cluster: never translated
+    outside: families of which Pods have addresses outside these: never translated either
     exempt:  destinations outside that keep the Pod's address, by configuration and policies
     """
 
     sources: tuple[Range, ...]
     cluster: tuple[Range, ...]
+    outside: tuple[Family, ...]
     exempt: tuple[Range, ...]
     random_fully: bool
 
 
-def masquerade_plan(cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings) -> MasqueradePlan | None:
-    """Plan this node's masquerade; None where it is switched off."""
-    if not settings.families:
-        return None
+def masquerade_plan(
+    cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings, known: ClusterAddresses
+) -> MasqueradePlan:
+    """Plan this node's masquerade, by what is known of the cluster's addresses."""
     own = cluster.nodes.get(cluster.node)
     sources = list(own.pod_cidrs) if own is not None else []
     for pod in cluster.local.values():
         if pod.holds_addresses:
             sources += [single(address) for address in pod.addresses]
-    ranges = [*settings.cluster_ranges, *sources]
-    for service_range in cluster.service_ranges.values():
-        ranges += service_range.cidrs
-    for node in cluster.nodes.values():
-        ranges += _ranges_of(node)
     exempt = egress.exempt(all_reserved_ranges=settings.all_reserved_ranges)
     translated = (item for item in sources if item.family in settings.families)
-    return MasqueradePlan(disjoint(translated), disjoint(ranges), disjoint(exempt), settings.random_fully)
+    outside = tuple(family for family in FAMILIES if known.outside[family])
+    return MasqueradePlan(disjoint(translated), known.ranges, outside, disjoint(exempt), settings.random_fully)
 
 
-@lru_cache(maxsize=32_768)
-def _ranges_of(node: Node) -> tuple[Range, ...]:
-    return (*node.pod_cidrs, *(single(address) for address in node.addresses))
-
-
-def needs_plan(cluster: ClusterState, change: Change) -> bool:
-    """Tell whether a change can alter the plan: a Node, a ServiceCIDR, a local Pod outside the node's ranges."""
-    if change.node is not None or change.service_range:
-        return True
+def is_source(cluster: ClusterState, change: Change) -> bool:
+    """Tell whether a change is about a Pod of this node that lies outside the node's ranges."""
     own = cluster.nodes.get(cluster.node)
     ranges = own.pod_cidrs if own is not None else ()
     return any(

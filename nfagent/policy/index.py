@@ -23,11 +23,13 @@ class Footprint(msgspec.Struct, kw_only=True):
     reselected: local identities that other policies select now than before, or changed ones
     rewritten:  policies whose rules are new or different
     moved:      (peer, identity, joined or left) of identities that stayed and became or ceased to be members
+    forgotten:  peers that no active policy names any more
     """
 
     reselected: set[Identity] = msgspec.field(default_factory=set)
     rewritten: set[Ref] = msgspec.field(default_factory=set)
     moved: list[tuple[PodPeer, Identity, bool]] = msgspec.field(default_factory=list)
+    forgotten: set[PodPeer] = msgspec.field(default_factory=set)
 
 
 class PolicyIndex:
@@ -68,8 +70,7 @@ class PolicyIndex:
             for peer in pod_peers(policy):
                 self.peers.use(peer)
         if before is not None and had:
-            for peer in pod_peers(before):
-                self.peers.release(peer)
+            self._release(before, footprint)
         self.policies[policy.ref] = policy
         self._by_namespace.setdefault(namespace, set()).add(policy.ref)
         for identity in had - wanted:
@@ -85,16 +86,16 @@ class PolicyIndex:
         if policy is None:
             return None
         selected = set(self.active.get(ref, ()))
+        footprint = Footprint(reselected=selected)
         for identity in selected:
             self._unlink(ref, identity)
         if selected:
-            for peer in pod_peers(policy):
-                self.peers.release(peer)
+            self._release(policy, footprint)
         del self.policies[ref]
         self._by_namespace[ref.namespace].discard(ref)
         if not self._by_namespace[ref.namespace]:
             del self._by_namespace[ref.namespace]
-        return Footprint(reselected=selected)
+        return footprint
 
     def follow(self, change: Change) -> Footprint:
         """Take in what an event changed in the cluster."""
@@ -105,14 +106,14 @@ class PolicyIndex:
             self.peers.appear(change.appeared)
         if change.namespace is not None:
             footprint.moved += self.peers.relabel(change.namespace)
-            footprint.reselected |= self._reselect(change.namespace)
+            self._reselect(change.namespace, footprint)
         if change.pod is not None:
             before, after = change.pod
             # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
             if after is not None and self._is_local(after):
                 self._enrol(after)
             if before is not None and self._is_local(before):
-                self._dismiss(before, staying=after)
+                self._dismiss(before, after, footprint)
         return footprint
 
     def in_namespace(self, namespace: str) -> tuple[Policy, ...]:
@@ -149,7 +150,7 @@ class PolicyIndex:
             if self.selects(self.policies[ref], identity):
                 self._begin(ref, identity)
 
-    def _dismiss(self, pod: Pod, staying: Pod | None) -> None:
+    def _dismiss(self, pod: Pod, staying: Pod | None, footprint: Footprint) -> None:
         identity = identity_of(pod)
         if staying is not None and self._is_local(staying) and identity_of(staying) == identity:
             return
@@ -161,18 +162,19 @@ class PolicyIndex:
         if not self._local_in[identity.namespace]:
             del self._local_in[identity.namespace]
         for ref in list(self.selecting.get(identity, ())):
-            self._end(ref, identity)
+            self._end(ref, identity, footprint)
 
-    def _reselect(self, namespace: str) -> set[Identity]:
-        """Hold a relabelled Namespace's identities against the subjects of the tiers; give whom it changed."""
-        changed = set()
+    def _reselect(self, namespace: str, footprint: Footprint) -> None:
+        """Hold a relabelled Namespace's identities against the subjects of the tiers."""
         for identity in self._local_in.get(namespace, ()):
             for ref in self._by_namespace.get("", ()):
                 wanted = self.selects(self.policies[ref], identity)
                 if wanted != (identity in self.active.get(ref, ())):
-                    (self._begin if wanted else self._end)(ref, identity)
-                    changed.add(identity)
-        return changed
+                    if wanted:
+                        self._begin(ref, identity)
+                    else:
+                        self._end(ref, identity, footprint)
+                    footprint.reselected.add(identity)
 
     def selects(self, policy: Policy, identity: Identity) -> bool:
         """Tell whether a policy judges the Pods of an identity."""
@@ -186,11 +188,16 @@ class PolicyIndex:
                 self.peers.use(peer)
         self._link(ref, identity)
 
-    def _end(self, ref: Ref, identity: Identity) -> None:
+    def _end(self, ref: Ref, identity: Identity, footprint: Footprint) -> None:
         self._unlink(ref, identity)
         if ref not in self.active:
-            for peer in pod_peers(self.policies[ref]):
-                self.peers.release(peer)
+            self._release(self.policies[ref], footprint)
+
+    def _release(self, policy: Policy, footprint: Footprint) -> None:
+        for peer in pod_peers(policy):
+            self.peers.release(peer)
+            if peer not in self.peers.members:
+                footprint.forgotten.add(peer)
 
     def _link(self, ref: Ref, identity: Identity) -> None:
         self.selecting.setdefault(identity, set()).add(ref)

@@ -1,18 +1,20 @@
 """Which class this node's Pods are in, and the chains and sets that the classes need.
 
-Driven by the event: a Pod that comes, goes or is judged by others moves between classes; a class that got
-its first Pod, lost its last, or whose policies changed is written anew; a set exists while a chain names it.
+A Pod that comes, goes or is judged by others moves between classes; a class that got its first Pod, lost its last,
+or whose policies changed is written anew; a set exists while a chain names it. Events only note what they concern:
+it is worked off by `steps`, once for all that came together. A class stands for a set of policies, so one chain for
+each policy of a file would be as many chains, each with the rules of all before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import DIRECTIONS, Ref
-from nfagent.cluster.state import ClusterState, PodKey
+from nfagent.cluster.state import ClusterState, Identity, PodKey
 from nfagent.policy.compile import ClassKey, class_keys, compile_rules
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
@@ -54,9 +56,47 @@ class Classes:
         self._claims: dict[str, dict[PodKey, tuple[ClassKey, ...]]] = {}
         self._claimed: dict[PodKey, tuple[str, ...]] = {}
         self._shown: dict[str, tuple[ClassKey, ...]] = {}
+        # What is to be worked off: identities, Pods, classes to be counted, classes to be written.
+        self._reselected: set[Identity] = set()
+        self._moved: dict[PodKey, None] = {}
         self._stale: set[ClassKey] = set()
+        self._unwritten: dict[ClassKey, None] = {}
 
-    def assign(self, key: PodKey) -> None:
+    def move(self, key: PodKey) -> None:
+        """Note that a Pod came, went or changed; other nodes' Pods are in no class."""
+        if key in self._cluster.local or key in self._claimed:
+            self._moved[key] = None
+
+    def reselect(self, identities: Iterable[Identity]) -> None:
+        """Note that other policies judge these identities' Pods."""
+        self._reselected.update(identities)
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether everything that was noted is worked off."""
+        return not (self._reselected or self._moved or self._stale or self._unwritten)
+
+    def steps(self) -> Iterator[None]:
+        """Work off what was noted, a Pod or a chain at a time; who stops in between leaves the rest for later.
+
+        Before the end, maps lead to chains that aren't written yet: nothing may be taken then.
+        """
+        while not self.settled:
+            while self._moved or self._reselected:
+                for identity in self._reselected:
+                    self._moved.update(dict.fromkeys(self._index.local.get(identity, ())))
+                self._reselected.clear()
+                if self._moved:
+                    self._assign(self._moved.popitem()[0])
+                    yield
+            self._count_sections()
+            while self._unwritten and not (self._moved or self._reselected):
+                self._write(self._unwritten.popitem()[0])
+                yield
+            if not self._unwritten:
+                self._sections.drop()
+
+    def _assign(self, key: PodKey) -> None:
         """Put a Pod into the classes that its policies make; take one that is gone, or holds no address, out of all."""
         pod = self._cluster.local.get(key)
         addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
@@ -85,31 +125,35 @@ class Classes:
         for ref in changed:
             self._stale |= self._of_policy.get(ref, set())
 
-    def settle(self) -> None:
-        """Write what is to be written, drop what nobody uses any more: once at the end of each event."""
-        written = []
-        for key in sorted(self._stale):
-            live = self.known.get(key)
-            if live is None:
-                continue
+    def _count_sections(self) -> None:
+        """Write the sections that classes need now, before the chains that lead there.
+
+        Chains without Pods go last: what others name as well stays as it is.
+        """
+        for _, key in sorted((bool(self.known[key].addresses), key) for key in self._stale & self.known.keys()):
+            live = self.known[key]
             families = tuple(family for family in FAMILIES if family in live.addresses)
             for section in key.sections:
                 self._sections.use(section, families)
                 self._sections.release(section, live.families)
             live.families = families
-            written.append((key, live))
-        self._sections.write()
-        for key, live in written:
-            if live.addresses:
-                rules = compile_rules(key, self._index)
-                denying = any(
-                    rule.action == "deny" for section in key.sections for rule in compile_rules(section, self._index)
-                )
-                self._chains.put(names.class_chain(key), class_chain(key, rules, live.families, denying=denying))
-            else:
-                self._drop(key)
-        self._sections.drop()
+            self._unwritten[key] = None
         self._stale.clear()
+        self._sections.write()
+
+    def _write(self, key: ClassKey) -> None:
+        """Write a class's chain, or drop it with the class where no Pod is in it."""
+        live = self.known.get(key)
+        if live is None:
+            return
+        if live.addresses:
+            rules = compile_rules(key, self._index)
+            denying = any(
+                rule.action == "deny" for section in key.sections for rule in compile_rules(section, self._index)
+            )
+            self._chains.put(names.class_chain(key), class_chain(key, rules, live.families, denying=denying))
+        else:
+            self._drop(key)
 
     def _show(self, address: str, wanted: tuple[ClassKey, ...]) -> None:
         before = self._shown.get(address, ())

@@ -8,16 +8,17 @@ objects alone: the full compile that the tests hold every history against.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
-from nfagent.cluster.address import Family, Range
+from nfagent.cluster.address import FAMILIES, Family, Range, family_of
 from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
 from nfagent.cluster.state import NO_CHANGE, Change, ClusterObject, ClusterState, PodKey
+from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.ip_masq import IpMasqConfig
-from nfagent.egress.plan import MasqueradeSettings, masquerade_plan, needs_plan
+from nfagent.egress.plan import MasqueradeSettings, is_source, masquerade_plan
 from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.egress.state import EGRESS_KINDS, EgressObject, EgressState
 from nfagent.policy.choices import Choices
@@ -36,7 +37,13 @@ from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.origins import Origin
 from nfagent.ruleset.recheck import Recheck
 from nfagent.ruleset.transaction import Transaction
-from nfagent.ruleset.translation import UNTRANSLATED_COUNTER, masquerade_sets, translation_chains
+from nfagent.ruleset.translation import (
+    OUTSIDE,
+    UNTRANSLATED_COUNTER,
+    masquerade_sets,
+    outside_set,
+    translation_chains,
+)
 
 Item: TypeAlias = ClusterObject | NetworkPolicy | TierPolicy | EgressObject | NetworkLogging
 """Every kind of object that nfagent reads."""
@@ -67,6 +74,7 @@ class Desired:
         self.generation = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
+        self._addresses = ClusterAddresses(self.cluster, self._masquerade.cluster_ranges)
         self._log_group = log_group
         self._live = LiveRuleset()
         self._members = Members(self.cluster, self.index, self._live)
@@ -133,16 +141,29 @@ class Desired:
             return self.egress.objects.get(ref)
         return self._logging if ref.kind == "NetworkLogging" else self.cluster.find(ref)
 
+    def prepare(self) -> Iterator[None]:
+        """Work out what the objects since the last `take` mean for the ruleset, in steps; `take` does what is left.
+
+        Objects that come between two steps are worked out too. Who gives others a turn in between needn't wait long.
+        """
+        yield from self._classes.steps()
+        self._members.settle()
+        if self._masquerade.families:
+            for moved in self._addresses.steps():
+                self._put_outside(moved)
+                yield
+            self._plan_masquerade()
+
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
-        self._plan_masquerade()
+        self._finish()
         if self._recheck.note():
             self._whole = None
         return self._live.take()
 
     def settle(self) -> None:
         """Consider everything told: somebody compares the kernel with the whole ruleset."""
-        self._plan_masquerade()
+        self._finish()
         self._live.settle()
 
     def distrusted(self) -> Transaction:
@@ -174,7 +195,7 @@ class Desired:
 
     def ruleset(self) -> Ruleset:
         """Give what the kernel must hold now, whole; the same value until something changes."""
-        self._plan_masquerade()
+        self._finish()
         if self._whole is None or self._whole[0] != self.generation:
             self._whole = (self.generation, self._live.ruleset())
         return self._whole[1]
@@ -204,7 +225,7 @@ class Desired:
     @property
     def touched(self) -> bool:
         """Tell whether `take` has something to give."""
-        self._plan_masquerade()
+        self._finish()
         return self._live.touched
 
     @property
@@ -214,6 +235,7 @@ class Desired:
 
     def classes_of(self, address: str) -> tuple[ClassKey, ...]:
         """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""
+        self._finish()
         return self._classes.of(address)
 
     @property
@@ -223,16 +245,23 @@ class Desired:
 
     def origin(self, prefix: str) -> Origin | None:
         """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
-        return self._classes.outcomes.origins.get(prefix)
+        origins = self._classes.outcomes.origins
+        found = origins.get(prefix)
+        if found is None and not self._classes.settled:
+            self._finish()
+            found = origins.get(prefix)
+        return found
+
+    def _finish(self) -> None:
+        for _ in self.prepare():
+            pass
 
     def _spread(self, footprint: Footprint) -> bool:
         for peer, identity, joined in footprint.moved:
             self._members.move(peer, identity, joined=joined)
+        self._members.forget(footprint.forgotten)
         self._classes.rewrite(footprint.rewritten)
-        for identity in footprint.reselected:
-            for key in self.index.local.get(identity, ()):
-                self._classes.assign(key)
-        self._classes.settle()
+        self._classes.reselect(footprint.reselected)
         self.generation += 1
         return True
 
@@ -249,10 +278,10 @@ class Desired:
             self._members.join(after)
         for pod in (before, after):
             if pod is not None:
-                self._classes.assign((pod.namespace, pod.name))
+                self._classes.move((pod.namespace, pod.name))
         if change.namespace is not None:
             self._members.refill_ports()
-        if needs_plan(self.cluster, change):
+        if self._masquerade.families and (self._addresses.follow(change) or is_source(self.cluster, change)):
             self._planned = False
         return self._spread(footprint)
 
@@ -272,19 +301,37 @@ class Desired:
             self.generation += 1
         return changed
 
+    def _put_outside(self, addresses: list[str]) -> None:
+        """Tell of Pods that lie outside the cluster's ranges since, or no longer; the first and last, in the rules."""
+        for address in addresses:
+            family = family_of(address)
+            if family not in self._masquerade.families:
+                continue
+            name = names.set_name(OUTSIDE, family)
+            if address not in self._addresses.outside[family]:
+                self._live.remove(name, address)
+                continue
+            if name not in self._live.sets:
+                self._live.add_set(name, outside_set(family))
+                self._planned = False
+            self._live.add(name, address)
+
     def _plan_masquerade(self) -> None:
         """Plan anew where something changed it: once for all Nodes that come together, not once for each."""
+        for family in FAMILIES:
+            name = names.set_name(OUTSIDE, family)
+            if name in self._live.sets and not self._addresses.outside[family]:
+                self._live.drop_set(name)
+                self._planned = False
         if self._planned:
             return
         self._planned = True
-        plan = masquerade_plan(self.cluster, self.egress, self._masquerade)
-        if plan is None:
-            return
+        plan = masquerade_plan(self.cluster, self.egress, self._masquerade, self._addresses)
         self._live.put_counter(UNTRANSLATED_COUNTER)
         for name, chain in translation_chains(plan):
             self._live.put_chain(name, chain)
         wanted = dict(masquerade_sets(plan))
-        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in (4, 6)]:
+        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:
             shape = wanted.get(name)
             if shape is None and name in self._live.sets:
                 self._live.drop_set(name)

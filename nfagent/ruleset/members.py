@@ -53,6 +53,7 @@ class Members:
         self._of_nodes: dict[NodePeer, dict[Family, str]] = {}
         # By whose ports they are, so that a Pod is held only against those that could be its own.
         self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
+        self._adrift: set[PodPeer] = set()
 
     def use(self, name: str, content: Content, *, closing: bool) -> None:
         """Count one more chain that names a set; the first makes and fills it.
@@ -112,7 +113,7 @@ class Members:
     def move(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
         """Take in that an identity became, or ceased to be, a member of a peer."""
         sets = self._of_peer.get(peer)
-        if not sets:
+        if not sets or peer in self._adrift:
             return
         change = self._live.add if joined else self._live.remove
         for pod in self._cluster.members[identity].values():
@@ -130,6 +131,24 @@ class Members:
                     if name is not None:
                         change(name, address)
 
+    def forget(self, peers: Iterable[PodPeer]) -> None:
+        """Take in that no policy names these peers any more; chains that are still to be written anew may.
+
+        Their sets follow no Pod from now on: another policy may name them again before that, and events in between
+        were not told.
+        """
+        self._adrift.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
+
+    def settle(self) -> None:
+        """Fill the sets anew that followed no Pod for a while and are named all the same; every chain is written."""
+        while self._adrift:
+            peer = self._adrift.pop()
+            sets = set(self._of_peer.get(peer, {}).values())
+            for named in self._of_port.get(peer, {}).values():
+                sets.update(name for ports in named.values() for name in ports.values())
+            for name in sets:
+                self._live.recount(name, self._elements(self._content[name], self._live.sets[name].shape.family))
+
     def refill_ports(self) -> None:
         """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
         for name, content in self._content.items():
@@ -142,6 +161,8 @@ class Members:
             return
         owners: list[_Owner] = ["any", "local"] if pod.node == self._cluster.node else ["any"]
         for peer in self._index.peers.of.get(identity_of(pod), ()):
+            if peer in self._adrift:
+                continue
             owners.append(peer)
             sets = self._of_peer.get(peer, {})
             for address in pod.addresses:

@@ -30,11 +30,13 @@ _FILTER_PRIORITY = 0
 MASQUERADE_CHAIN = "masquerade-pods"
 UNTRANSLATED_CHAIN = "forward-untranslated"
 UNTRANSLATED_COUNTER = "drop/untranslated"
+OUTSIDE = "clusterpods"
 
 
 def translation_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
     """Write the chain that translates what leaves the cluster, and the one that stops what can't be translated."""
-    leaving = [_leaving(family) for family in FAMILIES if any(item.family == family for item in plan.sources)]
+    families = [family for family in FAMILIES if any(item.family == family for item in plan.sources)]
+    leaving = [_leaving(family, outside=family in plan.outside) for family in families]
     translate = tuple(Rule(matches, verdict=Masquerade(plan.random_fully)) for matches in leaving)
     stop = tuple(
         Rule(
@@ -49,12 +51,23 @@ def translation_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
     yield UNTRANSLATED_CHAIN, Chain(stop, Hook("filter", "forward", _FILTER_PRIORITY))
 
 
-def _leaving(family: Family) -> tuple[Match, ...]:
+def _leaving(family: Family, *, outside: bool) -> tuple[Match, ...]:
+    """Match what leaves the cluster. A set of Pods outside its ranges is asked only where there are such Pods."""
+    pods = InSet(Packet("daddr", family), names.set_name(OUTSIDE, family), negated=True)
     return (
         InSet(Packet("saddr", family), names.set_name("pods", family)),
         InSet(Packet("daddr", family), names.set_name("cluster", family), negated=True),
+        *((pods,) if outside else ()),
         InSet(Packet("daddr", family), names.set_name("nonmasq", family), negated=True),
     )
+
+
+def outside_set(family: Family) -> NamedSet:
+    """Give the set of the cluster's Pods outside its ranges, without elements.
+
+    Addresses, not ranges: a hash of the kernel's, whose elements come and go one by one, at a cost that doesn't grow.
+    """
+    return NamedSet("address", family, frozenset(), "Pods outside the cluster's ranges: never translated")
 
 
 def masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:

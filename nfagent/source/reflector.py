@@ -22,6 +22,7 @@ from nfagent.errors import DecodeError, Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.messages import Lines, Status, decode_bookmark, decode_event, decode_page, decode_status
 from nfagent.source.objects import Found, event_reader, reader
+from nfagent.source.problems import Problems
 from nfagent.source.resources import Resource
 
 PAGE_SIZE = 5000
@@ -64,6 +65,9 @@ class Reflector:
     synced:   everything was read once, or the kind is known to be missing
     problems: objects that can't be read, or fail closed, each with what is wrong
     setback:  why the last answer led nowhere; None while all goes well
+    listed:   what a list has given so far, for a caller who keeps that until the list is whole; another value when the
+              list is over, or is to be read anew
+    lists:    how many lists were read to their end
     """
 
     def __init__(
@@ -72,8 +76,10 @@ class Reflector:
         """Start with nothing read; `held` gives the keys of a kind's objects that are in force."""
         self.resource = resource
         self.synced = False
-        self.problems: dict[Ref, tuple[Problem, ...]] = {}
+        self.problems = Problems[Ref]()
         self.setback: Setback | None = None
+        self.listed: list[Change] = []
+        self.lists = 0
         self.version = ""
         self._read = reader(resource)
         self._read_event = event_reader(resource)
@@ -248,7 +254,9 @@ class Reflector:
 
     def _deleted(self, found: Found) -> Iterator[Change]:
         self.problems.pop(found.ref, None)
-        if found.item is not None or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
+        # What a list has given may not be held yet.
+        certain = found.item is not None or self._phase != "watching"
+        if certain or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
             yield found.ref
         if self._phase == "watching":
             self.version = found.version or self.version
@@ -279,6 +287,7 @@ class Reflector:
         for ref in self._unmentioned:
             self.problems.pop(ref, None)
         self._forget_list()
+        self.lists += 1
         self._absences = 0
         self._failed_at = ""
         self.version = version
@@ -320,6 +329,7 @@ class Reflector:
 
     def _forget_list(self) -> None:
         self._rest = ""
+        self.listed = []
         self._unlisted = None
         self._unmentioned = set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -96,6 +96,9 @@ class Wish:
         self.distrusts = 0
         self.doubts: Transaction = ()
         self._told = ABSENT
+
+    def prepare(self) -> Iterator[None]:
+        yield from ()
 
     def take(self) -> Transaction:
         self.asked += 1

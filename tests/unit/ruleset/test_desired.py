@@ -54,7 +54,9 @@ def test_only_the_latest_thousand_rules_that_are_gone_are_remembered() -> None:
     policies = [NetworkPolicy(namespace="shop", name=f"p{number}") for number in range(1100)]
     for policy in policies:
         desired.put(policy)
+        desired.take()
         desired.remove(policy.ref)
+        desired.take()
     remembered = [policy for policy in policies if desired.origin(f"deny ingress shop/{policy.name}") is not None]
     assert remembered == policies[-1024:]
 
@@ -150,6 +152,7 @@ def test_removing_a_pod_that_is_not_there_changes_nothing() -> None:
 
 def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     desired = Desired("a")
+    desired.put(Node("b", pod_cidrs=(parse_cidr("10.64.1.0/24"),)))
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
     desired.put(POLICY)
     ruleset = desired.ruleset()

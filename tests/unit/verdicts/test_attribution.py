@@ -206,6 +206,7 @@ def test_a_prefix_that_no_rule_ever_had_is_unknown() -> None:
 
 def test_a_pod_that_is_gone_is_an_instance_and_its_policy_is_named() -> None:
     view = scene(FROM_WEB).views["a"]
+    view.take()
     attributor = Attributor(view)
     view.remove(Ref("Pod", "shop", "db"))
     record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(1, 2)))
@@ -289,6 +290,7 @@ def under_tiers(*documents: Document) -> Desired:
     view = scene(LOGGING, *documents).views["a"]
     for item in (FIRST, SECOND, BASE):
         view.put(item)
+    view.take()
     return view
 
 

@@ -1,0 +1,100 @@
+"""Pods of other nodes that lie in no Node's podCIDRs are the cluster's: never translated, and met by policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfagent.lab.cluster import LabCluster
+from nfagent.lab.fabric import Fabric
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.probe import Outcome, Probe
+from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
+from tests.labs import Lab, as_text
+
+pytestmark = pytest.mark.kernel
+
+FAULTS = Path(__file__).parent.parent / "faults"
+PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
+EVERYTHING = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
+    "data": {"config": "nonMasqueradeCIDRs: []"},
+}
+"""Masquerade of all that leaves the cluster, so that no default exempts a Pod's address."""
+
+
+def plans(objects: dict[str, Any]) -> tuple[list[NodePlan], list[PodPlan]]:
+    """Plan a network that fits the objects: it knows the ways to Pods, whatever Nodes say of them."""
+    items = objects["items"]
+    pods = [
+        PodPlan(
+            item["metadata"]["namespace"],
+            item["metadata"]["name"],
+            item["spec"]["nodeName"],
+            tuple(entry["ip"] for entry in item["status"]["podIPs"]),
+        )
+        for item in items
+        if item["kind"] == "Pod"
+    ]
+    nodes = [
+        NodePlan(
+            item["metadata"]["name"],
+            tuple(entry["address"] for entry in item["status"]["addresses"] if entry["type"] == "InternalIP"),
+            tuple(
+                address.rsplit(":", 1)[0] + ":/64" if ":" in address else address.rsplit(".", 1)[0] + ".0/24"
+                for pod in pods
+                if pod.node == item["metadata"]["name"]
+                for address in pod.addresses
+            ),
+        )
+        for item in items
+        if item["kind"] == "Node"
+    ]
+    return nodes, pods
+
+
+@pytest.fixture(scope="module", params=["remote-pods-no-podcidr", "remote-pods-podcidr-v4-only"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    objects = json.loads((FAULTS / request.param / "objs.json").read_text(encoding="utf-8"))
+    nodes, pods = plans(objects)
+    manifests = folder / "manifests"
+    manifests.mkdir()
+    (manifests / "objs.json").write_text(json.dumps(objects), encoding="utf-8")
+    (manifests / "masquerade.yaml").write_text(as_text([EVERYTHING]), encoding="utf-8")
+    with (
+        Fabric(nodes, pods, (OUTSIDE,), tag="t") as fabric,
+        Servers() as servers,
+        LabCluster(fabric, manifests, folder / "agents") as cluster,
+    ):
+        servers.listen(pod_endpoints(fabric, PROTOCOLS))
+        namespace = fabric.outside_namespace("outside")
+        servers.listen(Endpoint(namespace, address, "tcp", 80) for address in OUTSIDE.addresses)
+        yield Lab(fabric, servers, cluster)
+
+
+def asked(lab: Lab, family: int) -> list[Outcome]:
+    """Call b, which a policy lets a alone in, from a, by every protocol."""
+    probes = [Probe(lab.pod("bug-m/a"), lab.address("bug-m/b", family), protocol, port) for protocol, port in PROTOCOLS]
+    return list(lab.ask(probes).values())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_policy_lets_a_remote_pod_in_that_comes_with_its_own_address(lab: Lab, family: int) -> None:
+    outcomes = asked(lab, family)
+    own = lab.address("bug-m/a", family)
+    assert [(outcome.reached, outcome.seen_from) for outcome in outcomes] == [(True, own)] * len(PROTOCOLS)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_leaves_the_cluster_is_translated_all_the_same(lab: Lab, family: int) -> None:
+    [target] = [address for address in OUTSIDE.addresses if (":" in address) == (family == 6)]
+    probe = Probe(lab.pod("bug-m/a"), target, "tcp", 80)
+    assert lab.ask([probe])[probe].seen_from in lab.fabric.nodes["n1"].addresses
