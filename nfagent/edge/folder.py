@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from nfagent.edge.manifests import Event, Folder, follow, read_folder
+from nfagent.edge.last_good import LastGood
+from nfagent.edge.manifests import Event, Folder, adopt_all, follow, read_files
 from nfagent.errors import Problem, UsageError
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,12 @@ class Taker(Protocol):
 class FolderSource:
     """Follows one folder."""
 
-    def __init__(self, folder: Path, taker: Taker) -> None:
-        """Join the folder and who takes what changes; nothing is read before `start`."""
+    def __init__(self, folder: Path, taker: Taker, last_good: LastGood) -> None:
+        """Join the folder, who takes what changes, and what is kept for the next start; `start` reads."""
         self._path = folder
         self._folder = Folder()
         self._taker = taker
+        self._last_good = last_good
         self._ignored: frozenset[str] = frozenset()
 
     @property
@@ -42,8 +44,12 @@ class FolderSource:
         return self._folder.problems
 
     async def start(self) -> None:
-        """Read everything. Raises UsageError."""
-        await self._take(await asyncio.to_thread(read_folder, self._path, self._folder))
+        """Read everything; where that can't be read, what an agent of before read holds. Raises UsageError."""
+        await self._last_good.open(f"manifests {self._path.absolute()}")
+        self._folder = Folder(self._last_good.of_files())
+        await self._take(adopt_all(await asyncio.to_thread(read_files, self._path, self._folder), self._folder))
+        self._folder.forget_last_good()
+        self._last_good.settle()
         self._taker.gathered()
 
     async def run(self) -> None:
@@ -54,7 +60,9 @@ class FolderSource:
     async def reload(self) -> None:
         """Read everything again; what was read before holds where that can't be."""
         try:
-            await self._take(read_folder(self._path, self._folder))
+            async with self._folder.reading:
+                readings = await asyncio.to_thread(read_files, self._path, self._folder)
+                await self._take(adopt_all(readings, self._folder))
         except UsageError as error:
             log.error("reload: %s; what was read before holds", error)
 
@@ -68,8 +76,8 @@ class FolderSource:
         """Tell which files were read, by the digest of each."""
         return {"files": dict(sorted(self._folder.digests.items()))}
 
-    async def _take(self, events: list[Event]) -> None:
-        await self._taker.take(events)
+    async def _take(self, events: Iterable[Event]) -> None:
+        await self._taker.take(self._last_good.noted(events, self._folder.holder))
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored
