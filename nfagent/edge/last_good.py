@@ -88,6 +88,7 @@ class LastGood:
         self._recallable: dict[Ref, Kept] = {}
         self._noted: set[Ref] | None = set()
         self._pending: dict[Ref, Kept | None] = {}
+        self._writing = 0
         self._rewrite = False
         self._lines = 0
         self._dirty = asyncio.Event()
@@ -181,7 +182,7 @@ class LastGood:
 
     def status(self) -> dict[str, Any]:
         """Return how it stands."""
-        self._status.objects, self._status.pending = len(self._held), len(self._pending)
+        self._status.objects, self._status.pending = len(self._held), len(self._pending) + self._writing
         found: dict[str, Any] = msgspec.to_builtins(self._status)
         return found
 
@@ -209,6 +210,7 @@ class LastGood:
     async def _write(self, file: RecordFile) -> bool:
         """Write what is pending; return whether the disk took it."""
         pending, self._pending = self._pending, {}
+        self._writing = len(pending)
         anew = self._rewrite or self._lines + len(pending) > 3 * len(self._held) + _MOST_GARBAGE
         content: Mapping[Ref, Kept | None] = dict(self._held) if anew else pending
         header = self._header
@@ -232,6 +234,8 @@ class LastGood:
         except asyncio.CancelledError:
             self._pending = pending | self._pending
             raise
+        finally:
+            self._writing = 0
         self._rewrite = False
         self._lines = len(content) + (0 if anew else self._lines)
         if self._status.problem:
