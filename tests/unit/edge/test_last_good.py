@@ -281,7 +281,7 @@ def test_a_stalled_disk_is_said_and_holds_up_neither_the_loop_nor_the_end(
             take(store, SHOP)
             await until(lambda: "no answer from the disk" in store.status()["problem"])
             take(store, OPS)
-            assert store.status()["pending"] == 1
+            assert store.status()["pending"] == 2
 
     try:
         asyncio.run(body())
