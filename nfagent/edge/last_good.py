@@ -123,7 +123,6 @@ class LastGood:
                 self._status.problem = said
         self._file = file
         self._status.path = str(file.path)
-        self._dirty.set()
 
     def of_object(self, ref: Ref) -> Item | None:
         """Return what an agent of before last read of an object."""
@@ -156,15 +155,16 @@ class LastGood:
         if noted is not None and self._file is not None:
             for ref in self._held.keys() - noted:
                 self._change(ref, None)
+            self._dirty.set()
 
     async def run(self) -> None:
-        """Write what changes, until cancelled."""
+        """Write what changes, once everything was read, until cancelled."""
         while True:
             await self._dirty.wait()
             self._dirty.clear()
             if self._file is None:
                 continue
-            written = await self._write(self._file)
+            written = not (self._pending or self._rewrite) or await self._write(self._file)
             await asyncio.sleep(_PAUSE_SECONDS if written else _RETRY_SECONDS)
 
     async def close(self) -> None:
@@ -174,7 +174,7 @@ class LastGood:
             return
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
-                if self._pending or self._rewrite:
+                if self._noted is None and (self._pending or self._rewrite):
                     await self._write(file)
                 await self._worker.run(file.close)
         except TimeoutError:
@@ -205,7 +205,9 @@ class LastGood:
         else:
             self._held[ref] = kept
         self._pending[ref] = kept
-        self._dirty.set()
+        if self._noted is None:
+            # Until then the file may know of objects that nobody has met yet, also where it couldn't be read.
+            self._dirty.set()
 
     async def _write(self, file: RecordFile) -> bool:
         """Write what is pending; return whether the disk took it."""

@@ -118,6 +118,7 @@ def test_what_is_written_is_there_when_the_agent_is_killed(tmp_path: Path) -> No
     async def body() -> None:
         async with running(tmp_path) as store:
             take(store, SHOP, OPS)
+            store.settle()
             await until_written(store)
             content = only_file(tmp_path).read_bytes()
         folder = tmp_path / "copy"
@@ -126,6 +127,16 @@ def test_what_is_written_is_there_when_the_agent_is_killed(tmp_path: Path) -> No
         assert await recalled(folder) == [SHOP, OPS]
         (folder / only_file(tmp_path).name).write_bytes(content[:-10])
         assert await recalled(folder) == [SHOP], "cut short in the last line"
+
+    asyncio.run(body())
+
+
+def test_an_agent_that_ends_before_it_has_read_everything_forgets_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        await remember(tmp_path, SHOP, OPS)
+        async with running(tmp_path) as store:
+            take(store, HERE, SHOP)
+        assert await recalled(tmp_path) == [SHOP, OPS]
 
     asyncio.run(body())
 
@@ -140,6 +151,8 @@ def test_an_entry_that_is_damaged_takes_no_other_along_and_is_said(
         async with running(tmp_path) as store:
             assert store.status()["problem"] == "1 of 3 entries can't be read, the others hold"
             assert [store.of_object(ref) for ref in (SHOP.ref, OPS.ref, HERE.ref)] == [SHOP, None, HERE]
+            take(store, SHOP, HERE)
+            store.settle()
             await until_written(store)
             assert store.status()["damaged"] == 1
         assert ":3: a line is damaged" in caplog.text
@@ -234,6 +247,7 @@ def test_a_disk_that_refuses_is_said_once_and_tried_again(
     async def body() -> None:
         async with running(place / "state") as store:
             take(store, SHOP)
+            store.settle()
             await until(lambda: "can't be written" in store.status()["problem"])
             place.unlink()
             await until_written(store)
@@ -279,6 +293,7 @@ def test_a_stalled_disk_is_said_and_holds_up_neither_the_loop_nor_the_end(
     async def body() -> None:
         async with running(tmp_path) as store:
             take(store, SHOP)
+            store.settle()
             await until(lambda: "no answer from the disk" in store.status()["problem"])
             take(store, OPS)
             assert store.status()["pending"] == 2
