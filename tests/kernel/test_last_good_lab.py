@@ -61,6 +61,18 @@ class RestartLab(Lab):
                 (self.cluster.manifests / name).unlink(missing_ok=True)
         self.cluster.settle()
 
+    def publish(self, fault: str, revision: str) -> None:
+        """Publish an input as git-sync does: a folder of its own, and the link to it swapped at one moment."""
+        link = self.cluster.manifests
+        folder = link.with_name(revision)
+        folder.mkdir()
+        for path in (FAULTS / fault).iterdir():
+            (folder / path.name).write_text(path.read_text())
+        beside = link.with_name("next")
+        beside.symlink_to(revision)
+        beside.rename(link)
+        self.cluster.settle()
+
     def restart(self, node: str) -> LabAgent:
         agent = self.cluster.agent(node)
         agent.stop()
@@ -86,7 +98,8 @@ class RestartLab(Lab):
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartLab]:
     folder = tmp_path_factory.mktemp("lab")
-    (folder / "manifests").mkdir()
+    (folder / "revision-0").mkdir()
+    (folder / "manifests").symlink_to("revision-0")
     nodes, pods = planned()
     with (
         Fabric(nodes, pods, [OUTSIDE], tag="t") as fabric,
@@ -144,6 +157,21 @@ def test_a_policy_that_is_killed_with_its_agent_and_mistyped_meanwhile_stays_in_
     assert lab.srv_reached == {False}
     [problem] = lab.problems("n2")
     assert "did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?; its version of before stays in" in problem
+
+
+def test_a_link_to_the_manifests_that_is_swapped_takes_effect_and_keeps_what_breaks(lab: RestartLab) -> None:
+    lab.publish("restart-forgets-last-good/masq-before", "revision-1")
+    assert lab.srv_reached == {True}, "it has no policy"
+    lab.publish(GOOD, "revision-2")
+    assert lab.srv_reached == {False}
+    lab.publish(BROKEN["of the API group extensions"], "revision-3")
+    assert lab.srv_reached == {False}
+    lab.restart("n2")
+    assert lab.srv_reached == {False}
+    lab.cluster.agent("n2").stop()
+    lab.publish("restart-forgets-last-good/masq-before", "revision-4")
+    lab.cluster.agent("n2").start()
+    assert lab.srv_reached == {True}
 
 
 @pytest.mark.parametrize("mended", ["deleted", "deleted while stopped", "allowing"])
