@@ -33,6 +33,7 @@ from nfagent.edge.folder import FolderSource
 from nfagent.edge.following import ClusterSource
 from nfagent.edge.given import Given
 from nfagent.edge.kernel import Nftables
+from nfagent.edge.last_good import LastGood
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
@@ -153,14 +154,15 @@ class Agent:
         self._ready = False
         self._announced = False
         self._gathered = asyncio.Event()
+        self._last_good = LastGood(Path(settings.state_dir), settings.node_name)
         self._source: Source
         self._voice: Voice | None = None
         if settings.manifests:
-            self._source = FolderSource(Path(settings.manifests), self)
+            self._source = FolderSource(Path(settings.manifests), self, self._last_good)
         else:
             find = partial(find_access, settings.kubeconfig, settings.context, settings.token_file)
             server = ApiServer(find)
-            self._source = source = ClusterSource(server, self._clock, self)
+            self._source = source = ClusterSource(server, self._clock, self, self._last_good)
             self._voice = Voice(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
@@ -182,6 +184,7 @@ class Agent:
                 self._verdict_log.close()
         finally:
             await self._source.close()
+            await self._last_good.close()
             self._connections.close()
             self._kernel.close()
             self._drift.close()
@@ -202,6 +205,7 @@ class Agent:
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
+                tasks.create_task(self._last_good.run()),
                 tasks.create_task(systemd.let_the_node_start(self._gathered, self._clock)),
             ]
             if self._voice is not None:
@@ -353,6 +357,7 @@ class Agent:
             "bridges": self._bridges.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),
+            "last_good": self._last_good.status(),
             **({"notices": self._voice.status()} if self._voice is not None else {}),
             "verdict_log": {
                 "path": str(self._settings.verdict_log),

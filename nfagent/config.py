@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     token_file: str = ""
     runtime_dir: str = "/run/nfagent"
     log_dir: str = "/var/log/network"
+    state_dir: str = "/var/lib/nfagent"
     log_level: str = "info"
     cluster: ClusterSection = ClusterSection()
     masquerade: MasqueradeSection = MasqueradeSection()
@@ -158,7 +159,7 @@ def _cluster_cidrs(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _check(settings: Settings) -> None:
-    for key in ("runtime_dir", "log_dir"):
+    for key in ("runtime_dir", "log_dir", "state_dir"):
         if not getattr(settings, key):
             raise SettingError(f"{key} = '': write a folder's path")
     limits = (

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Pod, Ref
+from nfagent.cluster.unread_fields import with_last_good
 from nfagent.ruleset.desired import Item
 from nfagent.source.reflector import Change, Key
 

@@ -94,6 +94,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from _forwarding()
     yield _other_agent(settings)
     yield _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
+    yield _folder("state folder", Path(settings.state_dir), "state_dir", "warn")
     yield _folder("runtime folder", Path(settings.runtime_dir), "runtime_dir", "FAIL")
 
 

@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 @config_option
 @output_option("text", "json", "yaml")
 def cleanup(config: Path | None, output: str) -> None:
-    """Remove the rules that an agent left in force: table inet nfagent, and nothing else.
+    """Remove the rules that an agent left in force: table inet nfagent, and no other table.
 
-    From then on every connection is allowed and nothing is masqueraded. Refused while an agent runs. Needs root.
+    From then on every connection is allowed and nothing is masqueraded. The last good versions of objects that the
+    agent kept are deleted too: the next start knows only what it can read then. Refused while an agent runs. Needs
+    root.
     """
     from nfagent.cli.output import emit, say
+    from nfagent.edge.last_good import forget
 
     settings = settings_of(config)
     removed = _removed_table()
     socket = _removed_socket(settings.socket_path)
+    state = settings.state_dir if forget(Path(settings.state_dir)) else None
     if output == "text":
-        say(_text(removed, socket))
+        say(_text(removed, socket, state))
     else:
-        emit({"table": removed, "socket": socket}, output)
+        emit({"table": removed, "socket": socket, "state": state}, output)
 
 
 def _removed_table() -> dict[str, int] | None:
@@ -79,7 +83,7 @@ def _removed_socket(path: Path) -> str | None:
     return str(path)
 
 
-def _text(removed: dict[str, Any] | None, socket: str | None) -> list[str]:
+def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None) -> list[str]:
     from nfagent.cli.tables import counted
     from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
@@ -96,4 +100,5 @@ def _text(removed: dict[str, Any] | None, socket: str | None) -> list[str]:
         if removed["foreign"]:
             parts.append(f"{counted(removed['foreign'], 'object')} that somebody else had put into it")
         lines = [f"removed {table}: {', '.join(parts)}"]
-    return lines + ([f"removed {socket}: nobody listened there"] if socket else [])
+    lines += [f"removed {socket}: nobody listened there"] if socket else []
+    return lines + ([f"removed the last good objects in {state}"] if state else [])

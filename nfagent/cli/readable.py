@@ -86,7 +86,18 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
         words = f"packets between Pods on {bridge['bridge']} pass the rules by ({', '.join(bridge['unjudged'])})"
         found.append(("bridge", f"{paint('warn')}, {words}; see nfagent check"))
     found.append(("live connections", _revoke_fact(agent["revoke"])))
+    if "last_good" in agent:
+        found.append(("last good objects", _last_good_fact(agent["last_good"])))
     return [*found, ("verdict log", "; ".join(_log_facts(log)))]
+
+
+def _last_good_fact(kept: View) -> str:
+    """Say whether the next start knows the objects of now."""
+    where = f"{counted(kept['objects'], 'object')} kept in {kept['path']}" if kept["path"] else "not kept"
+    parts = [f"{paint('warn')}, {kept['problem']}" if kept["problem"] else paint("ok"), where]
+    if kept["pending"]:
+        parts.append(f"{counted(kept['pending'], 'change')} not written yet")
+    return "; ".join(parts)
 
 
 def _following_fact(apiserver: View) -> str:

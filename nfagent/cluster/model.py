@@ -4,7 +4,7 @@ Immutable and hashable, so that equal objects are equal state. Field names follo
 each class names the API fields that it comes from. Besides these:
 
 problems: what is wrong with the object, for people; the rest of it holds
-unread:   fields of the class that can't be read, and stay as the last good version has them (`last_good`)
+unread:   fields of the class that can't be read, and stay as the last good version has them (`unread_fields`)
 """
 
 from __future__ import annotations

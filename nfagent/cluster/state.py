@@ -12,9 +12,9 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from nfagent.cluster.decode import named_labels
-from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Labels, Namespace, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service, ServiceIndex
+from nfagent.cluster.unread_fields import with_last_good
 
 PodKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Pod."""

@@ -11,7 +11,7 @@ from nfagent.cluster.model import Ref
 from nfagent.edge.syntax import Document, parse
 from nfagent.errors import ObjectError, Problem
 from nfagent.ruleset.desired import Item
-from nfagent.source.kinds import decoder, reference
+from nfagent.source.kinds import decoder, references
 
 _READABLE = 10**18
 """Numbers beyond it are not shown."""
@@ -21,16 +21,23 @@ class FileContent(msgspec.Struct, frozen=True):
     """What a file holds.
 
     items:     by name, each with the line where its document starts
-    rejected:  objects that break the API's validation, or have an apiVersion that isn't read: their last good
-               version holds
+    refused:   objects that break the API's validation, or whose kind or apiVersion is none, each with what is wrong:
+               their last good version holds
+    unnamed:   some document is about an object that nobody can name: nothing that the file held is taken away
     ignored:   kinds that nfagent doesn't read
     problems:  what is wrong, for people
     """
 
     items: dict[Ref, tuple[Item, int]]
-    rejected: frozenset[Ref] = frozenset()
+    refused: dict[Ref, Problem] = {}
+    unnamed: bool = False
     ignored: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def rejected(self) -> frozenset[Ref]:
+        """The objects whose last good version holds."""
+        return frozenset(self.refused)
 
 
 def read_documents(name: str, text: str) -> FileContent | Problem:
@@ -41,25 +48,23 @@ def read_documents(name: str, text: str) -> FileContent | Problem:
 
 def _collect(name: str, documents: list[Document]) -> FileContent:
     items: dict[Ref, tuple[Item, int]] = {}
-    rejected: set[Ref] = set()
+    refused: dict[Ref, Problem] = {}
+    unnamed = False
     ignored: set[str] = set()
     problems: list[Problem] = []
     for line, found in _expanded(documents):
         place = f"{name}:{line}"
-        document = _named(found)
-        if isinstance(document, Problem):
-            problems.append(msgspec.structs.replace(document, place=place))
-            continue
         try:
-            decode = decoder(document)
-            if decode is None:
-                ignored.add(f"{document['apiVersion']} {document['kind']}")
-                continue
-            item = decode(document)
+            item = _read(found)
         except ObjectError as error:
-            problems.append(msgspec.structs.replace(error.problem, place=place))
-            named = reference(document)
-            rejected |= {named} if named is not None else set()
+            problem = msgspec.structs.replace(error.problem, place=place)
+            problems.append(problem)
+            named = references(found) if isinstance(found, dict) and not _is_list(found) else frozenset()
+            refused |= dict.fromkeys(named, problem)
+            unnamed |= not named
+            continue
+        if isinstance(item, str):
+            ignored.add(item)
             continue
         if item is None:
             continue
@@ -70,7 +75,20 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
             continue
         items[item.ref] = (item, line)
         problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
-    return FileContent(items, frozenset(rejected - items.keys()), frozenset(ignored), tuple(problems))
+    refused = {ref: problem for ref, problem in refused.items() if ref not in items}
+    return FileContent(items, refused, unnamed, frozenset(ignored), tuple(problems))
+
+
+def _read(found: object) -> Item | str | None:
+    """Read a document; its kind in words where that isn't read, None for an object of no interest.
+
+    Raises ObjectError.
+    """
+    document = _named(found)
+    if isinstance(document, Problem):
+        raise ObjectError(document)
+    decode = decoder(document)
+    return f"{document['apiVersion']} {document['kind']}" if decode is None else decode(document)
 
 
 def _named(document: object) -> dict[str, Any] | Problem:

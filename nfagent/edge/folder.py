@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from nfagent.cluster.model import Pod, Ref
-from nfagent.edge.manifests import Event, Folder, follow, read_folder
+from nfagent.edge.last_good import LastGood
+from nfagent.edge.manifests import Event, Folder, adopt_all, follow, read_files
 from nfagent.errors import Problem, UsageError
 
 log = logging.getLogger(__name__)
+_SLICE = 1000
+"""How many objects are adopted before others have a turn: some milliseconds."""
 
 
 class Taker(Protocol):
@@ -30,11 +34,12 @@ class Taker(Protocol):
 class FolderSource:
     """Follows one folder."""
 
-    def __init__(self, folder: Path, taker: Taker) -> None:
-        """Join the folder and who takes what changes; nothing is read before `start`."""
+    def __init__(self, folder: Path, taker: Taker, last_good: LastGood) -> None:
+        """Join the folder, who takes what changes, and what is kept for the next start; `start` reads."""
         self._path = folder
         self._folder = Folder()
         self._taker = taker
+        self._last_good = last_good
         self._ignored: frozenset[str] = frozenset()
 
     @property
@@ -47,8 +52,12 @@ class FolderSource:
         return self._folder.flaws.news()
 
     async def start(self) -> None:
-        """Read everything. Raises UsageError."""
-        await self._take(await asyncio.to_thread(read_folder, self._path, self._folder))
+        """Read everything; where that can't be read, what an agent of before read holds. Raises UsageError."""
+        await self._last_good.open(f"manifests {self._path.absolute()}")
+        self._folder = Folder(self._last_good.of_files())
+        await self._take(adopt_all(await asyncio.to_thread(read_files, self._path, self._folder), self._folder))
+        self._folder.forget_last_good()
+        self._last_good.settle()
         self._taker.gathered()
 
     async def run(self) -> None:
@@ -59,7 +68,9 @@ class FolderSource:
     async def reload(self) -> None:
         """Read everything again; what was read before holds where that can't be."""
         try:
-            await self._take(read_folder(self._path, self._folder))
+            async with self._folder.reading:
+                readings = await asyncio.to_thread(read_files, self._path, self._folder)
+                await self._take(adopt_all(readings, self._folder))
         except UsageError as error:
             log.error("reload: %s; what was read before holds", error)
 
@@ -73,9 +84,15 @@ class FolderSource:
         """Tell which files were read, by the digest of each."""
         return {"files": dict(sorted(self._folder.digests.items()))}
 
-    async def _take(self, events: list[Event]) -> None:
+    async def _take(self, events: Iterable[Event]) -> None:
         # Whatever else came together takes effect together; Pods, of which there may be many, don't hold it up.
-        await self._taker.take(sorted(events, key=_is_pod))
+        pods: list[Event] = []
+        others: list[Event] = []
+        for count, event in enumerate(self._last_good.noted(events, self._folder.holder), 1):
+            (pods if _is_pod(event) else others).append(event)
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)
+        await self._taker.take(chain(others, pods))
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from nfagent.cluster.model import Ref
 from nfagent.edge.access import Access
 from nfagent.edge.apiserver import Answer
+from nfagent.edge.last_good import LastGood
 from nfagent.edge.lookout import Lookout
 from nfagent.errors import ClusterError, Problem, Silent, Unreachable
 from nfagent.source.backoff import Backoff
@@ -133,19 +134,23 @@ class ClusterSource:
         server: Server,
         clock: Clock,
         taker: Taker,
+        last_good: LastGood | None = None,
         *,
         resources: tuple[Resource, ...] = RESOURCES,
         silence: float = SILENCE_SECONDS,
         lots: Callable[[], float] = random.random,
     ) -> None:
-        """Join the server and who takes what changes; nothing is asked before `run`."""
+        """Join the server, who takes what changes, and what is kept for the next start; `run` asks."""
         self._server = server
         self._clock = clock
         self._taker = taker
         self._silence = silence
         self._lots = lots
         self._lookout = Lookout(server, clock, taker.count_nodes, lots)
-        self._reflectors = {resource.kind: Reflector(resource, taker.held) for resource in resources}
+        self._last_good = last_good or LastGood(None, "")
+        self._reflectors = {
+            resource.kind: Reflector(resource, taker.held, last_good=self._last_good) for resource in resources
+        }
         self._troubles: dict[str, str] = {}
         self._again = asyncio.Event()
         self._never = asyncio.Event()
@@ -179,6 +184,7 @@ class ClusterSource:
         """Find the credentials. Raises ClusterError."""
         access = await self._server.access()
         self._origin = f"{access.server}, by {access.origin}"
+        await self._last_good.open(f"API server {access.server}")
         log.info("following %s", self._origin)
 
     async def close(self) -> None:
@@ -315,12 +321,16 @@ class ClusterSource:
 
     async def _hand_on(self, reflector: Reflector, changes: Iterable[Change]) -> None:
         if reflector.phase == "watching" or reflector.resource.kind in _ONE_BY_ONE:
-            await self._taker.take(changes)
+            await self._deliver(changes)
         else:
             await self._keep(reflector, changes)
         if not self.synced and all(each.synced for each in self._reflectors.values()):
             self.synced = True
+            self._last_good.settle()
             self._taker.gathered()
+
+    async def _deliver(self, changes: Iterable[Change]) -> None:
+        await self._taker.take(self._last_good.noted(changes))
 
     async def _keep(self, reflector: Reflector, changes: Iterable[Change]) -> None:
         """Keep what a list gives until it is whole, and hand it on as one batch: no part of a relist takes effect."""
@@ -333,9 +343,9 @@ class ClusterSource:
                 await asyncio.sleep(0)
                 turn = self._clock.monotonic()
         if reflector.lists > lists:
-            await self._taker.take([*begun, *came])
+            await self._deliver([*begun, *came])
         elif reflector.phase == "missing":
-            await self._taker.take(came)
+            await self._deliver(came)
         elif reflector.listed is begun:
             begun += came
 

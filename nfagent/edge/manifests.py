@@ -1,7 +1,8 @@
 """A folder of manifests as the source of objects: read once, then followed by inotify.
 
-`Folder` is the bookkeeping, without I/O: which file holds which object, what is wrong, what changed.
-`follow` feeds it from the disk.
+`Folder` is the bookkeeping, without I/O: which file holds which object, what is wrong, what changed. `follow` feeds
+it from the disk. Files are read, compared and parsed in a thread (`Folder.read`, which changes nothing); what that
+found is adopted on the event loop object by object (`Folder.adopt`), as fast as whoever takes the events asks.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from hashlib import blake2s
 from pathlib import Path
@@ -23,6 +25,7 @@ from nfagent.edge.documents import FileContent, read_documents
 from nfagent.edge.watching import changed_paths
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
+from nfagent.source.last_good import still_in_force
 from nfagent.source.problems import Problems
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -39,23 +42,45 @@ Texts: TypeAlias = dict[str, str | Problem | None]
 """File -> its text, None where it is gone, a Problem where it can't be read."""
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """What a look at one file found.
+
+    digest:  of its text; '' where it has none, or none that can be read
+    content: what it holds now, what it held before included where that stays in force; None where nothing is known
+    problem: why its text can't be read as a whole
+    halfway: it looks half-written: empty, or not parsing, where it was good before
+    touched: the objects that come, change or go
+    """
+
+    name: str
+    digest: str = ""
+    content: FileContent | None = None
+    problem: Problem | None = None
+    halfway: bool = False
+    touched: tuple[Ref, ...] = ()
+
+
 class Folder:
     """What the files of a folder say together.
 
     The same object in two files is an error that names both; the file that had it first holds it.
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, last_good: Mapping[str, Mapping[Ref, Item]] | None = None) -> None:
+        """Start empty. last_good: what an agent of before read last, by file: it holds for what can't be read now."""
         self._files: dict[str, FileContent] = {}
         self._broken: dict[str, Problem] = {}
         self._holders: dict[Ref, list[str]] = {}
         self._shown: dict[Ref, Item] = {}
         self.flaws = Problems[tuple[str, str]]()
         """What is wrong, by what is at fault: a file that can't be read, one with flaws, an object in two."""
+        self._contested: set[Ref] = set()
         self._ignoring: Counter[str] = Counter()
+        self._last_good = {name: _remembered(items) for name, items in (last_good or {}).items()}
         self.digests: dict[str, str] = {}
         """File -> digest of the text that was read last, broken or not: how to tell that a change was seen."""
+        self.reading = asyncio.Lock()
+        """Held from a look at the disk until what it found is adopted."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -73,72 +98,131 @@ class Folder:
         """Files that are known, broken ones too."""
         return frozenset(self._files) | frozenset(self._broken)
 
+    def holder(self, ref: Ref) -> str:
+        """Name the file that holds an object; '' where none does."""
+        return self._holders.get(ref, [""])[0]
+
+    def forget_last_good(self) -> None:
+        """Take in that every file was read once: what an agent of before read is of no more use."""
+        self._last_good = {}
+
     def update(self, name: str, text: str | Problem | None) -> list[Event]:
         """Take in a file's text, None where it is gone, a Problem where it can't be read; give what changed."""
+        reading = self.read(name, text)
+        return [] if reading is None else list(self.adopt(reading))
+
+    def read(
+        self, name: str, text: str | Problem | None, parted: Mapping[Ref, tuple[Item, int]] | None = None
+    ) -> Reading | None:
+        """Compare a file's text with what is known; None where it was read before. Changes nothing.
+
+        parted: objects of files that are gone: one that moves into this file, and can't be read in it, stays in force
+        """
         if isinstance(text, str) and self.digests.get(name) == digest(text):
-            return []
+            return None
         before = self._files.get(name)
-        self._broken.pop(name, None)
-        self.flaws.pop(("unreadable", name), None)
-        self.digests.pop(name, None)
         if text is None:
+            return Reading(name, touched=_touched(before, None))
+        good = before or self._last_good.get(name) or FileContent({})
+        found = read_documents(name, text) if isinstance(text, str) else text
+        problem = found if isinstance(found, Problem) else None
+        if isinstance(found, Problem):
+            problem = still_in_force(found, "what it held before") if good.items else found
+            content = before or (good if good.items else None)
+        else:
+            content = _with_last_good(name, found, good, parted or {})
+        return Reading(
+            name,
+            digest=digest(text) if isinstance(text, str) else "",
+            content=content,
+            problem=problem,
+            halfway=before is not None and isinstance(text, str) and (problem is not None or not text.strip()),
+            touched=_touched(before, content),
+        )
+
+    def adopt(self, reading: Reading) -> Iterator[Event]:
+        """Take in what a look found, and give what it changes; an event not asked for isn't taken in."""
+        name, before, after = reading.name, self._files.get(reading.name), reading.content
+        self._broken.pop(name, None)
+        self.digests.pop(name, None)
+        if reading.problem is not None:
+            self._broken[name] = reading.problem
+        if reading.digest:
+            self.digests[name] = reading.digest
+        if after is None:
             self._files.pop(name, None)
-            return self._settle(name, before, None)
-        if isinstance(text, str):
-            self.digests[name] = digest(text)
-        content = read_documents(name, text) if isinstance(text, str) else text
-        if isinstance(content, Problem):
-            self._broken[name] = content
-            self.flaws["unreadable", name] = (content,)
-            return []
-        if before is not None:
-            kept = {ref: before.items[ref] for ref in content.rejected if ref in before.items}
-            content = msgspec.structs.replace(content, items={**content.items, **kept})
-        self._files[name] = content
-        return self._settle(name, before, content)
-
-    def unsettled(self, name: str, text: str | Problem | None) -> bool:
-        """Tell whether a file looks half-written: empty, or not parsing, where it was good before."""
-        if name not in self._files or not isinstance(text, str) or self.digests.get(name) == digest(text):
-            return False
-        return not text.strip() or isinstance(read_documents(name, text), Problem)
-
-    def _settle(self, name: str, before: FileContent | None, after: FileContent | None) -> list[Event]:
-        old = before.items.keys() if before is not None else set()
-        new = after.items.keys() if after is not None else set()
-        for ref in old - new:
-            self._holders[ref].remove(name)
-            if not self._holders[ref]:
-                del self._holders[ref]
-        for ref in new - old:
-            self._holders.setdefault(ref, []).append(name)
-        for ref in old | new:
-            self.flaws["twice", str(ref)] = tuple(self._twice(ref))
-        self.flaws["file", name] = after.problems if after is not None else ()
+        else:
+            self._files[name] = after
+        self.flaws["unreadable", name] = () if reading.problem is None else (reading.problem,)
+        self.flaws["file", name] = () if after is None else after.problems
         self._ignoring.subtract(before.ignored if before is not None else ())
         self._ignoring.update(after.ignored if after is not None else ())
         self._ignoring = +self._ignoring  # those that some file still holds
-        events: list[Event] = []
-        for ref in sorted(old | new):
-            item = self._held(ref)
-            if item is None:
-                self._shown.pop(ref, None)
-                events.append(ref)
-            elif self._shown.get(ref) != item:
-                self._shown[ref] = item
-                events.append(item)
-        return events
+        for ref in reading.touched:
+            yield from self._settle(ref, name, held=after is not None and ref in after.items)
+        for ref in self._contested & (after.items.keys() if after is not None else set()):
+            self.flaws["twice", str(ref)] = tuple(self._twice(ref))  # its line may be another now
 
-    def _held(self, ref: Ref) -> Item | None:
-        holders = self._holders.get(ref)
-        return self._files[holders[0]].items[ref][0] if holders else None
+    def parted(self, names: Iterable[str], present: frozenset[str]) -> dict[Ref, tuple[Item, int]]:
+        """Give the objects of files that are gone: `names`, and those of before that aren't `present`."""
+        contents = [self._files[name] for name in names if name in self._files]
+        contents += [content for name, content in self._last_good.items() if name not in present]
+        return {ref: held for content in contents for ref, held in content.items.items()}
 
-    def _twice(self, ref: Ref) -> Iterable[Problem]:
-        holders = self._holders.get(ref, [])
-        for name in holders[1:]:
-            first, place = (f"{holder}:{self._files[holder].items[ref][1]}" for holder in (holders[0], name))
-            reason = f"is also in {first}, which holds; delete one of the two"
+    def _settle(self, ref: Ref, name: str, *, held: bool) -> Iterator[Event]:
+        """Take in that a file holds an object, or doesn't; give what holds now, where that is another."""
+        holders = self._holders.setdefault(ref, [])
+        first = holders[0] if holders else None
+        if held and name not in holders:
+            holders.append(name)
+        elif not held and name in holders:
+            holders.remove(name)
+        (self._contested.add if len(holders) > 1 else self._contested.discard)(ref)
+        self.flaws["twice", str(ref)] = tuple(self._twice(ref))
+        if not holders:
+            del self._holders[ref]
+            self._shown.pop(ref, None)
+            yield ref
+            return
+        item = self._files[holders[0]].items[ref][0]
+        if self._shown.get(ref) != item or holders[0] != first:
+            self._shown[ref] = item
+            yield item
+
+    def _twice(self, ref: Ref) -> Iterator[Problem]:
+        # A file that is being adopted may have let go of it already.
+        holding = [(name, self._files[name].items) for name in self._holders.get(ref, ()) if name in self._files]
+        places = [f"{name}:{items[ref][1]}" for name, items in holding if ref in items]
+        for place in places[1:]:
+            reason = f"is also in {places[0]}, which holds; delete one of the two"
             yield Problem(place=place, object=str(ref), reason=reason)
+
+
+def _remembered(items: Mapping[Ref, Item]) -> FileContent:
+    return FileContent({ref: (item, 1) for ref, item in items.items()})
+
+
+def _with_last_good(
+    name: str, found: FileContent, good: FileContent, parted: Mapping[Ref, tuple[Item, int]]
+) -> FileContent:
+    """Keep in force, of what was good, what can't be read now: and all of it, where nobody can say what that is."""
+    kept = {ref: held for ref in found.refused if (held := good.items.get(ref) or parted.get(ref)) is not None}
+    problems = {found.refused[ref]: still_in_force(found.refused[ref]) for ref in kept}
+    said = [problems.get(problem, problem) for problem in found.problems]
+    if found.unnamed:
+        kept = {ref: held for ref, held in good.items.items() if ref not in found.items} | kept
+        reason = (
+            f"holds a document that is about an unknown object: all that it held before ({len(kept)}) stays in force"
+        )
+        said += [Problem(place=name, reason=reason)] if kept else []
+    return msgspec.structs.replace(found, items={**found.items, **kept}, problems=tuple(said))
+
+
+def _touched(before: FileContent | None, after: FileContent | None) -> tuple[Ref, ...]:
+    old = before.items if before is not None else {}
+    new = after.items if after is not None else {}
+    changed = {ref for ref, (item, _) in new.items() if ref not in old or old[ref][0] != item}
+    return tuple(sorted(changed | (old.keys() - new.keys())))
 
 
 def digest(text: str) -> str:
@@ -154,18 +238,39 @@ def is_manifest(folder: Path, path: Path) -> bool:
 
 def read_folder(folder: Path, known: Folder) -> list[Event]:
     """Read every file of a folder and its subfolders, forget those that are gone. Raises UsageError."""
-    if not folder.is_dir():
+    return list(adopt_all(read_files(folder, known), known))
+
+
+def read_files(folder: Path, known: Folder, paths: frozenset[Path] | None = None) -> list[Reading]:
+    """Read files, all of the folder for None, and give what is new. Blocks, and changes nothing. Raises UsageError."""
+    if paths is None and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder of manifests with --manifests")
-    return _take(_texts(folder, None, known), known)
+    texts = _texts(folder, paths, known)
+    gone = [name for name, text in texts.items() if text is None]
+    parted = known.parted(gone, frozenset(texts))
+    found = []
+    for name, text in texts.items():
+        reading = known.read(name, text, parted)
+        if reading is not None:
+            found.append(reading)
+        time.sleep(0)  # the event loop's turn: parsing holds the interpreter
+    return found
+
+
+def adopt_all(readings: Iterable[Reading], known: Folder) -> Iterator[Event]:
+    """Take in what a look at files found; give what it changes."""
+    for reading in readings:
+        yield from known.adopt(reading)
 
 
 async def follow(
     folder: Path, known: Folder, stop: asyncio.Event, look_seconds: float = 30.0
-) -> AsyncIterator[list[Event]]:
+) -> AsyncIterator[Iterator[Event]]:
     """Give what changes on the disk, batch by batch, until `stop`; a batch may be empty (problems changed).
 
-    Where the whole folder is gone, what was read last holds until it is there again. Everything is looked at
-    when this starts, and every so many seconds without a change: inotify may lose some. Raises MachineError.
+    Whoever takes a batch takes all of it before the next. Where the whole folder is gone, what was read last holds
+    until it is there again. Everything is looked at when this starts, when a link on the way to the folder points
+    elsewhere, and every so many seconds without a change: inotify may lose some. Raises MachineError.
     """
     while not stop.is_set():
         watched = _identity(folder)
@@ -177,11 +282,20 @@ async def follow(
             async for paths in changes:
                 if _identity(folder) != watched:
                     break
-                texts = _texts(folder, paths, known)
-                if any(known.unsettled(name, text) for name, text in texts.items()):
-                    await asyncio.sleep(_SETTLE_SECONDS)
-                    texts = _texts(folder, paths, known)
-                yield _take(texts, known)
+                async with known.reading:
+                    yield adopt_all(await _settled(folder, known, paths), known)
+
+
+async def _settled(folder: Path, known: Folder, paths: frozenset[Path] | None) -> list[Reading]:
+    """Read files; those that look half-written once more, after a moment. A folder that is gone tells nothing."""
+    try:
+        readings = await asyncio.to_thread(read_files, folder, known, paths)
+        if any(reading.halfway for reading in readings):
+            await asyncio.sleep(_SETTLE_SECONDS)
+            readings = await asyncio.to_thread(read_files, folder, known, paths)
+    except UsageError:
+        return []
+    return readings
 
 
 def _present(folder: Path) -> frozenset[Path]:
@@ -209,10 +323,6 @@ def _text(folder: Path, path: Path) -> str | Problem | None:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         return Problem(place=f"{_name(folder, path)}:{line}", reason="is not UTF-8 text")
-
-
-def _take(texts: Texts, known: Folder) -> list[Event]:
-    return [event for name, text in texts.items() for event in known.update(name, text)]
 
 
 def _name(folder: Path, path: Path) -> str:

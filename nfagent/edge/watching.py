@@ -7,6 +7,7 @@ place, so what is read is mostly whole.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -21,10 +22,16 @@ _GATHER_SECONDS = 0.002
 
 Who deletes a file may be about to write it anew, as git does: what it holds must not be gone for that moment.
 """
+_MOST_LINKS = 40
+"""As many as the kernel follows."""
+
 _GATHER_MOST = 5
 """How many times; a writer that never stops is not waited for."""
 
 _MASK = Mask.CLOSE_WRITE | Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
+_WAY_MASK = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.DONT_FOLLOW
+"""What becomes of a link, or a folder, on the way: who replaces it deletes or moves the one before."""
+
 _WHOLE = Mask.ISDIR | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.IGNORED | Mask.UNMOUNT
 """What tells of folders, or that events were lost: what lies in a folder makes no events of its own."""
 
@@ -34,6 +41,7 @@ async def changed_paths(
 ) -> AsyncGenerator[frozenset[Path] | None]:
     """Give the files that may have changed, None for all: at first, after folders changed, after a time without news.
 
+    The way to the folder may lead over symbolic links; one that is replaced, as git-sync does, is a change of all.
     counts: tells which paths are of interest
     Ends when `stop` is set, or the folder is gone. Raises MachineError.
     """
@@ -121,8 +129,34 @@ class _News:
         await asyncio.gather(self._next, return_exceptions=True)
 
 
+def way_to(folder: Path) -> list[Path]:
+    """Return every folder and symbolic link that the kernel looks up on its way to a folder, but for that itself.
+
+    Raises OSError where a step is gone, or links lead in a circle.
+    """
+    place, rest, found = Path("/"), list(folder.absolute().parts[1:]), list[Path]()
+    links = 0
+    while rest:
+        name = rest.pop(0)
+        step = place / name if name != ".." else place.parent
+        if not step.is_symlink():
+            place = step
+            found += [step] if rest else []
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
+        found.append(step)
+        target = step.readlink()
+        place = Path("/") if target.is_absolute() else place
+        rest = [part for part in target.parts if part != "/"] + rest
+    return found
+
+
 def _watch(inotify: Inotify, folder: Path) -> None:
-    """Watch a folder and its subfolders, but hidden ones. Raises FileNotFoundError where the folder is gone."""
+    """Watch a folder, its subfolders but hidden ones, and the way to it. Raises FileNotFoundError where it is gone."""
+    for step in way_to(folder):
+        inotify.add_watch(step, _WAY_MASK)
     inotify.add_watch(folder, _MASK)
     for place, folders, _ in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -46,6 +46,7 @@ class LabAgent:
             **{key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")},
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
             "NFAGENT_LOG_DIR": str(self._folder / "log"),
+            "NFAGENT_STATE_DIR": str(self._folder / "state"),
         }
 
     @property

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from nfagent.cluster.address import FAMILIES, Family, Range, family_of
-from nfagent.cluster.last_good import with_last_good
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.services import Service
 from nfagent.cluster.state import NO_CHANGE, Change, ClusterObject, ClusterState, PodKey
+from nfagent.cluster.unread_fields import with_last_good
 from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.plan import MasqueradeSettings, is_source, masquerade_plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nfagent.cluster.decode import (
@@ -21,6 +21,7 @@ from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.ruleset.desired import Item
+from nfagent.source.unread import mistake
 
 Decoder = Callable[[dict[str, Any]], Item | None]
 
@@ -48,27 +49,34 @@ CLUSTER_SCOPED = {
 """Kinds without a namespace."""
 
 
-def _group(api_version: str) -> str:
-    """Give the API group of an apiVersion; '' is the core group, of `v1`."""
-    return api_version.rpartition("/")[0]
-
-
-_READ_AS = {(_group(version), kind): version for version, kind in DECODERS}
-"""(group, kind) -> the apiVersion under which nfagent reads the kind."""
-
-
 def decoder(document: dict[str, Any]) -> Decoder | None:
-    """Find the decoder of a document whose apiVersion and kind are text; None where the kind is nobody's here.
+    """Find the decoder of a document whose apiVersion and kind are text; None where the kind is somebody else's.
 
-    Raises an ObjectError for a kind that is read, under another apiVersion of its group: whoever wrote it counts on
-    it. Other groups have kinds of the same names, which mean other things.
+    Raises an ObjectError for what can't be what its author meant: a kind that its API group doesn't have, a kind that
+    is read under another apiVersion than its own. Other groups have kinds of the same names, which mean other things.
     """
     version, kind = document["apiVersion"], document["kind"]
     found = DECODERS.get((version, kind))
-    wanted = _READ_AS.get((_group(version), kind))
-    if found is None and wanted is not None:
-        raise (document_field(document) / "apiVersion").error(f"is not read for this kind; write it as {wanted} has it")
+    wrong = mistake(version, kind, DECODERS) if found is None else None
+    if wrong is not None:
+        raise (document_field(document) / wrong.key).error(wrong.reason)
     return found
+
+
+def references(document: dict[str, Any]) -> frozenset[Ref]:
+    """Name every object that a document may have been meant to be, however wrong its apiVersion and kind.
+
+    Empty where it has no name: then nobody knows which objects it is about.
+    """
+    version, kind = document.get("apiVersion"), document.get("kind")
+    kinds: Iterable[str] = dict.fromkeys(kind for _, kind in DECODERS)
+    if isinstance(kind, str) and isinstance(version, str):
+        wrong = None if (version, kind) in DECODERS else mistake(version, kind, DECODERS)
+        kinds = (kind,) if wrong is None else wrong.kinds
+    elif isinstance(kind, str) and kind in kinds:
+        kinds = (kind,)
+    named = (reference({**document, "kind": each}) for each in kinds)
+    return frozenset(ref for ref in named if ref is not None)
 
 
 def reference(document: dict[str, Any]) -> Ref | None:

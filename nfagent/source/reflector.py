@@ -13,13 +13,14 @@ version that was read. The caller says what it holds already (`held`), so a list
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
 from nfagent.cluster.model import Ref
 from nfagent.errors import DecodeError, Problem
 from nfagent.ruleset.desired import Item
+from nfagent.source.last_good import still_in_force
 from nfagent.source.messages import Lines, Status, decode_bookmark, decode_event, decode_page, decode_status
 from nfagent.source.objects import Found, event_reader, reader
 from nfagent.source.problems import Problems
@@ -36,6 +37,18 @@ Change: TypeAlias = Item | Ref
 """An object to put, or the name of one that is gone."""
 
 Phase: TypeAlias = Literal["listing", "initial", "watching", "missing"]
+
+
+class LastGood(Protocol):
+    """What an agent of before read last. After everything was read once it has nothing any more."""
+
+    def of_object(self, ref: Ref) -> Item | None:
+        """Return the last good version of an object."""
+        ...
+
+    def knows(self, kind: str) -> bool:
+        """Return whether an object of a kind was in force."""
+        ...
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -71,9 +84,18 @@ class Reflector:
     """
 
     def __init__(
-        self, resource: Resource, held: Callable[[str], Collection[Key]], *, page_size: int = PAGE_SIZE
+        self,
+        resource: Resource,
+        held: Callable[[str], Collection[Key]],
+        *,
+        page_size: int = PAGE_SIZE,
+        last_good: LastGood | None = None,
     ) -> None:
-        """Start with nothing read; `held` gives the keys of a kind's objects that are in force."""
+        """Start with nothing read.
+
+        held:      gives the keys of a kind's objects that are in force
+        last_good: what an agent of before read last: it holds where an object can't be read from the start
+        """
         self.resource = resource
         self.synced = False
         self.problems = Problems[Ref]()
@@ -84,6 +106,7 @@ class Reflector:
         self._read = reader(resource)
         self._read_event = event_reader(resource)
         self._held = held
+        self._last_good = last_good
         self._page_size = page_size
         self._initial_events = True
         self._phase: Phase = "initial"
@@ -243,14 +266,25 @@ class Reflector:
         else:
             if found.item is not None:
                 yield found.item
+            elif found.problems and (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
+                self._say_in_force(found)
             self.version = found.version or self.version
 
     def _listed(self, found: Found) -> Iterator[Change]:
+        key = (found.ref.namespace, found.ref.name)
+        item = found.item
+        if item is None and found.problems:
+            item = None if self._last_good is None else self._last_good.of_object(found.ref)
+            if item is not None or key in (self._unlisted or ()):
+                self._say_in_force(found)
         if self._unlisted:
-            self._unlisted.discard((found.ref.namespace, found.ref.name))
+            self._unlisted.discard(key)
         self._unmentioned.discard(found.ref)
-        if found.item is not None:
-            yield found.item
+        if item is not None:
+            yield item
+
+    def _say_in_force(self, found: Found) -> None:
+        self.problems[found.ref] = tuple(map(still_in_force, found.problems))
 
     def _deleted(self, found: Found) -> Iterator[Change]:
         self.problems.pop(found.ref, None)
@@ -302,7 +336,8 @@ class Reflector:
         """Take in that the server doesn't know the kind: where something is held, it must say so more than once."""
         self._absences += 1
         held = self._gone(self._held(self.resource.kind))
-        if held and self._absences < _MISSING_AFTER:
+        expected = bool(held) or (self._last_good is not None and self._last_good.knows(self.resource.kind))
+        if expected and self._absences < _MISSING_AFTER:
             self._fall("refused", str(status))
             return
         yield from held

@@ -83,6 +83,7 @@ class Site:
             **{key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")},
             "NFAGENT_RUNTIME_DIR": str(folder / "run"),
             "NFAGENT_LOG_DIR": str(folder / "log"),
+            "NFAGENT_STATE_DIR": str(folder / "state"),
             "NFAGENT_RECONCILE_RESYNC_SECONDS": "3600",
         }
         self._pod = pod

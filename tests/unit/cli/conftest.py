@@ -58,6 +58,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NFAGENT_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("NFAGENT_LOG_DIR", str(tmp_path / "log"))
+    monkeypatch.setenv("NFAGENT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setattr(nfagent.config, "DEFAULT_FILE", tmp_path / "nfagent.toml")
 
 

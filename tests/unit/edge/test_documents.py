@@ -193,13 +193,111 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
 
 
 @pytest.mark.parametrize(
+    ("kind", "field", "reason"),
+    [
+        (
+            "networking.k8s.io/v1 NetworkPolcy",
+            "kind 'NetworkPolcy'",
+            "is no kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+        ),
+        (
+            "networking.k8s.io/v1 networkpolicies",
+            "kind 'networkpolicies'",
+            "is no kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+        ),
+        (
+            "extensions/v1beta1 NetworkPolicy",
+            "apiVersion 'extensions/v1beta1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "policy/v1 NetworkPolicy",
+            "apiVersion 'policy/v1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "networking.k8s.oi/v1 NetworkPolicy",
+            "apiVersion 'networking.k8s.oi/v1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "v1 NetworkPolicy",
+            "kind 'NetworkPolicy'",
+            "is no kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
+        ),
+        (
+            "networking.k8s.io NetworkPolicy",
+            "kind 'NetworkPolicy'",
+            "is no kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
+        ),
+        (
+            "networking.k8s.io/v1 Ingres",
+            "kind 'Ingres'",
+            "is no kind of API group networking.k8s.io; did you mean Ingress?",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha1 AdminNetworkpolicy",
+            "kind 'AdminNetworkpolicy'",
+            (
+                "is no kind of API group policy.networking.k8s.io; did you mean AdminNetworkPolicy (apiVersion "
+                "policy.networking.k8s.io/v1alpha1)?"
+            ),
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha2 Ingress",
+            "kind 'Ingress'",
+            (
+                "is no kind of API group policy.networking.k8s.io that is known; of this group are read "
+                "AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy"
+            ),
+        ),
+        (
+            "networking.gke.io/v1 EgressNatPolicy",
+            "kind 'EgressNatPolicy'",
+            (
+                "is no kind of API group networking.gke.io; did you mean EgressNATPolicy (apiVersion "
+                "networking.gke.io/v1)?"
+            ),
+        ),
+        ("v1 Lst", "kind 'Lst'", "is no kind of the core API group; did you mean List?"),
+        (
+            "v1 Configmap",
+            "kind 'Configmap'",
+            "is no kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
+        ),
+    ],
+)
+def test_a_kind_that_its_api_group_does_not_have_is_said_with_what_was_meant(
+    kind: str, field: str, reason: str
+) -> None:
+    version, _, name = kind.partition(" ")
+    content = read(f"apiVersion: {version}\nkind: {name}\nmetadata: {{namespace: shop, name: db}}\n")
+    assert said(content) == [f"f.yaml:1: {name} shop/db: {field}: {reason}"]
+    assert (content.items, content.ignored) == ({}, frozenset())
+
+
+@pytest.mark.parametrize(
     "kind",
     [
         "crd.antrea.io/v1beta1 ClusterNetworkPolicy",
         "crd.antrea.io/v1alpha2 ClusterNetworkPolicy",
         "projectcalico.org/v3 NetworkPolicy",
         "networking.k8s.io/v1 Ingress",
-        "policy.networking.k8s.io/v1alpha2 Ingress",
+        "networking.k8s.io/v1 IngressClass",
+        "networking.k8s.io/v1beta1 Ingress",
+        "extensions/v1beta1 Ingress",
+        "v1 Secret",
+        "v1 PersistentVolume",
+        "v1 Endpoints",
+        "v1 ServiceAccount",
+        "networking.gke.io/v1 ManagedCertificate",
+        "networking.gke.io/v1beta1 FrontendConfig",
+        "crd.projectcalico.org/v1 NetworkPolicy",
+        "cilium.io/v2 CiliumNetworkPolicy",
+        "networking.k8s.aws/v1alpha1 ClusterNetworkPolicy",
+        "networking.istio.io/v1 Gateway",
+        "apps/v1 Deployment",
+        "example.com/v1 NetworkPolcy",
         "policy/v1 PodDisruptionBudget",
         "example.com/v1 Pod",
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Pod, Ref
-from nfagent.edge.manifests import Event, Folder, follow, is_manifest, read_folder
+from nfagent.edge.manifests import Event, Folder, Reading, follow, is_manifest, read_folder
+from nfagent.edge.watching import way_to
 from nfagent.errors import Problem, UsageError
+from nfagent.ruleset.desired import Item
 
 DEADLINE = 20.0
 WEB, DB = Ref("Pod", "shop", "web"), Ref("Pod", "shop", "db")
@@ -36,7 +38,7 @@ BROKEN = "a: [\n"
 REJECTED = pod().replace("apiVersion: v1\n", "apiVersion: v1beta1\n")
 
 
-def brief(events: list[Event]) -> list[str]:
+def brief(events: Iterable[Event]) -> list[str]:
     """Write events as `shop/web@a` and `-shop/web`."""
     return [
         f"-{event.path}" if isinstance(event, Ref) else f"{event.ref.path}@{event.node}"
@@ -77,7 +79,10 @@ class TestBookkeeping:
         folder = folder_of(f=pod())
         assert folder.update("f.yaml", BROKEN) == []
         assert said(folder) == [
-            "f.yaml:2: is not valid YAML: while parsing a flow node did not find expected node content"
+            (
+                "f.yaml:2: is not valid YAML: while parsing a flow node did not find expected node content; what it "
+                "held before stays in force"
+            )
         ]
         assert brief(folder.update("f.yaml", pod(node="b"))) == ["shop/web@b"]
         assert said(folder) == []
@@ -94,7 +99,7 @@ class TestBookkeeping:
     def test_a_file_that_can_not_be_read_keeps_its_last_good_content(self) -> None:
         folder = folder_of(f=pod())
         assert folder.update("f.yaml", Problem(place="f.yaml", reason="can't be read: I/O error")) == []
-        assert said(folder) == ["f.yaml: can't be read: I/O error"]
+        assert said(folder) == ["f.yaml: can't be read: I/O error; what it held before stays in force"]
         assert folder.update("f.yaml", pod()) == []
         assert said(folder) == []
 
@@ -136,6 +141,53 @@ class TestBookkeeping:
         (problem,) = said(folder)
         where = "f.yaml:1: NetworkPolicy shop/p: spec.podSelector.matchExpressions[0].operator 'Like'"
         assert problem == f"{where}: is not an operator; write In, NotIn, Exists or DoesNotExist"
+
+    @pytest.mark.parametrize(
+        ("now", "reason"),
+        [
+            pytest.param(
+                pod().replace("kind: Pod", "kind: Pood"), "did you mean Pod (apiVersion v1)?", id="a kind mistyped"
+            ),
+            pytest.param(
+                pod().replace("kind: Pod", "kind: Quux"), "of this group are read Namespace,", id="an unknown kind"
+            ),
+            pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="another version of its group"),
+            pytest.param(pod().replace("v1", "extensions/v1"), "write v1", id="a group that never had it"),
+            pytest.param(pod().replace("kind: Pod", ""), "write apiVersion and kind", id="no kind"),
+            pytest.param(pod().replace("apiVersion: v1", ""), "write apiVersion and kind", id="no apiVersion"),
+            pytest.param(
+                pod().replace("kind: Pod", "kind: 5"), "write apiVersion and kind", id="a number for its kind"
+            ),
+        ],
+    )
+    def test_an_object_that_turns_into_what_nobody_reads_stays_in_force_and_says_so(
+        self, now: str, reason: str
+    ) -> None:
+        folder = folder_of(f=together(pod("web"), pod("db")))
+        assert brief(folder.update("f.yaml", together(now, pod("db", "b")))) == ["shop/db@b"]
+        (problem,) = said(folder)
+        assert reason in problem
+        assert problem.endswith("; its version of before stays in force")
+        assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
+
+    @pytest.mark.parametrize("unnamed", ["nonsense", "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}", "[a, b]"])
+    def test_a_document_of_which_nobody_knows_what_it_is_about_takes_nothing_away(self, unnamed: str) -> None:
+        folder = folder_of(f=together(pod("web"), pod("db")))
+        assert brief(folder.update("f.yaml", together(pod("db", "b"), unnamed))) == ["shop/db@b"]
+        assert (
+            "f.yaml: holds a document that is about an unknown object: all that it held before (1) stays in force"
+            in (said(folder))
+        )
+        assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
+
+    def test_an_object_that_can_not_be_read_in_the_file_that_it_moves_to_stays_in_force(self, tmp_path: Path) -> None:
+        known = Folder()
+        (tmp_path / "f.yaml").write_text(pod())
+        read_folder(tmp_path, known)
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "g.yaml").write_text(REJECTED)
+        assert brief(read_folder(tmp_path, known)) == ["-shop/web", "shop/web@a"]
+        assert known.holder(WEB) == "g.yaml"
 
     def test_of_one_object_in_several_files_the_first_holds_and_every_other_is_named(self) -> None:
         folder = folder_of(b=pod(node="b"))
@@ -187,7 +239,8 @@ class TestBookkeeping:
     def test_a_file_looks_half_written(self, before: str | None, text: str, *, unsettled: bool) -> None:
         folder = Folder()
         folder.update("f.yaml", before)
-        assert folder.unsettled("f.yaml", text) is unsettled
+        reading = folder.read("f.yaml", text)
+        assert (reading is not None and reading.halfway) is unsettled
 
 
 @pytest.mark.parametrize(
@@ -294,7 +347,7 @@ class TestReadFolder:
         read_folder(tmp_path, known)
         (tmp_path / "f.yaml").write_bytes(b"a: b\nc: \xff\n")
         assert read_folder(tmp_path, known) == []
-        assert said(known) == ["f.yaml:2: is not UTF-8 text"]
+        assert said(known) == ["f.yaml:2: is not UTF-8 text; what it held before stays in force"]
 
     def test_a_name_that_is_not_utf_8_can_be_shown(self, tmp_path: Path) -> None:
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml"))).write_text(BROKEN)
@@ -309,6 +362,41 @@ class TestReadFolder:
             path.touch()
         with pytest.raises(UsageError, match=r"manifests is not a folder; give a folder of manifests with --manifests"):
             read_folder(path, Folder())
+
+
+class TestLastGood:
+    """What an agent of before read, by file, and what this one finds."""
+
+    def before(self, **files: str) -> Folder:
+        read = {f"{name}.yaml": Folder().update(f"{name}.yaml", text) for name, text in files.items()}
+        return Folder(
+            {name: {item.ref: item for item in items if isinstance(item, Pod)} for name, items in read.items()}
+        )
+
+    @pytest.mark.parametrize(
+        ("now", "holds"),
+        [
+            pytest.param(BROKEN, ["shop/db@a", "shop/web@a"], id="a file that doesn't parse: all of it"),
+            pytest.param(together(REJECTED, pod("db", "b")), ["shop/db@b", "shop/web@a"], id="an object: that alone"),
+            pytest.param(pod("db", "b"), ["shop/db@b"], id="what is gone is gone"),
+            pytest.param(None, [], id="a file that is gone"),
+            pytest.param("nonsense", ["shop/db@a", "shop/web@a"], id="nobody knows what is gone"),
+        ],
+    )
+    def test_it_holds_for_what_can_not_be_read(self, tmp_path: Path, now: str | None, holds: list[str]) -> None:
+        known = self.before(f=together(pod("web"), pod("db")))
+        if now is not None:
+            (tmp_path / "f.yaml").write_text(now)
+        assert brief(read_folder(tmp_path, known)) == holds
+        known.forget_last_good()
+        (tmp_path / "f.yaml").unlink(missing_ok=True)
+        assert brief(read_folder(tmp_path, known)) == sorted(f"-{name.partition('@')[0]}" for name in holds)
+
+    def test_it_holds_in_another_file_where_its_own_is_gone_and_not_where_that_is_there(self, tmp_path: Path) -> None:
+        (tmp_path / "g.yaml").write_text(REJECTED)
+        assert brief(read_folder(tmp_path, self.before(f=pod()))) == ["shop/web@a"]
+        (tmp_path / "f.yaml").write_text(pod("db"))
+        assert brief(read_folder(tmp_path, self.before(f=pod()))) == ["shop/db@a"]
 
 
 class Follower:
@@ -394,7 +482,7 @@ def scenario(body: Body) -> Callable[[Path], None]:
         (tmp_path / "manifests").mkdir()
         asyncio.run(body(tmp_path / "manifests"))
 
-    test.__name__ = body.__name__
+    test.__name__ = getattr(body, "__name__", "test")
     return test
 
 
@@ -478,7 +566,7 @@ async def test_a_change_while_the_consumer_is_busy_is_not_lost(folder: Path) -> 
     known, stop = Folder(), asyncio.Event()
     async with asyncio.timeout(DEADLINE):
         batches = follow(folder, known, stop)
-        await anext(batches)
+        assert brief(await anext(batches)) == []
         for number in range(5):
             (folder / f"{number}.yaml").write_text(pod(f"web{number}"))
         found: list[str] = []
@@ -486,7 +574,7 @@ async def test_a_change_while_the_consumer_is_busy_is_not_lost(folder: Path) -> 
             found += brief(await anext(batches))
         assert sorted(found) == [f"shop/web{number}@a" for number in range(5)]
         stop.set()
-        assert [batch async for batch in batches] in ([], [[]])
+        assert [brief(batch) async for batch in batches] in ([], [[]])
 
 
 class Half(Folder):
@@ -495,11 +583,14 @@ class Half(Folder):
     def __init__(self) -> None:
         super().__init__()
         self.seen = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
 
-    def unsettled(self, name: str, text: str | Problem | None) -> bool:
-        found = super().unsettled(name, text)
-        if found:
-            self.seen.set()
+    def read(
+        self, name: str, text: str | Problem | None, parted: Mapping[Ref, tuple[Item, int]] | None = None
+    ) -> Reading | None:
+        found = super().read(name, text, parted)
+        if found is not None and found.halfway:
+            self.loop.call_soon_threadsafe(self.seen.set)
         return found
 
 
@@ -593,6 +684,62 @@ async def test_a_folder_that_goes_takes_nothing_along_and_is_followed_again_when
         assert follower.told == ["shop/web@a", "-shop/web", "shop/db@a"], "gone with the next folder, not before"
         (folder / "g.yaml").write_text(pod("db", "b"))
         await follower.holds("shop/db@b")
+
+
+def link(path: Path, target: str) -> None:
+    """Point a symbolic link elsewhere at one moment, as git-sync and `ln -sfn` do."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.symlink_to(target)
+    beside.rename(path)
+
+
+@pytest.mark.parametrize("within", ["", "manifests/team"], ids=["the folder itself", "a folder on the way"])
+@pytest.mark.parametrize("start", ["", "first"], ids=["a link to it", "a link to a link"])
+def test_a_link_that_is_pointed_elsewhere_is_followed(tmp_path: Path, within: str, start: str) -> None:
+    scenario(lambda folder: _swapped_links(folder.parent, within, start))(tmp_path)
+
+
+async def _swapped_links(root: Path, within: str, start: str) -> None:
+    for version, node in (("1", "a"), ("2", "b"), ("3", "c")):
+        (root / version / within).mkdir(parents=True)
+        (root / version / within / "f.yaml").write_text(pod(node=node))
+    link(root / "current", "1")
+    if start:
+        link(root / "first", "current")
+    async with following(root / (start or "current") / within) as follower:
+        await follower.holds("shop/web@a")
+        link(root / "current", "2")
+        await follower.holds("shop/web@b")
+        replace(root / "2" / within / "f.yaml", pod(node="d"))
+        await follower.holds("shop/web@d")
+        (root / "current").unlink()
+        (root / "current").symlink_to("3")
+        await follower.holds("shop/web@c")
+        assert not any(event.startswith("-") for event in follower.told), "it was never gone"
+
+
+@scenario
+async def test_a_folder_on_the_way_that_is_replaced_is_followed(folder: Path) -> None:
+    for version, node in (("1", "a"), ("2", "b")):
+        (folder.parent / version / "team").mkdir(parents=True)
+        (folder.parent / version / "team" / "f.yaml").write_text(pod(node=node))
+    async with following(folder.parent / "1" / "team") as follower:
+        await follower.holds("shop/web@a")
+        (folder.parent / "1").rename(folder.parent / "before")
+        (folder.parent / "2").rename(folder.parent / "1")
+        await follower.holds("shop/web@b")
+
+
+def test_the_way_to_a_folder_is_every_link_and_folder_that_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "real" / "team").mkdir(parents=True)
+    (tmp_path / "b").symlink_to("real")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    above = [*[Path("/"), *reversed(tmp_path.parents)][2:], tmp_path]
+    names = [tmp_path / name for name in ("a", "b", "real")]
+    assert way_to(tmp_path / "a" / "team") == [*above, names[0], *above, *names[1:]]
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="Too many levels"):
+        way_to(tmp_path / "circle" / "team")
 
 
 @scenario

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from nfagent.cluster.model import Pod, Ref
-from nfagent.source.reflector import Reflector, Request
+from nfagent.egress.policy import EgressNATPolicy
+from nfagent.ruleset.desired import Item
+from nfagent.source.reflector import LastGood, Reflector, Request
 from nfagent.source.resources import RESOURCES
 from tests.api_words import (
     Document,
@@ -32,9 +34,9 @@ BY_KIND = {resource.kind: resource for resource in RESOURCES}
 class Followed:
     """A reflector, and somebody who holds what it gives."""
 
-    def __init__(self, kind: str = "Pod", page_size: int = 5000) -> None:
+    def __init__(self, kind: str = "Pod", page_size: int = 5000, last_good: LastGood | None = None) -> None:
         self.holder = Holder()
-        self.reflector = Reflector(BY_KIND[kind], self.holder.held, page_size=page_size)
+        self.reflector = Reflector(BY_KIND[kind], self.holder.held, page_size=page_size, last_good=last_good)
 
     @property
     def query(self) -> dict[str, str]:
@@ -87,8 +89,8 @@ def looked_again(followed: Followed) -> None:
     followed.reflector.look_again()
 
 
-def play(steps: Iterable[Step], kind: str = "Pod") -> Followed:
-    followed = Followed(kind)
+def play(steps: Iterable[Step], kind: str = "Pod", last_good: LastGood | None = None) -> Followed:
+    followed = Followed(kind, last_good=last_good)
     for step in steps:
         step(followed)
     return followed
@@ -597,6 +599,81 @@ def test_an_object_that_cannot_be_read_leaves_its_last_good_version_in_force() -
     assert isinstance(kept, Pod)
     assert kept.addresses == ("10.64.0.1",)
     assert (followed.holder.names, followed.reflector.version) == ("a b c", "7")
+
+
+class Before:
+    """What an agent of before read last."""
+
+    def __init__(self, *items: Item) -> None:
+        self.items = {item.ref: item for item in items}
+
+    def of_object(self, ref: Ref) -> Item | None:
+        return self.items.get(ref)
+
+    def knows(self, kind: str) -> bool:
+        return any(ref.kind == kind for ref in self.items)
+
+
+LAST_GOOD = EgressNATPolicy(name="c", action="NoSNAT")
+
+
+def egress_policy(name: str, version: int, destination: object) -> Document:
+    """Describe an EgressNATPolicy; one whose destination is a string is refused as a whole."""
+    metadata = {"name": name, "resourceVersion": str(version)}
+    return {"metadata": metadata, "spec": {"action": "NoSNAT", "destinations": [destination]}}
+
+
+def refused_policy(name: str, version: int) -> Document:
+    return egress_policy(name, version, "10.0.0.0/8")
+
+
+def good_policy(name: str, version: int) -> Document:
+    return egress_policy(name, version, {"cidr": "10.0.0.0/8"})
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [
+        pytest.param(
+            streamed(added(refused_policy("c", 4)), end_mark("5")), "c", id="it can't be read, by initial events"
+        ),
+        pytest.param(streamed(end_mark("5")), "", id="it is gone"),
+        pytest.param(streamed(added(refused_policy("d", 4)), end_mark("5")), "", id="another can't be read"),
+    ],
+)
+def test_what_an_agent_of_before_read_holds_where(step: Step, names: str) -> None:
+    followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
+    step(followed)
+    assert followed.holder.names == names
+    said = [str(problem) for problems in followed.reflector.problems.values() for problem in problems]
+    assert [text.endswith("; its version of before stays in force") for text in said] == [bool(names)] * len(said)
+
+
+def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
+    followed = play([refused(400)], "EgressNATPolicy", Before(LAST_GOOD))
+    paged(page(refused_policy("c", 4)))(followed)
+    assert followed.holder.items == {LAST_GOOD.ref: LAST_GOOD}
+    looked_again(followed)
+    paged(page(good_policy("c", 6)))(followed)
+    assert followed.holder.items != {LAST_GOOD.ref: LAST_GOOD}
+    assert followed.reflector.problems == {}
+
+
+def test_an_object_that_stays_in_force_says_so() -> None:
+    synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
+    events = streamed(event("MODIFIED", refused_policy("a", 6)), added(refused_policy("d", 7)))
+    followed = play([synced, events], "EgressNATPolicy")
+    said = {ref.name: problems[0].reason for ref, problems in followed.reflector.problems.items()}
+    assert [said[name].endswith("its version of before stays in force") for name in ("a", "d")] == [True, False]
+
+
+def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time() -> None:
+    """An API server that starts, as its node does, knows nothing of its CRDs for a moment."""
+    policy = EgressNATPolicy(name="e", action="NoSNAT")
+    followed = play([NOT_FOUND, NOT_FOUND], "EgressNATPolicy", Before(policy))
+    assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
+    NOT_FOUND(followed)
+    assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
 
 
 def test_an_object_that_is_deleted_as_it_could_not_be_read_is_gone() -> None:

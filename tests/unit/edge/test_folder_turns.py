@@ -1,0 +1,134 @@
+"""Reading a large folder of manifests, as SIGHUP asks and a timer does: the event loop stays free for packets' rules.
+
+What a turn of the loop costs is counted in the CPU time of its own thread, which other programs don't change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nfagent.edge.clock import SystemClock
+from nfagent.edge.folder import FolderSource
+from nfagent.edge.last_good import LastGood
+from nfagent.edge.manifests import Event
+from nfagent.intake import Intake
+from nfagent.ruleset.desired import Desired
+
+FILES, POLICIES = 20, 100
+LONGEST = 0.02
+DEADLINE = 60.0
+
+
+class Taker:
+    """Takes changes as the agent does."""
+
+    def __init__(self) -> None:
+        self.desired = Desired("a")
+        self._intake = Intake(self.desired, SystemClock(), lambda: None)
+
+    async def take(self, changes: Iterable[Event]) -> None:
+        await self._intake.take(changes)
+
+    def gathered(self) -> None:
+        self._intake.open()
+
+
+class Turns:
+    """The CPU seconds of the longest turn of the loop, and how many there were."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.count = 0
+
+    async def count_them(self) -> None:
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            self.longest, self.count, before = max(self.longest, now - before), self.count + 1, now
+
+
+@asynccontextmanager
+async def counted() -> AsyncIterator[Turns]:
+    turns = Turns()
+    task = asyncio.create_task(turns.count_them())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def policies(file: int, app: str) -> str:
+    return "---\n".join(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        f"metadata: {{namespace: shop, name: p-{file}-{number}}}\n"
+        f"spec: {{podSelector: {{matchLabels: {{app: {app}}}}}, policyTypes: [Ingress]}}\n"
+        for number in range(POLICIES)
+    )
+
+
+def write(folder: Path, app: str) -> None:
+    for file in range(FILES):
+        (folder / f"{file}.yaml").write_text(policies(file, app))
+
+
+@pytest.fixture
+def _no_collections() -> Iterator[None]:
+    """As in the agent, whose collections are spared: here they would walk what all tests before left."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+Ask = Callable[[FolderSource, Path], Awaitable[None]]
+
+
+async def start_it(source: FolderSource, _folder: Path) -> None:
+    await source.start()
+
+
+async def reload_it(source: FolderSource, _folder: Path) -> None:
+    await source.reload()
+
+
+async def look_at_it(source: FolderSource, _folder: Path) -> None:
+    """Follow: that begins with a look at everything, the same that comes with the timer."""
+    before = set(source.status()["files"].values())
+    followed = asyncio.create_task(source.run())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while set(source.status()["files"].values()) & before:  # noqa: ASYNC110 - the source has no event for it
+                await asyncio.sleep(0.001)
+    finally:
+        followed.cancel()
+        await asyncio.gather(followed, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("_no_collections")
+@pytest.mark.parametrize("ask", [start_it, reload_it, look_at_it], ids=["the start", "a reload", "a look"])
+def test_the_loop_is_not_held_by(ask: Ask, tmp_path: Path) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    write(manifests, "db")
+
+    async def body() -> None:
+        taker = Taker()
+        source = FolderSource(manifests, taker, LastGood(tmp_path / "state", "a"))
+        if ask is not start_it:
+            await source.start()
+            write(manifests, "web")
+        async with counted() as turns:
+            await ask(source, manifests)
+        assert len(taker.desired.held("NetworkPolicy")) == FILES * POLICIES
+        assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
+        assert turns.count > FILES
+
+    asyncio.run(body())
