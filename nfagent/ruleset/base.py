@@ -39,6 +39,7 @@ from nfagent.ruleset.objects import (
 
 EGRESS_PRIORITY = -2
 INGRESS_PRIORITY = -1
+_PRIORITY: dict[Direction, int] = {"egress": EGRESS_PRIORITY, "ingress": INGRESS_PRIORITY}
 RECHECK = "recheck"
 RECHECKING = "rechecking"
 REVOKED = "revoked"
@@ -63,6 +64,8 @@ _NEVER_BLOCKED = (
 def base_chains(choices: Choices) -> Iterator[tuple[str, Chain]]:
     """Give the chains that every ruleset has."""
     yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
+    for direction in DIRECTIONS:
+        yield f"output-{direction}", _judging_chain(direction, Hook("filter", "output", _PRIORITY[direction]))
     answers = tuple(map(_ended_flow, FAMILIES))
     if choices.own_node == "judged":
         yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
@@ -75,14 +78,16 @@ def base_chains(choices: Choices) -> Iterator[tuple[str, Chain]]:
 
 def _judging_chain(direction: Direction, hook: Hook) -> Chain:
     end: End = "client" if direction == "egress" else "server"
-    spoofed = (_spoofed(hook),) if direction == "egress" else ()
+    named: tuple[Rule, ...] = (_spoofed(hook),) if direction == "egress" else ()
+    if hook.name == "output":
+        named = (Rule((LocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
     ended = map(_ended_flow, FAMILIES) if (direction, hook.name) == ("egress", "forward") else ()
     settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
         (
             Rule(settled, verdict=Accept()),
             *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
-            *spoofed,
+            *named,
             *ended,
             Rule(
                 (ConntrackState(("related",)), ProtocolIs(("icmp", "ipv6-icmp"))),
@@ -155,10 +160,9 @@ def recheck_sets() -> Iterator[tuple[str, NamedSet]]:
 
 
 def _stray_chain(direction: Direction) -> Chain:
-    """Judge packets without a conntrack entry by their own address.
+    """Judge packets without a conntrack entry: what they are is in their own headers alone.
 
-    No rule about a connection matches them, so isolation holds; a rule that lets everybody in, or a whole
-    protocol, lets them in too.
+    Their class sends them on to a chain whose rules match those, where any of its rules names a peer or a port.
     """
     return Chain(
         (

@@ -17,7 +17,7 @@ from nfagent.policy.compile import ClassKey, class_keys, compile_rules
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
 from nfagent.ruleset.live import LiveRuleset
-from nfagent.ruleset.lower import LogPlan, class_chain
+from nfagent.ruleset.lower import LogPlan, class_chain, names_ends
 from nfagent.ruleset.members import Members
 from nfagent.ruleset.outcomes import Outcomes
 from nfagent.ruleset.sections import Sections
@@ -101,15 +101,23 @@ class Classes:
         self._sections.write()
         for key, live in written:
             if live.addresses:
-                rules = compile_rules(key, self._index)
-                denying = any(
-                    rule.action == "deny" for section in key.sections for rule in compile_rules(section, self._index)
-                )
-                self._chains.put(names.class_chain(key), class_chain(key, rules, live.families, denying=denying))
+                self._write(key, live.families)
             else:
                 self._drop(key)
         self._sections.drop()
         self._stale.clear()
+
+    def _write(self, key: ClassKey, families: tuple[Family, ...]) -> None:
+        """Write a class's chain, and one for packets without a conntrack entry where they read it otherwise."""
+        rules, name = compile_rules(key, self._index), names.class_chain(key)
+        strays = frozenset(filter(self._sections.has_stray, key.sections))
+        stray = names.stray_chain(name)
+        if strays or names_ends(rules):
+            self._chains.put(stray, class_chain(key, rules, families, "packet", strays))
+            self._chains.put(name, class_chain(key, rules, families, "connection", strays))
+        else:
+            self._chains.put(name, class_chain(key, rules, families))
+            self._chains.drop(stray)
 
     def _show(self, address: str, wanted: tuple[ClassKey, ...]) -> None:
         before = self._shown.get(address, ())
@@ -149,3 +157,4 @@ class Classes:
             if not self._of_policy[ref]:
                 del self._of_policy[ref]
         self._chains.drop(names.class_chain(key))
+        self._chains.drop(names.stray_chain(names.class_chain(key)))

@@ -55,6 +55,11 @@ def section_chain(key: SectionKey) -> str:
     return f"{key.tier}/{key.direction}/{policies_name(key.policies)}"
 
 
+def stray_chain(chain: str) -> str:
+    """Name the chain that judges packets without a conntrack entry in a class's or section's place."""
+    return f"stray/{chain}"
+
+
 def outcome_name(disposition: str, direction: Direction, policies: tuple[Ref, ...]) -> str:
     """Name an outcome's chain, and the counter in it: `allow/ingress/shop/db`, `deny/egress/anp.guard`."""
     return f"{disposition}/{direction}/{policies_name(policies)}"
