@@ -100,6 +100,8 @@ def careful_pod(document: dict[str, Any]) -> Pod:
         ports=_named_ports(spec),
         workload_kind=kind or "Pod",
         workload_name=owner or name,
+        # Whatever is there: when it ends isn't asked, and a time that can't be read takes no other field along.
+        deleting=bool((top / "metadata" / "deletionTimestamp").value),
     )
 
 

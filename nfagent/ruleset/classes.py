@@ -12,10 +12,12 @@ import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import DIRECTIONS, Ref
-from nfagent.cluster.state import ClusterState, PodKey
+from nfagent.cluster.state import ClusterState, HolderKey, PodKey, holder_key
+from nfagent.policy.choices import Choices
 from nfagent.policy.compile import ClassKey, class_keys, compile_rules
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
+from nfagent.ruleset.levels import Levels
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import LogPlan, class_chain, names_ends
 from nfagent.ruleset.members import Members
@@ -39,9 +41,17 @@ class Classes:
     """The classes of this node, and their part of the live ruleset."""
 
     def __init__(
-        self, cluster: ClusterState, index: PolicyIndex, live: LiveRuleset, members: Members, log: LogPlan
+        self,
+        cluster: ClusterState,
+        index: PolicyIndex,
+        live: LiveRuleset,
+        members: Members,
+        *,
+        log: LogPlan,
+        choices: Choices,
     ) -> None:
         """Start without Pods."""
+        self._levels = Levels(live, choices)
         self._cluster = cluster
         self._index = index
         self._live = live
@@ -50,8 +60,9 @@ class Classes:
         self._sections = Sections(index, self._chains)
         self.known: dict[ClassKey, LiveClass] = {}
         self._of_policy: dict[Ref, set[ClassKey]] = {}
-        # Address -> local Pods that hold it, each with its classes; the first by name is who the address stands for.
-        self._claims: dict[str, dict[PodKey, tuple[ClassKey, ...]]] = {}
+        # Address -> local Pods that hold it, in the order of `holding`, each with its classes: all of them judge it.
+        self._claims: dict[str, dict[HolderKey, tuple[ClassKey, ...]]] = {}
+        self._order: dict[PodKey, HolderKey] = {}
         self._claimed: dict[PodKey, tuple[str, ...]] = {}
         self._shown: dict[str, tuple[ClassKey, ...]] = {}
         self._stale: set[ClassKey] = set()
@@ -62,17 +73,21 @@ class Classes:
         addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
         wanted = tuple(class_keys(self._index.policies_of(pod))) if pod is not None else ()
         touched = dict.fromkeys((*self._claimed.get(key, ()), *addresses))
+        before = self._order.pop(key, None)
         for address in self._claimed.pop(key, ()):
-            del self._claims[address][key]
+            if before is not None:
+                del self._claims[address][before]
             if not self._claims[address]:
                 del self._claims[address]
-        if addresses:
+        if addresses and pod is not None:
             self._claimed[key] = addresses
+            self._order[key] = holder_key(pod)
         for address in addresses:
-            self._claims.setdefault(address, {})[key] = wanted
+            self._claims.setdefault(address, {})[self._order[key]] = wanted
         for address in touched:
-            holders = self._claims.get(address)
-            self._show(address, holders[min(holders)] if holders else ())
+            holders = self._claims.get(address, {})
+            classes = [found for holder in sorted(holders) for found in holders[holder]]
+            self._show(address, tuple(dict.fromkeys(classes)))
 
     def of(self, address: str) -> tuple[ClassKey, ...]:
         """Name the classes that an address dispatches to."""
@@ -133,8 +148,12 @@ class Classes:
         for key in wanted:
             self._count(key, family, 1)
         for direction in DIRECTIONS:
-            chain = next((names.class_chain(key) for key in wanted if key.direction == direction), None)
-            self._live.map_to(names.set_name(direction, family), address, chain)
+            was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
+            self._levels.use(len(now))
+            for level in range(max(len(was), len(now))):
+                chain = names.class_chain(now[level]) if level < len(now) else None
+                self._live.map_to(names.class_map(direction, family, level), address, chain)
+            self._levels.release(len(was))
 
     def _count(self, key: ClassKey, family: Family, by: int) -> None:
         live = self.known.get(key)

@@ -231,11 +231,14 @@ class Rule(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
+HookName: TypeAlias = Literal["forward", "input", "output", "postrouting"]
+
+
 class Hook(msgspec.Struct, frozen=True):
     """Where a base chain is called: `type … hook … priority …; policy accept`."""
 
     type: Literal["filter", "nat"]
-    name: Literal["forward", "input", "output", "postrouting"]
+    name: HookName
     priority: int
 
 

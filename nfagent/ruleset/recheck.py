@@ -110,7 +110,7 @@ def revocable(
 def _redirected(before: Ruleset, after: Ruleset) -> Iterator[str]:
     """Give the Pods that other policies judge than before, or any at all."""
     for name, item in after.maps.items():
-        was = before.maps[name].elements
+        was = before.maps[name].elements if name in before.maps else {}
         yield from (address for address, chain in item.elements.items() if was.get(address) != chain)
 
 

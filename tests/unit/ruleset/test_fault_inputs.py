@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nfagent.cluster.model import Pod
-from nfagent.policy.evaluate import Flow
+from nfagent.explain.explanation import explain
+from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.ruleset.desired import Desired
 from tests.interpreter import opening, run, seen_at
 from tests.scene import DECODERS
@@ -40,3 +41,19 @@ def test_what_a_load_balancer_on_the_node_sends_with_a_pods_address_meets_the_in
     node = view.cluster.nodes["n2"].addresses[family == 6]
     own = seen_at("output", opening(Flow(node, destination, "tcp", 80)))
     assert run(view.ruleset(), "output", own).accepted
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_beside_a_stale_record_of_its_address_a_pod_is_isolated(family: int) -> None:
+    view = loaded("stale-record-first-by-name", "n2")
+    destination = address(view, "bug-b/srv", family)
+    holder = view.cluster.holder(destination)
+    assert holder is not None
+    assert holder.ref.path == "bug-b/srv"
+    for source, passes in (("bug-a/cli", True), ("bug-a/oth", False)):
+        flow = Flow(address(view, source, family), destination, "tcp", 80)
+        assert run(view.ruleset(), "forward", opening(flow)).accepted == passes
+        assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes
+        told = explain(view.cluster, view.index, source, destination)
+        assert told.allowed == passes
+        assert any("is held by bug-b/srv, bug-a/aaa" in line for line in told.lines)
