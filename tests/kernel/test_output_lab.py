@@ -32,7 +32,7 @@ FROM_Y: Document = {"ingress": [{"from": [OF_Y], "ports": [UDP_OPEN]}]}
 @pytest.fixture(scope="module", params=["routed", "bridge"])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as lab:
-        lines = [f"address add {address} dev lo" for address in ("198.18.7.1/32", "2001:db8:777::1/128")]
+        lines = [f"address add {address} dev lo nodad" for address in ("198.18.7.1/32", "2001:db8:777::1/128")]
         netns.ip_batch(lines, lab.fabric.node_namespace("n1"))
         yield lab
 
