@@ -24,6 +24,7 @@ from nfagent.ruleset.objects import (
     Drop,
     FamilyInSet,
     FlowInSet,
+    Fragment,
     Goto,
     Icmpv6Type,
     InSet,
@@ -36,6 +37,8 @@ from nfagent.ruleset.objects import (
     NamedSet,
     NotLoopback,
     Packet,
+    PacketNamedPort,
+    PacketPort,
     ProtocolIs,
     Refresh,
     Return,
@@ -82,6 +85,7 @@ class Seen(NamedTuple):
     icmpv6_type: str = ""
     local_source: bool = False
     loopback: bool = False
+    fragment: bool = False
 
 
 class Result(NamedTuple):
@@ -117,6 +121,11 @@ def reply(flow: Flow) -> Seen:
     sent = later(flow)
     conntrack = sent.conntrack._replace(way="reply")
     return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport, conntrack=conntrack)
+
+
+def seen_at(hook: HookName, packet: Seen) -> Seen:
+    """Give a packet as a hook sees it where its sender is who it says: what passes output is the node's own."""
+    return packet._replace(local_source=hook == "output")
 
 
 def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
@@ -201,8 +210,8 @@ class _Machine:
         match match:
             case InSet(key, name, negated):
                 return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
-            case NamedPort(family, name, way):
-                return _named_port(_address(Connection("server", family)), self.ruleset.sets[name], way)
+            case NamedPort() | PacketNamedPort():
+                return _named_port(match, self.ruleset.sets[match.set])
             case FlowInSet(_, name):
                 flows = self.ruleset.sets[name].elements
                 return lambda packet: _flow(packet) in flows
@@ -212,7 +221,7 @@ class _Machine:
             case WayIs() | ConntrackState() | Unconfirmed() | ServerPort():
                 return _tracked(match)
             case _:
-                return _untracked(match)
+                return _header(match) or _machine(match)
 
 
 def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
@@ -227,12 +236,22 @@ def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
             return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
 
 
-def _untracked(match: Match) -> Test:
+def _header(match: Match) -> Test | None:
     match match:
         case ProtocolIs(names):
             return lambda packet: packet.protocol in names
+        case PacketPort(protocol, first, last):
+            return lambda packet: packet.protocol == protocol and _has_port(packet) and first <= packet.dport <= last
+        case Fragment(family):
+            return lambda packet: packet.fragment and packet.family == family
         case Icmpv6Type(names):
             return lambda packet: packet.protocol == "icmpv6" and packet.icmpv6_type in names
+        case _:
+            return None
+
+
+def _machine(match: Match) -> Test:
+    match match:
         case LocalSource():
             return lambda packet: packet.local_source
         case NotLoopback():
@@ -287,10 +306,18 @@ def _flow(packet: Seen) -> tuple[str, str, int, str, int]:
     return packet.saddr, packet.protocol, packet.sport, packet.daddr, packet.dport
 
 
-def _named_port(server: Address, item: NamedSet, way: Way) -> Test:
-    if way == "original":
+def _named_port(match: NamedPort | PacketNamedPort, item: NamedSet) -> Test:
+    if isinstance(match, PacketNamedPort):
+        own = _address(Packet("daddr", match.family))
+        return lambda packet: _has_port(packet) and (own(packet), packet.protocol, packet.dport) in item.elements
+    server = _address(Connection("server", match.family))
+    if match.way == "original":
         return lambda packet: (server(packet), packet.protocol, packet.dport) in item.elements
     return lambda packet: (server(packet), packet.protocol, packet.sport) in item.elements
+
+
+def _has_port(packet: Seen) -> bool:
+    return not packet.fragment
 
 
 @lru_cache(maxsize=65536)

@@ -23,7 +23,7 @@ from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.evaluate import Flow, evaluate
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.ruleset.desired import Desired, Item
-from tests.interpreter import HookName, Result, opening, run
+from tests.interpreter import HookName, Result, opening, run, seen_at
 
 Document = dict[str, Any]
 
@@ -160,7 +160,8 @@ class Scene:
     def results(self, flow: Flow) -> list[Result]:
         """Show a flow's first packet to every node on its way."""
         return [
-            run(self.views[name].ruleset(), hook, opening(flow)) for name, hook in hops(flow, self.views["a"].cluster)
+            run(self.views[name].ruleset(), hook, seen_at(hook, opening(flow)))
+            for name, hook in hops(flow, self.views["a"].cluster)
         ]
 
     def passes(self, source: str, destination: str, port: str, family: int = 4) -> bool:

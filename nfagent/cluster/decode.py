@@ -134,6 +134,8 @@ def careful_pod(document: dict[str, Any]) -> Pod:
         workload_name=owner or name,
         problems=errors.problems,
         unread=errors.unread,
+        # Whatever is there: when it ends isn't asked, and a time that can't be read takes no other field along.
+        deleting=bool((top / "metadata" / "deletionTimestamp").value),
     )
 
 

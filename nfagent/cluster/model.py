@@ -95,6 +95,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 
     addresses:     canonical, in the API's order; empty before the Pod has one
     workload_kind: kind and name of the controlling owner reference, of the Pod itself without one
+    deleting:      it has a metadata.deletionTimestamp
     """
 
     namespace: str
@@ -107,6 +108,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[ContainerPort, ...] = ()
     workload_kind: str = "Pod"
     workload_name: str = ""
+    deleting: bool = False
     problems: tuple[Problem, ...] = ()
     unread: tuple[str, ...] = ()
 

@@ -65,6 +65,7 @@ class _Metadata(msgspec.Struct, gc=False):
     namespace: str
     labels: dict[str, str] | None = None
     ownerReferences: list[_Reference] | None = None  # noqa: N815 - the API's name
+    deletionTimestamp: str | None = None  # noqa: N815 - the API's name
 
 
 class _Container(msgspec.Struct, gc=False):
@@ -93,6 +94,7 @@ class _WrittenMetadata(msgspec.Struct, gc=False):
     resourceVersion: str = ""  # noqa: N815 - the API's name
     labels: msgspec.Raw = _ABSENT
     ownerReferences: msgspec.Raw = _ABSENT  # noqa: N815 - the API's name
+    deletionTimestamp: str | None = None  # noqa: N815 - the API's name
 
 
 class _WrittenContainer(msgspec.Struct, gc=False):
@@ -199,6 +201,7 @@ def _pod(  # noqa: PLR0917 - what a Pod is made of
         ports=ports,
         workload_kind=kind or "Pod",
         workload_name=owner_name or sys.intern(name),
+        deleting=bool(metadata.deletionTimestamp),
     )
 
 

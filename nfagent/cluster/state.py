@@ -19,6 +19,9 @@ from nfagent.cluster.unread_fields import with_last_good
 PodKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Pod."""
 
+HolderKey: TypeAlias = tuple[bool, str, str]
+"""Whether a Pod is being deleted, its namespace and name."""
+
 _K = TypeVar("_K")
 
 ClusterObject: TypeAlias = Namespace | Node | Pod | Service | ServiceCIDR
@@ -67,7 +70,7 @@ class ClusterState:
     by_label:      (key, value) -> identities that carry the label
     by_key:        key -> identities that carry the label key
     by_namespace:  namespace -> its identities
-    by_address:    address -> the Pods that hold it, by name (two for a moment, when an address is reused)
+    by_address:    address -> the Pods that hold it, in the order of `holder_key` (two, when an address is reused)
     local:         this node's Pods with addresses of their own, whether or not they have one yet
     called:        the Services by what clients call: no rule depends on them, so they change nothing
     """
@@ -148,12 +151,19 @@ class ClusterState:
         known = self.namespaces.get(name)
         return known.labels if known is not None else named_labels(name, ())
 
-    def holder(self, address: str, seen_from: str = "") -> Pod | None:
-        """Give the Pod that holds an address; of two, one of the node that it is seen from, then the first by name."""
+    def holder(self, address: str) -> Pod | None:
+        """Give the Pod that an address is called by; of two, one of this node, one that isn't deleted, then by name."""
         holders = self.by_address.get(address)
-        if not holders:
+        if holders is None:
             return None
-        return next((pod for pod in holders if pod.node == seen_from), holders[0]) if seen_from else holders[0]
+        if len(holders) == 1:
+            return holders[0]
+        return next((pod for pod in holders if pod.node == self.node), holders[0])
+
+    def holders(self, address: str) -> tuple[Pod, ...]:
+        """Give the Pods whose policies judge an address: its holder, and others of that node which hold it as well."""
+        first = self.holder(address)
+        return () if first is None else tuple(pod for pod in self.by_address[address] if pod.node == first.node)
 
     def behind(self, service: Service) -> list[Pod]:
         """Give the Pods that a Service's selector takes, by name: those that run and have an address."""
@@ -206,7 +216,7 @@ class ClusterState:
         if pod.holds_addresses:
             for address in pod.addresses:
                 others = self.by_address.get(address, ())
-                self.by_address[address] = tuple(sorted((*others, pod), key=_pod_key)) if others else (pod,)
+                self.by_address[address] = tuple(sorted((*others, pod), key=holder_key)) if others else (pod,)
         if pod.node == self.node and not pod.host_network:
             self.local[key] = pod
 
@@ -229,6 +239,11 @@ class ClusterState:
         for label in identity.labels:
             _discard(self.by_label, label, identity)
             _discard(self.by_key, label[0], identity)
+
+
+def holder_key(pod: Pod) -> HolderKey:
+    """Order the Pods that hold one address: those that are being deleted last, then by namespace and name."""
+    return pod.deleting, pod.namespace, pod.name
 
 
 def _pod_key(pod: Pod) -> PodKey:

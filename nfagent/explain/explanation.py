@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import endpoint
-from nfagent.cluster.model import Direction
+from nfagent.cluster.model import DIRECTIONS, Direction
 from nfagent.cluster.state import ClusterState
 from nfagent.explain.changes import Remedy
 from nfagent.explain.ends import Question, in_words, pod_of, read_question
@@ -22,6 +22,7 @@ from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
 from nfagent.policy.index import PolicyIndex
 from nfagent.policy.model import PodPeer
+from nfagent.policy.tiers import Policy
 
 __all__ = ["Explanation", "Judged", "explain", "explain_flow", "explanation_view", "pod_of"]
 
@@ -126,7 +127,7 @@ class _Teller:
     def judge(self, route: Route, servers: PodPeer | None = None) -> Judged:
         """Judge both ends of a route, each by the flow that it sees; `servers` names the Pods behind a Service."""
         flow = route.arriving
-        policies = self._index.judging(*map(self._cluster.holder, (route.leaving.source, flow.destination)))
+        policies = self._judging(route.leaving.source, flow.destination)
         judgement = evaluate(self._cluster, policies, flow, self._choices)
         if route.leaving != flow:
             left = evaluate(self._cluster, policies, route.leaving, self._choices)
@@ -134,16 +135,25 @@ class _Teller:
             judgement = Judgement(flow, left.egress, judgement.ingress, exempt)
         found = Judged(route.leaving, flow, judgement, ())
         named = {policy.ref: policy for policy in policies}
-        sides = [(side, seen) for side, seen in found.sides if judgement.allowed or not side.allowed]
+        sides = [
+            (side, seen)
+            for side, seen in found.sides
+            # Where several Pods hold an address, no change to one Pod's policies is sure to open it.
+            if judgement.allowed or not (side.allowed or self._shared(side, found))
+        ]
         changes = [change for side, seen in sides for change in remedies(self._cluster, named, seen, side, servers)]
         return msgspec.structs.replace(found, remedies=tuple(changes))
+
+    def _shared(self, side: Side, judged: Judged) -> bool:
+        return len(self._cluster.holders(_ends(judged)[DIRECTIONS.index(side.direction)])) > 1
 
     def lines(self, judged: Judged) -> list[str]:
         """Say what mattered on one way, and what would turn it."""
         lines = []
-        named = {policy.ref: policy for policy in self._index.judging(*map(self._cluster.holder, _ends(judged)))}
+        named = {policy.ref: policy for policy in self._judging(*_ends(judged))}
         for side, flow in judged.sides:
             lines.append(f"{self._heading(side, judged)}: {_verdict_of(side.allowed)}")
+            lines += self._holding(side, judged)
             lines += side_lines(side, flow, named)
         exempt = judged.judgement.exempt
         if exempt:
@@ -176,6 +186,18 @@ class _Teller:
 
     def _server(self, judged: Judged) -> str:
         return _called(in_words(self._cluster, judged.arriving.destination), judged.arriving)
+
+    def _judging(self, *ends: str) -> list[Policy]:
+        return self._index.judging(*(pod for address in ends for pod in self._cluster.holders(address)))
+
+    def _holding(self, side: Side, judged: Judged) -> list[str]:
+        """Say who holds the address where several Pods do, and who of them is judged here."""
+        address = _ends(judged)[DIRECTIONS.index(side.direction)]
+        holders = self._cluster.holders(address)
+        if len(holders) < 2:
+            return []
+        paths = ", ".join(pod.ref.path for pod in holders)
+        return [f"  {address} is held by {paths}: all their policies must allow; this is {side.pod.path}'s verdict"]
 
     def _heading(self, side: Side, judged: Judged) -> str:
         """Name the end that is judged, and whom it sees there where that isn't who the other end says."""

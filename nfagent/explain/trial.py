@@ -124,13 +124,15 @@ class Trial:
         """Judge a flow before and after, and count it; None where its verdict stays."""
         flow = seen.flow
         ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
+        judging = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
         tally = self.log if seen.origin == "log" else self.pods
         tally.judged += 1
         tally.gone += any(map(_left, (seen.source, seen.destination), ends))
-        if not any(map(self._concerned, ends, DIRECTIONS)):
+        sides = zip((flow.source, flow.destination), DIRECTIONS, strict=True)
+        if not any(self._concerned(pod, way) for address, way in sides for pod in self.cluster.holders(address)):
             tally.untouched += 1
             return None
-        now, then = self._index.judging(*ends), self.amended.judging(*ends)
+        now, then = self._index.judging(*judging), self.amended.judging(*judging)
         before = evaluate(self.cluster, now, flow, self._choices)
         after = evaluate(self.cluster, then, flow, self._choices)
         if before.allowed == after.allowed:
@@ -149,8 +151,8 @@ class Trial:
             turned=_turned((before, now), (after, then)),
         )
 
-    def _concerned(self, pod: Pod | None, direction: Direction) -> bool:
-        return pod is not None and self.amended.concerns(identity_of(pod), direction)
+    def _concerned(self, pod: Pod, direction: Direction) -> bool:
+        return self.amended.concerns(identity_of(pod), direction)
 
 
 def _left(path: str, holder: Pod | None) -> bool:

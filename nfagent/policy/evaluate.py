@@ -153,14 +153,12 @@ def evaluate(
     policies: Iterable[Policy],
     flow: Flow,
     choices: Choices = _DEFAULTS,
-    *,
-    seen_from: str = "",
 ) -> Judgement:
     """Judge one flow: egress at the source Pod, then ingress at the destination Pod; both must allow.
 
-    seen_from: a node: where two Pods hold one address for a moment, its own are meant
+    Where several Pods hold an address, each of them must.
     """
-    source, destination = cluster.holder(flow.source, seen_from), cluster.holder(flow.destination, seen_from)
+    source, destination = cluster.holder(flow.source), cluster.holder(flow.destination)
     if source is not None and flow.source == flow.destination and not flow.translated:
         return Judgement(flow, None, None, exempt="a Pod always reaches itself by its own address")
     everything = list(policies)
@@ -169,12 +167,20 @@ def evaluate(
     if source is not None and choices.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
         exempt.append(f"a Pod may call its own node, {source.node}, as was chosen")
     elif source is not None:
-        egress = judge(cluster, everything, flow, source, "egress")
+        egress = _judge_all(cluster, everything, flow, cluster.holders(flow.source), "egress")
     if destination is not None and _is_node_of(cluster, destination, flow.source):
         exempt.append(f"node {destination.node} always reaches its own Pods")
     elif destination is not None:
-        ingress = judge(cluster, everything, flow, destination, "ingress")
+        ingress = _judge_all(cluster, everything, flow, cluster.holders(flow.destination), "ingress")
     return Judgement(flow, egress, ingress, exempt="; ".join(exempt))
+
+
+def _judge_all(
+    cluster: ClusterState, policies: list[Policy], flow: Flow, pods: tuple[Pod, ...], direction: Direction
+) -> Side:
+    """Give the judgement that counts: the first that denies, else the first that some policy gave, else the first."""
+    sides = [judge(cluster, policies, flow, pod, direction) for pod in pods]
+    return min(sides, key=lambda side: (side.allowed, side.decided is None)) if len(sides) > 1 else sides[0]
 
 
 def judge(cluster: ClusterState, policies: Iterable[Policy], flow: Flow, pod: Pod, direction: Direction) -> Side:

@@ -24,6 +24,7 @@ from nfagent.ruleset.objects import (
     FlowInSet,
     Goto,
     Hook,
+    HookName,
     Icmpv6Type,
     InSet,
     LocalSource,
@@ -39,6 +40,7 @@ from nfagent.ruleset.objects import (
 
 EGRESS_PRIORITY = -2
 INGRESS_PRIORITY = -1
+_PRIORITY: dict[Direction, int] = {"egress": EGRESS_PRIORITY, "ingress": INGRESS_PRIORITY}
 RECHECK = "recheck"
 RECHECKING = "rechecking"
 REVOKED = "revoked"
@@ -60,43 +62,53 @@ _NEVER_BLOCKED = (
 )
 
 
-def base_chains(choices: Choices) -> Iterator[tuple[str, Chain]]:
-    """Give the chains that every ruleset has."""
-    yield "forward-egress", _judging_chain("egress", Hook("filter", "forward", EGRESS_PRIORITY))
-    answers = tuple(map(_ended_flow, FAMILIES))
+def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]:
+    """Give the chains that every ruleset has; of a further level, those that look up its maps (see `levels`)."""
+    judging: list[tuple[Direction, HookName]] = [(direction, "forward") for direction in DIRECTIONS]
+    judging += [(direction, "output") for direction in DIRECTIONS]
+    answers = () if level else tuple(map(_ended_flow, FAMILIES))
     if choices.own_node == "judged":
-        yield "input-egress", _judging_chain("egress", Hook("filter", "input", EGRESS_PRIORITY))
-        answers += tuple(rule for family in FAMILIES for rule in _own_answers(family))
-    yield "output-revoked", Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
-    yield "forward-ingress", _judging_chain("ingress", Hook("filter", "forward", INGRESS_PRIORITY))
+        judging.append(("egress", "input"))
+        answers += tuple(rule for family in FAMILIES for rule in _own_answers(family, level))
+    for direction, hook in judging:
+        chain = _judging_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level)
+        yield names.at_level(f"{hook}-{direction}", level), chain
+    if answers:
+        yield names.at_level("output-revoked", level), Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
     for direction in DIRECTIONS:
-        yield f"stray-{direction}", _stray_chain(direction)
+        yield names.at_level(f"stray-{direction}", level), _stray_chain(direction, level)
 
 
-def _judging_chain(direction: Direction, hook: Hook) -> Chain:
+def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
     end: End = "client" if direction == "egress" else "server"
-    spoofed = (_spoofed(hook),) if direction == "egress" else ()
-    ended = map(_ended_flow, FAMILIES) if (direction, hook.name) == ("egress", "forward") else ()
+    named: tuple[Rule, ...] = (_spoofed(hook),) if direction == "egress" and not level else ()
+    if hook.name == "output":
+        named = (Rule((LocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
+    ended = map(_ended_flow, FAMILIES) if (direction, hook.name, level) == ("egress", "forward", 0) else ()
+    stray = names.at_level(f"stray-{direction}", level)
     settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
         (
             Rule(settled, verdict=Accept()),
             *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
-            *spoofed,
+            *named,
             *ended,
             Rule(
                 (ConntrackState(("related",)), ProtocolIs(("icmp", "icmpv6"))),
                 verdict=Accept(),
                 comment="errors about connections that were allowed",
             ),
-            Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(f"stray-{direction}")),
-            *(Rule(verdict=Dispatch(Connection(end, family), f"{direction}{family}")) for family in FAMILIES),
+            Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(stray)),
+            *(
+                Rule(verdict=Dispatch(Connection(end, family), names.class_map(direction, family, level)))
+                for family in FAMILIES
+            ),
         ),
         hook,
     )
 
 
-def _own_answers(family: Family) -> Iterator[Rule]:
+def _own_answers(family: Family, level: int) -> Iterator[Rule]:
     """Judge what a server on the node itself answers a Pod, while one of the two is under re-check."""
     for end in _ENDS:
         under = (
@@ -104,7 +116,7 @@ def _own_answers(family: Family) -> Iterator[Rule]:
             FamilyInSet(RECHECKING),
             InSet(Connection(end, family), names.set_name(RECHECK, family)),
         )
-        yield Rule(under, verdict=Dispatch(Connection("client", family), names.set_name("egress", family)))
+        yield Rule(under, verdict=Dispatch(Connection("client", family), names.class_map("egress", family, level)))
 
 
 def _beyond_recheck(family: Family) -> tuple[Match, ...]:
@@ -154,11 +166,10 @@ def recheck_sets() -> Iterator[tuple[str, NamedSet]]:
         )
 
 
-def _stray_chain(direction: Direction) -> Chain:
-    """Judge packets without a conntrack entry by their own address.
+def _stray_chain(direction: Direction, level: int) -> Chain:
+    """Judge packets without a conntrack entry: what they are is in their own headers alone.
 
-    No rule about a connection matches them, so isolation holds; a rule that lets everybody in, or a whole
-    protocol, lets them in too.
+    Their class sends them on to a chain whose rules match those, where any of its rules names a peer or a port.
     """
     return Chain(
         (
@@ -166,7 +177,8 @@ def _stray_chain(direction: Direction) -> Chain:
             *(
                 Rule(
                     verdict=Dispatch(
-                        Packet("saddr" if direction == "egress" else "daddr", family), f"{direction}{family}"
+                        Packet("saddr" if direction == "egress" else "daddr", family),
+                        names.class_map(direction, family, level),
                     )
                 )
                 for family in FAMILIES
@@ -175,8 +187,8 @@ def _stray_chain(direction: Direction) -> Chain:
     )
 
 
-def verdict_maps() -> Iterator[tuple[str, VerdictMap]]:
-    """Give the maps that every ruleset has, without elements."""
+def verdict_maps(level: int = 0) -> Iterator[tuple[str, VerdictMap]]:
+    """Give the maps that every ruleset has, or those of a further level, without elements."""
     for direction in DIRECTIONS:
         for family in FAMILIES:
-            yield names.set_name(direction, family), VerdictMap(family, {})
+            yield names.class_map(direction, family, level), VerdictMap(family, {})

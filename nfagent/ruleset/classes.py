@@ -14,12 +14,14 @@ import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import DIRECTIONS, Ref
-from nfagent.cluster.state import ClusterState, Identity, PodKey
+from nfagent.cluster.state import ClusterState, HolderKey, Identity, PodKey, holder_key
+from nfagent.policy.choices import Choices
 from nfagent.policy.compile import ClassKey, class_keys, compile_rules
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
+from nfagent.ruleset.levels import Levels
 from nfagent.ruleset.live import LiveRuleset
-from nfagent.ruleset.lower import LogPlan, class_chain
+from nfagent.ruleset.lower import LogPlan, class_chain, names_ends
 from nfagent.ruleset.members import Members
 from nfagent.ruleset.outcomes import Outcomes
 from nfagent.ruleset.sections import Sections
@@ -41,9 +43,17 @@ class Classes:
     """The classes of this node, and their part of the live ruleset."""
 
     def __init__(
-        self, cluster: ClusterState, index: PolicyIndex, live: LiveRuleset, members: Members, log: LogPlan
+        self,
+        cluster: ClusterState,
+        index: PolicyIndex,
+        live: LiveRuleset,
+        members: Members,
+        *,
+        log: LogPlan,
+        choices: Choices,
     ) -> None:
         """Start without Pods."""
+        self._levels = Levels(live, choices)
         self._cluster = cluster
         self._index = index
         self._live = live
@@ -52,8 +62,9 @@ class Classes:
         self._sections = Sections(index, self._chains)
         self.known: dict[ClassKey, LiveClass] = {}
         self._of_policy: dict[Ref, set[ClassKey]] = {}
-        # Address -> local Pods that hold it, each with its classes; the first by name is who the address stands for.
-        self._claims: dict[str, dict[PodKey, tuple[ClassKey, ...]]] = {}
+        # Address -> local Pods that hold it, in the order of `holding`, each with its classes: all of them judge it.
+        self._claims: dict[str, dict[HolderKey, tuple[ClassKey, ...]]] = {}
+        self._order: dict[PodKey, HolderKey] = {}
         self._claimed: dict[PodKey, tuple[str, ...]] = {}
         self._shown: dict[str, tuple[ClassKey, ...]] = {}
         # What is to be worked off: identities, Pods, classes to be counted, classes to be written.
@@ -102,17 +113,21 @@ class Classes:
         addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
         wanted = tuple(class_keys(self._index.policies_of(pod))) if pod is not None else ()
         touched = dict.fromkeys((*self._claimed.get(key, ()), *addresses))
+        before = self._order.pop(key, None)
         for address in self._claimed.pop(key, ()):
-            del self._claims[address][key]
+            if before is not None:
+                del self._claims[address][before]
             if not self._claims[address]:
                 del self._claims[address]
-        if addresses:
+        if addresses and pod is not None:
             self._claimed[key] = addresses
+            self._order[key] = holder_key(pod)
         for address in addresses:
-            self._claims.setdefault(address, {})[key] = wanted
+            self._claims.setdefault(address, {})[self._order[key]] = wanted
         for address in touched:
-            holders = self._claims.get(address)
-            self._show(address, holders[min(holders)] if holders else ())
+            holders = self._claims.get(address, {})
+            classes = [found for holder in sorted(holders) for found in holders[holder]]
+            self._show(address, tuple(dict.fromkeys(classes)))
 
     def of(self, address: str) -> tuple[ClassKey, ...]:
         """Name the classes that an address dispatches to."""
@@ -142,18 +157,25 @@ class Classes:
         self._sections.write()
 
     def _write(self, key: ClassKey) -> None:
-        """Write a class's chain, or drop it with the class where no Pod is in it."""
+        """Write a class's chain, and one for packets without a conntrack entry where they read it otherwise.
+
+        Where no Pod is in the class, drop both.
+        """
         live = self.known.get(key)
         if live is None:
             return
-        if live.addresses:
-            rules = compile_rules(key, self._index)
-            denying = any(
-                rule.action == "deny" for section in key.sections for rule in compile_rules(section, self._index)
-            )
-            self._chains.put(names.class_chain(key), class_chain(key, rules, live.families, denying=denying))
-        else:
+        if not live.addresses:
             self._drop(key)
+            return
+        rules, name, families = compile_rules(key, self._index), names.class_chain(key), live.families
+        strays = frozenset(filter(self._sections.has_stray, key.sections))
+        stray = names.stray_chain(name)
+        if strays or names_ends(rules):
+            self._chains.put(stray, class_chain(key, rules, families, "packet", strays))
+            self._chains.put(name, class_chain(key, rules, families, "connection", strays))
+        else:
+            self._chains.put(name, class_chain(key, rules, families))
+            self._chains.drop(stray)
 
     def _show(self, address: str, wanted: tuple[ClassKey, ...]) -> None:
         before = self._shown.get(address, ())
@@ -169,8 +191,12 @@ class Classes:
         for key in wanted:
             self._count(key, family, 1)
         for direction in DIRECTIONS:
-            chain = next((names.class_chain(key) for key in wanted if key.direction == direction), None)
-            self._live.map_to(names.set_name(direction, family), address, chain)
+            was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
+            self._levels.use(len(now))
+            for level in range(max(len(was), len(now))):
+                chain = names.class_chain(now[level]) if level < len(now) else None
+                self._live.map_to(names.class_map(direction, family, level), address, chain)
+            self._levels.release(len(was))
 
     def _count(self, key: ClassKey, family: Family, by: int) -> None:
         live = self.known.get(key)
@@ -193,3 +219,4 @@ class Classes:
             if not self._of_policy[ref]:
                 del self._of_policy[ref]
         self._chains.drop(names.class_chain(key))
+        self._chains.drop(names.stray_chain(names.class_chain(key)))

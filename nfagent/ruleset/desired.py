@@ -78,7 +78,8 @@ class Desired:
         self._log_group = log_group
         self._live = LiveRuleset()
         self._members = Members(self.cluster, self.index, self._live)
-        self._classes = Classes(self.cluster, self.index, self._live, self._members, LogPlan(group=log_group))
+        log = LogPlan(group=log_group)
+        self._classes = Classes(self.cluster, self.index, self._live, self._members, log=log, choices=self.choices)
         for counter in BASE_COUNTERS:
             self._live.put_counter(counter)
         for name, chain in base_chains(self.choices):
@@ -186,11 +187,10 @@ class Desired:
 
     def permits(self, flow: Flow) -> bool:
         """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
-        here = self.cluster.node
-        ends = (self.cluster.holder(flow.source, here), self.cluster.holder(flow.destination, here))
-        judgement = evaluate(self.cluster, self.index.judging(*ends), flow, self.choices, seen_from=here)
+        ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
+        judgement = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
         sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
-        local = (side for pod, side in sides if pod is not None and pod.node == here)
+        local = (side for pods, side in sides if pods and pods[0].node == self.cluster.node)
         return all(side is None or side.allowed for side in local)
 
     def ruleset(self) -> Ruleset:

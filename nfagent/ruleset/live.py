@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from nfagent.cluster.address import Family
 from nfagent.ruleset.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
 from nfagent.ruleset.transaction import Transaction, diff
 
@@ -44,6 +45,9 @@ class LiveRuleset:
         self._set_before: dict[str, NamedSet | None] = {}
         self._elements_before: dict[str, dict[Element, bool]] = {}
         self._map_before: dict[str, dict[str, str | None]] = {}
+        # Whether a map was made since, or dropped; and the families of those that were dropped.
+        self._map_made: dict[str, bool] = {}
+        self._families: dict[str, Family] = {}
         self._chain_before: dict[str, Chain | None] = {}
         self._counter_before: dict[str, bool] = {}
 
@@ -95,6 +99,18 @@ class LiveRuleset:
             del elements[element]
             self._touch(name, element, was=True)
 
+    def add_map(self, name: str, family: Family) -> None:
+        """Make a verdict map; its elements follow by `map_to`."""
+        self._map_made.setdefault(name, True)
+        self._map_before.setdefault(name, {})
+        self.maps[name] = VerdictMap(family, {})
+
+    def drop_map(self, name: str) -> None:
+        """Drop a verdict map that has no elements any more."""
+        self._map_made.setdefault(name, False)
+        self._map_before.setdefault(name, {})
+        self._families[name] = self.maps.pop(name).family
+
     def map_to(self, name: str, address: str, chain: str | None) -> None:
         """Point an address to a chain; None takes it out of the map."""
         elements = self.maps[name].elements
@@ -141,6 +157,8 @@ class LiveRuleset:
         self._set_before.clear()
         self._elements_before.clear()
         self._map_before.clear()
+        self._map_made.clear()
+        self._families.clear()
         self._chain_before.clear()
         self._counter_before.clear()
 
@@ -161,8 +179,9 @@ class LiveRuleset:
             now = frozenset(element for element in touched if element in live.elements)
             sets_before[name] = msgspec.structs.replace(live.shape, elements=was)
             sets_after[name] = msgspec.structs.replace(live.shape, elements=now)
-        maps_before = {name: self._part(name, touched) for name, touched in self._map_before.items()}
-        maps_after = {name: self._part(name, self._now(name, touched)) for name, touched in self._map_before.items()}
+        maps = self._map_before.items()
+        maps_before = {name: self._part(name, touched) for name, touched in maps if not self._map_made.get(name)}
+        maps_after = {name: self._part(name, self._now(name, touched)) for name, touched in maps if name in self.maps}
         chains_before = {name: chain for name, chain in self._chain_before.items() if chain is not None}
         chains_after = {name: self.chains[name] for name in self._chain_before if name in self.chains}
         counters_before = frozenset(name for name, was in self._counter_before.items() if was)
@@ -200,7 +219,8 @@ class LiveRuleset:
 
     def _part(self, name: str, elements: Mapping[str, str | None]) -> VerdictMap:
         there = {address: chain for address, chain in elements.items() if chain is not None}
-        return VerdictMap(self.maps[name].family, there)
+        family = self.maps[name].family if name in self.maps else self._families[name]
+        return VerdictMap(family, there)
 
 
 def _whole(live: LiveSet) -> NamedSet:

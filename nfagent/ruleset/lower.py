@@ -2,6 +2,7 @@
 
     ingress/NS/POLICIES, egress/NS/POLICIES          class chains: admin tier, rules, then deny or baseline
     admin/DIRECTION/..., baseline/DIRECTION/...      section chains: one tier's rules, shared among classes
+    stray/...                                        the same for packets without a conntrack entry, where that differs
     allow/DIRECTION/..., deny/DIRECTION/...          outcome chains: count, log, accept or drop
     peers*/..., nodes*/..., blocks*/..., ports*/...  what rules name, one set per distinct content
 
@@ -10,8 +11,8 @@ The maps of `base` lead to the class chains; `translation` has the chains and se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Iterator
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -29,6 +30,7 @@ from nfagent.ruleset.objects import (
     ConntrackState,
     Drop,
     End,
+    Fragment,
     Goto,
     InSet,
     Jump,
@@ -36,6 +38,9 @@ from nfagent.ruleset.objects import (
     Match,
     NamedPort,
     NamedSet,
+    Packet,
+    PacketNamedPort,
+    PacketPort,
     ProtocolIs,
     Return,
     Rule,
@@ -50,6 +55,10 @@ from nfagent.ruleset.origins import Origin, allowed_by, denied_by
 
 _WAYS: tuple[Way, Way] = ("original", "reply")
 _PEER_END: dict[Direction, End] = {"ingress": "client", "egress": "server"}
+_PEER_SIDE: dict[Direction, Literal["saddr", "daddr"]] = {"ingress": "saddr", "egress": "daddr"}
+
+Reading: TypeAlias = Literal["connection", "packet"]
+"""What rules match: the connection, or, of a packet without a conntrack entry, its own addresses and ports."""
 
 
 class LogPlan(msgspec.Struct, frozen=True):
@@ -81,45 +90,81 @@ class Written(msgspec.Struct, frozen=True):
     outcomes: frozenset[Origin]
 
 
+def names_ends(rules: Iterable[ClassRule]) -> bool:
+    """Tell whether any rule names a peer or a port number: then it reads otherwise for a connection than for a packet.
+
+    Where none does, one chain serves packets with and without a conntrack entry.
+    """
+    return any(rule.peer is not None or _names_port(rule) for rule in rules)
+
+
+def _names_port(rule: ClassRule) -> bool:
+    return isinstance(rule.port, NamedPorts) or (rule.port is not None and bool(rule.port.first))
+
+
 def class_chain(
-    key: ClassKey, rules: Iterable[ClassRule], families: tuple[Family, ...], *, denying: bool = False
+    key: ClassKey,
+    rules: Iterable[ClassRule],
+    families: tuple[Family, ...],
+    reading: Reading = "connection",
+    strays: Collection[SectionKey] = (),
 ) -> Written:
     """Write a class's chain, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline tier.
 
     Where a section doesn't decide, it comes back; where nothing decides, the packet passes.
 
-    denying: some rule of its sections denies. A packet without a conntrack entry matches no rule about addresses or
-             ports, and so none that denies: it doesn't pass either
+    strays: those of its sections that read otherwise for a packet than for a connection
     """
-    sections = {section.tier: names.section_chain(section) for section in key.sections}
+    rules = tuple(rules)
+    sections = {
+        section.tier: names.stray_chain(chain) if reading == "packet" and section in strays else chain
+        for section in key.sections
+        for chain in (names.section_chain(section),)
+    }
     before = [Rule(verdict=Jump(sections["admin"]))] if "admin" in sections else []
     after = [Rule(verdict=Jump(sections["baseline"]))] if "baseline" in sections else []
-    if denying and not key.policies:
-        after.append(
-            Rule(
-                (ConntrackState(("invalid", "untracked")),),
-                counter=UNTRACKED_COUNTER,
-                verdict=Drop(),
-                comment="no rule that denies could tell whether it is meant",
-            )
+    if reading == "connection" and (strays or names_ends(rules)):
+        stray = Rule(
+            (ConntrackState(("invalid", "untracked")),),
+            verdict=Goto(names.stray_chain(names.class_chain(key))),
+            comment="judged by its own addresses and ports",
         )
+        before.insert(0, stray)
     outcomes: set[Origin] = set()
     if key.policies:
         denial = denied_by(key.direction, key.policies)
         outcomes.add(denial)
         comment = names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
         after = [Rule(verdict=Goto(denial.name), comment=comment)]
-    written = _rules_chain(key.direction, rules, families)
+    written = _rules_chain(key.direction, rules, families, reading)
     chain = Chain((*before, *written.chain.rules, *after))
     return msgspec.structs.replace(written, chain=chain, outcomes=written.outcomes | outcomes)
 
 
-def section_chain(key: SectionKey, rules: Iterable[ClassRule], families: tuple[Family, ...]) -> Written:
+def section_chain(
+    key: SectionKey, rules: Iterable[ClassRule], families: tuple[Family, ...], reading: Reading = "connection"
+) -> Written:
     """Write a tier's part of classes: the first rule that matches decides, or passes, which is to come back."""
-    return _rules_chain(key.direction, rules, families)
+    rules = tuple(rules)
+    written = _rules_chain(key.direction, rules, families, reading)
+    if reading == "packet" and any(rule.action != "allow" and _names_port(rule) for rule in rules):
+        chain = Chain((*map(_portless, families), *written.chain.rules))
+        return msgspec.structs.replace(written, chain=chain)
+    return written
 
 
-def _rules_chain(direction: Direction, rules: Iterable[ClassRule], families: tuple[Family, ...]) -> Written:
+def _portless(family: Family) -> Rule:
+    return Rule(
+        (Fragment(family),),
+        counter=UNTRACKED_COUNTER,
+        verdict=Drop(),
+        comment="no rule that denies a port could tell whether it is meant",
+    )
+
+
+def _rules_chain(
+    direction: Direction, rules: Iterable[ClassRule], families: tuple[Family, ...], reading: Reading
+) -> Written:
     lowered: list[Rule] = []
     contents: Contents = {}
     closing: set[str] = set()
@@ -127,7 +172,9 @@ def _rules_chain(direction: Direction, rules: Iterable[ClassRule], families: tup
     for rule in rules:
         named: Contents = {}
         verdict = _verdict(direction, rule, outcomes)
-        lowered += _lower_rule(direction, rule, verdict, families, named)
+        comment = names.rule_comment(direction, rule)
+        found = _matches(direction, rule, families, named, reading)
+        lowered += [Rule(matches, verdict=verdict, comment=comment) for matches in found]
         contents |= named
         if rule.action != "allow":
             closing |= named.keys()
@@ -142,13 +189,12 @@ def _verdict(direction: Direction, rule: ClassRule, outcomes: set[Origin]) -> Ve
     return Goto(outcome.name)
 
 
-def _lower_rule(
-    direction: Direction, rule: ClassRule, verdict: Verdict, families: tuple[Family, ...], contents: Contents
-) -> Iterator[Rule]:
-    """Write a rule once for each family that it can match, or once for both where it names no address."""
-    comment = names.rule_comment(direction, rule)
+def _matches(
+    direction: Direction, rule: ClassRule, families: tuple[Family, ...], contents: Contents, reading: Reading
+) -> Iterator[tuple[Match, ...]]:
+    """Give a rule's matches once for each family that it can match, or once for both where it names no address."""
     if rule.peer is None and not isinstance(rule.port, NamedPorts):
-        yield Rule(_port_matches(rule.port), verdict=verdict, comment=comment)
+        yield _port_matches(rule.port, reading)
         return
     for family in families:
         if isinstance(rule.peer, Blocks) and not rule.peer.family(family):
@@ -158,19 +204,30 @@ def _lower_rule(
         if rule.peer is not None and not (direction == "egress" and isinstance(rule.port, NamedPorts)):
             name = names.content_name(rule.peer, family)
             contents[name] = rule.peer
-            matches.append(InSet(Connection(_PEER_END[direction], family), name))
+            matches.append(InSet(_peer_key(direction, family, reading), name))
         if not isinstance(rule.port, NamedPorts):
-            yield Rule((*matches, *_port_matches(rule.port)), verdict=verdict, comment=comment)
+            yield (*matches, *_port_matches(rule.port, reading))
             continue
         name = names.content_name(rule.port, family)
         contents[name] = rule.port
+        if reading == "packet":
+            yield (*matches, PacketNamedPort(family, name))
+            continue
         for way in _WAYS:
-            yield Rule((WayIs(way), *matches, NamedPort(family, name, way)), verdict=verdict, comment=comment)
+            yield (WayIs(way), *matches, NamedPort(family, name, way))
 
 
-def _port_matches(port: PolicyPort | None) -> tuple[Match, ...]:
+def _peer_key(direction: Direction, family: Family, reading: Reading) -> Connection | Packet:
+    if reading == "packet":
+        return Packet(_PEER_SIDE[direction], family)
+    return Connection(_PEER_END[direction], family)
+
+
+def _port_matches(port: PolicyPort | None, reading: Reading) -> tuple[Match, ...]:
     if port is None or port.protocol == "any":
         return ()
+    if port.first and reading == "packet":
+        return (PacketPort(port.protocol, port.first, port.last),)
     protocol = ProtocolIs((port.protocol,))
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 

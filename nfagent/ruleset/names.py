@@ -30,6 +30,16 @@ def set_name(word: str, family: Family) -> str:
     return f"{word}{family}"
 
 
+def at_level(name: str, level: int) -> str:
+    """Name what does the same at a further level (see `levels`): beside `forward-egress`, `forward-egress-2`."""
+    return f"{name}-{level + 1}" if level else name
+
+
+def class_map(direction: Direction, family: Family, level: int = 0) -> str:
+    """Name the map from addresses to classes: `egress4`; `egress-2-v4` for the second class of an address."""
+    return f"{at_level(direction, level)}-v{family}" if level else set_name(direction, family)
+
+
 @lru_cache(maxsize=65536)
 def content_name(content: PodPeer | NodePeer | Blocks | NamedPorts, family: Family) -> str:
     """Name a set by what it means: equal peers share a set, whichever rules name them."""
@@ -53,6 +63,11 @@ def class_chain(key: ClassKey) -> str:
 def section_chain(key: SectionKey) -> str:
     """Name the chain of a tier's part of classes: `admin/ingress/anp.guard_cnp.base`."""
     return f"{key.tier}/{key.direction}/{policies_name(key.policies)}"
+
+
+def stray_chain(chain: str) -> str:
+    """Name the chain that judges packets without a conntrack entry in a class's or section's place."""
+    return f"stray/{chain}"
 
 
 def outcome_name(disposition: str, direction: Direction, policies: tuple[Ref, ...]) -> str:

@@ -5,7 +5,8 @@ it into our table, is `Foreign`: unequal to anything of ours, so that a comparis
 
 Rules match the *connection*, not the packet: its client is `ct original saddr`, its server `ct reply saddr`,
 the server's port `ct reply proto-src`. That holds after a Service's address was translated and before
-masquerade, for both directions of packets alike.
+masquerade, for both directions of packets alike. Packets without a conntrack entry have chains of their own,
+whose rules match the packet's header.
 """
 
 from __future__ import annotations
@@ -63,6 +64,27 @@ class ServerPort(msgspec.Struct, frozen=True, tag=True):
 
     first: int
     last: int
+
+
+class PacketPort(msgspec.Struct, frozen=True, tag=True):
+    """`tcp dport`: the packet has this protocol, and its own destination port is in first..last."""
+
+    protocol: Protocol
+    first: int
+    last: int
+
+
+class PacketNamedPort(msgspec.Struct, frozen=True, tag=True):
+    """`ip daddr . meta l4proto . th dport` of this very packet is an element of a set."""
+
+    family: Family
+    set: str
+
+
+class Fragment(msgspec.Struct, frozen=True, tag=True):
+    """`ip frag-off & 0x1fff != 0`, `exthdr frag exists`: a fragment that may lack the ports; any fragment of IPv6."""
+
+    family: Family
 
 
 class NamedPort(msgspec.Struct, frozen=True, tag=True):
@@ -139,6 +161,9 @@ Match: TypeAlias = (
     | ProtocolIs
     | ServerPort
     | NamedPort
+    | PacketPort
+    | PacketNamedPort
+    | Fragment
     | WayIs
     | FamilyInSet
     | FlowInSet
@@ -209,11 +234,14 @@ class Rule(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
+HookName: TypeAlias = Literal["forward", "input", "output", "postrouting"]
+
+
 class Hook(msgspec.Struct, frozen=True):
     """Where a base chain is called: `type … hook … priority …; policy accept`."""
 
     type: Literal["filter", "nat"]
-    name: Literal["forward", "input", "output", "postrouting"]
+    name: HookName
     priority: int
 
 

@@ -42,6 +42,7 @@ from nfagent.ruleset.objects import (
     NamedSet,
     NotLoopback,
     Packet,
+    PacketNamedPort,
     ProtocolIs,
     Refresh,
     Return,
@@ -55,6 +56,7 @@ from nfagent.ruleset.objects import (
     Way,
     WayIs,
 )
+from nfagent.ruleset.parse_header import numbers, parse_header_match
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -353,6 +355,8 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
         known = protocol == {"meta": {"key": "l4proto"}} and port["payload"]["protocol"] == "th"
         if isinstance(server, Connection) and server.end == "server" and known and way is not None:
             return NamedPort(server.family, name, way)
+        if isinstance(server, Packet) and server.side == "daddr" and known and way == "original":
+            return PacketNamedPort(server.family, name)
     return None
 
 
@@ -367,15 +371,14 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
             return WayIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
-            first, last = right["range"] if isinstance(right, dict) else (right, right)
-            return ServerPort(int(first), int(last))
+            return ServerPort(*numbers(right))
         case {"ct": {"key": "state"}} if operator == "in":
             return ConntrackState((right,) if isinstance(right, str) else tuple(right))
         case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
             return Unconfirmed()
         case {"payload": {"protocol": "icmpv6", "field": "type"}} if operator == "==":
             return Icmpv6Type(_alternatives(right))
-    return None
+    return parse_header_match(operator, left, right)
 
 
 def _alternatives(right: Any) -> tuple[Any, ...]:

@@ -110,7 +110,7 @@ def revocable(
 def _redirected(before: Ruleset, after: Ruleset) -> Iterator[str]:
     """Give the Pods that other policies judge than before, or any at all."""
     for name, item in after.maps.items():
-        was = before.maps[name].elements
+        was = before.maps[name].elements if name in before.maps else {}
         yield from (address for address, chain in item.elements.items() if was.get(address) != chain)
 
 
@@ -143,15 +143,22 @@ def _is_judging(chain: str) -> bool:
 
 
 def _tightened(before: tuple[Rule, ...], after: tuple[Rule, ...]) -> bool:
-    """Tell whether other rules can deny what those before allowed: more rules that allow can't."""
-    remaining = iter(before)
+    """Tell whether other rules can deny what those before allowed: more rules that allow can't.
+
+    What is about packets without a conntrack entry is about no connection.
+    """
+    remaining = iter(filter(_about_connections, before))
     awaited = next(remaining, None)
-    for rule in after:
+    for rule in filter(_about_connections, after):
         if awaited is not None and (rule.matches, rule.verdict) == (awaited.matches, awaited.verdict):
             awaited = next(remaining, None)
         elif not (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("allow/")):
             return True
     return awaited is not None
+
+
+def _about_connections(rule: Rule) -> bool:
+    return not (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("stray/"))
 
 
 def _leads(chain: str, chains: Mapping[str, Chain], changed: set[str]) -> bool:

@@ -10,7 +10,7 @@ from nfagent.cluster.model import Ref
 from nfagent.policy.compile import SectionKey, compile_rules
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
-from nfagent.ruleset.lower import section_chain
+from nfagent.ruleset.lower import names_ends, section_chain
 from nfagent.ruleset.written import WrittenChains
 
 
@@ -25,6 +25,7 @@ class Sections:
         self._shown: dict[SectionKey, tuple[Family, ...]] = {}
         self._of_policy: dict[Ref, set[SectionKey]] = {}
         self._stale: set[SectionKey] = set()
+        self._strays: set[SectionKey] = set()
 
     def use(self, key: SectionKey, families: tuple[Family, ...]) -> None:
         """Count one more class, for the families that it is written for."""
@@ -52,16 +53,31 @@ class Sections:
         for key in sorted(self._stale):
             families = self._families(key)
             if families and families != self._shown.get(key):
-                rules = compile_rules(key, self._index)
-                self._chains.put(names.section_chain(key), section_chain(key, rules, families))
-                self._shown[key] = families
+                self._write(key, families)
 
     def drop(self) -> None:
         """Drop what no class leads to any more: after the chains that led there."""
         for key in self._stale:
             if not self._families(key):
                 self._drop(key)
+            elif key not in self._strays:
+                self._chains.drop(names.stray_chain(names.section_chain(key)))
         self._stale.clear()
+
+    def has_stray(self, key: SectionKey) -> bool:
+        """Tell whether packets without a conntrack entry have a chain of their own in a section's place."""
+        return key in self._strays
+
+    def _write(self, key: SectionKey, families: tuple[Family, ...]) -> None:
+        rules, name = compile_rules(key, self._index), names.section_chain(key)
+        self._chains.put(name, section_chain(key, rules, families))
+        # By the rules alone, whatever the families: whether a class jumps there changes with its policies only.
+        if names_ends(rules):
+            self._chains.put(names.stray_chain(name), section_chain(key, rules, families, "packet"))
+            self._strays.add(key)
+        else:
+            self._strays.discard(key)
+        self._shown[key] = families
 
     def _families(self, key: SectionKey) -> tuple[Family, ...]:
         return tuple(family for family in FAMILIES if self._users[key][family])
@@ -73,4 +89,6 @@ class Sections:
             self._of_policy[ref].discard(key)
             if not self._of_policy[ref]:
                 del self._of_policy[ref]
+        self._strays.discard(key)
         self._chains.drop(names.section_chain(key))
+        self._chains.drop(names.stray_chain(names.section_chain(key)))

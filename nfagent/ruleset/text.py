@@ -20,6 +20,7 @@ from nfagent.ruleset.objects import (
     FamilyInSet,
     FlowInSet,
     Foreign,
+    Fragment,
     Goto,
     Icmpv6Type,
     InSet,
@@ -31,6 +32,8 @@ from nfagent.ruleset.objects import (
     NamedSet,
     NotLoopback,
     Packet,
+    PacketNamedPort,
+    PacketPort,
     ProtocolIs,
     Refresh,
     Return,
@@ -66,11 +69,15 @@ def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
 
 def _chain_order(ruleset: Ruleset) -> list[str]:
     """Put chains behind those that they go to, as nft wants them declared, base chains last."""
-    ranks = {"allow": 0, "deny": 0, "admin": 1, "baseline": 1, "egress": 2, "ingress": 2}
-    return sorted(
-        ruleset.chains,
-        key=lambda name: (ruleset.chains[name].hook is not None, ranks.get(name.partition("/")[0], 3), name),
-    )
+    return sorted(ruleset.chains, key=lambda name: (ruleset.chains[name].hook is not None, _chain_rank(name), name))
+
+
+def _chain_rank(name: str) -> int:
+    """Rank outcomes, then sections, then classes as they judge packets without an entry, then classes."""
+    word, _, rest = name.partition("/")
+    if word == "stray":
+        return 1 if rest.partition("/")[0] in {"admin", "baseline"} else 2
+    return {"allow": 0, "deny": 0, "admin": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
 
 
 def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> str:
@@ -193,12 +200,12 @@ def key_text(key: Connection | Packet) -> str:
 def match_text(match: Match) -> str:
     """Write one match."""
     match match:
-        case InSet() | NamedPort() | FamilyInSet() | FlowInSet() | Refresh():
+        case InSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | FlowInSet() | Refresh():
             return _by_set_text(match)
         case ProtocolIs(names):
             return f"meta l4proto {_one_of(names)}"
         case ServerPort(first, last):
-            return f"ct reply proto-src {first if first == last else f'{first}-{last}'}"
+            return f"ct reply proto-src {_numbers(first, last)}"
         case Icmpv6Type(names):
             return f"icmpv6 type {_one_of(names)}"
         case LocalSource():
@@ -207,17 +214,31 @@ def match_text(match: Match) -> str:
             return 'iifname != "lo"'
         case Foreign(expression):
             return f"# not nfagent's: {expression}"
+        case PacketPort() | Fragment():
+            return _header_text(match)
         case _:
             return _tracked_text(match)
 
 
-def _by_set_text(match: InSet | NamedPort | FamilyInSet | FlowInSet | Refresh) -> str:
+def _header_text(match: PacketPort | Fragment) -> str:
+    if isinstance(match, PacketPort):
+        return f"{match.protocol} dport {_numbers(match.first, match.last)}"
+    return "ip frag-off & 0x1fff != 0" if match.family == 4 else "exthdr frag exists"
+
+
+def _numbers(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _by_set_text(match: InSet | NamedPort | PacketNamedPort | FamilyInSet | FlowInSet | Refresh) -> str:
     match match:
         case InSet(key, name, negated):
             return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
         case NamedPort(family, name, way):
             port = "dport" if way == "original" else "sport"
             return f"{key_text(Connection('server', family))} . meta l4proto . th {port} @{name}"
+        case PacketNamedPort(family, name):
+            return f"{key_text(Packet('daddr', family))} . meta l4proto . th dport @{name}"
         case FamilyInSet(name, negated):
             return f"meta nfproto {'!= ' if negated else ''}@{name}"
         case FlowInSet(family, name):

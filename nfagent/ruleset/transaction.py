@@ -240,6 +240,10 @@ def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command]:
 
 
 def _map_elements(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+    for name in sorted(before.maps.keys() - after.maps.keys()):
+        # Before the map itself, at the moment at which all elements change.
+        for gone in _pair_parts(sorted(before.maps[name].elements.items())):
+            yield ChangeMapElements("delete", name, gone)
     for name in sorted(after.maps):
         old = before.maps[name].elements.items() if name in before.maps else set()
         new = after.maps[name].elements.items()

@@ -240,13 +240,10 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
 
 
 def _local_addresses(desired: Desired, scope: Scope) -> set[str]:
-    """Give the addresses that a scope's Pods hold on this node; of two Pods with one, the first by name has it."""
-    owners: dict[str, Pod] = {}
-    for pod in sorted(desired.cluster.local.values(), key=lambda pod: (pod.namespace, pod.name)):
-        for address in pod.addresses if pod.holds_addresses else ():
-            owners.setdefault(address, pod)
-    wanted = set(_pods_in(desired, scope))
-    return {address for address, pod in owners.items() if pod in wanted}
+    """Give the addresses that a scope's Pods hold on this node; one that two Pods hold is both's."""
+    local = desired.cluster.local
+    wanted = [pod for pod in _pods_in(desired, scope) if (pod.namespace, pod.name) in local and pod.holds_addresses]
+    return {address for pod in wanted for address in pod.addresses}
 
 
 def _targets(chain: Chain) -> set[str]:

@@ -81,7 +81,7 @@ class Attributor:
         if allowed:
             name = protocol if protocol != "unknown" else str(head.protocol)
             flow = Flow(head.source, head.destination, name, head.destination_port)
-            policies = self._policies(origin, prefix, flow, source if origin.direction == "egress" else destination)
+            policies = self._policies(origin, prefix, flow)
         return Record(
             connection=Connection(
                 src_ip=head.source,
@@ -101,18 +101,22 @@ class Attributor:
             timestamp=when,
         )
 
-    def _policies(self, origin: Origin, prefix: str, flow: Flow, pod: Pod | None) -> tuple[PolicyName, ...]:
+    def _policies(self, origin: Origin, prefix: str, flow: Flow) -> tuple[PolicyName, ...]:
         known = self._allowing.get((prefix, flow))
         if known is not None:
             return known
         found = origin.policies
-        isolating = self._isolating(flow.source if origin.direction == "egress" else flow.destination, origin.direction)
+        address = flow.source if origin.direction == "egress" else flow.destination
+        isolating = self._isolating(address, origin.direction)
         # Where a policy of the tiers decided, or the only one that isolates, there is nobody else to ask.
         by_tier = "NetworkPolicy" not in {ref.kind for ref in found}
-        if pod is not None and not by_tier and not isolating.issubset(found):
-            policies = [self._desired.index.policies[ref] for ref in isolating]
-            side = judge(self._desired.cluster, policies, flow, pod, origin.direction)
-            found = tuple(sorted({*side.allowing, *found}))
+        if not by_tier and not isolating.issubset(found):
+            cluster, policies = self._desired.cluster, [self._desired.index.policies[ref] for ref in isolating]
+            sides = [judge(cluster, policies, flow, pod, origin.direction) for pod in cluster.holders(address)]
+            if len(sides) > 1:  # several Pods hold the address: the record is about those that these policies isolate
+                sides = [side for side in sides if {*found} <= {*side.isolating}]
+            allowing = {ref for side in sides for ref in side.allowing}
+            found = tuple(sorted({*allowing, *found}))
         if len(self._allowing) >= _REMEMBERED:
             self._allowing.clear()
         self._allowing[prefix, flow] = policy_names(found)

@@ -8,7 +8,7 @@ from nfagent.ruleset.desired import Desired, Item
 from nfagent.source.kinds import DECODERS
 from tests.conformance.results import NO_PACKET, Result, Tally
 from tests.conformance.suites import Case, Document, Suite, flows, places, states
-from tests.interpreter import HookName, opening, run
+from tests.interpreter import HookName, opening, run, seen_at
 from tests.scene import hops
 
 
@@ -49,7 +49,7 @@ class _Cluster:
         if ends not in self._ways:
             self._ways[ends] = list(hops(flow, self._any.cluster))
         for node, hook in self._ways[ends]:
-            if not run(self._views[node].ruleset(), hook, packet).accepted:
+            if not run(self._views[node].ruleset(), hook, seen_at(hook, packet)).accepted:
                 return "denied"
         return "allowed"
 

@@ -17,7 +17,7 @@ from nfagent.ruleset.desired import Desired
 from tests.fake_kernel import FakeKernel
 from tests.fuzz.case import Fate, Finding, Question, Step, in_words
 from tests.fuzz.tally import Tally
-from tests.interpreter import HookName, Seen, later, opening, reply, run
+from tests.interpreter import HookName, Seen, later, opening, reply, run, seen_at
 from tests.properties.strategies import catch_up
 from tests.scene import NODES, hops
 
@@ -97,7 +97,7 @@ class Readings:
         """Name the hook that drops a flow's first packet; '' where none does."""
         packet = opening(flow)
         for name, hook in hops(flow, self._nodes[NODES[0]].view.cluster):
-            if not run(self._nodes[name].kernel.ruleset, hook, packet).accepted:
+            if not run(self._nodes[name].kernel.ruleset, hook, seen_at(hook, packet)).accepted:
                 return f"{hook} of node {name}"
         return ""
 
@@ -166,5 +166,5 @@ def _ways(flow: Flow, cluster: ClusterState) -> Ways:
     if there is None or there == "output":
         return ()
     back = dict(hops(Flow(flow.destination, flow.source, flow.protocol, flow.port), cluster)).get(cluster.node)
-    answers: Ways = ((back, reply(flow)),) if back is not None else ()
+    answers: Ways = ((back, seen_at(back, reply(flow))),) if back is not None else ()
     return ((there, later(flow)), *answers)

@@ -178,7 +178,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | Ref, ...], str]] = {
         r"it isn't in the set \(ENOENT\)",
     ),
     "ENOENT: somebody deleted the set that we add to, and its rules": (
-        f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}",
+        f"flush chain inet nfagent {CHAIN}\nflush chain inet nfagent stray/{CHAIN}\ndelete set inet nfagent {PEERS}",
         (decoded(SECOND_DB),),
         r"there is no set of that name \(ENOENT\)",
     ),

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 
 from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import ABSENT, Ruleset
+from nfagent.ruleset.objects import ABSENT, Fragment, Ruleset
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import Transaction, diff, transaction_text
@@ -104,6 +104,35 @@ def test_protocols_are_listed_by_number_where_their_names_are_hidden(kernel: Ker
     nameless = Kernel(kernel.namespace, nameless=True).nft("list", "table", "inet", "nfagent")
     assert "l4proto { 1, 58 }" in nameless
     assert "l4proto { icmp, ipv6-icmp }" in kernel.nft("list", "table", "inet", "nfagent")
+
+
+def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(kernel: Kernel) -> None:
+    ports: list[Document] = [
+        {"portNumber": {"protocol": "UDP", "port": 53}},
+        {"portRange": {"protocol": "TCP", "start": 1, "end": 9}},
+    ]
+    named: Document = {"namedPort": "http"}
+    rule = {"action": "Deny", "from": [{"namespaces": {}}], "ports": [*ports, named]}
+    guard = tier_policy("AdminNetworkPolicy", "guard", {"namespaces": {}}, priority=1, ingress=[rule])
+    ruleset = Scene(WEB, DB, guard).views["a"].ruleset()
+    assert {Fragment(4), Fragment(6)} <= {
+        match for rule in ruleset.chains[f"stray/{SECTION}"].rules for match in rule.matches
+    }
+    kernel.start_with(ruleset)
+    assert kernel.ruleset() == ruleset
+    kernel.nft("-c", "-f", "-", text=table_text(ruleset))
+
+
+def test_a_second_class_of_an_address_comes_and_goes_with_its_maps_and_base_chains(kernel: Kernel) -> None:
+    alone = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
+    shared = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
+    shared.put(pod("ops/twin", "a", 10))
+    before, after = alone.views["a"].ruleset(), shared.views["a"].ruleset()
+    kernel.start_with(before)
+    kernel.apply(diff(before, after))
+    assert kernel.ruleset() == after
+    kernel.apply(diff(after, before))
+    assert kernel.ruleset() == before
 
 
 @settings(max_examples=20)

@@ -83,6 +83,8 @@ _PHASES = ["Running"] * 6 + ["Pending", "Succeeded", "Failed", "Unknown"]
 _BOTH, _FIRST, _SECOND, _NONE = slice(2), slice(1), slice(1, 2), slice(0)
 _CONDITIONS = list(product([False] * 9 + [True], _PHASES, [_BOTH, _BOTH, _BOTH, _FIRST, _SECOND, _NONE]))
 
+_DELETING = st.sampled_from([False, False, False, True])
+
 
 @st.composite
 def pods(draw: st.DrawFn) -> Pod:
@@ -98,6 +100,7 @@ def pods(draw: st.DrawFn) -> Pod:
         host_network=host_network,
         phase=phase,
         ports=draw(PORTS),
+        deleting=draw(_DELETING),
     )
 
 

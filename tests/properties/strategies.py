@@ -72,7 +72,7 @@ def catch_up(view: Desired, kernel: FakeKernel) -> None:
 def changed_pods(draw: st.DrawFn, pod: Pod) -> Pod:
     """Draw a Pod that differs from another in one thing, as most updates do; on another node it has other addresses."""
     other = draw(pods())
-    field = draw(st.sampled_from(["labels", "node", "addresses", "host_network", "phase", "ports"]))
+    field = draw(st.sampled_from(["labels", "node", "addresses", "host_network", "phase", "ports", "deleting"]))
     fields = ("node", "host_network", "addresses") if field in {"node", "host_network", "addresses"} else (field,)
     return msgspec.structs.replace(pod, **{name: getattr(other, name) for name in fields})
 

@@ -20,7 +20,7 @@ from nfagent.ruleset.objects import Element, Goto, InSet, NamedPort, Return, Rul
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
 from tests.fake_kernel import FakeKernel
-from tests.interpreter import opening, run
+from tests.interpreter import opening, run, seen_at
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
 from tests.properties.strategies import PROTOCOLS, RANDOM, RECHECK_SETS, catch_up, desired, flows, worlds
 from tests.properties.tier_strategies import tier_policies
@@ -135,7 +135,9 @@ def assert_both_readings_agree(
     judged = list(flows(view.cluster.by_address, *protocol))
     for flow in random.sample(judged, min(_FLOWS, len(judged))):
         packet = opening(flow)
-        passes = all(run(rulesets[name], hook, packet).accepted for name, hook in hops(flow, view.cluster))
+        passes = all(
+            run(rulesets[name], hook, seen_at(hook, packet)).accepted for name, hook in hops(flow, view.cluster)
+        )
         assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes, flow
 
 

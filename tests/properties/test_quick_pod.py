@@ -87,7 +87,11 @@ PODS: st.SearchStrategy[Document] = st.fixed_dictionaries(
     {
         "metadata": st.fixed_dictionaries(
             {"name": NAMES | st.just("web.1"), "namespace": NAMES},
-            optional={"labels": LABEL_SETS, "ownerReferences": st.lists(OWNERS, max_size=3)},
+            optional={
+                "labels": LABEL_SETS,
+                "ownerReferences": st.lists(OWNERS, max_size=3),
+                "deletionTimestamp": st.sampled_from(["2026-01-01T00:00:00Z", "", None]),
+            },
         ),
         "spec": st.fixed_dictionaries(
             {"containers": st.lists(CONTAINERS, min_size=1, max_size=2)},

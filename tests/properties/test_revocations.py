@@ -16,7 +16,7 @@ from nfagent.ruleset.base import REVOKED_COUNTER
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import Element, Ruleset
 from tests.fake_kernel import FakeKernel
-from tests.interpreter import HookName, Seen, later, opening, reply, run
+from tests.interpreter import HookName, Seen, later, opening, reply, run, seen_at
 from tests.properties import sharp
 from tests.properties.strategies import PROTOCOLS, RANDOM, catch_up, flows, histories
 from tests.scene import hops
@@ -206,7 +206,7 @@ def test_a_server_that_goes_on_with_an_ended_connection_is_stopped_and_nobody_el
         hook = dict(hops(back, node.view.cluster)).get("a")
         if hook is None or hook == "input":
             continue
-        packet = going_on(flow)
+        packet = seen_at(hook, going_on(flow))
         if flow in ended:
             assert run(knowing, hook, packet).counters == (REVOKED_COUNTER,)
         else:

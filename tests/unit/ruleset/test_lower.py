@@ -8,7 +8,7 @@ from nfagent.cluster.model import Ref
 from nfagent.ruleset.objects import Log, Ruleset
 from nfagent.ruleset.transaction import Delete, diff
 from tests.interpreter import later, opening, reply, run, stray
-from tests.scene import Document, Scene, labelled, pod, policy, tier_policy
+from tests.scene import Document, Scene, labelled, pod, policy, port, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "b", 10, app="db")
@@ -37,13 +37,59 @@ def test_31_replies_pass_under_deny_all(family: int) -> None:
         assert run(ruleset(scene), "forward", later(flow)).accepted
 
 
+FROM_DB: Document = {"from": [{"podSelector": labelled(app="db")}], "ports": [{"port": 80}, {"port": "dns"}]}
+TO_DNS: Document = {
+    "to": [{"ipBlock": {"cidr": f"{address}"}} for address in ("203.0.113.0/24", "2606:4700::/32")],
+    "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53, "endPort": 54}],
+}
+
+
 @pytest.mark.parametrize("state", ["invalid", "untracked"])
 @pytest.mark.parametrize("family", [4, 6])
-def test_33_a_packet_without_a_connection_is_dropped_for_isolated_pods_only(state: str, family: int) -> None:
-    scene = Scene(WEB, DB, pod("ops/free", "a", 20), policy("shop/p", ingress=[{"from": [{"podSelector": {}}]}]))
-    for destination, accepted in (("shop/web", False), ("ops/free", True)):
-        flow = scene.flow("shop/db", destination, "80/tcp", family)
-        assert run(ruleset(scene), "forward", stray(flow, state)).accepted == accepted  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("source", "destination", "sent", "accepted"),
+    [
+        pytest.param("shop/db", "shop/web", "80/tcp", True, id="in from a peer to the port"),
+        pytest.param("shop/db", "shop/web", "5353/tcp", True, id="in to a port by its name"),
+        pytest.param("shop/db", "shop/web", "81/tcp", False, id="not in to another port"),
+        pytest.param("shop/db", "shop/web", "80/udp", False, id="nor by another protocol"),
+        pytest.param("outside", "shop/web", "80/tcp", False, id="nor from anybody else"),
+        pytest.param("outside", "ops/free", "80/tcp", True, id="in to a Pod that nothing isolates"),
+        pytest.param("shop/web", "outside", "53/udp", True, id="out to an ipBlock and port"),
+        pytest.param("shop/web", "outside", "54/tcp", True, id="out to a range of ports"),
+        pytest.param("shop/web", "outside", "55/tcp", False, id="not out beyond it"),
+        pytest.param("shop/web", "shop/db", "53/udp", False, id="nor to an address beside the ipBlock"),
+    ],
+)
+def test_33_a_packet_without_a_connection_is_judged_by_its_own_addresses_and_ports(  # noqa: PLR0917 - a table
+    source: str,
+    destination: str,
+    sent: str,
+    accepted: bool,  # noqa: FBT001 - a table's column
+    family: int,
+    state: str,
+) -> None:
+    web = pod("shop/web", "a", 10, (port(5353, "dns"),), app="web")
+    rules = policy("shop/p", labelled(app="web"), types=["Ingress", "Egress"], ingress=[FROM_DB], egress=[TO_DNS])
+    scene = Scene(web, DB, pod("ops/free", "a", 20), rules)
+    packet = stray(scene.flow(source, destination, sent, family), state)  # type: ignore[arg-type]
+    counted = run(ruleset(scene), "forward", packet).counters
+    assert [name for name in counted if name.startswith("deny/")] == ([] if accepted else [_denial(counted)])
+    assert scene.passes(source, destination, sent, family) == accepted
+
+
+def _denial(counted: tuple[str, ...]) -> str:
+    return next((name for name in counted if name.startswith("deny/")), "no denial")
+
+
+def test_33_where_no_rule_names_a_peer_or_port_packets_without_a_connection_have_no_chain_of_their_own() -> None:
+    scene = Scene(WEB, policy("shop/p", ingress=[{}], types=["Ingress", "Egress"]))
+    assert [name for name in ruleset(scene).chains if name.startswith("stray/")] == []
+    scene.put(policy("shop/p", ingress=[{"ports": [{"port": 80}]}], types=["Ingress", "Egress"]))
+    assert [name for name in ruleset(scene).chains if name.startswith("stray/")] == ["stray/ingress/shop/p"]
+    scene.put(policy("shop/p", ingress=[{}], types=["Ingress", "Egress"]))
+    assert ruleset(scene) == scene.views["a"].rebuilt().ruleset()
+    assert [name for name in ruleset(scene).chains if name.startswith("stray/")] == []
 
 
 @pytest.mark.parametrize("kind", ["icmp", "icmpv6"])
@@ -221,11 +267,15 @@ def test_a_verdict_is_counted_and_logged_once_by_the_tier_that_gave_it(
     [
         pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY))], True, id="where tiers only allow"),
         pytest.param([tier("AdminNetworkPolicy", "p", ("Pass", EVERYBODY))], True, id="or pass on"),
-        pytest.param([GUARD], False, id="not where one denies, whomever"),
+        pytest.param([GUARD], True, id="where one denies others"),
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Deny", team("shop")))], False, id="not where one denies it"),
         pytest.param([FLOOR], False, id="nor where the baseline does"),
-        pytest.param([GUARD, OPEN], True, id="but where a NetworkPolicy lets everybody in"),
+        pytest.param([GUARD, CLOSED], False, id="nor where one passes it on to a NetworkPolicy that isolates"),
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY)), CLOSED], True, id="where one allows it"),
         pytest.param(
-            [tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY)), CLOSED], False, id="not where one isolates"
+            [tier("AdminNetworkPolicy", "p", ("Deny", team("lab")), ("Allow", EVERYBODY)), FLOOR],
+            True,
+            id="where the first rule that matches allows",
         ),
     ],
 )
@@ -233,3 +283,26 @@ def test_33_a_packet_without_a_connection_passes_tiers(policies: list[Document],
     scene = Scene(*PODS, *policies)
     packet = stray(scene.flow("shop/db", "shop/web", "80/tcp"), state)  # type: ignore[arg-type]
     assert run(ruleset(scene), "forward", packet).accepted == accepted
+
+
+DENY_80 = {"action": "Deny", "from": [EVERYBODY], "ports": [{"portNumber": {"protocol": "TCP", "port": 80}}]}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(
+    ("rules", "accepted"),
+    [
+        pytest.param([DENY_80], False, id="not where a rule denies a port"),
+        pytest.param([{"action": "Deny", "from": [team("lab")]}], True, id="where rules that deny name none"),
+    ],
+)
+def test_35_a_fragment_without_a_connection_and_without_its_port_passes(
+    rules: list[Document],
+    accepted: bool,  # noqa: FBT001 - a table's column
+    family: int,
+) -> None:
+    scene = Scene(*PODS, tier_policy("AdminNetworkPolicy", "p", EVERYBODY, priority=5, ingress=rules))
+    whole = stray(scene.flow("shop/db", "shop/web", "81/tcp", family), "untracked")
+    assert run(ruleset(scene), "forward", whole).accepted
+    result = run(ruleset(scene), "forward", whole._replace(fragment=True))
+    assert (result.accepted, result.counters) == (accepted, () if accepted else ("drop/untracked",))

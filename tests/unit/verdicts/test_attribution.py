@@ -397,3 +397,22 @@ def test_a_pod_that_was_judged_on_its_way_to_itself_came_through_a_service() -> 
     flow = flow_of(record)
     assert flow == Flow(DB, DB, "tcp", 2, translated=True)
     assert not evaluate(view.cluster, view.index.policies.values(), flow).allowed
+
+
+def test_a_record_names_the_pod_of_this_node_where_another_nodes_holds_the_address_as_well() -> None:
+    stale = pod("shop/aaa", "b", 1)
+    stale["status"]["podIPs"] = [{"ip": DB}]
+    view = scene(FROM_WEB, stale).views["a"]
+    record = attributed(Attributor(view), "deny ingress shop/from-web", packet(OUTSIDE, DB, UDP, ports(1, 53)))
+    assert record.dest == shop("db")
+
+
+def test_of_two_pods_with_one_address_a_record_names_who_allows_for_the_one_whose_policies_decided() -> None:
+    other = policy("ops/other", ingress=[{}])
+    twin = pod("ops/twin", "a", 1)
+    twin["status"]["podIPs"] = [{"ip": DB}]
+    attributor = Attributor(scene(FROM_WEB, ON_5432, other, twin).views["a"])
+    payload = packet(WEB, DB, TCP, ports(1, 5432))
+    assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
+    found = attributed(attributor, "allow ingress ops/other", payload)
+    assert found.policies == (PolicyName("other", "ops", "NetworkPolicy"),)

@@ -1,0 +1,56 @@
+"""Two records of Pods with one address, by packets: what either's policies deny is dropped (corner-cases.md 41)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.cluster.address import FAMILIES
+from nfagent.lab.probe import Probe
+from nfagent.lab.servers import Endpoint
+from tests.corner_lab import OF_Y, A, corner_lab
+from tests.labs import Document, Lab, pod_document, policy_document
+
+pytestmark = pytest.mark.kernel
+
+PORTS = (80, 81, 82)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Beside x/a, give its addresses to a record that comes first by name: an earlier Pod's."""
+    with corner_lab(tmp_path_factory.mktemp("lab"), "routed") as running:
+        pod = running.pod("x/a")
+        addresses = [running.address("x/a", family) for family in FAMILIES]
+        running.servers.listen(Endpoint(pod, address, "tcp", port) for address in addresses for port in PORTS)
+        earlier: Document = pod_document(running.fabric.pods["x", "a"], {"pod": "earlier"})
+        earlier["metadata"]["name"] = "0"
+        running.apply("earlier", earlier)
+        yield running
+
+
+def passing(lab: Lab, source: str) -> list[set[int]]:
+    """Tell which ports of x/a a Pod reaches, family by family."""
+    asked = [
+        {port: Probe(lab.pod(source), lab.address("x/a", family), "tcp", port) for port in PORTS} for family in FAMILIES
+    ]
+    outcomes = lab.ask([probe for probes in asked for probe in probes.values()])
+    return [{port for port, probe in probes.items() if outcomes[probe].reached} for probes in asked]
+
+
+def opened(lab: Lab, name: str, pods: Document, *ports: int) -> None:
+    rule: Document = {"from": [OF_Y], "ports": [{"protocol": "TCP", "port": port} for port in ports]}
+    lab.apply(name, policy_document("x", name, podSelector=pods, policyTypes=["Ingress"], ingress=[rule]))
+
+
+def test_41_the_pod_is_isolated_though_another_record_comes_first_and_none_of_its_packets_pass_that_either_denies(
+    lab: Lab,
+) -> None:
+    assert passing(lab, "y/near") == [{80, 81, 82}] * 2
+    opened(lab, "own", A, 80, 81)
+    assert passing(lab, "y/near") == passing(lab, "y/far") == [{80, 81}] * 2
+    opened(lab, "others", {"matchLabels": {"pod": "earlier"}}, 81, 82)
+    assert passing(lab, "y/near") == passing(lab, "y/far") == [{81}] * 2
+    lab.delete("earlier")
+    assert passing(lab, "y/near") == passing(lab, "y/far") == [{80, 81}] * 2
