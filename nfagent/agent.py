@@ -34,6 +34,7 @@ from nfagent.edge.following import ClusterSource
 from nfagent.edge.given import Given
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.logfile import RotatingFile
+from nfagent.edge.logwriter import LogWriter
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.trials import begin_trial
@@ -129,8 +130,8 @@ class Agent:
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_problem = ""
-        self._verdict_log = RotatingFile(
-            settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups
+        self._verdict_log = LogWriter(
+            RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
         self._bridges = BridgeWatch()
         self._stop = asyncio.Event()
@@ -221,7 +222,8 @@ class Agent:
 
     def _node_faults(self) -> NodeFaults:
         unjudged, mending = self._bridges.unjudged
-        return NodeFaults(self._reconciler.status.last_error, self._nflog_problem, unjudged, mending)
+        unlogged = self._nflog_problem or self._verdict_log.problem
+        return NodeFaults(self._reconciler.status.last_error, unlogged, unjudged, mending)
 
     async def _reload(self) -> None:
         """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
@@ -343,10 +345,8 @@ class Agent:
             **({"notices": self._voice.status()} if self._voice is not None else {}),
             "verdict_log": {
                 "path": str(self._settings.verdict_log),
-                "problem": self._nflog_problem,
-                "errors": self._verdict_log.errors,
-                "lost_lines": self._verdict_log.lost_lines,
-                "last_error": self._verdict_log.last_error,
+                **self._verdict_log.status(),
+                "problem": self._nflog_problem or self._verdict_log.problem,
                 **msgspec.to_builtins(self._nflog.counters),
                 "unattributed": msgspec.to_builtins(self._attributor.counters),
             },

@@ -114,8 +114,9 @@ def _log_facts(log: View) -> list[str]:
     unattributed = sum(log["unattributed"].values()) + log["undecodable"]
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")
-    if log["errors"]:
-        parts.append(f"{counted(log['lost_lines'], 'line')} could not be written ({log['last_error']})")
+    if log["lost_lines"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in log["lost_by"].items())
+        parts.append(f"{counted(log['lost_lines'], 'line')} could not be written ({reasons})")
     return parts
 
 
