@@ -23,6 +23,7 @@ from nfagent.edge.drift import DriftWatch
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.ruleset.foreign import is_clean
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.transaction import (
@@ -85,6 +86,8 @@ class Nftables:
         self._handed: set[Future[Any]] = set()
         self._monotonic = monotonic
         self._last_seconds = math.inf  # of the last short text's commit
+        # The last comparison found something foreign; and the kernel refused to have only that removed.
+        self._removing = self._anew = False
 
     async def read(self) -> Ruleset:
         """Give what the table holds. Raises KernelError."""
@@ -105,8 +108,13 @@ class Nftables:
         takes it: its socket grows with what it has to send.
         """
         async with self._turn:
-            for phase in phases(transaction):
-                await self._commit(phase)
+            try:
+                for phase in phases(transaction):
+                    await self._commit(phase)
+            except KernelError:
+                self._anew = self._removing
+                raise
+            self._anew = self._removing = False
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
@@ -172,7 +180,9 @@ class Nftables:
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
-            return diff(self.read_now(wanted), wanted)
+            found = self.read_now(wanted)
+            self._removing = found.exists and not is_clean(found, wanted)
+            return diff(found, wanted, anew=self._anew)
         finally:
             # What was read is as large as the table, and nobody needs it any more.
             give_back()
