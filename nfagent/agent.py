@@ -37,6 +37,7 @@ from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.logwriter import LogWriter
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
+from nfagent.edge.nflog_reading import NflogReading
 from nfagent.edge.trials import begin_trial
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.explain.explanation import Explanation, explain
@@ -64,7 +65,6 @@ from nfagent.voice import Voice
 from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
-_NFLOG_RETRY_SECONDS = 30.0
 _DRIFT_LOOK_SECONDS = 60.0
 _UNHEARD_RESYNC_SECONDS = 60.0
 
@@ -129,7 +129,7 @@ class Agent:
         self._intake = Intake(self._desired, self._clock, self._reconciler.wake)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
-        self._nflog_problem = ""
+        self._reading = NflogReading(self._nflog, self._clock, self._log_verdicts)
         self._verdict_log = LogWriter(
             RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
@@ -155,8 +155,7 @@ class Agent:
         claim = claim_table()
         spare_collections()
         try:
-            await self._kernel.read()
-            self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
+            await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
             await self._source.start()
             runner = await api.serve(self._settings.socket_path, self)
@@ -185,7 +184,7 @@ class Agent:
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
                 tasks.create_task(self._reload()),
-                tasks.create_task(self._read_verdicts()),
+                tasks.create_task(self._reading.run()),
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
@@ -222,8 +221,14 @@ class Agent:
 
     def _node_faults(self) -> NodeFaults:
         unjudged, mending = self._bridges.unjudged
-        unlogged = self._nflog_problem or self._verdict_log.problem
-        return NodeFaults(self._reconciler.status.last_error, unlogged, unjudged, mending)
+        return NodeFaults(
+            refused=self._reconciler.status.last_error,
+            verdict_log=self._reading.problem or self._verdict_log.problem,
+            unended=self._revoker.status.last_error,
+            unheard=self._drift.problem,
+            unjudged=unjudged,
+            mending=mending,
+        )
 
     async def _reload(self) -> None:
         """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
@@ -248,17 +253,12 @@ class Agent:
             self._announced = True
             systemd.notify("READY=1\nSTATUS=enforcing")
 
-    async def _read_verdicts(self) -> None:
-        while True:
-            try:
-                self._nflog.open(self._log_verdicts)
-            except (MachineError, KernelError) as error:
-                self._nflog_problem = str(error)
-                log.error("no verdict log for now; policies are enforced all the same: %s", error)
-            else:
-                self._nflog_problem = ""
-                return
-            await self._clock.wait(asyncio.Event(), _NFLOG_RETRY_SECONDS)
+    async def _try_kernel(self) -> None:
+        """Read the table once. Raises MachineError for what an administrator has to mend before anything works."""
+        try:
+            await self._kernel.read()
+        except KernelError as error:
+            log.error("the table can't be read for now, it is tried again: %s", error)
 
     async def _watch_for_drift(self) -> None:
         while True:
@@ -269,9 +269,12 @@ class Agent:
         """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
         resync = self._settings.reconcile.resync_seconds
         try:
+            self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
             listening = self._drift.look()
-        except KernelError as error:
-            log.warning("whether others change the table isn't heard: %s", error)
+        except (KernelError, MachineError) as error:
+            if self._drift.problem != str(error):
+                log.warning("whether others change the table isn't heard: %s", error)
+            self._drift.problem = str(error)
             listening = False
         self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
 
@@ -338,7 +341,11 @@ class Agent:
                 **msgspec.to_builtins(self._reconciler.status),
                 "in_sync": self._reconciler.status.in_sync and not self._intake.busy,
             },
-            "drift": {"listening": self._drift.listening, "others": self._drift.others},
+            "drift": {
+                "listening": self._drift.listening,
+                "others": self._drift.others,
+                "problem": self._drift.problem,
+            },
             "bridges": self._bridges.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),
@@ -346,7 +353,7 @@ class Agent:
             "verdict_log": {
                 "path": str(self._settings.verdict_log),
                 **self._verdict_log.status(),
-                "problem": self._nflog_problem or self._verdict_log.problem,
+                "problem": self._reading.problem or self._verdict_log.problem,
                 **msgspec.to_builtins(self._nflog.counters),
                 "unattributed": msgspec.to_builtins(self._attributor.counters),
             },

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from nfagent.errors import KernelError, WireError
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.transaction import Transaction
 
@@ -36,11 +36,11 @@ class Kernel(Protocol):
     """What holds rulesets."""
 
     async def difference(self, wanted: Ruleset) -> Transaction:
-        """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError."""
+        """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError, MachineError."""
         ...
 
     async def apply(self, transaction: Transaction) -> None:
-        """Take all of a transaction, or refuse all of it with a KernelError."""
+        """Take all of a transaction, or refuse all of it with a KernelError or a MachineError."""
         ...
 
 
@@ -184,16 +184,22 @@ class Reconciler:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
         try:
             await self._reconcile()
-        except (KernelError, WireError) as error:
+        except (KernelError, MachineError, WireError) as error:
             self._trusted = self._agreed = False
             self.status.failures += 1
             self.status.in_sync = False
-            self.status.last_error = str(error)
+            known, self.status.last_error = self.status.last_error, str(error)
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
-            log.error(
-                "the kernel refused (%d in a row), trying again in %.1f s: %s", self.status.failures, pause, error
+            log.log(
+                logging.DEBUG if known == str(error) else logging.ERROR,
+                "the kernel refused (%d in a row), trying again in %.1f s, later each time: %s",
+                self.status.failures,
+                pause,
+                error,
             )
             return pause
+        if self.status.failures:
+            log.info("mended: the kernel takes the rules again")
         self.status.failures = 0
         self.status.last_error = ""
         self.status.in_sync = not (self._woken.is_set() or self._suspected)

@@ -69,9 +69,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
         by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""
         kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it{by}")
     if not agent["drift"]["listening"]:
-        kernel.append(
-            f"others' changes are looked for every minute: their tables hold {agent['drift']['others']:,} objects"
-        )
+        why = agent["drift"]["problem"] or f"their tables hold {agent['drift']['others']:,} objects"
+        kernel.append(f"others' changes are looked for every minute: {why}")
     found = [("API server", _following_fact(agent["apiserver"]))] if "apiserver" in agent else []
     found.append(("kernel", "; ".join(kernel)))
     for bridge in agent["bridges"]:

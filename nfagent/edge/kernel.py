@@ -7,19 +7,20 @@ the network namespace that the process runs in.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.edge.drift import DriftWatch
+from nfagent.edge.drift import DriftWatch, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
@@ -27,6 +28,7 @@ from nfagent.ruleset.foreign import is_clean
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.transaction import (
+    AddTable,
     ChangeElements,
     ChangeMapElements,
     Transaction,
@@ -36,6 +38,7 @@ from nfagent.ruleset.transaction import (
 )
 from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
+from nfagent.wire.notifications import TABLE_OWNER
 
 _T = TypeVar("_T")
 _ABSENT_MESSAGE = "No such file or directory"
@@ -72,9 +75,9 @@ class Nftables:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
-        _require_netlink()
         self._open: Callable[[], Any] = nftables.Nftables
         self._drift = drift
+        self._context: Any = None
         try:
             self._context = self._opened()
         except OSError as error:
@@ -180,14 +183,32 @@ class Nftables:
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
+            woken = self._wake_now()
             found = self.read_now(wanted)
             self._removing = found.exists and not is_clean(found, wanted)
-            return diff(found, wanted, anew=self._anew)
+            return woken + diff(found, wanted, anew=self._anew)
         finally:
             # What was read is as large as the table, and nobody needs it any more.
             give_back()
 
+    def _wake_now(self) -> Transaction:
+        """Take flags such as `dormant` from the table; give the command that does, as packets have passed meanwhile.
+
+        This can't wait for the comparison: nft 1.0.6 may cut a listing as JSON short where a table has flags.
+        """
+        flags = table_flags()
+        if flags & TABLE_OWNER:
+            raise MachineError(
+                f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
+                f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
+            )
+        if not flags:
+            return ()
+        self.apply_now((AddTable(),))
+        return (AddTable(),)
+
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
+        _require_netlink()
         context = self._open()
         context.set_json_output(True)
         if self._drift is not None:
@@ -200,7 +221,8 @@ class Nftables:
     def _forget(self) -> None:
         """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
         self._context = None  # first, so that the next one's memory isn't put behind what goes
-        self._context = self._opened()
+        with suppress(KernelError, MachineError, OSError):  # whoever needs it next tries again, and says so
+            self._context = self._opened()
         give_back()
 
     def _list(self, command: str) -> str | None:
@@ -214,6 +236,11 @@ class Nftables:
             self._forget()
 
     def _run(self, command: str) -> str:
+        if self._context is None:
+            try:
+                self._context = self._opened()
+            except OSError as reason:
+                raise KernelError(f"libnftables can't be opened again: {reason}") from None
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
@@ -235,9 +262,10 @@ def _require_netlink() -> None:
     try:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_NETFILTER).close()
     except OSError as error:
-        raise MachineError(
-            f"nf_tables can't be spoken to: {os.strerror(error.errno or 0)}; load it with: modprobe nf_tables"
-        ) from None
+        reason = os.strerror(error.errno or 0)
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            raise KernelError(f"nf_tables can't be spoken to: {reason}") from None
+        raise MachineError(f"nf_tables can't be spoken to: {reason}; load it with: modprobe nf_tables") from None
 
 
 def _first_line(error: str) -> str:
