@@ -310,7 +310,9 @@ class Agent:
                 return self._ruleset_view(await self._kernel.read(), scope)
             case "diff":
                 self._require_whole()
-                return diff_view(await self._kernel.read(), self._desired.ruleset())
+                listed = await self._kernel.read()
+                wanted = self._desired.ruleset()
+                return diff_view(self._kernel.as_written(listed, wanted), wanted)
             case "counters":
                 return counters_view(self._desired, await self._kernel.counters(), scope)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")

@@ -68,6 +68,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     if reconcile["drifts"]:
         by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""
         kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it{by}")
+    if reconcile.get("worded"):
+        kernel.append(f"listed otherwise than written: {', '.join(reconcile['worded'])}")
     if not agent["drift"]["listening"]:
         why = agent["drift"]["problem"] or f"their tables hold {agent['drift']['others']:,} objects"
         kernel.append(f"others' changes are looked for every minute: {why}")

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.edge.drift import DriftWatch, table_flags
+from nfagent.edge.drift import DriftWatch, generation, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
@@ -36,6 +37,7 @@ from nfagent.ruleset.transaction import (
     phases,
     transaction_text,
 )
+from nfagent.ruleset.wording import Named, Wording, alike, differing, in_words, only, written
 from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
 from nfagent.wire.notifications import TABLE_OWNER
@@ -45,6 +47,9 @@ _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
 """Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
+_VERSION = re.compile(r'"version": ?"([^"]*)"')
+_WORDING_TRIES = 3
+"""Others commit to their tables meanwhile, and nothing is certain then."""
 _SHORT_TEXT = 16 * 1024
 _SHORT_COMMANDS = 256
 _QUICK_SECONDS = 0.003
@@ -89,6 +94,8 @@ class Nftables:
         self._handed: set[Future[Any]] = set()
         self._monotonic = monotonic
         self._last_seconds = math.inf  # of the last short text's commit
+        self._version = ""  # of the library, as it says in its listings
+        self._wording = Wording()
         # The last comparison found something foreign; and the kernel refused to have only that removed.
         self._removing = self._anew = False
 
@@ -119,6 +126,14 @@ class Nftables:
                 raise
             self._anew = self._removing = False
 
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+        """Name what this nft lists otherwise than `repair` has just written it. Raises KernelError, MachineError."""
+        return await self._in_thread(self._listed_otherwise_now, wanted, written(repair))
+
+    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
+        """Give a listing without what only nft's wording makes different."""
+        return self._wording.as_written(listed, wanted)
+
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
         return await self._in_thread(self.counters_now)
@@ -131,6 +146,8 @@ class Nftables:
     def read_now(self, known: Ruleset = ABSENT) -> Ruleset:
         """Read in this thread; what is equal to something of `known` is given as that."""
         text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
+        if text is not None and (found := _VERSION.search(text, 0, 200)) is not None:
+            self._version = found[1]
         return ABSENT if text is None else _decoded(partial(parse_listing, known=known), text)
 
     def apply_now(self, transaction: Transaction) -> None:
@@ -184,11 +201,29 @@ class Nftables:
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
             woken = self._wake_now()
-            found = self.read_now(wanted)
+            found = self.as_written(self.read_now(wanted), wanted)
             self._removing = found.exists and not is_clean(found, wanted)
             return woken + diff(found, wanted, anew=self._anew)
         finally:
             # What was read is as large as the table, and nobody needs it any more.
+            give_back()
+
+    def _listed_otherwise_now(self, wanted: Ruleset, names: frozenset[Named]) -> tuple[str, ...]:
+        """Write once more what is listed otherwise: nobody else's doing where it stays, and nobody else committed."""
+        try:
+            for _ in range(_WORDING_TRIES):
+                began = generation()
+                first = self.as_written(self.read_now(wanted), wanted)
+                names = differing(first, wanted, names)
+                if not names:
+                    return ()
+                self.apply_now(diff(only(first, wanted, names), wanted))
+                second = self.as_written(self.read_now(wanted), wanted)
+                if generation() == began + 1 and alike(first, second, names):
+                    self._wording.note(second, wanted, names)
+                    return tuple(f"{words} (nft {self._version})" for words in in_words(names))
+            return ()
+        finally:
             give_back()
 
     def _wake_now(self) -> Transaction:
