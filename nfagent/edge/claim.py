@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ _LOCK = struct.Struct("@hhqqi0q")  # struct flock with 64-bit offsets: type, whe
 _WHOLE_FILE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_OPEN = stat.S_IRWXG | stat.S_IRWXO
+_TRIES, _TRY_SECONDS = 20, 0.005
 UNKNOWN = 0
 """Stands for a holder whose process can't be seen from here."""
 
@@ -73,6 +75,7 @@ def claim_table() -> Claim:
     except OSError as error:
         raise MachineError(f"{_TABLE} can't be claimed: {error}; run nfagent with sudo, or as its service") from None
     claim = Claim(lock, folder)
+    _remove_abandoned(folder)
     try:
         claim.address = _bound_address()
     except BaseException:
@@ -171,13 +174,35 @@ def _is_roots_alone(found: os.stat_result) -> bool:
 
 def _lock(opened: int) -> bool:
     """Lock a file. Raises MachineError where another agent has it locked."""
+    for _ in range(_TRIES):
+        if _try_lock(opened):
+            return True
+        time.sleep(_TRY_SECONDS)  # whoever removes what is abandoned has it for a moment
+    raise _taken(_written_process(opened))
+
+
+def _try_lock(opened: int) -> bool:
     try:
         fcntl.fcntl(opened, fcntl.F_OFD_SETLK, _WHOLE_FILE)
     except OSError as error:
         if error.errno not in {errno.EAGAIN, errno.EACCES}:
             raise
-        raise _taken(_written_process(opened)) from None
+        return False
     return True
+
+
+def _remove_abandoned(folder: int) -> None:
+    """Delete what agents have left that were killed in other network namespaces, which may be gone with them."""
+    for name in os.listdir(folder):
+        if not name.startswith(f"{TABLE}-") or not name.endswith(".lock") or name == _lock_name():
+            continue
+        with suppress(OSError):
+            opened = os.open(name, os.O_RDWR | _FILE_FLAGS, dir_fd=folder)
+            try:
+                if _try_lock(opened) and _is_named(opened, name, folder):
+                    os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(opened)
 
 
 def _is_locked(opened: int) -> bool:

@@ -85,6 +85,8 @@ class Nftables:
         self._context: Any = None
         try:
             self._context = self._opened()
+        except KernelError as error:
+            raise MachineError(str(error)) from None
         except OSError as error:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._elements = elements or ElementSocket()

@@ -265,6 +265,17 @@ def test_a_lock_that_was_left_behind_by_a_crash_is_taken_over() -> None:
             assert holder() == os.getpid()
 
 
+def test_what_agents_have_left_in_other_namespaces_is_deleted_unless_one_runs_there() -> None:
+    with claimed_elsewhere() as process:
+        kept = lock_file()
+        elsewhere(lambda: claim_table().close())
+        assert (kept.exists(), holder()) == (True, process)
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        elsewhere(lambda: claim_table().close())
+        assert not kept.exists()
+
+
 class TestFolder:
     """The folder of the locks, in a place of the test's own."""
 
