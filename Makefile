@@ -115,6 +115,11 @@ unit: $(VENV)/ready ## the fast tests, those without a kernel
 conformance: $(VENV)/ready modules ## the recorded suites, by evaluate, by rules and by packets (root; CASE=cyc-001, ATTACHMENT=bridge)
 	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT))
 
+.PHONY: trixie
+trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables, by debootstrap in build/debian-13 (root; a minute the first time)
+	@$(call packages,debootstrap)
+	NFAGENT_DEBIAN_13=build $(bin)/pytest tests/kernel/test_debian_13.py
+
 .PHONY: fuzz
 fuzz: $(VENV)/ready modules ## random histories, by evaluate, by rules and by packets (root, or PACKETS=no; SECONDS=, SEED=, REPLAY=)
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \

@@ -121,6 +121,10 @@ class Noting:
         """Give what would make the kernel equal."""
         return await self._kernel.difference(wanted)
 
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+        """Name what is listed otherwise than it was written."""
+        return await self._kernel.listed_otherwise(wanted, repair)
+
     async def apply(self, transaction: Transaction) -> None:
         """Commit. Nothing came between the transaction's taking and this call."""
         generation = self._desired.generation

@@ -35,8 +35,10 @@ from nfagent.edge.given import Given
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.last_good import LastGood
 from nfagent.edge.logfile import RotatingFile
+from nfagent.edge.logwriter import LogWriter
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
+from nfagent.edge.nflog_reading import NflogReading
 from nfagent.edge.trials import begin_trial
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.explain.explanation import Explanation, explain
@@ -64,7 +66,6 @@ from nfagent.voice import Voice
 from nfagent.wire.nflog import LoggedPacket
 
 log = logging.getLogger(__name__)
-_NFLOG_RETRY_SECONDS = 30.0
 _DRIFT_LOOK_SECONDS = 60.0
 _UNHEARD_RESYNC_SECONDS = 60.0
 
@@ -144,9 +145,9 @@ class Agent:
         self._intake = Intake(self._desired, self._clock, self._reconciler.wake, undivided)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
-        self._nflog_problem = ""
-        self._verdict_log = RotatingFile(
-            settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups
+        self._reading = NflogReading(self._nflog, self._clock, self._log_verdicts)
+        self._verdict_log = LogWriter(
+            RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
         self._bridges = BridgeWatch()
         self._stop = asyncio.Event()
@@ -170,8 +171,7 @@ class Agent:
         claim = claim_table()
         spare_collections()
         try:
-            await self._kernel.read()
-            self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
+            await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
             await self._source.start()
             runner = await api.serve(self._settings.socket_path, self)
@@ -201,7 +201,7 @@ class Agent:
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
                 tasks.create_task(self._reload()),
-                tasks.create_task(self._read_verdicts()),
+                tasks.create_task(self._reading.run()),
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
@@ -239,7 +239,14 @@ class Agent:
 
     def _node_faults(self) -> NodeFaults:
         unjudged, mending = self._bridges.unjudged
-        return NodeFaults(self._reconciler.status.last_error, self._nflog_problem, unjudged, mending)
+        return NodeFaults(
+            refused=self._reconciler.status.last_error,
+            verdict_log=self._reading.problem or self._verdict_log.problem,
+            unended=self._revoker.status.last_error,
+            unheard=self._drift.problem,
+            unjudged=unjudged,
+            mending=mending,
+        )
 
     async def _reload(self) -> None:
         """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
@@ -264,17 +271,12 @@ class Agent:
             self._announced = True
             systemd.notify("READY=1\nSTATUS=enforcing")
 
-    async def _read_verdicts(self) -> None:
-        while True:
-            try:
-                self._nflog.open(self._log_verdicts)
-            except (MachineError, KernelError) as error:
-                self._nflog_problem = str(error)
-                log.error("no verdict log for now; policies are enforced all the same: %s", error)
-            else:
-                self._nflog_problem = ""
-                return
-            await self._clock.wait(asyncio.Event(), _NFLOG_RETRY_SECONDS)
+    async def _try_kernel(self) -> None:
+        """Read the table once. Raises MachineError for what an administrator has to mend before anything works."""
+        try:
+            await self._kernel.read()
+        except KernelError as error:
+            log.error("the table can't be read for now, it is tried again: %s", error)
 
     async def _watch_for_drift(self) -> None:
         while True:
@@ -285,9 +287,12 @@ class Agent:
         """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
         resync = self._settings.reconcile.resync_seconds
         try:
+            self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
             listening = self._drift.look()
-        except KernelError as error:
-            log.warning("whether others change the table isn't heard: %s", error)
+        except (KernelError, MachineError) as error:
+            if self._drift.problem != str(error):
+                log.warning("whether others change the table isn't heard: %s", error)
+            self._drift.problem = str(error)
             listening = False
         self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
 
@@ -322,7 +327,9 @@ class Agent:
                 return self._ruleset_view(await self._kernel.read(), scope)
             case "diff":
                 self._require_whole()
-                return diff_view(await self._kernel.read(), self._desired.ruleset())
+                listed = await self._kernel.read()
+                wanted = self._desired.ruleset()
+                return diff_view(self._kernel.as_written(listed, wanted), wanted)
             case "counters":
                 return counters_view(self._desired, await self._kernel.counters(), scope)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
@@ -353,7 +360,11 @@ class Agent:
                 **msgspec.to_builtins(self._reconciler.status),
                 "in_sync": self._reconciler.status.in_sync and not self._intake.busy,
             },
-            "drift": {"listening": self._drift.listening, "others": self._drift.others},
+            "drift": {
+                "listening": self._drift.listening,
+                "others": self._drift.others,
+                "problem": self._drift.problem,
+            },
             "bridges": self._bridges.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),
@@ -361,10 +372,8 @@ class Agent:
             **({"notices": self._voice.status()} if self._voice is not None else {}),
             "verdict_log": {
                 "path": str(self._settings.verdict_log),
-                "problem": self._nflog_problem,
-                "errors": self._verdict_log.errors,
-                "lost_lines": self._verdict_log.lost_lines,
-                "last_error": self._verdict_log.last_error,
+                **self._verdict_log.status(),
+                "problem": self._reading.problem or self._verdict_log.problem,
                 **msgspec.to_builtins(self._nflog.counters),
                 "unattributed": msgspec.to_builtins(self._attributor.counters),
             },

@@ -18,9 +18,9 @@ from typing import Protocol
 
 import msgspec
 
-from nfagent.errors import KernelError, WireError
+from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.transaction import Transaction
+from nfagent.ruleset.transaction import ChangeElements, Transaction
 
 log = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.005
@@ -40,11 +40,18 @@ class Kernel(Protocol):
     """What holds rulesets."""
 
     async def difference(self, wanted: Ruleset) -> Transaction:
-        """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError."""
+        """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError, MachineError."""
         ...
 
     async def apply(self, transaction: Transaction) -> None:
-        """Take all of a transaction, or refuse all of it with a KernelError."""
+        """Take all of a transaction, or refuse all of it with a KernelError or a MachineError."""
+        ...
+
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+        """Name what a repair, just committed, has written and is listed otherwise, where nobody else can have done it.
+
+        From then on that listing counts as `wanted`, until either changes. Raises KernelError, MachineError.
+        """
         ...
 
 
@@ -98,6 +105,7 @@ class ReconcileStatus(msgspec.Struct):
     comparisons:  of the whole table with what is wanted
     drifts:       those of them that found what others had changed
     drift_by:     who the latest of these others was, '' where nobody knows
+    worded:       objects that the kernel's listing words otherwise than they were written, as the last repair showed
     applied_at:   monotonic time of the last commit
     """
 
@@ -108,6 +116,7 @@ class ReconcileStatus(msgspec.Struct):
     comparisons: int = 0
     drifts: int = 0
     drift_by: str = ""
+    worded: tuple[str, ...] = ()
     last_error: str = ""
     applied_at: float = 0.0
 
@@ -215,16 +224,22 @@ class Reconciler:
         """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
         try:
             await self._reconcile()
-        except (KernelError, WireError) as error:
+        except (KernelError, MachineError, WireError) as error:
             self._trusted = self._agreed = False
             self.status.failures += 1
             self.status.in_sync = False
-            self.status.last_error = str(error)
+            known, self.status.last_error = self.status.last_error, str(error)
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
-            log.error(
-                "the kernel refused (%d in a row), trying again in %.1f s: %s", self.status.failures, pause, error
+            log.log(
+                logging.DEBUG if known == str(error) else logging.ERROR,
+                "the kernel refused (%d in a row), trying again in %.1f s, later each time: %s",
+                self.status.failures,
+                pause,
+                error,
             )
             return pause
+        if self.status.failures:
+            log.info("mended: the kernel takes the rules again")
         self.status.failures = 0
         self.status.last_error = ""
         self.status.in_sync = not (self._woken.is_set() or self._suspected)
@@ -256,12 +271,25 @@ class Reconciler:
         self._wanted.settle()
         transaction = await self._kernel.difference(wanted)
         self._compared(began)
-        if untouched and transaction:
+        if transaction and untouched and changer:
             self._note_drift(changer, len(transaction))
-        if transaction:
-            transaction += self._wanted.distrusted()
-        await self._commit(transaction)
+        doubts = self._wanted.distrusted() if transaction else ()
+        await self._commit(transaction + doubts)
         self._agreed = True
+        if transaction and untouched and not changer:
+            await self._look_for_words(wanted, transaction, doubts)
+
+    async def _look_for_words(self, wanted: Ruleset, repair: Transaction, doubts: Transaction) -> None:
+        """Blame somebody unknown for a difference only where it isn't nft's own way to list what was written."""
+        wording = await self._kernel.listed_otherwise(wanted, _without(repair, doubts))
+        if wording:
+            self.status.worded = wording
+            log.warning(
+                "listed otherwise than written, though nobody else changed it: %s; taken as equal until that changes",
+                ", ".join(wording),
+            )
+        else:
+            self._note_drift("", len(repair))
 
     def _note_drift(self, changer: str, commands: int) -> None:
         self.status.drifts += 1
@@ -276,3 +304,9 @@ class Reconciler:
             self.status.commands += len(transaction)
             self.status.applied_at = self._clock.monotonic()
             self._commits.append(self.status.applied_at)
+
+
+def _without(repair: Transaction, doubts: Transaction) -> Transaction:
+    """Leave out what writes to a set that `doubts` writes to as well: that isn't as it was wanted before."""
+    doubted = {command.set for command in doubts if isinstance(command, ChangeElements)}
+    return tuple(command for command in repair if not (isinstance(command, ChangeElements) and command.set in doubted))

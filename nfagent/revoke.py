@@ -184,8 +184,8 @@ class Revoker:
         if not suspects:
             return
         entries = await asyncio.to_thread(self._connections.entries, frozenset(suspects))
-        self.status.judged += len(entries)
         ended = await self._end(await self._denied(entries))
+        self.status.judged += len(entries)  # once, however often a round had to be begun again
         self.status.last_error = ""
         log.log(
             logging.INFO if ended else logging.DEBUG,

@@ -14,6 +14,7 @@ import msgspec
 from nfagent.cluster.address import Range, family_of
 from nfagent.ruleset.objects import (
     ABSENT,
+    TABLE_FLAGS,
     Chain,
     Dispatch,
     Element,
@@ -93,6 +94,7 @@ class _Table:
         match command:
             case AddTable():
                 self.exists = True
+                self.foreign.discard(TABLE_FLAGS)
             case AddCounter(name):
                 self.counters.add(_fit(name, _NAME_BYTES))
             case AddSet(name, shape):
@@ -103,6 +105,8 @@ class _Table:
                 self._add_chain(name, shape)
             case AddRule(name, rule):
                 self._add_rule(name, rule)
+            case FlushChain(name) if ("chain", name) in self.foreign:
+                return
             case FlushChain(name):
                 self.chains[name] = Chain((), self._chain(name).hook)
             case ChangeElements():
@@ -210,10 +214,13 @@ class _Table:
             for held in (self.sets, self.maps, self.chains, self.counters, self.foreign):
                 held.clear()
             return
-        if name not in self._names(kind):
+        if (kind, name) not in self.foreign and name not in self._names(kind):
             raise Refused(f"no {kind} {name} to delete")
         if (kind, name) in self._referred(except_chain=name if kind == "chain" else ""):
             raise Refused(f"{kind} {name} is in use")
+        if (kind, name) in self.foreign:
+            self.foreign.remove((kind, name))
+            return
         match kind:
             case "set":
                 del self.sets[name]

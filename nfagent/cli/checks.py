@@ -18,7 +18,7 @@ from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.access import find_access
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
-from nfagent.edge.claim import holder
+from nfagent.edge.claim import holder, holder_name, remedy
 from nfagent.edge.conntrack import Connections
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
@@ -233,17 +233,20 @@ def _forwarding() -> Iterator[Check]:
 
 
 def _other_agent(settings: Settings) -> Check:
-    process = holder()
+    try:
+        process = holder()
+    except MachineError:
+        return Check("agent", "warn", "not tried: needs root")
     if process is None:
         return Check("agent", "ok", f"none runs; table {_TABLE} is free")
     try:
         ours = listening(settings.socket_path)
     except MachineError:
-        return Check("agent", "ok", f"process {process} keeps table {_TABLE}")
+        return Check("agent", "ok", f"{holder_name(process)} keeps table {_TABLE}")
     if ours:
-        return Check("agent", "ok", f"running: process {process} keeps table {_TABLE}")
-    found = f"process {process} keeps table {_TABLE}, and does not answer at {settings.socket_path}"
-    return Check("agent", "FAIL", found, f"systemctl stop nfagent, or kill {process}")
+        return Check("agent", "ok", f"running: {holder_name(process)} keeps table {_TABLE}")
+    found = f"{holder_name(process)} keeps table {_TABLE}, and does not answer at {settings.socket_path}"
+    return Check("agent", "FAIL", found, remedy(process))
 
 
 def _folder(name: str, folder: Path, setting: str, failure: Result) -> Check:

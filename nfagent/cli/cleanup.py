@@ -38,7 +38,7 @@ def cleanup(config: Path | None, output: str) -> None:
 
 def _removed_table() -> dict[str, int] | None:
     """Delete the table; give what it held, None where there was none."""
-    from nfagent.edge.claim import claim_table, holder
+    from nfagent.edge.claim import claim_table, holder, holder_name, remedy
     from nfagent.edge.kernel import Nftables
     from nfagent.errors import UsageError
     from nfagent.ruleset.objects import ABSENT
@@ -46,9 +46,7 @@ def _removed_table() -> dict[str, int] | None:
 
     process = holder()
     if process is not None:
-        raise UsageError(
-            f"process {process} enforces this table; stop it first (systemctl stop nfagent, or kill {process})"
-        )
+        raise UsageError(f"{holder_name(process)} enforces this table; stop it first ({remedy(process)})")
     kernel = Nftables()
     claim = claim_table()  # no agent starts while we read and delete
     try:

@@ -76,10 +76,11 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     if reconcile["drifts"]:
         by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""
         kernel.append(f"put right {counted(reconcile['drifts'], 'time')} after others changed it{by}")
+    if reconcile.get("worded"):
+        kernel.append(f"listed otherwise than written: {', '.join(reconcile['worded'])}")
     if not agent["drift"]["listening"]:
-        kernel.append(
-            f"others' changes are looked for every minute: their tables hold {agent['drift']['others']:,} objects"
-        )
+        why = agent["drift"]["problem"] or f"their tables hold {agent['drift']['others']:,} objects"
+        kernel.append(f"others' changes are looked for every minute: {why}")
     found = [("API server", _following_fact(agent["apiserver"]))] if "apiserver" in agent else []
     found.append(("kernel", "; ".join(kernel)))
     for bridge in agent["bridges"]:
@@ -136,8 +137,9 @@ def _log_facts(log: View) -> list[str]:
     unattributed = sum(log["unattributed"].values()) + log["undecodable"]
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")
-    if log["errors"]:
-        parts.append(f"{counted(log['lost_lines'], 'line')} could not be written ({log['last_error']})")
+    if log["lost_lines"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in log["lost_by"].items())
+        parts.append(f"{counted(log['lost_lines'], 'line')} could not be written ({reasons})")
     return parts
 
 

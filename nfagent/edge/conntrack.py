@@ -183,6 +183,7 @@ class Connections:
         for _ in range(_ATTEMPTS):
             self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
             request = encode_dump(family, self._sequence, client=client, server=server)
+            found.others = found.others6 = 0  # nothing tells them apart, so what one attempt gave is what counts
             with self._asking() as opened:
                 opened.send(request)
                 interrupted = _take_dump(opened, found, wanted)

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from nfagent.edge.netfilter import NEEDS_ROOT
 from nfagent.edge.sockets import netfilter_socket
@@ -31,9 +32,11 @@ from nfagent.wire import netlink
 from nfagent.wire.netlink import NETLINK_NETFILTER
 from nfagent.wire.notifications import (
     NFNLGRP_NFTABLES,
+    NFPROTO_INET,
     Committer,
     decode_committer,
     decode_generation,
+    decode_table_flags,
     decode_table_size,
     encode_generation_request,
     encode_tables_request,
@@ -41,6 +44,7 @@ from nfagent.wire.notifications import (
 )
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
@@ -67,40 +71,45 @@ class DriftWatch:
     """The notifications of the network namespace in which `open` is called, as far as they name our table.
 
     listening: whether anything is heard now
+    problem:   why nothing can be heard, '' where that isn't so
     others:    chains, sets, maps and objects of other tables, when `look` looked
     receive_buffer: half the bytes that the kernel may hold for us; where a commit's notifications are more, we are told
                     that something was lost, and take it for a change of our table
+    opening:        gives a netlink socket whose receive buffer has so many bytes
     """
 
-    def __init__(self, *, receive_buffer: int = 4 * 1024 * 1024) -> None:
+    def __init__(
+        self, *, receive_buffer: int = 4 * 1024 * 1024, opening: Callable[[int], socket.socket] | None = None
+    ) -> None:
         """Open nothing yet."""
         self._receive_buffer = receive_buffer
+        self._opening = opening or _open_socket
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: OnChange = lambda _committer: None
         self._membership = threading.Lock()
         self.listening = False
+        self.problem = ""
         self.others = 0
+        self._fresh = False  # opened since the last look
         self._named = False  # by a transaction whose end, and with it the committer, is still to come
 
     def open(self, changed: OnChange) -> None:
         """Make ready to call back, on the running event loop, after every commit of others that names our table.
 
-        Where notifications were lost, the callback is told of nobody. Nothing is heard before `look`. Raises
-        MachineError where this machine stands in the way, KernelError otherwise.
+        Where notifications were lost, the callback is told of nobody. Nothing is heard before `look`. What is open
+        stays so. Raises MachineError where this machine stands in the way, KernelError otherwise.
         """
-        opened = netfilter_socket(blocking=False)
+        if self._socket is not None:
+            return
+        self._socket = opened = self._opening(self._receive_buffer)
         try:
-            opened.bind((0, 0))
-            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._receive_buffer)
-            self._socket = opened
             self.leave_out_own()
-        except OSError as error:
+        except KernelError:
             self._socket = None
             opened.close()
-            if error.errno == errno.EPERM:
-                raise MachineError(NEEDS_ROOT) from error
-            raise KernelError(f"no socket for nf_tables' notifications: {os.strerror(error.errno or 0)}") from error
+            raise
+        self._fresh = True
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(opened, self._read, opened, changed)
@@ -112,6 +121,9 @@ class DriftWatch:
         """
         self.others = sum(size for name, size in table_sizes() if name != TABLE)
         opened = self._socket
+        if not self._fresh:
+            self.problem = ""  # the socket has lasted since the look before
+        self._fresh = False
         wanted = self.others <= MOST_OTHERS
         if opened is None or wanted == self.listening:
             return self.listening
@@ -133,11 +145,15 @@ class DriftWatch:
     def leave_out_own(self) -> None:
         """Have the kernel leave out what the sockets commit that this process has open now; any thread may ask.
 
-        To be called before the first commit of a socket that is opened later.
+        To be called before the first commit of a socket that is opened later. Raises KernelError.
         """
         opened = self._socket
-        if opened is not None:
+        if opened is None:
+            return
+        try:
             _attach(opened, _leaving_out(own_ports()))
+        except OSError as error:
+            raise KernelError(f"our own commits can't be told from others': {os.strerror(error.errno or 0)}") from error
 
     @contextmanager
     def unheard(self) -> Iterator[None]:
@@ -167,12 +183,24 @@ class DriftWatch:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
                 self._named = False
+                if error.errno != errno.ENOBUFS:
+                    self._fail(os.strerror(error.errno or 0))
+                    return
                 changed(Committer())
                 continue
+            if not datagram:
+                self._fail("their socket has ended")
+                return
             self._take(datagram, changed)
+
+    def _fail(self, reason: str) -> None:
+        """Close what can't be read, which would be tried again and again; whoever looks next may open it anew."""
+        self.close()
+        problem, self.problem = self.problem, f"nf_tables' notifications can't be read any more: {reason}"
+        if problem != self.problem:
+            log.warning("whether others change the table isn't heard: %s", self.problem)
+        self._changed(Committer())
 
     def _take(self, datagram: bytes, changed: OnChange) -> None:
         self._named = self._named or names_table(datagram)
@@ -187,6 +215,19 @@ class DriftWatch:
                 changed(committer)
 
 
+def _open_socket(receive_buffer: int) -> socket.socket:
+    opened = netfilter_socket(blocking=False)
+    try:
+        opened.bind((0, 0))
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+    except OSError as error:
+        opened.close()
+        if error.errno == errno.EPERM:
+            raise MachineError(NEEDS_ROOT) from error
+        raise KernelError(f"no socket for nf_tables' notifications: {os.strerror(error.errno or 0)}") from error
+    return opened
+
+
 def generation() -> int:
     """Ask how many transactions were committed in this network namespace so far, by anybody. Raises KernelError."""
     with netfilter_socket(blocking=False) as asked:
@@ -199,10 +240,20 @@ def generation() -> int:
 
 def table_sizes() -> list[tuple[str, int]]:
     """Give each table's name, and how many chains, sets, maps and objects it has. Raises KernelError."""
+    return _tables(decode_table_size)
+
+
+def table_flags() -> int:
+    """Give the flags of our table, 0 where there is none. Raises KernelError."""
+    ours = (NFPROTO_INET, TABLE)
+    return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), 0)
+
+
+def _tables(decode: Callable[[netlink.Message], _T]) -> list[_T]:
     with netfilter_socket(blocking=False) as asked:
         try:
             asked.send(encode_tables_request(1))
-            return [decode_table_size(part) for part in _dumped(asked)]
+            return [decode(part) for part in _dumped(asked)]
         except (OSError, WireError) as error:
             raise KernelError(f"nf_tables' tables can't be asked for: {error}") from error
 
@@ -212,6 +263,9 @@ def _dumped(asked: socket.socket) -> Iterator[netlink.Message]:
         for part in netlink.messages(asked.recv(_DATAGRAM)):
             if part.type == netlink.NLMSG_DONE:
                 return
+            if part.type == netlink.NLMSG_ERROR:
+                code = netlink.ack_errno(part)
+                raise MachineError(NEEDS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
             yield part
 
 

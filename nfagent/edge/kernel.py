@@ -7,25 +7,29 @@ the network namespace that the process runs in.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.edge.drift import DriftWatch
+from nfagent.edge.drift import DriftWatch, generation, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.ruleset.foreign import is_clean
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.transaction import (
+    AddTable,
     ChangeElements,
     ChangeMapElements,
     Transaction,
@@ -33,14 +37,19 @@ from nfagent.ruleset.transaction import (
     phases,
     transaction_text,
 )
+from nfagent.ruleset.wording import Named, Wording, alike, differing, in_words, only, written
 from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
+from nfagent.wire.notifications import TABLE_OWNER
 
 _T = TypeVar("_T")
 _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
 """Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
+_VERSION = re.compile(r'"version": ?"([^"]*)"')
+_WORDING_TRIES = 3
+"""Others commit to their tables meanwhile, and nothing is certain then."""
 _SHORT_TEXT = 16 * 1024
 _SHORT_COMMANDS = 256
 _QUICK_SECONDS = 0.003
@@ -71,11 +80,13 @@ class Nftables:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
-        _require_netlink()
         self._open: Callable[[], Any] = nftables.Nftables
         self._drift = drift
+        self._context: Any = None
         try:
             self._context = self._opened()
+        except KernelError as error:
+            raise MachineError(str(error)) from None
         except OSError as error:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._elements = elements or ElementSocket()
@@ -85,6 +96,10 @@ class Nftables:
         self._handed: set[Future[Any]] = set()
         self._monotonic = monotonic
         self._last_seconds = math.inf  # of the last short text's commit
+        self._version = ""  # of the library, as it says in its listings
+        self._wording = Wording()
+        # The last comparison found something foreign; and the kernel refused to have only that removed.
+        self._removing = self._anew = False
 
     async def read(self) -> Ruleset:
         """Give what the table holds. Raises KernelError."""
@@ -105,8 +120,21 @@ class Nftables:
         takes it: its socket grows with what it has to send.
         """
         async with self._turn:
-            for phase in phases(transaction):
-                await self._commit(phase)
+            try:
+                for phase in phases(transaction):
+                    await self._commit(phase)
+            except KernelError:
+                self._anew = self._removing
+                raise
+            self._anew = self._removing = False
+
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+        """Name what this nft lists otherwise than `repair` has just written it. Raises KernelError, MachineError."""
+        return await self._in_thread(self._listed_otherwise_now, wanted, written(repair))
+
+    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
+        """Give a listing without what only nft's wording makes different."""
+        return self._wording.as_written(listed, wanted)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
@@ -120,6 +148,8 @@ class Nftables:
     def read_now(self, known: Ruleset = ABSENT) -> Ruleset:
         """Read in this thread; what is equal to something of `known` is given as that."""
         text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
+        if text is not None and (found := _VERSION.search(text, 0, 200)) is not None:
+            self._version = found[1]
         return ABSENT if text is None else _decoded(partial(parse_listing, known=known), text)
 
     def apply_now(self, transaction: Transaction) -> None:
@@ -172,12 +202,50 @@ class Nftables:
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
-            return diff(self.read_now(wanted), wanted)
+            woken = self._wake_now()
+            found = self.as_written(self.read_now(wanted), wanted)
+            self._removing = found.exists and not is_clean(found, wanted)
+            return woken + diff(found, wanted, anew=self._anew)
         finally:
             # What was read is as large as the table, and nobody needs it any more.
             give_back()
 
+    def _listed_otherwise_now(self, wanted: Ruleset, names: frozenset[Named]) -> tuple[str, ...]:
+        """Write once more what is listed otherwise: nobody else's doing where it stays, and nobody else committed."""
+        try:
+            for _ in range(_WORDING_TRIES):
+                began = generation()
+                first = self.as_written(self.read_now(wanted), wanted)
+                names = differing(first, wanted, names)
+                if not names:
+                    return ()
+                self.apply_now(diff(only(first, wanted, names), wanted))
+                second = self.as_written(self.read_now(wanted), wanted)
+                if generation() == began + 1 and alike(first, second, names):
+                    self._wording.note(second, wanted, names)
+                    return tuple(f"{words} (nft {self._version})" for words in in_words(names))
+            return ()
+        finally:
+            give_back()
+
+    def _wake_now(self) -> Transaction:
+        """Take flags such as `dormant` from the table; give the command that does, as packets have passed meanwhile.
+
+        This can't wait for the comparison: nft 1.0.6 may cut a listing as JSON short where a table has flags.
+        """
+        flags = table_flags()
+        if flags & TABLE_OWNER:
+            raise MachineError(
+                f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
+                f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
+            )
+        if not flags:
+            return ()
+        self.apply_now((AddTable(),))
+        return (AddTable(),)
+
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
+        _require_netlink()
         context = self._open()
         context.set_json_output(True)
         if self._drift is not None:
@@ -190,7 +258,8 @@ class Nftables:
     def _forget(self) -> None:
         """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
         self._context = None  # first, so that the next one's memory isn't put behind what goes
-        self._context = self._opened()
+        with suppress(KernelError, MachineError, OSError):  # whoever needs it next tries again, and says so
+            self._context = self._opened()
         give_back()
 
     def _list(self, command: str) -> str | None:
@@ -204,6 +273,11 @@ class Nftables:
             self._forget()
 
     def _run(self, command: str) -> str:
+        if self._context is None:
+            try:
+                self._context = self._opened()
+            except OSError as reason:
+                raise KernelError(f"libnftables can't be opened again: {reason}") from None
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
@@ -225,9 +299,10 @@ def _require_netlink() -> None:
     try:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_NETFILTER).close()
     except OSError as error:
-        raise MachineError(
-            f"nf_tables can't be spoken to: {os.strerror(error.errno or 0)}; load it with: modprobe nf_tables"
-        ) from None
+        reason = os.strerror(error.errno or 0)
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            raise KernelError(f"nf_tables can't be spoken to: {reason}") from None
+        raise MachineError(f"nf_tables can't be spoken to: {reason}; load it with: modprobe nf_tables") from None
 
 
 def _first_line(error: str) -> str:

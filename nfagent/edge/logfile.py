@@ -7,6 +7,7 @@ names. Nothing that the disk does is raised into the caller, who has packets to 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,25 +22,32 @@ class RotatingFile:
     file (mode 0640) are made when there is something to write.
 
     errors:     batches that could not be written whole
-    lost_lines: lines of these that are not in the file
+    lost:       lines of these that are not in the file, by what the operating system said
+    problem:    why the last batch could not be written whole, '' where it was
     last_error: what the operating system said last, '' if nothing
     """
 
     def __init__(self, path: Path, max_bytes: int = 10_000_000, backups: int = 5) -> None:
         """Keep the settings; nothing is opened yet."""
         self.errors = 0
-        self.lost_lines = 0
+        self.lost: Counter[str] = Counter()
+        self.problem = ""
         self.last_error = ""
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
         self._descriptor: int | None = None
 
+    @property
+    def lost_lines(self) -> int:
+        """Count the lines that are not in the file."""
+        return self.lost.total()
+
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its newline at its end, rotating as needed; never raises OSError.
 
-        Blocks as long as the page cache does. Whole lines only: a line that the disk could not take leaves no
-        other line damaged.
+        Blocks as long as the disk does: `logwriter` calls it in a thread. Whole lines only: a line that the disk
+        could not take leaves no other line damaged.
         """
         written = 0
         try:
@@ -55,9 +63,11 @@ class RotatingFile:
                     written += ended
         except OSError as error:
             self.errors += 1
-            self.lost_lines += len(lines) - written
-            self.last_error = str(error)
+            self.lost[os.strerror(error.errno or 0)] += len(lines) - written
+            self.last_error = self.problem = str(error)
             self.close()
+        else:
+            self.problem = ""
 
     def reopen(self) -> None:
         """Let go of the file, so that the next batch opens what the path names by then."""

@@ -25,8 +25,10 @@ _BIND_SEQUENCE = 1
 _DATAGRAM = 131_072  # the most that nfnetlink_log puts into one
 _BATCH = 160  # records after which a wake-up ends: with one more datagram of them, 10 ms at 40 µs each
 _SEQUENCE_MASK = 0xFFFF_FFFF
+_ENDED = "its socket has ended"
 
 OnPackets = Callable[[list[nflog.LoggedPacket]], None]
+OnFailure = Callable[[str], None]
 
 
 class NflogCounters(msgspec.Struct):
@@ -53,6 +55,7 @@ class NflogSource:
     timeout_cs:      hundredths of a second after which it sends what it has
     buffer_size:     bytes of one datagram, 131072 at most
     copy_range:      bytes of each packet: enough for IPv6 with extension headers and the ports
+    opening:         gives a netlink socket whose receive buffer has so many bytes
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class NflogSource:
         timeout_cs: int = 10,
         buffer_size: int = 32_768,
         copy_range: int = 128,
+        opening: Callable[[int], socket.socket] | None = None,
     ) -> None:
         """Keep the settings; nothing is opened yet."""
+        self._opening = opening or _open_socket
         self.counters = NflogCounters()
         self._group = group
         self._receive_buffer = receive_buffer
@@ -84,15 +89,18 @@ class NflogSource:
         self._accounted = 0  # of these, those that came, readable or not
         self._early: list[nflog.LoggedPacket] = []
 
-    def open(self, on_packets: OnPackets) -> None:
+    def open(self, on_packets: OnPackets, on_failure: OnFailure = lambda _problem: None) -> None:
         """Bind the group and call back with batches, in order, from the running event loop.
+
+        Where the socket fails later, it is closed, and `on_failure` told why, once: it may be opened again.
 
         Raises MachineError when this machine or another process stands in the way, KernelError when the
         kernel refuses otherwise; nothing stays open then.
         """
         self._loop = asyncio.get_running_loop()
-        opened = _open_socket(self._receive_buffer)
+        opened = self._opening(self._receive_buffer)
         self._socket = opened
+        self._last = _SEQUENCE_MASK  # a group that is bound anew counts from the start
         try:
             opened.send(self._request)
             self._await_ack(opened)
@@ -102,7 +110,7 @@ class NflogSource:
         except (MachineError, KernelError):
             self.close()
             raise
-        self._loop.add_reader(opened, self._read, opened, on_packets)
+        self._loop.add_reader(opened, self._read, opened, on_packets, on_failure)
 
     def close(self) -> None:
         """Give the group back; records still on their way are dropped. Closing twice is harmless."""
@@ -115,6 +123,8 @@ class NflogSource:
         # The kernel answers within send(); records of a busy group may be queued before the answer.
         while True:
             datagram = opened.recv(_DATAGRAM)
+            if not datagram:
+                raise KernelError(f"NFLOG group {self._group}: {_ENDED}")
             code = _acknowledged(datagram)
             if code is None:
                 self._early += self._decode(datagram)
@@ -137,8 +147,9 @@ class NflogSource:
             return MachineError("this kernel has no nfnetlink_log; load it with `modprobe nfnetlink_log`")
         return KernelError(f"the kernel refused NFLOG group {self._group}: {os.strerror(code)}")
 
-    def _read(self, opened: socket.socket, on_packets: OnPackets) -> None:
+    def _read(self, opened: socket.socket, on_packets: OnPackets, on_failure: OnFailure) -> None:
         batch, self._early = self._early, []
+        problem = ""
         for _ in range(_BATCH):
             if len(batch) >= _BATCH:
                 break
@@ -148,13 +159,21 @@ class NflogSource:
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    problem = os.strerror(error.errno or 0)
+                    break
                 self.counters.overruns += 1
                 continue
+            if not datagram:
+                problem = _ENDED
+                break
             batch += self._decode(datagram)
+        if problem:
+            self.close()  # it stays readable, and would be read again and again
         if batch:
             self.counters.received += len(batch)
             on_packets(batch)
+        if problem:
+            on_failure(f"NFLOG group {self._group} can't be read any more: {problem}")
 
     def _decode(self, datagram: bytes) -> list[nflog.LoggedPacket]:
         found = nflog.decode_datagram(datagram)

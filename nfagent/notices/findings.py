@@ -23,6 +23,8 @@ INVALID_GATEWAY = "InvalidNetworkGatewayGroup"
 UNREADABLE = "CannotBeRead"
 RULES_REFUSED = "RulesRefused"
 LOG_UNAVAILABLE = "VerdictLogUnavailable"
+CONNECTIONS_NOT_ENDED = "RevokedConnectionsNotEnded"
+CHANGES_NOT_HEARD = "ForeignChangesNotHeard"
 BRIDGE_UNJUDGED = "BridgeTrafficNotJudged"
 
 _KEPT = "what was read of it before stays in force; where nothing was, it counts as absent"
@@ -113,13 +115,17 @@ class NodeFaults(msgspec.Struct, frozen=True):
     """What goes wrong on this node; each '' where nothing does.
 
     refused:     why the kernel refuses transactions
-    verdict_log: why the verdict log can't be opened
+    verdict_log: why the verdict log can't be written, or not all of it
+    unended:     why live connections that a change revoked can't be looked for
+    unheard:     why it isn't heard when others change the table
     unjudged:    the bridges whose Pods reach each other past the rules, in words
     mending:     the command that has their packets judged
     """
 
     refused: str = ""
     verdict_log: str = ""
+    unended: str = ""
+    unheard: str = ""
     unjudged: str = ""
     mending: str = ""
 
@@ -134,6 +140,14 @@ def node_statements(node: str, faults: NodeFaults) -> list[Statement]:
     if faults.verdict_log:
         said = f"Policies are enforced, but verdicts aren't logged: {faults.verdict_log}"
         found.append(Statement(about=about, reason=LOG_UNAVAILABLE, message=readable(said), scope="node"))
+    if faults.unended:
+        said = (
+            f"Live connections that a change revoked can't be ended, their Pods stay under re-check: {faults.unended}"
+        )
+        found.append(Statement(about=about, reason=CONNECTIONS_NOT_ENDED, message=readable(said), scope="node"))
+    if faults.unheard:
+        said = f"What others change in the table is found late, once a minute: {faults.unheard}"
+        found.append(Statement(about=about, reason=CHANGES_NOT_HEARD, message=readable(said), scope="node"))
     if faults.unjudged:
         said = f"Packets between Pods on {faults.unjudged} pass the rules by; for policies to hold: {faults.mending}"
         found.append(Statement(about=about, reason=BRIDGE_UNJUDGED, message=readable(said), scope="node"))

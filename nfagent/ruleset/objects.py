@@ -22,6 +22,8 @@ FLOW_SECONDS = 300
 FLOW_SET_SIZE = 65536
 TABLE_FAMILY = "inet"
 TABLE = "nfagent"
+TABLE_FLAGS = ("table", "flags")
+"""Kind and name of what is foreign where the table itself has flags, such as `dormant`."""
 
 End: TypeAlias = Literal["client", "server"]
 Way: TypeAlias = Literal["original", "reply"]

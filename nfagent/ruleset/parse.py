@@ -13,12 +13,14 @@ import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family, Range, canonical, parse_cidr, single
 from nfagent.errors import WireError
+from nfagent.ruleset.foreign import is_identifier
 from nfagent.ruleset.objects import (
     ABSENT,
     FLOW_SECONDS,
     FLOW_SET_SIZE,
     TABLE,
     TABLE_FAMILY,
+    TABLE_FLAGS,
     Accept,
     Chain,
     Connection,
@@ -56,7 +58,7 @@ from nfagent.ruleset.objects import (
     Way,
     WayIs,
 )
-from nfagent.ruleset.parse_header import numbers, parse_header_match
+from nfagent.ruleset.parse_header import numbers, parse_header_match, protocol_name
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -73,8 +75,6 @@ _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
 _PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
-_PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
-"""By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
 
 
 _FLOW_KEYS: dict[bytes, Family] = {
@@ -180,11 +180,16 @@ class _Reader:
 
     def take(self, kind: str, item: _Json) -> None:
         """Take in one object; one that can't be ours is foreign."""
-        name = str(item.get("name", ""))
+        given = item.get("name")
+        name = given if isinstance(given, str) else ""
         try:
             match kind:
                 case "table":
                     self.exists = True
+                    if item.get("flags"):
+                        self.foreign.add(TABLE_FLAGS)  # nft 1.0.6 says that there are some, and not which
+                case _ if not is_identifier(item.get("chain", name)):
+                    self.foreign.add((kind, name))
                 case "counter":
                     self.counters.add(name)
                 case "set":
@@ -194,7 +199,7 @@ class _Reader:
                 case "chain":
                     self.hooks[name] = _hook(item)
                 case "rule":
-                    self.rules.setdefault(str(item.get("chain")), []).append(_known_rule(item))
+                    self.rules.setdefault(item["chain"], []).append(_known_rule(item))
                 case _:
                     self.foreign.add((kind, name))
         except _UNKNOWN:
@@ -215,10 +220,10 @@ def _shared(read: _Shape, known: _Shape | None) -> _Shape:
 def _named_set(item: _Json) -> NamedSet:
     types = item["type"]
     kind, family = _SET_TYPES[tuple(types) if isinstance(types, list) else (types,)]
-    flags = item.get("flags", [])
+    flags = _flags(item)
     if kind == "flow":
         return _flow_set(item, family)
-    if flags == ["interval"] and kind == "address":
+    if flags == {"interval"} and kind == "address":
         kind = "range"
     elif flags or "timeout" in item:
         raise ValueError(flags)
@@ -227,10 +232,16 @@ def _named_set(item: _Json) -> NamedSet:
 
 
 def _flow_set(item: _Json, family: Family) -> NamedSet:
-    # libnftables lists no `dynamic`; what the set remembers is the kernel's own business.
-    if (item.get("flags"), item.get("timeout"), item.get("size")) != (["timeout"], FLOW_SECONDS, FLOW_SET_SIZE):
+    # nft 1.0.6 lists no `dynamic`, nft 1.1 does; what the set remembers is the kernel's own business.
+    known = (_flags(item) - {"dynamic"}, item.get("timeout"), item.get("size"))
+    if known != ({"timeout"}, FLOW_SECONDS, FLOW_SET_SIZE):
         raise ValueError(item)
     return NamedSet("flow", family, comment=item.get("comment", ""))
+
+
+def _flags(item: _Json) -> set[str]:
+    flags = item.get("flags", [])  # one word, or several
+    return {flags} if isinstance(flags, str) else set(flags)
 
 
 def _element(kind: SetKind, entry: Any) -> Element:
@@ -238,7 +249,7 @@ def _element(kind: SetKind, entry: Any) -> Element:
         return canonical(entry)
     if kind == "port":
         address, protocol, port = entry["concat"]
-        return canonical(address), _protocol(protocol), int(port)
+        return canonical(address), protocol_name(protocol), int(port)
     if kind == "family":
         return _FAMILY[entry]
     if isinstance(entry, str):
@@ -321,7 +332,7 @@ def _verdict(kind: str, value: Any) -> Verdict | None:
             return Dispatch(key, _set_reference(value["data"])) if key is not None else None
         case "masquerade" if value is None:
             return Masquerade(random_fully=False)
-        case "masquerade" if value == {"flags": "fully-random"}:
+        case "masquerade" if value in ({"flags": "fully-random"}, {"flags": ["fully-random"]}):
             return Masquerade(random_fully=True)
     return None
 
@@ -363,7 +374,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
 def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
-            return ProtocolIs(tuple(map(_protocol, _alternatives(right))))
+            return ProtocolIs(tuple(map(protocol_name, _alternatives(right))))
         case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
             return LocalSource()
         case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
@@ -383,11 +394,6 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
 
 def _alternatives(right: Any) -> tuple[Any, ...]:
     return tuple(right["set"]) if isinstance(right, dict) else (right,)
-
-
-def _protocol(listed: Any) -> Any:
-    word = listed.lower() if isinstance(listed, str) else listed
-    return _PROTOCOLS.get(word, str(word))
 
 
 def _key(left: _Json) -> Connection | Packet | None:

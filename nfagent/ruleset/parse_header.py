@@ -1,10 +1,13 @@
-"""What the kernel lists of a match on a packet's own header to a value: ports and fragments."""
+"""What the kernel lists of a match on a packet's own header to a value: protocols, ports and fragments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nfagent.ruleset.objects import Fragment, Match, PacketPort
+
+_PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
+"""By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
 
 
 def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
@@ -23,3 +26,9 @@ def numbers(right: Any) -> tuple[int, int]:
     """Read a number or a range of numbers: first and last."""
     first, last = right["range"] if isinstance(right, dict) else (right, right)
     return int(first), int(last)
+
+
+def protocol_name(listed: Any) -> Any:
+    """Return the name that our rules have for a protocol, by what nft lists for it."""
+    word = listed.lower() if isinstance(listed, str) else listed
+    return _PROTOCOLS.get(word, str(word))

@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Chain, Element, NamedSet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.foreign import Removal, is_clean, removal
+from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Chain, Element, NamedSet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.text import element_text, hook_text, map_properties, rule_text, set_properties
 
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
@@ -20,7 +21,7 @@ _PER_COMMAND = 500
 
 
 class AddTable(msgspec.Struct, frozen=True):
-    """Make the table; one that exists stays as it is."""
+    """Make the table; one that exists stays as it is, but for flags such as `dormant`, which go."""
 
     def text(self) -> str:
         """Write it in nft syntax."""
@@ -153,8 +154,9 @@ def phases(transaction: Transaction) -> tuple[Transaction, ...]:
 
     What is made first is unreachable until the elements change, all together; what goes last is unreachable by
     then. A transaction that changes the rules of a chain which stays can't be split: its rules and the elements
-    that belong to them must change at the same moment.
+    that belong to them must change at the same moment. Nor can one that puts something in another's place.
     """
+    made = {command.name for command in transaction if isinstance(command, AddSet | AddMap | AddChain)}
     fresh = {command.name for command in transaction if isinstance(command, AddChain)}
     ending = {command.name for command in transaction if isinstance(command, Delete) and command.kind == "chain"}
     parts: tuple[list[Command], list[Command], list[Command]] = ([], [], [])
@@ -168,6 +170,8 @@ def phases(transaction: Transaction) -> tuple[Transaction, ...]:
                 return (transaction,)
             case Delete("table"):
                 return (transaction,)
+            case Delete(name=name) if name in made:
+                return (transaction,)
             case Delete() | FlushChain():
                 parts[2].append(command)
             case _:
@@ -175,25 +179,31 @@ def phases(transaction: Transaction) -> tuple[Transaction, ...]:
     return tuple(tuple(part) for part in parts if part)
 
 
-def diff(before: Ruleset, after: Ruleset) -> Transaction:
-    """Give the commands that turn one ruleset into the other; none where they are equal."""
+def diff(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Transaction:
+    """Give the commands that turn one ruleset into the other; none where they are equal.
+
+    anew: where something foreign has to go, the whole table goes with it: for a kernel that refused anything less
+    """
     if not after.exists:
         return (Delete("table"),) if before.exists else ()
-    if before.exists and _reshaped(before, after):
-        return (Delete("table"), *diff(Ruleset(exists=False), after))
-    return tuple(_commands(before, after))
+    if not before.exists or is_clean(before, after):
+        return tuple(_commands(before, after))
+    going = None if anew else removal(before, after)
+    if going is None:
+        return (Delete("table"), *diff(ABSENT, after))
+    return (*_removing(going), *_commands(going.left, after))
 
 
-def _reshaped(before: Ruleset, after: Ruleset) -> bool:
-    """Tell whether something kept its name and changed its type: then the table is made anew, in one step."""
-    sets = any(_shape(before.sets[name]) != _shape(after.sets[name]) for name in before.sets.keys() & after.sets)
-    maps = any(before.maps[name].family != after.maps[name].family for name in before.maps.keys() & after.maps)
-    hooks = any(before.chains[name].hook != after.chains[name].hook for name in before.chains.keys() & after.chains)
-    return sets or maps or hooks or bool(before.foreign)
-
-
-def _shape(item: NamedSet) -> tuple[str, int, str]:
-    return (item.kind, item.family, item.comment)
+def _removing(going: Removal) -> Iterator[Command]:
+    if going.wakes:
+        yield AddTable()
+    for name in going.flushed:
+        yield FlushChain(name)
+    for name, elements in sorted(going.elements.items()):
+        for part in _pair_parts(list(elements)):
+            yield ChangeMapElements("delete", name, part)
+    for kind, name in going.deleted:
+        yield Delete(kind, name)
 
 
 def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command]:

@@ -23,7 +23,11 @@ _NEWTABLE, _GETTABLE, _NEWGEN, _GETGEN = (_SUBSYSTEM | number for number in (0, 
 _NLM_F_DUMP = 0x300  # linux/netlink.h
 _TABLE_NAME = 1  # NFTA_TABLE_NAME, and as the first attribute of chains, rules, sets, elements, objects: their table's
 _MARK = netlink.attribute(_TABLE_NAME, TABLE.encode() + b"\0")
+_NFTA_TABLE_FLAGS = 2
 _NFTA_TABLE_USE = 3
+TABLE_OWNER = 2
+"""NFT_TABLE_F_OWNER: only the socket that made the table may change it."""
+NFPROTO_INET = 1
 _NFTA_GEN_ID = 1
 _NFTA_GEN_PROC_PID = 2
 _NFTA_GEN_PROC_NAME = 3
@@ -88,6 +92,14 @@ def decode_table_size(message: netlink.Message) -> tuple[str, int]:
     found = dict(netlink.attributes(message.payload, netlink.NFGEN_SIZE))
     name = found.get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="backslashreplace")
     return name, _number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size")
+
+
+def decode_table_flags(message: netlink.Message) -> tuple[int, str, int]:
+    """Give a table's family (NFPROTO_*), name and flags (TABLE_*). Raises WireError."""
+    name, _ = decode_table_size(message)
+    found = dict(netlink.attributes(message.payload, netlink.NFGEN_SIZE))
+    flags = _number(found.get(_NFTA_TABLE_FLAGS, bytes(_NUMBER.size)), "table's flags")
+    return message.payload[0], name, flags
 
 
 def _committer(payload: bytes) -> Committer:

@@ -528,3 +528,32 @@ def test_drift_that_is_told_is_put_right_in_one_transaction() -> None:
             assert listed() == stage.desired.ruleset()
 
     asyncio.run(body())
+
+
+KEYWORD = {"family": "inet", "table": "nfagent", "name": "over", "bytes": 5, "inv": True}
+"""A quota whose name is a word of nft's syntax: JSON can make it, and no text can delete it."""
+
+
+def test_what_can_not_be_removed_alone_goes_with_the_whole_table(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            nft("-j", "-f", "-", text=json.dumps({"nftables": [{"add": {"quota": KEYWORD}}]}))
+            stage.reconciler.distrust()
+            await stage.settles()
+            assert listed() == stage.desired.ruleset()
+            # The next foreign thing is removed alone again.
+            nft("add", "quota", "inet", "nfagent", "mine", "{ over 5 bytes; }")
+            handle = table_handle()
+            stage.reconciler.distrust()
+            await stage.settles()
+            assert (listed(), table_handle()) == (stage.desired.ruleset(), handle)
+
+    with caplog.at_level("ERROR"):
+        asyncio.run(body())
+    assert_refused(caplog, "syntax error")
+
+
+def table_handle() -> int:
+    """Give what tells this table from one that was made anew."""
+    entries = json.loads(nft("-j", "list", "tables", "inet"))["nftables"]
+    return int(next(entry["table"]["handle"] for entry in entries if entry.get("table", {}).get("name") == "nfagent"))

@@ -208,6 +208,43 @@ DAMAGE = {
     "a foreign base chain": "add chain inet nfagent mine { type filter hook input priority 0; policy drop; }",
     "a foreign counter": "add counter inet nfagent mine",
     "a foreign quota": "add quota inet nfagent mine { over 5 bytes; }",
+    "a foreign quota that a rule in our chain asks": "add quota inet nfagent mine { over 5 bytes; }\n"
+    f"insert rule inet nfagent {CHAIN} quota name mine drop",
+    "a foreign quota that a foreign chain asks by a map": "add quota inet nfagent mine { over 5 bytes; }\n"
+    "add map inet nfagent whose { type ipv4_addr : quota; elements = { 10.0.0.1 : mine }; }\n"
+    "add chain inet nfagent guard { type filter hook forward priority 5; policy drop; }\n"
+    "add rule inet nfagent guard quota name ip saddr map @whose drop\n"
+    f"{MINE}add rule inet nfagent mine quota name mine drop\nadd rule inet nfagent guard jump mine",
+    "a foreign limit": "add limit inet nfagent mine { rate 5/second; }\n"
+    f"insert rule inet nfagent {CHAIN} limit name mine drop",
+    "a foreign ct helper": 'add ct helper inet nfagent mine { type "ftp" protocol tcp; }\n'
+    f'insert rule inet nfagent {CHAIN} ct helper set "mine"',
+    "a foreign ct timeout": "add ct timeout inet nfagent mine { protocol tcp; policy = { established : 100 }; }",
+    "a foreign ct expectation": "add ct expectation inet nfagent mine "
+    "{ protocol tcp; dport 5432; timeout 1h; size 12; l3proto ip; }",
+    "a foreign synproxy": "add synproxy inet nfagent mine { mss 1460; wscale 7; timestamp sack-perm }",
+    "two foreign chains, a map between them, and a set": f"{MINE}add chain inet nfagent yours\n"
+    "add map inet nfagent m { type ipv4_addr : verdict; flags interval; elements = { 10.0.0.0/8 : jump yours }; }\n"
+    "add set inet nfagent s { type ipv4_addr; flags timeout; }\n"
+    "add rule inet nfagent mine ip saddr vmap @m\nadd rule inet nfagent yours ip saddr @s drop\n"
+    f"insert rule inet nfagent {CHAIN} jump mine",
+    "a set of ours with a timeout": f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}\n"
+    f"add set inet nfagent {PEERS} {{ type ipv4_addr; flags timeout; }}\n"
+    f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",
+    "a set of ours of the other family": f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}\n"
+    f"add set inet nfagent {PEERS} {{ type ipv6_addr; }}\n"
+    f"add rule inet nfagent {CHAIN} ct original ip6 saddr @{PEERS} accept",
+    "a set of ours in a map's place": f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}\n"
+    f"add map inet nfagent {PEERS} {{ type ipv4_addr : verdict; }}",
+    "a map of ours that jumps": "flush map inet nfagent ingress4\n"
+    f"add element inet nfagent ingress4 {{ 10.64.0.10 : jump {CHAIN} }}",
+    "a base chain of ours at another hook": "flush chain inet nfagent output-revoked\n"
+    "delete chain inet nfagent output-revoked\n"
+    "add chain inet nfagent output-revoked { type filter hook input priority 7; policy accept; }",
+    "a base chain of ours that is none any more": "flush chain inet nfagent output-revoked\n"
+    "delete chain inet nfagent output-revoked\nadd chain inet nfagent output-revoked\n"
+    "insert rule inet nfagent stray-egress jump output-revoked",
+    "our table put to sleep": "add table inet nfagent { flags dormant; }",
     "an altered rule": f"flush chain inet nfagent {CHAIN}\n"
     f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",
     "a section that is left at once": f"insert rule inet nfagent {SECTION} return",
@@ -238,15 +275,32 @@ DAMAGE = {
 }
 
 
+COUNTED = "deny/ingress/shop/p"
+REVOKED = "10.64.0.10 . tcp . 80 . 10.64.0.11 . 4711"
+
+
 @pytest.mark.parametrize("commands", DAMAGE.values(), ids=DAMAGE)
-def test_44_damage_is_seen_and_repaired(kernel: Kernel, commands: str) -> None:
+def test_44_damage_is_seen_and_repaired_and_what_is_ours_stays(kernel: Kernel, commands: str) -> None:
     kernel.start_with(SCENE)
+    # Nothing but packets counts: what was counted is put there, as a packet would have put it.
+    kernel.nft(
+        "-f",
+        "-",
+        text=f"delete table inet nfagent\nadd table inet nfagent\n"
+        f"add counter inet nfagent {COUNTED} {{ packets 7 bytes 420; }}\n"
+        f"{transaction_text(diff(Ruleset(), SCENE))}"
+        f"add element inet nfagent revoked4 {{ {REVOKED} }}\n",
+    )
     kernel.nft("-f", "-", text=f"{commands}\n")
     found = kernel.ruleset()
     repair = diff(found, SCENE)
     assert repair != ()
     kernel.apply(repair)
     assert kernel.ruleset() == SCENE
+    if not commands.startswith(("delete table", "flush ruleset")):
+        assert "packets 7 bytes 420" in kernel.nft("list", "counter", "inet", "nfagent", COUNTED)
+        assert REVOKED in kernel.nft("list", "set", "inet", "nfagent", "revoked4")
+    assert "dormant" not in kernel.nft("list", "table", "inet", "nfagent")
 
 
 def loads(kernel: Kernel, *documents: Document) -> Ruleset:

@@ -45,6 +45,9 @@ class TurnKernel:
     async def read(self) -> Ruleset:
         return self.fake.ruleset
 
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
     async def apply(self, transaction: Transaction) -> None:
         self._told.append("apply")
         self.commits.append(transaction)

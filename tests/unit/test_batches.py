@@ -67,6 +67,9 @@ class SlowKernel:
         self.fake.apply(transaction)
         self.held.append(self.fake.ruleset)
 
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
 
 class SteppingClock:
     """Time that passes by a step at each look: an event or a step of work takes that long."""

@@ -63,6 +63,9 @@ class SlowKernel:
         except Refused as refusal:
             raise KernelError(str(refusal)) from None
 
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
     def _fail(self) -> None:
         if self.faults:
             self.faults -= 1

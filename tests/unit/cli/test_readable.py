@@ -74,7 +74,7 @@ def kind(phase: str = "watching", trouble: str = "") -> dict[str, object]:
     return {"phase": phase, "synced": phase != "initial", "version": "5", "objects": 1, "trouble": trouble}
 
 
-LOG = {"problem": "", "path": "x", "received": 0, "lost": 0, "unattributed": {}, "undecodable": 0, "errors": 0}
+LOG = {"problem": "", "path": "x", "received": 0, "lost": 0, "unattributed": {}, "undecodable": 0, "lost_lines": 0}
 FOLLOWING: dict[str, tuple[dict[str, object], str]] = {
     "all is well": (
         {"Pod": kind(), "Node": kind(), "NetworkLogging": kind("missing")},
@@ -102,3 +102,16 @@ def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, o
         "verdict_log": LOG,
     }
     assert ("API server", expected) in readable.agent_facts(agent)
+
+
+def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> None:
+    lost = {"lost_lines": 7, "lost_by": {"No space left on device": 3, "queue full": 4}}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": {**LOG, **lost},
+    }
+    facts = dict(readable.agent_facts(agent))
+    assert "7 lines could not be written (3 No space left on device, 4 queue full)" in facts["verdict log"]

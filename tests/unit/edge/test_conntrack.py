@@ -313,6 +313,20 @@ def test_a_small_table_is_dumped_whole() -> None:
             assert kernel.dumps() == [WHOLE]
 
 
+def test_a_dump_that_was_made_again_counts_every_entry_once() -> None:
+    left = [INTERRUPTED, INTERRUPTED, 0]
+
+    def answers(asked: list[netlink.Message]) -> list[bytes]:
+        flags = left.pop(0) if left else 0
+        return listing(as_asked(dump_of(asked[0])), asked[0].sequence, flags)
+
+    with played(answers, filters_from=4) as (connections, kernel):
+        assert sorted(entry.id for entry in connections.entries(frozenset({"10.0.0.1"}))) == [1, 2, 3]
+        assert kernel.dumps() == [WHOLE, WHOLE, WHOLE]
+        connections.entries(frozenset({"10.0.0.1"}))
+        assert kernel.dumps() == [WHOLE], "the table is as small as ever, so no filter is tried"
+
+
 def test_many_addresses_are_picked_from_a_whole_dump() -> None:
     with played(dumping(as_asked), filters_from=3) as (connections, kernel):
         connections.entries(frozenset({"10.0.0.1"}))

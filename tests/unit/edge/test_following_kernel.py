@@ -32,6 +32,9 @@ class Kernel:
     async def difference(self, wanted: Ruleset) -> Transaction:
         return diff(self.fake.ruleset, wanted)
 
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
     async def apply(self, transaction: Transaction) -> None:
         self.commits.append(transaction)
         try:

@@ -11,6 +11,7 @@ from nfagent.cluster.address import FAMILIES, Range, parse_cidr, single
 from nfagent.errors import WireError
 from nfagent.ruleset.objects import (
     ABSENT,
+    TABLE_FLAGS,
     Accept,
     Chain,
     Drop,
@@ -139,11 +140,38 @@ FOREIGN: dict[str, Entry] = {
 
 
 @pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN)
-def test_foreign_objects_are_told_apart_and_the_table_is_made_anew(entry: Entry) -> None:
+def test_foreign_objects_are_told_apart_and_nothing_else_goes(entry: Entry) -> None:
     found = parse_ruleset(listing(TABLE, entry))
     [kind] = entry
     assert found.foreign == {(kind, "x")}
-    assert diff(found, Ruleset())[0] == Delete("table")
+    assert diff(found, Ruleset())[-1] == Delete(kind, "x")
+
+
+@pytest.mark.parametrize("flags", ["inet", "dormant", ["dormant"], ["owner", "persist"]])
+def test_a_table_with_flags_is_told_apart(flags: object) -> None:
+    found = parse_ruleset(listing({"table": {**TABLE["table"], "flags": flags}}))
+    assert found.foreign == {TABLE_FLAGS}
+
+
+@pytest.mark.parametrize("kind", ["chain", "set", "map", "counter", "quota"])
+@pytest.mark.parametrize("name", ["", "5", "a b", "x; delete table inet filter", "x\n"])
+def test_what_has_a_name_that_syntax_can_not_write_is_foreign(kind: str, name: str) -> None:
+    found = parse_ruleset(listing(TABLE, ours(kind, name=name, type="ipv4_addr", map="verdict")))
+    assert found == Ruleset(foreign=frozenset({(kind, name)}))
+
+
+@pytest.mark.parametrize("flags", ["interval", ["interval"]], ids=["one word", "a list"])
+def test_flags_may_be_listed_as(flags: object) -> None:
+    found = parse_ruleset(listing(TABLE, ours("set", name="x", type="ipv4_addr", flags=flags)))
+    assert found.sets == {"x": NamedSet("range", 4)}
+
+
+@pytest.mark.parametrize(
+    "flags", [["timeout"], ["timeout", "dynamic"], ["dynamic", "timeout"], "timeout"], ids=["1.0.6", "1.1.3", "3", "4"]
+)
+def test_a_set_of_flows_is_ours_with_or_without_dynamic(flags: object) -> None:
+    entry = ours("set", name="x", type=FLOW_TYPES, size=65536, flags=flags, timeout=300)
+    assert parse_ruleset(listing(TABLE, entry)).sets == {"x": NamedSet("flow", 4)}
 
 
 def concat(port: str, protocol: str = "th") -> Entry:

@@ -7,11 +7,13 @@ import pytest
 from nfagent.cluster.address import parse_cidr
 from nfagent.ruleset.objects import (
     ABSENT,
+    TABLE_FLAGS,
     Accept,
     Chain,
     Connection,
     Dispatch,
     Drop,
+    Foreign,
     Goto,
     Hook,
     InSet,
@@ -34,6 +36,7 @@ from nfagent.ruleset.transaction import (
     Delete,
     FlushChain,
     diff,
+    phases,
     transaction_text,
 )
 from tests.fake_kernel import FakeKernel, Refused
@@ -95,23 +98,114 @@ def test_no_difference_no_commands() -> None:
     assert diff(FULL, ABSENT) == (Delete("table"),)
 
 
+QUOTA = frozenset({("quota", "x")})
+REMOVALS: dict[str, tuple[Ruleset, list[str]]] = {
+    "a set of another kind": (
+        changed(sets={"peers": NamedSet("range", 4)}),
+        ["flush chain class", "delete set peers", "add set peers", "add element peers", *["add rule class"] * 2],
+    ),
+    "a set of the other family": (
+        changed(sets={"peers": NamedSet("address", 6)}),
+        ["flush chain class", "delete set peers", "add set peers", "add element peers", *["add rule class"] * 2],
+    ),
+    "a set with another comment": (
+        changed(sets={"peers": NamedSet("address", 4, comment="x")}),
+        ["flush chain class", "delete set peers", "add set peers", "add element peers", *["add rule class"] * 2],
+    ),
+    "a map of the other family": (
+        changed(maps={"ingress4": VerdictMap(6, {})}),
+        ["flush chain base", "delete map ingress4", "add map ingress4", "add rule base", "add element ingress4"],
+    ),
+    "a map in a set's place": (
+        changed(sets={}, maps={**FULL.maps, "peers": VerdictMap(4, {})}),
+        ["flush chain class", "delete map peers", "add set peers", "add element peers", *["add rule class"] * 2],
+    ),
+    "another hook": (
+        changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}),
+        ["flush chain base", "delete chain base", "add chain base", "add rule base"],
+    ),
+    "no hook": (
+        changed(chains={**FULL.chains, "base": Chain()}),
+        ["flush chain base", "delete chain base", "add chain base", "add rule base"],
+    ),
+    "no hook, and rules and elements that lead there": (
+        changed(
+            maps={"ingress4": VerdictMap(4, {**FULL.maps["ingress4"].elements, "10.0.0.8": "base"})},
+            chains={**FULL.chains, "base": Chain(), "allow": Chain((Rule(verdict=Goto("base")),))},
+        ),
+        [
+            "flush chain allow",
+            "flush chain base",
+            "delete element ingress4",
+            "delete chain base",
+            "add chain base",
+            "add rule allow",
+            "add rule base",
+        ],
+    ),
+    "a base chain that drops, which bears our name": (
+        changed(
+            chains={name: chain for name, chain in FULL.chains.items() if name != "base"},
+            foreign=frozenset({("chain", "base")}),
+        ),
+        ["flush chain base", "delete chain base", "add chain base", "add rule base"],
+    ),
+    "a set with a timeout, which bears our name": (
+        changed(sets={}, foreign=frozenset({("set", "peers")})),
+        ["flush chain class", "delete set peers", "add set peers", "add element peers", *["add rule class"] * 2],
+    ),
+    "a quota": (changed(foreign=QUOTA), ["delete quota x"]),
+    "a quota, and a rule of ours that asks it": (
+        changed(
+            chains={**FULL.chains, "allow": Chain((Rule((Foreign("quota"),)), Rule(verdict=Accept())))}, foreign=QUOTA
+        ),
+        ["flush chain allow", "delete quota x", "add rule allow"],
+    ),
+    "a quota, and a foreign chain that asks it": (
+        changed(chains={**FULL.chains, "mine": Chain((Rule((Foreign("quota"),)),))}, foreign=QUOTA),
+        ["flush chain mine", "delete quota x", "flush chain mine", "delete chain mine"],
+    ),
+    "objects that refer to each other": (
+        changed(
+            foreign=frozenset({("quota", "q"), ("map", "m"), ("set", "s"), ("chain", "c"), ("ct helper", "h")}),
+        ),
+        ["flush chain c", "delete map m", "delete chain c", "delete set s", "delete quota q", "delete ct helper h"],
+    ),
+    "a table that sleeps": (changed(foreign=frozenset({TABLE_FLAGS})), ["add table"]),
+}
+
+
+@pytest.mark.parametrize(("before", "commands"), REMOVALS.values(), ids=REMOVALS)
+def test_what_is_foreign_or_has_another_type_goes_and_the_rest_stays(before: Ruleset, commands: list[str]) -> None:
+    found = diff(before, FULL)
+    lines = transaction_text(found).replace(" inet nfagent", "").splitlines()
+    assert [line.partition(" {")[0] if "rule" not in line else " ".join(line.split()[:3]) for line in lines] == commands
+    kernel = FakeKernel(before)
+    kernel.apply(found)
+    assert kernel.ruleset == FULL
+
+
 @pytest.mark.parametrize(
-    "before",
+    "foreign",
     [
-        pytest.param(changed(sets={"peers": NamedSet("range", 4)}), id="a set of another kind"),
-        pytest.param(changed(sets={"peers": NamedSet("address", 6)}), id="a set of the other family"),
-        pytest.param(changed(maps={"ingress4": VerdictMap(6, {})}), id="a map of the other family"),
-        pytest.param(changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}), id="another hook"),
-        pytest.param(changed(chains={**FULL.chains, "base": Chain()}), id="no hook"),
-        pytest.param(changed(foreign=frozenset({("quota", "x")})), id="a foreign object"),
+        pytest.param(("tunnel", "x"), id="an object of a kind that nobody knows"),
+        pytest.param(("quota", "x; delete table inet filter"), id="a name that isn't one"),
+        pytest.param(("rule", ""), id="a rule of a chain whose name isn't one"),
     ],
 )
-def test_what_kept_its_name_and_changed_its_shape_makes_the_table_anew_in_one_transaction(before: Ruleset) -> None:
-    commands = diff(before, FULL)
-    assert commands == (Delete("table"), *diff(ABSENT, FULL))
-    kernel = FakeKernel(before)
-    kernel.apply(commands)
-    assert kernel.ruleset == FULL
+def test_where_syntax_has_no_words_for_it_the_table_is_made_anew_in_one_transaction(foreign: tuple[str, str]) -> None:
+    assert diff(changed(foreign=frozenset({foreign})), FULL) == (Delete("table"), *diff(ABSENT, FULL))
+
+
+def test_for_a_kernel_that_refused_less_the_table_is_made_anew_in_one_transaction() -> None:
+    before = changed(foreign=QUOTA)
+    assert diff(before, FULL, anew=True) == (Delete("table"), *diff(ABSENT, FULL))
+    assert diff(FULL, FULL, anew=True) == ()
+
+
+def test_what_takes_anothers_place_is_one_phase() -> None:
+    found = diff(changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}), FULL)
+    assert phases(found) == (found,)
 
 
 def test_a_rule_at_the_end_is_appended_without_a_flush() -> None:

@@ -1,0 +1,142 @@
+"""Debian 13's nftables, in a folder of its own, lists what we write as the same objects.
+
+The folder is `build/debian-13`. `make trixie` makes it by debootstrap (a minute, 270 MB; it sets NFAGENT_DEBIAN_13);
+with it these tests take seconds, in every run; without it they are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+from uuid import uuid4
+
+import pytest
+
+from nfagent.ruleset.objects import ABSENT, Foreign, Match, Ruleset, SetKind, Verdict
+from nfagent.ruleset.parse import parse_ruleset
+from nfagent.ruleset.transaction import diff, transaction_text
+from tests.kernel.test_ruleset_kernel import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
+from tests.labs import logging_document
+from tests.scene import Scene, labelled, policy
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chroot and network namespaces"),
+]
+
+BUILD = Path(__file__).parents[2] / "build"
+ROOT = BUILD / "debian-13"
+MIRROR = "http://deb.debian.org/debian"
+SECONDS = 280
+LOGGED = logging_document(allow=True, deny=True)
+VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR, LOGGED).views["a"]
+VIEW.distrusted()
+SCENE = VIEW.ruleset()
+INSIDE = """
+import sys, nftables
+opened = nftables.Nftables()
+opened.set_json_output(True)
+for command in (sys.stdin.read(), "list table inet nfagent"):
+    code, output, error = opened.cmd(command)
+    if code:
+        sys.exit(error)
+print(output)
+"""
+
+
+@pytest.fixture(scope="module")
+def root() -> Path:
+    if not (ROOT / "usr/bin/python3").exists() and os.environ.get("NFAGENT_DEBIAN_13") != "build":
+        pytest.skip("there is no build/debian-13; make it with: make trixie")
+    return ROOT if (ROOT / "usr/bin/python3").exists() else built()
+
+
+def built() -> Path:
+    """Make the folder. What debootstrap mounts is in a mount namespace that ends with it."""
+    debootstrap = shutil.which("debootstrap")
+    if debootstrap is None:
+        pytest.skip("debootstrap is missing; run: apt-get install debootstrap")
+    BUILD.mkdir(exist_ok=True)
+    making = ROOT.with_name(f"debian-13.{uuid4().hex[:8]}")
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--propagation", "private"),
+            *(debootstrap, "--variant=minbase", "--include=nftables,python3-nftables"),
+            *("trixie", str(making), MIRROR),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    if done.returncode:
+        shutil.rmtree(making, ignore_errors=True)
+        pytest.skip(f"Debian 13 is not to be had here: {(done.stderr or done.stdout).strip()[-300:]}")
+    making.rename(ROOT)
+    return ROOT
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    name = f"nfagent-debian-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def listed(root: Path, namespace: str, ruleset: Ruleset) -> Ruleset:
+    """Load a ruleset by Debian 13's library, and read what that lists."""
+    done = subprocess.run(
+        ["ip", "netns", "exec", namespace, "chroot", str(root), "python3", "-c", INSIDE],
+        input=transaction_text(diff(ABSENT, ruleset)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return parse_ruleset(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
+def test_a_golden_is_read_back_as_it_was_loaded(root: Path, namespace: str, manifests: Path) -> None:
+    ruleset = golden(manifests)
+    found = listed(root, namespace, ruleset)
+    assert found == ruleset
+    assert diff(found, ruleset) == ()
+
+
+@pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
+def test_a_golden_that_this_nft_has_loaded_is_read_alike(root: Path, namespace: str, manifests: Path) -> None:
+    """An upgrade of the distribution finds the table of before."""
+    ruleset = golden(manifests)
+    text = transaction_text(diff(ABSENT, ruleset))
+    subprocess.run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], input=text, text=True, check=True)
+    done = subprocess.run(
+        ["ip", "netns", "exec", namespace, "chroot", str(root), "nft", "-j", "list", "table", "inet", "nfagent"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert parse_ruleset(json.loads(done.stdout)) == ruleset
+
+
+def test_every_form_that_we_write_is_among_them() -> None:
+    rules = [
+        rule for ruleset in (SCENE, *map(golden, GOLDENS)) for chain in ruleset.chains.values() for rule in chain.rules
+    ]
+    assert {type(match) for rule in rules for match in rule.matches} == {*get_args(Match)} - {Foreign}
+    assert {type(rule.verdict) for rule in rules if rule.verdict is not None} == {*get_args(Verdict)}
+    assert any(rule.counter for rule in rules)
+    assert {item.kind for item in SCENE.sets.values()} == {*get_args(SetKind)}
+
+
+def test_all_forms_together_are_read_back(root: Path, namespace: str) -> None:
+    assert listed(root, namespace, SCENE) == SCENE

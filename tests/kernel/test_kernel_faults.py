@@ -1,0 +1,152 @@
+"""What the kernel refuses while an agent runs: said once, tried again, and mended by itself when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import pytest
+from pyroute2 import netns
+
+from nfagent.cli.client import ask
+from nfagent.edge.kernel import Nftables
+from nfagent.errors import KernelError
+from nfagent.ruleset.objects import ABSENT
+from tests.kernel.test_cli import Site, site
+from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running
+from tests.labs import wait_until
+from tests.owned_table import owned_table
+
+__all__ = ["site"]
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+DENIED = "nf_tables needs root (CAP_NET_ADMIN)"
+OWNED = "table inet nfagent belongs to another process (flags owner)"
+
+
+@pytest.fixture
+def _namespace() -> Iterator[None]:
+    """Put the test's thread into a network namespace of its own."""
+    name = f"nfagent-faults-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+async def refused(stage: Stage, said: str) -> None:
+    """Wait until the kernel has refused three times in a row."""
+    async with asyncio.timeout(30):
+        while stage.reconciler.status.failures < 3:  # noqa: ASYNC110 - the status tells by counting
+            await asyncio.sleep(0.01)
+    assert said in stage.reconciler.status.last_error
+
+
+@pytest.mark.usefixtures("_namespace")
+def test_a_process_that_loses_its_capability_tries_until_it_has_it_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            os.seteuid(65534)
+            try:
+                stage.happens(decoded(SECOND_DB))
+                await refused(stage, DENIED)
+            finally:
+                os.seteuid(0)
+            await stage.settles(decoded(DB).ref)
+            assert listed() == stage.desired.ruleset()
+
+    with caplog.at_level("ERROR"):
+        asyncio.run(body())
+    assert [DENIED in message for message in caplog.messages] == [True], "said once"
+
+
+@pytest.mark.usefixtures("_namespace")
+def test_a_table_that_another_process_owns_at_the_start_is_tried_until_it_is_free() -> None:
+    async def body() -> None:
+        stage = Stage()
+        task = asyncio.create_task(stage.reconciler.run())
+        try:
+            with owned_table("nfagent"):
+                stage.happens(*map(decoded, SCENE))
+                await refused(stage, OWNED)
+                assert not task.done()
+            await stage.settles(decoded(SECOND_DB))
+            assert listed() == stage.desired.ruleset()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            stage.kernel.close()
+
+    asyncio.run(body())
+
+
+def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(site: Site) -> None:
+    def reconcile() -> dict[str, object]:
+        found: dict[str, object] = ask(site.socket, "/v1/dump/state", {})["agent"]["reconcile"]
+        return found
+
+    with site.agent() as agent:
+        with owned_table("nfagent", replaces=True):
+            wait_until(lambda: OWNED in str(reconcile()["last_error"]), 30)
+            assert OWNED in str(reconcile()["last_error"])
+        wait_until(lambda: bool(reconcile()["in_sync"]), 60)
+        assert site.said("dump", "diff").startswith("equal")
+        said = agent.stop()
+    assert said.count(OWNED) == 1
+    assert "mended: the kernel takes the rules again" in said
+
+
+@pytest.mark.usefixtures("_namespace")
+def test_a_table_that_was_put_to_sleep_is_woken_and_every_connection_looked_at_again() -> None:
+    async def body() -> None:
+        async with running(*SCENE) as stage:
+            stage.desired.absolve(stage.desired.suspects)
+            await stage.settles()
+            nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+            stage.reconciler.distrust()
+            await stage.settles()
+            assert stage.reconciler.status.drifts == 1
+            assert stage.desired.suspects
+            assert listed() == stage.desired.ruleset()
+
+    asyncio.run(body())
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("_namespace")
+def test_a_library_that_could_not_be_opened_once_is_opened_when_that_works_again() -> None:
+    kernel = Nftables()
+    try:
+        with no_more_files():
+            assert kernel.read_now() == ABSENT
+            with pytest.raises(KernelError, match="Too many open files"):
+                kernel.read_now()
+            with pytest.raises(KernelError, match="Too many open files"):
+                kernel.counters_now()
+        assert kernel.read_now() == ABSENT
+    finally:
+        kernel.close()

@@ -1,0 +1,132 @@
+"""A rule that nft lists otherwise than it was written: not rewritten for ever, nobody blamed, and still guarded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import pytest
+from pyroute2 import netns
+
+from nfagent.edge.clock import SystemClock
+from nfagent.edge.drift import generation
+from nfagent.edge.kernel import Nftables
+from nfagent.reconcile import Reconciler
+from nfagent.ruleset.objects import Accept, Chain, Drop, NamedSet, ProtocolIs, Rule, Ruleset
+from tests.kernel.test_reconcile_kernel import nft
+from tests.unit.test_reconcile import Wish
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+SORTED = Rule((ProtocolIs(("udp", "tcp")),), verdict=Accept())
+"""nft lists the protocols of a rule in an order of its own: tcp, udp."""
+WANTED = Ruleset(
+    sets={"peers4/1": NamedSet("address", 4, frozenset({"10.0.0.1"}))},
+    chains={"allow/a": Chain((SORTED, Rule(verdict=Drop()))), "allow/b": Chain((Rule(verdict=Accept()),))},
+)
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Put the test's thread into a network namespace of its own."""
+    name = f"nfagent-wording-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class Stage:
+    """A kernel, and a reconciler whose rounds the test asks for."""
+
+    def __init__(self, kernel: Nftables) -> None:
+        self.kernel = kernel
+        self.wish = Wish(WANTED)
+        self.reconciler = Reconciler(kernel, SystemClock(), self.wish)
+
+    async def compares(self) -> int:
+        """Compare once; give how many transactions that took."""
+        before = generation()
+        self.reconciler.distrust()
+        await self.reconciler.round()
+        assert self.reconciler.status.last_error == ""
+        return generation() - before
+
+
+@asynccontextmanager
+async def synced() -> AsyncIterator[Stage]:
+    kernel = Nftables()
+    try:
+        stage = Stage(kernel)
+        assert await stage.compares() > 0
+        yield stage
+    finally:
+        kernel.close()
+
+
+def test_what_is_listed_otherwise_is_said_once_and_then_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with synced() as stage:
+            assert await stage.compares() == 2, "written once, and once more to be certain"
+            for _ in range(3):
+                assert await stage.compares() == 0
+            status = stage.reconciler.status
+            assert (len(status.worded), status.drifts) == (1, 0)
+
+    asyncio.run(body())
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"listed otherwise than written, though nobody else changed it: chain allow/a \(nft \d[\d.]*\); "
+        r"taken as equal until that changes",
+        message,
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("insert rule inet nfagent allow/a accept", id="a rule before ours"),
+        pytest.param("flush chain inet nfagent allow/a", id="the chain flushed"),
+        pytest.param("add rule inet nfagent allow/b drop", id="a rule in another chain"),
+        pytest.param("flush set inet nfagent peers4/1", id="a set flushed"),
+    ],
+)
+def test_what_others_change_is_put_right_and_said_all_the_same(change: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with synced() as stage:
+            await stage.compares()
+            right = nft("list", "table", "inet", "nfagent")
+            caplog.clear()
+            nft("-f", "-", text=f"{change}\n")
+            assert await stage.compares() > 0
+            assert nft("list", "table", "inet", "nfagent") == right
+            assert stage.reconciler.status.drifts == 1
+            assert await stage.compares() == 0
+
+    asyncio.run(body())
+    assert [message.partition(";")[0] for message in caplog.messages] == ["the table was changed by somebody else"]
+
+
+def test_a_listing_that_is_known_says_nothing_about_another_rule() -> None:
+    async def body() -> None:
+        async with synced() as stage:
+            await stage.compares()
+            other = Chain((Rule(verdict=Accept()),))
+            stage.wish.wanted = Ruleset(WANTED.sets, chains={**WANTED.chains, "allow/a": other})
+            assert await stage.compares() > 0
+            assert (await stage.kernel.read()).chains["allow/a"] == other
+
+    asyncio.run(body())

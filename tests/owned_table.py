@@ -1,0 +1,40 @@
+"""A table that belongs to a netlink socket (`flags owner`): nobody else may change it while that is open."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nfagent.wire import netlink
+
+_BEGIN, _END = 0x10, 0x11  # NFNL_MSG_BATCH_*, linux/netfilter/nfnetlink.h
+_NEWTABLE, _DELTABLE = 0x0A00, 0x0A02
+_NAME, _FLAGS = 1, 2  # NFTA_TABLE_*
+_OWNER = 2  # NFT_TABLE_F_OWNER
+_INET = 1  # NFPROTO_INET
+_CREATE = 0x400
+
+
+@contextmanager
+def owned_table(name: str, *, replaces: bool = False) -> Iterator[None]:
+    """Make the table, in place of the one that is there, and own it; the kernel deletes it with the socket."""
+    table = netlink.attribute(_NAME, name.encode() + b"\0")
+    flags = netlink.attribute(_FLAGS, struct.pack("!I", _OWNER))
+    requests = [(_NEWTABLE, netlink.NLM_F_ACK | _CREATE, netlink.nfgen(_INET, 0) + table + flags)]
+    if replaces:
+        requests.insert(0, (_DELTABLE, netlink.NLM_F_ACK, netlink.nfgen(_INET, 0) + table))
+    frame = [(_BEGIN, 0, netlink.nfgen(0, 10)), *requests, (_END, 0, netlink.nfgen(0, 10))]
+    batch = b"".join(
+        netlink.message(kind, netlink.NLM_F_REQUEST | more, number, payload)
+        for number, (kind, more, payload) in enumerate(frame)
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER) as owner:
+        owner.bind((0, 0))
+        owner.settimeout(10)
+        owner.send(batch)
+        for _ in requests:
+            for answer in netlink.messages(owner.recv(65536)):
+                assert netlink.ack_errno(answer) == 0
+        yield
