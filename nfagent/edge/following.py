@@ -278,7 +278,7 @@ class ClusterSource:
             if stream.status != _OK:
                 await self._refused(reflector, stream)
             elif not request.watch:
-                await self._hand_on(reflector.take_page(await stream.read()))
+                await self._take_page(reflector, stream)
             else:
                 self._say_followed(reflector)
                 async for chunk in stream:
@@ -287,6 +287,14 @@ class ClusterSource:
                         return
                     self._say_followed(reflector)
                 reflector.end()
+
+    async def _take_page(self, reflector: Reflector, stream: Stream) -> None:
+        """Hand on a page's objects as they come: one of the server's cache is as long as the list."""
+        async for chunk in stream:
+            await self._hand_on(reflector.take_part(chunk))
+            if reflector.setback is not None:
+                return
+        await self._hand_on(reflector.end_page())
 
     async def _refused(self, reflector: Reflector, stream: Stream) -> None:
         code, body = stream.status, await stream.read()
