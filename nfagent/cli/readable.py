@@ -64,6 +64,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     kernel = [paint("ok") + ", in sync" if reconcile["in_sync"] else f"{paint('warn')}, not in sync yet"]
     if reconcile["failures"]:
         kernel = [f"{paint('FAIL')}, refused {reconcile['failures']} times in a row: {reconcile['last_error']}"]
+    if reconcile.get("held"):
+        kernel = [f"{paint('FAIL')}, nothing is changed: {reconcile['held']}"]
     kernel.append(counted(reconcile["transactions"], "transaction"))
     if reconcile["drifts"]:
         by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""

@@ -142,6 +142,8 @@ class ClusterSource:
         self._reflectors = {resource.kind: Reflector(resource, taker.held) for resource in resources}
         self._troubles: dict[str, str] = {}
         self._again = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._listed = asyncio.Event()
         self._never = asyncio.Event()
         self._services_at: float | None = None
         self._reading_services = asyncio.Lock()
@@ -180,10 +182,15 @@ class ClusterSource:
             # Not before they have ended: what one of them was still reading isn't of the new lists.
             for reflector in self._reflectors.values():
                 reflector.look_again()
+            self._listed.clear()
+            self._begun.set()
 
     async def reload(self) -> None:
-        """List everything again."""
+        """List everything again, and return when all that is listed was taken."""
+        self._begun.clear()
         self._again.set()
+        await self._begun.wait()
+        await self._listed.wait()
 
     def status(self) -> dict[str, Any]:
         """Tell where the objects come from, and how each resource stands, by kind."""
@@ -305,6 +312,8 @@ class ClusterSource:
 
     async def _hand_on(self, changes: Iterable[Change]) -> None:
         await self._taker.take(changes)
+        if not self._listed.is_set() and all(each.listed for each in self._reflectors.values()):
+            self._listed.set()
         if not self.synced and all(each.synced for each in self._reflectors.values()):
             self.synced = True
             self._taker.gathered()

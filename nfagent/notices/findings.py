@@ -22,6 +22,7 @@ UNREADABLE = "CannotBeRead"
 RULES_REFUSED = "RulesRefused"
 LOG_UNAVAILABLE = "VerdictLogUnavailable"
 BRIDGE_UNJUDGED = "BridgeTrafficNotJudged"
+RULES_HELD = "RulesHeld"
 
 _KEPT = "what was read of it before stays in force; where nothing was, it counts as absent"
 _REJECTED: dict[str, tuple[str, str]] = {
@@ -101,12 +102,14 @@ class NodeFaults(msgspec.Struct, frozen=True):
     verdict_log: why the verdict log can't be opened
     unjudged:    the bridges whose Pods reach each other past the rules, in words
     mending:     the command that has their packets judged
+    held:        why the rules stay as they are, whatever changes
     """
 
     refused: str = ""
     verdict_log: str = ""
     unjudged: str = ""
     mending: str = ""
+    held: str = ""
 
 
 def node_statements(node: str, faults: NodeFaults) -> list[Statement]:
@@ -116,6 +119,9 @@ def node_statements(node: str, faults: NodeFaults) -> list[Statement]:
     if faults.refused:
         said = f"The kernel refuses the rules, so changes of policies don't take effect on this node: {faults.refused}"
         found.append(Statement(about=about, reason=RULES_REFUSED, message=readable(said), scope="node"))
+    if faults.held:
+        said = f"No change takes effect on this node: {faults.held}"
+        found.append(Statement(about=about, reason=RULES_HELD, message=readable(said), scope="node"))
     if faults.verdict_log:
         said = f"Policies are enforced, but verdicts aren't logged: {faults.verdict_log}"
         found.append(Statement(about=about, reason=LOG_UNAVAILABLE, message=readable(said), scope="node"))

@@ -133,11 +133,25 @@ def test_a_sound_node_has_nothing_to_say() -> None:
 
 def test_each_fault_of_a_node_is_said_on_the_node_by_its_own_agent() -> None:
     faults = NodeFaults(
-        refused="EBUSY", verdict_log="group taken", unjudged="bridge cbr0 (IPv4)", mending="sysctl -w x=1"
+        refused="EBUSY",
+        verdict_log="group taken",
+        unjudged="bridge cbr0 (IPv4)",
+        mending="sysctl -w x=1",
+        held="there is no Node n1",
     )
     said = node_statements("n1", faults)
     assert {(one.about, one.scope) for one in said} == {(Ref("Node", "", "n1"), "node")}
-    assert [one.reason for one in said] == ["RulesRefused", "VerdictLogUnavailable", "BridgeTrafficNotJudged"]
-    parts = ("EBUSY", "group taken", "cbr0 (IPv4) pass the rules by; for policies to hold: sysctl")
+    assert [one.reason for one in said] == [
+        "RulesRefused",
+        "RulesHeld",
+        "VerdictLogUnavailable",
+        "BridgeTrafficNotJudged",
+    ]
+    parts = (
+        "EBUSY",
+        "there is no Node n1",
+        "group taken",
+        "cbr0 (IPv4) pass the rules by; for policies to hold: sysctl",
+    )
     for one, part in zip(said, parts, strict=True):
         assert part in one.message
