@@ -130,12 +130,6 @@ class Reflector:
             query["resourceVersion"] = self.version
         return Request(self.resource.path, query, watch=True)
 
-    def take_page(self, body: bytes) -> Iterator[Change]:
-        """Read a page of the list as a whole: `take_part` and `end_page`."""
-        yield from self.take_part(body)
-        if not self._stopped:
-            yield from self.end_page()
-
     def take_part(self, chunk: bytes) -> Iterator[Change]:
         """Read bytes of a page: give what they change. Where `setback` is set after it, the page is over."""
         self.setback = None
@@ -195,7 +189,7 @@ class Reflector:
             yield from self._absent(status)
         elif code in {_BAD_REQUEST, _UNPROCESSABLE} and self._phase == "initial":
             self._initial_events = False
-            self._fall("again", "initial events aren't served; listing by pages")
+            self._fall("again", "initial events aren't served; listing")
         else:
             wait = retry_after if retry_after is not None else status.retry_after
             kind: Literal["busy", "refused"] = "busy" if code == _TOO_MANY or wait is not None else "refused"

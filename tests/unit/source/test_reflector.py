@@ -68,7 +68,9 @@ def paged(body: bytes) -> Step:
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
-        followed.holder.take(followed.reflector.take_page(body))
+        followed.holder.take(followed.reflector.take_part(body))
+        if followed.reflector.setback is None:
+            followed.holder.take(followed.reflector.end_page())
 
     return step
 
