@@ -117,6 +117,10 @@ class Noting:
         self.commits: list[tuple[float, int]] = []
         self.notes = False
 
+    async def read(self) -> Ruleset:
+        """Give what the kernel holds."""
+        return await self._kernel.read()
+
     async def difference(self, wanted: Ruleset) -> Transaction:
         """Give what would make the kernel equal."""
         return await self._kernel.difference(wanted)

@@ -32,6 +32,7 @@ from nfagent.lab.plan import NodePlan, PodPlan
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import Goto, Jump, Ruleset
+from nfagent.ruleset.origins import without_reply
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import Record, encode
 from nfagent.wire import netlink
@@ -142,7 +143,8 @@ def _prefixes(ruleset: Ruleset, chain: str) -> tuple[list[str], list[str]]:
     reached = {chain}
     while fresh := {target for name in reached for target in _targets(ruleset, name)} - reached:
         reached |= fresh
-    logged = sorted(rule.log.prefix for name in reached for rule in ruleset.chains[name].rules if rule.log is not None)
+    written = {rule.log.prefix for name in reached for rule in ruleset.chains[name].rules if rule.log is not None}
+    logged = sorted({without_reply(prefix)[0] for prefix in written})
     denies = [prefix for prefix in logged if prefix.startswith("deny ")]
     return denies, [prefix for prefix in logged if prefix not in denies]
 

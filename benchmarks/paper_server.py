@@ -7,7 +7,7 @@
     {"do": "usage"}                                                  the CPU seconds that it has used
 
 Plain HTTP/1.1 on loopback, a chunk to an object or event, as Go's server writes them. Pods come in the order of their
-keys, as out of etcd. Lists are streamed (`sendInitialEvents`); with `--pages` that is refused, and they come in pages.
+keys, as out of etcd. Lists are streamed (`sendInitialEvents`); with `--pages` that is refused, and they are listed.
 """
 
 from __future__ import annotations
@@ -211,7 +211,9 @@ class PaperServer:
         elif parts.path not in self._others:
             await _whole(writer, "404 Not Found", _status(404, "NotFound", "the server could not find it"))
         elif "watch" not in query:
-            await self._page(parts.path, int(query.get("limit", "0")), int(query.get("continue", "0")), writer)
+            # As a watch cache does, which passes over the limit where any version will do.
+            limit = 0 if query.get("resourceVersion") == "0" else int(query.get("limit", "0"))
+            await self._page(parts.path, limit, int(query.get("continue", "0")), writer)
         elif "sendInitialEvents" in query and not self._streaming:
             await _whole(writer, "422 Unprocessable Entity", _status(422, "Invalid", "sendInitialEvents is forbidden"))
         else:

@@ -39,6 +39,7 @@ from nfagent.edge.logwriter import LogWriter
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.nflog_reading import NflogReading
+from nfagent.edge.readiness import Readiness
 from nfagent.edge.trials import begin_trial
 from nfagent.errors import KernelError, MachineError, Problem, UsageError
 from nfagent.explain.explanation import Explanation, explain
@@ -49,6 +50,7 @@ from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.unknown_node import UnknownNode, advice
 from nfagent.ruleset.views import (
     Scope,
     View,
@@ -91,7 +93,7 @@ class Source(Protocol):
         ...
 
     async def reload(self) -> None:
-        """Read everything again."""
+        """Read everything again, and return when that is taken in."""
         ...
 
     async def read_services(self) -> None:
@@ -122,7 +124,6 @@ class Agent:
         self._clock = SystemClock()
         self._drift = DriftWatch()
         self._kernel = Nftables(drift=self._drift)
-        undivided = asyncio.Event()
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -130,8 +131,10 @@ class Agent:
             resync=settings.reconcile.resync_seconds,
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
-            undivided=undivided,
+            on_hold=self._held,
+            guard=UnknownNode(self._desired.cluster, allowed=settings.allow_unknown_node),
         )
+        self._readiness = Readiness(self._clock)
         self._connections = Connections()
         self._revoker = Revoker(
             self._desired,
@@ -140,9 +143,9 @@ class Agent:
             self._clock,
             self._reconciler.wake,
             own=is_own,
-            undivided=undivided,
+            undivided=self._reconciler.undivided,
         )
-        self._intake = Intake(self._desired, self._clock, self._reconciler.wake, undivided)
+        self._intake = Intake(self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._reading = NflogReading(self._nflog, self._clock, self._log_verdicts)
@@ -153,7 +156,6 @@ class Agent:
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ready = False
-        self._announced = False
         self._gathered = asyncio.Event()
         self._last_good = LastGood(Path(settings.state_dir), settings.node_name)
         self._source: Source
@@ -170,6 +172,7 @@ class Agent:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
         spare_collections()
+        patience = asyncio.create_task(self._readiness.await_start(self._gathered))
         try:
             await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
@@ -183,6 +186,7 @@ class Agent:
                 self._nflog.close()
                 self._verdict_log.close()
         finally:
+            patience.cancel()
             await self._source.close()
             await self._last_good.close()
             self._connections.close()
@@ -206,7 +210,6 @@ class Agent:
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._last_good.run()),
-                tasks.create_task(systemd.let_the_node_start(self._gathered, self._clock)),
             ]
             if self._voice is not None:
                 running.append(tasks.create_task(self._speak(self._voice)))
@@ -239,8 +242,10 @@ class Agent:
 
     def _node_faults(self) -> NodeFaults:
         unjudged, mending = self._bridges.unjudged
+        status = self._reconciler.status
         return NodeFaults(
-            refused=self._reconciler.status.last_error,
+            refused=status.last_error,
+            held=status.held,
             verdict_log=self._reading.problem or self._verdict_log.problem,
             unended=self._revoker.status.last_error,
             unheard=self._drift.problem,
@@ -249,16 +254,22 @@ class Agent:
         )
 
     async def _reload(self) -> None:
-        """Read everything again, folder and kernel, whenever it is asked for: systemd's ExecReload."""
-        while True:
-            await self._reload_asked.wait()
-            self._reload_asked.clear()
-            systemd.notify("RELOADING=1")
-            await self._source.reload()
-            self._verdict_log.reopen()
-            self._bridges.look()
-            self._reconciler.distrust()
-            self._announced = False
+        """Read everything again, objects and kernel, whenever it is asked for: systemd's ExecReload."""
+        async with asyncio.TaskGroup() as rereading:
+            while True:
+                await self._reload_asked.wait()
+                self._reload_asked.clear()
+                read = asyncio.Event()
+                rereading.create_task(self._reread(read))
+                self._verdict_log.reopen()
+                self._bridges.look()
+                await self._readiness.await_reload(read, self._reconciler.distrust)
+
+    async def _reread(self, read: asyncio.Event) -> None:
+        await self._source.reload()
+        self._readiness.whole()
+        self._reconciler.distrust()
+        read.set()
 
     def _synced(self) -> None:
         self._revoker.committed()
@@ -267,9 +278,13 @@ class Agent:
             settle_memory()
             counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
             log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
-        if not self._announced:
-            self._announced = True
-            systemd.notify("READY=1\nSTATUS=enforcing")
+        # A comparison that began before a reload says nothing about what was read since.
+        if self._reconciler.trusted:
+            self._readiness.settled()
+
+    def _held(self) -> None:
+        if self._reconciler.trusted:
+            self._readiness.settled(f"nothing is changed: {self._reconciler.status.held}")
 
     async def _try_kernel(self) -> None:
         """Read the table once. Raises MachineError for what an administrator has to mend before anything works."""
@@ -311,8 +326,7 @@ class Agent:
     def _warn_about_node(self) -> None:
         cluster = self._desired.cluster
         if cluster.node not in cluster.nodes:
-            known = ", ".join(sorted(cluster.nodes)) or "none at all"
-            log.warning("there is no Node %s (there: %s); name this node with --node", cluster.node, known)
+            log.warning("%s", advice(cluster.node, cluster.nodes))
 
     async def view(self, name: str, scope: Scope) -> View:
         """Give a view of `dump`. Raises UsageError, KernelError."""

@@ -63,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Every setting; `systemd/nfagent.toml` says what each is for."""
 
     node: str = ""
+    allow_unknown_node: bool = False
     manifests: str = ""
     kubeconfig: str = ""
     context: str = ""

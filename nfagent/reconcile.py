@@ -39,6 +39,10 @@ _DOUBLINGS = 32
 class Kernel(Protocol):
     """What holds rulesets."""
 
+    async def read(self) -> Ruleset:
+        """Read what is there now. Raises KernelError."""
+        ...
+
     async def difference(self, wanted: Ruleset) -> Transaction:
         """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError, MachineError."""
         ...
@@ -84,6 +88,19 @@ class Wanted(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """What says whether the kernel's table may be changed at all."""
+
+    @property
+    def doubts(self) -> bool:
+        """Tell whether it has to see what the table holds."""
+        ...
+
+    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+        """Say why the table must stay as it is; '' where it may be changed."""
+        ...
+
+
 class Clock(Protocol):
     """What time is."""
 
@@ -106,6 +123,7 @@ class ReconcileStatus(msgspec.Struct):
     drifts:       those of them that found what others had changed
     drift_by:     who the latest of these others was, '' where nobody knows
     worded:       objects that the kernel's listing words otherwise than they were written, as the last repair showed
+    held:         why the table stays as it is, whatever changes; '' where it doesn't
     applied_at:   monotonic time of the last commit
     """
 
@@ -117,6 +135,7 @@ class ReconcileStatus(msgspec.Struct):
     drifts: int = 0
     drift_by: str = ""
     worded: tuple[str, ...] = ()
+    held: str = ""
     last_error: str = ""
     applied_at: float = 0.0
 
@@ -133,22 +152,25 @@ class Reconciler:
         resync: float = 3600.0,
         retry_max: float = 30.0,
         on_sync: Callable[[], None] = lambda: None,
-        undivided: asyncio.Event | None = None,
+        on_hold: Callable[[], None] = lambda: None,
+        guard: Guard | None = None,
     ) -> None:
-        """Join a kernel and what says what it must hold; `on_sync` is called whenever they agree.
+        """Join a kernel and what says what it must hold.
 
-        undivided: set at moments at which what is wanted may be taken: no batch of events is half in it
+        on_sync: called whenever they agree
+        on_hold: called whenever `guard` has the table stay as it is
         """
-        if undivided is None:
-            undivided = asyncio.Event()
-            undivided.set()
-        self._undivided = undivided
+        self.undivided = asyncio.Event()
+        """Set at moments at which what is wanted may be taken: no batch of events is half in it."""
+        self.undivided.set()
         self._kernel = kernel
         self._clock = clock
         self._wanted = wanted
         self._resync = resync
         self._retry_max = retry_max
         self._on_sync = on_sync
+        self._on_hold = on_hold
+        self._guard = guard
         self._woken = asyncio.Event()
         self._begun = False
         self._trusted = False
@@ -208,14 +230,14 @@ class Reconciler:
 
     async def _prepare(self) -> None:
         """Work out in turns what is to be taken; return at a moment at which it may be taken."""
-        await self._undivided.wait()
+        await self.undivided.wait()
         spent, turn = 0.0, self._clock.monotonic()
         for _ in self._wanted.prepare():
             now = self._clock.monotonic()
             if now - turn > _TURN_SECONDS:
                 spent += now - turn
                 await asyncio.sleep(0)
-                await self._undivided.wait()
+                await self.undivided.wait()
                 if spent > _PREPARE_SECONDS:
                     return
                 turn = self._clock.monotonic()
@@ -242,8 +264,11 @@ class Reconciler:
             log.info("mended: the kernel takes the rules again")
         self.status.failures = 0
         self.status.last_error = ""
-        self.status.in_sync = not (self._woken.is_set() or self._suspected)
-        self._on_sync()
+        self.status.in_sync = not (self.status.held or self._woken.is_set() or self._suspected)
+        if self.status.held:
+            self._on_hold()
+        else:
+            self._on_sync()
         return max(0.0, self._due() - self._clock.monotonic())
 
     def _due(self) -> float:
@@ -257,7 +282,37 @@ class Reconciler:
         self._compared_at = now
         self.status.comparisons += 1
 
+    @property
+    def trusted(self) -> bool:
+        """Tell whether the kernel was compared since somebody last distrusted it."""
+        return self._trusted
+
+    async def _is_held(self) -> bool:
+        """Tell whether the table stays as it is; it is read to find out, once, and then as often as it is compared.
+
+        What changes meanwhile gathers in what is wanted, and is part of the comparison that ends this.
+        """
+        was = self.status.held
+        if self._guard is None or not self._guard.doubts:
+            self.status.held = ""
+            self._trusted = self._trusted and not was
+            return False
+        if was and self._trusted and self._clock.monotonic() < self._due():
+            return True
+        self._trusted, self._suspected = True, False
+        began = self._clock.monotonic()
+        held = self.status.held = self._guard.objection(await self._kernel.read(), self._wanted.ruleset())
+        self._compared(began)
+        if not held:
+            self._trusted = False
+        elif held != was:
+            log.error("nothing is changed in the kernel: %s", held)
+        return bool(held)
+
     async def _reconcile(self) -> None:
+        if await self._is_held():
+            self._agreed = False
+            return
         if self._trusted and self._clock.monotonic() < self._due():
             await self._commit(self._wanted.take())
             return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from nfagent.edge.access import Access
 from nfagent.edge.apiserver import ApiServer
@@ -102,6 +103,12 @@ class Stage:
             await self.bell.until(lambda: self.clock.sleeps or condition())
             self.clock.advance(5)
         raise AssertionError("it didn't come in a thousand seconds")
+
+    def begins(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin something whose end can be waited for by `comes`."""
+        begun = asyncio.create_task(what)
+        begun.add_done_callback(lambda _: self.bell.ring())
+        return begun
 
     async def in_sync(self) -> None:
         await self.bell.until(lambda: bool(self.syncs))

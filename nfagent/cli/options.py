@@ -38,6 +38,12 @@ def node_option(command: _Command) -> _Command:
     return click.option("--node", metavar="NAME", default="", help=words)(command)
 
 
+def allow_unknown_node_option(command: _Command) -> _Command:
+    """`--allow-unknown-node`."""
+    words = "Take away rules that isolate Pods although no Node has this node's name."
+    return click.option("--allow-unknown-node", is_flag=True, default=None, help=words)(command)
+
+
 def config_option(command: _Command) -> _Command:
     """`--config FILE`."""
     words = "Settings file.  [default: /etc/nfagent/nfagent.toml, where there is one]"
@@ -71,8 +77,21 @@ def pod_option(command: _Command) -> _Command:
     )
 
 
-def settings_of(config: Path | None, manifests: Path | None = None, node: str = "", kubeconfig: str = "") -> Settings:
+def settings_of(
+    config: Path | None,
+    manifests: Path | None = None,
+    node: str = "",
+    kubeconfig: str = "",
+    *,
+    allow_unknown_node: bool | None = None,
+) -> Settings:
     """Read the settings, with a command's flags above them. Raises SettingError."""
     from nfagent.config import load_settings
 
-    return load_settings(config, flags={"manifests": str(manifests or ""), "node": node, "kubeconfig": kubeconfig})
+    flags = {
+        "manifests": str(manifests or ""),
+        "node": node,
+        "kubeconfig": kubeconfig,
+        "allow_unknown_node": allow_unknown_node,
+    }
+    return load_settings(config, flags=flags)

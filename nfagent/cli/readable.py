@@ -72,6 +72,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
         kernel = [
             f"{paint('FAIL')}, refused {counted(reconcile['failures'], 'time')} in a row: {reconcile['last_error']}"
         ]
+    if reconcile.get("held"):
+        kernel = [f"{paint('FAIL')}, nothing is changed: {reconcile['held']}"]
     kernel.append(counted(reconcile["transactions"], "transaction"))
     if reconcile["drifts"]:
         by = f", last {reconcile['drift_by']}" if reconcile["drift_by"] else ""

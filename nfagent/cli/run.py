@@ -10,7 +10,14 @@ from pathlib import Path
 
 import click
 
-from nfagent.cli.options import config_option, kubeconfig_option, manifests_option, node_option, settings_of
+from nfagent.cli.options import (
+    allow_unknown_node_option,
+    config_option,
+    kubeconfig_option,
+    manifests_option,
+    node_option,
+    settings_of,
+)
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
@@ -20,8 +27,11 @@ _DEBUG_PRIORITY = 7
 @manifests_option
 @kubeconfig_option
 @node_option
+@allow_unknown_node_option
 @config_option
-def run(manifests: Path | None, kubeconfig: str, node: str, config: Path | None) -> None:
+def run(
+    manifests: Path | None, kubeconfig: str, node: str, config: Path | None, *, allow_unknown_node: bool | None
+) -> None:
     """Enforce what the cluster's API server says on this node, until stopped; or a folder of manifests.
 
     Both are followed as they change; SIGHUP reads everything again. SIGTERM and Ctrl-C leave the rules in force, and
@@ -32,7 +42,7 @@ def run(manifests: Path | None, kubeconfig: str, node: str, config: Path | None)
 
     if manifests and kubeconfig:
         raise UsageError("objects come from one place: give --manifests or --kubeconfig, not both")
-    settings = settings_of(config, manifests, node, kubeconfig)
+    settings = settings_of(config, manifests, node, kubeconfig, allow_unknown_node=allow_unknown_node)
     _log_to_stderr(settings.log_level)
     try:
         asyncio.run(Agent(settings).run())

@@ -153,6 +153,8 @@ class ClusterSource:
         }
         self._troubles: dict[str, str] = {}
         self._again = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._listed = asyncio.Event()
         self._never = asyncio.Event()
         self._services_at: float | None = None
         self._service_problems: tuple[tuple[Problem, ...], ...] = ()
@@ -203,10 +205,15 @@ class ClusterSource:
             # Not before they have ended: what one of them was still reading isn't of the new lists.
             for reflector in self._reflectors.values():
                 reflector.look_again()
+            self._listed.clear()
+            self._begun.set()
 
     async def reload(self) -> None:
-        """List everything again."""
+        """List everything again, and return when all that is listed was taken."""
+        self._begun.clear()
         self._again.set()
+        await self._begun.wait()
+        await self._listed.wait()
 
     def status(self) -> dict[str, Any]:
         """Tell where the objects come from, and how each resource stands, by kind."""
@@ -302,7 +309,7 @@ class ClusterSource:
             if stream.status != _OK:
                 await self._refused(reflector, stream)
             elif not request.watch:
-                await self._hand_on(reflector, reflector.take_page(await stream.read()))
+                await self._take_page(reflector, stream)
             else:
                 self._say_followed(reflector)
                 async for chunk in stream:
@@ -311,6 +318,14 @@ class ClusterSource:
                         return
                     self._say_followed(reflector)
                 reflector.end()
+
+    async def _take_page(self, reflector: Reflector, stream: Stream) -> None:
+        """Hand on a page's objects as they come: one of the server's cache is as long as the list."""
+        async for chunk in stream:
+            await self._hand_on(reflector, reflector.take_part(chunk))
+            if reflector.setback is not None:
+                return
+        await self._hand_on(reflector, reflector.end_page())
 
     async def _refused(self, reflector: Reflector, stream: Stream) -> None:
         code, body = stream.status, await stream.read()
@@ -324,6 +339,8 @@ class ClusterSource:
             await self._deliver(changes)
         else:
             await self._keep(reflector, changes)
+        if not self._listed.is_set() and all(each.listed for each in self._reflectors.values()):
+            self._listed.set()
         if not self.synced and all(each.synced for each in self._reflectors.values()):
             self.synced = True
             self._last_good.settle()
@@ -334,7 +351,7 @@ class ClusterSource:
 
     async def _keep(self, reflector: Reflector, changes: Iterable[Change]) -> None:
         """Keep what a list gives until it is whole, and hand it on as one batch: no part of a relist takes effect."""
-        lists, begun = reflector.lists, reflector.listed
+        lists, begun = reflector.lists, reflector.pending
         came: list[Change] = []
         turn = self._clock.monotonic()
         for change in changes:
@@ -346,7 +363,7 @@ class ClusterSource:
             await self._deliver([*begun, *came])
         elif reflector.phase == "missing":
             await self._deliver(came)
-        elif reflector.listed is begun:
+        elif reflector.pending is begun:
             begun += came
 
     def _say_followed(self, reflector: Reflector) -> None:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import socket
-from typing import Protocol
+import time
+from pathlib import Path
 
-log = logging.getLogger(__name__)
-PATIENCE_SECONDS = 45.0
-"""How long kubelet is kept waiting for a cluster that can't be read: less than the unit's TimeoutStartSec."""
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
-        ...
+_STAT = Path("/proc/self/stat")
+_STARTED = 22
+"""The field of the time of start, in clock ticks since the machine's. The third field follows the program's name."""
 
 
 def notify(state: str) -> bool:
@@ -35,8 +26,13 @@ def notify(state: str) -> bool:
     return True
 
 
-async def let_the_node_start(gathered: asyncio.Event, clock: Clock) -> None:
-    """Call the agent ready where the cluster can't be read for long: the API server may be one of this node's Pods."""
-    if not await clock.wait(gathered, PATIENCE_SECONDS):
-        log.warning("still waiting to read the cluster; the rules of before stay in force, and none are written")
-        notify("READY=1\nSTATUS=waiting to read the cluster; the rules of before stay in force")
+def reloading() -> str:
+    """Write the state that begins a reload; a unit of Type=notify-reload has to know when it did."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
+def process_age() -> float:
+    """Give the seconds since this process was started (proc(5): field 22 of /proc/PID/stat)."""
+    fields = _STAT.read_text("utf-8", "replace").rpartition(")")[2].split()
+    started = int(fields[_STARTED - 3]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)

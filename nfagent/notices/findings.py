@@ -26,6 +26,7 @@ LOG_UNAVAILABLE = "VerdictLogUnavailable"
 CONNECTIONS_NOT_ENDED = "RevokedConnectionsNotEnded"
 CHANGES_NOT_HEARD = "ForeignChangesNotHeard"
 BRIDGE_UNJUDGED = "BridgeTrafficNotJudged"
+RULES_HELD = "RulesHeld"
 
 _KEPT = "what was read of it before stays in force; where nothing was, it counts as absent"
 _PART_KEPT = "what can't be read stays as it was read before, or is left out where nothing was"
@@ -120,6 +121,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     unheard:     why it isn't heard when others change the table
     unjudged:    the bridges whose Pods reach each other past the rules, in words
     mending:     the command that has their packets judged
+    held:        why the rules stay as they are, whatever changes
     """
 
     refused: str = ""
@@ -128,6 +130,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     unheard: str = ""
     unjudged: str = ""
     mending: str = ""
+    held: str = ""
 
 
 def node_statements(node: str, faults: NodeFaults) -> list[Statement]:
@@ -137,6 +140,9 @@ def node_statements(node: str, faults: NodeFaults) -> list[Statement]:
     if faults.refused:
         said = f"The kernel refuses the rules, so changes of policies don't take effect on this node: {faults.refused}"
         found.append(Statement(about=about, reason=RULES_REFUSED, message=readable(said), scope="node"))
+    if faults.held:
+        said = f"No change takes effect on this node: {faults.held}"
+        found.append(Statement(about=about, reason=RULES_HELD, message=readable(said), scope="node"))
     if faults.verdict_log:
         said = f"Policies are enforced, but verdicts aren't logged: {faults.verdict_log}"
         found.append(Statement(about=about, reason=LOG_UNAVAILABLE, message=readable(said), scope="node"))

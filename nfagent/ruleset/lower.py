@@ -235,8 +235,15 @@ def _port_matches(port: PolicyPort | None, reading: Reading) -> tuple[Match, ...
 def outcome_chain(outcome: Origin, log: LogPlan) -> Chain:
     """Write what policies decided: count, log where that is switched on, accept or drop."""
     if outcome.disposition == "deny":
-        copy = Log(outcome.prefix, log.group) if log.deny else None
-        return Chain((Rule(counter=outcome.name, log=copy, verdict=Drop()),))
+        if not log.deny:
+            return Chain((Rule(counter=outcome.name, verdict=Drop()),))
+        # Under re-check a server's packets are judged too: nothing in a packet says that it is one of these.
+        return Chain(
+            (
+                Rule((WayIs("reply"),), outcome.name, Log(outcome.reply_prefix, log.group), Drop()),
+                Rule(counter=outcome.name, log=Log(outcome.prefix, log.group), verdict=Drop()),
+            )
+        )
     accept = Rule(counter=outcome.name, verdict=Accept())
     if not log.allow:
         return Chain((accept,))

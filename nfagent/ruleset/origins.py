@@ -16,6 +16,15 @@ _RETIRED = 1024
 """Prefixes of rules that are gone which are remembered, the latest ones."""
 
 
+_REPLY = " reply"
+"""No policy's name holds a space."""
+
+
+def without_reply(prefix: str) -> tuple[str, bool]:
+    """Give the prefix of an outcome, and whether the packet with this one is a reply."""
+    return prefix.removesuffix(_REPLY), prefix.endswith(_REPLY)
+
+
 class Origin(msgspec.Struct, frozen=True):
     """An outcome: what policies decided, which a chain carries out, counts, and logs under a prefix.
 
@@ -35,6 +44,11 @@ class Origin(msgspec.Struct, frozen=True):
     def prefix(self) -> str:
         """The prefix that the rule's log statement has."""
         return names.log_prefix(self.disposition, self.direction, self.policies)
+
+    @property
+    def reply_prefix(self) -> str:
+        """The prefix of packets that go from the server of a connection to its client."""
+        return f"{self.prefix}{_REPLY}"
 
 
 class Origins:

@@ -1,6 +1,6 @@
 """Following one resource: what to ask next, and what the answers change. Without I/O.
 
-    listing ──last page──► watching        pages of a list, where initial events aren't served
+    listing ──last page──► watching        a list, where initial events aren't served
     initial ──end mark───► watching        initial events by the watch itself (`sendInitialEvents`)
     watching ──410───────► listing or initial
     any ──404────────────► missing         the server doesn't serve the kind; `look_again` starts anew
@@ -8,11 +8,15 @@
 Changes are given as they are read: objects to put, names of those that are gone. What a complete list didn't name
 is gone at its end, not before: a list that breaks off takes nothing away. A watch that ends goes on from the last
 version that was read. The caller says what it holds already (`held`), so a list gives no more than the difference.
+
+A list is one of the server's watch cache where that can serve it: of version "0" at first, whatever the cache holds,
+then not older than what was read. Pages of a consistent read are asked for where it can't: after a list that was
+expired or newer than the cache, and where the cache holds no objects of the kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -21,8 +25,9 @@ from nfagent.cluster.model import Ref
 from nfagent.errors import DecodeError, Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import still_in_force
-from nfagent.source.messages import Lines, Status, decode_bookmark, decode_event, decode_page, decode_status
+from nfagent.source.messages import Lines, Page, Status, decode_bookmark, decode_event, decode_status
 from nfagent.source.objects import Found, event_reader, reader
+from nfagent.source.pages import ListBody
 from nfagent.source.problems import Problems
 from nfagent.source.resources import Resource
 
@@ -52,7 +57,7 @@ class LastGood(Protocol):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What to ask: GET path?query. A watch's answer comes in lines, as long as it goes; a list's at once."""
+    """What to ask: GET path?query. A watch's answer comes in lines, as long as it goes; a list's is one object."""
 
     path: str
     query: dict[str, str]
@@ -76,9 +81,10 @@ class Reflector:
     """Follows one resource.
 
     synced:   everything was read once, or the kind is known to be missing
+    listed:   so it was since the last `look_again`
     problems: objects that can't be read, or fail closed, each with what is wrong
     setback:  why the last answer led nowhere; None while all goes well
-    listed:   what a list has given so far, for a caller who keeps that until the list is whole; another value when the
+    pending:  what a list has given so far, for a caller who keeps that until the list is whole; another value when the
               list is over, or is to be read anew
     lists:    how many lists were read to their end
     """
@@ -98,9 +104,10 @@ class Reflector:
         """
         self.resource = resource
         self.synced = False
+        self.listed = False
         self.problems = Problems[Ref]()
         self.setback: Setback | None = None
-        self.listed: list[Change] = []
+        self.pending: list[Change] = []
         self.lists = 0
         self.version = ""
         self._read = reader(resource)
@@ -109,9 +116,12 @@ class Reflector:
         self._last_good = last_good
         self._page_size = page_size
         self._initial_events = True
+        self._consistent = False  # the next list must not be of a version that the cache or the caller names
+        self._uncached = False  # the server keeps no watch cache of this kind
         self._phase: Phase = "initial"
         self._rest = ""
         self._lines = Lines()
+        self._body = ListBody()
         self._unlisted: set[Key] | None = None
         self._unmentioned: set[Ref] = set()
         self._absences = 0
@@ -136,39 +146,35 @@ class Reflector:
         """Give what to ask now; a watch is to end after so many seconds."""
         query = {"fieldSelector": self.resource.field_selector} if self.resource.field_selector else {}
         if self._phase == "listing":
-            query["limit"] = str(self._page_size)
-            if self._rest:
-                query["continue"] = self._rest
-            return Request(self.resource.path, query, watch=False)
+            self._body = ListBody()
+            return Request(self.resource.path, query | self._list_query(), watch=False)
         self._lines = Lines()
         query |= {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(watch_seconds)}
         if self._phase == "initial":
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-            if self.version:
+            if self.version and not self._consistent:
                 # Not older than what was read: the server's cache can say that at once, without asking etcd.
                 query["resourceVersion"] = self.version
         else:
             query["resourceVersion"] = self.version
         return Request(self.resource.path, query, watch=True)
 
-    def take_page(self, body: bytes) -> Iterator[Change]:
-        """Read a page of the list: give what it changes, and with the last one what is gone."""
+    def take_part(self, chunk: bytes) -> Iterator[Change]:
+        """Read bytes of a page: give what they change. Where `setback` is set after it, the page is over."""
+        self.setback = None
+        yield from self._page_objects(self._body.feed(chunk))
+
+    def end_page(self) -> Iterator[Change]:
+        """Take in that a page is complete: give what the rest of it changes, and with the last page what is gone."""
         self.setback = None
         try:
-            page = decode_page(body)
+            page = self._body.end()
         except DecodeError as error:
             self._fall("broken", str(error))
             return
-        self._begin_list()
-        for raw in page.objects:
-            found = self._note(self._read(raw))
-            if found is not None:
-                yield from self._listed(found)
-            if self._stopped:
-                return
-        self._rest = page.rest
-        if not page.rest:
-            yield from self._end_list(page.version)
+        yield from self._page_objects(page.objects)
+        if not self._stopped:
+            yield from self._turn_page(page)
 
     def take_chunk(self, chunk: bytes) -> Iterator[Change]:
         """Read bytes of a watch: give what they change. Where `setback` is set after it, the watch is over."""
@@ -198,33 +204,66 @@ class Reflector:
         if self._phase == "initial":
             self._forget_list()
             self.setback = Setback("refused", "the API server ended the initial events before they were complete")
+        elif self._phase == "listing" and not self._rest:
+            # Read again from its beginning, of another version: what this one named says nothing about that.
+            self._forget_list()
 
     def refuse(self, code: int, body: bytes, retry_after: float | None = None) -> Iterator[Ref]:
         """Take in an answer that isn't 200; give what is gone, where the kind is served no more."""
         status = decode_status(body, code)
         self.setback = None
         if status.expired:
-            self.version = "" if status.unheard_of else self.version
-            self._fall("expired", str(status))
+            self._expire(status)
         elif code == _NOT_FOUND and self.resource.optional:
             yield from self._absent(status)
         elif code in {_BAD_REQUEST, _UNPROCESSABLE} and self._phase == "initial":
             self._initial_events = False
-            self._fall("again", "initial events aren't served; listing by pages")
+            self._fall("again", "initial events aren't served; listing")
         else:
             wait = retry_after if retry_after is not None else status.retry_after
             kind: Literal["busy", "refused"] = "busy" if code == _TOO_MANY or wait is not None else "refused"
             self._halt(Setback(kind, f"{status}{_ADVICE.get(code, '')}", wait))
 
     def list_only(self) -> None:
-        """List by pages, for a caller who wants no watch."""
+        """List, for a caller who wants no watch."""
         self._initial_events = False
         self._restart()
 
     def look_again(self) -> None:
-        """Start anew, from whatever the server has now."""
+        """Start anew, from whatever the server has now; of a kind that it lacked, its cache says that."""
+        self._consistent = self._phase != "missing"
+        self.listed = False
         self.version = ""
         self._restart()
+
+    def _list_query(self) -> dict[str, str]:
+        """Give what a list is asked by: the server takes a limit beside a version as a read of exactly that one."""
+        limit = {"limit": str(self._page_size)}
+        if self._rest:
+            return limit | {"continue": self._rest}
+        if self._consistent or self._uncached:
+            return limit
+        if self.version:
+            return {"resourceVersion": self.version, "resourceVersionMatch": "NotOlderThan"}
+        # A watch cache passes over the limit here; without one, it keeps the answer short.
+        return limit | {"resourceVersion": "0"}
+
+    def _page_objects(self, objects: Iterable[msgspec.Raw]) -> Iterator[Change]:
+        for raw in objects:
+            self._begin_list()
+            found = self._note(self._read(raw))
+            if found is not None:
+                yield from self._listed(found)
+            if self._stopped:
+                return
+
+    def _turn_page(self, page: Page) -> Iterator[Change]:
+        self._begin_list()
+        if page.rest and not self._rest and not self._consistent and not self.version:
+            self._uncached = True
+        self._rest = page.rest
+        if not page.rest:
+            yield from self._end_list(page.version)
 
     def _event(self, word: str, raw: msgspec.Raw) -> Iterator[Change]:
         if word == "BOOKMARK":
@@ -243,8 +282,7 @@ class Reflector:
     def _failed(self, status: Status) -> None:
         """Take in a watch's last event: what is wrong. The same again, without a step in between, ends in a list."""
         if status.expired:
-            self.version = "" if status.unheard_of else self.version
-            self._fall("expired", str(status))
+            self._expire(status)
         elif status.code == _TOO_MANY:
             self._halt(Setback("busy", str(status), status.retry_after))
         elif self._phase == "watching" and self._failed_at == self.version:
@@ -324,9 +362,10 @@ class Reflector:
         self.lists += 1
         self._absences = 0
         self._failed_at = ""
+        self._consistent = False
         self.version = version
         self._phase = "watching"
-        self.synced = True
+        self.synced = self.listed = True
 
     def _gone(self, keys: Collection[Key]) -> list[Ref]:
         refs = [Ref(self.resource.kind, namespace, name) for namespace, name in keys]
@@ -344,8 +383,15 @@ class Reflector:
         self.problems.clear()
         self._restart()
         self._phase = "missing"
-        self.synced = True
+        self.synced = self.listed = True
         self.setback = Setback("missing", str(status))
+
+    def _expire(self, status: Status) -> None:
+        """List anew: a watch's version is too old to go on from, but a list not older than it is of now."""
+        if status.unheard_of:
+            self.version = ""
+        self._consistent = self._consistent or status.unheard_of or self._phase != "watching"
+        self._fall("expired", str(status))
 
     def _fall(self, kind: Literal["again", "expired", "refused", "broken"], reason: str) -> None:
         """Give up what was being read, and start anew: by a new list."""
@@ -364,7 +410,7 @@ class Reflector:
 
     def _forget_list(self) -> None:
         self._rest = ""
-        self.listed = []
+        self.pending = []
         self._unlisted = None
         self._unmentioned = set()
 

@@ -3,6 +3,9 @@
 The prefix says which rule decided. In the tiers that is all there is to know: the first rule that matches decides
 alone. Of NetworkPolicies, `evaluate` then finds every one that allows the same connection. Both are read against the
 state of now: where it has moved on since the packet passed, the rule that decided is named all the same.
+
+A record is about a connection, from client to server. Packets of a connection under re-check are judged in both
+directions; that a denied one is the server's, its prefix says.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.errors import WireError
 from nfagent.policy.evaluate import Flow, judge
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.origins import Origin
+from nfagent.ruleset.origins import Origin, without_reply
 from nfagent.verdicts.records import Connection, Endpoint, LoggedProtocol, PolicyName, Record, timestamp
 from nfagent.wire import packet
 from nfagent.wire.nflog import LoggedPacket
@@ -60,7 +63,8 @@ class Attributor:
         if self._desired.generation != self._generation:
             self._generation = self._desired.generation
             self._allowing.clear()
-        origin = self._desired.origin(logged.prefix)
+        prefix, is_reply = without_reply(logged.prefix)
+        origin = self._desired.origin(prefix)
         if origin is None:
             self.counters.unknown += 1
             return None
@@ -69,8 +73,10 @@ class Attributor:
         except WireError:
             self.counters.undecodable += 1
             return None
+        if is_reply:
+            head = head.turned
         when = logged.timestamp_ns if logged.timestamp_ns is not None else now_ns
-        return self._record(origin, logged.prefix, head, timestamp(when))
+        return self._record(origin, prefix, head, timestamp(when))
 
     def _record(self, origin: Origin, prefix: str, head: PacketHead, when: str) -> Record:
         protocol = _PROTOCOLS.get(head.protocol, "unknown")

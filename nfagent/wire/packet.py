@@ -51,6 +51,20 @@ class PacketHead(msgspec.Struct, frozen=True, gc=False):
     icmp_type: int | None = None
     icmp_code: int | None = None
 
+    @property
+    def turned(self) -> PacketHead:
+        """The same with source and destination exchanged: a server's packet, as its client's."""
+        return PacketHead(
+            self.family,
+            self.destination,
+            self.source,
+            self.protocol,
+            self.destination_port,
+            self.source_port,
+            self.icmp_type,
+            self.icmp_code,
+        )
+
 
 def decode_head(packet: bytes) -> PacketHead:
     """Read the head of a packet that starts with its IPv4 or IPv6 header. Raises WireError."""

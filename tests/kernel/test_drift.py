@@ -105,9 +105,9 @@ def send_to_loopback() -> None:
 
 
 @asynccontextmanager
-async def hearing(**options: int) -> AsyncIterator[Heard]:
+async def hearing(receive_buffer: int = 4 * 1024 * 1024) -> AsyncIterator[Heard]:
     """Load the table, and hear from then on."""
-    watch = DriftWatch(**options)
+    watch = DriftWatch(receive_buffer=receive_buffer)
     kernel = Nftables(drift=watch)
     try:
         await kernel.apply(diff(ABSENT, TABLE))

@@ -40,6 +40,12 @@ def egress(name: str, version: int, number: int) -> Document:
     }
 
 
+UNHEARD_OF = {
+    **status(504, "Timeout", "Too large resource version"),
+    "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
+}
+
+
 class ModelServer:
     """What an API server has, and what it remembers of how it came to be.
 
@@ -47,17 +53,20 @@ class ModelServer:
     oldest:   nothing before it is remembered: a watch from before is refused, the rest of a list too
     streams:  initial events are served
     exists:   the kind is served
+    cached:   the version that its watch cache has got to; None where it keeps none
     """
 
     def __init__(self, resource: Resource, *, streams: bool) -> None:
         self.resource = resource
         self.streams = streams
         self.exists = True
+        self.cached: int | None = 1
         self.version = 1
         self.oldest = 1
         self.objects: dict[str, Document] = {}
         self._history: list[tuple[int, str, Document]] = []
         self._snapshots: dict[int, list[Document]] = {}
+        self._past: dict[int, list[Document]] = {1: []}
 
     def write(self, name: str, number: int) -> None:
         """Create or change an object."""
@@ -70,6 +79,14 @@ class ModelServer:
         )
         self.objects[name] = made
         self._history.append((self.version, word, made))
+        self._past[self.version] = list(self.objects.values())
+
+    def spoil(self, name: str) -> None:
+        """Change a Pod to what can't be read."""
+        self.version += 1
+        self.objects[name] = broken_pod(name, self.version)
+        self._history.append((self.version, "MODIFIED", self.objects[name]))
+        self._past[self.version] = list(self.objects.values())
 
     def delete(self, name: str) -> None:
         """Delete an object; the event has the version of its deletion."""
@@ -79,6 +96,11 @@ class ModelServer:
         self.version += 1
         last = {**found, "metadata": {**found["metadata"], "resourceVersion": str(self.version)}}
         self._history.append((self.version, "DELETED", last))
+        self._past[self.version] = list(self.objects.values())
+
+    def catch_up(self) -> None:
+        """Let the cache, where there is one, know of all that has happened."""
+        self.cached = self.version if self.cached is not None else None
 
     def compact(self) -> None:
         """Forget what was."""
@@ -113,13 +135,23 @@ class ModelServer:
         return b"".join(event(word, found) for version, word, found in self._history if version > since)
 
     def _page(self, query: dict[str, str]) -> tuple[int, bytes]:
-        version, start = self.version, 0
+        wanted = query.get("resourceVersion", "")
         if "continue" in query:
-            version, start = map(int, query["continue"].split("."))
-            if version not in self._snapshots:
-                return 410, encoded(status(410, "Expired"))
-        else:
-            self._snapshots[version] = list(self.objects.values())
+            assert not wanted, "a page is of its list's version"
+            return self._rest(*map(int, query["continue"].split(".")))
+        if wanted and self.cached is not None:
+            assert wanted == "0" or "limit" not in query, "a limit beside a version means exactly that one"
+            if int(wanted) > self.cached:
+                return 504, encoded(UNHEARD_OF)
+            return 200, page(*self._past[self.cached], version=str(self.cached))
+        self._snapshots[self.version] = list(self.objects.values())
+        if "limit" in query:
+            return self._rest(self.version, 0)
+        return 200, page(*self.objects.values(), version=str(self.version))
+
+    def _rest(self, version: int, start: int) -> tuple[int, bytes]:
+        if version not in self._snapshots:
+            return 410, encoded(status(410, "Expired"))
         found = self._snapshots[version]
         end = start + PAGE_SIZE
         rest = f"{version}.{end}" if end < len(found) else ""
@@ -159,12 +191,19 @@ class Follower:
         if code != 200:
             take(self.reflector.refuse(code, body))
         elif not request.watch:
-            if cut:
-                self.reflector.end()
-            else:
-                take(self.reflector.take_page(body))
+            self._list(body[: self._draw(st.integers(0, len(body) - 1))] if cut else body, whole=not cut)
         else:
             self._stream(body[: self._draw(st.integers(0, len(body)))] if cut else body)
+
+    def _list(self, body: bytes, *, whole: bool) -> None:
+        for chunk in self._chunks(body):
+            self.holder.take(self.reflector.take_part(chunk))
+            if self.reflector.setback is not None:
+                return
+        if whole:
+            self.holder.take(self.reflector.end_page())
+        else:
+            self.reflector.end()
 
     def _stream(self, body: bytes) -> None:
         for chunk in self._chunks(body):
@@ -197,7 +236,7 @@ def _of(document: Document) -> str:
 
 def _happens(server: ModelServer, data: st.DataObject) -> None:
     """Let something happen to every object but `a`, which is there from the first to the last."""
-    what = data.draw(st.sampled_from(["write", "write", "delete", "compact", "streams"]))
+    what = data.draw(st.sampled_from(["write", "write", "delete", "compact", "streams", "catches up"]))
     name = data.draw(st.sampled_from(NAMES[1:]))
     match what:
         case "write":
@@ -206,12 +245,15 @@ def _happens(server: ModelServer, data: st.DataObject) -> None:
             server.delete(name)
         case "compact":
             server.compact()
+        case "catches up":
+            server.catch_up()
         case "streams":
             server.streams = not server.streams
 
 
 def _until_quiet(follower: Follower) -> None:
-    """Let the connection work: a list, its pages and a watch are a dozen requests at most."""
+    """Let connection and cache work: a list, its pages and a watch are a dozen requests at most."""
+    follower.server.catch_up()
     for _ in range(12):
         follower.ask()
     assert follower.reflector.setback is None
@@ -227,6 +269,7 @@ def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
 ) -> None:
     server = ModelServer(resource, streams=streams)
     server.write("a", 1)
+    server.cached = data.draw(st.sampled_from([None, server.version]))
     follower = Follower(server, data)
     faults = [fault for fault in _FAULTS if fault != "not found" or resource is PODS]
     for _ in range(data.draw(st.integers(1, 15))):
@@ -256,6 +299,7 @@ def test_a_kind_may_come_and_go(data: st.DataObject) -> None:
         elif what == "happens" and server.exists:
             _happens(server, data)
         follower.ask(data.draw(st.sampled_from(_FAULTS)))
+    server.catch_up()
     for _ in range(12):
         follower.ask()
     assert follower.held == {name: _of(found) for name, found in server.objects.items()}
@@ -269,9 +313,7 @@ def test_what_cannot_be_read_holds_its_last_good_version_and_is_told(data: st.Da
     server.write("a", 1)
     follower = Follower(server, data)
     follower.ask()
-    server.version += 1
-    server.objects["a"] = broken_pod("a", server.version)
-    server._history.append((server.version, "MODIFIED", server.objects["a"]))  # noqa: SLF001 - the model's own shape
+    server.spoil("a")
     for _ in range(data.draw(st.integers(1, 8))):
         _happens(server, data)
         follower.ask(data.draw(st.sampled_from([fault for fault in _FAULTS if fault != "not found"])))

@@ -67,6 +67,9 @@ class SlowKernel:
         self.fake.apply(transaction)
         self.held.append(self.fake.ruleset)
 
+    async def read(self) -> Ruleset:
+        return self.fake.ruleset
+
     async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 
@@ -95,10 +98,9 @@ class Stage:
     def __init__(self, step: float) -> None:
         self.desired = Desired("a")
         self.kernel = SlowKernel()
-        undivided = asyncio.Event()
         clock = SteppingClock(step)
-        self.reconciler = Reconciler(self.kernel, clock, self.desired, undivided=undivided)
-        self.intake = Intake(self.desired, clock, self.reconciler.wake, undivided)
+        self.reconciler = Reconciler(self.kernel, clock, self.desired)
+        self.intake = Intake(self.desired, clock, self.reconciler.wake, self.reconciler.undivided)
 
     async def meddle(self) -> None:
         while True:

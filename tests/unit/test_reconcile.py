@@ -124,6 +124,18 @@ class Wish:
         return self._told != self.wanted
 
 
+class Objector:
+    """Satisfies reconcile.Guard: objects as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.doubts = False
+        self.words = ""
+
+    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+        self.doubts = bool(self.words)
+        return self.words if held != wanted else ""
+
+
 class Stage:
     """A reconciler that runs, and what is around it."""
 
@@ -132,8 +144,17 @@ class Stage:
         self.clock = FakeClock()
         self.wish = Wish(wanted)
         self.syncs: list[bool] = []
+        self.holds = 0
+        self.guard = Objector()
         self.reconciler = Reconciler(
-            kernel, self.clock, self.wish, resync=RESYNC, retry_max=RETRY_MAX, on_sync=self._sync
+            kernel,
+            self.clock,
+            self.wish,
+            resync=RESYNC,
+            retry_max=RETRY_MAX,
+            on_sync=self._sync,
+            on_hold=self._hold,
+            guard=self.guard,
         )
 
     @property
@@ -162,6 +183,13 @@ class Stage:
     async def passes(self, seconds: float) -> None:
         self.clock.now += seconds
         await self.turn()
+
+    def object(self, words: str) -> None:
+        """Let the guard object from now on; with '', no more."""
+        self.guard.words, self.guard.doubts = words, bool(words)
+
+    def _hold(self) -> None:
+        self.holds += 1
 
     def _sync(self) -> None:
         self.syncs.append(self.reconciler.status.in_sync)
@@ -615,5 +643,75 @@ def test_whatever_happened_the_kernel_ends_up_with_what_is_wanted(
             assert stage.there == numbered(last)
             status = stage.reconciler.status
             assert (status.in_sync, status.failures, status.last_error) == (True, 0, "")
+
+    asyncio.run(body())
+
+
+def test_while_the_guard_objects_nothing_is_changed_and_the_table_is_read_once() -> None:
+    async def body() -> None:
+        there = holding("10.0.0.1")
+        async with running(ABSENT, there, wake=False) as stage:
+            stage.object("no")
+            stage.reconciler.wake()
+            await stage.turn()
+            for number in (2, 3):
+                await stage.want(holding(f"10.0.0.{number}"))
+            assert (stage.there, stage.kernel.tried, stage.kernel.reads) == (there, [], 1)
+            assert (stage.reconciler.status.held, stage.reconciler.status.in_sync, stage.syncs) == ("no", False, [])
+            assert stage.holds == 3
+
+    asyncio.run(body())
+
+
+def test_when_it_objects_no_more_everything_is_compared_and_what_gathered_takes_effect() -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+            stage.object("no")
+            await stage.want(holding("10.0.0.2"))
+            assert stage.there == holding("10.0.0.1")
+            stage.object("")
+            await stage.want(holding("10.0.0.3"))
+            status = stage.reconciler.status
+            assert (stage.there, status.held, status.in_sync) == (holding("10.0.0.3"), "", True)
+            assert status.drifts == 0, "nobody else changed anything"
+
+    asyncio.run(body())
+
+
+def test_a_guard_that_finds_nothing_to_object_to_lets_the_same_round_go_on() -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+            stage.guard.doubts = True
+            await stage.want(holding("10.0.0.2"))
+            assert (stage.there, stage.guard.doubts) == (holding("10.0.0.2"), False)
+
+    asyncio.run(body())
+
+
+def test_an_objection_is_asked_for_again_when_others_change_the_table_or_a_comparison_is_due() -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+            stage.object("no")
+            await stage.want(holding("10.0.0.2"))
+            reads = stage.kernel.reads
+            await stage.others_write(holding("10.0.0.7"))
+            await stage.passes(RESYNC + 1)
+            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.7"), reads + 2)
+            await stage.others_write(holding("10.0.0.2"))
+            assert stage.reconciler.status.held == ""
+
+    asyncio.run(body())
+
+
+def test_a_kernel_that_cannot_be_read_is_asked_again_and_nothing_changed_meanwhile() -> None:
+    async def body() -> None:
+        async with running(ABSENT, holding("10.0.0.1"), wake=False) as stage:
+            stage.object("no")
+            stage.kernel.faults = 1
+            stage.reconciler.wake()
+            await stage.turn()
+            assert (stage.reconciler.status.failures, stage.kernel.tried) == (1, [])
+            await stage.passes(RETRY_MAX)
+            assert (stage.reconciler.status.held, stage.there) == ("no", holding("10.0.0.1"))
 
     asyncio.run(body())

@@ -244,9 +244,48 @@ def test_a_reload_lists_everything_again_and_takes_nothing_away() -> None:
             stage.script.on(PODS.path, initial(B, C, version="20"), "silent", query={"sendInitialEvents": "true"})
             stage.script.on(POLICIES.path, initial(), "silent", query={"sendInitialEvents": "true"})
             await source.reload()
-            await stage.holds("b c")
-            await stage.script.nth(POLICIES.path, 2)
+            assert stage.holder.names == "b c"
+            assert len(stage.script.of(POLICIES.path)) == 2
             assert (stage.holder.gone, stage.syncs) == ("a", ["a b"])
+
+    asyncio.run(body())
+
+
+def test_a_reload_has_not_ended_before_the_list_of_every_kind_has() -> None:
+    async def body() -> None:
+        async with waiting(PODS, POLICIES) as (stage, source), running(source):
+            stage.script.on(PODS.path, initial(A, B), "silent")
+            stage.script.on(POLICIES.path, initial(), "silent")
+            await stage.in_sync()
+            held_back = asyncio.Event()
+            stage.script.on(PODS.path, added(A), held_back, initial(C, version="20"), "silent")
+            stage.script.on(POLICIES.path, initial(), "silent")
+            reloading = stage.begins(source.reload())
+            await stage.script.nth(POLICIES.path, 2)
+            await stage.script.nth(PODS.path, 2)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not reloading.done()
+            held_back.set()
+            await stage.comes(reloading.done)
+            assert stage.holder.names == "a c"
+
+    asyncio.run(body())
+
+
+def test_a_reload_before_a_server_that_is_away_ends_when_it_is_back() -> None:
+    async def body() -> None:
+        async with waiting(PODS) as (stage, source), running(source):
+            stage.script.on(PODS.path, initial(A, B), "silent")
+            await stage.in_sync()
+            await stage.script.refuse()
+            reloading = stage.begins(source.reload())
+            await stage.clock.paused(1)
+            assert not reloading.done()
+            stage.script.on(PODS.path, initial(C), "silent", query={"sendInitialEvents": "true"})
+            await stage.script.listen()
+            await stage.comes(reloading.done)
+            assert stage.holder.names == "c"
 
     asyncio.run(body())
 
@@ -269,18 +308,18 @@ def test_a_reload_in_the_middle_of_a_list_takes_nothing_away(turns: int) -> None
             stage = Unhurried(script, bell)
             server = api_server(script)
             source = alone(server, stage)
-            script.on(PODS.path, status=422)
-            script.on(PODS.path, page(A, B, C))
-            script.on(PODS.path, encoded(GONE), status=410)
-            script.on(PODS.path, page(A, B, C))
-            script.on(PODS.path, page(A, B, C))
+            refuse_initial_events(stage)
+            script.on(PODS.path, page(A, B, C), query={"resourceVersion": "0"})
+            script.on(PODS.path, encoded(GONE), status=410, query={"watch": "1"})
+            script.on(PODS.path, page(A, B, C), query={"resourceVersionMatch": "NotOlderThan"})
+            script.on(PODS.path, page(A, B, C), query={"limit": "5000"})
             try:
                 async with running(source):
                     await stage.bell.until(lambda: len(stage.holder.given) > 3)
                     for _ in range(turns):
                         await asyncio.sleep(0)
-                    await source.reload()
-                    await stage.comes(lambda: len(script.of(PODS.path)) > 5)
+                    reloading = stage.begins(source.reload())
+                    await stage.comes(reloading.done)
                     assert stage.holder.gone == ""
             finally:
                 await server.close()

@@ -29,6 +29,9 @@ class Kernel:
         self.commits: list[Transaction] = []
         self._bell = bell
 
+    async def read(self) -> Ruleset:
+        return self.fake.ruleset
+
     async def difference(self, wanted: Ruleset) -> Transaction:
         return diff(self.fake.ruleset, wanted)
 

@@ -81,7 +81,7 @@ def test_pages_of_a_list_of_policies_are_one_batch() -> None:
         async with holding_one() as stage:
             refused = status(422, "Invalid")
             stage.script.on(POLICIES.path, encoded(refused), status=422, query={"sendInitialEvents": "true"})
-            stage.script.on(POLICIES.path, page(FIRST, MORE[0], rest="more"), query={"limit": "5000"})
+            stage.script.on(POLICIES.path, page(FIRST, MORE[0], rest="more"))
             stage.script.on(POLICIES.path, page(*MORE[1:], version="20"), query={"continue": "more"})
             stage.script.on(POLICIES.path, bookmark("21"), "silent")
             await stage.comes(lambda: len(stage.batches) == 2)

@@ -160,11 +160,13 @@ def test_each_fault_of_a_node_is_said_on_the_node_by_its_own_agent() -> None:
         unheard="no socket",
         unjudged="bridge cbr0 (IPv4)",
         mending="sysctl -w x=1",
+        held="there is no Node n1",
     )
     said = node_statements("n1", faults)
     assert {(one.about, one.scope) for one in said} == {(Ref("Node", "", "n1"), "node")}
     assert [one.reason for one in said] == [
         "RulesRefused",
+        "RulesHeld",
         "VerdictLogUnavailable",
         "RevokedConnectionsNotEnded",
         "ForeignChangesNotHeard",
@@ -172,6 +174,7 @@ def test_each_fault_of_a_node_is_said_on_the_node_by_its_own_agent() -> None:
     ]
     parts = (
         "EBUSY",
+        "there is no Node n1",
         "group taken",
         "no ctnetlink",
         "no socket",

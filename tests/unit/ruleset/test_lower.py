@@ -138,6 +138,15 @@ def test_a_denial_is_counted_and_logged_once_by_the_policies_that_isolate() -> N
     assert result.logs == (Log("deny ingress shop/closed_more", 100),)
 
 
+def test_a_denied_reply_is_counted_as_any_and_logged_as_what_it_is() -> None:
+    scene = Scene(WEB, CLOSED, logging(deny=True))
+    first = opening(scene.flow("outside", "shop/web", "80/tcp"))
+    answer = first._replace(conntrack=first.conntrack._replace(way="reply"))
+    result = run(ruleset(scene), "forward", answer)
+    assert result.counters == ("deny/ingress/shop/closed",)
+    assert result.logs == (Log("deny ingress shop/closed reply", 100),)
+
+
 def test_an_allowed_connection_is_logged_by_its_first_packet_alone() -> None:
     scene = Scene(WEB, policy("shop/p", ingress=[{}]), logging(allow=True))
     flow = scene.flow("outside", "shop/web", "53/udp")

@@ -70,7 +70,20 @@ def paged(body: bytes) -> Step:
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
-        followed.holder.take(followed.reflector.take_page(body))
+        followed.holder.take(followed.reflector.take_part(body))
+        if followed.reflector.setback is None:
+            followed.holder.take(followed.reflector.end_page())
+
+    return step
+
+
+def parts(body: bytes) -> Step:
+    """Answer with the beginning of a page, in small pieces."""
+
+    def step(followed: Followed) -> None:
+        assert not followed.reflector.request(300).watch, "a watch was asked for"
+        for start in range(0, len(body), 50):
+            followed.holder.take(followed.reflector.take_part(body[start : start + 50]))
 
     return step
 
@@ -313,6 +326,27 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page(pod("c"), rest="t"))],
         Outcome("a b c", "listing"),
     ),
+    "a list that breaks off takes nothing away": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), pod("b"))),
+            refused(410),
+            parts(page(pod("c"), pod("b"))[:-60]),
+            ended,
+        ],
+        Outcome("a b c", "listing"),
+    ),
+    "and what it named doesn't count for the next list": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), pod("b"))),
+            refused(410),
+            parts(page(pod("b"), pod("c"))[:-60]),
+            ended,
+            paged(page(pod("a"), pod("c"))),
+        ],
+        Outcome("a c", "watching", gone="b"),
+    ),
     "what no page lists is gone with the last": (
         [
             NO_INITIAL_EVENTS,
@@ -388,6 +422,8 @@ INITIAL = {
     "sendInitialEvents": "true",
     "resourceVersionMatch": "NotOlderThan",
 }
+CACHED = {"limit": "5000", "resourceVersion": "0"}
+NOT_OLDER_THAN_9 = {"resourceVersion": "9", "resourceVersionMatch": "NotOlderThan"}
 UNHEARD_OF = {
     **status(504, "Timeout", "Too large resource version"),
     "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
@@ -416,9 +452,58 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [SYNCED],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
     ),
-    "or pages": ([NO_INITIAL_EVENTS], {"limit": "5000"}),
-    "one after the other": ([NO_INITIAL_EVENTS, paged(page(rest="t1"))], {"limit": "5000", "continue": "t1"}),
-    "after 410 from the first": ([NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410)], {"limit": "5000"}),
+    "or a list of the server's cache, which passes over the limit": ([NO_INITIAL_EVENTS], CACHED),
+    "its version isn't said again to those that follow a page": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1"))],
+        {"limit": "5000", "continue": "t1"},
+    ),
+    "an expired page is followed by a consistent read, by pages": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410)],
+        {"limit": "5000"},
+    ),
+    "a list after a watch's 410 is of the cache, not older than what was read": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410)],
+        NOT_OLDER_THAN_9,
+    ),
+    "so it is after a 410 as an event": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), streamed(error(410, "Expired"))],
+        NOT_OLDER_THAN_9,
+    ),
+    "and asked again where it broke off": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), ended],
+        NOT_OLDER_THAN_9,
+    ),
+    "a list that is expired itself is followed by a consistent read": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(410, GONE)],
+        {"limit": "5000"},
+    ),
+    "so is one that is newer than the cache": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, UNHEARD_OF)],
+        {"limit": "5000"},
+    ),
+    "it stays one until a list has ended": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410), refused(500), paged(b"<html>")],
+        {"limit": "5000"},
+    ),
+    "once one has ended, the cache is asked again": (
+        [
+            *(NO_INITIAL_EVENTS, paged(page(version="7")), refused(410), refused(410)),
+            *(paged(page(rest="t1")), paged(page(version="9")), refused(410)),
+        ],
+        NOT_OLDER_THAN_9,
+    ),
+    "a server that cuts a list of its cache into pages has no cache of the kind": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1")), paged(page(version="9")), refused(410)],
+        {"limit": "5000"},
+    ),
+    "a list that somebody asks for is a consistent read": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), looked_again],
+        {"limit": "5000"},
+    ),
+    "an initial stream that is expired itself is followed by a consistent one": (
+        [SYNCED, refused(410), refused(410, GONE)],
+        INITIAL,
+    ),
 }
 
 
@@ -433,7 +518,7 @@ def test_of_config_maps_only_the_one_is_listed_and_watched() -> None:
     assert selector.items() <= followed.query.items()
     NO_INITIAL_EVENTS(followed)
     assert followed.reflector.request(300) == Request(
-        "/api/v1/namespaces/kube-system/configmaps", {**selector, "limit": "5000"}, watch=False
+        "/api/v1/namespaces/kube-system/configmaps", {**selector, **CACHED}, watch=False
     )
     paged(page(rest="t"))(followed)
     assert followed.query == {**selector, "limit": "5000", "continue": "t"}
@@ -508,6 +593,21 @@ def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
         assert followed.reflector.version == expected
 
 
+RELISTED: dict[str, tuple[list[Step], bool]] = {
+    "before the first list": ([], False),
+    "after it": ([SYNCED], True),
+    "while somebody's list is still due": ([SYNCED, looked_again], False),
+    "while it is being read": ([SYNCED, looked_again, streamed(added(pod("a")))], False),
+    "when it has ended": ([SYNCED, looked_again, SYNCED], True),
+    "when a list that nobody asked for is due": ([SYNCED, refused(410)], True),
+}
+
+
+@pytest.mark.parametrize(("steps", "listed"), RELISTED.values(), ids=RELISTED)
+def test_whether_the_list_that_was_asked_for_has_ended(steps: list[Step], listed: bool) -> None:  # noqa: FBT001 - drawn
+    assert play(steps).reflector.listed == listed
+
+
 class TestMissing:
     """Kinds that the server may lack."""
 
@@ -530,6 +630,9 @@ class TestMissing:
         assert followed.query["sendInitialEvents"] == "true"
         streamed(added(self.OBJECT) + end_mark("6"))(followed)
         assert (followed.holder.names, followed.reflector.phase) == ("e", "watching")
+
+    def test_where_lists_are_not_streamed_its_first_list_is_of_the_cache(self) -> None:
+        assert self.play(NOT_FOUND, looked_again, NO_INITIAL_EVENTS).query == CACHED
 
     def test_one_that_was_served_is_believed_missing_the_third_time(self) -> None:
         followed = self.play(streamed(added(self.OBJECT) + end_mark("6")), ended)
@@ -688,10 +791,10 @@ def test_what_was_never_in_force_is_not_taken_away() -> None:
     assert (followed.holder.given, followed.reflector.version) == ([], "6")
 
 
-def test_services_are_listed_by_pages_and_not_watched_first() -> None:
+def test_services_are_listed_and_not_watched_first() -> None:
     followed = Followed()
     followed.reflector.list_only()
-    assert followed.query == {"limit": "5000"}
+    assert followed.query == CACHED
     paged(page(pod("a")))(followed)
     assert followed.reflector.synced
 
@@ -700,7 +803,7 @@ def test_services_are_listed_by_pages_and_not_watched_first() -> None:
 def test_pages_are_as_long_as_is_asked(size: int) -> None:
     followed = Followed(page_size=size)
     NO_INITIAL_EVENTS(followed)
-    assert followed.query == {"limit": str(size)}
+    assert followed.query == {"limit": str(size), "resourceVersion": "0"}
 
 
 def unasked(*_: Any) -> None:  # noqa: ANN401 - whatever it is called with

@@ -242,12 +242,14 @@ def test_every_prefix_that_the_ruleset_logs_is_attributed() -> None:
         "allow ingress shop/from-web",
         "allow ingress shop/on-5432",
         "deny ingress shop/closed_from-web_on-5432",
+        "deny ingress shop/closed_from-web_on-5432 reply",
         "deny egress shop/closed",
+        "deny egress shop/closed reply",
     }
     attributor = Attributor(view)
     for prefix in sorted(prefixes):
         record = attributed(attributor, prefix, packet(WEB, DB, TCP, ports(1, 2)))
-        assert f"{record.disposition} {record.connection.direction}" == prefix.rpartition(" ")[0]
+        assert [record.disposition, record.connection.direction] == prefix.split()[:2]
 
 
 def written(ruleset: Ruleset) -> set[str]:
@@ -416,3 +418,25 @@ def test_of_two_pods_with_one_address_a_record_names_who_allows_for_the_one_whos
     assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
     found = attributed(attributor, "allow ingress ops/other", payload)
     assert found.policies == (PolicyName("other", "ops", "NetworkPolicy"),)
+
+
+DIRECTIONS = {
+    "a reply is its connection's": ("deny ingress shop/closed reply", (DB, WEB), ports(5432, 40000)),
+    "what else is denied is as it goes": ("deny ingress shop/closed", (WEB, DB), ports(40000, 5432)),
+}
+
+
+@pytest.mark.parametrize(("prefix", "ends", "numbers"), DIRECTIONS.values(), ids=DIRECTIONS)
+def test_a_record_goes_from_client_to_server(prefix: str, ends: tuple[str, str], numbers: bytes) -> None:
+    record = attributed(Attributor(scene(CLOSED).views["a"]), prefix, packet(*ends, TCP, numbers))
+
+    assert record.connection == Connection(
+        src_ip=WEB, dest_ip=DB, src_port=40000, dest_port=5432, protocol="tcp", direction="ingress"
+    )
+    assert (record.src, record.dest, record.isolating_policies) == (shop("web"), shop("db"), named("closed"))
+
+
+def test_a_reply_to_a_ping_has_no_ports_to_turn() -> None:
+    payload = packet(DB, WEB, ICMP, b"\0\0")
+    record = attributed(Attributor(scene(CLOSED).views["a"]), "deny ingress shop/closed reply", payload)
+    assert (record.connection.src_ip, record.connection.dest_ip, record.connection.src_port) == (WEB, DB, None)

@@ -1,0 +1,70 @@
+"""A node's rules while no Node has its name: a wrong `--node`, a host name that changed, a Node that was deleted.
+
+Such an agent has no Pods, so what it wants would take away the isolation of those that run here. The table stays as it
+is, whole, until a Node of that name is there. Nothing is at stake where the table isolates nobody; nor where there are
+no Nodes at all, as in a folder of manifests without them, and everybody stays isolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from nfagent.cluster.state import ClusterState
+from nfagent.ruleset.objects import Ruleset
+
+_NAMED = 3
+
+
+class UnknownNode:
+    """Holds the table for a node without a Node. Satisfies reconcile.Guard."""
+
+    def __init__(self, cluster: ClusterState, *, allowed: bool) -> None:
+        """Look at the Nodes that others keep up to date; allowed: a node without a Node is meant."""
+        self._cluster = cluster
+        self._allowed = allowed
+        self._harmless = False
+
+    @property
+    def doubts(self) -> bool:
+        """Tell whether what the table holds may be another node's, or this one's under its right name."""
+        if self._cluster.node in self._cluster.nodes:
+            self._harmless = False
+            return False
+        return not (self._allowed or self._harmless)
+
+    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+        """Say why the table stays as it is; '' where nothing is at stake, unless a Node of that name comes and goes."""
+        if not self.doubts:
+            return ""
+        isolated = _isolated(held)
+        self._harmless = not isolated or (not self._cluster.nodes and isolated <= _isolated(wanted))
+        if self._harmless:
+            return ""
+        addresses = {address for _, address in isolated}
+        pods = "1 Pod address" if len(addresses) == 1 else f"{len(addresses)} Pod addresses"
+        return (
+            f"{advice(self._cluster.node, self._cluster.nodes)}. The rules, which isolate {pods}, stay as they are "
+            "until there is a Node of that name, and no change of policies takes effect here; "
+            "--allow-unknown-node has them go"
+        )
+
+
+def advice(node: str, known: Iterable[str]) -> str:
+    """Say that there is no Node of a name, which ones are near, and what to write."""
+    names = sorted(known)
+    short = node.partition(".")[0]
+    near = [name for name in names if name.partition(".")[0] == short] or get_close_matches(node, names, _NAMED)
+    if not names:
+        there = "none at all was read"
+    elif near:
+        there = f"did you mean {' or '.join(near[:_NAMED])}?"
+    else:
+        others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        there = f"there: {', '.join(names[:_NAMED])}{others}"
+    return f"there is no Node {node} ({there}); name this node with --node, as its Node object has it"
+
+
+def _isolated(ruleset: Ruleset) -> set[tuple[str, str]]:
+    """Give what is sent to policies: by direction and family, and address."""
+    return {(name, address) for name, item in ruleset.maps.items() for address in item.elements}

@@ -1,0 +1,58 @@
+"""Lists of a real API server that streams none: from its watch cache, and by pages where it keeps none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.lab.api_client import ApiClient, Document
+from nfagent.lab.assets import Assets
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.credentials import ADMIN
+from nfagent.lab.plan import NodePlan
+from nfagent.source.resources import RESOURCES
+from tests.follower import Follower
+from tests.labs import node_document
+
+pytestmark = pytest.mark.apiserver
+
+NODE = NodePlan("n1", ("192.0.2.1", "2001:db8:ffff::1"), ("10.244.1.0/24",))
+_COUNTED = re.compile(r'apiserver_storage_list_total\{[^}]*resource="([^"]+)"[^}]*\} (\d+)')
+_CACHED = {resource.plural for resource in RESOURCES} - {"configmaps"}
+
+
+@pytest.fixture(scope="module")
+def plane(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    scratch, flags = tmp_path_factory.mktemp("unstreamed"), ("--feature-gates=WatchList=false",)
+    with ControlPlane(scratch, flags=flags, uncached=("configmaps",), assets=assets) as started:
+        yield started
+
+
+def settings(number: int) -> Document:
+    """Describe the ConfigMap that is followed, or one of those that aren't."""
+    meta = {"namespace": "kube-system", "name": f"other-{number}" if number else "ip-masq-agent"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"config": ""}}
+
+
+def lists_of_etcd(client: ApiClient) -> dict[str, int]:
+    """Count the lists that the server had to ask etcd for, by resource."""
+    metrics = client.insist("GET", "/metrics").text
+    return {name: int(count) for name, count in _COUNTED.findall(metrics)}
+
+
+def test_the_lists_of_an_agent_cost_etcd_none_but_of_what_has_no_cache(plane: ControlPlane) -> None:
+    with plane.client() as client:
+        client.put_all([node_document(NODE), *(settings(number) for number in range(3))])
+        with Follower(plane, plane.token_for(ADMIN), NODE.name) as first:  # whatever the server lists to fill its cache
+            assert first.whole.is_set()
+        before = lists_of_etcd(client)
+        with Follower(plane, plane.token_for(ADMIN), NODE.name) as follower:
+            assert follower.whole.is_set()
+            assert list(follower.desired.cluster.nodes) == [NODE.name]
+            assert len(follower.desired.egress.objects) == 1, "its list is of etcd, by pages"
+        after = lists_of_etcd(client)
+    cached = after.keys() & _CACHED
+    assert {name: after[name] - before.get(name, 0) for name in cached} == dict.fromkeys(cached, 0)
+    assert after["configmaps"] > before["configmaps"]

@@ -1,0 +1,91 @@
+"""Whether the table may be changed under a node's name that no Node has, and what people are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.objects import ABSENT, Ruleset
+from nfagent.ruleset.unknown_node import UnknownNode, advice
+from tests.scene import DECODERS, Document, node, pod, policy
+
+CLOSED = policy("shop/p")
+WEB, DB = pod("shop/web", "a", 10), pod("shop/db", "a", 11)
+
+
+def seen(name: str, *documents: Document) -> Desired:
+    """Give what the node of a name wants."""
+    desired = Desired(name)
+    for document in documents:
+        desired.put(decoded(document))
+    return desired
+
+
+def decoded(document: Document) -> Item:
+    """Read a document."""
+    found = DECODERS[document["kind"]](document)
+    assert found is not None
+    return found
+
+
+def table(*documents: Document) -> Ruleset:
+    """Give the rules of node a."""
+    return seen("a", *documents).ruleset()
+
+
+CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
+    "a wrong name, before a table that isolates": (table(WEB, CLOSED), (node("a"), WEB, CLOSED), "b", True),
+    "the Node's name": (table(WEB, CLOSED), (node("a"), CLOSED), "a", False),
+    "a wrong name, before no table": (ABSENT, (node("a"), WEB, CLOSED), "b", False),
+    "a wrong name, before a table that isolates nobody": (table(WEB), (node("a"), WEB, CLOSED), "b", False),
+    "Pods of the name, whose Node is gone from among others": (
+        table(WEB, CLOSED),
+        (node("b"), WEB, CLOSED),
+        "a",
+        True,
+    ),
+    "no Node at all, and everybody stays isolated": (table(WEB, CLOSED), (WEB, DB, CLOSED), "a", False),
+    "no Node at all, and somebody would not": (table(WEB, DB, CLOSED), (WEB, CLOSED), "a", True),
+    "nothing at all": (table(WEB, CLOSED), (), "a", True),
+}
+
+
+@pytest.mark.parametrize(("held", "documents", "name", "objects"), CASES.values(), ids=CASES)
+def test_the_table_is_held_by(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a table's column
+    desired = seen(name, *documents)
+    guard = UnknownNode(desired.cluster, allowed=False)
+    assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects
+    assert guard.doubts == objects
+    assert not UnknownNode(desired.cluster, allowed=True).doubts
+
+
+def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() -> None:
+    desired = seen("a", WEB, CLOSED)
+    guard = UnknownNode(desired.cluster, allowed=False)
+    assert guard.objection(ABSENT, desired.ruleset()) == ""
+    assert not guard.doubts
+    made = decoded(node("a"))
+    desired.put(made)
+    assert not guard.doubts
+    desired.remove(made.ref)
+    assert guard.doubts
+
+
+def test_an_objection_says_what_is_at_stake_and_what_to_write() -> None:
+    desired = seen("b", node("a"), CLOSED)
+    words = UnknownNode(desired.cluster, allowed=False).objection(table(WEB, DB, CLOSED), desired.ruleset())
+    for part in ("no Node b", "there: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
+        assert part in words
+
+
+ADVICE = {
+    "no Nodes": ("n1", [], "none at all was read"),
+    "one that is near": ("nod-7", ["node-7", "etcd", "other"], "did you mean node-7?"),
+    "the same host in another domain": ("n1.old.example", ["n1.new.example", "n2.old.example"], "did you mean n1.new"),
+    "none that is near": ("x", ["alpha", "beta", "gamma", "delta"], "there: alpha, beta, delta and 1 more"),
+}
+
+
+@pytest.mark.parametrize(("name", "known", "words"), ADVICE.values(), ids=ADVICE)
+def test_advice_names_nodes(name: str, known: list[str], words: str) -> None:
+    assert words in advice(name, known)
