@@ -141,6 +141,7 @@ class ClusterSource:
         self._lookout = Lookout(server, clock, taker.count_nodes, lots)
         self._reflectors = {resource.kind: Reflector(resource, taker.held) for resource in resources}
         self._troubles: dict[str, str] = {}
+        self._heard_at: dict[str, float] = {}
         self._again = asyncio.Event()
         self._never = asyncio.Event()
         self._services_at: float | None = None
@@ -190,12 +191,15 @@ class ClusterSource:
         standing = {kind: self._standing(reflector) for kind, reflector in self._reflectors.items()}
         return {"apiserver": {"server": self._origin, "synced": self.synced, "resources": standing}}
 
-    async def read_services(self) -> None:
-        """Have the Services as they are now, or were seconds ago; where they can't be read, what was known holds."""
+    async def read_services(self) -> str:
+        """Have the Services as they are now, or were seconds ago; where they can't be read, what was known holds.
+
+        Gives what was in the way, '' where nothing was.
+        """
         async with self._reading_services:
             now = self._clock.monotonic()
             if self._services_at is not None and now - self._services_at < _SERVICES_SECONDS:
-                return
+                return ""
             reflector = Reflector(SERVICES, self._taker.held)
             reflector.list_only()
             trouble = await self._list(reflector)
@@ -203,6 +207,7 @@ class ClusterSource:
                 log.warning("Services can't be read: %s", trouble)
             else:
                 self._services_at = now
+            return trouble
 
     async def _list(self, reflector: Reflector) -> str:
         """Read a list by pages; give what stood in the way, or nothing. One that is expired is begun anew, twice."""
@@ -278,15 +283,22 @@ class ClusterSource:
             if stream.status != _OK:
                 await self._refused(reflector, stream)
             elif not request.watch:
-                await self._hand_on(reflector.take_page(await stream.read()))
+                page = await stream.read()
+                self._hear(reflector)
+                await self._hand_on(reflector.take_page(page))
             else:
                 self._say_followed(reflector)
+                self._hear(reflector)
                 async for chunk in stream:
+                    self._hear(reflector)
                     await self._hand_on(reflector.take_chunk(chunk))
                     if reflector.setback is not None:
                         return
                     self._say_followed(reflector)
                 reflector.end()
+
+    def _hear(self, reflector: Reflector) -> None:
+        self._heard_at[reflector.resource.kind] = self._clock.monotonic()
 
     async def _refused(self, reflector: Reflector, stream: Stream) -> None:
         code, body = stream.status, await stream.read()
@@ -319,12 +331,14 @@ class ClusterSource:
             log.info("every kind is followed again")
 
     def _standing(self, reflector: Reflector) -> dict[str, Any]:
+        heard_at = self._heard_at.get(reflector.resource.kind)
         return {
             "phase": reflector.phase,
             "synced": reflector.synced,
             "version": reflector.version,
             "objects": len(self._taker.held(reflector.resource.kind)),
             "trouble": self._troubles.get(reflector.resource.kind, ""),
+            "heard_seconds_ago": None if heard_at is None else round(self._clock.monotonic() - heard_at, 1),
         }
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.cluster.ordering import in_order
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Chain, Element, NamedSet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.text import element_text, hook_text, map_properties, rule_text, set_properties
 
@@ -177,11 +178,19 @@ def phases(transaction: Transaction) -> tuple[Transaction, ...]:
 
 def diff(before: Ruleset, after: Ruleset) -> Transaction:
     """Give the commands that turn one ruleset into the other; none where they are equal."""
+    return tuple(command for command in diff_in_steps(before, after) if command is not None)
+
+
+def diff_in_steps(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
+    """Give the same commands one by one; None where none is ready yet."""
     if not after.exists:
-        return (Delete("table"),) if before.exists else ()
-    if before.exists and _reshaped(before, after):
-        return (Delete("table"), *diff(Ruleset(exists=False), after))
-    return tuple(_commands(before, after))
+        if before.exists:
+            yield Delete("table")
+    elif before.exists and _reshaped(before, after):
+        yield Delete("table")
+        yield from _commands(Ruleset(exists=False), after)
+    else:
+        yield from _commands(before, after)
 
 
 def _reshaped(before: Ruleset, after: Ruleset) -> bool:
@@ -196,7 +205,7 @@ def _shape(item: NamedSet) -> tuple[str, int, str]:
     return (item.kind, item.family, item.comment)
 
 
-def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
     if not before.exists:
         yield AddTable()
     for counter in sorted(after.counters - before.counters):
@@ -213,22 +222,37 @@ def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command]:
     yield from _deletions(before, after)
 
 
-def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
     for name in sorted(after.sets):
         old = before.sets[name].elements if name in before.sets else frozenset()
         new = after.sets[name].elements
         if old != new:
             # Deletions first: a changed range overlaps the one that it replaces (corner-cases.md 22).
-            for part in _parts(_in_order(old - new)):
-                yield ChangeElements("delete", name, part)
-            for part in _parts(_in_order(new - old)):
-                yield ChangeElements("add", name, part)
+            yield from _changes("delete", name, old - new)
+            yield from _changes("add", name, new - old)
+        yield None
 
 
-def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+def _changes(verb: Literal["add", "delete"], name: str, elements: frozenset[Element]) -> Iterator[Command | None]:
+    """Change a set's elements, which are all of one kind: the same commands for the same change, at little cost."""
+    part: list[Element] = []
+    for element in in_order(elements):
+        if element is None:
+            yield None
+            continue
+        part.append(element)
+        if len(part) == _PER_COMMAND:
+            yield ChangeElements(verb, name, tuple(part))
+            part = []
+    if part:
+        yield ChangeElements(verb, name, tuple(part))
+
+
+def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
     for name in sorted(after.chains):
         old = before.chains[name].rules if name in before.chains else ()
         new = after.chains[name].rules
+        yield None
         if old != new:
             kept = len(old) if new[: len(old)] == old else 0
             if old and not kept:
@@ -259,16 +283,6 @@ def _deletions(before: Ruleset, after: Ruleset) -> Iterator[Command]:
         yield Delete("set", name)
     for name in sorted(before.counters - after.counters):
         yield Delete("counter", name)
-
-
-def _in_order(elements: frozenset[Element]) -> list[Element]:
-    """Sort a set's elements, which are all of one kind: the same commands for the same change, at little cost."""
-    return sorted(elements)
-
-
-def _parts(elements: list[Element]) -> Iterator[tuple[Element, ...]]:
-    for start in range(0, len(elements), _PER_COMMAND):
-        yield tuple(elements[start : start + _PER_COMMAND])
 
 
 def _pair_parts(elements: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], ...]]:
