@@ -18,6 +18,7 @@ from nfagent.lab.stage import Stage
 
 MODULES = (
     "benchmarks.engine",
+    "benchmarks.questions",
     "benchmarks.rest",
     "benchmarks.apiserver",
     "benchmarks.revocations",

@@ -1,8 +1,8 @@
-"""Sorting in steps, for whoever must not be away for long."""
+"""Work in steps, for whoever must not be away for long: sorting, and the end of any."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,3 +21,13 @@ def in_order(items: Iterable[_T], key: Callable[[_T], Any] | None = None) -> Ite
         runs.append(run)
         yield None
     yield from runs[0] if len(runs) == 1 else merge(*runs, key=key)  # type: ignore[arg-type]
+
+
+def result(steps: Generator[object, None, _T]) -> _T:
+    """Take all steps at once, and give what they return. Raises what they raise."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            found: _T = ended.value
+            return found

@@ -12,11 +12,12 @@ import msgspec
 
 from nfagent.cluster.address import endpoint
 from nfagent.cluster.model import Direction
+from nfagent.cluster.ordering import result
 from nfagent.cluster.state import ClusterState
 from nfagent.explain.changes import Remedy
 from nfagent.explain.ends import Question, in_words, pod_of, read_question
 from nfagent.explain.remedy import remedies
-from nfagent.explain.routes import Route, routes_of
+from nfagent.explain.routes import Route, finding
 from nfagent.explain.telling import pods_labelled
 from nfagent.explain.words import side_lines
 from nfagent.policy.choices import Choices
@@ -91,13 +92,7 @@ def explain(
     cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: Choices = _DEFAULTS
 ) -> Explanation:
     """Judge a connection that a person wrote down. Raises UsageError where an end can't be understood."""
-    steps = explaining(cluster, index, source, destination, choices)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as ended:
-            found: Explanation = ended.value
-            return found
+    return result(explaining(cluster, index, source, destination, choices))
 
 
 def explaining(
@@ -109,7 +104,7 @@ def explaining(
     when its turn comes.
     """
     question = read_question(cluster, source, destination)
-    found = routes_of(cluster, question)
+    found = yield from finding(cluster, question)
     teller = _Teller(cluster, index, choices)
     called = question.called
     servers = None
