@@ -41,7 +41,7 @@ def check_scope(desired: Desired, view: str, scope: Scope, standing: Standing) -
     """Refuse what can't be answered for this part. Raises UsageError, which says what is known and what to do next."""
     if standing.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
         known = "; `nfagent dump kernel` shows what is in force" if view != "kernel" else ""
-        raise UsageError(f"{view} isn't known yet: {standing.unknown}{known}")
+        raise UsageError(f"dump {view} can't answer yet: {standing.unknown}{known}")
     if not scope.words:
         return
     if view == "diff":
@@ -49,8 +49,9 @@ def check_scope(desired: Desired, view: str, scope: Scope, standing: Standing) -
     try:
         _check_exists(desired, scope)
     except UsageError as error:
-        unread = f"; {standing.unknown}" if standing.unknown else ""
-        raise UsageError(f"{error}{unread}") from None
+        # It may well be there, and only be unread.
+        what = f"Pod {scope.pod}" if scope.pod else f"namespace {scope.namespace}"
+        raise UsageError(f"{what} isn't known yet: {standing.unknown}" if standing.unknown else str(error)) from None
     if view in _OF_THIS_KERNEL:
         _check_here(desired, scope)
 

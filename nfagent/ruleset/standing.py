@@ -59,8 +59,8 @@ class Standing(msgspec.Struct, frozen=True):
             return ""
         trouble = f", {self.trouble}" if self.trouble else ""
         return (
-            f"the agent hasn't read the whole cluster yet (not yet {_named(self.unread)}{trouble}): what isn't shown "
-            "may exist all the same; ask again when the line API server of `nfagent dump state` says ok"
+            f"the agent hasn't read the whole cluster yet (not yet {_named(self.unread)}{trouble}); "
+            "ask again when the line API server of `nfagent dump state` says ok"
         )
 
     @property
@@ -115,7 +115,9 @@ def head(standing: Standing, *unknown: str) -> dict[str, Any]:
 
 def _named(kinds: tuple[str, ...]) -> str:
     more = len(kinds) - _KINDS_NAMED
-    return ", ".join(kinds[:_KINDS_NAMED]) + (f" and {more} more kinds" if more > 0 else "")
+    return ", ".join(kinds[:_KINDS_NAMED]) + (
+        f" and {more} more {'kind' if more == 1 else 'kinds'}" if more > 0 else ""
+    )
 
 
 def _span(seconds: float) -> str:
