@@ -37,7 +37,7 @@ from nfagent.ruleset.objects import ABSENT, Ruleset
 from nfagent.ruleset.standing import WHOLE
 from nfagent.ruleset.views import Scope, annotation, counters_view, policies_view, ruleset_view, state_view
 
-_AT_ONCE = 100
+_AT_ONCE = 20
 _LONGEST_MS = 20
 _ALL = Scope()
 

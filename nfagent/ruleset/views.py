@@ -278,10 +278,10 @@ def ruleset_view(ruleset: Ruleset, annotate: Annotate | None) -> View:
 
 def ruleset_parts(ruleset: Ruleset, annotate: Annotate | None, scope: Scope = _ALL, standing: Standing = WHOLE) -> View:
     """Show a ruleset, or a scope's part of it, made as it is written, in the form that the scope names."""
-    forms: View = {
-        "text": Text(table_parts(ruleset, annotate)),
-        "nft": Text(table_parts(ruleset)),
-        "objects": _objects(ruleset),
+    forms: dict[str, Callable[[], object]] = {
+        "text": lambda: Text(table_parts(ruleset, annotate)),
+        "nft": lambda: Text(table_parts(ruleset)),
+        "objects": lambda: _objects(ruleset),
     }
     empty = ruleset.exists and bool(scope.words) and not ruleset.maps
     return {
@@ -289,7 +289,7 @@ def ruleset_parts(ruleset: Ruleset, annotate: Annotate | None, scope: Scope = _A
         "nothing": f"no rules for {scope.words}: no policy that is in there judges any of its addresses"
         if empty
         else "",
-        **({scope.form: forms[scope.form]} if scope.form in forms else forms),
+        **{form: make() for form, make in forms.items() if scope.form in {form, ""}},
     }
 
 
