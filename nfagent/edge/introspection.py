@@ -6,6 +6,7 @@ in a thread. What isn't known is said; nothing of it is ever "none" or "allowed"
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -23,6 +24,8 @@ from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.scopes import Scope, check_scope, scoped
 from nfagent.ruleset.standing import Standing
 from nfagent.ruleset.views import View, annotation, counters_view, policies_parts, ruleset_parts, state_parts
+
+_DIFF_TRIES, _DIFF_PAUSE = 5, 0.05
 
 
 class Reports(msgspec.Struct, frozen=True):
@@ -70,7 +73,7 @@ class Introspection:
                 known = msgspec.structs.replace(standing, unread=())
                 return self._ruleset(await self._listings.ruleset(), scope, known)
             case "diff":
-                return diff_parts(await self._listings.ruleset(), self._desired.ruleset(), standing)
+                return diff_parts(*await self._both(), standing)
             case "counters":
                 return counters_view(self._desired, await self._listings.counters(), scope, standing)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
@@ -95,6 +98,19 @@ class Introspection:
         trial = begin_trial(desired.cluster, desired.index, desired.choices, given, delete=delete)
         trial.notes = standing.notes
         return trial
+
+    async def _both(self) -> tuple[Ruleset, Ruleset]:
+        """Give what the kernel holds and what it must, both of a time when nothing was on its way, if there is one."""
+        for _ in range(_DIFF_TRIES):
+            settled, wanted = self._in_sync(), self._desired.ruleset()
+            held = await self._listings.ruleset()
+            if settled and self._in_sync() and self._desired.ruleset() is wanted:
+                return held, wanted
+            await asyncio.sleep(_DIFF_PAUSE)
+        return await self._listings.ruleset(), self._desired.ruleset()
+
+    def _in_sync(self) -> bool:
+        return bool(self._reports.status()["reconcile"]["in_sync"])
 
     def _whole(self, command: str) -> Standing:
         """Refuse to judge by a part of the cluster. Raises UsageError."""
