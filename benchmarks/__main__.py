@@ -20,6 +20,7 @@ MODULES = (
     "benchmarks.engine",
     "benchmarks.together",
     "benchmarks.outside",
+    "benchmarks.questions",
     "benchmarks.rest",
     "benchmarks.apiserver",
     "benchmarks.revocations",

@@ -31,37 +31,26 @@ from nfagent.edge.conntrack import Connections
 from nfagent.edge.drift import DriftWatch
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.following import ClusterSource
-from nfagent.edge.given import Given
+from nfagent.edge.introspection import Introspection, Reports
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.last_good import LastGood
+from nfagent.edge.listings import Listings
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.logwriter import LogWriter
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.nflog_reading import NflogReading
 from nfagent.edge.readiness import Readiness
-from nfagent.edge.trials import begin_trial
-from nfagent.errors import KernelError, MachineError, Problem, UsageError
-from nfagent.explain.explanation import Explanation, explain
-from nfagent.explain.trial import Trial
+from nfagent.edge.turns import Turns
+from nfagent.errors import KernelError, MachineError, Problem
 from nfagent.intake import Intake
 from nfagent.notices.findings import NodeFaults
 from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
 from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.standing import Standing, standing_of
 from nfagent.ruleset.unknown_node import UnknownNode, advice
-from nfagent.ruleset.views import (
-    Scope,
-    View,
-    annotation,
-    counters_view,
-    diff_view,
-    policies_view,
-    ruleset_view,
-    scoped,
-    state_view,
-)
+from nfagent.ruleset.views import View
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import encode
 from nfagent.voice import Voice
@@ -96,8 +85,8 @@ class Source(Protocol):
         """Read everything again, and return when that is taken in."""
         ...
 
-    async def read_services(self) -> None:
-        """Have the Services that `explain` looks at."""
+    async def read_services(self) -> str:
+        """Have the Services that `explain` looks at; give what is in the way."""
         ...
 
     async def close(self) -> None:
@@ -110,7 +99,7 @@ class Source(Protocol):
 
 
 class Agent:
-    """One node's agent. Satisfies edge.api.Answers, edge.folder.Taker and edge.following.Taker."""
+    """One node's agent. Satisfies edge.folder.Taker and edge.following.Taker."""
 
     def __init__(self, settings: Settings) -> None:
         """Put the parts together: libnftables is loaded and conntrack's socket opened, all else is left to `run`.
@@ -177,7 +166,16 @@ class Agent:
             await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
             await self._source.start()
-            runner = await api.serve(self._settings.socket_path, self)
+            turns = Turns()
+            reports = Reports(
+                self._standing,
+                lambda: self._source.problems,
+                self._status,
+                self._source.read_services,
+                self._kernel.as_written,
+            )
+            answers = Introspection(self._desired, Listings(), turns, reports)
+            runner = await api.serve(self._settings.socket_path, answers, turns)
             try:
                 await self._work()
             finally:
@@ -328,45 +326,14 @@ class Agent:
         if cluster.node not in cluster.nodes:
             log.warning("%s", advice(cluster.node, cluster.nodes))
 
-    async def view(self, name: str, scope: Scope) -> View:
-        """Give a view of `dump`. Raises UsageError, KernelError."""
-        match name:
-            case "state":
-                return {**state_view(self._desired, scope, self._source.problems), "agent": self._status()}
-            case "policies":
-                return policies_view(self._desired, scope, self._source.problems)
-            case "ruleset":
-                return self._ruleset_view(self._desired.ruleset(), scope)
-            case "kernel":
-                return self._ruleset_view(await self._kernel.read(), scope)
-            case "diff":
-                self._require_whole()
-                listed = await self._kernel.read()
-                wanted = self._desired.ruleset()
-                return diff_view(self._kernel.as_written(listed, wanted), wanted)
-            case "counters":
-                return counters_view(self._desired, await self._kernel.counters(), scope)
-        raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
-
-    async def explain(self, source: str, destination: str) -> Explanation:
-        """Judge a connection. Raises UsageError."""
-        self._require_whole()
-        await self._source.read_services()
-        return explain(self._desired.cluster, self._desired.index, source, destination, self._desired.choices)
-
-    def begin_trial(self, given: Given, *, delete: bool) -> Trial:
-        """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""
-        self._require_whole()
-        desired = self._desired
-        return begin_trial(desired.cluster, desired.index, desired.choices, given, delete=delete)
-
-    def _require_whole(self) -> None:
-        """Refuse to judge by a part of the cluster. Raises UsageError."""
-        if not self._gathered.is_set():
-            raise UsageError("the agent hasn't read the whole cluster yet; `nfagent dump state` says what it waits for")
-
-    def _ruleset_view(self, ruleset: Ruleset, scope: Scope) -> View:
-        return ruleset_view(scoped(self._desired, ruleset, scope), annotation(self._desired))
+    def _standing(self) -> Standing:
+        """Tell how far what is known can be relied on."""
+        status = self._reconciler.status
+        refused = status.last_error or status.held
+        if not (refused or self._ready):
+            refused = "they aren't committed yet"
+        resources = self._source.status().get("apiserver", {}).get("resources", {})
+        return standing_of(resources, self._clock.now_ns(), refused, whole=self._gathered.is_set())
 
     def _status(self) -> View:
         return {

@@ -2,8 +2,8 @@
 
 May import: everything below, and of the lab what `nfagent lab` starts. A command's module is imported when that
 command runs, and imports what it uses when it uses it: `nfagent --help` loads nothing but click.
-Promises: exit code 0 is yes, 1 is no (denied, drift, refused input), 2 is usage or failure; an answer goes to stdout,
-everything said about it to stderr; every error says what to do next.
+Promises: exit code 0 is yes, 1 is no (denied, drift, refused input), 2 is usage, failure or not known; an answer goes
+to stdout, everything said about it to stderr; every error says what to do next.
 """
 
 from __future__ import annotations

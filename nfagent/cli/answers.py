@@ -24,13 +24,18 @@ from nfagent.errors import MachineError, Problem, UsageError
 from nfagent.explain.explanation import explain, explanation_view
 from nfagent.explain.trial import Seen
 from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.differences import diff_view
+from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.pieces import whole
+from nfagent.ruleset.scopes import check_scope
+from nfagent.ruleset.standing import WHOLE
 from nfagent.ruleset.views import (
     Scope,
     View,
     annotation,
     counters_view,
-    diff_view,
     policies_view,
+    ruleset_parts,
     ruleset_view,
     scoped,
     state_view,
@@ -79,7 +84,7 @@ class AgentAnswers:
 
     def view(self, name: str, scope: Scope) -> View:
         """Give a view of `dump`."""
-        return ask(self._path, f"/v1/dump/{name}", {"namespace": scope.namespace, "pod": scope.pod})
+        return ask(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope))
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Judge a connection."""
@@ -111,6 +116,7 @@ class FolderAnswers:
 
     def view(self, name: str, scope: Scope) -> View:
         """Give a view of `dump`."""
+        check_scope(self.desired, name, scope, WHOLE)
         match name:
             case "state":
                 return state_view(self.desired, scope, self.problems)
@@ -119,13 +125,12 @@ class FolderAnswers:
         remark_problems(self.problems)
         wanted = self.desired.ruleset()
         if name == "ruleset":
-            return ruleset_view(scoped(self.desired, wanted, scope), annotation(self.desired))
+            return self._ruleset(wanted, scope)
         kernel = Nftables()
         try:
             match name:
                 case "kernel":
-                    shown = scoped(self.desired, kernel.read_now(), scope)
-                    return ruleset_view(shown, annotation(self.desired))
+                    return self._ruleset(kernel.read_now(), scope)
                 case "diff":
                     return diff_view(kernel.read_now(), wanted)
                 case "counters":
@@ -133,6 +138,11 @@ class FolderAnswers:
         finally:
             kernel.close()
         raise UsageError(f"there is no view {name!r}")
+
+    def _ruleset(self, ruleset: Ruleset, scope: Scope) -> View:
+        shown = scoped(self.desired, ruleset, scope)
+        found: View = whole(ruleset_parts(shown, annotation(self.desired), scope))
+        return found
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Judge a connection."""

@@ -88,6 +88,7 @@ def view(changes: Iterable[Change], outcome: Outcome, logged: Logged, problems: 
     """Show everything, as JSON can hold it."""
     sightings = logged.sightings
     return {
+        "notes": list(outcome.notes),
         "policies": list(outcome.policies),
         "already_so": list(outcome.idle),
         "pods_judged": outcome.judged,
@@ -109,6 +110,8 @@ def view(changes: Iterable[Change], outcome: Outcome, logged: Logged, problems: 
 
 def remark_on(outcome: Outcome) -> None:
     """Say what the numbers leave out."""
+    for words in outcome.notes:
+        remark("warning", words)
     verb = "is" if len(outcome.idle) == 1 else "are"
     if outcome.idle:
         remark("note", f"{', '.join(outcome.idle)} {verb} already as the files say")

@@ -52,25 +52,35 @@ def dump(
     counters  packets and bytes by policy, direction and verdict
 
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
+    Exit code 2: something that was asked isn't known here, or -n or --pod matches nothing; stderr says what and why.
     """  # noqa: D301 - \b is click's: keep these lines as they are
     from nfagent.cli.answers import find_answers
-    from nfagent.cli.output import emit, say
+    from nfagent.cli.output import emit, remark, remark_standing, say
     from nfagent.errors import UsageError
     from nfagent.ruleset.views import Scope
 
     if output == "nft" and view not in {*_RULESETS, "diff"}:
         raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
     answers = find_answers(settings_of(config, manifests, node), from_files=manifests is not None)
-    content = answers.view(view, Scope(namespace, pod))
+    form = "objects" if output in {"json", "yaml"} else output
+    content = answers.view(view, Scope(namespace, pod, form if view in _RULESETS else ""))
     if output in {"json", "yaml"}:
-        emit(content["objects"] if view in _RULESETS else content, output)
+        emit(_objects(content) if view in _RULESETS else content, output)
     elif view in _RULESETS:
         click.echo(content[output], nl=False)
     elif output == "nft":
         click.echo("".join(f"{command}\n" for command in content["commands"]), nl=False)
     else:
         say(_text(view, content))
-    context.exit(1 if view == "diff" and not content["equal"] else 0)
+    if view in _RULESETS and content["nothing"]:
+        remark("note", content["nothing"])
+    known = remark_standing(content)
+    context.exit((1 if view == "diff" and not content["equal"] else 0) if known else 2)
+
+
+def _objects(content: dict[str, Any]) -> dict[str, Any]:
+    """Put a ruleset's objects beside what is to be said about them."""
+    return {**{key: value for key, value in content.items() if key != "objects"}, **content["objects"]}
 
 
 def _text(view: str, content: dict[str, Any]) -> list[str]:

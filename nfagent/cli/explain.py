@@ -49,10 +49,11 @@ def explain(
     A Service, by its name, its address, or a node's address with its node port, stands for the Pods behind it: each of
     them is judged.
 
-    Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod stands behind it.
+    Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod stands behind it;
+    2: the verdict isn't known, and stderr says why.
     """
     from nfagent.cli.answers import find_answers
-    from nfagent.cli.output import emit, say
+    from nfagent.cli.output import emit, remark_standing, say
 
     logged = None
     if record is not None and source is None:
@@ -71,7 +72,8 @@ def explain(
         emit(found, output)
     if logged is not None and changed:
         _remark_change(logged)
-    context.exit(0 if found["allowed"] else 1)
+    known = remark_standing(found)
+    context.exit((0 if found["allowed"] else 1) if known else 2)
 
 
 def _text(found: dict[str, Any]) -> list[str]:

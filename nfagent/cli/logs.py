@@ -47,7 +47,9 @@ def parse_ago(text: str) -> int:
 )
 @config_option
 @output_option("text", "json")
+@click.pass_context
 def logs(  # noqa: PLR0913 - one argument for each option
+    context: click.Context,
     *,
     follow: bool,
     verdict: str | None,
@@ -63,6 +65,8 @@ def logs(  # noqa: PLR0913 - one argument for each option
 
     -n and --pod match either end. What is logged is switched by the NetworkLogging object `default`.
     `-o json` writes the records as they are, a line each.
+
+    Exit code 2: there is no such record. That tells nothing about connections that aren't logged.
     """
     import time
 
@@ -89,16 +93,18 @@ def logs(  # noqa: PLR0913 - one argument for each option
                 f"{log}: there is no verdict log yet; the NetworkLogging object `default` switches logging on, "
                 "and --file PATH reads another file"
             )
-        _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
+        shown = _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
     except (PermissionError, IsADirectoryError) as error:
         raise MachineError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
+    context.exit(0 if shown else 2)
 
 
 def _show(
     batches: Iterator[list[bytes]],
     wanted: Callable[[Record], bool],
     form: Callable[[list[Record]], Iterator[str]],
-) -> None:
+) -> bool:
+    """Write the records that are wanted; tell whether there were any."""
     from nfagent.cli.output import remark, say
 
     total = unread = matching = 0
@@ -112,10 +118,17 @@ def _show(
             if kept:
                 say(form(kept))
         if not matching:
-            remark("note", f"none of {counted(total, 'record')} matches" if total else "the log has no records yet")
+            remark("note", _nothing(total))
     finally:
         if unread:
             remark("warning", f"passed over {counted(unread, 'line')} that {'is' if unread == 1 else 'are'} no record")
+    return bool(matching)
+
+
+def _nothing(total: int) -> str:
+    if total:
+        return f"none of {counted(total, 'record')} matches; what isn't logged isn't here: is logging on?"
+    return "the log has no records yet; the NetworkLogging object `default` switches logging on"
 
 
 def _decoded(lines: list[bytes]) -> Iterator[Record]:

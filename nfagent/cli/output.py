@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import click
 
@@ -31,6 +32,15 @@ def remark(word: str, message: object) -> None:
     """Say something about the answer on stderr: `warning: …`."""
     shown = click.style(f"{word}:", fg="red" if word == "error" else "yellow") if coloured(sys.stderr) else f"{word}:"
     click.echo(f"{shown} {message}", err=True, color=coloured(sys.stderr))
+
+
+def remark_standing(view: Mapping[str, Any]) -> bool:
+    """Say on stderr what a view doesn't know, and what in it may be old; tell whether all that was asked is known."""
+    for words in view["unknown"]:
+        remark("not known", words)
+    for words in view["notes"]:
+        remark("warning", words)
+    return bool(view["complete"])
 
 
 def remark_problems(problems: Iterable[Problem]) -> bool:

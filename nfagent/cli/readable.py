@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nfagent.cli.tables import counted, facts, paint, strong, table
@@ -30,7 +30,7 @@ def state(view: View) -> list[str]:
     if nodes:
         lines += ["", *table(("node", "addresses", "pod ranges"), nodes)]
     if not pods:
-        lines += ["", "no Pods"]
+        lines += ["", view["nothing"]]
     else:
         lines += ["", *table(("pod", "node", "addresses", "ingress judged by", "egress judged by"), pods)]
     return lines + _problems(view["problems"])
@@ -48,12 +48,17 @@ def _head(view: View) -> list[tuple[str, str]]:
     added = [f"EgressNATPolicy {name}" for name in masquerade["added"]]
     origin = ", ".join([masquerade["base"] or "default list", *added])
     switches = ", ".join(f"{paint(verdict)} {'on' if logging[verdict] else 'off'}" for verdict in ("allow", "deny"))
+    so_far = "" if view["complete"] else "  as far as it was read"
+    unknown = "there is no Node of that name" if view["complete"] else "its Node isn't read yet"
     head = [
-        ("node", view["node"] + ("" if view["known"] else f"  {paint('warning')}: there is no Node of that name")),
-        ("cluster", ", ".join(parts)),
-        ("masquerade", f"{_families(masquerade)}, not towards {exempt} ({origin})" if masquerade["enabled"] else "off"),
+        ("node", view["node"] + ("" if view["known"] else f"  {paint('warning')}: {unknown}")),
+        ("cluster", ", ".join(parts) + so_far),
+        (
+            "masquerade",
+            (f"{_families(masquerade)}, not towards {exempt} ({origin})" if masquerade["enabled"] else "off") + so_far,
+        ),
         *(("services", f"{', '.join(found['cidrs'])} ({found['name']})") for found in masquerade["service_ranges"]),
-        ("logging", switches),
+        ("logging", switches + so_far),
     ]
     return head + (agent_facts(view["agent"]) if "agent" in view else [])
 
@@ -111,7 +116,10 @@ def _following_fact(apiserver: View) -> str:
         if found["trouble"]:
             troubles.setdefault(found["trouble"], []).append(kind)
     if troubles:
-        said = "; ".join(f"{', '.join(kinds)} not followed: {trouble}" for trouble, kinds in troubles.items())
+        said = "; ".join(
+            f"{', '.join(kinds)} not followed{_heard(resources[kind] for kind in kinds)}: {trouble}"
+            for trouble, kinds in troubles.items()
+        )
         return f"{paint('warn')}, {said}"
     waited_for = [kind for kind, found in resources.items() if not found["synced"]]
     if waited_for:
@@ -119,6 +127,13 @@ def _following_fact(apiserver: View) -> str:
     missing = sum(found["phase"] == "missing" for found in resources.values())
     absent = f"; {counted(missing, 'kind')} not served" if missing else ""
     return f"{paint('ok')}, {apiserver['server']}; following {counted(len(resources) - missing, 'kind')}{absent}"
+
+
+def _heard(resources: Iterable[View]) -> str:
+    """Say how old what was read of some kinds is."""
+    ages = [found.get("heard_seconds_ago") for found in resources]
+    known = [age for age in ages if age is not None]
+    return f", last heard of {max(known) / 60:.0f} min ago" if known else ""
 
 
 def _revoke_fact(revoke: View) -> str:
@@ -149,7 +164,7 @@ def policies(view: View) -> list[str]:
     """Show policies: a table, then every policy's rules in words."""
     found = view["policies"]
     if not found:
-        return ["no policies: every connection is allowed", *_egress(view), *_problems(view["problems"])]
+        return [view["nothing"], *_egress(view), *_problems(view["problems"])]
     rows = [
         [
             _policy_name(policy),
@@ -265,7 +280,7 @@ def _tier_lines(name: str, policy: View) -> Iterator[str]:
 def counters(view: View) -> list[str]:
     """Show what passed and what didn't."""
     if not view["counters"]:
-        return ["no counters: no policy isolates a Pod of this node"]
+        return [view["nothing"]]
     rows = [
         [
             ", ".join(

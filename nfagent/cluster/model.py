@@ -118,6 +118,11 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
         return Ref("Pod", self.namespace, self.name)
 
     @property
+    def runs(self) -> bool:
+        """Tell whether it runs, and has an address."""
+        return self.phase == "Running" and bool(self.addresses)
+
+    @property
     def holds_addresses(self) -> bool:
         """Tell whether its addresses are its own: not the node's, and not given back (corner-cases.md 40, 41)."""
         return not self.host_network and self.phase not in {"Succeeded", "Failed"} and bool(self.addresses)

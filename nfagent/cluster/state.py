@@ -167,12 +167,15 @@ class ClusterState:
 
     def behind(self, service: Service) -> list[Pod]:
         """Give the Pods that a Service's selector takes, by name: those that run and have an address."""
+        return sorted((pod for pod in self.selected(service) if pod.runs), key=_pod_key)
+
+    def selected(self, service: Service) -> list[Pod]:
+        """Give all Pods that a Service's selector takes, in no order."""
         if service.selector is None:
             return []
         wanted = set(service.selector)
         chosen = [known for known in self.by_namespace.get(service.namespace, ()) if wanted <= set(known.labels)]
-        pods = [pod for known in chosen for pod in self.members[known].values()]
-        return sorted((pod for pod in pods if pod.phase == "Running" and pod.addresses), key=_pod_key)
+        return [pod for known in chosen for pod in self.members[known].values()]
 
     def rebuilt(self) -> ClusterState:
         """Make the same state anew from its objects alone."""

@@ -1,10 +1,12 @@
 """The running agent's answers, over its unix socket: HTTP with JSON, for root alone (mode 0600).
 
-    GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters
+    GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters; `form` names the
+                                                    one of a ruleset's forms that is wanted (text, nft, objects)
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
     POST /v1/try                                    what a change of policies would do (asking, trials); the answer
                                                     is a line of JSON for each part
 
+A long answer is written as it is made, in chunks, and its length isn't known before.
 200 is an answer, 400 a question that can't be understood, 503 a kernel that doesn't answer; the latter two
 carry {"error": "…"}.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -25,9 +27,11 @@ from aiohttp.typedefs import Handler
 from nfagent.edge.asking import MOST_BYTES, read_question, too_long
 from nfagent.edge.given import Given, read_given
 from nfagent.edge.trials import Part, Work, in_turns
+from nfagent.edge.turns import Turns
 from nfagent.errors import KernelError, MachineError, UsageError
-from nfagent.explain.explanation import Explanation, explanation_view
+from nfagent.explain.explanation import Explanation, explanation_parts
 from nfagent.explain.trial import Trial
+from nfagent.ruleset.pieces import encoded
 from nfagent.ruleset.views import Scope, View
 
 _STOP_SECONDS = 0.5
@@ -50,23 +54,29 @@ class Answers(Protocol):
         ...
 
 
-async def serve(path: Path, answers: Answers) -> web.AppRunner:
-    """Answer at a socket path until the runner is cleaned up. Raises MachineError."""
+async def serve(path: Path, answers: Answers, turns: Turns | None = None) -> web.AppRunner:
+    """Answer at a socket path until the runner is cleaned up. Raises MachineError.
+
+    turns: those that long answers take, where others take them too
+    """
     application = web.Application(middlewares=[_errors], client_max_size=MOST_BYTES)
+    turns = turns or Turns()
 
-    async def dump(request: web.Request) -> web.Response:
-        scope = Scope(request.query.get("namespace", ""), request.query.get("pod", ""))
-        return _json(await answers.view(request.match_info["view"], scope))
+    async def dump(request: web.Request) -> web.StreamResponse:
+        asked = request.query
+        scope = Scope(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
+        return await _told(request, turns.taken(encoded(await answers.view(request.match_info["view"], scope))))
 
-    async def explain(request: web.Request) -> web.Response:
+    async def explain(request: web.Request) -> web.StreamResponse:
         found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
-        return _json(explanation_view(found))
+        return await _told(request, turns.taken(encoded(explanation_parts(found))))
 
     async def attempt(request: web.Request) -> web.StreamResponse:
         asked, seen = read_question(await request.read())
         given = await asyncio.to_thread(read_given, asked.files)
         trial = answers.begin_trial(given, delete=asked.delete)
-        return await _told(request, in_turns(Work(trial, given, asked, seen)))
+        lines = (b"" if part is None else _line(part) for part in in_turns(Work(trial, given, asked, seen)))
+        return await _told(request, turns.taken(lines), "application/x-ndjson")
 
     async def forget_socket(_application: web.Application) -> None:
         _remove(path)
@@ -108,19 +118,25 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _json({"error": str(error)}, status=503)
 
 
-async def _told(request: web.Request, parts: Iterable[Part | None]) -> web.StreamResponse:
-    """Write parts as they are found; everybody else has a turn after each."""
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+async def _told(
+    request: web.Request, turns: AsyncIterator[list[bytes]], content_type: str = "application/json"
+) -> web.StreamResponse:
+    """Write an answer as it is made; everybody else has a turn after each part."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
     # Who asked may well have gone away, and wants no more then.
     with suppress(ConnectionResetError):
-        for part in parts:
-            if part is not None:
-                if not response.prepared:
-                    await response.prepare(request)
-                await response.write(msgspec.json.encode(part) + b"\n")
-            await asyncio.sleep(0)
+        async for made in turns:
+            part = b"".join(made)
+            if part and not response.prepared:
+                await response.prepare(request)
+            if part:
+                await response.write(part)
         await response.write_eof()
     return response
+
+
+def _line(part: Part) -> bytes:
+    return msgspec.json.encode(part) + b"\n"
 
 
 def _json(content: object, status: int = 200) -> web.Response:

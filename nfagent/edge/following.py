@@ -152,6 +152,7 @@ class ClusterSource:
             resource.kind: Reflector(resource, taker.held, last_good=self._last_good) for resource in resources
         }
         self._troubles: dict[str, str] = {}
+        self._heard_at: dict[str, float] = {}
         self._again = asyncio.Event()
         self._begun = asyncio.Event()
         self._listed = asyncio.Event()
@@ -220,12 +221,15 @@ class ClusterSource:
         standing = {kind: self._standing(reflector) for kind, reflector in self._reflectors.items()}
         return {"apiserver": {"server": self._origin, "synced": self.synced, "resources": standing}}
 
-    async def read_services(self) -> None:
-        """Have the Services as they are now, or were seconds ago; where they can't be read, what was known holds."""
+    async def read_services(self) -> str:
+        """Have the Services as they are now, or were seconds ago; where they can't be read, what was known holds.
+
+        Gives what was in the way, '' where nothing was.
+        """
         async with self._reading_services:
             now = self._clock.monotonic()
             if self._services_at is not None and now - self._services_at < _SERVICES_SECONDS:
-                return
+                return ""
             reflector = Reflector(SERVICES, self._taker.held)
             reflector.list_only()
             trouble = await self._list(reflector)
@@ -234,6 +238,7 @@ class ClusterSource:
             else:
                 self._services_at = now
                 self._service_problems = tuple(reflector.problems.values())
+            return trouble
 
     async def _list(self, reflector: Reflector) -> str:
         """Read a list by pages; give what stood in the way, or nothing. One that is expired is begun anew, twice."""
@@ -312,7 +317,9 @@ class ClusterSource:
                 await self._take_page(reflector, stream)
             else:
                 self._say_followed(reflector)
+                self._hear(reflector)
                 async for chunk in stream:
+                    self._hear(reflector)
                     await self._hand_on(reflector, reflector.take_chunk(chunk))
                     if reflector.setback is not None:
                         return
@@ -322,10 +329,14 @@ class ClusterSource:
     async def _take_page(self, reflector: Reflector, stream: Stream) -> None:
         """Hand on a page's objects as they come: one of the server's cache is as long as the list."""
         async for chunk in stream:
+            self._hear(reflector)
             await self._hand_on(reflector, reflector.take_part(chunk))
             if reflector.setback is not None:
                 return
         await self._hand_on(reflector, reflector.end_page())
+
+    def _hear(self, reflector: Reflector) -> None:
+        self._heard_at[reflector.resource.kind] = self._clock.monotonic()
 
     async def _refused(self, reflector: Reflector, stream: Stream) -> None:
         code, body = stream.status, await stream.read()
@@ -384,12 +395,14 @@ class ClusterSource:
             log.info("every kind is followed again")
 
     def _standing(self, reflector: Reflector) -> dict[str, Any]:
+        heard_at = self._heard_at.get(reflector.resource.kind)
         return {
             "phase": reflector.phase,
             "synced": reflector.synced,
             "version": reflector.version,
             "objects": len(self._taker.held(reflector.resource.kind)),
             "trouble": self._troubles.get(reflector.resource.kind, ""),
+            "heard_seconds_ago": None if heard_at is None else round(self._clock.monotonic() - heard_at, 1),
         }
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from nfagent.cluster.state import ClusterState
 from nfagent.edge.given import Given, GivenFile
+from nfagent.edge.turns import TURN_SECONDS
 from nfagent.errors import Problem, UsageError
 from nfagent.explain.amendment import Amendment, taking_away
 from nfagent.explain.pairs import Survey
@@ -21,9 +22,6 @@ from nfagent.policy.index import PolicyIndex
 
 MOST_FLOWS = 200_000
 """Flows of the log, and flows between Pods, that one trial judges."""
-
-TURN_SECONDS = 0.008
-"""How long the event loop is held at most, but for the flow that ends a turn."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -49,6 +47,7 @@ class Outcome(msgspec.Struct, frozen=True):
     unlogged: of these, those of whose connections the verdict log of this node lacks some
     log:      what became of the flows of the log
     pods:     what became of the flows between Pods; None where they weren't asked for
+    notes:    what may be older, or other, than what was judged by
     """
 
     policies: tuple[str, ...]
@@ -57,6 +56,7 @@ class Outcome(msgspec.Struct, frozen=True):
     unlogged: int
     log: Tally
     pods: Tally | None
+    notes: tuple[str, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,6 +109,7 @@ class Work:
                     "end in that namespace, with --since, or try fewer policies at once"
                 )
             yield
+        self._check_namespace()
 
     def judge(self) -> Iterator[None]:
         """Judge, one flow at each step."""
@@ -137,8 +138,18 @@ class Work:
             unlogged=survey.unlogged,
             log=trial.log,
             pods=trial.pods if self._asked.pods else None,
+            notes=trial.notes,
         )
         return msgspec.structs.replace(self.news(), outcome=outcome)
+
+    def _check_namespace(self) -> None:
+        """Refuse a namespace that matches nothing: that none of its flows would change would be no news of it."""
+        cluster, namespace = self._trial.cluster, self._asked.namespace
+        if namespace and not self._total and namespace not in {*cluster.namespaces, *cluster.by_namespace}:
+            raise UsageError(
+                f"there is no namespace {namespace} here, and no flow with an end in it; "
+                "`nfagent dump state` lists all Pods"
+            )
 
     def _all(self) -> Iterator[Seen | None]:
         yield from self._seen

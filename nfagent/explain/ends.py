@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from heapq import nsmallest
+from itertools import islice
 from typing import Literal, TypeAlias, cast
 
 import msgspec
@@ -33,6 +35,8 @@ _SERVICE = "svc/"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _PORT_DIGITS = 5
 _SUGGESTED = 3
+_LOOKED_AT, _COMPARED = 5000, 200
+"""Names among which one that was mistyped is looked for, and those that are compared letter by letter."""
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -155,24 +159,36 @@ def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
 
 
 def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
-    near = _alike(((space, pod) for space, pod in cluster.pods), namespace, name)
+    identities = cluster.by_namespace.get(namespace, ())
+    here = (pod for identity in identities for _, pod in cluster.members[identity])
+    near = _alike(here, namespace, name, (space for space in cluster.by_namespace if (space, name) in cluster.pods))
     if near:
         return f"; did you mean {near}?"
     if Ref("Service", namespace, name) in cluster.services:
         return f", but a Service of that name: write svc/{namespace}/{name}"
-    if not any(space == namespace for space, _ in cluster.pods):
+    if not identities:
         return f", nor any other in namespace {namespace}; `nfagent dump state` lists all Pods"
     return f"; `nfagent dump state -n {namespace}` lists Pods"
 
 
-def _alike(known: Iterable[tuple[str, str]], namespace: str, name: str) -> str:
-    """Give a few names that were perhaps meant: `shop/web or shop/web-2`."""
-    everything = sorted(known)
-    here = [other for space, other in everything if space == namespace]
-    near = [f"{namespace}/{other}" for other in here if other.startswith(name)] if name else []
-    near += [f"{namespace}/{other}" for other in get_close_matches(name, here, n=_SUGGESTED)]
-    near += [f"{space}/{other}" for space, other in everything if other == name]
+def _alike(here: Iterable[str], namespace: str, name: str, elsewhere: Iterable[str]) -> str:
+    """Give a few names that were perhaps meant: `shop/web or shop/web-2`.
+
+    here:      the names in that namespace; of very many not all are looked at
+    elsewhere: other namespaces in which this name is
+    """
+    looked_at = list(islice(here, _LOOKED_AT))
+    near = [f"{namespace}/{other}" for other in sorted(other for other in looked_at if name and other.startswith(name))]
+    near += [f"{namespace}/{other}" for other in close_names(name, looked_at)]
+    near += [f"{space}/{name}" for space in sorted(elsewhere)]
     return " or ".join(list(dict.fromkeys(near))[:_SUGGESTED])
+
+
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """Give the names that are most like one; of many, only those of about its length are compared with it."""
+    length = len(name)
+    compared = nsmallest(_COMPARED, islice(known, _LOOKED_AT), key=lambda other: (abs(len(other) - length), other))
+    return get_close_matches(name, sorted(compared), n=_SUGGESTED)
 
 
 def _number(end: _End) -> int | None:
@@ -208,7 +224,8 @@ def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Q
     _, namespace, name = end.host.split("/")
     service = cluster.services.get(Ref("Service", namespace, name))
     if service is None:
-        near = _alike(((ref.namespace, ref.name) for ref in cluster.services), namespace, name)
+        here = (ref.name for ref in cluster.services if ref.namespace == namespace)
+        near = _alike(here, namespace, name, (ref.namespace for ref in cluster.services if ref.name == name))
         raise UsageError(f"there is no Service {namespace}/{name}{f'; did you mean {near}?' if near else ''}")
     _check_known(service)
     number = _number(end) if end.port else None

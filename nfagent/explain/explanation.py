@@ -5,17 +5,19 @@ How its ends are written is in `ends`; where a Service's address leads to is in 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import msgspec
 
 from nfagent.cluster.address import endpoint
 from nfagent.cluster.model import DIRECTIONS, Direction
+from nfagent.cluster.ordering import result
 from nfagent.cluster.state import ClusterState
 from nfagent.explain.changes import Remedy
 from nfagent.explain.ends import Question, in_words, pod_of, read_question
 from nfagent.explain.remedy import remedies
-from nfagent.explain.routes import Route, routes_of
+from nfagent.explain.routes import Route, finding
 from nfagent.explain.telling import pods_labelled
 from nfagent.explain.words import side_lines
 from nfagent.policy.choices import Choices
@@ -24,7 +26,16 @@ from nfagent.policy.index import PolicyIndex
 from nfagent.policy.model import PodPeer
 from nfagent.policy.tiers import Policy
 
-__all__ = ["Explanation", "Judged", "explain", "explain_flow", "explanation_view", "pod_of"]
+__all__ = [
+    "Explanation",
+    "Judged",
+    "explain",
+    "explain_flow",
+    "explaining",
+    "explanation_parts",
+    "explanation_view",
+    "pod_of",
+]
 
 _DEFAULTS = Choices()
 _ALIKE_NAMED = 3
@@ -64,6 +75,8 @@ class Explanation(msgspec.Struct, frozen=True):
     lines:      what mattered, in order, and what would turn it
     flow:       what the client calls; None where a Service has no address
     judged:     one judgement, or one for each Pod behind a Service; none where there is no Pod
+    unknown:    what isn't known, and what to do next: the verdict may be another then
+    notes:      what may be older than it is
     """
 
     connection: str
@@ -72,24 +85,42 @@ class Explanation(msgspec.Struct, frozen=True):
     lines: tuple[str, ...]
     flow: Flow | None
     judged: tuple[Judged, ...]
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def explain(
     cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: Choices = _DEFAULTS
 ) -> Explanation:
     """Judge a connection that a person wrote down. Raises UsageError where an end can't be understood."""
+    return result(explaining(cluster, index, source, destination, choices))
+
+
+def explaining(
+    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: Choices = _DEFAULTS
+) -> Generator[None, None, Explanation]:
+    """Do the same in steps: behind a Service may stand thousands of Pods.
+
+    Those Pods are the ones of the moment of asking; each is judged, and put into words, by the policies of the moment
+    when its turn comes.
+    """
     question = read_question(cluster, source, destination)
-    found = routes_of(cluster, question)
+    found = yield from finding(cluster, question)
     teller = _Teller(cluster, index, choices)
     called = question.called
     servers = None
     if called is not None:
         servers = pods_labelled(called.service.selector or (), called.service.namespace)
-    judged = tuple(teller.judge(route, servers) for route in found.routes)
-    lines = teller.lines(judged[0]) if called is None else [*found.lines, *teller.grouped(judged)]
+    judged: list[Judged] = []
+    told: list[list[str]] = []
+    for route in found.routes:
+        judged.append(teller.judge(route, servers))
+        told.append(teller.lines(judged[-1]))
+        yield
+    lines = told[0] if called is None else [*found.lines, *(yield from teller.grouped(judged, told))]
     source = judged[0].leaving.source if judged else question.sources[0]
     connection = f"{in_words(cluster, source)} -> {_destination(cluster, question, found.flow)}"
-    return _explanation(connection, judged, lines, found.flow)
+    return _explanation(connection, tuple(judged), lines, found.flow)
 
 
 def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: Choices = _DEFAULTS) -> Explanation:
@@ -102,18 +133,35 @@ def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow, choices:
 
 def explanation_view(found: Explanation) -> dict[str, Any]:
     """Show an explanation with all its fields, as JSON can hold them, and what follows from them."""
-    view: dict[str, Any] = msgspec.to_builtins(found)
-    for item, shown in zip(found.judged, view["judged"], strict=True):
-        shown["allowed"] = item.allowed
-        for side, _ in item.sides:
-            decided = side.decided
-            shown["judgement"][side.direction] |= {
-                "allowed": side.allowed,
-                "decided_by": "default" if decided is None else decided.tier,
-            }
-        for remedy, fields in zip(item.remedies, shown["remedies"], strict=True):
-            fields["words"] = str(remedy)
-    return view
+    view = explanation_parts(found)
+    return {**view, "judged": list(view["judged"])}
+
+
+def explanation_parts(found: Explanation) -> dict[str, Any]:
+    """Show the same, its judgements made as they are written: there is one for each Pod behind a Service."""
+    shown = msgspec.to_builtins(msgspec.structs.replace(found, judged=()))
+    if found.unknown:
+        # Neither programs nor people take for a verdict what may not be one.
+        shown |= {"allowed": None, "verdict": f"not known ({found.verdict} by what is known)"}
+    return {
+        "complete": not found.unknown,
+        **shown,
+        "judged": map(_judged_view, found.judged),
+    }
+
+
+def _judged_view(judged: Judged) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(judged)
+    shown["allowed"] = judged.allowed
+    for side, _ in judged.sides:
+        decided = side.decided
+        shown["judgement"][side.direction] |= {
+            "allowed": side.allowed,
+            "decided_by": "default" if decided is None else decided.tier,
+        }
+    for remedy, fields in zip(judged.remedies, shown["remedies"], strict=True):
+        fields["words"] = str(remedy)
+    return shown
 
 
 class _Teller:
@@ -162,22 +210,27 @@ class _Teller:
             lines.append("not judged: neither end is a Pod with an address of its own")
         return lines + _remedy_lines(judged)
 
-    def grouped(self, judged: tuple[Judged, ...]) -> list[str]:
-        """Say it for all Pods behind a Service: once for those that are judged alike, the denied ones first."""
-        alike: dict[object, list[Judged]] = {}
-        for item in sorted(judged, key=lambda item: item.allowed):
+    def grouped(self, judged: list[Judged], told: list[list[str]]) -> Generator[None, None, list[str]]:
+        """Say it for all Pods behind a Service: once for those that are judged alike, the denied ones first.
+
+        told: what there is to say on each of them
+        """
+        alike: dict[object, list[int]] = {}
+        for number in sorted(range(len(judged)), key=lambda number: judged[number].allowed):
+            item = judged[number]
             stages = tuple(side.stages for side, _ in item.sides)
             seen = (item.arriving.source, item.arriving.port)
-            alike.setdefault((stages, item.judgement.exempt, item.remedies, seen), []).append(item)
+            alike.setdefault((stages, item.judgement.exempt, item.remedies, seen), []).append(number)
+            yield
         lines = []
         groups = list(alike.values())
         for group in groups[:_GROUPS_SHOWN]:
-            servers = [self._server(item) for item in group]
-            more = len(servers) - _ALIKE_NAMED
-            shown = f"{', '.join(servers[:_ALIKE_NAMED])}{f' and {more} more' if more > 0 else ''}"
-            lines += ["", f"{shown}: {_verdict_of(group[0].allowed)}"]
-            lines += [f"  {line}" for line in self.lines(group[0])]
-        rest = [item for group in groups[_GROUPS_SHOWN:] for item in group]
+            servers = [self._server(judged[number]) for number in group[:_ALIKE_NAMED]]
+            more = len(group) - _ALIKE_NAMED
+            shown = f"{', '.join(servers)}{f' and {more} more' if more > 0 else ''}"
+            lines += ["", f"{shown}: {_verdict_of(judged[group[0]].allowed)}"]
+            lines += [f"  {line}" for line in told[group[0]]]
+        rest = [judged[number] for group in groups[_GROUPS_SHOWN:] for number in group]
         if rest:
             denied = sum(not item.allowed for item in rest)
             pods = "1 more Pod" if len(rest) == 1 else f"{len(rest)} more Pods"

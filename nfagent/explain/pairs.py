@@ -14,6 +14,7 @@ import msgspec
 
 from nfagent.cluster.address import family_of
 from nfagent.cluster.model import ContainerPort, Direction, Pod, Protocol
+from nfagent.cluster.ordering import in_order
 from nfagent.cluster.state import ClusterState, Identity
 from nfagent.explain.amendment import Amended
 from nfagent.explain.trial import Seen
@@ -72,12 +73,17 @@ class Survey:
 
     def steps(self) -> Iterator[None]:
         """Look at the Pods, those of one identity at each step; to be done before anything else is asked."""
-        for identity in sorted(self._cluster.members):
-            members = self._cluster.members.get(identity, {})
-            pods = tuple(sorted((pod for pod in members.values() if pod.holds_addresses), key=_name))
-            if pods:
-                self._look(identity, pods)
+        for identity in in_order(list(self._cluster.members)):
             yield
+            members = () if identity is None else self._cluster.members.get(identity, {}).values()
+            pods = []
+            for pod in in_order([pod for pod in members if pod.holds_addresses], _name):
+                if pod is None:
+                    yield
+                else:
+                    pods.append(pod)
+            if identity is not None and pods:
+                self._look(identity, tuple(pods))
 
     def flows(self) -> Iterator[Seen | None]:
         """Give the flows of all pairs; None now and then, for whoever has to pause."""

@@ -56,11 +56,12 @@ class _Finder:
         self._policies = policies
         self._direction = side.direction
         self._port = _port_of(flow)
-        self._pods = pods_like(cluster, cluster.pods[side.pod.namespace, side.pod.name])
         served = servers if cluster.holder(flow.destination) is not None else None
+        own = served if side.direction == "ingress" else None
+        # To tell a Pod's labels from others' takes a look at its whole Namespace.
+        self._pods = own or pods_like(cluster, cluster.pods[side.pod.namespace, side.pod.name])
         if side.direction == "ingress":
             self._peer = peer_telling(cluster, flow.source)
-            self._pods = served or self._pods
         else:
             self._peer = served or peer_telling(cluster, flow.destination)
 

@@ -7,10 +7,13 @@ place of the client's, unless externalTrafficPolicy is Local (corner-cases.md 28
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
+
 import msgspec
 
 from nfagent.cluster.address import endpoint, family_of
 from nfagent.cluster.model import Pod
+from nfagent.cluster.ordering import in_order, result
 from nfagent.cluster.state import ClusterState
 from nfagent.errors import UsageError
 from nfagent.explain.ends import Called, Question
@@ -42,6 +45,11 @@ class Routes(msgspec.Struct, frozen=True):
 
 def routes_of(cluster: ClusterState, question: Question) -> Routes:
     """Find where a connection goes. Raises UsageError where the ends have no address of one family."""
+    return result(finding(cluster, question))
+
+
+def finding(cluster: ClusterState, question: Question) -> Generator[None, None, Routes]:
+    """Do the same in steps, of one Pod each. Raises UsageError."""
     flow = question.flow()
     if flow is None and question.destinations:
         ends = " and ".join(", ".join(end) for end in (question.sources, question.destinations))
@@ -50,6 +58,8 @@ def routes_of(cluster: ClusterState, question: Question) -> Routes:
         return Routes(flow, () if flow is None else (Route(flow, flow),))
     clients = question.sources if flow is None else (flow.source,)
     passages = [_Passage(cluster, question.called, client, flow) for client in clients]
+    for passage in passages:
+        yield from passage.find()
     chosen = next((passage for passage in passages if passage.routes), passages[0])
     return Routes(flow, chosen.routes, (chosen.headline(), *chosen.remarks()))
 
@@ -72,8 +82,23 @@ class _Passage:
         policy = called.service.external if self._external else called.service.internal
         self._local = policy == "Local" and not called.service.headless
         self._masked = self._external and not self._local
-        self._selected = cluster.behind(called.service)
-        self.routes = tuple(self._route(pod, *server) for pod in self._eligible() if (server := self._server(pod)))
+        self._selected: list[Pod] = []
+        self.routes: tuple[Route, ...] = ()
+
+    def find(self) -> Iterator[None]:
+        """Find the Pods behind the Service, and the ways to them: before anything else is asked."""
+        pods = self._cluster.selected(self._called.service)
+        for pod in in_order((pod for pod in pods if pod.runs), lambda pod: (pod.namespace, pod.name)):
+            yield
+            if pod is not None:
+                self._selected.append(pod)
+        routes = []
+        for pod in self._eligible():
+            yield
+            server = self._server(pod)
+            if server is not None:
+                routes.append(self._route(pod, *server))
+        self.routes = tuple(routes)
 
     def _node_of(self, address: str) -> str:
         """Name the node where an address is; '' outside the cluster."""

@@ -107,6 +107,7 @@ class Trial:
     amended: the policies as they would be
     log:     what became of the flows of the verdict log so far
     pods:    the same of the flows between Pods
+    notes:   what is to be said about the state that is judged by
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Trial:
         self.amended = Amended(index, amendment)
         self.log = Tally()
         self.pods = Tally()
+        self.notes: tuple[str, ...] = ()
         self._index = index
         self._choices = choices
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from nfagent.cluster.address import Family, Range, family_of, number
+from nfagent.cluster.ordering import in_order
 from nfagent.ruleset.objects import (
     FLOW_SECONDS,
     FLOW_SET_SIZE,
@@ -57,14 +58,38 @@ _END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
 
 def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
     """Write the table, in an order that depends on content alone; annotations come as comments behind elements."""
+    return "".join(table_parts(ruleset, annotate))
+
+
+def table_parts(ruleset: Ruleset, annotate: Annotate | None = None) -> Iterator[str]:
+    """Write the same in parts, about a line each; an empty part says that none is ready yet."""
     if not ruleset.exists:
-        return f"# there is no table {TABLE_FAMILY} {TABLE}\n"
-    blocks = [f"counter {name} {{\n\t}}" for name in sorted(ruleset.counters)]
-    blocks += [_set_block(name, ruleset.sets[name], annotate) for name in sorted(ruleset.sets)]
-    blocks += [_map_block(name, ruleset.maps[name], annotate) for name in sorted(ruleset.maps)]
-    blocks += [_chain_block(name, ruleset.chains[name]) for name in _chain_order(ruleset)]
-    blocks += [f"# not nfagent's: {kind} {name}" for kind, name in sorted(ruleset.foreign)]
-    return f"table {TABLE_FAMILY} {TABLE} {{\n\t" + "\n\n\t".join(blocks) + "\n}\n"
+        yield f"# there is no table {TABLE_FAMILY} {TABLE}\n"
+        return
+    start = f"table {TABLE_FAMILY} {TABLE} {{\n\t"
+    for block in _blocks(ruleset, annotate):
+        for line in block:
+            if line is None:
+                yield ""
+                continue
+            yield start + line
+            start = "\n\t"
+        start = "\n\n\t"
+    yield f"{start}\n}}\n" if start.startswith("table") else "\n}\n"
+
+
+def _blocks(ruleset: Ruleset, annotate: Annotate | None) -> Iterator[Iterable[str | None]]:
+    """Give the lines of every object; None where none is ready yet."""
+    for name in sorted(ruleset.counters):
+        yield f"counter {name} {{", "}"
+    for name in sorted(ruleset.sets):
+        yield _set_block(name, ruleset.sets[name], annotate)
+    for name in sorted(ruleset.maps):
+        yield _map_block(name, ruleset.maps[name], annotate)
+    for name in _chain_order(ruleset):
+        yield _chain_block(name, ruleset.chains[name])
+    for kind, name in sorted(ruleset.foreign):
+        yield (f"# not nfagent's: {kind} {name}",)
 
 
 def _chain_order(ruleset: Ruleset) -> list[str]:
@@ -80,36 +105,49 @@ def _chain_rank(name: str) -> int:
     return {"allow": 0, "deny": 0, "admin": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
 
 
-def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> str:
-    lines = [f"set {name} {{", *(f"\t{line}" for line in set_properties(item))]
-    lines += _elements_lines([(element_text(e), _address(e)) for e in sorted_elements(item.elements)], annotate)
-    return "\n\t".join([*lines, "}"])
+def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator[str | None]:
+    yield f"set {name} {{"
+    yield from (f"\t{line}" for line in set_properties(item))
+    ordered = in_order(item.elements, element_order)
+    yield from _elements_lines((None if one is None else _written(one) for one in ordered), annotate)
+    yield "}"
 
 
-def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> str:
-    lines = [f"map {name} {{", f"\ttype {_TYPE[item.family]} : verdict"]
-    addresses = sorted(item.elements, key=number)
-    lines += _elements_lines([(f"{a} : goto {item.elements[a]}", a) for a in addresses], annotate)
-    return "\n\t".join([*lines, "}"])
+def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> Iterator[str | None]:
+    yield f"map {name} {{"
+    yield f"\ttype {_TYPE[item.family]} : verdict"
+    ordered = in_order(item.elements, number)
+    pairs = (None if one is None else (f"{one} : goto {item.elements[one]}", one) for one in ordered)
+    yield from _elements_lines(pairs, annotate)
+    yield "}"
 
 
-def _elements_lines(elements: list[tuple[str, str]], annotate: Annotate | None) -> list[str]:
-    if not elements:
-        return []
-    lines = ["\telements = {"]
-    for position, (written, address) in enumerate(elements):
-        comma = "," if position < len(elements) - 1 else ""
-        words = annotate(address) if annotate is not None and address else ""
-        lines.append(f"\t\t{written}{comma}{f'  # {words}' if words else ''}")
-    return [*lines, "\t}"]
+def _elements_lines(elements: Iterable[tuple[str, str] | None], annotate: Annotate | None) -> Iterator[str | None]:
+    """Write elements, a line each; each comes as its text, and its address to be annotated."""
+    before: tuple[str, str] | None = None
+    for element in elements:
+        if element is None:
+            yield None
+            continue
+        yield "\telements = {" if before is None else _element_line(before, ",")
+        text, address = element
+        before = text, annotate(address) if annotate is not None and address else ""
+    if before is not None:
+        yield _element_line(before, "")
+        yield "\t}"
 
 
-def _chain_block(name: str, chain: Chain) -> str:
-    lines = [f"chain {name} {{"]
+def _element_line(element: tuple[str, str], comma: str) -> str:
+    text, words = element
+    return f"\t\t{text}{comma}{f'  # {words}' if words else ''}"
+
+
+def _chain_block(name: str, chain: Chain) -> Iterator[str]:
+    yield f"chain {name} {{"
     if chain.hook is not None:
-        lines.append(f"\t{hook_text(chain)}")
-    lines += [f"\t{rule_text(rule)}" for rule in chain.rules]
-    return "\n\t".join([*lines, "}"])
+        yield f"\t{hook_text(chain)}"
+    yield from (f"\t{rule_text(rule)}" for rule in chain.rules)
+    yield "}"
 
 
 def hook_text(chain: Chain) -> str:
@@ -146,12 +184,8 @@ def map_properties(item: VerdictMap) -> str:
     return f"type {_TYPE[item.family]} : verdict"
 
 
-def sorted_elements(elements: Iterable[Element]) -> list[Element]:
-    """Sort elements by address, as people expect them."""
-    return sorted(elements, key=_element_order)
-
-
-def _element_order(element: Element) -> tuple[int, int, str, int]:
+def element_order(element: Element) -> tuple[int, int, str, int]:
+    """Give what elements are sorted by: their addresses, as people expect them."""
     if isinstance(element, int):
         return (element, 0, "", 0)
     if isinstance(element, Range):
@@ -159,6 +193,10 @@ def _element_order(element: Element) -> tuple[int, int, str, int]:
     if isinstance(element, str):
         return (family_of(element), number(element), "", 0)
     return (family_of(element[0]), number(element[0]), element[1], element[2])
+
+
+def _written(element: Element) -> tuple[str, str]:
+    return element_text(element), _address(element)
 
 
 def _address(element: Element) -> str:

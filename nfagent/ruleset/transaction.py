@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.cluster.ordering import in_order
 from nfagent.ruleset.foreign import Removal, is_clean, removal
 from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Chain, Element, NamedSet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.text import element_text, hook_text, map_properties, rule_text, set_properties
@@ -184,14 +185,25 @@ def diff(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Transaction:
 
     anew: where something foreign has to go, the whole table goes with it: for a kernel that refused anything less
     """
+    return tuple(command for command in diff_in_steps(before, after, anew=anew) if command is not None)
+
+
+def diff_in_steps(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Iterator[Command | None]:
+    """Give the same commands one by one; None where none is ready yet."""
     if not after.exists:
-        return (Delete("table"),) if before.exists else ()
+        if before.exists:
+            yield Delete("table")
+        return
     if not before.exists or is_clean(before, after):
-        return tuple(_commands(before, after))
+        yield from _commands(before, after)
+        return
     going = None if anew else removal(before, after)
     if going is None:
-        return (Delete("table"), *diff(ABSENT, after))
-    return (*_removing(going), *_commands(going.left, after))
+        yield Delete("table")
+        yield from _commands(ABSENT, after)
+    else:
+        yield from _removing(going)
+        yield from _commands(going.left, after)
 
 
 def _removing(going: Removal) -> Iterator[Command]:
@@ -206,7 +218,7 @@ def _removing(going: Removal) -> Iterator[Command]:
         yield Delete(kind, name)
 
 
-def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
     if not before.exists:
         yield AddTable()
     for counter in sorted(after.counters - before.counters):
@@ -223,22 +235,37 @@ def _commands(before: Ruleset, after: Ruleset) -> Iterator[Command]:
     yield from _deletions(before, after)
 
 
-def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
     for name in sorted(after.sets):
         old = before.sets[name].elements if name in before.sets else frozenset()
         new = after.sets[name].elements
         if old != new:
             # Deletions first: a changed range overlaps the one that it replaces (corner-cases.md 22).
-            for part in _parts(_in_order(old - new)):
-                yield ChangeElements("delete", name, part)
-            for part in _parts(_in_order(new - old)):
-                yield ChangeElements("add", name, part)
+            yield from _changes("delete", name, old - new)
+            yield from _changes("add", name, new - old)
+        yield None
 
 
-def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command]:
+def _changes(verb: Literal["add", "delete"], name: str, elements: frozenset[Element]) -> Iterator[Command | None]:
+    """Change a set's elements, which are all of one kind: the same commands for the same change, at little cost."""
+    part: list[Element] = []
+    for element in in_order(elements):
+        if element is None:
+            yield None
+            continue
+        part.append(element)
+        if len(part) == _PER_COMMAND:
+            yield ChangeElements(verb, name, tuple(part))
+            part = []
+    if part:
+        yield ChangeElements(verb, name, tuple(part))
+
+
+def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
     for name in sorted(after.chains):
         old = before.chains[name].rules if name in before.chains else ()
         new = after.chains[name].rules
+        yield None
         if old != new:
             kept = len(old) if new[: len(old)] == old else 0
             if old and not kept:
@@ -273,16 +300,6 @@ def _deletions(before: Ruleset, after: Ruleset) -> Iterator[Command]:
         yield Delete("set", name)
     for name in sorted(before.counters - after.counters):
         yield Delete("counter", name)
-
-
-def _in_order(elements: frozenset[Element]) -> list[Element]:
-    """Sort a set's elements, which are all of one kind: the same commands for the same change, at little cost."""
-    return sorted(elements)
-
-
-def _parts(elements: list[Element]) -> Iterator[tuple[Element, ...]]:
-    for start in range(0, len(elements), _PER_COMMAND):
-        yield tuple(elements[start : start + _PER_COMMAND])
 
 
 def _pair_parts(elements: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], ...]]:

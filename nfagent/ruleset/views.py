@@ -1,43 +1,59 @@
-"""What `nfagent dump` shows, as values: every view a structure that JSON can hold, text made from it later."""
+"""What `nfagent dump` shows, as values: every view a structure that JSON can hold, text made from it later.
+
+Lists that grow with the cluster are made as they are written (`pieces`), so that a large one holds nobody up. The
+objects listed are those of the moment when a view begins, and each is shown as it is when its turn comes: one that
+goes or changes meanwhile is shown as it was, judged by the policies of then. A ruleset is of one moment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from nfagent.cluster.address import number
-from nfagent.cluster.model import DIRECTIONS, Direction, Pod, Ref
-from nfagent.cluster.state import identity_of
+from nfagent.cluster.model import DIRECTIONS, Direction, Node, Pod, Ref
+from nfagent.cluster.ordering import in_order
+from nfagent.cluster.state import Identity, identity_of
 from nfagent.egress.policy import DEFAULT_POLICY, EgressNATPolicy
 from nfagent.errors import Problem
-from nfagent.explain.explanation import pod_of
+from nfagent.explain.ends import pod_of
 from nfagent.policy.compile import ClassKey
 from nfagent.policy.model import NetworkPolicy, Rule
 from nfagent.policy.tiers import Policy, TierRule
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Chain, Element, Ruleset
+from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.origins import Origin, allowed_by, denied_by
 from nfagent.ruleset.parse import CounterValue
-from nfagent.ruleset.text import Annotate, element_text, rule_text, sorted_elements, table_text
-from nfagent.ruleset.transaction import diff, transaction_text
+from nfagent.ruleset.pieces import Later, Text, whole
+from nfagent.ruleset.scopes import Scope, elsewhere, local_addresses, pods_in, scoped, unjudged
+from nfagent.ruleset.standing import WHOLE, Standing, head
+from nfagent.ruleset.text import Annotate, table_parts
+
+__all__ = ["Scope", "View", "scoped"]
 
 View = dict[str, Any]
+_RULES_AT_ONCE = 100
+_ALL = Scope()
 
 
-class Scope(msgspec.Struct, frozen=True):
-    """Which part is asked for: a namespace, one Pod as NAMESPACE/POD, or all."""
-
-    namespace: str = ""
-    pod: str = ""
-
-
-def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
+def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...], standing: Standing = WHOLE) -> View:
     """Show the cluster as nfagent understood it."""
+    found: View = whole(state_parts(desired, scope, problems, standing))
+    return found
+
+
+def state_parts(desired: Desired, scope: Scope, problems: tuple[Problem, ...], standing: Standing = WHOLE) -> View:
+    """Show the same, its lists made as they are written."""
     cluster = desired.cluster
-    wanted = _pods_in(desired, scope)
+    wanted = pods_in(desired, scope)
+    judges = _Judges(desired)
+    nodes = in_order(list(cluster.nodes.values()), lambda node: node.name)
+    pods = in_order(wanted, lambda pod: (pod.namespace, pod.name))
     return {
+        **head(standing),
+        "nothing": "" if wanted else f"no {scope.words or 'Pods'}{' so far' if standing.unknown else ''}",
         "node": cluster.node,
         "known": cluster.node in cluster.nodes,
         "counts": {
@@ -48,22 +64,41 @@ def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) ->
             "identities": len(cluster.members),
             "policies": len(desired.index.policies),
         },
-        "nodes": [
-            {
-                "name": node.name,
-                "addresses": list(node.addresses),
-                "pod_cidrs": [str(item) for item in node.pod_cidrs],
-            }
-            for node in sorted(cluster.nodes.values(), key=lambda node: node.name)
-        ],
-        "pods": [_pod_view(desired, pod) for pod in sorted(wanted, key=lambda pod: pod.ref)],
+        "nodes": (None if node is None else _node_view(node) for node in nodes),
+        "pods": (None if pod is None else _pod_view(desired, pod, judges.of(pod)) for pod in pods),
         "masquerade": _masquerade_view(desired),
         "logging": {
             "allow": desired.logging.allow.log,
             "deny": desired.logging.deny.log,
         },
-        "problems": problem_views(problems),
+        "problems": map(_problem_view, problems),
     }
+
+
+def _node_view(node: Node) -> View:
+    return {
+        "name": node.name,
+        "addresses": list(node.addresses),
+        "pod_cidrs": [str(item) for item in node.pod_cidrs],
+    }
+
+
+class _Judges:
+    """The policies that judge Pods, here and on other nodes, looked up once for all that are labelled alike."""
+
+    def __init__(self, desired: Desired) -> None:
+        self._desired = desired
+        self._found: dict[Identity, tuple[Policy, ...]] = {}
+
+    def of(self, pod: Pod) -> tuple[Policy, ...]:
+        """Give the policies that judge a Pod, by kind, namespace and name."""
+        if pod.host_network:
+            return ()
+        index, identity = self._desired.index, identity_of(pod)
+        if identity not in self._found:
+            judging = (policy for policy in index.judging(pod) if index.selects(policy, identity))
+            self._found[identity] = tuple(sorted(judging, key=lambda policy: policy.ref))
+        return self._found[identity]
 
 
 def _masquerade_view(desired: Desired) -> View:
@@ -85,8 +120,7 @@ def _masquerade_view(desired: Desired) -> View:
     }
 
 
-def _pod_view(desired: Desired, pod: Pod) -> View:
-    policies = desired.index.policies_of(pod)
+def _pod_view(desired: Desired, pod: Pod, policies: tuple[Policy, ...]) -> View:
     return {
         "namespace": pod.namespace,
         "name": pod.name,
@@ -118,31 +152,57 @@ def _spoken_of(policy: Policy) -> tuple[Direction, ...]:
     return tuple(direction for direction in DIRECTIONS if policy.rules(direction))
 
 
-def _pods_in(desired: Desired, scope: Scope) -> list[Pod]:
-    """Give the Pods that a scope is about. Raises UsageError for a Pod that isn't there."""
-    if scope.pod:
-        return [pod_of(desired.cluster, scope.pod)]
-    return [pod for pod in desired.cluster.pods.values() if scope.namespace in {"", pod.namespace}]
-
-
-def policies_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...]) -> View:
+def policies_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...], standing: Standing = WHOLE) -> View:
     """Show every policy: whom it isolates here, what it allows, and what is wrong with it."""
-    policies = sorted(desired.index.policies.values(), key=_asked)
-    if scope.pod:
-        identity = identity_of(pod_of(desired.cluster, scope.pod))
-        policies = [policy for policy in policies if desired.index.selects(policy, identity)]
-    elif scope.namespace:
-        policies = [policy for policy in policies if policy.ref.namespace == scope.namespace]
+    found: View = whole(policies_parts(desired, scope, problems, standing))
+    return found
+
+
+def policies_parts(desired: Desired, scope: Scope, problems: tuple[Problem, ...], standing: Standing = WHOLE) -> View:
+    """Show the same, its lists made as they are written."""
+    pod = pod_of(desired.cluster, scope.pod) if scope.pod else None
+    wanted = _policies_in(desired, scope, pod)
+    away = pod is not None and pod.node != desired.cluster.node and not unjudged(pod)
+    unknown = notes = ""
+    if pod is not None and away:
+        words = f"{elsewhere(pod)}: what is enforced for it isn't known here; ask there"
+        unknown, notes = ("", words) if wanted else (words, "")
+    found = head(standing, unknown)
     return {
-        "policies": [_policy_view(desired, policy) for policy in policies],
+        **found,
+        "notes": [*found["notes"], *([notes] if notes else [])],
+        "nothing": "" if wanted else _no_policies(desired, scope, pod, standing),
+        "policies": (None if policy is None else _policy_view(desired, policy) for policy in in_order(wanted, _asked)),
         "egress": [_egress_view(policy) for policy in _egress_in(desired, scope)],
         "gateways": [
             {"namespace": found.namespace, "name": found.name, "addresses": list(found.addresses)}
             for found in sorted(desired.egress.gateways.values(), key=lambda found: found.ref)
             if not scope.pod and scope.namespace in {"", found.namespace}
         ],
-        "problems": problem_views(problems),
+        "problems": map(_problem_view, problems),
     }
+
+
+def _policies_in(desired: Desired, scope: Scope, pod: Pod | None) -> list[Policy]:
+    index = desired.index
+    if pod is not None:
+        return list(_Judges(desired).of(pod))
+    return list(index.in_namespace(scope.namespace) if scope.namespace else index.policies.values())
+
+
+def _no_policies(desired: Desired, scope: Scope, pod: Pod | None, standing: Standing) -> str:
+    """Say what it means that there is no policy to show, as far as that is known."""
+    if standing.unknown:
+        return f"no policies{' for ' + scope.words if scope.words else ''} so far: what is allowed isn't known yet"
+    if pod is not None:
+        here = pod.node == desired.cluster.node
+        none = f"no policy judges Pod {scope.pod}: at its end every connection is allowed"
+        return unjudged(pod) or (none if here else f"no policy that is known here judges Pod {scope.pod}")
+    if not scope.namespace:
+        return "no policies: every connection is allowed"
+    everywhere = len(desired.index.in_namespace(""))
+    other = f"; {everywhere} of the tiers may: `nfagent dump policies`" if everywhere else ""
+    return f"no NetworkPolicy in namespace {scope.namespace}: none isolates a Pod of it{other}"
 
 
 def _asked(policy: Policy) -> tuple[int, tuple[int, str, str], Ref]:
@@ -154,7 +214,7 @@ def _asked(policy: Policy) -> tuple[int, tuple[int, str, str], Ref]:
 
 def _policy_view(desired: Desired, policy: Policy) -> View:
     local = desired.index.active.get(policy.ref, set())
-    pods = sorted(f"{ns}/{name}" for identity in local for ns, name in desired.index.local[identity])
+    pods = sorted(f"{ns}/{name}" for identity in local for ns, name in desired.index.local.get(identity, ()))
     of_tier = None if isinstance(policy, NetworkPolicy) else policy
     directions = policy.isolates if isinstance(policy, NetworkPolicy) else _spoken_of(policy)
     return {
@@ -166,8 +226,8 @@ def _policy_view(desired: Desired, policy: Policy) -> View:
         "selects": str(policy.pods) if isinstance(policy, NetworkPolicy) else str(policy.subject or "nobody"),
         "isolates": list(_isolated_by(policy)),
         "local_pods": pods,
-        "rules": {direction: list(map(_rule_view, policy.rules(direction))) for direction in directions},
-        "problem": None if policy.problem is None else problem_views((policy.problem,))[0],
+        "rules": {direction: _rule_views(policy.rules(direction)) for direction in directions},
+        "problem": None if policy.problem is None else _problem_view(policy.problem),
     }
 
 
@@ -192,62 +252,63 @@ def _egress_view(policy: EgressNATPolicy) -> View:
     }
 
 
+def _rule_views(rules: tuple[Rule, ...] | tuple[TierRule, ...]) -> Iterable[View]:
+    """Show rules: few at once, many as they are written."""
+    shown = map(_rule_view, rules)
+    return shown if len(rules) > _RULES_AT_ONCE else list(shown)
+
+
 def _rule_view(rule: Rule | TierRule) -> View:
     """Show a rule; `about` says whom and which ports."""
     if isinstance(rule, Rule):
         return {"action": "allow", "name": "", "about": str(rule), "problem": None}
-    problem = None if rule.problem is None else problem_views((rule.problem,))[0]
+    problem = None if rule.problem is None else _problem_view(rule.problem)
     return {"action": rule.action, "name": rule.name, "about": str(rule), "problem": problem}
 
 
-def problem_views(problems: tuple[Problem, ...]) -> list[View]:
-    """Show problems with all their fields."""
-    return [msgspec.to_builtins(problem) for problem in problems]
+def _problem_view(problem: Problem) -> View:
+    """Show a problem with all its fields."""
+    found: View = msgspec.to_builtins(problem)
+    return found
 
 
 def ruleset_view(ruleset: Ruleset, annotate: Annotate | None) -> View:
     """Show a ruleset: its text for people, its text for nft, its objects."""
+    found: View = whole(ruleset_parts(ruleset, annotate))
+    return found
+
+
+def ruleset_parts(ruleset: Ruleset, annotate: Annotate | None, scope: Scope = _ALL, standing: Standing = WHOLE) -> View:
+    """Show a ruleset, or a scope's part of it, made as it is written, in the form that the scope names."""
+    forms: dict[str, Callable[[], object]] = {
+        "text": lambda: Text(table_parts(ruleset, annotate)),
+        "nft": lambda: Text(table_parts(ruleset)),
+        "objects": lambda: _objects(ruleset),
+    }
+    empty = ruleset.exists and bool(scope.words) and not ruleset.maps
     return {
-        "text": table_text(ruleset, annotate),
-        "nft": table_text(ruleset),
-        "objects": msgspec.to_builtins(ruleset, str_keys=True, order="deterministic"),
+        **head(standing),
+        "nothing": f"no rules for {scope.words}: no policy that is in there judges any of its addresses"
+        if empty
+        else "",
+        **{form: make() for form, make in forms.items() if scope.form in {form, ""}},
     }
 
 
-def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
-    """Keep what concerns a Pod, or a namespace's Pods: their map elements, chains, and the sets these name."""
-    if not (scope.pod or scope.namespace):
-        return ruleset
-    mine = _local_addresses(desired, scope)
-    maps = {
-        name: msgspec.structs.replace(item, elements={a: c for a, c in item.elements.items() if a in mine})
-        for name, item in ruleset.maps.items()
+def _objects(ruleset: Ruleset) -> View:
+    """Show a ruleset's objects, in the order of their names, as msgspec writes structs."""
+    shown = msgspec.structs.asdict(ruleset)
+    shown["sets"] = {
+        name: {**msgspec.structs.asdict(item), "elements": map(_builtins, in_order(item.elements))}
+        for name, item in sorted(ruleset.sets.items())
     }
-    wanted = {chain for item in maps.values() for chain in item.elements.values()}
-    reached: set[str] = set()
-    while wanted - reached:
-        reached |= (fresh := wanted - reached)
-        wanted |= {target for name in fresh for target in _targets(ruleset.chains.get(name, Chain()))}
-    chains = {name: chain for name, chain in ruleset.chains.items() if name in wanted}
-    text = "\n".join(rule_text(rule) for chain in chains.values() for rule in chain.rules)
-    return Ruleset(
-        sets={name: item for name, item in ruleset.sets.items() if f"@{name} " in text},
-        maps={name: item for name, item in maps.items() if item.elements},
-        chains=chains,
-        counters=frozenset(name for name in ruleset.counters if f'"{name}"' in text),
-        exists=ruleset.exists,
-    )
+    shown["maps"] = {name: Later(partial(_builtins, item)) for name, item in sorted(ruleset.maps.items())}
+    shown["chains"] = {name: Later(partial(_builtins, item)) for name, item in sorted(ruleset.chains.items())}
+    return {**shown, "counters": sorted(ruleset.counters), "foreign": _builtins(ruleset.foreign)}
 
 
-def _local_addresses(desired: Desired, scope: Scope) -> set[str]:
-    """Give the addresses that a scope's Pods hold on this node; one that two Pods hold is both's."""
-    local = desired.cluster.local
-    wanted = [pod for pod in _pods_in(desired, scope) if (pod.namespace, pod.name) in local and pod.holds_addresses]
-    return {address for pod in wanted for address in pod.addresses}
-
-
-def _targets(chain: Chain) -> set[str]:
-    return {target for rule in chain.rules if isinstance(target := getattr(rule.verdict, "chain", None), str)}
+def _builtins(value: object) -> Any:
+    return msgspec.to_builtins(value, str_keys=True, order="deterministic")
 
 
 def annotation(desired: Desired) -> Callable[[str], str]:
@@ -260,62 +321,17 @@ def annotation(desired: Desired) -> Callable[[str], str]:
     return words
 
 
-def diff_view(kernel: Ruleset, wanted: Ruleset) -> View:
-    """Show where the kernel differs from what it must hold, and the commands that would put it right."""
-    transaction = diff(kernel, wanted)
-    return {
-        "equal": not transaction,
-        "differences": _differences(kernel, wanted) if transaction else [],
-        "commands": transaction_text(transaction).splitlines(),
-    }
-
-
-def _differences(kernel: Ruleset, wanted: Ruleset) -> list[str]:
-    if not kernel.exists:
-        return ["the table is missing"]
-    lines = [f"{kind} {name}: not nfagent's" for kind, name in sorted(kernel.foreign)]
-    kinds: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
-        ("counter", dict.fromkeys(kernel.counters), dict.fromkeys(wanted.counters)),
-        ("set", kernel.sets, wanted.sets),
-        ("map", kernel.maps, wanted.maps),
-        ("chain", kernel.chains, wanted.chains),
-    )
-    for kind, there, here in kinds:
-        lines += [f"{kind} {name}: missing" for name in sorted(here.keys() - there.keys())]
-        lines += [f"{kind} {name}: not wanted" for name in sorted(there.keys() - here.keys())]
-        for name in sorted(there.keys() & here.keys()):
-            lines += [f"{kind} {name}: {words}" for words in _changed(there[name], here[name])]
-    return lines
-
-
-def _changed(there: Any, here: Any) -> list[str]:
-    if there == here:
-        return []
-    if isinstance(here, Chain):
-        before, after = ([rule_text(rule) for rule in chain.rules] for chain in (there, here))
-    else:
-        before, after = (_element_lines(item.elements) for item in (there, here))
-    found = [f"lacks  {line}" for line in after if line not in before]
-    found += [f"has    {line}" for line in before if line not in after]
-    if found:
-        return found
-    if not isinstance(here, Chain):
-        return ["has the same elements with another type or comment"]
-    return ["has the same rules at another hook" if there.hook != here.hook else "has the same rules in another order"]
-
-
-def _element_lines(elements: dict[str, str] | frozenset[Element]) -> list[str]:
-    if isinstance(elements, dict):
-        return [f"{address} : goto {elements[address]}" for address in sorted(elements, key=number)]
-    return [element_text(element) for element in sorted_elements(elements)]
-
-
-def counters_view(desired: Desired, values: Mapping[str, CounterValue], scope: Scope) -> View:
+def counters_view(
+    desired: Desired, values: Mapping[str, CounterValue], scope: Scope, standing: Standing = WHOLE
+) -> View:
     """Show packets and bytes by verdict, direction and policies."""
-    wanted = {key for address in _local_addresses(desired, scope) for key in desired.classes_of(address)}
+    wanted = {key for address in local_addresses(desired, scope) for key in desired.classes_of(address)}
     outcomes = sorted({outcome for key in wanted for outcome in _outcomes(key)}, key=lambda found: found.name)
     counted = [(outcome, value) for outcome in outcomes if (value := values.get(outcome.name)) is not None]
+    lacking = sorted({found.name for key in wanted for found in _refusals(key)} - values.keys())
     return {
+        **head(standing, _lacking(lacking) if lacking else ""),
+        "nothing": "" if counted else _no_counters(desired, scope) if not wanted else "no counters in the kernel",
         "counters": [
             {
                 "verdict": outcome.disposition,
@@ -327,8 +343,32 @@ def counters_view(desired: Desired, values: Mapping[str, CounterValue], scope: S
                 "bytes": value.bytes,
             }
             for outcome, value in counted
-        ]
+        ],
     }
+
+
+def _refusals(key: ClassKey) -> Iterator[Origin]:
+    """Give the outcomes that a class's rules lead to in any case."""
+    if key.policies:
+        yield denied_by(key.direction, key.policies)
+
+
+def _lacking(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"the kernel doesn't have the counter {names[0]}{more}: what these policies say isn't in force there; "
+        "`nfagent dump diff` says what is missing"
+    )
+
+
+def _no_counters(desired: Desired, scope: Scope) -> str:
+    """Say that no policy judges what is asked about."""
+    if scope.pod:
+        pod = pod_of(desired.cluster, scope.pod)
+        return f"no counters: {unjudged(pod) or f'no policy isolates Pod {scope.pod}'}"
+    if scope.namespace:
+        return f"no counters: no policy isolates a Pod of namespace {scope.namespace} on this node"
+    return "no counters: no policy isolates a Pod of this node"
 
 
 def _outcomes(key: ClassKey) -> Iterator[Origin]:

@@ -340,7 +340,8 @@ def test_log_and_pairs_are_judged_together_and_counted_apart(call: Call) -> None
 
 def test_pairs_can_be_narrowed_to_a_namespace(call: Call) -> None:
     said = tried(call, WALL, "--pods", "-n", "elsewhere")
-    assert (said.code, said.out) == (0, "no flows between Pods can change\n")
+    assert (said.code, said.out) == (2, "")
+    assert "there is no namespace elsewhere here, and no flow with an end in it" in said.err
 
 
 def test_too_many_pairs_are_refused_with_a_way_out(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

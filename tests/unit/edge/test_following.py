@@ -412,7 +412,14 @@ def test_how_it_stands_is_told_by_kind(caplog: pytest.LogCaptureFixture) -> None
                 await stage.holds("a x")
                 told = source.status()["apiserver"]
                 assert (told["server"], told["synced"]) == (named, False)
-                pods = {"phase": "watching", "synced": True, "version": "5", "objects": 2, "trouble": ""}
+                pods = {
+                    "phase": "watching",
+                    "synced": True,
+                    "version": "5",
+                    "objects": 2,
+                    "trouble": "",
+                    "heard_seconds_ago": 0.0,
+                }
                 assert told["resources"]["Pod"] == pods
                 assert told["resources"]["EgressNATPolicy"]["trouble"].startswith("403 Forbidden: no")
                 assert [problem.object for problem in source.problems] == ["Pod shop/x"]

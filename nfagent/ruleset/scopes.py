@@ -1,0 +1,159 @@
+"""Which part of a node's state somebody asks about, and whether there is such a part here."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from nfagent.cluster.model import Pod
+from nfagent.errors import UsageError
+from nfagent.explain.ends import close_names, pod_of
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import Chain, Ruleset
+from nfagent.ruleset.standing import Standing
+from nfagent.ruleset.text import rule_text
+
+_NODES_NAMED = 3
+_SET, _QUOTED = re.compile(r"@(\S+) "), re.compile(r'"([^"]*)"')
+_ENDED = {"Succeeded", "Failed"}
+_OF_THIS_KERNEL = {"ruleset", "kernel", "counters"}
+"""Views that know what this node's kernel does, and nothing of other nodes'."""
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Which part is asked for: a namespace, one Pod as NAMESPACE/POD, or all.
+
+    form: of a ruleset, the only form that is wanted: text, nft or objects; all of them for ''
+    """
+
+    namespace: str = ""
+    pod: str = ""
+    form: str = ""
+
+    @property
+    def words(self) -> str:
+        """Name it: `Pod shop/web`, `Pods of namespace shop`; '' for all."""
+        return f"Pod {self.pod}" if self.pod else f"Pods of namespace {self.namespace}" if self.namespace else ""
+
+
+def check_scope(desired: Desired, view: str, scope: Scope, standing: Standing) -> None:
+    """Refuse what can't be answered for this part. Raises UsageError, which says what is known and what to do next."""
+    if standing.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
+        known = "; `nfagent dump kernel` shows what is in force" if view != "kernel" else ""
+        raise UsageError(f"dump {view} can't answer yet: {standing.unknown}{known}")
+    if not scope.words:
+        return
+    if view == "diff":
+        raise UsageError("diff compares the whole table, not a part of it; leave -n and --pod away")
+    try:
+        _check_exists(desired, scope)
+    except UsageError as error:
+        # It may well be there, and only be unread.
+        what = f"Pod {scope.pod}" if scope.pod else f"namespace {scope.namespace}"
+        raise UsageError(f"{what} isn't known yet: {standing.unknown}" if standing.unknown else str(error)) from None
+    if view in _OF_THIS_KERNEL:
+        _check_here(desired, scope)
+
+
+def _check_exists(desired: Desired, scope: Scope) -> None:
+    if scope.pod:
+        pod = pod_of(desired.cluster, scope.pod)
+        if scope.namespace not in {"", pod.namespace}:
+            raise UsageError(f"Pod {scope.pod} isn't in namespace {scope.namespace}; give either -n or --pod")
+    elif not _knows(desired, scope.namespace):
+        known = {*desired.cluster.namespaces, *desired.cluster.by_namespace}
+        near = close_names(scope.namespace, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`nfagent dump state` lists all Pods"
+        raise UsageError(
+            f"there is no namespace {scope.namespace} here: no Namespace of that name, and neither a Pod nor a policy "
+            f"in it; {hint}"
+        )
+
+
+def _knows(desired: Desired, namespace: str) -> bool:
+    """Tell whether a namespace was described, or anything in it."""
+    cluster = desired.cluster
+    return (
+        namespace in cluster.namespaces
+        or namespace in cluster.by_namespace
+        or bool(desired.index.in_namespace(namespace))
+        or any(ref.namespace == namespace for ref in (*desired.egress.gateways, *cluster.services))
+    )
+
+
+def _check_here(desired: Desired, scope: Scope) -> None:
+    """Refuse what other nodes' kernels hold."""
+    here = desired.cluster.node
+    if scope.pod:
+        pod = pod_of(desired.cluster, scope.pod)
+        if pod.node != here:
+            raise UsageError(f"{elsewhere(pod)}: its rules and counters are there, and not known here; ask there")
+        return
+    members = (desired.cluster.members[one] for one in desired.cluster.by_namespace.get(scope.namespace, ()))
+    nodes = {pod.node for pods in members for pod in pods.values()}
+    if nodes and here not in nodes:
+        named = ", ".join(sorted(nodes - {""})[:_NODES_NAMED]) or "no node yet"
+        raise UsageError(
+            f"no Pod of namespace {scope.namespace} is on this node, {here}: their rules and counters are where they "
+            f"are, and not known here; ask there ({named})"
+        )
+
+
+def elsewhere(pod: Pod) -> str:
+    """Say where a Pod is that isn't here."""
+    return f"Pod {pod.ref.path} is on node {pod.node}" if pod.node else f"Pod {pod.ref.path} is on no node yet"
+
+
+def unjudged(pod: Pod) -> str:
+    """Say why no policy ever judges a Pod; '' where policies may."""
+    if pod.host_network:
+        return f"Pod {pod.ref.path} has its node's network and addresses, which no policy judges"
+    return f"Pod {pod.ref.path} has ended ({pod.phase}): no policy judges it" if pod.phase in _ENDED else ""
+
+
+def pods_in(desired: Desired, scope: Scope) -> list[Pod]:
+    """Give the Pods that a scope is about, in no order. Raises UsageError for a Pod that isn't there."""
+    cluster = desired.cluster
+    if scope.pod:
+        return [pod_of(cluster, scope.pod)]
+    if not scope.namespace:
+        return list(cluster.pods.values())
+    return [pod for one in cluster.by_namespace.get(scope.namespace, ()) for pod in cluster.members[one].values()]
+
+
+def local_addresses(desired: Desired, scope: Scope) -> set[str]:
+    """Give the addresses that a scope's Pods hold on this node; one that two Pods hold is both's."""
+    local = desired.cluster.local
+    wanted = [pod for pod in pods_in(desired, scope) if (pod.namespace, pod.name) in local and pod.holds_addresses]
+    return {address for pod in wanted for address in pod.addresses}
+
+
+def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
+    """Keep what concerns a Pod, or a namespace's Pods: their map elements, chains, and the sets these name."""
+    if not (scope.pod or scope.namespace):
+        return ruleset
+    mine = local_addresses(desired, scope)
+    maps = {
+        name: msgspec.structs.replace(item, elements={a: c for a, c in item.elements.items() if a in mine})
+        for name, item in ruleset.maps.items()
+    }
+    wanted = {chain for item in maps.values() for chain in item.elements.values()}
+    reached: set[str] = set()
+    while wanted - reached:
+        reached |= (fresh := wanted - reached)
+        wanted |= {target for name in fresh for target in _targets(ruleset.chains.get(name, Chain()))}
+    chains = {name: chain for name, chain in ruleset.chains.items() if name in wanted}
+    text = "\n".join(rule_text(rule) for chain in chains.values() for rule in chain.rules)
+    sets, quoted = set(_SET.findall(text)), set(_QUOTED.findall(text))
+    return Ruleset(
+        sets={name: item for name, item in ruleset.sets.items() if name in sets},
+        maps={name: item for name, item in maps.items() if item.elements},
+        chains=chains,
+        counters=ruleset.counters & quoted,
+        exists=ruleset.exists,
+    )
+
+
+def _targets(chain: Chain) -> set[str]:
+    return {target for rule in chain.rules if isinstance(target := getattr(rule.verdict, "chain", None), str)}

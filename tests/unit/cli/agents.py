@@ -1,0 +1,88 @@
+"""An agent that answers commands: its real answers, over a state and a kernel that the test gives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nfagent.config import load_settings
+from nfagent.edge import api
+from nfagent.edge.introspection import Introspection, Reports
+from nfagent.edge.listings import Listings
+from nfagent.edge.turns import Turns
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import ABSENT, Ruleset
+from nfagent.ruleset.parse import CounterValue
+from nfagent.ruleset.standing import WHOLE, Standing
+from nfagent.ruleset.views import View
+
+
+class Kernel:
+    """What a table holds; `listed` counts how often it was read."""
+
+    def __init__(self, ruleset: Ruleset = ABSENT) -> None:
+        self.held = ruleset
+        self.listed = 0
+
+    def ruleset(self) -> Ruleset:
+        self.listed += 1
+        return self.held
+
+    def counters(self) -> dict[str, CounterValue]:
+        return dict.fromkeys(self.held.counters, CounterValue(3, 180))
+
+
+STATUS: View = {
+    "reconcile": {"in_sync": False, "failures": 0, "transactions": 0, "drifts": 0, "drift_by": "", "last_error": ""},
+    "drift": {"listening": True, "others": 0},
+    "bridges": [],
+    "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+    "verdict_log": {
+        "path": "policy_action.log",
+        "problem": "",
+        "received": 0,
+        "lost": 0,
+        "unattributed": {},
+        "undecodable": 0,
+        "errors": 0,
+    },
+}
+
+
+def introspection(
+    desired: Desired,
+    kernel: Kernel | None = None,
+    standing: Standing = WHOLE,
+    *,
+    services: str = "",
+    turns: Turns | None = None,
+) -> Introspection:
+    """Make an agent's answers; `services` is what is in the way of reading Services."""
+    listings = kernel or Kernel(desired.ruleset())
+
+    async def read_services() -> str:
+        return services
+
+    reports = Reports(lambda: standing, lambda: (), lambda: STATUS, read_services)
+    return Introspection(desired, Listings(listings.ruleset, listings.counters), turns or Turns(), reports)
+
+
+@contextmanager
+def running(answers: api.Answers) -> Iterator[None]:
+    """Serve them where commands look for an agent."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        serving = api.serve(load_settings().socket_path, answers)
+        runner = asyncio.run_coroutine_threadsafe(serving, loop).result(30)
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

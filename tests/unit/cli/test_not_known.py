@@ -1,0 +1,248 @@
+"""What isn't known is never "none" or "allowed": every view says it, exits with 2, and says what to do next."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.objects import ABSENT
+from nfagent.ruleset.standing import WHOLE, Standing, standing_of
+from tests.scene import Document, Scene, labelled, namespace, pod, policy, tier_policy
+from tests.unit.cli.agents import Kernel, introspection, running
+from tests.unit.cli.called import Call, Said
+
+
+def on_the_host(path: str) -> Document:
+    found = pod(path, "a", 99)
+    return {**found, "spec": {**found["spec"], "hostNetwork": True}}
+
+
+DOCUMENTS = (
+    namespace("quiet"),
+    namespace("open"),
+    pod("shop/web", "a", 10, app="web"),
+    pod("shop/db", "a", 20, app="db"),
+    pod("open/cat", "a", 40),
+    pod("far/cat", "b", 50),
+    pod("far/dog", "b", 60, app="dog"),
+    on_the_host("open/host"),
+    policy("shop/db", labelled(app="db"), types=["Ingress"]),
+    policy("far/dog", labelled(app="dog"), types=["Ingress"]),
+)
+NOTHING = Desired("a")
+UNREAD = Standing(unread=("Namespace", "Pod", "NetworkPolicy", "Node"), trouble="https://192.0.2.1: refused")
+
+
+def said(
+    call: Call, *arguments: str, desired: Desired | None = None, standing: Standing = WHOLE, services: str = ""
+) -> Said:
+    with running(introspection(desired or Scene(*DOCUMENTS).views["a"], standing=standing, services=services)):
+        return call(*arguments)
+
+
+COMMANDS = {
+    "state": ("dump", "state"),
+    "policies": ("dump", "policies"),
+    "policies of a namespace": ("dump", "policies", "-n", "shop"),
+    "policies of a Pod": ("dump", "policies", "--pod", "shop/db"),
+    "ruleset": ("dump", "ruleset"),
+    "a Pod's part of the kernel": ("dump", "kernel", "--pod", "shop/db"),
+    "diff": ("dump", "diff"),
+    "counters": ("dump", "counters"),
+    "explain": ("explain", "shop/web", "shop/db:80/tcp"),
+}
+
+
+@pytest.mark.parametrize("form", ["text", "json", "yaml"])
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_of_an_agent_that_has_read_nothing_yet(call: Call, arguments: tuple[str, ...], form: str) -> None:
+    answer = said(call, *arguments, "-o", form, desired=NOTHING, standing=UNREAD)
+    assert answer.code == 2
+    assert "hasn't read the whole cluster yet (not yet Namespace, Pod, NetworkPolicy and 1 more kind" in answer.err
+    assert "ask again when the line API server of `nfagent dump state` says ok" in answer.err
+    for claim in ("every connection is allowed", "no counters", "no Pods\n", "there is no ", "equal", "ALLOWED"):
+        assert claim not in answer.out + answer.err
+
+
+@pytest.mark.parametrize("view", ["state", "policies"])
+def test_json_of_what_is_not_whole_says_so(call: Call, view: str) -> None:
+    answer = json.loads(said(call, "dump", view, "-o", "json", desired=NOTHING, standing=UNREAD).out)
+    assert (answer["complete"], len(answer["unknown"])) == (False, 1)
+    assert "hasn't read the whole cluster" in answer["unknown"][0]
+
+
+def test_the_kernel_itself_is_known_before_anything_was_read(call: Call) -> None:
+    answer = said(call, "dump", "kernel", desired=NOTHING, standing=UNREAD)
+    assert (answer.code, answer.out.splitlines()[0]) == (0, "table inet nfagent {")
+
+
+VIEWS = ("state", "policies", "ruleset", "kernel", "counters")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        (("-n", "nope"), "there is no namespace nope here: no Namespace of that name, and neither a Pod nor a policy"),
+        (("-n", "shpo"), "did you mean shop?"),
+        (("--pod", "nope/x"), "there is no Pod nope/x, nor any other in namespace nope"),
+        (("--pod", "shop/dbx"), "there is no Pod shop/dbx; did you mean shop/db?"),
+        (("-n", "far", "--pod", "shop/db"), "Pod shop/db isn't in namespace far; give either -n or --pod"),
+    ],
+    ids=["a namespace", "a mistyped namespace", "a Pod", "a mistyped Pod", "a Pod of another namespace"],
+)
+def test_a_filter_that_matches_nothing_says_so(call: Call, view: str, scope: tuple[str, ...], words: str) -> None:
+    answer = said(call, "dump", view, *scope)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+
+
+def test_a_filter_of_what_is_compared_as_a_whole_is_refused(call: Call) -> None:
+    answer = said(call, "dump", "diff", "-n", "shop")
+    assert (answer.code, answer.out) == (2, "")
+    assert "diff compares the whole table, not a part of it; leave -n and --pod away" in answer.err
+
+
+@pytest.mark.parametrize("view", ["ruleset", "kernel", "counters"])
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        (("--pod", "far/cat"), "Pod far/cat is on node b: its rules and counters are there, and not known here"),
+        (("-n", "far"), "no Pod of namespace far is on this node, a: "),
+    ],
+    ids=["a Pod", "a namespace"],
+)
+def test_what_other_nodes_hold_is_not_known_here(call: Call, view: str, scope: tuple[str, ...], words: str) -> None:
+    answer = said(call, "dump", view, *scope)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+
+
+def test_what_is_enforced_for_another_nodes_pod_is_not_known_here(call: Call) -> None:
+    answer = said(call, "dump", "policies", "--pod", "far/cat")
+    assert (answer.code, answer.out) == (2, "no policy that is known here judges Pod far/cat\n")
+    assert "Pod far/cat is on node b: what is enforced for it isn't known here; ask there" in answer.err
+
+
+def test_policies_of_another_nodes_pod_are_known(call: Call) -> None:
+    answer = said(call, "dump", "policies", "--pod", "far/dog")
+    assert (answer.code, "far/dog" in answer.out) == (0, True)
+    assert "Pod far/dog is on node b" in answer.err
+    state = json.loads(said(call, "dump", "state", "-o", "json").out)
+    assert {item["name"]: item["isolated"]["ingress"] for item in state["pods"] if item["namespace"] == "far"} == {
+        "cat": [],
+        "dog": ["far/dog"],
+    }
+
+
+KNOWN = {
+    "policies of a namespace that has none": (
+        ("policies", "-n", "open"),
+        "no NetworkPolicy in namespace open: none isolates a Pod of it; 1 of the tiers may: `nfagent dump policies`",
+    ),
+    "policies of a Pod that none judges": (
+        ("policies", "--pod", "shop/web"),
+        "no policy judges Pod shop/web: at its end every connection is allowed",
+    ),
+    "policies of a Pod with its node's network": (
+        ("policies", "--pod", "open/host"),
+        "Pod open/host has its node's network and addresses, which no policy judges",
+    ),
+    "Pods of a namespace that has none": (("state", "-n", "quiet"), "no Pods of namespace quiet"),
+    "counters of a namespace without Pods": (
+        ("counters", "-n", "quiet"),
+        "no counters: no policy isolates a Pod of namespace quiet on this node",
+    ),
+    "counters of a Pod with its node's network": (
+        ("counters", "--pod", "open/host"),
+        "no counters: Pod open/host has its node's network and addresses, which no policy judges",
+    ),
+    "counters of a Pod that none judges": (
+        ("counters", "--pod", "open/cat"),
+        "no counters: no policy isolates Pod open/cat",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), KNOWN.values(), ids=KNOWN)
+def test_what_is_known_to_be_none_is_said_in_precise_words(call: Call, arguments: tuple[str, ...], words: str) -> None:
+    guard = tier_policy("AdminNetworkPolicy", "guard", {"namespaces": labelled(team="none")}, priority=1)
+    answer = said(call, "dump", *arguments, desired=Scene(*DOCUMENTS, guard).views["a"])
+    assert (answer.code, answer.err) == (0, "")
+    assert words in answer.out.splitlines()
+
+
+def test_a_pod_without_rules_is_said_to_have_none(call: Call) -> None:
+    answer = said(call, "dump", "ruleset", "--pod", "open/cat")
+    assert answer.code == 0
+    assert "note: no rules for Pod open/cat" in answer.err
+
+
+def test_counters_that_the_kernel_lacks_are_not_none(call: Call) -> None:
+    view = Scene(*DOCUMENTS).views["a"]
+    with running(introspection(view, Kernel(ABSENT))):
+        answer = call("dump", "counters")
+    assert (answer.code, answer.out) == (2, "no counters in the kernel\n")
+    assert "the kernel doesn't have the counter deny/ingress/shop/db" in answer.err
+    assert "`nfagent dump diff` says what is missing" in answer.err
+
+
+HOUR = 3600.0
+RESOURCES = {
+    "Pod": {"synced": True, "trouble": "https://192.0.2.1: connection refused", "heard_seconds_ago": HOUR},
+    "Node": {"synced": True, "trouble": "", "heard_seconds_ago": 3.0},
+}
+STALE = standing_of(RESOURCES, int(7 * HOUR * 1e9), "", whole=True)
+SINCE = "Pod: not followed, last heard of 60 min ago (1970-01-01T06:00:00Z), what was read until then holds: https://"
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_old_news_say_since_when_they_are_old(call: Call, arguments: tuple[str, ...]) -> None:
+    answer = said(call, *arguments, standing=STALE)
+    assert f"warning: {SINCE}" in answer.err
+    assert answer.code == (1 if arguments[0] == "explain" else 0)
+
+
+def test_what_is_not_there_may_be_too_new_for_old_news(call: Call) -> None:
+    answer = said(call, "explain", "shop/web", "shop/new:80/tcp", standing=STALE)
+    assert answer.code == 2
+    assert "there is no Pod shop/new" in answer.err
+    assert SINCE in answer.err
+
+
+REFUSED = Standing(refused="Device or resource busy")
+
+
+def test_what_a_kernel_that_refuses_does_is_not_known(call: Call) -> None:
+    answer = said(call, "explain", "shop/web", "open/cat:80/tcp", standing=REFUSED)
+    assert answer.code == 2
+    assert answer.out.splitlines()[0].endswith(": not known (allowed by what is known)")
+    assert "the kernel doesn't hold these rules: Device or resource busy; what it holds instead: `nf" in answer.err
+    found = json.loads(said(call, "explain", "shop/web", "open/cat:80/tcp", "-o", "json", standing=REFUSED).out)
+    assert (found["complete"], found["allowed"]) == (False, None)
+
+
+@pytest.mark.parametrize("view", ["state", "policies", "counters", "ruleset"])
+def test_what_the_kernel_does_not_hold_yet_is_said_beside_what_it_must(call: Call, view: str) -> None:
+    answer = said(call, "dump", view, standing=REFUSED)
+    assert answer.code == 0
+    assert "warning: the kernel doesn't hold these rules: Device or resource busy" in answer.err
+
+
+def test_services_that_can_not_be_read_leave_the_verdict_open(call: Call) -> None:
+    answer = said(call, "explain", "shop/web", "192.0.2.9:80/tcp", services="403 Forbidden")
+    assert answer.code == 2
+    assert "Services can't be read (403 Forbidden): whether an address is a Service's" in answer.err
+    assert "ALLOWED" not in answer.out
+
+
+def test_what_was_read_of_a_cluster_so_far_is_shown_as_that(call: Call) -> None:
+    part = Scene(*DOCUMENTS).views["a"]
+    answer = said(call, "dump", "state", desired=part, standing=UNREAD)
+    assert [line.split()[0] for line in answer.out.splitlines() if line.endswith("as far as it was read")] == [
+        "cluster",
+        "masquerade",
+        "logging",
+    ]
