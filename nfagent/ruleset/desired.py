@@ -172,6 +172,7 @@ class Desired:
 
         Gives the commands for it, to go with the transaction that puts the kernel right.
         """
+        self._finish()
         self._whole = None
         return self._recheck.everybody()
 

@@ -148,7 +148,15 @@ MASQUERADE = {
     "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
     "data": {"config": "nonMasqueradeCIDRs: [10.0.0.0/8]"},
 }
-SCENE = [node("a"), node("b"), namespace("shop"), WEB, DB, POLICY, MASQUERADE]
+WIDE = {
+    "kind": "Node",
+    "metadata": {"name": "wide"},
+    "spec": {"podCIDRs": ["10.100.0.0/16", "fd00::/64"]},
+    "status": {"addresses": []},
+}
+"""Holds the addresses of `databases`: they are elements of peers alone."""
+
+SCENE = [node("a"), node("b"), WIDE, namespace("shop"), WEB, DB, POLICY, MASQUERADE]
 WANTS_TWELVE = decoded(SECOND_WEB)
 MORE_EXEMPT = IpMasqConfig(cidrs=(parse_cidr("10.0.0.0/8"), parse_cidr("172.16.0.0/12")))
 

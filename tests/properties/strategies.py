@@ -54,6 +54,9 @@ def desired(node: str, world: Iterable[Item]) -> Desired:
     return made
 
 
+IN_NO_RANGE = Pod("far", "stays", node="c", addresses=("100.99.0.1", "2001:db8:99::1"))
+"""A Pod in no Node's range: the set of such Pods is there, and another is one more element."""
+
 RANDOM = st.randoms(use_true_random=True)
 """Dice for what needs no shrinking: only the seed is drawn, so that a throw costs nothing."""
 

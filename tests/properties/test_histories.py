@@ -22,7 +22,7 @@ from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Trans
 from tests.fake_kernel import FakeKernel
 from tests.interpreter import opening, run, seen_at
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
-from tests.properties.strategies import PROTOCOLS, RANDOM, RECHECK_SETS, catch_up, desired, flows, worlds
+from tests.properties.strategies import IN_NO_RANGE, PROTOCOLS, RANDOM, RECHECK_SETS, catch_up, desired, flows, worlds
 from tests.properties.tier_strategies import tier_policies
 from tests.scene import DECODERS, Document, hops, labelled, namespace, node, pod, policy, port, tier_policy
 
@@ -379,7 +379,7 @@ def test_a_pod_among_peers_is_its_addresses_times_the_sets_that_mean_it(event: E
 @settings(max_examples=4 * settings().max_examples)
 @given(worlds(), pods())
 def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: list[Item], newcomer: Pod) -> None:
-    view = desired("a", world)
+    view = desired("a", [IN_NO_RANGE, *world])
     view.remove(newcomer.ref)
     newcomer = msgspec.structs.replace(newcomer, node="b")
     before = view.ruleset()
@@ -390,7 +390,8 @@ def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: l
     assert all(
         element in after_set(view, name) and element not in before.sets[name].elements for name, element in found
     )
-    assert {pair for pair in found if isinstance(pair[1], str)} == new_addresses(view, before, newcomer)
+    expected = new_addresses(view, before, newcomer) | newly_outside(view, before, newcomer)
+    assert {pair for pair in found if isinstance(pair[1], str)} == expected
     assert all(element[0] in newcomer.addresses for _, element in found if isinstance(element, tuple))
     assert len(found) == len(set(found))
 
@@ -411,6 +412,19 @@ def closing_in(view: Desired, found: list[tuple[str, object]]) -> set[object]:
 
 def after_set(view: Desired, name: str) -> frozenset[object]:
     return frozenset(view.ruleset().sets[name].elements)
+
+
+def newly_outside(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
+    """Give a Pod's addresses that no Node's and no Services' range holds, where no other Pod had them already."""
+    ranges = [item for node in view.cluster.nodes.values() for item in node.pod_cidrs]
+    ranges += [item for known in view.cluster.service_ranges.values() for item in known.cidrs]
+    nodes = {address for node in view.cluster.nodes.values() for address in node.addresses}
+    return {
+        (name, address)
+        for address in (newcomer.addresses if newcomer.holds_addresses else ())
+        for name in [f"clusterpods{family_of(address)}"]
+        if address not in nodes | before.sets[name].elements and not any(item.holds(address) for item in ranges)
+    }
 
 
 def new_addresses(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:

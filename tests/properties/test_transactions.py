@@ -11,7 +11,7 @@ from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, diff
 from tests.fake_kernel import FakeKernel
 from tests.properties.objects import pods
-from tests.properties.strategies import desired, worlds
+from tests.properties.strategies import IN_NO_RANGE, desired, worlds
 
 RULESETS = worlds().map(lambda world: desired("a", world).ruleset())
 
@@ -41,7 +41,7 @@ def test_equal_states_need_no_transaction_and_have_the_same_text(world: list[Ite
 
 @given(worlds(), pods())
 def test_a_pod_without_policy_that_comes_or_goes_changes_elements_only(world: list[Item], pod: Item) -> None:
-    known = desired("b", world)
+    known = desired("b", [IN_NO_RANGE, *world])
     before = known.ruleset()
     known.put(pod)
     after = known.ruleset()
