@@ -46,7 +46,8 @@ STATUS: View = {
         "lost": 0,
         "unattributed": {},
         "undecodable": 0,
-        "errors": 0,
+        "lost_lines": 0,
+        "lost_by": {},
     },
 }
 
