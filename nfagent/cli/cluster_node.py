@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import quote
@@ -13,15 +14,13 @@ from nfagent.cli.client import NoAgentError, ask
 from nfagent.cli.tables import counted
 from nfagent.config import DEFAULT_FILE, Settings
 from nfagent.edge.apiserver import Answer, ApiServer
-from nfagent.errors import DecodeError, NfagentError
+from nfagent.errors import DecodeError, NfagentError, UsageError
 from nfagent.source.messages import decode_status
 
 _NODES = "/api/v1/nodes"
 _PODS = "/api/v1/pods"
 _NAMES_ALONE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _STATE = "/v1/dump/state"
-_NO_NAMESPACE = "-"
-"""None can have this name: of the Pods, the agent then says only how many there are."""
 
 _SHOWN = 5
 _OK = 200
@@ -90,7 +89,7 @@ def _pods(pods: list[_Object], settings: Settings) -> Check:
     if len(pods) > len(own):
         words += f", {len(pods) - len(own)} with the node's own address"
     try:
-        state = _state(settings, _NO_NAMESPACE)
+        state = _state(settings, form="summary")
         concern = _concern(state, settings.node_name)
         if concern:
             return Check("Pods", "warn", f"{words}; {concern}", "journalctl -u nfagent")
@@ -121,14 +120,14 @@ def _concern(state: dict[str, Any], node: str) -> str:
 
 def _missing(pods: set[tuple[str, str]], settings: Settings) -> list[str]:
     """Name the Pods that the agent doesn't know; it is asked namespace by namespace, for a cluster has many Pods."""
-    known = {
-        (pod["namespace"], pod["name"])
-        for namespace in sorted({namespace for namespace, _ in pods})
-        for pod in _state(settings, namespace)["pods"]
-        if pod["local"]
-    }
+    known: set[tuple[str, str]] = set()
+    for namespace in sorted({namespace for namespace, _ in pods}):
+        # A namespace that the agent has never heard of is refused: it knows none of its Pods.
+        with suppress(UsageError):
+            found = _state(settings, namespace=namespace)["pods"]
+            known |= {(pod["namespace"], pod["name"]) for pod in found if pod["local"]}
     return [f"{namespace}/{name}" for namespace, name in sorted(pods - known)]
 
 
-def _state(settings: Settings, namespace: str) -> dict[str, Any]:
-    return ask(settings.socket_path, _STATE, {"namespace": namespace})
+def _state(settings: Settings, **query: str) -> dict[str, Any]:
+    return ask(settings.socket_path, _STATE, query)

@@ -1,7 +1,8 @@
 """The running agent's answers, over its unix socket: HTTP with JSON, for root alone (mode 0600).
 
     GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters; `form` names the
-                                                    one of a ruleset's forms that is wanted (text, nft, objects)
+                                                    one of a ruleset's forms that is wanted (text, nft, objects),
+                                                    or leaves lists out of the state (summary)
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
     POST /v1/try                                    what a change of policies would do (asking, trials); the answer
                                                     is a line of JSON for each part

@@ -23,6 +23,7 @@ import msgspec
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.unread_fields import with_last_good
 from nfagent.edge.record_file import RecordFile
+from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.errors import DecodeError, MachineError
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import (
@@ -195,21 +196,23 @@ class LastGood:
 
     def _completed(self, item: Item) -> Item:
         """Return the object with the fields that can't be read now as they were kept: also of an agent of before."""
-        if not isinstance(item, Namespace | Node | Pod | ServiceCIDR | NetworkLogging) or not item.unread:
-            return item
         kept = self._held.get(item.ref)
         before = None if kept is None else kept.item
-        match item:
-            case Namespace():
-                return with_last_good(item, before if isinstance(before, Namespace) else None)
-            case Node():
-                return with_last_good(item, before if isinstance(before, Node) else None)
-            case Pod():
-                return with_last_good(item, before if isinstance(before, Pod) else None)
-            case ServiceCIDR():
-                return with_last_good(item, before if isinstance(before, ServiceCIDR) else None)
-            case NetworkLogging():
-                return with_last_good(item, before if isinstance(before, NetworkLogging) else None)
+        whole = item
+        match item, before:
+            case Namespace(), Namespace():
+                whole = with_last_good(item, before)
+            case Node(), Node():
+                whole = with_last_good(item, before)
+            case Pod(), Pod():
+                whole = with_last_good(item, before)
+            case ServiceCIDR(), ServiceCIDR():
+                whole = with_last_good(item, before)
+            case NetworkLogging(), NetworkLogging():
+                whole = with_last_good(item, before)
+            case IpMasqConfig(), IpMasqConfig():
+                whole = item.with_last_good(before)
+        return whole
 
     def _note(self, ref: Ref, item: Item | None, file_of: Callable[[Ref], str]) -> None:
         keep = item is not None and is_kept(item, self._node)

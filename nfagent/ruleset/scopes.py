@@ -24,7 +24,8 @@ _OF_THIS_KERNEL = {"ruleset", "kernel", "counters"}
 class Scope(msgspec.Struct, frozen=True):
     """Which part is asked for: a namespace, one Pod as NAMESPACE/POD, or all.
 
-    form: of a ruleset, the only form that is wanted: text, nft or objects; all of them for ''
+    form: of a ruleset, the only form that is wanted: text, nft or objects; all of them for ''. Of the state, `summary`
+          leaves the lists of Nodes and Pods out
     """
 
     namespace: str = ""

@@ -47,13 +47,14 @@ def state_view(desired: Desired, scope: Scope, problems: tuple[Problem, ...], st
 def state_parts(desired: Desired, scope: Scope, problems: tuple[Problem, ...], standing: Standing = WHOLE) -> View:
     """Show the same, its lists made as they are written."""
     cluster = desired.cluster
-    wanted = pods_in(desired, scope)
+    summary = scope.form == "summary"
+    wanted = [] if summary else pods_in(desired, scope)
     judges = _Judges(desired)
-    nodes = in_order(list(cluster.nodes.values()), lambda node: node.name)
+    nodes = in_order([] if summary else list(cluster.nodes.values()), lambda node: node.name)
     pods = in_order(wanted, lambda pod: (pod.namespace, pod.name))
     return {
         **head(standing),
-        "nothing": "" if wanted else f"no {scope.words or 'Pods'}{' so far' if standing.unknown else ''}",
+        "nothing": "" if wanted or summary else f"no {scope.words or 'Pods'}{' so far' if standing.unknown else ''}",
         "node": cluster.node,
         "known": cluster.node in cluster.nodes,
         "counts": {

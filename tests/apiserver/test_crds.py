@@ -78,12 +78,12 @@ def expression(operator: str, *values: str) -> Document:
 
 
 def is_read(document: Document) -> bool:
-    """Tell whether our decoder takes it."""
+    """Tell whether our decoder takes it, without finding anything wrong with it."""
     try:
-        DECODERS[document["apiVersion"], document["kind"]](document)
+        item = DECODERS[document["apiVersion"], document["kind"]](document)
     except ObjectError:
         return False
-    return True
+    return item is not None and not item.problems
 
 
 def refusal(client: ApiClient, document: Document) -> str:

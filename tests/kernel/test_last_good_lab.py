@@ -205,7 +205,7 @@ def test_a_masquerade_list_stays_in_force_over_a_restart(lab: RestartLab, *, sto
     assert lab.seen_outside() <= node, "the list of before translates everything"
     [problem] = lab.problems("n1")
     assert "ConfigMap kube-system/ip-masq-agent" in problem
-    assert problem.endswith("its version of before stays in force")
+    assert problem.endswith("has host bits set; write 192.168.9.0/24")
 
 
 def test_without_a_folder_for_it_rules_are_enforced_and_it_is_said(lab: RestartLab) -> None:

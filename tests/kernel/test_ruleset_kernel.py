@@ -196,6 +196,8 @@ SCENE = VIEW.ruleset()
 PEERS = next(name for name, item in SCENE.sets.items() if item.comment == "pods app=db in namespace shop")
 BLOCKS = next(name for name, item in SCENE.sets.items() if item.comment == "203.0.113.0/24")
 
+UNUSED_PEERS = f"flush chain inet nfagent {CHAIN}\nflush chain inet nfagent stray/{CHAIN}\n"
+
 DAMAGE = {
     "a foreign rule before ours": "insert rule inet nfagent forward-ingress accept",
     "a foreign rule behind ours": "add rule inet nfagent forward-ingress counter drop",
@@ -228,13 +230,13 @@ DAMAGE = {
     "add set inet nfagent s { type ipv4_addr; flags timeout; }\n"
     "add rule inet nfagent mine ip saddr vmap @m\nadd rule inet nfagent yours ip saddr @s drop\n"
     f"insert rule inet nfagent {CHAIN} jump mine",
-    "a set of ours with a timeout": f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}\n"
+    "a set of ours with a timeout": f"{UNUSED_PEERS}delete set inet nfagent {PEERS}\n"
     f"add set inet nfagent {PEERS} {{ type ipv4_addr; flags timeout; }}\n"
     f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",
-    "a set of ours of the other family": f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}\n"
+    "a set of ours of the other family": f"{UNUSED_PEERS}delete set inet nfagent {PEERS}\n"
     f"add set inet nfagent {PEERS} {{ type ipv6_addr; }}\n"
     f"add rule inet nfagent {CHAIN} ct original ip6 saddr @{PEERS} accept",
-    "a set of ours in a map's place": f"flush chain inet nfagent {CHAIN}\ndelete set inet nfagent {PEERS}\n"
+    "a set of ours in a map's place": f"{UNUSED_PEERS}delete set inet nfagent {PEERS}\n"
     f"add map inet nfagent {PEERS} {{ type ipv4_addr : verdict; }}",
     "a map of ours that jumps": "flush map inet nfagent ingress4\n"
     f"add element inet nfagent ingress4 {{ 10.64.0.10 : jump {CHAIN} }}",

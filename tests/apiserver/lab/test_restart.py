@@ -38,7 +38,7 @@ def test_a_masquerade_list_that_breaks_stays_in_force_over_a_restart(lab: ApiLab
     lab.cluster.calm()
     assert sources() == {pod}, "without a list, it would be masqueraded"
     [problem] = agent.ask("/v1/dump/state")["problems"]
-    assert problem["reason"].endswith("its version of before stays in force")
+    assert problem["reason"].startswith("is not a CIDR")
     lab.cluster.delete(config_map(""))
     agent.stop()
     agent.start()
