@@ -632,12 +632,14 @@ def test_whatever_happened_the_kernel_ends_up_with_what_is_wanted(
 ) -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
+            began = stage.clock.now
             for verb, what in steps:
                 await step(stage, verb, what)
             stage.kernel.gate.set()
             await stage.want(numbered(last))
-            # What others did is found by the next comparison; faults that are left refuse it at most three times.
-            await stage.passes(RESYNC)
+            # What others did is found by the next comparison, which waits for twenty times as long as one before it was
+            # held back; faults that are left refuse it at most three times.
+            await stage.passes(RESYNC + 20 * (stage.clock.now - began))
             for _ in range(4):
                 await stage.passes(RETRY_MAX)
             assert stage.there == numbered(last)
