@@ -9,8 +9,9 @@ from typing import Any
 
 from nfagent.edge.access import Access
 from nfagent.edge.apiserver import ApiServer
-from nfagent.edge.following import ClusterSource, Server
-from nfagent.source.reflector import Change, Key
+from nfagent.edge.following import ClusterSource
+from nfagent.edge.server import Server
+from nfagent.source.requests import Change, Key
 from nfagent.source.resources import RESOURCES, Resource
 from tests.api_words import Document, Holder, added, encoded, end_mark, pod, status
 from tests.http_script import Bell, HttpScript, http_script

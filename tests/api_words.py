@@ -9,7 +9,7 @@ from typing import Any
 from nfagent.cluster.model import Pod, Ref
 from nfagent.cluster.unread_fields import with_last_good
 from nfagent.ruleset.desired import Item
-from nfagent.source.reflector import Change, Key
+from nfagent.source.requests import Change, Key
 
 Document = dict[str, Any]
 

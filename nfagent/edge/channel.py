@@ -15,7 +15,7 @@ import msgspec
 from nfagent.errors import ClusterError
 from nfagent.notices.pace import RARELY_SECONDS, rarely
 from nfagent.source.backoff import Backoff, window
-from nfagent.source.reflector import Setback
+from nfagent.source.requests import Setback
 
 log = logging.getLogger(__name__)
 REQUEST_SECONDS = 15.0

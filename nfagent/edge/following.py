@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from nfagent.cluster.model import Ref
-from nfagent.edge.access import Access
-from nfagent.edge.apiserver import Answer
 from nfagent.edge.last_good import LastGood
 from nfagent.edge.lookout import Lookout
+from nfagent.edge.server import Server, Stream
 from nfagent.errors import ClusterError, Problem, Silent, Unreachable
 from nfagent.source.backoff import Backoff
-from nfagent.source.reflector import Change, Key, Reflector, Request, Setback
+from nfagent.source.reflector import Reflector
+from nfagent.source.requests import Change, Key, Request, Setback
 from nfagent.source.resources import RESOURCES, SERVICES, Resource
 
 log = logging.getLogger(__name__)
@@ -50,48 +49,6 @@ _NOT_FOUND = 404
 _UNAVAILABLE = 503
 _SERVICES_SECONDS = 10.0
 _MOST_EXPIRED = 2
-
-
-class Stream(Protocol):
-    """An answer that is being given."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status code."""
-        ...
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds that the server asks to wait."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give its bytes as they come. Raises ClusterError."""
-        ...
-
-    async def read(self) -> bytes:
-        """Give the whole of it. Raises ClusterError."""
-        ...
-
-
-class Server(Protocol):
-    """An API server."""
-
-    async def access(self) -> Access:
-        """Find the credentials. Raises ClusterError."""
-        ...
-
-    async def close(self) -> None:
-        """End the connections."""
-        ...
-
-    def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[Stream]:
-        """Begin to read an answer; `silence` is how many seconds may pass between two parts. Raises ClusterError."""
-        ...
-
-    async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> Answer:
-        """Give an answer, whatever its status. Raises ClusterError."""
-        ...
 
 
 class Clock(Protocol):

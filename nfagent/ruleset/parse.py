@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.cluster.address import FAMILIES, Family, Range, canonical, parse_cidr, single
+from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
 from nfagent.errors import WireError
 from nfagent.ruleset.foreign import is_identifier
 from nfagent.ruleset.objects import (
@@ -58,7 +58,7 @@ from nfagent.ruleset.objects import (
     Way,
     WayIs,
 )
-from nfagent.ruleset.parse_header import numbers, parse_header_match, protocol_name
+from nfagent.ruleset.parse_header import FLOW_KEYS, numbers, parse_header_match, protocol_name
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -75,23 +75,6 @@ _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
 _PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
-
-
-_FLOW_KEYS: dict[bytes, Family] = {
-    msgspec.json.encode(
-        {
-            "concat": [
-                {"payload": {"protocol": protocol, "field": "saddr"}},
-                {"meta": {"key": "l4proto"}},
-                {"payload": {"protocol": "th", "field": "sport"}},
-                {"payload": {"protocol": protocol, "field": "daddr"}},
-                {"payload": {"protocol": "th", "field": "dport"}},
-            ]
-        }
-    ): family
-    for protocol, family in (("ip", FAMILIES[0]), ("ip6", FAMILIES[1]))
-}
-"""How libnftables writes a packet's flow."""
 
 
 class CounterValue(msgspec.Struct, frozen=True):
@@ -305,7 +288,7 @@ def _rule(item: _Json) -> Rule:
 
 
 def _refresh(value: _Json) -> Match:
-    family = _FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
+    family = FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
     if value["op"] != "update" or family is None:
         return _foreign({"set": value})
     return Refresh(family, _set_reference(value["set"]))
@@ -357,7 +340,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
         return InSet(key, name, negated=operator == "!=")
     if left == {"meta": {"key": "nfproto"}}:
         return FamilyInSet(name, negated=operator == "!=")
-    flow = _FLOW_KEYS.get(msgspec.json.encode(left))
+    flow = FLOW_KEYS.get(msgspec.json.encode(left))
     if flow is not None:
         return FlowInSet(flow, name) if operator == "==" else None
     if operator == "==" and "concat" in left and len(left["concat"]) == 3:

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from nfagent.cluster.address import FAMILIES, Family
 from nfagent.ruleset.objects import Fragment, Match, PacketPort
+
+FLOW_KEYS: dict[bytes, Family] = {
+    msgspec.json.encode(
+        {
+            "concat": [
+                {"payload": {"protocol": protocol, "field": "saddr"}},
+                {"meta": {"key": "l4proto"}},
+                {"payload": {"protocol": "th", "field": "sport"}},
+                {"payload": {"protocol": protocol, "field": "daddr"}},
+                {"payload": {"protocol": "th", "field": "dport"}},
+            ]
+        }
+    ): family
+    for protocol, family in (("ip", FAMILIES[0]), ("ip6", FAMILIES[1]))
+}
+"""How libnftables writes a packet's flow."""
 
 _PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
 """By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""

@@ -8,7 +8,7 @@ overload: there the wait doubles from try to try.
 
 from __future__ import annotations
 
-from nfagent.source.reflector import Setback
+from nfagent.source.requests import Setback
 
 AGENTS_A_SECOND = 1000
 """How many agents return in a second, at most, to a server that is reachable again."""

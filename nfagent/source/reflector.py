@@ -17,64 +17,25 @@ expired or newer than the cache, and where the cache holds no objects of the kin
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from nfagent.cluster.model import Ref
 from nfagent.errors import DecodeError, Problem
-from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import still_in_force
 from nfagent.source.messages import Lines, Page, Status, decode_bookmark, decode_event, decode_status
 from nfagent.source.objects import Found, event_reader, reader
 from nfagent.source.pages import ListBody
 from nfagent.source.problems import Problems
+from nfagent.source.requests import Change, Key, LastGood, Request, Setback
 from nfagent.source.resources import Resource
 
 PAGE_SIZE = 5000
 _MISSING_AFTER = 3
 """How often a kind that was served must be found missing: an API server that starts says so of CRDs for a moment."""
 
-Key: TypeAlias = tuple[str, str]
-"""Namespace and name."""
-
-Change: TypeAlias = Item | Ref
-"""An object to put, or the name of one that is gone."""
-
 Phase: TypeAlias = Literal["listing", "initial", "watching", "missing"]
-
-
-class LastGood(Protocol):
-    """What an agent of before read last. After everything was read once it has nothing any more."""
-
-    def of_object(self, ref: Ref) -> Item | None:
-        """Return the last good version of an object."""
-        ...
-
-    def knows(self, kind: str) -> bool:
-        """Return whether an object of a kind was in force."""
-        ...
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What to ask: GET path?query. A watch's answer comes in lines, as long as it goes; a list's is one object."""
-
-    path: str
-    query: dict[str, str]
-    watch: bool
-
-
-class Setback(msgspec.Struct, frozen=True):
-    """Why an answer led nowhere.
-
-    kind: 'again' nothing is wrong, ask on at once; 'expired' what was asked for is forgotten, ask anew;
-          'missing' the kind isn't served; 'busy' the server asks to wait; 'refused' it refuses; 'broken' it sent
-          what can't be read; 'lost' the connection broke
-    """
-
-    kind: Literal["again", "expired", "missing", "busy", "refused", "broken", "lost"]
-    reason: str
-    retry_after: float | None = None
 
 
 class Reflector:

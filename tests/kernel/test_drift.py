@@ -10,10 +10,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from pyroute2 import netns
 
 from nfagent.edge.drift import MOST_OTHERS, DriftWatch, generation, own_ports
 from nfagent.edge.kernel import Nftables
@@ -23,6 +21,7 @@ from nfagent.errors import KernelError
 from nfagent.ruleset.objects import ABSENT, NamedSet, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
 from nfagent.wire.notifications import Committer
+from tests.own_namespace import own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -39,16 +38,8 @@ LAST = "add table inet somebody; add table ip nfagent"
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
     """Put the test's thread into a network namespace of its own."""
-    name = f"nfagent-drift-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        netns.pushns(name)
-        try:
-            yield
-        finally:
-            netns.popns()
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+    with own_namespace("drift"):
+        yield
 
 
 class Heard:

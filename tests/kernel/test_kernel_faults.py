@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from uuid import uuid4
 
 import pytest
-from pyroute2 import netns
 
 from nfagent.cli.client import ask
 from nfagent.edge.kernel import Nftables
@@ -20,6 +17,7 @@ from nfagent.ruleset.objects import ABSENT
 from tests.kernel.test_cli import Site, site
 from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running
 from tests.labs import wait_until
+from tests.own_namespace import own_namespace
 from tests.owned_table import owned_table
 
 __all__ = ["site"]
@@ -36,16 +34,8 @@ OWNED = "table inet nfagent belongs to another process (flags owner)"
 @pytest.fixture
 def _namespace() -> Iterator[None]:
     """Put the test's thread into a network namespace of its own."""
-    name = f"nfagent-faults-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        netns.pushns(name)
-        try:
-            yield
-        finally:
-            netns.popns()
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+    with own_namespace("faults"):
+        yield
 
 
 async def refused(stage: Stage, said: str) -> None:

@@ -9,13 +9,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
-from uuid import uuid4
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyroute2 import netns
 
 from nfagent.cluster.address import Family, Range, parse_cidr, single, text
 from nfagent.edge.kernel import Nftables
@@ -23,6 +21,7 @@ from nfagent.edge.netfilter import ElementError, ElementSocket
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, Chain, Dispatch, Element, Hook, NamedSet, Packet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
+from tests.own_namespace import own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -51,16 +50,8 @@ EMPTY = Ruleset(
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
     """Put the test's thread into a network namespace of its own."""
-    name = f"nfagent-elements-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        netns.pushns(name)
-        try:
-            yield
-        finally:
-            netns.popns()
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+    with own_namespace("elements"):
+        yield
 
 
 @pytest.fixture

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pyroute2 import netns
 
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementSocket
@@ -26,6 +23,7 @@ from nfagent.ruleset.transaction import (
     Delete,
     Transaction,
 )
+from tests.own_namespace import own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -42,16 +40,8 @@ MANY = tuple(f"10.0.{number // 200}.{number % 200}" for number in range(257))
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
     """Put the test's thread, and those that it starts, into a network namespace of its own."""
-    name = f"nfagent-turns-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        netns.pushns(name)
-        try:
-            yield
-        finally:
-            netns.popns()
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+    with own_namespace("turns"):
+        yield
 
 
 class Held(ElementSocket):

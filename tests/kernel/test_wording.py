@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from uuid import uuid4
 
 import pytest
-from pyroute2 import netns
 
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.drift import generation
@@ -19,6 +16,7 @@ from nfagent.edge.kernel import Nftables
 from nfagent.reconcile import Reconciler
 from nfagent.ruleset.objects import Accept, Chain, Drop, NamedSet, ProtocolIs, Rule, Ruleset
 from tests.kernel.test_reconcile_kernel import nft
+from tests.own_namespace import own_namespace
 from tests.unit.test_reconcile import Wish
 
 pytestmark = [
@@ -37,16 +35,8 @@ WANTED = Ruleset(
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
     """Put the test's thread into a network namespace of its own."""
-    name = f"nfagent-wording-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        netns.pushns(name)
-        try:
-            yield
-        finally:
-            netns.popns()
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+    with own_namespace("wording"):
+        yield
 
 
 class Stage:

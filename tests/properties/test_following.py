@@ -21,7 +21,8 @@ from nfagent.errors import DecodeError, Problem
 from nfagent.source.discovery import decode_discovery
 from nfagent.source.messages import Lines, decode_bookmark, decode_event, decode_page, decode_status
 from nfagent.source.objects import reader
-from nfagent.source.reflector import Reflector, Request
+from nfagent.source.reflector import Reflector
+from nfagent.source.requests import Request
 from nfagent.source.resources import RESOURCES, Resource
 from tests.api_words import Document, Holder, bookmark, broken_pod, encoded, end_mark, error, event, page, pod, status
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from nfagent.source.reflector import Change
+from nfagent.source.requests import Change
 from tests.api_stage import (
     EGRESS,
     GONE,

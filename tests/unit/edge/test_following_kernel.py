@@ -12,7 +12,7 @@ from nfagent.reconcile import Reconciler
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.objects import ABSENT, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
-from nfagent.source.reflector import Change, Key
+from nfagent.source.requests import Change, Key
 from tests.api_stage import GONE, PODS, POLICIES, Stage, api_server, initial, running
 from tests.api_words import encoded, pod
 from tests.fake_kernel import FakeKernel, Refused

@@ -10,7 +10,7 @@ import pytest
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.following import ClusterSource
-from nfagent.source.reflector import Change
+from nfagent.source.requests import Change
 from tests.api_stage import GONE, POLICIES, Stage, api_server, initial, running
 from tests.api_words import added, bookmark, encoded, end_mark, event, page, status
 from tests.http_script import Bell, Part, http_script

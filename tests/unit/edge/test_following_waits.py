@@ -13,7 +13,7 @@ import pytest
 
 from nfagent.edge.access import Access
 from nfagent.edge.apiserver import Answer
-from nfagent.edge.following import Stream
+from nfagent.edge.server import Stream
 from nfagent.errors import Unreachable
 from nfagent.source.resources import RESOURCES
 from tests.api_stage import (

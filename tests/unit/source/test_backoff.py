@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.source.backoff import AGENTS_A_SECOND, Backoff, knock_pause, look_again_pause, window
-from nfagent.source.reflector import Setback
+from nfagent.source.requests import Setback
 
 REFUSED = Setback("refused", "")
 BUSY = Setback("busy", "")

@@ -11,7 +11,8 @@ import pytest
 from nfagent.cluster.model import Pod, Ref
 from nfagent.egress.policy import EgressNATPolicy
 from nfagent.ruleset.desired import Item
-from nfagent.source.reflector import LastGood, Reflector, Request
+from nfagent.source.reflector import Reflector
+from nfagent.source.requests import LastGood, Request
 from nfagent.source.resources import RESOURCES
 from tests.api_words import (
     Document,

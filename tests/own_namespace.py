@@ -1,0 +1,25 @@
+"""A network namespace for a test's own thread, and the threads that it starts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from pyroute2 import netns
+
+
+@contextmanager
+def own_namespace(word: str) -> Iterator[None]:
+    """Be in a network namespace of a name with this word in it, which is gone afterwards."""
+    name = f"nfagent-{word}-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        netns.pushns(name)
+        try:
+            yield
+        finally:
+            netns.popns()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
