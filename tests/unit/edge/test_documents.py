@@ -261,6 +261,31 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         ),
         ("v1 Lst", "kind 'Lst'", "is no kind of the core API group; did you mean List?"),
         (
+            "networking.kubernetes.io/v1 NetworkPolicy",
+            "apiVersion 'networking.kubernetes.io/v1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "k8s.io/v1 NetworkPolicy",
+            "apiVersion 'k8s.io/v1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "extensions/v1beta1 networkpolicies",
+            "kind 'networkpolicies'",
+            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+        ),
+        (
+            "netwroking.k8s.io/v1 NetworkPolcy",
+            "kind 'NetworkPolcy'",
+            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+        ),
+        (
+            "netwroking.gke.io/v1 EgressNatPolicy",
+            "kind 'EgressNatPolicy'",
+            "is no kind that is known; did you mean EgressNATPolicy (apiVersion networking.gke.io/v1)?",
+        ),
+        (
             "v1 Configmap",
             "kind 'Configmap'",
             "is no kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
@@ -299,6 +324,10 @@ def test_a_kind_that_its_api_group_does_not_have_is_said_with_what_was_meant(
         "apps/v1 Deployment",
         "example.com/v1 NetworkPolcy",
         "policy/v1 PodDisruptionBudget",
+        "apiregistration.k8s.io/v1 APIService",
+        "storage.k8s.io/v1 CSINode",
+        "metrics.k8s.io/v1beta1 PodMetrics",
+        "policy/v1beta1 PodSecurityPolicy",
         "example.com/v1 Pod",
     ],
 )
