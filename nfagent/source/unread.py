@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
 import msgspec
 
@@ -106,6 +107,17 @@ def _unknown_kind(group: str, kind: str, read: Collection[tuple[str, str]]) -> M
             return Mistake("kind", f"is no kind of {where}; did you mean {shown}?", (meant,))
     ours = tuple(dict.fromkeys(its for known, its in read if group_of(known) == group))
     return Mistake("kind", f"is no kind of {where} that is known; of this group are read {', '.join(ours)}", ours)
+
+
+def misspelt_namespace(metadata: Mapping[Any, Any]) -> str:
+    """Name the field that was to be the namespace; '' where none was: its object would land in another one."""
+    if "namespace" in metadata:
+        return ""
+    return next((key for key in metadata if isinstance(key, str) and _like_namespace(key.lower())), "")
+
+
+def _like_namespace(key: str) -> bool:
+    return bool(get_close_matches(key, ["namespace"], cutoff=_CLOSER_KIND))
 
 
 def group_of(version: str) -> str:

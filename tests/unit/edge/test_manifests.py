@@ -170,7 +170,19 @@ class TestBookkeeping:
         assert problem.endswith("; its version of before stays in force")
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
 
-    @pytest.mark.parametrize("unnamed", ["nonsense", "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}", "[a, b]"])
+    @pytest.mark.parametrize(
+        "unnamed",
+        [
+            "nonsense",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}",
+            "[a, b]",
+            pod().replace("name: web", "name: Web"),
+            pod().replace("namespace: shop", "namespace: [shop]"),
+            pod().replace("namespace: shop", "namespace: Shop"),
+            pod().replace("namespace: shop", "nameSpace: shop"),
+            "apiVersion: v1\nkind: List\nItems: []\n",
+        ],
+    )
     def test_a_document_of_which_nobody_knows_what_it_is_about_takes_nothing_away(self, unnamed: str) -> None:
         folder = folder_of(f=together(pod("web"), pod("db")))
         assert brief(folder.update("f.yaml", together(pod("db", "b"), unnamed))) == ["shop/db@b"]
