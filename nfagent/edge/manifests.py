@@ -35,6 +35,9 @@ _SETTLE_SECONDS = 0.1
 _FOLDER_SECONDS = 0.5
 """How often a folder that is gone is looked for."""
 
+_WHOLE_FOLDER = ("folder", "")
+"""Whose flaw it is that the folder is gone."""
+
 Event: TypeAlias = Item | Ref
 """An object to put, or the name of one that is gone."""
 
@@ -101,6 +104,17 @@ class Folder:
     def holder(self, ref: Ref) -> str:
         """Name the file that holds an object; '' where none does."""
         return self._holders.get(ref, [""])[0]
+
+    def lose(self, folder: str) -> bool:
+        """Take in that the folder is gone, by its path; tell whether that is news. What was read before holds."""
+        news = not self.flaws.get(_WHOLE_FOLDER)
+        reason = "is no folder now; what was read before stays in force"
+        self.flaws[_WHOLE_FOLDER] = (Problem(place=folder, reason=reason),)
+        return news
+
+    def find(self) -> None:
+        """Take in that the folder is there."""
+        self.flaws[_WHOLE_FOLDER] = ()
 
     def forget_last_good(self) -> None:
         """Take in that every file was read once: what an agent of before read is of no more use."""
@@ -276,7 +290,10 @@ async def follow(
         watched = _identity(folder)
         if watched is None:
             await _within(_FOLDER_SECONDS, stop)
+            if _identity(folder) is None and known.lose(str(folder)):
+                yield iter(())
             continue
+        known.find()
         watching = changed_paths(folder, stop, look_seconds, lambda path: is_manifest(folder, path))
         async with aclosing(watching) as changes:
             async for paths in changes:

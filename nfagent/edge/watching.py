@@ -25,6 +25,9 @@ Who deletes a file may be about to write it anew, as git does: what it holds mus
 _MOST_LINKS = 40
 """As many as the kernel follows."""
 
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""What is said of a path that leads to nothing, to a file, or in a circle."""
+
 _GATHER_MOST = 5
 """How many times; a writer that never stops is not waited for."""
 
@@ -51,9 +54,9 @@ async def changed_paths(
             async with aclosing(_until_unclear(folder, stopping, look_seconds, counts)) as told:
                 async for paths in told:
                     yield paths
-    except FileNotFoundError:
-        return
     except OSError as error:
+        if error.errno in _NO_FOLDER:
+            return
         raise MachineError(
             f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
         ) from None
@@ -154,7 +157,7 @@ def way_to(folder: Path) -> list[Path]:
 
 
 def _watch(inotify: Inotify, folder: Path) -> None:
-    """Watch a folder, its subfolders but hidden ones, and the way to it. Raises FileNotFoundError where it is gone."""
+    """Watch a folder, its subfolders but hidden ones, and the way to it. Raises OSError where it is gone."""
     for step in way_to(folder):
         inotify.add_watch(step, _WAY_MASK)
     inotify.add_watch(folder, _MASK)

@@ -730,6 +730,27 @@ async def _swapped_links(root: Path, within: str, start: str) -> None:
         assert not any(event.startswith("-") for event in follower.told), "it was never gone"
 
 
+@pytest.mark.parametrize("target", ["a file", "nothing", "current"], ids=["to a file", "to nothing", "in a circle"])
+def test_a_link_that_leads_to_no_folder_any_more_takes_nothing_along_and_is_said(tmp_path: Path, target: str) -> None:
+    scenario(lambda folder: _link_to_no_folder(folder.parent, target))(tmp_path)
+
+
+async def _link_to_no_folder(root: Path, target: str) -> None:
+    (root / "1").mkdir()
+    (root / "1" / "f.yaml").write_text(pod())
+    (root / "a file").write_text(pod("db"))
+    link(root / "current", "1")
+    async with following(root / "current") as follower:
+        await follower.holds("shop/web@a")
+        link(root / "current", target)
+        await follower.complains(f"{root / 'current'}: is no folder now; what was read before stays in force")
+        (root / "1" / "f.yaml").write_text(pod(node="b"))
+        link(root / "current", "1")
+        await follower.holds("shop/web@b")
+        await follower.complains()
+    assert not any(event.startswith("-") for event in follower.told)
+
+
 @scenario
 async def test_a_folder_on_the_way_that_is_replaced_is_followed(folder: Path) -> None:
     for version, node in (("1", "a"), ("2", "b")):
