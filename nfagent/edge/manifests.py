@@ -22,7 +22,7 @@ import msgspec
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.watching import changed_paths
+from nfagent.edge.watching import changed_paths, folders_of
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import still_in_force
@@ -317,7 +317,7 @@ async def _settled(folder: Path, known: Folder, paths: frozenset[Path] | None) -
 
 def _present(folder: Path) -> frozenset[Path]:
     return frozenset(
-        path for place, _, files in os.walk(folder) for name in files if is_manifest(folder, path := Path(place, name))
+        path for place, files in folders_of(folder) for name in files if is_manifest(folder, path := Path(place, name))
     )
 
 

@@ -752,6 +752,26 @@ async def _link_to_no_folder(root: Path, target: str) -> None:
 
 
 @scenario
+async def test_a_link_to_a_folder_within_is_followed_and_what_changes_there_too(folder: Path) -> None:
+    for version, node in (("1", "a"), ("2", "b")):
+        (folder.parent / version).mkdir()
+        (folder.parent / version / "f.yaml").write_text(pod(node=node))
+    link(folder / "team", "../1")
+    (folder / "circle").symlink_to(".")
+    (folder / "twice").symlink_to("team")
+    async with following(folder) as follower:
+        await follower.holds("shop/web@a")
+        replace(folder.parent / "1" / "f.yaml", pod(node="c"))
+        await follower.holds("shop/web@c")
+        link(folder / "team", "../2")
+        await follower.holds("shop/web@b")
+        assert said(follower.known) == [], "each folder is read once"
+        (folder / "team").unlink()
+        (folder / "twice").unlink()
+        await follower.holds()
+
+
+@scenario
 async def test_a_folder_on_the_way_that_is_replaced_is_followed(folder: Path) -> None:
     for version, node in (("1", "a"), ("2", "b")):
         (folder.parent / version / "team").mkdir(parents=True)
