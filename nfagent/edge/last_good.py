@@ -25,6 +25,7 @@ from nfagent.cluster.unread_fields import with_last_good
 from nfagent.edge.record_file import RecordFile
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.errors import DecodeError, MachineError
+from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import (
     Header,
@@ -210,6 +211,8 @@ class LastGood:
                 whole = with_last_good(item, before)
             case NetworkLogging(), NetworkLogging():
                 whole = with_last_good(item, before)
+            case TierPolicy(), TierPolicy():
+                whole = item.with_last_good(before)
             case IpMasqConfig(), IpMasqConfig():
                 whole = item.with_last_good(before)
         return whole

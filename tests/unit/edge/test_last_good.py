@@ -11,12 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nfagent.cluster.model import UNREADABLE, Namespace, Node, Pod, Ref
+from nfagent.cluster.selectors import Selector
 from nfagent.edge.last_good import LastGood, forget
 from nfagent.edge.record_file import RecordFile
 from nfagent.errors import MachineError
+from nfagent.policy.model import PodPeer
+from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 
 DEADLINE = 20.0
@@ -110,6 +114,19 @@ def test_a_field_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_r
         assert await recalled(tmp_path, [good.ref]) == [item], "and so after one more restart"
 
     asyncio.run(body())
+
+
+def test_a_subject_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_read_it(tmp_path: Path) -> None:
+    pods = PodPeer(Selector(), namespaces=Selector())
+    before = TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", priority=1, subject=pods)
+    asyncio.run(remember(tmp_path, before))
+
+    async def start() -> Item | Ref:
+        async with running(tmp_path) as store:
+            [given] = store.noted([msgspec.structs.replace(before, subject=None)])
+            return given
+
+    assert asyncio.run(start()) == before
 
 
 def test_of_manifests_it_knows_the_file(tmp_path: Path) -> None:
