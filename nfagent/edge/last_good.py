@@ -143,6 +143,10 @@ class LastGood:
         """Return whether an agent of before had an object of a kind in force."""
         return any(ref.kind == kind for ref in self._recallable)
 
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        """Give what an agent of before last read of every object of a kind."""
+        return (kept.item for ref, kept in self._recallable.items() if ref.kind == kind)
+
     def noted(self, changes: Iterable[Change], file_of: Callable[[Ref], str] = lambda _: "") -> Iterator[Change]:
         """Note changes as they are taken, and give them on; fields that can't be read stay as they were kept.
 
