@@ -332,6 +332,8 @@ def _texts(folder: Path, paths: frozenset[Path] | None, known: Folder) -> Texts:
 def _text(folder: Path, path: Path) -> str | Problem | None:
     # What is no regular file has no text, and reading a pipe would never end.
     try:
+        if path.is_symlink() and not path.exists():
+            return Problem(place=_name(folder, path), reason="is a link that leads nowhere")
         return path.read_text(encoding="utf-8") if path.is_file() else None
     except FileNotFoundError:
         return None

@@ -348,10 +348,26 @@ class TestReadFolder:
 
     def test_what_is_no_file_is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "folder.yaml").mkdir()
-        (tmp_path / "dangling.yaml").symlink_to("nowhere")
         os.mkfifo(tmp_path / "pipe.yaml")
         known = Folder()
         assert (read_folder(tmp_path, known), said(known)) == ([], [])
+
+    def test_a_link_that_leads_nowhere_is_said_and_keeps_what_was_good(self, tmp_path: Path) -> None:
+        known = Folder()
+        (tmp_path / "f.yaml").write_text(pod())
+        (tmp_path / "g.yaml").symlink_to("nowhere")
+        read_folder(tmp_path, known)
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "f.yaml").symlink_to("f.yaml")
+        assert read_folder(tmp_path, known) == []
+        assert said(known) == [
+            "f.yaml: is a link that leads nowhere; what it held before stays in force",
+            "g.yaml: is a link that leads nowhere",
+        ]
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "g.yaml").unlink()
+        assert brief(read_folder(tmp_path, known)) == ["-shop/web"]
+        assert said(known) == []
 
     def test_text_that_is_not_utf_8_is_named_with_its_line_and_keeps_what_was_good(self, tmp_path: Path) -> None:
         known = Folder()
