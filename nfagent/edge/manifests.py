@@ -183,6 +183,32 @@ class Folder:
         contents += [content for name, content in self._last_good.items() if name not in present]
         return {ref: held for content in contents for ref, held in content.items.items()}
 
+    def moved(self, readings: list[Reading], parted: Mapping[Ref, tuple[Item, int]]) -> list[Reading]:
+        """Have a new file whose text, or a part of it, nobody can read hold what left its files in the same look.
+
+        It may be one of those files, under another name. What another file holds now has not left.
+        """
+        came = {ref for reading in readings if reading.content is not None for ref in reading.content.items}
+        gone = {reading.name for reading in readings if reading.content is None}
+        left = {
+            ref: held for ref, held in parted.items() if ref not in came and not set(self._holders.get(ref, ())) - gone
+        }
+        unclear = next((at for at, reading in enumerate(readings) if self._is_unclear(reading)), None)
+        if unclear is None or not left:
+            return readings
+        reading = readings[unclear]
+        content = reading.content or FileContent({})
+        reason = f"what files held that are gone ({len(left)}) stays in force: this one may be about it"
+        said = (*content.problems, Problem(place=reading.name, reason=reason))
+        content = msgspec.structs.replace(content, items={**content.items, **left}, problems=said)
+        replaced = msgspec.structs.replace(reading, content=content, touched=_touched(None, content))
+        return [*readings[:unclear], replaced, *readings[unclear + 1 :]]
+
+    def _is_unclear(self, reading: Reading) -> bool:
+        unread = reading.content is None and reading.problem is not None
+        unnamed = reading.content is not None and reading.content.unnamed
+        return reading.name not in self.names and (unread or unnamed)
+
     def _settle(self, ref: Ref, name: str, *, held: bool) -> Iterator[Event]:
         """Take in that a file holds an object, or doesn't; give what holds now, where that is another."""
         holders = self._holders.setdefault(ref, [])
@@ -268,7 +294,7 @@ def read_files(folder: Path, known: Folder, paths: frozenset[Path] | None = None
         if reading is not None:
             found.append(reading)
         time.sleep(0)  # the event loop's turn: parsing holds the interpreter
-    return found
+    return known.moved(found, parted)
 
 
 def adopt_all(readings: Iterable[Reading], known: Folder) -> Iterator[Event]:

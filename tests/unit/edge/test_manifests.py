@@ -201,6 +201,36 @@ class TestBookkeeping:
         assert brief(read_folder(tmp_path, known)) == ["-shop/web", "shop/web@a"]
         assert known.holder(WEB) == "g.yaml"
 
+    @pytest.mark.parametrize("text", [BROKEN, "nonsense", pod().replace("name: web", "name: Web")])
+    def test_what_left_its_file_stays_in_force_in_a_new_one_that_can_not_be_read(
+        self, tmp_path: Path, text: str
+    ) -> None:
+        known = Folder()
+        (tmp_path / "f.yaml").write_text(together(pod("web"), pod("db")))
+        (tmp_path / "g.yaml").write_text(pod("cache"))
+        read_folder(tmp_path, known)
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "a.yaml").write_text(text)
+        (tmp_path / "h.yaml").write_text(pod("db", "b"))
+        assert brief(read_folder(tmp_path, known)) == ["-shop/db", "-shop/web", "shop/web@a", "shop/db@b"]
+        assert known.holder(WEB) == "a.yaml"
+        kept = "a.yaml: what files held that are gone (1) stays in force: this one may be about it"
+        assert kept in said(known)
+        (tmp_path / "a.yaml").write_text(f"{BROKEN}b: [\n")
+        assert read_folder(tmp_path, known) == []
+        (tmp_path / "a.yaml").write_text(pod("web", "b"))
+        assert brief(read_folder(tmp_path, known)) == ["shop/web@b"]
+        assert said(known) == []
+
+    def test_what_left_its_file_before_the_start_stays_in_force_in_one_that_can_not_be_read(
+        self, tmp_path: Path
+    ) -> None:
+        [item] = Folder().update("f.yaml", pod("web"))
+        assert isinstance(item, Pod)
+        (tmp_path / "g.yaml").write_text(BROKEN)
+        known = Folder({"f.yaml": {WEB: item}})
+        assert brief(read_folder(tmp_path, known)) == ["shop/web@a"]
+
     def test_of_one_object_in_several_files_the_first_holds_and_every_other_is_named(self) -> None:
         folder = folder_of(b=pod(node="b"))
         assert folder.update("a.yaml", pod(node="a")) == []
