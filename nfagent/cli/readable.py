@@ -102,7 +102,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
 def _last_good_fact(kept: View) -> str:
     """Say whether the next start knows the objects of now."""
     where = f"{counted(kept['objects'], 'object')} kept in {kept['path']}" if kept["path"] else "not kept"
-    parts = [f"{paint('warn')}, {kept['problem']}" if kept["problem"] else paint("ok"), where]
+    problem = kept["problem"] or (f"at the start {kept['lost']}" if kept.get("lost") else "")
+    parts = [f"{paint('warn')}, {problem}" if problem else paint("ok"), where]
     if kept["pending"]:
         parts.append(f"{counted(kept['pending'], 'change')} not written yet")
     return "; ".join(parts)

@@ -64,6 +64,7 @@ class Status(msgspec.Struct):
     objects:  how many are kept
     pending:  how many changes aren't written yet
     damaged:  entries that could not be read at the start
+    lost:     what could not be read at the start, and isn't known any more; '' where all was
     problem:  why nothing can be read or written; '' where all is well
     """
 
@@ -71,6 +72,7 @@ class Status(msgspec.Struct):
     objects: int = 0
     pending: int = 0
     damaged: int = 0
+    lost: str = ""
     problem: str = ""
 
 
@@ -123,7 +125,7 @@ class LastGood:
             self._rewrite = bool(self._status.damaged or said or not self._lines)
             if said:
                 log.warning("last good objects: %s", said)
-                self._status.problem = said
+                self._status.problem = self._status.lost = said
         self._file = file
         self._status.path = str(file.path)
 

@@ -187,6 +187,8 @@ def test_an_entry_that_is_damaged_takes_no_other_along_and_is_said(
             store.settle()
             await until_written(store)
             assert store.status()["damaged"] == 1
+            assert store.status()["problem"] == ""
+            assert store.status()["lost"] == "1 of 3 entries can't be read, the others hold"
         assert ":3: a line is damaged" in caplog.text
         assert await recalled(tmp_path) == [SHOP, HERE]
 
