@@ -102,7 +102,8 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
 def _last_good_fact(kept: View) -> str:
     """Say whether the next start knows the objects of now."""
     where = f"{counted(kept['objects'], 'object')} kept in {kept['path']}" if kept["path"] else "not kept"
-    parts = [f"{paint('warn')}, {kept['problem']}" if kept["problem"] else paint("ok"), where]
+    problem = kept["problem"] or (f"at the start {kept['lost']}" if kept.get("lost") else "")
+    parts = [f"{paint('warn')}, {problem}" if problem else paint("ok"), where]
     if kept["pending"]:
         parts.append(f"{counted(kept['pending'], 'change')} not written yet")
     return "; ".join(parts)
@@ -218,6 +219,10 @@ def _tier(policy: View) -> str:
     return f"{policy['tier']} {policy['priority']}" if policy["priority"] <= _LAST_PRIORITY else policy["tier"]
 
 
+_NOBODY = "nobody"
+"""Whom a policy selects whose subject can't be read."""
+
+
 def _policy_problems(policy: View) -> list[View]:
     rules = [rule for rules in policy["rules"].values() for rule in rules]
     return [item["problem"] for item in (policy, *rules) if item["problem"]]
@@ -225,7 +230,7 @@ def _policy_problems(policy: View) -> list[View]:
 
 def _rule_count(policy: View) -> str:
     if policy["problem"]:
-        return paint("FAILS CLOSED")
+        return paint("NOT ENFORCED" if policy["selects"] == _NOBODY else "FAILS CLOSED")
     broken = len(_policy_problems(policy))
     count = str(sum(map(len, policy["rules"].values())))
     return f"{count}, {broken} {paint('FAIL CLOSED')}" if broken else count
@@ -262,6 +267,9 @@ def _tier_lines(name: str, policy: View) -> Iterator[str]:
     """Show a policy of the tiers: its rules in the order in which they are asked."""
     if policy["problem"]:
         problem = Problem(**{**policy["problem"], "object": ""})
+        if policy["selects"] == _NOBODY:
+            yield f"{name}  {paint('NOT ENFORCED')}, it judges no Pod: {problem}"
+            return
         yield f"{name}  {paint('FAILS CLOSED')}: {problem}"
     else:
         yield name

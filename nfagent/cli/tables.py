@@ -20,6 +20,7 @@ _COLOURS = {
     "warning": "yellow",
     "FAIL": "red",
     "FAILS CLOSED": "red",
+    "NOT ENFORCED": "red",
     "FAIL CLOSED": "red",
     "deny": "red",
     "denied": "red",

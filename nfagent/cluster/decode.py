@@ -84,7 +84,12 @@ def decode_node(document: dict[str, Any]) -> Node:
 
 
 def _with_address(entry: Field) -> Field:
-    """Return the entry where it has an address: one without says that there is none, so nothing older stays."""
+    """Return the entry where it has an address: one without says that there is none, so nothing older stays.
+
+    What is no mapping says nothing: reading its address notes that, and what is older stays.
+    """
+    if not isinstance(entry.value, dict):
+        return entry
     address = entry / "address"
     if address.value in (None, "") and (entry / "type").value not in _NAME_TYPES:
         raise address.error("is empty; take the entry away, or write an address like 10.0.0.1 or 2001:db8::1")

@@ -47,7 +47,11 @@ class FieldErrors:
         """Note what is wrong; `keep`: the struct's field whose last good value stays."""
         self._found[error.problem] = None
         if keep:
-            self._unread[keep] = None
+            self.keep(keep)
+
+    def keep(self, name: str) -> None:
+        """Have the last good value of the struct's field stay."""
+        self._unread[name] = None
 
     def read(self, path: str, read: Callable[[Field], T], instead: T, keep: str = "") -> T:
         """Read a field; note what is wrong with it, and return what stands in its place."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from nfagent.cluster.fields import Field
 
+_TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+
 
 def known_fields(field: Field, *names: str) -> None:
     """Refuse a mapping that has any other field than these."""
@@ -18,6 +20,13 @@ def known_fields(field: Field, *names: str) -> None:
         if not isinstance(key, str):
             raise field.error(f"has a key that is no text; write only {_listed(names, 'and')}")
         raise (field / key).error(f"is not a field here; write only {_listed(names, 'and')}")
+
+
+def known_top_fields(top: Field) -> None:
+    """Refuse an object that has any other field than objects of every kind: `Spec` for `spec` leaves that out."""
+    for key, value in top.mapping().items():
+        if value is not None and isinstance(key, str) and key and key not in _TOP_FIELDS:
+            raise (top / key).error(f"is not a field here; write only {_listed(_TOP_FIELDS, 'and')}")
 
 
 def only_field(field: Field, *names: str) -> tuple[str, Field]:

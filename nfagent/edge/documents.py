@@ -12,6 +12,7 @@ from nfagent.edge.syntax import Document, parse
 from nfagent.errors import ObjectError, Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.kinds import decoder, references
+from nfagent.source.unread import misspelt_namespace
 
 _READABLE = 10**18
 """Numbers beyond it are not shown."""
@@ -59,7 +60,7 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
         except ObjectError as error:
             problem = msgspec.structs.replace(error.problem, place=place)
             problems.append(problem)
-            named = references(found) if isinstance(found, dict) and not _is_list(found) else frozenset()
+            named = references(found) if isinstance(found, dict) and not _holds_others(found) else frozenset()
             refused |= dict.fromkeys(named, problem)
             unnamed |= not named
             continue
@@ -100,9 +101,21 @@ def _named(document: object) -> dict[str, Any] | Problem:
         return Problem(
             object=kind, reason="is a list inside a list, which is not read; put its items into the outer one"
         )
+    if _holds_others(document):
+        wrong = "is missing" if document.get("items") is None else "is not a list"
+        return Problem(object=kind, field="items", reason=f"{wrong}; write the objects there, each behind `- `")
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict):
-        return document  # the decoders say what is wrong
+    wrong_name = _wrong_name(kind, metadata) if isinstance(metadata, dict) else None  # else the decoders say it
+    return document if wrong_name is None else wrong_name
+
+
+def _wrong_name(kind: str, metadata: dict[Any, Any]) -> Problem | None:
+    misspelt = misspelt_namespace(metadata)
+    if misspelt:
+        value = metadata[misspelt]
+        shown = value if isinstance(value, str) else ""
+        reason = "is not a field here; write namespace"
+        return Problem(object=kind, field=f"metadata.{misspelt}", value=shown, reason=reason)
     for key in ("namespace", "name"):
         value = metadata.get(key)
         if not isinstance(value, str | None):
@@ -110,13 +123,18 @@ def _named(document: object) -> dict[str, Any] | Problem:
             return Problem(
                 object=kind, field=f"metadata.{key}", value=shown, reason="is not a string; put it in quotes"
             )
-    return document
+    return None
 
 
 def _is_list(document: dict[str, Any]) -> bool:
     kind = document.get("kind")
     # The API server writes an empty list of items as null.
     return isinstance(kind, str) and kind.endswith("List") and isinstance(document.get("items", ""), list | None)
+
+
+def _holds_others(document: dict[str, Any]) -> bool:
+    """Tell whether an object is there for others alone, whether or not they can be found in it."""
+    return _is_list(document) or document.get("kind") == "List"
 
 
 def _expanded(documents: list[Document]) -> Iterator[Document]:

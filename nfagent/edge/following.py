@@ -300,6 +300,12 @@ class ClusterSource:
         if code == _NOT_FOUND and not await self._lookout.ready():
             # A server that is only starting may not know of its CRDs yet.
             code, body = _UNAVAILABLE, b"the API server isn't ready"
+        elif code == _NOT_FOUND and reflector.resource.optional and reflector.expected:
+            elsewhere = await self._lookout.elsewhere(reflector.resource)
+            if elsewhere:
+                await self._deliver([*reflector.withhold(f"{elsewhere}; what was read before stays in force")])
+                self._look_whether_all_is_read()
+                return
         await self._hand_on(reflector, reflector.refuse(code, body, stream.retry_after))
 
     async def _hand_on(self, reflector: Reflector, changes: Iterable[Change]) -> None:
@@ -307,6 +313,9 @@ class ClusterSource:
             await self._deliver(changes)
         else:
             await self._keep(reflector, changes)
+        self._look_whether_all_is_read()
+
+    def _look_whether_all_is_read(self) -> None:
         if not self._listed.is_set() and all(each.listed for each in self._reflectors.values()):
             self._listed.set()
         if not self.synced and all(each.synced for each in self._reflectors.values()):
@@ -351,6 +360,10 @@ class ClusterSource:
         elif before and not known:
             log.info("every kind is followed again")
 
+    def _trouble(self, reflector: Reflector) -> str:
+        said = self._troubles.get(reflector.resource.kind, "")
+        return said or (self._lookout.known_elsewhere(reflector.resource) if reflector.missing else "")
+
     def _standing(self, reflector: Reflector) -> dict[str, Any]:
         heard_at = self._heard_at.get(reflector.resource.kind)
         return {
@@ -358,7 +371,7 @@ class ClusterSource:
             "synced": reflector.synced,
             "version": reflector.version,
             "objects": len(self._taker.held(reflector.resource.kind)),
-            "trouble": self._troubles.get(reflector.resource.kind, ""),
+            "trouble": self._trouble(reflector),
             "heard_seconds_ago": None if heard_at is None else round(self._clock.monotonic() - heard_at, 1),
         }
 

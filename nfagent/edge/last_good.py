@@ -25,6 +25,7 @@ from nfagent.cluster.unread_fields import with_last_good
 from nfagent.edge.record_file import RecordFile
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.errors import DecodeError, MachineError
+from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import (
     Header,
@@ -63,6 +64,7 @@ class Status(msgspec.Struct):
     objects:  how many are kept
     pending:  how many changes aren't written yet
     damaged:  entries that could not be read at the start
+    lost:     what could not be read at the start, and isn't known any more; '' where all was
     problem:  why nothing can be read or written; '' where all is well
     """
 
@@ -70,6 +72,7 @@ class Status(msgspec.Struct):
     objects: int = 0
     pending: int = 0
     damaged: int = 0
+    lost: str = ""
     problem: str = ""
 
 
@@ -122,7 +125,7 @@ class LastGood:
             self._rewrite = bool(self._status.damaged or said or not self._lines)
             if said:
                 log.warning("last good objects: %s", said)
-                self._status.problem = said
+                self._status.problem = self._status.lost = said
         self._file = file
         self._status.path = str(file.path)
 
@@ -141,6 +144,10 @@ class LastGood:
     def knows(self, kind: str) -> bool:
         """Return whether an agent of before had an object of a kind in force."""
         return any(ref.kind == kind for ref in self._recallable)
+
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        """Give what an agent of before last read of every object of a kind."""
+        return (kept.item for ref, kept in self._recallable.items() if ref.kind == kind)
 
     def noted(self, changes: Iterable[Change], file_of: Callable[[Ref], str] = lambda _: "") -> Iterator[Change]:
         """Note changes as they are taken, and give them on; fields that can't be read stay as they were kept.
@@ -210,6 +217,8 @@ class LastGood:
                 whole = with_last_good(item, before)
             case NetworkLogging(), NetworkLogging():
                 whole = with_last_good(item, before)
+            case TierPolicy(), TierPolicy():
+                whole = item.with_last_good(before)
             case IpMasqConfig(), IpMasqConfig():
                 whole = item.with_last_good(before)
         return whole

@@ -15,6 +15,7 @@ from nfagent.errors import ClusterError, Unreachable
 from nfagent.source.backoff import knock_pause, look_again_pause, window
 from nfagent.source.discovery import ACCEPT, PATH, decode_discovery
 from nfagent.source.resources import Resource
+from nfagent.source.served import servings
 
 _READY = "/readyz"
 _UNREADY_SECONDS = 30.0
@@ -105,6 +106,17 @@ class Lookout:
                     self._looks += 1
             if self._served is None or (resource.api_version, resource.plural) in self._served:
                 return
+
+    async def elsewhere(self, resource: Resource) -> str:
+        """Say in which other versions the server has a kind that it lacks; '' where it has none, or won't say."""
+        with suppress(ClusterError):
+            await self._ask_for_kinds()
+        return self.known_elsewhere(resource)
+
+    def known_elsewhere(self, resource: Resource) -> str:
+        """Say in which other versions the server has a kind that it lacks, as far as it was asked already."""
+        [serving] = servings(self._served or frozenset(), [resource])
+        return str(serving) if serving.others else ""
 
     async def _knock(self) -> bool:
         """Tell whether somebody answers; where it isn't ready yet, wait for it a while."""

@@ -22,7 +22,7 @@ import msgspec
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.watching import changed_paths
+from nfagent.edge.watching import changed_paths, folders_of
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import still_in_force
@@ -34,6 +34,9 @@ _SETTLE_SECONDS = 0.1
 
 _FOLDER_SECONDS = 0.5
 """How often a folder that is gone is looked for."""
+
+_WHOLE_FOLDER = ("folder", "")
+"""Whose flaw it is that the folder is gone."""
 
 Event: TypeAlias = Item | Ref
 """An object to put, or the name of one that is gone."""
@@ -102,6 +105,17 @@ class Folder:
         """Name the file that holds an object; '' where none does."""
         return self._holders.get(ref, [""])[0]
 
+    def lose(self, folder: str) -> bool:
+        """Take in that the folder is gone, by its path; tell whether that is news. What was read before holds."""
+        news = not self.flaws.get(_WHOLE_FOLDER)
+        reason = "is no folder now; what was read before stays in force"
+        self.flaws[_WHOLE_FOLDER] = (Problem(place=folder, reason=reason),)
+        return news
+
+    def find(self) -> None:
+        """Take in that the folder is there."""
+        self.flaws[_WHOLE_FOLDER] = ()
+
     def forget_last_good(self) -> None:
         """Take in that every file was read once: what an agent of before read is of no more use."""
         self._last_good = {}
@@ -168,6 +182,32 @@ class Folder:
         contents = [self._files[name] for name in names if name in self._files]
         contents += [content for name, content in self._last_good.items() if name not in present]
         return {ref: held for content in contents for ref, held in content.items.items()}
+
+    def moved(self, readings: list[Reading], parted: Mapping[Ref, tuple[Item, int]]) -> list[Reading]:
+        """Have a new file whose text, or a part of it, nobody can read hold what left its files in the same look.
+
+        It may be one of those files, under another name. What another file holds now has not left.
+        """
+        came = {ref for reading in readings if reading.content is not None for ref in reading.content.items}
+        gone = {reading.name for reading in readings if reading.content is None}
+        left = {
+            ref: held for ref, held in parted.items() if ref not in came and not set(self._holders.get(ref, ())) - gone
+        }
+        unclear = next((at for at, reading in enumerate(readings) if self._is_unclear(reading)), None)
+        if unclear is None or not left:
+            return readings
+        reading = readings[unclear]
+        content = reading.content or FileContent({})
+        reason = f"what files held that are gone ({len(left)}) stays in force: this one may be about it"
+        said = (*content.problems, Problem(place=reading.name, reason=reason))
+        content = msgspec.structs.replace(content, items={**content.items, **left}, problems=said)
+        replaced = msgspec.structs.replace(reading, content=content, touched=_touched(None, content))
+        return [*readings[:unclear], replaced, *readings[unclear + 1 :]]
+
+    def _is_unclear(self, reading: Reading) -> bool:
+        unread = reading.content is None and reading.problem is not None
+        unnamed = reading.content is not None and reading.content.unnamed
+        return reading.name not in self.names and (unread or unnamed)
 
     def _settle(self, ref: Ref, name: str, *, held: bool) -> Iterator[Event]:
         """Take in that a file holds an object, or doesn't; give what holds now, where that is another."""
@@ -254,7 +294,7 @@ def read_files(folder: Path, known: Folder, paths: frozenset[Path] | None = None
         if reading is not None:
             found.append(reading)
         time.sleep(0)  # the event loop's turn: parsing holds the interpreter
-    return found
+    return known.moved(found, parted)
 
 
 def adopt_all(readings: Iterable[Reading], known: Folder) -> Iterator[Event]:
@@ -276,7 +316,10 @@ async def follow(
         watched = _identity(folder)
         if watched is None:
             await _within(_FOLDER_SECONDS, stop)
+            if _identity(folder) is None and known.lose(str(folder)):
+                yield iter(())
             continue
+        known.find()
         watching = changed_paths(folder, stop, look_seconds, lambda path: is_manifest(folder, path))
         async with aclosing(watching) as changes:
             async for paths in changes:
@@ -300,7 +343,7 @@ async def _settled(folder: Path, known: Folder, paths: frozenset[Path] | None) -
 
 def _present(folder: Path) -> frozenset[Path]:
     return frozenset(
-        path for place, _, files in os.walk(folder) for name in files if is_manifest(folder, path := Path(place, name))
+        path for place, files in folders_of(folder) for name in files if is_manifest(folder, path := Path(place, name))
     )
 
 
@@ -315,6 +358,8 @@ def _texts(folder: Path, paths: frozenset[Path] | None, known: Folder) -> Texts:
 def _text(folder: Path, path: Path) -> str | Problem | None:
     # What is no regular file has no text, and reading a pipe would never end.
     try:
+        if path.is_symlink() and not path.exists():
+            return Problem(place=_name(folder, path), reason="is a link that leads nowhere")
         return path.read_text(encoding="utf-8") if path.is_file() else None
     except FileNotFoundError:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -24,6 +24,9 @@ Who deletes a file may be about to write it anew, as git does: what it holds mus
 """
 _MOST_LINKS = 40
 """As many as the kernel follows."""
+
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""What is said of a path that leads to nothing, to a file, or in a circle."""
 
 _GATHER_MOST = 5
 """How many times; a writer that never stops is not waited for."""
@@ -51,9 +54,9 @@ async def changed_paths(
             async with aclosing(_until_unclear(folder, stopping, look_seconds, counts)) as told:
                 async for paths in told:
                     yield paths
-    except FileNotFoundError:
-        return
     except OSError as error:
+        if error.errno in _NO_FOLDER:
+            return
         raise MachineError(
             f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
         ) from None
@@ -66,14 +69,18 @@ async def _until_unclear(
 ) -> AsyncGenerator[frozenset[Path] | None]:
     """Give None, and then what inotify tells, until it tells of something that takes a look at everything."""
     with Inotify() as inotify:
-        _watch(inotify, folder)
-        news = _News(inotify, stopping, lambda event: _complete(event, counts))
+        watched = _watch(inotify, folder)
+
+        def unclear(event: Event) -> bool:
+            return event.path in watched or _unclear(event, counts)
+
+        news = _News(inotify, stopping, lambda event: not unclear(event) and _complete(event, counts))
         try:
             # The watches are there: what changed before is found by this look, everything later is told.
             yield None
             while not stopping.done():
                 events = await news.gathered(look_seconds)
-                if not events or any(_unclear(event, counts) for event in events):
+                if not events or any(map(unclear, events)):
                     return
                 paths = frozenset(event.path for event in events if event.path is not None and counts(event.path))
                 if paths:
@@ -90,8 +97,6 @@ def _unclear(event: Event, counts: Callable[[Path], bool]) -> bool:
 
 def _complete(event: Event, counts: Callable[[Path], bool]) -> bool:
     """Tell whether nothing more belongs to an event: the file was renamed into place, or nobody reads it."""
-    if _unclear(event, counts):
-        return False
     return Mask.MOVED_TO in event.mask or event.path is None or not counts(event.path)
 
 
@@ -153,15 +158,36 @@ def way_to(folder: Path) -> list[Path]:
     return found
 
 
-def _watch(inotify: Inotify, folder: Path) -> None:
-    """Watch a folder, its subfolders but hidden ones, and the way to it. Raises FileNotFoundError where it is gone."""
+def folders_of(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Give a folder and its subfolders, each with its files' names: not hidden ones, and linked ones too, each once."""
+    known: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        try:
+            found = Path(place).stat()
+        except OSError:
+            folders.clear()
+            continue
+        if (found.st_dev, found.st_ino) in known:
+            folders.clear()
+            continue
+        known.add((found.st_dev, found.st_ino))
+        # Who links to a folder beside it has it under its own name.
+        folders[:] = sorted(
+            (name for name in folders if not name.startswith(".")),
+            key=lambda name: (Path(place, name).is_symlink(), name),
+        )
+        yield Path(place), files
+
+
+def _watch(inotify: Inotify, folder: Path) -> frozenset[Path]:
+    """Watch a folder, its subfolders, and the way to it; give all these folders. Raises OSError where it is gone."""
     for step in way_to(folder):
         inotify.add_watch(step, _WAY_MASK)
     inotify.add_watch(folder, _MASK)
-    for place, folders, _ in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in folders:
-            try:
-                inotify.add_watch(Path(place, name), _MASK)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # gone again: its parent's watch tells
+    places = frozenset(place for place, _ in folders_of(folder))
+    for place in places - {folder}:
+        try:
+            inotify.add_watch(place, _MASK)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # gone again: its parent's watch tells
+    return places

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -44,6 +45,8 @@ _INTERVAL = "resyncInterval"
 _SWITCHES = ("masqLinkLocal", "masqLinkLocalIPv6")
 _KEYS = (_LIST, _LIMIT, *_SWITCHES, _INTERVAL)
 _CIDR_LIMIT = 64
+_CLOSE = 0.8
+"""How alike a key is to the one that it was to be, from 0 to 1."""
 _GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
 
 
@@ -104,8 +107,11 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
         raise Field(top.owner, text.path, None).error(f"has a value that can't be read: {error}") from None
     config = Field(top.owner, text.path, content)
     errors = FieldErrors(config)
-    if text.missing and (top / "data").mapping().keys() - {"config"}:
-        errors.note((top / "data").error("has no key config, which alone is read; write the configuration there"))
+    data = top / "data"
+    if text.missing and ({**data.mapping(), **(top / "binaryData").mapping()}).keys() - {"config"}:
+        wrong = data.error("has no key config, which alone is read; write the configuration there")
+        for key in (_LIST, *_SWITCHES):
+            errors.note(wrong, keep=key)
     return _decode_config(config, errors)
 
 
@@ -113,6 +119,9 @@ def _decode_config(config: Field, errors: FieldErrors) -> IpMasqConfig:
     spelt = _spellings(config, errors)
     errors.read(spelt.get(_INTERVAL, _INTERVAL), _interval, None)
     most = errors.read(spelt.get(_LIMIT, _LIMIT), _limit, _CIDR_LIMIT)
+    for key in (_LIST, *_SWITCHES):
+        if key not in spelt and _misspelt(key, config):
+            errors.keep(key)
     # The reference tells an omitted key (default list) from null and [] (translate everything).
     cidrs = None if _LIST not in spelt else errors.read(spelt[_LIST], lambda field: _cidrs(field, most), None, _LIST)
     ipv4, ipv6 = (errors.read(spelt.get(key, key), Field.boolean, instead=False, keep=key) for key in _SWITCHES)
@@ -137,6 +146,13 @@ def _spellings(config: Field, errors: FieldErrors) -> dict[str, str]:
         elif found.setdefault(known, key) != key:
             errors.note((config / key).error(f"is {found[known]} in other letters, which holds; delete one of the two"))
     return found
+
+
+def _misspelt(known: str, config: Field) -> bool:
+    """Tell whether a key that isn't known was to be this one: then what it said before stays."""
+    given = [key.casefold() for key in config.mapping() if isinstance(key, str)]
+    unknown = [key for key in given if key not in {name.casefold() for name in _KEYS}]
+    return bool(get_close_matches(known.casefold(), unknown, n=1, cutoff=_CLOSE))
 
 
 def _interval(field: Field) -> None:

@@ -12,7 +12,7 @@ from nfagent.cluster.address import subtract
 from nfagent.cluster.decode import document_field, namespaced_name
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
-from nfagent.cluster.schema import known_fields
+from nfagent.cluster.schema import known_fields, known_top_fields
 from nfagent.cluster.selectors import Selector, decode_selector
 from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import (
@@ -38,7 +38,12 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
     flaws: list[Problem] = []
     # Each by itself: whom the policy is about, and which way, is known whatever else is wrong.
     try:
-        isolates = _policy_types(spec)
+        known_top_fields(top)
+    except ObjectError as error:
+        flaws.append(error.problem)
+    try:
+        # What is misspelt may be the spec: then nobody knows which ways.
+        isolates = _BOTH if flaws and spec.missing else _policy_types(spec)
     except ObjectError as error:
         flaws.append(error.problem)
     try:

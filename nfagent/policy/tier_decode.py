@@ -20,7 +20,7 @@ import msgspec
 from nfagent.cluster.decode import document_field
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Direction
-from nfagent.cluster.schema import at_most, entries, known_fields
+from nfagent.cluster.schema import at_most, entries, known_fields, known_top_fields
 from nfagent.errors import ObjectError, Problem
 from nfagent.policy.model import PodPeer, PolicyPort
 from nfagent.policy.tier_peers import decode_peer, decode_subject
@@ -120,8 +120,11 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
     name = named.dns_subdomain()
     spec = top / "spec"
     faults: list[Problem] = []
+    _attempt(faults, lambda: known_top_fields(top))
+    misspelt = bool(faults) and spec.missing
+    before = len(faults)
     _attempt(faults, lambda: _singleton(named, kind))
-    misnamed = bool(faults)
+    misnamed = len(faults) > before
     tier = kind.tier or _attempt(faults, lambda: _tier(spec / "tier"))
     priority: int | None = NO_PRIORITY
     if "priority" in kind.fields:
@@ -132,7 +135,7 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
     egress = _attempt(faults, lambda: _rules(spec, "egress", kind))
     problem = faults[0] if faults else None
     if problem is not None:
-        ingress, egress = (_closed(spec, direction, kind, problem) for direction in ("ingress", "egress"))
+        ingress, egress = (_closed(spec, direction, kind, problem, misspelt=misspelt) for direction in _PEERS)
     return TierPolicy(
         kind=kind.name,
         name=name,
@@ -154,11 +157,13 @@ def _attempt(faults: list[Problem], read: Callable[[], T]) -> T | None:
         return None
 
 
-def _closed(spec: Field, direction: Direction, kind: _Kind, problem: Problem) -> tuple[TierRule, ...]:
-    """Deny everything in a direction that a policy with a fault is about."""
+def _closed(
+    spec: Field, direction: Direction, kind: _Kind, problem: Problem, *, misspelt: bool
+) -> tuple[TierRule, ...]:
+    """Deny everything in a direction that a policy with a fault is about; misspelt: the spec itself may be."""
     try:
         known_fields(spec, *kind.fields)
-        touched = (spec / direction).value not in (None, [])
+        touched = misspelt or (spec / direction).value not in (None, [])
     except ObjectError:
         touched = True  # the field that isn't known may be the direction, misspelt
     return (TierRule("deny", problem=problem),) if touched else ()

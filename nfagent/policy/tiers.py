@@ -110,6 +110,15 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
         found = [self.problem, *(rule.problem for rule in (*self.ingress, *self.egress))]
         return tuple(dict.fromkeys(problem for problem in found if problem is not None))
 
+    def with_last_good(self, before: Policy | None) -> TierPolicy:
+        """Return the policy with its subject as the version before has it, where it can't be read now.
+
+        Such a policy denies everything in the directions of its rules: to those Pods, rather than to nobody.
+        """
+        if self.subject is not None or not isinstance(before, TierPolicy):
+            return self
+        return msgspec.structs.replace(self, subject=before.subject)
+
     def rules(self, direction: Direction) -> tuple[TierRule, ...]:
         """Give the rules of one direction; none: the policy doesn't touch it."""
         return self.ingress if direction == "ingress" else self.egress

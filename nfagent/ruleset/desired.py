@@ -92,6 +92,8 @@ class Desired:
         """Take in an object, new or changed; tell whether anything changed."""
         match item:
             case NetworkPolicy() | TierPolicy():
+                if isinstance(item, TierPolicy):
+                    item = item.with_last_good(self.index.policies.get(item.ref))
                 footprint = self.index.put(item)
                 return footprint is not None and self._spread(footprint)
             case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():

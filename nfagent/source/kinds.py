@@ -13,15 +13,18 @@ from nfagent.cluster.decode import (
     decode_pod,
     decode_service_cidr,
     document_field,
+    namespaced_name,
 )
+from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Ref
 from nfagent.cluster.services import decode_service
 from nfagent.egress.ip_masq import decode_ip_masq
 from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
+from nfagent.errors import ObjectError
 from nfagent.policy.decode import decode_network_policy
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.ruleset.desired import Item
-from nfagent.source.unread import mistake
+from nfagent.source.unread import misspelt_namespace, mistake
 
 Decoder = Callable[[dict[str, Any]], Item | None]
 
@@ -66,8 +69,10 @@ def decoder(document: dict[str, Any]) -> Decoder | None:
 def references(document: dict[str, Any]) -> frozenset[Ref]:
     """Name every object that a document may have been meant to be, however wrong its apiVersion and kind.
 
-    Empty where it has no name: then nobody knows which objects it is about.
+    Empty where it has no name that an object can have: then nobody knows which objects it is about.
     """
+    if not _names_an_object(document):
+        return frozenset()
     version, kind = document.get("apiVersion"), document.get("kind")
     kinds: Iterable[str] = dict.fromkeys(kind for _, kind in DECODERS)
     if isinstance(kind, str) and isinstance(version, str):
@@ -77,6 +82,16 @@ def references(document: dict[str, Any]) -> frozenset[Ref]:
         kinds = (kind,)
     named = (reference({**document, "kind": each}) for each in kinds)
     return frozenset(ref for ref in named if ref is not None)
+
+
+def _names_an_object(document: dict[str, Any]) -> bool:
+    """Tell whether it has a name, and a namespace, that an object can have."""
+    metadata = document.get("metadata")
+    try:
+        namespaced_name(Field("", "", {"metadata": metadata}))
+    except ObjectError:
+        return False
+    return not misspelt_namespace(metadata or {})
 
 
 def reference(document: dict[str, Any]) -> Ref | None:

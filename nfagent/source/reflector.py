@@ -169,6 +169,23 @@ class Reflector:
             # Read again from its beginning, of another version: what this one named says nothing about that.
             self._forget_list()
 
+    @property
+    def expected(self) -> bool:
+        """Tell whether objects of the kind are in force, or were before the agent started."""
+        held = bool(self._gone(self._held(self.resource.kind)))
+        return held or (self._last_good is not None and self._last_good.knows(self.resource.kind))
+
+    def withhold(self, reason: str) -> Iterator[Item]:
+        """Take in that the server has the kind, in versions that aren't read: what was read of it before holds.
+
+        Gives what an agent of before read, where this one hasn't read the kind yet.
+        """
+        if not self.synced and self._last_good is not None:
+            yield from self._last_good.of_kind(self.resource.kind)
+        self._absences = 0
+        self.synced = self.listed = True
+        self._halt(Setback("refused", reason))
+
     def refuse(self, code: int, body: bytes, retry_after: float | None = None) -> Iterator[Ref]:
         """Take in an answer that isn't 200; give what is gone, where the kind is served no more."""
         status = decode_status(body, code)
@@ -336,8 +353,7 @@ class Reflector:
         """Take in that the server doesn't know the kind: where something is held, it must say so more than once."""
         self._absences += 1
         held = self._gone(self._held(self.resource.kind))
-        expected = bool(held) or (self._last_good is not None and self._last_good.knows(self.resource.kind))
-        if expected and self._absences < _MISSING_AFTER:
+        if self.expected and self._absences < _MISSING_AFTER:
             self._fall("refused", str(status))
             return
         yield from held

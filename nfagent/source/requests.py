@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -25,6 +26,10 @@ class LastGood(Protocol):
 
     def knows(self, kind: str) -> bool:
         """Return whether an object of a kind was in force."""
+        ...
+
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        """Return the last good version of every object of a kind."""
         ...
 
 

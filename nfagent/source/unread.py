@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
 import msgspec
 
@@ -40,8 +41,10 @@ KINDS_OF_GROUPS: Mapping[str, frozenset[str]] = {
 network-policy-api, and the CRDs of GKE."""
 
 _CLOSE_KIND = 0.8
+_CLOSER_KIND = 0.85
+"""In groups with kinds of their own, as APIService of apiregistration.k8s.io, which is no Service."""
 _CLOSE_GROUP = 0.9
-_BUILT_IN = ".k8s.io"
+_BUILT_IN = ("k8s.io", "kubernetes.io")
 
 
 class Mistake(msgspec.Struct, frozen=True):
@@ -72,6 +75,17 @@ def mistake(version: str, kind: str, read: Collection[tuple[str, str]]) -> Mista
     # nfagent reads in another group, unless it once stood there.
     if own and (_built_in(group) or any(_alike(group, group_of(known)) for known in own)):
         return Mistake("apiVersion", f"has no kind {kind} that is read; write {' or '.join(own)}", (kind,))
+    return None if own else _two_mistakes(group, kind, read)
+
+
+def _two_mistakes(group: str, kind: str, read: Collection[tuple[str, str]]) -> Mistake | None:
+    """Return what is wrong with a kind that is misspelt, under a group that isn't its own either."""
+    names = {its.lower(): its for _, its in read}
+    for meant in (names[close] for close in get_close_matches(kind.lower(), names, cutoff=_CLOSER_KIND)):
+        own = [known for known, its in read if its == meant]
+        if _built_in(group) or any(_alike(group, group_of(known)) for known in own):
+            reason = f"is no kind that is known; did you mean {meant} (apiVersion {' or '.join(own)})?"
+            return Mistake("kind", reason, (meant,))
     return None
 
 
@@ -95,14 +109,25 @@ def _unknown_kind(group: str, kind: str, read: Collection[tuple[str, str]]) -> M
     return Mistake("kind", f"is no kind of {where} that is known; of this group are read {', '.join(ours)}", ours)
 
 
+def misspelt_namespace(metadata: Mapping[Any, Any]) -> str:
+    """Name the field that was to be the namespace; '' where none was: its object would land in another one."""
+    if "namespace" in metadata:
+        return ""
+    return next((key for key in metadata if isinstance(key, str) and _like_namespace(key.lower())), "")
+
+
+def _like_namespace(key: str) -> bool:
+    return bool(get_close_matches(key, ["namespace"], cutoff=_CLOSER_KIND))
+
+
 def group_of(version: str) -> str:
     """Return the API group of an apiVersion; '' is the core group, of `v1`."""
     return version.rpartition("/")[0]
 
 
 def _built_in(group: str) -> bool:
-    """Return whether a group is Kubernetes' own: a CRD's has a dot, and .k8s.io needs the project's approval."""
-    return "." not in group or group.endswith(_BUILT_IN)
+    """Return whether a group is Kubernetes' own: a CRD's has a dot, and these domains need the project's approval."""
+    return "." not in group or any(group == own or group.endswith(f".{own}") for own in _BUILT_IN)
 
 
 def _alike(group: str, other: str) -> bool:

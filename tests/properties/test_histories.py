@@ -423,7 +423,9 @@ def newly_outside(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[st
         (name, address)
         for address in (newcomer.addresses if newcomer.holds_addresses else ())
         for name in [f"clusterpods{family_of(address)}"]
-        if address not in nodes | before.sets[name].elements and not any(item.holds(address) for item in ranges)
+        if not any(item.holds(address) for item in ranges)
+        and address not in nodes
+        and (name not in before.sets or address not in before.sets[name].elements)
     }
 
 

@@ -115,6 +115,18 @@ def test_a_policy_that_can_not_be_compiled_fails_closed_in_so_many_words(call: C
     assert "typo.yaml:2" in said.out
 
 
+def test_a_policy_that_judges_nobody_is_not_said_to_deny_anything(call: Call, tmp_path: Path) -> None:
+    spec = "{priority: 1, subject: {namespaces: {matchExpressions: [{key: a, operator: in}]}}, ingress: [{}]}"
+    version = "policy.networking.k8s.io/v1alpha1"
+    text = f"apiVersion: {version}\nkind: AdminNetworkPolicy\nmetadata: {{name: guard}}\nspec: {spec}\n"
+    (tmp_path / "guard.yaml").write_text(text)
+    said = call("dump", "policies", "--manifests", tmp_path, "--node", "node-a")
+    row = next(line for line in said.out.splitlines() if line.startswith("AdminNetworkPolicy guard "))
+    assert row.endswith("NOT ENFORCED")
+    assert "AdminNetworkPolicy guard  NOT ENFORCED, it judges no Pod: spec.subject.namespaces" in said.out
+    assert "denies everything" not in said.out
+
+
 @pytest.mark.parametrize("view", ["state", "policies"])
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
 def test_views_of_broken_input_are_whole_in_json_and_yaml(

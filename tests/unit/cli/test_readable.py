@@ -115,3 +115,18 @@ def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> 
     }
     facts = dict(readable.agent_facts(agent))
     assert "7 lines could not be written (3 No space left on device, 4 queue full)" in facts["verdict log"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (
+            "1 of 3 entries can't be read, the others hold",
+            "warn, at the start 1 of 3 entries can't be read, the others",
+        ),
+        ("", "ok; 2 objects kept in /state"),
+    ],
+)
+def test_what_was_lost_of_the_last_good_objects_is_said_after_they_are_written_anew(lost: str, said: str) -> None:
+    kept = {"path": "/state", "objects": 2, "pending": 0, "damaged": 1, "problem": "", "lost": lost}
+    assert readable._last_good_fact(kept).startswith(said)  # noqa: SLF001 - the rest of the view is the agent's

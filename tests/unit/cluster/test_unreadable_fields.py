@@ -366,11 +366,12 @@ def test_a_pod_s_address_that_can_t_be_read_any_more(before: list[str], after: l
     ("after", "kept"),
     [
         pytest.param([internal("x"), GOOD], ("192.0.2.1", "fd00::1"), id="the other family's stays"),
+        pytest.param(["fd00::1", GOOD], ("192.0.2.1", "fd00::1"), id="an entry that is no mapping says nothing"),
         pytest.param([GOOD, internal("")], ("192.0.2.1",), id="an empty one says that there is none"),
         pytest.param([GOOD], ("192.0.2.1",), id="one that is gone goes"),
     ],
 )
-def test_a_node_s_address_that_can_t_be_read_any_more(after: list[Document], kept: tuple[str, ...]) -> None:
+def test_a_node_s_address_that_can_t_be_read_any_more(after: list[object], kept: tuple[str, ...]) -> None:
     assert put(node(GOOD, internal("fd00::1")), node(*after)).nodes["a"].addresses == kept
 
 

@@ -156,7 +156,7 @@ def test_every_rule_with_a_fault_is_named() -> None:
 
 def test_a_policy_of_a_tier_without_a_usable_name_is_rejected_not_ignored() -> None:
     content = read(CLUSTER_POLICY.replace("guard", "Guard"))
-    assert content.rejected == {Ref("ClusterNetworkPolicy", "", "Guard")}
+    assert content.unnamed, "no object has that name, so it may be about any"
     assert (content.items, content.ignored) == ({}, frozenset())
     (problem,) = said(content)
     assert problem.startswith("f.yaml:1: ClusterNetworkPolicy Guard: metadata.name 'Guard': is not a valid name")
@@ -261,6 +261,31 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         ),
         ("v1 Lst", "kind 'Lst'", "is no kind of the core API group; did you mean List?"),
         (
+            "networking.kubernetes.io/v1 NetworkPolicy",
+            "apiVersion 'networking.kubernetes.io/v1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "k8s.io/v1 NetworkPolicy",
+            "apiVersion 'k8s.io/v1'",
+            "has no kind NetworkPolicy that is read; write networking.k8s.io/v1",
+        ),
+        (
+            "extensions/v1beta1 networkpolicies",
+            "kind 'networkpolicies'",
+            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+        ),
+        (
+            "netwroking.k8s.io/v1 NetworkPolcy",
+            "kind 'NetworkPolcy'",
+            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+        ),
+        (
+            "netwroking.gke.io/v1 EgressNatPolicy",
+            "kind 'EgressNatPolicy'",
+            "is no kind that is known; did you mean EgressNATPolicy (apiVersion networking.gke.io/v1)?",
+        ),
+        (
             "v1 Configmap",
             "kind 'Configmap'",
             "is no kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
@@ -299,6 +324,10 @@ def test_a_kind_that_its_api_group_does_not_have_is_said_with_what_was_meant(
         "apps/v1 Deployment",
         "example.com/v1 NetworkPolcy",
         "policy/v1 PodDisruptionBudget",
+        "apiregistration.k8s.io/v1 APIService",
+        "storage.k8s.io/v1 CSINode",
+        "metrics.k8s.io/v1beta1 PodMetrics",
+        "policy/v1beta1 PodSecurityPolicy",
         "example.com/v1 Pod",
     ],
 )
@@ -311,6 +340,35 @@ def test_kinds_of_other_groups_are_ignored_whatever_their_names(kind: str) -> No
 def test_other_config_maps_are_nobodys_business() -> None:
     content = read("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {config: '['}")
     assert content == FileContent({})
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        pytest.param("Items: [{apiVersion: v1, kind: Node, metadata: {name: a}}]", "is missing", id="misspelt"),
+        pytest.param("items: {apiVersion: v1, kind: Node, metadata: {name: a}}", "is not a list", id="a mapping"),
+        pytest.param("items: all", "is not a list", id="a word"),
+        pytest.param("metadata: {name: all}", "is missing", id="none, with a name"),
+    ],
+)
+def test_a_list_whose_items_can_not_be_read_is_said_and_may_be_about_any_object(items: str, reason: str) -> None:
+    content = read(f"apiVersion: v1\nkind: List\n{items}\n")
+    (problem,) = said(content)
+    assert problem.startswith("f.yaml:1: List: items")
+    assert reason in problem
+    assert (content.unnamed, content.ignored) == (True, frozenset())
+
+
+@pytest.mark.parametrize("key", ["nameSpace", "Namespace", "namespce"])
+def test_a_namespace_that_is_misspelt_is_not_the_default_one(key: str) -> None:
+    content = read(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: web, {key}: shop}}\n")
+    assert said(content) == [f"f.yaml:1: Pod: metadata.{key} 'shop': is not a field here; write namespace"]
+    assert (content.items, content.unnamed) == ({}, True)
+
+
+def test_other_fields_of_metadata_are_no_namespace() -> None:
+    content = read("apiVersion: v1\nkind: Node\nmetadata: {name: a, generateName: a-, managedFields: [], uid: x}\n")
+    assert (lines(content), said(content)) == ({"Node a": 1}, [])
 
 
 NO_OBJECT = "f.yaml:1: is not a Kubernetes object; write apiVersion and kind"

@@ -258,8 +258,8 @@ class TestMissingKinds:
 
     LIST = "networking.gke.io"
 
-    def discovery(self, *plurals: str) -> bytes:
-        versions = [{"version": "v1", "resources": [{"resource": plural} for plural in plurals]}]
+    def discovery(self, *plurals: str, version: str = "v1") -> bytes:
+        versions = [{"version": version, "resources": [{"resource": plural} for plural in plurals]}]
         return encoded(
             {"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": self.LIST}, "versions": versions}]}
         )
@@ -388,12 +388,40 @@ class TestMissingKinds:
             async with following(EGRESS) as stage:
                 stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "cut")
                 stage.script.on(EGRESS.path, encoded(status(404, "NotFound")), status=404, lasting=True)
+                stage.script.on("/apis", self.discovery("others"), lasting=True)
                 for number in (1, 2, 3):
                     pause = await stage.clock.paused(number)
                     assert stage.holder.names == "e"
                     stage.clock.advance(pause)
                 await stage.holds("")
                 assert await stage.clock.paused(4) >= 30
+
+        asyncio.run(body())
+
+    def test_that_are_served_in_another_version_stay_in_force_and_say_so(self) -> None:
+        async def body() -> None:
+            async with waiting(EGRESS) as (stage, source), running(source):
+                stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "cut")
+                stage.script.on(EGRESS.path, encoded(status(404, "NotFound")), status=404, lasting=True)
+                stage.script.on("/apis", self.discovery(EGRESS.plural, version="v2"), lasting=True)
+                for number in range(1, 6):
+                    stage.clock.advance(await stage.clock.paused(number))
+                assert stage.holder.names == "e"
+                trouble = "EgressNATPolicy served as v2, but read as v1; what was read before stays in force"
+                assert source.status()["apiserver"]["resources"]["EgressNATPolicy"]["trouble"] == trouble
+
+        asyncio.run(body())
+
+    def test_of_which_nothing_was_read_are_said_where_they_are_served_in_another_version(self) -> None:
+        async def body() -> None:
+            async with waiting(EGRESS) as (stage, source), running(source):
+                stage.script.on(EGRESS.path, status=404)
+                stage.script.on("/apis", self.discovery(EGRESS.plural, version="v2"))
+                await stage.in_sync()
+                stage.clock.advance(await stage.clock.paused(1))
+                await stage.clock.paused(2)
+                standing = source.status()["apiserver"]["resources"]["EgressNATPolicy"]
+                assert standing["trouble"] == "EgressNATPolicy served as v2, but read as v1"
 
         asyncio.run(body())
 

@@ -11,12 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nfagent.cluster.model import UNREADABLE, Namespace, Node, Pod, Ref
+from nfagent.cluster.selectors import Selector
 from nfagent.edge.last_good import LastGood, forget
 from nfagent.edge.record_file import RecordFile
 from nfagent.errors import MachineError
+from nfagent.policy.model import PodPeer
+from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 
 DEADLINE = 20.0
@@ -112,6 +116,19 @@ def test_a_field_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_r
     asyncio.run(body())
 
 
+def test_a_subject_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_read_it(tmp_path: Path) -> None:
+    pods = PodPeer(Selector(), namespaces=Selector())
+    before = TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", priority=1, subject=pods)
+    asyncio.run(remember(tmp_path, before))
+
+    async def start() -> Item | Ref:
+        async with running(tmp_path) as store:
+            [given] = store.noted([msgspec.structs.replace(before, subject=None)])
+            return given
+
+    assert asyncio.run(start()) == before
+
+
 def test_of_manifests_it_knows_the_file(tmp_path: Path) -> None:
     async def body() -> None:
         async with running(tmp_path) as store:
@@ -170,6 +187,8 @@ def test_an_entry_that_is_damaged_takes_no_other_along_and_is_said(
             store.settle()
             await until_written(store)
             assert store.status()["damaged"] == 1
+            assert store.status()["problem"] == ""
+            assert store.status()["lost"] == "1 of 3 entries can't be read, the others hold"
         assert ":3: a line is damaged" in caplog.text
         assert await recalled(tmp_path) == [SHOP, HERE]
 

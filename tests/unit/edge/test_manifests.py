@@ -170,7 +170,19 @@ class TestBookkeeping:
         assert problem.endswith("; its version of before stays in force")
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
 
-    @pytest.mark.parametrize("unnamed", ["nonsense", "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}", "[a, b]"])
+    @pytest.mark.parametrize(
+        "unnamed",
+        [
+            "nonsense",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}",
+            "[a, b]",
+            pod().replace("name: web", "name: Web"),
+            pod().replace("namespace: shop", "namespace: [shop]"),
+            pod().replace("namespace: shop", "namespace: Shop"),
+            pod().replace("namespace: shop", "nameSpace: shop"),
+            "apiVersion: v1\nkind: List\nItems: []\n",
+        ],
+    )
     def test_a_document_of_which_nobody_knows_what_it_is_about_takes_nothing_away(self, unnamed: str) -> None:
         folder = folder_of(f=together(pod("web"), pod("db")))
         assert brief(folder.update("f.yaml", together(pod("db", "b"), unnamed))) == ["shop/db@b"]
@@ -188,6 +200,36 @@ class TestBookkeeping:
         (tmp_path / "g.yaml").write_text(REJECTED)
         assert brief(read_folder(tmp_path, known)) == ["-shop/web", "shop/web@a"]
         assert known.holder(WEB) == "g.yaml"
+
+    @pytest.mark.parametrize("text", [BROKEN, "nonsense", pod().replace("name: web", "name: Web")])
+    def test_what_left_its_file_stays_in_force_in_a_new_one_that_can_not_be_read(
+        self, tmp_path: Path, text: str
+    ) -> None:
+        known = Folder()
+        (tmp_path / "f.yaml").write_text(together(pod("web"), pod("db")))
+        (tmp_path / "g.yaml").write_text(pod("cache"))
+        read_folder(tmp_path, known)
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "a.yaml").write_text(text)
+        (tmp_path / "h.yaml").write_text(pod("db", "b"))
+        assert brief(read_folder(tmp_path, known)) == ["-shop/db", "-shop/web", "shop/web@a", "shop/db@b"]
+        assert known.holder(WEB) == "a.yaml"
+        kept = "a.yaml: what files held that are gone (1) stays in force: this one may be about it"
+        assert kept in said(known)
+        (tmp_path / "a.yaml").write_text(f"{BROKEN}b: [\n")
+        assert read_folder(tmp_path, known) == []
+        (tmp_path / "a.yaml").write_text(pod("web", "b"))
+        assert brief(read_folder(tmp_path, known)) == ["shop/web@b"]
+        assert said(known) == []
+
+    def test_what_left_its_file_before_the_start_stays_in_force_in_one_that_can_not_be_read(
+        self, tmp_path: Path
+    ) -> None:
+        [item] = Folder().update("f.yaml", pod("web"))
+        assert isinstance(item, Pod)
+        (tmp_path / "g.yaml").write_text(BROKEN)
+        known = Folder({"f.yaml": {WEB: item}})
+        assert brief(read_folder(tmp_path, known)) == ["shop/web@a"]
 
     def test_of_one_object_in_several_files_the_first_holds_and_every_other_is_named(self) -> None:
         folder = folder_of(b=pod(node="b"))
@@ -336,10 +378,26 @@ class TestReadFolder:
 
     def test_what_is_no_file_is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "folder.yaml").mkdir()
-        (tmp_path / "dangling.yaml").symlink_to("nowhere")
         os.mkfifo(tmp_path / "pipe.yaml")
         known = Folder()
         assert (read_folder(tmp_path, known), said(known)) == ([], [])
+
+    def test_a_link_that_leads_nowhere_is_said_and_keeps_what_was_good(self, tmp_path: Path) -> None:
+        known = Folder()
+        (tmp_path / "f.yaml").write_text(pod())
+        (tmp_path / "g.yaml").symlink_to("nowhere")
+        read_folder(tmp_path, known)
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "f.yaml").symlink_to("f.yaml")
+        assert read_folder(tmp_path, known) == []
+        assert said(known) == [
+            "f.yaml: is a link that leads nowhere; what it held before stays in force",
+            "g.yaml: is a link that leads nowhere",
+        ]
+        (tmp_path / "f.yaml").unlink()
+        (tmp_path / "g.yaml").unlink()
+        assert brief(read_folder(tmp_path, known)) == ["-shop/web"]
+        assert said(known) == []
 
     def test_text_that_is_not_utf_8_is_named_with_its_line_and_keeps_what_was_good(self, tmp_path: Path) -> None:
         known = Folder()
@@ -716,6 +774,47 @@ async def _swapped_links(root: Path, within: str, start: str) -> None:
         (root / "current").symlink_to("3")
         await follower.holds("shop/web@c")
         assert not any(event.startswith("-") for event in follower.told), "it was never gone"
+
+
+@pytest.mark.parametrize("target", ["a file", "nothing", "current"], ids=["to a file", "to nothing", "in a circle"])
+def test_a_link_that_leads_to_no_folder_any_more_takes_nothing_along_and_is_said(tmp_path: Path, target: str) -> None:
+    scenario(lambda folder: _link_to_no_folder(folder.parent, target))(tmp_path)
+
+
+async def _link_to_no_folder(root: Path, target: str) -> None:
+    (root / "1").mkdir()
+    (root / "1" / "f.yaml").write_text(pod())
+    (root / "a file").write_text(pod("db"))
+    link(root / "current", "1")
+    async with following(root / "current") as follower:
+        await follower.holds("shop/web@a")
+        link(root / "current", target)
+        await follower.complains(f"{root / 'current'}: is no folder now; what was read before stays in force")
+        (root / "1" / "f.yaml").write_text(pod(node="b"))
+        link(root / "current", "1")
+        await follower.holds("shop/web@b")
+        await follower.complains()
+    assert not any(event.startswith("-") for event in follower.told)
+
+
+@scenario
+async def test_a_link_to_a_folder_within_is_followed_and_what_changes_there_too(folder: Path) -> None:
+    for version, node in (("1", "a"), ("2", "b")):
+        (folder.parent / version).mkdir()
+        (folder.parent / version / "f.yaml").write_text(pod(node=node))
+    link(folder / "team", "../1")
+    (folder / "circle").symlink_to(".")
+    (folder / "twice").symlink_to("team")
+    async with following(folder) as follower:
+        await follower.holds("shop/web@a")
+        replace(folder.parent / "1" / "f.yaml", pod(node="c"))
+        await follower.holds("shop/web@c")
+        link(folder / "team", "../2")
+        await follower.holds("shop/web@b")
+        assert said(follower.known) == [], "each folder is read once"
+        (folder / "team").unlink()
+        (folder / "twice").unlink()
+        await follower.holds()
 
 
 @scenario

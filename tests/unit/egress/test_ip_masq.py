@@ -127,6 +127,18 @@ UNREAD = {
     "an unknown key is said, and the list holds": Unread(
         f"{LISTED}masqueradeCIDRs: x", "masqueradeCIDRs 'x': is not read; the keys are nonMasq", READABLE, READABLE
     ),
+    "a list whose key is misspelt leaves the old list, or the default one": Unread(
+        "nonMasqCIDRs: [203.0.113.0/24]\nmasqLinkLocal: true",
+        "nonMasqCIDRs: is not read; the keys are nonMasq",
+        DEFAULT_LIST,
+        OLD_LIST,
+    ),
+    "a switch whose key is misspelt leaves the old one": Unread(
+        "nonMasqueradeCIDRs: [203.0.113.0/24]\nmasqLinklocals: true",
+        "masqLinklocals 'True': is not read; the keys are nonMasq",
+        IpMasqConfig(READABLE.cidrs, (False, False)),
+        IpMasqConfig(READABLE.cidrs, (False, True)),
+    ),
     "a key that is no text is said, and the list holds": Unread(
         f"{LISTED}1: x", "data.config: has a key that is no text; the keys are nonMasq", READABLE, READABLE
     ),
@@ -153,6 +165,18 @@ def test_a_key_that_cannot_be_read_takes_no_other_along(case: Unread) -> None:
         state.put(found)
         assert state.ip_masq is not None
         assert (state.ip_masq.cidrs, state.ip_masq.link_local) == (expected.cidrs, expected.link_local)
+
+
+@pytest.mark.parametrize("data", ["data", "binaryData"])
+def test_a_config_map_without_the_key_that_is_read_leaves_what_was_read_before(data: str) -> None:
+    document = config_map(None)
+    document.pop("data", None)
+    found = decode_ip_masq({**document, data: {"other": "bm9u"}})
+    assert found is not None
+    assert found.problems
+    kept = found.with_last_good(BEFORE)
+    assert (kept.cidrs, kept.link_local) == (BEFORE.cidrs, BEFORE.link_local)
+    assert found.cidrs is None
 
 
 def test_a_config_map_without_the_key_that_is_read_says_so() -> None:

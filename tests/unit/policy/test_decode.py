@@ -154,3 +154,15 @@ def test_a_policy_with_a_fault_isolates_whom_it_could_select(
 def test_a_policy_without_a_usable_name_is_no_policy(name: str | None) -> None:
     with pytest.raises(ObjectError, match=r"metadata\.name.*is not a valid name"):
         decode_network_policy({"kind": "NetworkPolicy", "metadata": {"name": name}})
+
+
+def test_a_policy_whose_spec_is_misspelt_closes_its_namespace_both_ways() -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"]}
+    found = decode_network_policy({"metadata": {"namespace": "shop", "name": "p"}, "Spec": spec})
+    assert (found.pods, found.isolates) == (Selector(), ("ingress", "egress"))
+    assert str(found.problem).startswith("object shop/p: Spec: is not a field here; write only apiVersion, kind")
+
+
+def test_a_policy_without_a_spec_isolates_its_namespace_as_the_api_server_has_it() -> None:
+    found = decode_network_policy({"metadata": {"namespace": "shop", "name": "p"}, "status": {}})
+    assert (found.pods, found.isolates, found.problem) == (Selector(), ("ingress",), None)

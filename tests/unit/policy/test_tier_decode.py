@@ -349,6 +349,14 @@ def test_a_policy_without_a_spec_judges_nobody_and_says_so(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DECODERS)
+def test_a_policy_whose_spec_is_misspelt_closes_both_directions(kind: str) -> None:
+    found = DECODERS[kind]({"kind": kind, "metadata": {"name": "default"}, "Spec": {"subject": {"namespaces": {}}}})
+    assert found.subject is None
+    assert closed(found) == ("ingress", "egress")
+    assert any(str(problem).split(": ")[1] == "Spec" for problem in found.problems)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize(
     "metadata",
     [

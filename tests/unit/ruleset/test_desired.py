@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from nfagent.cluster.address import parse_cidr
@@ -9,6 +10,7 @@ from nfagent.cluster.model import LoggingSwitch, Namespace, NetworkLogging, Node
 from nfagent.cluster.services import Service
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
+from nfagent.errors import Problem
 from nfagent.policy.matching import EVERY_POD
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import TierPolicy, TierRule
@@ -171,6 +173,21 @@ def test_a_policy_of_the_tiers_comes_and_goes_by_its_kind_like_any_object() -> N
     assert desired.ruleset().counters - before.counters == {"deny/ingress/anp.guard"}
     assert [desired.remove(ADMIN.ref), desired.remove(ADMIN.ref)] == [True, False]
     assert (desired.origin("deny ingress anp.guard"), desired.ruleset()) == (origin, before)
+
+
+def test_a_policy_of_the_tiers_whose_subject_can_not_be_read_any_more_keeps_it() -> None:
+    desired = Desired("a")
+    for item in (WEB, ADMIN):
+        desired.put(item)
+    problem = Problem(field="spec.subject", reason="can't be read")
+    closed = (TierRule("deny", problem=problem),)
+    desired.put(msgspec.structs.replace(ADMIN, subject=None, ingress=closed, problem=problem))
+    found = desired.find(ADMIN.ref)
+    assert isinstance(found, TierPolicy)
+    assert (found.subject, found.problem) == (EVERY_POD, problem)
+    assert "deny/ingress/anp.guard" in desired.ruleset().counters
+    desired.remove(ADMIN.ref)
+    assert desired.find(ADMIN.ref) is None
 
 
 @pytest.mark.parametrize(

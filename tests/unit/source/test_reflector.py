@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,7 +12,7 @@ from nfagent.cluster.model import Pod, Ref
 from nfagent.egress.policy import EgressNATPolicy
 from nfagent.ruleset.desired import Item
 from nfagent.source.reflector import Reflector
-from nfagent.source.requests import LastGood, Request
+from nfagent.source.requests import LastGood, Request, Setback
 from nfagent.source.resources import RESOURCES
 from tests.api_words import (
     Document,
@@ -717,6 +717,9 @@ class Before:
     def knows(self, kind: str) -> bool:
         return any(ref.kind == kind for ref in self.items)
 
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        return (item for ref, item in self.items.items() if ref.kind == kind)
+
 
 LAST_GOOD = EgressNATPolicy(name="c", action="NoSNAT")
 
@@ -778,6 +781,27 @@ def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time()
     assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
     NOT_FOUND(followed)
     assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
+
+
+def withheld(followed: Followed) -> None:
+    followed.holder.take(followed.reflector.withhold("served as v2"))
+
+
+def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read() -> None:
+    synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
+    followed = play([synced, ended, *[withheld] * 4], "EgressNATPolicy")
+    assert (followed.holder.names, followed.reflector.missing) == ("a", False)
+    assert followed.reflector.setback == Setback("refused", "served as v2")
+    for _ in range(3):
+        NOT_FOUND(followed)
+    assert followed.reflector.missing, "it is gone with its definition"
+
+
+def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_an_agent_of_before_read() -> None:
+    followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
+    assert (followed.reflector.expected, followed.reflector.synced) == (True, False)
+    withheld(followed)
+    assert (followed.holder.names, followed.reflector.synced) == ("c", True)
 
 
 def test_an_object_that_is_deleted_as_it_could_not_be_read_is_gone() -> None:
