@@ -89,7 +89,7 @@ class Nftables:
             raise MachineError(str(error)) from None
         except OSError as error:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
-        self._elements = elements or ElementSocket()
+        self._elements = elements or ElementSocket(reopened=self._leave_out_own)
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
         # What the thread is at, or will be; who was waiting for it may have given up meanwhile.
@@ -252,8 +252,12 @@ class Nftables:
             # The library's socket gets its port id with its first request. This one asks for tables and flowtables;
             # `list tables` would ask for every set's elements too (nft 1.0.6), and keep them.
             context.cmd("list flowtables")
-            self._drift.leave_out_own()
+            self._leave_out_own()
         return context
+
+    def _leave_out_own(self) -> None:
+        if self._drift is not None:
+            self._drift.leave_out_own()
 
     def _forget(self) -> None:
         """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
