@@ -10,7 +10,7 @@ from nfagent.cluster.model import Pod
 from nfagent.errors import UsageError
 from nfagent.explain.ends import close_names, pod_of
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Chain, Ruleset
+from nfagent.ruleset.objects import TABLE_FLAGS, Chain, Ruleset
 from nfagent.ruleset.standing import Standing
 from nfagent.ruleset.text import rule_text
 
@@ -153,6 +153,7 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
         chains=chains,
         counters=ruleset.counters & quoted,
         exists=ruleset.exists,
+        foreign=ruleset.foreign & {TABLE_FLAGS},
     )
 
 

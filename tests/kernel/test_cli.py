@@ -31,6 +31,8 @@ pytestmark = [
 ]
 
 DEADLINE = 60.0
+ASLEEP = "table inet nfagent has flags; a dormant one does nothing"
+WAKING = "a start of nfagent takes them away, and so does `nft add table inet nfagent`"
 VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters")
 CLUSTER = """
 apiVersion: v1
@@ -314,6 +316,24 @@ def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:
     assert site.said("dump", "diff", *site.from_files).startswith("equal")
     assert "shop/web" in site.said("dump", "counters", *site.from_files)
     assert site.nfagent("dump", "counters").returncode == 2
+
+
+def test_rules_of_a_table_that_was_put_to_sleep_are_not_shown_as_if_they_were_in_force(site: Site) -> None:
+    with site.agent() as agent:
+        agent.stop()
+    nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+    for more in ((), site.from_files, (*site.from_files, "--pod", "shop/web")):
+        asked = site.nfagent("dump", "kernel", *more)
+        assert asked.returncode == 2
+        assert "chain egress/shop/web" in asked.stdout
+        assert f"not known: whether these rules are in force: {ASLEEP} ({WAKING})" in asked.stderr
+    found = results(site, 0)["nf_tables"]
+    assert (found["result"], found["found"], found["mend"]) == ("warn", ASLEEP, WAKING)
+    nft("add", "table", "inet", "nfagent")
+    assert site.nfagent("dump", "kernel").returncode == 0
+    nft("delete", "table", "inet", "nfagent")
+    nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+    assert f"{ASLEEP} ({WAKING}), and this nft can't list it" in site.nfagent("dump", "kernel").stderr
 
 
 def test_a_folder_that_is_named_answers_instead_of_the_agent(site: Site) -> None:
