@@ -126,7 +126,8 @@ def pods_in(desired: Desired, scope: Scope) -> list[Pod]:
 def local_addresses(desired: Desired, scope: Scope) -> set[str]:
     """Give the addresses that a scope's Pods hold on this node; one that two Pods hold is both's."""
     local = desired.cluster.local
-    wanted = [pod for pod in pods_in(desired, scope) if (pod.namespace, pod.name) in local and pod.holds_addresses]
+    pods = pods_in(desired, scope) if scope.words else local.values()
+    wanted = [pod for pod in pods if (pod.namespace, pod.name) in local and pod.holds_addresses]
     return {address for pod in wanted for address in pod.addresses}
 
 
