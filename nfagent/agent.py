@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Ref
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
@@ -102,7 +103,7 @@ class Agent:
     """One node's agent. Satisfies edge.folder.Taker and edge.following.Taker."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put the parts together: libnftables is loaded and conntrack's socket opened, all else is left to `run`.
+        """Put the parts together: libnftables is loaded and sockets to the kernel opened, all else is left to `run`.
 
         Raises MachineError.
         """
@@ -274,8 +275,9 @@ class Agent:
         if not self._ready:
             self._ready = True
             settle_memory()
-            counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
-            log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
+            cluster, policies = self._desired.cluster, self._desired.index.policies
+            pods = counted(len(cluster.local), "Pod")
+            log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
         # A comparison that began before a reload says nothing about what was read since.
         if self._reconciler.trusted:
             self._readiness.settled()

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.cli.client import ask, listening
-from nfagent.cli.tables import counted
+from nfagent.cluster.counting import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.access import find_access
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges

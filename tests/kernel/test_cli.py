@@ -248,6 +248,12 @@ def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_c
         assert (status["comparisons"], status["drifts"]) == (1, 0)
 
 
+def test_an_agent_counts_what_it_has_in_words(site: Site) -> None:
+    with site.agent() as agent:
+        said = agent.stop()
+    assert "in sync: 1 Pod of node node-a, 1 policy\n" in said
+
+
 def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Site) -> None:
     with site.agent() as agent:
         nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
