@@ -161,12 +161,13 @@ class Agent:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
+        # A reload that is asked for before everything runs would end the process.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         spare_collections()
         patience = asyncio.create_task(self._readiness.await_start(self._gathered))
         try:
             await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
-            await self._source.start()
             turns = Turns()
             reports = Reports(
                 self._standing,
@@ -178,6 +179,7 @@ class Agent:
             answers = Introspection(self._desired, Listings(), turns, reports)
             runner = await api.serve(self._settings.socket_path, answers, turns)
             try:
+                await self._source.start()  # which may take a minute: whoever asks meanwhile is told
                 await self._work()
             finally:
                 systemd.notify("STOPPING=1")
@@ -198,7 +200,6 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._reconciler.run()),

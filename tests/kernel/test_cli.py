@@ -24,6 +24,7 @@ from pyroute2 import netns
 
 from nfagent.cli.client import ask
 from nfagent.edge.nflog import NflogSource
+from tests.labs import wait_until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -246,6 +247,33 @@ def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_c
         site.await_sync()
         status = site.ask("dump", "state")["agent"]["reconcile"]
         assert (status["comparisons"], status["drifts"]) == (1, 0)
+
+
+def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(site: Site) -> None:
+    plugin, kubeconfig, asked = site.folder / "plugin", site.folder / "kubeconfig", site.folder / "asked"
+    plugin.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 1000\n")
+    plugin.chmod(0o755)
+    user = {"exec": {"command": str(plugin), "apiVersion": "client.authentication.k8s.io/v1"}}
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1"}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    kubeconfig.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "nfagent", "run", "--kubeconfig", str(kubeconfig), "--node", "node-a"]
+    with subprocess.Popen(command, env=site.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(asked.exists, DEADLINE)
+            for view in ("policies", "state", "counters"):
+                done = site.nfagent("dump", view)
+                assert done.returncode == 2
+                assert "the agent hasn't read the whole cluster yet" in done.stderr
+            process.send_signal(signal.SIGHUP)
+            assert "hasn't read the whole cluster yet" in site.nfagent("explain", "shop/web", "shop/db:80").stderr
+            assert process.poll() is None
+        finally:
+            process.terminate()
 
 
 def test_an_agent_counts_what_it_has_in_words(site: Site) -> None:
