@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Ref
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
@@ -102,7 +103,7 @@ class Agent:
     """One node's agent. Satisfies edge.folder.Taker and edge.following.Taker."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put the parts together: libnftables is loaded and conntrack's socket opened, all else is left to `run`.
+        """Put the parts together: libnftables is loaded and sockets to the kernel opened, all else is left to `run`.
 
         Raises MachineError.
         """
@@ -160,12 +161,13 @@ class Agent:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
+        # A reload that is asked for before everything runs would end the process.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         spare_collections()
         patience = asyncio.create_task(self._readiness.await_start(self._gathered))
         try:
             await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
-            await self._source.start()
             turns = Turns()
             reports = Reports(
                 self._standing,
@@ -177,6 +179,7 @@ class Agent:
             answers = Introspection(self._desired, Listings(), turns, reports)
             runner = await api.serve(self._settings.socket_path, answers, turns)
             try:
+                await self._source.start()  # which may take a minute: whoever asks meanwhile is told
                 await self._work()
             finally:
                 systemd.notify("STOPPING=1")
@@ -197,7 +200,6 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._reconciler.run()),
@@ -274,8 +276,9 @@ class Agent:
         if not self._ready:
             self._ready = True
             settle_memory()
-            counts = (len(self._desired.cluster.local), len(self._desired.index.policies))
-            log.info("in sync: %d Pods of node %s, %d policies", counts[0], self._desired.cluster.node, counts[1])
+            cluster, policies = self._desired.cluster, self._desired.index.policies
+            pods = counted(len(cluster.local), "Pod")
+            log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
         # A comparison that began before a reload says nothing about what was read since.
         if self._reconciler.trusted:
             self._readiness.settled()

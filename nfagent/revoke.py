@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from nfagent.cluster.address import family_of
+from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Protocol
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.policy.evaluate import Flow
@@ -189,10 +190,10 @@ class Revoker:
         self.status.last_error = ""
         log.log(
             logging.INFO if ended else logging.DEBUG,
-            "ended %d of %d live connections of %d addresses that a change concerned",
+            "ended %d of %s of %s that a change concerned",
             ended,
-            len(entries),
-            len(suspects),
+            counted(len(entries), "live connection"),
+            counted(len(suspects), "address"),
         )
         self._judge.absolve(suspects)
         self._wake()

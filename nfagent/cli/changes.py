@@ -10,7 +10,8 @@ import msgspec
 
 from nfagent.cli.logged import Logged
 from nfagent.cli.output import remark
-from nfagent.cli.tables import counted, paint, table
+from nfagent.cli.tables import paint, table
+from nfagent.cluster.counting import counted
 from nfagent.edge.trials import Outcome
 from nfagent.errors import Problem
 from nfagent.explain.trial import Change, Tally, Verdict

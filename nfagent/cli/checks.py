@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.cli.client import ask, listening
-from nfagent.cli.tables import counted
+from nfagent.cluster.counting import counted
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.edge.access import find_access
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
@@ -23,7 +23,7 @@ from nfagent.edge.conntrack import Connections
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import ClusterError, KernelError, MachineError, NfagentError, SettingError
-from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
+from nfagent.ruleset.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 
 Result: TypeAlias = Literal["ok", "warn", "FAIL"]
 
@@ -136,9 +136,13 @@ def _nftables(*, root: bool) -> Iterator[Check]:
             return
         table = kernel.read_now()
         held = counted(len(table.chains), "chain") if table.exists else "not there yet"
-        yield Check("nf_tables", "ok", f"table {_TABLE}: {held}")
+        if TABLE_FLAGS in table.foreign:
+            yield Check("nf_tables", "warn", FLAGGED, UNFLAGGED)
+        else:
+            yield Check("nf_tables", "ok", f"table {_TABLE}: {held}")
     except NfagentError as error:
-        yield Check("nf_tables", "FAIL", str(error), "modprobe nf_tables")
+        found, mend = split(error)
+        yield Check("nf_tables", "FAIL", found, mend or "modprobe nf_tables")
     finally:
         kernel.close()
 

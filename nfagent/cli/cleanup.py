@@ -82,7 +82,7 @@ def _removed_socket(path: Path) -> str | None:
 
 
 def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None) -> list[str]:
-    from nfagent.cli.tables import counted
+    from nfagent.cluster.counting import counted
     from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
     table = f"table {TABLE_FAMILY} {TABLE}"

@@ -19,7 +19,7 @@ from nfagent.cli.checks import Check, Result, split
 from nfagent.cli.cluster_kinds import kind_checks
 from nfagent.cli.cluster_node import node_checks
 from nfagent.cli.cluster_rights import permission_checks
-from nfagent.cli.tables import counted
+from nfagent.cluster.counting import counted
 from nfagent.config import Settings
 from nfagent.edge.access import Access, find_access
 from nfagent.edge.apiserver import Answer, ApiServer

@@ -11,7 +11,7 @@ import msgspec
 
 from nfagent.cli.checks import Check
 from nfagent.cli.client import NoAgentError, ask
-from nfagent.cli.tables import counted
+from nfagent.cluster.counting import counted
 from nfagent.config import DEFAULT_FILE, Settings
 from nfagent.edge.apiserver import Answer, ApiServer
 from nfagent.errors import DecodeError, NfagentError, UsageError

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from nfagent.cli.output import remark
-from nfagent.cli.tables import counted
 from nfagent.cli.tail import Tail
+from nfagent.cluster.counting import counted
 from nfagent.errors import DecodeError, MachineError, UsageError
 from nfagent.verdicts.records import Record, decode, timestamp
 from nfagent.verdicts.sightings import Sightings

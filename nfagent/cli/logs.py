@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nfagent.cli.options import config_option, namespace_option, output_option, pod_option, settings_of
-from nfagent.cli.tables import counted, line, paint, strong, widths
+from nfagent.cli.tables import line, paint, strong, widths
 from nfagent.cluster.address import endpoint
+from nfagent.cluster.counting import counted
 
 if TYPE_CHECKING:
     from nfagent.verdicts.records import Endpoint, Record

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nfagent.cli.tables import counted, facts, paint, strong, table
+from nfagent.cli.tables import facts, paint, strong, table
+from nfagent.cluster.counting import counted
 from nfagent.errors import Problem
 
 View = dict[str, Any]

@@ -80,13 +80,5 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [line((name, words), [columns[0], 0]) for name, words in known]
 
 
-def counted(number: int, word: str) -> str:
-    """Count things in words: `1 policy`, `2 policies`, `no rules`."""
-    plural = f"{word[:-1]}ies" if word.endswith("y") and word[-2:] not in {"ay", "ey"} else f"{word}s"
-    if word.endswith("s"):
-        plural = f"{word}es"
-    return f"{number or 'no'} {word if number == 1 else plural}"
-
-
 def _width(cell: str) -> int:
     return len(click.unstyle(cell)) if cell else len(_NOTHING)

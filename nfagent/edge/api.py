@@ -124,6 +124,7 @@ async def _told(
 ) -> web.StreamResponse:
     """Write an answer as it is made; everybody else has a turn after each part."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
+    await asyncio.sleep(0)  # what was asked has been looked up, which was a turn of its own
     # Who asked may well have gone away, and wants no more then.
     with suppress(ConnectionResetError):
         async for made in turns:

@@ -17,11 +17,14 @@ import socket
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from nfagent.errors import MachineError
+from nfagent.errors import MachineError, WireError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
+from nfagent.wire import netlink
+from nfagent.wire.unix_sockets import NETLINK_SOCK_DIAG, UnixSocket, decode_socket, encode_listing
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ _LOCK = struct.Struct("@hhqqi0q")  # struct flock with 64-bit offsets: type, whe
 _WHOLE_FILE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_OPEN = stat.S_IRWXG | stat.S_IRWXO
+_LISTING_BYTES = 65536  # more than the kernel puts into one datagram of a listing
 _TRIES, _TRY_SECONDS = 20, 0.005
 UNKNOWN = 0
 """Stands for a holder whose process can't be seen from here."""
@@ -249,11 +253,26 @@ def _bound_address() -> socket.socket | None:
 
 def _address_holder() -> int | None:
     """Give the process that has bound the address by a socket that root made; None where none is seen."""
-    # proc(5): Num RefCount Protocol Flags Type St Inode Path, and '@' for the NUL of an abstract address.
-    listed = (_PROC / "thread-self" / "net" / "unix").read_text(encoding="utf-8", errors="replace")
-    rows = (line.split(maxsplit=7) for line in listed.splitlines())
-    inode = next((fields[6] for fields in rows if fields[7:] == [f"@{_ADDRESS}"]), None)
+    try:
+        inode = next((found.inode for found in _unix_sockets() if found.name == f"\0{_ADDRESS}".encode()), None)
+    except (OSError, WireError) as error:
+        log.warning("whether an agent of an earlier version runs isn't known: unix sockets can't be listed: %s", error)
+        return None
     return None if inode is None else _process_with(Path(f"socket:[{inode}]"))
+
+
+def _unix_sockets() -> Iterator[UnixSocket]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG) as opened:
+        opened.connect((0, 0))
+        opened.send(encode_listing(1))  # the kernel has answered when this returns, or the next part is asked for
+        while True:
+            for part in netlink.messages(opened.recv(_LISTING_BYTES)):
+                if part.type == netlink.NLMSG_DONE:
+                    return
+                if part.type == netlink.NLMSG_ERROR:
+                    code = netlink.ack_errno(part)
+                    raise OSError(code, os.strerror(code))
+                yield decode_socket(part)
 
 
 def _process_with(link: Path) -> int | None:

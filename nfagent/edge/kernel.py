@@ -26,7 +26,7 @@ from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.foreign import is_clean
-from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Ruleset
+from nfagent.ruleset.objects import ABSENT, FLAGGED, TABLE, TABLE_FAMILY, UNFLAGGED, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.transaction import (
     AddTable,
@@ -48,6 +48,10 @@ _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
 """Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
 _VERSION = re.compile(r'"version": ?"([^"]*)"')
+_OWNED = (
+    f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
+    f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
+)
 _WORDING_TRIES = 3
 """Others commit to their tables meanwhile, and nothing is certain then."""
 _SHORT_TEXT = 16 * 1024
@@ -89,7 +93,7 @@ class Nftables:
             raise MachineError(str(error)) from None
         except OSError as error:
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
-        self._elements = elements or ElementSocket()
+        self._elements = elements or ElementSocket(reopened=self._leave_out_own)
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
         # What the thread is at, or will be; who was waiting for it may have given up meanwhile.
@@ -150,7 +154,7 @@ class Nftables:
         text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
         if text is not None and (found := _VERSION.search(text, 0, 200)) is not None:
             self._version = found[1]
-        return ABSENT if text is None else _decoded(partial(parse_listing, known=known), text)
+        return ABSENT if text is None else _listed(partial(parse_listing, known=known), text)
 
     def apply_now(self, transaction: Transaction) -> None:
         """Commit in this thread."""
@@ -159,7 +163,7 @@ class Nftables:
     def counters_now(self) -> dict[str, CounterValue]:
         """Read counters in this thread."""
         text = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
-        return {} if text is None else _decoded(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
+        return {} if text is None else _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
 
     async def _commit(self, phase: Transaction) -> None:
         if not is_elements_only(phase):
@@ -235,10 +239,7 @@ class Nftables:
         """
         flags = table_flags()
         if flags & TABLE_OWNER:
-            raise MachineError(
-                f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
-                f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
-            )
+            raise MachineError(_OWNED)
         if not flags:
             return ()
         self.apply_now((AddTable(),))
@@ -252,8 +253,12 @@ class Nftables:
             # The library's socket gets its port id with its first request. This one asks for tables and flowtables;
             # `list tables` would ask for every set's elements too (nft 1.0.6), and keep them.
             context.cmd("list flowtables")
-            self._drift.leave_out_own()
+            self._leave_out_own()
         return context
+
+    def _leave_out_own(self) -> None:
+        if self._drift is not None:
+            self._drift.leave_out_own()
 
     def _forget(self) -> None:
         """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
@@ -309,6 +314,18 @@ def _first_line(error: str) -> str:
     """Keep libnftables' first complaint, and the command that it is about, on one line."""
     lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
     return " | ".join(lines[:2])[:500] or "libnftables failed without saying why"
+
+
+def _listed(parse: Callable[[str], _T], text: str) -> _T:
+    """Read a listing; one that can't be read may be of a table with flags, which nft 1.0.6 cuts short."""
+    try:
+        return _decoded(parse, text)
+    except KernelError:
+        flags = table_flags()
+        if not flags:
+            raise
+        told = _OWNED if flags & TABLE_OWNER else f"{FLAGGED} ({UNFLAGGED}), and this nft can't list it"
+        raise KernelError(told) from None
 
 
 def _decoded(parse: Callable[[str], _T], text: str) -> _T:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.unread_fields import with_last_good
 from nfagent.edge.record_file import RecordFile
@@ -193,7 +194,8 @@ class LastGood:
                     await self._write(file)
                 await self._worker.run(file.close)
         except TimeoutError:
-            log.warning("last good objects: the disk doesn't answer; %d changes are not written", len(self._pending))
+            unwritten = counted(len(self._pending), "change")
+            log.warning("last good objects: the disk doesn't answer; not written: %s", unwritten)
 
     def status(self) -> dict[str, Any]:
         """Return how it stands."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nfagent.cluster.address import Range
 from nfagent.edge.sockets import asking_socket
@@ -57,16 +60,27 @@ class ElementSocket:
 
     send_buffer:    half the bytes that a batch may have (the kernel doubles it); nothing is reserved
     receive_buffer: half the bytes that answers may take, about 1 KiB each: one, or one for each message refused
+    reopened:       called after a socket was opened in the place of one that failed, before anything is sent by it
     """
 
-    def __init__(self, *, send_buffer: int = 128 * 1024 * 1024, receive_buffer: int = 4 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        *,
+        send_buffer: int = 128 * 1024 * 1024,
+        receive_buffer: int = 4 * 1024 * 1024,
+        reopened: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open it. Raises MachineError where this machine stands in the way, KernelError otherwise."""
-        self._socket = asking_socket(NEEDS_ROOT, blocking=False, send_buffer=send_buffer, receive_buffer=receive_buffer)
+        self._buffers = send_buffer, receive_buffer
+        self._reopened = reopened
         self._sequence = 1
+        self._socket: socket.socket | None = self._open()
 
     def close(self) -> None:
         """Close the socket. Closing twice is harmless."""
-        self._socket.close()
+        opened, self._socket = self._socket, None
+        if opened is not None:
+            opened.close()
 
     def commit(self, transaction: Transaction) -> None:
         """Apply a transaction that has element commands only, all of it or nothing.
@@ -81,14 +95,33 @@ class ElementSocket:
         if not batch.requests:
             return
         self._sequence = batch.following
-        try:
-            self._socket.send(batch.data)
-        except OSError as error:
-            raise _unsent(error, len(batch.data)) from error
-        self._judge(batch)
+        with self._asking() as opened:
+            try:
+                opened.send(batch.data)
+            except OSError as error:
+                raise _unsent(error, len(batch.data)) from error
+            answers, lost = self._answers(opened, batch)
+        self._judge(batch, answers, lost=lost)
 
-    def _judge(self, batch: Batch) -> None:
-        answers, lost = self._answers(batch)
+    def _open(self) -> socket.socket:
+        send, receive = self._buffers
+        return asking_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+
+    @contextmanager
+    def _asking(self) -> Iterator[socket.socket]:
+        """Give the socket. One that fails is closed, for it may never work again: who commits next gets a new one."""
+        try:
+            if self._socket is None:
+                self._socket = self._open()
+                self._reopened()
+            yield self._socket
+        except UnsentError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _judge(self, batch: Batch, answers: list[Answer], *, lost: bool) -> None:
         refusals = [answer for answer in answers if answer.errno]
         whole = next((answer for answer in refusals if answer.sequence not in batch.requests), None)
         if whole is not None:
@@ -100,14 +133,14 @@ class ElementSocket:
             why = "its answers overflowed the receive buffer (ENOBUFS)" if lost else "the kernel didn't answer"
             raise KernelError(f"the outcome of a batch of {len(batch.requests)} messages is unknown: {why}")
 
-    def _answers(self, batch: Batch) -> tuple[list[Answer], bool]:
+    def _answers(self, opened: socket.socket, batch: Batch) -> tuple[list[Answer], bool]:
         """Take the answers to a batch, in their order, and tell whether some were lost."""
         found: list[Answer] = []
         expected = {batch.first, *batch.requests}
         lost = False
         while True:
             try:
-                datagram = self._socket.recv(_ANSWER_BYTES)
+                datagram = opened.recv(_ANSWER_BYTES)
             except BlockingIOError:
                 return found, lost
             except OSError as error:
@@ -117,6 +150,8 @@ class ElementSocket:
                     ) from error
                 lost = True
                 continue
+            if not datagram:
+                raise KernelError("the answer to a batch can't be read: its socket has ended")
             found += [answer for answer in _decoded(datagram) if answer.sequence in expected]
             if found and found[-1].sequence == batch.last:
                 return found, lost

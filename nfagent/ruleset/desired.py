@@ -51,6 +51,25 @@ Item: TypeAlias = ClusterObject | NetworkPolicy | TierPolicy | EgressObject | Ne
 _POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
 
 
+class _NetworkPolicies(Collection[PodKey]):
+    """Namespace and name of each; nothing is gone through to count them, or to look for one."""
+
+    def __init__(self, index: PolicyIndex) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index.policies) - len(self._index.in_namespace(""))
+
+    def __iter__(self) -> Iterator[PodKey]:
+        return ((ref.namespace, ref.name) for ref in self._index.policies if ref.kind == "NetworkPolicy")
+
+    def __contains__(self, key: object) -> bool:
+        match key:
+            case (str(namespace), str(name)):
+                return Ref("NetworkPolicy", namespace, name) in self._index.policies
+        return False
+
+
 class Desired:
     """The state of the cluster, and the ruleset that this node needs for it.
 
@@ -118,22 +137,26 @@ class Desired:
     def held(self, kind: str) -> Collection[PodKey]:
         """Give namespace ('' for cluster-scoped kinds) and name of every object of a kind that is held now.
 
-        A view for Pods, of which there are many: it changes with the next `put` or `remove`.
+        A view for Pods and NetworkPolicies, of which there are many: it changes with the next `put` or `remove`.
         """
         cluster = self.cluster
         match kind:
             case "Pod":
                 return cluster.pods.keys()
-            case "Namespace":
-                return {("", name) for name in cluster.namespaces}
-            case "Node":
-                return {("", name) for name in cluster.nodes}
-            case "ServiceCIDR":
-                return {("", name) for name in cluster.service_ranges}
+            case "Namespace" | "Node" | "ServiceCIDR":
+                named: dict[str, Collection[str]] = {
+                    "Namespace": cluster.namespaces,
+                    "Node": cluster.nodes,
+                    "ServiceCIDR": cluster.service_ranges,
+                }
+                return {("", name) for name in named[kind]}
             case "NetworkLogging":
                 return () if self._logging is None else {("", self._logging.ref.name)}
+            case "NetworkPolicy":
+                return _NetworkPolicies(self.index)
             case _:
-                refs = (*cluster.services, *self.index.policies, *self.egress.objects)
+                tiers = (policy.ref for policy in self.index.in_namespace(""))
+                refs = (*cluster.services, *tiers, *self.egress.objects)
                 return {(ref.namespace, ref.name) for ref in refs if ref.kind == kind}
 
     def find(self, ref: Ref) -> Item | None:

@@ -10,7 +10,7 @@ from nfagent.cluster.model import Pod
 from nfagent.errors import UsageError
 from nfagent.explain.ends import close_names, pod_of
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Chain, Ruleset
+from nfagent.ruleset.objects import TABLE_FLAGS, Chain, Ruleset
 from nfagent.ruleset.standing import Standing
 from nfagent.ruleset.text import rule_text
 
@@ -126,7 +126,8 @@ def pods_in(desired: Desired, scope: Scope) -> list[Pod]:
 def local_addresses(desired: Desired, scope: Scope) -> set[str]:
     """Give the addresses that a scope's Pods hold on this node; one that two Pods hold is both's."""
     local = desired.cluster.local
-    wanted = [pod for pod in pods_in(desired, scope) if (pod.namespace, pod.name) in local and pod.holds_addresses]
+    pods = pods_in(desired, scope) if scope.words else local.values()
+    wanted = [pod for pod in pods if (pod.namespace, pod.name) in local and pod.holds_addresses]
     return {address for pod in wanted for address in pod.addresses}
 
 
@@ -153,6 +154,7 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
         chains=chains,
         counters=ruleset.counters & quoted,
         exists=ruleset.exists,
+        foreign=ruleset.foreign & {TABLE_FLAGS},
     )
 
 

@@ -23,7 +23,7 @@ from nfagent.policy.compile import ClassKey
 from nfagent.policy.model import NetworkPolicy, Rule
 from nfagent.policy.tiers import Policy, TierRule
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.objects import FLAGGED, TABLE_FLAGS, UNFLAGGED, Ruleset
 from nfagent.ruleset.origins import Origin, allowed_by, denied_by
 from nfagent.ruleset.parse import CounterValue
 from nfagent.ruleset.pieces import Later, Text, whole
@@ -287,8 +287,9 @@ def ruleset_parts(ruleset: Ruleset, annotate: Annotate | None, scope: Scope = _A
         "objects": lambda: _objects(ruleset),
     }
     empty = ruleset.exists and bool(scope.words) and not ruleset.maps
+    flagged = f"whether these rules are in force: {FLAGGED} ({UNFLAGGED})" if TABLE_FLAGS in ruleset.foreign else ""
     return {
-        **head(standing),
+        **head(standing, flagged),
         "nothing": f"no rules for {scope.words}: no policy that is in there judges any of its addresses"
         if empty
         else "",

@@ -175,7 +175,7 @@ class Reflector:
         held = bool(self._gone(self._held(self.resource.kind)))
         return held or (self._last_good is not None and self._last_good.knows(self.resource.kind))
 
-    def withhold(self, reason: str) -> Iterator[Item]:
+    def withhold(self, reason: str) -> Iterator[Change]:
         """Take in that the server has the kind, in versions that aren't read: what was read of it before holds.
 
         Gives what an agent of before read, where this one hasn't read the kind yet.

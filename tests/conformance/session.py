@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from nfagent.cli.tables import counted
+from nfagent.cluster.counting import counted
 from nfagent.lab import netns
 from nfagent.lab.plan import Attachment
 from nfagent.lab.stage import Stage

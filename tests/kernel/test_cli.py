@@ -24,6 +24,7 @@ from pyroute2 import netns
 
 from nfagent.cli.client import ask
 from nfagent.edge.nflog import NflogSource
+from tests.labs import wait_until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -31,6 +32,8 @@ pytestmark = [
 ]
 
 DEADLINE = 60.0
+ASLEEP = "table inet nfagent has flags; a dormant one does nothing"
+WAKING = "a start of nfagent takes them away, and so does `nft add table inet nfagent`"
 VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters")
 CLUSTER = """
 apiVersion: v1
@@ -246,6 +249,39 @@ def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_c
         assert (status["comparisons"], status["drifts"]) == (1, 0)
 
 
+def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(site: Site) -> None:
+    plugin, kubeconfig, asked = site.folder / "plugin", site.folder / "kubeconfig", site.folder / "asked"
+    plugin.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 1000\n")
+    plugin.chmod(0o755)
+    user = {"exec": {"command": str(plugin), "apiVersion": "client.authentication.k8s.io/v1"}}
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1"}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    kubeconfig.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "nfagent", "run", "--kubeconfig", str(kubeconfig), "--node", "node-a"]
+    with subprocess.Popen(command, env=site.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(asked.exists, DEADLINE)
+            for view in ("policies", "state", "counters"):
+                done = site.nfagent("dump", view)
+                assert done.returncode == 2
+                assert "the agent hasn't read the whole cluster yet" in done.stderr
+            process.send_signal(signal.SIGHUP)
+            assert "hasn't read the whole cluster yet" in site.nfagent("explain", "shop/web", "shop/db:80").stderr
+            assert process.poll() is None
+        finally:
+            process.terminate()
+
+
+def test_an_agent_counts_what_it_has_in_words(site: Site) -> None:
+    with site.agent() as agent:
+        said = agent.stop()
+    assert "in sync: 1 Pod of node node-a, 1 policy\n" in said
+
+
 def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Site) -> None:
     with site.agent() as agent:
         nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
@@ -314,6 +350,24 @@ def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:
     assert site.said("dump", "diff", *site.from_files).startswith("equal")
     assert "shop/web" in site.said("dump", "counters", *site.from_files)
     assert site.nfagent("dump", "counters").returncode == 2
+
+
+def test_rules_of_a_table_that_was_put_to_sleep_are_not_shown_as_if_they_were_in_force(site: Site) -> None:
+    with site.agent() as agent:
+        agent.stop()
+    nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+    for more in ((), site.from_files, (*site.from_files, "--pod", "shop/web")):
+        asked = site.nfagent("dump", "kernel", *more)
+        assert asked.returncode == 2
+        assert "chain egress/shop/web" in asked.stdout
+        assert f"not known: whether these rules are in force: {ASLEEP} ({WAKING})" in asked.stderr
+    found = results(site, 0)["nf_tables"]
+    assert (found["result"], found["found"], found["mend"]) == ("warn", ASLEEP, WAKING)
+    nft("add", "table", "inet", "nfagent")
+    assert site.nfagent("dump", "kernel").returncode == 0
+    nft("delete", "table", "inet", "nfagent")
+    nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+    assert f"{ASLEEP} ({WAKING}), and this nft can't list it" in site.nfagent("dump", "kernel").stderr
 
 
 def test_a_folder_that_is_named_answers_instead_of_the_agent(site: Site) -> None:

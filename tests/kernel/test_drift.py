@@ -10,13 +10,15 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nfagent.edge import netfilter
 from nfagent.edge.drift import MOST_OTHERS, DriftWatch, generation, own_ports
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementSocket
-from nfagent.edge.sockets import netfilter_socket
+from nfagent.edge.sockets import asking_socket, netfilter_socket
 from nfagent.errors import KernelError
 from nfagent.ruleset.objects import ABSENT, NamedSet, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
@@ -267,6 +269,26 @@ def test_a_socket_of_ours_that_nobody_told_of_is_heard_until_somebody_does() -> 
                 assert len(await heard.of(LAST)) == 2
             finally:
                 late.close()
+
+    run(body)
+
+
+def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
+        opened.append(asking_socket(needs_root, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(netfilter, "asking_socket", opening)
+
+    async def body() -> None:
+        async with hearing() as heard:
+            os.dup2(0, opened[0].fileno())
+            with pytest.raises(KernelError, match="can't be sent"):
+                await heard.kernel.apply(elements(1))
+            await heard.kernel.apply(elements(1))
+            assert len(await heard.of(LAST)) == 1
 
     run(body)
 

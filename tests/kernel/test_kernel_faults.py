@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 from collections.abc import Iterator
@@ -93,6 +94,15 @@ def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(
         with owned_table("nfagent", replaces=True):
             wait_until(lambda: OWNED in str(reconcile()["last_error"]), 30)
             assert OWNED in str(reconcile()["last_error"])
+            for view in ("kernel", "diff"):
+                asked = site.nfagent("dump", view)
+                assert (asked.returncode, asked.stdout) == (2, "")
+                assert OWNED in asked.stderr
+            tables = json.loads(site.nfagent("check", "-o", "json").stdout)["checks"]
+            found = next(check for check in tables if check["name"] == "nf_tables")
+            assert found["result"] == "FAIL"
+            assert OWNED in found["found"]
+            assert found["mend"] == "end that process: `nft list table inet nfagent` names it"
         wait_until(lambda: bool(reconcile()["in_sync"]), 60)
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,8 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.address import Family, Range, parse_cidr, single, text
+from nfagent.edge import netfilter
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementError, ElementSocket
+from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import ABSENT, Chain, Dispatch, Element, Hook, NamedSet, Packet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
@@ -413,3 +418,29 @@ def test_without_the_capability_it_says_what_to_do(nftables: Nftables, elements:
     finally:
         os.seteuid(0)
     assert nftables.read_now() == EMPTY
+
+
+def broken(opened: socket.socket, *, ended: bool) -> None:
+    """Put something in a socket's place that will never commit anything."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path("/dev/null").open("r+b", buffering=0) as nothing:
+        os.dup2(ours.fileno() if ended else nothing.fileno(), opened.fileno())
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["has ended", "is no socket any more"])
+def test_a_socket_is_opened_anew_where_it(nftables: Nftables, *, ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
+        opened.append(asking_socket(needs_root, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(netfilter, "asking_socket", opening)
+    with closing(ElementSocket(reopened=lambda: told.append(len(opened)))) as elements:
+        told: list[int] = []
+        broken(opened[0], ended=ended)
+        with pytest.raises(KernelError, match="can't be sent"):
+            elements.commit((add("address4", "10.0.0.1"),))
+        elements.commit((add("address4", "10.0.0.1"),))
+        assert told == [2], "told once, when the second one was opened"
+    assert nftables.read_now().sets["address4"].elements == frozenset({"10.0.0.1"})

@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -338,7 +339,7 @@ def databases(count: int) -> list[Pod]:
 class Narrow(msgspec.Struct, frozen=True, kw_only=True):
     """A socket with little room, what others do, what happens, and what the kernel says; '' where it takes it."""
 
-    buffers: dict[str, int]
+    buffers: dict[str, Any]
     sabotage: str = ""
     documents: tuple[Document, ...] = tuple(SCENE)
     events: tuple[Item | Ref, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import click
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.cli import tables
+from nfagent.cluster.counting import counted
 
 CELL = st.text("ab/.:-", max_size=12)
 
@@ -69,5 +69,4 @@ def test_nothing_is_coloured_in_a_pipe() -> None:
     [(0, "rule", "no rules"), (1, "policy", "1 policy"), (2, "policy", "2 policies"), (3, "day", "3 days")],
 )
 def test_things_are_counted_in_words(count: int, word: str, words: str) -> None:
-    counted: Callable[[int, str], str] = tables.counted
     assert counted(count, word) == words

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -54,6 +55,18 @@ for name, attempt in {
 print(*done, "claimed", flush=True)
 input()
 """
+FORGING_NOBODY = """
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+row = f"0000: 00000002 00000000 00010000 0001 01 {sys.argv[1]} @nfagent/inet/nfagent"
+bound = [socket.socket(socket.AF_UNIX) for _ in range(900)]
+bound[0].bind(chr(0) + "nfagent/inet/nfagent")
+for number, opened in enumerate(bound[1:]):
+    opened.bind(f"{chr(0)}{number}{chr(10)}{row}")
+print("claimed", flush=True)
+input()
+"""
+"""A user whose sockets' names look like rows of /proc/net/unix about a socket of root's."""
 
 pytestmark = [
     pytest.mark.kernel,
@@ -197,6 +210,21 @@ def test_an_address_in_a_users_hands_is_said(caplog: pytest.LogCaptureFixture) -
         assert caplog.messages == [
             "the address @nfagent/inet/nfagent is taken by somebody who isn't root (Address already in use): ignored"
         ]
+
+
+def test_names_that_look_like_rows_about_roots_sockets_keep_no_agent_from_starting() -> None:
+    with socket.socket() as roots, claimed_elsewhere(FORGING_NOBODY, str(os.fstat(roots.fileno()).st_ino)):
+        assert holder() is None
+        with closing(claim_table()):
+            assert holder() == os.getpid()
+
+
+def test_where_unix_sockets_cannot_be_listed_the_file_alone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "NETLINK_SOCK_DIAG", 31)
+    with claimed_elsewhere(OLD_AGENT):
+        assert holder() is None
+        with closing(claim_table()):
+            assert holder() == os.getpid()
 
 
 def test_a_users_socket_that_roots_process_has_inherited_is_no_agent() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import msgspec
 import pytest
 
@@ -141,6 +143,22 @@ def test_what_is_held_of_a_kind_comes_and_goes_with_its_objects(item: Item) -> N
 
 def test_every_kind_that_is_read_was_held_above() -> None:
     assert {item.ref.kind for item in EVERY_KIND} == {kind for _, kind in DECODERS}
+
+
+def test_ten_thousand_policies_are_not_gone_through_to_count_them_or_to_find_one() -> None:
+    desired = Desired("a")
+    for number in range(10_000):
+        desired.put(NetworkPolicy(namespace="shop", name=f"p{number}"))
+    desired.put(ADMIN)
+    began = process_time()
+    for _ in range(1_000):
+        held = desired.held("NetworkPolicy")
+        assert len(held) == 10_000
+        assert ("shop", "p9999") in held
+        assert ("shop", "q") not in held
+        assert list(desired.held("AdminNetworkPolicy")) == [("", "guard")]
+    assert process_time() - began < 0.8, "a millisecond each"
+    assert ("", "guard") not in set(desired.held("NetworkPolicy"))
 
 
 def test_of_a_kind_that_is_not_read_nothing_is_held() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import msgspec
 import pytest
 
 from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.model import Pod
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.differences import diff_view
@@ -514,6 +517,15 @@ ROWS = {
 )
 def test_counters(view: Desired, scope: Scope, rows: list[str]) -> None:
     assert as_json(counters_view(view, COUNTED, scope))["counters"] == [ROWS[name] for name in rows]
+
+
+def test_for_a_node_s_counters_other_nodes_pods_are_not_gone_through(view: Desired) -> None:
+    class Pods(dict[tuple[str, str], Pod]):
+        def values(self) -> NoReturn:
+            raise AssertionError
+
+    view.cluster.pods = Pods(view.cluster.pods)
+    assert as_json(counters_view(view, COUNTED, ALL))["counters"]
 
 
 def test_counters_of_the_tiers_are_shown_by_kind(tiers: Desired) -> None:
