@@ -364,13 +364,19 @@ def _lacking(names: list[str]) -> str:
 
 
 def _no_counters(desired: Desired, scope: Scope) -> str:
-    """Say that no policy judges what is asked about."""
+    """Say that no policy judges what is asked about: policies are about addresses, and Pods may have none yet."""
+    cluster = desired.cluster
     if scope.pod:
-        pod = pod_of(desired.cluster, scope.pod)
-        return f"no counters: {unjudged(pod) or f'no policy isolates Pod {scope.pod}'}"
+        pod = pod_of(cluster, scope.pod)
+        none = f"no policy isolates Pod {scope.pod}" if pod.addresses else f"Pod {scope.pod} has no address yet"
+        return f"no counters: {unjudged(pod) or none}"
+    waiting = any(
+        not cluster.pods[key].addresses for key in cluster.local if not scope.namespace or key[0] == scope.namespace
+    )
+    addressed = " that has an address" if waiting else ""
     if scope.namespace:
-        return f"no counters: no policy isolates a Pod of namespace {scope.namespace} on this node"
-    return "no counters: no policy isolates a Pod of this node"
+        return f"no counters: no policy isolates a Pod of namespace {scope.namespace} on this node{addressed}"
+    return f"no counters: no policy isolates a Pod of this node{addressed}"
 
 
 def _outcomes(key: ClassKey) -> Iterator[Origin]:

@@ -528,6 +528,25 @@ def test_for_a_node_s_counters_other_nodes_pods_are_not_gone_through(view: Desir
     assert as_json(counters_view(view, COUNTED, ALL))["counters"]
 
 
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        pytest.param(ALL, "no policy isolates a Pod of this node that has an address", id="all"),
+        pytest.param(
+            Scope(namespace="shop"),
+            "no policy isolates a Pod of namespace shop on this node that has an address",
+            id="a namespace's",
+        ),
+        pytest.param(Scope(namespace="ops"), "no policy isolates a Pod of namespace ops on this node", id="another's"),
+        pytest.param(Scope(pod="shop/new"), "Pod shop/new has no address yet", id="the Pod's"),
+    ],
+)
+def test_of_a_pod_without_an_address_it_is_not_said_that_no_policy_isolates_it(scope: Scope, words: str) -> None:
+    waiting = {**pod("shop/new", "a", 10), "status": {"phase": "Pending"}}
+    desired = Scene(waiting, pod("ops/mon", "a", 30), policy("shop/all")).views["a"]
+    assert as_json(counters_view(desired, {}, scope))["nothing"] == f"no counters: {words}"
+
+
 def test_counters_of_the_tiers_are_shown_by_kind(tiers: Desired) -> None:
     counted = {**COUNTED, "deny/ingress/anp.guard": CounterValue(2, 90), "deny/egress/banp.default": CounterValue(4, 8)}
     found = as_json(counters_view(tiers, counted, Scope(pod="shop/db")))
