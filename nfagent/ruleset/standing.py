@@ -102,15 +102,17 @@ def standing_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused
     return Standing(unread or ("the manifests",), "; ".join(ways), tuple(stale))
 
 
-def head(standing: Standing, *unknown: str) -> dict[str, Any]:
+def head(standing: Standing, *unknown: str, none: bool = False) -> dict[str, Any]:
     """Give the fields that every view has.
+
+    none: the view says that there is nothing: that isn't known where the kernel holds something else
 
     complete: whether all that was asked for is known
     unknown:  what isn't, and what to do next; `unknown` that is '' is left out
     notes:    what may be older, or other, than what is shown
     """
-    found = [words for words in (standing.unknown, *unknown) if words]
-    return {"complete": not found, "unknown": found, "notes": list(standing.notes)}
+    found = [words for words in (standing.unknown, *unknown, standing.unenforced if none else "") if words]
+    return {"complete": not found, "unknown": found, "notes": [note for note in standing.notes if note not in found]}
 
 
 def _named(kinds: tuple[str, ...]) -> str:

@@ -168,7 +168,7 @@ def policies_parts(desired: Desired, scope: Scope, problems: tuple[Problem, ...]
     if pod is not None and away:
         words = f"{elsewhere(pod)}: what is enforced for it isn't known here; ask there"
         unknown, notes = ("", words) if wanted else (words, "")
-    found = head(standing, unknown)
+    found = head(standing, unknown, none=not wanted and not (pod is not None and unjudged(pod)))
     return {
         **found,
         "notes": [*found["notes"], *([notes] if notes else [])],
@@ -195,6 +195,8 @@ def _no_policies(desired: Desired, scope: Scope, pod: Pod | None, standing: Stan
     """Say what it means that there is no policy to show, as far as that is known."""
     if standing.unknown:
         return f"no policies{' for ' + scope.words if scope.words else ''} so far: what is allowed isn't known yet"
+    if standing.unenforced and not (pod is not None and unjudged(pod)):
+        return f"no policies{' for ' + scope.words if scope.words else ''}, but the kernel holds other rules than these"
     if pod is not None:
         here = pod.node == desired.cluster.node
         none = f"no policy judges Pod {scope.pod}: at its end every connection is allowed"
@@ -331,9 +333,12 @@ def counters_view(
     outcomes = sorted({outcome for key in wanted for outcome in _outcomes(key)}, key=lambda found: found.name)
     counted = [(outcome, value) for outcome in outcomes if (value := values.get(outcome.name)) is not None]
     lacking = sorted({found.name for key in wanted for found in _refusals(key)} - values.keys())
+    none = "" if wanted else _no_counters(desired, scope)
+    if none and standing.unenforced:
+        none = "no counters of the policies of now, but the kernel holds other rules than theirs"
     return {
-        **head(standing, _lacking(lacking) if lacking else ""),
-        "nothing": "" if counted else _no_counters(desired, scope) if not wanted else "no counters in the kernel",
+        **head(standing, _lacking(lacking) if lacking else "", none=bool(none)),
+        "nothing": "" if counted else none or "no counters in the kernel",
         "counters": [
             {
                 "verdict": outcome.disposition,

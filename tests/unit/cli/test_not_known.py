@@ -231,6 +231,35 @@ def test_what_the_kernel_does_not_hold_yet_is_said_beside_what_it_must(call: Cal
     assert "warning: the kernel doesn't hold these rules: Device or resource busy" in answer.err
 
 
+HELD = {
+    "policies": (("policies",), "no policies, but the kernel holds other rules than these"),
+    "policies of a Pod": (
+        ("policies", "--pod", "shop/web"),
+        "no policies for Pod shop/web, but the kernel holds other rules than these",
+    ),
+    "policies of a namespace": (
+        ("policies", "-n", "shop"),
+        "no policies for Pods of namespace shop, but the kernel holds other rules than these",
+    ),
+    "counters": (("counters",), "no counters of the policies of now, but the kernel holds other rules than theirs"),
+    "counters of a Pod": (
+        ("counters", "--pod", "shop/web"),
+        "no counters of the policies of now, but the kernel holds other rules than theirs",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), HELD.values(), ids=HELD)
+def test_that_there_is_no_policy_is_not_known_to_hold_while_the_kernel_holds_others(
+    call: Call, arguments: tuple[str, ...], words: str
+) -> None:
+    desired = Scene(namespace("shop"), pod("shop/web", "a", 10)).views["a"]
+    answer = said(call, "dump", *arguments, desired=desired, standing=REFUSED)
+    assert (answer.code, answer.out) == (2, f"{words}\n")
+    assert answer.err.count("the kernel doesn't hold these rules: Device or resource busy") == 1
+    assert answer.err.startswith("not known: ")
+
+
 def test_services_that_can_not_be_read_leave_the_verdict_open(call: Call) -> None:
     answer = said(call, "explain", "shop/web", "192.0.2.9:80/tcp", services="403 Forbidden")
     assert answer.code == 2
