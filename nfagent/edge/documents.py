@@ -7,15 +7,25 @@ from typing import Any
 
 import msgspec
 
+from nfagent.cluster.decode import document_field
 from nfagent.cluster.model import Ref
+from nfagent.cluster.schema import known_fields
 from nfagent.edge.syntax import Document, parse
 from nfagent.errors import ObjectError, Problem
 from nfagent.ruleset.desired import Item
-from nfagent.source.kinds import decoder, references
+from nfagent.source.kinds import CLUSTER_SCOPED, decoder, references
 from nfagent.source.unread import misspelt_namespace
 
 _READABLE = 10**18
 """Numbers beyond it are not shown."""
+
+_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status", "data", "binaryData", "immutable")
+_METADATA = (
+    *("name", "generateName", "namespace", "labels", "annotations", "ownerReferences", "finalizers", "uid"),
+    *("resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+    *("managedFields", "selfLink", "clusterName"),
+)
+"""Sources: Kubernetes 1.34, ObjectMeta; the last of them stood there once."""
 
 
 class FileContent(msgspec.Struct, frozen=True):
@@ -24,6 +34,8 @@ class FileContent(msgspec.Struct, frozen=True):
     items:     by name, each with the line where its document starts
     refused:   objects that break the API's validation, or whose kind or apiVersion is none, each with what is wrong:
                their last good version holds
+    doubted:   objects with a field that isn't known where every object's fields are, each with what is wrong: their
+               last good version holds, and what was read where there is none
     unnamed:   some document is about an object that nobody can name: nothing that the file held is taken away
     ignored:   kinds that nfagent doesn't read
     problems:  what is wrong, for people
@@ -31,6 +43,7 @@ class FileContent(msgspec.Struct, frozen=True):
 
     items: dict[Ref, tuple[Item, int]]
     refused: dict[Ref, Problem] = {}
+    doubted: dict[Ref, Problem] = {}
     unnamed: bool = False
     ignored: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
@@ -50,6 +63,7 @@ def read_documents(name: str, text: str) -> FileContent | Problem:
 def _collect(name: str, documents: list[Document]) -> FileContent:
     items: dict[Ref, tuple[Item, int]] = {}
     refused: dict[Ref, Problem] = {}
+    doubted: dict[Ref, Problem] = {}
     unnamed = False
     ignored: set[str] = set()
     problems: list[Problem] = []
@@ -67,7 +81,12 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
         if isinstance(item, str):
             ignored.add(item)
             continue
+        doubt = _doubt(found)
         if item is None:
+            # Of no interest as it is: with another namespace it may be.
+            if doubt is not None and _may_be_elsewhere(found):
+                problems.append(msgspec.structs.replace(doubt, place=place))
+                unnamed = True
             continue
         if item.ref in items:
             before = items[item.ref][1]
@@ -76,8 +95,13 @@ def _collect(name: str, documents: list[Document]) -> FileContent:
             continue
         items[item.ref] = (item, line)
         problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
+        if doubt is not None:
+            told = next((flaw for flaw in item.problems if flaw.field == doubt.field), None)
+            doubted[item.ref] = msgspec.structs.replace(told or doubt, place=place)
+            problems += [] if told else [doubted[item.ref]]
+            unnamed |= _may_be_elsewhere(found)
     refused = {ref: problem for ref, problem in refused.items() if ref not in items}
-    return FileContent(items, refused, unnamed, frozenset(ignored), tuple(problems))
+    return FileContent(items, refused, doubted, unnamed, frozenset(ignored), tuple(problems))
 
 
 def _read(found: object) -> Item | str | None:
@@ -90,6 +114,26 @@ def _read(found: object) -> Item | str | None:
         raise ObjectError(document)
     decode = decoder(document)
     return f"{document['apiVersion']} {document['kind']}" if decode is None else decode(document)
+
+
+def _doubt(found: object) -> Problem | None:
+    """Find a field that isn't known beside `spec` or in `metadata`: `sepc` for `spec` leaves a policy without rules."""
+    if not isinstance(found, dict):
+        return None
+    top = document_field(found)
+    try:
+        known_fields(top, *_FIELDS)
+        known_fields(top / "metadata", *_METADATA)
+    except ObjectError as error:
+        return error.problem
+    return None
+
+
+def _may_be_elsewhere(found: object) -> bool:
+    """Tell whether the field that isn't known may be the namespace, misspelt."""
+    if not isinstance(found, dict) or found["kind"] in CLUSTER_SCOPED:
+        return False
+    return found["metadata"].get("namespace") is None
 
 
 def _named(document: object) -> dict[str, Any] | Problem:

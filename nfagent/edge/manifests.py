@@ -246,8 +246,9 @@ def _with_last_good(
     name: str, found: FileContent, good: FileContent, parted: Mapping[Ref, tuple[Item, int]]
 ) -> FileContent:
     """Keep in force, of what was good, what can't be read now: and all of it, where nobody can say what that is."""
-    kept = {ref: held for ref in found.refused if (held := good.items.get(ref) or parted.get(ref)) is not None}
-    problems = {found.refused[ref]: still_in_force(found.refused[ref]) for ref in kept}
+    wrong = found.refused | found.doubted
+    kept = {ref: held for ref in wrong if (held := good.items.get(ref) or parted.get(ref)) is not None}
+    problems = {wrong[ref]: still_in_force(wrong[ref]) for ref in kept}
     said = [problems.get(problem, problem) for problem in found.problems]
     if found.unnamed:
         kept = {ref: held for ref, held in good.items.items() if ref not in found.items} | kept

@@ -409,6 +409,17 @@ NO_OBJECT = "f.yaml:1: is not a Kubernetes object; write apiVersion and kind"
             id="a field that breaks the API's validation",
         ),
         pytest.param(
+            "apiVersion: v1\nkind: List\nitmes: []",
+            "f.yaml:1: List: items: is missing; write the objects there, each behind `- `",
+            id="a list without items",
+        ),
+        pytest.param(
+            f"{POD}sttaus: {{podIP: 10.0.0.1}}",
+            "f.yaml:1: Pod shop/web: sttaus: is not a field here; write only apiVersion, kind, metadata, spec, status, "
+            "data, binaryData and immutable",
+            id="a field of no object",
+        ),
+        pytest.param(
             f"{POD}---\n{POD}",
             "f.yaml:5: Pod shop/web: is in this file twice, at lines 1 and 5; the first holds, delete one",
             id="the same object twice",
@@ -518,7 +529,7 @@ def test_laughs_by_the_billion_cost_nothing() -> None:
     text = "x0: &x0 [x, x, x, x, x, x, x, x, x]\n"
     text += "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 30))
     for field in ("kind: *x29", "kind: Pod\napiVersion: *x29", POD.replace("web", "*x29"), f"{POD}spec: *x29"):
-        assert len(said(read(text + field))) == 1
+        assert len(said(read(text + field))) in {1, 2}, "x0 is no field either"
 
 
 MANIFEST_WORDS = st.sampled_from(

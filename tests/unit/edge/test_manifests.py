@@ -158,6 +158,10 @@ class TestBookkeeping:
             pytest.param(
                 pod().replace("kind: Pod", "kind: 5"), "write apiVersion and kind", id="a number for its kind"
             ),
+            pytest.param(pod().replace("spec:", "sepc:"), "sepc: is not a field here", id="spec misspelt"),
+            pytest.param(
+                pod().replace("name: web", "name: web, lables: {a: b}"), "is not a field here", id="labels misspelt"
+            ),
         ],
     )
     def test_an_object_that_turns_into_what_nobody_reads_stays_in_force_and_says_so(
@@ -181,6 +185,7 @@ class TestBookkeeping:
             pod().replace("namespace: shop", "namespace: Shop"),
             pod().replace("namespace: shop", "nameSpace: shop"),
             "apiVersion: v1\nkind: List\nItems: []\n",
+            "apiVersion: v1\nkind: List\nitmes: []",
         ],
     )
     def test_a_document_of_which_nobody_knows_what_it_is_about_takes_nothing_away(self, unnamed: str) -> None:
@@ -191,6 +196,20 @@ class TestBookkeeping:
             in (said(folder))
         )
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
+
+    def test_a_policy_whose_spec_is_misspelt_stays_in_force_and_says_so_once(self) -> None:
+        head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: db}\n"
+        folder = folder_of(f=f"{head}spec: {{podSelector: {{}}, policyTypes: [Egress]}}\n")
+        assert folder.update("f.yaml", f"{head}sepc: {{podSelector: {{}}, policyTypes: [Egress]}}\n") == []
+        (problem,) = said(folder)
+        assert problem.startswith("f.yaml:1: NetworkPolicy shop/db: sepc: is not a field here; write only apiVersion,")
+        assert problem.endswith("spec and status; its version of before stays in force")
+
+    def test_a_masquerade_list_whose_namespace_is_misspelt_stays_in_force_and_is_said(self) -> None:
+        text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: kube-system, name: ip-masq-agent}\n"
+        folder = folder_of(f=f"{text}data: {{config: 'nonMasqueradeCIDRs: []'}}\n")
+        assert folder.update("f.yaml", text.replace("namespace:", "namespce:")) == []
+        assert ["metadata.namespce" in problem for problem in said(folder)] == [False, True]
 
     def test_an_object_that_can_not_be_read_in_the_file_that_it_moves_to_stays_in_force(self, tmp_path: Path) -> None:
         known = Folder()

@@ -49,6 +49,20 @@ def test_a_whole_policy_is_read() -> None:
     )
 
 
+def test_a_policy_whose_spec_is_misspelt_closes_its_namespace_in_both_directions() -> None:
+    found = decode_network_policy(
+        {"kind": "NetworkPolicy", "metadata": {"name": "p"}, "sepc": {"policyTypes": ["Egress"]}}
+    )
+    assert (found.pods, found.isolates, found.rules("ingress"), found.rules("egress")) == (
+        Selector(),
+        ("ingress", "egress"),
+        (),
+        (),
+    )
+    assert found.problem is not None
+    assert str(found.problem).startswith("NetworkPolicy p: sepc: is not a field here; write only apiVersion, kind,")
+
+
 def test_selectors_that_say_the_same_are_equal() -> None:
     spelt = [
         {"matchLabels": {"app": "web"}},
