@@ -161,8 +161,11 @@ class Agent:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
         claim = claim_table()
-        # A reload that is asked for before everything runs would end the process.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        # Before everything runs, a signal would end the process at once, and leave a credential plugin behind.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         spare_collections()
         patience = asyncio.create_task(self._readiness.await_start(self._gathered))
         try:
@@ -179,8 +182,8 @@ class Agent:
             answers = Introspection(self._desired, Listings(), turns, reports)
             runner = await api.serve(self._settings.socket_path, answers, turns)
             try:
-                await self._source.start()  # which may take a minute: whoever asks meanwhile is told
-                await self._work()
+                if await self._started():
+                    await self._work()
             finally:
                 systemd.notify("STOPPING=1")
                 await runner.cleanup()
@@ -196,10 +199,20 @@ class Agent:
             claim.close()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
+    async def _started(self) -> bool:
+        """Start the source, which may take a minute; False where the agent is stopped before."""
+        starting = asyncio.create_task(self._source.start())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            await starting
+            return True
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return False
+
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._reconciler.run()),

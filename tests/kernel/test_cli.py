@@ -251,7 +251,7 @@ def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_c
 
 def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(site: Site) -> None:
     plugin, kubeconfig, asked = site.folder / "plugin", site.folder / "kubeconfig", site.folder / "asked"
-    plugin.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 1000\n")
+    plugin.write_text(f"#!/bin/sh\necho $$ >{asked}.new\nmv {asked}.new {asked}\nexec sleep 1000\n")
     plugin.chmod(0o755)
     user = {"exec": {"command": str(plugin), "apiVersion": "client.authentication.k8s.io/v1"}}
     config = {
@@ -271,9 +271,13 @@ def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(s
                 assert "the agent hasn't read the whole cluster yet" in done.stderr
             process.send_signal(signal.SIGHUP)
             assert "hasn't read the whole cluster yet" in site.nfagent("explain", "shop/web", "shop/db:80").stderr
-            assert process.poll() is None
-        finally:
             process.terminate()
+            assert process.wait(DEADLINE) == 0
+            running = Path(f"/proc/{int(asked.read_text())}")
+            wait_until(lambda: not running.exists())
+            assert not running.exists(), "the plugin has ended too"
+        finally:
+            process.kill()
 
 
 def test_an_agent_counts_what_it_has_in_words(site: Site) -> None:
