@@ -23,7 +23,7 @@ from nfagent.cluster.model import Ref
 from nfagent.config import Settings
 from nfagent.edge import api, systemd
 from nfagent.edge.access import find_access
-from nfagent.edge.addresses import is_own
+from nfagent.edge.addresses import is_own, own_among
 from nfagent.edge.apiserver import ApiServer
 from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
@@ -122,7 +122,7 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
             on_hold=self._held,
-            guard=UnknownNode(self._desired.cluster, allowed=settings.allow_unknown_node),
+            guard=UnknownNode(self._desired.cluster, allowed=settings.allow_unknown_node, own=own_among),
         )
         self._readiness = Readiness(self._clock)
         self._connections = Connections()

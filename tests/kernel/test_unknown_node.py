@@ -59,6 +59,7 @@ class Node:
             **{key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")},
             "NFAGENT_RUNTIME_DIR": str(folder / "run"),
             "NFAGENT_LOG_DIR": str(folder / "log"),
+            "NFAGENT_STATE_DIR": str(folder / "state"),
         }
         self.log = folder / "log.txt"
 
@@ -192,6 +193,22 @@ def test_under_a_wrong_name_the_rules_stay_and_everybody_is_told(node: Node) -> 
     said = node.log.read_text()
     assert "nothing is changed in the kernel: there is no Node n2.example" in said
     assert "--allow-unknown-node" in said
+
+
+def test_under_the_name_of_another_machines_node_the_rules_stay(node: Node) -> None:
+    for command in ("link set lo up", "addr add 192.0.2.2/32 dev lo"):
+        subprocess.run(["ip", *command.split()], check=True)
+    with node.agent("n2"):
+        assert not node.reached()
+    with node.agent("n1"):
+        node.until(held)
+        assert not node.reached()
+        shown = " ".join(node.shown().split())
+        assert "Node n1 is another machine (192.0.2.1, 2001:db8:ffff::1)" in shown
+        assert "address 192.0.2.2 is Node n2's: name this node with --node n2" in shown
+    with node.agent("n2"):
+        node.until(in_sync)
+        assert not node.reached()
 
 
 def test_the_agent_is_ready_all_the_same_as_kubelet_makes_the_node_and_starts_after_it(node: Node) -> None:

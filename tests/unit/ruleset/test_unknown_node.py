@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from nfagent.ruleset.desired import Desired, Item
@@ -19,6 +21,10 @@ def seen(name: str, *documents: Document) -> Desired:
     for document in documents:
         desired.put(decoded(document))
     return desired
+
+
+def nobodys(_addresses: Iterable[str]) -> str:
+    return ""
 
 
 def decoded(document: Document) -> Item:
@@ -53,15 +59,15 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
 @pytest.mark.parametrize(("held", "documents", "name", "objects"), CASES.values(), ids=CASES)
 def test_the_table_is_held_by(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a table's column
     desired = seen(name, *documents)
-    guard = UnknownNode(desired.cluster, allowed=False)
+    guard = UnknownNode(desired.cluster, allowed=False, own=nobodys)
     assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects
     assert guard.doubts == objects
-    assert not UnknownNode(desired.cluster, allowed=True).doubts
+    assert not UnknownNode(desired.cluster, allowed=True, own=nobodys).doubts
 
 
 def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() -> None:
     desired = seen("a", WEB, CLOSED)
-    guard = UnknownNode(desired.cluster, allowed=False)
+    guard = UnknownNode(desired.cluster, allowed=False, own=nobodys)
     assert guard.objection(ABSENT, desired.ruleset()) == ""
     assert not guard.doubts
     made = decoded(node("a"))
@@ -73,7 +79,9 @@ def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() ->
 
 def test_an_objection_says_what_is_at_stake_and_what_to_write() -> None:
     desired = seen("b", node("a"), CLOSED)
-    words = UnknownNode(desired.cluster, allowed=False).objection(table(WEB, DB, CLOSED), desired.ruleset())
+    words = UnknownNode(desired.cluster, allowed=False, own=nobodys).objection(
+        table(WEB, DB, CLOSED), desired.ruleset()
+    )
     for part in ("no Node b", "there: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
         assert part in words
 
@@ -89,3 +97,21 @@ ADVICE = {
 @pytest.mark.parametrize(("name", "known", "words"), ADVICE.values(), ids=ADVICE)
 def test_advice_names_nodes(name: str, known: list[str], words: str) -> None:
     assert words in advice(name, known)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        pytest.param("192.0.2.9", "this one's address 192.0.2.9 is Node b's: name this node with --node b", id="b's"),
+        pytest.param("192.0.2.1", "", id="the Node's own"),
+        pytest.param("203.0.113.1", "", id="no Node's: its addresses are translated on the way"),
+    ],
+)
+def test_the_name_of_another_machines_node_holds_the_table_where_this_machines_address_is(own: str, said: str) -> None:
+    here, there = node("a"), node("b")
+    here["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.1"}]
+    there["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.9"}]
+    desired = seen("a", here, there)
+    guard = UnknownNode(desired.cluster, allowed=False, own=lambda addresses: own if own in set(addresses) else "")
+    objection = guard.objection(table(WEB, CLOSED), desired.ruleset())
+    assert (said in objection, bool(objection)) == (True, bool(said))
