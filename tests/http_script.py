@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds after which a wait has failed."""
 
 Fault: TypeAlias = Literal["cut", "reset", "silent"]

@@ -20,7 +20,7 @@ from nfagent.edge.access import find_access
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.edge.claim import holder, holder_name, remedy
 from nfagent.edge.conntrack import Connections
-from nfagent.edge.kernel import Nftables
+from nfagent.edge.kernel import Nftables, owner_of_table
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import ClusterError, KernelError, MachineError, NfagentError, SettingError
 from nfagent.ruleset.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
@@ -135,6 +135,9 @@ def _nftables(*, root: bool) -> Iterator[Check]:
             yield Check("nf_tables", "warn", "not tried: needs root")
             return
         table = kernel.read_now()
+        owned = owner_of_table()
+        if owned:
+            raise MachineError(owned)
         held = counted(len(table.chains), "chain") if table.exists else "not there yet"
         if TABLE_FLAGS in table.foreign:
             yield Check("nf_tables", "warn", FLAGGED, UNFLAGGED)

@@ -316,6 +316,11 @@ def _first_line(error: str) -> str:
     return " | ".join(lines[:2])[:500] or "libnftables failed without saying why"
 
 
+def owner_of_table() -> str:
+    """Say that the table belongs to another process, which alone may change it; '' where it doesn't."""
+    return _OWNED if table_flags() & TABLE_OWNER else ""
+
+
 def _listed(parse: Callable[[str], _T], text: str) -> _T:
     """Read a listing; one that can't be read may be of a table with flags, which nft 1.0.6 cuts short."""
     try:

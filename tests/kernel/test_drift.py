@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 TABLE = Ruleset({"blocks4/1": NamedSet("address", 4, frozenset({"10.0.0.1"}))})
 OTHERS = "add table inet somebody; add set inet somebody s { type ipv4_addr; }"
 LAST = "add table inet somebody; add table ip nfagent"

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 GROUP = 100
-DEADLINE = 30.0
+DEADLINE = 60.0
 PORT, CLIENTS_PORT = 5432, 40_001
 WEB, DB = pod("shop/web", "a", 10, app="web"), pod("shop/db", "a", 20, app="db")
 CLOSED = {

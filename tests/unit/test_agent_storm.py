@@ -25,7 +25,7 @@ EVENTS = 1000
 PODS = 50
 QUIET_TURNS = 100 * COMMIT_TURNS
 """Turns after which all that can happen has happened: a hundred commits."""
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 RULES = {"ingress": [{"from": [{"podSelector": labelled(app="db")}]}]}
 SCENE = [pod("shop/web", "a", 10, app="web"), policy("shop/p", labelled(app="web"), **RULES)]

@@ -29,7 +29,7 @@ from nfagent.ruleset.views import Scope, View, state_view
 from nfagent.source.served import OPTIONAL
 from tests.scene import Document, Scene, pod
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 ACCOUNT = "system:serviceaccount:net:agent"
 NODE = {"metadata": {"name": "a"}}
 ALL = frozenset((each.api_version, each.plural) for each in OPTIONAL)

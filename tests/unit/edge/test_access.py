@@ -17,7 +17,7 @@ from nfagent.errors import ClusterError
 
 SECRET = "s3cret-value"  # noqa: S105 - one to look for in messages
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-DEADLINE = 20.0
+DEADLINE = 60.0
 _T = TypeVar("_T")
 
 

@@ -26,7 +26,7 @@ from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.views import Scope, View
 from tests.scene import Scene, pod, policy
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 Answer = tuple[int, Any]
 
 

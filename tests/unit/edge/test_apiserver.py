@@ -21,7 +21,7 @@ from nfagent.edge.apiserver import Answer, ApiServer
 from nfagent.errors import ClusterError, Unreachable
 from tests.certificates import Authority
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -24,7 +24,7 @@ from nfagent.errors import MachineError
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
-DEADLINE = 20
+DEADLINE = 60.0
 
 
 OLD_AGENT = """

@@ -23,7 +23,7 @@ from nfagent.policy.model import PodPeer
 from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Item
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 SOURCE = "manifests /m"
 SHOP, OPS = Namespace("shop", ()), Namespace("ops", (("a", "b"),))
 HERE, THERE = Pod("shop", "web", node="a"), Pod("shop", "db", node="b")

@@ -19,7 +19,7 @@ from nfagent.edge.watching import way_to
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 WEB, DB = Ref("Pod", "shop", "web"), Ref("Pod", "shop", "db")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nfagent.edge.systemd import notify
 
-DEADLINE = 10
+DEADLINE = 60.0
 
 
 @pytest.fixture(params=["a path", "an abstract address"])
