@@ -28,7 +28,7 @@ from nfagent.source.messages import Lines, Page, Status, decode_bookmark, decode
 from nfagent.source.objects import Found, event_reader, reader
 from nfagent.source.pages import ListBody
 from nfagent.source.problems import Problems
-from nfagent.source.requests import Change, Key, LastGood, Request, Setback
+from nfagent.source.requests import ADVICE, Change, Key, LastGood, Request, Setback
 from nfagent.source.resources import Resource
 
 PAGE_SIZE = 5000
@@ -200,7 +200,7 @@ class Reflector:
         else:
             wait = retry_after if retry_after is not None else status.retry_after
             kind: Literal["busy", "refused"] = "busy" if code == _TOO_MANY or wait is not None else "refused"
-            self._halt(Setback(kind, f"{status}{_ADVICE.get(code, '')}", wait))
+            self._halt(Setback(kind, f"{status}{ADVICE.get(code, '')}", wait))
 
     def list_only(self) -> None:
         """List, for a caller who wants no watch."""
@@ -396,9 +396,3 @@ _BAD_REQUEST = 400
 _NOT_FOUND = 404
 _UNPROCESSABLE = 422
 _TOO_MANY = 429
-
-_ADVICE = {
-    401: "; the credentials aren't accepted: see that they are this cluster's and haven't expired",
-    403: "; apply deploy/rbac.yaml, and see that the agent's credentials are of a subject that it names",
-}
-"""What people can do about a refusal."""

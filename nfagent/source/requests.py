@@ -52,3 +52,10 @@ class Setback(msgspec.Struct, frozen=True):
     kind: Literal["again", "expired", "missing", "busy", "refused", "broken", "lost"]
     reason: str
     retry_after: float | None = None
+
+
+ADVICE = {
+    401: "; the credentials aren't accepted: see that they are this cluster's and haven't expired",
+    403: "; apply deploy/rbac.yaml, and see that the agent's credentials are of a subject that it names",
+}
+"""What people can do about a refusal."""
