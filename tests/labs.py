@@ -55,6 +55,20 @@ def policy_document(namespace: str, name: str, **spec: object) -> Document:
     }
 
 
+def pod_plans(documents: Iterable[Document]) -> list[PodPlan]:
+    """Plan the Pods that documents describe."""
+    return [
+        PodPlan(
+            item["metadata"]["namespace"],
+            item["metadata"]["name"],
+            item["spec"]["nodeName"],
+            tuple(entry["ip"] for entry in item["status"]["podIPs"]),
+        )
+        for item in documents
+        if item["kind"] == "Pod"
+    ]
+
+
 def logging_document(*, allow: bool, deny: bool) -> Document:
     return {
         "apiVersion": "networking.gke.io/v1alpha1",

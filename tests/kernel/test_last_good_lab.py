@@ -13,7 +13,7 @@ from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.probe import Probe
 from nfagent.lab.servers import Endpoint, Servers, pod_endpoints
-from tests.labs import Lab, wait_until
+from tests.labs import Lab, pod_plans, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -35,16 +35,7 @@ def planned() -> tuple[list[NodePlan], list[PodPlan]]:
         for item in items
         if item["kind"] == "Node"
     ]
-    pods = [
-        PodPlan(
-            item["metadata"]["namespace"],
-            item["metadata"]["name"],
-            item["spec"]["nodeName"],
-            tuple(entry["ip"] for entry in item["status"]["podIPs"]),
-        )
-        for item in items
-        if item["kind"] == "Pod"
-    ]
+    pods = pod_plans(items)
     return nodes, pods
 
 

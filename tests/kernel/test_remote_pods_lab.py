@@ -14,7 +14,7 @@ from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.probe import Outcome, Probe
 from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
-from tests.labs import Lab, as_text
+from tests.labs import Lab, as_text, pod_plans
 
 pytestmark = pytest.mark.kernel
 
@@ -33,16 +33,7 @@ EVERYTHING = {
 def plans(objects: dict[str, Any]) -> tuple[list[NodePlan], list[PodPlan]]:
     """Plan a network that fits the objects: it knows the ways to Pods, whatever Nodes say of them."""
     items = objects["items"]
-    pods = [
-        PodPlan(
-            item["metadata"]["namespace"],
-            item["metadata"]["name"],
-            item["spec"]["nodeName"],
-            tuple(entry["ip"] for entry in item["status"]["podIPs"]),
-        )
-        for item in items
-        if item["kind"] == "Pod"
-    ]
+    pods = pod_plans(items)
     nodes = [
         NodePlan(
             item["metadata"]["name"],

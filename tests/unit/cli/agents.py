@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from nfagent.config import load_settings
 from nfagent.edge import api
@@ -71,13 +72,13 @@ def introspection(
 
 
 @contextmanager
-def running(answers: api.Answers) -> Iterator[None]:
-    """Serve them where commands look for an agent."""
+def running(answers: api.Answers, path: Path | None = None) -> Iterator[None]:
+    """Serve answers at a socket's path; without one, where commands look for an agent."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        serving = api.serve(load_settings().socket_path, answers)
+        serving = api.serve(path or load_settings().socket_path, answers)
         runner = asyncio.run_coroutine_threadsafe(serving, loop).result(30)
         try:
             yield

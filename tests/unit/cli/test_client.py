@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +13,6 @@ import pytest
 from nfagent.cli.answers import AgentAnswers
 from nfagent.cli.client import NoAgentError, ask, ask_parts, listening
 from nfagent.cluster.state import ClusterState
-from nfagent.edge import api
 from nfagent.edge.asking import question
 from nfagent.edge.given import Given, GivenFile
 from nfagent.edge.trials import Asked, Part, begin_trial
@@ -25,6 +22,7 @@ from nfagent.explain.trial import Trial
 from nfagent.policy.choices import Choices
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset.views import Scope, View
+from tests.unit.cli.agents import running
 
 
 class Echo:
@@ -44,30 +42,13 @@ class Echo:
         return begin_trial(cluster, PolicyIndex(cluster), Choices(), given, delete=delete)
 
 
-@contextmanager
-def served(path: Path) -> Iterator[None]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        runner = asyncio.run_coroutine_threadsafe(api.serve(path, Echo()), loop).result(30)
-        try:
-            yield
-        finally:
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "agent.sock"
 
 
 def test_an_answer_comes_whole_and_the_question_arrives_whole(path: Path) -> None:
-    with served(path):
+    with running(Echo(), path):
         assert listening(path)
         assert ask(path, "/v1/dump/state", {"namespace": "a&b=c", "pod": "ä/ö"}) == {
             "name": "state",
@@ -87,7 +68,7 @@ def test_an_answer_comes_whole_and_the_question_arrives_whole(path: Path) -> Non
 def test_what_the_agent_refuses_is_said_in_its_own_words(
     path: Path, question: str, parameters: dict[str, str], words: str
 ) -> None:
-    with served(path), pytest.raises(UsageError, match=words):
+    with running(Echo(), path), pytest.raises(UsageError, match=words):
         ask(path, question, parameters)
 
 
@@ -98,7 +79,7 @@ WALL = GivenFile(
 
 
 def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
-    with served(path):
+    with running(Echo(), path):
         lines = list(ask_parts(path, "/v1/try", question(Asked((WALL,)), [])))
     parts = [msgspec.json.decode(line, type=Part) for line in lines]
     assert parts[-1].outcome is not None
@@ -114,7 +95,7 @@ def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
     ids=["a policy that isn't there", "an agent that doesn't know the question"],
 )
 def test_what_is_refused_has_no_parts(path: Path, where: str, body: bytes, words: str) -> None:
-    with served(path), pytest.raises(UsageError, match=words):
+    with running(Echo(), path), pytest.raises(UsageError, match=words):
         list(ask_parts(path, where, body))
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nfagent.config import load_settings
-from nfagent.edge import api, trials
+from nfagent.edge import trials
 from nfagent.edge.given import Given
 from nfagent.edge.logfile import RotatingFile
 from nfagent.edge.offline import read_state
@@ -25,6 +21,7 @@ from nfagent.explain.explanation import Explanation
 from nfagent.explain.trial import Trial
 from nfagent.ruleset.views import Scope, View
 from nfagent.verdicts.records import Connection, Disposition, Endpoint, Record, encode, timestamp
+from tests.unit.cli.agents import running
 from tests.unit.cli.called import Call, Said
 
 WALL = """
@@ -366,24 +363,6 @@ class FolderAgent:
 
     def begin_trial(self, given: Given, *, delete: bool) -> Trial:
         return begin_trial(self.desired.cluster, self.desired.index, self.desired.choices, given, delete=delete)
-
-
-@contextmanager
-def running(agent: FolderAgent) -> Iterator[None]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        serving = api.serve(load_settings().socket_path, agent)
-        runner = asyncio.run_coroutine_threadsafe(serving, loop).result(30)
-        try:
-            yield
-        finally:
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @pytest.mark.parametrize(
