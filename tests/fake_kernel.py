@@ -25,9 +25,13 @@ from nfagent.ruleset.objects import (
     Jump,
     NamedPort,
     NamedSet,
+    PacketNamedPort,
+    PacketPortIn,
+    PortRange,
     Refresh,
     Rule,
     Ruleset,
+    ServerPortIn,
     VerdictMap,
 )
 from nfagent.ruleset.transaction import (
@@ -45,6 +49,7 @@ from nfagent.ruleset.transaction import (
     Transaction,
 )
 
+_BY_SET = (InSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
 _NAME_BYTES = 255
 _TEXT_BYTES = 127
 _JUMPS = 16
@@ -251,7 +256,7 @@ class _Table:
 
 def _references(rule: Rule) -> Iterator[Reference]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
+        if isinstance(match, _BY_SET):
             yield "set", match.set
     if rule.counter:
         yield "counter", rule.counter
@@ -276,6 +281,8 @@ def _check_type(item: NamedSet, element: Element) -> None:
             family = element.family
         case "family", 4 | 6:
             return
+        case "ports", PortRange() if 0 < element.first <= element.last < 65536:
+            return
         case "port", (str(address), "tcp" | "udp" | "sctp", int(port)) if 0 < port < 65536:
             family = family_of(address)
         case _:
@@ -286,6 +293,9 @@ def _check_type(item: NamedSet, element: Element) -> None:
 
 def _check_overlap(name: str, elements: Iterable[Element]) -> None:
     ranges = sorted(element for element in elements if isinstance(element, Range))
-    for before, after in pairwise(ranges):
-        if after.first <= before.last:
+    ports = sorted(element for element in elements if isinstance(element, PortRange))
+    pairs = [(before, after, after.first <= before.last) for before, after in pairwise(ranges)]
+    meeting = [(before, after, after.first <= before.last) for before, after in pairwise(ports)]
+    for before, after, overlap in (*pairs, *meeting):
+        if overlap:
             raise Refused(f"conflicting intervals in {name}: {before} and {after}")

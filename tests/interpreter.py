@@ -39,12 +39,15 @@ from nfagent.ruleset.objects import (
     Packet,
     PacketNamedPort,
     PacketPort,
+    PacketPortIn,
+    PortRange,
     ProtocolIs,
     Refresh,
     Return,
     Rule,
     Ruleset,
     ServerPort,
+    ServerPortIn,
     Unconfirmed,
     Verdict,
     Way,
@@ -212,16 +215,24 @@ class _Machine:
                 return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
             case NamedPort() | PacketNamedPort():
                 return _named_port(match, self.ruleset.sets[match.set])
+            case ServerPortIn() | PacketPortIn():
+                return _port_in(match, self.ruleset.sets[match.set])
             case FlowInSet(_, name):
                 flows = self.ruleset.sets[name].elements
                 return lambda packet: _flow(packet) in flows
             case FamilyInSet(name, negated):
                 families = self.ruleset.sets[name].elements
                 return lambda packet: (packet.family in families) != negated
-            case WayIs() | ConntrackState() | Unconfirmed() | ServerPort():
-                return _tracked(match)
             case _:
-                return _header(match) or _machine(match)
+                return _alone(match)
+
+
+def _alone(match: Match) -> Test:
+    match match:
+        case WayIs() | ConntrackState() | Unconfirmed() | ServerPort():
+            return _tracked(match)
+        case _:
+            return _header(match) or _machine(match)
 
 
 def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
@@ -300,6 +311,17 @@ def _among_ranges(item: NamedSet) -> Callable[[str], bool]:
         return at >= 0 and value <= ranges[at][1]
 
     return holds
+
+
+def _port_in(match: ServerPortIn | PacketPortIn, item: NamedSet) -> Test:
+    ranges = [element for element in item.elements if isinstance(element, PortRange)]
+
+    def holds(port: int) -> bool:
+        return any(element.first <= port <= element.last for element in ranges)
+
+    if isinstance(match, ServerPortIn):
+        return lambda packet: packet.conntrack.known and holds(packet.conntrack.server_port)
+    return lambda packet: packet.protocol == match.protocol and _has_port(packet) and holds(packet.dport)
 
 
 def _flow(packet: Seen) -> tuple[str, str, int, str, int]:

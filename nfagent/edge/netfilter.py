@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from nfagent.cluster.address import Range
 from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
-from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element
+from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element, PortRange
 from nfagent.ruleset.text import element_text
 from nfagent.ruleset.transaction import Transaction
 from nfagent.wire import netlink
@@ -191,7 +191,7 @@ def _reason(request: Request, answer: Answer, element: Element | MapElement | No
         # kernels differ in which of the two they answer
         case errno.EEXIST | errno.EBUSY if request.is_map:
             return "the address has another target already"
-        case errno.EEXIST | errno.EBUSY if isinstance(element, Range):
+        case errno.EEXIST | errno.EBUSY if isinstance(element, Range | PortRange):
             return "the interval is in the set already, or overlaps with one that is"
         case errno.EINVAL if element is not None:
             return f"it isn't of the {kind}'s type"
@@ -216,5 +216,5 @@ def _element_words(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"
-        case str() | int() | Range() | (_, _, _) | (_, _, _, _, _):
+        case str() | int() | Range() | PortRange() | (_, _, _) | (_, _, _, _, _):
             return element_text(element)

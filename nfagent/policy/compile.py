@@ -17,6 +17,7 @@ from nfagent.cluster.address import Family, Range, disjoint, subtract
 from nfagent.cluster.model import DIRECTIONS, Direction, Node, Pod, Protocol, Ref
 from nfagent.cluster.state import ClusterState, identity_of
 from nfagent.policy.index import PolicyIndex
+from nfagent.policy.joined import AnyOf, PortNumbers, any_of, join_ports, peers_of
 from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, PortProtocol, Rule
 from nfagent.policy.peers import means
 from nfagent.policy.tiers import Action, NodePeer, Policy, Tier, TierPolicy, TierRule
@@ -46,7 +47,7 @@ class NamedPorts(msgspec.Struct, frozen=True, order=True):
 
     name: str
     protocol: PortProtocol
-    servers: PodPeer | Blocks | None
+    servers: PodPeer | AnyOf | Blocks | None
     local: bool
 
     def __str__(self) -> str:
@@ -56,8 +57,8 @@ class NamedPorts(msgspec.Struct, frozen=True, order=True):
         return f"port {name} of {whose}{' on this node' if self.local else ''}"
 
 
-ClassPeer: TypeAlias = PodPeer | NodePeer | Blocks
-"""What a rule's peer becomes: each kind of it is a set of addresses."""
+ClassPeer: TypeAlias = PodPeer | NodePeer | AnyOf | Blocks
+"""What a rule's peers become: each kind of it is a set of addresses."""
 
 
 class ClassRule(msgspec.Struct, frozen=True):
@@ -70,7 +71,7 @@ class ClassRule(msgspec.Struct, frozen=True):
     policy: Ref
     index: int
     peer: ClassPeer | None = None
-    port: PolicyPort | NamedPorts | None = None
+    port: PolicyPort | PortNumbers | NamedPorts | None = None
     action: Action = "allow"
     name: str = ""
 
@@ -133,21 +134,24 @@ def compile_rules(key: ClassKey | SectionKey, index: PolicyIndex) -> tuple[Class
 
 
 def _compile_rule(policy: Policy, direction: Direction, number: int, rule: Rule | TierRule) -> Iterator[ClassRule]:
-    """Multiply a rule's peers with its ports; all its ipBlocks count as one peer."""
+    """Join a rule's peers, and its ports of each protocol; at most two peers are left: addresses, and ranges."""
     if isinstance(rule, TierRule) and rule.void:
         return
     action: Action = rule.action if isinstance(rule, TierRule) else "allow"
     name = rule.name if isinstance(rule, TierRule) else ""
     for peer in _peers(rule):
-        for port in rule.ports or (None,):
-            named: PolicyPort | NamedPorts | None = port
-            if port is not None and port.name:
+        for port in join_ports(rule.ports):
+            named: PolicyPort | PortNumbers | NamedPorts | None = port
+            if isinstance(port, PolicyPort) and port.name:
                 servers = _servers(peer) if direction == "egress" else _selected(policy)
                 named = NamedPorts(port.name, port.protocol, servers, local=direction == "ingress")
             yield ClassRule(policy.ref, number, peer, named, action, name)
 
 
-def _servers(peer: ClassPeer | None) -> PodPeer | Blocks | None:
+def _servers(peer: ClassPeer | None) -> PodPeer | AnyOf | Blocks | None:
+    if isinstance(peer, AnyOf):
+        pods = tuple(one for one in peer.peers if isinstance(one, PodPeer))
+        return any_of(pods) if pods else Blocks((), str(peer))
     # Nodes have no named ports: the decoder refuses the pair, and here it means nobody's.
     return Blocks((), str(peer)) if isinstance(peer, NodePeer) else peer
 
@@ -161,7 +165,8 @@ def _selected(policy: Policy) -> PodPeer | None:
 def _peers(rule: Rule | TierRule) -> list[ClassPeer | None]:
     if not rule.peers:
         return [None]
-    found: list[ClassPeer | None] = [peer for peer in rule.peers if isinstance(peer, PodPeer | NodePeer)]
+    named = tuple(peer for peer in rule.peers if isinstance(peer, PodPeer | NodePeer))
+    found: list[ClassPeer | None] = [any_of(named)] if named else []
     blocks = [peer for peer in rule.peers if isinstance(peer, IpBlock)]
     if blocks:
         pieces = [piece for block in blocks for piece in subtract(block.cidr, block.excepts)]
@@ -187,7 +192,7 @@ def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> 
 
 
 def port_elements(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterator[PortElement]:
-    """Resolve a named port on every Pod that may serve it; an element of two Pods comes twice."""
+    """Resolve a named port on every Pod that may serve it; an element of two Pods, or two peers, comes twice."""
     for pod in _may_serve(cluster, index, ports):
         yield from pod_port_elements(cluster, ports, pod)
 
@@ -196,6 +201,9 @@ def _may_serve(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> 
     """Look no further than needed: a name like `metrics` stands on every other Pod of a cluster."""
     if ports.local:
         return [pod for pod in cluster.local.values() if pod.holds_addresses]
+    if isinstance(ports.servers, AnyOf):
+        servers = (peer for peer in ports.servers.peers if isinstance(peer, PodPeer))
+        return (pod for peer in servers for pod in _peer_pods(cluster, index, peer))
     if isinstance(ports.servers, PodPeer) and ports.servers in index.peers.members:
         return _peer_pods(cluster, index, ports.servers)
     # Ports by name of any Pod, or inside a range, are rare: then every Pod is looked at, once.
@@ -223,9 +231,11 @@ def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Ite
             yield address, protocol, number
 
 
-def _serving(cluster: ClusterState, servers: PodPeer | Blocks | None, pod: Pod) -> Iterable[str]:
+def _serving(cluster: ClusterState, servers: PodPeer | AnyOf | Blocks | None, pod: Pod) -> Iterable[str]:
     if servers is None:
         return pod.addresses
     if isinstance(servers, Blocks):
         return [address for address in pod.addresses if any(block.holds(address) for block in servers.ranges)]
-    return pod.addresses if means(cluster, servers, identity_of(pod)) else ()
+    identity = identity_of(pod)
+    pods = (peer for peer in peers_of(servers) if isinstance(peer, PodPeer))
+    return pod.addresses if any(means(cluster, peer, identity) for peer in pods) else ()

@@ -23,12 +23,16 @@ from nfagent.ruleset.objects import (
     Jump,
     NamedPort,
     NamedSet,
+    PacketNamedPort,
+    PacketPortIn,
     Refresh,
     Rule,
     Ruleset,
+    ServerPortIn,
     VerdictMap,
 )
 
+_BY_SET = (InSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
 _Named = tuple[str, str]
 """Kind and name."""
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9/\\_.-]*")
@@ -123,7 +127,7 @@ def _concerned(rule: Rule, going: set[_Named]) -> bool:
 
 def _references(rule: Rule) -> Iterator[_Named]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
+        if isinstance(match, _BY_SET):
             yield from (("set", match.set), ("map", match.set))
     match rule.verdict:
         case Goto(chain) | Jump(chain):

@@ -4,7 +4,7 @@
     admin/DIRECTION/..., baseline/DIRECTION/...      section chains: one tier's rules, shared among classes
     stray/...                                        the same for packets without a conntrack entry, where that differs
     allow/DIRECTION/..., deny/DIRECTION/...          outcome chains: count, log, accept or drop
-    peers*/..., nodes*/..., blocks*/..., ports*/...  what rules name, one set per distinct content
+    peers*/..., nodes*/..., blocks*/..., ports*/...  what rules name, one set per distinct content; numbers/...: ports
 
 The maps of `base` lead to the class chains; `translation` has the chains and sets of masquerade.
 """
@@ -19,6 +19,7 @@ import msgspec
 from nfagent.cluster.address import Family
 from nfagent.cluster.model import Direction
 from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts, SectionKey
+from nfagent.policy.joined import AnyOf, PortNumbers
 from nfagent.policy.model import PodPeer, PolicyPort
 from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset import names
@@ -41,10 +42,13 @@ from nfagent.ruleset.objects import (
     Packet,
     PacketNamedPort,
     PacketPort,
+    PacketPortIn,
+    PortRange,
     ProtocolIs,
     Return,
     Rule,
     ServerPort,
+    ServerPortIn,
     SetKind,
     Unconfirmed,
     Verdict,
@@ -69,7 +73,7 @@ class LogPlan(msgspec.Struct, frozen=True):
     group: int = 100
 
 
-Content: TypeAlias = PodPeer | NodePeer | Blocks | NamedPorts
+Content: TypeAlias = PodPeer | NodePeer | AnyOf | Blocks | NamedPorts | PortNumbers
 """What a set holds, in the terms of policies."""
 
 Contents: TypeAlias = dict[str, Content]
@@ -99,7 +103,7 @@ def names_ends(rules: Iterable[ClassRule]) -> bool:
 
 
 def _names_port(rule: ClassRule) -> bool:
-    return isinstance(rule.port, NamedPorts) or (rule.port is not None and bool(rule.port.first))
+    return isinstance(rule.port, NamedPorts | PortNumbers) or (rule.port is not None and bool(rule.port.first))
 
 
 def class_chain(
@@ -177,7 +181,7 @@ def _rules_chain(
         lowered += [Rule(matches, verdict=verdict, comment=comment) for matches in found]
         contents |= named
         if rule.action != "allow":
-            closing |= named.keys()
+            closing |= {name for name, content in named.items() if not isinstance(content, PortNumbers)}
     return Written(Chain(tuple(lowered)), contents, frozenset(closing), frozenset(outcomes))
 
 
@@ -194,7 +198,7 @@ def _matches(
 ) -> Iterator[tuple[Match, ...]]:
     """Give a rule's matches once for each family that it can match, or once for both where it names no address."""
     if rule.peer is None and not isinstance(rule.port, NamedPorts):
-        yield _port_matches(rule.port, reading)
+        yield _port_matches(rule.port, reading, contents)
         return
     for family in families:
         if isinstance(rule.peer, Blocks) and not rule.peer.family(family):
@@ -206,7 +210,7 @@ def _matches(
             contents[name] = rule.peer
             matches.append(InSet(_peer_key(direction, family, reading), name))
         if not isinstance(rule.port, NamedPorts):
-            yield (*matches, *_port_matches(rule.port, reading))
+            yield (*matches, *_port_matches(rule.port, reading, contents))
             continue
         name = names.content_name(rule.port, family)
         contents[name] = rule.port
@@ -223,9 +227,15 @@ def _peer_key(direction: Direction, family: Family, reading: Reading) -> Connect
     return Connection(_PEER_END[direction], family)
 
 
-def _port_matches(port: PolicyPort | None, reading: Reading) -> tuple[Match, ...]:
+def _port_matches(port: PolicyPort | PortNumbers | None, reading: Reading, contents: Contents) -> tuple[Match, ...]:
     if port is None or port.protocol == "any":
         return ()
+    if isinstance(port, PortNumbers):
+        name = names.content_name(port, 4)
+        contents[name] = port
+        if reading == "packet":
+            return (PacketPortIn(port.protocol, name),)
+        return (ProtocolIs((port.protocol,)), ServerPortIn(name))
     if port.first and reading == "packet":
         return (PacketPort(port.protocol, port.first, port.last),)
     protocol = ProtocolIs((port.protocol,))
@@ -256,5 +266,8 @@ def set_shape(name: str, content: Content) -> NamedSet:
     family: Family = 6 if name.partition("/")[0].endswith("6") else 4
     if isinstance(content, Blocks):
         return NamedSet("range", family, frozenset(content.family(family)), names.comment(content.words))
+    if isinstance(content, PortNumbers):
+        ports = frozenset(PortRange(first, last) for first, last in content.ranges)
+        return NamedSet("ports", family, ports, names.comment(str(content)))
     kind: SetKind = "port" if isinstance(content, NamedPorts) else "address"
     return NamedSet(kind, family, frozenset(), names.comment(str(content)))

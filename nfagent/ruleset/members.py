@@ -1,7 +1,8 @@
 """What the sets hold: elements that follow the Pods.
 
 A set is filled once, when a chain first names it. From then on a Pod that leaves takes its elements out, and
-one that joins brings its own, in the sets that mean it and in no others.
+one that joins brings its own, in the sets that mean it and in no others. Where several peers of a set mean a Pod, it
+brings its elements as often.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from nfagent.policy.compile import (
     port_elements,
 )
 from nfagent.policy.index import PolicyIndex
+from nfagent.policy.joined import AnyOf, peers_of
 from nfagent.policy.model import PodPeer, PortProtocol
 from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset.live import LiveRuleset
@@ -29,6 +31,8 @@ from nfagent.ruleset.lower import Content, set_shape
 from nfagent.ruleset.objects import Element
 
 _K = TypeVar("_K")
+_Sets: TypeAlias = dict[Family, set[str]]
+"""The sets that mean a peer, alone or beside others."""
 _Owner: TypeAlias = PodPeer | Literal["local", "any"]
 """Whose named ports: a peer's Pods, this node's, or any Pod's."""
 
@@ -49,8 +53,8 @@ class Members:
         self.closing: Counter[str] = Counter()
         self._users: dict[str, int] = {}
         self._content: dict[str, Content] = {}
-        self._of_peer: dict[PodPeer, dict[Family, str]] = {}
-        self._of_nodes: dict[NodePeer, dict[Family, str]] = {}
+        self._of_peer: dict[PodPeer, _Sets] = {}
+        self._of_nodes: dict[NodePeer, _Sets] = {}
         # By whose ports they are, so that a Pod is held only against those that could be its own.
         self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
         self._adrift: set[PodPeer] = set()
@@ -68,13 +72,15 @@ class Members:
         shape = set_shape(name, content)
         self._content[name] = content
         self._live.add_set(name, shape)
-        if isinstance(content, PodPeer):
-            self._of_peer.setdefault(content, {})[shape.family] = name
-        elif isinstance(content, NodePeer):
-            self._of_nodes.setdefault(content, {})[shape.family] = name
-        elif isinstance(content, NamedPorts):
-            named = self._of_port.setdefault(_owner(content), {}).setdefault((content.name, content.protocol), {})
-            named.setdefault(content, {})[shape.family] = name
+        for peer in peers_of(content):
+            if isinstance(peer, PodPeer):
+                _note(self._of_peer, peer, shape.family, name)
+            else:
+                _note(self._of_nodes, peer, shape.family, name)
+        if isinstance(content, NamedPorts):
+            for owner in _owners(content):
+                named = self._of_port.setdefault(owner, {}).setdefault((content.name, content.protocol), {})
+                named.setdefault(content, {})[shape.family] = name
         for element in self._elements(content, shape.family):
             self._live.add(name, element)
 
@@ -87,18 +93,25 @@ class Members:
         del self._users[name], self.closing[name]
         content, family = self._content.pop(name), self._live.sets[name].shape.family
         self._live.drop_set(name)
-        if isinstance(content, PodPeer):
-            _forget(self._of_peer, content, family)
-        elif isinstance(content, NodePeer):
-            _forget(self._of_nodes, content, family)
-        elif isinstance(content, NamedPorts):
-            owned = self._of_port[_owner(content)]
-            named = owned[content.name, content.protocol]
-            _forget(named, content, family)
+        for peer in peers_of(content):
+            if isinstance(peer, PodPeer):
+                _forget(self._of_peer, peer, family, name)
+            else:
+                _forget(self._of_nodes, peer, family, name)
+        if isinstance(content, NamedPorts):
+            self._forget_ports(content, family)
+
+    def _forget_ports(self, ports: NamedPorts, family: Family) -> None:
+        for owner in _owners(ports):
+            owned = self._of_port[owner]
+            named = owned[ports.name, ports.protocol]
+            del named[ports][family]
+            if not named[ports]:
+                del named[ports]
             if not named:
-                del owned[content.name, content.protocol]
+                del owned[ports.name, ports.protocol]
             if not owned:
-                del self._of_port[_owner(content)]
+                del self._of_port[owner]
 
     def leave(self, pod: Pod) -> None:
         """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
@@ -118,8 +131,7 @@ class Members:
         change = self._live.add if joined else self._live.remove
         for pod in self._cluster.members[identity].values():
             for address in pod.addresses if pod.holds_addresses else ():
-                name = sets.get(family_of(address))
-                if name is not None:
+                for name in sets.get(family_of(address), ()):
                     change(name, address)
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
@@ -127,8 +139,7 @@ class Members:
         for peer, sets in self._of_nodes.items():
             for change, node in ((self._live.remove, before), (self._live.add, after)):
                 for address in addresses_meant(peer, node):
-                    name = sets.get(family_of(address))
-                    if name is not None:
+                    for name in sets.get(family_of(address), ()):
                         change(name, address)
 
     def forget(self, peers: Iterable[PodPeer]) -> None:
@@ -143,7 +154,7 @@ class Members:
         """Fill the sets anew that followed no Pod for a while and are named all the same; every chain is written."""
         while self._adrift:
             peer = self._adrift.pop()
-            sets = set(self._of_peer.get(peer, {}).values())
+            sets = {name for found in self._of_peer.get(peer, {}).values() for name in found}
             for named in self._of_port.get(peer, {}).values():
                 sets.update(name for ports in named.values() for name in ports.values())
             for name in sets:
@@ -152,8 +163,8 @@ class Members:
     def refill_ports(self) -> None:
         """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
         for name, content in self._content.items():
-            servers = content.servers if isinstance(content, NamedPorts) else None
-            if isinstance(servers, PodPeer) and servers.namespaces is not None:
+            servers = peers_of(content.servers) if isinstance(content, NamedPorts) else ()
+            if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
                 self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
 
     def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
@@ -166,8 +177,7 @@ class Members:
             owners.append(peer)
             sets = self._of_peer.get(peer, {})
             for address in pod.addresses:
-                name = sets.get(family_of(address))
-                if name is not None:
+                for name in sets.get(family_of(address), ()):
                     yield name, address
         for owner in owners:
             if owner in self._of_port:
@@ -185,23 +195,32 @@ class Members:
                         yield name, element
 
     def _elements(self, content: Content, family: Family) -> Iterable[Element]:
-        if isinstance(content, PodPeer):
-            found = peer_addresses(self._cluster, self._index, content)
-            return (address for address in found if family_of(address) == family)
-        if isinstance(content, NodePeer):
-            return (item for item in node_addresses(self._cluster, content) if family_of(item) == family)
         if isinstance(content, NamedPorts):
             return (item for item in port_elements(self._cluster, self._index, content) if family_of(item[0]) == family)
-        return ()
+        found = (address for peer in peers_of(content) for address in self._addresses(peer))
+        return (address for address in found if family_of(address) == family)
+
+    def _addresses(self, peer: PodPeer | NodePeer) -> Iterator[str]:
+        if isinstance(peer, NodePeer):
+            return node_addresses(self._cluster, peer)
+        return peer_addresses(self._cluster, self._index, peer)
 
 
-def _owner(ports: NamedPorts) -> _Owner:
+def _owners(ports: NamedPorts) -> tuple[_Owner, ...]:
     if ports.local:
-        return "local"
-    return ports.servers if isinstance(ports.servers, PodPeer) else "any"
+        return ("local",)
+    if isinstance(ports.servers, PodPeer | AnyOf):
+        return tuple(peer for peer in peers_of(ports.servers) if isinstance(peer, PodPeer))
+    return ("any",)
 
 
-def _forget(sets: dict[_K, dict[Family, str]], key: _K, family: Family) -> None:
-    del sets[key][family]
+def _note(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+    sets.setdefault(key, {}).setdefault(family, set()).add(name)
+
+
+def _forget(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+    sets[key][family].discard(name)
+    if not sets[key][family]:
+        del sets[key][family]
     if not sets[key]:
         del sets[key]

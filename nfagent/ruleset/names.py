@@ -15,6 +15,7 @@ import msgspec
 from nfagent.cluster.address import Family
 from nfagent.cluster.model import Direction, Ref
 from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts, SectionKey
+from nfagent.policy.joined import AnyOf, PortNumbers
 from nfagent.policy.model import PodPeer
 from nfagent.policy.tiers import SHORT_KINDS, NodePeer
 
@@ -40,10 +41,15 @@ def class_map(direction: Direction, family: Family, level: int = 0) -> str:
     return f"{at_level(direction, level)}-v{family}" if level else set_name(direction, family)
 
 
+_WORDS = {PodPeer: "peers", AnyOf: "peers", NodePeer: "nodes", Blocks: "blocks", NamedPorts: "ports"}
+
+
 @lru_cache(maxsize=65536)
-def content_name(content: PodPeer | NodePeer | Blocks | NamedPorts, family: Family) -> str:
+def content_name(content: PodPeer | NodePeer | AnyOf | Blocks | NamedPorts | PortNumbers, family: Family) -> str:
     """Name a set by what it means: equal peers share a set, whichever rules name them."""
-    word = {PodPeer: "peers", NodePeer: "nodes", Blocks: "blocks", NamedPorts: "ports"}[type(content)]
+    if isinstance(content, PortNumbers):
+        return f"numbers/{_digest(msgspec.json.encode(content.ranges))}"  # the same for both families
+    word = _WORDS[type(content)]
     # The words are a set's comment: with them in its name, no policy changes the comment of another's set.
     meant = Blocks(content.family(family), content.words) if isinstance(content, Blocks) else content
     return f"{word}{family}/{_digest(msgspec.json.encode(meant))}"

@@ -70,12 +70,25 @@ class ServerPort(msgspec.Struct, frozen=True, tag=True):
     last: int
 
 
+class ServerPortIn(msgspec.Struct, frozen=True, tag=True):
+    """`ct reply proto-src @…`: the server's port is in a set of ports."""
+
+    set: str
+
+
 class PacketPort(msgspec.Struct, frozen=True, tag=True):
     """`tcp dport`: the packet has this protocol, and its own destination port is in first..last."""
 
     protocol: Protocol
     first: int
     last: int
+
+
+class PacketPortIn(msgspec.Struct, frozen=True, tag=True):
+    """`tcp dport @…`: the packet has this protocol, and its own destination port is in a set of ports."""
+
+    protocol: Protocol
+    set: str
 
 
 class PacketNamedPort(msgspec.Struct, frozen=True, tag=True):
@@ -164,8 +177,10 @@ Match: TypeAlias = (
     InSet
     | ProtocolIs
     | ServerPort
+    | ServerPortIn
     | NamedPort
     | PacketPort
+    | PacketPortIn
     | PacketNamedPort
     | Fragment
     | WayIs
@@ -256,19 +271,31 @@ class Chain(msgspec.Struct, frozen=True):
     hook: Hook | None = None
 
 
-SetKind: TypeAlias = Literal["address", "range", "port", "family", "flow"]
+class PortRange(msgspec.Struct, frozen=True, order=True):
+    """Port numbers first..last."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        """Write it as nft does: `80`, `8000-8080`."""
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+SetKind: TypeAlias = Literal["address", "range", "port", "ports", "family", "flow"]
 PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""
-Element: TypeAlias = str | Range | PortElement | Family | FlowElement
+Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement
 
 
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 
-    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'family'
-          the families 4 and 6, of which its own `family` says nothing. 'flow' is the kernel's memory: packets' flows,
-          each for FLOW_SECONDS after the last packet; it is no part of what is wanted, and never compared
+    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port),
+          'ports' disjoint PortRanges, 'family' the families 4 and 6: their own `family` says nothing. 'flow' is the
+          kernel's memory: packets' flows, each for FLOW_SECONDS after the last packet; it is no part of what is wanted,
+          and never compared
     """
 
     kind: SetKind

@@ -45,12 +45,15 @@ from nfagent.ruleset.objects import (
     NotLoopback,
     Packet,
     PacketNamedPort,
+    PacketPortIn,
+    PortRange,
     ProtocolIs,
     Refresh,
     Return,
     Rule,
     Ruleset,
     ServerPort,
+    ServerPortIn,
     SetKind,
     Unconfirmed,
     Verdict,
@@ -67,6 +70,7 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv6_addr",): ("address", 6),
     ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
     ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
+    ("inet_service",): ("ports", 4),
     ("nf_proto",): ("family", 4),
     ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
     ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
@@ -206,9 +210,9 @@ def _named_set(item: _Json) -> NamedSet:
     flags = _flags(item)
     if kind == "flow":
         return _flow_set(item, family)
-    if flags == {"interval"} and kind == "address":
-        kind = "range"
-    elif flags or "timeout" in item:
+    if flags == {"interval"} and kind in {"address", "ports"}:
+        kind = "range" if kind == "address" else kind
+    elif flags or kind == "ports" or "timeout" in item:
         raise ValueError(flags)
     elements: frozenset[Element] = frozenset(_element(kind, entry) for entry in item.get("elem", []))
     return NamedSet(kind, family, elements, item.get("comment", ""))
@@ -233,6 +237,8 @@ def _element(kind: SetKind, entry: Any) -> Element:
     if kind == "port":
         address, protocol, port = entry["concat"]
         return canonical(address), protocol_name(protocol), int(port)
+    if kind == "ports":
+        return PortRange(*numbers(entry))
     if kind == "family":
         return _FAMILY[entry]
     if isinstance(entry, str):
@@ -338,6 +344,10 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
     key, name = _key(left), right[1:]
     if key is not None:
         return InSet(key, name, negated=operator == "!=")
+    if operator == "==" and left == {"ct": {"key": "proto-src", "dir": "reply"}}:
+        return ServerPortIn(name)
+    if operator == "==" and "payload" in left:
+        return _packet_port_in(left["payload"], name)
     if left == {"meta": {"key": "nfproto"}}:
         return FamilyInSet(name, negated=operator == "!=")
     flow = FLOW_KEYS.get(msgspec.json.encode(left))
@@ -352,6 +362,11 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
         if isinstance(server, Packet) and server.side == "daddr" and known and way == "original":
             return PacketNamedPort(server.family, name)
     return None
+
+
+def _packet_port_in(payload: _Json, name: str) -> Match | None:
+    known = payload["field"] == "dport" and payload["protocol"] in {"tcp", "udp", "sctp"}
+    return PacketPortIn(payload["protocol"], name) if known else None
 
 
 def _by_value(operator: str, left: Any, right: Any) -> Match | None:

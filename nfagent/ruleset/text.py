@@ -35,12 +35,15 @@ from nfagent.ruleset.objects import (
     Packet,
     PacketNamedPort,
     PacketPort,
+    PacketPortIn,
+    PortRange,
     ProtocolIs,
     Refresh,
     Return,
     Rule,
     Ruleset,
     ServerPort,
+    ServerPortIn,
     Unconfirmed,
     Verdict,
     VerdictMap,
@@ -164,6 +167,8 @@ def set_properties(item: NamedSet) -> Iterator[str]:
     match item.kind:
         case "family":
             yield "type nf_proto"
+        case "ports":
+            yield "type inet_service"
         case "port":
             yield f"type {address} . inet_proto . inet_service"
         case "flow":
@@ -173,7 +178,7 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield f"timeout {FLOW_SECONDS}s"
         case _:
             yield f"type {address}"
-    if item.kind == "range":
+    if item.kind in {"range", "ports"}:
         yield "flags interval"
     if item.comment:
         yield f'comment "{item.comment}"'
@@ -190,6 +195,8 @@ def element_order(element: Element) -> tuple[int, int, str, int]:
         return (element, 0, "", 0)
     if isinstance(element, Range):
         return (element.family, element.first, "", 0)
+    if isinstance(element, PortRange):
+        return (element.first, 0, "", 0)
     if isinstance(element, str):
         return (family_of(element), number(element), "", 0)
     return (family_of(element[0]), number(element[0]), element[1], element[2])
@@ -200,13 +207,13 @@ def _written(element: Element) -> tuple[str, str]:
 
 
 def _address(element: Element) -> str:
-    if isinstance(element, Range | int):
+    if isinstance(element, Range | PortRange | int):
         return ""
     return element if isinstance(element, str) else element[0]
 
 
 def element_text(element: Element) -> str:
-    """Write one element: an address, a range, a family, or address . protocol . port."""
+    """Write one element: an address, a range of addresses or ports, a family, or address . protocol . port."""
     if isinstance(element, int):
         return _NFPROTO[element]
     if isinstance(element, tuple):
@@ -240,6 +247,8 @@ def match_text(match: Match) -> str:
     match match:
         case InSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | FlowInSet() | Refresh():
             return _by_set_text(match)
+        case ServerPortIn(name):
+            return f"ct reply proto-src @{name}"
         case ProtocolIs(names):
             return f"meta l4proto {_one_of(names)}"
         case ServerPort(first, last):
@@ -252,13 +261,15 @@ def match_text(match: Match) -> str:
             return 'iifname != "lo"'
         case Foreign(expression):
             return f"# not nfagent's: {expression}"
-        case PacketPort() | Fragment():
+        case PacketPort() | PacketPortIn() | Fragment():
             return _header_text(match)
         case _:
             return _tracked_text(match)
 
 
-def _header_text(match: PacketPort | Fragment) -> str:
+def _header_text(match: PacketPort | PacketPortIn | Fragment) -> str:
+    if isinstance(match, PacketPortIn):
+        return f"{match.protocol} dport @{match.set}"
     if isinstance(match, PacketPort):
         return f"{match.protocol} dport {_numbers(match.first, match.last)}"
     return "ip frag-off & 0x1fff != 0" if match.family == 4 else "exthdr frag exists"

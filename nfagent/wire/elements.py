@@ -20,7 +20,7 @@ import msgspec
 
 from nfagent.cluster.address import Range
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import TABLE, Element
+from nfagent.ruleset.objects import TABLE, Element, PortRange
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
 from nfagent.wire.netlink import NLM_F_ACK, NLM_F_REQUEST, attribute, message, nested, nfgen
 
@@ -44,6 +44,7 @@ _INTERVAL_END = attribute(_ELEMENT_FLAGS, struct.pack("!I", 1))  # NFT_SET_ELEM_
 _INTERVAL_OPEN = attribute(_USERDATA, struct.pack("=BBI", 1, 4, 1))
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _ADDRESS_BYTES = {4: 4, 6: 16}
+_PORT_BYTES = 2
 _NFPROTO = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
 _SEQUENCE_MASK = 0xFFFF_FFFF
@@ -104,7 +105,8 @@ def is_elements_only(transaction: Transaction) -> TypeGuard[tuple[ElementCommand
 def encode_batch(transaction: Iterable[ElementCommand], first_sequence: int) -> Batch:
     """Write a transaction as one batch; commands keep their order, and so do elements, but a command's ranges ascend.
 
-    An element is written by its type, since a batch doesn't see the set's kind: an interval set takes Ranges only.
+    An element is written by its type, since a batch doesn't see the set's kind: an interval set takes Ranges only,
+    or PortRanges.
     The kernel takes an address that is there already as done, but refuses an interval that is.
     Raises WireError for an element that can't be written.
     """
@@ -129,7 +131,7 @@ def _flags(request: Request) -> int:
         return NLM_F_REQUEST
     # The kernel sees an interval's two ends as elements of their own. Without EXCL it would take an end that is
     # there already for the one meant, and change the interval that it belongs to.
-    interval = isinstance(request.elements[0], Range)
+    interval = isinstance(request.elements[0], Range | PortRange)
     return NLM_F_REQUEST | _NLM_F_CREATE | (_NLM_F_EXCL if interval else 0)
 
 
@@ -147,9 +149,15 @@ def _request(command: ElementCommand) -> Request:
         return Request(command.verb, command.map, command.elements, is_map=True)
     # Some kernels take a start that is the last of its message for one without an end: the one to a family's
     # last address has to come last, and no pair may be torn apart.
-    ranges = [element for element in command.elements if isinstance(element, Range)]
-    elements = tuple(sorted(ranges)) if len(ranges) == len(command.elements) else command.elements
-    return Request(command.verb, command.set, elements)
+    return Request(command.verb, command.set, tuple(_ascending(command.elements)))
+
+
+def _ascending(elements: tuple[Element, ...]) -> Iterable[Element]:
+    ranges = [element for element in elements if isinstance(element, Range)]
+    ports = [element for element in elements if isinstance(element, PortRange)]
+    if len(elements) in {len(ranges), len(ports)}:
+        return sorted(ranges) or sorted(ports)
+    return elements
 
 
 def _portions(elements: Iterable[bytes]) -> Iterator[tuple[int, int, list[bytes]]]:
@@ -188,8 +196,8 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
             return _interval(_ADDRESS_BYTES[family], first, last)
         case str():
             return _single(_packed(element))
-        case int():
-            return _family(element)
+        case PortRange() | int():
+            return _small(element)
         case (source, protocol, port, destination, other_port):
             ports = struct.pack("!B3xH2x", _PROTOCOLS[protocol], port), struct.pack("!H2x", other_port)
             return _single(_packed(source) + ports[0] + _packed(destination) + ports[1])
@@ -198,8 +206,10 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
     raise ValueError(element)
 
 
-def _family(family: int) -> bytes:
-    return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[family]))))
+def _small(element: PortRange | int) -> bytes:
+    if isinstance(element, PortRange):
+        return _interval(_PORT_BYTES, element.first, element.last)
+    return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[element]))))
 
 
 def _packed(address: str) -> bytes:
@@ -220,7 +230,11 @@ def _interval(size: int, first: int, last: int) -> bytes:
     start = first.to_bytes(size, "big")
     if last + 1 == 1 << 8 * size:
         return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start)), _INTERVAL_OPEN)
-    return _key_head(size) + start + _end_head(size) + (last + 1).to_bytes(size, "big")
+    end = (last + 1).to_bytes(size, "big")
+    if size % 4:
+        closing = nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, end)))
+        return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start))) + closing
+    return _key_head(size) + start + _end_head(size) + end
 
 
 def _map_element(key: bytes, chain: str | None) -> bytes:

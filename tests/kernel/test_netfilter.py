@@ -24,7 +24,19 @@ from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementError, ElementSocket
 from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
-from nfagent.ruleset.objects import ABSENT, Chain, Dispatch, Element, Hook, NamedSet, Packet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.objects import (
+    ABSENT,
+    Chain,
+    Dispatch,
+    Element,
+    Hook,
+    NamedSet,
+    Packet,
+    PortRange,
+    Rule,
+    Ruleset,
+    VerdictMap,
+)
 from nfagent.ruleset.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
 from tests.own_namespace import own_namespace
 
@@ -43,6 +55,7 @@ EMPTY = Ruleset(
         "range6": NamedSet("range", 6),
         "port4": NamedSet("port", 4),
         "port6": NamedSet("port", 6),
+        "ports": NamedSet("ports", 4),
         "family": NamedSet("family", 4),
         "flow4": NamedSet("flow", 4),
         "flow6": NamedSet("flow", 6),
@@ -110,6 +123,11 @@ def holding(**sets: frozenset[Element] | dict[str, str]) -> Ruleset:
         pytest.param(holding(range6=frozenset({parse_cidr("::/8"), parse_cidr("ff00::/8")})), id="the first and last"),
         pytest.param(holding(port4=frozenset({("10.0.0.1", "tcp", 80), ("10.0.0.1", "udp", 53)})), id="IPv4 ports"),
         pytest.param(holding(port6=frozenset({("2001:db8::1", "sctp", 65_535)})), id="an IPv6 port"),
+        pytest.param(holding(ports=frozenset({PortRange(80, 80), PortRange(8000, 8080)})), id="ranges of ports"),
+        pytest.param(
+            holding(ports=frozenset({PortRange(1, 1), PortRange(65_535, 65_535)})), id="the first and last port"
+        ),
+        pytest.param(holding(ports=frozenset({PortRange(1, 65_535)})), id="all ports"),
         pytest.param(holding(family=frozenset({4})), id="a family"),
         pytest.param(holding(family=frozenset({4, 6})), id="both families"),
         pytest.param(holding(map4={"10.0.0.1": "egress/shop/web", "10.0.0.2": "egress/shop/db"}), id="IPv4 to chains"),
@@ -140,6 +158,12 @@ def ranges(draw: st.DrawFn, family: Family) -> frozenset[Element]:
 
 
 @st.composite
+def port_ranges(draw: st.DrawFn) -> frozenset[Element]:
+    cuts = sorted(draw(st.sets(st.sampled_from([1, 2, 80, 81, 443, 8000, 65_535, 65_536]))))
+    return frozenset(PortRange(first, after - 1) for first, after in pairwise(cuts) if draw(st.booleans()))
+
+
+@st.composite
 def rulesets(draw: st.DrawFn) -> Ruleset:
     ports = st.tuples(st.sampled_from(["tcp", "udp", "sctp"]), st.sampled_from([1, 80, 256, 65_535]))
     sets: dict[str, frozenset[Element] | dict[str, str]] = {}
@@ -150,6 +174,7 @@ def rulesets(draw: st.DrawFn) -> Ruleset:
         sets[f"range{family}"] = draw(ranges(family))
         sets[f"port{family}"] = draw(st.frozensets(st.builds(lambda a, p: (a, *p), address, ports), max_size=4))
         sets[f"map{family}"] = draw(st.dictionaries(address, st.sampled_from(sorted(EMPTY.chains))))
+    sets["ports"] = draw(port_ranges())
     sets["family"] = draw(st.frozensets(st.sampled_from(families)))
     return holding(**sets)
 

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 
 from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import ABSENT, Fragment, Ruleset
+from nfagent.ruleset.objects import ABSENT, Fragment, PacketPortIn, Ruleset, ServerPortIn
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import Transaction, diff, transaction_text
@@ -474,3 +474,18 @@ def test_counters_are_kept_by_a_change_of_rules(kernel: Kernel) -> None:
     repair = transaction_text(diff(kernel.ruleset(), SCENE))
     assert "counter inet nfagent" not in repair
     assert "delete table" not in repair
+
+
+def test_many_peers_and_ports_are_read_back_as_they_were_loaded(kernel: Kernel) -> None:
+    peers: list[Document] = [{"podSelector": labelled(app=f"a{number}")} for number in range(400)]
+    ports: list[Document] = [{"protocol": "TCP", "port": 2 * number + 1} for number in range(400)]
+    ports += [{"protocol": "UDP", "port": first, "endPort": first + 9} for first in (1, 100, 200, 65_526)]
+    rule: Document = {"from": peers, "ports": ports}
+    ruleset = Scene(WEB, DB, policy("shop/large", types=["Ingress"], ingress=[rule])).views["a"].ruleset()
+    matches = {type(match) for chain in ruleset.chains.values() for rule in chain.rules for match in rule.matches}
+    assert {ServerPortIn, PacketPortIn} <= matches
+    kernel.start_with(ruleset)
+    assert kernel.ruleset() == ruleset
+    kernel.nft("flush", "ruleset")
+    kernel.nft("-f", "-", text=table_text(ruleset))
+    assert kernel.ruleset() == ruleset

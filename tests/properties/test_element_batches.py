@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nfagent.cluster.address import Family, Range, text
 from nfagent.cluster.model import Protocol
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import Element
+from nfagent.ruleset.objects import Element, PortRange
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements
 from nfagent.wire.elements import ElementCommand, MapElement, encode_batch
 from nfagent.wire.extack import decode_answer
@@ -21,6 +21,7 @@ from nfagent.wire.netlink import NFGEN_SIZE, Message, attributes, messages
 FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
 NFPROTO: dict[int, Family] = {2: 4, 10: 6}
 LAST: dict[Family, int] = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
+LAST_PORT = 65_535
 FAMILY: dict[int, Family] = {4: 4, 16: 6}
 PROTOCOLS: dict[int, Protocol] = {6: "tcp", 17: "udp", 132: "sctp"}
 TRANSPORTS = list(PROTOCOLS.values())
@@ -36,6 +37,11 @@ def ranges(family: Family) -> st.SearchStrategy[Range]:
     return st.lists(number, min_size=2, max_size=2).map(lambda ends: Range(family, min(ends), max(ends)))
 
 
+PORT_RANGES: st.SearchStrategy[Element] = st.lists(
+    st.integers(0, LAST_PORT) | st.sampled_from([1, LAST_PORT]), min_size=2, max_size=2
+).map(lambda ends: PortRange(min(ends), max(ends)))
+
+
 def ports_of(
     family: Family,
 ) -> tuple[st.SearchStrategy[str], st.SearchStrategy[Protocol], st.SearchStrategy[int]]:
@@ -45,7 +51,7 @@ def ports_of(
 def elements(family: Family) -> st.SearchStrategy[list[Element]]:
     ports = st.tuples(*ports_of(family))
     ways = st.tuples(*ports_of(family), *ports_of(family)[::2])
-    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports, ways, FAMILIES]
+    kinds: list[st.SearchStrategy[Element]] = [addresses(family), ranges(family), ports, ways, FAMILIES, PORT_RANGES]
     return st.sampled_from(kinds).flatmap(lambda kind: st.lists(kind, max_size=8))
 
 
@@ -82,8 +88,7 @@ def _elements(written: bytes) -> Iterator[Element | MapElement]:
 def _element(element: dict[int, bytes], end: bytes | None) -> Element | MapElement:
     key = _key(element)
     if end is not None or 6 in element:
-        family = FAMILY[len(key)]
-        return Range(family, int.from_bytes(key), LAST[family] if end is None else int.from_bytes(end) - 1)
+        return _interval(key, end)
     if len(key) in {20, 44}:
         size = (len(key) - 12) // 2
         source, middle, destination = key[:size], key[size : size + 8], key[size + 8 : -4]
@@ -104,6 +109,13 @@ def _element(element: dict[int, bytes], end: bytes | None) -> Element | MapEleme
     return address, verdict[2].removesuffix(b"\0").decode()
 
 
+def _interval(key: bytes, end: bytes | None) -> Range | PortRange:
+    if len(key) == 2:
+        return PortRange(int.from_bytes(key), LAST_PORT if end is None else int.from_bytes(end) - 1)
+    family = FAMILY[len(key)]
+    return Range(family, int.from_bytes(key), LAST[family] if end is None else int.from_bytes(end) - 1)
+
+
 def _key(element: dict[int, bytes]) -> bytes:
     return dict(attributes(element[1]))[1]
 
@@ -111,7 +123,7 @@ def _key(element: dict[int, bytes]) -> bytes:
 def expected(command: ElementCommand) -> tuple[str, str, list[Element | MapElement]]:
     if isinstance(command, ChangeMapElements):
         return command.verb, command.map, list(command.elements)
-    in_order = sorted(command.elements) if isinstance(command.elements[0], Range) else command.elements
+    in_order = sorted(command.elements) if isinstance(command.elements[0], Range | PortRange) else command.elements
     return command.verb, command.set, list(in_order)
 
 
@@ -142,9 +154,10 @@ def test_the_kernel_s_offset_of_an_element_finds_it(commands: list[ElementComman
         first = element[0] if isinstance(element, tuple) else element
         if isinstance(first, int):
             assert NFPROTO[key[0]] == first
-        elif isinstance(first, Range):
+        elif isinstance(first, Range | PortRange):
             assert int.from_bytes(key) in {first.first, first.last + 1}
         else:
+            assert isinstance(first, str)
             assert key.startswith(ipaddress.ip_address(first).packed)
 
 

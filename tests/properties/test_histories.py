@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from nfagent.cluster.address import family_of
 from nfagent.cluster.model import Pod, Ref
 from nfagent.policy.evaluate import evaluate
-from nfagent.policy.index import pod_peers
+from nfagent.policy.joined import any_of
+from nfagent.policy.model import PodPeer
+from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.names import content_name
 from nfagent.ruleset.objects import Element, Goto, InSet, NamedPort, Return, Ruleset
@@ -435,14 +437,21 @@ def new_addresses(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[st
     labels = dict(newcomer.labels)
     around = dict(view.cluster.namespace_labels(newcomer.namespace))
     for ref in view.index.active:
-        for peer in pod_peers(view.index.policies[ref]):
-            inside = (
-                peer.namespace == newcomer.namespace if peer.namespaces is None else peer.namespaces.matches(around)
-            )
-            if not (newcomer.holds_addresses and inside and peer.pods.matches(labels)):
+        policy = view.index.policies[ref]
+        for rule in (*policy.rules("ingress"), *policy.rules("egress")):
+            named = [peer for peer in rule.peers if isinstance(peer, PodPeer | NodePeer)]
+            if not (newcomer.holds_addresses and any(_means(peer, newcomer, labels, around) for peer in named)):
                 continue
             for address in newcomer.addresses:
-                held = before.sets.get(content_name(peer, family_of(address)))
+                name = content_name(any_of(tuple(named)), family_of(address))
+                held = before.sets.get(name)
                 if held is not None and address not in held.elements:
-                    found.add((content_name(peer, family_of(address)), address))
+                    found.add((name, address))
     return found
+
+
+def _means(peer: PodPeer | NodePeer, pod: Pod, labels: dict[str, str], around: dict[str, str]) -> bool:
+    if isinstance(peer, NodePeer):
+        return False
+    inside = peer.namespace == pod.namespace if peer.namespaces is None else peer.namespaces.matches(around)
+    return inside and peer.pods.matches(labels)

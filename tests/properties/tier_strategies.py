@@ -5,6 +5,7 @@ They are documents, as people write them, and go through the decoder. One in ten
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.policy.tiers import TierKind, TierPolicy
-from tests.properties.objects import NAMESPACE_SELECTORS, PORT_NAMES, SELECTORS, Document
+from tests.properties.objects import NAMESPACE_SELECTORS, PORT_NAMES, SELECTORS, SPREAD_PORTS, Document
 
 DECODERS: dict[TierKind, Callable[[Document], TierPolicy]] = {
     "AdminNetworkPolicy": decode_admin_policy,
@@ -71,6 +72,10 @@ _NUMBERED: dict[str, list[list[Document]]] = {
     ],
 }
 """What a rule's field of that name lists: single ports, ranges."""
+_MANY: dict[str, list[list[Document]]] = {
+    "ports": [[{"portNumber": {"port": port, **said}} for port in SPREAD_PORTS] for said in _PROTOCOLS],
+    "protocols": [[{said: {"destinationPort": {"number": port}}} for port in SPREAD_PORTS] for said in ("tcp", "udp")],
+}
 _NAMED: dict[str, list[Document]] = {
     "ports": [{"namedPort": name} for name in _PORT_NAMES],
     "protocols": [{"destinationNamedPort": name} for name in _PORT_NAMES],
@@ -79,7 +84,8 @@ _NAMED: dict[str, list[Document]] = {
 
 def _ports(field: str, *, named: bool) -> st.SearchStrategy[list[Document]]:
     kinds = [*_NUMBERED[field], *([_NAMED[field]] if named else [])]
-    return st.lists(st.one_of(*map(st.sampled_from, kinds)), min_size=1, max_size=3)
+    few = st.lists(st.one_of(*map(st.sampled_from, kinds)), min_size=1, max_size=3)
+    return few | st.builds(operator.add, st.sampled_from(_MANY[field]), few)
 
 
 PORTS = {(field, named): _ports(field, named=named) for field in _NAMED for named in (False, True)}
@@ -90,7 +96,7 @@ _RULE_NAMES: list[Document] = [{}, {}, {}, *({"name": name} for name in ("all", 
 def _rules(draw: st.DrawFn, kind: TierKind, peers: str) -> Document:
     """Draw a good rule; `peers` is `from` or `to`."""
     known = PODS if peers == "from" else PODS | NAMELESS
-    found = draw(st.lists(known, min_size=1, max_size=2))
+    found = draw(st.lists(known, min_size=1, max_size=4))
     rule: Document = {
         "action": draw(st.sampled_from(ACTIONS[kind])),
         peers: found,

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from nfagent.cluster.address import Family, Range, family_of
 from nfagent.ruleset.desired import Item
-from nfagent.ruleset.objects import Element, Masquerade, Ruleset
+from nfagent.ruleset.objects import Element, Masquerade, PortRange, Ruleset
 from nfagent.ruleset.text import set_properties, table_text
 from tests.corners import BOTH, CLUSTER, blocks, cidrs
 from tests.properties.strategies import desired, worlds
@@ -26,6 +26,8 @@ def test_22_ranges_of_one_set_neither_overlap_nor_touch(world: list[Item]) -> No
         for item in ruleset.sets.values():
             ranges = sorted(element for element in item.elements if isinstance(element, Range))
             assert all(before.last + 1 < after.first for before, after in pairwise(ranges))
+            ports = sorted(element for element in item.elements if isinstance(element, PortRange))
+            assert all(before.last + 1 < after.first for before, after in pairwise(ports))
 
 
 @given(worlds())
@@ -78,8 +80,7 @@ def test_a_mapped_cidr_is_refused_with_what_to_write_instead(cidr: str) -> None:
 
 
 def family(element: Element) -> Family:
-    if isinstance(element, int):
-        return element
+    assert not isinstance(element, int | PortRange)
     if isinstance(element, Range):
         return element.family
     return family_of(element if isinstance(element, str) else element[0])
@@ -89,7 +90,7 @@ def family(element: Element) -> Family:
 def test_26_every_element_is_of_its_sets_family(world: list[Item]) -> None:
     for ruleset in rulesets(world):
         for item in ruleset.sets.values():
-            if item.kind != "family":
+            if item.kind not in {"family", "ports"}:
                 assert {family(element) for element in item.elements} <= {item.family}
 
 

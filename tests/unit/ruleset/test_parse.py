@@ -24,6 +24,7 @@ from nfagent.ruleset.objects import (
     NamedPort,
     NamedSet,
     NotLoopback,
+    PortRange,
     ProtocolIs,
     Refresh,
     Return,
@@ -96,6 +97,7 @@ def test_elements_of_every_kind_are_read() -> None:
                 type=["ipv4_addr", "inet_proto", "inet_service"],
                 elem=[{"concat": ["10.0.0.1", "tcp", 80]}, {"concat": ["10.0.0.1", 132, 80]}],
             ),
+            ours("set", name="n", type="inet_service", flags=["interval"], elem=[80, {"range": [8000, 8080]}]),
             ours("set", name="f", type="nf_proto", elem=["ipv4", "ipv6"]),
             ours("map", name="m", type="ipv4_addr", map="verdict", elem=[["10.0.0.1", {"goto": {"target": "c"}}]]),
         )
@@ -105,6 +107,7 @@ def test_elements_of_every_kind_are_read() -> None:
         "a": NamedSet("address", 6, frozenset({"2001:db8::1"})),
         "r": NamedSet("range", 4, frozenset(ranges), "words"),
         "p": NamedSet("port", 4, frozenset({("10.0.0.1", "tcp", 80), ("10.0.0.1", "sctp", 80)})),
+        "n": NamedSet("ports", 4, frozenset({PortRange(80, 80), PortRange(8000, 8080)})),
         "f": NamedSet("family", 4, frozenset(FAMILIES)),
     }
     assert found.maps == {"m": VerdictMap(4, {"10.0.0.1": "c"})}
@@ -125,6 +128,7 @@ FOREIGN: dict[str, Entry] = {
         "set", name="x", type=FLOW_TYPES, size=65536, flags=["timeout"], timeout=301
     ),
     "a small set of flows": ours("set", name="x", type=FLOW_TYPES, size=99, flags=["timeout"], timeout=300),
+    "a set of ports without intervals": ours("set", name="x", type="inet_service", elem=[80]),
     "a set of intervals of families": ours("set", name="x", type="nf_proto", flags=["interval"]),
     "a map of marks": ours("map", name="x", type="ipv4_addr", map="mark", elem=[["10.0.0.1", 5]]),
     "a map that jumps": ours(

@@ -1,0 +1,104 @@
+"""What a policy costs: its peers plus its ports, whatever their number, and what they mean stays what it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.cluster.model import Direction
+from nfagent.policy.joined import SINGLE_PORTS
+from nfagent.ruleset.objects import PortRange, Ruleset
+from tests.scene import Document, Scene, labelled, pod, policy, port, tier_policy
+
+WEB = pod("shop/web", "a", 10, (port(8080, "http"),), app="web")
+FIRST = pod("shop/first", "a", 11, (port(8081, "http"),), app="a0")
+LAST = pod("ops/last", "b", 20, (port(8082, "http"),), app="a399")
+OTHER = pod("shop/other", "b", 21, app="other")
+WAY: dict[Direction, str] = {"ingress": "from", "egress": "to"}
+
+
+def pods(count: int) -> list[Document]:
+    return [{"namespaceSelector": {}, "podSelector": labelled(app=f"a{number}")} for number in range(count)]
+
+
+def ports(count: int, protocol: str = "TCP") -> list[Document]:
+    """Give odd ports: no two of them touch."""
+    return [{"protocol": protocol, "port": 2 * number + 1} for number in range(count)]
+
+
+def web(direction: Direction, peers: list[Document], some: list[Document]) -> Document:
+    rule = {WAY[direction]: peers, "ports": some}
+    return policy("shop/p", labelled(app="web"), types=[direction.capitalize()], **{direction: [rule]})
+
+
+def ruleset(*documents: Document) -> Ruleset:
+    return Scene(WEB, FIRST, LAST, OTHER, *documents).views["a"].ruleset()
+
+
+def cost(found: Ruleset) -> tuple[int, int]:
+    """Count rules and sets."""
+    return sum(len(chain.rules) for chain in found.chains.values()), len(found.sets)
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_a_policy_of_400_peers_and_400_ports_has_as_many_rules_and_sets_as_one_of_five(direction: Direction) -> None:
+    few, many = (ruleset(web(direction, pods(count), ports(count))) for count in (5, 400))
+    assert cost(many) == cost(few)
+    assert cost(many)[0] < cost(ruleset())[0] + 10
+
+
+@pytest.mark.parametrize("action", ["Accept", "Deny", "Pass"])
+def test_a_rule_of_a_tier_with_25_peers_and_ports_has_as_many_rules_as_one_of_five(action: str) -> None:
+    def guard(count: int) -> Document:
+        peers: list[Document] = [
+            {"pods": {"namespaceSelector": {}, "podSelector": labelled(app=f"a{number}")}} for number in range(count)
+        ]
+        peers += [{"nodes": labelled(role=f"r{number}")} for number in range(25 - count)]
+        some = [{"tcp": {"destinationPort": {"number": 2 * number + 1}}} for number in range(count)]
+        rule = {"action": action, "to": peers, "protocols": some}
+        return tier_policy("ClusterNetworkPolicy", "p", {"namespaces": {}}, priority=1, tier="Admin", egress=[rule])
+
+    assert cost(ruleset(guard(25))) == cost(ruleset(guard(5)))
+
+
+def test_a_hundred_peers_share_one_set_for_a_port_by_name() -> None:
+    few, many = (ruleset(web("egress", pods(count), [{"port": "http"}])) for count in (2, 100))
+    assert cost(many) == cost(few)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(
+    ("source", "destination", "sent", "passes"),
+    [
+        pytest.param("shop/first", "shop/web", "1/tcp", True, id="the first peer to the first port"),
+        pytest.param("ops/last", "shop/web", "799/tcp", True, id="the last peer to the last port"),
+        pytest.param("ops/last", "shop/web", "2/tcp", False, id="not to a port between"),
+        pytest.param("ops/last", "shop/web", "801/tcp", False, id="nor beyond the last"),
+        pytest.param("ops/last", "shop/web", "799/udp", False, id="nor by another protocol"),
+        pytest.param("shop/other", "shop/web", "1/tcp", False, id="nor from anybody else"),
+    ],
+)
+def test_of_many_peers_and_ports_each_means_what_it_would_alone(
+    source: str,
+    destination: str,
+    sent: str,
+    passes: bool,  # noqa: FBT001 - a table's column
+    family: int,
+) -> None:
+    scene = Scene(WEB, FIRST, LAST, OTHER, web("ingress", pods(400), ports(400)))
+    assert scene.passes(source, destination, sent, family) == passes
+
+
+@pytest.mark.parametrize(
+    ("some", "meant"),
+    [
+        pytest.param(ports(SINGLE_PORTS), [], id="few ports are rules of their own"),
+        pytest.param(ports(4), [{1, 3, 5, 7}], id="one more is a set"),
+        pytest.param([{"port": 80 + number} for number in range(9)], [], id="ports side by side are one range"),
+        pytest.param([*ports(9), {"port": 1, "endPort": 20}], [], id="ports inside a range are that range"),
+        pytest.param([*ports(9), {}], [], id="a protocol alone is all its ports"),
+        pytest.param([*ports(4), *ports(4, "UDP")], [{1, 3, 5, 7}], id="the same ports of two protocols are one set"),
+    ],
+)
+def test_ports_are_joined(some: list[Document], meant: list[set[int]]) -> None:
+    sets = [item for name, item in ruleset(web("ingress", [], some)).sets.items() if name.startswith("numbers/")]
+    assert [{port.first for port in item.elements if isinstance(port, PortRange)} for item in sets] == meant
