@@ -16,8 +16,9 @@ from nfagent.ruleset import names
 from nfagent.ruleset.base import RECHECK, RECHECKING, recheck_sets
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.members import Members
-from nfagent.ruleset.objects import Chain, Element, Goto, Jump, PortRange, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.objects import Chain, Element, Goto, Jump, PortRange, Rule, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction
+from nfagent.ruleset.widened import Widening
 
 
 class Recheck:
@@ -42,7 +43,7 @@ class Recheck:
         Tells whether anybody is new there.
         """
         before, after = self._live.changes()
-        found = revocable(before, after, self._live.maps, self._live.chains, self._members.closing)
+        found = revocable(before, after, self._live, self._members.closing)
         new = list(self._enrol(found))
         for name, element in new:
             self._live.add(name, element)
@@ -88,22 +89,22 @@ class Recheck:
 def revocable(
     before: Ruleset,
     after: Ruleset,
-    maps: Mapping[str, VerdictMap],
-    chains: Mapping[str, Chain],
+    live: LiveRuleset,
     closing: Mapping[str, int],
 ) -> set[str]:
     """Name the addresses whose connections a change may end.
 
     before, after: the part of the ruleset that changed
-    maps, chains:  all of them, as they are after the change
+    live:          all of it, as it is after the change
     closing:       sets in which an element more can end a connection
     """
     found = set(_redirected(before, after)) | set(_regrouped(before, after, closing))
     changed = {name for name in before.chains.keys() & after.chains if _is_judging(name)}
-    changed = {name for name in changed if _tightened(before.chains[name].rules, after.chains[name].rules)}
+    widening = Widening(before, after, live.sets)
+    changed = {name for name in changed if _tightened(before.chains[name].rules, after.chains[name].rules, widening)}
     if changed:
-        for item in maps.values():
-            found |= {address for address, chain in item.elements.items() if _leads(chain, chains, changed)}
+        for item in live.maps.values():
+            found |= {address for address, chain in item.elements.items() if _leads(chain, live.chains, changed)}
     return found
 
 
@@ -142,8 +143,8 @@ def _is_judging(chain: str) -> bool:
     return chain.partition("/")[0] in {"egress", "ingress", "admin", "baseline"}
 
 
-def _tightened(before: tuple[Rule, ...], after: tuple[Rule, ...]) -> bool:
-    """Tell whether other rules can deny what those before allowed: more rules that allow can't.
+def _tightened(before: tuple[Rule, ...], after: tuple[Rule, ...], widening: Widening) -> bool:
+    """Tell whether other rules can deny what those before allowed: more rules that allow can't, nor wider ones.
 
     What is about packets without a conntrack entry is about no connection.
     """
@@ -152,8 +153,12 @@ def _tightened(before: tuple[Rule, ...], after: tuple[Rule, ...]) -> bool:
     for rule in filter(_about_connections, after):
         if awaited is not None and (rule.matches, rule.verdict) == (awaited.matches, awaited.verdict):
             awaited = next(remaining, None)
-        elif not (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("allow/")):
+            continue
+        if not (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("allow/")):
             return True
+        # Several may have become one: a port more, and all are in a set.
+        while awaited is not None and rule.verdict == awaited.verdict and widening.covers(rule, awaited):
+            awaited = next(remaining, None)
     return awaited is not None
 
 

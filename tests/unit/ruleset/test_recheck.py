@@ -64,6 +64,10 @@ def web(*ingress: Document, **more: object) -> Document:
     return policy("shop/p", labelled(app="web"), types=["Ingress"], ingress=list(ingress), **more)
 
 
+def numbers(*ports: int) -> list[Document]:
+    return [{"port": number} for number in ports]
+
+
 CLOSED = web()
 OPEN_TO_CACHE = web({"from": [from_pods(app="cache")]})
 LOGGED: Document = {
@@ -134,6 +138,42 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         [OPEN_TO_CACHE],
         come(web({"ports": [{"port": 80}]}, {"from": [from_pods(app="cache")]})),
         "",
+    ),
+    "a rule allows one peer more: nobody": (
+        [OPEN_TO_CACHE],
+        come(web({"from": [from_pods(app="cache"), from_pods(app="mon")]})),
+        "",
+    ),
+    "a rule allows one peer less": (
+        [web({"from": [from_pods(app="cache"), from_pods(app="mon")]})],
+        come(OPEN_TO_CACHE),
+        "web",
+    ),
+    "a rule allows another peer": ([OPEN_TO_CACHE], come(web({"from": [from_pods(app="mon")]})), "web"),
+    "a rule denies one peer more": (
+        [guard(rule("Deny", pods(app="bad")))],
+        come(guard(rule("Deny", pods(app="bad"), pods(app="mon")))),
+        "web",
+    ),
+    "a rule denies one peer less, and a later one may deny it too": (
+        [guard(rule("Deny", pods(app="bad"), pods(app="mon")))],
+        come(guard(rule("Deny", pods(app="bad")))),
+        "web",
+    ),
+    "a rule gets one port more, and they become a set: nobody": (
+        [web({"ports": numbers(1, 3, 5)})],
+        come(web({"ports": numbers(1, 3, 5, 7)})),
+        "",
+    ),
+    "a rule of many ports gets a range around some of them: nobody": (
+        [web({"ports": numbers(1, 3, 5, 7, 9)})],
+        come(web({"ports": [*numbers(1, 3, 9), {"port": 5, "endPort": 7}]})),
+        "",
+    ),
+    "a rule of many ports has one less": (
+        [web({"ports": numbers(1, 3, 5, 7, 9)})],
+        come(web({"ports": numbers(1, 3, 5, 7)})),
+        "web",
     ),
     "the first rule comes: nobody": ([CLOSED], come(OPEN_TO_CACHE), ""),
     "a rule goes": ([OPEN_TO_CACHE], come(CLOSED), "web"),
