@@ -26,7 +26,7 @@ PortElement: TypeAlias = tuple[str, Protocol, int]
 """A named port of one Pod, resolved: address, protocol, number."""
 
 
-class Blocks(msgspec.Struct, frozen=True, order=True):
+class Blocks(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """All ipBlocks of one rule: disjoint ranges, and the words that they came from."""
 
     ranges: tuple[Range, ...]

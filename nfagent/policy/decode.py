@@ -15,6 +15,7 @@ from nfagent.cluster.model import Direction
 from nfagent.cluster.schema import known_fields, known_top_fields
 from nfagent.cluster.selectors import Selector, decode_selector
 from nfagent.errors import ObjectError, Problem
+from nfagent.policy.limits import check_size
 from nfagent.policy.model import (
     IpBlock,
     NetworkPolicy,
@@ -48,6 +49,7 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
         flaws.append(error.problem)
     try:
         pods = decode_selector(spec / "podSelector")
+        check_size(spec)
         known_fields(spec, "podSelector", "policyTypes", "ingress", "egress")
         ingress, egress = _rules(spec / "ingress", "from", namespace), _rules(spec / "egress", "to", namespace)
     except ObjectError as error:

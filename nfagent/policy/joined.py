@@ -14,7 +14,7 @@ SINGLE_PORTS = 3
 """Numbers and ranges of a rule's protocol that stay rules of their own; more are one look-up in a set."""
 
 
-class AnyOf(msgspec.Struct, frozen=True):
+class AnyOf(msgspec.Struct, frozen=True, cache_hash=True):
     """All Pod and Node peers of one rule, two or more: who is meant by any of them is meant.
 
     peers: in an order of their own, so that rules which list the same peers mean the same set
@@ -27,7 +27,7 @@ class AnyOf(msgspec.Struct, frozen=True):
         return "; ".join(map(str, self.peers))
 
 
-class PortNumbers(msgspec.Struct, frozen=True, order=True):
+class PortNumbers(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Many ports of one protocol: inclusive ranges, rising, with gaps between them."""
 
     protocol: PortProtocol

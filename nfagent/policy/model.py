@@ -14,7 +14,7 @@ from nfagent.errors import Problem
 PortProtocol: TypeAlias = Protocol | Literal["any"]
 
 
-class PodPeer(msgspec.Struct, frozen=True, order=True):
+class PodPeer(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Pods by label, in the Namespaces that match `namespaces`, or in `namespace` where that is None."""
 
     pods: Selector

@@ -7,7 +7,7 @@ key, a namespace), so an event's cost doesn't grow with the number of peers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
 from nfagent.cluster.model import Labels
@@ -101,12 +101,12 @@ class PeerIndex:
             found += self._filed.get(drawer, ())
         return found
 
-    def _candidates(self, peer: PodPeer) -> Iterable[Identity]:
+    def _candidates(self, peer: PodPeer) -> Collection[Identity]:
         """Narrow the identities by the cluster's inverted indexes, as far as the selector lets us."""
+        narrowest: Collection[Identity] = self._cluster.members
         if peer.namespaces is None:
-            return self._cluster.by_namespace.get(peer.namespace, ())
-        narrowest: Iterable[Identity] = self._cluster.members
-        size = len(self._cluster.members)
+            narrowest = self._cluster.by_namespace.get(peer.namespace, ())
+        size = len(narrowest)
         for requirement in peer.pods.requirements:
             found = self._carrying(requirement)
             if found is not None and len(found) < size:

@@ -1,0 +1,56 @@
+"""How much one NetworkPolicy may list: what anybody who may write one can make every node of their Pods spend.
+
+What a policy costs grows with what it lists. One that lists more than anybody means fails closed, by its own name, and
+every other policy is enforced at its usual pace. Counted is the document as it was written, so that all nodes agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nfagent.cluster.fields import Field
+
+MOST_RULES = 1_000
+"""Rules of both directions, and ports that rules name: each is a rule of nftables for each family, with a set."""
+
+MOST_SELECTORS = 2_000
+"""Peers by label: each is followed for every Pod that comes or goes."""
+
+MOST_VALUES = 20_000
+"""Everything that is listed: CIDRs and exceptions, ports, labels, values of selectors."""
+
+
+def check_size(spec: Field) -> None:
+    """Refuse a spec that lists more than one policy may. Raises ObjectError."""
+    rules = [entry for way in ("ingress", "egress") for entry in _entries(spec.mapping().get(way))]
+    ports = [port for rule in rules for port in _entries(_of(rule, "ports"))]
+    named = sum(isinstance(_of(port, "port"), str) for port in ports)
+    peers = [peer for rule in rules for way in ("from", "to") for peer in _entries(_of(rule, way))]
+    selectors = sum(_of(peer, "ipBlock") is None for peer in peers)
+    counted = (
+        (len(rules) + named, MOST_RULES, "rules and ports by name"),
+        (selectors, MOST_SELECTORS, "peers by selector"),
+        (_values(spec.value), MOST_VALUES, "values in all"),
+    )
+    for count, most, what in counted:
+        if count > most:
+            raise spec.error(f"has {count:,} {what}, and one policy may have {most:,}; write several policies")
+
+
+def _entries(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _of(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _values(document: object) -> int:
+    """Count what stands in a document: scalars, and what is empty."""
+    count, rest = 0, [document]
+    while rest:
+        value = rest.pop()
+        inner = list(value.values()) if isinstance(value, dict) else _entries(value)
+        rest += inner
+        count += not inner
+    return count
