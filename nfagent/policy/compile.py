@@ -122,15 +122,36 @@ def class_keys(policies: tuple[Policy, ...]) -> Iterator[ClassKey]:
             yield ClassKey(direction, isolating, admin, baseline)
 
 
-def compile_rules(key: ClassKey | SectionKey, index: PolicyIndex) -> tuple[ClassRule, ...]:
-    """Compile the rules of a class's NetworkPolicies, or of a section, in order."""
-    compiled: list[ClassRule] = []
-    for ref in key.policies:
-        policy = index.policies[ref]
-        rules: tuple[Rule | TierRule, ...] = policy.rules(key.direction)
-        for number, rule in enumerate(rules):
-            compiled += _compile_rule(policy, key.direction, number, rule)
-    return tuple(compiled)
+class CompiledPolicies:
+    """Policies' rules, compiled once for all classes and sections that they are part of."""
+
+    def __init__(self, index: PolicyIndex) -> None:
+        """Start without any."""
+        self._index = index
+        self._kept: dict[Ref, tuple[Policy, dict[Direction, tuple[ClassRule, ...]]]] = {}
+
+    def rules(self, key: ClassKey | SectionKey) -> tuple[ClassRule, ...]:
+        """Give the rules of a class's NetworkPolicies, or of a section, in order."""
+        return tuple(rule for ref in key.policies for rule in self._of(ref, key.direction))
+
+    def forget(self, ref: Ref) -> None:
+        """Let go of a policy that no class needs."""
+        self._kept.pop(ref, None)
+
+    def _of(self, ref: Ref, direction: Direction) -> tuple[ClassRule, ...]:
+        policy = self._index.policies[ref]
+        kept = self._kept.get(ref)
+        if kept is None or kept[0] is not policy:
+            kept = self._kept[ref] = (policy, {})
+        if direction not in kept[1]:
+            kept[1][direction] = tuple(_compile(policy, direction))
+        return kept[1][direction]
+
+
+def _compile(policy: Policy, direction: Direction) -> Iterator[ClassRule]:
+    rules: tuple[Rule | TierRule, ...] = policy.rules(direction)
+    for number, rule in enumerate(rules):
+        yield from _compile_rule(policy, direction, number, rule)
 
 
 def _compile_rule(policy: Policy, direction: Direction, number: int, rule: Rule | TierRule) -> Iterator[ClassRule]:

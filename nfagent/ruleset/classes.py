@@ -16,7 +16,7 @@ from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import DIRECTIONS, Ref
 from nfagent.cluster.state import ClusterState, HolderKey, Identity, PodKey, holder_key
 from nfagent.policy.choices import Choices
-from nfagent.policy.compile import ClassKey, class_keys, compile_rules
+from nfagent.policy.compile import ClassKey, CompiledPolicies, class_keys
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
 from nfagent.ruleset.levels import Levels
@@ -59,7 +59,8 @@ class Classes:
         self._live = live
         self.outcomes = Outcomes(live, log)
         self._chains = WrittenChains(live, members, self.outcomes)
-        self._sections = Sections(index, self._chains)
+        self._compiled = CompiledPolicies(index)
+        self._sections = Sections(self._compiled, self._chains)
         self.known: dict[ClassKey, LiveClass] = {}
         self._of_policy: dict[Ref, set[ClassKey]] = {}
         # Address -> local Pods that hold it, in the order of `holding`, each with its classes: all of them judge it.
@@ -167,7 +168,7 @@ class Classes:
         if not live.addresses:
             self._drop(key)
             return
-        rules, name, families = compile_rules(key, self._index), names.class_chain(key), live.families
+        rules, name, families = self._compiled.rules(key), names.class_chain(key), live.families
         strays = frozenset(filter(self._sections.has_stray, key.sections))
         stray = names.stray_chain(name)
         if strays or names_ends(rules):
@@ -218,5 +219,6 @@ class Classes:
             self._of_policy[ref].discard(key)
             if not self._of_policy[ref]:
                 del self._of_policy[ref]
+                self._compiled.forget(ref)
         self._chains.drop(names.class_chain(key))
         self._chains.drop(names.stray_chain(names.class_chain(key)))

@@ -122,7 +122,8 @@ def rule_comment(direction: Direction, rule: ClassRule) -> str:
 
 def comment(words: str) -> str:
     """Make words fit for an nft comment: one line, no quotes, at most 127 bytes (21)."""
-    clean = "".join(char if char.isprintable() else " " for char in words).replace('"', "'")
+    # A rule's hundreds of peers are its set's words: what is too long is cut before it is looked at.
+    clean = "".join(char if char.isprintable() else " " for char in words[: COMMENT_BYTES + 1]).replace('"', "'")
     return (
         clean
         if len(clean.encode()) <= COMMENT_BYTES

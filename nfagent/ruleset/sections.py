@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 from nfagent.cluster.address import FAMILIES, Family
 from nfagent.cluster.model import Ref
-from nfagent.policy.compile import SectionKey, compile_rules
-from nfagent.policy.index import PolicyIndex
+from nfagent.policy.compile import CompiledPolicies, SectionKey
 from nfagent.ruleset import names
 from nfagent.ruleset.lower import names_ends, section_chain
 from nfagent.ruleset.written import WrittenChains
@@ -17,9 +16,9 @@ from nfagent.ruleset.written import WrittenChains
 class Sections:
     """Section chains, counted by the classes that jump there, family by family."""
 
-    def __init__(self, index: PolicyIndex, chains: WrittenChains) -> None:
+    def __init__(self, compiled: CompiledPolicies, chains: WrittenChains) -> None:
         """Start without classes."""
-        self._index = index
+        self._compiled = compiled
         self._chains = chains
         self._users: dict[SectionKey, Counter[Family]] = {}
         self._shown: dict[SectionKey, tuple[Family, ...]] = {}
@@ -69,7 +68,7 @@ class Sections:
         return key in self._strays
 
     def _write(self, key: SectionKey, families: tuple[Family, ...]) -> None:
-        rules, name = compile_rules(key, self._index), names.section_chain(key)
+        rules, name = self._compiled.rules(key), names.section_chain(key)
         self._chains.put(name, section_chain(key, rules, families))
         # By the rules alone, whatever the families: whether a class jumps there changes with its policies only.
         if names_ends(rules):
