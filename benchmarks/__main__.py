@@ -19,6 +19,7 @@ from nfagent.lab.stage import Stage
 MODULES = (
     "benchmarks.engine",
     "benchmarks.together",
+    "benchmarks.large_policies",
     "benchmarks.outside",
     "benchmarks.questions",
     "benchmarks.rest",

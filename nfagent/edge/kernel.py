@@ -187,8 +187,13 @@ class Nftables:
             await self._in_thread(self._timed, text)
 
     def _commit_large(self, commit: Callable[[Transaction], None], phase: Transaction) -> None:
-        with nullcontext() if self._drift is None else self._drift.unheard():
-            commit(phase)
+        try:
+            with nullcontext() if self._drift is None else self._drift.unheard():
+                commit(phase)
+        finally:
+            # Of a large policy that comes or goes, libnftables takes as much memory as a listing of it.
+            if len(phase) > _SHORT_COMMANDS:
+                give_back()
 
     def _timed(self, text: str) -> None:
         started = self._monotonic()
