@@ -9,7 +9,7 @@ comes or goes among a rule's peers changes elements only. The ruleset room turns
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -102,9 +102,9 @@ class ClassKey(msgspec.Struct, frozen=True, order=True):
 
 
 class SectionKey(msgspec.Struct, frozen=True, order=True):
-    """One tier's part of the classes whose Pods the same policies of that tier judge."""
+    """A part of classes: one tier's, whose Pods the same policies of that tier judge, or one NetworkPolicy's."""
 
-    tier: Tier
+    tier: Tier | Literal["policy"]
     direction: Direction
     policies: tuple[Ref, ...]
 
@@ -122,6 +122,10 @@ def class_keys(policies: tuple[Policy, ...]) -> Iterator[ClassKey]:
             yield ClassKey(direction, isolating, admin, baseline)
 
 
+INLINE_RULES = 4
+"""Rules of a NetworkPolicy that stand in the classes themselves; more are in a chain that all its classes jump to."""
+
+
 class CompiledPolicies:
     """Policies' rules, compiled once for all classes and sections that they are part of."""
 
@@ -131,12 +135,22 @@ class CompiledPolicies:
         self._kept: dict[Ref, tuple[Policy, dict[Direction, tuple[ClassRule, ...]]]] = {}
 
     def rules(self, key: ClassKey | SectionKey) -> tuple[ClassRule, ...]:
-        """Give the rules of a class's NetworkPolicies, or of a section, in order."""
-        return tuple(rule for ref in key.policies for rule in self._of(ref, key.direction))
+        """Give the rules that a class has of its own, or those of a section, in order."""
+        policies = key.policies if isinstance(key, SectionKey) else self._inline(key)
+        return tuple(rule for ref in policies for rule in self._of(ref, key.direction))
+
+    def sections(self, key: ClassKey) -> tuple[SectionKey, ...]:
+        """Give the parts that a class shares with others: the tiers', and policies of more than a few rules."""
+        inline = set(self._inline(key))
+        large = (ref for ref in key.policies if ref not in inline)
+        return (*key.sections, *(SectionKey("policy", key.direction, (ref,)) for ref in large))
 
     def forget(self, ref: Ref) -> None:
         """Let go of a policy that no class needs."""
         self._kept.pop(ref, None)
+
+    def _inline(self, key: ClassKey) -> tuple[Ref, ...]:
+        return tuple(ref for ref in key.policies if len(self._of(ref, key.direction)) <= INLINE_RULES)
 
     def _of(self, ref: Ref, direction: Direction) -> tuple[ClassRule, ...]:
         policy = self._index.policies[ref]

@@ -16,7 +16,7 @@ from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import DIRECTIONS, Ref
 from nfagent.cluster.state import ClusterState, HolderKey, Identity, PodKey, holder_key
 from nfagent.policy.choices import Choices
-from nfagent.policy.compile import ClassKey, CompiledPolicies, class_keys
+from nfagent.policy.compile import ClassKey, CompiledPolicies, SectionKey, class_keys
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
 from nfagent.ruleset.levels import Levels
@@ -33,10 +33,12 @@ class LiveClass(msgspec.Struct):
 
     addresses: how many addresses of each family dispatch to it
     families:  those that its chain was written for
+    sections:  those that it jumps to
     """
 
     addresses: dict[Family, int]
     families: tuple[Family, ...] = ()
+    sections: tuple[SectionKey, ...] = ()
 
 
 class Classes:
@@ -149,10 +151,13 @@ class Classes:
         for _, key in sorted((bool(self.known[key].addresses), key) for key in self._stale & self.known.keys()):
             live = self.known[key]
             families = tuple(family for family in FAMILIES if family in live.addresses)
-            for section in key.sections:
+            # Of a class without Pods, the policies may be gone.
+            wanted = self._compiled.sections(key) if families else ()
+            for section in wanted:
                 self._sections.use(section, families)
+            for section in live.sections:
                 self._sections.release(section, live.families)
-            live.families = families
+            live.families, live.sections = families, wanted
             self._unwritten[key] = None
         self._stale.clear()
         self._sections.write()
@@ -169,13 +174,14 @@ class Classes:
             self._drop(key)
             return
         rules, name, families = self._compiled.rules(key), names.class_chain(key), live.families
-        strays = frozenset(filter(self._sections.has_stray, key.sections))
+        sections = live.sections
+        strays = frozenset(filter(self._sections.has_stray, sections))
         stray = names.stray_chain(name)
         if strays or names_ends(rules):
-            self._chains.put(stray, class_chain(key, rules, families, "packet", strays))
-            self._chains.put(name, class_chain(key, rules, families, "connection", strays))
+            self._chains.put(stray, class_chain(key, rules, families, "packet", sections=sections, strays=strays))
+            self._chains.put(name, class_chain(key, rules, families, "connection", sections=sections, strays=strays))
         else:
-            self._chains.put(name, class_chain(key, rules, families))
+            self._chains.put(name, class_chain(key, rules, families, sections=sections))
             self._chains.drop(stray)
 
     def _show(self, address: str, wanted: tuple[ClassKey, ...]) -> None:

@@ -2,6 +2,7 @@
 
     ingress/NS/POLICIES, egress/NS/POLICIES          class chains: admin tier, rules, then deny or baseline
     admin/DIRECTION/..., baseline/DIRECTION/...      section chains: one tier's rules, shared among classes
+    policy/DIRECTION/NS/POLICY                       the same of one NetworkPolicy that has more than a few rules
     stray/...                                        the same for packets without a conntrack entry, where that differs
     allow/DIRECTION/..., deny/DIRECTION/...          outcome chains: count, log, accept or drop
     peers*/..., nodes*/..., blocks*/..., ports*/...  what rules name, one set per distinct content; numbers/...: ports
@@ -111,22 +112,24 @@ def class_chain(
     rules: Iterable[ClassRule],
     families: tuple[Family, ...],
     reading: Reading = "connection",
+    *,
+    sections: Collection[SectionKey] = (),
     strays: Collection[SectionKey] = (),
 ) -> Written:
     """Write a class's chain, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline tier.
 
     Where a section doesn't decide, it comes back; where nothing decides, the packet passes.
 
+    rules:  of NetworkPolicies that are no sections of their own
     strays: those of its sections that read otherwise for a packet than for a connection
     """
     rules = tuple(rules)
-    sections = {
-        section.tier: names.stray_chain(chain) if reading == "packet" and section in strays else chain
-        for section in key.sections
-        for chain in (names.section_chain(section),)
-    }
-    before = [Rule(verdict=Jump(sections["admin"]))] if "admin" in sections else []
-    after = [Rule(verdict=Jump(sections["baseline"]))] if "baseline" in sections else []
+    jumps: dict[str, list[Rule]] = {"admin": [], "policy": [], "baseline": []}
+    for section in sections:
+        chain_name = names.section_chain(section)
+        stray_section = reading == "packet" and section in strays
+        jumps[section.tier].append(Rule(verdict=Jump(names.stray_chain(chain_name) if stray_section else chain_name)))
+    before, after = jumps["admin"], jumps["baseline"]
     if reading == "connection" and (strays or names_ends(rules)):
         stray = Rule(
             (ConntrackState(("invalid", "untracked")),),
@@ -141,14 +144,14 @@ def class_chain(
         comment = names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
         after = [Rule(verdict=Goto(denial.name), comment=comment)]
     written = _rules_chain(key.direction, rules, families, reading)
-    chain = Chain((*before, *written.chain.rules, *after))
+    chain = Chain((*before, *written.chain.rules, *jumps["policy"], *after))
     return msgspec.structs.replace(written, chain=chain, outcomes=written.outcomes | outcomes)
 
 
 def section_chain(
     key: SectionKey, rules: Iterable[ClassRule], families: tuple[Family, ...], reading: Reading = "connection"
 ) -> Written:
-    """Write a tier's part of classes: the first rule that matches decides, or passes, which is to come back."""
+    """Write a part of classes: the first rule that matches decides, or passes, which is to come back."""
     rules = tuple(rules)
     written = _rules_chain(key.direction, rules, families, reading)
     if reading == "packet" and any(rule.action != "allow" and _names_port(rule) for rule in rules):

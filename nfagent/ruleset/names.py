@@ -67,7 +67,7 @@ def class_chain(key: ClassKey) -> str:
 
 
 def section_chain(key: SectionKey) -> str:
-    """Name the chain of a tier's part of classes: `admin/ingress/anp.guard_cnp.base`."""
+    """Name the chain of a part of classes: `admin/ingress/anp.guard_cnp.base`, `policy/ingress/shop/db`."""
     return f"{key.tier}/{key.direction}/{policies_name(key.policies)}"
 
 

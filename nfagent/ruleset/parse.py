@@ -45,7 +45,6 @@ from nfagent.ruleset.objects import (
     NotLoopback,
     Packet,
     PacketNamedPort,
-    PacketPortIn,
     PortRange,
     ProtocolIs,
     Refresh,
@@ -61,7 +60,7 @@ from nfagent.ruleset.objects import (
     Way,
     WayIs,
 )
-from nfagent.ruleset.parse_header import FLOW_KEYS, numbers, parse_header_match, protocol_name
+from nfagent.ruleset.parse_header import FLOW_KEYS, numbers, packet_port_in, parse_header_match, protocol_name
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -347,7 +346,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
     if operator == "==" and left == {"ct": {"key": "proto-src", "dir": "reply"}}:
         return ServerPortIn(name)
     if operator == "==" and "payload" in left:
-        return _packet_port_in(left["payload"], name)
+        return packet_port_in(left["payload"], name)
     if left == {"meta": {"key": "nfproto"}}:
         return FamilyInSet(name, negated=operator == "!=")
     flow = FLOW_KEYS.get(msgspec.json.encode(left))
@@ -362,11 +361,6 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
         if isinstance(server, Packet) and server.side == "daddr" and known and way == "original":
             return PacketNamedPort(server.family, name)
     return None
-
-
-def _packet_port_in(payload: _Json, name: str) -> Match | None:
-    known = payload["field"] == "dport" and payload["protocol"] in {"tcp", "udp", "sctp"}
-    return PacketPortIn(payload["protocol"], name) if known else None
 
 
 def _by_value(operator: str, left: Any, right: Any) -> Match | None:

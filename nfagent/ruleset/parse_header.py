@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family
-from nfagent.ruleset.objects import Fragment, Match, PacketPort
+from nfagent.ruleset.objects import Fragment, Match, PacketPort, PacketPortIn
 
 FLOW_KEYS: dict[bytes, Family] = {
     msgspec.json.encode(
@@ -39,6 +39,12 @@ def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
         case {"exthdr": {"name": "frag"}} if operator == "==" and right is True and left["exthdr"].keys() == {"name"}:
             return Fragment(6)
     return None
+
+
+def packet_port_in(payload: Any, name: str) -> Match | None:
+    """Read a match of a header's field to a set; None for every field but a destination port."""
+    known = payload["field"] == "dport" and payload["protocol"] in {"tcp", "udp", "sctp"}
+    return PacketPortIn(payload["protocol"], name) if known else None
 
 
 def numbers(right: Any) -> tuple[int, int]:

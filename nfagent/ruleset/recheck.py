@@ -140,7 +140,7 @@ def _address(element: Element) -> str:
 
 def _is_judging(chain: str) -> bool:
     # Outcome chains change by what they log alone.
-    return chain.partition("/")[0] in {"egress", "ingress", "admin", "baseline"}
+    return chain.partition("/")[0] in {"egress", "ingress", "admin", "policy", "baseline"}
 
 
 def _tightened(before: tuple[Rule, ...], after: tuple[Rule, ...], widening: Widening) -> bool:

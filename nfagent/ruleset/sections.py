@@ -1,4 +1,4 @@
-"""The tiers' parts of classes: one chain for all classes whose Pods the same policies of a tier judge."""
+"""Parts that classes share: one chain for all whose Pods the same policies of a tier judge, or one large policy."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def _chain_rank(name: str) -> int:
     """Rank outcomes, then sections, then classes as they judge packets without an entry, then classes."""
     word, _, rest = name.partition("/")
     if word == "stray":
-        return 1 if rest.partition("/")[0] in {"admin", "baseline"} else 2
-    return {"allow": 0, "deny": 0, "admin": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
+        return 1 if rest.partition("/")[0] in {"admin", "policy", "baseline"} else 2
+    return {"allow": 0, "deny": 0, "admin": 1, "policy": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
 
 
 def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator[str | None]:

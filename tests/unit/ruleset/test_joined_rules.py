@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cluster.model import Direction
+from nfagent.policy.compile import INLINE_RULES
 from nfagent.policy.joined import SINGLE_PORTS
 from nfagent.ruleset.objects import PortRange, Ruleset
+from nfagent.ruleset.transaction import AddRule
+from tests.fake_kernel import FakeKernel
 from tests.scene import Document, Scene, labelled, pod, policy, port, tier_policy
 
 WEB = pod("shop/web", "a", 10, (port(8080, "http"),), app="web")
@@ -102,3 +105,82 @@ def test_of_many_peers_and_ports_each_means_what_it_would_alone(
 def test_ports_are_joined(some: list[Document], meant: list[set[int]]) -> None:
     sets = [item for name, item in ruleset(web("ingress", [], some)).sets.items() if name.startswith("numbers/")]
     assert [{port.first for port in item.elements if isinstance(port, PortRange)} for item in sets] == meant
+
+
+def listed(count: int) -> list[Document]:
+    """Give rules of a peer each."""
+    return [{"from": [peer], "ports": [{"port": 80}]} for peer in pods(count)]
+
+
+def everybody(count: int) -> Document:
+    return policy("shop/large", types=["Ingress"], ingress=listed(count))
+
+
+def own(name: str) -> Document:
+    """Give a policy of one Pod alone, so that it is in a class of its own."""
+    return policy(f"shop/{name}", labelled(app=name), types=["Ingress"])
+
+
+def members(count: int) -> list[Document]:
+    return [item for n in range(count) for item in (pod(f"shop/m{n}", "a", 100 + n, app=f"m{n}"), own(f"m{n}"))]
+
+
+def test_a_large_policy_s_rules_stand_in_one_chain_whatever_the_number_of_classes() -> None:
+    def growth(rules: int) -> int:
+        one, many = (cost(ruleset(everybody(rules), *members(count)))[0] for count in (1, 21))
+        return many - one
+
+    assert growth(500) == growth(INLINE_RULES + 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "chains"),
+    [
+        pytest.param(INLINE_RULES, [], id="few rules stand in the class"),
+        pytest.param(
+            INLINE_RULES + 1,
+            ["policy/ingress/shop/large", "stray/policy/ingress/shop/large"],
+            id="more have a chain of their own",
+        ),
+    ],
+)
+def test_a_policy_has_a_chain_of_its_own_by_the_number_of_its_rules(count: int, chains: list[str]) -> None:
+    found = ruleset(everybody(count), own("web"))
+    assert sorted(name for name in found.chains if "policy/" in name) == chains
+    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(count), own("web"))
+    assert scene.passes("shop/first", "shop/web", "80/tcp")
+    assert not scene.passes("shop/other", "shop/web", "80/tcp")
+
+
+def test_a_policy_that_grows_and_shrinks_leaves_nothing_behind() -> None:
+    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(INLINE_RULES))
+    view = scene.views["a"]
+    kernel = FakeKernel(view.ruleset())
+    view.settle()
+    few = view.ruleset()
+    for count in (50, INLINE_RULES + 1, INLINE_RULES):
+        scene.put(everybody(count))
+        kernel.apply(view.take())
+        view.absolve(view.suspects)
+        kernel.apply(view.take())
+        assert kernel.ruleset == view.ruleset() == view.rebuilt().ruleset()
+    assert view.ruleset() == few
+
+
+def test_a_change_of_a_large_policy_writes_its_own_chains_alone() -> None:
+    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(50), *members(5))
+    view = scene.views["a"]
+    view.settle()
+    scene.put(everybody(51))
+    written = {command.chain for command in view.take() if isinstance(command, AddRule)}
+    assert written == {"policy/ingress/shop/large", "stray/policy/ingress/shop/large"}
+    assert not view.suspects
+
+
+def test_a_large_policy_that_allows_less_puts_its_pods_under_re_check() -> None:
+    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(50))
+    view = scene.views["a"]
+    view.settle()
+    scene.put(everybody(49))
+    view.take()
+    assert {"10.64.0.10", "10.64.0.11"} <= view.suspects.keys()
