@@ -92,7 +92,7 @@ def test_11_a_port_with_only_a_protocol_loads_in_every_place_that_it_can_have(ta
     ingress, egress = ([{way: who, "ports": some} for who, some in rules] for way in ("from", "to"))
     found = table.happens(policy("shop/p", labelled(app="web"), types=BOTH, ingress=ingress, egress=egress))
     for way in ("ingress", "egress"):
-        matches = [match for rule in found.chains[f"{way}/shop/p"].rules for match in rule.matches]
+        matches = [match for rule in found.chains[f"policy/{way}/shop/p"].rules for match in rule.matches]
         assert {match.names for match in matches if isinstance(match, ProtocolIs)} == {("tcp",), ("udp",), ("sctp",)}
 
 
