@@ -157,18 +157,21 @@ POLICY_PORTS: st.SearchStrategy[Document] = st.sampled_from(
 
 SPREAD_PORTS = [port for port in range(1, 100) if port not in {53, 80, 99}][::9]
 """Numbers that nothing listens on, with gaps between them."""
-MANY_PORTS: st.SearchStrategy[list[Document]] = st.builds(
-    lambda protocol, meant, ports: [{"port": port} | protocol for port in (*SPREAD_PORTS, *meant)] + ports,
-    st.sampled_from(_PROTOCOLS),
-    st.lists(st.sampled_from([53, 80, 99, 8080]), max_size=2, unique=True),
-    st.lists(POLICY_PORTS, max_size=2),
+_BESIDE: list[list[Document]] = [[], *([{"port": port}] for port in ("http", "dns", 80)), [{"port": 79, "endPort": 99}]]
+MANY_PORTS: st.SearchStrategy[list[Document]] = st.sampled_from(
+    [
+        [{"port": port} | protocol for port in (*SPREAD_PORTS, *meant)] + beside
+        for meant in ([], [80], [53, 99], [8080, 80])
+        for protocol in _PROTOCOLS
+        for beside in _BESIDE
+    ]
 )
 
 
 def _rule_lists(peers: str) -> st.SearchStrategy[list[Document]]:
-    some = st.lists(PEERS, min_size=1, max_size=4)
+    some = st.lists(PEERS, min_size=1, max_size=2)
     rules = st.one_of(
-        st.fixed_dictionaries({peers: some, "ports": MANY_PORTS}),
+        st.fixed_dictionaries({peers: st.lists(PEERS, min_size=1, max_size=4), "ports": MANY_PORTS}),
         st.fixed_dictionaries({peers: some}),
         st.fixed_dictionaries({peers: some, "ports": st.lists(POLICY_PORTS, min_size=1, max_size=3)}),
         st.fixed_dictionaries({"ports": st.lists(POLICY_PORTS, min_size=1, max_size=3)}),
