@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.model import Direction
+from nfagent.cluster.model import Direction, Ref
 from nfagent.policy.compile import INLINE_RULES
 from nfagent.policy.joined import SINGLE_PORTS
 from nfagent.ruleset.objects import PortRange, Ruleset
 from nfagent.ruleset.transaction import AddRule
 from tests.fake_kernel import FakeKernel
-from tests.scene import Document, Scene, labelled, pod, policy, port, tier_policy
+from tests.scene import Document, Scene, labelled, namespace, node, pod, policy, port, tier_policy
 
 WEB = pod("shop/web", "a", 10, (port(8080, "http"),), app="web")
 FIRST = pod("shop/first", "a", 11, (port(8081, "http"),), app="a0")
@@ -184,3 +184,49 @@ def test_a_large_policy_that_allows_less_puts_its_pods_under_re_check() -> None:
     scene.put(everybody(49))
     view.take()
     assert {"10.64.0.10", "10.64.0.11"} <= view.suspects.keys()
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+@pytest.mark.parametrize("ports_listed", [[{"port": 80}], [{"port": "http"}]], ids=["a number", "a name"])
+def test_pods_that_come_and_go_while_a_policy_is_away_leave_its_set_as_it_must_be(
+    direction: Direction, ports_listed: list[Document]
+) -> None:
+    large = web(direction, pods(2), ports_listed)
+    scene = Scene(WEB, FIRST, large)
+    view = scene.views["a"]
+    view.settle()
+    staying = pod("shop/stays", "b", 30, (port(80, "http"),), app="a0")
+    for documents in ([pod("shop/comes", "b", 31, (port(80, "http"),), app="a1")], [staying]):
+        view.remove(Ref("NetworkPolicy", "shop", "p"))
+        for document in documents:
+            scene.put(document)
+        scene.put(large)
+        view.remove(Ref("Pod", "shop", "comes"))
+    assert view.ruleset() == view.rebuilt().ruleset()
+
+
+def test_a_pod_that_two_peers_of_a_rule_mean_stays_until_neither_does() -> None:
+    both = [{"podSelector": labelled(app="x")}, {"podSelector": labelled(tier="y")}]
+    scene = Scene(WEB, web("ingress", both, [{"port": 80}]))
+    kernel = FakeKernel(scene.views["a"].ruleset())
+    scene.views["a"].settle()
+    for labels, passes in (
+        ({"app": "x", "tier": "y"}, True),
+        ({"app": "x"}, True),
+        ({"tier": "y"}, True),
+        ({"app": "other"}, False),
+    ):
+        scene.put(pod("shop/peer", "b", 30, (), **labels))
+        kernel.apply(scene.views["a"].take())
+        assert kernel.ruleset == scene.views["a"].ruleset()
+        assert scene.passes("shop/peer", "shop/web", "80/tcp") == passes
+
+
+def test_pods_and_nodes_of_a_tier_s_rule_are_one_set() -> None:
+    peers: list[Document] = [{"namespaces": labelled(team="red")}, {"nodes": {}}]
+    rule = {"action": "Deny", "to": peers}
+    guard = tier_policy("ClusterNetworkPolicy", "p", {"namespaces": {}}, priority=1, tier="Admin", egress=[rule])
+    scene = Scene(namespace("ops", team="red"), node("b"), WEB, LAST, guard)
+    [found] = [item for name, item in scene.views["a"].ruleset().sets.items() if name.startswith("peers4/")]
+    assert found.elements == {"10.64.1.20", "192.168.0.1", "192.168.0.2"}
+    assert not scene.passes("shop/web", "ops/last", "80/tcp")

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import parse_cidr
+from nfagent.cluster.address import FAMILIES, parse_cidr
 from nfagent.cluster.model import Ref
 from nfagent.cluster.selectors import Requirement, Selector
 from nfagent.policy.compile import Blocks, ClassKey, ClassRule, NamedPorts, SectionKey
+from nfagent.policy.joined import AnyOf, PortNumbers, any_of
 from nfagent.policy.model import PodPeer
 from nfagent.policy.tiers import SHORT_KINDS, NodePeer, Tier
 from nfagent.ruleset import names
@@ -214,13 +215,16 @@ def test_21_any_rule_name_gives_a_comment_that_the_kernel_takes(name: str, polic
 def test_equal_contents_share_a_name_and_others_do_not() -> None:
     web = Selector((Requirement("app", "In", ("web",)),))
     ten, eleven = parse_cidr("10.0.0.0/8"), parse_cidr("11.0.0.0/8")
-    contents: list[PodPeer | NodePeer | Blocks | NamedPorts] = [
+    mixed: list[PodPeer | NodePeer] = [PodPeer(web, namespace="shop"), NodePeer(web)]
+    contents: list[PodPeer | NodePeer | AnyOf | Blocks | NamedPorts] = [
         NodePeer(web),
         NodePeer(Selector()),
         PodPeer(web, namespace="shop"),
         PodPeer(web, namespace="ops"),
         PodPeer(web, namespaces=Selector()),
         PodPeer(Selector(), namespaces=web),
+        any_of((PodPeer(web, namespace="shop"), PodPeer(web, namespace="ops"))),
+        any_of(mixed),
         Blocks((ten,), "10.0.0.0/8"),
         Blocks((eleven,), "11.0.0.0/8"),
         NamedPorts("http", "tcp", None, local=True),
@@ -228,6 +232,7 @@ def test_equal_contents_share_a_name_and_others_do_not() -> None:
         NamedPorts("http", "tcp", None, local=False),
         NamedPorts("http", "tcp", PodPeer(web, namespace="shop"), local=False),
         NamedPorts("http", "any", PodPeer(web, namespace="shop"), local=False),
+        NamedPorts("http", "any", any_of((PodPeer(web, namespace="shop"), PodPeer(web, namespace="ops"))), local=False),
         NamedPorts("http", "any", Blocks((), "nodes app=web"), local=False),
     ]
     assert len({names.content_name(content, 4) for content in contents}) == len(contents)
@@ -235,3 +240,17 @@ def test_equal_contents_share_a_name_and_others_do_not() -> None:
         assert (
             names.content_name(deepcopy(content), 4) == names.content_name(content, 4) != names.content_name(content, 6)
         )
+
+
+def test_the_order_in_which_peers_are_listed_makes_no_other_set() -> None:
+    peers = [PodPeer(Selector(), namespace=name) for name in ("shop", "ops", "data")]
+    assert len({names.content_name(any_of(tuple(order)), 4) for order in (peers, peers[::-1], [*peers, *peers])}) == 1
+
+
+def test_ports_are_one_set_for_both_families_and_all_protocols() -> None:
+    ranges = ((1, 1), (3, 9))
+    found = {
+        names.content_name(PortNumbers(protocol, ranges), family) for protocol in ("tcp", "udp") for family in FAMILIES
+    }
+    assert len(found) == 1
+    assert found != {names.content_name(PortNumbers("tcp", ((1, 1),)), 4)}
