@@ -17,6 +17,8 @@ from nfagent.ruleset.objects import ABSENT, TABLE, TABLE_FAMILY, Chain, Element,
 from nfagent.ruleset.text import element_text, hook_text, map_properties, rule_text, set_properties
 
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
+_PER_TRANSACTION = 5_000
+"""Commands in one transaction of structure."""
 _PER_COMMAND = 500
 """Elements in one command: long lines make libnftables' parser slow."""
 
@@ -151,11 +153,14 @@ def transaction_text(transaction: Transaction) -> str:
 
 
 def phases(transaction: Transaction) -> tuple[Transaction, ...]:
-    """Split a transaction into up to three that packets can't tell from the one: structure in, elements, structure out.
+    """Split a transaction into those that packets can't tell from the one: structure in, elements, structure out.
 
     What is made first is unreachable until the elements change, all together; what goes last is unreachable by
     then. A transaction that changes the rules of a chain which stays can't be split: its rules and the elements
     that belong to them must change at the same moment. Nor can one that puts something in another's place.
+
+    Structure goes in parts: libnftables takes a few kilobytes of memory for each command, and ends the process where it
+    gets none. Commands are in an order in which any of them can be the last, and none of it can be reached meanwhile.
     """
     made = {command.name for command in transaction if isinstance(command, AddSet | AddMap | AddChain)}
     fresh = {command.name for command in transaction if isinstance(command, AddChain)}
@@ -177,7 +182,13 @@ def phases(transaction: Transaction) -> tuple[Transaction, ...]:
                 parts[2].append(command)
             case _:
                 parts[0].append(command)
-    return tuple(tuple(part) for part in parts if part)
+    coming, elements, going = parts
+    return (*_bounded(coming), *((tuple(elements),) if elements else ()), *_bounded(going))
+
+
+def _bounded(commands: list[Command]) -> Iterator[Transaction]:
+    for start in range(0, len(commands), _PER_TRANSACTION):
+        yield tuple(commands[start : start + _PER_TRANSACTION])
 
 
 def diff(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Transaction:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Ref
 from nfagent.policy.evaluate import Flow
+from nfagent.ruleset import transaction
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction, diff, phases
@@ -60,6 +62,19 @@ def test_packets_see_either_of_two_rulesets_whatever_the_way_between_them(
     shown = [opening(flow) for flow in flows(addresses, *protocol)]
     difference = diff(before.ruleset(), after.ruleset())
     assert_nothing_in_between(before.ruleset(), difference, after.ruleset(), shown)
+
+
+@given(worlds(), worlds(), PROTOCOLS, st.integers(1, 9))
+def test_structure_in_parts_however_small_shows_packets_either_ruleset(
+    first: list[Item], second: list[Item], protocol: tuple[str, int | None], size: int
+) -> None:
+    before, after = desired("a", first), desired("a", second)
+    addresses = sorted({*before.cluster.by_address, *after.cluster.by_address})
+    shown = [opening(flow) for flow in flows(addresses, *protocol)][:_FLOWS]
+    difference = diff(before.ruleset(), after.ruleset())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transaction, "_PER_TRANSACTION", size)
+        assert_nothing_in_between(before.ruleset(), difference, after.ruleset(), shown)
 
 
 @given(histories(), PROTOCOLS, RANDOM)
