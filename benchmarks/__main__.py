@@ -21,6 +21,7 @@ MODULES = (
     "benchmarks.together",
     "benchmarks.outside",
     "benchmarks.questions",
+    "benchmarks.manifests",
     "benchmarks.rest",
     "benchmarks.apiserver",
     "benchmarks.revocations",

@@ -152,7 +152,7 @@ def pods(form: str, version: str) -> str:
     ]
     if form == "a list":
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
-    return "".join(f"{'---' if form == 'documents of YAML' else ''}\n{json.dumps(one)}" for one in found)
+    return "".join(f"{json.dumps(one)}\n{'---' if form == 'documents of YAML' else ''}\n" for one in found)
 
 
 @pytest.mark.usefixtures("_no_collections")
