@@ -22,6 +22,7 @@ MODULES = (
     "benchmarks.large_policies",
     "benchmarks.outside",
     "benchmarks.questions",
+    "benchmarks.manifests",
     "benchmarks.rest",
     "benchmarks.apiserver",
     "benchmarks.revocations",

@@ -109,7 +109,7 @@ def _guarded(call: Callable[[], int]) -> int:
     except click.ClickException as error:
         from nfagent.cli.output import remark
 
-        remark("error", error.format_message())
+        remark("error", " ".join(error.format_message().split()))
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"see: {error.ctx.command_path} --help", err=True)
         return error.exit_code

@@ -55,10 +55,10 @@ def check(
 
 
 def _text(found: list[Check]) -> list[str]:
-    from nfagent.cli.tables import paint, table
+    from nfagent.cli.tables import paint, plain, table
 
     header, *rows = table(("check", "result", "found"), ([item.name, paint(item.result), item.found] for item in found))
-    indent = " " * click.unstyle(header).index("FOUND")
+    indent = " " * plain(header).index("FOUND")
     shown = [header]
     for number, (item, row) in enumerate(zip(found, rows, strict=True)):
         shown.append(row)

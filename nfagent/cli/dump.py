@@ -55,7 +55,8 @@ def dump(
     Exit code 2: something that was asked isn't known here, or -n or --pod matches nothing; stderr says what and why.
     """  # noqa: D301 - \b is click's: keep these lines as they are
     from nfagent.cli.answers import find_answers
-    from nfagent.cli.output import emit, remark, remark_standing, say
+    from nfagent.cli.output import emit, remark, remark_standing, say, say_text
+    from nfagent.cluster.printable import printable
     from nfagent.errors import UsageError
     from nfagent.ruleset.views import Scope
 
@@ -67,9 +68,9 @@ def dump(
     if output in {"json", "yaml"}:
         emit(_objects(content) if view in _RULESETS else content, output)
     elif view in _RULESETS:
-        click.echo(content[output], nl=False)
+        say_text(content[output])
     elif output == "nft":
-        click.echo("".join(f"{command}\n" for command in content["commands"]), nl=False)
+        say_text("".join(f"{printable(command)}\n" for command in content["commands"]))
     else:
         say(_text(view, content))
     if view in _RULESETS and content["nothing"]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from nfagent.cli.tables import coloured
+from nfagent.cli.tables import coloured, marked, shown
+from nfagent.cluster.printable import printable_json, printable_lines
 from nfagent.errors import Problem
 
 
@@ -18,20 +19,31 @@ def emit(value: object, form: str) -> None:
     if form == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120), nl=False)
+        # What isn't printable is escaped by YAML's writer, where it may write ASCII alone.
+        written = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+        if not written.replace("\n", "").isprintable():
+            written = yaml.safe_dump(value, sort_keys=False, allow_unicode=False, width=120)
+        click.echo(written, nl=False)
     else:
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def say(lines: Iterable[str]) -> None:
     """Write lines to stdout, with their colours where somebody looks."""
-    click.echo("\n".join(lines), color=coloured())
+    click.echo("\n".join(map(shown, lines)), color=coloured())
+
+
+def say_text(text: str) -> None:
+    """Write a text of several lines to stdout."""
+    click.echo(printable_lines(text), nl=False)
 
 
 def remark(word: str, message: object) -> None:
     """Say something about the answer on stderr: `warning: …`."""
-    shown = click.style(f"{word}:", fg="red" if word == "error" else "yellow") if coloured(sys.stderr) else f"{word}:"
-    click.echo(f"{shown} {message}", err=True, color=coloured(sys.stderr))
+    label = f"{word}:"
+    if coloured(sys.stderr):
+        label = marked(label, "red" if word == "error" else "yellow")
+    click.echo(shown(f"{label} {message}"), err=True, color=coloured(sys.stderr))
 
 
 def remark_standing(view: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     Exit code 1: something in the files was refused; what is shown is the rest, as the agent would enforce it.
     """
     from nfagent.cli.answers import FolderAnswers
-    from nfagent.cli.output import emit, remark_problems
+    from nfagent.cli.output import emit, remark_problems, say_text
     from nfagent.errors import UsageError
     from nfagent.ruleset.views import annotation, ruleset_view
 
@@ -39,7 +39,7 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     answers = FolderAnswers(settings)
     view = ruleset_view(answers.desired.ruleset(), annotation(answers.desired))
     if output in {"text", "nft"}:
-        click.echo(view[output], nl=False)
+        say_text(view[output])
     else:
         emit(view["objects"], output)
     if remark_problems(answers.problems):

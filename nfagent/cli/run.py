@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,9 +19,12 @@ from nfagent.cli.options import (
     node_option,
     settings_of,
 )
+from nfagent.cluster.printable import printable
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
+_SET_IN = "  | "
+"""Before a line that no message begins: so no text in a traceback looks like a record."""
 
 
 @click.command(epilog="Example: nfagent run --kubeconfig /etc/nfagent/kubeconfig --node node-a")
@@ -70,7 +74,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def _log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JournalLines() if _is_journal() else _PlainLines("%(message)s"))
+    handler.setFormatter(_JournalLines() if _is_journal() else _PlainLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("nfagent").setLevel(level.upper())
 
@@ -85,18 +89,29 @@ def _is_journal() -> bool:
     return named == f"{ours.st_dev}:{ours.st_ino}"
 
 
-class _PlainLines(logging.Formatter):
+class _Lines(logging.Formatter):
+    """A record's lines: its message is one, whatever is in it; those of a traceback are set in."""
+
+    def lines(self, record: logging.LogRecord) -> Iterator[str]:
+        """Give the lines, the message first."""
+        yield printable(record.getMessage())
+        traceback = self.formatException(record.exc_info) if record.exc_info else ""
+        for line in traceback.splitlines():
+            yield f"{_SET_IN}{printable(line)}"
+
+
+class _PlainLines(_Lines):
     """`13:37:00 info message`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
-        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()} {super().format(record)}"
+        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()} " + "\n".join(self.lines(record))
 
 
-class _JournalLines(logging.Formatter):
+class _JournalLines(_Lines):
     """`<6>message`, every line with its priority: sd-daemon(3)."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
         priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+        return "\n".join(f"<{priority}>{line}" for line in self.lines(record))

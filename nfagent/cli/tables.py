@@ -1,16 +1,27 @@
-"""Text for people: tables whose columns line up, and colour where somebody looks at it."""
+"""Text for people: tables whose columns line up, and colour where somebody looks at it.
+
+A colour is a mark that no text of others can hold, until `shown` makes a terminal's sequence of it: and an escape of
+everything else that isn't printable.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO
 
-import click
+from nfagent.cluster.printable import printable
 
 _GAP = "  "
 _NOTHING = "-"
+_MARK = f"<{os.urandom(8).hex()}:"
+"""Begins a mark, another in every process; its number is that of the sequence (ECMA-48, SGR), and `>` ends it."""
+
+_MARKS = re.compile(rf"{_MARK}(\d+)>")
+_NUMBERS = {"green": 32, "yellow": 33, "red": 31, "bold": 1}
+_RESET = 0
 _COLOURS = {
     "ok": "green",
     "allow": "green",
@@ -37,12 +48,30 @@ def coloured(stream: TextIO | None = None) -> bool:
 
 def paint(word: str) -> str:
     """Give a verdict or a result its colour, where colour is wanted."""
-    return click.style(word, fg=_COLOURS.get(word)) if word in _COLOURS and coloured() else word
+    return marked(word, _COLOURS[word]) if word in _COLOURS and coloured() else word
 
 
 def strong(words: str) -> str:
     """Make a heading stand out, where colour is wanted."""
-    return click.style(words, bold=True) if coloured() else words
+    return marked(words, "bold") if coloured() else words
+
+
+def marked(words: str, style: str) -> str:
+    """Give words a style: green, yellow, red or bold."""
+    return f"{_MARK}{_NUMBERS[style]}>{words}{_MARK}{_RESET}>"
+
+
+def plain(text: str) -> str:
+    """Take the styles out of a text."""
+    return _MARKS.sub("", text)
+
+
+def shown(line: str) -> str:
+    """Write a line as a terminal gets it: styles as its sequences, nothing else that would steer it."""
+    if _MARK not in line:
+        return printable(line)
+    parts = _MARKS.split(line)
+    return "".join(f"\x1b[{part}m" if odd % 2 else printable(part) for odd, part in enumerate(parts))
 
 
 def widths(rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
@@ -81,4 +110,4 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _width(cell: str) -> int:
-    return len(click.unstyle(cell)) if cell else len(_NOTHING)
+    return len(printable(plain(cell))) if cell else len(_NOTHING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,7 +10,9 @@ import msgspec
 from nfagent.cluster.decode import document_field
 from nfagent.cluster.model import Ref
 from nfagent.cluster.schema import known_fields
-from nfagent.edge.syntax import Document, parse
+from nfagent.edge.entries import holds_others, is_list
+from nfagent.edge.parsing import LARGEST_OBJECT, TooLarge, UnparsedError, file_entries
+from nfagent.edge.syntax import Document
 from nfagent.errors import ObjectError, Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.kinds import CLUSTER_SCOPED, decoder, references
@@ -57,25 +59,28 @@ class FileContent(msgspec.Struct, frozen=True):
 
 def read_documents(name: str, text: str) -> FileContent | Problem:
     """Read a file; a Problem where it doesn't parse as a whole: then its last good content holds. Never raises."""
-    documents = parse(name, text)
-    return documents if isinstance(documents, Problem) else _collect(name, documents)
+    try:
+        return _collect(name, file_entries(name, text))
+    except UnparsedError as error:
+        return error.problem
 
 
-def _collect(name: str, documents: list[Document]) -> FileContent:
+def _collect(name: str, entries: Iterable[Document]) -> FileContent:
     items: dict[Ref, tuple[Item, int]] = {}
     refused: dict[Ref, Problem] = {}
     doubted: dict[Ref, Problem] = {}
     unnamed = False
     ignored: set[str] = set()
     problems: list[Problem] = []
-    for line, found in _expanded(documents):
+    for line, found in entries:
         place = f"{name}:{line}"
         try:
-            item = _read(found)
+            item = _read_large(found) if isinstance(found, TooLarge) else _read(found)
         except ObjectError as error:
             problem = msgspec.structs.replace(error.problem, place=place)
             problems.append(problem)
-            named = references(found) if isinstance(found, dict) and not _holds_others(found) else frozenset()
+            about = found.named if isinstance(found, TooLarge) else found
+            named = references(about) if isinstance(about, dict) and not holds_others(about) else frozenset()
             refused |= dict.fromkeys(named, problem)
             unnamed |= not named
             continue
@@ -117,6 +122,18 @@ def _read(found: object) -> Item | str | None:
     return f"{document['apiVersion']} {document['kind']}" if decode is None else decode(document)
 
 
+def _read_large(found: TooLarge) -> str:
+    """Give its kind in words where that isn't read. Raises ObjectError."""
+    document = _named(found.named)
+    if isinstance(document, Problem):
+        raise ObjectError(document)
+    if decoder(document) is None:
+        return f"{document['apiVersion']} {document['kind']}"
+    owner = next(iter(references(document)), document["kind"])
+    reason = f"is larger than {LARGEST_OBJECT >> 20} MiB as JSON ({found.size >> 20} MiB); an API server takes 1.5 MiB"
+    raise ObjectError(Problem(object=str(owner), reason=reason))
+
+
 def _doubt(found: object) -> Problem | None:
     """Find a field that isn't known beside `spec` or in `metadata`: `sepc` for `spec` leaves a policy without rules."""
     if not isinstance(found, dict):
@@ -145,11 +162,11 @@ def _named(document: object) -> dict[str, Any] | Problem:
     if not isinstance(document, dict) or not all(isinstance(document.get(key), str) for key in ("apiVersion", "kind")):
         return Problem(reason="is not a Kubernetes object; write apiVersion and kind")
     kind = document["kind"]
-    if _is_list(document):
+    if is_list(document):
         return Problem(
             object=kind, reason="is a list inside a list, which is not read; put its items into the outer one"
         )
-    if _holds_others(document):
+    if holds_others(document):
         wrong = "is missing" if document.get("items") is None else "is not a list"
         return Problem(object=kind, field="items", reason=f"{wrong}; write the objects there, each behind `- `")
     metadata = document.get("metadata")
@@ -172,33 +189,3 @@ def _wrong_name(kind: str, metadata: dict[Any, Any]) -> Problem | None:
                 object=kind, field=f"metadata.{key}", value=shown, reason="is not a string; put it in quotes"
             )
     return None
-
-
-def _is_list(document: dict[str, Any]) -> bool:
-    kind = document.get("kind")
-    # The API server writes an empty list of items as null.
-    return isinstance(kind, str) and kind.endswith("List") and isinstance(document.get("items", ""), list | None)
-
-
-def _holds_others(document: dict[str, Any]) -> bool:
-    """Tell whether an object is there for others alone, whether or not they can be found in it."""
-    return _is_list(document) or document.get("kind") == "List"
-
-
-def _expanded(documents: list[Document]) -> Iterator[Document]:
-    """Open lists: `kind: List`, and typed ones whose entries may leave kind and apiVersion out."""
-    for line, document in documents:
-        if document is None:
-            continue
-        if isinstance(document, dict) and _is_list(document):
-            for entry in document["items"] or ():
-                yield line, _typed(entry, document)
-        else:
-            yield line, document
-
-
-def _typed(entry: object, around: dict[str, Any]) -> object:
-    kind = str(around["kind"]).removesuffix("List")
-    if not isinstance(entry, dict) or not kind or "kind" in entry:
-        return entry
-    return {"apiVersion": around.get("apiVersion"), "kind": kind, **entry}

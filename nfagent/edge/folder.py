@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from nfagent.cluster.model import Pod, Ref
 from nfagent.edge.last_good import LastGood
 from nfagent.edge.manifests import Event, Folder, adopt_all, follow, read_files
+from nfagent.edge.parsing import end_children
 from nfagent.errors import Problem, UsageError
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ class FolderSource:
         return ""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """End what reads large files: a thread waits for it."""
+        end_children()
 
     def status(self) -> dict[str, Any]:
         """Tell which files were read, by the digest of each."""

@@ -277,6 +277,8 @@ class ClusterSource:
                 self._hear(reflector)
                 async for chunk in stream:
                     self._hear(reflector)
+                    if (work := reflector.ahead.work(chunk)) is not None:
+                        await asyncio.to_thread(work)
                     await self._hand_on(reflector, reflector.take_chunk(chunk))
                     if reflector.setback is not None:
                         return

@@ -21,7 +21,9 @@ from typing import TypeAlias
 import msgspec
 
 from nfagent.cluster.model import Ref
+from nfagent.cluster.ordering import in_order
 from nfagent.edge.documents import FileContent, read_documents
+from nfagent.edge.syntax import LARGEST_FILE, TOO_LARGE
 from nfagent.edge.watching import changed_paths, folders_of
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
@@ -263,7 +265,8 @@ def _touched(before: FileContent | None, after: FileContent | None) -> tuple[Ref
     old = before.items if before is not None else {}
     new = after.items if after is not None else {}
     changed = {ref for ref, (item, _) in new.items() if ref not in old or old[ref][0] != item}
-    return tuple(sorted(changed | (old.keys() - new.keys())))
+    # In steps: a sort of 150,000 names at once would hold the interpreter.
+    return tuple(ref for ref in in_order(changed | (old.keys() - new.keys())) if ref is not None)
 
 
 def digest(text: str) -> str:
@@ -361,7 +364,7 @@ def _text(folder: Path, path: Path) -> str | Problem | None:
     try:
         if path.is_symlink() and not path.exists():
             return Problem(place=_name(folder, path), reason="is a link that leads nowhere")
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        return _bounded_text(_name(folder, path), path) if path.is_file() else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -369,6 +372,12 @@ def _text(folder: Path, path: Path) -> str | Problem | None:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         return Problem(place=f"{_name(folder, path)}:{line}", reason="is not UTF-8 text")
+
+
+def _bounded_text(name: str, path: Path) -> str | Problem:
+    if path.stat().st_size > LARGEST_FILE:
+        return Problem(place=name, reason=TOO_LARGE)
+    return path.read_text(encoding="utf-8")
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from nfagent.cluster.printable import printable
 from nfagent.edge import systemd
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Readiness:
     def _say(self, status: str) -> None:
         if not self._ready:
             self._ready = True
-            systemd.notify(f"READY=1\nSTATUS={status}")
+            systemd.notify(f"READY=1\nSTATUS={printable(status)}")
         elif status != self._status:
-            systemd.notify(f"STATUS={status}")
+            systemd.notify(f"STATUS={printable(status)}")
         self._status = status

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 import msgspec
-import yaml
 
 from nfagent.cluster.address import Range, parse_cidr
 from nfagent.cluster.decode import document_field, namespaced_name
 from nfagent.cluster.field_errors import FieldErrors
 from nfagent.cluster.fields import Field
 from nfagent.cluster.model import Ref
-from nfagent.errors import Problem
+from nfagent.cluster.yaml_values import YamlError, yaml_documents
+from nfagent.errors import ObjectError, Problem
 
 CONFIG_MAP = Ref("ConfigMap", "kube-system", "ip-masq-agent")
 """The one ConfigMap that is read."""
@@ -47,6 +46,15 @@ _KEYS = (_LIST, _LIMIT, *_SWITCHES, _INTERVAL)
 _CIDR_LIMIT = 64
 _CLOSE = 0.8
 """How alike a key is to the one that it was to be, from 0 to 1."""
+_MOST_UNKNOWN = 16
+"""Unknown keys beyond which nobody compares them with the known ones: each of these may be misspelt."""
+
+LONGEST = 64 * 1024
+"""Characters of the configuration. It is read on the event loop; with 64 CIDRs, the reference's limit, it has 2,000."""
+
+MOST_VALUES = 1_000
+"""Values in it: a key, a CIDR, a list are one each."""
+
 _GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
 
 
@@ -96,15 +104,7 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
     if namespaced_name(top) != (CONFIG_MAP.namespace, CONFIG_MAP.name):
         return None
     text = top / "data" / "config"
-    try:
-        content = yaml.safe_load(text.string())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at its line {mark.line + 1}" if mark else ""
-        raise Field(top.owner, text.path, None).error(f"is neither YAML nor JSON{where}") from None
-    except (ValueError, RecursionError, LookupError, AttributeError) as error:  # what PyYAML makes of `!!bool x`
-        # PyYAML lets through what int() and date() refuse, as in 2001-99-99, and gives up on deep nesting.
-        raise Field(top.owner, text.path, None).error(f"has a value that can't be read: {error}") from None
+    content = _content(text)
     config = Field(top.owner, text.path, content)
     errors = FieldErrors(config)
     data = top / "data"
@@ -113,6 +113,28 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
         for key in (_LIST, *_SWITCHES):
             errors.note(wrong, keep=key)
     return _decode_config(config, errors)
+
+
+def _content(text: Field) -> Any:  # noqa: ANN401 - whatever the text holds
+    """Parse the configuration. Raises ObjectError."""
+    given = text.string()
+    if len(given) > LONGEST:
+        raise _refused(text, f"has more than {LONGEST >> 10} KiB; give the list of CIDRs alone, and merge some")
+    content: Any = None
+    try:
+        for count, (line, value) in enumerate(yaml_documents(given, MOST_VALUES)):
+            if count:
+                raise _refused(text, f"has a second document at its line {line}; give one")
+            content = value
+    except YamlError as error:
+        where = "" if error.line is None else f" at its line {error.line}"
+        raise _refused(text, f"is neither YAML nor JSON{where}: {error}") from None
+    return content
+
+
+def _refused(text: Field, reason: str) -> ObjectError:
+    """Say what is wrong with the text, which would be too long to be shown."""
+    return Field(text.owner, text.path, None).error(reason)
 
 
 def _decode_config(config: Field, errors: FieldErrors) -> IpMasqConfig:
@@ -135,11 +157,7 @@ def _spellings(config: Field, errors: FieldErrors) -> dict[str, str]:
     """
     given = config.mapping()
     found = {key: key for key in _KEYS if key in given}
-    keys: Iterable[object] = given
-    for key in keys:
-        if not isinstance(key, str):
-            errors.note(config.error(f"has a key that is no text; the keys are {', '.join(_KEYS)}"))
-            continue
+    for key in given:
         known = next((name for name in _KEYS if name.casefold() == key.casefold()), None)
         if known is None:
             errors.note((config / key).error(f"is not read; the keys are {', '.join(_KEYS)}"))
@@ -150,9 +168,9 @@ def _spellings(config: Field, errors: FieldErrors) -> dict[str, str]:
 
 def _misspelt(known: str, config: Field) -> bool:
     """Tell whether a key that isn't known was to be this one: then what it said before stays."""
-    given = [key.casefold() for key in config.mapping() if isinstance(key, str)]
+    given = [key.casefold() for key in config.mapping()]
     unknown = [key for key in given if key not in {name.casefold() for name in _KEYS}]
-    return bool(get_close_matches(known.casefold(), unknown, n=1, cutoff=_CLOSE))
+    return len(unknown) > _MOST_UNKNOWN or bool(get_close_matches(known.casefold(), unknown, n=1, cutoff=_CLOSE))
 
 
 def _interval(field: Field) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from nfagent.cluster.address import Family, Range, family_of, number
 from nfagent.cluster.ordering import in_order
+from nfagent.cluster.printable import printable_lines
 from nfagent.ruleset.objects import (
     FLOW_SECONDS,
     FLOW_SET_SIZE,
@@ -75,7 +76,7 @@ def table_parts(ruleset: Ruleset, annotate: Annotate | None = None) -> Iterator[
             if line is None:
                 yield ""
                 continue
-            yield start + line
+            yield start + printable_lines(line).replace("\n", "\\n")
             start = "\n\t"
         start = "\n\n\t"
     yield f"{start}\n}}\n" if start.startswith("table") else "\n}\n"

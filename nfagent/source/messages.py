@@ -165,6 +165,11 @@ class Lines:
         self._keep(rest)
         return [line for line in lines if line.strip()]
 
+    def ended_by(self, chunk: bytes, least: int) -> bytes | None:
+        """Give the line that these bytes end, where it has at least so many already; nothing is taken in."""
+        rest, end, _ = chunk.partition(b"\n") if self._length >= least else (b"", b"", b"")
+        return b"".join([*self._begun, rest]) if end else None
+
     def _keep(self, part: bytes) -> None:
         if part:
             self._begun.append(part)

@@ -3,7 +3,8 @@
     {"kind": …, "metadata": {"resourceVersion": …, "continue": …}, "items": [OBJECT, OBJECT, …]}
 
 Where one object may end and the next one begin is searched for by how objects begin; whether it does is decided by
-the JSON decoder. What isn't written so is kept, and read with the end of the body.
+the JSON decoder, or, in an object that holds such a place itself (a Pod with two owners), by counting braces: anybody
+may give an object thousands of owners. What isn't written so is kept, and read with the end of the body.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from nfagent.source.messages import Page, decode_page
 
 _ITEMS = re.compile(rb'"items"\s*:\s*\[\s*')
 _BETWEEN = re.compile(rb'\}\s*,\s*(?=\{\s*"(?:metadata|apiVersion|kind)")')
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}]')
+"""A string, a brace, or the begin of a string that has no end."""
+
 _OVERLAP = 64
 """Bytes of a boundary that the next chunk may complete."""
 
@@ -32,6 +36,10 @@ class ListBody:
         self._searching = True
         self._buffer = bytearray()
         self._searched = 0
+        # Of the object at the buffer's start, where a boundary was within it: how far its braces were counted.
+        self._counted: int | None = None
+        self._depth = 0
+        self._given_up = False
 
     def feed(self, chunk: bytes) -> list[msgspec.Raw]:
         """Take bytes in; give the objects that they complete."""
@@ -62,13 +70,33 @@ class ListBody:
         found: list[msgspec.Raw] = []
         start = 0
         for boundary in _BETWEEN.finditer(self._buffer, self._searched):
-            candidate = bytes(self._buffer[start : boundary.start() + 1])
+            end = boundary.start() + 1
+            if self._given_up or (self._counted is not None and self._goes_on(end)):
+                continue
+            candidate = bytes(self._buffer[start:end])
             if _is_whole(candidate):
                 found.append(msgspec.Raw(candidate))
-                start = boundary.end()
+                start, self._counted = boundary.end(), None
+            elif self._counted is None:
+                self._counted, self._depth = start, 0
+                self._goes_on(end)
+            else:
+                self._given_up = True
         del self._buffer[:start]
         self._searched = max(0, len(self._buffer) - _OVERLAP)
+        self._counted = None if self._counted is None else self._counted - start
         return found
+
+    def _goes_on(self, end: int) -> bool:
+        """Count braces up to there; tell whether the object goes on. Gives up where it ended before."""
+        for token in _TOKEN.finditer(self._buffer, self._counted or 0, end):
+            word = token.group()
+            self._depth += (word == b"{") - (word == b"}")
+            if word == b'"' or (self._depth == 0 and token.end() < end):
+                self._given_up = True
+                return True
+        self._counted = end
+        return self._depth > 0
 
 
 def _is_whole(candidate: bytes) -> bool:

@@ -23,6 +23,7 @@ import msgspec
 
 from nfagent.cluster.model import Ref
 from nfagent.errors import DecodeError, Problem
+from nfagent.source.ahead import Ahead
 from nfagent.source.last_good import still_in_force
 from nfagent.source.messages import Lines, Page, Status, decode_bookmark, decode_event, decode_status
 from nfagent.source.objects import Found, event_reader, reader
@@ -71,7 +72,8 @@ class Reflector:
         self.pending: list[Change] = []
         self.lists = 0
         self.version = ""
-        self._read = reader(resource)
+        self.ahead = Ahead(reader(resource), lambda: self._lines)
+        self._read = self.ahead.read
         self._read_event = event_reader(resource)
         self._held = held
         self._last_good = last_good

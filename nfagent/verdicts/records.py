@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from nfagent.cluster.model import Direction, Pod
+from nfagent.cluster.printable import printable_json
 from nfagent.errors import DecodeError
 
 Disposition: TypeAlias = Literal["allow", "deny"]
@@ -100,7 +101,10 @@ _decoder = msgspec.json.Decoder(Record)
 
 def encode(record: Record) -> bytes:
     """Write a record as one line of JSON, its newline included."""
-    return _encoder.encode(record) + b"\n"
+    line = _encoder.encode(record)
+    if not line.isascii() or b"\x7f" in line:
+        line = printable_json(line.decode()).encode()
+    return line + b"\n"
 
 
 def decode(line: bytes) -> Record:

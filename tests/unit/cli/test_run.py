@@ -21,7 +21,11 @@ from tests.unit.cli.called import Call
 _log_to_stderr("info")
 log = logging.getLogger("nfagent.agent")
 log.info("two\\nlines")
-log.error("bad")
+log.error("bad \x1b[2J\u202e")
+try:
+    raise ValueError("x\\n<2>forged")
+except ValueError:
+    log.exception("failed")
 log.debug("hidden")
 logging.getLogger("asyncio").info("hidden too")
 """
@@ -47,14 +51,20 @@ def logged(*, journal: bool) -> list[str]:
 
 
 def test_in_the_journal_every_line_has_its_priority_and_no_time() -> None:
-    assert logged(journal=True) == ["<6>two", "<6>lines", "<3>bad"]
+    said = logged(journal=True)
+    assert said[:3] == ["<6>two\\nlines", "<3>bad \\x1b[2J\\u202e", "<3>failed"]
+    assert said[3:]
+    assert all(line.startswith("<3>  | ") for line in said[3:])
+    assert said[-1] == "<3>  | <2>forged"
 
 
 def test_elsewhere_a_line_begins_with_time_and_level() -> None:
-    first, _, error = logged(journal=False)
-    assert first[8:] == " info two"
+    first, error, failed, *traceback = logged(journal=False)
+    assert first[8:] == " info two\\nlines"
     assert first[2] == first[5] == ":"
-    assert error[8:] == " error bad"
+    assert error[8:] == " error bad \\x1b[2J\\u202e"
+    assert failed[8:] == " error failed"
+    assert all(line.startswith("  | ") for line in traceback)
 
 
 def test_a_group_of_one_error_is_that_error() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from nfagent.edge.clock import SystemClock
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.last_good import LastGood
 from nfagent.edge.manifests import Event
+from nfagent.edge.parsing import LARGE
 from nfagent.intake import Intake
 from nfagent.ruleset.desired import Desired
 
@@ -130,5 +132,48 @@ def test_the_loop_is_not_held_by(ask: Ask, tmp_path: Path) -> None:
         assert len(taker.desired.held("NetworkPolicy")) == FILES * POLICIES
         assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
         assert turns.count > FILES
+
+    asyncio.run(body())
+
+
+PODS = 8000
+
+
+def pods(form: str, version: str) -> str:
+    """Write a large file of Pods."""
+    found = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": f"p-{number}", "labels": {"version": version}},
+            "status": {"podIP": f"10.0.{number >> 8}.{number & 255}"},
+        }
+        for number in range(PODS)
+    ]
+    if form == "a list":
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
+    return "".join(f"{json.dumps(one)}\n{'---' if form == 'documents of YAML' else ''}\n" for one in found)
+
+
+@pytest.mark.usefixtures("_no_collections")
+@pytest.mark.parametrize("form", ["documents of JSON", "documents of YAML", "a list"])
+def test_the_loop_is_not_held_by_one_large_file(form: str, tmp_path: Path) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    file = manifests / ("f.yaml" if form == "documents of YAML" else "f.json")
+
+    async def body() -> None:
+        taker = Taker()
+        source = FolderSource(manifests, taker, LastGood(tmp_path / "state", "a"))
+        file.write_text(pods(form, "one"))
+        await source.start()
+        file.write_text(pods(form, "two"))
+        assert file.stat().st_size > LARGE
+        async with counted() as turns:
+            await source.reload()
+        assert len(taker.desired.cluster.pods) == PODS
+        assert source.problems == ()
+        assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
+        assert turns.count > PODS // 1000
 
     asyncio.run(body())

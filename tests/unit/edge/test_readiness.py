@@ -105,6 +105,11 @@ def test_what_holds_is_said_once_and_anew_where_it_changes(said: Callable[[], li
     assert said() == [READY, "STATUS=nothing is changed: x", "STATUS=enforcing"]
 
 
+def test_a_message_of_others_is_no_state_of_its_own(said: Callable[[], list[str]]) -> None:
+    Readiness(Waits()).settled("API server: x\nMAINPID=1\x1b[2J")
+    assert said() == ["READY=1\nSTATUS=API server: x\\nMAINPID=1\\x1b[2J"]
+
+
 class Reload:
     """A reload of an agent that is ready, and what happens while it is waited for."""
 

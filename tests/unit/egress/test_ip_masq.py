@@ -51,8 +51,23 @@ def test_reads(text: str | None, config: IpMasqConfig) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("a: [", "data.config: is neither YAML nor JSON at its line 1", id="broken YAML"),
-        pytest.param("a: 2001-99-99", "data.config: has a value that can't be read: month", id="a date that is none"),
+        pytest.param("a: [", "data.config: is neither YAML nor JSON at its line 2: while parsing", id="broken YAML"),
+        pytest.param("a: .nan", "at its line 1: '.nan' is no number that JSON has", id="not a number"),
+        pytest.param("a: 1\n---\nb: 1", "data.config: has a second document at its line 3", id="two documents"),
+        pytest.param(
+            f"nonMasqueradeCIDRs: [{'a' * 70_000}]",
+            "data.config: has more than 64 KiB; give the list",
+            id="a long text",
+        ),
+        pytest.param(
+            f"nonMasqueradeCIDRs: [{'a,' * 3000}]", "at its line 1: holds more than 1000 values", id="many values"
+        ),
+        pytest.param(
+            "a: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c]",
+            "at its line 4: its aliases stand for too many values",
+            id="aliases of aliases",
+        ),
+        pytest.param("a: &a [*a]", "at its line 1: the value of anchor &a contains itself", id="a circle"),
         pytest.param("- a", "data.config: is not a mapping", id="a list"),
     ],
 )
@@ -139,8 +154,8 @@ UNREAD = {
         IpMasqConfig(READABLE.cidrs, (False, False)),
         IpMasqConfig(READABLE.cidrs, (False, True)),
     ),
-    "a key that is no text is said, and the list holds": Unread(
-        f"{LISTED}1: x", "data.config: has a key that is no text; the keys are nonMasq", READABLE, READABLE
+    "a key that is a number is said, and the list holds": Unread(
+        f"{LISTED}1: x", "data.config.1 'x': is not read; the keys are nonMasq", READABLE, READABLE
     ),
     "of a key in two spellings ours holds": Unread(
         f"nonmasqueradecidrs: []\n{LISTED}",
@@ -177,6 +192,19 @@ def test_a_config_map_without_the_key_that_is_read_leaves_what_was_read_before(d
     kept = found.with_last_good(BEFORE)
     assert (kept.cidrs, kept.link_local) == (BEFORE.cidrs, BEFORE.link_local)
     assert found.cidrs is None
+
+
+def test_more_unknown_keys_than_are_compared_leave_what_was_read_before() -> None:
+    found = decode_ip_masq(config_map("".join(f"key-{number}: x\n" for number in range(400))))
+    assert found is not None
+    kept = found.with_last_good(BEFORE)
+    assert (kept.cidrs, kept.link_local) == (BEFORE.cidrs, BEFORE.link_local)
+
+
+def test_a_word_of_sixty_fields_is_text_not_a_sexagesimal_number() -> None:
+    found = decode_ip_masq(config_map(f"cidrLimit: 1{':30' * 20_000}"))
+    assert found is not None
+    assert "is not a whole number" in str(found.problems[0])
 
 
 def test_a_config_map_without_the_key_that_is_read_says_so() -> None:

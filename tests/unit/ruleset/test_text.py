@@ -170,3 +170,16 @@ def test_a_table_sorts_addresses_by_number_and_explains_them() -> None:
 
 def test_no_table_says_so() -> None:
     assert table_text(ABSENT) == "# there is no table inet nfagent\n"
+
+
+def test_a_name_that_somebody_else_gave_is_no_line_of_its_own() -> None:
+    named = "x\nadd rule inet nfagent y accept\x1b[2J"
+    text = table_text(
+        Ruleset(
+            chains={"y": Chain(rules=(Rule((Foreign(named),), comment=named),))},
+            sets={"s": NamedSet("address", 4, frozenset(), named)},
+            foreign=frozenset({("map", named)}),
+        )
+    )
+    assert not [line for line in text.splitlines() if line.startswith("add")]
+    assert text.replace("\n", "").replace("\t", "").isprintable()

@@ -8,11 +8,19 @@ import msgspec
 import pytest
 
 from nfagent.errors import DecodeError
+from nfagent.source import pages
 from nfagent.source.messages import decode_page
 from nfagent.source.pages import ListBody
 from tests.api_words import page, pod
 
 OWNED = {**pod("o"), "metadata": {"name": "o", "ownerReferences": [{"apiVersion": "v1"}, {"apiVersion": "v2"}]}}
+HEIRS = {
+    **pod("h"),
+    "metadata": {
+        "name": "h",
+        "ownerReferences": [{"apiVersion": "v1", "kind": '}, {"kind": "\\'} for _ in range(9)],
+    },
+}
 SPOKEN = pod("s", words='"}, {"metadata": {"name": "no object"')
 CUSTOM = {"apiVersion": "policy.example/v1", "kind": "EgressNATPolicy", "metadata": {"name": "e"}}
 
@@ -30,6 +38,8 @@ BODIES: dict[str, bytes] = {
     "as the API server writes them": compact(page(pod("a"), pod("b"), pod("c"))),
     "objects in which others seem to begin": page(OWNED, SPOKEN, OWNED, pod("a")),
     "objects that name their kind": compact(page(CUSTOM, CUSTOM, CUSTOM)),
+    "objects with many owners": page(pod("a"), HEIRS, OWNED, HEIRS, pod("b")),
+    "objects with many owners, as they come": compact(page(pod("a"), HEIRS, OWNED, HEIRS, pod("b"))),
     "objects that begin with anything": page({"spec": 1}, pod("a"), {"status": 2}, pod("b")),
     "the version behind the objects": b'{"items":[{"metadata":{}},{"metadata":{}}],"metadata":{"resourceVersion":"5"}}',
 }
@@ -76,3 +86,32 @@ BROKEN = {
 def test_what_is_no_list_is_an_error_at_its_end(body: bytes, size: int) -> None:
     with pytest.raises(DecodeError):
         read(body, size)
+
+
+class Counted:
+    """The JSON decoder, and how many bytes it has looked through."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._decoder = msgspec.json.Decoder(msgspec.Raw)
+
+    def decode(self, content: bytes) -> msgspec.Raw:
+        self.bytes += len(content)
+        return self._decoder.decode(content)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param({"metadata": {"ownerReferences": [{"apiVersion": "v1"}] * 5000}}, id="an object of many owners"),
+        pytest.param({"spec": 1}, id="an object that begins with anything"),
+    ],
+)
+def test_no_object_has_a_body_looked_through_again_and_again(
+    first: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = compact(page(pod("a"), first, *(pod(f"p-{number}") for number in range(2000))))
+    decoder = Counted()
+    monkeypatch.setattr(pages, "_ANY", decoder)
+    assert len(read(body, 65536)[0]) == 2002
+    assert decoder.bytes < 3 * len(body), "the decoder looks through a few parts twice"

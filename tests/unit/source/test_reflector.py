@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ import pytest
 from nfagent.cluster.model import Pod, Ref
 from nfagent.egress.policy import EgressNATPolicy
 from nfagent.ruleset.desired import Item
+from nfagent.source.ahead import LONG
 from nfagent.source.reflector import Reflector
 from nfagent.source.requests import LastGood, Request, Setback
 from nfagent.source.resources import RESOURCES
@@ -840,3 +842,57 @@ def test_what_is_held_is_asked_for_lists_alone() -> None:
     followed.reflector._held = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
     streamed(added(pod("c", 6)), event("DELETED", pod("a", 7)), bookmark("9"))(followed)
     assert followed.holder.names == "b c"
+
+
+def steps(call: Callable[[], object]) -> int:
+    """Count the calls of Python's functions that a call takes."""
+    count = 0
+
+    def profile(_frame: object, happened: str, _argument: object) -> None:
+        nonlocal count
+        count += happened == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def long_policy(peers: int) -> Document:
+    names = [{"podSelector": {"matchLabels": {"app": f"app-{number}"}}} for number in range(peers)]
+    return {
+        "metadata": {"namespace": "shop", "name": "p", "resourceVersion": "9"},
+        "spec": {"podSelector": {}, "ingress": [{"from": names}]},
+    }
+
+
+@pytest.mark.parametrize("size", [1000, 65536, 10_000_000])
+def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
+    body = added(long_policy(4000), long_policy(1))
+    assert len(body) > 2 * LONG
+    ahead, plain = Followed("NetworkPolicy"), Followed("NetworkPolicy")
+    worked, taken = 0, 0
+    for start in range(0, len(body), size):
+        chunk = body[start : start + size]
+        plain.holder.take(plain.reflector.take_chunk(chunk))
+        if (work := ahead.reflector.ahead.work(chunk)) is not None:
+            worked += 1
+            work()
+        taken += steps(lambda: ahead.holder.take(ahead.reflector.take_chunk(chunk)))  # noqa: B023 - called at once
+    assert ahead.reflector.version == plain.reflector.version
+    assert ahead.holder.held("NetworkPolicy") == plain.holder.held("NetworkPolicy")
+    if size < len(body):
+        assert worked == 1
+        assert taken < 4000, "the peers were read before"
+
+
+def test_a_long_line_that_is_no_event_is_a_setback_as_ever() -> None:
+    followed = Followed("NetworkPolicy")
+    for chunk in (b"x" * LONG, b"y\n"):
+        if (work := followed.reflector.ahead.work(chunk)) is not None:
+            work()
+        followed.holder.take(followed.reflector.take_chunk(chunk))
+    assert followed.reflector.setback is not None
