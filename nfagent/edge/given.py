@@ -10,7 +10,7 @@ import msgspec
 
 from nfagent.cluster.model import Ref
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.manifests import is_manifest
+from nfagent.edge.folder_listing import is_manifest
 from nfagent.errors import Problem, UsageError
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import SHORT_KINDS, Policy, TierPolicy
