@@ -32,6 +32,7 @@ class Listing(msgspec.Struct):
     files:    manifests, and what has the name of one, but folders
     listed:   folders, each once, and which each of them is
     unlisted: folders that can't be listed, and why; links that may have led to one
+    links:    which of these are links
     twice:    links to folders that are listed by another name
     paths:    of the folders that are listed
     entries:  what lies in each of them, but for what is hidden
@@ -40,6 +41,7 @@ class Listing(msgspec.Struct):
     files: dict[str, Path] = msgspec.field(default_factory=dict)
     listed: dict[str, Identity] = msgspec.field(default_factory=dict)
     unlisted: dict[str, OSError] = msgspec.field(default_factory=dict)
+    links: set[str] = msgspec.field(default_factory=set)
     twice: set[str] = msgspec.field(default_factory=set)
     paths: dict[str, Path] = msgspec.field(default_factory=dict)
     entries: dict[str, set[str]] = msgspec.field(default_factory=dict)
@@ -117,6 +119,7 @@ def list_folders(folder: Path, calls: BoundedCalls, only: frozenset[str] | None 
             _note_files(found, folder, [path])
             if isinstance(leads, OSError):
                 found.unlisted[name_in(folder, path)] = leads
+                found.links.add(name_in(folder, path))
         # Who links to a folder beside it has it under its own name.
         level = [path for _, path in sorted(below) if only is None or name_in(folder, path) in only]
     return found

@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -115,12 +116,13 @@ def _emptied(listing: Listing, known: Folder, absent: Iterable[str]) -> dict[str
     which folder it was.
     """
     found: dict[str, int] = {}
+    holds_any = cache(listing.holds_any)
     for name in absent:
         for place in folders_on_the_way(name):
             before, now = known.identities.get(place), listing.listed.get(place)
             if now is None or (before == now and before is not None):
                 continue
-            if not listing.holds_any(place):
+            if not holds_any(place):
                 found[place] = found.get(place, 0) + 1
                 break
             if before is not None:
@@ -133,14 +135,20 @@ def _within(name: str, places: Mapping[str, int]) -> bool:
 
 
 def _troubles(folder: Path, listing: Listing, emptied: Mapping[str, int], kept: frozenset[str]) -> Iterator[Problem]:
-    obstacles = {listing.obstacle(name) for name in kept if not _within(name, emptied) and not listing.lacks(name)}
+    obstacles: set[str] = set()
+    for name in sorted(name for name in kept if not _within(name, emptied)):
+        if listing.obstacle(name) or "" in listing.unlisted:
+            obstacles.add(listing.obstacle(name))
+        elif name in listing.listed or name in listing.twice or name in listing.unlisted:
+            reason = f"is a folder now; put a file there, or delete it; {_HOLDS}"
+            yield Problem(place=name, reason=reason)
     for place in sorted({*listing.unlisted, *obstacles}):
         error = listing.unlisted.get(place)
         if not place:
             yield unreadable_folder(folder, error or NotADirectoryError(errno.ENOTDIR, ""))
             continue
-        if place in listing.files or (place not in obstacles and (error is None or error.errno in _NO_FOLDER)):
-            continue
+        if place in listing.links - obstacles or (place not in obstacles and isinstance(error, FileNotFoundError)):
+            continue  # a link that nothing is known behind; a folder that went since its parent was listed
         if error is None or error.errno in _NO_FOLDER:
             reason = f"is no folder now; make it one again, or delete it; {_HOLDS}"
         else:

@@ -92,7 +92,8 @@ async def changed_paths(watching: Watching, stop: asyncio.Event) -> AsyncGenerat
             except OSError as error:
                 if error.errno in _NO_FOLDER:
                     return
-                watching.unwatched(_why_unwatched(error))
+                # Of a folder that can't be read the look tells.
+                watching.unwatched(_why_unwatched(error) if error.errno in _LIMITS else "")
                 told = _polled(watching, stopping)
             else:
                 watching.unwatched("")
@@ -155,7 +156,7 @@ async def _polled(watching: Watching, stopping: asyncio.Future[bool]) -> AsyncGe
 
 def _why_unwatched(error: OSError) -> str:
     """Say why there is no inotify, and what to do."""
-    setting, lacks = "", f"can't be watched by inotify: {error.strerror or error}"
+    setting, lacks = "", f"inotify can't be had: {error.strerror}"
     if error.errno == errno.ENOSPC:
         setting, lacks = "max_user_watches", "inotify has no watches left"
     elif error.errno == errno.EMFILE and _descriptors_left():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Pod, Ref
-from nfagent.edge.folder_following import follow
+from nfagent.edge.folder_following import FolderDisk, follow
 from nfagent.edge.folder_listing import is_manifest
 from nfagent.edge.folder_look import read_folder
 from nfagent.edge.manifests import Event, Folder, Reading
@@ -484,8 +484,9 @@ class TestLastGood:
 class Follower:
     """What a folder's follower has told so far."""
 
-    def __init__(self, folder: Path, known: Folder | None = None) -> None:
+    def __init__(self, folder: Path, known: Folder | None = None, disk: FolderDisk | None = None) -> None:
         self.folder = folder
+        self.disk = disk
         self.known = known or Folder()
         self.told: list[str] = []
         self.batches = 0
@@ -504,7 +505,7 @@ class Follower:
         return {f"{name}@{node}" for name, node in there.items()}
 
     async def run(self, look_seconds: float) -> None:
-        async for events in follow(self.folder, self.known, self.stop, look_seconds):
+        async for events in follow(self.folder, self.known, self.stop, look_seconds, self.disk):
             async with self._news:
                 self.told += brief(events)
                 self.batches += 1
@@ -522,8 +523,10 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(folder: Path, look_seconds: float = 60.0, known: Folder | None = None) -> AsyncIterator[Follower]:
-    follower = Follower(folder, known)
+async def following(
+    folder: Path, look_seconds: float = 60.0, known: Folder | None = None, disk: FolderDisk | None = None
+) -> AsyncIterator[Follower]:
+    follower = Follower(folder, known, disk)
     task = asyncio.create_task(follower.run(look_seconds))
     try:
         await follower.until(lambda: follower.batches > 0 or not folder.exists())
