@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,6 +20,7 @@ from nfagent.cluster.model import Ref
 from nfagent.edge.bounded_calls import BoundedCalls
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.folder_following import FolderDisk
+from nfagent.edge.folder_look import read_files
 from nfagent.edge.last_good import LastGood
 from nfagent.edge.manifests import Event, Folder
 from tests.kernel.test_kernel_faults import no_more_files
@@ -28,6 +31,9 @@ pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, and other users"),
 ]
+
+_K = TypeVar("_K", bound=Hashable)
+_T = TypeVar("_T")
 
 DEADLINE = 60.0
 NOBODY = 65534
@@ -471,3 +477,40 @@ def test_a_folder_is_followed_by_looking_where_inotify_has_no_more(setting: str,
         timeout=DEADLINE,
     )
     assert done.stdout == "followed\n", done.stderr
+
+
+class Failing(BoundedCalls):
+    """A machine whose file system refuses some paths: what can't be had on every machine for real."""
+
+    def __init__(self, path: Path, code: int) -> None:
+        super().__init__()
+        self._path = path
+        self._error = OSError(code, os.strerror(code))
+
+    def each(self, call: Callable[[_K], _T], keys: Iterable[_K]) -> Iterator[tuple[_K, _T | OSError]]:
+        for key, answer in super().each(call, keys):
+            yield key, self._error if key == self._path else answer
+
+
+CODES = [errno.EIO, errno.ESTALE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ENOTCONN, errno.EUCLEAN, errno.EPERM]
+
+
+@pytest.mark.parametrize("code", CODES, ids=[errno.errorcode[code] for code in CODES])
+@pytest.mark.parametrize("where", [".", "team", "f.yaml"], ids=["the folder", "a folder within", "a file"])
+def test_any_error_of(where: str, code: int, folder: Path) -> None:
+    """Takes nothing away, is said, and is over when it is."""
+    known = Folder()
+    list(known.adopt_look(read_files(folder, known)))
+    if where == ".":
+        (folder / "f.yaml").unlink()
+    failing = Failing(folder / where, code)
+    look = read_files(folder, known, calls=failing)
+    assert (list(known.adopt_look(look)), look.uncertain) == ([], True)
+    (problem,) = said(known)
+    assert os.strerror(code) in problem
+    assert "stays in force" in problem
+    (folder / "f.yaml").write_text(pod())
+    assert list(known.adopt_look(read_files(folder, known))) == []
+    assert (said(known), known.uncertain) == ([], False)
+    (folder / "f.yaml").unlink()
+    assert list(known.adopt_look(read_files(folder, known))) == [Ref("Pod", "shop", "web")]
