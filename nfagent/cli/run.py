@@ -42,12 +42,14 @@ def run(
     `nfagent cleanup` removes them. Needs root.
     """
     from nfagent.agent import Agent
+    from nfagent.edge.descriptors import raise_limit
     from nfagent.errors import KernelError, UsageError
 
     if manifests and kubeconfig:
         raise UsageError("objects come from one place: give --manifests or --kubeconfig, not both")
     settings = settings_of(config, manifests, node, kubeconfig, allow_unknown_node=allow_unknown_node)
     _log_to_stderr(settings.log_level)
+    raise_limit()
     try:
         asyncio.run(Agent(settings).run())
     except KernelError as error:

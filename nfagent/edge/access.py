@@ -191,17 +191,21 @@ async def _asked(arguments: list[str], environment: Mapping[str, str], shown: st
     Its environment is ours, since plugins need theirs. It sees neither our files nor our terminal, and `-I` keeps
     PYTHONPATH and the working folder out of what it imports.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        str(_PROGRAM),
-        *arguments,
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        env=dict(environment),
-        start_new_session=True,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            str(_PROGRAM),
+            *arguments,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    except OSError as error:
+        # Out of descriptors, processes or memory for a moment: whoever asks tries again.
+        raise ClusterError(f"{shown}: the program that reads it can't be started: {error.strerror}") from None
     try:
         async with asyncio.timeout(_CHILD_SECONDS):
             output, _ = await process.communicate()

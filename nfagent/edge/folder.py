@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nfagent.cluster.model import Pod, Ref
+from nfagent.edge.folder_following import FolderDisk, follow
 from nfagent.edge.last_good import LastGood
-from nfagent.edge.manifests import Event, Folder, adopt_all, follow, read_files
+from nfagent.edge.manifests import Event, Folder, Look
 from nfagent.edge.parsing import end_children
 from nfagent.errors import Problem, UsageError
 
 log = logging.getLogger(__name__)
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 30.0
 _SLICE = 1000
 """How many objects are adopted before others have a turn: some milliseconds."""
 
@@ -41,6 +43,7 @@ class FolderSource:
         self._folder = Folder()
         self._taker = taker
         self._last_good = last_good
+        self._disk = FolderDisk()
         self._ignored: frozenset[str] = frozenset()
 
     @property
@@ -53,26 +56,28 @@ class FolderSource:
         return self._folder.flaws.news()
 
     async def start(self) -> None:
-        """Read everything; where that can't be read, what an agent of before read holds. Raises UsageError."""
+        """Read everything; where that can't be read, what an agent of before read holds. Raises UsageError.
+
+        A folder that can't be listed, and of which nothing is known, is waited for: the rules of before hold.
+        """
         await self._last_good.open(f"manifests {self._path.absolute()}")
         self._folder = Folder(self._last_good.of_files())
-        await self._take(adopt_all(await asyncio.to_thread(read_files, self._path, self._folder), self._folder))
+        await self._take(self._folder.adopt_look(await self._first_look()))
         self._folder.forget_last_good()
         self._last_good.settle()
         self._taker.gathered()
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises MachineError."""
-        async for events in follow(self._path, self._folder, asyncio.Event()):
+        """Follow until cancelled."""
+        async for events in follow(self._path, self._folder, asyncio.Event(), disk=self._disk):
             await self._take(events)
 
     async def reload(self) -> None:
         """Read everything again; what was read before holds where that can't be."""
         try:
             async with self._folder.reading:
-                readings = await asyncio.to_thread(read_files, self._path, self._folder)
-                await self._take(adopt_all(readings, self._folder))
-        except UsageError as error:
+                await self._take(self._folder.adopt_look(await self._disk.look(self._path, self._folder)))
+        except (UsageError, OSError) as error:
             log.error("reload: %s; what was read before holds", error)
 
     async def read_services(self) -> str:
@@ -86,6 +91,17 @@ class FolderSource:
     def status(self) -> dict[str, Any]:
         """Tell which files were read, by the digest of each."""
         return {"files": dict(sorted(self._folder.digests.items()))}
+
+    async def _first_look(self) -> Look:
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            try:
+                return await self._disk.look(self._path, self._folder)
+            except OSError as error:
+                if pause == _FIRST_RETRY_SECONDS:
+                    log.warning("%s can't be read, it is tried again: %s", self._path, error.strerror or error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST_RETRY_SECONDS)
 
     async def _take(self, events: Iterable[Event]) -> None:
         # Whatever else came together takes effect together; Pods, of which there may be many, don't hold it up.

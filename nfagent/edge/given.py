@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from nfagent.cluster.model import Ref
+from nfagent.edge.bounded_calls import BoundedCalls
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.manifests import is_manifest
+from nfagent.edge.folder_listing import list_folders
+from nfagent.edge.regular_file import UnsuitableError, read_regular
 from nfagent.errors import Problem, UsageError
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import SHORT_KINDS, Policy, TierPolicy
@@ -85,16 +87,23 @@ def _files(path: str) -> Iterator[GivenFile]:
     if not found.is_dir():
         yield _file(path, found)
         return
-    inside = sorted(name for name in found.rglob("*") if is_manifest(found, name) and name.is_file())
-    if not inside:
+    listing = list_folders(found, BoundedCalls())
+    for name, error in listing.unlisted.items():
+        if name not in listing.links:
+            raise UsageError(
+                f"{found / name} can't be listed: {error.strerror}; give the files of the policies with -f"
+            )
+    if not listing.files:
         raise UsageError(f"{path}: there are no manifests in this folder; they end in .yaml, .yml or .json")
-    for name in inside:
-        yield _file(str(name), name)
+    for file in sorted(listing.files.values()):
+        yield _file(str(file), file, read_regular)
 
 
-def _file(shown: str, path: Path) -> GivenFile:
+def _file(shown: str, path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> GivenFile:
     try:
-        return GivenFile(shown, _decoded(shown, path.read_bytes()))
+        return GivenFile(shown, _decoded(shown, read(path)))
+    except UnsuitableError as error:
+        raise UsageError(f"{shown} {error.strerror}") from None
     except OSError as error:
         raise UsageError(f"{shown} can't be read: {error.strerror}; give the files of the policies with -f") from None
 

@@ -7,6 +7,7 @@ the network namespace that the process runs in.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import math
 import os
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from nfagent.edge.descriptors import Reserve
 from nfagent.edge.drift import DriftWatch, generation, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
@@ -84,14 +86,17 @@ class Nftables:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
-        self._open: Callable[[], Any] = nftables.Nftables
+        self._reserve = Reserve()
+        self._open: Callable[[], Any] = _reserving(nftables.Nftables, self._reserve)
         self._drift = drift
         self._context: Any = None
         try:
             self._context = self._opened()
         except KernelError as error:
+            self._reserve.close()
             raise MachineError(str(error)) from None
         except OSError as error:
+            self._reserve.close()
             raise MachineError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
         self._elements = elements or ElementSocket(reopened=self._leave_out_own)
         self._turn = asyncio.Lock()
@@ -148,6 +153,7 @@ class Nftables:
         """End the worker thread."""
         self._thread.shutdown(wait=True)
         self._elements.close()
+        self._reserve.close()
 
     def read_now(self, known: Ruleset = ABSENT) -> Ruleset:
         """Read in this thread; what is equal to something of `known` is given as that."""
@@ -304,13 +310,48 @@ def _is_short(phase: Transaction) -> bool:
     return len(phase) <= _SHORT_COMMANDS and elements <= _AT_ONCE
 
 
+class _ContextOpening:
+    """Stands for the library's function that opens a context: it ends the whole process where it gets no socket."""
+
+    def __init__(self, reserve: Reserve) -> None:
+        self._reserve = reserve
+
+    def __get__(self, library: object, kind: type | None = None) -> _ContextOpening:
+        return self
+
+    def __set__(self, library: object, function: object) -> None:
+        """Leave out the one that lets other threads run meanwhile."""
+
+    def __call__(self, flags: int) -> Any:  # noqa: ANN401 - a pointer
+        opening = ctypes.PyDLL("libnftables.so.1").nft_ctx_new
+        opening.restype, opening.argtypes = ctypes.c_void_p, [ctypes.c_int]
+        try:
+            return self._reserve.use(opening, flags)
+        except OSError as error:
+            raise KernelError(f"nf_tables can't be spoken to: {error.strerror}") from None
+
+
+def _reserving(library: Any, reserve: Reserve) -> Callable[[], Any]:  # noqa: ANN401 - the library is untyped
+    """Return the library, but for how it opens a context, and for freeing one that it never got."""
+
+    def free(opened: object) -> None:
+        if hasattr(opened, f"_{library.__name__}__ctx"):
+            library.__del__(opened)
+
+    replaced = {"nft_ctx_new": _ContextOpening(reserve), "__del__": free}
+    made: Callable[[], Any] = type(library.__name__, (library,), replaced)
+    return made
+
+
 def _require_netlink() -> None:
-    # libnftables ends the whole process where it gets no netlink socket: so we look first.
+    # libnftables ends the whole process where it gets no netlink socket: so we look first, and keep some descriptors.
     try:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_NETFILTER).close()
     except OSError as error:
+        if error.errno == errno.EMFILE:
+            return  # those that are kept may do
         reason = os.strerror(error.errno or 0)
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+        if error.errno in {errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
             raise KernelError(f"nf_tables can't be spoken to: {reason}") from None
         raise MachineError(f"nf_tables can't be spoken to: {reason}; load it with: modprobe nf_tables") from None
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import partial
 from hashlib import blake2s
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import msgspec
 
 from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Namespace, NetworkLogging, Node, Pod, Ref, ServiceCIDR
 from nfagent.cluster.unread_fields import with_last_good
+from nfagent.edge.daemon_thread import DaemonThread
 from nfagent.edge.record_file import RecordFile
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.errors import DecodeError, MachineError
@@ -41,7 +38,6 @@ from nfagent.source.last_good import (
 log = logging.getLogger(__name__)
 
 Change: TypeAlias = Item | Ref
-_T = TypeVar("_T")
 
 FILE_PREFIX = "last-good-"
 """A file's name begins so; the rest stands for node and source: whoever starts with another finds another file."""
@@ -98,7 +94,7 @@ class LastGood:
         self._rewrite = False
         self._lines = 0
         self._dirty = asyncio.Event()
-        self._worker = _Worker()
+        self._worker = DaemonThread("last-good")
         self._status = Status()
 
     async def open(self, source: str) -> None:
@@ -351,39 +347,3 @@ def _encoded(content: Mapping[Ref, Kept | None]) -> list[bytes]:
         if number % _YIELD_EVERY == 0:
             time.sleep(0)  # the event loop's turn: encoding holds the interpreter
     return lines
-
-
-class _Worker:
-    """One thread for one file. It is a daemon: a disk that never answers doesn't hold up the agent's end."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._started = False
-
-    def run(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Have something called in the thread, after what was asked before."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[_T] = loop.create_future()
-
-        def answer(setter: Callable[[], None]) -> None:
-            if not result.done():
-                setter()
-
-        def work() -> None:
-            setter: Callable[[], None]
-            try:
-                setter = partial(result.set_result, call())
-            except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
-                setter = partial(result.set_exception, error)
-            with suppress(RuntimeError):  # the loop has ended meanwhile: nobody waits
-                loop.call_soon_threadsafe(answer, setter)
-
-        if not self._started:
-            self._started = True
-            threading.Thread(target=self._work, name="last-good", daemon=True).start()
-        self._calls.put(work)
-        return result
-
-    def _work(self) -> None:
-        while True:
-            self._calls.get()()

@@ -1,21 +1,16 @@
-"""A folder of manifests as the source of objects: read once, then followed by inotify.
+"""What the files of a folder of manifests hold: the bookkeeping, without I/O.
 
-`Folder` is the bookkeeping, without I/O: which file holds which object, what is wrong, what changed. `follow` feeds
-it from the disk. Files are read, compared and parsed in a thread (`Folder.read`, which changes nothing); what that
-found is adopted on the event loop object by object (`Folder.adopt`), as fast as whoever takes the events asks.
+Which file holds which object, what is wrong, what changed. `edge.folder_look` feeds it from the disk. Files are
+compared and parsed in a thread (`Folder.read`, which changes nothing); what that found is adopted on the event loop
+object by object (`Folder.adopt`), as fast as whoever takes the events asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2s
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -23,28 +18,16 @@ import msgspec
 from nfagent.cluster.model import Ref
 from nfagent.cluster.ordering import in_order
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.syntax import LARGEST_FILE, TOO_LARGE
-from nfagent.edge.watching import changed_paths, folders_of
-from nfagent.errors import Problem, UsageError
+from nfagent.edge.folder_listing import Identity
+from nfagent.errors import Problem
 from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import still_in_force
 from nfagent.source.problems import Problems
 
-SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-_SETTLE_SECONDS = 0.1
-"""How long a writer in place gets to finish a file that is empty or doesn't parse."""
-
-_FOLDER_SECONDS = 0.5
-"""How often a folder that is gone is looked for."""
-
-_WHOLE_FOLDER = ("folder", "")
-"""Whose flaw it is that the folder is gone."""
+_EMPTIED = "is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to have nothing of it"
 
 Event: TypeAlias = Item | Ref
 """An object to put, or the name of one that is gone."""
-
-Texts: TypeAlias = dict[str, str | Problem | None]
-"""File -> its text, None where it is gone, a Problem where it can't be read."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -63,6 +46,21 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None = None
     halfway: bool = False
     touched: tuple[Ref, ...] = ()
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a look at files found, all of them or some.
+
+    readings:   of those that are other than before
+    uncertain:  something could not be looked at: it is tried again
+    troubles:   folders that can't be read, and why
+    identities: which folders were listed; None where only some files were looked at
+    """
+
+    readings: tuple[Reading, ...] = ()
+    uncertain: bool = False
+    troubles: tuple[Problem, ...] = ()
+    identities: dict[str, Identity] | None = None
 
 
 class Folder:
@@ -84,6 +82,10 @@ class Folder:
         self._last_good = {name: _remembered(items) for name, items in (last_good or {}).items()}
         self.digests: dict[str, str] = {}
         """File -> digest of the text that was read last, broken or not: how to tell that a change was seen."""
+        self.identities: dict[str, Identity] = {}
+        """Folder -> which one it was when its files were read last."""
+        self.uncertain = False
+        """Something could not be looked at: what it held stays in force."""
         self.reading = asyncio.Lock()
         """Held from a look at the disk until what it found is adopted."""
 
@@ -91,7 +93,7 @@ class Folder:
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is wrong now, by file and line."""
         found = [problem for flaws in self.flaws.values() for problem in flaws]
-        return tuple(sorted(found, key=lambda problem: (problem.place, str(problem))))
+        return tuple(sorted(set(found), key=lambda problem: (problem.place, str(problem))))
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -103,20 +105,26 @@ class Folder:
         """Files that are known, broken ones too."""
         return frozenset(self._files) | frozenset(self._broken)
 
+    @property
+    def expected(self) -> frozenset[str]:
+        """Files that are known, or were to an agent of before until everything was read once."""
+        return self.names | frozenset(self._last_good)
+
+    @property
+    def has_last_good(self) -> bool:
+        """Tell whether something holds for what can't be read at the start."""
+        return bool(self._last_good)
+
     def holder(self, ref: Ref) -> str:
         """Name the file that holds an object; '' where none does."""
         return self._holders.get(ref, [""])[0]
 
-    def lose(self, folder: str) -> bool:
-        """Take in that the folder is gone, by its path; tell whether that is news. What was read before holds."""
-        news = not self.flaws.get(_WHOLE_FOLDER)
-        reason = "is no folder now; what was read before stays in force"
-        self.flaws[_WHOLE_FOLDER] = (Problem(place=folder, reason=reason),)
-        return news
-
-    def find(self) -> None:
-        """Take in that the folder is there."""
-        self.flaws[_WHOLE_FOLDER] = ()
+    def say(self, subject: str, problem: Problem | None) -> bool:
+        """Take in what is wrong with the folder as a whole, or nothing; tell whether that is news."""
+        before = self.flaws.get(("as a whole", subject), ())
+        now = () if problem is None else (problem,)
+        self.flaws["as a whole", subject] = now
+        return before != now
 
     def forget_last_good(self) -> None:
         """Take in that every file was read once: what an agent of before read is of no more use."""
@@ -140,7 +148,9 @@ class Folder:
         if text is None:
             return Reading(name, touched=_touched(before, None))
         good = before or self._last_good.get(name) or FileContent({})
-        found = read_documents(name, text) if isinstance(text, str) else text
+        found: FileContent | Problem = Problem(place=name, reason=_EMPTIED)
+        if text or not good.items:
+            found = read_documents(name, text) if isinstance(text, str) else text
         problem = found if isinstance(found, Problem) else None
         if isinstance(found, Problem):
             problem = still_in_force(found, "what it held before") if good.items else found
@@ -155,6 +165,26 @@ class Folder:
             halfway=before is not None and isinstance(text, str) and (problem is not None or not text.strip()),
             touched=_touched(before, content),
         )
+
+    def recall(self, names: Iterable[str]) -> Iterator[Reading]:
+        """Give what an agent of before read of files that can't be looked at now, where this one hasn't read them."""
+        for name in names:
+            content = self._last_good.get(name)
+            if content is not None and name not in self._files:
+                yield Reading(name, content=content, touched=_touched(None, content))
+
+    def adopt_look(self, look: Look) -> Iterator[Event]:
+        """Take in what a look found, and give what it changes."""
+        if look.identities is None:
+            self.uncertain |= look.uncertain
+        else:
+            self.uncertain, self.identities = look.uncertain, look.identities
+            for owner in [owner for owner in self.flaws if owner[0] == "place"]:
+                self.flaws[owner] = ()
+            for problem in look.troubles:
+                self.flaws["place", problem.place] = (problem,)
+        for reading in look.readings:
+            yield from self.adopt(reading)
 
     def adopt(self, reading: Reading) -> Iterator[Event]:
         """Take in what a look found, and give what it changes; an event not asked for isn't taken in."""
@@ -272,128 +302,3 @@ def _touched(before: FileContent | None, after: FileContent | None) -> tuple[Ref
 def digest(text: str) -> str:
     """Give a short digest of a file's text."""
     return blake2s(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
-
-def is_manifest(folder: Path, path: Path) -> bool:
-    """Tell whether a path counts: a known suffix, nothing hidden (editors' files and `..data` folders are)."""
-    parts = path.relative_to(folder).parts
-    return path.suffix in SUFFIXES and not any(part.startswith(".") for part in parts)
-
-
-def read_folder(folder: Path, known: Folder) -> list[Event]:
-    """Read every file of a folder and its subfolders, forget those that are gone. Raises UsageError."""
-    return list(adopt_all(read_files(folder, known), known))
-
-
-def read_files(folder: Path, known: Folder, paths: frozenset[Path] | None = None) -> list[Reading]:
-    """Read files, all of the folder for None, and give what is new. Blocks, and changes nothing. Raises UsageError."""
-    if paths is None and not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; give a folder of manifests with --manifests")
-    texts = _texts(folder, paths, known)
-    gone = [name for name, text in texts.items() if text is None]
-    parted = known.parted(gone, frozenset(texts))
-    found = []
-    for name, text in texts.items():
-        reading = known.read(name, text, parted)
-        if reading is not None:
-            found.append(reading)
-        time.sleep(0)  # the event loop's turn: parsing holds the interpreter
-    return known.moved(found, parted)
-
-
-def adopt_all(readings: Iterable[Reading], known: Folder) -> Iterator[Event]:
-    """Take in what a look at files found; give what it changes."""
-    for reading in readings:
-        yield from known.adopt(reading)
-
-
-async def follow(
-    folder: Path, known: Folder, stop: asyncio.Event, look_seconds: float = 30.0
-) -> AsyncIterator[Iterator[Event]]:
-    """Give what changes on the disk, batch by batch, until `stop`; a batch may be empty (problems changed).
-
-    Whoever takes a batch takes all of it before the next. Where the whole folder is gone, what was read last holds
-    until it is there again. Everything is looked at when this starts, when a link on the way to the folder points
-    elsewhere, and every so many seconds without a change: inotify may lose some. Raises MachineError.
-    """
-    while not stop.is_set():
-        watched = _identity(folder)
-        if watched is None:
-            await _within(_FOLDER_SECONDS, stop)
-            if _identity(folder) is None and known.lose(str(folder)):
-                yield iter(())
-            continue
-        known.find()
-        watching = changed_paths(folder, stop, look_seconds, lambda path: is_manifest(folder, path))
-        async with aclosing(watching) as changes:
-            async for paths in changes:
-                if _identity(folder) != watched:
-                    break
-                async with known.reading:
-                    yield adopt_all(await _settled(folder, known, paths), known)
-
-
-async def _settled(folder: Path, known: Folder, paths: frozenset[Path] | None) -> list[Reading]:
-    """Read files; those that look half-written once more, after a moment. A folder that is gone tells nothing."""
-    try:
-        readings = await asyncio.to_thread(read_files, folder, known, paths)
-        if any(reading.halfway for reading in readings):
-            await asyncio.sleep(_SETTLE_SECONDS)
-            readings = await asyncio.to_thread(read_files, folder, known, paths)
-    except UsageError:
-        return []
-    return readings
-
-
-def _present(folder: Path) -> frozenset[Path]:
-    return frozenset(
-        path for place, files in folders_of(folder) for name in files if is_manifest(folder, path := Path(place, name))
-    )
-
-
-def _texts(folder: Path, paths: frozenset[Path] | None, known: Folder) -> Texts:
-    """Read files, all of the folder for None; what is gone comes first, then by name."""
-    present = _present(folder) if paths is None else paths
-    texts = {_name(folder, path): _text(folder, path) for path in present}
-    gone: Texts = dict.fromkeys(known.names - texts.keys()) if paths is None else {}
-    return dict(sorted((gone | texts).items(), key=lambda pair: (pair[1] is not None, pair[0])))
-
-
-def _text(folder: Path, path: Path) -> str | Problem | None:
-    # What is no regular file has no text, and reading a pipe would never end.
-    try:
-        if path.is_symlink() and not path.exists():
-            return Problem(place=_name(folder, path), reason="is a link that leads nowhere")
-        return _bounded_text(_name(folder, path), path) if path.is_file() else None
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return Problem(place=_name(folder, path), reason=f"can't be read: {error.strerror}")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        return Problem(place=f"{_name(folder, path)}:{line}", reason="is not UTF-8 text")
-
-
-def _bounded_text(name: str, path: Path) -> str | Problem:
-    if path.stat().st_size > LARGEST_FILE:
-        return Problem(place=name, reason=TOO_LARGE)
-    return path.read_text(encoding="utf-8")
-
-
-def _name(folder: Path, path: Path) -> str:
-    return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Tell which folder it is: a watch stays with the one that it was made for. None where there is none."""
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
-
-
-async def _within(seconds: float, event: asyncio.Event) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nfagent.cluster.model import Ref
-from nfagent.edge.manifests import Folder, read_folder
+from nfagent.edge.folder_look import read_folder
+from nfagent.edge.manifests import Folder
 from nfagent.egress.plan import MasqueradeSettings
 from nfagent.errors import Problem
 from nfagent.policy.choices import Choices

@@ -1,4 +1,4 @@
-"""Which manifests of a folder may have changed, by inotify(7).
+"""Which manifests of a folder may have changed, by inotify(7); by looking, where that can't be had.
 
 Nothing runs while nothing happens. A file counts as changed when its writer has closed it or renamed it into
 place, so what is read is mostly whole.
@@ -9,25 +9,39 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
+import msgspec
 from asyncinotify import Event, Inotify, Mask
 
-from nfagent.errors import MachineError
+from nfagent.edge.bounded_calls import BoundedCalls
+from nfagent.edge.folder_listing import list_folders, state_of
 
 _GATHER_SECONDS = 0.002
 """How long news is gathered after the first, but after files that were renamed into place.
 
 Who deletes a file may be about to write it anew, as git does: what it holds must not be gone for that moment.
 """
+_EMACS_LOCK = ".#"
+"""Begins the names of links that lead nowhere, which Emacs makes while a file is edited."""
+
 _MOST_LINKS = 40
 """As many as the kernel follows."""
+
+_LIMITS = {errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""What is said where the machine has no more of them."""
 
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 """What is said of a path that leads to nothing, to a file, or in a circle."""
 
+_POLL_SECONDS = 2.0
+"""How often the files' times and sizes are compared where there is no inotify."""
+
+_SYSCTL = Path("/proc/sys/fs/inotify")
 _GATHER_MOST = 5
 """How many times; a writer that never stops is not waited for."""
 
@@ -39,37 +53,75 @@ _WHOLE = Mask.ISDIR | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask
 """What tells of folders, or that events were lost: what lies in a folder makes no events of its own."""
 
 
-async def changed_paths(
-    folder: Path, stop: asyncio.Event, look_seconds: float, counts: Callable[[Path], bool]
-) -> AsyncGenerator[frozenset[Path] | None]:
+class Run(Protocol):
+    """Calls something in a thread."""
+
+    def __call__(self, call: Callable[[], Any], /) -> Awaitable[Any]:
+        """Return what it gives."""
+        ...
+
+
+class Watching(msgspec.Struct, frozen=True):
+    """What is watched, and how.
+
+    counts:    tells which paths are of interest
+    pause:     gives the seconds without news after which everything is looked at
+    run:       calls what touches the disk
+    unwatched: is told why there is no inotify, '' where there is
+    """
+
+    folder: Path
+    counts: Callable[[Path], bool]
+    pause: Callable[[], float]
+    run: Run
+    calls: BoundedCalls
+    unwatched: Callable[[str], None]
+
+
+async def changed_paths(watching: Watching, stop: asyncio.Event) -> AsyncGenerator[frozenset[Path] | None]:
     """Give the files that may have changed, None for all: at first, after folders changed, after a time without news.
 
     The way to the folder may lead over symbolic links; one that is replaced, as git-sync does, is a change of all.
-    counts: tells which paths are of interest
-    Ends when `stop` is set, or the folder is gone. Raises MachineError.
+    Ends when `stop` is set, or the folder is gone.
     """
     stopping: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
     try:
         while not stop.is_set():
-            async with aclosing(_until_unclear(folder, stopping, look_seconds, counts)) as told:
+            try:
+                inotify, watched = await _opened(watching)
+            except OSError as error:
+                if error.errno in _NO_FOLDER:
+                    return
+                # Of a folder that can't be read the look tells.
+                watching.unwatched(_why_unwatched(error) if error.errno in _LIMITS else "")
+                told = _polled(watching, stopping)
+            else:
+                watching.unwatched("")
+                told = _until_unclear(watching, inotify, watched, stopping)
+            async with aclosing(told):
                 async for paths in told:
                     yield paths
-    except OSError as error:
-        if error.errno in _NO_FOLDER:
-            return
-        raise MachineError(
-            f"{folder} can't be followed: {error}; see `sysctl fs.inotify` for this machine's limits"
-        ) from None
     finally:
         stopping.cancel()
 
 
+async def _opened(watching: Watching) -> tuple[Inotify, frozenset[Path]]:
+    """Watch a folder, its subfolders and the way to it; give all these folders. Raises OSError."""
+    inotify = Inotify()
+    watch = partial(_watch, inotify, watching.folder, watching.calls)
+    try:
+        return inotify, await watching.run(watch)
+    except BaseException:
+        inotify.close()
+        raise
+
+
 async def _until_unclear(
-    folder: Path, stopping: asyncio.Future[bool], look_seconds: float, counts: Callable[[Path], bool]
+    watching: Watching, inotify: Inotify, watched: frozenset[Path], stopping: asyncio.Future[bool]
 ) -> AsyncGenerator[frozenset[Path] | None]:
     """Give None, and then what inotify tells, until it tells of something that takes a look at everything."""
-    with Inotify() as inotify:
-        watched = _watch(inotify, folder)
+    counts = watching.counts
+    with inotify:
 
         def unclear(event: Event) -> bool:
             return event.path in watched or _unclear(event, counts)
@@ -79,7 +131,7 @@ async def _until_unclear(
             # The watches are there: what changed before is found by this look, everything later is told.
             yield None
             while not stopping.done():
-                events = await news.gathered(look_seconds)
+                events = await news.gathered(watching.pause())
                 if not events or any(map(unclear, events)):
                     return
                 paths = frozenset(event.path for event in events if event.path is not None and counts(event.path))
@@ -89,10 +141,55 @@ async def _until_unclear(
             await news.close()
 
 
+async def _polled(watching: Watching, stopping: asyncio.Future[bool]) -> AsyncGenerator[frozenset[Path] | None]:
+    """Give None, and end when a file may have changed, or after the time without news."""
+    loop = asyncio.get_running_loop()
+    state = partial(state_of, watching.folder, watching.calls)
+    before = await watching.run(state)
+    yield None
+    until = loop.time() + watching.pause()
+    while (left := until - loop.time()) > 0 and not stopping.done():
+        await asyncio.wait([stopping], timeout=min(left, _POLL_SECONDS))
+        if await watching.run(state) != before:
+            return
+
+
+def _why_unwatched(error: OSError) -> str:
+    """Say why there is no inotify, and what to do."""
+    setting, lacks = "", f"inotify can't be had: {error.strerror}"
+    if error.errno == errno.ENOSPC:
+        setting, lacks = "max_user_watches", "inotify has no watches left"
+    elif error.errno == errno.EMFILE and _descriptors_left():
+        setting, lacks = "max_user_instances", "inotify has no instances left"
+    elif error.errno == errno.EMFILE:
+        lacks = "no file descriptors are left for inotify; raise LimitNOFILE of the service"
+    said = f"{lacks}; the folder is looked at every {_POLL_SECONDS:g} s instead"
+    if not setting:
+        return said
+    try:
+        limit = (_SYSCTL / setting).read_text().strip()
+    except OSError:
+        limit = "?"
+    return f"{said}; raise the limit, which is {limit}: sysctl -w fs.inotify.{setting}=N"
+
+
+def _descriptors_left() -> bool:
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def _unclear(event: Event, counts: Callable[[Path], bool]) -> bool:
     """Tell whether an event is about a folder, a link to one (the `..data` of a mounted ConfigMap), or lost news."""
     path = event.path
-    return path is None or bool(event.mask & _WHOLE) or (not counts(path) and path.is_dir())
+    return path is None or bool(event.mask & _WHOLE) or (not counts(path) and _is_link(path))
+
+
+def _is_link(path: Path) -> bool:
+    """Tell whether it is a link, which may lead to a folder. Whether it does isn't asked: that may take for ever."""
+    return not path.name.startswith(_EMACS_LOCK) and path.is_symlink()
 
 
 def _complete(event: Event, counts: Callable[[Path], bool]) -> bool:
@@ -158,36 +255,27 @@ def way_to(folder: Path) -> list[Path]:
     return found
 
 
-def folders_of(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Give a folder and its subfolders, each with its files' names: not hidden ones, and linked ones too, each once."""
-    known: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        try:
-            found = Path(place).stat()
-        except OSError:
-            folders.clear()
-            continue
-        if (found.st_dev, found.st_ino) in known:
-            folders.clear()
-            continue
-        known.add((found.st_dev, found.st_ino))
-        # Who links to a folder beside it has it under its own name.
-        folders[:] = sorted(
-            (name for name in folders if not name.startswith(".")),
-            key=lambda name: (Path(place, name).is_symlink(), name),
-        )
-        yield Path(place), files
+def _watch(inotify: Inotify, folder: Path, calls: BoundedCalls) -> frozenset[Path]:
+    """Watch a folder, its subfolders, and the way to it; give all these folders. Raises OSError where it is gone.
 
+    What can't be read can't be watched either: a timer looks at it.
+    """
 
-def _watch(inotify: Inotify, folder: Path) -> frozenset[Path]:
-    """Watch a folder, its subfolders, and the way to it; give all these folders. Raises OSError where it is gone."""
-    for step in way_to(folder):
-        inotify.add_watch(step, _WAY_MASK)
-    inotify.add_watch(folder, _MASK)
-    places = frozenset(place for place, _ in folders_of(folder))
-    for place in places - {folder}:
+    def watch(path: Path, mask: Mask) -> None:
         try:
-            inotify.add_watch(place, _MASK)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # gone again: its parent's watch tells
+            inotify.add_watch(path, mask)
+        except OSError as error:
+            if error.errno in _LIMITS or path == folder:
+                raise
+
+    def watch_way() -> None:
+        for step in way_to(folder):
+            watch(step, _WAY_MASK)
+        watch(folder, _MASK)
+
+    calls.ask(watch_way, ("watch", folder))
+    places = frozenset(list_folders(folder, calls).paths.values())
+    for _, answer in calls.each(lambda place: watch(place, _MASK), places - {folder}):
+        if isinstance(answer, OSError) and answer.errno in _LIMITS:
+            raise answer
     return places

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -171,3 +172,22 @@ def test_a_servers_url_is_completed_as_kubectl_does(said: dict[str, Any], server
 def test_what_is_no_url_is_refused(server: str) -> None:
     with pytest.raises(ClusterError, match=r"here: server '.*' is no URL; write https://HOST:PORT"):
         module._url(Access(origin="here", server=server))  # noqa: SLF001 - as above
+
+
+def test_a_child_that_can_not_be_started_for_want_of_descriptors_is_said_and_tried_again(
+    tmp_path: Path, places: Places
+) -> None:
+    file = config(tmp_path / "mine", "https://mine:6443")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def body() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(ClusterError, match=r"mine: the program that reads it can't be started: Too many open"):
+                await find_access(str(file), environment={}, places=places)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        found = await find_access(str(file), environment={}, places=places)
+        assert found.server == "https://mine:6443"
+
+    run(body())

@@ -115,3 +115,10 @@ def test_what_can_not_be_read_says_what_to_do(
         (tmp_path / "file.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=words):
         given_files(paths)
+
+
+def test_of_a_folder_only_regular_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "wall.yaml").write_text(POLICY)
+    (tmp_path / "z.yaml").symlink_to("/proc/kmsg")
+    with pytest.raises(UsageError, match=r"z\.yaml is in a file system of the kernel's own"):
+        given_files([str(tmp_path)])

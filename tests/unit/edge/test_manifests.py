@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.cluster.model import Pod, Ref
-from nfagent.edge.manifests import Event, Folder, Reading, follow, is_manifest, read_folder
+from nfagent.edge.folder_following import FolderDisk, follow
+from nfagent.edge.folder_listing import is_manifest
+from nfagent.edge.folder_look import read_folder
+from nfagent.edge.manifests import Event, Folder, Reading
 from nfagent.edge.watching import way_to
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Item
@@ -355,9 +358,9 @@ def test_events_replayed_give_what_the_files_say_together(updates: list[tuple[st
 
 def expect(good: dict[str, dict[Ref, str]], holders: dict[Ref, list[str]], name: str, text: str | None) -> None:
     """Tell by the rules alone: the last good version of each object in each file, the first file holds."""
-    if text == BROKEN:
-        return
     last = good.get(name, {})
+    if text == BROKEN or (text == "" and last):
+        return
     kept = {WEB: last[WEB]} if text is not None and REJECTED in text and WEB in last else {}
     nodes: dict[str, dict[Ref, str]] = {
         VERSIONS[3]: {WEB: "a"},
@@ -395,11 +398,12 @@ class TestReadFolder:
         assert brief(read_folder(tmp_path, known)) == ["-shop/web", "shop/web@a"]
         assert said(known) == []
 
-    def test_what_is_no_file_is_passed_over(self, tmp_path: Path) -> None:
+    def test_a_folder_may_have_a_name_as_files_have_and_what_is_neither_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "folder.yaml").mkdir()
         os.mkfifo(tmp_path / "pipe.yaml")
         known = Folder()
-        assert (read_folder(tmp_path, known), said(known)) == ([], [])
+        assert read_folder(tmp_path, known) == []
+        assert said(known) == ["pipe.yaml: is a FIFO; put a regular file there, or delete it"]
 
     def test_a_link_that_leads_nowhere_is_said_and_keeps_what_was_good(self, tmp_path: Path) -> None:
         known = Folder()
@@ -410,8 +414,8 @@ class TestReadFolder:
         (tmp_path / "f.yaml").symlink_to("f.yaml")
         assert read_folder(tmp_path, known) == []
         assert said(known) == [
-            "f.yaml: is a link that leads nowhere; what it held before stays in force",
-            "g.yaml: is a link that leads nowhere",
+            "f.yaml: is a link that leads in a circle; mend it, or delete it; what it held before stays in force",
+            "g.yaml: is a link that leads nowhere; mend it, or delete it",
         ]
         (tmp_path / "f.yaml").unlink()
         (tmp_path / "g.yaml").unlink()
@@ -462,6 +466,7 @@ class TestLastGood:
     )
     def test_it_holds_for_what_can_not_be_read(self, tmp_path: Path, now: str | None, holds: list[str]) -> None:
         known = self.before(f=together(pod("web"), pod("db")))
+        (tmp_path / "other.yaml").write_text("# nothing")
         if now is not None:
             (tmp_path / "f.yaml").write_text(now)
         assert brief(read_folder(tmp_path, known)) == holds
@@ -479,8 +484,9 @@ class TestLastGood:
 class Follower:
     """What a folder's follower has told so far."""
 
-    def __init__(self, folder: Path, known: Folder | None = None) -> None:
+    def __init__(self, folder: Path, known: Folder | None = None, disk: FolderDisk | None = None) -> None:
         self.folder = folder
+        self.disk = disk
         self.known = known or Folder()
         self.told: list[str] = []
         self.batches = 0
@@ -499,7 +505,7 @@ class Follower:
         return {f"{name}@{node}" for name, node in there.items()}
 
     async def run(self, look_seconds: float) -> None:
-        async for events in follow(self.folder, self.known, self.stop, look_seconds):
+        async for events in follow(self.folder, self.known, self.stop, look_seconds, self.disk):
             async with self._news:
                 self.told += brief(events)
                 self.batches += 1
@@ -517,8 +523,10 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(folder: Path, look_seconds: float = 60.0, known: Folder | None = None) -> AsyncIterator[Follower]:
-    follower = Follower(folder, known)
+async def following(
+    folder: Path, look_seconds: float = 60.0, known: Folder | None = None, disk: FolderDisk | None = None
+) -> AsyncIterator[Follower]:
+    follower = Follower(folder, known, disk)
     task = asyncio.create_task(follower.run(look_seconds))
     try:
         await follower.until(lambda: follower.batches > 0 or not folder.exists())
@@ -692,11 +700,18 @@ def test_a_writer_that_takes_its_time_never_lets_go_of_its_objects(tmp_path: Pat
 
 
 @scenario
-async def test_a_file_that_stays_empty_lets_go_of_its_objects(folder: Path) -> None:
+async def test_a_file_that_stays_empty_keeps_its_objects_and_one_with_a_comment_lets_go_of_them(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod(node="a"))
     async with following(folder) as follower:
         (folder / "f.yaml").write_text("")
+        await follower.complains(
+            "f.yaml: is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to have "
+            "nothing of it; what it held before stays in force"
+        )
+        assert follower.told == ["shop/web@a"]
+        (folder / "f.yaml").write_text("# nothing")
         await follower.holds()
+        assert said(follower.known) == []
 
 
 @scenario

@@ -14,7 +14,8 @@ import pytest
 from nfagent.cluster.model import Ref
 from nfagent.edge import parsing, syntax
 from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.manifests import Folder, read_folder
+from nfagent.edge.folder_look import read_folder
+from nfagent.edge.manifests import Folder
 from nfagent.edge.parsing import LARGE, LARGEST_OBJECT, end_children
 from nfagent.edge.syntax import LARGEST_FILE
 from nfagent.errors import Problem

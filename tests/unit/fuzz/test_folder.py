@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nfagent.edge.manifests import Folder, read_folder
+from nfagent.edge.folder_look import read_folder
+from nfagent.edge.manifests import Folder
 from nfagent.errors import UsageError
 from nfagent.policy.evaluate import Flow
 from tests.fuzz.case import Case, Change, Finding, Question, step_of
