@@ -25,6 +25,7 @@ from nfagent.ruleset.objects import (
     Jump,
     NamedPort,
     NamedSet,
+    PairInSet,
     Refresh,
     Rule,
     Ruleset,
@@ -251,7 +252,7 @@ class _Table:
 
 def _references(rule: Rule) -> Iterator[Reference]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
+        if isinstance(match, InSet | PairInSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
             yield "set", match.set
     if rule.counter:
         yield "counter", rule.counter
@@ -276,6 +277,8 @@ def _check_type(item: NamedSet, element: Element) -> None:
             family = element.family
         case "family", 4 | 6:
             return
+        case "pair", (str(address), str(other)) if family_of(address) == family_of(other):
+            family = family_of(address)
         case "port", (str(address), "tcp" | "udp" | "sctp", int(port)) if 0 < port < 65536:
             family = family_of(address)
         case _:

@@ -23,6 +23,7 @@ from nfagent.ruleset.objects import (
     Jump,
     NamedPort,
     NamedSet,
+    PairInSet,
     Refresh,
     Rule,
     Ruleset,
@@ -123,7 +124,7 @@ def _concerned(rule: Rule, going: set[_Named]) -> bool:
 
 def _references(rule: Rule) -> Iterator[_Named]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
+        if isinstance(match, InSet | PairInSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
             yield from (("set", match.set), ("map", match.set))
     match rule.verdict:
         case Goto(chain) | Jump(chain):

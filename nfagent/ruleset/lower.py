@@ -125,7 +125,7 @@ def class_chain(
     after = [Rule(verdict=Jump(sections["baseline"]))] if "baseline" in sections else []
     if reading == "connection" and (strays or names_ends(rules)):
         stray = Rule(
-            (ConntrackState(("invalid", "untracked")),),
+            (ConntrackState(("invalid", "related", "untracked")),),
             verdict=Goto(names.stray_chain(names.class_chain(key))),
             comment="judged by its own addresses and ports",
         )

@@ -33,18 +33,16 @@ from nfagent.ruleset.objects import (
     Foreign,
     Goto,
     Hook,
-    Icmpv6Type,
     InSet,
     Jump,
-    LocalSource,
     Log,
     Masquerade,
     Match,
     NamedPort,
     NamedSet,
-    NotLoopback,
     Packet,
     PacketNamedPort,
+    PairInSet,
     ProtocolIs,
     Refresh,
     Return,
@@ -57,8 +55,16 @@ from nfagent.ruleset.objects import (
     VerdictMap,
     Way,
     WayIs,
+    Within,
 )
-from nfagent.ruleset.parse_header import FLOW_KEYS, numbers, parse_header_match, protocol_name
+from nfagent.ruleset.parse_header import (
+    FLOW_KEYS,
+    alternatives,
+    numbers,
+    parse_arrival_match,
+    parse_header_match,
+    protocol_name,
+)
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -68,6 +74,8 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
     ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
     ("nf_proto",): ("family", 4),
+    ("ipv4_addr", "ipv4_addr"): ("pair", 4),
+    ("ipv6_addr", "ipv6_addr"): ("pair", 6),
     ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
     ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
 }
@@ -233,8 +241,15 @@ def _element(kind: SetKind, entry: Any) -> Element:
     if kind == "port":
         address, protocol, port = entry["concat"]
         return canonical(address), protocol_name(protocol), int(port)
+    if kind == "pair":
+        first, second = map(canonical, entry["concat"])
+        return first, second
     if kind == "family":
         return _FAMILY[entry]
+    return _range(entry)
+
+
+def _range(entry: Any) -> Range:
     if isinstance(entry, str):
         return single(canonical(entry))
     if "prefix" in entry:
@@ -343,6 +358,10 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
     flow = FLOW_KEYS.get(msgspec.json.encode(left))
     if flow is not None:
         return FlowInSet(flow, name) if operator == "==" else None
+    if "concat" in left and len(left["concat"]) == 2:
+        source, other = map(_key, left["concat"])
+        if other is not None and source == Packet("saddr", other.family):
+            return PairInSet(other, name, negated=operator == "!=")
     if operator == "==" and "concat" in left and len(left["concat"]) == 3:
         address, protocol, port = left["concat"]
         server, way = _key(address), _PORT_WAYS.get(port["payload"]["field"])
@@ -357,11 +376,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
 def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
-            return ProtocolIs(tuple(map(protocol_name, _alternatives(right))))
-        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
-            return LocalSource()
-        case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
-            return NotLoopback()
+            return ProtocolIs(tuple(map(protocol_name, alternatives(right))))
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
             return WayIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
@@ -370,13 +385,10 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             return ConntrackState((right,) if isinstance(right, str) else tuple(right))
         case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
             return Unconfirmed()
-        case {"payload": {"protocol": "icmpv6", "field": "type"}} if operator == "==":
-            return Icmpv6Type(_alternatives(right))
-    return parse_header_match(operator, left, right)
-
-
-def _alternatives(right: Any) -> tuple[Any, ...]:
-    return tuple(right["set"]) if isinstance(right, dict) else (right,)
+        case {"payload": {"protocol": "ip" | "ip6", "field": "saddr" | "daddr"}} if operator == "==":
+            key = _key(left)
+            return Within(key, tuple(map(_range, alternatives(right)))) if isinstance(key, Packet) else None
+    return parse_header_match(operator, left, right) or parse_arrival_match(operator, left, right)
 
 
 def _key(left: _Json) -> Connection | Packet | None:
