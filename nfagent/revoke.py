@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from nfagent.cluster.address import family_of
+from nfagent.cluster.address import family_of, is_link_local
 from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Protocol
 from nfagent.errors import KernelError, MachineError, WireError
@@ -218,7 +218,7 @@ class Revoker:
         for entry in entries:
             flow = flow_of(entry)
             if flow not in verdicts:
-                verdicts[flow] = self._judge.permits(flow) or self._own(flow.source)
+                verdicts[flow] = self._judge.permits(flow) or self._is_nodes(flow)
             if not verdicts[flow]:
                 denied.append(entry)
             if self._clock.monotonic() - turn > _TURN_SECONDS:
@@ -226,6 +226,11 @@ class Revoker:
                 await self._undivided.wait()
                 turn = self._clock.monotonic()
         return denied
+
+    def _is_nodes(self, flow: Flow) -> bool:
+        """Tell whether a connection is the node's own, or goes to a link-local address of it: that isn't forwarded."""
+        called = is_link_local(flow.destination) and not is_link_local(flow.source)
+        return self._own(flow.source) or (called and self._own(flow.destination))
 
 
 def blocking(entries: Iterable[ConntrackEntry]) -> Transaction:

@@ -27,6 +27,7 @@ from nfagent.ruleset.objects import (
     NamedSet,
     PacketNamedPort,
     PacketPortIn,
+    PairInSet,
     PortRange,
     Refresh,
     Rule,
@@ -49,7 +50,7 @@ from nfagent.ruleset.transaction import (
     Transaction,
 )
 
-_BY_SET = (InSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
+_BY_SET = (InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
 _NAME_BYTES = 255
 _TEXT_BYTES = 127
 _JUMPS = 16
@@ -283,6 +284,8 @@ def _check_type(item: NamedSet, element: Element) -> None:
             return
         case "ports", PortRange() if 0 < element.first <= element.last < 65536:
             return
+        case "pair", (str(address), str(other)) if family_of(address) == family_of(other):
+            family = family_of(address)
         case "port", (str(address), "tcp" | "udp" | "sctp", int(port)) if 0 < port < 65536:
             family = family_of(address)
         case _:

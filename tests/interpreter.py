@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -23,14 +24,20 @@ from nfagent.ruleset.objects import (
     Dispatch,
     Drop,
     FamilyInSet,
+    FamilyIs,
     FlowInSet,
     Fragment,
     Goto,
+    GroupAddress,
+    GroupFrame,
+    HopLimit,
+    Icmpv6Code,
     Icmpv6Type,
     InSet,
     Jump,
     LocalSource,
     Log,
+    LongestPayload,
     Masquerade,
     Match,
     NamedPort,
@@ -40,6 +47,7 @@ from nfagent.ruleset.objects import (
     PacketNamedPort,
     PacketPort,
     PacketPortIn,
+    PairInSet,
     PortRange,
     ProtocolIs,
     Refresh,
@@ -52,6 +60,7 @@ from nfagent.ruleset.objects import (
     Verdict,
     Way,
     WayIs,
+    Within,
 )
 
 HookName: TypeAlias = Literal["forward", "input", "output"]
@@ -89,6 +98,10 @@ class Seen(NamedTuple):
     local_source: bool = False
     loopback: bool = False
     fragment: bool = False
+    icmpv6_code: int = 0
+    hop_limit: int = 63
+    payload: int = 64
+    group_frame: bool = False
 
 
 class Result(NamedTuple):
@@ -133,7 +146,8 @@ def seen_at(hook: HookName, packet: Seen) -> Seen:
 
 def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
     """Give a packet that conntrack has no entry for."""
-    return opening(flow)._replace(conntrack=Conntrack(state), icmpv6_type=icmpv6_type)
+    hops = 255 if icmpv6_type.startswith("nd-") else 63
+    return opening(flow)._replace(conntrack=Conntrack(state), icmpv6_type=icmpv6_type, hop_limit=hops)
 
 
 Test: TypeAlias = Callable[[Seen], bool]
@@ -213,16 +227,14 @@ class _Machine:
         match match:
             case InSet(key, name, negated):
                 return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
+            case PairInSet():
+                return _pair_in_set(match, self.ruleset.sets[match.set])
             case NamedPort() | PacketNamedPort():
                 return _named_port(match, self.ruleset.sets[match.set])
             case ServerPortIn() | PacketPortIn():
                 return _port_in(match, self.ruleset.sets[match.set])
-            case FlowInSet(_, name):
-                flows = self.ruleset.sets[name].elements
-                return lambda packet: _flow(packet) in flows
-            case FamilyInSet(name, negated):
-                families = self.ruleset.sets[name].elements
-                return lambda packet: (packet.family in families) != negated
+            case FlowInSet() | FamilyInSet():
+                return _by_elements(match, self.ruleset.sets[match.set])
             case _:
                 return _alone(match)
 
@@ -233,6 +245,12 @@ def _alone(match: Match) -> Test:
             return _tracked(match)
         case _:
             return _header(match) or _machine(match)
+
+
+def _by_elements(match: FlowInSet | FamilyInSet, item: NamedSet) -> Test:
+    if isinstance(match, FlowInSet):
+        return lambda packet: _flow(packet) in item.elements
+    return lambda packet: (packet.family in item.elements) != match.negated
 
 
 def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
@@ -253,10 +271,26 @@ def _header(match: Match) -> Test | None:
             return lambda packet: packet.protocol in names
         case PacketPort(protocol, first, last):
             return lambda packet: packet.protocol == protocol and _has_port(packet) and first <= packet.dport <= last
+        case FamilyIs(family):
+            return lambda packet: packet.family == family
         case Fragment(family):
             return lambda packet: packet.fragment and packet.family == family
+        case _:
+            return _ipv6_header(match)
+
+
+def _ipv6_header(match: Match) -> Test | None:
+    match match:
         case Icmpv6Type(names):
             return lambda packet: packet.protocol == "icmpv6" and packet.icmpv6_type in names
+        case Icmpv6Code(code):
+            return lambda packet: packet.protocol == "icmpv6" and packet.icmpv6_code == code
+        case HopLimit(hops):
+            return lambda packet: packet.family == 6 and packet.hop_limit == hops
+        case LongestPayload(size):
+            return lambda packet: packet.family == 6 and packet.payload <= size
+        case Within(key, ranges):
+            return _within(_address(key), ranges)
         case _:
             return None
 
@@ -267,6 +301,10 @@ def _machine(match: Match) -> Test:
             return lambda packet: packet.local_source
         case NotLoopback():
             return lambda packet: not packet.loopback
+        case GroupFrame():
+            return lambda packet: packet.group_frame
+        case GroupAddress():
+            return lambda packet: _is_group(packet.daddr)
         case Refresh():
             return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
         case _:
@@ -299,6 +337,30 @@ def _in_set(address: Address, item: NamedSet, *, negated: bool) -> Test:
         return bool(value) and holds(value) != negated
 
     return test
+
+
+def _pair_in_set(match: PairInSet, item: NamedSet) -> Test:
+    source, other = _address(Packet("saddr", match.other.family)), _address(match.other)
+
+    def test(packet: Seen) -> bool:
+        pair = source(packet), other(packet)
+        return all(pair) and (pair in item.elements) != match.negated
+
+    return test
+
+
+def _within(address: Address, ranges: tuple[Range, ...]) -> Test:
+    def test(packet: Seen) -> bool:
+        value = address(packet)
+        return bool(value) and any(item.first <= _number(value) <= item.last for item in ranges)
+
+    return test
+
+
+@lru_cache(maxsize=65536)
+def _is_group(address: str) -> bool:
+    """Tell what the routes of a node say of an address, that has no broadcast address of its own in these tests."""
+    return ip_address(address).is_multicast or address in {"0.0.0.0", "255.255.255.255"}  # noqa: S104 - not bound to
 
 
 def _among_ranges(item: NamedSet) -> Callable[[str], bool]:

@@ -36,6 +36,10 @@ class AddressError(ValueError):
     """Text that is no address or no CIDR; the message says what to write instead."""
 
 
+_LINK_LOCAL_BITS = 0xFE80 >> 6
+"""Those before fe80::/10's other 118."""
+
+
 class Range(msgspec.Struct, frozen=True, order=True, gc=False):
     """Addresses first..last of one family, both inclusive, as integers in host order."""
 
@@ -122,6 +126,17 @@ def single(address: str) -> Range:
     """Give the range that holds one canonical address."""
     value = number(address)
     return Range(family_of(address), value, value)
+
+
+def is_link_local(address: str) -> bool:
+    """Tell whether a canonical address means something on one link alone: such of IPv6, which routers never forward."""
+    return ":" in address and number(address) >> 118 == _LINK_LOCAL_BITS
+
+
+def is_group(address: str) -> bool:
+    """Tell whether a canonical address is everybody's on a link, or a group's, whatever the networks."""
+    found = ipaddress.ip_address(address)
+    return found.is_multicast or address == "255.255.255.255"
 
 
 def disjoint(ranges: Iterable[Range]) -> tuple[Range, ...]:

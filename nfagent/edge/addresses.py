@@ -6,10 +6,12 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 
-from nfagent.cluster.address import Family, family_of
+from nfagent.cluster.address import Family, family_of, is_link_local
 
 _DISCARD = 9
+_INTERFACES = Path("/proc/thread-self/net/if_inet6")
 _DOMAINS: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -17,9 +19,10 @@ def is_own(address: str) -> bool:
     """Tell whether an address is this machine's: whether what is sent there would come from there too.
 
     That asks the routes; nothing is sent. (What a socket may be bound to says less where `ip_nonlocal_bind` is set.)
-    A link-local address is taken for one: it reaches no further than the link between the machine and one Pod.
     """
-    return ipaddress.ip_address(address).is_link_local or bool(own_among((address,)))
+    if is_link_local(address):
+        return ipaddress.ip_address(address).packed.hex() in _link_locals()
+    return bool(own_among((address,)))
 
 
 def own_among(addresses: Iterable[str]) -> str:
@@ -41,3 +44,12 @@ def own_among(addresses: Iterable[str]) -> str:
             if chosen == address and not ipaddress.ip_address(address).is_link_local:
                 return address
     return ""
+
+
+def _link_locals() -> set[str]:
+    """Give the addresses of all interfaces, in hexadecimal; a route to a link-local one says nothing without a link."""
+    try:
+        listed = _INTERFACES.read_text(encoding="ascii")
+    except OSError:  # a kernel without IPv6
+        return set()
+    return {line.split()[0] for line in listed.splitlines()}

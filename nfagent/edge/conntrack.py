@@ -91,6 +91,8 @@ class Connections:
     def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
         """Give the entries, in all zones, whose client or server is one of these canonical addresses, each once.
 
+        From a whole dump also those of link-local addresses, which are nobody's whom a policy knows.
+
         Entries that come or go during the call may be among them or not. A dump that the kernel calls interrupted is
         made again, three times at most; then what was found by any of them is given.
 
@@ -101,7 +103,7 @@ class Connections:
         for family in FAMILIES:
             wanted = frozenset(address for address in addresses if family_of(address) == family)
             picked = self._picked(family, wanted)
-            if picked is None:
+            if picked is None or (unpicked and not wanted):
                 unpicked[family] = wanted
             else:
                 found += picked

@@ -92,7 +92,7 @@ class Introspection:
         except UsageError as error:
             raise _aged(error, standing, trouble) from None
         unknown = (*([_unread(trouble)] if trouble else []), *([standing.unenforced] if standing.unenforced else []))
-        return msgspec.structs.replace(found, unknown=unknown, notes=tuple(map(str, standing.stale)))
+        return msgspec.structs.replace(found, unknown=(*unknown, *found.unknown), notes=tuple(map(str, standing.stale)))
 
     def begin_trial(self, given: Given, *, delete: bool) -> Trial:
         """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""

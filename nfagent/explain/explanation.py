@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from nfagent.cluster.address import endpoint
+from nfagent.cluster.address import endpoint, is_group, single
 from nfagent.cluster.model import DIRECTIONS, Direction
 from nfagent.cluster.ordering import result
 from nfagent.cluster.state import ClusterState
@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 _DEFAULTS = Choices()
+_GROUP = (
+    "whether it arrives: a node drops what is for everybody or a group while any Pod of it is isolated for ingress in "
+    "that family; ask `nfagent dump counters` there for drop/multicast"
+)
 _ALIKE_NAMED = 3
 _GROUPS_SHOWN = 6
 
@@ -120,7 +124,7 @@ def explaining(
     lines = told[0] if called is None else [*found.lines, *(yield from teller.grouped(judged, told))]
     source = judged[0].leaving.source if judged else question.sources[0]
     connection = f"{in_words(cluster, source)} -> {_destination(cluster, question, found.flow)}"
-    return _explanation(connection, tuple(judged), lines, found.flow)
+    return teller.explanation(connection, tuple(judged), lines, found.flow)
 
 
 def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: Choices = _DEFAULTS) -> Explanation:
@@ -128,7 +132,7 @@ def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow, choices:
     teller = _Teller(cluster, index, choices)
     judged = teller.judge(Route(flow, flow))
     connection = f"{in_words(cluster, flow.source)} -> {_called(in_words(cluster, flow.destination), flow)}"
-    return _explanation(connection, (judged,), teller.lines(judged), flow)
+    return teller.explanation(connection, (judged,), teller.lines(judged), flow)
 
 
 def explanation_view(found: Explanation) -> dict[str, Any]:
@@ -180,7 +184,7 @@ class _Teller:
         if route.leaving != flow:
             left = evaluate(self._cluster, policies, route.leaving, self._choices)
             exempt = "; ".join(dict.fromkeys(words for words in (left.exempt, judgement.exempt) if words))
-            judgement = Judgement(flow, left.egress, judgement.ingress, exempt)
+            judgement = Judgement(flow, left.egress, judgement.ingress, exempt, left.barred or judgement.barred)
         found = Judged(route.leaving, flow, judgement, ())
         named = {policy.ref: policy for policy in policies}
         sides = [
@@ -204,7 +208,9 @@ class _Teller:
             lines += self._holding(side, judged)
             lines += side_lines(side, flow, named)
         exempt = judged.judgement.exempt
-        if exempt:
+        if judged.judgement.barred:
+            lines.append(f"dropped: {judged.judgement.barred}")
+        elif exempt:
             lines.append(f"not judged: {exempt}")
         elif not lines:
             lines.append("not judged: neither end is a Pod with an address of its own")
@@ -236,6 +242,20 @@ class _Teller:
             pods = "1 more Pod" if len(rest) == 1 else f"{len(rest)} more Pods"
             lines += ["", f"and {pods}: {denied} denied, {len(rest) - denied} allowed"]
         return lines
+
+    def explanation(
+        self, connection: str, judged: tuple[Judged, ...], lines: list[str], flow: Flow | None
+    ) -> Explanation:
+        """Put it together; whether a group's packet passes depends on more than its ends."""
+        found = _explanation(connection, judged, lines, flow)
+        if found.allowed and any(self._is_group(item.arriving.destination) for item in judged):
+            return msgspec.structs.replace(found, unknown=(_GROUP,))
+        return found
+
+    def _is_group(self, address: str) -> bool:
+        """Tell whether an address is everybody's, or a group's: the last of a node's IPv4 Pod range is such a one."""
+        ranges = (cidr for node in self._cluster.nodes.values() for cidr in node.pod_cidrs)
+        return is_group(address) or any(cidr.family == 4 and cidr.last == single(address).last for cidr in ranges)
 
     def _server(self, judged: Judged) -> str:
         return _called(in_words(self._cluster, judged.arriving.destination), judged.arriving)

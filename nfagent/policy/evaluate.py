@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.cluster.address import endpoint
+from nfagent.cluster.address import endpoint, is_link_local
 from nfagent.cluster.model import Direction, Pod, Ref
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.choices import Choices
@@ -132,17 +132,19 @@ class Judgement(msgspec.Struct, frozen=True):
     """Both ends' judgements; None where an end is no Pod, or is not asked.
 
     exempt: why an end was not asked though it is a Pod: it talks to itself, or with its own node; '' otherwise
+    barred: why no node lets it pass, whatever the policies; '' where they decide
     """
 
     flow: Flow
     egress: Side | None
     ingress: Side | None
     exempt: str = ""
+    barred: str = ""
 
     @property
     def allowed(self) -> bool:
         """Tell the verdict: every end that was asked allows."""
-        return all(side.allowed for side in (self.egress, self.ingress) if side is not None)
+        return not self.barred and all(side.allowed for side in (self.egress, self.ingress) if side is not None)
 
 
 _DEFAULTS = Choices()
@@ -158,6 +160,8 @@ def evaluate(
 
     Where several Pods hold an address, each of them must.
     """
+    if is_link_local(flow.source) or is_link_local(flow.destination):
+        return Judgement(flow, None, None, barred="link-local addresses are never forwarded, between Pods neither")
     source, destination = cluster.holder(flow.source), cluster.holder(flow.destination)
     if source is not None and flow.source == flow.destination and not flow.translated:
         return Judgement(flow, None, None, exempt="a Pod always reaches itself by its own address")

@@ -12,6 +12,15 @@ from nfagent.cluster.address import FAMILIES, Family
 from nfagent.cluster.model import DIRECTIONS, Direction
 from nfagent.policy.choices import Choices
 from nfagent.ruleset import names
+from nfagent.ruleset.icmp_errors import error_chain, error_rule
+from nfagent.ruleset.link_scope import (
+    GROUP_COUNTER,
+    LINK_LOCAL_COUNTER,
+    discovery,
+    group_rules,
+    link_local_rules,
+    link_scope_chains,
+)
 from nfagent.ruleset.objects import (
     Accept,
     Chain,
@@ -25,14 +34,12 @@ from nfagent.ruleset.objects import (
     Goto,
     Hook,
     HookName,
-    Icmpv6Type,
     InSet,
     LocalSource,
     Match,
     NamedSet,
     NotLoopback,
     Packet,
-    ProtocolIs,
     Refresh,
     Rule,
     VerdictMap,
@@ -47,19 +54,8 @@ REVOKED = "revoked"
 REVOKED_COUNTER = "drop/revoked"
 SPOOFED_COUNTER = "drop/spoofed"
 UNTRACKED_COUNTER = "drop/untracked"
-BASE_COUNTERS = (REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER)
+BASE_COUNTERS = (GROUP_COUNTER, LINK_LOCAL_COUNTER, REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER)
 _ENDS: tuple[End, End] = ("client", "server")
-_NEVER_BLOCKED = (
-    "mld-listener-query",
-    "mld-listener-report",
-    "mld-listener-done",
-    "nd-router-solicit",
-    "nd-router-advert",
-    "nd-neighbor-solicit",
-    "nd-neighbor-advert",
-    "nd-redirect",
-    "mld2-listener-report",
-)
 
 
 def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]:
@@ -76,7 +72,11 @@ def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]
     if answers:
         yield names.at_level("output-revoked", level), Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
     for direction in DIRECTIONS:
-        yield names.at_level(f"stray-{direction}", level), _stray_chain(direction, level)
+        stray = names.at_level(f"stray-{direction}", level)
+        yield stray, _stray_chain(direction, level)
+        yield error_chain(direction, level, stray)
+    if not level:
+        yield from link_scope_chains()
 
 
 def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
@@ -84,20 +84,18 @@ def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
     named: tuple[Rule, ...] = (_spoofed(hook),) if direction == "egress" and not level else ()
     if hook.name == "output":
         named = (Rule((LocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
-    ended = map(_ended_flow, FAMILIES) if (direction, hook.name, level) == ("egress", "forward", 0) else ()
+    first = (direction, hook.name, level) == ("egress", "forward", 0)
+    ended = (*map(_ended_flow, FAMILIES), *group_rules()) if first else ()
     stray = names.at_level(f"stray-{direction}", level)
     settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
         (
             Rule(settled, verdict=Accept()),
+            *(link_local_rules() if first else ()),
             *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
             *named,
             *ended,
-            Rule(
-                (ConntrackState(("related",)), ProtocolIs(("icmp", "icmpv6"))),
-                verdict=Accept(),
-                comment="errors about connections that were allowed",
-            ),
+            error_rule(direction, level),
             Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(stray)),
             *(
                 Rule(verdict=Dispatch(Connection(end, family), names.class_map(direction, family, level)))
@@ -167,13 +165,13 @@ def recheck_sets() -> Iterator[tuple[str, NamedSet]]:
 
 
 def _stray_chain(direction: Direction, level: int) -> Chain:
-    """Judge packets without a conntrack entry: what they are is in their own headers alone.
+    """Judge packets without a conntrack entry, and errors by others than ends: by their own headers alone.
 
     Their class sends them on to a chain whose rules match those, where any of its rules names a peer or a port.
     """
     return Chain(
         (
-            Rule((Icmpv6Type(_NEVER_BLOCKED),), verdict=Accept(), comment="neighbour discovery is never blocked"),
+            *discovery(),
             *(
                 Rule(
                     verdict=Dispatch(

@@ -20,6 +20,7 @@ from nfagent.policy.compile import ClassKey, CompiledPolicies, SectionKey, class
 from nfagent.policy.index import PolicyIndex
 from nfagent.ruleset import names
 from nfagent.ruleset.levels import Levels
+from nfagent.ruleset.link_scope import ISOLATED, isolated_set
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import LogPlan, class_chain, names_ends
 from nfagent.ruleset.members import Members
@@ -56,6 +57,7 @@ class Classes:
     ) -> None:
         """Start without Pods."""
         self._levels = Levels(live, choices)
+        live.add_set(ISOLATED, isolated_set())
         self._cluster = cluster
         self._index = index
         self._live = live
@@ -204,6 +206,8 @@ class Classes:
                 chain = names.class_chain(now[level]) if level < len(now) else None
                 self._live.map_to(names.class_map(direction, family, level), address, chain)
             self._levels.release(len(was))
+            if direction == "ingress" and bool(was) != bool(now):
+                (self._live.add if now else self._live.remove)(ISOLATED, family)
 
     def _count(self, key: ClassKey, family: Family, by: int) -> None:
         live = self.known.get(key)

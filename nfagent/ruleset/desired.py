@@ -216,6 +216,8 @@ class Desired:
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
         judgement = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
         sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
+        if judgement.barred:
+            return False
         local = (side for pods, side in sides if pods and pods[0].node == self.cluster.node)
         return all(side is None or side.allowed for side in local)
 

@@ -25,6 +25,7 @@ from nfagent.ruleset.objects import (
     NamedSet,
     PacketNamedPort,
     PacketPortIn,
+    PairInSet,
     Refresh,
     Rule,
     Ruleset,
@@ -32,7 +33,7 @@ from nfagent.ruleset.objects import (
     VerdictMap,
 )
 
-_BY_SET = (InSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
+_BY_SET = (InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
 _Named = tuple[str, str]
 """Kind and name."""
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9/\\_.-]*")

@@ -132,7 +132,7 @@ def class_chain(
     before, after = jumps["admin"], jumps["baseline"]
     if reading == "connection" and (strays or names_ends(rules)):
         stray = Rule(
-            (ConntrackState(("invalid", "untracked")),),
+            (ConntrackState(("invalid", "related", "untracked")),),
             verdict=Goto(names.stray_chain(names.class_chain(key))),
             comment="judged by its own addresses and ports",
         )

@@ -26,6 +26,7 @@ from nfagent.policy.index import PolicyIndex
 from nfagent.policy.joined import AnyOf, peers_of
 from nfagent.policy.model import PodPeer, PortProtocol
 from nfagent.policy.tiers import NodePeer
+from nfagent.ruleset.icmp_errors import pair_sets, pairs_of
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import Content, set_shape
 from nfagent.ruleset.objects import Element
@@ -58,6 +59,8 @@ class Members:
         # By whose ports they are, so that a Pod is held only against those that could be its own.
         self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
         self._adrift: set[PodPeer] = set()
+        for name, shape in pair_sets():
+            live.add_set(name, shape)
 
     def use(self, name: str, content: Content, *, closing: bool) -> None:
         """Count one more chain that names a set; the first makes and fills it.
@@ -170,7 +173,10 @@ class Members:
     def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
         if not pod.holds_addresses:
             return
-        owners: list[_Owner] = ["any", "local"] if pod.node == self._cluster.node else ["any"]
+        local = pod.node == self._cluster.node
+        owners: list[_Owner] = ["any", "local"] if local else ["any"]
+        if local:
+            yield from pairs_of(pod)
         for peer in self._index.peers.of.get(identity_of(pod), ()):
             if peer in self._adrift:
                 continue

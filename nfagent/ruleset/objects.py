@@ -54,6 +54,44 @@ class InSet(msgspec.Struct, frozen=True, tag=True):
     negated: bool = False
 
 
+class PairInSet(msgspec.Struct, frozen=True, tag=True):
+    """`ip saddr . ct original ip saddr`: the packet's source and another address are a pair of a set, or are not.
+
+    Where the set holds each address with itself, the two are the same one. Matches never without the other address.
+    """
+
+    other: Connection | Packet
+    set: str
+    negated: bool = False
+
+
+class Within(msgspec.Struct, frozen=True, tag=True):
+    """`ip6 saddr { ::, fe80::/10 }`: the address is in one of these ranges, in ascending order."""
+
+    key: Packet
+    ranges: tuple[Range, ...]
+
+
+class HopLimit(msgspec.Struct, frozen=True, tag=True):
+    """`ip6 hoplimit`: the packet has so many hops left."""
+
+    hops: int
+
+
+class LongestPayload(msgspec.Struct, frozen=True, tag=True):
+    """`ip6 length <=`: behind the IPv6 header come so many bytes at most, extension headers included."""
+
+    size: int
+
+
+class GroupFrame(msgspec.Struct, frozen=True, tag=True):
+    """`meta pkttype { broadcast, multicast }`: the link delivered the packet to everybody, or to a group."""
+
+
+class GroupAddress(msgspec.Struct, frozen=True, tag=True):
+    """`fib daddr type { broadcast, multicast }`: the packet is for everybody on a link, or for a group."""
+
+
 class ProtocolIs(msgspec.Struct, frozen=True, tag=True):
     """`meta l4proto`: one of these protocols, by the words that nft's own grammar has: `icmpv6`, and never `ipv6-icmp`.
 
@@ -129,6 +167,12 @@ class FamilyInSet(msgspec.Struct, frozen=True, tag=True):
     negated: bool = False
 
 
+class FamilyIs(msgspec.Struct, frozen=True, tag=True):
+    """`meta nfproto`: the packet is of this family."""
+
+    family: Family
+
+
 class LocalSource(msgspec.Struct, frozen=True, tag=True):
     """`fib saddr type local`: the packet says that this very machine has sent it."""
 
@@ -167,6 +211,12 @@ class Icmpv6Type(msgspec.Struct, frozen=True, tag=True):
     names: tuple[str, ...]
 
 
+class Icmpv6Code(msgspec.Struct, frozen=True, tag=True):
+    """`icmpv6 code`: this number."""
+
+    code: int
+
+
 class Foreign(msgspec.Struct, frozen=True, tag=True):
     """An expression that nfagent doesn't write, as the kernel lists it."""
 
@@ -175,6 +225,12 @@ class Foreign(msgspec.Struct, frozen=True, tag=True):
 
 Match: TypeAlias = (
     InSet
+    | PairInSet
+    | Within
+    | HopLimit
+    | LongestPayload
+    | GroupFrame
+    | GroupAddress
     | ProtocolIs
     | ServerPort
     | ServerPortIn
@@ -185,6 +241,7 @@ Match: TypeAlias = (
     | Fragment
     | WayIs
     | FamilyInSet
+    | FamilyIs
     | FlowInSet
     | LocalSource
     | NotLoopback
@@ -192,6 +249,7 @@ Match: TypeAlias = (
     | ConntrackState
     | Unconfirmed
     | Icmpv6Type
+    | Icmpv6Code
     | Foreign
 )
 
@@ -282,20 +340,21 @@ class PortRange(msgspec.Struct, frozen=True, order=True):
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-SetKind: TypeAlias = Literal["address", "range", "port", "ports", "family", "flow"]
+SetKind: TypeAlias = Literal["address", "range", "port", "ports", "family", "flow", "pair"]
 PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""
-Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement
+PairElement: TypeAlias = tuple[str, str]
+Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement | PairElement
 
 
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 
-    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port),
-          'ports' disjoint PortRanges, 'family' the families 4 and 6: their own `family` says nothing. 'flow' is the
-          kernel's memory: packets' flows, each for FLOW_SECONDS after the last packet; it is no part of what is wanted,
-          and never compared
+    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'pair' two
+          addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6: the last two have no `family` of their
+          own. 'flow' is the kernel's memory: packets' flows, each for FLOW_SECONDS after the last packet; it is no part
+          of what is wanted, and never compared
     """
 
     kind: SetKind

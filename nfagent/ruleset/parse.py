@@ -33,18 +33,16 @@ from nfagent.ruleset.objects import (
     Foreign,
     Goto,
     Hook,
-    Icmpv6Type,
     InSet,
     Jump,
-    LocalSource,
     Log,
     Masquerade,
     Match,
     NamedPort,
     NamedSet,
-    NotLoopback,
     Packet,
     PacketNamedPort,
+    PairInSet,
     PortRange,
     ProtocolIs,
     Refresh,
@@ -59,8 +57,17 @@ from nfagent.ruleset.objects import (
     VerdictMap,
     Way,
     WayIs,
+    Within,
 )
-from nfagent.ruleset.parse_header import FLOW_KEYS, numbers, packet_port_in, parse_header_match, protocol_name
+from nfagent.ruleset.parse_header import (
+    FLOW_KEYS,
+    alternatives,
+    numbers,
+    packet_port_in,
+    parse_arrival_match,
+    parse_header_match,
+    protocol_name,
+)
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -71,6 +78,8 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
     ("inet_service",): ("ports", 4),
     ("nf_proto",): ("family", 4),
+    ("ipv4_addr", "ipv4_addr"): ("pair", 4),
+    ("ipv6_addr", "ipv6_addr"): ("pair", 6),
     ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
     ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
 }
@@ -238,8 +247,15 @@ def _element(kind: SetKind, entry: Any) -> Element:
         return canonical(address), protocol_name(protocol), int(port)
     if kind == "ports":
         return PortRange(*numbers(entry))
+    if kind == "pair":
+        first, second = map(canonical, entry["concat"])
+        return first, second
     if kind == "family":
         return _FAMILY[entry]
+    return _range(entry)
+
+
+def _range(entry: Any) -> Range:
     if isinstance(entry, str):
         return single(canonical(entry))
     if "prefix" in entry:
@@ -352,6 +368,10 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
     flow = FLOW_KEYS.get(msgspec.json.encode(left))
     if flow is not None:
         return FlowInSet(flow, name) if operator == "==" else None
+    if "concat" in left and len(left["concat"]) == 2:
+        source, other = map(_key, left["concat"])
+        if other is not None and source == Packet("saddr", other.family):
+            return PairInSet(other, name, negated=operator == "!=")
     if operator == "==" and "concat" in left and len(left["concat"]) == 3:
         address, protocol, port = left["concat"]
         server, way = _key(address), _PORT_WAYS.get(port["payload"]["field"])
@@ -366,11 +386,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
 def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
-            return ProtocolIs(tuple(map(protocol_name, _alternatives(right))))
-        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
-            return LocalSource()
-        case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
-            return NotLoopback()
+            return ProtocolIs(tuple(map(protocol_name, alternatives(right))))
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
             return WayIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
@@ -379,13 +395,10 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             return ConntrackState((right,) if isinstance(right, str) else tuple(right))
         case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
             return Unconfirmed()
-        case {"payload": {"protocol": "icmpv6", "field": "type"}} if operator == "==":
-            return Icmpv6Type(_alternatives(right))
-    return parse_header_match(operator, left, right)
-
-
-def _alternatives(right: Any) -> tuple[Any, ...]:
-    return tuple(right["set"]) if isinstance(right, dict) else (right,)
+        case {"payload": {"protocol": "ip" | "ip6", "field": "saddr" | "daddr"}} if operator == "==":
+            key = _key(left)
+            return Within(key, tuple(map(_range, alternatives(right)))) if isinstance(key, Packet) else None
+    return parse_header_match(operator, left, right) or parse_arrival_match(operator, left, right)
 
 
 def _key(left: _Json) -> Connection | Packet | None:

@@ -1,4 +1,4 @@
-"""What the kernel lists of a match on a packet's own header to a value: protocols, ports and fragments."""
+"""What the kernel lists of a match on a packet's own header, or on how it came, to a value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family
-from nfagent.ruleset.objects import Fragment, Match, PacketPort, PacketPortIn
+from nfagent.ruleset.objects import (
+    FamilyIs,
+    Fragment,
+    GroupAddress,
+    GroupFrame,
+    HopLimit,
+    Icmpv6Code,
+    Icmpv6Type,
+    LocalSource,
+    LongestPayload,
+    Match,
+    NotLoopback,
+    PacketPort,
+    PacketPortIn,
+)
 
 FLOW_KEYS: dict[bytes, Family] = {
     msgspec.json.encode(
@@ -25,12 +39,17 @@ FLOW_KEYS: dict[bytes, Family] = {
 }
 """How libnftables writes a packet's flow."""
 
+_FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
+_GROUP = {"set": ["broadcast", "multicast"]}
+_CODES: dict[Any, int] = {"no-route": 0}
+"""nft has names for codes of one ICMPv6 type, and lists them for every type."""
+
 _PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
 """By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
 
 
 def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
-    """Read a match on a destination port or on fragments; None for every other match."""
+    """Read a match on a field that isn't an address; None for every other match."""
     match left:
         case {"payload": {"protocol": "tcp" | "udp" | "sctp" as protocol, "field": "dport"}} if operator == "==":
             return PacketPort(protocol, *numbers(right))
@@ -38,6 +57,8 @@ def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
             return Fragment(4)
         case {"exthdr": {"name": "frag"}} if operator == "==" and right is True and left["exthdr"].keys() == {"name"}:
             return Fragment(6)
+        case {"payload": {"protocol": "icmpv6" | "ip6", "field": field}}:
+            return _ipv6_match(field, operator, right)
     return None
 
 
@@ -45,6 +66,40 @@ def packet_port_in(payload: Any, name: str) -> Match | None:
     """Read a match of a header's field to a set; None for every field but a destination port."""
     known = payload["field"] == "dport" and payload["protocol"] in {"tcp", "udp", "sctp"}
     return PacketPortIn(payload["protocol"], name) if known else None
+
+
+def _ipv6_match(field: str, operator: str, right: Any) -> Match | None:
+    match field, operator:
+        case "type", "==":
+            return Icmpv6Type(alternatives(right))
+        case "code", "==":
+            return Icmpv6Code(int(_CODES.get(right, right)))
+        case "hoplimit", "==":
+            return HopLimit(int(right))
+        case "length", "<=":
+            return LongestPayload(int(right))
+    return None
+
+
+def parse_arrival_match(operator: str, left: Any, right: Any) -> Match | None:
+    """Read a match on how a packet came, or on what the routes say of its addresses; None for every other match."""
+    match left, operator:
+        case {"meta": {"key": "nfproto"}}, "==" if right in _FAMILIES:
+            return FamilyIs(_FAMILIES[right])
+        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}}, "==" if right == "local":
+            return LocalSource()
+        case {"fib": {"result": "type", "flags": "daddr" | ["daddr"]}}, "==" if right == _GROUP:
+            return GroupAddress()
+        case {"meta": {"key": "pkttype"}}, "==" if right == _GROUP:
+            return GroupFrame()
+        case {"meta": {"key": "iifname"}}, "!=" if right == "lo":
+            return NotLoopback()
+    return None
+
+
+def alternatives(right: Any) -> tuple[Any, ...]:
+    """Read one value, or those of a set."""
+    return tuple(right["set"]) if isinstance(right, dict) and "set" in right else (right,)
 
 
 def numbers(right: Any) -> tuple[int, int]:

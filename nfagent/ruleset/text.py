@@ -20,14 +20,20 @@ from nfagent.ruleset.objects import (
     Drop,
     Element,
     FamilyInSet,
+    FamilyIs,
     FlowInSet,
     Foreign,
     Fragment,
     Goto,
+    GroupAddress,
+    GroupFrame,
+    HopLimit,
+    Icmpv6Code,
     Icmpv6Type,
     InSet,
     Jump,
     LocalSource,
+    LongestPayload,
     Masquerade,
     Match,
     NamedPort,
@@ -37,6 +43,7 @@ from nfagent.ruleset.objects import (
     PacketNamedPort,
     PacketPort,
     PacketPortIn,
+    PairInSet,
     PortRange,
     ProtocolIs,
     Refresh,
@@ -49,6 +56,7 @@ from nfagent.ruleset.objects import (
     Verdict,
     VerdictMap,
     WayIs,
+    Within,
 )
 
 Annotate = Callable[[str], str]
@@ -57,6 +65,12 @@ Annotate = Callable[[str], str]
 _IP = {4: "ip", 6: "ip6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _NFPROTO = {4: "ipv4", 6: "ipv6"}
+_MACHINE: dict[type[Match], str] = {
+    LocalSource: "fib saddr type local",
+    NotLoopback: 'iifname != "lo"',
+    GroupFrame: "meta pkttype { broadcast, multicast }",
+    GroupAddress: "fib daddr type { broadcast, multicast }",
+}
 _END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
 
 
@@ -102,8 +116,10 @@ def _chain_order(ruleset: Ruleset) -> list[str]:
 
 
 def _chain_rank(name: str) -> int:
-    """Rank outcomes, then sections, then classes as they judge packets without an entry, then classes."""
+    """Rank outcomes, sections, classes as they judge packets without an entry, classes, and what leads to them."""
     word, _, rest = name.partition("/")
+    if word.startswith("errors-"):
+        return 5
     if word == "stray":
         return 1 if rest.partition("/")[0] in {"admin", "policy", "baseline"} else 2
     return {"allow": 0, "deny": 0, "admin": 1, "policy": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
@@ -172,6 +188,8 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield "type inet_service"
         case "port":
             yield f"type {address} . inet_proto . inet_service"
+        case "pair":
+            yield f"type {address} . {address}"
         case "flow":
             yield f"type {address} . inet_proto . inet_service . {address} . inet_service"
             yield f"size {FLOW_SET_SIZE}"
@@ -200,6 +218,8 @@ def element_order(element: Element) -> tuple[int, int, str, int]:
         return (element.first, 0, "", 0)
     if isinstance(element, str):
         return (family_of(element), number(element), "", 0)
+    if len(element) == 2:
+        return (family_of(element[0]), number(element[0]), "", number(element[1]))
     return (family_of(element[0]), number(element[0]), element[1], element[2])
 
 
@@ -246,7 +266,7 @@ def key_text(key: Connection | Packet) -> str:
 def match_text(match: Match) -> str:
     """Write one match."""
     match match:
-        case InSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | FlowInSet() | Refresh():
+        case InSet() | PairInSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | FlowInSet() | Refresh():
             return _by_set_text(match)
         case ServerPortIn(name):
             return f"ct reply proto-src @{name}"
@@ -254,36 +274,59 @@ def match_text(match: Match) -> str:
             return f"meta l4proto {_one_of(names)}"
         case ServerPort(first, last):
             return f"ct reply proto-src {_numbers(first, last)}"
-        case Icmpv6Type(names):
-            return f"icmpv6 type {_one_of(names)}"
-        case LocalSource():
-            return "fib saddr type local"
-        case NotLoopback():
-            return 'iifname != "lo"'
         case Foreign(expression):
             return f"# not nfagent's: {expression}"
-        case PacketPort() | PacketPortIn() | Fragment():
-            return _header_text(match)
-        case _:
+        case WayIs() | ConntrackState() | Unconfirmed():
             return _tracked_text(match)
+        case LocalSource() | NotLoopback() | GroupFrame() | GroupAddress():
+            return _MACHINE[type(match)]
+        case _:
+            return _header_text(match)
 
 
-def _header_text(match: PacketPort | PacketPortIn | Fragment) -> str:
-    if isinstance(match, PacketPortIn):
-        return f"{match.protocol} dport @{match.set}"
-    if isinstance(match, PacketPort):
-        return f"{match.protocol} dport {_numbers(match.first, match.last)}"
-    return "ip frag-off & 0x1fff != 0" if match.family == 4 else "exthdr frag exists"
+def _header_text(
+    match: PacketPort
+    | PacketPortIn
+    | Fragment
+    | FamilyIs
+    | Icmpv6Type
+    | Icmpv6Code
+    | HopLimit
+    | LongestPayload
+    | Within,
+) -> str:
+    match match:
+        case FamilyIs(family):
+            return f"meta nfproto {_NFPROTO[family]}"
+        case PacketPortIn(protocol, name):
+            return f"{protocol} dport @{name}"
+        case PacketPort(protocol, first, last):
+            return f"{protocol} dport {_numbers(first, last)}"
+        case Fragment(family):
+            return "ip frag-off & 0x1fff != 0" if family == 4 else "exthdr frag exists"
+        case Icmpv6Type(names):
+            return f"icmpv6 type {_one_of(names)}"
+        case Icmpv6Code(code):
+            return f"icmpv6 code {code}"
+        case HopLimit(hops):
+            return f"ip6 hoplimit {hops}"
+        case LongestPayload(size):
+            return f"ip6 length <= {size}"
+        case Within(key, ranges):
+            return f"{key_text(key)} {_one_of(tuple(map(str, ranges)))}"
 
 
 def _numbers(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _by_set_text(match: InSet | NamedPort | PacketNamedPort | FamilyInSet | FlowInSet | Refresh) -> str:
+def _by_set_text(match: InSet | PairInSet | NamedPort | PacketNamedPort | FamilyInSet | FlowInSet | Refresh) -> str:
     match match:
         case InSet(key, name, negated):
             return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
+        case PairInSet(other, name, negated):
+            pair = f"{key_text(Packet('saddr', other.family))} . {key_text(other)}"
+            return f"{pair} {'!= ' if negated else ''}@{name}"
         case NamedPort(family, name, way):
             port = "dport" if way == "original" else "sport"
             return f"{key_text(Connection('server', family))} . meta l4proto . th {port} @{name}"

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
-from nfagent.cluster.address import FAMILIES, Family, family_of, number, text
+from nfagent.cluster.address import FAMILIES, Family, family_of, is_link_local, number, text
 from nfagent.errors import WireError
 from nfagent.wire import netlink
 from nfagent.wire.extack import Answer, decode_answer
@@ -201,10 +201,16 @@ def _refusal(message: netlink.Message) -> Answer | None:
 
 def _concerning(body: bytes, addresses: frozenset[str]) -> ConntrackEntry | None:
     ends = _ends(body)
-    if ends is not None and _packed_all(addresses).isdisjoint(ends):
+    if ends is not None and _packed_all(addresses).isdisjoint(ends) and not any(map(_is_link_local, ends)):
         return None
     entry = decode_entry(body)
-    return entry if entry.client in addresses or entry.server in addresses else None
+    client, server = entry.client, entry.server
+    concerned = client in addresses or server in addresses or is_link_local(client) or is_link_local(server)
+    return entry if concerned else None
+
+
+def _is_link_local(packed: bytes) -> bool:
+    return packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and len(packed) == _ADDRESS_BYTES[6]
 
 
 class _Tuple(msgspec.Struct, frozen=True, gc=False):

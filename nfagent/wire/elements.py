@@ -198,11 +198,19 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
             return _single(_packed(element))
         case PortRange() | int():
             return _small(element)
-        case (source, protocol, port, destination, other_port):
-            ports = struct.pack("!B3xH2x", _PROTOCOLS[protocol], port), struct.pack("!H2x", other_port)
-            return _single(_packed(source) + ports[0] + _packed(destination) + ports[1])
-        case (address, protocol, port):
-            return _single(_packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port))
+        case tuple():
+            return _single(_concatenated(element))
+    raise ValueError(element)
+
+
+def _concatenated(element: tuple[object, ...]) -> bytes:
+    match element:
+        case (str(first), str(second)):
+            return _packed(first) + _packed(second)
+        case (str(address), str(protocol), int(port)):
+            return _packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port)
+        case (str(), str(), int(), str(other), int(other_port)):
+            return _concatenated(element[:3]) + _packed(other) + struct.pack("!H2x", other_port)
     raise ValueError(element)
 
 

@@ -22,7 +22,7 @@ def machine() -> Iterator[str]:
     try:
         netns.write_sysctls(name, {"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0"})
         lines = ["link set lo up", "link add d0 type veth peer name d1", "link set d0 up", "link set d1 up"]
-        lines += [f"address add {address} dev d0 nodad" for address in ("192.0.2.1/24", "2001:db8::1/64")]
+        lines += [f"address add {address} dev d0 nodad" for address in ("192.0.2.1/24", "2001:db8::1/64", "fe80::7/64")]
         netns.ip_batch([*lines, "address add 198.51.100.7/32 dev lo"], name)
         yield name
     finally:
@@ -37,7 +37,8 @@ def machine() -> Iterator[str]:
         pytest.param("2001:db8::1", True, id="an interface's IPv6 address"),
         pytest.param("198.51.100.7", True, id="a loopback interface's"),
         pytest.param("127.0.0.1", True, id="loopback"),
-        pytest.param("fe80::1", True, id="link-local: never from beyond a link"),
+        pytest.param("fe80::7", True, id="an interface's link-local address"),
+        pytest.param("fe80::1", False, id="another's link-local address"),
         pytest.param("192.0.2.2", False, id="a neighbour's"),
         pytest.param("2001:db8::2", False, id="a neighbour's IPv6 address"),
         pytest.param("203.0.113.1", False, id="one without a route"),

@@ -368,3 +368,29 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
         ("NewPolicy", str(found.judged[0].remedies[0])),
         ("TakeRules", "take away ingress rule 1 of NetworkPolicy shop/db"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "verdict"),
+    [
+        pytest.param("shop/web", "fe80::1", "denied", id="to a link-local address"),
+        pytest.param("fe80::1", "shop/web", "denied", id="from one"),
+        pytest.param("fe80::1", "fe80::2:53/udp", "denied", id="between two"),
+        pytest.param("shop/web", "224.0.0.251:5353/udp", "not known (allowed by what is known)", id="to a group"),
+        pytest.param("shop/web", "[ff02::fb]:5353/udp", "not known (allowed by what is known)", id="to IPv6's"),
+        pytest.param("shop/web", "255.255.255.255:67/udp", "not known (allowed by what is known)", id="to everybody"),
+        pytest.param("shop/web", "10.64.0.255:67/udp", "not known (allowed by what is known)", id="to a Pod range's"),
+    ],
+)
+def test_what_never_leaves_a_link_is_not_called_allowed(source: str, destination: str, verdict: str) -> None:
+    view = Scene(pod("shop/web", "a", 10, app="web")).views["a"]
+    shown = explanation_view(explain(view.cluster, view.index, source, destination))
+    assert (shown["verdict"], bool(shown["allowed"])) == (verdict, False)
+
+
+def test_a_group_that_policies_deny_is_denied() -> None:
+    closed = policy("shop/closed", types=["Egress"])
+    view = Scene(pod("shop/web", "a", 10, app="web"), closed).views["a"]
+    assert explain(view.cluster, view.index, "shop/web", "224.0.0.251:5353/udp").verdict == "denied"
+    found = explain(view.cluster, view.index, "shop/web", "fe80::1")
+    assert found.lines == ("dropped: link-local addresses are never forwarded, between Pods neither",)

@@ -176,9 +176,15 @@ def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
     desired.put(POLICY)
     ruleset = desired.ruleset()
-    assert ruleset.sets.keys() == {"recheck4", "recheck6", "rechecking", "revoked4", "revoked6"}
+    assert ruleset.sets.keys() == {
+        *("isolated", "podpairs4", "podpairs6"),
+        *("recheck4", "recheck6", "rechecking", "revoked4", "revoked6"),
+    }
     assert ruleset.counters == {*BASE_COUNTERS, UNTRANSLATED_COUNTER}
-    assert [name for name, chain in ruleset.chains.items() if chain.hook is None] == ["stray-egress", "stray-ingress"]
+    assert sorted(name for name, chain in ruleset.chains.items() if chain.hook is None) == [
+        *("errors-egress", "errors-ingress", "forward-link-local", "forward-multicast"),
+        *("stray-egress", "stray-ingress"),
+    ]
 
 
 def test_a_policy_of_the_tiers_comes_and_goes_by_its_kind_like_any_object() -> None:

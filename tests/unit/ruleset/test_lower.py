@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
 
 from nfagent.cluster.model import Ref
@@ -12,6 +14,8 @@ from tests.scene import Document, Scene, labelled, pod, policy, port, tier_polic
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "b", 10, app="db")
+FREE, OTHER = (pod(f"ops/{name}", "a", last, app=name) for name, last in (("free", 11), ("other", 12)))
+FAR = pod("ops/far", "b", 12, app="far")
 ND = "nd-neighbor-solicit"
 CLOSED = policy("shop/closed", types=["Ingress", "Egress"])
 
@@ -111,11 +115,57 @@ def test_36_a_related_connection_that_is_no_error_is_judged() -> None:
     ).accepted
 
 
-def test_36_neighbour_discovery_is_never_blocked_and_echo_is() -> None:
-    scene = Scene(WEB, CLOSED)
-    flow = scene.flow("fe80::1", "shop/web", "icmpv6", 6)
-    assert run(ruleset(scene), "forward", stray(flow, "untracked", ND)).accepted
+@pytest.mark.parametrize("source", ["fe80::1", "shop/db"])
+def test_36_neighbour_discovery_is_never_blocked_and_echo_is(source: str) -> None:
+    scene = Scene(WEB, DB, CLOSED)
+    flow = scene.flow(source, "shop/web", "icmpv6", 6)
+    for kind in ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit"):
+        assert run(ruleset(scene), "forward", stray(flow, "untracked", kind)).accepted
     assert not run(ruleset(scene), "forward", stray(flow, "untracked", "echo-request")).accepted
+
+
+NOT_SANE = {
+    "a hop limit of a routed packet": {"hop_limit": 254},
+    "a code": {"icmpv6_code": 1},
+    "more bytes than options need": {"payload": 65},
+    "a redirect from an address that isn't a router's": {"icmpv6_type": "nd-redirect"},
+    "a listener's message from an address that is routed": {"icmpv6_type": "mld2-listener-report", "hop_limit": 1},
+}
+
+
+@pytest.mark.parametrize("fields", NOT_SANE.values(), ids=NOT_SANE)
+@pytest.mark.parametrize("hook", ["forward", "output"])
+def test_36_what_is_not_sane_neighbour_discovery_is_judged_like_any_packet(
+    hook: Literal["forward", "output"], fields: dict[str, Any]
+) -> None:
+    scene = Scene(WEB, DB)
+    packet = stray(scene.flow("shop/db", "shop/web", "icmpv6", 6), "untracked", "nd-neighbor-solicit")
+    assert run(ruleset(scene), hook, packet._replace(**fields)).accepted
+    scene.put(CLOSED)
+    assert run(ruleset(scene), hook, packet).accepted
+    assert not run(ruleset(scene), hook, packet._replace(**fields)).accepted
+
+
+SENDERS = {
+    "the client": ("shop/web", "outside", "shop/web", "outside", True),
+    "the server": ("outside", "shop/web", "shop/web", "outside", True),
+    "a router": ("shop/web", "outside", "192.168.0.2", "shop/web", True),
+    "a Pod of another node, which judges it": ("shop/web", "outside", "ops/far", "shop/web", True),
+    "an isolated Pod that is no end": ("ops/free", "outside", "shop/web", "ops/free", False),
+    "a Pod that is no end, to an isolated one": ("shop/web", "outside", "ops/free", "shop/web", False),
+    "a Pod that is no end, where nobody isolates either": ("ops/free", "outside", "ops/other", "ops/free", True),
+}
+
+
+@pytest.mark.parametrize(("client", "server", "sender", "receiver", "passes"), SENDERS.values(), ids=SENDERS)
+def test_36_an_error_about_a_connection_is_let_pass_by_who_sends_it(
+    client: str, server: str, sender: str, receiver: str, *, passes: bool
+) -> None:
+    scene = Scene(WEB, DB, FREE, OTHER, FAR, CLOSED)
+    first = opening(scene.flow(client, server, "80/tcp"))
+    conntrack = first.conntrack._replace(state="related", confirmed=True)
+    packet = opening(scene.flow(sender, receiver, "icmp"))._replace(conntrack=conntrack)
+    assert run(ruleset(scene), "forward", packet).accepted == passes
 
 
 def test_28_the_tuple_after_a_services_address_was_translated_is_judged() -> None:

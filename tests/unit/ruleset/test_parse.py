@@ -14,16 +14,25 @@ from nfagent.ruleset.objects import (
     TABLE_FLAGS,
     Accept,
     Chain,
+    Connection,
     Drop,
     FamilyInSet,
+    FamilyIs,
     FlowInSet,
     Foreign,
+    GroupAddress,
+    GroupFrame,
     Hook,
+    HopLimit,
+    Icmpv6Code,
     Jump,
     LocalSource,
+    LongestPayload,
     NamedPort,
     NamedSet,
     NotLoopback,
+    Packet,
+    PairInSet,
     PortRange,
     ProtocolIs,
     Refresh,
@@ -32,6 +41,7 @@ from nfagent.ruleset.objects import (
     Ruleset,
     VerdictMap,
     WayIs,
+    Within,
 )
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
 from nfagent.ruleset.transaction import Delete, FlushChain, diff
@@ -207,10 +217,13 @@ def match(left: Entry, right: object, op: str = "==") -> Entry:
     return {"match": {"op": op, "left": left, "right": right}}
 
 
+SOURCE = {"payload": {"protocol": "ip", "field": "saddr"}}
+
 KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     "a jump": ([{"jump": {"target": "c"}}], Rule(verdict=Jump("c"))),
     "a return": ([{"return": None}], Rule(verdict=Return())),
     "a family in a set": ([match({"meta": {"key": "nfproto"}}, "@f")], Rule((FamilyInSet("f"),))),
+    "a family": ([match({"meta": {"key": "nfproto"}}, "ipv6")], Rule((FamilyIs(6),))),
     "a family that is in none": (
         [match({"meta": {"key": "nfproto"}}, "@f", "!=")],
         Rule((FamilyInSet("f", negated=True),)),
@@ -235,6 +248,50 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
         [match({"fib": {"result": "type", "flags": ["saddr"]}}, "local")],
         Rule((LocalSource(),)),
     ),
+    "a packet for a group, by its routes": (
+        [match({"fib": {"result": "type", "flags": "daddr"}}, {"set": ["broadcast", "multicast"]})],
+        Rule((GroupAddress(),)),
+    ),
+    "a packet for a group, by its link": (
+        [match({"meta": {"key": "pkttype"}}, {"set": ["broadcast", "multicast"]})],
+        Rule((GroupFrame(),)),
+    ),
+    "a code by the name that another type has for it": (
+        [match({"payload": {"protocol": "icmpv6", "field": "code"}}, "no-route")],
+        Rule((Icmpv6Code(0),)),
+    ),
+    "a code by its number": (
+        [match({"payload": {"protocol": "icmpv6", "field": "code"}}, 0)],
+        Rule((Icmpv6Code(0),)),
+    ),
+    "a hop limit and a length": (
+        [
+            match({"payload": {"protocol": "ip6", "field": "hoplimit"}}, 255),
+            match({"payload": {"protocol": "ip6", "field": "length"}}, 64, "<="),
+        ],
+        Rule((HopLimit(255), LongestPayload(64))),
+    ),
+    "an address and a range": (
+        [
+            match(
+                {"payload": {"protocol": "ip6", "field": "saddr"}},
+                {"set": ["::", {"prefix": {"addr": "fe80::", "len": 10}}]},
+            )
+        ],
+        Rule((Within(Packet("saddr", 6), (single("::"), parse_cidr("fe80::/10"))),)),
+    ),
+    "a range alone": (
+        [match({"payload": {"protocol": "ip6", "field": "daddr"}}, {"prefix": {"addr": "fe80::", "len": 10}})],
+        Rule((Within(Packet("daddr", 6), (parse_cidr("fe80::/10"),)),)),
+    ),
+    "a source and an end of its connection": (
+        [match({"concat": [SOURCE, {"ct": {"key": "ip saddr", "dir": "reply"}}]}, "@p")],
+        Rule((PairInSet(Connection("server", 4), "p"),)),
+    ),
+    "a source that is not in a set with itself": (
+        [match({"concat": [SOURCE, SOURCE]}, "@p", "!=")],
+        Rule((PairInSet(Packet("saddr", 4), "p", negated=True),)),
+    ),
     "one that came in from elsewhere": ([match({"meta": {"key": "iifname"}}, "lo", "!=")], Rule((NotLoopback(),))),
     "a named port on the way back": ([match(concat("sport"), "@p")], Rule((NamedPort(4, "p", "reply"),))),
 }
@@ -251,7 +308,7 @@ RULES: dict[str, list[Entry]] = {
         {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}}
     ],
     "a comparison that we never write": [{"match": {"op": "!=", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}],
-    "a family without a set": [match({"meta": {"key": "nfproto"}}, "ipv4")],
+    "a family that is none of ours": [match({"meta": {"key": "nfproto"}}, "arp")],
     "a flow that is in no set": [match(FLOW, "@w", "!=")],
     "a flow that is added": [{"set": {"op": "add", "elem": FLOW, "set": "@w"}}],
     "an address that is remembered": [

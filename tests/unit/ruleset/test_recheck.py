@@ -428,7 +428,7 @@ def test_suspects_are_in_the_sets_of_their_family_from_the_transaction_of_the_ch
     assert [held(view, name) for name in ("recheck4", "recheck6", "rechecking")] == [set(), set(), set()]
     transaction = view.take()
     assert {command.set for command in transaction if isinstance(command, ChangeElements)} == {
-        *("recheck4", "recheck6", "rechecking")
+        *("isolated", "recheck4", "recheck6", "rechecking")
     }
     assert [held(view, name) for name in ("recheck4", "recheck6", "rechecking")] == [
         {"10.64.0.10"},

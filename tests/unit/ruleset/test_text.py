@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Range, parse_cidr
+from nfagent.cluster.address import FAMILIES, Range, parse_cidr, single
 from nfagent.ruleset.objects import (
     ABSENT,
     Accept,
@@ -12,16 +12,22 @@ from nfagent.ruleset.objects import (
     Dispatch,
     Drop,
     FamilyInSet,
+    FamilyIs,
     FlowInSet,
     Foreign,
     Fragment,
     Goto,
+    GroupAddress,
+    GroupFrame,
     Hook,
+    HopLimit,
+    Icmpv6Code,
     Icmpv6Type,
     InSet,
     Jump,
     LocalSource,
     Log,
+    LongestPayload,
     Masquerade,
     NamedPort,
     NamedSet,
@@ -30,6 +36,7 @@ from nfagent.ruleset.objects import (
     PacketNamedPort,
     PacketPort,
     PacketPortIn,
+    PairInSet,
     ProtocolIs,
     Refresh,
     Return,
@@ -39,6 +46,7 @@ from nfagent.ruleset.objects import (
     ServerPortIn,
     Unconfirmed,
     WayIs,
+    Within,
 )
 from nfagent.ruleset.text import element_text, rule_text, set_properties, table_text
 
@@ -82,6 +90,22 @@ FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
             f'ct state new {FLOW6} @s update @s {{ {FLOW6} }} counter name "c" drop',
         ),
         (Rule((NotLoopback(), LocalSource()), verdict=Drop()), 'iifname != "lo" fib saddr type local drop'),
+        (
+            Rule((PairInSet(Connection("server", 6), "s"), PairInSet(Packet("saddr", 4), "t", negated=True))),
+            "ip6 saddr . ct reply ip6 saddr @s ip saddr . ip saddr != @t",
+        ),
+        (
+            Rule((Within(Packet("saddr", 6), (single("::"), parse_cidr("fe80::/10"))), HopLimit(1), Icmpv6Code(0))),
+            "ip6 saddr { ::, fe80::/10 } ip6 hoplimit 1 icmpv6 code 0",
+        ),
+        (
+            Rule((Within(Packet("daddr", 6), (parse_cidr("fe80::/10"),)), LongestPayload(64))),
+            "ip6 daddr fe80::/10 ip6 length <= 64",
+        ),
+        (
+            Rule((GroupFrame(), FamilyIs(4), GroupAddress())),
+            "meta pkttype { broadcast, multicast } meta nfproto ipv4 fib daddr type { broadcast, multicast }",
+        ),
         (Rule(verdict=Jump("c")), "jump c"),
         (Rule(verdict=Return()), "return"),
         (Rule(verdict=Dispatch(Packet("saddr", 6), "m")), "ip6 saddr vmap @m"),
@@ -99,6 +123,7 @@ def test_elements() -> None:
     assert element_text("10.0.0.1") == "10.0.0.1"
     assert element_text(parse_cidr("10.0.0.0/8")) == "10.0.0.0/8"
     assert element_text(Range(4, 1, 3)) == "0.0.0.1-0.0.0.3"
+    assert element_text(("10.0.0.1", "10.0.0.2")) == "10.0.0.1 . 10.0.0.2"
     assert element_text(("10.0.0.1", "tcp", 80)) == "10.0.0.1 . tcp . 80"
     assert [element_text(family) for family in FAMILIES] == ["ipv4", "ipv6"]
     assert element_text(("10.0.0.1", "udp", 53, "10.0.0.2", 4000)) == "10.0.0.1 . udp . 53 . 10.0.0.2 . 4000"
@@ -111,6 +136,15 @@ def test_a_set_of_flows_forgets_them_by_itself() -> None:
         "flags dynamic,timeout",
         "timeout 300s",
         'comment "why"',
+    ]
+
+
+def test_a_set_of_pairs_is_in_order() -> None:
+    pairs = frozenset({("10.0.0.10", "10.0.0.10"), ("10.0.0.9", "10.0.0.9"), ("10.0.0.9", "10.0.0.10")})
+    text = table_text(Ruleset({"pairs": NamedSet("pair", 4, pairs)}))
+    assert [line.strip(" \t,") for line in text.splitlines()[2:-3]] == [
+        *("type ipv4_addr . ipv4_addr", "elements = {"),
+        *("10.0.0.9 . 10.0.0.9", "10.0.0.9 . 10.0.0.10", "10.0.0.10 . 10.0.0.10"),
     ]
 
 

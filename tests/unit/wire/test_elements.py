@@ -232,7 +232,7 @@ def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> Non
         pytest.param(add(("10.0.0.1", "tcp", 1, "10.0.0.2", 65_536)), id="65536 is no port of a flow either"),
         pytest.param(add(5), id="5 is no family"),  # type: ignore[arg-type]
         pytest.param(add(Range(4, 1, 1 << 32)), id="a range beyond the family"),
-        pytest.param(ChangeElements("add", "s", (("10.0.0.1", "c"),)), id="a map's element in a set"),  # type: ignore[arg-type]
+        pytest.param(ChangeElements("add", "s", (("10.0.0.1", "c"),)), id="a map's element, or no address, in a set"),
     ],
 )
 def test_what_is_no_element_is_refused_by_name(command: ElementCommand) -> None:

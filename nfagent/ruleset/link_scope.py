@@ -1,0 +1,116 @@
+"""What never leaves a link: link-local addresses, broadcast and groups, the messages that find neighbours.
+
+No map leads from such an address to a class, and a bridge takes such a packet to all of its ports. So it is decided
+here, for all Pods of a node alike, before the classes are asked.
+
+Neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810) are never blocked: IPv6 is deaf
+without them. They are known by what routers can't forge: a hop limit of 255, which no routed packet has any more, and a
+source that is never routed. Conntrack leaves these types untracked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nfagent.cluster.address import parse_cidr, single
+from nfagent.ruleset.objects import (
+    Accept,
+    Chain,
+    Drop,
+    FamilyInSet,
+    FamilyIs,
+    Goto,
+    GroupAddress,
+    GroupFrame,
+    HopLimit,
+    Icmpv6Code,
+    Icmpv6Type,
+    LongestPayload,
+    Match,
+    NamedSet,
+    Packet,
+    Rule,
+    Within,
+)
+
+LINK_LOCAL_COUNTER = "drop/link-local"
+GROUP_COUNTER = "drop/multicast"
+ISOLATED = "isolated"
+"""The set of the families in which a Pod of this node is isolated for ingress."""
+
+_LINK_LOCAL = parse_cidr("fe80::/10")
+_GROUPS = parse_cidr("ff00::/8")
+_UNSPECIFIED = single("::")
+_LINK_LOCAL_CHAIN = "forward-link-local"
+_GROUP_CHAIN = "forward-multicast"
+
+_LONGEST_SOLICITATION = 64
+"""Bytes of the longest honest solicitation or neighbour advertisement: its 24 (RFC 4861, 4.3), and three options.
+
+A link-layer address (16 on InfiniBand, RFC 4391), a nonce (8, RFC 7527) and an address registration (16, RFC 8505).
+"""
+_LONGEST_ADVERTISEMENT = 1240
+"""Bytes of a redirect, which may quote a packet until it has IPv6's least MTU of 1280 itself (RFC 4861, 4.5).
+
+A router with more to advertise sends several advertisements (RFC 4861, 6.2.3), which may not be fragmented (RFC 6980).
+"""
+
+
+def discovery() -> tuple[Rule, ...]:
+    """Give the rules that accept what finds neighbours and listeners, such as their RFCs have it, and nothing else."""
+    message, sane = Icmpv6Type, (Icmpv6Code(0), HopLimit(255))
+    from_router = Within(Packet("saddr", 6), (_LINK_LOCAL,))
+    from_listener = Within(Packet("saddr", 6), (_UNSPECIFIED, _LINK_LOCAL))
+    hosts = message(("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"))
+    routers = message(("nd-router-advert", "nd-redirect"))
+    listeners = message(("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"))
+    return (
+        Rule(
+            (hosts, *sane, LongestPayload(_LONGEST_SOLICITATION)),
+            verdict=Accept(),
+            comment="neighbour discovery is never blocked",
+        ),
+        Rule(
+            (routers, *sane, from_router, LongestPayload(_LONGEST_ADVERTISEMENT)),
+            verdict=Accept(),
+            comment="neither is a router's part of it",
+        ),
+        Rule(
+            (listeners, Icmpv6Code(0), HopLimit(1), from_listener),
+            verdict=Accept(),
+            comment="nor what says who listens to a group",
+        ),
+    )
+
+
+def link_local_rules() -> Iterator[Rule]:
+    """Give the rules that send packets with a link-local address to their chain.
+
+    They stand behind the short way of established connections, and cost these nothing. One that began before there
+    were these rules is under re-check whenever others of IPv6 are: its entry is deleted then (`revoke`).
+    """
+    for side in ("saddr", "daddr"):
+        yield Rule((Within(Packet(side, 6), (_LINK_LOCAL,)),), verdict=Goto(_LINK_LOCAL_CHAIN))
+
+
+def group_rules() -> Iterator[Rule]:
+    """Give the rules that send broadcast and groups to their chain, in families in which a Pod is isolated for ingress.
+
+    The link knows what it delivered to all, by whatever address; the routes know what is for all, however it came.
+    """
+    of_ipv4: tuple[Match, ...] = (FamilyIs(4), GroupAddress())
+    of_ipv6 = Within(Packet("daddr", 6), (_GROUPS,))  # cheaper than a look at the routes
+    for matches in ((GroupFrame(),), of_ipv4, (of_ipv6,)):
+        yield Rule((FamilyInSet(ISOLATED), *matches), verdict=Goto(_GROUP_CHAIN))
+
+
+def link_scope_chains() -> Iterator[tuple[str, Chain]]:
+    """Give the chains where these rules lead to."""
+    ends = {_LINK_LOCAL_CHAIN: LINK_LOCAL_COUNTER, _GROUP_CHAIN: GROUP_COUNTER}
+    for name, counter in ends.items():
+        yield name, Chain((*discovery(), Rule(counter=counter, verdict=Drop())))
+
+
+def isolated_set() -> NamedSet:
+    """Give the set of families that groups are closed in, without elements."""
+    return NamedSet("family", 4, comment="families in which ingress of a Pod is isolated")
