@@ -8,7 +8,6 @@ from nfagent.cluster.address import Family, Range, family_of, number
 from nfagent.cluster.ordering import in_order
 from nfagent.ruleset.objects import (
     FLOW_SECONDS,
-    FLOW_SET_SIZE,
     TABLE,
     TABLE_FAMILY,
     Accept,
@@ -168,7 +167,7 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield f"type {address} . inet_proto . inet_service"
         case "flow":
             yield f"type {address} . inet_proto . inet_service . {address} . inet_service"
-            yield f"size {FLOW_SET_SIZE}"
+            yield f"size {item.size}"
             yield "flags dynamic,timeout"
             yield f"timeout {FLOW_SECONDS}s"
         case _:
