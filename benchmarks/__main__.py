@@ -22,6 +22,7 @@ MODULES = (
     "benchmarks.outside",
     "benchmarks.questions",
     "benchmarks.rest",
+    "benchmarks.churn",
     "benchmarks.apiserver",
     "benchmarks.revocations",
     "benchmarks.nflog",

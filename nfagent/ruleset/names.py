@@ -7,7 +7,6 @@ Every name starts with a word of ours and holds a `/`, so none is an nft keyword
 
 from __future__ import annotations
 
-from functools import lru_cache
 from hashlib import blake2s
 
 import msgspec
@@ -40,7 +39,6 @@ def class_map(direction: Direction, family: Family, level: int = 0) -> str:
     return f"{at_level(direction, level)}-v{family}" if level else set_name(direction, family)
 
 
-@lru_cache(maxsize=65536)
 def content_name(content: PodPeer | NodePeer | Blocks | NamedPorts, family: Family) -> str:
     """Name a set by what it means: equal peers share a set, whichever rules name them."""
     word = {PodPeer: "peers", NodePeer: "nodes", Blocks: "blocks", NamedPorts: "ports"}[type(content)]
@@ -80,7 +78,6 @@ def log_prefix(disposition: str, direction: Direction, policies: tuple[Ref, ...]
     return f"{disposition} {direction} {policies_name(policies)}"
 
 
-@lru_cache(maxsize=65536)
 def policies_name(policies: tuple[Ref, ...]) -> str:
     """Join NetworkPolicies of one Namespace, or policies of a tier: `shop/db_default-deny`, `anp.guard_cnp.base`.
 
