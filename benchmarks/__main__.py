@@ -24,6 +24,7 @@ MODULES = (
     "benchmarks.questions",
     "benchmarks.manifests",
     "benchmarks.rest",
+    "benchmarks.churn",
     "benchmarks.apiserver",
     "benchmarks.revocations",
     "benchmarks.nflog",

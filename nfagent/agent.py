@@ -28,7 +28,7 @@ from nfagent.edge.apiserver import ApiServer
 from nfagent.edge.bridges import BridgeWatch
 from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
-from nfagent.edge.conntrack import Connections
+from nfagent.edge.conntrack import Connections, room_for_ways
 from nfagent.edge.drift import DriftWatch
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.following import ClusterSource
@@ -109,7 +109,11 @@ class Agent:
         """
         self._settings = settings
         self._desired = Desired(
-            settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy
+            settings.node_name,
+            settings.masquerade_settings(),
+            settings.logging.group,
+            settings.policy,
+            ways=room_for_ways(),
         )
         self._clock = SystemClock()
         self._drift = DriftWatch()

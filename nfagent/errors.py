@@ -11,6 +11,7 @@
     │   ├── Unreachable          nobody answers at its address: refused, no route, no such name
     │   └── Silent               it answered, and then said nothing for too long
     └── KernelError              the kernel refused a transaction
+        └── SetFullError         a set has no room for its elements
 
 Every error carries a message that a person can act on: what is wrong, where, and what to do instead.
 """
@@ -92,3 +93,7 @@ class Silent(ClusterError):  # noqa: N818 - a state of the world, as people call
 
 class KernelError(NfagentError):
     """The kernel, or libnftables on its behalf, refused; the message is theirs."""
+
+
+class SetFullError(KernelError):
+    """A set has no room for a transaction's elements; nothing of it was applied."""

@@ -3,6 +3,7 @@
 The commit itself put the addresses concerned under re-check (`ruleset.recheck`): from then on no packet of a revoked
 connection passes. Here their conntrack entries are judged by the same policies, those that are denied are deleted,
 and the addresses leave re-check. Where that can't be done, they stay in it: slower for them, and just as closed.
+So they do where `revoked4/6` (below) are full: what there is room for is ended, and the rest as room comes.
 
 A server that goes on sending would look like the client of a new connection once the entry is gone, one that policies
 may well allow. So the way that its packets go is put into the sets `revoked4/6` first: these remember it until it has
@@ -24,7 +25,7 @@ import msgspec
 from nfagent.cluster.address import family_of, is_link_local
 from nfagent.cluster.counting import counted
 from nfagent.cluster.model import Protocol
-from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.errors import KernelError, MachineError, SetFullError, WireError
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset import names
 from nfagent.ruleset.base import REVOKED
@@ -40,12 +41,14 @@ _REST = 19
 walks its whole table (some 20 ms for an empty one, tried), so a storm of changes costs a twentieth of a core at most.
 """
 _LONGEST_PAUSE_SECONDS = 30.0
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0
+"""After a round that failed, the share of a core counts for more: the next one may fail as well."""
 _TURN_SECONDS = 0.01
 """How long the event loop is held at most."""
 _PART = 4096
-"""Connections that are ended together: changes of policies get to the kernel in between, and where the sets of ways are
-full, as many as had room are done with."""
+"""Connections that are ended together: changes of policies get to the kernel in between. Also so many verdicts are
+remembered while others are judged: to forget all of a large table's at once would hold the event loop."""
+_FULL = "{} can remember no more ways of servers; there is room again as ways were silent for five minutes"
 _WITH_PORTS: dict[int, Protocol] = {packet.TCP: "tcp", packet.UDP: "udp", packet.SCTP: "sctp"}
 _PROTOCOLS: dict[int, str] = {**_WITH_PORTS, packet.ICMP: "icmp", packet.ICMPV6: "icmpv6"}
 
@@ -66,7 +69,7 @@ class Kernel(typing.Protocol):
     """What holds the rules."""
 
     async def apply(self, transaction: Transaction) -> None:
-        """Take all of a transaction, or refuse all of it with a KernelError."""
+        """Take all of a transaction, or refuse all of it with a KernelError; SetFullError where a set has no room."""
         ...
 
 
@@ -106,6 +109,7 @@ class RevokeStatus(msgspec.Struct):
     suspected_at: monotonic time of the last commit that put any there
     judged:       connections that were looked at so far
     revoked:      those of them that policies denied, and that were ended
+    waiting:      those that the last round denied and could not end: the sets of ways are full
     last_error:   why the last round failed, '' after success
     """
 
@@ -113,6 +117,7 @@ class RevokeStatus(msgspec.Struct):
     suspected_at: float = 0.0
     judged: int = 0
     revoked: int = 0
+    waiting: int = 0
     last_error: str = ""
 
 
@@ -169,15 +174,15 @@ class Revoker:
             began = self._cpu_seconds()
             try:
                 await self.round()
-                took = self._cpu_seconds() - began
-                pause = min(max(_PAUSE_SECONDS, took * _REST), _LONGEST_PAUSE_SECONDS)
+                least, most = _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS
             except (KernelError, MachineError, WireError) as error:
                 if self.status.last_error != str(error):
-                    log.error("revoked connections can't be looked for, their Pods stay under re-check: %s", error)
+                    log.error("revoked connections can't be ended, their Pods stay under re-check: %s", error)
                 self.status.last_error = str(error)
                 self._asked.set()
-                pause = _RETRY_SECONDS
-            await self._clock.wait(asyncio.Event(), pause)
+                least, most = _RETRY_SECONDS, _LONGEST_RETRY_SECONDS
+            took = self._cpu_seconds() - began
+            await self._clock.wait(asyncio.Event(), min(max(least, took * _REST), most))
 
     async def round(self) -> None:
         """Judge the connections of those that are under re-check now, and end what is denied."""
@@ -185,42 +190,77 @@ class Revoker:
         if not suspects:
             return
         entries = await asyncio.to_thread(self._connections.entries, frozenset(suspects))
-        ended = await self._end(await self._denied(entries))
-        self.status.judged += len(entries)  # once, however often a round had to be begun again
-        self.status.last_error = ""
+        judged = len(entries)
+        denied = await self._denied(entries)
+        ended = waiting = 0
+        full: list[str] = []
+        concerned: set[str] = set()
+        for name, part in denied.items():
+            try:
+                ended += await self._end(part)
+            except SetFullError:
+                full.append(name)
+                waiting += len(part)
+                concerned |= await asyncio.to_thread(_taken_ends, part)
+        self.status.judged += judged - waiting  # once, however often a round had to be begun again
+        self.status.waiting = waiting
         log.log(
             logging.INFO if ended else logging.DEBUG,
             "ended %d of %s of %s that a change concerned",
             ended,
-            counted(len(entries), "live connection"),
+            counted(judged, "live connection"),
             counted(len(suspects), "address"),
         )
-        self._judge.absolve(suspects)
-        self._wake()
+        done = {address: change for address, change in suspects.items() if address not in concerned}
+        if done:
+            self._judge.absolve(done)
+            self._wake()
+        if full:
+            raise SetFullError(_FULL.format(" and ".join(sorted(full))))
+        self.status.last_error = ""
 
-    async def _end(self, denied: list[ConntrackEntry]) -> int:
-        """Block the servers' ways and delete the entries, part by part; give how many entries were still there."""
+    async def _end(self, entries: list[ConntrackEntry]) -> int:
+        """Block the servers' ways and delete the entries, part by part; give how many entries were still there.
+
+        What is done with leaves the list. Raises SetFullError where there is no room for the ways of what is left.
+        """
         ended = 0
-        for start in range(0, len(denied), _PART):
-            part = denied[start : start + _PART]
-            await self._kernel.apply(await asyncio.to_thread(blocking, part))
+        size = _PART
+        while entries:
+            part = entries[:size]
+            try:
+                await self._kernel.apply(await asyncio.to_thread(blocking, part))
+            except SetFullError:
+                if len(part) == 1:
+                    raise
+                size = len(part) // 2  # as many as there is room for
+                continue
             deleted = await asyncio.to_thread(self._connections.delete, part)
             self.status.revoked += deleted
             ended += deleted
+            del entries[: len(part)]
         return ended
 
-    async def _denied(self, entries: list[ConntrackEntry]) -> list[ConntrackEntry]:
-        """Give the connections that policies deny; others have their turn in between."""
+    async def _denied(self, entries: list[ConntrackEntry]) -> dict[str, list[ConntrackEntry]]:
+        """Give the connections that policies deny, by the sets that are to remember their ways; empties the list.
+
+        Others have their turn in between.
+        """
         verdicts: dict[Flow, bool] = {}
-        denied = []
+        denied: dict[str, list[ConntrackEntry]] = {}
         await self._undivided.wait()
         turn = self._clock.monotonic()
-        for entry in entries:
+        entries.reverse()
+        while entries:
+            entry = entries.pop()
             flow = flow_of(entry)
-            if flow not in verdicts:
-                verdicts[flow] = self._judge.permits(flow) or self._is_nodes(flow)
-            if not verdicts[flow]:
-                denied.append(entry)
+            allowed = verdicts.get(flow)
+            if allowed is None:
+                if len(verdicts) == _PART:
+                    verdicts.clear()
+                allowed = verdicts[flow] = self._judge.permits(flow) or self._is_nodes(flow)
+            if not allowed:
+                denied.setdefault(_remembering(entry), []).append(entry)
             if self._clock.monotonic() - turn > _TURN_SECONDS:
                 await asyncio.sleep(0)
                 await self._undivided.wait()
@@ -233,14 +273,29 @@ class Revoker:
         return self._own(flow.source) or (called and self._own(flow.destination))
 
 
+def _remembering(entry: ConntrackEntry) -> str:
+    """Name the set that remembers the way of a connection's server; '' where none can."""
+    numbered = entry.protocol in _WITH_PORTS and entry.server_port is not None
+    return names.set_name(REVOKED, family_of(entry.server)) if numbered else ""
+
+
+def _taken_ends(entries: list[ConntrackEntry]) -> set[str]:
+    """Give the clients and servers of connections, and empty the list one by one: that holds the event loop nowhere."""
+    ends: set[str] = set()
+    while entries:
+        entry = entries.pop()
+        ends.update((entry.client, entry.server))
+    return ends
+
+
 def blocking(entries: Iterable[ConntrackEntry]) -> Transaction:
     """Give the commands that stop servers from going on with connections whose entries are deleted."""
     found: dict[str, dict[FlowElement, None]] = {}
     for entry in entries:
-        protocol = _WITH_PORTS.get(entry.protocol)
+        name, protocol = _remembering(entry), _WITH_PORTS.get(entry.protocol)
         address, port = entry.answers
-        if protocol is not None and entry.server_port is not None and port is not None:
-            flows = found.setdefault(names.set_name(REVOKED, family_of(entry.server)), {})
+        if name and protocol is not None and entry.server_port is not None and port is not None:
+            flows = found.setdefault(name, {})
             flows[entry.server, protocol, entry.server_port, address, port] = None
     return tuple(ChangeElements("add", name, tuple(flows)) for name, flows in sorted(found.items()))
 

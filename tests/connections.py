@@ -27,7 +27,8 @@ _IP, _PROTOCOL = 1, 2
 _KEPT = struct.pack("!I", 1 << 1 | 1 << 2 | 1 << 3)
 _SECONDS = struct.pack("!I", 600)
 _CLIENT = bytes.fromhex("f00df00d")  # stands for a client's address until that is known
-_SERVER = ipaddress.ip_address("172.16.0.1").packed
+SERVER = "172.16.0.1"
+_SERVER = ipaddress.ip_address(SERVER).packed
 _FIRST_CLIENT = int(ipaddress.ip_address("172.20.0.0"))
 _BATCH = 256
 
@@ -57,14 +58,15 @@ def forget(namespace: str) -> None:
 
 def fill(namespace: str) -> None:
     """Fill a namespace's table up with UDP connections that nobody made: some hundred bytes of memory for each."""
+    netns.inside(namespace, lambda: create(limit() + _BATCH))
+
+
+def create(connections: int) -> None:
+    """Put so many UDP connections to SERVER, or a few more, into the table of this thread's namespace."""
     batch = b"".join(_connection(port) for port in range(1024, 1024 + _BATCH))
-
-    def create() -> None:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER) as sock:
-            for number in range(limit() // _BATCH + 1):
-                sock.send(batch.replace(_CLIENT, (_FIRST_CLIENT + number).to_bytes(4, "big")))
-
-    netns.inside(namespace, create)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER) as sock:
+        for number in range(-(-connections // _BATCH)):
+            sock.send(batch.replace(_CLIENT, (_FIRST_CLIENT + number).to_bytes(4, "big")))
 
 
 def _connection(port: int) -> bytes:

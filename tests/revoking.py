@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from nfagent.errors import SetFullError
 from nfagent.policy.evaluate import Flow
 from nfagent.revoke import Revoker
 from nfagent.ruleset.objects import Element
@@ -58,6 +59,7 @@ class World:
     recheck:   suspects, each with the number of its last change
     faults:    what fails the next times that it is done: 'look', 'block' or 'delete'
     meanwhile: what happens elsewhere while something is done, or 'judge'
+    room:      set of ways -> how many it has room for; any number where it isn't named
     """
 
     def __init__(self, *entries: ConntrackEntry, denied: Iterable[str] = (), suspects: Iterable[str] = ()) -> None:
@@ -71,6 +73,8 @@ class World:
         self.own: set[str] = set()
         self.asked: list[str] = []
         self.meanwhile: Callable[[str], object] = lambda _what: None
+        self.room: dict[str, int] = {}
+        self._remembered: dict[str, set[Element]] = {}
 
     @property
     def live(self) -> list[ConntrackEntry]:
@@ -99,7 +103,17 @@ class World:
         for command in transaction:
             assert isinstance(command, ChangeElements)
             assert command.verb == "add"
+            known = self._remembered.setdefault(command.set, set())
+            if len(known | set(command.elements)) > self.room.get(command.set, 1_000_000):
+                raise SetFullError(f"{command.set} is full")
+        for command in transaction:
+            assert isinstance(command, ChangeElements)
+            self._remembered[command.set].update(command.elements)
             self.blocked.update(command.elements)
+
+    def forget_ways(self) -> None:
+        """Have all ways been silent for so long that no set remembers them."""
+        self._remembered.clear()
 
     @property
     def suspects(self) -> dict[str, int]:
@@ -123,13 +137,17 @@ class World:
 
 
 class Clock:
-    """Time that passes while somebody waits, or when a test says so."""
+    """Time that passes while somebody waits, or when a test says so.
+
+    most: how many pauses end; those behind them last
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.cpu = 0.0
         self.pauses: list[float] = []
         self.resting: Callable[[], object] = lambda: None
+        self.most = 1_000_000
 
     def monotonic(self) -> float:
         return self.now
@@ -142,6 +160,8 @@ class Clock:
         self.pauses.append(seconds)
         self.now += seconds
         await asyncio.sleep(0)
+        while len(self.pauses) > self.most:  # noqa: ASYNC110 - what a test sets is no event
+            await asyncio.sleep(0)
         return event.is_set()
 
 
@@ -158,6 +178,11 @@ class Stage:
     async def turn(self) -> None:
         for _ in range(TURNS):
             await asyncio.sleep(0)
+
+    async def rounds(self, number: int) -> None:
+        """Commit, and have so many rounds, and no more."""
+        self.clock.most = len(self.clock.pauses) + number - 1
+        await self.commit(rests=number)
 
     async def commit(self, rests: int = 1) -> None:
         """Commit, and wait until the revoker has rested so many times."""

@@ -144,7 +144,8 @@ def _revoke_fact(revoke: View) -> str:
         stay = (
             f"{counted(revoke['suspects'], 'address')} {'stays' if revoke['suspects'] == 1 else 'stay'} under re-check"
         )
-        return f"{paint('warn')}, {stay}: {revoke['last_error']}"
+        wait = f"; revoked and not ended yet: {revoke['waiting']}" if revoke.get("waiting") else ""
+        return f"{paint('warn')}, {stay}: {revoke['last_error']}{wait}"
     judged = counted(revoke["judged"], "connection")
     under = f"; {counted(revoke['suspects'], 'address')} under re-check" if revoke["suspects"] else ""
     return f"{judged} judged again after changes, {revoke['revoked'] or 'none'} ended{under}"

@@ -20,6 +20,7 @@ import msgspec
 from nfagent.cluster.address import AddressError, canonical
 from nfagent.cluster.fields import DNS_LABEL, DNS_SUBDOMAIN, LABEL_MAX, SUBDOMAIN_MAX, Field
 from nfagent.cluster.model import ContainerPort, Labels, Pod, Protocol
+from nfagent.cluster.recent import Recent
 from nfagent.errors import ObjectError
 
 Word: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"]
@@ -31,8 +32,13 @@ _Owner: TypeAlias = tuple[str, str]
 
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 _PORT_MAX = 65535
-_REMEMBERED = 4_096
-"""Of each. In a list a ReplicaSet's Pods are neighbours; and what ReplicaSets had that are gone is soon forgotten."""
+_REMEMBERED_BYTES = 256 * 1024
+"""Of JSON, of each: what a thousand ReplicaSets have. In a list a ReplicaSet's Pods are neighbours."""
+_REMEMBERED = 2_048
+"""Of each that is small: a Namespace's name, a container's named ports."""
+
+_ENTRY_BYTES = 100
+"""What an entry weighs beside its text."""
 
 _ABSENT = msgspec.Raw(b"null")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -219,17 +225,27 @@ def _labels(given: dict[str, str]) -> Labels | None:
     return tuple((sys.intern(key), sys.intern(value)) for key, value in read)
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _parsed_labels(pairs: Labels) -> Labels | None:
+def _labels_of_pairs(pairs: Labels) -> Labels | None:
     return _labels(dict(pairs))
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _written_labels(json: bytes) -> Labels | None:
+def _labels_of_json(json: bytes) -> Labels | None:
     try:
         return _labels(_LABELS.decode(json) or {})
     except _UNREADABLE:
         return None
+
+
+def _weight(json: bytes, _read: object) -> int:
+    return len(json) + _ENTRY_BYTES
+
+
+def _weight_of_pairs(pairs: Labels, _read: object) -> int:
+    return sum(len(key) + len(value) + _ENTRY_BYTES for key, value in pairs)
+
+
+_written_labels = Recent(_labels_of_json, _weight, _REMEMBERED_BYTES)
+_parsed_labels = Recent(_labels_of_pairs, _weight_of_pairs, _REMEMBERED_BYTES)
 
 
 def _owner(references: Iterable[_Reference]) -> _Owner:
@@ -239,12 +255,14 @@ def _owner(references: Iterable[_Reference]) -> _Owner:
     return "", ""
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _written_owner(json: bytes) -> _Owner | None:
+def _owner_of_json(json: bytes) -> _Owner | None:
     try:
         return _owner(_REFERENCES.decode(json) or ())
     except _UNREADABLE:
         return None
+
+
+_written_owner = Recent(_owner_of_json, _weight, _REMEMBERED_BYTES)
 
 
 def _ports(ports: Iterable[_Port]) -> _Ports | None:
@@ -260,12 +278,14 @@ def _ports(ports: Iterable[_Port]) -> _Ports | None:
     return _shared_ports(tuple(found))
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _written_ports(json: bytes) -> _Ports | None:
+def _ports_of_json(json: bytes) -> _Ports | None:
     try:
         return _ports(_PORTS.decode(json) or ())
     except _UNREADABLE:
         return None
+
+
+_written_ports = Recent(_ports_of_json, _weight, _REMEMBERED_BYTES)
 
 
 def _joined(containers: list[_Ports | None]) -> _Ports | None:
@@ -285,9 +305,15 @@ def _port(name: str, port: int, protocol: Protocol) -> ContainerPort:
     return ContainerPort(sys.intern(name), port, protocol)
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _shared_ports(ports: _Ports) -> _Ports:
+def _same_ports(ports: _Ports) -> _Ports:
     return ports
+
+
+def _weight_of_ports(ports: _Ports, _same: object) -> int:
+    return (len(ports) + 1) * _ENTRY_BYTES
+
+
+_shared_ports = Recent(_same_ports, _weight_of_ports, _REMEMBERED_BYTES)
 
 
 def _addresses(status: _Status) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -23,6 +24,7 @@ import msgspec
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.ruleset.objects import FLOW_SET_SIZE
 from nfagent.wire import netlink
 from nfagent.wire.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
 from nfagent.wire.extack import Answer, decode_answer
@@ -37,6 +39,12 @@ _FILTERS_FROM = 15_000
 _NEEDS_ROOT = "conntrack needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
 _NO_CTNETLINK = "this kernel has no nf_conntrack_netlink; load it with `modprobe nf_conntrack_netlink`"
 
+_LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+_MOST_WAYS = 262_144
+"""Ways that a set has room for at most. Full of them it takes 26 MiB of the kernel's memory for IPv4, 35 for IPv6; a
+listing of the table has libnftables hold 2.5 KB for each besides, as long as it lasts.
+"""
+
 _Key: TypeAlias = tuple[int, int, bytes]
 
 
@@ -47,6 +55,18 @@ class _Dump(msgspec.Struct):
     others: int = 0
     others6: int = 0
     refusal: Answer | None = None
+
+
+def room_for_ways(limit: Path = _LIMIT) -> int:
+    """Give how many ways of ended connections there shall be room for: as many as conntrack has for connections.
+
+    Where conntrack isn't loaded, or its limit can't be read, the size that sets have anyway.
+    """
+    try:
+        connections = int(limit.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return FLOW_SET_SIZE
+    return min(max(connections or _MOST_WAYS, FLOW_SET_SIZE), _MOST_WAYS)
 
 
 def open_socket() -> socket.socket:
@@ -155,7 +175,7 @@ class Connections:
                 known = next((item for item in whole.entries.items() if family_of(item[1].client) == each), None)
                 if known is not None:
                     self._filters[each] = self._filter_finds(each, *known)
-        return whole.entries.values()
+        return _drained(whole.entries)
 
     def _is_large(self, family: Family, wanted: frozenset[str]) -> bool:
         return self._sizes.get(family, 0) > len(wanted) * self._filters_from
@@ -230,6 +250,15 @@ class Connections:
         if isinstance(error, TimeoutError):
             return f"nothing came within {self._timeout_seconds:g} s"
         return _errno_words(error.errno or 0)
+
+
+def _drained(entries: dict[_Key, ConntrackEntry]) -> list[ConntrackEntry]:
+    """Give the entries in their order. Each key goes by itself: all at once would hold the event loop."""
+    found = []
+    while entries:
+        found.append(entries.popitem()[1])
+    found.reverse()
+    return found
 
 
 def _take_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> bool:

@@ -21,7 +21,7 @@ from nfagent.explain.trial import Trial
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.differences import diff_parts
 from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.scopes import Scope, check_scope, scoped
+from nfagent.ruleset.scopes import Scope, check_scope, scoping
 from nfagent.ruleset.standing import Standing
 from nfagent.ruleset.views import View, annotation, counters_view, policies_parts, ruleset_parts, state_parts
 
@@ -69,11 +69,11 @@ class Introspection:
             case "policies":
                 return policies_parts(self._desired, scope, self._reports.problems(), standing)
             case "ruleset":
-                return self._ruleset(self._desired.ruleset(), scope, standing)
+                return await self._ruleset(self._desired.ruleset(), scope, standing)
             case "kernel":
                 # The kernel was asked: whatever the agent hasn't read yet takes nothing from that.
                 known = msgspec.structs.replace(standing, unread=())
-                return self._ruleset(await self._listings.ruleset(), scope, known)
+                return await self._ruleset(await self._listings.ruleset(), scope, known)
             case "diff":
                 listed, wanted = await self._both()
                 return diff_parts(self._reports.as_written(listed, wanted), wanted, standing)
@@ -122,8 +122,9 @@ class Introspection:
             raise UsageError(f"{command} can't judge yet: {standing.unknown}")
         return standing
 
-    def _ruleset(self, ruleset: Ruleset, scope: Scope, standing: Standing) -> View:
-        return ruleset_parts(scoped(self._desired, ruleset, scope), annotation(self._desired), scope, standing)
+    async def _ruleset(self, ruleset: Ruleset, scope: Scope, standing: Standing) -> View:
+        kept = await self._turns.result(scoping(self._desired, ruleset, scope))
+        return ruleset_parts(kept, annotation(self._desired), scope, standing)
 
 
 def _aged(error: UsageError, standing: Standing, trouble: str = "") -> UsageError:

@@ -30,6 +30,7 @@ from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.foreign import is_clean
 from nfagent.ruleset.objects import ABSENT, FLAGGED, TABLE, TABLE_FAMILY, UNFLAGGED, Ruleset
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
+from nfagent.ruleset.room import growing, sized
 from nfagent.ruleset.transaction import (
     AddTable,
     ChangeElements,
@@ -109,6 +110,7 @@ class Nftables:
         self._wording = Wording()
         # The last comparison found something foreign; and the kernel refused to have only that removed.
         self._removing = self._anew = False
+        self._grown = False  # sets of flows that an earlier start made smaller
 
     async def read(self) -> Ruleset:
         """Give what the table holds. Raises KernelError."""
@@ -142,8 +144,8 @@ class Nftables:
         return await self._in_thread(self._listed_otherwise_now, wanted, written(repair))
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
-        """Give a listing without what only nft's wording makes different."""
-        return self._wording.as_written(listed, wanted)
+        """Give a listing without what only nft's wording makes different, or how large sets of flows are."""
+        return self._wording.as_written(sized(listed, wanted), wanted)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
@@ -218,7 +220,9 @@ class Nftables:
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
             woken = self._wake_now()
-            found = self.as_written(self.read_now(wanted), wanted)
+            read = self.read_now(wanted)
+            self._grow_now(read, wanted)
+            found = self.as_written(read, wanted)
             self._removing = found.exists and not is_clean(found, wanted)
             return woken + diff(found, wanted, anew=self._anew)
         finally:
@@ -255,6 +259,14 @@ class Nftables:
             return ()
         self.apply_now((AddTable(),))
         return (AddTable(),)
+
+    def _grow_now(self, listed: Ruleset, wanted: Ruleset) -> None:
+        """Ask once for sets of flows that are as large as they shall be; a kernel that can't leaves them."""
+        commands = () if self._grown else growing(listed, wanted)
+        self._grown = True
+        if commands:
+            with suppress(KernelError):
+                self.apply_now(commands)
 
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
         _require_netlink()

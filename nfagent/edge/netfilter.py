@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from nfagent.cluster.address import Range
 from nfagent.edge.sockets import asking_socket
-from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.errors import KernelError, MachineError, SetFullError, WireError
 from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element, PortRange
 from nfagent.ruleset.text import element_text
 from nfagent.ruleset.transaction import Transaction
@@ -49,6 +49,10 @@ class ElementError(KernelError):
         words += f"; the kernel says: {answer.text}" if answer.text else ""
         words += f"; {others} more of the batch's messages were refused" if others else ""
         super().__init__(words)
+
+
+class FullError(ElementError, SetFullError):
+    """The set has as many elements as it has room for."""
 
 
 class UnsentError(KernelError):
@@ -128,7 +132,8 @@ class ElementSocket:
             raise _refused_whole(whole)
         if refusals:
             first = refusals[0]
-            raise ElementError(batch.requests[first.sequence], first, len(refusals) - 1)
+            kind = FullError if first.errno == errno.ENFILE else ElementError
+            raise kind(batch.requests[first.sequence], first, len(refusals) - 1)
         if lost or not answers:
             why = "its answers overflowed the receive buffer (ENOBUFS)" if lost else "the kernel didn't answer"
             raise KernelError(f"the outcome of a batch of {len(batch.requests)} messages is unknown: {why}")

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from time import monotonic
 from typing import TypeVar
 
-TURN_SECONDS = 0.008
-"""How long the event loop is held at most, but for the step that ends a turn."""
+TURN_SECONDS = 0.003
+"""How long the event loop is held at most, but for the step that ends a turn. A policy that is written meanwhile needs
+the loop some ten times on its way to the kernel, and waits for such a turn each time.
+"""
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from ipaddress import ip_address
 
 from nfagent.cluster.address import FAMILIES, Family, Range, family_of, number, single, subtract, text
@@ -22,7 +21,7 @@ _PART = 1_000
 _SIFTED = 10_000
 """How many addresses one step looks at the beginning of."""
 _MOST_PIECES = 16
-_MOST_BLOCKS = 65_536
+_MOST_BLOCKS = 8_192
 _HALF = 4
 """Groups of an IPv6 address that name its /64, and groups that name the address in there."""
 _V4_BLOCK, _V6_BLOCK = (1 << 8) - 1, (1 << 64) - 1
@@ -52,6 +51,7 @@ class ClusterAddresses:
         self._lasts: dict[Family, list[int]] = {family: [] for family in FAMILIES}
         # Block of addresses -> whether all of it lies in known ranges, or none; None where that differs.
         self._blocks: dict[str, bool | None] = {}
+        self._named: dict[str, tuple[Node, tuple[Range, ...]]] = {}
 
     def follow(self, change: Change) -> bool:
         """Note what an event changed; tell whether a range may have come or gone."""
@@ -60,7 +60,7 @@ class ClusterAddresses:
             self._unchecked += {*_held(before), *_held(after)}
         moved = change.service_range
         if change.node is not None:
-            moved |= _ranges_of(change.node_was) != _ranges_of(self._cluster.nodes.get(change.node))
+            moved |= _named_by(change.node_was) != _named_by(self._cluster.nodes.get(change.node))
         if moved:
             self._stale = True
             self._version += 1
@@ -137,7 +137,7 @@ class ClusterAddresses:
             runs.append(sorted(part for item in self._cluster.service_ranges.values() for part in item.cidrs))
             nodes = list(self._cluster.nodes.values())
             for start in range(0, len(nodes), _PART // 4):
-                runs.append(sorted(part for node in nodes[start : start + _PART // 4] for part in _ranges_of(node)))
+                runs.append(sorted(part for node in nodes[start : start + _PART // 4] for part in self._named_by(node)))
                 yield
             merged = []
             for count, item in enumerate(heapq.merge(*runs), 1):
@@ -147,6 +147,13 @@ class ClusterAddresses:
         if self._stale:
             self._use(tuple(merged))
 
+    def _named_by(self, node: Node) -> tuple[Range, ...]:
+        """Give a Node's ranges and addresses; worked out once, for all times that all Nodes' are merged."""
+        known = self._named.get(node.name)
+        if known is None or known[0] is not node:
+            known = self._named[node.name] = (node, _named_by(node))
+        return known[1]
+
     def _use(self, ranges: tuple[Range, ...]) -> None:
         """Take in what the ranges are now; note which addresses may lie elsewhere since."""
         before, self.ranges = self.ranges, ranges
@@ -155,6 +162,8 @@ class ClusterAddresses:
             self._firsts[family] = [item.first for item in own]
             self._lasts[family] = [item.last for item in own]
         self._blocks.clear()
+        for name in self._named.keys() - self._cluster.nodes.keys():
+            del self._named[name]
         lost, gained = set(before) - set(ranges), set(ranges) - set(before)
         every = bool(self._unsifted) or not self._begun
         self._beginnings = ("",) if every else tuple(_beginnings_of(lost, gained))
@@ -203,13 +212,8 @@ def _held(pod: Pod | None) -> tuple[str, ...]:
     return pod.addresses if pod is not None and pod.holds_addresses else ()
 
 
-def _ranges_of(node: Node | None) -> tuple[Range, ...]:
-    return _named_by(node) if node is not None else ()
-
-
-@lru_cache(maxsize=32_768)
-def _named_by(node: Node) -> tuple[Range, ...]:
-    return (*node.pod_cidrs, *(single(address) for address in node.addresses))
+def _named_by(node: Node | None) -> tuple[Range, ...]:
+    return () if node is None else (*node.pod_cidrs, *(single(address) for address in node.addresses))
 
 
 def _block_of(address: str) -> str:

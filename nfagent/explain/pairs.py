@@ -8,13 +8,13 @@ the server's containers declare, one port of each range by which rules differ, o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 import msgspec
 
 from nfagent.cluster.address import family_of
 from nfagent.cluster.model import ContainerPort, Direction, Pod, Protocol
 from nfagent.cluster.ordering import in_order
+from nfagent.cluster.recent import Recent
 from nfagent.cluster.state import ClusterState, Identity
 from nfagent.explain.amendment import Amended
 from nfagent.explain.trial import Seen
@@ -23,7 +23,8 @@ from nfagent.policy.model import PolicyPort
 
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 _LAST_PORT = 65535
-_REMEMBERED = 4096
+_REMEMBERED = 16_384
+"""Ports in what is remembered of kinds of traffic."""
 OTHER = "other ports"
 """What stands for every port that no rule names; the rules take all of them alike, and ICMP too."""
 
@@ -112,7 +113,7 @@ class Survey:
 def _between(clients: _Group, servers: _Group) -> Iterator[Seen | None]:
     ports = clients.calls | servers.serves
     for server in servers.pods:
-        tried = kinds(ports, server.ports)
+        tried = _known_kinds((ports, server.ports))
         for client in clients.pods:
             if client is not server:
                 yield from _flows(client, server, tried)
@@ -129,7 +130,6 @@ def _flows(client: Pod, server: Pod, tried: Iterable[Kind]) -> Iterator[Seen]:
             yield Seen(Flow(here, there, "icmpv6" if family_of(there) == 6 else "icmp"))
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> tuple[Kind, ...]:
     """Give one port for each kind of traffic that rules can tell apart at a Pod: declared ports, ranges, any other.
 
@@ -154,6 +154,13 @@ def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> 
             elif other is None:
                 other = Kind(protocol, first, OTHER)
     return (*found, *ranges, *([other] if other is not None else []))
+
+
+def _weight(key: tuple[frozenset[PolicyPort], tuple[ContainerPort, ...]], found: tuple[Kind, ...]) -> int:
+    return len(key[0]) + len(key[1]) + len(found)
+
+
+_known_kinds = Recent(lambda key: kinds(*key), _weight, _REMEMBERED)
 
 
 def _parts(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -117,7 +117,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
 
     refused:     why the kernel refuses transactions
     verdict_log: why the verdict log can't be written, or not all of it
-    unended:     why live connections that a change revoked can't be looked for
+    unended:     why live connections that a change revoked can't be ended
     unheard:     why it isn't heard when others change the table
     unjudged:    the bridges whose Pods reach each other past the rules, in words
     mending:     the command that has their packets judged

@@ -8,7 +8,6 @@ logged connection.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from operator import attrgetter
 from typing import Literal, TypeAlias
 
@@ -16,6 +15,7 @@ import msgspec
 
 from nfagent.cluster.address import endpoint, is_link_local
 from nfagent.cluster.model import Direction, Pod, Ref
+from nfagent.cluster.recent import Recent
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.choices import Choices
 from nfagent.policy.matching import EVERY_POD, End, Labelled, port_matches
@@ -24,6 +24,9 @@ from nfagent.policy.tiers import Action, Policy, Tier, TierPolicy, TierRule
 
 Outcome: TypeAlias = Literal["matches", "peer", "port"]
 """What became of a rule: it matches, its peers don't, or its peers do and its ports don't."""
+
+_REMEMBERED_CHARACTERS = 128 * 1024
+"""Of rules in words."""
 
 StageTier: TypeAlias = Tier | Literal["network"]
 """NetworkPolicy stands between the two tiers."""
@@ -291,13 +294,15 @@ def _tier_stage(question: _Question, tier: Tier, policies: list[TierPolicy]) -> 
     return Stage(tier, refs, tuple(outcomes), "")
 
 
-@lru_cache(maxsize=16_384)
-def _words(rule: Rule | TierRule) -> str:
-    """Say a rule once: a verdict log asks about the same few thousand times a second."""
+def _said(rule: Rule | TierRule) -> str:
     if isinstance(rule, Rule) or rule.problem is None:
         return str(rule)
     who = "nobody" if rule.void else str(rule)
     return f"{who}, as it can't be read: {rule.problem.reason}"
+
+
+_words = Recent(_said, lambda _rule, words: len(words), _REMEMBERED_CHARACTERS)
+"""A rule in words: a verdict log asks about the same few thousand times a second."""
 
 
 def _subject(policy: Policy) -> tuple[PodPeer, ...]:

@@ -22,6 +22,7 @@ from nfagent.ruleset.link_scope import (
     link_scope_chains,
 )
 from nfagent.ruleset.objects import (
+    FLOW_SET_SIZE,
     Accept,
     Chain,
     Connection,
@@ -153,14 +154,17 @@ def _ended_flow(family: Family) -> Rule:
     )
 
 
-def recheck_sets() -> Iterator[tuple[str, NamedSet]]:
-    """Give the sets of what is judged again although it is established, without elements (see `recheck`)."""
+def recheck_sets(ways: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:
+    """Give the sets of what is judged again although it is established, without elements (see `recheck`).
+
+    ways: how many ways of servers in ended connections there is room for, of each family
+    """
     yield RECHECKING, NamedSet("family", 4, comment="families of which any address is judged again")
     for family in FAMILIES:
         yield names.set_name(RECHECK, family), NamedSet("address", family, comment="whose connections are judged again")
         yield (
             names.set_name(REVOKED, family),
-            NamedSet("flow", family, comment="ways of servers in ended connections"),
+            NamedSet("flow", family, comment="ways of servers in ended connections", size=ways),
         )
 
 

@@ -33,7 +33,7 @@ from nfagent.ruleset.classes import Classes
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import LogPlan
 from nfagent.ruleset.members import Members
-from nfagent.ruleset.objects import Ruleset
+from nfagent.ruleset.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.ruleset.origins import Origin
 from nfagent.ruleset.recheck import Recheck
 from nfagent.ruleset.transaction import Transaction
@@ -83,8 +83,9 @@ class Desired:
         masquerade: MasqueradeSettings | None = None,
         log_group: int = 100,
         choices: Choices | None = None,
+        ways: int = FLOW_SET_SIZE,
     ) -> None:
-        """Start empty, for the node of that name."""
+        """Start empty, for the node of that name; ways: those of ended connections that there is room for."""
         self.choices = choices or Choices()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
@@ -104,7 +105,8 @@ class Desired:
         for name, chain in base_chains(self.choices):
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
-        self._recheck = Recheck(self._live, self._members)
+        self._ways = ways
+        self._recheck = Recheck(self._live, self._members, ways)
         self._planned = False
 
     def put(self, item: Item) -> bool:
@@ -230,7 +232,7 @@ class Desired:
 
     def rebuilt(self) -> Desired:
         """Make the same anew from its objects alone."""
-        fresh = Desired(self.cluster.node, self._masquerade, self._log_group, self.choices)
+        fresh = Desired(self.cluster.node, self._masquerade, self._log_group, self.choices, self._ways)
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
         items += [*self.cluster.pods.values(), *self.cluster.services.values()]
         items += [*self.cluster.service_ranges.values(), *self.index.policies.values(), *self.egress.objects.values()]

@@ -7,7 +7,6 @@ Every name starts with a word of ours and holds a `/`, so none is an nft keyword
 
 from __future__ import annotations
 
-from functools import lru_cache
 from hashlib import blake2s
 
 import msgspec
@@ -44,7 +43,6 @@ def class_map(direction: Direction, family: Family, level: int = 0) -> str:
 _WORDS = {PodPeer: "peers", AnyOf: "peers", NodePeer: "nodes", Blocks: "blocks", NamedPorts: "ports"}
 
 
-@lru_cache(maxsize=65536)
 def content_name(content: PodPeer | NodePeer | AnyOf | Blocks | NamedPorts | PortNumbers, family: Family) -> str:
     """Name a set by what it means: equal peers share a set, whichever rules name them."""
     if isinstance(content, PortNumbers):
@@ -86,7 +84,6 @@ def log_prefix(disposition: str, direction: Direction, policies: tuple[Ref, ...]
     return f"{disposition} {direction} {policies_name(policies)}"
 
 
-@lru_cache(maxsize=65536)
 def policies_name(policies: tuple[Ref, ...]) -> str:
     """Join NetworkPolicies of one Namespace, or policies of a tier: `shop/db_default-deny`, `anp.guard_cnp.base`.
 

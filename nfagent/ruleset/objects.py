@@ -20,6 +20,7 @@ from nfagent.cluster.model import Protocol
 
 FLOW_SECONDS = 300
 FLOW_SET_SIZE = 65536
+"""Ways that a set of flows has room for, where nothing else is said; no set of ours has less."""
 TABLE_FAMILY = "inet"
 TABLE = "nfagent"
 TABLE_FLAGS = ("table", "flags")
@@ -355,12 +356,14 @@ class NamedSet(msgspec.Struct, frozen=True):
           addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6: the last two have no `family` of their
           own. 'flow' is the kernel's memory: packets' flows, each for FLOW_SECONDS after the last packet; it is no part
           of what is wanted, and never compared
+    size: how many elements there is room for in a set of flows; says nothing of other kinds
     """
 
     kind: SetKind
     family: Family
     elements: frozenset[Element] = frozenset()
     comment: str = ""
+    size: int = FLOW_SET_SIZE
 
 
 class VerdictMap(msgspec.Struct, frozen=True):

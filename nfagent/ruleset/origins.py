@@ -12,8 +12,8 @@ import msgspec
 from nfagent.cluster.model import Direction, Ref
 from nfagent.ruleset import names
 
-_RETIRED = 1024
-"""Prefixes of rules that are gone which are remembered, the latest ones."""
+_RETIRED, _RETIRED_POLICIES = 1024, 16_384
+"""Prefixes of rules that are gone which are remembered, the latest ones; and the policies that they name."""
 
 
 _REPLY = " reply"
@@ -58,6 +58,7 @@ class Origins:
         """Start without any."""
         self._current: dict[str, Origin] = {}
         self._retired: dict[str, Origin] = {}
+        self._retired_policies = 0
 
     def add(self, origin: Origin) -> None:
         """Know a rule."""
@@ -67,10 +68,19 @@ class Origins:
         """Take in that a rule is gone."""
         gone = self._current.pop(origin.prefix, None)
         if gone is not None:
-            self._retired.pop(origin.prefix, None)
+            self._forget(origin.prefix)
             self._retired[origin.prefix] = gone
-            if len(self._retired) > _RETIRED:
-                del self._retired[next(iter(self._retired))]
+            self._retired_policies += len(gone.policies)
+            # The latest one stays, whatever it names.
+            while len(self._retired) > 1 and (
+                len(self._retired) > _RETIRED or self._retired_policies > _RETIRED_POLICIES
+            ):
+                self._forget(next(iter(self._retired)))
+
+    def _forget(self, prefix: str) -> None:
+        gone = self._retired.pop(prefix, None)
+        if gone is not None:
+            self._retired_policies -= len(gone.policies)
 
     def get(self, prefix: str) -> Origin | None:
         """Tell what a prefix stands for."""

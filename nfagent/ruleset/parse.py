@@ -14,6 +14,7 @@ import msgspec
 from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
 from nfagent.errors import WireError
 from nfagent.ruleset.foreign import is_identifier
+from nfagent.ruleset.listing import entries
 from nfagent.ruleset.objects import (
     ABSENT,
     FLOW_SECONDS,
@@ -96,20 +97,13 @@ class CounterValue(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class _Listing(msgspec.Struct):
-    nftables: list[msgspec.Raw]
-
-
-_LISTING = msgspec.json.Decoder(_Listing)
-
-
 def parse_listing(text: str, known: Ruleset = ABSENT) -> Ruleset:
-    """Read the text of `list table inet nfagent`, object by object: no more of it is in memory than one set.
+    """Read the text of `list table inet nfagent`, object by object, as `listing` gives them.
 
     known: sets and maps that are equal to its own are given as its own. Raises WireError.
     """
     try:
-        return _read(map(msgspec.json.decode, _LISTING.decode(text).nftables), known)
+        return _read(entries(text), known)
     except (msgspec.DecodeError, RecursionError) as error:
         raise WireError(f"libnftables answered something that is no listing: {error}") from None
 
@@ -228,10 +222,10 @@ def _named_set(item: _Json) -> NamedSet:
 
 def _flow_set(item: _Json, family: Family) -> NamedSet:
     # nft 1.0.6 lists no `dynamic`, nft 1.1 does; what the set remembers is the kernel's own business.
-    known = (_flags(item) - {"dynamic"}, item.get("timeout"), item.get("size"))
-    if known != ({"timeout"}, FLOW_SECONDS, FLOW_SET_SIZE):
+    known, size = (_flags(item) - {"dynamic"}, item.get("timeout")), item.get("size")
+    if known != ({"timeout"}, FLOW_SECONDS) or not isinstance(size, int) or size < FLOW_SET_SIZE:
         raise ValueError(item)
-    return NamedSet("flow", family, comment=item.get("comment", ""))
+    return NamedSet("flow", family, comment=item.get("comment", ""), size=size)
 
 
 def _flags(item: _Json) -> set[str]:

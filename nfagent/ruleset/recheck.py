@@ -16,7 +16,7 @@ from nfagent.ruleset import names
 from nfagent.ruleset.base import RECHECK, RECHECKING, recheck_sets
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.members import Members
-from nfagent.ruleset.objects import Chain, Element, Goto, Jump, PortRange, Rule, Ruleset
+from nfagent.ruleset.objects import FLOW_SET_SIZE, Chain, Element, Goto, Jump, PortRange, Rule, Ruleset
 from nfagent.ruleset.transaction import ChangeElements, Transaction
 from nfagent.ruleset.widened import Widening
 
@@ -27,14 +27,14 @@ class Recheck:
     suspects: address -> number of the last change that concerns it
     """
 
-    def __init__(self, live: LiveRuleset, members: Members) -> None:
-        """Start without suspects; the sets for them are made."""
+    def __init__(self, live: LiveRuleset, members: Members, ways: int = FLOW_SET_SIZE) -> None:
+        """Start without suspects; the sets for them are made, and those for so many ways of each family."""
         self._live = live
         self._members = members
         self.suspects: dict[str, int] = {}
         self._families: Counter[Family] = Counter()
         self._change = 0
-        for name, shape in recheck_sets():
+        for name, shape in recheck_sets(ways):
             live.add_set(name, shape)
 
     def note(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator, Iterable, Iterator
 
 import msgspec
 
@@ -10,11 +11,12 @@ from nfagent.cluster.model import Pod
 from nfagent.errors import UsageError
 from nfagent.explain.ends import close_names, pod_of
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import TABLE_FLAGS, Chain, Ruleset
+from nfagent.ruleset.objects import TABLE_FLAGS, Chain, Rule, Ruleset
 from nfagent.ruleset.standing import Standing
 from nfagent.ruleset.text import rule_text
 
 _NODES_NAMED = 3
+_RULES_A_STEP = 256
 _SET, _QUOTED = re.compile(r"@(\S+) "), re.compile(r'"([^"]*)"')
 _ENDED = {"Succeeded", "Failed"}
 _OF_THIS_KERNEL = {"ruleset", "kernel", "counters"}
@@ -133,6 +135,17 @@ def local_addresses(desired: Desired, scope: Scope) -> set[str]:
 
 def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
     """Keep what concerns a Pod, or a namespace's Pods: their map elements, chains, and the sets these name."""
+    steps = scoping(desired, ruleset, scope)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        kept: Ruleset = end.value
+        return kept
+
+
+def scoping(desired: Desired, ruleset: Ruleset, scope: Scope) -> Generator[None, None, Ruleset]:
+    """Keep the same in steps: a chain may have 100,000s of rules."""
     if not (scope.pod or scope.namespace):
         return ruleset
     mine = local_addresses(desired, scope)
@@ -141,13 +154,17 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
         for name, item in ruleset.maps.items()
     }
     wanted = {chain for item in maps.values() for chain in item.elements.values()}
-    reached: set[str] = set()
-    while wanted - reached:
-        reached |= (fresh := wanted - reached)
-        wanted |= {target for name in fresh for target in _targets(ruleset.chains.get(name, Chain()))}
+    unread, sets, quoted = list(wanted), set[str](), set[str]()
+    while unread:
+        for part in _parts(ruleset.chains.get(unread.pop(), Chain()).rules):
+            text = "\n".join(map(rule_text, part))
+            sets.update(_SET.findall(text))
+            quoted.update(_QUOTED.findall(text))
+            fresh = _targets(part) - wanted
+            wanted |= fresh
+            unread += fresh
+            yield
     chains = {name: chain for name, chain in ruleset.chains.items() if name in wanted}
-    text = "\n".join(rule_text(rule) for chain in chains.values() for rule in chain.rules)
-    sets, quoted = set(_SET.findall(text)), set(_QUOTED.findall(text))
     return Ruleset(
         sets={name: item for name, item in ruleset.sets.items() if name in sets},
         maps={name: item for name, item in maps.items() if item.elements},
@@ -158,5 +175,9 @@ def scoped(desired: Desired, ruleset: Ruleset, scope: Scope) -> Ruleset:
     )
 
 
-def _targets(chain: Chain) -> set[str]:
-    return {target for rule in chain.rules if isinstance(target := getattr(rule.verdict, "chain", None), str)}
+def _parts(rules: tuple[Rule, ...]) -> Iterator[tuple[Rule, ...]]:
+    return (rules[start : start + _RULES_A_STEP] for start in range(0, len(rules), _RULES_A_STEP))
+
+
+def _targets(rules: Iterable[Rule]) -> set[str]:
+    return {target for rule in rules if isinstance(target := getattr(rule.verdict, "chain", None), str)}

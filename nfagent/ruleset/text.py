@@ -9,7 +9,6 @@ from nfagent.cluster.ordering import in_order
 from nfagent.cluster.printable import printable_lines
 from nfagent.ruleset.objects import (
     FLOW_SECONDS,
-    FLOW_SET_SIZE,
     TABLE,
     TABLE_FAMILY,
     Accept,
@@ -192,7 +191,7 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield f"type {address} . {address}"
         case "flow":
             yield f"type {address} . inet_proto . inet_service . {address} . inet_service"
-            yield f"size {FLOW_SET_SIZE}"
+            yield f"size {item.size}"
             yield "flags dynamic,timeout"
             yield f"timeout {FLOW_SECONDS}s"
         case _:

@@ -307,7 +307,10 @@ def _objects(ruleset: Ruleset) -> View:
         for name, item in sorted(ruleset.sets.items())
     }
     shown["maps"] = {name: Later(partial(_builtins, item)) for name, item in sorted(ruleset.maps.items())}
-    shown["chains"] = {name: Later(partial(_builtins, item)) for name, item in sorted(ruleset.chains.items())}
+    shown["chains"] = {
+        name: {"rules": map(_builtins, item.rules), "hook": _builtins(item.hook)}
+        for name, item in sorted(ruleset.chains.items())
+    }
     return {**shown, "counters": sorted(ruleset.counters), "foreign": _builtins(ruleset.foreign)}
 
 

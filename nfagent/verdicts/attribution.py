@@ -31,7 +31,7 @@ _PROTOCOLS: dict[int, LoggedProtocol] = {
     packet.ICMP: "icmp",
     packet.ICMPV6: "icmpv6",
 }
-_REMEMBERED = 16_384
+_REMEMBERED = 4_096
 
 
 class AttributionCounters(msgspec.Struct):

@@ -302,7 +302,7 @@ def _walked(value: bytes) -> _Tuple:
     return _Tuple(source, destination, protocol, source_port, destination_port, zone, name)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4_096)
 def _address(raw: bytes) -> str:
     # memoised: the text of an IPv6 address costs more than the rest of the entry
     return ".".join(map(str, raw)) if len(raw) == _ADDRESS_BYTES[4] else text(6, int.from_bytes(raw, "big"))

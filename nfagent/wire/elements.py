@@ -174,7 +174,7 @@ def _portions(elements: Iterable[bytes]) -> Iterator[tuple[int, int, list[bytes]
         yield start, start + len(written), written
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _names(name: str) -> bytes:
     return attribute(_LIST_TABLE, TABLE.encode() + b"\0") + attribute(_LIST_SET, name.encode() + b"\0")
 

@@ -140,7 +140,7 @@ def decode_packet(body: bytes) -> LoggedPacket:
         raise WireError(f"NFLOG record with an attribute of a wrong size: {error}") from None
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=1_024)
 def _prefix(raw: bytes) -> str:
     # memoised: rules are few against their packets, and the same string object is found quicker in an index
     return raw.rstrip(b"\0").decode("utf-8", "backslashreplace")

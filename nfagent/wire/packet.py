@@ -121,7 +121,7 @@ def _head(family: Family, ends: tuple[bytes, bytes], protocol: int, upper: bytes
     return PacketHead(family, source, destination, protocol)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4_096)
 def _address(raw: bytes) -> str:
     # memoised: the text of an IPv6 address costs more than the rest of the packet, and few addresses speak much
     return text(4 if len(raw) == 4 else 6, int.from_bytes(raw, "big"))

@@ -169,6 +169,7 @@ def test_what_fails_keeps_everybody_under_re_check_is_said_once_and_tried_again(
             stage.clock.resting = note
             await stage.commit(rests=4)
             assert stage.clock.pauses == [5.0, 5.0, 5.0, 0.1]
+            assert stage.revoker.status.last_error == ""
 
     asyncio.run(body())
     assert seen[:3] == [(done, left, blocked, {DB: 1}, str(error))] * 3
@@ -211,6 +212,28 @@ def test_a_look_that_took_cpu_time_is_followed_by_rest(cpu_seconds: float, pause
             world.meanwhile = work
             await stage.commit()
             assert stage.clock.pauses == [pytest.approx(pause)]
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "pause"),
+    [(0.0, 5.0), (0.2, 5.0), (1.0, 19.0), (3.8, 72.2), (60.0, 300.0)],
+    ids=lambda value: f"{value:g} s",
+)
+def test_a_look_that_failed_is_followed_by_as_much_rest_for_its_cost(cpu_seconds: float, pause: float) -> None:
+    world = World(entry(NEAR), denied=[NEAR], suspects=[DB])
+    world.faults = [("block", KernelError("no"))] * 2
+
+    async def body() -> None:
+        async with running(world) as stage:
+
+            def work(what: str) -> None:
+                stage.clock.cpu += cpu_seconds if what == "look" else 0.0
+
+            world.meanwhile = work
+            await stage.rounds(2)
+            assert stage.clock.pauses == [pytest.approx(pause)] * 2
 
     asyncio.run(body())
 
@@ -266,6 +289,70 @@ async def test_very_many_are_ended_part_by_part_and_those_that_had_room_stay_end
     assert world.journal[6:] == ["look", "block", "delete", "absolve", "wake"]
     assert (world.live, len(world.blocked)) == ([], 10_000)
     assert stage.revoker.status.revoked == 10_000
+
+
+ROOM = {
+    "none": 0,
+    "one": 1,
+    "less than a part": 1000,
+    "a part": 4096,
+    "more than a part": 5000,
+    "all but one": 9999,
+}
+
+
+@pytest.mark.parametrize("room", ROOM.values(), ids=ROOM)
+def test_where_the_sets_of_ways_are_full_what_fits_is_ended_and_the_rest_stays_under_re_check(
+    room: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = [entry(NEAR, port=port) for port in range(10_000, 20_000)]
+    unconcerned = entry(FAR, OTHER)
+    world = World(*many, unconcerned, denied=[NEAR], suspects=[NEAR, OTHER])
+    world.room = {"revoked4": room}
+
+    async def body() -> None:
+        async with running(world) as stage:
+            status = stage.revoker.status
+            await stage.rounds(1)
+            assert len(world.blocked) == room, "no element that fits is left out"
+            assert world.live == [*many[room:], unconcerned]
+            assert world.recheck == {NEAR: 1}, "who has nothing waiting leaves"
+            assert (status.revoked, status.waiting, status.judged) == (room, len(many) - room, room + 1)
+            assert status.last_error.startswith("revoked4 can remember no more ways")
+            tried = world.journal.count("block")
+            assert tried < 30, "halves, not one by one"
+            world.journal.clear()
+            await stage.rounds(2)
+            assert world.journal.count("look") == 2, "once after each rest"
+            assert world.recheck == {NEAR: 1}
+            world.forget_ways()
+            world.room = {}
+            await stage.rounds(1)
+            assert (world.live, world.recheck) == ([unconcerned], {})
+            assert (status.revoked, status.waiting, status.last_error) == (len(many), 0, "")
+
+    asyncio.run(body())
+    assert len(errors(caplog)) == 1
+
+
+def test_a_full_set_keeps_neither_the_other_family_nor_what_leaves_no_way() -> None:
+    world = World(
+        entry(NEAR),
+        entry(NEAR6, DB6),
+        entry(FAR, protocol=ICMP),
+        denied=[NEAR, NEAR6, FAR],
+        suspects=[NEAR, NEAR6, FAR, DB6],
+    )
+    world.room = {"revoked4": 0}
+
+    async def body() -> None:
+        async with running(world) as stage:
+            await stage.rounds(1)
+            assert world.live == [entry(NEAR)]
+            assert world.recheck == {NEAR: 1}
+            assert stage.revoker.status.waiting == 1
+
+    asyncio.run(body())
 
 
 def test_a_connection_is_asked_about_as_policies_see_it() -> None:

@@ -118,6 +118,25 @@ def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> 
 
 
 @pytest.mark.parametrize(
+    ("waiting", "said"),
+    [
+        pytest.param(14_592, "warn, 1 address stays under re-check: full; revoked and not ended yet: 14592", id="many"),
+        pytest.param(0, "warn, 1 address stays under re-check: full", id="none"),
+    ],
+)
+def test_the_state_says_how_many_revoked_connections_wait_for_room(waiting: int, said: str) -> None:
+    revoke = {"last_error": "full", "suspects": 1, "judged": 9, "revoked": 9, "waiting": waiting}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": revoke,
+        "verdict_log": LOG,
+    }
+    assert said in dict(readable.agent_facts(agent)).values()
+
+
+@pytest.mark.parametrize(
     ("lost", "said"),
     [
         (

@@ -8,11 +8,12 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from nfagent.edge.conntrack import Connections
+from nfagent.edge.conntrack import Connections, room_for_ways
 from nfagent.errors import KernelError, MachineError
 from nfagent.wire import netlink
 from nfagent.wire.conntrack import ConntrackEntry, decode_entry
@@ -468,3 +469,23 @@ def test_closing_twice_is_harmless() -> None:
         connections.close()
         connections.close()
         assert kernel.opened == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "room"),
+    [
+        pytest.param("131072\n", 131_072, id="as many as conntrack has"),
+        pytest.param("1000", 65_536, id="no fewer than every set has"),
+        pytest.param("8000000", 262_144, id="no more than the most"),
+        pytest.param("0", 262_144, id="the most where conntrack has no limit"),
+        pytest.param("many", 65_536, id="as many as every set has where the limit can't be read"),
+        pytest.param(None, 65_536, id="as many as every set has without conntrack"),
+    ],
+)
+def test_there_is_room_for_as_many_ways_as_conntrack_has_connections(
+    limit: str | None, room: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "nf_conntrack_max"
+    if limit is not None:
+        path.write_text(limit)
+    assert room_for_ways(path) == room

@@ -12,14 +12,30 @@ from nfagent.cluster.model import Pod
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.differences import diff_view
-from nfagent.ruleset.objects import ABSENT, Accept, Chain, Drop, Foreign, Hook, NamedSet, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.objects import (
+    ABSENT,
+    Accept,
+    Chain,
+    Drop,
+    Foreign,
+    Goto,
+    Hook,
+    NamedSet,
+    Rule,
+    Ruleset,
+    ServerPort,
+    VerdictMap,
+)
 from nfagent.ruleset.parse import CounterValue
+from nfagent.ruleset.pieces import encoded
+from nfagent.ruleset.scopes import scoping
 from nfagent.ruleset.views import (
     Scope,
     View,
     annotation,
     counters_view,
     policies_view,
+    ruleset_parts,
     ruleset_view,
     scoped,
     state_view,
@@ -337,6 +353,30 @@ def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(vi
     assert part.counters == {"deny/ingress/shop/db", "allow/ingress/shop/db"}
     assert [item.comment for item in part.sets.values()] == ["pods app=web in namespace shop"] * 2
     assert all(part.chains[name] == ruleset.chains[name] for name in part.chains)
+
+
+def many_rules(view: Desired, count: int) -> Ruleset:
+    """Give the ruleset with so many more rules in a Pod's chain."""
+    ruleset = view.ruleset()
+    chain = ruleset.chains["ingress/shop/db"]
+    more = tuple(Rule((ServerPort(port, port),), verdict=Goto("allow/ingress/shop/db")) for port in range(1, count + 1))
+    grown = msgspec.structs.replace(chain, rules=(*more, *chain.rules))
+    return msgspec.structs.replace(ruleset, chains={**ruleset.chains, "ingress/shop/db": grown})
+
+
+def test_a_pods_part_of_a_ruleset_is_found_some_rules_at_a_time(view: Desired) -> None:
+    ruleset = many_rules(view, 10_000)
+    steps = list(scoping(view, ruleset, Scope(pod="shop/db")))
+    assert len(steps) > 10_000 / 256
+    assert scoped(view, ruleset, Scope(pod="shop/db")).chains["ingress/shop/db"] == ruleset.chains["ingress/shop/db"]
+
+
+def test_a_chains_rules_are_shown_as_objects_one_by_one(view: Desired) -> None:
+    ruleset = many_rules(view, 1_000)
+    made = list(encoded(ruleset_parts(ruleset, None, Scope(form="objects"))))
+    assert max(map(len, made)) < 2_000
+    shown = msgspec.json.decode(b"".join(made))["objects"]["chains"]
+    assert shown == msgspec.json.decode(msgspec.json.encode(ruleset.chains))
 
 
 def test_a_namespaces_part_of_the_ruleset_is_that_of_its_pods(view: Desired) -> None:

@@ -1,0 +1,80 @@
+"""The text of a listing, object by object; the elements of a large set piece by piece.
+
+A listing is read in a thread, and one call of the JSON decoder holds the interpreter, and with it the event loop, for
+as long as it takes: a tenth of a second for a set of 150,000 flows. So a large set's elements are cut into pieces, and
+those that nobody looks at, such as what `revoked4/6` remember, are never decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from nfagent.errors import WireError
+
+AT_ONCE = 64 * 1024
+"""Bytes of JSON that are decoded in one call: a millisecond."""
+
+
+class _Listing(msgspec.Struct):
+    nftables: list[msgspec.Raw]
+
+
+_LISTING = msgspec.json.Decoder(_Listing)
+_FIELDS = msgspec.json.Decoder(dict[str, dict[str, msgspec.Raw]])
+_decode = msgspec.json.decode
+
+
+def entries(text: str | bytes) -> Iterator[Any]:
+    """Give a listing's objects; of a large one, the elements as an iterator. Raises msgspec.DecodeError, WireError."""
+    for raw in _LISTING.decode(text).nftables:
+        yield _decode(raw) if memoryview(raw).nbytes <= AT_ONCE else _large(raw)
+
+
+def _large(raw: msgspec.Raw) -> object:
+    try:
+        fields = _FIELDS.decode(raw)
+    except msgspec.ValidationError:
+        return _decode(raw)  # nothing that has elements
+    return {
+        kind: {key: pieces(value) if key == "elem" else _decode(value) for key, value in item.items()}
+        for kind, item in fields.items()
+    }
+
+
+def pieces(array: msgspec.Raw | bytes) -> Iterator[Any]:
+    """Give the members of a JSON array, of which some are decoded at a time. Raises WireError, msgspec.DecodeError."""
+    view = memoryview(array)
+    if bytes(view[:1]) != b"[" or bytes(view[-1:]) != b"]":
+        raise WireError("libnftables listed elements that are no array")
+    view = view[1:-1]
+    start, size = 0, AT_ONCE
+    while start < len(view):
+        window = bytes(view[start : start + size])
+        whole = start + len(window) == len(view)
+        cut, found = len(window), _members(window) if whole else None
+        while found is None and (cut := window.rfind(b", ", 0, cut)) > 0:
+            found = _members(window[:cut]) if _begins_as(window, cut + 2) else None
+        if found is None and whole:
+            found = _decode(b"[" + window + b"]")  # which says what is wrong
+        if found is None:
+            size *= 2
+            continue
+        yield from found
+        start, size = start + cut + (0 if whole and cut == len(window) else 2), AT_ONCE
+
+
+def _begins_as(window: bytes, place: int) -> bool:
+    """Tell whether a member may begin here: it begins like the first one. A wrong guess can't be decoded, and costs."""
+    return window[place : place + 1] == window[:1]
+
+
+def _members(text: bytes) -> list[Any] | None:
+    """Decode whole members of an array; None for what ends within one: its brackets or quotes stay open."""
+    try:
+        found: list[Any] = _decode(b"[" + text + b"]")
+    except msgspec.DecodeError:
+        return None
+    return found

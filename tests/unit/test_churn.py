@@ -1,0 +1,83 @@
+"""Memory in a small cluster doesn't grow with the changes that it saw: what comes and goes leaves little behind."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import pytest
+
+from benchmarks.churn import CHANGES, churn, round_of, small_cluster
+from nfagent.cluster.recent import Recent
+from nfagent.ruleset.desired import Desired
+
+ROUNDS = 500
+MOST_BYTES = 3 * 1024 * 1024
+"""What caches may hold, whatever has come and gone."""
+
+
+def test_memory_does_not_grow_with_objects_that_come_and_go() -> None:
+    desired = Desired("a")
+    for item in small_cluster("a"):
+        desired.put(item)
+    churn(desired, range(50))
+    gc.collect()
+    tracemalloc.start(1)
+    try:
+        churn(desired, range(50, 50 + ROUNDS))
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MOST_BYTES, f"{held:,} bytes after {ROUNDS * CHANGES:,} changes"
+
+
+def test_a_round_of_the_churn_is_one_of_each_kind_and_like_no_other() -> None:
+    first, second = round_of(1, "a"), round_of(2, "a")
+    assert [item.ref.kind for item in first] == ["Node", "Namespace", "Pod", "NetworkPolicy"]
+    assert not {item.ref for item in first} & {item.ref for item in second}
+
+
+class Asked:
+    """A function that notes which keys it was asked for."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def __call__(self, key: str) -> str:
+        self.keys.append(key)
+        if key == "bad":
+            raise ValueError(key)
+        return key.upper()
+
+
+def test_what_was_worked_out_lately_is_not_worked_out_again() -> None:
+    asked = Asked()
+    recent = Recent(asked, lambda key, _: len(key), 10)
+    assert [recent("a"), recent("b"), recent("a")] == ["A", "B", "A"]
+    assert (asked.keys, len(recent), recent.weight) == (["a", "b"], 2, 2)
+
+
+def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> None:
+    asked = Asked()
+    recent = Recent(asked, lambda key, _: len(key), 10)
+    for key in ("aaaa", "bbbb", "cccc", "aaaa"):
+        assert recent(key) == key.upper()
+        assert recent.weight <= 10
+    assert asked.keys == ["aaaa", "bbbb", "cccc", "aaaa"]
+
+
+def test_what_weighs_too_much_alone_is_not_remembered_and_nothing_is_forgotten_for_it() -> None:
+    asked = Asked()
+    recent = Recent(asked, lambda key, _: len(key), 10)
+    recent("a")
+    assert recent("b" * 11) == "B" * 11
+    assert (len(recent), recent("a"), len(asked.keys)) == (1, "A", 2)
+
+
+def test_what_can_not_be_worked_out_is_not_remembered() -> None:
+    recent = Recent(Asked(), lambda key, _: len(key), 10)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="bad"):
+            recent("bad")
+    assert len(recent) == 0
