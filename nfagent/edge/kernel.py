@@ -26,7 +26,16 @@ from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.foreign import is_clean
-from nfagent.ruleset.objects import ABSENT, FLAGGED, TABLE, TABLE_FAMILY, UNFLAGGED, Ruleset
+from nfagent.ruleset.objects import (
+    ABSENT,
+    FLAGGED,
+    TABLE,
+    TABLE_FAMILY,
+    TABLE_FLAGS,
+    TABLE_PERSISTS,
+    UNFLAGGED,
+    Ruleset,
+)
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.transaction import (
     AddTable,
@@ -40,7 +49,7 @@ from nfagent.ruleset.transaction import (
 from nfagent.ruleset.wording import Named, Wording, alike, differing, in_words, only, written
 from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
-from nfagent.wire.notifications import TABLE_OWNER
+from nfagent.wire.notifications import TABLE_OWNER, TABLE_PERSIST
 
 _T = TypeVar("_T")
 _ABSENT_MESSAGE = "No such file or directory"
@@ -58,6 +67,8 @@ _SHORT_TEXT = 16 * 1024
 _SHORT_COMMANDS = 256
 _QUICK_SECONDS = 0.003
 """Short text goes on the event loop while the last one took less: handing it to the thread would cost as much again."""
+
+_PERSISTENT = Ruleset(foreign=frozenset((TABLE_FLAGS, TABLE_PERSISTS)))
 
 INSTALL_HINT = "apt-get install python3-nftables nftables"
 
@@ -154,7 +165,7 @@ class Nftables:
         text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
         if text is not None and (found := _VERSION.search(text, 0, 200)) is not None:
             self._version = found[1]
-        return ABSENT if text is None else _listed(partial(parse_listing, known=known), text)
+        return ABSENT if text is None else _with_flags(_listed(partial(parse_listing, known=known), text))
 
     def apply_now(self, transaction: Transaction) -> None:
         """Commit in this thread."""
@@ -206,6 +217,9 @@ class Nftables:
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         try:
+            if table_flags() & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
+                # Unread: nft 1.0.6 can't name this flag, and lists something else. All of it goes at one moment.
+                return diff(_PERSISTENT, wanted)
             woken = self._wake_now()
             found = self.as_written(self.read_now(wanted), wanted)
             self._removing = found.exists and not is_clean(found, wanted)
@@ -319,6 +333,13 @@ def _first_line(error: str) -> str:
 def owner_of_table() -> str:
     """Say that the table belongs to another process, which alone may change it; '' where it doesn't."""
     return _OWNED if table_flags() & TABLE_OWNER else ""
+
+
+def _with_flags(listed: Ruleset) -> Ruleset:
+    """Add to a listing which flag it is that only goes with the table: nft 1.0.6 doesn't know its name."""
+    if TABLE_FLAGS not in listed.foreign or not table_flags() & TABLE_PERSIST:
+        return listed
+    return msgspec.structs.replace(listed, foreign=listed.foreign | {TABLE_PERSISTS})
 
 
 def _listed(parse: Callable[[str], _T], text: str) -> _T:
