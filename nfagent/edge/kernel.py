@@ -1,7 +1,7 @@
 """The kernel's nftables through libnftables: one context, one table, one call at a time.
 
-Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is ever named, in
-the network namespace that the process runs in.
+Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is named here (`edge/frames.py`
+names `bridge nfagent`), in the network namespace that the process runs in.
 """
 
 from __future__ import annotations
@@ -154,6 +154,23 @@ class Nftables:
     async def counters(self) -> dict[str, CounterValue]:
         """Give the named counters' values. Raises KernelError."""
         return await self._in_thread(self.counters_now)
+
+    async def by_text(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
+        """Let a call run commands by libnftables, in the thread, while no transaction is under way."""
+        async with self._turn:
+            return await self._in_thread(self.by_text_now, call)
+
+    def by_text_now(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
+        """Let a call run commands in this thread."""
+        return call(self._run)
+
+    def try_now(self, text: str) -> None:
+        """Have the kernel check commands, and take none of them. Raises KernelError, MachineError."""
+        self._context.set_dry_run(True)
+        try:
+            self._run(text)
+        finally:
+            self._context.set_dry_run(False)
 
     def close(self) -> None:
         """End the worker thread."""
