@@ -290,6 +290,7 @@ class Agent:
 
     def _synced(self) -> None:
         self._revoker.committed()
+        self._frames.proceed()
         if not self._ready:
             self._ready = True
             settle_memory()
@@ -301,6 +302,7 @@ class Agent:
             self._readiness.settled()
 
     def _held(self) -> None:
+        self._frames.proceed()
         if self._reconciler.trusted:
             self._readiness.settled(f"nothing is changed: {self._reconciler.status.held}")
 

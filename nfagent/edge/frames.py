@@ -50,18 +50,25 @@ class FrameWatch:
         self._commands = commands
         self._dropping = dropping
         self._worded: tuple[bytes, ...] = EXPECTED
+        self._suspected = False
         self._changed = asyncio.Event()
         self._state = FramesState("unknown", problem="not looked at yet")
 
     def changed(self) -> None:
-        """Say that somebody may have changed the table."""
-        self._changed.set()
+        """Say that somebody may have changed the table; it is looked at after the next `proceed`."""
+        self._suspected = True
+
+    def proceed(self) -> None:
+        """Say that the rules, which come first, are right again."""
+        if self._suspected:
+            self._changed.set()
 
     async def run(self, seconds: float = 60.0) -> None:
-        """Look now, whenever `changed` says so, and every so many seconds, until cancelled."""
+        """Look now, whenever `changed` and then `proceed` say so, and every so many seconds, until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             self._changed.clear()
+            self._suspected = False
             began = clock()
             await self.look()
             # Who changes tables without end has this looked at for a tenth of the time.

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.edge.drift import DriftWatch, generation, table_flags
+from nfagent.edge.drift import DriftWatch, flags_of_table, generation, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
@@ -233,11 +233,16 @@ class Nftables:
         return await asyncio.wrap_future(handed)
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
+        flags = flags_of_table()
+        if flags is None:
+            # Nothing to read, nor to give back: packets pass until the table is there again.
+            self._removing = False
+            return diff(ABSENT, wanted)
+        if flags & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
+            # Unread: nft 1.0.6 can't name this flag, and lists something else. All of it goes at one moment.
+            return diff(_PERSISTENT, wanted)
         try:
-            if table_flags() & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
-                # Unread: nft 1.0.6 can't name this flag, and lists something else. All of it goes at one moment.
-                return diff(_PERSISTENT, wanted)
-            woken = self._wake_now()
+            woken = self._wake_now(flags)
             found = self.as_written(self.read_now(wanted), wanted)
             self._removing = found.exists and not is_clean(found, wanted)
             return woken + diff(found, wanted, anew=self._anew)
@@ -263,12 +268,11 @@ class Nftables:
         finally:
             give_back()
 
-    def _wake_now(self) -> Transaction:
+    def _wake_now(self, flags: int) -> Transaction:
         """Take flags such as `dormant` from the table; give the command that does, as packets have passed meanwhile.
 
         This can't wait for the comparison: nft 1.0.6 may cut a listing as JSON short where a table has flags.
         """
-        flags = table_flags()
         if flags & TABLE_OWNER:
             raise MachineError(_OWNED)
         if not flags:
