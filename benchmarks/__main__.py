@@ -30,6 +30,7 @@ MODULES = (
     "benchmarks.nflog",
     "benchmarks.packets",
     "benchmarks.outage",
+    "benchmarks.flushes",
     "benchmarks.latency",
 )
 """Modules with benchmarks, in the order in which they run."""

@@ -32,6 +32,7 @@ from nfagent.edge.conntrack import Connections, room_for_ways
 from nfagent.edge.drift import DriftWatch
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.following import ClusterSource
+from nfagent.edge.frames import FrameWatch
 from nfagent.edge.introspection import Introspection, Reports
 from nfagent.edge.kernel import Nftables
 from nfagent.edge.last_good import LastGood
@@ -56,6 +57,7 @@ from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import encode
 from nfagent.voice import Voice
 from nfagent.wire.nflog import LoggedPacket
+from nfagent.wire.notifications import Committer
 
 log = logging.getLogger(__name__)
 _DRIFT_LOOK_SECONDS = 60.0
@@ -147,6 +149,7 @@ class Agent:
             RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
         self._bridges = BridgeWatch()
+        self._frames = FrameWatch(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ready = False
@@ -226,6 +229,7 @@ class Agent:
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
+                tasks.create_task(self._frames.run()),
                 tasks.create_task(self._last_good.run()),
             ]
             if self._voice is not None:
@@ -290,6 +294,7 @@ class Agent:
 
     def _synced(self) -> None:
         self._revoker.committed()
+        self._frames.proceed()
         if not self._ready:
             self._ready = True
             settle_memory()
@@ -301,6 +306,7 @@ class Agent:
             self._readiness.settled()
 
     def _held(self) -> None:
+        self._frames.proceed()
         if self._reconciler.trusted:
             self._readiness.settled(f"nothing is changed: {self._reconciler.status.held}")
 
@@ -320,7 +326,7 @@ class Agent:
         """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
         resync = self._settings.reconcile.resync_seconds
         try:
-            self._drift.open(lambda committer: self._reconciler.changed(str(committer)))
+            self._drift.open(self._changed)
             listening = self._drift.look()
         except (KernelError, MachineError) as error:
             if self._drift.problem != str(error):
@@ -328,6 +334,11 @@ class Agent:
             self._drift.problem = str(error)
             listening = False
         self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
+
+    def _changed(self, committer: Committer) -> None:
+        """Have what somebody else may have changed compared: table inet nfagent first, and that of the bridges."""
+        self._reconciler.changed(str(committer))
+        self._frames.changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -367,6 +378,7 @@ class Agent:
                 "problem": self._drift.problem,
             },
             "bridges": self._bridges.status(),
+            "frames": self._frames.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),
             "last_good": self._last_good.status(),

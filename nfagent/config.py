@@ -13,7 +13,7 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -59,6 +59,12 @@ class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_max_seconds: float = 30
 
 
+class BridgesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[bridges]`: what Pods on a bridge may send to each other besides what the rules judge."""
+
+    unjudged_frames: Literal["dropped", "passed"] = "dropped"
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every setting; `systemd/nfagent.toml` says what each is for."""
 
@@ -77,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     logging: LoggingSection = LoggingSection()
     reconcile: ReconcileSection = ReconcileSection()
     policy: Choices = Choices()
+    bridges: BridgesSection = BridgesSection()
 
     @property
     def node_name(self) -> str:

@@ -20,7 +20,7 @@ import msgspec
 
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.transaction import ChangeElements, Transaction
+from nfagent.ruleset.transaction import AddTable, ChangeElements, Transaction
 
 log = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.005
@@ -332,7 +332,11 @@ class Reconciler:
         await self._commit(transaction + doubts)
         self._agreed = True
         if transaction and untouched and not changer:
-            await self._look_for_words(wanted, transaction, doubts)
+            if self._suspected or isinstance(transaction[0], AddTable):
+                # No wording: the table was gone or asleep, or somebody has just changed it again, which can't wait.
+                self._note_drift("", len(transaction))
+            else:
+                await self._look_for_words(wanted, transaction, doubts)
 
     async def _look_for_words(self, wanted: Ruleset, repair: Transaction, doubts: Transaction) -> None:
         """Blame somebody unknown for a difference only where it isn't nft's own way to list what was written."""

@@ -12,17 +12,20 @@ from nfagent.wire import netlink
 _BEGIN, _END = 0x10, 0x11  # NFNL_MSG_BATCH_*, linux/netfilter/nfnetlink.h
 _NEWTABLE, _DELTABLE = 0x0A00, 0x0A02
 _NAME, _FLAGS = 1, 2  # NFTA_TABLE_*
-_OWNER = 2  # NFT_TABLE_F_OWNER
+DORMANT, _OWNER, PERSIST = 1, 2, 4  # NFT_TABLE_F_*
 _INET = 1  # NFPROTO_INET
 _CREATE = 0x400
 
 
 @contextmanager
-def owned_table(name: str, *, replaces: bool = False) -> Iterator[None]:
-    """Make the table, in place of the one that is there, and own it; the kernel deletes it with the socket."""
+def owned_table(name: str, *, replaces: bool = False, flags: int = 0) -> Iterator[None]:
+    """Make the table, in place of the one that is there, and own it.
+
+    The kernel deletes it with the socket, but for one with the flag `persist`, which then has no owner.
+    """
     table = netlink.attribute(_NAME, name.encode() + b"\0")
-    flags = netlink.attribute(_FLAGS, struct.pack("!I", _OWNER))
-    requests = [(_NEWTABLE, netlink.NLM_F_ACK | _CREATE, netlink.nfgen(_INET, 0) + table + flags)]
+    flagged = netlink.attribute(_FLAGS, struct.pack("!I", _OWNER | flags))
+    requests = [(_NEWTABLE, netlink.NLM_F_ACK | _CREATE, netlink.nfgen(_INET, 0) + table + flagged)]
     if replaces:
         requests.insert(0, (_DELTABLE, netlink.NLM_F_ACK, netlink.nfgen(_INET, 0) + table))
     frame = [(_BEGIN, 0, netlink.nfgen(0, 10)), *requests, (_END, 0, netlink.nfgen(0, 10))]

@@ -20,9 +20,11 @@ from nfagent.edge.access import find_access
 from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.edge.claim import holder, holder_name, remedy
 from nfagent.edge.conntrack import Connections
+from nfagent.edge.frames import PASSING
 from nfagent.edge.kernel import Nftables, owner_of_table
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import ClusterError, KernelError, MachineError, NfagentError, SettingError
+from nfagent.ruleset.frames import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.ruleset.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 
 Result: TypeAlias = Literal["ok", "warn", "FAIL"]
@@ -30,6 +32,7 @@ Result: TypeAlias = Literal["ok", "warn", "FAIL"]
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
 _CLAUSE = re.compile(r"; |\. (?=[A-Z])")
+_NO_RAW_FRAMES = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"
 _NOBODY = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has it as an end
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
@@ -91,6 +94,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _revoking(root=root)
     yield _nflog(settings, root=root)
     yield _bridges()
+    yield from _frames(settings, root=root)
     yield from _forwarding()
     yield _other_agent(settings)
     yield _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
@@ -225,6 +229,47 @@ def _bridges() -> Check:
         return Check("br_netfilter", "ok", f"sees the traffic within {named}")
     found = f"traffic between Pods on {in_words(unjudged)} passes by the rules"
     return Check("br_netfilter", "warn", found, mending(family for _, family in unjudged))
+
+
+def _frames(settings: Settings, *, root: bool) -> Iterator[Check]:
+    """Say whether Pods on a bridge reach each other by frames that no rule can judge."""
+    try:
+        used = bridges()
+    except KernelError:
+        return  # said above
+    if not used:
+        return
+    name = "bridge frames"
+    if settings.bridges.unjudged_frames == "passed":
+        yield Check(name, "warn", f"{PASSING}: the settings let them", 'set [bridges] unjudged_frames = "dropped"')
+    elif not root:
+        yield Check(name, "warn", "not tried: needs root")
+    elif problem := _frames_problem(settings):
+        yield Check(name, "warn", f"{PASSING}: {problem}", _NO_RAW_FRAMES)
+    else:
+        yield Check(name, "ok", f"table {BRIDGE_TABLE} drops what no rule can judge")
+
+
+def _frames_problem(settings: Settings) -> str:
+    """Ask the agent; where none runs, ask the kernel whether it would take the table."""
+    try:
+        state: str = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["frames"]["problem"]
+    except (NfagentError, KeyError):
+        return _frames_refusal()
+    return state
+
+
+def _frames_refusal() -> str:
+    """Say why this kernel wouldn't take the table; '' where it would."""
+    try:
+        kernel = Nftables()
+        try:
+            kernel.try_now(TABLE_TEXT)
+        finally:
+            kernel.close()
+    except (KernelError, MachineError) as error:
+        return str(error)
+    return ""
 
 
 def _forwarding() -> Iterator[Check]:

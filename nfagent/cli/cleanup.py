@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @config_option
 @output_option("text", "json", "yaml")
 def cleanup(config: Path | None, output: str) -> None:
-    """Remove the rules that an agent left in force: table inet nfagent, and no other table.
+    """Remove the rules that an agent left in force: tables inet nfagent and bridge nfagent, and no other table.
 
     From then on every connection is allowed and nothing is masqueraded. The last good versions of objects that the
     agent kept are deleted too: the next start knows only what it can read then. Refused while an agent runs. Needs
@@ -27,18 +27,19 @@ def cleanup(config: Path | None, output: str) -> None:
     from nfagent.edge.last_good import forget
 
     settings = settings_of(config)
-    removed = _removed_table()
+    removed, frames = _removed_tables()
     socket = _removed_socket(settings.socket_path)
     state = settings.state_dir if forget(Path(settings.state_dir)) else None
     if output == "text":
-        say(_text(removed, socket, state))
+        say(_text(removed, socket, state, frames=frames))
     else:
-        emit({"table": removed, "socket": socket, "state": state}, output)
+        emit({"table": removed, "frames": frames, "socket": socket, "state": state}, output)
 
 
-def _removed_table() -> dict[str, int] | None:
-    """Delete the table; give what it held, None where there was none."""
+def _removed_tables() -> tuple[dict[str, int] | None, bool]:
+    """Delete the tables; give what the rules' held, None where there was none, and whether there was the frames'."""
     from nfagent.edge.claim import claim_table, holder, holder_name, remedy
+    from nfagent.edge.frames import remove_frames
     from nfagent.edge.kernel import Nftables
     from nfagent.errors import UsageError
     from nfagent.ruleset.objects import ABSENT
@@ -52,10 +53,11 @@ def _removed_table() -> dict[str, int] | None:
     try:
         found = kernel.read_now()
         kernel.apply_now(diff(found, ABSENT))
+        frames = kernel.by_text_now(remove_frames)
     finally:
         claim.close()
         kernel.close()
-    return _counts(found) if found.exists else None
+    return _counts(found) if found.exists else None, frames
 
 
 def _counts(found: Ruleset) -> dict[str, int]:
@@ -81,8 +83,9 @@ def _removed_socket(path: Path) -> str | None:
     return str(path)
 
 
-def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None) -> list[str]:
+def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None, *, frames: bool) -> list[str]:
     from nfagent.cluster.counting import counted
+    from nfagent.ruleset.frames import BRIDGE_TABLE
     from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
 
     table = f"table {TABLE_FAMILY} {TABLE}"
@@ -98,5 +101,6 @@ def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None)
         if removed["foreign"]:
             parts.append(f"{counted(removed['foreign'], 'object')} that somebody else had put into it")
         lines = [f"removed {table}: {', '.join(parts)}"]
+    lines += [f"removed table {BRIDGE_TABLE}"] if frames else []
     lines += [f"removed {socket}: nobody listened there"] if socket else []
     return lines + ([f"removed the last good objects in {state}"] if state else [])

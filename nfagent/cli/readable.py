@@ -94,6 +94,11 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     for bridge in agent["bridges"]:
         words = f"packets between Pods on {bridge['bridge']} pass the rules by ({', '.join(bridge['unjudged'])})"
         found.append(("bridge", f"{paint('warn')}, {words}; see nfagent check"))
+    frames = agent.get("frames", {})
+    if frames.get("state") == "unknown":
+        found.append(("bridge frames", f"{paint('warn')}, what can't be judged may pass: {frames['problem']}"))
+    elif frames.get("dropped"):
+        found.append(("bridge frames", f"{counted(frames['dropped'], 'frame')} dropped that no rule could judge"))
     found.append(("live connections", _revoke_fact(agent["revoke"])))
     if "last_good" in agent:
         found.append(("last good objects", _last_good_fact(agent["last_good"])))

@@ -245,8 +245,13 @@ def table_sizes() -> list[tuple[str, int]]:
 
 def table_flags() -> int:
     """Give the flags of our table, 0 where there is none. Raises KernelError."""
+    return flags_of_table() or 0
+
+
+def flags_of_table() -> int | None:
+    """Give the flags of our table, None where there is none. Raises KernelError."""
     ours = (NFPROTO_INET, TABLE)
-    return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), 0)
+    return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), None)
 
 
 def _tables(decode: Callable[[netlink.Message], _T]) -> list[_T]:

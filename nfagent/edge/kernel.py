@@ -1,7 +1,7 @@
 """The kernel's nftables through libnftables: one context, one table, one call at a time.
 
-Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is ever named, in
-the network namespace that the process runs in.
+Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is named here (`edge/frames.py`
+names `bridge nfagent`), in the network namespace that the process runs in.
 """
 
 from __future__ import annotations
@@ -23,12 +23,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.edge.descriptors import Reserve
-from nfagent.edge.drift import DriftWatch, generation, table_flags
+from nfagent.edge.drift import DriftWatch, flags_of_table, generation, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.foreign import is_clean
-from nfagent.ruleset.objects import ABSENT, FLAGGED, TABLE, TABLE_FAMILY, UNFLAGGED, Ruleset
+from nfagent.ruleset.objects import (
+    ABSENT,
+    FLAGGED,
+    TABLE,
+    TABLE_FAMILY,
+    TABLE_FLAGS,
+    TABLE_PERSISTS,
+    UNFLAGGED,
+    Ruleset,
+)
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing
 from nfagent.ruleset.room import growing, sized
 from nfagent.ruleset.transaction import (
@@ -43,7 +52,7 @@ from nfagent.ruleset.transaction import (
 from nfagent.ruleset.wording import Named, Wording, alike, differing, in_words, only, written
 from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
-from nfagent.wire.notifications import TABLE_OWNER
+from nfagent.wire.notifications import TABLE_OWNER, TABLE_PERSIST
 
 _T = TypeVar("_T")
 _ABSENT_MESSAGE = "No such file or directory"
@@ -61,6 +70,8 @@ _SHORT_TEXT = 16 * 1024
 _SHORT_COMMANDS = 256
 _QUICK_SECONDS = 0.003
 """Short text goes on the event loop while the last one took less: handing it to the thread would cost as much again."""
+
+_PERSISTENT = Ruleset(foreign=frozenset((TABLE_FLAGS, TABLE_PERSISTS)))
 
 INSTALL_HINT = "apt-get install python3-nftables nftables"
 
@@ -151,6 +162,23 @@ class Nftables:
         """Give the named counters' values. Raises KernelError."""
         return await self._in_thread(self.counters_now)
 
+    async def by_text(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
+        """Let a call run commands by libnftables, in the thread, while no transaction is under way."""
+        async with self._turn:
+            return await self._in_thread(self.by_text_now, call)
+
+    def by_text_now(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
+        """Let a call run commands in this thread."""
+        return call(self._run)
+
+    def try_now(self, text: str) -> None:
+        """Have the kernel check commands, and take none of them. Raises KernelError, MachineError."""
+        self._context.set_dry_run(True)
+        try:
+            self._run(text)
+        finally:
+            self._context.set_dry_run(False)
+
     def close(self) -> None:
         """End the worker thread."""
         self._thread.shutdown(wait=True)
@@ -162,7 +190,7 @@ class Nftables:
         text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
         if text is not None and (found := _VERSION.search(text, 0, 200)) is not None:
             self._version = found[1]
-        return ABSENT if text is None else _listed(partial(parse_listing, known=known), text)
+        return ABSENT if text is None else _with_flags(_listed(partial(parse_listing, known=known), text))
 
     def apply_now(self, transaction: Transaction) -> None:
         """Commit in this thread."""
@@ -218,8 +246,16 @@ class Nftables:
         return await asyncio.wrap_future(handed)
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
+        flags = flags_of_table()
+        if flags is None:
+            # Nothing to read, nor to give back: packets pass until the table is there again.
+            self._removing = False
+            return diff(ABSENT, wanted)
+        if flags & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
+            # Unread: nft 1.0.6 can't name this flag, and lists something else. All of it goes at one moment.
+            return diff(_PERSISTENT, wanted)
         try:
-            woken = self._wake_now()
+            woken = self._wake_now(flags)
             read = self.read_now(wanted)
             self._grow_now(read, wanted)
             found = self.as_written(read, wanted)
@@ -247,12 +283,11 @@ class Nftables:
         finally:
             give_back()
 
-    def _wake_now(self) -> Transaction:
+    def _wake_now(self, flags: int) -> Transaction:
         """Take flags such as `dormant` from the table; give the command that does, as packets have passed meanwhile.
 
         This can't wait for the comparison: nft 1.0.6 may cut a listing as JSON short where a table has flags.
         """
-        flags = table_flags()
         if flags & TABLE_OWNER:
             raise MachineError(_OWNED)
         if not flags:
@@ -377,6 +412,13 @@ def _first_line(error: str) -> str:
 def owner_of_table() -> str:
     """Say that the table belongs to another process, which alone may change it; '' where it doesn't."""
     return _OWNED if table_flags() & TABLE_OWNER else ""
+
+
+def _with_flags(listed: Ruleset) -> Ruleset:
+    """Add to a listing which flag it is that only goes with the table: nft 1.0.6 doesn't know its name."""
+    if TABLE_FLAGS not in listed.foreign or not table_flags() & TABLE_PERSIST:
+        return listed
+    return msgspec.structs.replace(listed, foreign=listed.foreign | {TABLE_PERSISTS})
 
 
 def _listed(parse: Callable[[str], _T], text: str) -> _T:

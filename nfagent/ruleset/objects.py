@@ -25,6 +25,8 @@ TABLE_FAMILY = "inet"
 TABLE = "nfagent"
 TABLE_FLAGS = ("table", "flags")
 """Kind and name of what is foreign where the table itself has flags, such as `dormant`."""
+TABLE_PERSISTS = ("table", "persist")
+"""What is foreign besides, where one of these flags is `persist`, which stays for as long as the table does."""
 FLAGGED = f"table {TABLE_FAMILY} {TABLE} has flags; a dormant one does nothing"
 UNFLAGGED = f"a start of nfagent takes them away, and so does `nft add table {TABLE_FAMILY} {TABLE}`"
 

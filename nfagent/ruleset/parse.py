@@ -86,6 +86,8 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
 }
 _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
+_SET_OPTIONS = frozenset(("auto-merge", "gc-interval", "policy", "size", "stmt", "timeout"))
+"""What a set or map may have besides its type: none of ours has any, but for the `size` and `timeout` of flow sets."""
 _PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 
@@ -214,8 +216,10 @@ def _named_set(item: _Json) -> NamedSet:
         return _flow_set(item, family)
     if flags == {"interval"} and kind in {"address", "ports"}:
         kind = "range" if kind == "address" else kind
-    elif flags or kind == "ports" or "timeout" in item:
+    elif flags or kind == "ports":
         raise ValueError(flags)
+    if _SET_OPTIONS & item.keys():
+        raise ValueError(item.keys())
     elements: frozenset[Element] = frozenset(_element(kind, entry) for entry in item.get("elem", []))
     return NamedSet(kind, family, elements, item.get("comment", ""))
 
@@ -223,7 +227,8 @@ def _named_set(item: _Json) -> NamedSet:
 def _flow_set(item: _Json, family: Family) -> NamedSet:
     # nft 1.0.6 lists no `dynamic`, nft 1.1 does; what the set remembers is the kernel's own business.
     known, size = (_flags(item) - {"dynamic"}, item.get("timeout")), item.get("size")
-    if known != ({"timeout"}, FLOW_SECONDS) or not isinstance(size, int) or size < FLOW_SET_SIZE:
+    enough = isinstance(size, int) and size >= FLOW_SET_SIZE
+    if known != ({"timeout"}, FLOW_SECONDS) or not enough or _SET_OPTIONS & item.keys() != {"size", "timeout"}:
         raise ValueError(item)
     return NamedSet("flow", family, comment=item.get("comment", ""), size=size)
 
@@ -260,8 +265,10 @@ def _range(entry: Any) -> Range:
 
 def _verdict_map(item: _Json) -> VerdictMap:
     kind, family = _SET_TYPES[(item["type"],)]
-    if kind != "address" or item["map"] != "verdict" or item.get("flags"):
+    if kind != "address" or item["map"] != "verdict" or item.get("flags") or "comment" in item:
         raise ValueError(item["type"])
+    if _SET_OPTIONS & item.keys():
+        raise ValueError(item.keys())
     elements = {canonical(address): str(verdict["goto"]["target"]) for address, verdict in item.get("elem", [])}
     return VerdictMap(family, elements)
 

@@ -27,6 +27,8 @@ _NFTA_TABLE_FLAGS = 2
 _NFTA_TABLE_USE = 3
 TABLE_OWNER = 2
 """NFT_TABLE_F_OWNER: only the socket that made the table may change it."""
+TABLE_PERSIST = 4
+"""NFT_TABLE_F_PERSIST: the table outlives the socket that owned it. No command takes it away again."""
 NFPROTO_INET = 1
 _NFTA_GEN_ID = 1
 _NFTA_GEN_PROC_PID = 2

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import pytest
 
+from nfagent.ruleset.frames import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
 from nfagent.ruleset.objects import ABSENT, Foreign, Match, Ruleset, SetKind, Verdict
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.transaction import diff, transaction_text
@@ -41,7 +42,7 @@ INSIDE = """
 import sys, nftables
 opened = nftables.Nftables()
 opened.set_json_output(True)
-for command in (sys.stdin.read(), "list table inet nfagent"):
+for command in (sys.stdin.read(), sys.argv[1]):
     code, output, error = opened.cmd(command)
     if code:
         sys.exit(error)
@@ -91,18 +92,24 @@ def namespace() -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def listed(root: Path, namespace: str, ruleset: Ruleset) -> Ruleset:
-    """Load a ruleset by Debian 13's library, and read what that lists."""
+def answered(root: Path, namespace: str, text: str, question: str) -> str:
+    """Load text by Debian 13's library, and give its answer to a question."""
     done = subprocess.run(
-        ["ip", "netns", "exec", namespace, "chroot", str(root), "python3", "-c", INSIDE],
-        input=transaction_text(diff(ABSENT, ruleset)),
+        ["ip", "netns", "exec", namespace, "chroot", str(root), "python3", "-c", INSIDE, question],
+        input=text,
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    return parse_ruleset(json.loads(done.stdout))
+    return done.stdout
+
+
+def listed(root: Path, namespace: str, ruleset: Ruleset) -> Ruleset:
+    """Load a ruleset by Debian 13's library, and read what that lists."""
+    text = transaction_text(diff(ABSENT, ruleset))
+    return parse_ruleset(json.loads(answered(root, namespace, text, "list table inet nfagent")))
 
 
 @pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
@@ -140,3 +147,7 @@ def test_every_form_that_we_write_is_among_them() -> None:
 
 def test_all_forms_together_are_read_back(root: Path, namespace: str) -> None:
     assert listed(root, namespace, SCENE) == SCENE
+
+
+def test_the_table_of_the_bridge_family_is_read_back(root: Path, namespace: str) -> None:
+    assert parse_frames(answered(root, namespace, TABLE_TEXT, f"list table {BRIDGE_TABLE}")).objects == EXPECTED

@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import resource
-from collections.abc import Iterator
+import select
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from nfagent.cli.client import ask
+from nfagent.edge.drift import table_flags
 from nfagent.edge.kernel import Nftables
 from nfagent.errors import KernelError
 from nfagent.ruleset.objects import ABSENT
@@ -19,7 +22,7 @@ from tests.kernel.test_cli import Site, site
 from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running
 from tests.labs import wait_until
 from tests.own_namespace import own_namespace
-from tests.owned_table import owned_table
+from tests.owned_table import DORMANT, PERSIST, owned_table
 
 __all__ = ["site"]
 
@@ -124,6 +127,59 @@ def test_a_table_that_was_put_to_sleep_is_woken_and_every_connection_looked_at_a
             assert listed() == stage.desired.ruleset()
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize("flags", [PERSIST, PERSIST | DORMANT], ids=["awake", "asleep"])
+@pytest.mark.parametrize("start", [False, True], ids=["while an agent runs", "before it starts"])
+def test_a_table_that_outlives_its_owner_is_made_anew(site: Site, flags: int, *, start: bool) -> None:
+    """The kernel takes a flag `persist` from no table: one in the place of ours would hold nothing for good."""
+
+    def taken() -> None:
+        with owned_table("nfagent", replaces=not start, flags=flags):
+            pass
+
+    if start:
+        taken()
+        for view in ("kernel", "diff"):
+            assert site.nfagent("dump", view, *site.from_files).returncode in {1, 2}
+    with site.agent(), node_port() as arrived:
+        if not start:
+            taken()
+            wait_until(lambda: not table_flags(), 30)
+        site.await_sync()
+        assert site.said("dump", "diff").startswith("equal")
+        assert table_flags() == 0
+        site.drop_a_packet()
+        assert not arrived()
+
+
+def test_a_table_that_was_put_to_sleep_stops_packets_again_at_once(site: Site) -> None:
+    with site.agent(), node_port() as arrived:
+        nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+        assert site.await_drift()["drift_by"].startswith("nft ")
+        assert table_flags() == 0
+        site.drop_a_packet()
+        assert not arrived()
+        nft("delete", "table", "inet", "nfagent")
+        site.await_sync()
+    nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
+    with node_port() as arrived:
+        site.drop_a_packet()
+        assert arrived(), "nothing stops this packet but the rules"
+
+
+@contextmanager
+def node_port() -> Iterator[Callable[[], bool]]:
+    """Listen where the Pod's packets go to; give what tells whether any has come."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("10.0.0.254", 9))
+        # A packet on a veth has arrived, or was dropped, by the time that its sender has ended.
+        opened.setblocking(False)  # noqa: FBT003 - the method's only parameter
+
+        def arrived() -> bool:
+            return bool(select.select([opened], [], [], 0)[0])
+
+        yield arrived
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import ABSENT, Fragment, PacketPortIn, Ruleset, ServerPortIn
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.text import table_text
-from nfagent.ruleset.transaction import Transaction, diff, transaction_text
+from nfagent.ruleset.transaction import AddRule, Transaction, diff, transaction_text
 from tests.properties.strategies import desired, worlds
 from tests.scene import DECODERS, Document, Scene, labelled, pod, policy, port, tier_policy
 
@@ -198,6 +198,20 @@ BLOCKS = next(name for name, item in SCENE.sets.items() if item.comment == "203.
 
 UNUSED_PEERS = f"flush chain inet nfagent {CHAIN}\nflush chain inet nfagent stray/{CHAIN}\n"
 
+
+def with_option(kind: str, name: str, option: str) -> str:
+    """Make a set or map of ours anew, with all that is in it and all rules that name it, and an option besides."""
+    table = Ruleset(SCENE.sets, SCENE.maps, SCENE.chains, SCENE.counters)
+    users = [chain for chain, found in SCENE.chains.items() if any(repr(name) in repr(rule) for rule in found.rules)]
+    made = [command.text() for command in diff(ABSENT, table) if name in command.text().split()]
+    made = [text.replace("size 65536;", "") if "size 2" in option else text for text in made]
+    made[0] = made[0].replace("type ", f"{option}; type ", 1)
+    rules = [AddRule(chain, rule).text() for chain in users for rule in SCENE.chains[chain].rules]
+    flushed = [f"flush chain inet nfagent {chain}" for chain in users]
+    going = [f"flush {kind} inet nfagent {name}", f"delete {kind} inet nfagent {name}"]
+    return "".join(f"{line}\n" for line in (*flushed, *going, *made, *rules))
+
+
 DAMAGE = {
     "a foreign rule before ours": "insert rule inet nfagent forward-ingress accept",
     "a foreign rule behind ours": "add rule inet nfagent forward-ingress counter drop",
@@ -236,6 +250,32 @@ DAMAGE = {
     "a set of ours of the other family": f"{UNUSED_PEERS}delete set inet nfagent {PEERS}\n"
     f"add set inet nfagent {PEERS} {{ type ipv6_addr; }}\n"
     f"add rule inet nfagent {CHAIN} ct original ip6 saddr @{PEERS} accept",
+    **{
+        f"a set of ours {words}": with_option("set", PEERS, option)
+        for words, option in {
+            "that is full": "size 1",
+            "that is kept in another structure": "policy memory",
+            "that lets one packet a day match": "limit rate 1/day",
+            "that counts": "counter",
+            "that is constant": "flags constant",
+        }.items()
+    },
+    "an element of ours with a comment": f"delete element inet nfagent {PEERS} {{ 10.64.0.11 }}\n"
+    f'add element inet nfagent {PEERS} {{ 10.64.0.11 comment "mine" }}',
+    "an element that means every address": f"add element inet nfagent {PEERS} {{ * }}",
+    "a map of ours that lets pass": "flush map inet nfagent ingress4\n"
+    "add element inet nfagent ingress4 { 10.64.0.10 : accept }",
+    "a map of ours that lets every other address pass": "add element inet nfagent ingress4 { * : accept }",
+    **{
+        f"a map of ours {words}": with_option("map", "egress4", option)
+        for words, option in {
+            "that is full": "size 2",
+            "that is kept in another structure": "policy memory",
+            "whose elements end": "flags timeout; timeout 1d",
+            "with a comment": 'comment "mine"',
+        }.items()
+    },
+    "a set of ended connections with room for two": with_option("set", "revoked6", "size 2"),
     "a set of ours in a map's place": f"{UNUSED_PEERS}delete set inet nfagent {PEERS}\n"
     f"add map inet nfagent {PEERS} {{ type ipv4_addr : verdict; }}",
     "a map of ours that jumps": "flush map inet nfagent ingress4\n"
@@ -246,6 +286,21 @@ DAMAGE = {
     "a base chain of ours that is none any more": "flush chain inet nfagent output-revoked\n"
     "delete chain inet nfagent output-revoked\nadd chain inet nfagent output-revoked\n"
     "insert rule inet nfagent stray-egress jump output-revoked",
+    "a rule that leaves a connection untracked": "insert rule inet nfagent forward-egress notrack",
+    "a rule that returns before ours": "insert rule inet nfagent forward-egress return",
+    "a rule with a chain of its own": "insert rule inet nfagent forward-egress jump { accept; }",
+    "a rule that adds to a set of ours": f"insert rule inet nfagent forward-egress add @{PEERS} {{ ip saddr }}",
+    "a rule that gives a ct timeout": "add ct timeout inet nfagent mine "
+    "{ protocol tcp; policy = { established : 100 }; }\n"
+    'insert rule inet nfagent forward-egress ct timeout set "mine"',
+    "our rules in another order": "flush chain inet nfagent forward-egress\n"
+    + "".join(AddRule("forward-egress", rule).text() + "\n" for rule in reversed(SCENE.chains["forward-egress"].rules)),
+    "a foreign base chain of an interface": "add chain inet nfagent mine "
+    "{ type filter hook ingress device lo priority 0; policy drop; }",
+    "a base chain of ours with another name": "rename chain inet nfagent forward-egress mine",
+    "a base chain of ours at another priority": "flush chain inet nfagent output-revoked\n"
+    "delete chain inet nfagent output-revoked\n"
+    "add chain inet nfagent output-revoked { type filter hook output priority 5; policy accept; }",
     "our table put to sleep": "add table inet nfagent { flags dormant; }",
     "an altered rule": f"flush chain inet nfagent {CHAIN}\n"
     f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",

@@ -41,6 +41,7 @@ class SlowKernel:
         self.faults = 0
         self.fault: Exception = KernelError("netlink: Device or resource busy")
         self.reads = 0
+        self.worded = 0
         self.reading: Callable[[], None] = lambda: None
         self.tried: list[Transaction] = []
 
@@ -64,6 +65,7 @@ class SlowKernel:
             raise KernelError(str(refusal)) from None
 
     async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+        self.worded += 1
         return ()
 
     def _fail(self) -> None:
@@ -355,6 +357,30 @@ async def test_a_change_by_others_that_changed_nothing_is_no_drift() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.others_write(holding("10.0.0.1"), by="nft (process 4711)")
         assert (stage.kernel.reads, stage.reconciler.status.drifts, stage.reconciler.status.drift_by) == (2, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("there", "again", "looked"),
+    [(holding("10.0.0.9"), False, 1), (ABSENT, False, 0), (holding("10.0.0.9"), True, 0)],
+    ids=["another element", "no table at all", "changed once more meanwhile"],
+)
+def test_nobody_waits_for_a_look_at_nft_s_wording_where_it_can_t_be_that(
+    there: Ruleset, looked: int, *, again: bool
+) -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+
+            def changed_again() -> None:
+                stage.kernel.reading = lambda: None
+                if again:
+                    stage.reconciler.changed("nft (process 4711)")
+
+            stage.kernel.reading = changed_again
+            await stage.others_write(there)
+            assert (stage.there, stage.kernel.worded) == (holding("10.0.0.1"), looked)
+            assert stage.reconciler.status.drifts == 1
+
+    asyncio.run(body())
 
 
 @scenario

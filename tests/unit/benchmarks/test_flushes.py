@@ -1,0 +1,29 @@
+"""What is made of a flow's figures, and which rules the larger cluster has."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.flushes import LARGE, Flushed, more
+from nfagent.ruleset.desired import Desired
+from tests.scene import DECODERS
+
+
+@pytest.mark.parametrize(
+    ("found", "share", "each"),
+    [(Flushed(1000, 0, 0), 0.0, 0.0), (Flushed(1000, 20, 5), 2.0, 4.0), (Flushed(1000, 1000, 1), 100.0, 1000.0)],
+    ids=["nothing passed", "some passed at each flush", "all passed"],
+)
+def test_what_passed_is_told_of_the_whole_and_of_each_flush(found: Flushed, share: float, each: float) -> None:
+    assert (found.share, found.each) == (share, each)
+
+
+def test_each_policy_of_the_larger_cluster_names_pods_of_its_own() -> None:
+    policies, pods = LARGE
+    desired = Desired("n1")
+    for document in more(*LARGE):
+        item = DECODERS[document["kind"]](document)
+        assert item is not None
+        desired.put(item)
+    assert len(desired.index.policies) == policies
+    assert len(desired.cluster.pods) == pods
