@@ -21,6 +21,7 @@ from nfagent.edge.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.edge.claim import holder, holder_name, remedy
 from nfagent.edge.conntrack import Connections
 from nfagent.edge.kernel import Nftables, owner_of_table
+from nfagent.edge.logfile import find_obstacle
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import ClusterError, KernelError, MachineError, NfagentError, SettingError
 from nfagent.ruleset.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
@@ -93,7 +94,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _bridges()
     yield from _forwarding()
     yield _other_agent(settings)
-    yield _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
+    yield _log_folder(settings)
     yield _folder("state folder", Path(settings.state_dir), "state_dir", "warn")
     yield _folder("runtime folder", Path(settings.runtime_dir), "runtime_dir", "FAIL")
 
@@ -262,6 +263,14 @@ def _folder(name: str, folder: Path, setting: str, failure: Result) -> Check:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return Check(name, "ok", str(folder) + ("" if there == folder else " (made when needed)"))
     return Check(name, failure, f"{there} can't be written to", f"run as root, or set another {setting}")
+
+
+def _log_folder(settings: Settings) -> Check:
+    problem = find_obstacle(settings.verdict_log)
+    if problem:
+        found = f"{problem}: there will be no verdict log"
+        return Check("log folder", "warn", found, "make room for it, or set another log_dir")
+    return _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
 
 
 def _sysctl(name: str) -> str | None:
