@@ -69,7 +69,7 @@ class Serving:
         self._runner = runner
         self._protocol = protocol
         self._limits = limits
-        self._listener: Listener | None = None
+        self._listeners: list[Listener] = []  # the last accepts, those before have connections that go on
         self._named = (0, 0)
 
     def open(self) -> None:
@@ -86,7 +86,7 @@ class Serving:
             raise
         finally:
             os.umask(before)
-        self._listener = Listener(opened, self._protocol, self._limits)
+        self._listeners.append(Listener(opened, self._protocol, self._limits))
 
     async def renew(self) -> bool:
         """Make the folder and the socket again where they were removed; tell whether they were.
@@ -98,22 +98,22 @@ class Serving:
             return False
         if _listens(self._path):
             raise MachineError(f"{self._path} is another process's socket; give each agent its own runtime_dir")
-        before = self._listener
         self.open()
-        if before is not None:
+        for before in self._listeners[:-1]:
             await before.close()
+        self._listeners = [*(left for left in self._listeners[:-1] if left.connected), self._listeners[-1]]
         return True
 
     async def cleanup(self) -> None:
         """Give the answers that are being given, for a moment, and end."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
+        for listener in self._listeners:
             await listener.close()
         await self._runner.cleanup()
-        if listener is not None:
+        for listener in self._listeners:
             listener.abort()
-            if _named(self._path) == self._named:
-                _remove(self._path)
+        if self._listeners and _named(self._path) == self._named:
+            _remove(self._path)
+        self._listeners = []
 
 
 async def serve(path: Path, answers: Answers, turns: Turns | None = None, limits: Limits | None = None) -> Serving:

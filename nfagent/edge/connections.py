@@ -134,6 +134,11 @@ class Listener:
         self._said = -_SAY_SECONDS
         self._accepting = asyncio.create_task(self._accept())
 
+    @property
+    def connected(self) -> bool:
+        """Tell whether there are connections."""
+        return bool(self._connections)
+
     async def close(self) -> None:
         """Accept no more; connections go on."""
         self._accepting.cancel()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nfagent.edge.stderr_log import StderrLog
+from nfagent.edge.stderr_log import StderrLog, lost_lines
 from tests.labs import wait_until
 
 PAGE = 4096
@@ -64,6 +64,17 @@ def test_a_reader_that_stops_holds_nobody_up_and_learns_what_it_lost() -> None:
         *whole, said, last = found.decode().splitlines()
         assert whole == [f"{number:031}" for number in range(1000 - lost)]
         assert (said, last) == (f"nobody read this log for a while; lines lost: {lost}", "again")
+
+
+def test_what_this_process_lost_is_counted() -> None:
+    with pipe() as (_, writer):
+        log = StderrLog(writer, queue_bytes=PAGE)
+        logging.getLogger().addHandler(log)
+        try:
+            log.emit(record("x" * 2 * PAGE))
+            assert lost_lines() == 1
+        finally:
+            logging.getLogger().removeHandler(log)
 
 
 def test_a_flush_waits_no_longer_than_it_may() -> None:
