@@ -30,6 +30,7 @@ from nfagent.edge.claim import claim_table
 from nfagent.edge.clock import SystemClock
 from nfagent.edge.conntrack import Connections, room_for_ways
 from nfagent.edge.drift import DriftWatch
+from nfagent.edge.ending import end_within
 from nfagent.edge.folder import FolderSource
 from nfagent.edge.following import ClusterSource
 from nfagent.edge.frames import FrameWatch
@@ -43,7 +44,9 @@ from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.nflog_reading import NflogReading
 from nfagent.edge.readiness import Readiness
+from nfagent.edge.stderr_log import lost_lines
 from nfagent.edge.turns import Turns
+from nfagent.edge.upkeep import Upkeep
 from nfagent.errors import KernelError, MachineError, Problem
 from nfagent.intake import Intake
 from nfagent.notices.findings import NodeFaults
@@ -171,7 +174,7 @@ class Agent:
         # Before everything runs, a signal would end the process at once, and leave a credential plugin behind.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         spare_collections()
         patience = asyncio.create_task(self._readiness.await_start(self._gathered))
@@ -187,13 +190,17 @@ class Agent:
                 self._kernel.as_written,
             )
             answers = Introspection(self._desired, Listings(), turns, reports)
-            runner = await api.serve(self._settings.socket_path, answers, turns)
+            serving = await api.serve(self._settings.socket_path, answers, turns)
+            upkeep = Upkeep(serving, claim, self._clock, self._readiness, self._file_problems)
+            keeping = asyncio.create_task(upkeep.run())
+            self._verdict_log.start()
             try:
                 if await self._started():
                     await self._work()
             finally:
                 systemd.notify("STOPPING=1")
-                await runner.cleanup()
+                keeping.cancel()
+                await serving.cleanup()
                 self._nflog.close()
                 self._verdict_log.close()
         finally:
@@ -205,6 +212,11 @@ class Agent:
             self._drift.close()
             claim.close()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
+
+    def _end(self) -> None:
+        if not self._stop.is_set():
+            end_within()
+        self._stop.set()
 
     async def _started(self) -> bool:
         """Start the source, which may take a minute; False where the agent is stopped before."""
@@ -260,6 +272,12 @@ class Agent:
     async def _speak(self, voice: Voice) -> None:
         await self._gathered.wait()
         await voice.run()
+
+    def _file_problems(self) -> list[str]:
+        """Say what is wrong with the files that the agent writes."""
+        self._verdict_log.say()
+        kept = self._last_good.problem
+        return [self._reading.problem or self._verdict_log.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
         unjudged, mending = self._bridges.unjudged
@@ -383,6 +401,7 @@ class Agent:
             **self._source.status(),
             "last_good": self._last_good.status(),
             **({"notices": self._voice.status()} if self._voice is not None else {}),
+            "own_log": {"lost_lines": lost_lines()},
             "verdict_log": {
                 "path": str(self._settings.verdict_log),
                 **self._verdict_log.status(),

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,6 +23,7 @@ from nfagent.edge.claim import holder, holder_name, remedy
 from nfagent.edge.conntrack import Connections
 from nfagent.edge.frames import PASSING
 from nfagent.edge.kernel import Nftables, owner_of_table
+from nfagent.edge.logfile import find_obstacle
 from nfagent.edge.nflog import NflogSource
 from nfagent.errors import ClusterError, KernelError, MachineError, NfagentError, SettingError
 from nfagent.ruleset.frames import BRIDGE_TABLE, TABLE_TEXT
@@ -31,6 +33,7 @@ Result: TypeAlias = Literal["ok", "warn", "FAIL"]
 
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
+_DISK_SECONDS = 5.0
 _CLAUSE = re.compile(r"; |\. (?=[A-Z])")
 _NO_RAW_FRAMES = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"
 _NOBODY = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has it as an end
@@ -97,9 +100,10 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from _frames(settings, root=root)
     yield from _forwarding()
     yield _other_agent(settings)
-    yield _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
-    yield _folder("state folder", Path(settings.state_dir), "state_dir", "warn")
-    yield _folder("runtime folder", Path(settings.runtime_dir), "runtime_dir", "FAIL")
+    yield _in_time("log folder", settings.log_dir, lambda: _log_folder(settings))
+    state, runtime = Path(settings.state_dir), Path(settings.runtime_dir)
+    yield _in_time("state folder", settings.state_dir, lambda: _folder("state folder", state, "state_dir", "warn"))
+    yield _folder("runtime folder", runtime, "runtime_dir", "FAIL")
 
 
 def _objects(settings: Settings, *, cluster: bool) -> Check:
@@ -307,6 +311,31 @@ def _folder(name: str, folder: Path, setting: str, failure: Result) -> Check:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return Check(name, "ok", str(folder) + ("" if there == folder else " (made when needed)"))
     return Check(name, failure, f"{there} can't be written to", f"run as root, or set another {setting}")
+
+
+def _in_time(name: str, folder: str, look: Callable[[], Check]) -> Check:
+    """Look at a folder whose disk may not answer, in a thread that nobody waits for then."""
+    found: list[Check] = []
+    mend = f"findmnt -T {folder}"
+
+    def looking() -> None:
+        try:
+            found.append(look())
+        except OSError as error:  # a disk whose server has gone
+            found.append(Check(name, "warn", str(error), mend))
+
+    thread = threading.Thread(target=looking, daemon=True)
+    thread.start()
+    thread.join(_DISK_SECONDS)
+    return found[0] if found else Check(name, "warn", f"{folder}: its disk doesn't answer", mend)
+
+
+def _log_folder(settings: Settings) -> Check:
+    problem = find_obstacle(settings.verdict_log)
+    if problem:
+        found = f"{problem}: there will be no verdict log"
+        return Check("log folder", "warn", found, "make room for it, or set another log_dir")
+    return _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
 
 
 def _sysctl(name: str) -> str | None:

@@ -71,7 +71,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
     """
     import time
 
-    from nfagent.cli.tail import Tail
+    from nfagent.cli.tail import NoFileError, Tail
     from nfagent.errors import MachineError, UsageError
     from nfagent.verdicts.records import timestamp
 
@@ -95,7 +95,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
                 "and --file PATH reads another file"
             )
         shown = _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
-    except (PermissionError, IsADirectoryError) as error:
+    except (PermissionError, IsADirectoryError, NoFileError) as error:
         raise MachineError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
     context.exit(0 if shown else 2)
 

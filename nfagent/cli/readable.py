@@ -102,6 +102,9 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     found.append(("live connections", _revoke_fact(agent["revoke"])))
     if "last_good" in agent:
         found.append(("last good objects", _last_good_fact(agent["last_good"])))
+    own = agent.get("own_log", {}).get("lost_lines", 0)
+    if own:
+        found.append(("agent's log", f"{paint('warn')}, {counted(own, 'line')} lost: nobody read it"))
     return [*found, ("verdict log", "; ".join(_log_facts(log)))]
 
 

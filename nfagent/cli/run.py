@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from nfagent.cli.options import (
     settings_of,
 )
 from nfagent.cluster.printable import printable
+
+if TYPE_CHECKING:
+    from nfagent.edge.stderr_log import StderrLog
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
@@ -48,7 +52,7 @@ def run(
     if manifests and kubeconfig:
         raise UsageError("objects come from one place: give --manifests or --kubeconfig, not both")
     settings = settings_of(config, manifests, node, kubeconfig, allow_unknown_node=allow_unknown_node)
-    _log_to_stderr(settings.log_level)
+    own_log = _log_to_stderr(settings.log_level)
     raise_limit()
     try:
         asyncio.run(Agent(settings).run())
@@ -56,6 +60,11 @@ def run(
         raise KernelError(f"{error}; `nfagent check` says what is missing here") from None
     except BaseExceptionGroup as group:
         raise _plain(group) from group
+    finally:
+        own_log.flush()
+        if own_log.waiting:
+            # Whatever is still printed would wait for a reader who doesn't read.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _plain(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -74,11 +83,14 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+def _log_to_stderr(level: str) -> StderrLog:
+    from nfagent.edge.stderr_log import StderrLog
+
+    handler = StderrLog()
     handler.setFormatter(_JournalLines() if _is_journal() else _PlainLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("nfagent").setLevel(level.upper())
+    return handler
 
 
 def _is_journal() -> bool:

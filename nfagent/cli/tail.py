@@ -6,8 +6,10 @@ between two opens shows a file a second time, which is seen, instead of hiding o
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +20,10 @@ _POLL_SECONDS = 0.2
 _BATCH = 1000
 
 _Inode = tuple[int, int]
+
+
+class NoFileError(OSError):
+    """What stands in the log's place is no file that could be read to its end."""
 
 
 class Tail:
@@ -83,7 +89,7 @@ class Tail:
         found: list[BinaryIO] = []
         for path in self._names():
             try:
-                file = path.open("rb")
+                file = _opened(path)
             except FileNotFoundError:
                 continue
             inode = _inode(file)
@@ -124,6 +130,15 @@ class Tail:
         except FileNotFoundError:
             return False
         return self._file is None or (named.st_dev, named.st_ino) != _inode(self._file)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file; a FIFO that nobody writes to, and a device, hold nobody up. Raises OSError."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NoFileError(errno.EINVAL, "it is no regular file", str(path))
+    return file
 
 
 def _inode(file: BinaryIO) -> _Inode:

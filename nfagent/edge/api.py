@@ -8,14 +8,15 @@
                                                     is a line of JSON for each part
 
 A long answer is written as it is made, in chunks, and its length isn't known before.
-200 is an answer, 400 a question that can't be understood, 503 a kernel that doesn't answer; the latter two
-carry {"error": "…"}.
+200 is an answer, 400 a question that can't be understood, 503 a kernel that doesn't answer, or too many questions at
+once; the latter two carry {"error": "…"}. Connections have limits and deadlines (connections, bodies).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +26,12 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from nfagent.edge.asking import MOST_BYTES, read_question, too_long
+from nfagent.edge.asking import read_question
+from nfagent.edge.bodies import Bodies
+from nfagent.edge.connections import Limits, Listener, connection_of
 from nfagent.edge.given import Given, read_given
+from nfagent.edge.http_log import log
+from nfagent.edge.socket_folder import make_folder
 from nfagent.edge.trials import Part, Work, in_turns
 from nfagent.edge.turns import Turns
 from nfagent.errors import KernelError, MachineError, UsageError
@@ -55,13 +60,71 @@ class Answers(Protocol):
         ...
 
 
-async def serve(path: Path, answers: Answers, turns: Turns | None = None) -> web.AppRunner:
-    """Answer at a socket path until the runner is cleaned up. Raises MachineError.
+class Serving:
+    """Answers at a socket's path."""
+
+    def __init__(self, path: Path, runner: web.AppRunner, protocol: web.Server, limits: Limits) -> None:
+        """Join a runner that is set up, and its protocols, with a path; `open` begins."""
+        self._path = path
+        self._runner = runner
+        self._protocol = protocol
+        self._limits = limits
+        self._listeners: list[Listener] = []  # the last accepts, those before have connections that go on
+        self._named = (0, 0)
+
+    def open(self) -> None:
+        """Listen at the path. Raises OSError, MachineError."""
+        make_folder(self._path.parent)
+        _remove(self._path)
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        before = os.umask(0o177)
+        try:
+            opened.bind(str(self._path))
+            self._named = _named(self._path)
+        except BaseException:
+            opened.close()
+            raise
+        finally:
+            os.umask(before)
+        self._listeners.append(Listener(opened, self._protocol, self._limits))
+
+    async def renew(self) -> bool:
+        """Make the folder and the socket again where they were removed; tell whether they were.
+
+        Raises OSError, and MachineError where something else is in their place.
+        """
+        if _named(self._path) == self._named:
+            make_folder(self._path.parent)
+            return False
+        if _listens(self._path):
+            raise MachineError(f"{self._path} is another process's socket; give each agent its own runtime_dir")
+        self.open()
+        for before in self._listeners[:-1]:
+            await before.close()
+        self._listeners = [*(left for left in self._listeners[:-1] if left.connected), self._listeners[-1]]
+        return True
+
+    async def cleanup(self) -> None:
+        """Give the answers that are being given, for a moment, and end."""
+        for listener in self._listeners:
+            await listener.close()
+        await self._runner.cleanup()
+        for listener in self._listeners:
+            listener.abort()
+        if self._listeners and _named(self._path) == self._named:
+            _remove(self._path)
+        self._listeners = []
+
+
+async def serve(path: Path, answers: Answers, turns: Turns | None = None, limits: Limits | None = None) -> Serving:
+    """Answer at a socket path until it is cleaned up. Raises MachineError.
 
     turns: those that long answers take, where others take them too
     """
-    application = web.Application(middlewares=[_errors], client_max_size=MOST_BYTES)
+    application = web.Application(middlewares=[_errors])
     turns = turns or Turns()
+    bodies = Bodies()
+    limits = limits or Limits()
 
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
@@ -73,32 +136,62 @@ async def serve(path: Path, answers: Answers, turns: Turns | None = None) -> web
         return await _told(request, turns.taken(encoded(explanation_parts(found))))
 
     async def attempt(request: web.Request) -> web.StreamResponse:
-        asked, seen = read_question(await request.read())
-        given = await asyncio.to_thread(read_given, asked.files)
-        trial = answers.begin_trial(given, delete=asked.delete)
-        lines = (b"" if part is None else _line(part) for part in in_turns(Work(trial, given, asked, seen)))
-        return await _told(request, turns.taken(lines), "application/x-ndjson")
+        async with bodies.read(request) as body:
+            _read_whole(request)
+            asked, seen = read_question(body)
+            given = await asyncio.to_thread(read_given, asked.files)
+            trial = answers.begin_trial(given, delete=asked.delete)
+            lines = (b"" if part is None else _line(part) for part in in_turns(Work(trial, given, asked, seen)))
+            return await _told(request, turns.taken(lines), "application/x-ndjson")
 
-    async def forget_socket(_application: web.Application) -> None:
-        _remove(path)
-
-    application.on_cleanup.append(forget_socket)
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)
     application.router.add_post("/v1/try", attempt)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_STOP_SECONDS)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        logger=log,
+        shutdown_timeout=_STOP_SECONDS,
+        keepalive_timeout=limits.request_seconds,
+        lingering_time=limits.request_seconds,
+        auto_decompress=False,
+    )
     await runner.setup()
+    if runner.server is None:
+        raise MachineError(f"{path} can't be listened at: aiohttp has no server")
+    serving = Serving(path, runner, runner.server, limits)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        finally:
-            os.umask(before)
-    except OSError as error:
-        await runner.cleanup()
+        serving.open()
+    except (OSError, MachineError) as error:
+        await serving.cleanup()
         raise MachineError(f"{path} can't be listened at: {error}; set another runtime_dir") from None
-    return runner
+    return serving
+
+
+def _named(path: Path) -> tuple[int, int]:
+    """Give device and inode of what a path names; zeros where it names nothing."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as opened:
+        try:
+            opened.connect(str(path))
+        except BlockingIOError:
+            return True  # so many wait there that there is no room
+        except OSError:
+            return False
+    return True
+
+
+def _read_whole(request: web.BaseRequest) -> None:
+    connection = connection_of(request)
+    if connection is not None:
+        connection.answer()
 
 
 def _remove(path: Path) -> None:
@@ -109,14 +202,18 @@ def _remove(path: Path) -> None:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    connection = connection_of(request)
+    if not request.body_exists:
+        _read_whole(request)
     try:
         return await handler(request)
     except UsageError as error:
         return _json({"error": str(error)}, status=400)
-    except web.HTTPRequestEntityTooLarge:
-        return _json({"error": str(too_long())}, status=400)
     except (KernelError, MachineError) as error:
         return _json({"error": str(error)}, status=503)
+    finally:
+        if connection is not None:
+            connection.await_request()
 
 
 async def _told(

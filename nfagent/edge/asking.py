@@ -5,7 +5,7 @@ The agent reads the lines one by one, when it comes to them: it holds the event 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
@@ -21,6 +21,7 @@ MOST_BYTES = 32 * 1024 * 1024
 """Of a whole question."""
 
 _BATCH = 500
+_MOST_LINES = 100_000
 _Line: TypeAlias = tuple[str, str, str, int | None, bool, int, str, str]
 _encoder = msgspec.json.Encoder()
 _asked = msgspec.json.Decoder(Asked)
@@ -40,8 +41,10 @@ def question(asked: Asked, seen: Iterable[Seen]) -> bytes:
     return body
 
 
-def read_question(body: bytes) -> tuple[Asked, Iterable[Seen]]:
+def read_question(body: bytes | bytearray) -> tuple[Asked, Iterable[Seen]]:
     """Read what `question` wrote; the flows when they are gone through. Both raise UsageError."""
+    if body.count(b"\n") > _MOST_LINES:
+        raise too_long()
     first, *lines = body.split(b"\n")
     return _decoded(first, _asked), _Sent(lines)
 
@@ -54,7 +57,7 @@ def too_long() -> UsageError:
 class _Sent:
     """The flows of a question, which stay bytes until they are looked at."""
 
-    def __init__(self, lines: list[bytes]) -> None:
+    def __init__(self, lines: Sequence[bytes | bytearray]) -> None:
         self._lines = lines
 
     def __iter__(self) -> Iterator[Seen]:
@@ -77,7 +80,7 @@ def _address(text: str) -> str:
         raise UsageError(f"that is no trial: {text!r} {error}") from None
 
 
-def _decoded(line: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
+def _decoded(line: bytes | bytearray, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
         return decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

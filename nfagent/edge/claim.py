@@ -54,6 +54,32 @@ class Claim:
         self._name = _lock_name()
         self.address: socket.socket | None = None
 
+    def renew(self) -> bool:
+        """Lock the name again where its file, or the folder, was removed; tell whether that was so.
+
+        Raises OSError, and MachineError where another agent was faster.
+        """
+        if self._held is None or self._is_there(self._held[0]):
+            return False
+        folder = _open_folder()
+        try:
+            lock = _locked(folder)
+        except BaseException:
+            os.close(folder)
+            raise
+        before, self._held = self._held, (lock, folder)
+        for opened in before:
+            os.close(opened)
+        return True
+
+    def _is_there(self, lock: int) -> bool:
+        try:
+            named = (LOCK_FOLDER / self._name).lstat()
+        except OSError:
+            return False
+        ours = os.fstat(lock)
+        return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
+
     def close(self) -> None:
         """Give the table up. Closing twice is harmless."""
         held, self._held = self._held, None
@@ -126,7 +152,12 @@ def _open_folder() -> int:
     """Open the folder, which root alone may write to."""
     with suppress(FileExistsError):
         LOCK_FOLDER.mkdir(mode=0o700)
-    opened = os.open(LOCK_FOLDER, _FOLDER_FLAGS)
+    try:
+        opened = os.open(LOCK_FOLDER, _FOLDER_FLAGS)
+    except NotADirectoryError:
+        raise MachineError(
+            f"{_TABLE} can't be claimed: {LOCK_FOLDER} is no folder; look at what it is, then: rm {LOCK_FOLDER}"
+        ) from None
     found = os.fstat(opened)
     if found.st_uid not in {0, os.geteuid()}:
         os.close(opened)

@@ -193,6 +193,11 @@ class LastGood:
             unwritten = counted(len(self._pending), "change")
             log.warning("last good objects: the disk doesn't answer; not written: %s", unwritten)
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can be read or written now; '' where all is well."""
+        return self._status.problem
+
     def status(self) -> dict[str, Any]:
         """Return how it stands."""
         self._status.objects, self._status.pending = len(self._held), len(self._pending) + self._writing

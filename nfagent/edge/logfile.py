@@ -6,13 +6,26 @@ names. Nothing that the disk does is raised into the caller, who has packets to 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _MODE = 0o640
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a FIFO in its place holds nobody up
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_SEEN = frozenset(
+    {errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.EEXIST}
+)
+"""What `look` would see too: where it no longer does, a write that failed so says nothing about the next."""
 
 
 class RotatingFile:
@@ -23,7 +36,6 @@ class RotatingFile:
 
     errors:     batches that could not be written whole
     lost:       lines of these that are not in the file, by what the operating system said
-    problem:    why the last batch could not be written whole, '' where it was
     last_error: what the operating system said last, '' if nothing
     """
 
@@ -31,12 +43,18 @@ class RotatingFile:
         """Keep the settings; nothing is opened yet."""
         self.errors = 0
         self.lost: Counter[str] = Counter()
-        self.problem = ""
         self.last_error = ""
+        self._refusal: OSError | None = None  # why the last batch could not be written whole
+        self._seen = ""  # what the last look found
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
         self._descriptor: int | None = None
+
+    @property
+    def problem(self) -> str:
+        """Say why the last batch could not be written whole, or the next can't be; '' where all is well."""
+        return self._seen or ("" if self._refusal is None else str(self._refusal))
 
     @property
     def lost_lines(self) -> int:
@@ -63,11 +81,25 @@ class RotatingFile:
                     written += ended
         except OSError as error:
             self.errors += 1
-            self.lost[os.strerror(error.errno or 0)] += len(lines) - written
-            self.last_error = self.problem = str(error)
+            self.lost[error.strerror or str(error)] += len(lines) - written
+            self.last_error = str(error)
+            self._refusal = error
             self.close()
+            self.look()  # which has clearer words for most of what is in the way
         else:
-            self.problem = ""
+            self._refusal = None
+            if self._seen:
+                self.look()
+
+    def look(self) -> None:
+        """Look whether the path and its disk would take a line, and write none; blocks as long as the disk does.
+
+        A disk that is full, read-only or gone is so a `problem` before it costs a line, and no longer one as soon as
+        it is back.
+        """
+        self._seen = find_obstacle(self._path)
+        if not self._seen and self._refusal is not None and self._refusal.errno in _SEEN:
+            self._refusal = None
 
     def reopen(self) -> None:
         """Let go of the file, so that the next batch opens what the path names by then."""
@@ -106,12 +138,61 @@ class RotatingFile:
                 continue
 
 
+def find_obstacle(path: Path) -> str:
+    """Say why lines can't be written to a path, '' where nothing stands in their way; makes and changes nothing."""
+    try:
+        there = _nearest(path)
+        if there == path:
+            _check_kind(path, there.stat())
+        code = _disk_refusal(there, is_new=there != path)
+    except OSError as error:
+        return str(error)
+    return str(OSError(code, os.strerror(code), str(there))) if code else ""
+
+
+def _disk_refusal(there: Path, *, is_new: bool) -> int:
+    """Give the error number of what is in the way of a line, or of a new file in a folder; 0 where nothing is."""
+    if is_new and not there.is_dir():
+        return errno.ENOTDIR
+    disk = os.statvfs(there)
+    if disk.f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    # Disks that don't count blocks, or inodes, have none in all.
+    if (disk.f_blocks and not disk.f_bfree) or (is_new and disk.f_files and not disk.f_ffree):
+        return errno.ENOSPC
+    return 0 if os.access(there, os.W_OK) else errno.EACCES
+
+
+def _nearest(path: Path) -> Path:
+    """Give the path, or the nearest folder above it that exists: what is missing is made when it is needed."""
+    for there in (path, *path.absolute().parents):
+        if os.path.lexists(there):
+            return there
+    return path
+
+
+def _check_kind(path: Path, found: os.stat_result) -> None:
+    """Raise OSError for what is no regular file: a FIFO or a device takes lines, and keeps none."""
+    if stat.S_ISREG(found.st_mode):
+        return
+    kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "no file")
+    code = errno.EISDIR if kind == "a folder" else errno.EEXIST
+    raise OSError(code, f"there is {kind} in place of the log", str(path))
+
+
 def _open(path: Path) -> int:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
     except FileExistsError:
-        return os.open(path, _FLAGS)
+        _check_kind(path, path.stat())  # first: some devices do something when they are opened
+        descriptor = os.open(path, _FLAGS)
+        try:
+            _check_kind(path, os.fstat(descriptor))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
     os.fchmod(descriptor, _MODE)  # whatever the umask; the mode of a file that was there is its owner's choice
     return descriptor
 

@@ -45,6 +45,7 @@ class Readiness:
         self._reading = False
         self._unread = ""
         self._status = ""
+        self._beside = ""
         self._settled = asyncio.Event()
 
     async def await_start(self, gathered: asyncio.Event) -> None:
@@ -90,10 +91,20 @@ class Readiness:
         self._settled.set()
         self._say("; ".join(filter(None, (status, self._unread))))
 
+    def beside(self, problem: str) -> None:
+        """Take in what is wrong beside enforcement, such as with the verdict log; '' where nothing is."""
+        if problem != self._beside:
+            self._beside = problem
+            if self._ready:
+                systemd.notify(f"STATUS={self._whole_status()}")
+
     def _say(self, status: str) -> None:
+        told, self._status = self._status, status
         if not self._ready:
             self._ready = True
-            systemd.notify(f"READY=1\nSTATUS={printable(status)}")
-        elif status != self._status:
-            systemd.notify(f"STATUS={printable(status)}")
-        self._status = status
+            systemd.notify(f"READY=1\nSTATUS={self._whole_status()}")
+        elif status != told:
+            systemd.notify(f"STATUS={self._whole_status()}")
+
+    def _whole_status(self) -> str:
+        return printable("; ".join(filter(None, (self._status, self._beside))))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ from nfagent.errors import MachineError
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _OTHERS_WRITE = 0o022
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_OPENED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in its place holds nobody up
+_FLAGS = os.O_RDWR | os.O_APPEND | _OPENED
 _MOST_BYTES = 1 << 30
 
 
@@ -38,10 +40,12 @@ class RecordFile:
         """
         self._lock()
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(self.path, os.O_RDONLY | _OPENED)
         except FileNotFoundError:
             return b""
         with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise MachineError(f"{self.path} is longer than {_MOST_BYTES >> 20} MiB")

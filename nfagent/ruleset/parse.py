@@ -227,9 +227,10 @@ def _named_set(item: _Json) -> NamedSet:
 def _flow_set(item: _Json, family: Family) -> NamedSet:
     # nft 1.0.6 lists no `dynamic`, nft 1.1 does; what the set remembers is the kernel's own business.
     known, size = (_flags(item) - {"dynamic"}, item.get("timeout")), item.get("size")
-    enough = isinstance(size, int) and size >= FLOW_SET_SIZE
-    if known != ({"timeout"}, FLOW_SECONDS) or not enough or _SET_OPTIONS & item.keys() != {"size", "timeout"}:
+    if known != ({"timeout"}, FLOW_SECONDS) or _SET_OPTIONS & item.keys() != {"size", "timeout"}:
         raise ValueError(item)
+    if not isinstance(size, int) or size < FLOW_SET_SIZE:
+        raise ValueError(size)
     return NamedSet("flow", family, comment=item.get("comment", ""), size=size)
 
 

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -170,11 +170,18 @@ class Agent:
 
     def __init__(self, process: subprocess.Popen[str], notified: socket.socket) -> None:
         self.process = process
+        self.told = ""
         self._notified = notified
 
     def await_state(self, state: str) -> None:
-        while state not in self._notified.recv(4096).decode().splitlines():
-            pass
+        self.await_told(lambda: state in self.told.splitlines())
+
+    def await_told(self, wanted: Callable[[], bool]) -> None:
+        """Wait until systemd was told what is wanted, beginning with the next message."""
+        while True:
+            self.told = self._notified.recv(4096).decode()
+            if wanted():
+                return
 
     def stop(self) -> str:
         """End it as systemd does; give what it said."""

@@ -1,17 +1,31 @@
-"""A verdict log on a disk that stalls: policies take effect all the same, and a stop isn't held up."""
+"""Files and sockets of an agent that stall: policies take effect all the same, and a stop isn't held up.
+
+Disks are frozen as backups freeze them, and mounted from a server that never answers; a log that nobody reads is a
+full pipe, a systemd that doesn't listen a full socket.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nfagent.cli.client import ask
-from tests.kernel.test_cli import CLUSTER, DEADLINE, Site, nft, site
+from tests.disks import ext4, fill, hung, remount, tmpfs
+from tests.kernel.test_cli import CLUSTER, DEADLINE, Site, site
+from tests.labs import wait_until
 
 __all__ = ["site"]
 STOP_SECONDS = 10.0
@@ -22,31 +36,209 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def stalled(path: Path) -> Iterator[None]:
-    """Put a FIFO there that is full, and that nobody reads."""
-    path.parent.mkdir()
-    os.mkfifo(path)
-    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        while True:
-            os.write(end, b"x" * 4096)
-    except BlockingIOError:
-        yield
-    finally:
-        os.close(end)
+def enforce(site: Site, port: int) -> None:
+    """Change the policy, and wait until the kernel has the change."""
+    (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", str(port)))
+    end = time.monotonic() + DEADLINE
+    while str(port) not in listed():
+        assert time.monotonic() < end, "the change was never enforced"
 
 
-def test_while_the_disk_stalls_a_policy_takes_effect_and_a_stop_is_not_held_up(site: Site) -> None:
-    with stalled(site.folder / "log" / "policy_action.log"), site.agent() as agent:
+def listed() -> str:
+    done = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True, timeout=DEADLINE)
+    return done.stdout
+
+
+def state(site: Site) -> Any:  # noqa: ANN401 - JSON
+    return ask(site.socket, "/v1/dump/state", {})["agent"]
+
+
+def await_state(site: Site, wanted: Callable[[Any], object]) -> Any:  # noqa: ANN401 - JSON
+    end = time.monotonic() + DEADLINE
+    while not wanted(found := state(site)):
+        assert time.monotonic() < end, f"that never came: {found}"
+    return found
+
+
+@pytest.mark.parametrize("folder", ["log", "state"])
+def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_another_starts(
+    site: Site, folder: str
+) -> None:
+    with ext4(site.folder / folder) as disk, ExitStack() as kept:
+        agent = kept.enter_context(site.agent())
+        kept.callback(disk.thaw)
+        disk.freeze()
         site.drop_a_packet()
-        end = time.monotonic() + DEADLINE
-        while not ask(site.socket, "/v1/dump/state", {})["agent"]["verdict_log"]["queued_lines"]:
-            assert time.monotonic() < end, "the record never came"
-        (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", "5433"))
-        while "5433" not in nft("list", "table", "inet", "nfagent"):
-            assert time.monotonic() < end, "the change was never enforced"
+        waits = {"log": lambda found: found["verdict_log"]["queued_lines"], "state": lambda _: True}[folder]
+        await_state(site, waits)
+        enforce(site, 5433)
         began = time.monotonic()
-        said = agent.stop()
+        agent.process.send_signal(signal.SIGTERM)
+        said = ""
+        while "stopped; the rules stay in force" not in said:
+            assert agent.process.stderr is not None
+            said += agent.process.stderr.readline()
         assert time.monotonic() - began < STOP_SECONDS
-    assert "the disk doesn't take the verdict log; lines lost at this stop: 1" in said
+        if folder == "log":
+            assert "the disk doesn't take the verdict log; lines lost at this stop: 1" in said
+        # The kernel keeps the thread that waits until the disk is thawed: what was the agent's is free before.
+        with site.agent():
+            enforce(site, 5434)
+            disk.thaw()  # before the end of this agent is waited for, whose thread waits too
+
+
+@pytest.mark.parametrize("folder", ["log", "state"])
+def test_a_disk_that_never_answers_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: Site, folder: str) -> None:
+    with hung(site.folder / folder), site.agent() as agent:
+        site.drop_a_packet()
+        enforce(site, 5433)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.await_state("READY=1")
+        enforce(site, 5434)
+        began = time.monotonic()
+        agent.stop()
+        assert time.monotonic() - began < STOP_SECONDS
+
+
+def test_a_log_that_nobody_reads_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: Site) -> None:
+    reader, writer = os.pipe()
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writer, b"x" * 4096)
+        command = [sys.executable, "-m", "nfagent", *site.running]
+        with subprocess.Popen(command, env=site.environment, stderr=writer) as process:
+            try:
+                wait_until(lambda: "5432" in listed())
+                enforce(site, 5433)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(STOP_SECONDS) == 0
+            finally:
+                process.kill()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_systemd_that_does_not_listen_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: Site) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others,
+    ):
+        path = str(site.folder / "notify")
+        notified.bind(path)
+        with suppress(BlockingIOError):
+            while True:
+                others.sendto(b"x", path)
+        command = [sys.executable, "-m", "nfagent", *site.running]
+        environment = site.environment | {"NOTIFY_SOCKET": path}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                wait_until(lambda: "5432" in listed())
+                enforce(site, 5433)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(STOP_SECONDS) == 0
+            finally:
+                process.kill()
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Callable[[], object]]:
+    with tmpfs(folder, 64):
+        yield fill(folder).unlink
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Callable[[], object]]:
+    with tmpfs(folder, 64):
+        remount(folder, "ro")
+        yield lambda: remount(folder, "rw")
+
+
+@contextmanager
+def a_fifo(folder: Path) -> Iterator[Callable[[], object]]:
+    folder.mkdir()
+    os.mkfifo(folder / "policy_action.log")
+    yield (folder / "policy_action.log").unlink
+
+
+@contextmanager
+def a_file(folder: Path) -> Iterator[Callable[[], object]]:
+    folder.touch()
+    yield folder.unlink
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        pytest.param(full, "No space left on device", id="full"),
+        pytest.param(read_only, "Read-only file system", id="read-only"),
+        pytest.param(a_fifo, "there is a FIFO in place of the log", id="a FIFO"),
+        pytest.param(a_file, "Not a directory", id="a file where the folder should be"),
+    ],
+)
+def test_a_log_that_takes_no_line_is_said_everywhere_before_one_is_lost_and_heals_by_itself(
+    site: Site, broken: Callable[[Path], Any], words: str
+) -> None:
+    with broken(site.folder / "log") as mend, site.agent() as agent:
+        found = await_state(site, lambda found: found["verdict_log"]["problem"])["verdict_log"]
+        assert words in found["problem"]
+        assert found["lost_lines"] == 0
+        assert "FAIL, lines of the verdict log are lost: [Errno" in site.said("dump", "state")
+        checks = {check["name"]: check for check in json.loads(site.said("check", "-o", "json"))["checks"]}
+        assert checks["log folder"]["result"] == "warn"
+        assert words in checks["log folder"]["found"]
+        if words not in agent.told:  # READY may have said it
+            agent.await_told(lambda: words in agent.told)
+        site.drop_a_packet()
+        await_state(site, lambda found: found["verdict_log"]["lost_lines"])
+        mend()
+        await_state(site, lambda found: not found["verdict_log"]["problem"])
+        agent.await_told(lambda: agent.told == "STATUS=enforcing")
+        said = agent.stop()
+    assert words in said
+    assert "mended: the verdict log is written again; lost so far: " in said
+
+
+def test_a_runtime_folder_that_is_removed_is_made_again(site: Site) -> None:
+    with site.agent() as agent:
+        shutil.rmtree(site.folder / "run")
+        wait_until(site.socket.exists)
+        assert state(site)["reconcile"]["in_sync"]
+        assert "the agent's socket was removed, with its folder or alone: it is made again" in agent.stop()
+
+
+def test_idle_connections_leave_descriptors_for_the_kernel_and_the_manifests_and_end(site: Site) -> None:
+    with site.agent() as agent, ExitStack() as kept:
+        before = descriptors(agent.process.pid)
+        for _ in range(100):
+            peer = kept.enter_context(socket.socket(socket.AF_UNIX))
+            peer.settimeout(0)
+            with suppress(BlockingIOError):  # no more fit into the kernel's queue
+                peer.connect(str(site.socket))
+        wait_until(lambda: descriptors(agent.process.pid) >= before + 60)
+        assert descriptors(agent.process.pid) <= before + 70
+        enforce(site, 5433)
+        assert state(site)["reconcile"]["in_sync"]
+        wait_until(lambda: descriptors(agent.process.pid) <= before + 4)
+
+
+def descriptors(process: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
+
+
+def test_unfinished_bodies_hold_no_more_than_their_room(site: Site) -> None:
+    with site.agent() as agent, ExitStack() as kept:
+        head = b"POST /v1/try HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (32 << 20)
+        before = resident(agent.process.pid)
+        for _ in range(20):
+            peer = kept.enter_context(socket.socket(socket.AF_UNIX))
+            peer.settimeout(DEADLINE)
+            peer.connect(str(site.socket))
+            peer.sendall(head + b"x" * (31 << 20))
+        assert resident(agent.process.pid) - before < 256 << 20
+        enforce(site, 5433)
+
+
+def resident(process: int) -> int:
+    lines = Path(f"/proc/{process}/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -16,6 +16,7 @@ from nfagent.cli.check import _text
 from nfagent.cli.checks import Check, split
 from nfagent.edge.access import Places, find_access
 from nfagent.errors import ClusterError
+from tests.disks import fill, hung, tmpfs
 from tests.unit.cli.called import Call
 
 
@@ -181,3 +182,27 @@ def test_without_the_cluster_nothing_of_http_is_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=50)
     assert done.returncode == 0
     assert by_name(done.stdout.decode())["objects"]["result"] == "FAIL"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, and devices in place of the log")
+class TestLogFolder:
+    """Whether records can be written."""
+
+    def found(self, call: Call) -> dict[str, str]:
+        said = call("check", "-o", "json")
+        return {item["name"]: f"{item['result']}: {item['found']}" for item in json.loads(said.out)["checks"]}
+
+    def test_a_disk_that_does_not_answer_is_said(self, call: Call, tmp_path: Path) -> None:
+        with hung(tmp_path / "log"), hung(tmp_path / "state"):
+            found = self.found(call)
+        assert found["log folder"] == f"warn: {tmp_path / 'log'}: its disk doesn't answer"
+        assert found["state folder"] == f"warn: {tmp_path / 'state'}: its disk doesn't answer"
+
+    def test_a_full_disk_is_said(self, call: Call, tmp_path: Path) -> None:
+        with tmpfs(tmp_path / "log", 64) as folder:
+            fill(folder)
+            found = self.found(call)
+        assert found["log folder"].startswith("warn: [Errno 28] No space left on device")
+
+    def test_a_folder_that_is_not_there_yet_is_fine(self, call: Call, tmp_path: Path) -> None:
+        assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (made when needed)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -219,3 +220,14 @@ def test_following_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
         with path.open("ab") as file:
             file.write(line[50:])
         assert read_numbers(process, 1) == [2]
+
+
+@pytest.mark.parametrize("options", [(), ("-f",)], ids=["read", "followed"])
+def test_a_fifo_in_the_log_s_place_is_said_and_not_waited_for(
+    call: Call, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    said = call("logs", "--file", fifo, *options)
+    assert said.code == 2
+    assert f"{fifo} can't be read: it is no regular file; use sudo, or another --file" in said.err

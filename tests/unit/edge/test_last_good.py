@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 import stat
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -365,6 +367,37 @@ def test_a_disk_that_stalls_at_the_start_does_not_stop_it(tmp_path: Path, monkey
         asyncio.run(body())
     finally:
         answer.set()
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a folder", "a device", "a link"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a device")
+def test_what_is_in_the_file_s_place_is_said_and_holds_up_neither_start_nor_end(tmp_path: Path, kind: str) -> None:
+    async def body() -> None:
+        await remember(tmp_path, SHOP)
+        path = replaced(tmp_path, kind)
+        began = time.monotonic()
+        async with running(tmp_path) as store:
+            assert f"{path} can't be read: " in store.status()["problem"]
+            take(store, OPS)
+            store.settle()
+        assert time.monotonic() - began < 5, "nobody waited for a writer, or a reader, of it"
+
+    asyncio.run(body())
+
+
+def replaced(folder: Path, kind: str) -> Path:
+    [path] = folder.iterdir()
+    path.unlink()
+    match kind:
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a folder":
+            path.mkdir()
+        case "a device":
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        case "a link":
+            path.symlink_to("/proc/kmsg")
+    return path
 
 
 def test_forgetting_deletes_all_files_and_nothing_else(tmp_path: Path) -> None:

@@ -46,3 +46,19 @@ def test_a_socket_that_is_gone_or_can_not_be_is_no_error(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / ("x" * length)))
     assert not notify("READY=1")
+
+
+def test_a_listener_that_reads_nothing_holds_nobody_up_and_gets_all_in_the_end(listener: socket.socket) -> None:
+    target = listener.getsockname()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others:
+        filled = 0
+        try:
+            while True:
+                others.sendto(b"x", target)
+                filled += 1
+        except BlockingIOError:
+            pass
+    states = [f"STATUS={number}" for number in range(20)]
+    assert all(notify(state) for state in states)
+    assert [listener.recv(4096) for _ in range(filled)] == [b"x"] * filled
+    assert [listener.recv(4096).decode() for _ in states] == states

@@ -1,0 +1,104 @@
+"""The agent's own log on stderr, written from a thread of its own: a reader that stops reading holds nobody up.
+
+A pipe that nobody empties, and a journal that hangs, take no more after some kilobytes, and whoever writes to them
+waits. Lines wait here in a queue that has an end; what doesn't fit is counted, and said as soon as there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import suppress
+
+_QUEUE_BYTES = 1024 * 1024
+_FLUSH_SECONDS = 2.0
+_STDERR = 2
+
+
+class StderrLog(logging.Handler):
+    """Writes to a descriptor; the thread starts with the first line.
+
+    lost_lines: records that were not written, and won't be
+    """
+
+    def __init__(self, descriptor: int = _STDERR, queue_bytes: int = _QUEUE_BYTES) -> None:
+        """Keep the settings; nothing is started yet."""
+        super().__init__()
+        self.lost_lines = 0
+        self._unsaid = 0  # of these, how many the log itself hasn't told of
+        self._descriptor = descriptor
+        self._room = queue_bytes
+        self._news = threading.Condition()
+        self._queue: list[bytes] = []
+        self._writing = b""
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether there is something that isn't written yet."""
+        return bool(self._queue or self._writing)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written; returns at once."""
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        except Exception:  # noqa: BLE001 - a record whose arguments don't fit its message; logging's own way is to print
+            line = f"{record.levelname.lower()} {record.msg!r}\n".encode(errors="backslashreplace")
+        with self._news:
+            if len(line) > self._room:
+                self.lost_lines += 1
+                self._unsaid += 1
+                return
+            if self._unsaid:
+                line = self._lost_said(record) + line
+            self._room -= len(line)
+            self._queue.append(line)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="stderr-log", daemon=True)
+                self._thread.start()
+            self._news.notify_all()
+
+    def flush(self, seconds: float = _FLUSH_SECONDS) -> None:
+        """Wait until all is written, for so many seconds at most."""
+        with self._news:
+            self._news.wait_for(lambda: not self.waiting, seconds)
+
+    def close(self) -> None:
+        """Give what waits no further chance: `flush` comes before."""
+        with self._news:
+            self._queue.clear()
+        super().close()
+
+    def _lost_said(self, record: logging.LogRecord) -> bytes:
+        said = logging.LogRecord(
+            record.name,
+            logging.WARNING,
+            "",
+            0,
+            "nobody read this log for a while; lines lost: %d",
+            (self._unsaid,),
+            None,
+        )
+        self._unsaid = 0
+        return f"{self.format(said)}\n".encode(errors="backslashreplace")
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._queue)
+                self._writing, self._queue = b"".join(self._queue), []
+            # By the descriptor: a thread that held the lock of sys.stderr would hold up the end of the process.
+            left = memoryview(self._writing)
+            with suppress(OSError):  # the reader has gone: so have its lines
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            with self._news:
+                self._room += len(self._writing)
+                self._writing = b""
+                self._news.notify_all()
+
+
+def lost_lines() -> int:
+    """Count what this process's own log has lost."""
+    return sum(found.lost_lines for found in logging.getLogger().handlers if isinstance(found, StderrLog))
