@@ -20,14 +20,18 @@ from nfagent.ruleset.objects import (
     Element,
     FamilyInSet,
     FlowInSet,
+    FromLink,
     Goto,
     InSet,
     Jump,
+    LinkName,
     NamedPort,
     NamedSet,
     Refresh,
     Rule,
     Ruleset,
+    ServicePort,
+    ToPort,
     VerdictMap,
 )
 from nfagent.ruleset.transaction import (
@@ -251,7 +255,7 @@ class _Table:
 
 def _references(rule: Rule) -> Iterator[Reference]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
+        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh | FromLink | ToPort):
             yield "set", match.set
     if rule.counter:
         yield "counter", rule.counter
@@ -274,7 +278,7 @@ def _check_type(item: NamedSet, element: Element) -> None:
             family = family_of(element)
         case "range", Range():
             family = element.family
-        case "family", 4 | 6:
+        case ("family", 4 | 6) | ("link", LinkName()) | ("service", ServicePort()):
             return
         case "port", (str(address), "tcp" | "udp" | "sctp", int(port)) if 0 < port < 65536:
             family = family_of(address)

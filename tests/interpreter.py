@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -25,10 +26,14 @@ from nfagent.ruleset.objects import (
     FamilyInSet,
     FlowInSet,
     Fragment,
+    FromLink,
     Goto,
+    HopLimitIs,
     Icmpv6Type,
     InSet,
     Jump,
+    LinkLocalSource,
+    LinkName,
     LocalSource,
     Log,
     Masquerade,
@@ -45,7 +50,10 @@ from nfagent.ruleset.objects import (
     Rule,
     Ruleset,
     ServerPort,
+    ServicePort,
+    ToPort,
     Unconfirmed,
+    Unrouted,
     Verdict,
     Way,
     WayIs,
@@ -73,7 +81,10 @@ class Conntrack(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A packet at a hook. `protocol` is nft's word, or a number as text."""
+    """A packet at a hook. `protocol` is nft's word, or a number as text.
+
+    link: the interface that it came in by; `unrouted` tells that nothing for its source would leave by that
+    """
 
     family: Family
     saddr: str
@@ -86,6 +97,9 @@ class Seen(NamedTuple):
     local_source: bool = False
     loopback: bool = False
     fragment: bool = False
+    link: str = ""
+    unrouted: bool = False
+    hop_limit: int = 64
 
 
 class Result(NamedTuple):
@@ -210,8 +224,8 @@ class _Machine:
         match match:
             case InSet(key, name, negated):
                 return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
-            case NamedPort() | PacketNamedPort():
-                return _named_port(match, self.ruleset.sets[match.set])
+            case NamedPort() | PacketNamedPort() | FromLink() | ToPort():
+                return _by_element(match, self.ruleset.sets[match.set])
             case FlowInSet(_, name):
                 flows = self.ruleset.sets[name].elements
                 return lambda packet: _flow(packet) in flows
@@ -256,6 +270,12 @@ def _machine(match: Match) -> Test:
             return lambda packet: packet.local_source
         case NotLoopback():
             return lambda packet: not packet.loopback
+        case Unrouted():
+            return lambda packet: packet.unrouted
+        case LinkLocalSource():
+            return lambda packet: packet.family == 6 and ip_address(packet.saddr).is_link_local
+        case HopLimitIs(value):
+            return lambda packet: packet.family == 6 and packet.hop_limit == value
         case Refresh():
             return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
         case _:
@@ -304,6 +324,18 @@ def _among_ranges(item: NamedSet) -> Callable[[str], bool]:
 
 def _flow(packet: Seen) -> tuple[str, str, int, str, int]:
     return packet.saddr, packet.protocol, packet.sport, packet.daddr, packet.dport
+
+
+def _by_element(match: NamedPort | PacketNamedPort | FromLink | ToPort, item: NamedSet) -> Test:
+    if isinstance(match, FromLink):
+        return lambda packet: LinkName(packet.link) in item.elements
+    if isinstance(match, ToPort):
+        return lambda packet: _has_port(packet) and _service(packet) in item.elements
+    return _named_port(match, item)
+
+
+def _service(packet: Seen) -> ServicePort | None:
+    return ServicePort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
 
 
 def _named_port(match: NamedPort | PacketNamedPort, item: NamedSet) -> Test:

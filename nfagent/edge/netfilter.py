@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from nfagent.cluster.address import Range
 from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
-from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element
+from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element, LinkName, ServicePort
 from nfagent.ruleset.text import element_text
 from nfagent.ruleset.transaction import Transaction
 from nfagent.wire import netlink
@@ -216,5 +216,5 @@ def _element_words(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"
-        case str() | int() | Range() | (_, _, _) | (_, _, _, _, _):
+        case str() | int() | Range() | LinkName() | ServicePort() | (_, _, _) | (_, _, _, _, _):
             return element_text(element)

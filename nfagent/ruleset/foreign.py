@@ -18,6 +18,7 @@ from nfagent.ruleset.objects import (
     FamilyInSet,
     FlowInSet,
     Foreign,
+    FromLink,
     Goto,
     InSet,
     Jump,
@@ -26,6 +27,7 @@ from nfagent.ruleset.objects import (
     Refresh,
     Rule,
     Ruleset,
+    ToPort,
     VerdictMap,
 )
 
@@ -123,7 +125,7 @@ def _concerned(rule: Rule, going: set[_Named]) -> bool:
 
 def _references(rule: Rule) -> Iterator[_Named]:
     for match in rule.matches:
-        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh):
+        if isinstance(match, InSet | NamedPort | FamilyInSet | FlowInSet | Refresh | FromLink | ToPort):
             yield from (("set", match.set), ("map", match.set))
     match rule.verdict:
         case Goto(chain) | Jump(chain):

@@ -124,6 +124,32 @@ class NotLoopback(msgspec.Struct, frozen=True, tag=True):
     """`iifname != "lo"`: the packet came in by another interface than the loopback one."""
 
 
+class FromLink(msgspec.Struct, frozen=True, tag=True):
+    """`iifname @set`: the packet came in by one of these interfaces."""
+
+    set: str
+
+
+class Unrouted(msgspec.Struct, frozen=True, tag=True):
+    """`fib saddr . iif oif missing`: what is for the packet's source wouldn't leave by the interface it came in by."""
+
+
+class ToPort(msgspec.Struct, frozen=True, tag=True):
+    """`meta l4proto . th dport` of this very packet is an element of a set."""
+
+    set: str
+
+
+class LinkLocalSource(msgspec.Struct, frozen=True, tag=True):
+    """`ip6 saddr fe80::/10`: the packet's own source reaches no further than its link."""
+
+
+class HopLimitIs(msgspec.Struct, frozen=True, tag=True):
+    """`ip6 hoplimit`: just this."""
+
+    value: int
+
+
 class FlowInSet(msgspec.Struct, frozen=True, tag=True):
     """`ip saddr . meta l4proto . th sport . ip daddr . th dport`: this very packet's flow is an element of a set."""
 
@@ -170,6 +196,11 @@ Match: TypeAlias = (
     | Fragment
     | WayIs
     | FamilyInSet
+    | FromLink
+    | Unrouted
+    | ToPort
+    | LinkLocalSource
+    | HopLimitIs
     | FlowInSet
     | LocalSource
     | NotLoopback
@@ -256,18 +287,34 @@ class Chain(msgspec.Struct, frozen=True):
     hook: Hook | None = None
 
 
-SetKind: TypeAlias = Literal["address", "range", "port", "family", "flow"]
+SetKind: TypeAlias = Literal["address", "range", "port", "family", "flow", "link", "service"]
 PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""
-Element: TypeAlias = str | Range | PortElement | Family | FlowElement
+
+
+class LinkName(msgspec.Struct, frozen=True, order=True):
+    """Name of a network interface."""
+
+    name: str
+
+
+class ServicePort(msgspec.Struct, frozen=True, order=True):
+    """A port of a protocol, whatever the address."""
+
+    protocol: Protocol
+    port: int
+
+
+Element: TypeAlias = str | Range | PortElement | Family | FlowElement | LinkName | ServicePort
 
 
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 
     kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'family'
-          the families 4 and 6, of which its own `family` says nothing. 'flow' is the kernel's memory: packets' flows,
+          the families 4 and 6, 'link' LinkNames, 'service' ServicePorts; of these three its own `family` says
+          nothing, and is 4. 'flow' is the kernel's memory: packets' flows,
           each for FLOW_SECONDS after the last packet; it is no part of what is wanted, and never compared
     """
 

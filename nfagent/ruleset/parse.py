@@ -31,18 +31,18 @@ from nfagent.ruleset.objects import (
     FamilyInSet,
     FlowInSet,
     Foreign,
+    FromLink,
     Goto,
     Hook,
     Icmpv6Type,
     InSet,
     Jump,
-    LocalSource,
+    LinkName,
     Log,
     Masquerade,
     Match,
     NamedPort,
     NamedSet,
-    NotLoopback,
     Packet,
     PacketNamedPort,
     ProtocolIs,
@@ -51,7 +51,9 @@ from nfagent.ruleset.objects import (
     Rule,
     Ruleset,
     ServerPort,
+    ServicePort,
     SetKind,
+    ToPort,
     Unconfirmed,
     Verdict,
     VerdictMap,
@@ -68,11 +70,14 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
     ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
     ("nf_proto",): ("family", 4),
+    ("ifname",): ("link", 4),
+    ("inet_proto", "inet_service"): ("service", 4),
     ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
     ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
 }
 _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
+_TO_PORT = {"concat": [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]}
 _PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 
@@ -235,6 +240,11 @@ def _element(kind: SetKind, entry: Any) -> Element:
         return canonical(address), protocol_name(protocol), int(port)
     if kind == "family":
         return _FAMILY[entry]
+    if kind == "link":
+        return LinkName(msgspec.convert(entry, str))
+    if kind == "service":
+        protocol, port = entry["concat"]
+        return ServicePort(protocol_name(protocol), int(port))
     if isinstance(entry, str):
         return single(canonical(entry))
     if "prefix" in entry:
@@ -340,6 +350,10 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
         return InSet(key, name, negated=operator == "!=")
     if left == {"meta": {"key": "nfproto"}}:
         return FamilyInSet(name, negated=operator == "!=")
+    if operator == "==" and left == {"meta": {"key": "iifname"}}:
+        return FromLink(name)
+    if operator == "==" and left == _TO_PORT:
+        return ToPort(name)
     flow = FLOW_KEYS.get(msgspec.json.encode(left))
     if flow is not None:
         return FlowInSet(flow, name) if operator == "==" else None
@@ -358,10 +372,6 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
             return ProtocolIs(tuple(map(protocol_name, _alternatives(right))))
-        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
-            return LocalSource()
-        case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
-            return NotLoopback()
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
             return WayIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":

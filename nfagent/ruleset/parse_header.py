@@ -1,4 +1,4 @@
-"""What the kernel lists of a match on a packet's own header to a value: protocols, ports and fragments."""
+"""What the kernel lists of a match on a packet's own header, or on its source and interface, to a value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family
-from nfagent.ruleset.objects import Fragment, Match, PacketPort
+from nfagent.ruleset.objects import (
+    Fragment,
+    HopLimitIs,
+    LinkLocalSource,
+    LocalSource,
+    Match,
+    NotLoopback,
+    PacketPort,
+    Unrouted,
+)
 
 FLOW_KEYS: dict[bytes, Family] = {
     msgspec.json.encode(
@@ -25,12 +34,14 @@ FLOW_KEYS: dict[bytes, Family] = {
 }
 """How libnftables writes a packet's flow."""
 
+_LINK_LOCAL = {"prefix": {"addr": "fe80::", "len": 10}}
 _PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
+_PROTOCOLS |= {"ipencap": "4", "ipv4": "4", "ipip": "4", "ipv6": "41", "gre": "47"}
 """By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
 
 
 def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
-    """Read a match on a destination port or on fragments; None for every other match."""
+    """Read a match on ports, fragments, hop limits, and on where packets come from; None for every other match."""
     match left:
         case {"payload": {"protocol": "tcp" | "udp" | "sctp" as protocol, "field": "dport"}} if operator == "==":
             return PacketPort(protocol, *numbers(right))
@@ -38,6 +49,21 @@ def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
             return Fragment(4)
         case {"exthdr": {"name": "frag"}} if operator == "==" and right is True and left["exthdr"].keys() == {"name"}:
             return Fragment(6)
+        case {"payload": {"protocol": "ip6", "field": "hoplimit"}} if operator == "==" and type(right) is int:
+            return HopLimitIs(right)
+    return _parse_origin(operator, left, right)
+
+
+def _parse_origin(operator: str, left: Any, right: Any) -> Match | None:
+    match left:
+        case {"payload": {"protocol": "ip6", "field": "saddr"}} if (operator, right) == ("==", _LINK_LOCAL):
+            return LinkLocalSource()
+        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}} if (operator, right) == ("==", "local"):
+            return LocalSource()
+        case {"fib": {"result": "oif", "flags": ["saddr", "iif"]}} if operator == "==" and right is False:
+            return Unrouted()
+        case {"meta": {"key": "iifname"}} if (operator, right) == ("!=", "lo"):
+            return NotLoopback()
     return None
 
 

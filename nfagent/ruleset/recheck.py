@@ -16,7 +16,7 @@ from nfagent.ruleset import names
 from nfagent.ruleset.base import RECHECK, RECHECKING, recheck_sets
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.members import Members
-from nfagent.ruleset.objects import Chain, Element, Goto, Jump, Rule, Ruleset, VerdictMap
+from nfagent.ruleset.objects import Chain, Element, Goto, Jump, LinkName, Rule, Ruleset, ServicePort, VerdictMap
 from nfagent.ruleset.transaction import ChangeElements, Transaction
 
 
@@ -132,7 +132,7 @@ def _means_peers(name: str) -> bool:
 
 def _address(element: Element) -> str:
     """Give the address of a peer's element; a range belongs to no peer that can change."""
-    if isinstance(element, Range | int):
+    if isinstance(element, Range | int | LinkName | ServicePort):
         return ""
     return element if isinstance(element, str) else element[0]
 

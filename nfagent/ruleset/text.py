@@ -22,10 +22,14 @@ from nfagent.ruleset.objects import (
     FlowInSet,
     Foreign,
     Fragment,
+    FromLink,
     Goto,
+    HopLimitIs,
     Icmpv6Type,
     InSet,
     Jump,
+    LinkLocalSource,
+    LinkName,
     LocalSource,
     Masquerade,
     Match,
@@ -41,7 +45,10 @@ from nfagent.ruleset.objects import (
     Rule,
     Ruleset,
     ServerPort,
+    ServicePort,
+    ToPort,
     Unconfirmed,
+    Unrouted,
     Verdict,
     VerdictMap,
     WayIs,
@@ -164,6 +171,10 @@ def set_properties(item: NamedSet) -> Iterator[str]:
     match item.kind:
         case "family":
             yield "type nf_proto"
+        case "link":
+            yield "type ifname"
+        case "service":
+            yield "type inet_proto . inet_service"
         case "port":
             yield f"type {address} . inet_proto . inet_service"
         case "flow":
@@ -188,6 +199,10 @@ def element_order(element: Element) -> tuple[int, int, str, int]:
     """Give what elements are sorted by: their addresses, as people expect them."""
     if isinstance(element, int):
         return (element, 0, "", 0)
+    if isinstance(element, LinkName):
+        return (0, 0, element.name, 0)
+    if isinstance(element, ServicePort):
+        return (0, 0, element.protocol, element.port)
     if isinstance(element, Range):
         return (element.family, element.first, "", 0)
     if isinstance(element, str):
@@ -200,15 +215,19 @@ def _written(element: Element) -> tuple[str, str]:
 
 
 def _address(element: Element) -> str:
-    if isinstance(element, Range | int):
+    if isinstance(element, Range | int | LinkName | ServicePort):
         return ""
     return element if isinstance(element, str) else element[0]
 
 
 def element_text(element: Element) -> str:
-    """Write one element: an address, a range, a family, or address . protocol . port."""
+    """Write one element: an address, a range, a family, an interface, or address . protocol . port."""
     if isinstance(element, int):
         return _NFPROTO[element]
+    if isinstance(element, LinkName):
+        return f'"{element.name}"'
+    if isinstance(element, ServicePort):
+        return f"{element.protocol} . {element.port}"
     if isinstance(element, tuple):
         return " . ".join(map(str, element))
     return str(element)
@@ -246,22 +265,40 @@ def match_text(match: Match) -> str:
             return f"ct reply proto-src {_numbers(first, last)}"
         case Icmpv6Type(names):
             return f"icmpv6 type {_one_of(names)}"
-        case LocalSource():
-            return "fib saddr type local"
-        case NotLoopback():
-            return 'iifname != "lo"'
+        case LocalSource() | NotLoopback() | Unrouted() | LinkLocalSource() | FromLink():
+            return _origin_text(match)
         case Foreign(expression):
             return f"# not nfagent's: {expression}"
-        case PacketPort() | Fragment():
+        case PacketPort() | ToPort() | Fragment() | HopLimitIs():
             return _header_text(match)
         case _:
             return _tracked_text(match)
 
 
-def _header_text(match: PacketPort | Fragment) -> str:
-    if isinstance(match, PacketPort):
-        return f"{match.protocol} dport {_numbers(match.first, match.last)}"
-    return "ip frag-off & 0x1fff != 0" if match.family == 4 else "exthdr frag exists"
+def _origin_text(match: LocalSource | NotLoopback | Unrouted | LinkLocalSource | FromLink) -> str:
+    match match:
+        case LocalSource():
+            return "fib saddr type local"
+        case NotLoopback():
+            return 'iifname != "lo"'
+        case Unrouted():
+            return "fib saddr . iif oif missing"
+        case LinkLocalSource():
+            return "ip6 saddr fe80::/10"
+        case FromLink(name):
+            return f"iifname @{name}"
+
+
+def _header_text(match: PacketPort | ToPort | Fragment | HopLimitIs) -> str:
+    match match:
+        case ToPort(name):
+            return f"meta l4proto . th dport @{name}"
+        case PacketPort(protocol, first, last):
+            return f"{protocol} dport {_numbers(first, last)}"
+        case HopLimitIs(value):
+            return f"ip6 hoplimit {value}"
+        case Fragment(family):
+            return "ip frag-off & 0x1fff != 0" if family == 4 else "exthdr frag exists"
 
 
 def _numbers(first: int, last: int) -> str:

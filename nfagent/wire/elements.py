@@ -20,7 +20,7 @@ import msgspec
 
 from nfagent.cluster.address import Range
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import TABLE, Element
+from nfagent.ruleset.objects import TABLE, Element, LinkName, ServicePort
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
 from nfagent.wire.netlink import NLM_F_ACK, NLM_F_REQUEST, attribute, message, nested, nfgen
 
@@ -45,6 +45,7 @@ _INTERVAL_OPEN = attribute(_USERDATA, struct.pack("=BBI", 1, 4, 1))
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _ADDRESS_BYTES = {4: 4, 6: 16}
 _NFPROTO = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+_LINK_BYTES = 16  # IFNAMSIZ of linux/if.h
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
 _SEQUENCE_MASK = 0xFFFF_FFFF
 _HEADERS_SIZE = 20  # struct nlmsghdr and struct nfgenmsg
@@ -186,20 +187,39 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
             return _map_element(_packed(address), chain if request.verb == "add" else None)
         case Range(family, first, last):
             return _interval(_ADDRESS_BYTES[family], first, last)
-        case str():
-            return _single(_packed(element))
         case int():
             return _family(element)
+    return _single(_key_bytes(element))
+
+
+def _key_bytes(element: Element | MapElement) -> bytes:
+    match element:
+        case str():
+            return _packed(element)
+        case LinkName(name):
+            return _link(name)
+        case ServicePort(protocol, port):
+            return _service(protocol, port)
         case (source, protocol, port, destination, other_port):
-            ports = struct.pack("!B3xH2x", _PROTOCOLS[protocol], port), struct.pack("!H2x", other_port)
-            return _single(_packed(source) + ports[0] + _packed(destination) + ports[1])
+            return _packed(source) + _service(protocol, port) + _packed(destination) + struct.pack("!H2x", other_port)
         case (address, protocol, port):
-            return _single(_packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port))
+            return _packed(address) + _service(protocol, port)
     raise ValueError(element)
+
+
+def _service(protocol: str, port: int) -> bytes:
+    return struct.pack("!B3xH2x", _PROTOCOLS[protocol], port)
 
 
 def _family(family: int) -> bytes:
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[family]))))
+
+
+def _link(name: str) -> bytes:
+    packed = name.encode()
+    if not 0 < len(packed) < _LINK_BYTES:
+        raise ValueError(name)
+    return packed.ljust(_LINK_BYTES, b"\0")
 
 
 def _packed(address: str) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nfagent.cluster.address import Family, Range, text
 from nfagent.cluster.model import Protocol
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import Element
+from nfagent.ruleset.objects import Element, LinkName, ServicePort
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements
 from nfagent.wire.elements import ElementCommand, MapElement, encode_batch
 from nfagent.wire.extack import decode_answer
@@ -145,6 +145,7 @@ def test_the_kernel_s_offset_of_an_element_finds_it(commands: list[ElementComman
         elif isinstance(first, Range):
             assert int.from_bytes(key) in {first.first, first.last + 1}
         else:
+            assert not isinstance(first, LinkName | ServicePort)
             assert key.startswith(ipaddress.ip_address(first).packed)
 
 
