@@ -94,10 +94,21 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     for bridge in agent["bridges"]:
         words = f"packets between Pods on {bridge['bridge']} pass the rules by ({', '.join(bridge['unjudged'])})"
         found.append(("bridge", f"{paint('warn')}, {words}; see nfagent check"))
+    found += _link_facts(agent["links"]) if "links" in agent else []
     found.append(("live connections", _revoke_fact(agent["revoke"])))
     if "last_good" in agent:
         found.append(("last good objects", _last_good_fact(agent["last_good"])))
     return [*found, ("verdict log", "; ".join(_log_facts(log)))]
+
+
+def _link_facts(links: View) -> list[tuple[str, str]]:
+    """Say where Pods' sources aren't held against their interface."""
+    shared = [
+        f"{paint('warn')}, Pods behind {item['link']} can send with any source: {item['why']}"
+        for item in links["shared"]
+    ]
+    known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []
+    return [("interface", words) for words in (*known, *shared)]
 
 
 def _last_good_fact(kept: View) -> str:

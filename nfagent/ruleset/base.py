@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from nfagent.cluster.address import FAMILIES, Family
 from nfagent.cluster.model import DIRECTIONS, Direction
 from nfagent.policy.choices import Choices
-from nfagent.ruleset import names
+from nfagent.ruleset import names, pod_links
 from nfagent.ruleset.objects import (
     Accept,
     Chain,
@@ -47,7 +47,7 @@ REVOKED = "revoked"
 REVOKED_COUNTER = "drop/revoked"
 SPOOFED_COUNTER = "drop/spoofed"
 UNTRACKED_COUNTER = "drop/untracked"
-BASE_COUNTERS = (REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER)
+BASE_COUNTERS = (REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER, *pod_links.LINK_COUNTERS)
 _ENDS: tuple[End, End] = ("client", "server")
 _NEVER_BLOCKED = (
     "mld-listener-query",
@@ -71,27 +71,32 @@ def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]
         judging.append(("egress", "input"))
         answers += tuple(rule for family in FAMILIES for rule in _own_answers(family, level))
     for direction, hook in judging:
-        chain = _judging_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level)
+        chain = _judging_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level, choices)
         yield names.at_level(f"{hook}-{direction}", level), chain
     if answers:
         yield names.at_level("output-revoked", level), Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
     for direction in DIRECTIONS:
         yield names.at_level(f"stray-{direction}", level), _stray_chain(direction, level)
+    if not level:
+        yield from pod_links.link_chains(choices, EGRESS_PRIORITY)
 
 
-def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
+def _judging_chain(direction: Direction, hook: Hook, level: int, choices: Choices) -> Chain:
     end: End = "client" if direction == "egress" else "server"
     named: tuple[Rule, ...] = (_spoofed(hook),) if direction == "egress" and not level else ()
     if hook.name == "output":
         named = (Rule((LocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
+    first, by_link = _by_link(direction, hook, choices) if not level else ((), ())
     ended = map(_ended_flow, FAMILIES) if (direction, hook.name, level) == ("egress", "forward", 0) else ()
     stray = names.at_level(f"stray-{direction}", level)
     settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
         (
+            *first,
             Rule(settled, verdict=Accept()),
             *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
             *named,
+            *by_link,
             *ended,
             Rule(
                 (ConntrackState(("related",)), ProtocolIs(("icmp", "icmpv6"))),
@@ -106,6 +111,15 @@ def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
         ),
         hook,
     )
+
+
+def _by_link(direction: Direction, hook: Hook, choices: Choices) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """Give the rules about a packet's interface that stand before the short ways, and those behind them."""
+    if direction == "ingress" or hook.name == "output":
+        return (), ()
+    if hook.name == "input":
+        return tuple(pod_links.first_input_rules(choices)), tuple(pod_links.input_rules(choices))
+    return (), tuple(pod_links.forward_rules())
 
 
 def _own_answers(family: Family, level: int) -> Iterator[Rule]:

@@ -33,6 +33,7 @@ from nfagent.ruleset.classes import Classes
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import LogPlan
 from nfagent.ruleset.members import Members
+from nfagent.ruleset.node_links import LinkSets, NodeLinks
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.origins import Origin
 from nfagent.ruleset.recheck import Recheck
@@ -75,6 +76,7 @@ class Desired:
 
     generation: a number that grows with every object that changed something
     egress:     the objects of masquerade
+    local_changes: a number that grows with every change of this node's Pods, and of its Node
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Desired:
         self.egress = EgressState()
         self._logging: NetworkLogging | None = None
         self.generation = 0
+        self.local_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
         self._addresses = ClusterAddresses(self.cluster, self._masquerade.cluster_ranges)
@@ -104,6 +107,7 @@ class Desired:
         for name, chain in base_chains(self.choices):
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
+        self._links = LinkSets(self._live, self.cluster)
         self._recheck = Recheck(self._live, self._members)
         self._planned = False
 
@@ -167,6 +171,19 @@ class Desired:
             return self.egress.objects.get(ref)
         return self._logging if ref.kind == "NetworkLogging" else self.cluster.find(ref)
 
+    def follow_links(self, links: NodeLinks) -> bool:
+        """Take in what this node's interfaces are now; tell whether that changed anything."""
+        if links == self._links.links:
+            return False
+        self._links.follow_links(links)
+        self.generation += 1
+        return True
+
+    @property
+    def links(self) -> NodeLinks:
+        """What is known of this node's interfaces."""
+        return self._links.links
+
     def prepare(self) -> Iterator[None]:
         """Work out what the objects since the last `take` mean for the ruleset, in steps; `take` does what is left.
 
@@ -174,6 +191,7 @@ class Desired:
         """
         yield from self._classes.steps()
         self._members.settle()
+        yield from self._links.steps()
         if self._masquerade.families:
             for moved in self._addresses.steps():
                 self._put_outside(moved)
@@ -236,6 +254,7 @@ class Desired:
             items.append(self._logging)
         for item in items:
             fresh.put(item)
+        fresh.follow_links(self.links)
         return fresh
 
     @property
@@ -295,10 +314,15 @@ class Desired:
         if change == NO_CHANGE:
             return False
         before, after = change.pod if change.pod is not None else (None, None)
+        here = self.cluster.node
+        self.local_changes += change.node == here or any(
+            pod is not None and pod.node == here for pod in (before, after)
+        )
         if before is not None:
             self._members.leave(before)
         if change.node is not None:
             self._members.follow_node(change.node_was, self.cluster.nodes.get(change.node))
+            self._links.follow_node(change.node_was, self.cluster.nodes.get(change.node))
         footprint = self.index.follow(change)
         if after is not None:
             self._members.join(after)
