@@ -175,7 +175,8 @@ class Desired:
         """Take in what this node's interfaces are now; tell whether that changed anything."""
         if links == self._links.links:
             return False
-        self._links.follow_links(links)
+        if self._links.follow_links(links):
+            self._recheck.suspect(self._local_addresses())
         self.generation += 1
         return True
 
@@ -217,7 +218,7 @@ class Desired:
         """
         self._finish()
         self._whole = None
-        return self._recheck.everybody()
+        return self._recheck.everybody(self._local_addresses() if self._links.asks_for_nodes else ())
 
     @property
     def suspects(self) -> dict[str, int]:
@@ -231,6 +232,8 @@ class Desired:
 
     def permits(self, flow: Flow) -> bool:
         """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
+        if self._links.closed_to(flow):
+            return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
         judgement = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
         sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
@@ -296,6 +299,9 @@ class Desired:
             self._finish()
             found = origins.get(prefix)
         return found
+
+    def _local_addresses(self) -> set[str]:
+        return {address for pod in self.cluster.local.values() if pod.holds_addresses for address in pod.addresses}
 
     def _finish(self) -> None:
         for _ in self.prepare():

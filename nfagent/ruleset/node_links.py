@@ -14,6 +14,7 @@ import msgspec
 from nfagent.cluster.address import FAMILIES, Range, family_of, text
 from nfagent.cluster.model import Node
 from nfagent.cluster.state import ClusterState
+from nfagent.policy.evaluate import Flow
 from nfagent.ruleset import names
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.objects import LinkName, NamedSet, Ruleset, ServicePort
@@ -22,6 +23,8 @@ POD_LINKS = "podlinks"
 TUNNELS = "tunnels"
 NODES = "nodes"
 POD_RANGES = "podranges"
+PORTLESS = ("4", "41", "47")
+"""Tunnels' protocols without ports: IP in IP, IPv6 in IP, GRE."""
 _PART = 250
 """How many Nodes, or ranges, one step looks at."""
 _OWN_OF_RANGE = 2
@@ -69,9 +72,20 @@ class LinkSets:
         """Tell whether rules need to know whose tunnels may end here."""
         return bool(self.links.tunnels) or self.links.portless
 
-    def follow_links(self, links: NodeLinks) -> None:
-        """Take in what the node's interfaces are now."""
-        asked = self.asks_for_nodes
+    def closed_to(self, flow: Flow) -> bool:
+        """Tell whether a connection is a Pod's of this node to a Node's tunnel."""
+        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
+        if not any(pod.node == self._cluster.node and not pod.host_network for pod in holders):
+            return False
+        nodes = self._live.sets[names.set_name(NODES, family_of(flow.destination))].elements
+        ends = flow.protocol in PORTLESS or any(
+            (port.protocol, port.port) == (flow.protocol, flow.port) for port in self.links.tunnels
+        )
+        return ends and flow.destination in nodes
+
+    def follow_links(self, links: NodeLinks) -> bool:
+        """Take in what the node's interfaces are now; tell whether there are tunnels that weren't known."""
+        asked, before = self.asks_for_nodes, self.links
         self.links = links
         self._live.recount(POD_LINKS, map(LinkName, links.pod_links))
         self._live.recount(TUNNELS, links.tunnels)
@@ -82,6 +96,7 @@ class LinkSets:
             for family in FAMILIES:
                 own = (address for address in addresses if family_of(address) == family)
                 self._live.recount(names.set_name(NODES, family), own)
+        return links.portless > before.portless or bool(links.tunnels - before.tunnels)
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
         """Take in a Node that came, changed or went."""

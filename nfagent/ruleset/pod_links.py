@@ -17,7 +17,7 @@ from typing import Literal
 from nfagent.cluster.address import FAMILIES, Family
 from nfagent.policy.choices import Choices
 from nfagent.ruleset import names
-from nfagent.ruleset.node_links import NODES, POD_LINKS, POD_RANGES, TUNNELS
+from nfagent.ruleset.node_links import NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS
 from nfagent.ruleset.objects import (
     Accept,
     Chain,
@@ -48,8 +48,6 @@ LINK_COUNTERS = (UNROUTED_COUNTER, TUNNEL_COUNTER, LINK_LOCAL_COUNTER)
 _FORWARD = "podlinks-forward"
 _LINK_LOCAL = "podlinks-link-local"
 _TUNNELS_FORWARD, _TUNNELS_INPUT = "tunnels-forward", "tunnels-input"
-_PORTLESS = ("4", "41", "47")
-"""IP in IP, IPv6 in IP, GRE."""
 _DHCPV6_SERVER = 547
 _ANSWERED = ("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert")
 _LISTENERS = ("mld-listener-report", "mld-listener-done", "mld2-listener-report")
@@ -93,7 +91,7 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
 def _tunnelled(chain: str) -> Iterator[Rule]:
     """Send what looks like a tunnel's packets to a chain."""
     yield Rule((ToPort(TUNNELS),), verdict=Jump(chain))
-    yield Rule((ProtocolIs(_PORTLESS),), verdict=Jump(chain))
+    yield Rule((ProtocolIs(PORTLESS),), verdict=Jump(chain))
 
 
 def _unrouted(choices: Choices, *matches: Match) -> Iterator[Rule]:

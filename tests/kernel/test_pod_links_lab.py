@@ -266,6 +266,43 @@ def test_tunnels_without_ports_are_closed_to_pods(lab: Lab, protocol: int) -> No
     assert dropped(lab, "tunnel") == before + 2
 
 
+def answer(lab: Lab, pod: str, protocol: int, port: int) -> None:
+    """Have n2 send what conntrack takes for an answer."""
+    udp = struct.pack("!HHHH", 8472, port, 8, 0) if protocol == 17 else bytes(8)
+    send_raw(lab.fabric.node_namespace("n2"), lab.address(pod, 4), protocol, udp)
+
+
+@only(*JOINED)
+@pytest.mark.parametrize("protocol", [17, 47], ids=["VXLAN", "GRE"])
+def test_what_a_pod_sends_to_a_tunnel_ends_with_the_rules_though_it_was_answered_before(
+    lab: Lab, protocol: int
+) -> None:
+    """At the node's address in the tunnel, which is what it answers by."""
+    agent, far = lab.cluster.agent("n1"), tunnel_address(family_address(lab.fabric.nodes["n2"].pod_cidrs, 4))
+    head = struct.pack("!HHHH", PORT, 8472, 16, 0) if protocol == 17 else bytes(8)
+    agent.stop()
+    agent.nft("delete", "table", "inet", "nfagent")
+    try:
+        track = "table inet track {\nchain seen {\ntype filter hook forward priority 10\nct state new\n}\n}\n"
+        node = lab.fabric.node_namespace("n1")
+        subprocess.run(lab.fabric.command(node, ["nft", "-f", "-"]), input=track, text=True, check=True, timeout=30)
+        with Capture(lab.fabric.node_namespace("n2")) as capture, Capture(lab.pod("x/c")) as back:
+            first, lie = marker(), marker()
+            send_raw(lab.pod("x/c"), far, protocol, head + first)
+            capture.until(bearing(first))
+            answer(lab, "x/c", protocol, PORT)
+            back.until(lambda seen: seen.head.source == far and seen.head.protocol == protocol)
+            agent.start()
+            send_raw(lab.pod("x/c"), far, protocol, head + lie)
+            fence = marker()
+            said(lab.pod("x/c"), lab.address("x/c", 4), far, fence)
+            assert not any(map(bearing(lie), capture.until(bearing(fence))))
+    finally:
+        if not agent.runs:
+            agent.start()
+        agent.nft("delete", "table", "inet", "track")
+
+
 # IPv6 link-local sources.
 
 
