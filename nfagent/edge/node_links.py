@@ -140,7 +140,9 @@ class NodeLinksWatch:
             loop.add_reader(events, self._woken.set)
             try:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), began + _ANYWAY_SECONDS - time.monotonic())
+                    # Not by `wait_for`, which Python 3.11 has swallow a cancellation now and then.
+                    async with asyncio.timeout(began + _ANYWAY_SECONDS - time.monotonic()):
+                        await self._woken.wait()
             finally:
                 loop.remove_reader(events)
             self._woken.clear()
