@@ -324,7 +324,7 @@ class Agent:
         """Read the table once. Raises MachineError for what an administrator has to mend before anything works."""
         try:
             # Until this node's interfaces are known, they are what they were when the table was written.
-            self._desired.follow_links(held_links(await self._kernel.read()))
+            self._desired.follow_links(held_links(await self._kernel.read()), held=True)
         except KernelError as error:
             log.error("the table can't be read for now, it is tried again: %s", error)
 

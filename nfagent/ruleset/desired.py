@@ -171,11 +171,14 @@ class Desired:
             return self.egress.objects.get(ref)
         return self._logging if ref.kind == "NetworkLogging" else self.cluster.find(ref)
 
-    def follow_links(self, links: NodeLinks) -> bool:
-        """Take in what this node's interfaces are now; tell whether that changed anything."""
+    def follow_links(self, links: NodeLinks, *, held: bool = False) -> bool:
+        """Take in what this node's interfaces are now; tell whether that changed anything.
+
+        held: the kernel's table says so itself, so its rules had it in force
+        """
         if links == self._links.links:
             return False
-        if self._links.follow_links(links):
+        if self._links.follow_links(links) and not held:
             self._recheck.suspect(self._local_addresses())
         self.generation += 1
         return True
@@ -257,7 +260,7 @@ class Desired:
             items.append(self._logging)
         for item in items:
             fresh.put(item)
-        fresh.follow_links(self.links)
+        fresh.follow_links(self.links, held=True)
         return fresh
 
     @property

@@ -49,9 +49,11 @@ class NodeLinks(msgspec.Struct, frozen=True):
 def held_links(ruleset: Ruleset) -> NodeLinks:
     """Read from a table what was known of this node's interfaces when it was written."""
     links, tunnels = (ruleset.sets[name].elements if name in ruleset.sets else () for name in (POD_LINKS, TUNNELS))
+    nodes = (ruleset.sets.get(names.set_name(NODES, family)) for family in FAMILIES)
     return NodeLinks(
         frozenset(link.name for link in links if isinstance(link, LinkName)),
         frozenset(port for port in tunnels if isinstance(port, ServicePort)),
+        portless=any(item is not None and bool(item.elements) for item in nodes),
     )
 
 

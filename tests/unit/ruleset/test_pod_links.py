@@ -210,7 +210,9 @@ def test_without_masquerade_ranges_are_known_too_and_overlapping_ones_are_merged
 
 
 def test_what_a_table_holds_is_what_was_known() -> None:
-    assert held_links(wanted().ruleset()) == LINKS
+    ruleset = wanted().ruleset()
+    assert held_links(ruleset) == NodeLinks(LINKS.pod_links, LINKS.tunnels, portless=True)
+    assert wanted(held_links(ruleset)).ruleset().sets == ruleset.sets
     assert held_links(Ruleset(exists=False)) == NodeLinks()
 
 
