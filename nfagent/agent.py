@@ -43,6 +43,7 @@ from nfagent.edge.logwriter import LogWriter
 from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.nflog_reading import NflogReading
+from nfagent.edge.node_links import NodeLinksWatch, question_of
 from nfagent.edge.readiness import Readiness
 from nfagent.edge.stderr_log import lost_lines
 from nfagent.edge.turns import Turns
@@ -53,6 +54,7 @@ from nfagent.notices.findings import NodeFaults
 from nfagent.reconcile import Reconciler
 from nfagent.revoke import Revoker
 from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.node_links import NodeLinks, held_links
 from nfagent.ruleset.standing import Standing, standing_of
 from nfagent.ruleset.unknown_node import UnknownNode, advice
 from nfagent.ruleset.views import View
@@ -153,6 +155,8 @@ class Agent:
         )
         self._bridges = BridgeWatch()
         self._frames = FrameWatch(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        self._links = NodeLinksWatch(lambda: question_of(self._desired.cluster), self._links_changed)
+        self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ready = False
@@ -242,6 +246,7 @@ class Agent:
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._frames.run()),
+                tasks.create_task(self._follow_links()),
                 tasks.create_task(self._last_good.run()),
             ]
             if self._voice is not None:
@@ -261,13 +266,28 @@ class Agent:
     async def take(self, changes: Iterable[Item | Ref]) -> None:
         """Take in what changed, in its order."""
         await self._intake.take(changes)
+        self._look_for_pods()
         self._say_problems()
 
     def gathered(self) -> None:
         """Everything was read once: from now on the kernel is told."""
         self._warn_about_node()
+        self._links.look()  # before the first comparison, which would open what isn't known
         self._gathered.set()
         self._intake.open()
+
+    async def _follow_links(self) -> None:
+        await self._gathered.wait()
+        await self._links.run()
+
+    def _look_for_pods(self) -> None:
+        before, self._local_changes = self._local_changes, self._desired.local_changes
+        if self._local_changes != before:
+            self._links.pods_changed()
+
+    def _links_changed(self, links: NodeLinks) -> None:
+        if self._desired.follow_links(links) and self._gathered.is_set():
+            self._reconciler.wake()
 
     async def _speak(self, voice: Voice) -> None:
         await self._gathered.wait()
@@ -331,7 +351,8 @@ class Agent:
     async def _try_kernel(self) -> None:
         """Read the table once. Raises MachineError for what an administrator has to mend before anything works."""
         try:
-            await self._kernel.read()
+            # Until this node's interfaces are known, they are what they were when the table was written.
+            self._desired.follow_links(held_links(await self._kernel.read()), held=True)
         except KernelError as error:
             log.error("the table can't be read for now, it is tried again: %s", error)
 
@@ -397,6 +418,7 @@ class Agent:
             },
             "bridges": self._bridges.status(),
             "frames": self._frames.status(),
+            "links": self._links.status(),
             "revoke": msgspec.to_builtins(self._revoker.status),
             **self._source.status(),
             "last_good": self._last_good.status(),

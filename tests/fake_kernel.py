@@ -20,9 +20,11 @@ from nfagent.ruleset.objects import (
     Element,
     FamilyInSet,
     FlowInSet,
+    FromLink,
     Goto,
     InSet,
     Jump,
+    LinkName,
     NamedPort,
     NamedSet,
     PacketNamedPort,
@@ -33,6 +35,8 @@ from nfagent.ruleset.objects import (
     Rule,
     Ruleset,
     ServerPortIn,
+    ServicePort,
+    ToPort,
     VerdictMap,
 )
 from nfagent.ruleset.transaction import (
@@ -50,7 +54,10 @@ from nfagent.ruleset.transaction import (
     Transaction,
 )
 
-_BY_SET = (InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
+_BY_SET = (
+    *(InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet),
+    *(Refresh, ServerPortIn, PacketPortIn, FromLink, ToPort),
+)
 _NAME_BYTES = 255
 _TEXT_BYTES = 127
 _JUMPS = 16
@@ -280,7 +287,7 @@ def _check_type(item: NamedSet, element: Element) -> None:
             family = family_of(element)
         case "range", Range():
             family = element.family
-        case "family", 4 | 6:
+        case ("family", 4 | 6) | ("link", LinkName()) | ("service", ServicePort()):
             return
         case "ports", PortRange() if 0 < element.first <= element.last < 65536:
             return

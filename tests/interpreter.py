@@ -27,6 +27,7 @@ from nfagent.ruleset.objects import (
     FamilyIs,
     FlowInSet,
     Fragment,
+    FromLink,
     Goto,
     GroupAddress,
     GroupFrame,
@@ -35,6 +36,7 @@ from nfagent.ruleset.objects import (
     Icmpv6Type,
     InSet,
     Jump,
+    LinkName,
     LocalSource,
     Log,
     LongestPayload,
@@ -56,7 +58,10 @@ from nfagent.ruleset.objects import (
     Ruleset,
     ServerPort,
     ServerPortIn,
+    ServicePort,
+    ToPort,
     Unconfirmed,
+    Unrouted,
     Verdict,
     Way,
     WayIs,
@@ -85,7 +90,10 @@ class Conntrack(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A packet at a hook. `protocol` is nft's word, or a number as text."""
+    """A packet at a hook. `protocol` is nft's word, or a number as text.
+
+    link: the interface that it came in by; `unrouted` tells that nothing for its source would leave by that
+    """
 
     family: Family
     saddr: str
@@ -102,6 +110,8 @@ class Seen(NamedTuple):
     hop_limit: int = 63
     payload: int = 64
     group_frame: bool = False
+    link: str = ""
+    unrouted: bool = False
 
 
 class Result(NamedTuple):
@@ -229,8 +239,8 @@ class _Machine:
                 return _in_set(_address(key), self.ruleset.sets[name], negated=negated)
             case PairInSet():
                 return _pair_in_set(match, self.ruleset.sets[match.set])
-            case NamedPort() | PacketNamedPort():
-                return _named_port(match, self.ruleset.sets[match.set])
+            case NamedPort() | PacketNamedPort() | FromLink() | ToPort():
+                return _by_element(match, self.ruleset.sets[match.set])
             case ServerPortIn() | PacketPortIn():
                 return _port_in(match, self.ruleset.sets[match.set])
             case FlowInSet() | FamilyInSet():
@@ -305,6 +315,8 @@ def _machine(match: Match) -> Test:
             return lambda packet: packet.group_frame
         case GroupAddress():
             return lambda packet: _is_group(packet.daddr)
+        case Unrouted():
+            return lambda packet: packet.unrouted
         case Refresh():
             return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
         case _:
@@ -388,6 +400,18 @@ def _port_in(match: ServerPortIn | PacketPortIn, item: NamedSet) -> Test:
 
 def _flow(packet: Seen) -> tuple[str, str, int, str, int]:
     return packet.saddr, packet.protocol, packet.sport, packet.daddr, packet.dport
+
+
+def _by_element(match: NamedPort | PacketNamedPort | FromLink | ToPort, item: NamedSet) -> Test:
+    if isinstance(match, FromLink):
+        return lambda packet: LinkName(packet.link) in item.elements
+    if isinstance(match, ToPort):
+        return lambda packet: _has_port(packet) and _service(packet) in item.elements
+    return _named_port(match, item)
+
+
+def _service(packet: Seen) -> ServicePort | None:
+    return ServicePort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
 
 
 def _named_port(match: NamedPort | PacketNamedPort, item: NamedSet) -> Test:

@@ -25,6 +25,7 @@ from nfagent.explain.explanation import explain, explanation_view
 from nfagent.explain.trial import Seen
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.differences import diff_view
+from nfagent.ruleset.node_links import held_links
 from nfagent.ruleset.objects import Ruleset
 from nfagent.ruleset.pieces import whole
 from nfagent.ruleset.scopes import check_scope
@@ -132,7 +133,10 @@ class FolderAnswers:
                 case "kernel":
                     return self._ruleset(kernel.read_now(), scope)
                 case "diff":
-                    return diff_view(kernel.read_now(), wanted)
+                    found = kernel.read_now()
+                    # The files say nothing of the node's interfaces: those stay as the table has them.
+                    self.desired.follow_links(held_links(found), held=True)
+                    return diff_view(found, self.desired.ruleset())
                 case "counters":
                     return counters_view(self.desired, kernel.counters_now(), scope)
         finally:

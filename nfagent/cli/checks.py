@@ -98,6 +98,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _nflog(settings, root=root)
     yield _bridges()
     yield from _frames(settings, root=root)
+    yield _pod_links(settings)
     yield from _forwarding()
     yield _other_agent(settings)
     yield _in_time("log folder", settings.log_dir, lambda: _log_folder(settings))
@@ -274,6 +275,21 @@ def _frames_refusal() -> str:
     except (KernelError, MachineError) as error:
         return str(error)
     return ""
+
+
+def _pod_links(settings: Settings) -> Check:
+    """Say where Pods' sources can't be held against an interface; only a running agent knows where Pods are."""
+    try:
+        known = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["links"]
+    except (NfagentError, KeyError):
+        return Check("Pod interfaces", "ok", "not known before an agent runs")
+    if known["problem"]:
+        return Check("Pod interfaces", "warn", known["problem"])
+    if not known["shared"]:
+        return Check("Pod interfaces", "ok", f"{counted(len(known['pod_links']), 'interface')} with Pods alone behind")
+    named = ", ".join(f"{item['link']} ({item['why']})" for item in known["shared"])
+    found = f"Pods behind {named} can send with sources that nobody holds, and to the node's tunnels"
+    return Check("Pod interfaces", "warn", found, "have the network plugin keep Pods there to their own addresses")
 
 
 def _forwarding() -> Iterator[Check]:

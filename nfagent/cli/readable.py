@@ -94,18 +94,38 @@ def agent_facts(agent: View) -> list[tuple[str, str]]:
     for bridge in agent["bridges"]:
         words = f"packets between Pods on {bridge['bridge']} pass the rules by ({', '.join(bridge['unjudged'])})"
         found.append(("bridge", f"{paint('warn')}, {words}; see nfagent check"))
-    frames = agent.get("frames", {})
-    if frames.get("state") == "unknown":
-        found.append(("bridge frames", f"{paint('warn')}, what can't be judged may pass: {frames['problem']}"))
-    elif frames.get("dropped"):
-        found.append(("bridge frames", f"{counted(frames['dropped'], 'frame')} dropped that no rule could judge"))
+    found += _frame_facts(agent.get("frames", {}))
+    if "links" in agent:
+        found += _link_facts(agent["links"])
     found.append(("live connections", _revoke_fact(agent["revoke"])))
     if "last_good" in agent:
         found.append(("last good objects", _last_good_fact(agent["last_good"])))
-    own = agent.get("own_log", {}).get("lost_lines", 0)
-    if own:
-        found.append(("agent's log", f"{paint('warn')}, {counted(own, 'line')} lost: nobody read it"))
+    found += _own_log_facts(agent.get("own_log", {}))
     return [*found, ("verdict log", "; ".join(_log_facts(log)))]
+
+
+def _frame_facts(frames: View) -> list[tuple[str, str]]:
+    """Say which frames of bridges no rule could judge."""
+    if frames.get("state") == "unknown":
+        return [("bridge frames", f"{paint('warn')}, what can't be judged may pass: {frames['problem']}")]
+    if frames.get("dropped"):
+        return [("bridge frames", f"{counted(frames['dropped'], 'frame')} dropped that no rule could judge")]
+    return []
+
+
+def _own_log_facts(own: View) -> list[tuple[str, str]]:
+    lost = own.get("lost_lines", 0)
+    return [("agent's log", f"{paint('warn')}, {counted(lost, 'line')} lost: nobody read it")] if lost else []
+
+
+def _link_facts(links: View) -> list[tuple[str, str]]:
+    """Say where Pods' sources aren't held against their interface."""
+    shared = [
+        f"{paint('warn')}, Pods behind {item['link']} can send with any source: {item['why']}"
+        for item in links["shared"]
+    ]
+    known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []
+    return [("interface", words) for words in (*known, *shared)]
 
 
 def _last_good_fact(kept: View) -> str:

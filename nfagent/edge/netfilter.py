@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from nfagent.cluster.address import Range
 from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, SetFullError, WireError
-from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element, PortRange
+from nfagent.ruleset.objects import TABLE, TABLE_FAMILY, Element, LinkName, PortRange, ServicePort
 from nfagent.ruleset.text import element_text
 from nfagent.ruleset.transaction import Transaction
 from nfagent.wire import netlink
@@ -221,5 +221,5 @@ def _element_words(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"
-        case str() | int() | Range() | PortRange() | (_, _, _) | (_, _, _, _, _):
+        case str() | int() | Range() | PortRange() | LinkName() | ServicePort() | (_, _, _) | (_, _, _, _, _):
             return element_text(element)

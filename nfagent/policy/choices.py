@@ -12,6 +12,9 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     own_node: a Pod under egress isolation that calls its own node: 'judged' like any destination, or 'allowed'
               always, as the API's documentation says (corner-cases.md 51)
+    unrouted_sources: packets from a Pod's interface whose source the node wouldn't answer by it: 'dropped', or
+              'judged' by that source, which is nobody's to any policy: for Pods that route for others
     """
 
     own_node: Literal["judged", "allowed"] = "judged"
+    unrouted_sources: Literal["dropped", "judged"] = "dropped"

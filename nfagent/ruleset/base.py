@@ -11,16 +11,9 @@ from collections.abc import Iterator
 from nfagent.cluster.address import FAMILIES, Family
 from nfagent.cluster.model import DIRECTIONS, Direction
 from nfagent.policy.choices import Choices
-from nfagent.ruleset import names
+from nfagent.ruleset import names, pod_links
 from nfagent.ruleset.icmp_errors import error_chain, error_rule
-from nfagent.ruleset.link_scope import (
-    GROUP_COUNTER,
-    LINK_LOCAL_COUNTER,
-    discovery,
-    group_rules,
-    link_local_rules,
-    link_scope_chains,
-)
+from nfagent.ruleset.link_scope import GROUP_COUNTER, discovery, group_rules, link_local_rules, link_scope_chains
 from nfagent.ruleset.objects import (
     FLOW_SET_SIZE,
     Accept,
@@ -55,7 +48,7 @@ REVOKED = "revoked"
 REVOKED_COUNTER = "drop/revoked"
 SPOOFED_COUNTER = "drop/spoofed"
 UNTRACKED_COUNTER = "drop/untracked"
-BASE_COUNTERS = (GROUP_COUNTER, LINK_LOCAL_COUNTER, REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER)
+BASE_COUNTERS = (GROUP_COUNTER, REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER, *pod_links.LINK_COUNTERS)
 _ENDS: tuple[End, End] = ("client", "server")
 
 
@@ -68,7 +61,7 @@ def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]
         judging.append(("egress", "input"))
         answers += tuple(rule for family in FAMILIES for rule in _own_answers(family, level))
     for direction, hook in judging:
-        chain = _judging_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level)
+        chain = _judging_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level, choices)
         yield names.at_level(f"{hook}-{direction}", level), chain
     if answers:
         yield names.at_level("output-revoked", level), Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
@@ -78,23 +71,27 @@ def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]
         yield error_chain(direction, level, stray)
     if not level:
         yield from link_scope_chains()
+        yield from pod_links.link_chains(choices, EGRESS_PRIORITY)
 
 
-def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
+def _judging_chain(direction: Direction, hook: Hook, level: int, choices: Choices) -> Chain:
     end: End = "client" if direction == "egress" else "server"
     named: tuple[Rule, ...] = (_spoofed(hook),) if direction == "egress" and not level else ()
     if hook.name == "output":
         named = (Rule((LocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
-    first = (direction, hook.name, level) == ("egress", "forward", 0)
-    ended = (*map(_ended_flow, FAMILIES), *group_rules()) if first else ()
+    forwarding = (direction, hook.name, level) == ("egress", "forward", 0)
+    before, by_link = _by_link(direction, hook, choices) if not level else ((), ())
+    ended = (*map(_ended_flow, FAMILIES), *group_rules()) if forwarding else ()
     stray = names.at_level(f"stray-{direction}", level)
     settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
         (
+            *before,
             Rule(settled, verdict=Accept()),
-            *(link_local_rules() if first else ()),
+            *(link_local_rules() if forwarding else ()),
             *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
             *named,
+            *by_link,
             *ended,
             error_rule(direction, level),
             Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(stray)),
@@ -105,6 +102,15 @@ def _judging_chain(direction: Direction, hook: Hook, level: int) -> Chain:
         ),
         hook,
     )
+
+
+def _by_link(direction: Direction, hook: Hook, choices: Choices) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """Give the rules about a packet's interface that stand before the short ways, and those behind them."""
+    if direction == "ingress" or hook.name == "output":
+        return (), ()
+    if hook.name == "input":
+        return tuple(pod_links.first_input_rules(choices)), tuple(pod_links.input_rules(choices))
+    return (), tuple(pod_links.forward_rules())
 
 
 def _own_answers(family: Family, level: int) -> Iterator[Rule]:

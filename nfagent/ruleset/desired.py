@@ -33,6 +33,7 @@ from nfagent.ruleset.classes import Classes
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.lower import LogPlan
 from nfagent.ruleset.members import Members
+from nfagent.ruleset.node_links import LinkSets, NodeLinks
 from nfagent.ruleset.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.ruleset.origins import Origin
 from nfagent.ruleset.recheck import Recheck
@@ -75,6 +76,7 @@ class Desired:
 
     generation: a number that grows with every object that changed something
     egress:     the objects of masquerade
+    local_changes: a number that grows with every change of this node's Pods, and of its Node
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Desired:
         self.egress = EgressState()
         self._logging: NetworkLogging | None = None
         self.generation = 0
+        self.local_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade = masquerade or MasqueradeSettings()
         self._addresses = ClusterAddresses(self.cluster, self._masquerade.cluster_ranges)
@@ -105,6 +108,7 @@ class Desired:
         for name, chain in base_chains(self.choices):
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
+        self._links = LinkSets(self._live, self.cluster)
         self._ways = ways
         self._recheck = Recheck(self._live, self._members, ways)
         self._planned = False
@@ -169,6 +173,23 @@ class Desired:
             return self.egress.objects.get(ref)
         return self._logging if ref.kind == "NetworkLogging" else self.cluster.find(ref)
 
+    def follow_links(self, links: NodeLinks, *, held: bool = False) -> bool:
+        """Take in what this node's interfaces are now; tell whether that changed anything.
+
+        held: the kernel's table says so itself, so its rules had it in force
+        """
+        if links == self._links.links:
+            return False
+        if self._links.follow_links(links) and not held:
+            self._recheck.suspect(self._local_addresses())
+        self.generation += 1
+        return True
+
+    @property
+    def links(self) -> NodeLinks:
+        """What is known of this node's interfaces."""
+        return self._links.links
+
     def prepare(self) -> Iterator[None]:
         """Work out what the objects since the last `take` mean for the ruleset, in steps; `take` does what is left.
 
@@ -176,6 +197,7 @@ class Desired:
         """
         yield from self._classes.steps()
         self._members.settle()
+        yield from self._links.steps()
         if self._masquerade.families:
             for moved in self._addresses.steps():
                 self._put_outside(moved)
@@ -201,7 +223,7 @@ class Desired:
         """
         self._finish()
         self._whole = None
-        return self._recheck.everybody()
+        return self._recheck.everybody(self._local_addresses() if self._links.asks_for_nodes else ())
 
     @property
     def suspects(self) -> dict[str, int]:
@@ -215,6 +237,8 @@ class Desired:
 
     def permits(self, flow: Flow) -> bool:
         """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
+        if self._links.closed_to(flow):
+            return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
         judgement = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
         sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
@@ -240,6 +264,7 @@ class Desired:
             items.append(self._logging)
         for item in items:
             fresh.put(item)
+        fresh.follow_links(self.links, held=True)
         return fresh
 
     @property
@@ -282,6 +307,9 @@ class Desired:
             found = origins.get(prefix)
         return found
 
+    def _local_addresses(self) -> set[str]:
+        return {address for pod in self.cluster.local.values() if pod.holds_addresses for address in pod.addresses}
+
     def _finish(self) -> None:
         for _ in self.prepare():
             pass
@@ -299,10 +327,15 @@ class Desired:
         if change == NO_CHANGE:
             return False
         before, after = change.pod if change.pod is not None else (None, None)
+        here = self.cluster.node
+        self.local_changes += change.node == here or any(
+            pod is not None and pod.node == here for pod in (before, after)
+        )
         if before is not None:
             self._members.leave(before)
         if change.node is not None:
             self._members.follow_node(change.node_was, self.cluster.nodes.get(change.node))
+            self._links.follow_node(change.node_was, self.cluster.nodes.get(change.node))
         footprint = self.index.follow(change)
         if after is not None:
             self._members.join(after)

@@ -18,6 +18,7 @@ from nfagent.ruleset.objects import (
     FamilyInSet,
     FlowInSet,
     Foreign,
+    FromLink,
     Goto,
     InSet,
     Jump,
@@ -30,10 +31,14 @@ from nfagent.ruleset.objects import (
     Rule,
     Ruleset,
     ServerPortIn,
+    ToPort,
     VerdictMap,
 )
 
-_BY_SET = (InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet, Refresh, ServerPortIn, PacketPortIn)
+_BY_SET = (
+    *(InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet),
+    *(Refresh, ServerPortIn, PacketPortIn, FromLink, ToPort),
+)
 _Named = tuple[str, str]
 """Kind and name."""
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9/\\_.-]*")

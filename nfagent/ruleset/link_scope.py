@@ -38,13 +38,15 @@ GROUP_COUNTER = "drop/multicast"
 ISOLATED = "isolated"
 """The set of the families in which a Pod of this node is isolated for ingress."""
 
-_LINK_LOCAL = parse_cidr("fe80::/10")
+LINK_LOCAL = parse_cidr("fe80::/10")
+SANE = (Icmpv6Code(0), HopLimit(255))
+"""What every message of neighbour discovery has (RFC 4861, 6.1 and 7.1)."""
 _GROUPS = parse_cidr("ff00::/8")
 _UNSPECIFIED = single("::")
 _LINK_LOCAL_CHAIN = "forward-link-local"
 _GROUP_CHAIN = "forward-multicast"
 
-_LONGEST_SOLICITATION = 64
+LONGEST_SOLICITATION = 64
 """Bytes of the longest honest solicitation or neighbour advertisement: its 24 (RFC 4861, 4.3), and three options.
 
 A link-layer address (16 on InfiniBand, RFC 4391), a nonce (8, RFC 7527) and an address registration (16, RFC 8505).
@@ -58,20 +60,20 @@ A router with more to advertise sends several advertisements (RFC 4861, 6.2.3), 
 
 def discovery() -> tuple[Rule, ...]:
     """Give the rules that accept what finds neighbours and listeners, such as their RFCs have it, and nothing else."""
-    message, sane = Icmpv6Type, (Icmpv6Code(0), HopLimit(255))
-    from_router = Within(Packet("saddr", 6), (_LINK_LOCAL,))
-    from_listener = Within(Packet("saddr", 6), (_UNSPECIFIED, _LINK_LOCAL))
+    message = Icmpv6Type
+    from_router = Within(Packet("saddr", 6), (LINK_LOCAL,))
+    from_listener = Within(Packet("saddr", 6), (_UNSPECIFIED, LINK_LOCAL))
     hosts = message(("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"))
     routers = message(("nd-router-advert", "nd-redirect"))
     listeners = message(("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"))
     return (
         Rule(
-            (hosts, *sane, LongestPayload(_LONGEST_SOLICITATION)),
+            (hosts, *SANE, LongestPayload(LONGEST_SOLICITATION)),
             verdict=Accept(),
             comment="neighbour discovery is never blocked",
         ),
         Rule(
-            (routers, *sane, from_router, LongestPayload(_LONGEST_ADVERTISEMENT)),
+            (routers, *SANE, from_router, LongestPayload(_LONGEST_ADVERTISEMENT)),
             verdict=Accept(),
             comment="neither is a router's part of it",
         ),
@@ -90,7 +92,7 @@ def link_local_rules() -> Iterator[Rule]:
     were these rules is under re-check whenever others of IPv6 are: its entry is deleted then (`revoke`).
     """
     for side in ("saddr", "daddr"):
-        yield Rule((Within(Packet(side, 6), (_LINK_LOCAL,)),), verdict=Goto(_LINK_LOCAL_CHAIN))
+        yield Rule((Within(Packet(side, 6), (LINK_LOCAL,)),), verdict=Goto(_LINK_LOCAL_CHAIN))
 
 
 def group_rules() -> Iterator[Rule]:

@@ -184,6 +184,22 @@ class NotLoopback(msgspec.Struct, frozen=True, tag=True):
     """`iifname != "lo"`: the packet came in by another interface than the loopback one."""
 
 
+class FromLink(msgspec.Struct, frozen=True, tag=True):
+    """`iifname @set`: the packet came in by one of these interfaces."""
+
+    set: str
+
+
+class Unrouted(msgspec.Struct, frozen=True, tag=True):
+    """`fib saddr . iif oif missing`: what is for the packet's source wouldn't leave by the interface it came in by."""
+
+
+class ToPort(msgspec.Struct, frozen=True, tag=True):
+    """`meta l4proto . th dport` of this very packet is an element of a set."""
+
+    set: str
+
+
 class FlowInSet(msgspec.Struct, frozen=True, tag=True):
     """`ip saddr . meta l4proto . th sport . ip daddr . th dport`: this very packet's flow is an element of a set."""
 
@@ -245,6 +261,9 @@ Match: TypeAlias = (
     | WayIs
     | FamilyInSet
     | FamilyIs
+    | FromLink
+    | Unrouted
+    | ToPort
     | FlowInSet
     | LocalSource
     | NotLoopback
@@ -343,21 +362,35 @@ class PortRange(msgspec.Struct, frozen=True, order=True):
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-SetKind: TypeAlias = Literal["address", "range", "port", "ports", "family", "flow", "pair"]
+class LinkName(msgspec.Struct, frozen=True, order=True):
+    """Name of a network interface."""
+
+    name: str
+
+
+class ServicePort(msgspec.Struct, frozen=True, order=True):
+    """A port of a protocol, whatever the address."""
+
+    protocol: Protocol
+    port: int
+
+
+SetKind: TypeAlias = Literal["address", "range", "port", "ports", "family", "flow", "pair", "link", "service"]
 PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""
 PairElement: TypeAlias = tuple[str, str]
-Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement | PairElement
+Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement | PairElement | LinkName | ServicePort
 
 
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 
     kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'pair' two
-          addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6: the last two have no `family` of their
-          own. 'flow' is the kernel's memory: packets' flows, each for FLOW_SECONDS after the last packet; it is no part
-          of what is wanted, and never compared
+          addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6, 'link' LinkNames, 'service'
+          ServicePorts: of the last four their own `family` says nothing, and is 4. 'flow' is the kernel's memory:
+          packets' flows, each for FLOW_SECONDS after the last packet; it is no part of what is wanted, and never
+          compared
     size: how many elements there is room for in a set of flows; says nothing of other kinds
     """
 

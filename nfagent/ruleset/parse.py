@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
+from nfagent.cluster.address import Family, canonical
 from nfagent.errors import WireError
 from nfagent.ruleset.foreign import is_identifier
 from nfagent.ruleset.listing import entries
@@ -24,51 +24,28 @@ from nfagent.ruleset.objects import (
     TABLE_FLAGS,
     Accept,
     Chain,
-    Connection,
-    ConntrackState,
     Dispatch,
     Drop,
     Element,
-    FamilyInSet,
-    FlowInSet,
-    Foreign,
     Goto,
     Hook,
-    InSet,
     Jump,
+    LinkName,
     Log,
     Masquerade,
     Match,
-    NamedPort,
     NamedSet,
-    Packet,
-    PacketNamedPort,
-    PairInSet,
     PortRange,
-    ProtocolIs,
-    Refresh,
     Return,
     Rule,
     Ruleset,
-    ServerPort,
-    ServerPortIn,
+    ServicePort,
     SetKind,
-    Unconfirmed,
     Verdict,
     VerdictMap,
-    Way,
-    WayIs,
-    Within,
 )
-from nfagent.ruleset.parse_header import (
-    FLOW_KEYS,
-    alternatives,
-    numbers,
-    packet_port_in,
-    parse_arrival_match,
-    parse_header_match,
-    protocol_name,
-)
+from nfagent.ruleset.parse_header import numbers, protocol_name
+from nfagent.ruleset.parse_match import foreign, parse_key, parse_match, parse_range, parse_update, set_reference
 
 _Json = dict[str, Any]
 _Shape = TypeVar("_Shape", NamedSet, VerdictMap)
@@ -81,6 +58,8 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("nf_proto",): ("family", 4),
     ("ipv4_addr", "ipv4_addr"): ("pair", 4),
     ("ipv6_addr", "ipv6_addr"): ("pair", 6),
+    ("ifname",): ("link", 4),
+    ("inet_proto", "inet_service"): ("service", 4),
     ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
     ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
 }
@@ -88,7 +67,6 @@ _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a listing isn't shaped as ours are."""
 _SET_OPTIONS = frozenset(("auto-merge", "gc-interval", "policy", "size", "stmt", "timeout"))
 """What a set or map may have besides its type: none of ours has any, but for the `size` and `timeout` of flow sets."""
-_PORT_WAYS: dict[str, Way] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 
 
@@ -252,16 +230,12 @@ def _element(kind: SetKind, entry: Any) -> Element:
         return first, second
     if kind == "family":
         return _FAMILY[entry]
-    return _range(entry)
-
-
-def _range(entry: Any) -> Range:
-    if isinstance(entry, str):
-        return single(canonical(entry))
-    if "prefix" in entry:
-        return parse_cidr(f"{entry['prefix']['addr']}/{entry['prefix']['len']}")
-    first, last = map(single, map(canonical, entry["range"]))
-    return Range(first.family, first.first, last.last)
+    if kind == "link":
+        return LinkName(msgspec.convert(entry, str))
+    if kind == "service":
+        protocol, port = entry["concat"]
+        return ServicePort(protocol_name(protocol), int(port))
+    return parse_range(entry)
 
 
 def _verdict_map(item: _Json) -> VerdictMap:
@@ -286,7 +260,7 @@ def _known_rule(item: _Json) -> Rule:
     try:
         return _rule(item)
     except _UNKNOWN:
-        return Rule((_foreign(item.get("expr")),))
+        return Rule((foreign(item.get("expr")),))
 
 
 def _rule(item: _Json) -> Rule:
@@ -302,23 +276,12 @@ def _rule(item: _Json) -> Rule:
         elif kind == "log" and value.keys() == {"prefix", "group"} and log is None and verdict is None:
             log = Log(value["prefix"], value["group"])
         elif kind == "match" and not counter and log is None and verdict is None:
-            matches.append(_match(value))
+            matches.append(parse_match(value))
         elif kind == "set" and not counter and log is None and verdict is None:
-            matches.append(_refresh(value))
+            matches.append(parse_update(value))
         else:
-            matches.append(_foreign(expression))
+            matches.append(foreign(expression))
     return Rule(tuple(matches), counter, log, verdict, item.get("comment", ""))
-
-
-def _refresh(value: _Json) -> Match:
-    family = FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
-    if value["op"] != "update" or family is None:
-        return _foreign({"set": value})
-    return Refresh(family, _set_reference(value["set"]))
-
-
-def _foreign(expression: Any) -> Foreign:
-    return Foreign(msgspec.json.encode(expression).decode())
 
 
 def _verdict(kind: str, value: Any) -> Verdict | None:
@@ -334,79 +297,10 @@ def _verdict(kind: str, value: Any) -> Verdict | None:
         case "return":
             return Return()
         case "vmap":
-            key = _key(value["key"])
-            return Dispatch(key, _set_reference(value["data"])) if key is not None else None
+            key = parse_key(value["key"])
+            return Dispatch(key, set_reference(value["data"])) if key is not None else None
         case "masquerade" if value is None:
             return Masquerade(random_fully=False)
         case "masquerade" if value in ({"flags": "fully-random"}, {"flags": ["fully-random"]}):
             return Masquerade(random_fully=True)
-    return None
-
-
-def _set_reference(value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("@"):
-        raise ValueError(value)
-    return value[1:]
-
-
-def _match(value: _Json) -> Match:
-    operator, left, right = value["op"], value["left"], value["right"]
-    known = _by_set(operator, left, right) or _by_value(operator, left, right)
-    return known if known is not None else _foreign({"match": value})
-
-
-def _by_set(operator: str, left: Any, right: Any) -> Match | None:
-    if operator not in {"==", "!="} or not isinstance(right, str) or not right.startswith("@"):
-        return None
-    key, name = _key(left), right[1:]
-    if key is not None:
-        return InSet(key, name, negated=operator == "!=")
-    if operator == "==" and left == {"ct": {"key": "proto-src", "dir": "reply"}}:
-        return ServerPortIn(name)
-    if operator == "==" and "payload" in left:
-        return packet_port_in(left["payload"], name)
-    if left == {"meta": {"key": "nfproto"}}:
-        return FamilyInSet(name, negated=operator == "!=")
-    flow = FLOW_KEYS.get(msgspec.json.encode(left))
-    if flow is not None:
-        return FlowInSet(flow, name) if operator == "==" else None
-    if "concat" in left and len(left["concat"]) == 2:
-        source, other = map(_key, left["concat"])
-        if other is not None and source == Packet("saddr", other.family):
-            return PairInSet(other, name, negated=operator == "!=")
-    if operator == "==" and "concat" in left and len(left["concat"]) == 3:
-        address, protocol, port = left["concat"]
-        server, way = _key(address), _PORT_WAYS.get(port["payload"]["field"])
-        known = protocol == {"meta": {"key": "l4proto"}} and port["payload"]["protocol"] == "th"
-        if isinstance(server, Connection) and server.end == "server" and known and way is not None:
-            return NamedPort(server.family, name, way)
-        if isinstance(server, Packet) and server.side == "daddr" and known and way == "original":
-            return PacketNamedPort(server.family, name)
-    return None
-
-
-def _by_value(operator: str, left: Any, right: Any) -> Match | None:
-    match left:
-        case {"meta": {"key": "l4proto"}} if operator == "==":
-            return ProtocolIs(tuple(map(protocol_name, alternatives(right))))
-        case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
-            return WayIs(right)
-        case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
-            return ServerPort(*numbers(right))
-        case {"ct": {"key": "state"}} if operator == "in":
-            return ConntrackState((right,) if isinstance(right, str) else tuple(right))
-        case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
-            return Unconfirmed()
-        case {"payload": {"protocol": "ip" | "ip6", "field": "saddr" | "daddr"}} if operator == "==":
-            key = _key(left)
-            return Within(key, tuple(map(_range, alternatives(right)))) if isinstance(key, Packet) else None
-    return parse_header_match(operator, left, right) or parse_arrival_match(operator, left, right)
-
-
-def _key(left: _Json) -> Connection | Packet | None:
-    match left:
-        case {"ct": {"key": "ip saddr" | "ip6 saddr" as key, "dir": "original" | "reply" as way}}:
-            return Connection("client" if way == "original" else "server", _FAMILY[key.split()[0]])
-        case {"payload": {"protocol": "ip" | "ip6" as protocol, "field": "saddr" | "daddr" as side}}:
-            return Packet(side, _FAMILY[protocol])
     return None

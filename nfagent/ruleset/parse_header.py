@@ -21,6 +21,7 @@ from nfagent.ruleset.objects import (
     NotLoopback,
     PacketPort,
     PacketPortIn,
+    Unrouted,
 )
 
 FLOW_KEYS: dict[bytes, Family] = {
@@ -45,6 +46,7 @@ _CODES: dict[Any, int] = {"no-route": 0}
 """nft has names for codes of one ICMPv6 type, and lists them for every type."""
 
 _PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
+_PROTOCOLS |= {"ipencap": "4", "ipv4": "4", "ipip": "4", "ipv6": "41", "gre": "47"}
 """By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
 
 
@@ -86,14 +88,22 @@ def parse_arrival_match(operator: str, left: Any, right: Any) -> Match | None:
     match left, operator:
         case {"meta": {"key": "nfproto"}}, "==" if right in _FAMILIES:
             return FamilyIs(_FAMILIES[right])
-        case {"fib": {"result": "type", "flags": "saddr" | ["saddr"]}}, "==" if right == "local":
-            return LocalSource()
-        case {"fib": {"result": "type", "flags": "daddr" | ["daddr"]}}, "==" if right == _GROUP:
-            return GroupAddress()
+        case {"fib": {"result": result, "flags": flags}}, "==":
+            return _fib_match(result, (flags,) if isinstance(flags, str) else tuple(flags), right)
         case {"meta": {"key": "pkttype"}}, "==" if right == _GROUP:
             return GroupFrame()
         case {"meta": {"key": "iifname"}}, "!=" if right == "lo":
             return NotLoopback()
+    return None
+
+
+def _fib_match(result: Any, flags: tuple[Any, ...], right: Any) -> Match | None:
+    if (result, flags, right) == ("type", ("saddr",), "local"):
+        return LocalSource()
+    if (result, flags, right) == ("type", ("daddr",), _GROUP):
+        return GroupAddress()
+    if (result, flags) == ("oif", ("saddr", "iif")) and right is False:
+        return Unrouted()
     return None
 
 

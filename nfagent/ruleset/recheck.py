@@ -16,7 +16,18 @@ from nfagent.ruleset import names
 from nfagent.ruleset.base import RECHECK, RECHECKING, recheck_sets
 from nfagent.ruleset.live import LiveRuleset
 from nfagent.ruleset.members import Members
-from nfagent.ruleset.objects import FLOW_SET_SIZE, Chain, Element, Goto, Jump, PortRange, Rule, Ruleset
+from nfagent.ruleset.objects import (
+    FLOW_SET_SIZE,
+    Chain,
+    Element,
+    Goto,
+    Jump,
+    LinkName,
+    PortRange,
+    Rule,
+    Ruleset,
+    ServicePort,
+)
 from nfagent.ruleset.transaction import ChangeElements, Transaction
 from nfagent.ruleset.widened import Widening
 
@@ -49,17 +60,23 @@ class Recheck:
             self._live.add(name, element)
         return bool(new)
 
-    def everybody(self) -> Transaction:
+    def everybody(self, others: Iterable[str] = ()) -> Transaction:
         """Put every Pod that any policy judges under re-check; give the commands for it, as they are told by no other.
 
         For when it isn't known what the kernel let pass before.
+        others: addresses that something else judges
         """
-        judged = {address for item in self._live.maps.values() for address in item.elements}
+        judged = {address for item in self._live.maps.values() for address in item.elements}.union(others)
         found: dict[str, list[Element]] = {}
         for name, element in self._enrol(judged):
             found.setdefault(name, []).append(element)
             self._live.add_told(name, element)
         return tuple(ChangeElements("add", name, tuple(elements)) for name, elements in sorted(found.items()))
+
+    def suspect(self, addresses: Iterable[str]) -> None:
+        """Put addresses under re-check for a reason that the ruleset's changes don't show; part of the next one."""
+        for name, element in list(self._enrol(addresses)):
+            self._live.add(name, element)
 
     def absolve(self, judged: Mapping[str, int]) -> None:
         """Take addresses out whose connections were judged, unless a later change concerns them again."""
@@ -133,7 +150,7 @@ def _means_peers(name: str) -> bool:
 
 def _address(element: Element) -> str:
     """Give the address of a peer's element; a range belongs to no peer that can change."""
-    if isinstance(element, Range | PortRange | int):
+    if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
         return ""
     return element if isinstance(element, str) else element[0]
 

@@ -4,58 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from nfagent.cluster.address import Family, Range, family_of, number
+from nfagent.cluster.address import Range, family_of, number
 from nfagent.cluster.ordering import in_order
 from nfagent.cluster.printable import printable_lines
+from nfagent.ruleset.match_text import key_text, match_text
 from nfagent.ruleset.objects import (
     FLOW_SECONDS,
     TABLE,
     TABLE_FAMILY,
     Accept,
     Chain,
-    Connection,
-    ConntrackState,
     Dispatch,
     Drop,
     Element,
-    FamilyInSet,
-    FamilyIs,
-    FlowInSet,
-    Foreign,
-    Fragment,
     Goto,
-    GroupAddress,
-    GroupFrame,
-    HopLimit,
-    Icmpv6Code,
-    Icmpv6Type,
-    InSet,
     Jump,
-    LocalSource,
-    LongestPayload,
+    LinkName,
     Masquerade,
-    Match,
-    NamedPort,
     NamedSet,
-    NotLoopback,
-    Packet,
-    PacketNamedPort,
-    PacketPort,
-    PacketPortIn,
-    PairInSet,
     PortRange,
-    ProtocolIs,
-    Refresh,
     Return,
     Rule,
     Ruleset,
-    ServerPort,
-    ServerPortIn,
-    Unconfirmed,
+    ServicePort,
     Verdict,
     VerdictMap,
-    WayIs,
-    Within,
 )
 
 Annotate = Callable[[str], str]
@@ -64,13 +37,6 @@ Annotate = Callable[[str], str]
 _IP = {4: "ip", 6: "ip6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _NFPROTO = {4: "ipv4", 6: "ipv6"}
-_MACHINE: dict[type[Match], str] = {
-    LocalSource: "fib saddr type local",
-    NotLoopback: 'iifname != "lo"',
-    GroupFrame: "meta pkttype { broadcast, multicast }",
-    GroupAddress: "fib daddr type { broadcast, multicast }",
-}
-_END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
 
 
 def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
@@ -185,6 +151,10 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield "type nf_proto"
         case "ports":
             yield "type inet_service"
+        case "link":
+            yield "type ifname"
+        case "service":
+            yield "type inet_proto . inet_service"
         case "port":
             yield f"type {address} . inet_proto . inet_service"
         case "pair":
@@ -211,6 +181,10 @@ def element_order(element: Element) -> tuple[int, int, str, int]:
     """Give what elements are sorted by: their addresses, as people expect them."""
     if isinstance(element, int):
         return (element, 0, "", 0)
+    if isinstance(element, LinkName):
+        return (0, 0, element.name, 0)
+    if isinstance(element, ServicePort):
+        return (0, 0, element.protocol, element.port)
     if isinstance(element, Range):
         return (element.family, element.first, "", 0)
     if isinstance(element, PortRange):
@@ -227,15 +201,19 @@ def _written(element: Element) -> tuple[str, str]:
 
 
 def _address(element: Element) -> str:
-    if isinstance(element, Range | PortRange | int):
+    if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
         return ""
     return element if isinstance(element, str) else element[0]
 
 
 def element_text(element: Element) -> str:
-    """Write one element: an address, a range of addresses or ports, a family, or address . protocol . port."""
+    """Write one element: an address, a range of addresses or ports, a family, an interface, or a tuple of these."""
     if isinstance(element, int):
         return _NFPROTO[element]
+    if isinstance(element, LinkName):
+        return f'"{element.name}"'
+    if isinstance(element, ServicePort):
+        return f"{element.protocol} . {element.port}"
     if isinstance(element, tuple):
         return " . ".join(map(str, element))
     return str(element)
@@ -255,104 +233,6 @@ def rule_text(rule: Rule) -> str:
     return " ".join(parts)
 
 
-def key_text(key: Connection | Packet) -> str:
-    """Write which address is looked up."""
-    if isinstance(key, Packet):
-        return f"{_IP[key.family]} {key.side}"
-    return _END[key.end].format(_IP[key.family])
-
-
-def match_text(match: Match) -> str:
-    """Write one match."""
-    match match:
-        case InSet() | PairInSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | FlowInSet() | Refresh():
-            return _by_set_text(match)
-        case ServerPortIn(name):
-            return f"ct reply proto-src @{name}"
-        case ProtocolIs(names):
-            return f"meta l4proto {_one_of(names)}"
-        case ServerPort(first, last):
-            return f"ct reply proto-src {_numbers(first, last)}"
-        case Foreign(expression):
-            return f"# not nfagent's: {expression}"
-        case WayIs() | ConntrackState() | Unconfirmed():
-            return _tracked_text(match)
-        case LocalSource() | NotLoopback() | GroupFrame() | GroupAddress():
-            return _MACHINE[type(match)]
-        case _:
-            return _header_text(match)
-
-
-def _header_text(
-    match: PacketPort
-    | PacketPortIn
-    | Fragment
-    | FamilyIs
-    | Icmpv6Type
-    | Icmpv6Code
-    | HopLimit
-    | LongestPayload
-    | Within,
-) -> str:
-    match match:
-        case FamilyIs(family):
-            return f"meta nfproto {_NFPROTO[family]}"
-        case PacketPortIn(protocol, name):
-            return f"{protocol} dport @{name}"
-        case PacketPort(protocol, first, last):
-            return f"{protocol} dport {_numbers(first, last)}"
-        case Fragment(family):
-            return "ip frag-off & 0x1fff != 0" if family == 4 else "exthdr frag exists"
-        case Icmpv6Type(names):
-            return f"icmpv6 type {_one_of(names)}"
-        case Icmpv6Code(code):
-            return f"icmpv6 code {code}"
-        case HopLimit(hops):
-            return f"ip6 hoplimit {hops}"
-        case LongestPayload(size):
-            return f"ip6 length <= {size}"
-        case Within(key, ranges):
-            return f"{key_text(key)} {_one_of(tuple(map(str, ranges)))}"
-
-
-def _numbers(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"
-
-
-def _by_set_text(match: InSet | PairInSet | NamedPort | PacketNamedPort | FamilyInSet | FlowInSet | Refresh) -> str:
-    match match:
-        case InSet(key, name, negated):
-            return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
-        case PairInSet(other, name, negated):
-            pair = f"{key_text(Packet('saddr', other.family))} . {key_text(other)}"
-            return f"{pair} {'!= ' if negated else ''}@{name}"
-        case NamedPort(family, name, way):
-            port = "dport" if way == "original" else "sport"
-            return f"{key_text(Connection('server', family))} . meta l4proto . th {port} @{name}"
-        case PacketNamedPort(family, name):
-            return f"{key_text(Packet('daddr', family))} . meta l4proto . th dport @{name}"
-        case FamilyInSet(name, negated):
-            return f"meta nfproto {'!= ' if negated else ''}@{name}"
-        case FlowInSet(family, name):
-            return f"{_flow_text(family)} @{name}"
-        case Refresh(family, name):
-            return f"update @{name} {{ {_flow_text(family)} }}"
-
-
-def _flow_text(family: Family) -> str:
-    return f"{_IP[family]} saddr . meta l4proto . th sport . {_IP[family]} daddr . th dport"
-
-
-def _tracked_text(match: WayIs | ConntrackState | Unconfirmed) -> str:
-    match match:
-        case WayIs(way):
-            return f"ct direction {way}"
-        case ConntrackState(states):
-            return f"ct state {','.join(states)}"
-        case Unconfirmed():
-            return "ct status ! confirmed"
-
-
 def verdict_text(verdict: Verdict) -> str:
     """Write a verdict."""
     match verdict:
@@ -370,7 +250,3 @@ def verdict_text(verdict: Verdict) -> str:
             return f"{key_text(key)} vmap @{name}"
         case Masquerade(random_fully):
             return "masquerade fully-random" if random_fully else "masquerade"
-
-
-def _one_of(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{{ {', '.join(names)} }}"

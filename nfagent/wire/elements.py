@@ -20,7 +20,7 @@ import msgspec
 
 from nfagent.cluster.address import Range
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import TABLE, Element, PortRange
+from nfagent.ruleset.objects import TABLE, Element, LinkName, PortRange, ServicePort
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
 from nfagent.wire.netlink import NLM_F_ACK, NLM_F_REQUEST, attribute, message, nested, nfgen
 
@@ -46,6 +46,7 @@ _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _ADDRESS_BYTES = {4: 4, 6: 16}
 _PORT_BYTES = 2
 _NFPROTO = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+_LINK_BYTES = 16  # IFNAMSIZ of linux/if.h
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
 _SEQUENCE_MASK = 0xFFFF_FFFF
 _HEADERS_SIZE = 20  # struct nlmsghdr and struct nfgenmsg
@@ -194,12 +195,23 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
             return _map_element(_packed(address), chain if request.verb == "add" else None)
         case Range(family, first, last):
             return _interval(_ADDRESS_BYTES[family], first, last)
+        case PortRange(first, last):
+            return _interval(_PORT_BYTES, first, last)
+    return _single(_key_bytes(element))
+
+
+def _key_bytes(element: object) -> bytes:
+    match element:
         case str():
-            return _single(_packed(element))
-        case PortRange() | int():
-            return _small(element)
+            return _packed(element)
+        case int():
+            return struct.pack("!B", _NFPROTO[element])
+        case LinkName(name):
+            return _link(name)
+        case ServicePort(protocol, port):
+            return _service(protocol, port)
         case tuple():
-            return _single(_concatenated(element))
+            return _concatenated(element)
     raise ValueError(element)
 
 
@@ -208,16 +220,21 @@ def _concatenated(element: tuple[object, ...]) -> bytes:
         case (str(first), str(second)):
             return _packed(first) + _packed(second)
         case (str(address), str(protocol), int(port)):
-            return _packed(address) + struct.pack("!B3xH2x", _PROTOCOLS[protocol], port)
+            return _packed(address) + _service(protocol, port)
         case (str(), str(), int(), str(other), int(other_port)):
             return _concatenated(element[:3]) + _packed(other) + struct.pack("!H2x", other_port)
     raise ValueError(element)
 
 
-def _small(element: PortRange | int) -> bytes:
-    if isinstance(element, PortRange):
-        return _interval(_PORT_BYTES, element.first, element.last)
-    return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[element]))))
+def _service(protocol: str, port: int) -> bytes:
+    return struct.pack("!B3xH2x", _PROTOCOLS[protocol], port)
+
+
+def _link(name: str) -> bytes:
+    packed = name.encode()
+    if not 0 < len(packed) < _LINK_BYTES:
+        raise ValueError(name)
+    return packed.ljust(_LINK_BYTES, b"\0")
 
 
 def _packed(address: str) -> bytes:

@@ -21,6 +21,8 @@ _HEAD = struct.Struct("=BxHiII")  # struct ifinfomsg: family, hardware type, ind
 _NAME, _MASTER, _LINKINFO, _EXT_MASK = 3, 10, 18, 29  # IFLA_*
 _KIND, _DATA = 1, 2  # IFLA_INFO_*
 _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
+_UP = 1  # IFF_UP
+_PORTS = {"vxlan": 15, "geneve": 5, "bareudp": 1}  # IFLA_VXLAN_PORT, IFLA_GENEVE_PORT, IFLA_BAREUDP_PORT
 _CALLS: dict[int, Family] = {36: 4, 37: 6}  # IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES
 _INDEX = struct.Struct("=i")
 
@@ -31,6 +33,8 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     kind:   'bridge', 'veth' and so on; '' for one that no driver of virtual interfaces made
     master: index of the bridge (or bond, or VRF) that it is a port of; 0 without one
     calls:  families whose frames a bridge shows to netfilter by its own option, whatever the sysctls say
+    up:     whether it is switched on
+    port:   of UDP, where a tunnel takes packets out of others' (vxlan, geneve, bareudp); 0 for every other interface
     """
 
     index: int
@@ -38,15 +42,18 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     kind: str = ""
     master: int = 0
     calls: tuple[Family, ...] = ()
+    up: bool = False
+    port: int = 0
 
 
-def encode_listing(sequence: int, kind: str, master: int = 0) -> bytes:
-    """Ask for all interfaces of a kind, or those of them that are ports of the bridge with index `master`.
+def encode_listing(sequence: int, kind: str = "", master: int = 0) -> bytes:
+    """Ask for all interfaces, those of a kind, or those of them that are ports of the bridge with index `master`.
 
     A kernel that doesn't know the kind answers with all kinds that there are.
     """
     wanted = attribute(_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
-    wanted += nested(_LINKINFO, attribute(_KIND, kind.encode("ascii")))
+    if kind:
+        wanted += nested(_LINKINFO, attribute(_KIND, kind.encode("ascii")))
     if master:
         wanted += attribute(_MASTER, _INDEX.pack(master))
     return message(_RTM_GETLINK, NLM_F_REQUEST | _NLM_F_DUMP, sequence, _HEAD.pack(0, 0, 0, 0, 0) + wanted)
@@ -56,17 +63,21 @@ def decode_link(found: Message) -> Link:
     """Read one RTM_NEWLINK message. Raises WireError."""
     if found.type != RTM_NEWLINK or len(found.payload) < _HEAD.size:
         raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes tells of no interface")
-    index = _HEAD.unpack_from(found.payload)[2]
+    _, _, index, flags, _ = _HEAD.unpack_from(found.payload)
     said = dict(attributes(found.payload, _HEAD.size))
     info = dict(attributes(said.get(_LINKINFO, b"")))
     kind = _text(info.get(_KIND, b""))
-    options = dict(attributes(info.get(_DATA, b""))) if kind == "bridge" else {}
+    options = dict(attributes(info.get(_DATA, b""))) if kind == "bridge" or kind in _PORTS else {}
     return Link(
         index=index,
         name=_text(said.get(_NAME, b"")),
         kind=kind,
         master=_number(said[_MASTER]) if _MASTER in said else 0,
-        calls=tuple(family for option, family in _CALLS.items() if any(options.get(option, b""))),
+        calls=tuple(family for option, family in _CALLS.items() if any(options.get(option, b"")))
+        if kind == "bridge"
+        else (),
+        up=bool(flags & _UP),
+        port=int.from_bytes(options.get(_PORTS[kind], b"")[:2], "big") if kind in _PORTS else 0,
     )
 
 

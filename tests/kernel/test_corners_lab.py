@@ -273,7 +273,18 @@ def heard_in_n1_s_name(lab: Lab, source: str, destination: str, family: Family) 
         return heard(denied)
 
 
-@pytest.mark.usefixtures("_gullible", "held")
+@pytest.fixture
+def _unproven(lab: Lab) -> Iterator[None]:
+    """Have the other node forward what its Pods send in others' names, as one without rules does."""
+    agent = lab.cluster.agent("n2")
+    for settings in ({"NFAGENT_POLICY_UNROUTED_SOURCES": "judged"}, {}):
+        agent.stop()
+        agent.start(settings)
+        if settings:
+            yield
+
+
+@pytest.mark.usefixtures("_gullible", "held", "_unproven")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("source", OTHERS, ids=PLACES)
 def test_39_in_the_node_s_name_a_pod_does_not_get_into_an_isolated_one(lab: Lab, source: str, family: Family) -> None:

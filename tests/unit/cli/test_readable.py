@@ -139,6 +139,22 @@ def test_the_state_says_how_many_revoked_connections_wait_for_room(waiting: int,
     assert said in dict(readable.agent_facts(agent)).values()
 
 
+def test_the_state_says_where_pods_sources_are_not_held_against_their_interface() -> None:
+    links = {"problem": "not known", "shared": [{"link": "br0", "why": "its port eth0 may lead to other hosts"}]}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "links": links,
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    assert [words for name, words in readable.agent_facts(agent) if name == "interface"] == [
+        "warn, not known",
+        "warn, Pods behind br0 can send with any source: its port eth0 may lead to other hosts",
+    ]
+
+
 @pytest.mark.parametrize(
     ("lost", "said"),
     [

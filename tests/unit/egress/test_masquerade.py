@@ -9,6 +9,8 @@ import pytest
 from nfagent.cluster.address import parse_cidr
 from nfagent.cluster.model import Ref
 from nfagent.egress.plan import MasqueradeSettings
+from nfagent.ruleset.base import recheck_sets
+from nfagent.ruleset.node_links import link_sets
 from nfagent.ruleset.objects import Masquerade
 from nfagent.ruleset.views import Scope, state_view
 from tests.interpreter import later, run, stray
@@ -176,7 +178,7 @@ def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
 def test_switched_off_there_is_neither_chain_nor_set() -> None:
     ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].ruleset()
     assert "masquerade-pods" not in ruleset.chains
-    assert not {name for name in ruleset.sets if not name.startswith(("recheck", "revoked"))}
+    assert ruleset.sets.keys() == {*dict(recheck_sets()), *dict(link_sets())}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from nfagent.cluster.address import Family, Range, family_of
 from nfagent.ruleset.desired import Item
-from nfagent.ruleset.objects import Element, Masquerade, PortRange, Ruleset
+from nfagent.ruleset.objects import Element, LinkName, Masquerade, PortRange, Ruleset, ServicePort
 from nfagent.ruleset.text import set_properties, table_text
 from tests.corners import BOTH, CLUSTER, blocks, cidrs
 from tests.properties.strategies import desired, worlds
@@ -83,6 +83,7 @@ def family(element: Element) -> Family:
     assert not isinstance(element, int | PortRange)
     if isinstance(element, Range):
         return element.family
+    assert not isinstance(element, LinkName | ServicePort)
     return family_of(element if isinstance(element, str) else element[0])
 
 

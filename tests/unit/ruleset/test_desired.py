@@ -13,12 +13,15 @@ from nfagent.cluster.services import Service
 from nfagent.egress.ip_masq import IpMasqConfig
 from nfagent.egress.policy import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.errors import Problem
+from nfagent.policy.choices import Choices
 from nfagent.policy.matching import EVERY_POD
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import TierPolicy, TierRule
-from nfagent.ruleset.base import BASE_COUNTERS
+from nfagent.ruleset.base import BASE_COUNTERS, recheck_sets
 from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.node_links import link_sets
 from nfagent.ruleset.origins import Origin
+from nfagent.ruleset.pod_links import link_chains
 from nfagent.ruleset.translation import UNTRANSLATED_COUNTER
 from nfagent.source.kinds import DECODERS
 
@@ -178,13 +181,15 @@ def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
     ruleset = desired.ruleset()
     assert ruleset.sets.keys() == {
         *("isolated", "podpairs4", "podpairs6"),
-        *("recheck4", "recheck6", "rechecking", "revoked4", "revoked6"),
+        *dict(recheck_sets()),
+        *dict(link_sets()),
     }
     assert ruleset.counters == {*BASE_COUNTERS, UNTRANSLATED_COUNTER}
-    assert sorted(name for name, chain in ruleset.chains.items() if chain.hook is None) == [
+    assert {name for name, chain in ruleset.chains.items() if chain.hook is None} == {
         *("errors-egress", "errors-ingress", "forward-link-local", "forward-multicast"),
         *("stray-egress", "stray-ingress"),
-    ]
+        *(name for name, _ in link_chains(Choices(), 0)),
+    }
 
 
 def test_a_policy_of_the_tiers_comes_and_goes_by_its_kind_like_any_object() -> None:

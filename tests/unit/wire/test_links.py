@@ -59,6 +59,23 @@ def test_options_of_another_kind_are_not_a_bridge_s() -> None:
     assert decode_link(vlan).calls == ()
 
 
+@pytest.mark.parametrize(
+    ("kind", "option", "flags", "expected"),
+    [
+        (b"vxlan\0", attribute(15, b"\x21\x18"), 1, Link(3, "t0", "vxlan", up=True, port=8472)),
+        (b"geneve\0", attribute(5, b"\x17\xc1"), 1, Link(3, "t0", "geneve", up=True, port=6081)),
+        (b"bareudp\0", attribute(1, b"\x19\xeb"), 0, Link(3, "t0", "bareudp", port=6635)),
+        (b"vlan\0", attribute(5, b"\x17\xc1"), 1, Link(3, "t0", "vlan", up=True)),
+        (b"vxlan\0", attribute(1, b"\0\0\0\1"), 1, Link(3, "t0", "vxlan", up=True)),
+    ],
+    ids=["vxlan", "geneve", "bareudp, switched off", "another kind", "a port that isn't told"],
+)
+def test_a_tunnels_port_is_read(kind: bytes, option: bytes, flags: int, expected: Link) -> None:
+    about = attribute(NAME, b"t0\0") + nested(LINKINFO, attribute(KIND, kind), nested(DATA, option))
+    found = Message(RTM_NEWLINK, 2, 1, 0, struct.pack("=BxHiII", 0, 1, 3, flags, 0) + about)
+    assert decode_link(found) == expected
+
+
 def test_a_name_that_is_no_utf_8_is_shown_as_well_as_can_be() -> None:
     assert decode_link(told(3, attribute(NAME, b"br\xff\0"))).name == "br\ufffd"
 
@@ -94,3 +111,8 @@ def test_a_listing_asks_for_a_kind(master: int) -> None:
     asked = dict(attributes(request.payload, 16))
     assert dict(attributes(asked[LINKINFO])) == {KIND: b"veth"}
     assert asked.get(MASTER) == (struct.pack("=i", 7) if master else None)
+
+
+def test_a_listing_of_all_asks_for_no_kind() -> None:
+    [request] = messages(encode_listing(5))
+    assert LINKINFO not in dict(attributes(request.payload, 16))

@@ -1,0 +1,162 @@
+"""What the rules know of this node's interfaces: which of them Pods are behind, and where its tunnels end.
+
+A value that `wire.pod_links` decides from the kernel's words, and the sets that hold it. Tunnels concern the addresses
+of Nodes too: these sets are filled where this node has tunnels, and empty elsewhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import msgspec
+
+from nfagent.cluster.address import FAMILIES, Range, family_of, text
+from nfagent.cluster.model import Node
+from nfagent.cluster.state import ClusterState
+from nfagent.policy.evaluate import Flow
+from nfagent.ruleset import names
+from nfagent.ruleset.live import LiveRuleset
+from nfagent.ruleset.objects import LinkName, NamedSet, Ruleset, ServicePort
+
+POD_LINKS = "podlinks"
+TUNNELS = "tunnels"
+NODES = "nodes"
+POD_RANGES = "podranges"
+PORTLESS = ("4", "41", "47")
+"""Tunnels' protocols without ports: IP in IP, IPv6 in IP, GRE."""
+_PART = 250
+"""How many Nodes, or ranges, one step looks at."""
+_OWN_OF_RANGE = 2
+"""Of a Node's Pod range, the first addresses are the Node's: its tunnel interface's (flannel), and its bridge's."""
+
+
+class NodeLinks(msgspec.Struct, frozen=True):
+    """Interfaces of this node, as far as rules ask.
+
+    pod_links: names of those that local Pods are behind, and nobody else
+    tunnels:   ports at which the node takes packets out of others' packets: VXLAN, Geneve
+    portless:  whether it has tunnels of protocols without ports: IP in IP, GRE
+    shared:    name of an interface that local Pods are behind and that doesn't count, and why
+    """
+
+    pod_links: frozenset[str] = frozenset()
+    tunnels: frozenset[ServicePort] = frozenset()
+    portless: bool = False
+    shared: tuple[tuple[str, str], ...] = ()
+
+
+def held_links(ruleset: Ruleset) -> NodeLinks:
+    """Read from a table what was known of this node's interfaces when it was written."""
+    links, tunnels = (ruleset.sets[name].elements if name in ruleset.sets else () for name in (POD_LINKS, TUNNELS))
+    nodes = (ruleset.sets.get(names.set_name(NODES, family)) for family in FAMILIES)
+    return NodeLinks(
+        frozenset(link.name for link in links if isinstance(link, LinkName)),
+        frozenset(port for port in tunnels if isinstance(port, ServicePort)),
+        portless=any(item is not None and bool(item.elements) for item in nodes),
+    )
+
+
+class LinkSets:
+    """The sets about this node's interfaces, kept up to date."""
+
+    def __init__(self, live: LiveRuleset, cluster: ClusterState) -> None:
+        """Make the sets, without elements."""
+        self._live = live
+        self._cluster = cluster
+        self._stale = False
+        self.links = NodeLinks()
+        for name, shape in link_sets():
+            live.add_set(name, shape)
+
+    @property
+    def asks_for_nodes(self) -> bool:
+        """Tell whether rules need to know whose tunnels may end here."""
+        return bool(self.links.tunnels) or self.links.portless
+
+    def closed_to(self, flow: Flow) -> bool:
+        """Tell whether a connection is a Pod's of this node to a Node's tunnel."""
+        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
+        if not any(pod.node == self._cluster.node and not pod.host_network for pod in holders):
+            return False
+        nodes = self._live.sets[names.set_name(NODES, family_of(flow.destination))].elements
+        ends = flow.protocol in PORTLESS or any(
+            (port.protocol, port.port) == (flow.protocol, flow.port) for port in self.links.tunnels
+        )
+        return ends and flow.destination in nodes
+
+    def follow_links(self, links: NodeLinks) -> bool:
+        """Take in what the node's interfaces are now; tell whether there are tunnels that weren't known."""
+        asked, before = self.asks_for_nodes, self.links
+        self.links = links
+        self._live.recount(POD_LINKS, map(LinkName, links.pod_links))
+        self._live.recount(TUNNELS, links.tunnels)
+        if self.asks_for_nodes != asked:
+            self._stale = True
+            nodes = self._cluster.nodes.values() if self.asks_for_nodes else ()
+            addresses = [address for node in nodes for address in _addresses(node)]
+            for family in FAMILIES:
+                own = (address for address in addresses if family_of(address) == family)
+                self._live.recount(names.set_name(NODES, family), own)
+        return links.portless > before.portless or bool(links.tunnels - before.tunnels)
+
+    def follow_node(self, before: Node | None, after: Node | None) -> None:
+        """Take in a Node that came, changed or went."""
+        if not self.asks_for_nodes:
+            return
+        for address in _addresses(after):
+            self._live.add(names.set_name(NODES, family_of(address)), address)
+        for address in _addresses(before):
+            self._live.remove(names.set_name(NODES, family_of(address)), address)
+        self._stale = self._stale or _ranges(before) != _ranges(after)
+
+    def steps(self) -> Iterator[None]:
+        """Work out the ranges of all Nodes' Pods, where they changed, in steps: a cluster may have 15,000 Nodes."""
+        while self._stale:
+            self._stale = False
+            nodes = list(self._cluster.nodes.values()) if self.asks_for_nodes else []
+            runs = []
+            for start in range(0, len(nodes), _PART):
+                runs.append(sorted(item for node in nodes[start : start + _PART] for item in node.pod_cidrs))
+                yield
+            merged: list[Range] = []
+            for count, item in enumerate(heapq.merge(*runs), 1):
+                _join(merged, item)
+                if count % _PART == 0:
+                    yield
+            for family in FAMILIES:
+                own = [item for item in merged if item.family == family]
+                self._live.recount(names.set_name(POD_RANGES, family), own)
+
+
+def link_sets() -> Iterator[tuple[str, NamedSet]]:
+    """Give the sets that every ruleset has for this, without elements."""
+    yield POD_LINKS, NamedSet("link", 4, comment="interfaces that only this node's Pods are behind")
+    yield TUNNELS, NamedSet("service", 4, comment="where this node takes packets out of tunnels")
+    for family in FAMILIES:
+        yield names.set_name(NODES, family), NamedSet("address", family, comment="Nodes, where this one has tunnels")
+        comment = "all Nodes' Pods, where this one has tunnels"
+        yield names.set_name(POD_RANGES, family), NamedSet("range", family, comment=comment)
+
+
+def _addresses(node: Node | None) -> Iterator[str]:
+    """Give the addresses at which a Node's tunnels can be reached."""
+    if node is None:
+        return
+    yield from node.addresses
+    for item in node.pod_cidrs:
+        for value in range(item.first, min(item.first + _OWN_OF_RANGE, item.last)):
+            yield text(item.family, value)
+
+
+def _ranges(node: Node | None) -> tuple[Range, ...]:
+    return node.pod_cidrs if node is not None else ()
+
+
+def _join(merged: list[Range], item: Range) -> None:
+    """Append a range that begins no earlier than the last one, or make that longer where they touch."""
+    last = merged[-1] if merged else None
+    if last is not None and last.family == item.family and item.first <= last.last + 1:
+        merged[-1] = Range(last.family, last.first, max(last.last, item.last))
+    else:
+        merged.append(item)
