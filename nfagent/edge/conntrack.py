@@ -171,7 +171,7 @@ class Connections:
         }
         for each, its in unpicked.items():
             self._sizes[each] = sizes[each]
-            if each not in self._filters and self._is_large(each, its):
+            if its and each not in self._filters and self._is_large(each, its):
                 known = next((item for item in whole.entries.items() if family_of(item[1].client) == each), None)
                 if known is not None:
                     self._filters[each] = self._filter_finds(each, *known)

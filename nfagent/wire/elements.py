@@ -197,6 +197,8 @@ def _element(request: Request, element: Element | MapElement) -> bytes:
             return _interval(_ADDRESS_BYTES[family], first, last)
         case PortRange(first, last):
             return _interval(_PORT_BYTES, first, last)
+        case int():
+            return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[element]))))
     return _single(_key_bytes(element))
 
 
@@ -204,8 +206,6 @@ def _key_bytes(element: object) -> bytes:
     match element:
         case str():
             return _packed(element)
-        case int():
-            return struct.pack("!B", _NFPROTO[element])
         case LinkName(name):
             return _link(name)
         case ServicePort(protocol, port):

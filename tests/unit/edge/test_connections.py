@@ -67,7 +67,7 @@ class Peer:
         try:
             while part := await self.reader.read(65536):
                 found += part
-        except ConnectionResetError:
+        except ConnectionError:
             pass
         return bytes(found)
 

@@ -174,7 +174,8 @@ def refusing_filters(code: int) -> Answers:
     return answers
 
 
-WHOLE = Dump(v6=False, client=None, server=None)
+WHOLE = Dump(v6=None, client=None, server=None)
+"""Of both families, whichever is asked about: link-local entries come with it."""
 WHOLE6 = Dump(v6=True, client=None, server=None)
 BOTH = Dump(v6=None, client=None, server=None)
 BY_CLIENT = Dump(v6=False, client="10.0.0.1", server=None)

@@ -178,7 +178,7 @@ def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
 def test_switched_off_there_is_neither_chain_nor_set() -> None:
     ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].ruleset()
     assert "masquerade-pods" not in ruleset.chains
-    assert ruleset.sets.keys() == {*dict(recheck_sets()), *dict(link_sets())}
+    assert ruleset.sets.keys() == {*dict(recheck_sets()), *dict(link_sets()), "isolated", "podpairs4", "podpairs6"}
 
 
 @pytest.mark.parametrize(
