@@ -26,6 +26,7 @@ MODULES = (
     "benchmarks.revocations",
     "benchmarks.nflog",
     "benchmarks.packets",
+    "benchmarks.before",
     "benchmarks.outage",
     "benchmarks.latency",
 )
