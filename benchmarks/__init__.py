@@ -19,6 +19,7 @@ May import: anything of the agent and its lab, and the world. Nothing imports it
     traffic     streams, short connections and datagrams between network namespaces, by a C program
     ways        the labs of the packet rows: no rules, nfagent's, eBPF's
     packets     throughput and connections a second through rules, beside no rules and the eBPF path
+    before      the same through the rules of another checkout's agents, an earlier state's, in the same run
     circles     changes of every kind that cut Pods off from each other, as manifests; pure
     revocations live connections that such changes end, under traffic: the last packet, and conntrack's entry
     paper_server  an API server of prepared bytes, and paper_pods, the Pods that it serves

@@ -29,6 +29,7 @@ MODULES = (
     "benchmarks.revocations",
     "benchmarks.nflog",
     "benchmarks.packets",
+    "benchmarks.before",
     "benchmarks.outage",
     "benchmarks.flushes",
     "benchmarks.latency",

@@ -25,7 +25,7 @@ from nfagent.errors import KernelError
 from nfagent.lab import ebpf_path, netns
 from nfagent.lab.ebpf_path import EbpfPath
 from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, PodPlan
+from nfagent.lab.plan import Attachment, NodePlan, PodPlan
 from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.objects import ABSENT, Ruleset
@@ -66,33 +66,35 @@ def ways(stack: ExitStack, pods: int, seed: int) -> Iterator[Way]:
 
     Without clang there is none by eBPF. Raises MachineError, KernelError.
     """
-    many = synthetic(Size(pods, 10_000 - len(_policies()), 250, 100), seed)
-    few = synthetic(Size(100, 10 - len(_policies()), 20, 0), seed)
+    many = synthetic(Size(pods, 10_000 - len(policies()), 250, 100), seed)
+    few = synthetic(Size(100, 10 - len(policies()), 20, 0), seed)
     numbers = itertools.count()
     for name in (FREE, AGAIN):
-        yield Way(name, stack.enter_context(_fabric(next(numbers))))
-    tracked = stack.enter_context(_fabric(next(numbers)))
+        yield Way(name, stack.enter_context(fabric_of(next(numbers))))
+    tracked = stack.enter_context(fabric_of(next(numbers)))
     for node in NODES:
         netns.inside(tracked.node_namespace(node_name(node)), _load_conntrack)
     yield Way(CONNTRACK, tracked)
     for name, cluster in ((NONE, few), (FEW, few), (MANY, many)):
-        fabric = stack.enter_context(_fabric(next(numbers)))
+        fabric = stack.enter_context(fabric_of(next(numbers)))
         for node in NODES:
-            ruleset = _ruleset(cluster, fabric, node, policies=name != NONE)
+            ruleset = _ruleset(cluster, fabric, node, judged=name != NONE)
             netns.inside(fabric.node_namespace(node_name(node)), functools.partial(load, ruleset))
         yield Way(name, fabric)
     if not ebpf_path.missing():
-        fabric = stack.enter_context(_fabric(next(numbers)))
+        fabric = stack.enter_context(fabric_of(next(numbers)))
         _load_ebpf(stack, fabric, many)
         yield Way(EBPF, fabric)
 
 
-def _fabric(number: int) -> Fabric:
+def fabric_of(number: int, attachment: Attachment = "routed") -> Fabric:
+    """Plan a lab: a client and a server on the first node, another server on the second."""
     nodes = [
         NodePlan(
             node_name(node),
             (f"192.0.2.{node}", f"2001:db8:ffff::{node}"),
             (f"10.244.{node}.0/24", f"2001:db8:244:{node}::/64"),
+            attachment,
         )
         for node in NODES
     ]
@@ -104,7 +106,7 @@ def _fabric(number: int) -> Fabric:
     return Fabric(nodes, pods, tag=f"bench{number}")
 
 
-def _items(cluster: Synthetic, fabric: Fabric) -> Iterator[Item]:
+def items(cluster: Synthetic, fabric: Fabric) -> Iterator[Item]:
     """Give the synthetic cluster, and the lab's Pods as some more on its first two nodes."""
     yield from cluster.items()
     for node in cluster.nodes:
@@ -114,7 +116,7 @@ def _items(cluster: Synthetic, fabric: Fabric) -> Iterator[Item]:
             yield msgspec.structs.replace(node, pod_cidrs=cidrs, addresses=(*node.addresses, *plan.addresses))
     yield Namespace(BENCH, named_labels(BENCH, ()))
     yield from _pods(fabric)
-    yield from _policies()
+    yield from policies()
 
 
 def _pods(fabric: Fabric) -> Iterator[Pod]:
@@ -123,7 +125,7 @@ def _pods(fabric: Fabric) -> Iterator[Pod]:
         yield Pod(plan.namespace, plan.name, own, plan.node, plan.addresses)
 
 
-def _policies() -> tuple[NetworkPolicy, ...]:
+def policies() -> tuple[NetworkPolicy, ...]:
     """Write what judges the lab's Pods: in each direction, rules that don't match come before the one that does."""
     servers, clients = labels(app="server"), labels(app="client")
     traffic = (PolicyPort("tcp", PORT, PORT + 1),)
@@ -140,10 +142,10 @@ def _policies() -> tuple[NetworkPolicy, ...]:
     )
 
 
-def _ruleset(cluster: Synthetic, fabric: Fabric, node: int, *, policies: bool) -> Ruleset:
+def _ruleset(cluster: Synthetic, fabric: Fabric, node: int, *, judged: bool) -> Ruleset:
     desired = Desired(node_name(node))
-    for item in _items(cluster, fabric):
-        if policies or not isinstance(item, NetworkPolicy):
+    for item in items(cluster, fabric):
+        if judged or not isinstance(item, NetworkPolicy):
             desired.put(item)
     return desired.ruleset()
 

@@ -33,13 +33,17 @@ _VXLAN_BYTES = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
 
 
 class NodePlan(msgspec.Struct, frozen=True):
-    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs), how Pods hang on it, how it is joined."""
+    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs), how Pods hang on it, how it is joined.
+
+    gateways: the node's own addresses on its Pods' bridge; of a range without one it is the second address
+    """
 
     name: str
     addresses: tuple[str, ...]
     pod_cidrs: tuple[str, ...]
     attachment: Attachment = "routed"
     underlay: Underlay = "flat"
+    gateways: tuple[str, ...] = ()
 
     @property
     def pod_mtu(self) -> int:
@@ -52,6 +56,10 @@ class NodePlan(msgspec.Struct, frozen=True):
         """Give the Pod range that an address lies in."""
         parsed = ipaddress.ip_address(address)
         return next((cidr for cidr in self.pod_cidrs if parsed in ipaddress.ip_network(cidr)), None)
+
+    def gateway_of(self, cidr: str) -> str:
+        """Give the node's own address in a Pod range, where Pods share a bridge."""
+        return address_of(self.gateways, cidr) or gateway(cidr)
 
 
 class PodPlan(msgspec.Struct, frozen=True):
@@ -156,7 +164,7 @@ def _check_addresses(pod: PodPlan, node: NodePlan) -> None:
         if cidr is None:
             ranges = ", ".join(node.pod_cidrs)
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} isn't in node {node.name}'s ranges: {ranges}")
-        if node.attachment == "bridge" and address == gateway(cidr):
+        if node.attachment == "bridge" and address == node.gateway_of(cidr):
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the bridge's own: take a later address")
         if node.underlay == "vxlan" and address == tunnel_address(cidr):
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the tunnel's own: take a later address")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan, Underlay, address_of, gateway, tunnel_address
+from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan, Underlay, address_of, tunnel_address
 
 UNDERLAY = "underlay"
 BRIDGE = "cbr0"
@@ -91,8 +91,8 @@ def node(plan: NodePlan, others: Iterable[NodePlan]) -> Iterator[str]:
     """Make a node, in its namespace: its addresses, its Pod ranges, the ways to the others' ranges."""
     yield from _member(plan.addresses, plan.underlay)
     if plan.attachment == "bridge":
-        gateways = [f"{gateway(cidr)}/{cidr.rpartition('/')[2]}" for cidr in plan.pod_cidrs]
-        yield f"link add {BRIDGE} address {mac_of(map(gateway, plan.pod_cidrs))} type bridge mcast_snooping 0"
+        gateways = [f"{plan.gateway_of(cidr)}/{cidr.rpartition('/')[2]}" for cidr in plan.pod_cidrs]
+        yield f"link add {BRIDGE} address {mac_of(map(plan.gateway_of, plan.pod_cidrs))} type bridge mcast_snooping 0"
         yield f"link set {BRIDGE} up"
         yield from (f"address add {address} dev {BRIDGE} nodad" for address in gateways)
     else:
@@ -173,7 +173,7 @@ def pod(plan: PodPlan, node_plan: NodePlan) -> Iterator[str]:
         default = address_of(_DEFAULTS, address)
         if node_plan.attachment == "bridge":
             yield f"address add {address}/{cidr.rpartition('/')[2]} dev eth0 nodad"
-            yield f"route add {default} via {gateway(cidr)} dev eth0"
+            yield f"route add {default} via {node_plan.gateway_of(cidr)} dev eth0"
         else:
             hop = address_of(_GATEWAYS, address)
             yield f"address add {address} dev eth0 nodad"

@@ -13,6 +13,7 @@ A case is a history of manifests, drawn from the strategies of `tests/properties
     asking    a case put to them, step by step
     packets   the third judge: a lab, two agents, and probes between all places
     standing  connections of that lab that live through many steps
+    link_scope packets by addresses of the link alone: link-local, broadcast, multicast
     parts     the parts of a document
     shrink    a smaller case that fails as well
     folder    a case as a folder of manifests, and back

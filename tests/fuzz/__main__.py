@@ -14,15 +14,23 @@ import msgspec
 
 from nfagent.cli import INTERRUPTED
 from nfagent.errors import NfagentError, UsageError
+from nfagent.lab.plan import Attachment
 from nfagent.lab.stage import Stage
 from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
 from tests.fuzz.session import Plan, fuzz, replay
+
+_ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--seconds", default=60.0, show_default=True, help="Begin no case after so many seconds.")
 @click.option("--seed", type=int, help="Draw the cases by this number; any other where it isn't given.")
 @click.option("--no-packets", is_flag=True, help="Leave the lab out; needs no root then.")
+@click.option(
+    "--attachment",
+    type=click.Choice(["routed", "bridge"]),
+    help="How the lab's nodes attach their Pods; by the seed where it isn't given.",
+)
 @click.option("--replay", "folder", type=click.Path(path_type=Path), help="Ask this case once more, and nothing else.")
 @click.option(
     "--build", default="build/fuzz", show_default=True, type=click.Path(path_type=Path), help="Where failing cases go."
@@ -33,6 +41,7 @@ def main(
     seconds: float,
     seed: int | None,
     no_packets: bool,
+    attachment: Attachment | None,
     folder: Path | None,
     build: Path,
     output: Literal["text", "json"],
@@ -54,7 +63,9 @@ def main(
         if folder is not None:
             result: Report | Replayed = replay(folder, packets=not no_packets)
         else:
-            plan = Plan(secrets.randbelow(1 << 32) if seed is None else seed, seconds, not no_packets, build)
+            number = secrets.randbelow(1 << 32) if seed is None else seed
+            attached = attachment or _ATTACHMENTS[number % len(_ATTACHMENTS)]
+            plan = Plan(number, seconds, not no_packets, build, attached)
             _check_root(plan)
             stage.title(f"fuzz: seed {plan.seed}, {seconds:.0f} s, {'with' if plan.packets else 'without'} packets")
             result = fuzz(plan, Progress(stage, quiet=output == "json").show)

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Protocol
 
+from nfagent.cluster.address import family_of
 from nfagent.errors import KernelError, UsageError
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.desired import Desired
-from tests.fuzz.case import Case, Finding
+from tests.fuzz.case import Case, Finding, Way
+from tests.fuzz.link_scope import WAYS, neighbours
 from tests.fuzz.packets import PacketLab
 from tests.fuzz.readings import Make, Readings
 from tests.fuzz.tally import Tally
@@ -18,6 +20,7 @@ from tests.fuzz.terrain import FORMS, SENDABLE, flows, judged_flows
 _WATCHED = 150
 _FORMS_A_STEP = 4
 _CHANGED, _MIXED, _ANY = 50, 50, 20
+_LINK_SCOPE = 40
 
 
 class _Choice(Protocol):
@@ -34,6 +37,10 @@ class _Choice(Protocol):
 
     def probes(self, readings: Readings) -> Sequence[Flow]:
         """Give the flows whose first packets are sent."""
+        ...
+
+    def link_scope(self) -> Sequence[tuple[Flow, Way]]:
+        """Give the flows on one link that are tried by other addresses, and by which."""
         ...
 
     def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
@@ -89,6 +96,7 @@ class Judges:
             if lab is not None and readings.told:
                 yield from lab.compared(readings)
                 yield from lab.established(readings, choice.patience, lone=changes == 1)
+                yield from lab.link_scope(readings, choice.link_scope())
                 sent = choice.probes(readings)
                 yield from lab.first(readings, sent, choice.patience)
                 lab.make([flow for flow in choice.kept(sent) if readings.allowed(flow)])
@@ -134,6 +142,10 @@ class _AnyFlow:
         chosen = [*self._some(changed, _CHANGED), *self._some(mixed, _MIXED), *self._some(list(now), _ANY)]
         return list(dict.fromkeys(chosen))
 
+    def link_scope(self) -> Sequence[tuple[Flow, Way]]:
+        flows = self._some(neighbours(), _LINK_SCOPE)
+        return [(flow, self._random.choice(WAYS[family_of(flow.source)])) for flow in flows]
+
     def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
         return self._some(sent, len(sent))
 
@@ -148,14 +160,26 @@ class _OneQuestion:
 
     def __init__(self, finding: Finding) -> None:
         question = finding.question
-        self._kept = [question.flow] if question is not None else []
-        self._first = self._kept if question is not None and question.kind == "first" else []
+        self._first: list[Flow] = []
+        self._kept: list[Flow] = []
+        self._link_scope: list[tuple[Flow, Way]] = []
+        if question is None:
+            return
+        if question.kind == "first":
+            self._first = self._kept = [question.flow]
+        elif question.kind == "established":
+            self._kept = [question.flow]
+        else:
+            self._link_scope = [(question.flow, question.kind)]
 
     def grid(self, *, last: bool) -> Sequence[Flow]:  # noqa: ARG002 - after every step alike
         return self._first
 
     def probes(self, readings: Readings) -> Sequence[Flow]:  # noqa: ARG002 - whatever they say
         return self._first
+
+    def link_scope(self) -> Sequence[tuple[Flow, Way]]:
+        return self._link_scope
 
     def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:  # noqa: ARG002 - this one alone
         return self._kept

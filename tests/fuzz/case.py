@@ -25,8 +25,10 @@ restart:      begin anew from the objects alone, on a kernel that holds what was
 With packets there are real agents: they wait, or restart, or else do everything, as `absolve` says.
 """
 
-Kind: TypeAlias = Literal["first", "established"]
-"""Which packets of a connection: the one that opens it, or those of both ways once it lives."""
+Way: TypeAlias = Literal["link-local", "from link-local", "multicast", "broadcast", "subnet broadcast"]
+"""By which address of their link a Pod calls another, or its node: never as good as by its own (`link_scope`)."""
+Kind: TypeAlias = Literal["first", "established"] | Way
+"""Which packets of a connection: the one that opens it, those of both ways once it lives, or one by another address."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -73,7 +75,8 @@ class Question(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Say it in words."""
-        return str(self.flow) if self.kind == "first" else f"{self.flow}, once established"
+        kinds = {"first": "", "established": ", once established"}
+        return f"{self.flow}{kinds.get(self.kind, f', called otherwise: {self.kind}')}"
 
 
 class Finding(msgspec.Struct, frozen=True):

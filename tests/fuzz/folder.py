@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from nfagent.errors import UsageError
+from nfagent.lab.plan import Attachment
 from tests.fuzz.case import Case, Change, Fate, Finding, Step, step_of
 
 _EXPECTED = "expected.json"
@@ -25,6 +26,7 @@ class Recorded(msgspec.Struct, frozen=True):
     replay:       the command that asks again
     seed, number: of the run, and of the case in it
     finding:      the question, and who said what
+    attachment:   how the lab's nodes attached their Pods
     then:         what both nodes did after each step
     """
 
@@ -33,9 +35,12 @@ class Recorded(msgspec.Struct, frozen=True):
     number: int
     finding: Finding
     then: tuple[Fate, ...]
+    attachment: Attachment = "routed"
 
 
-def write_case(folder: Path, case: Case, finding: Finding, *, seed: int, number: int) -> str:
+def write_case(
+    folder: Path, case: Case, finding: Finding, *, seed: int, number: int, attachment: Attachment = "routed"
+) -> str:
     """Write a case; an earlier one in the folder goes. Gives the command that replays it."""
     if folder.exists():
         shutil.rmtree(folder)
@@ -49,7 +54,7 @@ def write_case(folder: Path, case: Case, finding: Finding, *, seed: int, number:
             if change.text is not None:
                 (into / change.file).write_text(change.text, encoding="utf-8")
     replay = f"make fuzz REPLAY={folder}"
-    recorded = Recorded(replay, seed, number, finding, tuple(step.then for step in case.steps))
+    recorded = Recorded(replay, seed, number, finding, tuple(step.then for step in case.steps), attachment)
     written = msgspec.json.format(msgspec.json.encode(recorded), indent=2)
     (folder / _EXPECTED).write_bytes(written + b"\n")
     return replay

@@ -15,14 +15,15 @@ from nfagent.errors import NfagentError
 from nfagent.lab import netns
 from nfagent.lab.cluster import LabCluster
 from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.servers import Endpoint, Protocol, Servers
 from nfagent.policy.evaluate import Flow
-from tests.fuzz.case import Case, Document, Finding, Question, Step, in_words
+from tests.fuzz.case import Case, Document, Finding, Question, Step, Way, in_words
+from tests.fuzz.link_scope import LinkScope
 from tests.fuzz.readings import Readings
 from tests.fuzz.standing import Standing
-from tests.fuzz.terrain import AT, PLACES, SENDABLE, Place
+from tests.fuzz.terrain import AT, GATEWAYS, PLACES, SENDABLE, Place
 from tests.properties.objects import NODE_CIDRS
 from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
 
@@ -43,11 +44,14 @@ _FORGETFUL = {
 class PacketLab:
     """The lab; a context manager that has it running inside."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, attachment: Attachment = "routed") -> None:
         """Plan it; `scratch` is an empty folder, for manifests and agents."""
         self._manifests = scratch / "manifests"
         self._fabric = Fabric(
-            [NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name]) for name in NODES],
+            [
+                NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name], attachment, gateways=GATEWAYS[name])
+                for name in NODES
+            ],
             [PodPlan(_SLOTS, place.name, place.node, place.addresses) for place in PLACES if place.slot],
             [OutsideHost("outside", OUTSIDE)],
             TAG,
@@ -58,6 +62,7 @@ class PacketLab:
             # A case begins with an empty folder, in which no Node has the agent's name.
             agent.environment["NFAGENT_ALLOW_UNKNOWN_NODE"] = "true"
         self._lines = Standing(lambda address: self._namespace(AT[address]))
+        self._link_scope = LinkScope(self._namespace, attachment)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -68,6 +73,8 @@ class PacketLab:
             unless_all_run.enter_context(self._fabric)
             unless_all_run.enter_context(self._servers)
             self._servers.listen(self._endpoints())
+            unless_all_run.callback(self._link_scope.close)
+            self._link_scope.open()
             for name in NODES:
                 netns.write_sysctls(self._fabric.node_namespace(name), _FORGETFUL)
             unless_all_run.enter_context(self._cluster)
@@ -145,6 +152,17 @@ class PacketLab:
             answered |= patient
         self._lines.drop(flow for flow in expected if flow.protocol == "tcp" and flow not in answered)
         yield from (_otherwise(readings, Question(flow, "established")) for flow in wrong)
+
+    def link_scope(self, readings: Readings, asked: Iterable[tuple[Flow, Way]]) -> Iterator[Finding]:
+        """Call those who are denied by addresses of their link; give the calls that arrive, also when asked again."""
+        denied = [(flow, way) for flow, way in asked if not readings.allowed(flow)]
+        readings.tally.link_scope += len(denied)
+        wrong = self._link_scope.reached(denied, _SECONDS)
+        if wrong:
+            readings.tally.again += len(wrong)
+            self._settle()
+            wrong = self._link_scope.reached(wrong, _SECONDS)
+        yield from (_otherwise(readings, Question(flow, way)) for flow, way in wrong)
 
     def compared(self, readings: Readings) -> Iterator[Finding]:
         """Have both agents compare their kernel's table with what it must hold; give those where it isn't so."""

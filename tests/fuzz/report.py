@@ -7,6 +7,7 @@ import time
 
 import msgspec
 
+from nfagent.lab.plan import Attachment
 from nfagent.lab.stage import Stage
 from tests.fuzz.case import Finding
 from tests.fuzz.tally import Tally
@@ -38,6 +39,7 @@ class Report(msgspec.Struct, frozen=True):
     packets: bool
     tally: Tally
     found: Found | None = None
+    attachment: Attachment | None = None
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -83,6 +85,7 @@ def show_report(stage: Stage, report: Report) -> None:
         ("evaluate, rules", "living connections", tally.established, tally.cases),
         ("evaluate, rules, packets", "first packets", tally.probes, tally.packet_cases),
         ("evaluate, packets", "living connections", tally.standing, tally.packet_cases),
+        ("evaluate, packets", "link-local, broadcast, multicast", tally.link_scope, tally.packet_cases),
     ]
     asked = [row for row in rows if report.packets or "packets" not in row[0]]
     width = max(len(f"{number:,}") for row in asked for number in row[2:])
@@ -94,8 +97,9 @@ def show_report(stage: Stage, report: Report) -> None:
         stage.say(f"{_counted(tally.again, 'flow')} asked again: packets said otherwise at first")
     if found is not None:
         _show_found(stage, found)
+    lab = f"; {report.attachment} Pods" if report.attachment is not None else ""
     done = f"{_counted(tally.cases, 'case')}, {_counted(tally.steps, 'step')}, {report.seconds:.0f} s"
-    stage.closing(f"{done}; seed {report.seed}", as_expected=found is None)
+    stage.closing(f"{done}; seed {report.seed}{lab}", as_expected=found is None)
 
 
 def _counted(number: int, word: str) -> str:

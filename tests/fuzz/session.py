@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import UsageError
+from nfagent.lab.plan import Attachment
 from nfagent.ruleset.desired import Desired
 from tests.fuzz.asking import Judges
 from tests.fuzz.case import Case, Finding
@@ -34,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed:    decides every case
     seconds: after which no case is begun
     packets: whether there is a lab (root)
+    attachment: how the lab's nodes attach their Pods
     build:   the folder for cases that fail, each in its own
     shrink:  how many seconds more a case that fails may take to become smaller
     """
@@ -42,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: float
     packets: bool
     build: Path
+    attachment: Attachment = "routed"
     shrink: float = 120.0
 
 
@@ -54,7 +57,7 @@ def fuzz(plan: Plan, show: Callable[[str], None], make: Make = Desired) -> Repor
     began, tally = time.monotonic(), Tally()
     found = None
     number = 0
-    with _judges(tally, make, packets=plan.packets) as judges:
+    with _judges(tally, make, plan.attachment if plan.packets else None) as judges:
         while found is None and (number == 0 or time.monotonic() - began < plan.seconds):
             show(under_way(tally, plan.seconds - (time.monotonic() - began)))
             random = generator(plan.seed, number)
@@ -64,7 +67,8 @@ def fuzz(plan: Plan, show: Callable[[str], None], make: Make = Desired) -> Repor
             if finding is not None:
                 found = keep(case, finding, judges, plan, number=number, show=show)
             number += 1
-    return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, tally, found)
+    lab = plan.attachment if plan.packets else None
+    return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, tally, found, lab)
 
 
 def replay(folder: Path, make: Make = Desired, *, packets: bool = True) -> Replayed:
@@ -76,18 +80,18 @@ def replay(folder: Path, make: Make = Desired, *, packets: bool = True) -> Repla
     needed = "packets" in recorded.finding.verdicts
     if needed and not packets:
         raise UsageError(f"{folder}: packets have shown it, and they alone can again: replay it as root, with packets")
-    with _judges(Tally(), make, packets=needed) as judges:
+    with _judges(Tally(), make, recorded.attachment if needed else None) as judges:
         now = judges.repeat(case, recorded.finding, alike=False)
     return Replayed(str(folder), recorded.finding, now)
 
 
 @contextlib.contextmanager
-def _judges(tally: Tally, make: Make, *, packets: bool) -> Iterator[Judges]:
+def _judges(tally: Tally, make: Make, attachment: Attachment | None) -> Iterator[Judges]:
     with contextlib.ExitStack() as stack:
         lab = None
-        if packets:
+        if attachment is not None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-fuzz-"))
-            lab = stack.enter_context(PacketLab(Path(scratch)))
+            lab = stack.enter_context(PacketLab(Path(scratch), attachment))
         yield Judges(tally, lab, make)
 
 
@@ -108,7 +112,7 @@ def keep(
     last = msgspec.structs.replace(finding, step=len(small.steps) - 1)
     seen = (judges.repeat(small, finding) if repeated else None) or last
     folder = plan.build / str(plan.seed)
-    command = write_case(folder, small, seen, seed=plan.seed, number=number)
+    command = write_case(folder, small, seen, seed=plan.seed, number=number, attachment=plan.attachment)
     documents, steps = (case.documents, small.documents), (len(case.steps), len(small.steps))
     return Found(seen, str(folder), command, documents, steps, repeated)
 

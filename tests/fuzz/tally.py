@@ -12,6 +12,7 @@ class Tally(msgspec.Struct):
     packet_cases:       these alone
     first, established: questions that evaluate and the rules have answered, about first packets and living connections
     probes, standing:   questions that packets have answered, as above
+    link_scope:         of packets alone: whether somebody who is denied can be reached by an address of the link
     again:              those of them whose answer differed at first, and were asked once more
     """
 
@@ -22,4 +23,5 @@ class Tally(msgspec.Struct):
     established: int = 0
     probes: int = 0
     standing: int = 0
+    link_scope: int = 0
     again: int = 0

@@ -19,6 +19,7 @@ from tests.properties.objects import NODE_CIDRS
 from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
 
 _SLOTS = 6
+_GATEWAY = 14  # no slot's, in the smallest of the Pod ranges
 
 Form: TypeAlias = tuple[str, int | None]
 """Protocol and destination port; `icmp` is icmpv6 between IPv6 addresses."""
@@ -58,6 +59,8 @@ PLACES: tuple[Place, ...] = (
     *(Place(node, NODE_ADDRESSES[node], node) for node in NODES),
     Place("outside", OUTSIDE),
 )
+GATEWAYS = {node: tuple(_nth(cidr, _GATEWAY) for cidr in NODE_CIDRS[node]) for node in NODES}
+"""Each node's own addresses on its Pods' bridge."""
 AT = {address: place for place in PLACES for address in place.addresses}
 """Address -> whose it is."""
 

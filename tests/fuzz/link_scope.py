@@ -1,0 +1,169 @@
+"""UDP by addresses of the link alone: link-local, broadcast, multicast. No dispatch map knows them as anybody's.
+
+Who is denied by its own address must not be reached this way either. Nobody says that who is allowed must be.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import itertools
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from nfagent.cluster.address import Family, family_of
+from nfagent.lab import netns
+from nfagent.lab.plan import Attachment
+from nfagent.lab.wiring import UPLINK, mac_of
+from nfagent.policy.evaluate import Flow
+from tests.fuzz.case import Way
+from tests.fuzz.terrain import AT, GATEWAYS, PLACES, Place
+from tests.properties.objects import NODE_CIDRS
+
+WAYS: dict[Family, tuple[Way, ...]] = {
+    4: ("broadcast", "subnet broadcast", "multicast"),
+    6: ("link-local", "from link-local", "multicast"),
+}
+PORT = 5353
+"""Where everybody listens at every address: the lab's own servers have other ports."""
+
+_MULTICAST: dict[Family, str] = {4: "224.0.0.1", 6: "ff02::1"}
+_ROUTED_GATEWAY = "fe80::1"
+_NUMBER = struct.Struct("!I")
+_IN6_PKTINFO = struct.Struct("=16sI")  # linux/ipv6.h: struct in6_pktinfo
+_ANYWHERE: dict[Family, tuple[str, socket.AddressFamily]] = {4: ("", socket.AF_INET), 6: ("::", socket.AF_INET6)}
+_NUMBERS = itertools.count(1)
+
+
+def neighbours() -> tuple[Flow, ...]:
+    """Give every UDP flow from a slot to another place on its link: the node's other slots, and the node itself."""
+    families: tuple[Family, Family] = (4, 6)
+    return tuple(
+        Flow(source, to, "udp", PORT)
+        for family in families
+        for source in AT
+        for to in AT
+        if source != to and family_of(source) == family_of(to) == family
+        if AT[source].slot and AT[source].node == AT[to].node
+    )
+
+
+class LinkScope:
+    """A socket of each family in every slot and on both nodes, which sends and listens at every address."""
+
+    def __init__(self, namespace_of: Callable[[Place], str], attachment: Attachment) -> None:
+        """Open nothing yet; `namespace_of` gives a place's network namespace."""
+        self._namespace_of = namespace_of
+        self._attachment = attachment
+        self._sockets: dict[tuple[Place, Family], socket.socket] = {}
+        self._uplinks: dict[Place, int] = {}
+
+    def open(self) -> None:
+        """Open the sockets. Raises KernelError, OSError."""
+        for place in PLACES:
+            if not place.node:
+                continue
+            for family in WAYS:
+                opened = functools.partial(_open, family, multicast=place.slot)
+                self._sockets[place, family], self._uplinks[place] = netns.inside(self._namespace_of(place), opened)
+
+    def close(self) -> None:
+        """Close them."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+
+    def reached(self, asked: Iterable[tuple[Flow, Way]], seconds: float) -> Sequence[tuple[Flow, Way]]:
+        """Send by each way to each destination; give those that arrived there within so many seconds."""
+        sent = {next(_NUMBERS): question for question in asked}
+        for number, (flow, way) in sent.items():
+            self._send(number, flow, way)
+        listening = {sock.fileno(): place for (place, _), sock in self._sockets.items()}
+        reached: dict[tuple[Flow, Way], None] = {}
+        with select.epoll() as epoll:
+            for descriptor in listening:
+                epoll.register(descriptor, select.EPOLLIN)
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                for descriptor, _mask in epoll.poll(left):
+                    for number in _heard(descriptor):
+                        question = sent.get(number)
+                        if question is not None and AT[question[0].destination] == listening[descriptor]:
+                            reached[question] = None
+        return tuple(reached)
+
+    def _send(self, number: int, flow: Flow, way: Way) -> None:
+        place, family = AT[flow.source], family_of(flow.source)
+        sock, uplink = self._sockets[place, family], self._uplinks[place]
+        payload = [_NUMBER.pack(number)]
+        own = self._link_local(place, place)
+        try:
+            if family == 4:
+                sock.sendto(payload[0], (self._to(flow, way), PORT))
+            elif way == "from link-local":
+                sock.sendmsg(payload, [_source(own, uplink)], 0, (flow.destination, PORT, 0, 0))
+            else:
+                sock.sendto(payload[0], (self._to(flow, way), PORT, 0, uplink))
+        except OSError:
+            # Refused on its way out: it doesn't arrive.
+            return
+
+    def _to(self, flow: Flow, way: Way) -> str:
+        family = family_of(flow.source)
+        match way:
+            case "broadcast":
+                return "255.255.255.255"
+            case "subnet broadcast":
+                return next(str(ipaddress.ip_network(cidr)[-1]) for cidr in NODE_CIDRS[AT[flow.source].node])
+            case "link-local":
+                return self._link_local(AT[flow.destination], AT[flow.source])
+        return _MULTICAST[family]
+
+    def _link_local(self, place: Place, seen_from: Place) -> str:
+        """Give a place's link-local address on the link of a slot: by its MAC (RFC 4291, appendix A)."""
+        if not place.slot and self._attachment == "routed":
+            return _ROUTED_GATEWAY
+        addresses = place.addresses if place.slot else GATEWAYS[seen_from.node]
+        mac = bytes.fromhex(mac_of(addresses).replace(":", ""))
+        identifier = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+        return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
+
+
+def _open(family: Family, *, multicast: bool) -> tuple[socket.socket, int]:
+    """Open a socket at every address, in the thread's network namespace; give it, and the uplink's index."""
+    address, domain = _ANYWHERE[family]
+    uplink = socket.if_nametoindex(UPLINK)
+    sock = socket.socket(domain, socket.SOCK_DGRAM)
+    sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+    if family == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, uplink)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if multicast:
+            sock.setsockopt(
+                socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", bytes(4), bytes(4), uplink)
+            )
+    sock.bind((address, PORT))
+    return sock, uplink
+
+
+def _source(address: str, uplink: int) -> tuple[int, int, bytes]:
+    packed = ipaddress.IPv6Address(address).packed
+    return (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(packed, uplink))
+
+
+def _heard(descriptor: int) -> Iterator[int]:
+    with socket.socket(fileno=descriptor) as sock:
+        try:
+            while True:
+                payload = sock.recv(64)
+                if len(payload) == _NUMBER.size:
+                    yield _NUMBER.unpack(payload)[0]
+        except BlockingIOError:
+            pass
+        finally:
+            sock.detach()
