@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
+from nfagent.cli.yaml_writer import KubectlDumper
 from nfagent.lab.cluster import LabAgent, LabAgents, LabCluster
 from nfagent.lab.fabric import Fabric
 from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
@@ -79,7 +80,7 @@ def logging_document(*, allow: bool, deny: bool) -> Document:
 
 
 def as_text(documents: Iterable[Document]) -> str:
-    return yaml.safe_dump_all(documents, sort_keys=False)
+    return yaml.dump_all(documents, Dumper=KubectlDumper, sort_keys=False)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -19,10 +19,12 @@ def emit(value: object, form: str) -> None:
     if form == "yaml":
         import yaml
 
+        from nfagent.cli.yaml_writer import KubectlDumper
+
         # What isn't printable is escaped by YAML's writer, where it may write ASCII alone.
-        written = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+        written = yaml.dump(value, Dumper=KubectlDumper, sort_keys=False, allow_unicode=True, width=120)
         if not written.replace("\n", "").isprintable():
-            written = yaml.safe_dump(value, sort_keys=False, allow_unicode=False, width=120)
+            written = yaml.dump(value, Dumper=KubectlDumper, sort_keys=False, allow_unicode=False, width=120)
         click.echo(written, nl=False)
     else:
         click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))

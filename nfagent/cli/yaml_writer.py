@@ -1,0 +1,17 @@
+"""YAML as kubectl reads it back: PyYAML leaves `y`, `n`, `1e3` and `0o17` without quotes, which are no text there."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+
+class KubectlDumper(yaml.SafeDumper):
+    """Quotes every text that sigs.k8s.io/yaml would take for a boolean or a number."""
+
+
+KubectlDumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"\A[yYnN]\Z"), list("yYnN"))
+KubectlDumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"\A[-+]?(\d+[eE][-+]?\d+|0[oO][0-7]+)\Z"), list("-+0123456789")
+)
