@@ -22,6 +22,7 @@ import yaml
 
 from benchmarks.registry import Run, bench
 from benchmarks.rows import Row, at_most
+from nfagent.cli.yaml_writer import KubectlDumper
 from nfagent.lab import netns
 from nfagent.lab.cluster import LabAgent, LabCluster
 from nfagent.lab.fabric import Fabric

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 import yaml
 
+from nfagent.cli.yaml_writer import KubectlDumper
 from nfagent.policy.evaluate import Flow
 
 Document: TypeAlias = dict[str, Any]
@@ -40,7 +41,7 @@ class Change(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str | None:
         """What the file holds."""
-        return None if self.document is None else yaml.dump(self.document, Dumper=yaml.CSafeDumper, sort_keys=False)
+        return None if self.document is None else yaml.dump(self.document, Dumper=KubectlDumper, sort_keys=False)
 
 
 class Step(msgspec.Struct, frozen=True):
