@@ -89,7 +89,8 @@ def measured(others: Sequence[Document], pause: float | None, seconds: float, ro
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-flushes-")))
         manifests = folder / "manifests"
         manifests.mkdir()
-        (manifests / "cluster.yaml").write_text(yaml.dump_all([*_objects(), *others], Dumper=KubectlDumper, sort_keys=False))
+        text = yaml.dump_all([*_objects(), *others], Dumper=KubectlDumper, sort_keys=False)
+        (manifests / "cluster.yaml").write_text(text)
         fabric = stack.enter_context(Fabric(NODES, PODS, tag="flush"))
         cluster = stack.enter_context(LabCluster(fabric, manifests, folder / "agents"))
         cluster.calm()
