@@ -20,7 +20,7 @@ from tests.fuzz.terrain import FORMS, SENDABLE, flows, judged_flows
 _WATCHED = 150
 _FORMS_A_STEP = 4
 _CHANGED, _MIXED, _ANY = 50, 50, 20
-_LINK_SCOPE = 40
+_LINK_SCOPE = 200
 
 
 class _Choice(Protocol):

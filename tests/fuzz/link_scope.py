@@ -30,7 +30,7 @@ WAYS: dict[Family, tuple[Way, ...]] = {
 PORT = 5353
 """Where everybody listens at every address: the lab's own servers have other ports."""
 
-_MULTICAST: dict[Family, str] = {4: "224.0.0.1", 6: "ff02::1"}
+GROUPS: dict[Family, str] = {4: "224.0.0.1", 6: "ff02::1"}
 _ROUTED_GATEWAY = "fe80::1"
 _NUMBER = struct.Struct("!I")
 _IN6_PKTINFO = struct.Struct("=16sI")  # linux/ipv6.h: struct in6_pktinfo
@@ -49,6 +49,18 @@ def neighbours() -> tuple[Flow, ...]:
         if source != to and family_of(source) == family_of(to) == family
         if AT[source].slot and AT[source].node == AT[to].node
     )
+
+
+def called_by(flow: Flow, way: Way) -> str:
+    """Give the address that a flow's destination is called by; its own where that isn't everybody's."""
+    match way:
+        case "broadcast":
+            return "255.255.255.255"
+        case "subnet broadcast":
+            return next(str(ipaddress.ip_network(cidr)[-1]) for cidr in NODE_CIDRS[AT[flow.source].node])
+        case "multicast":
+            return GROUPS[family_of(flow.source)]
+    return flow.destination
 
 
 class LinkScope:
@@ -112,15 +124,7 @@ class LinkScope:
             return
 
     def _to(self, flow: Flow, way: Way) -> str:
-        family = family_of(flow.source)
-        match way:
-            case "broadcast":
-                return "255.255.255.255"
-            case "subnet broadcast":
-                return next(str(ipaddress.ip_network(cidr)[-1]) for cidr in NODE_CIDRS[AT[flow.source].node])
-            case "link-local":
-                return self._link_local(AT[flow.destination], AT[flow.source])
-        return _MULTICAST[family]
+        return self._link_local(AT[flow.destination], AT[flow.source]) if way == "link-local" else called_by(flow, way)
 
     def _link_local(self, place: Place, seen_from: Place) -> str:
         """Give a place's link-local address on the link of a slot: by its MAC (RFC 4291, appendix A)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nfagent.cluster.address import family_of
 from nfagent.errors import NfagentError
 from nfagent.lab import netns
 from nfagent.lab.cluster import LabCluster
@@ -20,7 +21,7 @@ from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.servers import Endpoint, Protocol, Servers
 from nfagent.policy.evaluate import Flow
 from tests.fuzz.case import Case, Document, Finding, Question, Step, Way, in_words
-from tests.fuzz.link_scope import LinkScope
+from tests.fuzz.link_scope import LinkScope, called_by
 from tests.fuzz.readings import Readings
 from tests.fuzz.standing import Standing
 from tests.fuzz.terrain import AT, GATEWAYS, PLACES, SENDABLE, Place
@@ -155,7 +156,7 @@ class PacketLab:
 
     def link_scope(self, readings: Readings, asked: Iterable[tuple[Flow, Way]]) -> Iterator[Finding]:
         """Call those who are denied by addresses of their link; give the calls that arrive, also when asked again."""
-        denied = [(flow, way) for flow, way in asked if not readings.allowed(flow)]
+        denied = [(flow, way) for flow, way in asked if not _may_be_called(readings, flow, way)]
         readings.tally.link_scope += len(denied)
         wrong = self._link_scope.reached(denied, _SECONDS)
         if wrong:
@@ -163,6 +164,10 @@ class PacketLab:
             self._settle()
             wrong = self._link_scope.reached(wrong, _SECONDS)
         yield from (_otherwise(readings, Question(flow, way)) for flow, way in wrong)
+
+    def arrived(self, calls: Iterable[tuple[Flow, Way]]) -> tuple[tuple[Flow, Way], ...]:
+        """Make calls by addresses of the link alone, whatever policies say; give those that arrive."""
+        return tuple(self._link_scope.reached(calls, _SECONDS))
 
     def compared(self, readings: Readings) -> Iterator[Finding]:
         """Have both agents compare their kernel's table with what it must hold; give those where it isn't so."""
@@ -208,10 +213,18 @@ class PacketLab:
                     yield Endpoint(self._namespace(place), address, _PROTOCOLS[protocol], port or 0)
 
 
+def _may_be_called(readings: Readings, flow: Flow, way: Way) -> bool:
+    """Tell whether a call may arrive: by IPv4's broadcast and groups, policies know the address that is called."""
+    called = called_by(flow, way)
+    if family_of(flow.source) == 6 or called == flow.destination:
+        return readings.allowed(flow)
+    return readings.told_otherwise(flow, called)
+
+
 def _otherwise(readings: Readings, question: Question) -> Finding:
     """Give what packets have shown to be otherwise than `evaluate` says."""
     flow = question.flow
-    allowed = readings.allowed(flow)
+    allowed = readings.allowed(flow) if question.kind in {"first", "established"} else False
     rules = {"rules": in_words(readings.passes(flow))} if question.kind == "first" else {}
     verdicts = {"evaluate": in_words(allowed), **rules, "packets": in_words(not allowed)}
     return Finding(readings.step, question, verdicts, f"{AT[flow.source].name} to {AT[flow.destination].name}")

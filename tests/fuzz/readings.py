@@ -62,6 +62,17 @@ class Readings:
         view = self._nodes[NODES[0]].view
         return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
 
+    def told_otherwise(self, flow: Flow, called: str) -> bool:
+        """Ask `evaluate` about a flow that calls its destination by another address, which is everybody's on the link.
+
+        The client may have to call that address; the server has to be allowed to hear of this client.
+        """
+        view = self._nodes[NODES[0]].view
+        judged = evaluate(view.cluster, view.index.policies.values(), flow, view.choices)
+        calling = Flow(flow.source, called, flow.protocol, flow.port)
+        egress = evaluate(view.cluster, view.index.policies.values(), calling, view.choices)
+        return egress.allowed and (judged.ingress is None or judged.ingress.allowed)
+
     def passes(self, flow: Flow) -> bool:
         """Ask the rules about a flow's first packet."""
         return not self._dropping(flow)

@@ -35,7 +35,8 @@ ROOT = BUILD / "debian-13"
 MIRROR = "http://deb.debian.org/debian"
 SECONDS = 280
 LOGGED = logging_document(allow=True, deny=True)
-VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR, LOGGED).views["a"]
+MANY_PORTS = policy("shop/many", labelled(app="db"), ingress=[{"ports": [{"port": 2 * n + 1} for n in range(9)]}])
+VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED).views["a"]
 VIEW.distrusted()
 SCENE = VIEW.ruleset()
 INSIDE = """

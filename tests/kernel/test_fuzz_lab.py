@@ -12,9 +12,10 @@ from nfagent.policy.evaluate import Flow
 from nfagent.policy.model import NetworkPolicy
 from nfagent.ruleset.desired import Desired, Item
 from tests.fuzz.asking import Judges
-from tests.fuzz.case import Case, Change, Document, Finding, Question, Step, step_of
+from tests.fuzz.case import Case, Change, Document, Finding, Question, Step, Way, step_of
 from tests.fuzz.drawing import draw_case, file_of, generator
 from tests.fuzz.folder import read_case
+from tests.fuzz.link_scope import PORT, WAYS
 from tests.fuzz.packets import PacketLab
 from tests.fuzz.readings import Readings
 from tests.fuzz.session import Plan, keep
@@ -94,6 +95,29 @@ def test_a_living_connection_is(lab: PacketLab, told: Step, done: Step, found: d
     assert list(lab.established(readings, 1.0, lone=True)) == []
     # UDP goes on as soon as it may; TCP that has ended is no more.
     assert readings.tally.standing - asked == (2 if done == DENY else 4)
+
+
+BRIDGED_WORLD = put(
+    *(node_document(NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name])) for name in NODES),
+    pod_document(PodPlan("shop", "near", "a", ("10.64.0.1", "2001:db8:0:a::1"))),
+    pod_document(PodPlan("shop", "far", "a", ("10.64.0.2", "2001:db8:0:a::2"))),
+)
+CALLS: list[tuple[Flow, Way]] = [(Flow("10.64.0.1", "10.64.0.2", "udp", PORT), way) for way in WAYS[4]] + [
+    (Flow("2001:db8:0:a::1", "2001:db8:0:a::2", "udp", PORT), way) for way in WAYS[6]
+]
+
+
+def test_calls_by_addresses_of_the_link_arrive_only_where_nobody_is_isolated(tmp_path: Path) -> None:
+    readings = Readings()
+    with PacketLab(tmp_path, "bridge") as lab:
+        readings.take(BRIDGED_WORLD)
+        lab.take(BRIDGED_WORLD)
+        assert set(lab.arrived(CALLS)) == {call for call in CALLS if ":" not in call[0].source}
+        readings.take(DENY)
+        lab.take(DENY)
+        assert lab.arrived(CALLS) == ()
+        assert list(lab.link_scope(readings, CALLS)) == []
+    assert readings.tally.link_scope == len(CALLS)
 
 
 class Deaf(Desired):
