@@ -14,7 +14,6 @@ import signal
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -44,11 +43,12 @@ from nfagent.edge.memory import settle_memory, spare_collections
 from nfagent.edge.nflog import NflogSource
 from nfagent.edge.nflog_reading import NflogReading
 from nfagent.edge.node_links import NodeLinksWatch, question_of
+from nfagent.edge.object_source import Source
 from nfagent.edge.readiness import Readiness
 from nfagent.edge.stderr_log import lost_lines
 from nfagent.edge.turns import Turns
 from nfagent.edge.upkeep import Upkeep
-from nfagent.errors import KernelError, MachineError, Problem
+from nfagent.errors import KernelError, MachineError
 from nfagent.intake import Intake
 from nfagent.notices.findings import NodeFaults
 from nfagent.reconcile import Reconciler
@@ -67,43 +67,6 @@ from nfagent.wire.notifications import Committer
 log = logging.getLogger(__name__)
 _DRIFT_LOOK_SECONDS = 60.0
 _UNHEARD_RESYNC_SECONDS = 60.0
-
-
-class Source(Protocol):
-    """Where objects come from."""
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with objects now."""
-        ...
-
-    def news(self) -> tuple[list[Problem], list[Problem]]:
-        """Give the problems that came and those that went since the last time."""
-        ...
-
-    async def start(self) -> None:
-        """Make ready. Raises NfagentError for what stands in the way of a start."""
-        ...
-
-    async def run(self) -> None:
-        """Follow until cancelled."""
-        ...
-
-    async def reload(self) -> None:
-        """Read everything again, and return when that is taken in."""
-        ...
-
-    async def read_services(self) -> str:
-        """Have the Services that `explain` looks at; give what is in the way."""
-        ...
-
-    async def close(self) -> None:
-        """End whatever is open."""
-        ...
-
-    def status(self) -> View:
-        """Tell how it stands."""
-        ...
 
 
 class Agent:

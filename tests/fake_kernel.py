@@ -12,31 +12,33 @@ from itertools import pairwise
 import msgspec
 
 from nfagent.cluster.address import Range, family_of
+from nfagent.ruleset.matches import (
+    FamilyInSet,
+    FlowInSet,
+    FromLink,
+    InSet,
+    NamedPort,
+    PacketNamedPort,
+    PacketPortIn,
+    PairInSet,
+    Refresh,
+    ServerPortIn,
+    ToPort,
+)
 from nfagent.ruleset.objects import (
     ABSENT,
     TABLE_FLAGS,
     Chain,
     Dispatch,
     Element,
-    FamilyInSet,
-    FlowInSet,
-    FromLink,
     Goto,
-    InSet,
     Jump,
     LinkName,
-    NamedPort,
     NamedSet,
-    PacketNamedPort,
-    PacketPortIn,
-    PairInSet,
     PortRange,
-    Refresh,
     Rule,
     Ruleset,
-    ServerPortIn,
     ServicePort,
-    ToPort,
     VerdictMap,
 )
 from nfagent.ruleset.transaction import (

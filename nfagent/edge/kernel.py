@@ -7,12 +7,8 @@ names `bridge nfagent`), in the network namespace that the process runs in.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import errno
 import math
-import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +22,7 @@ from nfagent.edge.descriptors import Reserve
 from nfagent.edge.drift import DriftWatch, flags_of_table, generation, table_flags
 from nfagent.edge.memory import give_back
 from nfagent.edge.netfilter import NEEDS_ROOT, ElementSocket, UnsentError
+from nfagent.edge.nft_library import require_netlink, reserving
 from nfagent.errors import KernelError, MachineError, WireError
 from nfagent.ruleset.foreign import is_clean
 from nfagent.ruleset.objects import (
@@ -50,7 +47,6 @@ from nfagent.ruleset.transaction import (
     transaction_text,
 )
 from nfagent.ruleset.wording import Named, Wording, alike, differing, in_words, only, written
-from nfagent.wire import netlink
 from nfagent.wire.elements import is_elements_only
 from nfagent.wire.notifications import TABLE_OWNER, TABLE_PERSIST
 
@@ -99,7 +95,7 @@ class Nftables:
         except ImportError:
             raise MachineError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         self._reserve = Reserve()
-        self._open: Callable[[], Any] = _reserving(nftables.Nftables, self._reserve)
+        self._open: Callable[[], Any] = reserving(nftables.Nftables, self._reserve)
         self._drift = drift
         self._context: Any = None
         try:
@@ -304,7 +300,7 @@ class Nftables:
                 self.apply_now(commands)
 
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
-        _require_netlink()
+        require_netlink()
         context = self._open()
         context.set_json_output(True)
         if self._drift is not None:
@@ -355,52 +351,6 @@ def _is_short(phase: Transaction) -> bool:
         len(command.elements) for command in phase if isinstance(command, ChangeElements | ChangeMapElements)
     )
     return len(phase) <= _SHORT_COMMANDS and elements <= _AT_ONCE
-
-
-class _ContextOpening:
-    """Stands for the library's function that opens a context: it ends the whole process where it gets no socket."""
-
-    def __init__(self, reserve: Reserve) -> None:
-        self._reserve = reserve
-
-    def __get__(self, library: object, kind: type | None = None) -> _ContextOpening:
-        return self
-
-    def __set__(self, library: object, function: object) -> None:
-        """Leave out the one that lets other threads run meanwhile."""
-
-    def __call__(self, flags: int) -> Any:  # noqa: ANN401 - a pointer
-        opening = ctypes.PyDLL("libnftables.so.1").nft_ctx_new
-        opening.restype, opening.argtypes = ctypes.c_void_p, [ctypes.c_int]
-        try:
-            return self._reserve.use(opening, flags)
-        except OSError as error:
-            raise KernelError(f"nf_tables can't be spoken to: {error.strerror}") from None
-
-
-def _reserving(library: Any, reserve: Reserve) -> Callable[[], Any]:  # noqa: ANN401 - the library is untyped
-    """Return the library, but for how it opens a context, and for freeing one that it never got."""
-
-    def free(opened: object) -> None:
-        if hasattr(opened, f"_{library.__name__}__ctx"):
-            library.__del__(opened)
-
-    replaced = {"nft_ctx_new": _ContextOpening(reserve), "__del__": free}
-    made: Callable[[], Any] = type(library.__name__, (library,), replaced)
-    return made
-
-
-def _require_netlink() -> None:
-    # libnftables ends the whole process where it gets no netlink socket: so we look first, and keep some descriptors.
-    try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_NETFILTER).close()
-    except OSError as error:
-        if error.errno == errno.EMFILE:
-            return  # those that are kept may do
-        reason = os.strerror(error.errno or 0)
-        if error.errno in {errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-            raise KernelError(f"nf_tables can't be spoken to: {reason}") from None
-        raise MachineError(f"nf_tables can't be spoken to: {reason}; load it with: modprobe nf_tables") from None
 
 
 def _first_line(error: str) -> str:

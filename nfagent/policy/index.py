@@ -8,6 +8,8 @@ whose policies it touched, and which peers' members. `rebuilt` makes the same in
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+
 import msgspec
 
 from nfagent.cluster.model import Pod, Ref
@@ -216,3 +218,26 @@ def pod_peers(policy: Policy) -> set[PodPeer]:
     """Collect the Pod peers that a policy's rules name, each once."""
     rules: tuple[Rule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
     return {peer for rule in rules for peer in rule.peers if isinstance(peer, PodPeer)}
+
+
+class NetworkPolicyKeys(Collection[PodKey]):
+    """Namespace and name of each; nothing is gone through to count them, or to look for one."""
+
+    def __init__(self, index: PolicyIndex) -> None:
+        """Look at an index, as it is whenever it is asked."""
+        self._index = index
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._index.policies) - len(self._index.in_namespace(""))
+
+    def __iter__(self) -> Iterator[PodKey]:
+        """Go through them."""
+        return ((ref.namespace, ref.name) for ref in self._index.policies if ref.kind == "NetworkPolicy")
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether there is such a NetworkPolicy."""
+        match key:
+            case (str(namespace), str(name)):
+                return Ref("NetworkPolicy", namespace, name) in self._index.policies
+        return False

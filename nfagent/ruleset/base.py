@@ -14,27 +14,29 @@ from nfagent.policy.choices import Choices
 from nfagent.ruleset import names, pod_links
 from nfagent.ruleset.icmp_errors import error_chain, error_rule
 from nfagent.ruleset.link_scope import GROUP_COUNTER, discovery, group_rules, link_local_rules, link_scope_chains
+from nfagent.ruleset.matches import (
+    Connection,
+    ConntrackState,
+    End,
+    FamilyInSet,
+    FlowInSet,
+    InSet,
+    LocalSource,
+    Match,
+    NotLoopback,
+    Packet,
+    Refresh,
+)
 from nfagent.ruleset.objects import (
     FLOW_SET_SIZE,
     Accept,
     Chain,
-    Connection,
-    ConntrackState,
     Dispatch,
     Drop,
-    End,
-    FamilyInSet,
-    FlowInSet,
     Goto,
     Hook,
     HookName,
-    InSet,
-    LocalSource,
-    Match,
     NamedSet,
-    NotLoopback,
-    Packet,
-    Refresh,
     Rule,
     VerdictMap,
 )

@@ -24,7 +24,7 @@ from nfagent.egress.state import EGRESS_KINDS, EgressObject, EgressState
 from nfagent.policy.choices import Choices
 from nfagent.policy.compile import ClassKey
 from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.policy.index import Footprint, PolicyIndex
+from nfagent.policy.index import Footprint, NetworkPolicyKeys, PolicyIndex
 from nfagent.policy.model import NetworkPolicy
 from nfagent.policy.tiers import SHORT_KINDS, TierPolicy
 from nfagent.ruleset import names
@@ -50,25 +50,6 @@ Item: TypeAlias = ClusterObject | NetworkPolicy | TierPolicy | EgressObject | Ne
 """Every kind of object that nfagent reads."""
 
 _POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
-
-
-class _NetworkPolicies(Collection[PodKey]):
-    """Namespace and name of each; nothing is gone through to count them, or to look for one."""
-
-    def __init__(self, index: PolicyIndex) -> None:
-        self._index = index
-
-    def __len__(self) -> int:
-        return len(self._index.policies) - len(self._index.in_namespace(""))
-
-    def __iter__(self) -> Iterator[PodKey]:
-        return ((ref.namespace, ref.name) for ref in self._index.policies if ref.kind == "NetworkPolicy")
-
-    def __contains__(self, key: object) -> bool:
-        match key:
-            case (str(namespace), str(name)):
-                return Ref("NetworkPolicy", namespace, name) in self._index.policies
-        return False
 
 
 class Desired:
@@ -159,7 +140,7 @@ class Desired:
             case "NetworkLogging":
                 return () if self._logging is None else {("", self._logging.ref.name)}
             case "NetworkPolicy":
-                return _NetworkPolicies(self.index)
+                return NetworkPolicyKeys(self.index)
             case _:
                 tiers = (policy.ref for policy in self.index.in_namespace(""))
                 refs = (*cluster.services, *tiers, *self.egress.objects)

@@ -11,29 +11,21 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.ruleset.objects import (
-    TABLE_FLAGS,
-    Chain,
-    Dispatch,
+from nfagent.ruleset.matches import (
     FamilyInSet,
     FlowInSet,
     Foreign,
     FromLink,
-    Goto,
     InSet,
-    Jump,
     NamedPort,
-    NamedSet,
     PacketNamedPort,
     PacketPortIn,
     PairInSet,
     Refresh,
-    Rule,
-    Ruleset,
     ServerPortIn,
     ToPort,
-    VerdictMap,
 )
+from nfagent.ruleset.objects import TABLE_FLAGS, Chain, Dispatch, Goto, Jump, NamedSet, Rule, Ruleset, VerdictMap
 
 _BY_SET = (
     *(InSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, FlowInSet),

@@ -15,20 +15,8 @@ from collections.abc import Iterator
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import Direction, Pod
 from nfagent.ruleset import names
-from nfagent.ruleset.objects import (
-    Accept,
-    Chain,
-    Connection,
-    ConntrackState,
-    Element,
-    End,
-    Goto,
-    NamedSet,
-    Packet,
-    PairInSet,
-    ProtocolIs,
-    Rule,
-)
+from nfagent.ruleset.matches import Connection, ConntrackState, End, Packet, PairInSet, ProtocolIs
+from nfagent.ruleset.objects import Accept, Chain, Element, Goto, NamedSet, Rule
 
 _PAIRS = "podpairs"
 _ENDS: tuple[End, End] = ("client", "server")

@@ -13,13 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nfagent.cluster.address import parse_cidr, single
-from nfagent.ruleset.objects import (
-    Accept,
-    Chain,
-    Drop,
+from nfagent.ruleset.matches import (
     FamilyInSet,
     FamilyIs,
-    Goto,
     GroupAddress,
     GroupFrame,
     HopLimit,
@@ -27,11 +23,10 @@ from nfagent.ruleset.objects import (
     Icmpv6Type,
     LongestPayload,
     Match,
-    NamedSet,
     Packet,
-    Rule,
     Within,
 )
+from nfagent.ruleset.objects import Accept, Chain, Drop, Goto, NamedSet, Rule
 
 LINK_LOCAL_COUNTER = "drop/link-local"
 GROUP_COUNTER = "drop/multicast"

@@ -25,36 +25,38 @@ from nfagent.policy.model import PodPeer, PolicyPort
 from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset import names
 from nfagent.ruleset.base import UNTRACKED_COUNTER
-from nfagent.ruleset.objects import (
-    Accept,
-    Chain,
+from nfagent.ruleset.matches import (
     Connection,
     ConntrackState,
-    Drop,
     End,
     Fragment,
-    Goto,
     InSet,
-    Jump,
-    Log,
     Match,
     NamedPort,
-    NamedSet,
     Packet,
     PacketNamedPort,
     PacketPort,
     PacketPortIn,
-    PortRange,
     ProtocolIs,
-    Return,
-    Rule,
     ServerPort,
     ServerPortIn,
-    SetKind,
     Unconfirmed,
-    Verdict,
     Way,
     WayIs,
+)
+from nfagent.ruleset.objects import (
+    Accept,
+    Chain,
+    Drop,
+    Goto,
+    Jump,
+    Log,
+    NamedSet,
+    PortRange,
+    Return,
+    Rule,
+    SetKind,
+    Verdict,
 )
 from nfagent.ruleset.origins import Origin, allowed_by, denied_by
 

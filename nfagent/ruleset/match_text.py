@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from nfagent.cluster.address import Family
-from nfagent.ruleset.objects import (
+from nfagent.ruleset.matches import (
     Connection,
     ConntrackState,
     FamilyInSet,

@@ -15,6 +15,7 @@ from nfagent.cluster.address import Family, canonical
 from nfagent.errors import WireError
 from nfagent.ruleset.foreign import is_identifier
 from nfagent.ruleset.listing import entries
+from nfagent.ruleset.matches import Match
 from nfagent.ruleset.objects import (
     ABSENT,
     FLOW_SECONDS,
@@ -33,7 +34,6 @@ from nfagent.ruleset.objects import (
     LinkName,
     Log,
     Masquerade,
-    Match,
     NamedSet,
     PortRange,
     Return,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import FAMILIES, Family
-from nfagent.ruleset.objects import (
+from nfagent.ruleset.matches import (
     FamilyIs,
     Fragment,
     GroupAddress,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
-from nfagent.ruleset.objects import (
+from nfagent.ruleset.matches import (
     Connection,
     ConntrackState,
     FamilyInSet,

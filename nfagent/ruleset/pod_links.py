@@ -18,31 +18,25 @@ from nfagent.cluster.address import FAMILIES, Family
 from nfagent.policy.choices import Choices
 from nfagent.ruleset import names
 from nfagent.ruleset.link_scope import LINK_LOCAL, LINK_LOCAL_COUNTER, LONGEST_SOLICITATION, SANE
-from nfagent.ruleset.node_links import NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS
-from nfagent.ruleset.objects import (
-    Accept,
-    Chain,
+from nfagent.ruleset.matches import (
     ConntrackState,
-    Drop,
     FromLink,
-    Hook,
     HopLimit,
     Icmpv6Code,
     Icmpv6Type,
     InSet,
-    Jump,
     LongestPayload,
     Match,
     Packet,
     PacketPort,
     ProtocolIs,
-    Return,
-    Rule,
     ToPort,
     Unrouted,
     WayIs,
     Within,
 )
+from nfagent.ruleset.node_links import NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS
+from nfagent.ruleset.objects import Accept, Chain, Drop, Hook, Jump, Return, Rule
 
 UNROUTED_COUNTER = "drop/unrouted"
 TUNNEL_COUNTER = "drop/tunnel"

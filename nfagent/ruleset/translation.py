@@ -11,19 +11,8 @@ from collections.abc import Iterator
 from nfagent.cluster.address import FAMILIES, Family, Range
 from nfagent.egress.plan import MasqueradePlan
 from nfagent.ruleset import names
-from nfagent.ruleset.objects import (
-    Chain,
-    ConntrackState,
-    Drop,
-    Element,
-    Hook,
-    InSet,
-    Masquerade,
-    Match,
-    NamedSet,
-    Packet,
-    Rule,
-)
+from nfagent.ruleset.matches import ConntrackState, InSet, Match, Packet
+from nfagent.ruleset.objects import Chain, Drop, Element, Hook, Masquerade, NamedSet, Rule
 
 SRCNAT_PRIORITY = 100
 _FILTER_PRIORITY = 0

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from nfagent.ruleset.live import LiveSet
-from nfagent.ruleset.objects import Element, InSet, Match, NamedPort, PortRange, Rule, Ruleset, ServerPort, ServerPortIn
+from nfagent.ruleset.matches import InSet, Match, NamedPort, ServerPort, ServerPortIn
+from nfagent.ruleset.objects import Element, PortRange, Rule, Ruleset
 
 
 class Widening(msgspec.Struct, frozen=True):

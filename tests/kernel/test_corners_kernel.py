@@ -16,7 +16,8 @@ from pyroute2 import netns
 
 from nfagent.edge.kernel import Nftables
 from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import ABSENT, Goto, ProtocolIs, Ruleset
+from nfagent.ruleset.matches import ProtocolIs
+from nfagent.ruleset.objects import ABSENT, Goto, Ruleset
 from nfagent.ruleset.transaction import diff
 from tests.corners import BOTH, blocks, cidrs
 from tests.scene import DECODERS, Document, labelled, node, pod, policy, port

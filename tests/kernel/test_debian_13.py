@@ -18,7 +18,8 @@ from uuid import uuid4
 import pytest
 
 from nfagent.ruleset.frames import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
-from nfagent.ruleset.objects import ABSENT, Foreign, Match, Ruleset, SetKind, Verdict
+from nfagent.ruleset.matches import Foreign, Match
+from nfagent.ruleset.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.transaction import diff, transaction_text
 from tests.kernel.test_ruleset_kernel import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden

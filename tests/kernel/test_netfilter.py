@@ -24,6 +24,7 @@ from nfagent.edge.kernel import Nftables
 from nfagent.edge.netfilter import ElementError, ElementSocket
 from nfagent.edge.sockets import asking_socket
 from nfagent.errors import KernelError, MachineError, WireError
+from nfagent.ruleset.matches import Packet
 from nfagent.ruleset.objects import (
     ABSENT,
     Chain,
@@ -31,7 +32,6 @@ from nfagent.ruleset.objects import (
     Element,
     Hook,
     NamedSet,
-    Packet,
     PortRange,
     Rule,
     Ruleset,

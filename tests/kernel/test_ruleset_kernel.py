@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 
 from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import ABSENT, Fragment, PacketPortIn, Ruleset, ServerPortIn
+from nfagent.ruleset.matches import Fragment, PacketPortIn, ServerPortIn
+from nfagent.ruleset.objects import ABSENT, Ruleset
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import AddRule, Transaction, diff, transaction_text

@@ -14,7 +14,8 @@ from nfagent.edge.clock import SystemClock
 from nfagent.edge.drift import generation
 from nfagent.edge.kernel import Nftables
 from nfagent.reconcile import Reconciler
-from nfagent.ruleset.objects import Accept, Chain, Drop, NamedSet, ProtocolIs, Rule, Ruleset
+from nfagent.ruleset.matches import ProtocolIs
+from nfagent.ruleset.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
 from tests.kernel.test_reconcile_kernel import nft
 from tests.own_namespace import own_namespace
 from tests.unit.test_reconcile import Wish

@@ -17,8 +17,9 @@ from nfagent.policy.joined import any_of
 from nfagent.policy.model import PodPeer
 from nfagent.policy.tiers import NodePeer
 from nfagent.ruleset.desired import Desired, Item
+from nfagent.ruleset.matches import InSet, NamedPort
 from nfagent.ruleset.names import content_name
-from nfagent.ruleset.objects import Element, Goto, InSet, NamedPort, Return, Ruleset
+from nfagent.ruleset.objects import Element, Goto, Return, Ruleset
 from nfagent.ruleset.text import table_text
 from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
 from tests.fake_kernel import FakeKernel

@@ -16,7 +16,7 @@ from nfagent.cluster.state import ClusterState
 from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.plan import MasqueradeSettings
 from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import InSet
+from nfagent.ruleset.matches import InSet
 from nfagent.ruleset.transaction import ChangeElements
 from tests.fake_kernel import FakeKernel
 

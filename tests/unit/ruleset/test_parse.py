@@ -9,39 +9,41 @@ import pytest
 
 from nfagent.cluster.address import FAMILIES, Range, parse_cidr, single
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import (
-    ABSENT,
-    TABLE_FLAGS,
-    Accept,
-    Chain,
+from nfagent.ruleset.matches import (
     Connection,
-    Drop,
     FamilyInSet,
     FamilyIs,
     FlowInSet,
     Foreign,
     GroupAddress,
     GroupFrame,
-    Hook,
     HopLimit,
     Icmpv6Code,
-    Jump,
     LocalSource,
     LongestPayload,
     NamedPort,
-    NamedSet,
     NotLoopback,
     Packet,
     PairInSet,
-    PortRange,
     ProtocolIs,
     Refresh,
+    WayIs,
+    Within,
+)
+from nfagent.ruleset.objects import (
+    ABSENT,
+    TABLE_FLAGS,
+    Accept,
+    Chain,
+    Drop,
+    Hook,
+    Jump,
+    NamedSet,
+    PortRange,
     Return,
     Rule,
     Ruleset,
     VerdictMap,
-    WayIs,
-    Within,
 )
 from nfagent.ruleset.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
 from nfagent.ruleset.transaction import Delete, FlushChain, diff

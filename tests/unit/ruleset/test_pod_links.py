@@ -12,8 +12,9 @@ from nfagent.egress.plan import MasqueradeSettings
 from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.desired import Desired
+from nfagent.ruleset.matches import Way
 from nfagent.ruleset.node_links import NodeLinks, held_links
-from nfagent.ruleset.objects import Element, LinkName, Ruleset, ServicePort, Way
+from nfagent.ruleset.objects import Element, LinkName, Ruleset, ServicePort
 from tests.fake_kernel import FakeKernel
 from tests.interpreter import Conntrack, HookName, Seen, State, opening, run
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import pytest
 
 from nfagent.cluster.address import parse_cidr
+from nfagent.ruleset.matches import Connection, Foreign, InSet, Packet
 from nfagent.ruleset.objects import (
     ABSENT,
     TABLE_FLAGS,
     Accept,
     Chain,
-    Connection,
     Dispatch,
     Drop,
-    Foreign,
     Goto,
     Hook,
-    InSet,
     NamedSet,
-    Packet,
     Rule,
     Ruleset,
     VerdictMap,

@@ -12,20 +12,8 @@ from nfagent.cluster.model import Pod
 from nfagent.errors import Problem, UsageError
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.differences import diff_view
-from nfagent.ruleset.objects import (
-    ABSENT,
-    Accept,
-    Chain,
-    Drop,
-    Foreign,
-    Goto,
-    Hook,
-    NamedSet,
-    Rule,
-    Ruleset,
-    ServerPort,
-    VerdictMap,
-)
+from nfagent.ruleset.matches import Foreign, ServerPort
+from nfagent.ruleset.objects import ABSENT, Accept, Chain, Drop, Goto, Hook, NamedSet, Rule, Ruleset, VerdictMap
 from nfagent.ruleset.parse import CounterValue
 from nfagent.ruleset.pieces import encoded
 from nfagent.ruleset.scopes import scoping
