@@ -126,9 +126,9 @@ fuzz: $(VENV)/ready modules ## random histories, by evaluate, by rules and by pa
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
 .PHONY: bench
-bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: two minutes)
+bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: two minutes; ONLY=one of them)
 	@mkdir -p build
-	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) --json build/bench.json
+	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json
 
 .PHONY: lint
 lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit

@@ -1,0 +1,29 @@
+"""What the documents name is there: tests, and files beside them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_a_document_names_is_there(document: Path) -> None:
+    named = set(re.findall(r"\btest_\w+\.py\b", document.read_text(encoding="utf-8")))
+    assert named - TESTS == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_links_to_is_there(document: Path) -> None:
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [path for path in linked if not (document.parent / path).exists()] == []
+
+
+def test_the_security_page_names_tests() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert len(set(re.findall(r"\btest_\w+\.py\b", text))) > 10
