@@ -24,6 +24,7 @@ from nfagent.ruleset.matches import (
     FamilyIs,
     FlowInSet,
     Fragment,
+    FromBridge,
     FromLink,
     GroupAddress,
     GroupFrame,
@@ -112,6 +113,7 @@ class Seen(NamedTuple):
     hop_limit: int = 63
     payload: int = 64
     group_frame: bool = False
+    bridged: bool = True
     link: str = ""
     unrouted: bool = False
 
@@ -313,14 +315,22 @@ def _machine(match: Match) -> Test:
             return lambda packet: packet.local_source
         case NotLoopback():
             return lambda packet: not packet.loopback
+        case Refresh():
+            return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
+        case _:
+            return _arrival(match)
+
+
+def _arrival(match: Match) -> Test:
+    match match:
+        case FromBridge():
+            return lambda packet: packet.bridged
         case GroupFrame():
             return lambda packet: packet.group_frame
         case GroupAddress():
             return lambda packet: _is_group(packet.daddr)
         case Unrouted():
             return lambda packet: packet.unrouted
-        case Refresh():
-            return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
         case _:
             raise ValueError(match)
 
@@ -406,7 +416,7 @@ def _flow(packet: Seen) -> tuple[str, str, int, str, int]:
 
 def _by_element(match: NamedPort | PacketNamedPort | FromLink | ToPort, item: NamedSet) -> Test:
     if isinstance(match, FromLink):
-        return lambda packet: LinkName(packet.link) in item.elements
+        return lambda packet: (LinkName(packet.link) in item.elements) != match.negated
     if isinstance(match, ToPort):
         return lambda packet: _has_port(packet) and _service(packet) in item.elements
     return _named_port(match, item)

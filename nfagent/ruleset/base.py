@@ -48,9 +48,8 @@ RECHECK = "recheck"
 RECHECKING = "rechecking"
 REVOKED = "revoked"
 REVOKED_COUNTER = "drop/revoked"
-SPOOFED_COUNTER = "drop/spoofed"
 UNTRACKED_COUNTER = "drop/untracked"
-BASE_COUNTERS = (GROUP_COUNTER, REVOKED_COUNTER, SPOOFED_COUNTER, UNTRACKED_COUNTER, *pod_links.LINK_COUNTERS)
+BASE_COUNTERS = (GROUP_COUNTER, REVOKED_COUNTER, pod_links.SPOOFED_COUNTER, UNTRACKED_COUNTER, *pod_links.LINK_COUNTERS)
 _ENDS: tuple[End, End] = ("client", "server")
 
 
@@ -78,7 +77,7 @@ def base_chains(choices: Choices, level: int = 0) -> Iterator[tuple[str, Chain]]
 
 def _judging_chain(direction: Direction, hook: Hook, level: int, choices: Choices) -> Chain:
     end: End = "client" if direction == "egress" else "server"
-    named: tuple[Rule, ...] = (_spoofed(hook),) if direction == "egress" and not level else ()
+    named: tuple[Rule, ...] = (_spoofed(hook, choices),) if direction == "egress" and not level else ()
     if hook.name == "output":
         named = (Rule((LocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
     forwarding = (direction, hook.name, level) == ("egress", "forward", 0)
@@ -132,18 +131,14 @@ def _beyond_recheck(family: Family) -> tuple[Match, ...]:
     return (ConntrackState(("established",)), *untouched)
 
 
-def _spoofed(hook: Hook) -> Rule:
-    """Stop what comes from a Pod and says that it comes from this node: it would be judged as nobody (39).
+def _spoofed(hook: Hook, choices: Choices) -> Rule:
+    """Stop what says that this node has sent it: it would be judged as nobody (39).
 
     What the node itself sends passes neither hook, but for the input hook on its loopback interface.
     """
-    elsewhere: tuple[Match, ...] = (NotLoopback(),) if hook.name == "input" else ()
-    return Rule(
-        (*elsewhere, LocalSource()),
-        counter=SPOOFED_COUNTER,
-        verdict=Drop(),
-        comment="says that this node has sent it, and it has not",
-    )
+    if hook.name == "input":
+        return pod_links.spoofed(NotLoopback())
+    return pod_links.spoofed(*pod_links.not_looked_at(choices))
 
 
 def _ended_flow(family: Family) -> Rule:

@@ -16,6 +16,7 @@ from nfagent.cluster.address import parse_cidr, single
 from nfagent.ruleset.matches import (
     FamilyInSet,
     FamilyIs,
+    FromBridge,
     GroupAddress,
     GroupFrame,
     HopLimit,
@@ -26,7 +27,7 @@ from nfagent.ruleset.matches import (
     Packet,
     Within,
 )
-from nfagent.ruleset.objects import Accept, Chain, Drop, Goto, NamedSet, Rule
+from nfagent.ruleset.objects import Accept, Chain, Drop, Goto, Jump, NamedSet, Rule
 
 LINK_LOCAL_COUNTER = "drop/link-local"
 GROUP_COUNTER = "drop/multicast"
@@ -40,6 +41,7 @@ _GROUPS = parse_cidr("ff00::/8")
 _UNSPECIFIED = single("::")
 _LINK_LOCAL_CHAIN = "forward-link-local"
 _GROUP_CHAIN = "forward-multicast"
+_SEARCH_CHAIN = "forward-groups"
 
 LONGEST_SOLICITATION = 64
 """Bytes of the longest honest solicitation or neighbour advertisement: its 24 (RFC 4861, 4.3), and three options.
@@ -91,18 +93,26 @@ def link_local_rules() -> Iterator[Rule]:
 
 
 def group_rules() -> Iterator[Rule]:
-    """Give the rules that send broadcast and groups to their chain, in families in which a Pod is isolated for ingress.
+    """Give the rule that looks for broadcast and groups, in families in which a Pod is isolated for ingress."""
+    yield Rule((FamilyInSet(ISOLATED),), verdict=Jump(_SEARCH_CHAIN))
 
-    The link knows what it delivered to all, by whatever address; the routes know what is for all, however it came.
+
+def _group_search() -> Chain:
+    """Send broadcast and groups to their chain.
+
+    The link knows what it delivered to all, by whatever address; the routes know what is for all, however it came. A
+    look at the routes costs more than all the rest, and no router forwards what they call broadcast: so only what came
+    in by a bridge, which may not have been routed, is looked at.
     """
-    of_ipv4: tuple[Match, ...] = (FamilyIs(4), GroupAddress())
-    of_ipv6 = Within(Packet("daddr", 6), (_GROUPS,))  # cheaper than a look at the routes
-    for matches in ((GroupFrame(),), of_ipv4, (of_ipv6,)):
-        yield Rule((FamilyInSet(ISOLATED), *matches), verdict=Goto(_GROUP_CHAIN))
+    of_ipv4: tuple[Match, ...] = (FromBridge(), FamilyIs(4), GroupAddress())
+    of_ipv6 = Within(Packet("daddr", 6), (_GROUPS,))
+    found = ((GroupFrame(),), of_ipv4, (of_ipv6,))
+    return Chain(tuple(Rule(matches, verdict=Goto(_GROUP_CHAIN)) for matches in found))
 
 
 def link_scope_chains() -> Iterator[tuple[str, Chain]]:
     """Give the chains where these rules lead to."""
+    yield _SEARCH_CHAIN, _group_search()
     ends = {_LINK_LOCAL_CHAIN: LINK_LOCAL_COUNTER, _GROUP_CHAIN: GROUP_COUNTER}
     for name, counter in ends.items():
         yield name, Chain((*discovery(), Rule(counter=counter, verdict=Drop())))

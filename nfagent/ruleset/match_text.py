@@ -13,6 +13,7 @@ from nfagent.ruleset.matches import (
     FlowInSet,
     Foreign,
     Fragment,
+    FromBridge,
     FromLink,
     GroupAddress,
     GroupFrame,
@@ -47,6 +48,7 @@ _Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code 
 _MACHINE: dict[type[Match], str] = {
     LocalSource: "fib saddr type local",
     NotLoopback: 'iifname != "lo"',
+    FromBridge: 'meta iifkind "bridge"',
     GroupFrame: "meta pkttype { broadcast, multicast }",
     GroupAddress: "fib daddr type { broadcast, multicast }",
     Unrouted: "fib saddr . iif oif missing",
@@ -76,7 +78,7 @@ def match_text(match: Match) -> str:
             return f"# not nfagent's: {expression}"
         case WayIs() | ConntrackState() | Unconfirmed():
             return _tracked_text(match)
-        case LocalSource() | NotLoopback() | GroupFrame() | GroupAddress() | Unrouted():
+        case LocalSource() | NotLoopback() | FromBridge() | GroupFrame() | GroupAddress() | Unrouted():
             return _MACHINE[type(match)]
         case _:
             return _header_text(match)
@@ -90,8 +92,8 @@ def _in_set_key(match: ServerPortIn | PacketPortIn | ToPort | FromLink) -> str:
             return f"{protocol} dport"
         case ToPort():
             return "meta l4proto . th dport"
-        case FromLink():
-            return "iifname"
+        case FromLink(_, negated):
+            return "iifname !=" if negated else "iifname"
 
 
 def _header_text(match: _Header) -> str:

@@ -72,6 +72,10 @@ class GroupFrame(msgspec.Struct, frozen=True, tag=True):
     """`meta pkttype { broadcast, multicast }`: the link delivered the packet to everybody, or to a group."""
 
 
+class FromBridge(msgspec.Struct, frozen=True, tag=True):
+    """`meta iifkind "bridge"`: the packet came in by a bridge, or passes between two of its ports."""
+
+
 class GroupAddress(msgspec.Struct, frozen=True, tag=True):
     """`fib daddr type { broadcast, multicast }`: the packet is for everybody on a link, or for a group."""
 
@@ -169,6 +173,7 @@ class FromLink(msgspec.Struct, frozen=True, tag=True):
     """`iifname @set`: the packet came in by one of these interfaces."""
 
     set: str
+    negated: bool = False
 
 
 class Unrouted(msgspec.Struct, frozen=True, tag=True):
@@ -230,6 +235,7 @@ Match: TypeAlias = (
     | HopLimit
     | LongestPayload
     | GroupFrame
+    | FromBridge
     | GroupAddress
     | ProtocolIs
     | ServerPort

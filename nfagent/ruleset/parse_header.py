@@ -10,6 +10,7 @@ from nfagent.cluster.address import FAMILIES, Family
 from nfagent.ruleset.matches import (
     FamilyIs,
     Fragment,
+    FromBridge,
     GroupAddress,
     GroupFrame,
     HopLimit,
@@ -92,6 +93,8 @@ def parse_arrival_match(operator: str, left: Any, right: Any) -> Match | None:
             return _fib_match(result, (flags,) if isinstance(flags, str) else tuple(flags), right)
         case {"meta": {"key": "pkttype"}}, "==" if right == _GROUP:
             return GroupFrame()
+        case {"meta": {"key": "iifkind"}}, "==" if right == "bridge":
+            return FromBridge()
         case {"meta": {"key": "iifname"}}, "!=" if right == "lo":
             return NotLoopback()
     return None

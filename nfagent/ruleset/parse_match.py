@@ -101,6 +101,8 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
         return InSet(key, name, negated)
     if left == {"meta": {"key": "nfproto"}}:
         return FamilyInSet(name, negated)
+    if left == {"meta": {"key": "iifname"}}:
+        return FromLink(name, negated)
     if "concat" in left and len(left["concat"]) == 2 and left["concat"][0] != _L4_PROTOCOL:
         source, other = map(parse_key, left["concat"])
         paired = other is not None and source == Packet("saddr", other.family)
@@ -113,8 +115,6 @@ def _in_set(left: Any, name: str) -> Match | None:
     match left:
         case {"ct": {"key": "proto-src", "dir": "reply"}}:
             return ServerPortIn(name)
-        case {"meta": {"key": "iifname"}}:
-            return FromLink(name)
         case {"payload": payload}:
             return packet_port_in(payload, name)
         case {"concat": [protocol, {"payload": {"protocol": "th", "field": "dport"}}]} if protocol == _L4_PROTOCOL:

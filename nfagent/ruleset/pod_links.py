@@ -25,6 +25,7 @@ from nfagent.ruleset.matches import (
     Icmpv6Code,
     Icmpv6Type,
     InSet,
+    LocalSource,
     LongestPayload,
     Match,
     Packet,
@@ -36,13 +37,15 @@ from nfagent.ruleset.matches import (
     Within,
 )
 from nfagent.ruleset.node_links import NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS
-from nfagent.ruleset.objects import Accept, Chain, Drop, Hook, Jump, Return, Rule
+from nfagent.ruleset.objects import Accept, Chain, Drop, Goto, Hook, Jump, Return, Rule
 
+SPOOFED_COUNTER = "drop/spoofed"
 UNROUTED_COUNTER = "drop/unrouted"
 TUNNEL_COUNTER = "drop/tunnel"
 LINK_COUNTERS = (UNROUTED_COUNTER, TUNNEL_COUNTER, LINK_LOCAL_COUNTER)
 _FORWARD = "podlinks-forward"
 _LINK_LOCAL = "podlinks-link-local"
+_UNROUTED = "podlinks-unrouted"
 _TUNNELS_FORWARD, _TUNNELS_INPUT = "tunnels-forward", "tunnels-input"
 _DHCPV6_SERVER = 547
 _ANSWERED = ("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert")
@@ -66,7 +69,8 @@ def first_input_rules(choices: Choices) -> Iterator[Rule]:
 def input_rules(choices: Choices) -> Iterator[Rule]:
     """Give the rules for packets to the node itself that stand behind the short ways."""
     yield from _tunnelled(_TUNNELS_INPUT)
-    yield from _unrouted(choices, FromLink(POD_LINKS))
+    if choices.unrouted_sources == "dropped":
+        yield _unrouted(FromLink(POD_LINKS), Unrouted())
 
 
 def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
@@ -74,7 +78,9 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
 
     priority: of that base chain
     """
-    yield _FORWARD, Chain((*_tunnelled(_TUNNELS_FORWARD), *_unrouted(choices)))
+    yield _FORWARD, Chain((*_tunnelled(_TUNNELS_FORWARD), *_search(choices)))
+    if choices.unrouted_sources == "dropped":
+        yield _UNROUTED, Chain((spoofed(), _unrouted()))
     yield _TUNNELS_FORWARD, Chain(tuple(_closed(_node("daddr", family)) for family in FAMILIES))
     yield _TUNNELS_INPUT, Chain((_closed(FromLink(POD_LINKS)), *map(_from_pods, FAMILIES)))
     if choices.own_node == "judged":
@@ -90,10 +96,25 @@ def _tunnelled(chain: str) -> Iterator[Rule]:
     yield Rule((ProtocolIs(PORTLESS),), verdict=Jump(chain))
 
 
-def _unrouted(choices: Choices, *matches: Match) -> Iterator[Rule]:
+def spoofed(*matches: Match) -> Rule:
+    """Give the rule against packets whose source is the node's own."""
+    comment = "says that this node has sent it, and it has not"
+    return Rule((*matches, LocalSource()), counter=SPOOFED_COUNTER, verdict=Drop(), comment=comment)
+
+
+def not_looked_at(choices: Choices) -> tuple[Match, ...]:
+    """Match what `forward_rules` leave out: a source of the node's own is no Pod's route, and one look is enough."""
+    return (FromLink(POD_LINKS, negated=True),) if choices.unrouted_sources == "dropped" else ()
+
+
+def _search(choices: Choices) -> Iterator[Rule]:
     if choices.unrouted_sources == "dropped":
-        comment = "no answer would leave by the interface that it came in by"
-        yield Rule((*matches, Unrouted()), counter=UNROUTED_COUNTER, verdict=Drop(), comment=comment)
+        yield Rule((Unrouted(),), verdict=Goto(_UNROUTED))
+
+
+def _unrouted(*matches: Match) -> Rule:
+    comment = "no answer would leave by the interface that it came in by"
+    return Rule(matches, counter=UNROUTED_COUNTER, verdict=Drop(), comment=comment)
 
 
 def _closed(*matches: Match) -> Rule:

@@ -15,6 +15,8 @@ from nfagent.ruleset.matches import (
     FamilyIs,
     FlowInSet,
     Foreign,
+    FromBridge,
+    FromLink,
     GroupAddress,
     GroupFrame,
     HopLimit,
@@ -263,6 +265,10 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     "a packet for a group, by its link": (
         [match({"meta": {"key": "pkttype"}}, {"set": ["broadcast", "multicast"]})],
         Rule((GroupFrame(),)),
+    ),
+    "a packet of a bridge, from another interface than these": (
+        [match({"meta": {"key": "iifkind"}}, "bridge"), match({"meta": {"key": "iifname"}}, "@links", "!=")],
+        Rule((FromBridge(), FromLink("links", negated=True))),
     ),
     "a code by the name that another type has for it": (
         [match({"payload": {"protocol": "icmpv6", "field": "code"}}, "no-route")],

@@ -11,6 +11,8 @@ from nfagent.ruleset.matches import (
     FlowInSet,
     Foreign,
     Fragment,
+    FromBridge,
+    FromLink,
     GroupAddress,
     GroupFrame,
     HopLimit,
@@ -105,9 +107,13 @@ FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
             "ip6 daddr fe80::/10 ip6 length <= 64",
         ),
         (
-            Rule((GroupFrame(), FamilyIs(4), GroupAddress())),
-            "meta pkttype { broadcast, multicast } meta nfproto ipv4 fib daddr type { broadcast, multicast }",
+            Rule((GroupFrame(), FromBridge(), FamilyIs(4), GroupAddress())),
+            (
+                'meta pkttype { broadcast, multicast } meta iifkind "bridge" '
+                "meta nfproto ipv4 fib daddr type { broadcast, multicast }"
+            ),
         ),
+        (Rule((FromLink("links", negated=True),)), "iifname != @links"),
         (Rule(verdict=Jump("c")), "jump c"),
         (Rule(verdict=Return()), "return"),
         (Rule(verdict=Dispatch(Packet("saddr", 6), "m")), "ip6 saddr vmap @m"),
