@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from nfagent.cluster.address import Family
 from nfagent.ruleset.objects import (
+    Answered,
     Connection,
     ConntrackState,
     FamilyInSet,
@@ -74,7 +75,7 @@ def match_text(match: Match) -> str:
             return f"ct reply proto-src {_numbers(first, last)}"
         case Foreign(expression):
             return f"# not nfagent's: {expression}"
-        case WayIs() | ConntrackState() | Unconfirmed():
+        case WayIs() | ConntrackState() | Unconfirmed() | Answered():
             return _tracked_text(match)
         case LocalSource() | NotLoopback() | GroupFrame() | GroupAddress() | Unrouted():
             return _MACHINE[type(match)]
@@ -142,7 +143,7 @@ def _flow_text(family: Family) -> str:
     return f"{_IP[family]} saddr . meta l4proto . th sport . {_IP[family]} daddr . th dport"
 
 
-def _tracked_text(match: WayIs | ConntrackState | Unconfirmed) -> str:
+def _tracked_text(match: WayIs | ConntrackState | Unconfirmed | Answered) -> str:
     match match:
         case WayIs(way):
             return f"ct direction {way}"
@@ -150,6 +151,8 @@ def _tracked_text(match: WayIs | ConntrackState | Unconfirmed) -> str:
             return f"ct state {','.join(states)}"
         case Unconfirmed():
             return "ct status ! confirmed"
+        case Answered():
+            return "ct status seen-reply"
 
 
 def _one_of(names: tuple[str, ...]) -> str:

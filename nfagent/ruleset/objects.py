@@ -224,6 +224,10 @@ class Unconfirmed(msgspec.Struct, frozen=True, tag=True):
     """`ct status ! confirmed`: the connection's first packet, before its entry is in the table."""
 
 
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """`ct status seen-reply`: the connection's server has sent something."""
+
+
 class Icmpv6Type(msgspec.Struct, frozen=True, tag=True):
     """`icmpv6 type`: one of these, in nft's names."""
 
@@ -270,6 +274,7 @@ Match: TypeAlias = (
     | Refresh
     | ConntrackState
     | Unconfirmed
+    | Answered
     | Icmpv6Type
     | Icmpv6Code
     | Foreign

@@ -13,6 +13,7 @@ from nfagent.ruleset.objects import (
     ABSENT,
     TABLE_FLAGS,
     Accept,
+    Answered,
     Chain,
     Connection,
     Drop,
@@ -244,6 +245,10 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     ),
     "a protocol that is none of ours": ([match({"meta": {"key": "l4proto"}}, 47)], Rule((ProtocolIs(("47",)),))),
     "a packet's way": ([match({"ct": {"key": "direction"}}, "reply")], Rule((WayIs("reply"),))),
+    "a connection with an answer": (
+        [match({"ct": {"key": "status"}}, "seen-reply", "in")],
+        Rule((Answered(),)),
+    ),
     "a named port on the way there": ([match(concat("dport"), "@p")], Rule((NamedPort(4, "p"),))),
     "a flow in a set": ([match(FLOW, "@w")], Rule((FlowInSet(4, "w"),))),
     "a flow's time that begins anew": (
