@@ -18,6 +18,7 @@ import msgspec
 from nfagent.cluster.address import Family, Range, family_of, number
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.matches import (
+    Answered,
     Connection,
     ConntrackState,
     FamilyInSet,
@@ -37,6 +38,7 @@ from nfagent.ruleset.matches import (
     Match,
     NamedPort,
     NotLoopback,
+    OnesAddress,
     Packet,
     PacketNamedPort,
     PacketPort,
@@ -78,7 +80,10 @@ _END = "end"
 
 
 class Conntrack(NamedTuple):
-    """What conntrack knows of a packet's connection; nothing but the state where that is invalid or untracked."""
+    """What conntrack knows of a packet's connection; nothing but the state where that is invalid or untracked.
+
+    answered: whether its server has sent something; asked of related packets alone
+    """
 
     state: State = "new"
     client: str = ""
@@ -86,6 +91,7 @@ class Conntrack(NamedTuple):
     server_port: int = 0
     confirmed: bool = False
     way: Way = "original"
+    answered: bool = True
 
     @property
     def known(self) -> bool:
@@ -255,7 +261,7 @@ class _Machine:
 
 def _alone(match: Match) -> Test:
     match match:
-        case WayIs() | ConntrackState() | Unconfirmed() | ServerPort():
+        case WayIs() | ConntrackState() | Unconfirmed() | Answered() | ServerPort():
             return _tracked(match)
         case _:
             return _header(match) or _machine(match)
@@ -267,7 +273,7 @@ def _by_elements(match: FlowInSet | FamilyInSet, item: NamedSet) -> Test:
     return lambda packet: (packet.family in item.elements) != match.negated
 
 
-def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
+def _tracked(match: WayIs | ConntrackState | Unconfirmed | Answered | ServerPort) -> Test:
     match match:
         case WayIs(way):
             return lambda packet: packet.conntrack.known and packet.conntrack.way == way
@@ -275,6 +281,8 @@ def _tracked(match: WayIs | ConntrackState | Unconfirmed | ServerPort) -> Test:
             return lambda packet: packet.conntrack.state in states
         case Unconfirmed():
             return lambda packet: packet.conntrack.known and not packet.conntrack.confirmed
+        case Answered():
+            return lambda packet: packet.conntrack.known and packet.conntrack.answered
         case ServerPort(first, last):
             return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
 
@@ -329,6 +337,8 @@ def _arrival(match: Match) -> Test:
             return lambda packet: packet.group_frame
         case GroupAddress():
             return lambda packet: _is_group(packet.daddr)
+        case OnesAddress():
+            return lambda packet: not _is_group(packet.daddr)
         case Unrouted():
             return lambda packet: packet.unrouted
         case _:

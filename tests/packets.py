@@ -130,10 +130,12 @@ def bearing(content: bytes) -> Callable[[Arrival], bool]:
     return lambda arrival: arrival.content.endswith(content)
 
 
-def unreachable(family: Family, source: str, destination: str) -> bytes:
+def unreachable(
+    family: Family, source: str, destination: str, *, source_port: int = 1234, destination_port: int = 4321
+) -> bytes:
     """Write an ICMP error, port unreachable, about a UDP datagram that nobody sent."""
     ends = b"".join(ipaddress.ip_address(end).packed for end in (source, destination))
-    udp = struct.pack("!HHHH", 1234, 4321, 8, 0)
+    udp = struct.pack("!HHHH", source_port, destination_port, 8, 0)
     if family == 6:
         return bytes([1, 4, 0, 0]) + bytes(4) + struct.pack("!IHBB", 6 << 28, len(udp), 17, 64) + ends + udp
     inner = struct.pack("!BBHHHBBH", 0x45, 0, 28, 0, 0, 64, 17, 0) + ends

@@ -288,7 +288,10 @@ def _pod_links(settings: Settings) -> Check:
     if not known["shared"]:
         return Check("Pod interfaces", "ok", f"{counted(len(known['pod_links']), 'interface')} with Pods alone behind")
     named = ", ".join(f"{item['link']} ({item['why']})" for item in known["shared"])
-    found = f"Pods behind {named} can send with sources that nobody holds, and to the node's tunnels"
+    found = (
+        f"Pods behind {named} can send with sources that nobody holds, reach the node from link-local ones whatever "
+        "their policies, and send to its tunnels"
+    )
     return Check("Pod interfaces", "warn", found, "have the network plugin keep Pods there to their own addresses")
 
 

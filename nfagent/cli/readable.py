@@ -121,7 +121,8 @@ def _own_log_facts(own: View) -> list[tuple[str, str]]:
 def _link_facts(links: View) -> list[tuple[str, str]]:
     """Say where Pods' sources aren't held against their interface."""
     shared = [
-        f"{paint('warn')}, Pods behind {item['link']} can send with any source: {item['why']}"
+        f"{paint('warn')}, Pods behind {item['link']} can send with any source, and reach the node from link-local "
+        f"ones whatever their policies: {item['why']}"
         for item in links["shared"]
     ]
     known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []

@@ -87,7 +87,7 @@ class Introspection:
         trouble = await self._reports.services()
         desired = self._desired
         try:
-            steps = explaining(desired.cluster, desired.index, source, destination, desired.choices)
+            steps = explaining(desired.cluster, desired.index, source, destination, desired.choices, desired.barred)
             found = await self._turns.result(steps)
         except UsageError as error:
             raise _aged(error, standing, trouble) from None

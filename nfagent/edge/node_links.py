@@ -76,7 +76,9 @@ def question_of(cluster: ClusterState) -> Question:
         # The last address but one: no broadcast, and rarely a Pod's. A bridge shows so before it has Pods.
         pods.add(text(item.family, max(item.first, item.last - 1)))
     others = islice((node for node in cluster.nodes.values() if node.name != cluster.node), _OTHERS)
-    return Question(frozenset(pods), frozenset(_WORLD).union(*(node.addresses for node in others)))
+    # A virtual kubelet's Node has the address of a Pod: that leads to the Pod, and nowhere else.
+    beyond = frozenset(_WORLD).union(*(node.addresses for node in others)) - pods
+    return Question(frozenset(pods), beyond)
 
 
 class NodeLinksWatch:

@@ -5,7 +5,7 @@ How its ends are written is in `ends`; where a Service's address leads to is in 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
@@ -100,17 +100,24 @@ def explain(
     return result(explaining(cluster, index, source, destination, choices))
 
 
-def explaining(
-    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: Choices = _DEFAULTS
+def explaining(  # noqa: PLR0917 - the state, and the question
+    cluster: ClusterState,
+    index: PolicyIndex,
+    source: str,
+    destination: str,
+    choices: Choices = _DEFAULTS,
+    bars: Callable[[Flow], str] = lambda _: "",
 ) -> Generator[None, None, Explanation]:
     """Do the same in steps: behind a Service may stand thousands of Pods.
 
     Those Pods are the ones of the moment of asking; each is judged, and put into words, by the policies of the moment
     when its turn comes.
+
+    bars: says of a flow why rules drop it whatever the policies; '' where these decide
     """
     question = read_question(cluster, source, destination)
     found = yield from finding(cluster, question)
-    teller = _Teller(cluster, index, choices)
+    teller = _Teller(cluster, index, choices, bars)
     called = question.called
     servers = None
     if called is not None:
@@ -171,14 +178,24 @@ def _judged_view(judged: Judged) -> dict[str, Any]:
 class _Teller:
     """Judges routes by the policies that an index has, and finds the words."""
 
-    def __init__(self, cluster: ClusterState, index: PolicyIndex, choices: Choices) -> None:
+    def __init__(
+        self,
+        cluster: ClusterState,
+        index: PolicyIndex,
+        choices: Choices,
+        bars: Callable[[Flow], str] = lambda _: "",
+    ) -> None:
         self._cluster = cluster
         self._index = index
         self._choices = choices
+        self._bars = bars
 
     def judge(self, route: Route, servers: PodPeer | None = None) -> Judged:
         """Judge both ends of a route, each by the flow that it sees; `servers` names the Pods behind a Service."""
         flow = route.arriving
+        barred = self._bars(flow)
+        if barred:
+            return Judged(route.leaving, flow, Judgement(flow, None, None, barred=barred), ())
         policies = self._judging(route.leaving.source, flow.destination)
         judgement = evaluate(self._cluster, policies, flow, self._choices)
         if route.leaving != flow:

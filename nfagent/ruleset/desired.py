@@ -216,6 +216,12 @@ class Desired:
         self._whole = None
         self._recheck.absolve(judged)
 
+    def barred(self, flow: Flow) -> str:
+        """Say why rules that ask for no policy drop a connection; '' where it is the policies' to judge."""
+        if self._links.closed_to(flow) or self._links.closed_here(flow):
+            return "a Node takes packets out of a tunnel there, from Nodes alone"
+        return ""
+
     def permits(self, flow: Flow) -> bool:
         """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
         if self._links.closed_to(flow):

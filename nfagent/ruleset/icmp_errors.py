@@ -4,6 +4,9 @@ Conntrack calls any error about a known connection related, whoever sent it, and
 can't compare a packet's source with its connection's ends, but it can look both up in a set that holds each address
 of this node's Pods with itself. Whoever has none of these addresses counts as a router: another node judges its Pods.
 
+A client has errors to send about answers alone. Without one, its connection may be one that was dropped: a bridge has
+conntrack know what came in a frame for a group before the rules judge it.
+
 A Pod of this node that is no end may be a router too (a VPN's, for one): its error is judged like any packet, by its
 own addresses. So it passes where nobody isolates the two, and else where a rule without ports allows it.
 """
@@ -15,11 +18,10 @@ from collections.abc import Iterator
 from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.cluster.model import Direction, Pod
 from nfagent.ruleset import names
-from nfagent.ruleset.matches import Connection, ConntrackState, End, Packet, PairInSet, ProtocolIs
+from nfagent.ruleset.matches import Answered, Connection, ConntrackState, End, Match, Packet, PairInSet, ProtocolIs
 from nfagent.ruleset.objects import Accept, Chain, Element, Goto, NamedSet, Rule
 
 _PAIRS = "podpairs"
-_ENDS: tuple[End, End] = ("client", "server")
 
 
 def error_rule(direction: Direction, level: int) -> Rule:
@@ -51,9 +53,10 @@ def pairs_of(pod: Pod) -> Iterator[tuple[str, Element]]:
 
 def _accepting(family: Family) -> Iterator[Rule]:
     name = names.set_name(_PAIRS, family)
-    for end in _ENDS:
+    ends: tuple[tuple[End, tuple[Match, ...]], ...] = (("client", (Answered(),)), ("server", ()))
+    for end, more in ends:
         comment = f"the {end} of the connection"
-        yield Rule((PairInSet(Connection(end, family), name),), verdict=Accept(), comment=comment)
+        yield Rule((PairInSet(Connection(end, family), name), *more), verdict=Accept(), comment=comment)
     nobody = PairInSet(Packet("saddr", family), name, negated=True)
     yield Rule((nobody,), verdict=Accept(), comment="no Pod of this node: a router")
 

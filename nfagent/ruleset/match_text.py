@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from nfagent.cluster.address import Family
 from nfagent.ruleset.matches import (
+    Answered,
     Connection,
     ConntrackState,
     FamilyInSet,
@@ -26,6 +27,7 @@ from nfagent.ruleset.matches import (
     Match,
     NamedPort,
     NotLoopback,
+    OnesAddress,
     Packet,
     PacketNamedPort,
     PacketPort,
@@ -51,6 +53,7 @@ _MACHINE: dict[type[Match], str] = {
     FromBridge: 'meta iifkind "bridge"',
     GroupFrame: "meta pkttype { broadcast, multicast }",
     GroupAddress: "fib daddr type { broadcast, multicast }",
+    OnesAddress: "fib daddr type { unicast, local }",
     Unrouted: "fib saddr . iif oif missing",
 }
 _END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
@@ -76,9 +79,9 @@ def match_text(match: Match) -> str:
             return f"ct reply proto-src {_numbers(first, last)}"
         case Foreign(expression):
             return f"# not nfagent's: {expression}"
-        case WayIs() | ConntrackState() | Unconfirmed():
+        case WayIs() | ConntrackState() | Unconfirmed() | Answered():
             return _tracked_text(match)
-        case LocalSource() | NotLoopback() | FromBridge() | GroupFrame() | GroupAddress() | Unrouted():
+        case LocalSource() | NotLoopback() | FromBridge() | GroupFrame() | GroupAddress() | OnesAddress() | Unrouted():
             return _MACHINE[type(match)]
         case _:
             return _header_text(match)
@@ -144,7 +147,7 @@ def _flow_text(family: Family) -> str:
     return f"{_IP[family]} saddr . meta l4proto . th sport . {_IP[family]} daddr . th dport"
 
 
-def _tracked_text(match: WayIs | ConntrackState | Unconfirmed) -> str:
+def _tracked_text(match: WayIs | ConntrackState | Unconfirmed | Answered) -> str:
     match match:
         case WayIs(way):
             return f"ct direction {way}"
@@ -152,6 +155,8 @@ def _tracked_text(match: WayIs | ConntrackState | Unconfirmed) -> str:
             return f"ct state {','.join(states)}"
         case Unconfirmed():
             return "ct status ! confirmed"
+        case Answered():
+            return "ct status seen-reply"
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -80,6 +80,10 @@ class GroupAddress(msgspec.Struct, frozen=True, tag=True):
     """`fib daddr type { broadcast, multicast }`: the packet is for everybody on a link, or for a group."""
 
 
+class OnesAddress(msgspec.Struct, frozen=True, tag=True):
+    """`fib daddr type { unicast, local }`: the packet is for one host, which may be this node."""
+
+
 class ProtocolIs(msgspec.Struct, frozen=True, tag=True):
     """`meta l4proto`: one of these protocols, by the words that nft's own grammar has: `icmpv6`, and never `ipv6-icmp`.
 
@@ -210,6 +214,10 @@ class Unconfirmed(msgspec.Struct, frozen=True, tag=True):
     """`ct status ! confirmed`: the connection's first packet, before its entry is in the table."""
 
 
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """`ct status seen-reply`: the connection's server has sent something."""
+
+
 class Icmpv6Type(msgspec.Struct, frozen=True, tag=True):
     """`icmpv6 type`: one of these, in nft's names."""
 
@@ -237,6 +245,7 @@ Match: TypeAlias = (
     | GroupFrame
     | FromBridge
     | GroupAddress
+    | OnesAddress
     | ProtocolIs
     | ServerPort
     | ServerPortIn
@@ -257,6 +266,7 @@ Match: TypeAlias = (
     | Refresh
     | ConntrackState
     | Unconfirmed
+    | Answered
     | Icmpv6Type
     | Icmpv6Code
     | Foreign

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from nfagent.cluster.address import FAMILIES, Range, family_of, text
-from nfagent.cluster.model import Node
+from nfagent.cluster.address import FAMILIES, Range, family_of, single, text
+from nfagent.cluster.model import Node, Pod
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset import names
@@ -76,14 +76,29 @@ class LinkSets:
 
     def closed_to(self, flow: Flow) -> bool:
         """Tell whether a connection is a Pod's of this node to a Node's tunnel."""
-        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
-        if not any(pod.node == self._cluster.node and not pod.host_network for pod in holders):
+        if not any(pod.node == self._cluster.node for pod in self._senders(flow)):
             return False
         nodes = self._live.sets[names.set_name(NODES, family_of(flow.destination))].elements
-        ends = flow.protocol in PORTLESS or any(
+        return self._tunnelled(flow) and flow.destination in nodes
+
+    def closed_here(self, flow: Flow) -> bool:
+        """Tell whether a connection is another node's Pod's to this node's own tunnel."""
+        own = self._cluster.nodes.get(self._cluster.node)
+        if not self._tunnelled(flow) or flow.destination not in set(_addresses(own)):
+            return False
+        source = single(flow.source)
+        nodes = (self._cluster.nodes.get(pod.node) for pod in self._senders(flow))
+        return any(_holds(item, source) for node in nodes if node is not None for item in node.pod_cidrs)
+
+    def _senders(self, flow: Flow) -> tuple[Pod, ...]:
+        """Give the Pods that a connection may be of, where rules ask for Nodes."""
+        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
+        return tuple(pod for pod in holders if not pod.host_network)
+
+    def _tunnelled(self, flow: Flow) -> bool:
+        return flow.protocol in PORTLESS or any(
             (port.protocol, port.port) == (flow.protocol, flow.port) for port in self.links.tunnels
         )
-        return ends and flow.destination in nodes
 
     def follow_links(self, links: NodeLinks) -> bool:
         """Take in what the node's interfaces are now; tell whether there are tunnels that weren't known."""
@@ -151,6 +166,10 @@ def _addresses(node: Node | None) -> Iterator[str]:
 
 def _ranges(node: Node | None) -> tuple[Range, ...]:
     return node.pod_cidrs if node is not None else ()
+
+
+def _holds(item: Range, address: Range) -> bool:
+    return item.family == address.family and item.first <= address.first <= item.last
 
 
 def _join(merged: list[Range], item: Range) -> None:

@@ -89,7 +89,7 @@ class Rule(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
-HookName: TypeAlias = Literal["forward", "input", "output", "postrouting"]
+HookName: TypeAlias = Literal["prerouting", "forward", "input", "output", "postrouting"]
 
 
 class Hook(msgspec.Struct, frozen=True):

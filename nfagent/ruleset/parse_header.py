@@ -20,6 +20,7 @@ from nfagent.ruleset.matches import (
     LongestPayload,
     Match,
     NotLoopback,
+    OnesAddress,
     PacketPort,
     PacketPortIn,
     Unrouted,
@@ -43,6 +44,7 @@ FLOW_KEYS: dict[bytes, Family] = {
 
 _FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
 _GROUP = {"set": ["broadcast", "multicast"]}
+_ONE = {"set": ["unicast", "local"]}
 _CODES: dict[Any, int] = {"no-route": 0}
 """nft has names for codes of one ICMPv6 type, and lists them for every type."""
 
@@ -105,6 +107,8 @@ def _fib_match(result: Any, flags: tuple[Any, ...], right: Any) -> Match | None:
         return LocalSource()
     if (result, flags, right) == ("type", ("daddr",), _GROUP):
         return GroupAddress()
+    if (result, flags, right) == ("type", ("daddr",), _ONE):
+        return OnesAddress()
     if (result, flags) == ("oif", ("saddr", "iif")) and right is False:
         return Unrouted()
     return None

@@ -8,6 +8,7 @@ import msgspec
 
 from nfagent.cluster.address import Family, Range, canonical, parse_cidr, single
 from nfagent.ruleset.matches import (
+    Answered,
     Connection,
     ConntrackState,
     FamilyInSet,
@@ -145,6 +146,8 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             return ConntrackState((right,) if isinstance(right, str) else tuple(right))
         case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
             return Unconfirmed()
+        case {"ct": {"key": "status"}} if (operator, right) == ("in", "seen-reply"):
+            return Answered()
         case {"payload": {"protocol": "ip" | "ip6", "field": "saddr" | "daddr"}} if operator == "==":
             key = parse_key(left)
             return Within(key, tuple(map(parse_range, alternatives(right)))) if isinstance(key, Packet) else None

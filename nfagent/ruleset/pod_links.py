@@ -17,10 +17,11 @@ from typing import Literal
 from nfagent.cluster.address import FAMILIES, Family
 from nfagent.policy.choices import Choices
 from nfagent.ruleset import names
-from nfagent.ruleset.link_scope import LINK_LOCAL, LINK_LOCAL_COUNTER, LONGEST_SOLICITATION, SANE
+from nfagent.ruleset.link_scope import GROUP_COUNTER, LINK_LOCAL, LINK_LOCAL_COUNTER, LONGEST_SOLICITATION, SANE
 from nfagent.ruleset.matches import (
     ConntrackState,
     FromLink,
+    GroupFrame,
     HopLimit,
     Icmpv6Code,
     Icmpv6Type,
@@ -28,6 +29,7 @@ from nfagent.ruleset.matches import (
     LocalSource,
     LongestPayload,
     Match,
+    OnesAddress,
     Packet,
     PacketPort,
     ProtocolIs,
@@ -48,6 +50,7 @@ _LINK_LOCAL = "podlinks-link-local"
 _UNROUTED = "podlinks-unrouted"
 _TUNNELS_FORWARD, _TUNNELS_INPUT = "tunnels-forward", "tunnels-input"
 _DHCPV6_SERVER = 547
+_BEFORE_CONNTRACK = -300  # NF_IP_PRI_RAW of linux/netfilter_ipv4.h
 _ANSWERED = ("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert")
 _LISTENERS = ("mld-listener-report", "mld-listener-done", "mld2-listener-report")
 
@@ -78,6 +81,7 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
 
     priority: of that base chain
     """
+    yield "prerouting-frames", Chain((_in_groups_frame(),), Hook("filter", "prerouting", _BEFORE_CONNTRACK))
     yield _FORWARD, Chain((*_tunnelled(_TUNNELS_FORWARD), *_search(choices)))
     if choices.unrouted_sources == "dropped":
         yield _UNROUTED, Chain((spoofed(), _unrouted()))
@@ -88,6 +92,20 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
     else:
         settled = Rule((ConntrackState(("established",)),), verdict=Accept())
         yield "input-podlinks", Chain((settled, *input_rules(choices)), Hook("filter", "input", priority))
+
+
+def _in_groups_frame() -> Rule:
+    """Stop what is for one host and came in a frame for many, before conntrack takes it for a connection.
+
+    A bridge gives such a frame to its node too, which makes the connection known whatever the forward hook did with the
+    other copies: what pretends to be its answer would then make it established.
+    """
+    return Rule(
+        (GroupFrame(), FromLink(POD_LINKS), OnesAddress()),
+        counter=GROUP_COUNTER,
+        verdict=Drop(),
+        comment="for one host, in a frame for many",
+    )
 
 
 def _tunnelled(chain: str) -> Iterator[Rule]:

@@ -8,11 +8,15 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from nfagent.cluster.address import FAMILIES, Family
+from nfagent.edge.conntrack import Connections
+from nfagent.lab import netns
 from nfagent.lab.packet import internet_checksum
+from nfagent.wire.conntrack import ConntrackEntry
 from tests.corner_lab import (
     MARKER_PORT,
     OF_Y,
@@ -116,6 +120,55 @@ def test_an_isolated_pod_sends_no_error_about_other_pods_connections(  # noqa: P
     addresses = [address_at(lab, end, family) for end in ends]
     send_raw(lab.pod("x/a"), addresses[0], ICMP[family], write(family, *addresses))  # type: ignore[operator]
     assert errors(lab, capture, ends[0], family) == []
+
+
+@pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin(
+    lab: Lab, held: contextlib.ExitStack, family: Family, receiver: str
+) -> None:
+    """A bridge has conntrack know what came in a group's frame, whatever the rules of the forward hook say."""
+    lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
+    capture = held.enter_context(Capture(name_of(lab, receiver)))
+    own, there = lab.address("x/a", family), address_at(lab, receiver, family)
+    netns.inside(lab.pod("x/a"), partial(send_in_a_groups_frame, family, datagram(family, own, there)))
+    error = unreachable(family, there, own, source_port=SERVER_PORT, destination_port=CLIENT_PORT)
+    send_raw(lab.pod("x/a"), there, ICMP[family], error)
+    assert errors(lab, capture, receiver, family) == []
+
+
+@pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_for_one_host_and_comes_in_a_frame_for_many_makes_no_connection_known(
+    lab: Lab, held: contextlib.ExitStack, family: Family, receiver: str
+) -> None:
+    """What pretends to be its answer would make it established, and everything after that passes."""
+    lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
+    capture = held.enter_context(Capture(lab.pod("x/a")))
+    own, there = lab.address("x/a", family), address_at(lab, receiver, family)
+    netns.inside(lab.pod("x/a"), partial(send_in_a_groups_frame, family, datagram(family, own, there)))
+    assert errors(lab, capture, "x/a", family) == []  # by now it has been at the bridge
+    assert netns.inside(lab.fabric.node_namespace("n1"), partial(called_by, own, there)) == []
+
+
+def called_by(client: str, server: str) -> list[ConntrackEntry]:
+    asking = Connections()
+    try:
+        found = asking.entries(frozenset({client}))
+    finally:
+        asking.close()
+    return [entry for entry in found if (entry.client, entry.server) == (client, server)]
+
+
+def datagram(family: Family, source: str, destination: str) -> bytes:
+    """Write the one that `unreachable` quotes."""
+    return unreachable(family, source, destination)[8:]
+
+
+def send_in_a_groups_frame(family: Family, packet: bytes) -> None:
+    group, kind = (b"\x33\x33\0\0\0\1", 0x86DD) if family == 6 else (b"\x01\0\x5e\0\0\1", 0x0800)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(packet, ("eth0", kind, 0, 0, group))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

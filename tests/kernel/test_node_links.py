@@ -214,6 +214,16 @@ def test_the_question_is_about_this_nodes_pods_and_a_few_others() -> None:
     assert "192.0.2.1" not in found.beyond
 
 
+def test_a_node_that_is_a_pod_of_this_node_leads_nowhere_else() -> None:
+    """A virtual kubelet's, which has the address of the Pod that it runs in."""
+    cluster = ClusterState("a")
+    cluster.put(Node("a", addresses=("192.0.2.1",)))
+    cluster.put(Node("virtual", addresses=("10.0.0.10", "192.0.2.9")))
+    cluster.put(Pod("x", "kubelet", node="a", addresses=("10.0.0.10",)))
+    assert "10.0.0.10" not in question_of(cluster).beyond
+    assert "192.0.2.9" in question_of(cluster).beyond
+
+
 @pytest.mark.parametrize(
     ("item", "counts"),
     [

@@ -9,7 +9,8 @@ from textwrap import dedent
 import msgspec
 import pytest
 
-from nfagent.explain.explanation import Explanation, explain, explain_flow, explanation_view
+from nfagent.cluster.ordering import result
+from nfagent.explain.explanation import Explanation, explain, explain_flow, explaining, explanation_view
 from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow
 from tests.scene import Document, Scene, labelled, pod, policy, port, service, tier_policy
@@ -386,6 +387,13 @@ def test_what_never_leaves_a_link_is_not_called_allowed(source: str, destination
     view = Scene(pod("shop/web", "a", 10, app="web")).views["a"]
     shown = explanation_view(explain(view.cluster, view.index, source, destination))
     assert (shown["verdict"], bool(shown["allowed"])) == (verdict, False)
+
+
+def test_what_rules_drop_whatever_the_policies_is_denied_and_nothing_would_turn_it() -> None:
+    view = Scene(*PODS, OUT, FROM_WEB).views["a"]
+    steps = explaining(view.cluster, view.index, "shop/web", "shop/db:5432", bars=lambda flow: f"{flow.port} is closed")
+    found = result(steps)
+    assert (found.verdict, found.lines) == ("denied", ("dropped: 5432 is closed",))
 
 
 def test_a_group_that_policies_deny_is_denied() -> None:

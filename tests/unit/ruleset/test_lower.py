@@ -168,6 +168,16 @@ def test_36_an_error_about_a_connection_is_let_pass_by_who_sends_it(
     assert run(ruleset(scene), "forward", packet).accepted == passes
 
 
+@pytest.mark.parametrize(("sender", "passes"), [("shop/web", False), ("shop/db", True)], ids=["client", "server"])
+def test_36_about_a_connection_without_an_answer_only_its_server_sends_errors(sender: str, passes: bool) -> None:  # noqa: FBT001 - a column
+    closed = policy("shop/closed", types=["Egress"])
+    scene = Scene(WEB, DB, OTHER, closed)
+    first = opening(scene.flow("shop/web", "shop/db", "80/tcp"))
+    conntrack = first.conntrack._replace(state="related", confirmed=True, answered=False)
+    packet = opening(scene.flow(sender, "ops/other", "icmp"))._replace(conntrack=conntrack)
+    assert run(ruleset(scene), "forward", packet).accepted == passes
+
+
 def test_28_the_tuple_after_a_services_address_was_translated_is_judged() -> None:
     # Before DNAT the client called 198.18.0.1:80; the packet and its connection's reply show the Pod and its port.
     allowed = policy(

@@ -10,6 +10,7 @@ import pytest
 from nfagent.cluster.address import FAMILIES, Range, parse_cidr, single
 from nfagent.errors import WireError
 from nfagent.ruleset.matches import (
+    Answered,
     Connection,
     FamilyInSet,
     FamilyIs,
@@ -25,6 +26,7 @@ from nfagent.ruleset.matches import (
     LongestPayload,
     NamedPort,
     NotLoopback,
+    OnesAddress,
     Packet,
     PairInSet,
     ProtocolIs,
@@ -248,6 +250,10 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     ),
     "a protocol that is none of ours": ([match({"meta": {"key": "l4proto"}}, 47)], Rule((ProtocolIs(("47",)),))),
     "a packet's way": ([match({"ct": {"key": "direction"}}, "reply")], Rule((WayIs("reply"),))),
+    "a connection with an answer": (
+        [match({"ct": {"key": "status"}}, "seen-reply", "in")],
+        Rule((Answered(),)),
+    ),
     "a named port on the way there": ([match(concat("dport"), "@p")], Rule((NamedPort(4, "p"),))),
     "a flow in a set": ([match(FLOW, "@w")], Rule((FlowInSet(4, "w"),))),
     "a flow's time that begins anew": (
@@ -261,6 +267,10 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     "a packet for a group, by its routes": (
         [match({"fib": {"result": "type", "flags": "daddr"}}, {"set": ["broadcast", "multicast"]})],
         Rule((GroupAddress(),)),
+    ),
+    "a packet for one host, by its routes": (
+        [match({"fib": {"result": "type", "flags": ["daddr"]}}, {"set": ["unicast", "local"]})],
+        Rule((OnesAddress(),)),
     ),
     "a packet for a group, by its link": (
         [match({"meta": {"key": "pkttype"}}, {"set": ["broadcast", "multicast"]})],

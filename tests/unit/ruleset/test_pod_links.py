@@ -202,6 +202,42 @@ def test_nodes_and_their_ranges_are_known_while_the_node_has_tunnels() -> None:
     assert FAR in elements(desired, "nodes4")
 
 
+@pytest.mark.parametrize(
+    ("flow", "barred"),
+    [
+        (Flow(POD, FAR, "udp", 8472), True),
+        (Flow(POD, "10.64.1.0", "udp", 8472), True),
+        (Flow(POD, NEAR, "udp", 8472), True),
+        (Flow(FAR_POD, NEAR, "udp", 8472), True),
+        (Flow(FAR_POD, "10.64.0.0", "udp", 8472), True),
+        (Flow(FAR_POD, FAR, "udp", 8472), False),
+        (Flow(POD, FAR, "udp", 53), False),
+        (Flow(POD, FAR, "tcp", 8472), False),
+        (Flow(POD, FAR_POD, "udp", 8472), False),
+        (Flow(NEAR, FAR, "udp", 8472), False),
+        (Flow(FAR, NEAR, "udp", 8472), False),
+    ],
+    ids=[
+        "a Pod of this node to another Node",
+        "to another node's tunnel address",
+        "to this node",
+        "another node's Pod to this node",
+        "to this node's tunnel address",
+        "another node's Pod to its own node, which judges that",
+        "to another port",
+        "by another protocol",
+        "to another Pod",
+        "this node to another",
+        "another node to this one",
+    ],
+)
+def test_what_these_rules_drop_is_told_in_words(flow: Flow, barred: bool) -> None:  # noqa: FBT001 - a column
+    desired = wanted()
+    desired.put(Pod("shop", "far", node="b", addresses=(FAR_POD,)))
+    assert bool(desired.barred(flow)) == barred
+    assert not wanted(NodeLinks()).barred(flow)
+
+
 def test_without_masquerade_ranges_are_known_too_and_overlapping_ones_are_merged() -> None:
     desired = Desired("a", MasqueradeSettings(enabled=False))
     desired.follow_links(LINKS)
