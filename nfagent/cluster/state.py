@@ -27,11 +27,22 @@ _K = TypeVar("_K")
 ClusterObject: TypeAlias = Namespace | Node | Pod | Service | ServiceCIDR
 
 
-class Identity(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Namespace and labels that some Pods have in common."""
+class Identity(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """Namespace and labels that some Pods have in common: any number of labels, as far as an API server goes."""
 
     namespace: str
     labels: Labels
+
+
+class Holders(dict[PodKey, Pod]):
+    """The Pods of an identity, and the very object that all indexes hold of it: it is found there by being the same."""
+
+    __slots__ = ("identity",)
+
+    def __init__(self, identity: Identity) -> None:
+        """Begin with none."""
+        super().__init__()
+        self.identity = identity
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +93,7 @@ class ClusterState:
         self.nodes: dict[str, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
         self.service_ranges: dict[str, ServiceCIDR] = {}
-        self.members: dict[Identity, dict[PodKey, Pod]] = {}
+        self.members: dict[Identity, Holders] = {}
         self.by_label: dict[tuple[str, str], set[Identity]] = {}
         self.by_key: dict[str, set[Identity]] = {}
         self.by_namespace: dict[str, set[Identity]] = {}
@@ -210,7 +221,7 @@ class ClusterState:
         key, identity = (pod.namespace, pod.name), identity_of(pod)
         self.pods[key] = pod
         if identity not in self.members:
-            self.members[identity] = {}
+            self.members[identity] = Holders(identity)
             self.by_namespace.setdefault(identity.namespace, set()).add(identity)
             for label in identity.labels:
                 self.by_label.setdefault(label, set()).add(identity)
@@ -234,9 +245,11 @@ class ClusterState:
                     self.by_address[address] = others
                 else:
                     del self.by_address[address]
-        del self.members[identity][key]
-        if self.members[identity]:
+        holders = self.members[identity]
+        del holders[key]
+        if holders:
             return
+        identity = holders.identity
         del self.members[identity]
         _discard(self.by_namespace, identity.namespace, identity)
         for label in identity.labels:
