@@ -7,6 +7,8 @@ that changes it; `rebuilt` makes them anew from the objects alone, and tests hol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -21,6 +23,9 @@ PodKey: TypeAlias = tuple[str, str]
 
 HolderKey: TypeAlias = tuple[bool, str, str]
 """Whether a Pod is being deleted, its namespace and name."""
+
+_MANY_LABELS = 64
+"""From where on it takes longer to make a dictionary of them than to look for one."""
 
 _K = TypeVar("_K")
 
@@ -72,6 +77,16 @@ NO_CHANGE = Change()
 def identity_of(pod: Pod) -> Identity:
     """Give the identity that a Pod has."""
     return Identity(pod.namespace, pod.labels)
+
+
+def labels_of(identity: Identity) -> Mapping[str, str]:
+    """Give an identity's labels, for selectors to ask about. Of many, the dictionary that was made last is kept."""
+    return dict(identity.labels) if len(identity.labels) < _MANY_LABELS else _many_labels_of(identity)
+
+
+@lru_cache(maxsize=1)
+def _many_labels_of(identity: Identity) -> Mapping[str, str]:
+    return dict(identity.labels)
 
 
 class ClusterState:
