@@ -7,6 +7,8 @@ that changes it; `rebuilt` makes them anew from the objects alone, and tests hol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -22,16 +24,30 @@ PodKey: TypeAlias = tuple[str, str]
 HolderKey: TypeAlias = tuple[bool, str, str]
 """Whether a Pod is being deleted, its namespace and name."""
 
+_MANY_LABELS = 64
+"""From where on it takes longer to make a dictionary of them than to look for one."""
+
 _K = TypeVar("_K")
 
 ClusterObject: TypeAlias = Namespace | Node | Pod | Service | ServiceCIDR
 
 
-class Identity(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Namespace and labels that some Pods have in common."""
+class Identity(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """Namespace and labels that some Pods have in common: any number of labels, as far as an API server goes."""
 
     namespace: str
     labels: Labels
+
+
+class Holders(dict[PodKey, Pod]):
+    """The Pods of an identity, and the very object that all indexes hold of it: it is found there by being the same."""
+
+    __slots__ = ("identity",)
+
+    def __init__(self, identity: Identity) -> None:
+        """Begin with none."""
+        super().__init__()
+        self.identity = identity
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +79,16 @@ def identity_of(pod: Pod) -> Identity:
     return Identity(pod.namespace, pod.labels)
 
 
+def labels_of(identity: Identity) -> Mapping[str, str]:
+    """Give an identity's labels, for selectors to ask about. Of many, the dictionary that was made last is kept."""
+    return dict(identity.labels) if len(identity.labels) < _MANY_LABELS else _many_labels_of(identity)
+
+
+@lru_cache(maxsize=1)
+def _many_labels_of(identity: Identity) -> Mapping[str, str]:
+    return dict(identity.labels)
+
+
 class ClusterState:
     """Namespaces, Nodes, Pods, Services and their ranges, as the events so far have left them.
 
@@ -82,7 +108,7 @@ class ClusterState:
         self.nodes: dict[str, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
         self.service_ranges: dict[str, ServiceCIDR] = {}
-        self.members: dict[Identity, dict[PodKey, Pod]] = {}
+        self.members: dict[Identity, Holders] = {}
         self.by_label: dict[tuple[str, str], set[Identity]] = {}
         self.by_key: dict[str, set[Identity]] = {}
         self.by_namespace: dict[str, set[Identity]] = {}
@@ -210,7 +236,7 @@ class ClusterState:
         key, identity = (pod.namespace, pod.name), identity_of(pod)
         self.pods[key] = pod
         if identity not in self.members:
-            self.members[identity] = {}
+            self.members[identity] = Holders(identity)
             self.by_namespace.setdefault(identity.namespace, set()).add(identity)
             for label in identity.labels:
                 self.by_label.setdefault(label, set()).add(identity)
@@ -234,9 +260,11 @@ class ClusterState:
                     self.by_address[address] = others
                 else:
                     del self.by_address[address]
-        del self.members[identity][key]
-        if self.members[identity]:
+        holders = self.members[identity]
+        del holders[key]
+        if holders:
             return
+        identity = holders.identity
         del self.members[identity]
         _discard(self.by_namespace, identity.namespace, identity)
         for label in identity.labels:

@@ -40,7 +40,11 @@ class BoundedCalls:
             if waiting[0] in self._stuck or len(self._stuck) >= self._most_stuck:
                 yield waiting.popleft(), _no_answer()
                 continue
-            thread = _CallThread(call, waiting, self._stuck, self._lock)
+            try:
+                thread = _CallThread(call, waiting, self._stuck, self._lock)
+            except RuntimeError:  # the machine, or the service, has as many threads as it may have
+                yield waiting.popleft(), OSError(errno.EAGAIN, "no thread can be started; see TasksMax, pid_max")
+                continue
             stuck = yield from thread.answers(seconds)
             if stuck is not None:
                 yield stuck, _no_answer()

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
@@ -17,8 +18,12 @@ STOP_SECONDS = 10.0
 
 
 def end_within(seconds: float = STOP_SECONDS) -> None:
-    """Have this process end by then, whatever it waits for; it ends earlier where nothing hangs."""
-    threading.Thread(target=_end_after, args=(seconds,), name="end-within", daemon=True).start()
+    """Have this process end by then, whatever it waits for; it ends earlier where nothing hangs.
+
+    Where no thread can be started, it ends when nothing hangs.
+    """
+    with suppress(RuntimeError):
+        threading.Thread(target=_end_after, args=(seconds,), name="end-within", daemon=True).start()
 
 
 def _end_after(seconds: float) -> None:

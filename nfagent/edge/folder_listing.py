@@ -61,10 +61,6 @@ class Listing(msgspec.Struct):
         """Name the folder on the way to a file that can't be listed, or is none any more; '' where all are listed."""
         return next((place for place, _ in _way(name) if place not in self.listed), "")
 
-    def holds_any(self, place: str) -> bool:
-        """Tell whether there is a manifest in a folder, or below."""
-        return any(not place or name.startswith(f"{place}/") for name in self.files)
-
 
 def _way(name: str) -> Iterator[tuple[str, str]]:
     """Give each folder on the way to a file, and the name in it that comes next."""

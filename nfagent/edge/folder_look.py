@@ -81,7 +81,7 @@ def _all(folder: Path, known: Folder, calls: BoundedCalls) -> Look:
         if vanished:
             listing, texts, uncertain, vanished = _listed_and_read(folder, known, calls)
     absent = known.expected - texts.keys()
-    emptied = _emptied(listing, known, absent)
+    emptied = _emptied(listing, known, absent, texts)
     gone = {name for name in absent - vanished if listing.lacks(name) and not _within(name, emptied)}
     kept = absent - gone
     troubles = list(_troubles(folder, listing, emptied, kept))
@@ -109,14 +109,22 @@ def _listed_and_read(folder: Path, known: Folder, calls: BoundedCalls) -> tuple[
     return listing, {name: text for name, text in texts.items() if text is not None}, uncertain, vanished
 
 
-def _emptied(listing: Listing, known: Folder, absent: Iterable[str]) -> dict[str, int]:
+def _emptied(listing: Listing, known: Folder, absent: Iterable[str], texts: _Texts) -> dict[str, int]:
     """Give folders that were others when files were read in them, and have none now; and how many those were.
 
-    Nobody has deleted files where a folder was unmounted, or something was mounted over it. At the start nobody knows
-    which folder it was.
+    A file that can't be read, or is empty, doesn't count: it says nothing of what the others held. Nobody has deleted
+    files where a folder was unmounted, or something was mounted over it. At the start nobody knows which folder it was.
     """
     found: dict[str, int] = {}
-    holds_any = cache(listing.holds_any)
+
+    @cache
+    def holds_any(place: str) -> bool:
+        return any(
+            text is not None and known.says_something(name, text)
+            for name, text in texts.items()
+            if not place or name.startswith(f"{place}/")
+        )
+
     for name in absent:
         for place in folders_on_the_way(name):
             before, now = known.identities.get(place), listing.listed.get(place)
@@ -156,9 +164,9 @@ def _troubles(folder: Path, listing: Listing, emptied: Mapping[str, int], kept: 
         yield Problem(place=place, reason=reason)
     for place, count in sorted(emptied.items()):
         reason = (
-            f"holds no manifests, and isn't known to be the folder that {counted(count, 'file')} was read from: it "
-            f"may be unmounted, or mounted over; {_HOLDS} until there are manifests in it. To have nothing, write one "
-            "that is a comment: none.yaml with `# none`"
+            "holds no manifests that can be read, and isn't known to be the folder that "
+            f"{counted(count, 'file')} was read from: it may be unmounted, or mounted over; {_HOLDS} until there are "
+            "manifests in it. To have nothing, write one that is a comment: none.yaml with `# none`"
         )
         yield Problem(place=place or str(folder), reason=reason)
 

@@ -24,7 +24,8 @@ from nfagent.ruleset.desired import Item
 from nfagent.source.last_good import still_in_force
 from nfagent.source.problems import Problems
 
-_EMPTIED = "is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to have nothing of it"
+_EMPTIED = "is empty ({}), as a full disk leaves it; delete it, or write a comment into it, to have nothing of it"
+_BLANKS = "\ufeff \t\r\n"
 
 Event: TypeAlias = Item | Ref
 """An object to put, or the name of one that is gone."""
@@ -148,9 +149,13 @@ class Folder:
         if text is None:
             return Reading(name, touched=_touched(before, None))
         good = before or self._last_good.get(name) or FileContent({})
-        found: FileContent | Problem = Problem(place=name, reason=_EMPTIED)
-        if text or not good.items:
-            found = read_documents(name, text) if isinstance(text, str) else text
+        found: FileContent | Problem
+        if isinstance(text, Problem):
+            found = text
+        elif text.strip(_BLANKS):
+            found = read_documents(name, text)
+        else:
+            found = Problem(place=name, reason=_EMPTIED.format("blanks alone" if text else "0 bytes"))
         problem = found if isinstance(found, Problem) else None
         if isinstance(found, Problem):
             problem = still_in_force(found, "what it held before") if good.items else found
@@ -162,9 +167,14 @@ class Folder:
             digest=digest(text) if isinstance(text, str) else "",
             content=content,
             problem=problem,
-            halfway=before is not None and isinstance(text, str) and (problem is not None or not text.strip()),
+            halfway=before is not None and isinstance(text, str) and problem is not None,
             touched=_touched(before, content),
         )
+
+    def says_something(self, name: str, text: str | Problem) -> bool:
+        """Tell whether a file can be read as a whole, be it that it says that there is nothing."""
+        reading = self.read(name, text)
+        return name not in self._broken if reading is None else reading.problem is None
 
     def recall(self, names: Iterable[str]) -> Iterator[Reading]:
         """Give what an agent of before read of files that can't be looked at now, where this one hasn't read them."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 import msgspec
 
 from nfagent.cluster.model import Pod, Ref
-from nfagent.cluster.state import Change, ClusterState, Identity, PodKey, identity_of
+from nfagent.cluster.state import Change, ClusterState, Identity, PodKey, identity_of, labels_of
 from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
 from nfagent.policy.peers import PeerIndex, means
 from nfagent.policy.tiers import Policy, TierRule
@@ -181,7 +181,7 @@ class PolicyIndex:
     def selects(self, policy: Policy, identity: Identity) -> bool:
         """Tell whether a policy judges the Pods of an identity."""
         if isinstance(policy, NetworkPolicy):
-            return policy.namespace == identity.namespace and policy.pods.matches(dict(identity.labels))
+            return policy.namespace == identity.namespace and policy.pods.matches(labels_of(identity))
         return policy.subject is not None and means(self._cluster, policy.subject, identity)
 
     def _begin(self, ref: Ref, identity: Identity) -> None:

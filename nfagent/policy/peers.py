@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from nfagent.cluster.model import Labels
 from nfagent.cluster.selectors import Requirement
-from nfagent.cluster.state import ClusterState, Identity
+from nfagent.cluster.state import ClusterState, Identity, labels_of
 from nfagent.policy.model import PodPeer
 
 Drawer: TypeAlias = tuple[str, str, str]
@@ -128,7 +128,7 @@ def means(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
         in_namespace = identity.namespace == peer.namespace
     else:
         in_namespace = peer.namespaces.matches(dict(cluster.namespace_labels(identity.namespace)))
-    return in_namespace and peer.pods.matches(dict(identity.labels))
+    return in_namespace and peer.pods.matches(labels_of(identity))
 
 
 def _drawers(peer: PodPeer) -> list[Drawer]:

@@ -210,6 +210,24 @@ def test_a_comment_says_that_a_folder_that_was_mounted_over_holds_nothing(folder
     in_own_mounts(lambda: asyncio.run(body()))
 
 
+@pytest.mark.parametrize("text", ["", "\n", "apiVersion: ["], ids=["empty", "blank", "half"])
+def test_a_file_that_says_nothing_is_no_manifest_in_a_folder_that_was_mounted_over(text: str, folder: Path) -> None:
+    async def body() -> None:
+        async with following(folder, LOOK) as follower:
+            await follower.holds(WEB, "shop/db@a")
+            mount_empty(folder)
+            await complains_of(follower, UNMOUNTED)
+            (folder / "new.yaml").write_text(text)
+            await looked(follower, 10)
+            assert follower.state == {WEB, "shop/db@a"}
+            assert any(UNMOUNTED in problem for problem in said(follower.known))
+            (folder / "new.yaml").write_text(pod("api"))
+            await follower.holds("shop/api@a")
+            assert said(follower.known) == []
+
+    in_own_mounts(lambda: asyncio.run(body()))
+
+
 def test_a_folder_that_is_mounted_again_is_read_as_it_is_then(folder: Path) -> None:
     async def body() -> None:
         async with following(folder, LOOK) as follower:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from nfagent.cluster.decode import named_labels
@@ -27,6 +29,19 @@ def test_the_first_pod_of_an_identity_makes_it_appear_and_the_last_takes_it_alon
     assert state.put(pod("two")) == Change(pod=(None, pod("two")))
     assert state.remove(pod("one").ref) == Change(pod=(pod("one"), None))
     assert state.remove(pod("two").ref) == Change(pod=(pod("two"), None), vanished=identity)
+
+
+def test_what_a_pod_of_many_labels_costs_grows_with_their_number_alone(state: ClusterState) -> None:
+    def labels() -> Labels:
+        return tuple((f"key-{number:05}", f"value-{number}") for number in range(20_000))
+
+    began = time.thread_time()
+    state.put(pod("one", labels()))
+    state.put(pod("two", labels()))
+    state.remove(pod("one").ref)
+    state.put(pod("two"))
+    assert time.thread_time() - began < 1.0
+    assert (set(state.by_label), set(state.by_key)) == ({("app", "web")}, {"app"})
 
 
 def test_a_relabelled_pod_moves_from_one_identity_to_another(state: ClusterState) -> None:

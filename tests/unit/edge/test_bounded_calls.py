@@ -36,6 +36,23 @@ def test_every_key_has_its_answer_in_order_and_errors_are_answers() -> None:
     assert [(key, brief(answer)) for key, answer in answers] == [("a", "A"), ("b", "EIO"), ("c", "C")]
 
 
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_started_that_is_an_error_of_each_and_the_next_look_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = BoundedCalls(LONG)
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", no_thread)
+        assert [(key, brief(answer)) for key, answer in calls.each(str.upper, "ab")] == [
+            ("a", "EAGAIN"),
+            ("b", "EAGAIN"),
+        ]
+    assert [(key, brief(answer)) for key, answer in calls.each(str.upper, "ab")] == [("a", "A"), ("b", "B")]
+
+
 def test_an_error_that_is_none_of_the_file_system_is_the_caller_s() -> None:
     with pytest.raises(ZeroDivisionError):
         BoundedCalls(LONG).ask(lambda: 1 // 0, "key")

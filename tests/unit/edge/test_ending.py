@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from nfagent.edge.ending import end_within
 from tests.disks import hung
 
 HANGING = """
@@ -35,3 +37,11 @@ def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk_that_neve
         assert time.monotonic() - began < 30
     assert done.returncode == 0
     assert "stopped without waiting any longer for threads that don't end" in done.stderr
+
+
+def test_a_stop_where_no_thread_can_be_started_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    end_within(60)

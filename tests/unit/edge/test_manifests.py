@@ -715,6 +715,37 @@ async def test_a_file_that_stays_empty_keeps_its_objects_and_one_with_a_comment_
 
 
 @scenario
+async def test_a_file_of_which_blanks_are_left_keeps_its_objects(folder: Path) -> None:
+    (folder / "f.yaml").write_text(pod(node="a"))
+    async with following(folder) as follower:
+        (folder / "f.yaml").write_text("\ufeff\r\n \t\n")
+        await follower.complains(
+            "f.yaml: is empty (blanks alone), as a full disk leaves it; delete it, or write a comment into it, to have "
+            "nothing of it; what it held before stays in force"
+        )
+        assert follower.told == ["shop/web@a"]
+        (folder / "f.yaml").unlink()
+        await follower.holds()
+        assert said(follower.known) == []
+
+
+def test_an_empty_file_that_comes_as_another_goes_is_said_and_holds_what_that_one_held(tmp_path: Path) -> None:
+    """A full disk leaves the new one empty; whoever wrote it deletes the old one all the same."""
+    known = Folder()
+    (tmp_path / "old.yaml").write_text(pod(node="a"))
+    assert brief(read_folder(tmp_path, known)) == ["shop/web@a"]
+    (tmp_path / "new.yaml").touch()
+    (tmp_path / "old.yaml").unlink()
+    assert brief(read_folder(tmp_path, known))[-1:] == ["shop/web@a"]
+    empty, held = said(known)
+    assert empty.startswith("new.yaml: is empty (0 bytes), as a full disk leaves it")
+    assert held == "new.yaml: what files held that are gone (1) stays in force: this one may be about it"
+    (tmp_path / "new.yaml").write_text("# nothing")
+    assert brief(read_folder(tmp_path, known)) == ["-shop/web"]
+    assert said(known) == []
+
+
+@scenario
 async def test_a_half_written_file_keeps_its_last_good_content_and_is_mended_by_the_rest(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod(node="a"))
     async with following(folder) as follower:

@@ -1,0 +1,32 @@
+"""A Pod of many labels among many policies: any tenant may make one, and an API server takes it."""
+
+from __future__ import annotations
+
+import time
+
+from nfagent.cluster.model import Labels, Pod
+from nfagent.cluster.selectors import Requirement, Selector
+from nfagent.cluster.state import ClusterState
+from nfagent.policy.index import PolicyIndex
+from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
+
+LABELS: Labels = tuple((f"key-{number:05}", "value") for number in range(20_000))
+
+
+def without(key: str) -> Selector:
+    """Select Pods without a label: no index narrows these."""
+    return Selector((Requirement(key, "DoesNotExist"),))
+
+
+def test_what_it_costs_to_be_held_against_many_selectors_is_no_product_of_both() -> None:
+    cluster = ClusterState("a")
+    index = PolicyIndex(cluster)
+    index.follow(cluster.put(Pod("shop", "other", (("app", "other"),), "a", ("10.0.0.1",))))
+    for number in range(1_000):
+        rule = Rule(peers=(PodPeer(without(f"peer-{number}"), namespace="shop"),))
+        name, pods = f"policy-{number}", without(f"pod-{number}")
+        index.put(NetworkPolicy(namespace="shop", name=name, pods=pods, ingress=(rule,)))
+    began = time.thread_time()
+    index.follow(cluster.put(Pod("shop", "web", LABELS, "a", ("10.0.0.2",))))
+    assert time.thread_time() - began < 0.5
+    assert len(index.policies_of(Pod("shop", "web", LABELS, "a"))) == 1_000
