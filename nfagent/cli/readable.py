@@ -115,7 +115,11 @@ def _frame_facts(frames: View) -> list[tuple[str, str]]:
 
 def _own_log_facts(own: View) -> list[tuple[str, str]]:
     lost = own.get("lost_lines", 0)
-    return [("agent's log", f"{paint('warn')}, {counted(lost, 'line')} lost: nobody read it")] if lost else []
+    return (
+        [("agent's log", f"{paint('warn')}, {counted(lost, 'line')} lost: nobody read it, or its disk took none")]
+        if lost
+        else []
+    )
 
 
 def _link_facts(links: View) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from aiohttp.typedefs import Handler
 
 from nfagent.edge.asking import read_question
 from nfagent.edge.bodies import Bodies
-from nfagent.edge.connections import Limits, Listener, connection_of
+from nfagent.edge.connections import BACKLOG, Limits, Listener, connection_of
 from nfagent.edge.given import Given, read_given
 from nfagent.edge.http_log import log
 from nfagent.edge.socket_folder import make_folder
@@ -74,35 +74,43 @@ class Serving:
 
     def open(self) -> None:
         """Listen at the path. Raises OSError, MachineError."""
-        make_folder(self._path.parent)
-        _remove(self._path)
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        before = os.umask(0o177)
-        try:
-            opened.bind(str(self._path))
-            self._named = _named(self._path)
-        except BaseException:
-            opened.close()
-            raise
-        finally:
-            os.umask(before)
-        self._listeners.append(Listener(opened, self._protocol, self._limits))
+        self._accept(self._bound())
 
-    async def renew(self) -> bool:
-        """Make the folder and the socket again where they were removed; tell whether they were.
+    def bound_again(self) -> socket.socket | None:
+        """Make the folder and the socket again where they were removed, for `renew`; None where they are there.
 
-        Raises OSError, and MachineError where something else is in their place.
+        Blocks as long as the disk does. Raises OSError, and MachineError where something else is in their place.
         """
         if _named(self._path) == self._named:
             make_folder(self._path.parent)
-            return False
+            return None
         if _listens(self._path):
             raise MachineError(f"{self._path} is another process's socket; give each agent its own runtime_dir")
-        self.open()
+        return self._bound()
+
+    async def renew(self, opened: socket.socket) -> None:
+        """Accept at a socket that was made again, too; connections of before go on."""
+        self._accept(opened)
         for before in self._listeners[:-1]:
             await before.close()
         self._listeners = [*(left for left in self._listeners[:-1] if left.connected), self._listeners[-1]]
-        return True
+
+    def _bound(self) -> socket.socket:
+        make_folder(self._path.parent)
+        _remove(self._path)
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            os.fchmod(opened.fileno(), 0o600)  # its file has this mode from the first moment, whatever the umask
+            opened.bind(str(self._path))
+            opened.listen(BACKLOG)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _accept(self, opened: socket.socket) -> None:
+        self._named = _named(self._path)
+        self._listeners.append(Listener(opened, self._protocol, self._limits))
 
     async def cleanup(self) -> None:
         """Give the answers that are being given, for a moment, and end."""

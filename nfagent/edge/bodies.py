@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from nfagent.edge.asking import MOST_BYTES, too_long
+from nfagent.edge.memory import give_back
 from nfagent.errors import MachineError, UsageError
 
 MOST_TOGETHER = 64 * 1024 * 1024
 """Of all bodies that are being read, or answered."""
+_LARGE = 1024 * 1024
 
 
 class Bodies:
@@ -42,7 +45,11 @@ class Bodies:
                 self._held += len(part)
                 body += part
             yield body
-        except web.RequestPayloadError as error:
+        except (web.RequestPayloadError, ConnectionError) as error:
             raise UsageError(f"the question can't be read: {error}") from None
         finally:
-            self._held -= len(body)
+            size = len(body)
+            self._held -= size
+            body.clear()  # what refers to it, a traceback for one, may stay until Python's collector comes by
+            if size > _LARGE:
+                asyncio.get_running_loop().run_in_executor(None, give_back)

@@ -19,7 +19,8 @@ from aiohttp import web
 
 from nfagent.edge.http_log import NoRequest, log
 
-_BACKLOG = 128
+BACKLOG = 128
+"""So many connections wait beside those that are accepted."""
 _PAUSE_SECONDS = 1.0
 _SAY_SECONDS = 60.0
 _SHARE = 4
@@ -123,7 +124,6 @@ class Listener:
     def __init__(self, opened: socket.socket, protocol: Callable[[], web.RequestHandler], limits: Limits) -> None:
         """Begin to accept."""
         opened.settimeout(0)
-        opened.listen(_BACKLOG)
         self._socket = opened
         self._protocol = protocol
         self._limits = limits

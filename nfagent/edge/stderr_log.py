@@ -1,15 +1,16 @@
 """The agent's own log on stderr, written from a thread of its own: a reader that stops reading holds nobody up.
 
 A pipe that nobody empties, and a journal that hangs, take no more after some kilobytes, and whoever writes to them
-waits. Lines wait here in a queue that has an end; what doesn't fit is counted, and said as soon as there is room.
+waits. Lines wait here in a queue that has an end. What does not fit, and what a disk refuses, is counted, and said as
+soon as there is room.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import threading
-from contextlib import suppress
 
 _QUEUE_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 2.0
@@ -76,7 +77,7 @@ class StderrLog(logging.Handler):
             logging.WARNING,
             "",
             0,
-            "nobody read this log for a while; lines lost: %d",
+            "nobody read this log for a while, or its disk took none; lines lost: %d",
             (self._unsaid,),
             None,
         )
@@ -89,14 +90,26 @@ class StderrLog(logging.Handler):
                 self._news.wait_for(lambda: self._queue)
                 self._writing, self._queue = b"".join(self._queue), []
             # By the descriptor: a thread that held the lock of sys.stderr would hold up the end of the process.
-            left = memoryview(self._writing)
-            with suppress(OSError):  # the reader has gone: so have its lines
-                while left:
-                    left = left[os.write(self._descriptor, left) :]
+            lost = _write_whole(self._descriptor, self._writing)
             with self._news:
+                self.lost_lines += lost
+                self._unsaid += lost
                 self._room += len(self._writing)
                 self._writing = b""
                 self._news.notify_all()
+
+
+def _write_whole(descriptor: int, content: bytes) -> int:
+    """Write all of it; count the lines that were refused: the disk is full, or the reader has gone."""
+    left = memoryview(content)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:  # whoever has the other end may have told it not to wait
+            select.select([], [descriptor], [])
+        except OSError:
+            return bytes(left).count(b"\n")
+    return 0
 
 
 def lost_lines() -> int:

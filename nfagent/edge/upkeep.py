@@ -1,22 +1,26 @@
 """What the agent keeps beside the rules: its socket, its claim, and what is said of its files.
 
-Who removes the runtime folder while the agent runs takes both from it: they are made again.
+Who removes the runtime folder while the agent runs takes both from it: they are made again. A thread looks after
+them, as the folder may be on a disk that doesn't answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 
 from nfagent.edge.api import Serving
 from nfagent.edge.claim import Claim
 from nfagent.edge.clock import SystemClock
+from nfagent.edge.daemon_thread import DaemonThread
 from nfagent.edge.readiness import Readiness
 from nfagent.errors import MachineError
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
+_STALLED_SECONDS = 5.0
 
 
 class Upkeep:
@@ -40,6 +44,8 @@ class Upkeep:
         self._clock = clock
         self._readiness = readiness
         self._problems = problems
+        self._worker = DaemonThread("upkeep")
+        self._looking: asyncio.Future[socket.socket | None] | None = None
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -52,9 +58,9 @@ class Upkeep:
         """Make again what was removed, and say what is wrong."""
         problem = ""
         try:
-            if self._claim.renew():
-                log.warning("the lock of this agent's table was removed: it is locked again")
-            if await self._serving.renew():
+            opened = await self._looked()
+            if opened is not None:
+                await self._serving.renew(opened)
                 log.warning("the agent's socket was removed, with its folder or alone: it is made again")
         except (OSError, MachineError) as error:
             problem = f"the agent's socket or its lock can't be kept: {error}"
@@ -64,3 +70,18 @@ class Upkeep:
             log.info("mended: the agent has its socket and its lock")
         self.problem = problem
         self._readiness.beside("; ".join(filter(None, (*self._problems(), problem))))
+
+    async def _looked(self) -> socket.socket | None:
+        """Have the thread look, or go on to wait for it. Raises OSError, MachineError."""
+        looking = self._looking = self._looking or self._worker.run(self._renewed)
+        done, _ = await asyncio.wait([looking], timeout=_STALLED_SECONDS)
+        if not done:
+            raise MachineError(f"no answer from the disk for {_STALLED_SECONDS:g} s")
+        self._looking = None
+        return looking.result()
+
+    def _renewed(self) -> socket.socket | None:
+        """Make again what was removed; give the socket where it was. Raises OSError, MachineError."""
+        if self._claim.renew():
+            log.warning("the lock of this agent's table was removed: it is locked again")
+        return self._serving.bound_again()

@@ -6,12 +6,19 @@ every other policy is enforced at its usual pace. Counted is the document as it 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from nfagent.cluster.fields import Field
+from nfagent.policy.joined import SINGLE_PORTS
 
 MOST_RULES = 1_000
 """Rules of both directions, and ports that rules name: each is a rule of nftables for each family, with a set."""
+
+MOST_PAIRS = 4_000
+"""Of each rule, its peers (those by selector are one, its ipBlocks too) times its ports (`_port_rules`): the rules of
+nftables, up to four for each of them.
+"""
 
 MOST_SELECTORS = 2_000
 """Peers by label: each is followed for every Pod that comes or goes."""
@@ -29,12 +36,32 @@ def check_size(spec: Field) -> None:
     selectors = sum(_of(peer, "ipBlock") is None for peer in peers)
     counted = (
         (len(rules) + named, MOST_RULES, "rules and ports by name"),
+        (sum(map(_pairs, rules)), MOST_PAIRS, "pairs of peers and ports"),
         (selectors, MOST_SELECTORS, "peers by selector"),
         (_values(spec.value), MOST_VALUES, "values in all"),
     )
     for count, most, what in counted:
         if count > most:
             raise spec.error(f"has {count:,} {what}, and one policy may have {most:,}; write several policies")
+
+
+def _pairs(rule: object) -> int:
+    """Count what is left of a rule's peers and ports when they are joined, each with each."""
+    peers = [peer for way in ("from", "to") for peer in _entries(_of(rule, way))]
+    kinds = len({_of(peer, "ipBlock") is None for peer in peers})
+    return max(kinds, 1) * max(_port_rules(_entries(_of(rule, "ports"))), 1)
+
+
+def _port_rules(ports: list[Any]) -> int:
+    """Count the rules for a rule's ports: a name is two, of a protocol's numbers some are a rule each, or all a set."""
+    numbers: Counter[str] = Counter()
+    names = 0
+    for port in ports:
+        if isinstance(_of(port, "port"), str):
+            names += 1
+        else:
+            numbers[str(_of(port, "protocol") or "TCP")] += 1
+    return 2 * names + sum(min(count, SINGLE_PORTS) for count in numbers.values())
 
 
 def _entries(value: object) -> list[Any]:

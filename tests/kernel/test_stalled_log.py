@@ -207,6 +207,32 @@ def test_a_runtime_folder_that_is_removed_is_made_again(site: Site) -> None:
         assert "the agent's socket was removed, with its folder or alone: it is made again" in agent.stop()
 
 
+@pytest.mark.parametrize("stalls", ["frozen", "hung"])
+def test_a_runtime_folder_on_a_disk_that_does_not_answer_holds_up_neither_a_policy_nor_a_stop(
+    site: Site, stalls: str
+) -> None:
+    with ExitStack() as kept:
+        disk = kept.enter_context(ext4(site.folder / "run")) if stalls == "frozen" else None
+        agent = kept.enter_context(site.agent())
+        if disk is None:
+            kept.enter_context(hung(site.folder / "run"))
+        else:
+            site.socket.unlink()
+            kept.callback(disk.thaw)
+            disk.freeze()
+        agent.await_told(lambda: "no answer from the disk for 5 s" in agent.told)
+        enforce(site, 5433)
+        if disk is None:
+            began = time.monotonic()
+            agent.process.send_signal(signal.SIGTERM)
+            agent.process.wait(DEADLINE)
+            assert time.monotonic() - began < STOP_SECONDS + 5
+        else:
+            disk.thaw()
+            agent.await_told(lambda: agent.told == "STATUS=enforcing")
+            assert state(site)["reconcile"]["in_sync"]
+
+
 def test_idle_connections_leave_descriptors_for_the_kernel_and_the_manifests_and_end(site: Site) -> None:
     with site.agent() as agent, ExitStack() as kept:
         before = descriptors(agent.process.pid)

@@ -117,7 +117,7 @@ def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> 
     assert "7 lines could not be written (3 No space left on device, 4 queue full)" in facts["verdict log"]
     assert "agent's log" not in facts
     facts = dict(readable.agent_facts({**agent, "own_log": {"lost_lines": 2}}))
-    assert facts["agent's log"] == "warn, 2 lines lost: nobody read it"
+    assert facts["agent's log"] == "warn, 2 lines lost: nobody read it, or its disk took none"
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,33 @@ def test_bodies_that_are_sent_at_once_share_their_room_and_who_comes_too_late_is
     run(body())
 
 
+def resident() -> int:
+    """Give this process's memory in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_bodies_that_break_off_are_given_back_and_write_a_line_at_most(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        async with serving(path, PATIENT):
+            before = 0
+            for _ in range(4):
+                async with AsyncExitStack() as peers:
+                    for _ in range(2):
+                        peer = await peers.enter_async_context(connected(path, long_body(32 * MIB)))
+                        peer.writer.write(b"x" * (31 * MIB))
+                        await peer.writer.drain()
+                assert await answers(path)
+                await asyncio.sleep(1.2)
+                before = before or resident()
+            assert resident() - before < 16 * MIB
+
+    run(body())
+    assert len(caplog.records) <= 1
+    assert all(record.exc_info is None for record in caplog.records)
+
+
 GARBAGE = {
     "bytes that are no text": bytes(range(256)),
     "an empty line": b"\r\n\r\n",

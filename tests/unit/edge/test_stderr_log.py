@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from nfagent.edge.stderr_log import StderrLog, lost_lines
 from tests.labs import wait_until
@@ -63,7 +65,42 @@ def test_a_reader_that_stops_holds_nobody_up_and_learns_what_it_lost() -> None:
             found += os.read(reader, PAGE)
         *whole, said, last = found.decode().splitlines()
         assert whole == [f"{number:031}" for number in range(1000 - lost)]
-        assert (said, last) == (f"nobody read this log for a while; lines lost: {lost}", "again")
+        assert (said, last) == (f"nobody read this log for a while, or its disk took none; lines lost: {lost}", "again")
+
+
+def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(tmp_path: Path) -> None:
+    disk = os.open("/dev/full", os.O_WRONLY)
+    log = StderrLog(disk)
+    log.emit(record("one"))
+    log.emit(record("two"))
+    wait_until(lambda: not log.waiting)
+    assert log.lost_lines == 2
+    os.close(disk)
+    mended = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(mended, disk)
+    log.emit(record("three"))
+    log.flush()
+    os.close(disk)
+    if mended != disk:
+        os.close(mended)
+    said, last = (tmp_path / "log").read_text().splitlines()
+    assert (said, last) == ("nobody read this log for a while, or its disk took none; lines lost: 2", "three")
+
+
+def test_a_pipe_that_does_not_wait_loses_nothing_to_a_slow_reader() -> None:
+    with pipe() as (reader, writer):
+        os.set_blocking(writer, False)
+        log = StderrLog(writer)
+        for number in range(1000):
+            log.emit(record(f"{number:031}"))
+        found = b""
+        while log.waiting:
+            if select.select([reader], [], [], 0.1)[0]:
+                found += os.read(reader, PAGE)
+        if select.select([reader], [], [], 0)[0]:
+            found += os.read(reader, PAGE)
+        assert found.decode().splitlines() == [f"{number:031}" for number in range(1000)]
+        assert log.lost_lines == 0
 
 
 def test_what_this_process_lost_is_counted() -> None:

@@ -191,7 +191,7 @@ def test_a_folder_that_others_may_write_to_is_mended_and_said(
         served = await api.serve(folder / "agent.sock", Told())
         assert mode_of(folder) == mode & ~0o022
         open_to(folder, mode)
-        assert not await served.renew()
+        assert not served.bound_again()
         assert mode_of(folder) == mode & ~0o022, "while the agent runs too"
         await served.cleanup()
 

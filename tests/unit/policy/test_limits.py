@@ -6,7 +6,7 @@ import pytest
 
 from nfagent.cluster.selectors import Requirement
 from nfagent.policy.decode import decode_network_policy
-from nfagent.policy.limits import MOST_RULES, MOST_SELECTORS, MOST_VALUES
+from nfagent.policy.limits import MOST_PAIRS, MOST_RULES, MOST_SELECTORS, MOST_VALUES
 from tests.scene import Document, Scene, labelled, pod, policy
 
 WEB = pod("shop/web", "a", 10, app="web")
@@ -44,6 +44,18 @@ def empty_peers(count: int) -> list[Document]:
     return [{"from": [{"podSelector": {}}] * count}]
 
 
+def pairs(count: int) -> list[Document]:
+    """Give rules that are a single one to whoever counts rules, and a rule of nftables for each peer and port."""
+    both = [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    ports = [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP", "SCTP") for port in (80, 90, 100)]
+    return [{"from": both, "ports": ports}] * (count // 18) + [{"ports": [{"port": 80}]}] * (count % 18)
+
+
+def many_ports(count: int) -> list[Document]:
+    """Give as many ports as that, which are one set of ports."""
+    return [{"from": [{"podSelector": {}}], "ports": [{"port": number + 1} for number in range(count)]}]
+
+
 LISTED = {
     "rules": (rules, MOST_RULES, "has 1,001 rules and ports by name, and one policy may have 1,000; write several"),
     "ports by name": (names, MOST_RULES - 1, "has 1,001 rules and ports by name"),
@@ -51,6 +63,8 @@ LISTED = {
     "peers that say nothing": (empty_peers, MOST_SELECTORS, "has 2,001 peers by selector"),
     "ipBlocks": (blocks, MOST_VALUES - 2, "has 20,001 values in all, and one policy may have 20,000"),
     "exceptions of an ipBlock": (excepts, MOST_VALUES - 2, "has 20,001 values in all"),
+    "peers times ports": (pairs, MOST_PAIRS, "has 4,001 pairs of peers and ports, and one policy may have 4,000"),
+    "ports by number": (many_ports, MOST_VALUES - 3, "has 20,001 values in all"),
     "values of a selector": (values, MOST_VALUES - 2, "has 20,001 values in all"),
 }
 
