@@ -139,7 +139,10 @@ class NodeLinksWatch:
             took = await self._look_in_turns()
             self._say("")
             await asyncio.sleep(max(_PAUSE_SECONDS, took * _REST))
-            loop.add_reader(events, self._woken.set)
+            try:
+                loop.add_reader(events, self._woken.set)
+            except OSError as error:  # fs.epoll.max_user_watches is used up
+                raise self._failed(os.strerror(error.errno or 0)) from error
             try:
                 with suppress(TimeoutError):
                     # Not by `wait_for`, which Python 3.11 has swallow a cancellation now and then.

@@ -23,6 +23,9 @@ nftables, up to four for each of them.
 MOST_SELECTORS = 2_000
 """Peers by label: each is followed for every Pod that comes or goes."""
 
+MOST_WIDE = 20
+"""Peers of all Namespaces by what labels must not be: no index finds whom they mean, each is held against every Pod."""
+
 MOST_VALUES = 20_000
 """Everything that is listed: CIDRs and exceptions, ports, labels, values of selectors."""
 
@@ -38,6 +41,7 @@ def check_size(spec: Field) -> None:
         (len(rules) + named, MOST_RULES, "rules and ports by name"),
         (sum(map(_pairs, rules)), MOST_PAIRS, "pairs of peers and ports"),
         (selectors, MOST_SELECTORS, "peers by selector"),
+        (sum(map(_is_wide, peers)), MOST_WIDE, "peers of all Namespaces by NotIn or DoesNotExist alone"),
         (_values(spec.value), MOST_VALUES, "values in all"),
     )
     for count, most, what in counted:
@@ -50,6 +54,17 @@ def _pairs(rule: object) -> int:
     peers = [peer for way in ("from", "to") for peer in _entries(_of(rule, way))]
     kinds = len({_of(peer, "ipBlock") is None for peer in peers})
     return max(kinds, 1) * max(_port_rules(_entries(_of(rule, "ports"))), 1)
+
+
+def _is_wide(peer: object) -> bool:
+    """Tell whether no label and no Namespace is named that whom it means must have."""
+    namespaces, pods = _of(peer, "namespaceSelector"), _of(peer, "podSelector")
+    return isinstance(namespaces, dict) and not any(map(_requires, (namespaces, pods)))
+
+
+def _requires(selector: object) -> bool:
+    expressions = _entries(_of(selector, "matchExpressions"))
+    return bool(_of(selector, "matchLabels")) or any(_of(one, "operator") in {"In", "Exists"} for one in expressions)
 
 
 def _port_rules(ports: list[Any]) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from nfagent.cluster.selectors import Requirement
 from nfagent.policy.decode import decode_network_policy
-from nfagent.policy.limits import MOST_PAIRS, MOST_RULES, MOST_SELECTORS, MOST_VALUES
+from nfagent.policy.limits import MOST_PAIRS, MOST_RULES, MOST_SELECTORS, MOST_VALUES, MOST_WIDE
 from tests.scene import Document, Scene, labelled, pod, policy
 
 WEB = pod("shop/web", "a", 10, app="web")
@@ -40,6 +40,16 @@ def values(count: int) -> list[Document]:
     return [{"from": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": listed}]}}]}]
 
 
+def wide(count: int) -> list[Document]:
+    """Give peers that an index finds too, and so many that none does."""
+    negative = [
+        {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": f"k{n}", "operator": "DoesNotExist"}]}}
+        for n in range(count)
+    ]
+    found = [{"namespaceSelector": {}, "podSelector": labelled(app=f"a{n}")} for n in range(30)]
+    return [{"from": [*negative, *found]}]
+
+
 def empty_peers(count: int) -> list[Document]:
     return [{"from": [{"podSelector": {}}] * count}]
 
@@ -57,6 +67,11 @@ def many_ports(count: int) -> list[Document]:
 
 
 LISTED = {
+    "peers that no index finds": (
+        wide,
+        MOST_WIDE,
+        "has 21 peers of all Namespaces by NotIn or DoesNotExist alone, and one policy may have 20; write several",
+    ),
     "rules": (rules, MOST_RULES, "has 1,001 rules and ports by name, and one policy may have 1,000; write several"),
     "ports by name": (names, MOST_RULES - 1, "has 1,001 rules and ports by name"),
     "peers by selector": (selectors, MOST_SELECTORS, "has 2,001 peers by selector, and one policy may have 2,000"),
