@@ -36,6 +36,9 @@ QUIET = {
     "ipv6/conf/default/accept_ra": "0",
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
+    # Every error is sent, however many there were: what doesn't arrive was stopped by a rule.
+    "ipv4/icmp_ratelimit": "0",
+    "ipv6/icmp/ratelimit": "0",
 }
 """Sysctls of every namespace, written before it has interfaces: these take their values from `default`."""
 

@@ -29,8 +29,10 @@ def test_problems_and_ignored_kinds_are_those_of_the_files_as_they_are(changes: 
         folder.update(name, text)
         content = read_documents(name, text) if text is not None else None
         broken.discard(name)
-        if not text and text is not None and name in files and files[name].items:
-            broken.add(name)  # emptied, as a full disk does
+        if text is not None and not text.strip():
+            broken.add(name)  # emptied, as a full disk does, or come so
+            if name not in files:
+                files[name] = FileContent({})
         elif isinstance(content, FileContent):
             files[name] = content
         elif content is None:

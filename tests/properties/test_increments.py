@@ -12,6 +12,7 @@ from nfagent.cluster.services import ServiceIndex
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.index import PolicyIndex
 from nfagent.policy.peers import PeerIndex
+from nfagent.policy.tiers import TierPolicy
 from nfagent.ruleset.desired import Desired, Item
 from nfagent.ruleset.text import table_text
 from tests.fake_kernel import FakeKernel
@@ -46,8 +47,15 @@ def final_objects(history: list[Item | Ref]) -> list[Item]:
         if isinstance(event, Ref):
             left.pop(event, None)
         else:
-            left[event.ref] = event
+            left[event.ref] = with_last_good(event, left.get(event.ref))
     return list(left.values())
+
+
+def with_last_good(item: Item, before: Item | None) -> Item:
+    """Give a tier's policy whose subject can't be read the one of the version before."""
+    if isinstance(item, TierPolicy) and (before is None or isinstance(before, TierPolicy)):
+        return item.with_last_good(before)
+    return item
 
 
 @given(HISTORIES, RANDOM)
