@@ -25,6 +25,7 @@ from nfagent.cli.client import ask
 from nfagent.edge.manifests import digest
 from nfagent.errors import KernelError, UsageError
 from nfagent.lab.fabric import Fabric
+from nfagent.lab.interrupts import held_back
 
 _START_SECONDS = 20.0
 _SYNC_SECONDS = 10.0
@@ -84,7 +85,7 @@ class LabAgent:
             command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "nfagent", "run"]
             command += [*self._source, "--node", self.node]
             environment = {**self.environment, **(settings or {}), "NOTIFY_SOCKET": str(ready)}
-            with (self._folder / "stderr").open("ab") as stderr:
+            with (self._folder / "stderr").open("ab") as stderr, held_back():
                 self._process = subprocess.Popen(
                     self._fabric.command(self._fabric.node_namespace(self.node), command),
                     env=environment,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nfagent.errors import KernelError, UsageError
 from nfagent.lab import netns as network_namespaces
+from nfagent.lab.interrupts import held_back
 
 # Below those that the kernel hands out: while a server is away, no connection takes its port, or meets itself there.
 _PORTS = range(20_000, 30_000)
@@ -44,7 +45,7 @@ class Processes:
         if name in self._running:
             raise UsageError(f"{name} runs already")
         entering = ["ip", "netns", "exec", self._netns] if self._netns else []
-        with self._log(name).open("ab") as log:
+        with self._log(name).open("ab") as log, held_back():
             self._running[name] = subprocess.Popen(
                 [*entering, "setpriv", "--pdeathsig", "KILL", *argv],
                 cwd=self._folder,

@@ -1,0 +1,43 @@
+"""An interrupt while a process is started comes when it is known, and not between."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from nfagent.lab.interrupts import held_back
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
+def test_an_interrupt_takes_effect_at_the_end_of_the_block(number: signal.Signals) -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - what comes after the signal is what is asked
+        with held_back():
+            signal.raise_signal(number)
+            done.append("the rest of the block")
+        done.append("what comes after it")
+    assert done == ["the rest of the block"]
+    assert signal.getsignal(number) is signal.default_int_handler
+
+
+def test_without_an_interrupt_the_handlers_are_those_of_before() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with held_back():
+        pass
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_in_another_thread_nothing_is_changed() -> None:
+    during: list[object] = []
+
+    def look() -> None:
+        with held_back():
+            during.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert during == [before]
