@@ -36,6 +36,7 @@ from nfagent.ruleset.members import Members
 from nfagent.ruleset.node_links import LinkSets, NodeLinks
 from nfagent.ruleset.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.ruleset.origins import Origin
+from nfagent.ruleset.pod_links import frames_chain
 from nfagent.ruleset.recheck import Recheck
 from nfagent.ruleset.transaction import Transaction
 from nfagent.ruleset.translation import (
@@ -89,7 +90,7 @@ class Desired:
         for name, chain in base_chains(self.choices):
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
-        self._links = LinkSets(self._live, self.cluster)
+        self._links = LinkSets(self._live, self.cluster, frames_chain())
         self._ways = ways
         self._recheck = Recheck(self._live, self._members, ways)
         self._planned = False

@@ -17,9 +17,11 @@ from nfagent.cluster.state import ClusterState
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset import names
 from nfagent.ruleset.live import LiveRuleset
-from nfagent.ruleset.objects import LinkName, NamedSet, Ruleset, ServicePort
+from nfagent.ruleset.objects import Chain, LinkName, NamedSet, Ruleset, ServicePort
 
 POD_LINKS = "podlinks"
+FRAMES = "prerouting-frames"
+"""The base chain that is there where Pods share a bridge (`pod_links.frames_chain`)."""
 TUNNELS = "tunnels"
 NODES = "nodes"
 POD_RANGES = "podranges"
@@ -36,6 +38,7 @@ class NodeLinks(msgspec.Struct, frozen=True):
 
     pod_links: names of those that local Pods are behind, and nobody else
     tunnels:   ports at which the node takes packets out of others' packets: VXLAN, Geneve
+    bridged:   whether one of these is a bridge
     portless:  whether it has tunnels of protocols without ports: IP in IP, GRE
     shared:    name of an interface that local Pods are behind and that doesn't count, and why
     """
@@ -43,6 +46,7 @@ class NodeLinks(msgspec.Struct, frozen=True):
     pod_links: frozenset[str] = frozenset()
     tunnels: frozenset[ServicePort] = frozenset()
     portless: bool = False
+    bridged: bool = False
     shared: tuple[tuple[str, str], ...] = ()
 
 
@@ -54,15 +58,17 @@ def held_links(ruleset: Ruleset) -> NodeLinks:
         frozenset(link.name for link in links if isinstance(link, LinkName)),
         frozenset(port for port in tunnels if isinstance(port, ServicePort)),
         portless=any(item is not None and bool(item.elements) for item in nodes),
+        bridged=FRAMES in ruleset.chains,
     )
 
 
 class LinkSets:
     """The sets about this node's interfaces, kept up to date."""
 
-    def __init__(self, live: LiveRuleset, cluster: ClusterState) -> None:
-        """Make the sets, without elements."""
+    def __init__(self, live: LiveRuleset, cluster: ClusterState, frames: Chain) -> None:
+        """Make the sets, without elements; `frames` is the chain that is there where Pods share a bridge."""
         self._live = live
+        self._frames = frames
         self._cluster = cluster
         self._stale = False
         self.links = NodeLinks()
@@ -106,6 +112,10 @@ class LinkSets:
         self.links = links
         self._live.recount(POD_LINKS, map(LinkName, links.pod_links))
         self._live.recount(TUNNELS, links.tunnels)
+        if links.bridged and not before.bridged:
+            self._live.put_chain(FRAMES, self._frames)
+        elif before.bridged and not links.bridged:
+            self._live.drop_chain(FRAMES)
         if self.asks_for_nodes != asked:
             self._stale = True
             nodes = self._cluster.nodes.values() if self.asks_for_nodes else ()

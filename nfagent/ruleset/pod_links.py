@@ -81,7 +81,6 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
 
     priority: of that base chain
     """
-    yield "prerouting-frames", Chain((_in_groups_frame(),), Hook("filter", "prerouting", _BEFORE_CONNTRACK))
     yield _FORWARD, Chain((*_tunnelled(_TUNNELS_FORWARD), *_search(choices)))
     if choices.unrouted_sources == "dropped":
         yield _UNROUTED, Chain((spoofed(), _unrouted()))
@@ -94,18 +93,19 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
         yield "input-podlinks", Chain((settled, *input_rules(choices)), Hook("filter", "input", priority))
 
 
-def _in_groups_frame() -> Rule:
-    """Stop what is for one host and came in a frame for many, before conntrack takes it for a connection.
+def frames_chain() -> Chain:
+    """Give the chain that stops what is for one host and came in a frame for many, before conntrack knows it.
 
     A bridge gives such a frame to its node too, which makes the connection known whatever the forward hook did with the
     other copies: what pretends to be its answer would then make it established.
     """
-    return Rule(
+    stopped = Rule(
         (GroupFrame(), FromLink(POD_LINKS), OnesAddress()),
         counter=GROUP_COUNTER,
         verdict=Drop(),
         comment="for one host, in a frame for many",
     )
+    return Chain((stopped,), Hook("filter", "prerouting", _BEFORE_CONNTRACK))
 
 
 def _tunnelled(chain: str) -> Iterator[Rule]:

@@ -40,8 +40,10 @@ def node_links(links: Iterable[Link], pods: Iterable[Route | None], beyond: Iter
             found[link.index] = _reason_against(link, ports, away)
     shared = {known[index].name: reason for index, reason in found.items() if reason}
     active = [link for link in known.values() if link.up]
+    counted = {known[index].name: known[index].kind for index, reason in found.items() if not reason}
     return NodeLinks(
-        pod_links=frozenset(known[index].name for index, reason in found.items() if not reason),
+        pod_links=frozenset(counted),
+        bridged="bridge" in counted.values(),
         tunnels=frozenset(ServicePort("udp", link.port) for link in active if link.port),
         portless=any(link.kind in _PORTLESS for link in active),
         shared=tuple(sorted(shared.items())),

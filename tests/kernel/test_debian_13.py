@@ -19,6 +19,7 @@ import pytest
 
 from nfagent.ruleset.frames import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
 from nfagent.ruleset.matches import Foreign, Match
+from nfagent.ruleset.node_links import NodeLinks
 from nfagent.ruleset.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.ruleset.parse import parse_ruleset
 from nfagent.ruleset.transaction import diff, transaction_text
@@ -39,6 +40,7 @@ LOGGED = logging_document(allow=True, deny=True)
 MANY_PORTS = policy("shop/many", labelled(app="db"), ingress=[{"ports": [{"port": 2 * n + 1} for n in range(9)]}])
 VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED).views["a"]
 VIEW.distrusted()
+VIEW.follow_links(NodeLinks(frozenset({"cbr0"}), bridged=True))
 SCENE = VIEW.ruleset()
 INSIDE = """
 import sys, nftables

@@ -13,7 +13,7 @@ from nfagent.policy.choices import Choices
 from nfagent.policy.evaluate import Flow
 from nfagent.ruleset.desired import Desired
 from nfagent.ruleset.matches import Way
-from nfagent.ruleset.node_links import NodeLinks, held_links
+from nfagent.ruleset.node_links import FRAMES, NodeLinks, held_links
 from nfagent.ruleset.objects import Element, LinkName, Ruleset, ServicePort
 from tests.fake_kernel import FakeKernel
 from tests.interpreter import Conntrack, HookName, Seen, State, opening, run
@@ -263,6 +263,18 @@ CHANGES = st.lists(
     ),
     max_size=8,
 )
+
+
+def test_the_chain_about_frames_is_there_where_pods_share_a_bridge_and_over_a_restart() -> None:
+    desired = wanted(NodeLinks(frozenset({"cali1"})))
+    assert FRAMES not in desired.ruleset().chains
+    bridged = NodeLinks(frozenset({"cbr0"}), bridged=True)
+    desired.follow_links(bridged)
+    assert FRAMES in desired.ruleset().chains
+    assert held_links(desired.ruleset()).bridged
+    assert desired.rebuilt().ruleset() == desired.ruleset()
+    desired.follow_links(NodeLinks(frozenset({"cali1"})))
+    assert FRAMES not in desired.ruleset().chains
 
 
 @given(CHANGES, st.booleans())
