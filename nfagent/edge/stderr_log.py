@@ -11,10 +11,15 @@ import logging
 import os
 import select
 import threading
+from typing import TypeAlias
 
 _QUEUE_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 2.0
 _STDERR = 2
+
+
+_Entry: TypeAlias = tuple[bytes, int]
+"""A line, and how many lost ones it begins with telling of."""
 
 
 class StderrLog(logging.Handler):
@@ -31,8 +36,8 @@ class StderrLog(logging.Handler):
         self._descriptor = descriptor
         self._room = queue_bytes
         self._news = threading.Condition()
-        self._queue: list[bytes] = []
-        self._writing = b""
+        self._queue: list[_Entry] = []
+        self._writing: list[_Entry] = []
         self._thread: threading.Thread | None = None
 
     @property
@@ -51,10 +56,11 @@ class StderrLog(logging.Handler):
                 self.lost_lines += 1
                 self._unsaid += 1
                 return
-            if self._unsaid:
+            told = self._unsaid
+            if told:
                 line = self._lost_said(record) + line
             self._room -= len(line)
-            self._queue.append(line)
+            self._queue.append((line, told))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="stderr-log", daemon=True)
                 self._thread.start()
@@ -88,14 +94,20 @@ class StderrLog(logging.Handler):
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._queue)
-                self._writing, self._queue = b"".join(self._queue), []
-            # By the descriptor: a thread that held the lock of sys.stderr would hold up the end of the process.
-            lost = _write_whole(self._descriptor, self._writing)
+                self._writing, self._queue = self._queue, []
+            lost = unsaid = 0
+            for line, told in self._writing:
+                # By the descriptor: a thread that held the lock of sys.stderr would hold up the end of the process.
+                refused = _write_whole(self._descriptor, line)
+                if told and refused == line.count(b"\n"):
+                    # What tells of lost lines is lost itself, and is none of them: it is told again.
+                    refused, unsaid = refused - 1, unsaid + told
+                lost += refused
             with self._news:
                 self.lost_lines += lost
-                self._unsaid += lost
-                self._room += len(self._writing)
-                self._writing = b""
+                self._unsaid += lost + unsaid
+                self._room += sum(len(line) for line, _ in self._writing)
+                self._writing = []
                 self._news.notify_all()
 
 

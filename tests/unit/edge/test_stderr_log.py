@@ -72,7 +72,8 @@ def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(
     disk = os.open("/dev/full", os.O_WRONLY)
     log = StderrLog(disk)
     log.emit(record("one"))
-    log.emit(record("two"))
+    wait_until(lambda: not log.waiting)
+    log.emit(record("two"))  # it begins with telling of the first, which is refused too
     wait_until(lambda: not log.waiting)
     assert log.lost_lines == 2
     os.close(disk)
