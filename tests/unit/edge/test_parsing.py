@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,11 @@ PADDING = f"# {'x' * 998}\n" * (LARGE // 1000 + 1)
 
 def children() -> list[str]:
     """Name the processes that this one started and that have not ended."""
-    return [child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()]
+    found: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended since they were listed
+            found += (task / "children").read_text().split()
+    return found
 
 
 @pytest.fixture(autouse=True)
