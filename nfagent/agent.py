@@ -125,15 +125,16 @@ class Agent:
         self._ready = False
         self._gathered = asyncio.Event()
         self._last_good = LastGood(Path(settings.state_dir), settings.node_name)
-        self._source: Source
-        self._voice: Voice | None = None
+        self._source, self._voice = self._sourced()
+
+    def _sourced(self) -> tuple[Source, Voice | None]:
+        """Give where objects come from, and who speaks in the cluster, where there is one."""
+        settings = self._settings
         if settings.manifests:
-            self._source = FolderSource(Path(settings.manifests), self, self._last_good)
-        else:
-            find = partial(find_access, settings.kubeconfig, settings.context, settings.token_file)
-            server = ApiServer(find)
-            self._source = source = ClusterSource(server, self._clock, self, self._last_good)
-            self._voice = Voice(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
+            return FolderSource(Path(settings.manifests), self, self._last_good), None
+        server = ApiServer(partial(find_access, settings.kubeconfig, settings.context, settings.token_file))
+        source = ClusterSource(server, self._clock, self, self._last_good)
+        return source, Voice(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""

@@ -143,12 +143,17 @@ def disjoint(ranges: Iterable[Range]) -> tuple[Range, ...]:
     """Merge overlapping and adjacent ranges: the same addresses, in order, no two of them touching."""
     merged: list[Range] = []
     for item in sorted(ranges):
-        last = merged[-1] if merged else None
-        if last is not None and last.family == item.family and item.first <= last.last + 1:
-            merged[-1] = Range(last.family, last.first, max(last.last, item.last))
-        else:
-            merged.append(item)
+        join(merged, item)
     return tuple(merged)
+
+
+def join(merged: list[Range], item: Range) -> None:
+    """Append a range that begins no earlier than the last one, or make that longer where they touch."""
+    last = merged[-1] if merged else None
+    if last is not None and last.family == item.family and item.first <= last.last + 1:
+        merged[-1] = Range(last.family, last.first, max(last.last, item.last))
+    else:
+        merged.append(item)
 
 
 def subtract(whole: Range, holes: Iterable[Range]) -> tuple[Range, ...]:

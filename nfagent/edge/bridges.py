@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from nfagent.cluster.address import Family
+from nfagent.edge.rtnetlink import listed_links, rtnetlink_socket
 from nfagent.errors import KernelError, WireError
-from nfagent.wire import netlink
-from nfagent.wire.links import NETLINK_ROUTE, NLM_F_DUMP_INTR, RTM_NEWLINK, Link, decode_link, encode_listing
+from nfagent.wire.links import Link
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +27,6 @@ SWITCHES: dict[Family, str] = {4: "net.bridge.bridge-nf-call-iptables", 6: "net.
 """The sysctl that switches a family on, for all bridges of a network namespace."""
 
 _SYSCTL = Path("/proc/sys")
-_LISTING_BYTES = 65536  # more than the kernel puts into one datagram of a listing
-_TRIES = 3
 
 
 class Bridge(msgspec.Struct, frozen=True, order=True):
@@ -155,33 +152,13 @@ def _has_veth(bridge: int) -> bool:
 def _links(kind: str, master: int = 0) -> Iterator[Link]:
     """List interfaces, more of them than were asked for where the kernel doesn't know the kind; some come twice."""
     try:
-        # The kernel has answered by the time that a request is sent, or the next part is asked for: nothing waits here.
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE) as opened:
-            opened.connect((0, 0))
-            for sequence in range(1, _TRIES + 1):
-                opened.send(encode_listing(sequence, kind, master))
-                whole = yield from _answer(opened)
-                if whole:
-                    return
+        with rtnetlink_socket() as opened:
+            for part in listed_links(opened, kind, master):
+                yield from part
     except OSError as error:
         raise KernelError(f"interfaces can't be listed: {os.strerror(error.errno or 0)}") from error
     except WireError as error:
         raise KernelError(f"interfaces can't be listed: {error}") from None
-
-
-def _answer(opened: socket.socket) -> Generator[Link, None, bool]:
-    """Give what a listing tells, and in the end whether that was all: nothing came or went meanwhile."""
-    whole = True
-    while True:
-        for part in netlink.messages(opened.recv(_LISTING_BYTES)):
-            whole = whole and not part.flags & NLM_F_DUMP_INTR
-            if part.type == netlink.NLMSG_DONE:
-                return whole
-            if part.type == netlink.NLMSG_ERROR:
-                code = netlink.ack_errno(part)
-                raise OSError(code, os.strerror(code))
-            if part.type == RTM_NEWLINK:
-                yield decode_link(part)
 
 
 def _read(name: str) -> str | None:

@@ -61,13 +61,7 @@ class Claim:
         """
         if self._held is None or self._is_there(self._held[0]):
             return False
-        folder = _open_folder()
-        try:
-            lock = _locked(folder)
-        except BaseException:
-            os.close(folder)
-            raise
-        before, self._held = self._held, (lock, folder)
+        before, self._held = self._held, _locked_in_folder()
         for opened in before:
             os.close(opened)
         return True
@@ -93,15 +87,20 @@ class Claim:
             os.close(folder)
 
 
+def _locked_in_folder() -> tuple[int, int]:
+    """Open the folder and lock the file there; give both, the file first. Raises OSError, MachineError."""
+    folder = _open_folder()
+    try:
+        return _locked(folder), folder
+    except BaseException:
+        os.close(folder)
+        raise
+
+
 def claim_table() -> Claim:
     """Claim the table of this thread's network namespace. Raises MachineError where another agent has it."""
     try:
-        folder = _open_folder()
-        try:
-            lock = _locked(folder)
-        except BaseException:
-            os.close(folder)
-            raise
+        lock, folder = _locked_in_folder()
     except OSError as error:
         raise MachineError(f"{_TABLE} can't be claimed: {error}; run nfagent with sudo, or as its service") from None
     claim = Claim(lock, folder)

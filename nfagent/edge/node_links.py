@@ -22,19 +22,18 @@ import msgspec
 
 from nfagent.cluster.address import text
 from nfagent.cluster.state import ClusterState
+from nfagent.edge.rtnetlink import DATAGRAM, listed_links, raise_refusal, rtnetlink_socket
 from nfagent.errors import KernelError, WireError
 from nfagent.ruleset.node_links import NodeLinks
 from nfagent.wire import netlink
-from nfagent.wire.links import NETLINK_ROUTE, NLM_F_DUMP_INTR, RTM_NEWLINK, Link, decode_link, encode_listing
+from nfagent.wire.links import NETLINK_ROUTE
 from nfagent.wire.pod_links import node_links
 from nfagent.wire.routes import RTM_NEWROUTE, Route, decode_route, encode_route_request
 
 log = logging.getLogger(__name__)
 
 _GROUPS = 1 << 0 | 1 << 6 | 1 << 10  # RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE: linux/rtnetlink.h
-_DATAGRAM = 65536  # more than the kernel puts into one
 _DRAINED = 256
-_TRIES = 3
 _TURN_SECONDS = 0.005
 _PAUSE_SECONDS, _REST = 0.1, 20
 """After a look nobody looks for so long, or for so many times what it took."""
@@ -163,12 +162,12 @@ class NodeLinksWatch:
                 turn = time.monotonic()
         return took + time.monotonic() - turn
 
-    def _steps(self) -> Iterator[None]:
+    def _steps(self) -> Iterator[object]:
         """Look in steps. Raises KernelError, and has said so."""
         try:
             asked = self._ask()
-            with _asking_socket() as opened:
-                links = yield from _listed(opened)
+            with rtnetlink_socket() as opened:
+                links = yield from listed_links(opened)
                 pods = yield from _routes(opened, asked.pods)
                 beyond = yield from _routes(opened, asked.beyond)
             found = node_links(links, pods, beyond)
@@ -201,13 +200,6 @@ class NodeLinksWatch:
         self.problem = problem
 
 
-def _asking_socket() -> socket.socket:
-    # The kernel has answered by the time that a request is sent, or the next part is asked for: nothing waits here.
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
-    opened.connect((0, 0))
-    return opened
-
-
 def _event_socket() -> socket.socket:
     """Open a socket that is told of changes. Raises KernelError."""
     try:
@@ -227,7 +219,7 @@ def _drain(events: socket.socket) -> None:
     """Take out what was told: all of it means the same. What there was no room for means it too."""
     for _ in range(_DRAINED):
         try:
-            events.recv(_DATAGRAM)
+            events.recv(DATAGRAM)
         except BlockingIOError:
             return
         except OSError as error:
@@ -235,41 +227,15 @@ def _drain(events: socket.socket) -> None:
                 raise _unheard(error) from error
 
 
-def _listed(opened: socket.socket) -> Generator[None, None, list[Link]]:
-    """List all interfaces; anew where some came or went meanwhile."""
-    found: list[Link] = []
-    for sequence in range(1, _TRIES + 1):
-        opened.send(encode_listing(sequence))
-        found.clear()
-        whole, ended = True, False
-        while not ended:
-            for part in netlink.messages(opened.recv(_DATAGRAM)):
-                whole = whole and not part.flags & NLM_F_DUMP_INTR
-                ended = ended or part.type == netlink.NLMSG_DONE
-                _raise_refusal(part)
-                if part.type == RTM_NEWLINK:
-                    found.append(decode_link(part))
-            yield
-        if whole:
-            break
-    return found
-
-
 def _routes(opened: socket.socket, addresses: Iterable[str]) -> Generator[None, None, list[Route | None]]:
     found: list[Route | None] = []
     for sequence, address in enumerate(sorted(addresses), 1):
         opened.send(encode_route_request(sequence, address))
-        for part in netlink.messages(opened.recv(_DATAGRAM)):
+        for part in netlink.messages(opened.recv(DATAGRAM)):
             if part.type == netlink.NLMSG_ERROR and netlink.ack_errno(part) in _NO_ROUTE:
                 continue
-            _raise_refusal(part)
+            raise_refusal(part)
             if part.type == RTM_NEWROUTE:
                 found.append(decode_route(part))
         yield
     return found
-
-
-def _raise_refusal(part: netlink.Message) -> None:
-    if part.type == netlink.NLMSG_ERROR:
-        code = netlink.ack_errno(part)
-        raise OSError(code, os.strerror(code))

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
-from nfagent.cluster.address import FAMILIES, Family, Range, family_of, number, single, subtract, text
+from nfagent.cluster.address import FAMILIES, Family, Range, family_of, join, number, single, subtract, text
 from nfagent.cluster.model import Node, Pod
 from nfagent.cluster.state import Change, ClusterState
 
@@ -141,7 +141,7 @@ class ClusterAddresses:
                 yield
             merged = []
             for count, item in enumerate(heapq.merge(*runs), 1):
-                _merge(merged, item)
+                join(merged, item)
                 if count % _PART == 0:
                     yield
         if self._stale:
@@ -173,15 +173,6 @@ class ClusterAddresses:
             # Whoever lies in no range: nobody else can lie in one more.
             self._unsifted = [address for family in FAMILIES for address in self.outside[family]]
         self._begun, self._stale = True, False
-
-
-def _merge(merged: list[Range], item: Range) -> None:
-    """Append a range that begins no earlier than the last one, or make that longer where they touch."""
-    last = merged[-1] if merged else None
-    if last is not None and last.family == item.family and item.first <= last.last + 1:
-        merged[-1] = Range(last.family, last.first, max(last.last, item.last))
-    else:
-        merged.append(item)
 
 
 def _beginnings_of(lost: set[Range], gained: set[Range]) -> set[str]:

@@ -18,3 +18,8 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     own_node: Literal["judged", "allowed"] = "judged"
     unrouted_sources: Literal["dropped", "judged"] = "dropped"
+
+    @property
+    def drops_unrouted(self) -> bool:
+        """Tell whether sources are held against the interface."""
+        return self.unrouted_sources == "dropped"

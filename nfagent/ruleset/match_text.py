@@ -45,7 +45,8 @@ from nfagent.ruleset.matches import (
 )
 
 _IP = {4: "ip", 6: "ip6"}
-_NFPROTO = {4: "ipv4", 6: "ipv6"}
+NFPROTO = {4: "ipv4", 6: "ipv6"}
+"""What nft calls a family where a packet is asked for it."""
 _Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code | HopLimit | LongestPayload | Within
 _MACHINE: dict[type[Match], str] = {
     LocalSource: "fib saddr type local",
@@ -102,7 +103,7 @@ def _in_set_key(match: ServerPortIn | PacketPortIn | ToPort | FromLink) -> str:
 def _header_text(match: _Header) -> str:
     match match:
         case FamilyIs(family):
-            return f"meta nfproto {_NFPROTO[family]}"
+            return f"meta nfproto {NFPROTO[family]}"
         case PacketPort(protocol, first, last):
             return f"{protocol} dport {_numbers(first, last)}"
         case Fragment(family):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from nfagent.cluster.address import FAMILIES, Range, family_of, single, text
+from nfagent.cluster.address import FAMILIES, Range, family_of, join, single, text
 from nfagent.cluster.model import Node, Pod
 from nfagent.cluster.state import ClusterState
 from nfagent.policy.evaluate import Flow
@@ -38,7 +38,7 @@ class NodeLinks(msgspec.Struct, frozen=True):
 
     pod_links: names of those that local Pods are behind, and nobody else
     tunnels:   ports at which the node takes packets out of others' packets: VXLAN, Geneve
-    bridged:   whether one of these is a bridge
+    bridged:   whether one of `pod_links` is a bridge
     portless:  whether it has tunnels of protocols without ports: IP in IP, GRE
     shared:    name of an interface that local Pods are behind and that doesn't count, and why
     """
@@ -146,7 +146,7 @@ class LinkSets:
                 yield
             merged: list[Range] = []
             for count, item in enumerate(heapq.merge(*runs), 1):
-                _join(merged, item)
+                join(merged, item)
                 if count % _PART == 0:
                     yield
             for family in FAMILIES:
@@ -180,12 +180,3 @@ def _ranges(node: Node | None) -> tuple[Range, ...]:
 
 def _holds(item: Range, address: Range) -> bool:
     return item.family == address.family and item.first <= address.first <= item.last
-
-
-def _join(merged: list[Range], item: Range) -> None:
-    """Append a range that begins no earlier than the last one, or make that longer where they touch."""
-    last = merged[-1] if merged else None
-    if last is not None and last.family == item.family and item.first <= last.last + 1:
-        merged[-1] = Range(last.family, last.first, max(last.last, item.last))
-    else:
-        merged.append(item)

@@ -139,6 +139,13 @@ PairElement: TypeAlias = tuple[str, str]
 Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement | PairElement | LinkName | ServicePort
 
 
+def address_of(element: Element) -> str:
+    """Give the address that an element is of; '' where it is of several, or of none."""
+    if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
+        return ""
+    return element if isinstance(element, str) else element[0]
+
+
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 

@@ -72,7 +72,7 @@ def first_input_rules(choices: Choices) -> Iterator[Rule]:
 def input_rules(choices: Choices) -> Iterator[Rule]:
     """Give the rules for packets to the node itself that stand behind the short ways."""
     yield from _tunnelled(_TUNNELS_INPUT)
-    if choices.unrouted_sources == "dropped":
+    if choices.drops_unrouted:
         yield _unrouted(FromLink(POD_LINKS), Unrouted())
 
 
@@ -82,7 +82,7 @@ def link_chains(choices: Choices, priority: int) -> Iterator[tuple[str, Chain]]:
     priority: of that base chain
     """
     yield _FORWARD, Chain((*_tunnelled(_TUNNELS_FORWARD), *_search(choices)))
-    if choices.unrouted_sources == "dropped":
+    if choices.drops_unrouted:
         yield _UNROUTED, Chain((spoofed(), _unrouted()))
     yield _TUNNELS_FORWARD, Chain(tuple(_closed(_node("daddr", family)) for family in FAMILIES))
     yield _TUNNELS_INPUT, Chain((_closed(FromLink(POD_LINKS)), *map(_from_pods, FAMILIES)))
@@ -122,11 +122,11 @@ def spoofed(*matches: Match) -> Rule:
 
 def not_looked_at(choices: Choices) -> tuple[Match, ...]:
     """Match what `forward_rules` leave out: a source of the node's own is no Pod's route, and one look is enough."""
-    return (FromLink(POD_LINKS, negated=True),) if choices.unrouted_sources == "dropped" else ()
+    return (FromLink(POD_LINKS, negated=True),) if choices.drops_unrouted else ()
 
 
 def _search(choices: Choices) -> Iterator[Rule]:
-    if choices.unrouted_sources == "dropped":
+    if choices.drops_unrouted:
         yield Rule((Unrouted(),), verdict=Goto(_UNROUTED))
 
 

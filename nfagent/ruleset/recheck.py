@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from nfagent.cluster.address import Family, Range, family_of
+from nfagent.cluster.address import Family, family_of
 from nfagent.ruleset import names
 from nfagent.ruleset.base import RECHECK, RECHECKING, recheck_sets
 from nfagent.ruleset.live import LiveRuleset
@@ -22,11 +22,9 @@ from nfagent.ruleset.objects import (
     Element,
     Goto,
     Jump,
-    LinkName,
-    PortRange,
     Rule,
     Ruleset,
-    ServicePort,
+    address_of,
 )
 from nfagent.ruleset.transaction import ChangeElements, Transaction
 from nfagent.ruleset.widened import Widening
@@ -138,21 +136,14 @@ def _regrouped(before: Ruleset, after: Ruleset, closing: Mapping[str, int]) -> I
         if not _means_peers(name):
             continue
         was, now = before.sets[name].elements, after.sets[name].elements
-        yield from filter(None, map(_address, was - now))
+        yield from filter(None, map(address_of, was - now))
         if closing.get(name):
-            yield from filter(None, map(_address, now - was))
+            yield from filter(None, map(address_of, now - was))
 
 
 def _means_peers(name: str) -> bool:
     # Our own fixed sets say nothing about policies: an address that leaves recheck4 was judged.
     return "/" in name
-
-
-def _address(element: Element) -> str:
-    """Give the address of a peer's element; a range belongs to no peer that can change."""
-    if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
-        return ""
-    return element if isinstance(element, str) else element[0]
 
 
 def _is_judging(chain: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from nfagent.cluster.address import Range, family_of, number
 from nfagent.cluster.ordering import in_order
 from nfagent.cluster.printable import printable_lines
-from nfagent.ruleset.match_text import key_text, match_text
+from nfagent.ruleset.match_text import NFPROTO, key_text, match_text
 from nfagent.ruleset.objects import (
     FLOW_SECONDS,
     TABLE,
@@ -29,14 +29,13 @@ from nfagent.ruleset.objects import (
     ServicePort,
     Verdict,
     VerdictMap,
+    address_of,
 )
 
 Annotate = Callable[[str], str]
 """Says in words what an address is, or ''."""
 
-_IP = {4: "ip", 6: "ip6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-_NFPROTO = {4: "ipv4", 6: "ipv6"}
 
 
 def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
@@ -197,19 +196,13 @@ def element_order(element: Element) -> tuple[int, int, str, int]:
 
 
 def _written(element: Element) -> tuple[str, str]:
-    return element_text(element), _address(element)
-
-
-def _address(element: Element) -> str:
-    if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
-        return ""
-    return element if isinstance(element, str) else element[0]
+    return element_text(element), address_of(element)
 
 
 def element_text(element: Element) -> str:
     """Write one element: an address, a range of addresses or ports, a family, an interface, or a tuple of these."""
     if isinstance(element, int):
-        return _NFPROTO[element]
+        return NFPROTO[element]
     if isinstance(element, LinkName):
         return f'"{element.name}"'
     if isinstance(element, ServicePort):

@@ -132,7 +132,7 @@ def test_what_was_known_stays_while_the_kernel_cant_be_asked(
         raise OSError(errno.ENFILE, "too many")
 
     with monkeypatch.context() as patched:
-        patched.setattr(node_links, "_asking_socket", refused)
+        patched.setattr(node_links, "rtnetlink_socket", refused)
         for _ in range(2):
             machine.ask(watch.look)
     reason = "this node's interfaces can't be asked for, what was known stays: Too many open files in system"

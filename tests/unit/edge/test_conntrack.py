@@ -177,7 +177,6 @@ def refusing_filters(code: int) -> Answers:
 WHOLE = Dump(v6=None, client=None, server=None)
 """Of both families, whichever is asked about: link-local entries come with it."""
 WHOLE6 = Dump(v6=True, client=None, server=None)
-BOTH = Dump(v6=None, client=None, server=None)
 BY_CLIENT = Dump(v6=False, client="10.0.0.1", server=None)
 BY_SERVER = Dump(v6=False, client=None, server="10.0.0.1")
 
@@ -208,7 +207,7 @@ def test_each_family_has_its_own_filter() -> None:
         asked = frozenset({"10.0.0.1", "fd00::2"})
         assert connections.entries(asked) == entries(1, 2, 3, 5)
         assert kernel.dumps() == [
-            BOTH,
+            WHOLE,
             BY_CLIENT,
             Dump(v6=False, client=None, server="10.0.0.2"),
             Dump(v6=True, client="fd00::1", server=None),
@@ -222,10 +221,10 @@ def test_each_family_has_its_own_filter() -> None:
 @pytest.mark.parametrize(
     ("asked", "ids", "dumps"),
     [
-        pytest.param({"10.0.0.1", "fd00::2"}, [1, 2, 3, 5], [BOTH], id="both"),
+        pytest.param({"10.0.0.1", "fd00::2"}, [1, 2, 3, 5], [WHOLE], id="both"),
         pytest.param({"10.0.0.4", "10.0.0.1"}, [1, 2, 3, 4], [WHOLE], id="IPv4 alone"),
         pytest.param({"fd00::3"}, [6], [WHOLE6], id="IPv6 alone"),
-        pytest.param({"10.0.0.9", "fd00::9"}, [], [BOTH], id="both, and nobody there"),
+        pytest.param({"10.0.0.9", "fd00::9"}, [], [WHOLE], id="both, and nobody there"),
         pytest.param(set(), [], [], id="none"),
     ],
 )
@@ -242,7 +241,7 @@ def test_a_dump_of_both_families_tells_how_large_the_table_is_for_each() -> None
     with played(dumping(as_asked), filters_from=3) as (connections, kernel):
         assert connections.entries(frozenset({"10.0.0.4", "fd00::1"})) == entries(4, 5)
         assert kernel.dumps() == [
-            BOTH,
+            WHOLE,
             Dump(v6=False, client="10.0.0.4", server=None),
             Dump(v6=False, client=None, server="10.0.0.5"),
         ], "four entries of IPv4, and two of IPv6"
@@ -255,7 +254,7 @@ def test_a_family_is_not_large_because_the_other_is_there_too() -> None:
     with played(dumping(as_asked), filters_from=4) as (connections, kernel):
         for _ in range(2):
             assert connections.entries(frozenset({"10.0.0.4", "fd00::1"})) == entries(4, 5)
-            assert kernel.dumps() == [BOTH], "of six entries"
+            assert kernel.dumps() == [WHOLE], "of six entries"
 
 
 def test_a_filter_that_is_given_up_takes_no_dump_of_its_own_where_the_other_family_is_dumped() -> None:
@@ -265,7 +264,7 @@ def test_a_filter_that_is_given_up_takes_no_dump_of_its_own_where_the_other_fami
         kernel.dumps()
 
         assert connections.entries(frozenset({"10.0.0.1", "fd00::1"})) == entries(1, 2, 3, 5)
-        assert kernel.dumps() == [BY_CLIENT, BOTH]
+        assert kernel.dumps() == [BY_CLIENT, WHOLE]
 
 
 @pytest.mark.parametrize(
