@@ -96,7 +96,7 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces: policy, masquera
 # tests come last and wait for it; whoever ends `make test` ends the build too, Ctrl-C or not.
 .PHONY: test
 test: $(VENV)/ready modules ## everything: lint, then all tests (root for those that need the kernel; LATEST=1: with the newest packages)
-	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.assets --quiet &
+	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.binaries --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
@@ -105,7 +105,7 @@ test: $(VENV)/ready modules ## everything: lint, then all tests (root for those 
 
 .PHONY: apiserver
 apiserver: $(VENV)/ready ## build/etcd and build/kube-apiserver, for tests/apiserver (Go 1.24; five minutes the first time)
-	@exec $(bin)/python -m nfagent.lab.assets
+	@exec $(bin)/python -m nfagent.lab.binaries
 
 .PHONY: unit
 unit: $(VENV)/ready ## the fast tests, those without a kernel

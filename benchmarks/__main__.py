@@ -12,27 +12,27 @@ import click
 
 from benchmarks import report
 from benchmarks.registry import BENCHES, SEED, Bench, Run
-from benchmarks.rows import Summary, summarise
-from nfagent.errors import MachineError
-from nfagent.lab.stage import Stage
+from benchmarks.results import Summary, summarise
+from nfagent.errors import HostError
+from nfagent.lab.demo_output import DemoOutput
 
 MODULES = (
-    "benchmarks.engine",
-    "benchmarks.together",
-    "benchmarks.large_policies",
-    "benchmarks.outside",
-    "benchmarks.questions",
-    "benchmarks.manifests",
-    "benchmarks.rest",
-    "benchmarks.churn",
-    "benchmarks.apiserver",
-    "benchmarks.revocations",
-    "benchmarks.nflog",
-    "benchmarks.packets",
-    "benchmarks.before",
-    "benchmarks.outage",
-    "benchmarks.flushes",
-    "benchmarks.latency",
+    "benchmarks.suites.event_latency",
+    "benchmarks.suites.policy_batches",
+    "benchmarks.suites.large_policies",
+    "benchmarks.suites.outside_pods",
+    "benchmarks.suites.introspection",
+    "benchmarks.suites.manifests",
+    "benchmarks.suites.idle",
+    "benchmarks.suites.churn",
+    "benchmarks.suites.apiserver",
+    "benchmarks.suites.revocations",
+    "benchmarks.suites.nflog",
+    "benchmarks.suites.packets",
+    "benchmarks.suites.packets_before",
+    "benchmarks.suites.outage",
+    "benchmarks.suites.flushes",
+    "benchmarks.suites.end_to_end",
 )
 """Modules with benchmarks, in the order in which they run."""
 
@@ -40,7 +40,7 @@ MODULES = (
 class Session:
     """One run over some benchmarks: what came of them so far."""
 
-    def __init__(self, stage: Stage, run: Run) -> None:
+    def __init__(self, stage: DemoOutput, run: Run) -> None:
         """Start without any."""
         self._stage = stage
         self._run = run
@@ -58,7 +58,7 @@ class Session:
         try:
             for row in bench.function(self._run):
                 rows.append(summarise(row))
-        except MachineError as lack:
+        except HostError as lack:
             self._skipped[bench.name] = str(lack)
         except Exception as error:  # noqa: BLE001 - one that fails must not cost the others' figures
             self.failed[bench.name] = f"{type(error).__name__}: {error}"
@@ -114,7 +114,7 @@ def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: in
     unknown = [name for name in only if name not in BENCHES]
     if unknown:
         raise click.BadParameter(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
-    stage = Stage()
+    stage = DemoOutput()
     session = Session(stage, Run(quick, stage.progress, seed))
     began = time.monotonic()
     for bench in BENCHES.values():
@@ -127,7 +127,7 @@ def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: in
     sys.exit(1 if session.failed else 0)
 
 
-def _close(stage: Stage, done: report.Report, seconds: float) -> None:
+def _close(stage: DemoOutput, done: report.Report, seconds: float) -> None:
     judged = [one for row in done.rows for one in row.targets]
     machine = done.machine
     stage.step(f"{sum(one.met for one in judged)} of {len(judged)} targets met, in {seconds:.0f} s")

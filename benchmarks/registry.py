@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from benchmarks.rows import Row
+from benchmarks.results import Row
 
 SEED = 20_240
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.rows import Judged, Summary
-from nfagent.lab.stage import Stage
+from benchmarks.results import Judged, Summary
+from nfagent.lab.demo_output import DemoOutput
 
 HEADER = ("what", "p50", "p99", "worst", "unit", "CPU s", "MiB", "reference", "ratio", "target", "met")
 
@@ -62,14 +62,14 @@ def write(report: Report, path: Path) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
-def table(stage: Stage, rows: Sequence[Summary]) -> None:
+def table(stage: DemoOutput, rows: Sequence[Summary]) -> None:
     """Show rows in columns that line up; columns that no row fills are left out."""
     cells = [line for row in rows for line in _lines(stage, row)]
     shown = [column for column in range(len(HEADER)) if any(line[column] for line in cells)]
     stage.table([HEADER[column] for column in shown], [[line[column] for column in shown] for line in cells])
 
 
-def notes(stage: Stage, rows: Sequence[Summary]) -> None:
+def notes(stage: DemoOutput, rows: Sequence[Summary]) -> None:
     """Show what has to be known beside the numbers."""
     for row in rows:
         if row.note:
@@ -92,7 +92,7 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
-def _lines(stage: Stage, row: Summary) -> list[list[str]]:
+def _lines(stage: DemoOutput, row: Summary) -> list[list[str]]:
     reference, ratio = "", ""
     if row.reference_p50 is not None:
         reference = f"{row.reference_name} {number(row.reference_p50)}"

@@ -1,6 +1,6 @@
 """The running agent: one TaskGroup that wires the rooms together.
 
-Objects come from the API server, or from a folder of manifests, into `Desired`; the reconciler makes the kernel
+Objects come from the API server, or from a folder of manifests, into `DesiredState`; the reconciler makes the kernel
 equal to it; logged packets come back through NFLOG and go to the verdict log; the unix socket answers questions about
 all of it.
 Stopping leaves the rules in force.
@@ -17,52 +17,54 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.cluster.counting import counted
-from nfagent.cluster.model import Ref
+from nfagent.checkpoint.store import CheckpointStore
+from nfagent.clock import SystemClock
 from nfagent.config import Settings
-from nfagent.edge import api, systemd
-from nfagent.edge.access import find_access
-from nfagent.edge.addresses import is_own, own_among
-from nfagent.edge.apiserver import ApiServer
-from nfagent.edge.bridges import BridgeWatch
-from nfagent.edge.claim import claim_table
-from nfagent.edge.clock import SystemClock
-from nfagent.edge.conntrack import Connections, room_for_ways
-from nfagent.edge.drift import DriftWatch
-from nfagent.edge.ending import end_within
-from nfagent.edge.folder import FolderSource
-from nfagent.edge.following import ClusterSource
-from nfagent.edge.frames import FrameWatch
-from nfagent.edge.introspection import Introspection, Reports
-from nfagent.edge.kernel import Nftables
-from nfagent.edge.last_good import LastGood
-from nfagent.edge.listings import Listings
-from nfagent.edge.logfile import RotatingFile
-from nfagent.edge.logwriter import LogWriter
-from nfagent.edge.memory import settle_memory, spare_collections
-from nfagent.edge.nflog import NflogSource
-from nfagent.edge.nflog_reading import NflogReading
-from nfagent.edge.node_links import NodeLinksWatch, question_of
-from nfagent.edge.object_source import Source
-from nfagent.edge.readiness import Readiness
-from nfagent.edge.stderr_log import lost_lines
-from nfagent.edge.turns import Turns
-from nfagent.edge.upkeep import Upkeep
-from nfagent.errors import KernelError, MachineError
-from nfagent.intake import Intake
-from nfagent.notices.findings import NodeFaults
-from nfagent.reconcile import Reconciler
-from nfagent.revoke import Revoker
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.node_links import NodeLinks, held_links
-from nfagent.ruleset.standing import Standing, standing_of
-from nfagent.ruleset.unknown_node import UnknownNode, advice
-from nfagent.ruleset.views import View
+from nfagent.controllers.conntrack_revoker import ConntrackRevoker
+from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.controllers.status_reporter import StatusReporter
+from nfagent.desired.node_guard import UnknownNodeGuard, advice
+from nfagent.desired.node_interfaces import NodeInterfaces, held_links
+from nfagent.desired.state import DesiredState
+from nfagent.errors import HostError, KernelError
+from nfagent.introspection import http_server
+from nfagent.introspection.answers import AgentAnswerer, AnswerSources
+from nfagent.introspection.freshness import Freshness, standing_of
+from nfagent.introspection.runtime_files import RuntimeFiles
+from nfagent.introspection.views import View
+from nfagent.kernel.bridge_table import BridgeTableReconciler
+from nfagent.kernel.bridges import BridgeWatch
+from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
+from nfagent.kernel.link_monitor import LinkMonitor, question_of
+from nfagent.kernel.local_addresses import is_own, own_among
+from nfagent.kernel.nflog import NflogSource
+from nfagent.kernel.nflog_reader import NflogReader
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.table_listings import TableListings
+from nfagent.kernel.table_lock import claim_table
+from nfagent.kube.client import ApiClient
+from nfagent.kube.credentials import find_access
+from nfagent.kube.informers import Informers
+from nfagent.manifests.source import FolderSource
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.model.plurals import counted
+from nfagent.netlink.nflog import LoggedPacket
+from nfagent.netlink.nft_events import CommitOrigin
+from nfagent.object_source import ObjectSource
+from nfagent.reporting.problems import NodeFaults
+from nfagent.system import systemd
+from nfagent.system.gc_tuning import settle_memory, spare_collections
+from nfagent.system.process_exit import end_within
+from nfagent.system.readiness import ReadinessNotifier
+from nfagent.system.stderr_log import lost_lines
+from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.log_file import RotatingFile
+from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.records import encode
-from nfagent.voice import Voice
-from nfagent.wire.nflog import LoggedPacket
-from nfagent.wire.notifications import Committer
 
 log = logging.getLogger(__name__)
 _DRIFT_LOOK_SECONDS = 60.0
@@ -70,7 +72,7 @@ _UNHEARD_RESYNC_SECONDS = 60.0
 
 
 class Agent:
-    """One node's agent. Satisfies edge.folder.Taker and edge.following.Taker."""
+    """One node's agent. Satisfies manifests.source.Taker and kube.informers.Taker."""
 
     def __init__(self, settings: Settings) -> None:
         """Put the parts together: libnftables is loaded and sockets to the kernel opened, all else is left to `run`.
@@ -78,7 +80,7 @@ class Agent:
         Raises MachineError.
         """
         self._settings = settings
-        self._desired = Desired(
+        self._desired = DesiredState(
             settings.node_name,
             settings.masquerade_settings(),
             settings.logging.group,
@@ -86,8 +88,8 @@ class Agent:
             ways=room_for_ways(),
         )
         self._clock = SystemClock()
-        self._drift = DriftWatch()
-        self._kernel = Nftables(drift=self._drift)
+        self._drift = NftMonitor()
+        self._kernel = NftClient(drift=self._drift)
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -96,11 +98,11 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
             on_hold=self._held,
-            guard=UnknownNode(self._desired.cluster, allowed=settings.allow_unknown_node, own=own_among),
+            guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=own_among),
         )
-        self._readiness = Readiness(self._clock)
-        self._connections = Connections()
-        self._revoker = Revoker(
+        self._readiness = ReadinessNotifier(self._clock)
+        self._connections = ConntrackClient()
+        self._revoker = ConntrackRevoker(
             self._desired,
             self._connections,
             self._kernel,
@@ -109,32 +111,32 @@ class Agent:
             own=is_own,
             undivided=self._reconciler.undivided,
         )
-        self._intake = Intake(self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided)
+        self._intake = EventApplier(self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided)
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
-        self._reading = NflogReading(self._nflog, self._clock, self._log_verdicts)
+        self._reading = NflogReader(self._nflog, self._clock, self._log_verdicts)
         self._verdict_log = LogWriter(
             RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
         self._bridges = BridgeWatch()
-        self._frames = FrameWatch(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
-        self._links = NodeLinksWatch(lambda: question_of(self._desired.cluster), self._links_changed)
+        self._frames = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        self._links = LinkMonitor(lambda: question_of(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ready = False
         self._gathered = asyncio.Event()
-        self._last_good = LastGood(Path(settings.state_dir), settings.node_name)
+        self._last_good = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._voice = self._sourced()
 
-    def _sourced(self) -> tuple[Source, Voice | None]:
+    def _sourced(self) -> tuple[ObjectSource, StatusReporter | None]:
         """Give where objects come from, and who speaks in the cluster, where there is one."""
         settings = self._settings
         if settings.manifests:
             return FolderSource(Path(settings.manifests), self, self._last_good), None
-        server = ApiServer(partial(find_access, settings.kubeconfig, settings.context, settings.token_file))
-        source = ClusterSource(server, self._clock, self, self._last_good)
-        return source, Voice(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
+        server = ApiClient(partial(find_access, settings.kubeconfig, settings.context, settings.token_file))
+        source = Informers(server, self._clock, self, self._last_good)
+        return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
@@ -149,17 +151,17 @@ class Agent:
         try:
             await self._try_kernel()
             self._hear_of_drift()  # before the first comparison, which so needs no second one
-            turns = Turns()
-            reports = Reports(
+            turns = TimeSlices()
+            reports = AnswerSources(
                 self._standing,
                 lambda: self._source.problems,
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
             )
-            answers = Introspection(self._desired, Listings(), turns, reports)
-            serving = await api.serve(self._settings.socket_path, answers, turns)
-            upkeep = Upkeep(serving, claim, self._clock, self._readiness, self._file_problems)
+            answers = AgentAnswerer(self._desired, TableListings(), turns, reports)
+            serving = await http_server.serve(self._settings.socket_path, answers, turns)
+            upkeep = RuntimeFiles(serving, claim, self._clock, self._readiness, self._file_problems)
             keeping = asyncio.create_task(upkeep.run())
             self._verdict_log.start()
             try:
@@ -227,7 +229,7 @@ class Agent:
         """Give namespace and name of every object of a kind."""
         return self._desired.held(kind)
 
-    async def take(self, changes: Iterable[Item | Ref]) -> None:
+    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
         """Take in what changed, in its order."""
         await self._intake.take(changes)
         self._look_for_pods()
@@ -249,11 +251,11 @@ class Agent:
         if self._local_changes != before:
             self._links.pods_changed()
 
-    def _links_changed(self, links: NodeLinks) -> None:
+    def _links_changed(self, links: NodeInterfaces) -> None:
         if self._desired.follow_links(links) and self._gathered.is_set():
             self._reconciler.wake()
 
-    async def _speak(self, voice: Voice) -> None:
+    async def _speak(self, voice: StatusReporter) -> None:
         await self._gathered.wait()
         await voice.run()
 
@@ -331,14 +333,14 @@ class Agent:
         try:
             self._drift.open(self._changed)
             listening = self._drift.look()
-        except (KernelError, MachineError) as error:
+        except (KernelError, HostError) as error:
             if self._drift.problem != str(error):
                 log.warning("whether others change the table isn't heard: %s", error)
             self._drift.problem = str(error)
             listening = False
         self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
 
-    def _changed(self, committer: Committer) -> None:
+    def _changed(self, committer: CommitOrigin) -> None:
         """Have what somebody else may have changed compared: table inet nfagent first, and that of the bridges."""
         self._reconciler.changed(str(committer))
         self._frames.changed()
@@ -360,7 +362,7 @@ class Agent:
         if cluster.node not in cluster.nodes:
             log.warning("%s", advice(cluster.node, cluster.nodes))
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> Freshness:
         """Tell how far what is known can be relied on."""
         status = self._reconciler.status
         refused = status.last_error or status.held

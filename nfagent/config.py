@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from nfagent.cluster.address import AddressError, Range, parse_cidr
-from nfagent.egress.plan import MasqueradeSettings
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
-from nfagent.policy.choices import Choices
+from nfagent.model.netaddr import AddressError, Range, parse_cidr
+from nfagent.policy.options import PolicyOptions
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     masquerade: MasqueradeSection = MasqueradeSection()
     logging: LoggingSection = LoggingSection()
     reconcile: ReconcileSection = ReconcileSection()
-    policy: Choices = Choices()
+    policy: PolicyOptions = PolicyOptions()
     bridges: BridgesSection = BridgesSection()
 
     @property

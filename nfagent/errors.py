@@ -21,7 +21,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
+class ValidationIssue(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong with the input, as `dump`, the log and later Events show it.
 
     place:  where it was found: `FILE:LINE` for manifests, empty where there is none
@@ -55,7 +55,7 @@ class SettingError(UsageError):
     """A setting is unknown or has a value that can't be used; the message names file, key and value."""
 
 
-class MachineError(NfagentError):
+class HostError(NfagentError):
     """The machine lacks something that nfagent needs; the message names the command that mends it."""
 
 
@@ -69,7 +69,7 @@ class ObjectError(DecodeError):
     `problem` has the object, field, value and reason.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ValidationIssue) -> None:
         """Keep the problem and make it the message."""
         super().__init__(str(problem))
         self.problem = problem
@@ -83,11 +83,11 @@ class ClusterError(NfagentError):
     """The API server refused, can't be reached, or there are no credentials for it; the message says what to do."""
 
 
-class Unreachable(ClusterError):  # noqa: N818 - a state of the world, as people call it
+class UnreachableError(ClusterError):
     """Nobody answers at the API server's address: refused, no route, name not resolved, reset while connecting."""
 
 
-class Silent(ClusterError):  # noqa: N818 - a state of the world, as people call it
+class ReadTimeoutError(ClusterError):
     """The API server said nothing for longer than somebody who watches it should have to wait."""
 
 

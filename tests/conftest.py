@@ -10,7 +10,7 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.ending import conclude
+from tests.support.session_report import conclude
 
 DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "": 60}
 """By marker. Tests of the API server may have to wait for it to be built."""

@@ -21,7 +21,7 @@ COMMANDS = {
     "render": ("render", "Show what would be loaded, as nft text; needs no root."),
     "dump": ("dump", "Show what the agent knows, wants, and has in the kernel."),
     "explain": ("explain", "Say why a connection is allowed or denied."),
-    "try": ("trial", "Say what a change of policies would deny or allow."),
+    "try": ("try_", "Say what a change of policies would deny or allow."),
     "logs": ("logs", "Show the verdict log: who was allowed, who was denied."),
     "check": ("check", "Check that this node can run nfagent."),
     "cleanup": ("cleanup", "Remove the rules that an agent left in force."),

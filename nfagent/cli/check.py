@@ -10,7 +10,7 @@ import click
 from nfagent.cli.options import config_option, kubeconfig_option, node_option, output_option
 
 if TYPE_CHECKING:
-    from nfagent.cli.checks import Check
+    from nfagent.cli.check_host import Check
 
 _MEND = "to mend: "
 
@@ -37,13 +37,13 @@ def check(
     """
     import msgspec
 
-    from nfagent.cli.checks import ABLE, read_settings, run_checks
+    from nfagent.cli.check_host import ABLE, read_settings, run_checks
     from nfagent.cli.output import emit, say
 
     settings, first = read_settings(config, node, kubeconfig)
     found = [first, *run_checks(settings, cluster=cluster)]
     if cluster:
-        from nfagent.cli.cluster_checks import run_cluster_checks
+        from nfagent.cli.check_cluster import run_cluster_checks
 
         found += run_cluster_checks(settings)
     able = all(item.result in ABLE for item in found)

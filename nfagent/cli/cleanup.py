@@ -10,7 +10,7 @@ import click
 from nfagent.cli.options import config_option, output_option, settings_of
 
 if TYPE_CHECKING:
-    from nfagent.ruleset.objects import Ruleset
+    from nfagent.nftables.objects import Ruleset
 
 
 @click.command(epilog="Example: systemctl stop nfagent && nfagent cleanup")
@@ -23,8 +23,8 @@ def cleanup(config: Path | None, output: str) -> None:
     agent kept are deleted too: the next start knows only what it can read then. Refused while an agent runs. Needs
     root.
     """
+    from nfagent.checkpoint.store import forget
     from nfagent.cli.output import emit, say
-    from nfagent.edge.last_good import forget
 
     settings = settings_of(config)
     removed, frames = _removed_tables()
@@ -38,17 +38,17 @@ def cleanup(config: Path | None, output: str) -> None:
 
 def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     """Delete the tables; give what the rules' held, None where there was none, and whether there was the frames'."""
-    from nfagent.edge.claim import claim_table, holder, holder_name, remedy
-    from nfagent.edge.frames import remove_frames
-    from nfagent.edge.kernel import Nftables
     from nfagent.errors import UsageError
-    from nfagent.ruleset.objects import ABSENT
-    from nfagent.ruleset.transaction import diff
+    from nfagent.kernel.bridge_table import remove_frames
+    from nfagent.kernel.nft_client import NftClient
+    from nfagent.kernel.table_lock import claim_table, holder, holder_name, remedy
+    from nfagent.nftables.objects import ABSENT
+    from nfagent.nftables.transaction import diff
 
     process = holder()
     if process is not None:
         raise UsageError(f"{holder_name(process)} enforces this table; stop it first ({remedy(process)})")
-    kernel = Nftables()
+    kernel = NftClient()
     claim = claim_table()  # no agent starts while we read and delete
     try:
         found = kernel.read_now()
@@ -75,7 +75,7 @@ def _counts(found: Ruleset) -> dict[str, int]:
 
 def _removed_socket(path: Path) -> str | None:
     """Delete a socket that nobody listens at, left by an agent that was killed; give its path, None without one."""
-    from nfagent.cli.client import listening
+    from nfagent.cli.agent_client import listening
 
     if not path.is_socket() or listening(path):
         return None
@@ -84,9 +84,9 @@ def _removed_socket(path: Path) -> str | None:
 
 
 def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None, *, frames: bool) -> list[str]:
-    from nfagent.cluster.counting import counted
-    from nfagent.ruleset.frames import BRIDGE_TABLE
-    from nfagent.ruleset.objects import TABLE, TABLE_FAMILY
+    from nfagent.model.plurals import counted
+    from nfagent.nftables.bridge_table import BRIDGE_TABLE
+    from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 
     table = f"table {TABLE_FAMILY} {TABLE}"
     if removed is None:

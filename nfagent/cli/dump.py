@@ -54,17 +54,17 @@ def dump(
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
     Exit code 2: something that was asked isn't known here, or -n or --pod matches nothing; stderr says what and why.
     """  # noqa: D301 - \b is click's: keep these lines as they are
-    from nfagent.cli.answers import find_answers
+    from nfagent.cli.backends import find_answers
     from nfagent.cli.output import emit, remark, remark_standing, say, say_text
-    from nfagent.cluster.printable import printable
     from nfagent.errors import UsageError
-    from nfagent.ruleset.views import Scope
+    from nfagent.introspection.view_filter import ViewFilter
+    from nfagent.model.printable import printable
 
     if output == "nft" and view not in {*_RULESETS, "diff"}:
         raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
     answers = find_answers(settings_of(config, manifests, node), from_files=manifests is not None)
     form = "objects" if output in {"json", "yaml"} else output
-    content = answers.view(view, Scope(namespace, pod, form if view in _RULESETS else ""))
+    content = answers.view(view, ViewFilter(namespace, pod, form if view in _RULESETS else ""))
     if output in {"json", "yaml"}:
         emit(_objects(content) if view in _RULESETS else content, output)
     elif view in _RULESETS:
@@ -85,13 +85,13 @@ def _objects(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(view: str, content: dict[str, Any]) -> list[str]:
-    from nfagent.cli import readable
+    from nfagent.cli import dump_text
 
     match view:
         case "state":
-            return readable.state(content)
+            return dump_text.state(content)
         case "policies":
-            return readable.policies(content)
+            return dump_text.policies(content)
         case "counters":
-            return readable.counters(content)
-    return readable.differences(content)
+            return dump_text.counters(content)
+    return dump_text.differences(content)

@@ -11,7 +11,7 @@ import click
 from nfagent.cli.options import config_option, manifests_option, node_option, output_option, settings_of
 
 if TYPE_CHECKING:
-    from nfagent.policy.evaluate import Flow
+    from nfagent.policy.evaluator import Flow
     from nfagent.verdicts.records import Record
 
 _PORTLESS = {"icmp", "icmpv6"}
@@ -52,7 +52,7 @@ def explain(
     Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod stands behind it;
     2: the verdict isn't known, and stderr says why.
     """
-    from nfagent.cli.answers import find_answers
+    from nfagent.cli.backends import find_answers
     from nfagent.cli.output import emit, remark_standing, say
 
     logged = None
@@ -103,8 +103,8 @@ def _read_record(text: str) -> Record:
 
 
 def _ends(record: Record) -> tuple[str, str]:
-    from nfagent.cluster.address import endpoint
     from nfagent.errors import UsageError
+    from nfagent.model.netaddr import endpoint
     from nfagent.verdicts.attribution import flow_of
 
     flow: Flow = flow_of(record)

@@ -11,11 +11,11 @@ import click
 
 from nfagent.cli.options import config_option, namespace_option, output_option, pod_option, settings_of
 from nfagent.cli.tables import line, paint, strong, widths
-from nfagent.cluster.address import endpoint
-from nfagent.cluster.counting import counted
+from nfagent.model.netaddr import endpoint
+from nfagent.model.plurals import counted
 
 if TYPE_CHECKING:
-    from nfagent.verdicts.records import Endpoint, Record
+    from nfagent.verdicts.records import Record, RecordEndpoint
 
 _AGO = re.compile(r"(\d+[smhd])+")
 _PART = re.compile(r"(\d+)([smhd])")
@@ -71,8 +71,8 @@ def logs(  # noqa: PLR0913 - one argument for each option
     """
     import time
 
-    from nfagent.cli.tail import NoFileError, Tail
-    from nfagent.errors import MachineError, UsageError
+    from nfagent.cli.log_follow import LogFollower, NoFileError
+    from nfagent.errors import HostError, UsageError
     from nfagent.verdicts.records import timestamp
 
     log = path or settings_of(config).verdict_log
@@ -88,7 +88,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
         )
 
     try:
-        tail = Tail(log)
+        tail = LogFollower(log)
         if not follow and not tail.exists():
             raise UsageError(
                 f"{log}: there is no verdict log yet; the NetworkLogging object `default` switches logging on, "
@@ -96,7 +96,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
             )
         shown = _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
     except (PermissionError, IsADirectoryError, NoFileError) as error:
-        raise MachineError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
+        raise HostError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
     context.exit(0 if shown else 2)
 
 
@@ -180,11 +180,11 @@ def _row(record: Record) -> list[str]:
     ]
 
 
-def _end(end: Endpoint) -> str:
+def _end(end: RecordEndpoint) -> str:
     return end.instance or _pod(end)
 
 
-def _pod(end: Endpoint) -> str:
+def _pod(end: RecordEndpoint) -> str:
     return f"{end.pod_namespace}/{end.pod_name}" if end.pod_name else ""
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from nfagent.cli.tables import coloured, marked, shown
-from nfagent.cluster.printable import printable_json, printable_lines
-from nfagent.errors import Problem
+from nfagent.errors import ValidationIssue
+from nfagent.model.printable import printable_json, printable_lines
 
 
 def emit(value: object, form: str) -> None:
@@ -57,7 +57,7 @@ def remark_standing(view: Mapping[str, Any]) -> bool:
     return bool(view["complete"])
 
 
-def remark_problems(problems: Iterable[Problem]) -> bool:
+def remark_problems(problems: Iterable[ValidationIssue]) -> bool:
     """Say what is wrong with the input on stderr, a line each; tell whether anything is."""
     found = list(problems)
     for problem in found:

@@ -28,15 +28,15 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     Needs no root, and touches nothing. `-o text` names the Pods behind addresses, `-o nft` is for `nft -f`.
     Exit code 1: something in the files was refused; what is shown is the rest, as the agent would enforce it.
     """
-    from nfagent.cli.answers import FolderAnswers
+    from nfagent.cli.backends import FolderBackend
     from nfagent.cli.output import emit, remark_problems, say_text
     from nfagent.errors import UsageError
-    from nfagent.ruleset.views import annotation, ruleset_view
+    from nfagent.introspection.views import annotation, ruleset_view
 
     settings = settings_of(config, manifests, node)
     if not settings.manifests:
         raise UsageError(f"there is nothing to render: {FOLDER_HINT}")
-    answers = FolderAnswers(settings)
+    answers = FolderBackend(settings)
     view = ruleset_view(answers.desired.ruleset(), annotation(answers.desired))
     if output in {"text", "nft"}:
         say_text(view[output])

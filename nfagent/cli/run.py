@@ -20,10 +20,10 @@ from nfagent.cli.options import (
     node_option,
     settings_of,
 )
-from nfagent.cluster.printable import printable
+from nfagent.model.printable import printable
 
 if TYPE_CHECKING:
-    from nfagent.edge.stderr_log import StderrLog
+    from nfagent.system.stderr_log import StderrLog
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
@@ -46,8 +46,8 @@ def run(
     `nfagent cleanup` removes them. Needs root.
     """
     from nfagent.agent import Agent
-    from nfagent.edge.descriptors import raise_limit
     from nfagent.errors import KernelError, UsageError
+    from nfagent.system.descriptors import raise_limit
 
     if manifests and kubeconfig:
         raise UsageError("objects come from one place: give --manifests or --kubeconfig, not both")
@@ -84,7 +84,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _log_to_stderr(level: str) -> StderrLog:
-    from nfagent.edge.stderr_log import StderrLog
+    from nfagent.system.stderr_log import StderrLog
 
     handler = StderrLog()
     handler.setFormatter(_JournalLines() if _is_journal() else _PlainLines())

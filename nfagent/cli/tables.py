@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO
 
-from nfagent.cluster.printable import printable
+from nfagent.model.printable import printable
 
 _GAP = "  "
 _NOTHING = "-"

@@ -1,5 +1,4 @@
-"""Who is translated when it leaves the cluster: ip-masq-agent, EgressNATPolicies, and the plan that they make.
+"""Egress NAT: which packets that leave the cluster are masqueraded, and which destinations keep the Pod's address.
 
-May import: cluster, errors. Pure. Promises: an object that can't be read leaves its previous version in
-force; the cluster's own ranges are never translated, whatever is configured.
+May import: state and below. Pure. Promises: the cluster's own ranges are never masqueraded, whatever is configured.
 """

@@ -12,9 +12,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
-from nfagent.cluster.address import FAMILIES, Family, Range, family_of, join, number, single, subtract, text
-from nfagent.cluster.model import Node, Pod
-from nfagent.cluster.state import Change, ClusterState
+from nfagent.model.netaddr import FAMILIES, Family, Range, family_of, join, number, single, subtract, text
+from nfagent.model.objects import Node, Pod
+from nfagent.state.cluster import ClusterDelta, ClusterState
 
 _PART = 1_000
 """How many addresses, ranges or Nodes one step looks at."""
@@ -53,7 +53,7 @@ class ClusterAddresses:
         self._blocks: dict[str, bool | None] = {}
         self._named: dict[str, tuple[Node, tuple[Range, ...]]] = {}
 
-    def follow(self, change: Change) -> bool:
+    def follow(self, change: ClusterDelta) -> bool:
         """Note what an event changed; tell whether a range may have come or gone."""
         before, after = change.pod or (None, None)
         if self._begun and _held(before) != _held(after):

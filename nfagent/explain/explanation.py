@@ -10,25 +10,25 @@ from typing import Any
 
 import msgspec
 
-from nfagent.cluster.address import endpoint, is_group, single
-from nfagent.cluster.model import DIRECTIONS, Direction
-from nfagent.cluster.ordering import result
-from nfagent.cluster.state import ClusterState
-from nfagent.explain.changes import Remedy
-from nfagent.explain.ends import Question, in_words, pod_of, read_question
-from nfagent.explain.remedy import remedies
-from nfagent.explain.routes import Route, finding
-from nfagent.explain.telling import pods_labelled
-from nfagent.explain.words import side_lines
-from nfagent.policy.choices import Choices
-from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
-from nfagent.policy.index import PolicyIndex
-from nfagent.policy.model import PodPeer
-from nfagent.policy.tiers import Policy
+from nfagent.explain.endpoints import Question, in_words, pod_of, read_question
+from nfagent.explain.peer_naming import pods_labelled
+from nfagent.explain.phrasing import side_lines
+from nfagent.explain.policy_edits import Suggestion
+from nfagent.explain.service_routes import ServiceRoute, finding
+from nfagent.explain.suggestions import remedies
+from nfagent.model.admin_policy import Policy
+from nfagent.model.netaddr import endpoint, is_group, single
+from nfagent.model.networkpolicy import PodPeer
+from nfagent.model.objects import DIRECTIONS, Direction
+from nfagent.model.slices import result
+from nfagent.policy.evaluator import DirectionVerdict, Flow, FlowVerdict, evaluate
+from nfagent.policy.options import PolicyOptions
+from nfagent.state.cluster import ClusterState
+from nfagent.state.policy_index import PolicyIndex
 
 __all__ = [
+    "ExplainedFlow",
     "Explanation",
-    "Judged",
     "explain",
     "explain_flow",
     "explaining",
@@ -37,7 +37,7 @@ __all__ = [
     "pod_of",
 ]
 
-_DEFAULTS = Choices()
+_DEFAULTS = PolicyOptions()
 _GROUP = (
     "whether it arrives: a node drops what is for everybody or a group while any Pod of it is isolated for ingress in "
     "that family; ask `nfagent dump counters` there for drop/multicast"
@@ -46,7 +46,7 @@ _ALIKE_NAMED = 3
 _GROUPS_SHOWN = 6
 
 
-class Judged(msgspec.Struct, frozen=True):
+class ExplainedFlow(msgspec.Struct, frozen=True):
     """The judgement on one way that the connection may take: the only one, or that to one Pod behind a Service.
 
     leaving, arriving: the flow as the client's and as the server's policies see it
@@ -55,8 +55,8 @@ class Judged(msgspec.Struct, frozen=True):
 
     leaving: Flow
     arriving: Flow
-    judgement: Judgement
-    remedies: tuple[Remedy, ...]
+    judgement: FlowVerdict
+    remedies: tuple[Suggestion, ...]
 
     @property
     def allowed(self) -> bool:
@@ -64,7 +64,7 @@ class Judged(msgspec.Struct, frozen=True):
         return self.judgement.allowed
 
     @property
-    def sides(self) -> tuple[tuple[Side, Flow], ...]:
+    def sides(self) -> tuple[tuple[DirectionVerdict, Flow], ...]:
         """The ends that were judged, in the order of the packets, each with the flow as it was seen there."""
         found = ((self.judgement.egress, self.leaving), (self.judgement.ingress, self.arriving))
         return tuple((side, flow) for side, flow in found if side is not None)
@@ -88,13 +88,13 @@ class Explanation(msgspec.Struct, frozen=True):
     allowed: bool
     lines: tuple[str, ...]
     flow: Flow | None
-    judged: tuple[Judged, ...]
+    judged: tuple[ExplainedFlow, ...]
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def explain(
-    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: Choices = _DEFAULTS
+    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: PolicyOptions = _DEFAULTS
 ) -> Explanation:
     """Judge a connection that a person wrote down. Raises UsageError where an end can't be understood."""
     return result(explaining(cluster, index, source, destination, choices))
@@ -105,7 +105,7 @@ def explaining(  # noqa: PLR0917 - the state, and the question
     index: PolicyIndex,
     source: str,
     destination: str,
-    choices: Choices = _DEFAULTS,
+    choices: PolicyOptions = _DEFAULTS,
     bars: Callable[[Flow], str] = lambda _: "",
 ) -> Generator[None, None, Explanation]:
     """Do the same in steps: behind a Service may stand thousands of Pods.
@@ -122,7 +122,7 @@ def explaining(  # noqa: PLR0917 - the state, and the question
     servers = None
     if called is not None:
         servers = pods_labelled(called.service.selector or (), called.service.namespace)
-    judged: list[Judged] = []
+    judged: list[ExplainedFlow] = []
     told: list[list[str]] = []
     for route in found.routes:
         judged.append(teller.judge(route, servers))
@@ -134,10 +134,12 @@ def explaining(  # noqa: PLR0917 - the state, and the question
     return teller.explanation(connection, tuple(judged), lines, found.flow)
 
 
-def explain_flow(cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: Choices = _DEFAULTS) -> Explanation:
+def explain_flow(
+    cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: PolicyOptions = _DEFAULTS
+) -> Explanation:
     """Judge a flow as packets have it, after a Service's address was translated."""
     teller = _Teller(cluster, index, choices)
-    judged = teller.judge(Route(flow, flow))
+    judged = teller.judge(ServiceRoute(flow, flow))
     connection = f"{in_words(cluster, flow.source)} -> {_called(in_words(cluster, flow.destination), flow)}"
     return teller.explanation(connection, (judged,), teller.lines(judged), flow)
 
@@ -161,7 +163,7 @@ def explanation_parts(found: Explanation) -> dict[str, Any]:
     }
 
 
-def _judged_view(judged: Judged) -> dict[str, Any]:
+def _judged_view(judged: ExplainedFlow) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(judged)
     shown["allowed"] = judged.allowed
     for side, _ in judged.sides:
@@ -182,7 +184,7 @@ class _Teller:
         self,
         cluster: ClusterState,
         index: PolicyIndex,
-        choices: Choices,
+        choices: PolicyOptions,
         bars: Callable[[Flow], str] = lambda _: "",
     ) -> None:
         self._cluster = cluster
@@ -190,19 +192,19 @@ class _Teller:
         self._choices = choices
         self._bars = bars
 
-    def judge(self, route: Route, servers: PodPeer | None = None) -> Judged:
+    def judge(self, route: ServiceRoute, servers: PodPeer | None = None) -> ExplainedFlow:
         """Judge both ends of a route, each by the flow that it sees; `servers` names the Pods behind a Service."""
         flow = route.arriving
         barred = self._bars(flow)
         if barred:
-            return Judged(route.leaving, flow, Judgement(flow, None, None, barred=barred), ())
+            return ExplainedFlow(route.leaving, flow, FlowVerdict(flow, None, None, barred=barred), ())
         policies = self._judging(route.leaving.source, flow.destination)
         judgement = evaluate(self._cluster, policies, flow, self._choices)
         if route.leaving != flow:
             left = evaluate(self._cluster, policies, route.leaving, self._choices)
             exempt = "; ".join(dict.fromkeys(words for words in (left.exempt, judgement.exempt) if words))
-            judgement = Judgement(flow, left.egress, judgement.ingress, exempt, left.barred or judgement.barred)
-        found = Judged(route.leaving, flow, judgement, ())
+            judgement = FlowVerdict(flow, left.egress, judgement.ingress, exempt, left.barred or judgement.barred)
+        found = ExplainedFlow(route.leaving, flow, judgement, ())
         named = {policy.ref: policy for policy in policies}
         sides = [
             (side, seen)
@@ -213,10 +215,10 @@ class _Teller:
         changes = [change for side, seen in sides for change in remedies(self._cluster, named, seen, side, servers)]
         return msgspec.structs.replace(found, remedies=tuple(changes))
 
-    def _shared(self, side: Side, judged: Judged) -> bool:
+    def _shared(self, side: DirectionVerdict, judged: ExplainedFlow) -> bool:
         return len(self._cluster.holders(_ends(judged)[DIRECTIONS.index(side.direction)])) > 1
 
-    def lines(self, judged: Judged) -> list[str]:
+    def lines(self, judged: ExplainedFlow) -> list[str]:
         """Say what mattered on one way, and what would turn it."""
         lines = []
         named = {policy.ref: policy for policy in self._judging(*_ends(judged))}
@@ -233,7 +235,7 @@ class _Teller:
             lines.append("not judged: neither end is a Pod with an address of its own")
         return lines + _remedy_lines(judged)
 
-    def grouped(self, judged: list[Judged], told: list[list[str]]) -> Generator[None, None, list[str]]:
+    def grouped(self, judged: list[ExplainedFlow], told: list[list[str]]) -> Generator[None, None, list[str]]:
         """Say it for all Pods behind a Service: once for those that are judged alike, the denied ones first.
 
         told: what there is to say on each of them
@@ -261,7 +263,7 @@ class _Teller:
         return lines
 
     def explanation(
-        self, connection: str, judged: tuple[Judged, ...], lines: list[str], flow: Flow | None
+        self, connection: str, judged: tuple[ExplainedFlow, ...], lines: list[str], flow: Flow | None
     ) -> Explanation:
         """Put it together; whether a group's packet passes depends on more than its ends."""
         found = _explanation(connection, judged, lines, flow)
@@ -274,13 +276,13 @@ class _Teller:
         ranges = (cidr for node in self._cluster.nodes.values() for cidr in node.pod_cidrs)
         return is_group(address) or any(cidr.family == 4 and cidr.last == single(address).last for cidr in ranges)
 
-    def _server(self, judged: Judged) -> str:
+    def _server(self, judged: ExplainedFlow) -> str:
         return _called(in_words(self._cluster, judged.arriving.destination), judged.arriving)
 
     def _judging(self, *ends: str) -> list[Policy]:
         return self._index.judging(*(pod for address in ends for pod in self._cluster.holders(address)))
 
-    def _holding(self, side: Side, judged: Judged) -> list[str]:
+    def _holding(self, side: DirectionVerdict, judged: ExplainedFlow) -> list[str]:
         """Say who holds the address where several Pods do, and who of them is judged here."""
         address = _ends(judged)[DIRECTIONS.index(side.direction)]
         holders = self._cluster.holders(address)
@@ -289,7 +291,7 @@ class _Teller:
         paths = ", ".join(pod.ref.path for pod in holders)
         return [f"  {address} is held by {paths}: all their policies must allow; this is {side.pod.path}'s verdict"]
 
-    def _heading(self, side: Side, judged: Judged) -> str:
+    def _heading(self, side: DirectionVerdict, judged: ExplainedFlow) -> str:
         """Name the end that is judged, and whom it sees there where that isn't who the other end says."""
         seen, arriving = judged.leaving, judged.arriving
         if side.direction == "egress":
@@ -302,11 +304,13 @@ class _Teller:
         )
 
 
-def _ends(judged: Judged) -> tuple[str, str]:
+def _ends(judged: ExplainedFlow) -> tuple[str, str]:
     return judged.leaving.source, judged.arriving.destination
 
 
-def _explanation(connection: str, judged: tuple[Judged, ...], lines: list[str], flow: Flow | None) -> Explanation:
+def _explanation(
+    connection: str, judged: tuple[ExplainedFlow, ...], lines: list[str], flow: Flow | None
+) -> Explanation:
     denied = sum(not item.allowed for item in judged)
     verdict = _verdict_of(not denied)
     if not judged:
@@ -344,10 +348,10 @@ def _called(name: str, flow: Flow) -> str:
     return f"{host}/{flow.protocol}"
 
 
-def _remedy_lines(judged: Judged) -> list[str]:
+def _remedy_lines(judged: ExplainedFlow) -> list[str]:
     """Say what would turn the verdict; where both ends deny, that both must change."""
     goal = "deny" if judged.allowed else "allow"
-    ends: dict[Direction, list[Remedy]] = {}
+    ends: dict[Direction, list[Suggestion]] = {}
     for remedy in judged.remedies:
         ends.setdefault(remedy.direction, []).append(remedy)
     if not ends:

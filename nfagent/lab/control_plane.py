@@ -26,9 +26,9 @@ from typing import Any, Self
 
 from nfagent.errors import ClusterError
 from nfagent.lab import netns as network_namespaces
-from nfagent.lab.api_client import ApiClient
-from nfagent.lab.assets import Assets, find
+from nfagent.lab.binaries import ControlPlaneBinaries, find
 from nfagent.lab.credentials import ADMIN, Credentials
+from nfagent.lab.kube_client import LabApiClient
 from nfagent.lab.processes import Processes, free_ports
 
 _READY_SECONDS = 60.0
@@ -50,7 +50,7 @@ class ControlPlane:
         users: Mapping[str, Sequence[str]] | None = None,
         flags: Sequence[str] = (),
         uncached: Sequence[str] = (),
-        assets: Assets | None = None,
+        assets: ControlPlaneBinaries | None = None,
     ) -> None:
         """Plan it; nothing runs before `up()`.
 
@@ -167,14 +167,14 @@ class ControlPlane:
 
     def client(
         self, user: str = ADMIN, *, token: str = "", netns: str | None = None, timeout: float = 60.0
-    ) -> ApiClient:
+    ) -> LabApiClient:
         """Give a client for a user, or for any bearer token, such as a service account's.
 
         It calls from the API server's own network namespace, or from another. Raises UsageError.
         """
         bearer = token or self.token_for(user)
         where = self.netns if netns is None else netns
-        return ApiClient(self.address, self.port, self.ca_file, bearer, netns=where, timeout=timeout)
+        return LabApiClient(self.address, self.port, self.ca_file, bearer, netns=where, timeout=timeout)
 
     def kubeconfig(self, user: str = ADMIN, *, token: str = "") -> Path:
         """Write a kubeconfig for a user, or for any bearer token under that name; give its path. Raises UsageError."""

@@ -21,19 +21,19 @@ from typing import Any, Literal
 
 import msgspec
 
-from nfagent.edge.offline import read_state
-from nfagent.egress.plan import MasqueradeSettings
+from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import KernelError, UsageError
 from nfagent.lab import netns
-from nfagent.lab.cluster import LabAgent, LabCluster
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
-from nfagent.lab.probe import Outcome, Probe, run_probes
-from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
-from nfagent.lab.stage import Stage
-from nfagent.lab.stream import watch_change
-from nfagent.lab.talk import Line, Talks
-from nfagent.ruleset.desired import Desired
+from nfagent.lab.agents import LabAgent, LabCluster
+from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.first_packet import watch_change
+from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.probe import Probe, ProbeResult, run_probes
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.traffic import StreamPlan, TrafficStreams
+from nfagent.manifests.snapshot import read_state
 
 TAG = "demo"
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
@@ -47,7 +47,7 @@ _RECORD_SECONDS = 3.0
 
 def run_demo(*, output: Literal["text", "json"] = "text") -> int:
     """Show everything; 0 when all went as it must, 1 when something did not. Raises MachineError."""
-    stage = Stage(quiet=output == "json")
+    stage = DemoOutput(quiet=output == "json")
     netns.sweep(TAG)
     before = signal.signal(signal.SIGTERM, _interrupt)
     scratch = Path(tempfile.mkdtemp(prefix="nfagent-demo-"))
@@ -72,7 +72,7 @@ def _examples() -> Path:
     raise UsageError("examples/demo is not here; run the demo from a checkout of nfagent: make demo")
 
 
-def plans(desired: Desired) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...]]:
+def plans(desired: DesiredState) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...]]:
     """Read the fabric's plan off the manifests: what they describe is what is built."""
     nodes = tuple(
         NodePlan(node.name, node.addresses, tuple(map(str, node.pod_cidrs))) for node in desired.cluster.nodes.values()
@@ -88,15 +88,15 @@ def plans(desired: Desired) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...]]:
 class _Demo:
     """One showing: what was built, and what came of each step."""
 
-    def __init__(self, stage: Stage, scratch: Path, examples: Path) -> None:
+    def __init__(self, stage: DemoOutput, scratch: Path, examples: Path) -> None:
         self._stage = stage
         self._scratch = scratch
         self._examples = examples
         self._manifests = scratch / "manifests"
         self._desired, _ = read_state(examples, "node-a", MasqueradeSettings(), 100)
         self._result: dict[str, Any] = {"as_expected": True}
-        self._servers = Servers()
-        self._fabric: Fabric
+        self._servers = Listeners()
+        self._fabric: NetnsTopology
         self._cluster: LabCluster
 
     def run(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class _Demo:
         nodes, pods = plans(self._desired)
         self._stage.step("Build the cluster, and start an agent on each node")
         began = time.monotonic()
-        self._fabric = stack.enter_context(Fabric(nodes, pods, (OUTSIDE,), tag=TAG))
+        self._fabric = stack.enter_context(NetnsTopology(nodes, pods, (OUTSIDE,), tag=TAG))
         stack.enter_context(self._servers)
         self._servers.listen(pod_endpoints(self._fabric, _PORTS))
         outside = self._fabric.outside_namespace(OUTSIDE.name)
@@ -159,10 +159,10 @@ class _Demo:
         self._stage.step("Servers are streaming to guest/visitor while the policy comes back")
         self._cluster.delete(_POLICY)
         visitor = self._fabric.pod_namespace("guest", "visitor")
-        with Talks() as talks:
+        with TrafficStreams() as talks:
             talk = {
                 name: talks.open(
-                    Line(
+                    StreamPlan(
                         client=visitor,
                         server=self._fabric.pod_namespace("shop", name),
                         address=self._fabric.pods["shop", name].addresses[0],
@@ -246,7 +246,7 @@ class _Demo:
         self._stage.block(record)
         self._expect(any('"isolating_policies"' in line for line in record), "the denial wasn't logged")
 
-    def _blocked_try(self) -> Outcome:
+    def _blocked_try(self) -> ProbeResult:
         source = self._fabric.pod_namespace("guest", "visitor")
         probe = Probe(source, self._fabric.pods["shop", "db"].addresses[0], "tcp", 5432)
         return run_probes(self._servers, [probe], deadline=0.3)[probe]

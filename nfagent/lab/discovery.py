@@ -12,7 +12,7 @@ ROOTS = ("/api", "/apis")
 ACCEPT = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 
-class Resource(msgspec.Struct, frozen=True):
+class ServedResource(msgspec.Struct, frozen=True):
     """How a kind is served: its group ('' for v1), version, plural, whether its objects live in Namespaces."""
 
     group: str
@@ -30,7 +30,7 @@ class Resource(msgspec.Struct, frozen=True):
         return f"{base}{inside}/{self.plural}" + (f"/{quote(name)}" if name else "")
 
 
-def resources(listed: dict[str, Any]) -> Iterator[Resource]:
+def resources(listed: dict[str, Any]) -> Iterator[ServedResource]:
     """Read an APIGroupDiscoveryList, a group's preferred version first."""
     for group in listed["items"]:
         for version in group["versions"]:
@@ -38,7 +38,7 @@ def resources(listed: dict[str, Any]) -> Iterator[Resource]:
             for entry in version.get("resources", ()):
                 # The kind is missing where only subresources are served.
                 if entry.get("responseKind", {}).get("kind"):
-                    yield Resource(
+                    yield ServedResource(
                         group=group["metadata"].get("name", ""),
                         version=version["version"],
                         kind=entry["responseKind"]["kind"],

@@ -14,9 +14,9 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 
-from nfagent.cluster.address import family_of
-from nfagent.lab import packet
-from nfagent.lab.servers import ABORT, DOMAINS, ICMP_NUMBERS, NONCE, Protocol
+from nfagent.lab import raw_packets
+from nfagent.lab.listeners import ABORT, DOMAINS, ICMP_NUMBERS, NONCE, Protocol
+from nfagent.model.netaddr import family_of
 
 _FIRST_PORT = 32768
 _PORTS = 28232
@@ -37,7 +37,7 @@ def _next_port() -> int:
     return _FIRST_PORT + next(_TURNS) % _PORTS
 
 
-class Flow(abc.ABC):
+class LabFlow(abc.ABC):
     """A socket of the namespace in which it was made, connected to one destination."""
 
     events = select.EPOLLIN
@@ -84,7 +84,7 @@ class Flow(abc.ABC):
                 return
 
 
-class TcpFlow(Flow):
+class TcpFlow(LabFlow):
     """A TCP connection, made by its first nonce; an answer is an echo of the nonce."""
 
     # Edge-triggered: it tells once that the connection is made, and then of what arrives.
@@ -134,7 +134,7 @@ class TcpFlow(Flow):
             return
 
 
-class UdpFlow(Flow):
+class UdpFlow(LabFlow):
     """A UDP socket; an answer is an echo of the nonce."""
 
     def __init__(self, address: str, port: int) -> None:
@@ -154,7 +154,7 @@ class UdpFlow(Flow):
         yield from (NONCE.unpack(received)[0] for received in self._packets() if len(received) == NONCE.size)
 
 
-class SctpFlow(Flow):
+class SctpFlow(LabFlow):
     """An SCTP association in its first steps: the nonce is the initiate tag of an INIT, the answer an INIT ACK."""
 
     def __init__(self, address: str, port: int) -> None:
@@ -167,17 +167,17 @@ class SctpFlow(Flow):
 
     def send(self, nonce: int) -> None:
         """Send an INIT."""
-        self.sock.send(packet.sctp(packet.SctpInit(packet.INIT, self._source_port, self.port, 0, nonce)))
+        self.sock.send(raw_packets.sctp(raw_packets.SctpInit(raw_packets.INIT, self._source_port, self.port, 0, nonce)))
 
     def answers(self) -> Iterator[int]:
         """Give the tags that INIT ACKs have acknowledged."""
         for received in self._packets():
-            found = packet.read_sctp(packet.payload_of(self.family, received))
-            if found and found.kind == packet.INIT_ACK and found.destination_port == self._source_port:
+            found = raw_packets.read_sctp(raw_packets.payload_of(self.family, received))
+            if found and found.kind == raw_packets.INIT_ACK and found.destination_port == self._source_port:
                 yield found.verification
 
 
-class IcmpFlow(Flow):
+class IcmpFlow(LabFlow):
     """ICMP echo of one identifier; the nonce is in the echoed content."""
 
     def __init__(self, address: str, port: int) -> None:
@@ -190,17 +190,17 @@ class IcmpFlow(Flow):
 
     def send(self, nonce: int) -> None:
         """Send an echo request."""
-        self.sock.send(packet.echo_request(self.family, self._identifier, nonce))
+        self.sock.send(raw_packets.echo_request(self.family, self._identifier, nonce))
 
     def answers(self) -> Iterator[int]:
         """Give the nonces of the echo replies; others' on the same host are among them."""
         for received in self._packets():
-            nonce = packet.read_echo_reply(self.family, packet.payload_of(self.family, received))
+            nonce = raw_packets.read_echo_reply(self.family, raw_packets.payload_of(self.family, received))
             if nonce is not None:
                 yield nonce
 
 
-_FLOWS: dict[Protocol, Callable[[str, int], Flow]] = {
+_FLOWS: dict[Protocol, Callable[[str, int], LabFlow]] = {
     "tcp": TcpFlow,
     "udp": UdpFlow,
     "sctp": SctpFlow,
@@ -208,7 +208,7 @@ _FLOWS: dict[Protocol, Callable[[str, int], Flow]] = {
 }
 
 
-def open_flow(protocol: Protocol, address: str, port: int) -> Flow:
+def open_flow(protocol: Protocol, address: str, port: int) -> LabFlow:
     """Make a flow in the network namespace of the calling thread.
 
     Raises OSError, also where there is no route to the address.

@@ -25,7 +25,7 @@ from nfagent.lab import netns as network_namespaces
 JSON = "application/json"
 
 
-class Reply(msgspec.Struct, frozen=True):
+class HttpReply(msgspec.Struct, frozen=True):
     """An HTTP status and the body."""
 
     status: int
@@ -95,7 +95,7 @@ class HttpsClient:
         query: Mapping[str, str] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-    ) -> Reply:
+    ) -> HttpReply:
         """Ask anything, with a body that is sent as JSON; every HTTP status is a reply.
 
         Raises ClusterError where there is no reply.
@@ -125,11 +125,11 @@ class HttpsClient:
         target: str,
         content: str | None,
         headers: Mapping[str, str],
-    ) -> Reply:
+    ) -> HttpReply:
         try:
             connection.request(method, target, content, headers)
             answer = connection.getresponse()
-            reply = Reply(answer.status, answer.read().decode("utf-8", "replace"))
+            reply = HttpReply(answer.status, answer.read().decode("utf-8", "replace"))
         except BaseException:
             connection.close()
             raise

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from nfagent.errors import KernelError, MachineError, UsageError
+from nfagent.errors import HostError, KernelError, UsageError
 
 RUN = Path("/run/netns")
 """Where iproute2 keeps named network namespaces."""
@@ -102,7 +102,7 @@ def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
                 path.write_text(value, encoding="ascii")
             except FileNotFoundError:
                 module = "br_netfilter" if name.startswith("bridge/") else "ipv6"
-                raise MachineError(f"{path} is missing: run `modprobe {module}`") from None
+                raise HostError(f"{path} is missing: run `modprobe {module}`") from None
 
     inside(netns, write)
 

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from nfagent.lab import netns
-from nfagent.lab.flow import Flow, next_nonce, open_flow
-from nfagent.lab.servers import Protocol, Servers
+from nfagent.lab.flow import LabFlow, next_nonce, open_flow
+from nfagent.lab.listeners import Listeners, Protocol
 
 # When a probe is repeated, in seconds. A SYN would be only after a second, so TCP tries another connection instead.
 _AGAIN = (0.2, 0.4)
@@ -40,7 +40,7 @@ class Probe(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ProbeResult(msgspec.Struct, frozen=True):
     """The answer to a probe.
 
     reached:   an answer came back
@@ -59,7 +59,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class _Trial:
     """A probe under way."""
 
-    def __init__(self, probe: Probe, flows: list[Flow], error: str = "") -> None:
+    def __init__(self, probe: Probe, flows: list[LabFlow], error: str = "") -> None:
         self.probe = probe
         self.flows = flows
         self.unused = list(reversed(flows))
@@ -69,7 +69,7 @@ class _Trial:
         self.error = error
         self.over = not flows
 
-    def send(self) -> Flow | None:
+    def send(self) -> LabFlow | None:
         """Send the probe once more; give the flow when it is a fresh one."""
         fresh = self.unused.pop() if self.unused else None
         if fresh is None and self.probe.protocol == "tcp":
@@ -85,7 +85,7 @@ class _Trial:
             self.error = error.strerror or str(error)
         return fresh
 
-    def hear(self, flow: Flow) -> None:
+    def hear(self, flow: LabFlow) -> None:
         """Read what a flow has got."""
         try:
             if any(nonce in self.nonces for nonce in flow.answers()):
@@ -95,14 +95,14 @@ class _Trial:
             self.error = error.strerror or str(error)
             self.over = True
 
-    def outcome(self, servers: Servers) -> Outcome:
+    def outcome(self, servers: Listeners) -> ProbeResult:
         """Sum up."""
         seen = [peer for nonce in self.nonces if (peer := servers.seen_from(nonce)) is not None]
         reached = self.latency is not None
-        return Outcome(reached, seen[0] if seen else None, self.latency, "" if reached else self.error)
+        return ProbeResult(reached, seen[0] if seen else None, self.latency, "" if reached else self.error)
 
 
-def run_probes(servers: Servers, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, Outcome]:
+def run_probes(servers: Listeners, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, ProbeResult]:
     """Send all probes at once; done when all were answered, or refused, or `deadline` seconds after that.
 
     Where answers still come then, it goes on as long as they do. Raises KernelError for a source that isn't there.
@@ -124,9 +124,9 @@ class _Round:
     def __init__(self, epoll: select.epoll, trials: Sequence[_Trial]) -> None:
         self._epoll = epoll
         self._open = [trial for trial in trials if not trial.over]
-        self._listening: dict[int, tuple[_Trial, Flow]] = {}
+        self._listening: dict[int, tuple[_Trial, LabFlow]] = {}
 
-    def run(self, servers: Servers, deadline: float) -> None:
+    def run(self, servers: Listeners, deadline: float) -> None:
         self._send()
         start = time.monotonic()
         for pause in (*(again for again in _AGAIN if again < deadline), deadline):
@@ -193,7 +193,7 @@ def _open_group(probes: Sequence[Probe], trials: list[_Trial]) -> None:
                 trials.append(_Trial(probe, flows))
 
 
-def _held(stack: contextlib.ExitStack, probe: Probe) -> Flow:
+def _held(stack: contextlib.ExitStack, probe: Probe) -> LabFlow:
     flow = open_flow(probe.protocol, probe.destination, probe.port)
     stack.callback(flow.close)
     return flow

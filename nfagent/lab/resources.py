@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from nfagent.errors import ClusterError
 from nfagent.lab import discovery
-from nfagent.lab.discovery import Resource
-from nfagent.lab.https import HttpsClient, Reply
+from nfagent.lab.discovery import ServedResource
+from nfagent.lab.https import HttpReply, HttpsClient
 
 Document: TypeAlias = dict[str, Any]
 Thing = TypeVar("Thing")
@@ -27,11 +27,11 @@ _LIST = "application/json;g=meta.k8s.io;v=v1;as=PartialObjectMetadataList"
 class ResourceClient(HttpsClient):
     """One user of one API server, who speaks of paths."""
 
-    _served: tuple[Resource, ...] = ()
+    _served: tuple[ServedResource, ...] = ()
 
-    def resources(self) -> tuple[Resource, ...]:
+    def resources(self) -> tuple[ServedResource, ...]:
         """Ask what is served (aggregated discovery, apidiscovery.k8s.io/v2). Raises ClusterError."""
-        found: list[Resource] = []
+        found: list[ServedResource] = []
         for root in discovery.ROOTS:
             found += discovery.resources(
                 self.ask("GET", root, accept=discovery.ACCEPT).document(f"discovery of {root}")
@@ -39,7 +39,7 @@ class ResourceClient(HttpsClient):
         self._served = tuple(found)
         return self._served
 
-    def resource(self, document: Document) -> Resource:
+    def resource(self, document: Document) -> ServedResource:
         """Find how the kind of a document is served. Raises ClusterError."""
         group, _, version = document["apiVersion"].rpartition("/")
         wanted = (group, version, document["kind"])
@@ -54,7 +54,7 @@ class ResourceClient(HttpsClient):
         meta = document["metadata"]
         return self.resource(document).path(meta.get("namespace", "default"), meta["name"])
 
-    def insist(self, method: str, path: str, body: object = None, **options: Any) -> Reply:  # noqa: ANN401 - as ask
+    def insist(self, method: str, path: str, body: object = None, **options: Any) -> HttpReply:  # noqa: ANN401 - as ask
         """Ask as `ask` does, and again while the server says 429: its storage of a kind may be about to start."""
         end = time.monotonic() + WAIT_SECONDS
         while (reply := self.ask(method, path, body, **options)).status == http.client.TOO_MANY_REQUESTS:

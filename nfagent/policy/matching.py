@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import repeat
 
-from nfagent.cluster.model import Pod
-from nfagent.cluster.selectors import Selector
-from nfagent.cluster.state import ClusterState
-from nfagent.policy.model import IpBlock, PodPeer, PolicyPort
-from nfagent.policy.tiers import NodePeer, TierPeer
+from nfagent.model.admin_policy import NodePeer, TierPeer
+from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort
+from nfagent.model.objects import Pod
+from nfagent.model.selectors import Selector
+from nfagent.state.cluster import ClusterState
 
 EVERY_POD = PodPeer(Selector(), namespaces=Selector())
 """Every Pod of every Namespace, as a peer."""
@@ -44,7 +44,7 @@ class Labelled:
         return self._namespace_labels
 
 
-class End:
+class FlowEndpoint:
     """One address of a flow, and who is there: looked up when a rule first asks, once for all rules."""
 
     __slots__ = ("_cluster", "_nodes", "_pods", "address")

@@ -14,22 +14,22 @@ from collections.abc import Iterable
 
 import msgspec
 
-from nfagent.cluster.model import Direction, Pod, Ref
+from nfagent.desired.state import DesiredState
 from nfagent.errors import WireError
-from nfagent.policy.evaluate import Flow, judge
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.origins import Origin, without_reply
-from nfagent.verdicts.records import Connection, Endpoint, LoggedProtocol, PolicyName, Record, timestamp
-from nfagent.wire import packet
-from nfagent.wire.nflog import LoggedPacket
-from nfagent.wire.packet import PacketHead, decode_head
+from nfagent.model.objects import Direction, ObjectRef, Pod
+from nfagent.netlink import packet_header
+from nfagent.netlink.nflog import LoggedPacket
+from nfagent.netlink.packet_header import PacketHead, decode_head
+from nfagent.nftables.verdict_keys import VerdictKey, without_reply
+from nfagent.policy.evaluator import Flow, judge
+from nfagent.verdicts.records import LoggedProtocol, PolicyName, Record, RecordConnection, RecordEndpoint, timestamp
 
 _PROTOCOLS: dict[int, LoggedProtocol] = {
-    packet.TCP: "tcp",
-    packet.UDP: "udp",
-    packet.SCTP: "sctp",
-    packet.ICMP: "icmp",
-    packet.ICMPV6: "icmpv6",
+    packet_header.TCP: "tcp",
+    packet_header.UDP: "udp",
+    packet_header.SCTP: "sctp",
+    packet_header.ICMP: "icmp",
+    packet_header.ICMPV6: "icmpv6",
 }
 _REMEMBERED = 4_096
 
@@ -48,7 +48,7 @@ class AttributionCounters(msgspec.Struct):
 class Attributor:
     """Attributes packets by the state that `desired` has; remembers what it found out until that changes."""
 
-    def __init__(self, desired: Desired) -> None:
+    def __init__(self, desired: DesiredState) -> None:
         """Look at the state that others keep up to date."""
         self._desired = desired
         self._generation = desired.generation
@@ -78,7 +78,7 @@ class Attributor:
         when = logged.timestamp_ns if logged.timestamp_ns is not None else now_ns
         return self._record(origin, prefix, head, timestamp(when))
 
-    def _record(self, origin: Origin, prefix: str, head: PacketHead, when: str) -> Record:
+    def _record(self, origin: VerdictKey, prefix: str, head: PacketHead, when: str) -> Record:
         protocol = _PROTOCOLS.get(head.protocol, "unknown")
         cluster = self._desired.cluster
         source, destination = cluster.holder(head.source), cluster.holder(head.destination)
@@ -89,7 +89,7 @@ class Attributor:
             flow = Flow(head.source, head.destination, name, head.destination_port)
             policies = self._policies(origin, prefix, flow)
         return Record(
-            connection=Connection(
+            connection=RecordConnection(
                 src_ip=head.source,
                 dest_ip=head.destination,
                 src_port=head.source_port,
@@ -107,7 +107,7 @@ class Attributor:
             timestamp=when,
         )
 
-    def _policies(self, origin: Origin, prefix: str, flow: Flow) -> tuple[PolicyName, ...]:
+    def _policies(self, origin: VerdictKey, prefix: str, flow: Flow) -> tuple[PolicyName, ...]:
         known = self._allowing.get((prefix, flow))
         if known is not None:
             return known
@@ -128,13 +128,13 @@ class Attributor:
         self._allowing[prefix, flow] = policy_names(found)
         return self._allowing[prefix, flow]
 
-    def _isolating(self, address: str, direction: Direction) -> set[Ref]:
+    def _isolating(self, address: str, direction: Direction) -> set[ObjectRef]:
         """Name the NetworkPolicies that isolate a Pod of this node, by the class that its address dispatches to."""
         classes = self._desired.classes_of(address)
         return {ref for key in classes if key.direction == direction for ref in key.policies}
 
 
-def policy_names(refs: Iterable[Ref]) -> tuple[PolicyName, ...]:
+def policy_names(refs: Iterable[ObjectRef]) -> tuple[PolicyName, ...]:
     """Name policies as records do."""
     return tuple(PolicyName(ref.name, ref.namespace, ref.kind) for ref in refs)
 
@@ -147,5 +147,5 @@ def flow_of(record: Record) -> Flow:
     return Flow(connection.src_ip, connection.dest_ip, connection.protocol, connection.dest_port, translated)
 
 
-def _endpoint(pod: Pod | None, address: str) -> Endpoint:
-    return Endpoint.of_pod(pod) if pod is not None else Endpoint(instance=address)
+def _endpoint(pod: Pod | None, address: str) -> RecordEndpoint:
+    return RecordEndpoint.of_pod(pod) if pod is not None else RecordEndpoint(instance=address)

@@ -12,9 +12,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from nfagent.cluster.model import Direction, Pod
-from nfagent.cluster.printable import printable_json
 from nfagent.errors import DecodeError
+from nfagent.model.objects import Direction, Pod
+from nfagent.model.printable import printable_json
 
 Disposition: TypeAlias = Literal["allow", "deny"]
 LoggedProtocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp", "icmpv6", "unknown"]
@@ -33,7 +33,7 @@ class PolicyName(msgspec.Struct, frozen=True, order=True):
     kind: str
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RecordConnection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who spoke to whom: canonical addresses; ports None where the protocol has none; direction from the Pod judged."""
 
     src_ip: str
@@ -44,7 +44,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     direction: Direction
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RecordEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One end of a connection: a Pod with all five of its fields, or `instance`, an address that is no Pod's.
 
     namespace: the same as pod_namespace; the product's log has both
@@ -64,7 +64,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError("an endpoint is a Pod with all its fields, or an instance")
 
     @classmethod
-    def of_pod(cls, pod: Pod) -> Endpoint:
+    def of_pod(cls, pod: Pod) -> RecordEndpoint:
         """Describe a Pod; one that nothing controls is its own workload."""
         return cls(
             pod_name=pod.name,
@@ -84,12 +84,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count:              packets that an aggregated deny stands for; 1 for an allow
     """
 
-    connection: Connection
+    connection: RecordConnection
     disposition: Disposition
     policies: tuple[PolicyName, ...] = ()
     isolating_policies: tuple[PolicyName, ...] = ()
-    src: Endpoint
-    dest: Endpoint
+    src: RecordEndpoint
+    dest: RecordEndpoint
     count: Annotated[int, msgspec.Meta(ge=1)]
     node_name: str = ""
     timestamp: Timestamp

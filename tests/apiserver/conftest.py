@@ -6,30 +6,30 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.errors import MachineError
-from nfagent.lab.api_client import ApiClient
-from nfagent.lab.assets import Assets, find
+from nfagent.errors import HostError
+from nfagent.lab.binaries import ControlPlaneBinaries, find
 from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.kube_client import LabApiClient
 
 
 @pytest.fixture(scope="session")
-def assets() -> Assets:
+def assets() -> ControlPlaneBinaries:
     """Give etcd and kube-apiserver; waits for their build, where one is under way."""
     try:
         return find()
-    except MachineError as lack:
+    except HostError as lack:
         pytest.skip(str(lack))
 
 
 @pytest.fixture(scope="session")
-def control_plane(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Give an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
     with ControlPlane(tmp_path_factory.mktemp("control-plane"), uncached=("limitranges",), assets=assets) as plane:
         yield plane
 
 
 @pytest.fixture
-def clean(control_plane: ControlPlane) -> Iterator[ApiClient]:
+def clean(control_plane: ControlPlane) -> Iterator[LabApiClient]:
     """Give the administrator's client; whatever is there after the test, and wasn't before, is deleted."""
     with control_plane.client() as client:
         before = client.inventory()

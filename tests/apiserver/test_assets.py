@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.errors import MachineError
-from nfagent.lab import assets
-from tests.labs import wait_until
+from nfagent.errors import HostError
+from nfagent.lab import binaries
+from tests.support.packet_labs import wait_until
 
 ROOT = Path(__file__).parents[2]
 # Notes in `builds` that it was called, and does what the test says; `-o FOLDER/` are its last words but two.
@@ -38,7 +38,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("sh", "setpriv", "timeout", "chmod", "sleep"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.delenv(assets.VARIABLE, raising=False)
+    monkeypatch.delenv(binaries.VARIABLE, raising=False)
     return tmp_path
 
 
@@ -54,8 +54,8 @@ def builds(checkout: Path) -> list[int]:
     return []
 
 
-def find(checkout: Path) -> assets.Assets:
-    return assets.find(checkout=checkout)
+def find(checkout: Path) -> binaries.ControlPlaneBinaries:
+    return binaries.find(checkout=checkout)
 
 
 def test_they_are_built_once(checkout: Path) -> None:
@@ -99,19 +99,19 @@ def test_they_are_built_again(checkout: Path, change: Callable[[Path], None]) ->
 
 def test_a_build_that_failed_says_its_last_words_and_leaves_nothing(checkout: Path) -> None:
     install_go(checkout, "echo missing go.sum entry >&2; exit 1")
-    with pytest.raises(MachineError, match=r"missing go\.sum entry"):
+    with pytest.raises(HostError, match=r"missing go\.sum entry"):
         find(checkout)
     assert sorted(path.name for path in (checkout / "build").iterdir()) == ["control-plane.lock", "control-plane.log"]
 
 
 def test_without_go_it_says_what_to_install(checkout: Path) -> None:
-    with pytest.raises(MachineError, match=r"install Go 1\.24 or later, or name a folder .* in KUBEBUILDER_ASSETS"):
+    with pytest.raises(HostError, match=r"install Go 1\.24 or later, or name a folder .* in KUBEBUILDER_ASSETS"):
         find(checkout)
 
 
 def test_an_old_go_builds_nothing(checkout: Path) -> None:
     install_go(checkout, minor=19)
-    with pytest.raises(MachineError, match=r"is go1\.19\.0: install Go 1\.24"):
+    with pytest.raises(HostError, match=r"is go1\.19\.0: install Go 1\.24"):
         find(checkout)
     assert builds(checkout) == []
 
@@ -119,10 +119,10 @@ def test_an_old_go_builds_nothing(checkout: Path) -> None:
 def test_a_folder_that_is_named_is_taken_and_nothing_is_built(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_go(checkout)
     named = find(checkout).etcd.parent.rename(checkout / "elsewhere")
-    monkeypatch.setenv(assets.VARIABLE, str(named))
+    monkeypatch.setenv(binaries.VARIABLE, str(named))
     assert find(checkout).kube_apiserver == named / "kube-apiserver"
     (named / "etcd").unlink()
-    with pytest.raises(MachineError, match="elsewhere/etcd isn't there: KUBEBUILDER_ASSETS names a folder"):
+    with pytest.raises(HostError, match="elsewhere/etcd isn't there: KUBEBUILDER_ASSETS names a folder"):
         find(checkout)
     assert len(builds(checkout)) == 1
 
@@ -135,7 +135,7 @@ def test_a_build_ends_when_it_is_broken_off(checkout: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        assets.find(break_off, checkout)
+        binaries.find(break_off, checkout)
     (compiler,) = builds(checkout)
     assert not Path("/proc", str(compiler)).exists()
     assert not (checkout / "build/control-plane.new").exists()
@@ -145,7 +145,7 @@ def test_a_build_ends_when_it_is_broken_off(checkout: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_build_ends_with_whoever_wanted_it(checkout: Path, number: signal.Signals) -> None:
     install_go(checkout, "sleep 60")
-    program = f"import pathlib; from nfagent.lab import assets; assets.main(pathlib.Path({str(checkout)!r}))"
+    program = f"import pathlib; from nfagent.lab import assets; binaries.main(pathlib.Path({str(checkout)!r}))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, env=environment) as builder:
         wait_until(lambda: builds(checkout) != [])

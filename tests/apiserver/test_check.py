@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nfagent.cli.checks import Check
-from nfagent.cli.cluster_checks import run_cluster_checks
+from nfagent.cli.check_cluster import run_cluster_checks
+from nfagent.cli.check_host import Check
 from nfagent.config import Settings
-from nfagent.lab.api_client import ApiClient
+from nfagent.kube.rbac import NEEDS
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.plan import NodePlan
-from nfagent.source.needs import NEEDS
-from tests.api_labs import account_token, shipped_definitions, tier_definitions
-from tests.certificates import Authority
-from tests.labs import Document, node_document, wait_until
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.topology_plan import NodePlan
+from tests.support.apiserver_labs import account_token, shipped_definitions, tier_definitions
+from tests.support.certificates import Authority
+from tests.support.packet_labs import Document, node_document, wait_until
 
 pytestmark = pytest.mark.apiserver
 
@@ -41,7 +41,7 @@ def look(kubeconfig: Path, folder: Path, node: str = NODE.name) -> dict[str, Che
 
 
 def test_with_what_is_shipped_all_is_well_but_for_a_token_that_ends_in_an_hour(
-    control_plane: ControlPlane, clean: ApiClient, tmp_path: Path
+    control_plane: ControlPlane, clean: LabApiClient, tmp_path: Path
 ) -> None:
     clean.put_all([*shipped_definitions(), *tier_definitions(), node_document(NODE)])
     clean.put_all([pod("web"), pod("host", hostNetwork=True)])
@@ -58,7 +58,7 @@ def test_with_what_is_shipped_all_is_well_but_for_a_token_that_ends_in_an_hour(
 
 
 def test_an_administrator_may_everything_and_hears_which_kinds_and_which_node_are_missing(
-    control_plane: ControlPlane, clean: ApiClient, tmp_path: Path
+    control_plane: ControlPlane, clean: LabApiClient, tmp_path: Path
 ) -> None:
     clean.put(node_document(NODE))
     found = look(control_plane.kubeconfig(), tmp_path, "elsewhere")

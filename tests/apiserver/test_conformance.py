@@ -10,17 +10,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.api_client import ApiClient
+from nfagent.desired.state import DesiredState
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.policy.evaluate import evaluate
-from nfagent.ruleset.desired import Desired
-from tests.api_labs import tier_definitions
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.policy.evaluator import evaluate
 from tests.conformance import load_conformance
 from tests.conformance.cover import cover
 from tests.conformance.readings import decode
 from tests.conformance.results import Tally
 from tests.conformance.suites import NAMES, Case, State, Suite, flows, places, read, states
-from tests.follower import Follower
+from tests.support.apiserver_labs import tier_definitions
+from tests.support.http_follower import Follower
 
 pytestmark = pytest.mark.apiserver
 
@@ -31,7 +31,7 @@ WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 class Replay:
     """A suite's objects in an API server, and an agent's view of them."""
 
-    def __init__(self, suite: Suite, client: ApiClient, follower: Follower) -> None:
+    def __init__(self, suite: Suite, client: LabApiClient, follower: Follower) -> None:
         self.suite = suite
         self.client = client
         self.follower = follower
@@ -93,7 +93,7 @@ def test_what_the_server_adds_to_objects_changes_nothing_of_what_is_read(replay:
     replay.take_up(replay.suite.base)
     for _, state in states(replay.suite, cover(replay.suite.cases)[-1]):
         replay.take_up(state)
-        wanted, found = Desired(replay.suite.nodes[0].name), replay.follower.desired
+        wanted, found = DesiredState(replay.suite.nodes[0].name), replay.follower.desired
         for document in state.values():
             wanted.put(decode(document))
         assert found.index.policies == wanted.index.policies

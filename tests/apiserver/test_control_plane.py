@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import ClusterError, UsageError
-from nfagent.lab.api_client import ApiClient, Document
-from nfagent.lab.assets import Assets
+from nfagent.lab.binaries import ControlPlaneBinaries
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, OutsideHost
-from tests.labs import namespace_document, node_document, policy_document, wait_until
+from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost
+from tests.support.packet_labs import namespace_document, node_document, policy_document, wait_until
 
 pytestmark = pytest.mark.apiserver
 
@@ -67,7 +67,7 @@ def definition() -> Document:
 
 
 class TestObjects:
-    def test_a_pod_is_put_with_its_status_and_its_namespace(self, clean: ApiClient) -> None:
+    def test_a_pod_is_put_with_its_status_and_its_namespace(self, clean: LabApiClient) -> None:
         clean.put(pod("web", app="web"))
         found = clean.get(pod("web"))
         assert found is not None
@@ -83,7 +83,7 @@ class TestObjects:
         ],
     )
     def test_put_has_the_object_be_as_written(
-        self, clean: ApiClient, later: Document, labels: object, ports: list[int]
+        self, clean: LabApiClient, later: Document, labels: object, ports: list[int]
     ) -> None:
         clean.put(pod("web", app="web"))
         clean.put(later)
@@ -92,14 +92,14 @@ class TestObjects:
         assert found["metadata"].get("labels") == labels
         assert [port["containerPort"] for port in found["spec"]["containers"][0]["ports"]] == ports
 
-    def test_an_address_that_is_put_replaces_the_earlier_one(self, clean: ApiClient) -> None:
+    def test_an_address_that_is_put_replaces_the_earlier_one(self, clean: LabApiClient) -> None:
         clean.put(pod("web"))
         clean.put(pod("web", address="10.244.1.11"))
         found = clean.get(pod("web"))
         assert found is not None
         assert found["status"]["podIPs"] == [{"ip": "10.244.1.11"}]
 
-    def test_many_are_put_in_whatever_order(self, clean: ApiClient) -> None:
+    def test_many_are_put_in_whatever_order(self, clean: LabApiClient) -> None:
         pods = [pod(f"p{number}", address=f"10.244.1.{number}") for number in range(1, 31)]
         policy = policy_document("x", "deny", podSelector={})
         clean.put_all([*pods, WIDGET, policy, node_document(NODES[0]), definition()])
@@ -107,14 +107,16 @@ class TestObjects:
         assert clean.get(policy) is not None
         assert clean.get(WIDGET) is not None
 
-    def test_a_kind_is_served_when_its_definition_was_put_and_gone_when_it_was_deleted(self, clean: ApiClient) -> None:
+    def test_a_kind_is_served_when_its_definition_was_put_and_gone_when_it_was_deleted(
+        self, clean: LabApiClient
+    ) -> None:
         clean.put(definition())
         clean.put(WIDGET)
         assert clean.get(WIDGET) is not None
         clean.delete(definition())
         assert clean.ask("GET", "/apis/test.invalid/v1/widgets/one").status == 404
 
-    def test_a_namespace_goes_with_all_that_is_in_it(self, clean: ApiClient) -> None:
+    def test_a_namespace_goes_with_all_that_is_in_it(self, clean: LabApiClient) -> None:
         held = settings("held") | {
             "metadata": {"name": "held", "namespace": "x", "finalizers": ["test.invalid/nobody"]}
         }
@@ -124,7 +126,7 @@ class TestObjects:
         clean.put(namespace_document("x"))
         assert clean.list("v1", "Pod", "x") == clean.list("v1", "ConfigMap", "x") == []
 
-    def test_a_pod_with_grace_is_terminating_until_it_is_deleted_without(self, clean: ApiClient) -> None:
+    def test_a_pod_with_grace_is_terminating_until_it_is_deleted_without(self, clean: LabApiClient) -> None:
         clean.put(pod("web"))
         clean.delete(pod("web"), grace_seconds=30)
         found = clean.get(pod("web"))
@@ -133,7 +135,7 @@ class TestObjects:
         clean.delete(pod("web"))
         assert clean.get(pod("web")) is None
 
-    def test_the_servers_words_come_with_a_refusal(self, clean: ApiClient) -> None:
+    def test_the_servers_words_come_with_a_refusal(self, clean: LabApiClient) -> None:
         bad = policy_document("x", "bad", podSelector={}, ingress=[{"ports": [{"port": 80, "endPort": 70}]}])
         with pytest.raises(ClusterError, match=r"apply NetworkPolicy x/bad: 422: .*endPort"):
             clean.put(bad)
@@ -145,7 +147,7 @@ class TestUsers:
             assert client.ask("GET", "/api/v1/pods").status == 403
 
     def test_a_service_account_has_the_rights_that_it_is_given(
-        self, control_plane: ControlPlane, clean: ApiClient
+        self, control_plane: ControlPlane, clean: LabApiClient
     ) -> None:
         meta = {"name": "reader", "namespace": "x"}
         rbac = "rbac.authorization.k8s.io"
@@ -169,7 +171,7 @@ class TestUsers:
 
 class TestLife:
     def test_after_a_kill_it_comes_back_with_its_objects_to_the_same_clients(
-        self, control_plane: ControlPlane, clean: ApiClient
+        self, control_plane: ControlPlane, clean: LabApiClient
     ) -> None:
         clean.put(settings("kept", color="red"))
         control_plane.kill()
@@ -180,7 +182,7 @@ class TestLife:
         assert found is not None
         assert found["data"] == {"color": "red"}
 
-    def test_compaction_ends_an_old_watch_with_410(self, control_plane: ControlPlane, clean: ApiClient) -> None:
+    def test_compaction_ends_an_old_watch_with_410(self, control_plane: ControlPlane, clean: LabApiClient) -> None:
         revision = clean.create(limits("first"))["metadata"]["resourceVersion"]
         clean.create(limits("second"))
         clean.create(limits("third"))
@@ -203,7 +205,9 @@ class TestLife:
 
 
 class TestEnd:
-    def test_a_server_that_does_not_start_says_why_and_nothing_is_left(self, assets: Assets, tmp_path: Path) -> None:
+    def test_a_server_that_does_not_start_says_why_and_nothing_is_left(
+        self, assets: ControlPlaneBinaries, tmp_path: Path
+    ) -> None:
         plane = ControlPlane(tmp_path, flags=("--no-such-flag",), assets=assets)
         with pytest.raises(ClusterError, match="unknown flag: --no-such-flag"):
             plane.up()
@@ -211,9 +215,9 @@ class TestEnd:
 
     @pytest.mark.kernel
     def test_in_a_lab_every_node_reaches_it_and_both_processes_end_with_it(
-        self, assets: Assets, tmp_path: Path
+        self, assets: ControlPlaneBinaries, tmp_path: Path
     ) -> None:
-        with Fabric(NODES, outside=(API,), tag="ta") as fabric:
+        with NetnsTopology(NODES, outside=(API,), tag="ta") as fabric:
             inside = fabric.outside_namespace("api")
             with ControlPlane(tmp_path, address=API.addresses[0], netns=inside, assets=assets) as plane:
                 assert len(processes_of(tmp_path)) == 2

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from nfagent.decode.registry import DECODERS
 from nfagent.errors import ObjectError
-from nfagent.lab.api_client import ApiClient, Document
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.source.kinds import DECODERS
+from nfagent.lab.kube_client import Document, LabApiClient
 
 pytestmark = pytest.mark.apiserver
 
@@ -29,7 +29,7 @@ def documents(folder: str) -> Iterator[Document]:
 
 
 @pytest.fixture(scope="module")
-def served(control_plane: ControlPlane) -> Iterator[ApiClient]:
+def served(control_plane: ControlPlane) -> Iterator[LabApiClient]:
     """Give the administrator's client of a server that has our kinds; they are gone after this module's tests."""
     with control_plane.client() as client:
         before = client.inventory()
@@ -86,7 +86,7 @@ def is_read(document: Document) -> bool:
     return item is not None and not item.problems
 
 
-def refusal(client: ApiClient, document: Document) -> str:
+def refusal(client: LabApiClient, document: Document) -> str:
     """Give the server's words about an object as `kubectl apply` sends it, '' where it takes it; nothing is kept."""
     path = client.resource(document).path(document["metadata"].get("namespace", ""))
     query = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -117,7 +117,7 @@ def refusal(client: ApiClient, document: Document) -> str:
         pytest.param(logging(deny={"log": False, "delegate": False}), id="logging switched off"),
     ],
 )
-def test_the_server_and_we_take(served: ApiClient, document: Document) -> None:
+def test_the_server_and_we_take(served: LabApiClient, document: Document) -> None:
     assert (refusal(served, document), is_read(document)) == ("", True)
 
 
@@ -167,19 +167,21 @@ def test_the_server_and_we_take(served: ApiClient, document: Document) -> None:
         pytest.param(logging(allow={"log": "yes"}), "spec.cluster.allow.log", id="a switch in quotes"),
     ],
 )
-def test_the_server_and_we_refuse(served: ApiClient, document: Document, field: str) -> None:
+def test_the_server_and_we_refuse(served: LabApiClient, document: Document, field: str) -> None:
     assert field in refusal(served, document)
     assert not is_read(document)
 
 
-def test_what_the_server_does_not_know_of_an_entry_is_dropped_and_the_rest_selects_nothing(served: ApiClient) -> None:
+def test_what_the_server_does_not_know_of_an_entry_is_dropped_and_the_rest_selects_nothing(
+    served: LabApiClient,
+) -> None:
     kept = served.create(towards({"fqdn": "example.com"}))
     assert kept["spec"]["destinations"] == [{}]
     served.delete(kept)
     assert is_read(kept)
 
 
-def table(client: ApiClient, document: Document) -> list[dict[str, Any]]:
+def table(client: LabApiClient, document: Document) -> list[dict[str, Any]]:
     """Give the rows that `kubectl get -o wide` shows of a document's kind, by column."""
     path = client.resource(document).path(document["metadata"].get("namespace", ""))
     found = client.ask("GET", path, accept=TABLE).document(path)
@@ -195,7 +197,7 @@ def conditions(document: Document, **held: str) -> Document:
     return {**document, "status": {"conditions": written}}
 
 
-def test_the_examples_are_taken_and_listed_in_columns(served: ApiClient) -> None:
+def test_the_examples_are_taken_and_listed_in_columns(served: LabApiClient) -> None:
     examples = list(documents("examples"))
     for document in examples:
         assert refusal(served, document) == ""
@@ -229,7 +231,7 @@ def test_the_examples_are_taken_and_listed_in_columns(served: ApiClient) -> None
         served.delete(document)
 
 
-def test_short_names_are_served(served: ApiClient) -> None:
+def test_short_names_are_served(served: LabApiClient) -> None:
     found = [
         served.ask("GET", f"/apis/networking.gke.io/{version}").document("kinds") for version in ("v1", "v1alpha1")
     ]

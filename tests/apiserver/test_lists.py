@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.api_client import ApiClient, Document
-from nfagent.lab.assets import Assets
+from nfagent.lab.binaries import ControlPlaneBinaries
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.credentials import ADMIN
-from nfagent.lab.plan import NodePlan
-from nfagent.source.resources import RESOURCES
-from tests.follower import Follower
-from tests.labs import node_document
+from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.topology_plan import NodePlan
+from nfagent.model.gvk import RESOURCES
+from tests.support.http_follower import Follower
+from tests.support.packet_labs import node_document
 
 pytestmark = pytest.mark.apiserver
 
@@ -24,7 +24,7 @@ _CACHED = {resource.plural for resource in RESOURCES} - {"configmaps"}
 
 
 @pytest.fixture(scope="module")
-def plane(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     scratch, flags = tmp_path_factory.mktemp("unstreamed"), ("--feature-gates=WatchList=false",)
     with ControlPlane(scratch, flags=flags, uncached=("configmaps",), assets=assets) as started:
         yield started
@@ -36,7 +36,7 @@ def settings(number: int) -> Document:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"config": ""}}
 
 
-def lists_of_etcd(client: ApiClient) -> dict[str, int]:
+def lists_of_etcd(client: LabApiClient) -> dict[str, int]:
     """Count the lists that the server had to ask etcd for, by resource."""
     metrics = client.insist("GET", "/metrics").text
     return {name: int(count) for name, count in _COUNTED.findall(metrics)}

@@ -9,26 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.cluster.model import NetworkLogging, Ref
-from nfagent.edge.access import find_access
-from nfagent.edge.apiserver import ApiServer
-from nfagent.edge.channel import Answer, Api
-from nfagent.edge.clock import SystemClock
-from nfagent.edge.notary import Notary
-from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
+from nfagent.clock import SystemClock
+from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.errors import ClusterError
-from nfagent.lab.api_client import ApiClient, Document
+from nfagent.kube.client import ApiClient
+from nfagent.kube.credentials import find_access
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.notices.conditions import gateway_standing, policy_standing
-from nfagent.notices.findings import NodeFaults, logging_statement, node_statements
-from nfagent.notices.statement import Statement
-from tests.api_labs import account_token, shipped_definitions
+from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.model.objects import NetworkLogging, ObjectRef
+from nfagent.reporting.conditions import gateway_standing, policy_standing
+from nfagent.reporting.notice import Notice
+from nfagent.reporting.problems import NodeFaults, logging_statement, node_statements
+from nfagent.reporting.reporter import ClusterReporter
+from nfagent.reporting.request_retrier import ApiAnswer, ApiRequests
+from tests.support.apiserver_labs import account_token, shipped_definitions
 
 pytestmark = pytest.mark.apiserver
 
 FASTER = 20.0
 PATIENCE = 20.0
-BROKEN = Statement(about=Ref("NetworkPolicy", "shop", "db"), reason="FailsClosed", message="spec.ingress[0]: no port")
+BROKEN = Notice(
+    about=ObjectRef("NetworkPolicy", "shop", "db"), reason="FailsClosed", message="spec.ingress[0]: no port"
+)
 POLICY: Document = {
     "apiVersion": "networking.k8s.io/v1",
     "kind": "NetworkPolicy",
@@ -75,10 +77,10 @@ class Agent:
 
     def __init__(self, node: str, kubeconfig: Path) -> None:
         self.node = node
-        self.server = ApiServer(lambda: find_access(str(kubeconfig)))
+        self.server = ApiClient(lambda: find_access(str(kubeconfig)))
         self.cut = False
         self.written: list[str] = []
-        self.notary = Notary(self, FastClock(), node, lambda: 2, lambda: 0.5)
+        self.notary = ClusterReporter(self, FastClock(), node, lambda: 2, lambda: 0.5)
         self._task: asyncio.Task[None] | None = None
 
     async def ask(
@@ -90,10 +92,10 @@ class Agent:
         body: object = None,
         content_type: str = "application/json",
         accept: str = "application/json",
-    ) -> Answer:
+    ) -> ApiAnswer:
         if self.cut:
             raise ClusterError("cut off")
-        server: Api = self.server
+        server: ApiRequests = self.server
         answer = await server.ask(method, path, query=query, body=body, content_type=content_type, accept=accept)
         if method in {"POST", "PATCH"} and answer.status < 300:
             self.written.append(path)
@@ -137,16 +139,18 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-def events(client: ApiClient, namespace: str) -> list[Document]:
+def events(client: LabApiClient, namespace: str) -> list[Document]:
     return [one for one in client.list("v1", "Event", namespace) if one["reportingComponent"] == "nfagent"]
 
 
-def condition(client: ApiClient, document: Document) -> list[tuple[str, str, str, int]]:
+def condition(client: LabApiClient, document: Document) -> list[tuple[str, str, str, int]]:
     found = (client.get(document) or {}).get("status", {}).get("conditions", [])
     return sorted((one["type"], one["status"], one["reason"], one["observedGeneration"]) for one in found)
 
 
-def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(kubeconfig: Path, clean: ApiClient) -> None:
+def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
+    kubeconfig: Path, clean: LabApiClient
+) -> None:
     clean.put(POLICY)
     uid = (clean.get(POLICY) or {})["metadata"]["uid"]
 
@@ -174,7 +178,7 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(kubeco
     asyncio.run(body())
 
 
-def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path, clean: ApiClient) -> None:
+def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path, clean: LabApiClient) -> None:
     async def body() -> None:
         async with agents(kubeconfig) as pair:
             for agent in pair:
@@ -196,7 +200,7 @@ def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path
     asyncio.run(body())
 
 
-def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, clean: ApiClient) -> None:
+def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, clean: LabApiClient) -> None:
     foreign = {"type": "Audited", "status": "True", "reason": "Audit", "message": "", "observedGeneration": 1}
     clean.put({**EGRESS, "status": {"conditions": [{**foreign, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}})
     clean.put(GATEWAY)
@@ -220,9 +224,9 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
     asyncio.run(body())
 
 
-def test_events_of_nodes_and_of_objects_without_namespace_are_taken(kubeconfig: Path, clean: ApiClient) -> None:
+def test_events_of_nodes_and_of_objects_without_namespace_are_taken(kubeconfig: Path, clean: LabApiClient) -> None:
     clean.put(LOGGING)
-    gone = Statement(about=Ref("NetworkPolicy", "nowhere", "db"), reason="FailsClosed", message="no")
+    gone = Notice(about=ObjectRef("NetworkPolicy", "nowhere", "db"), reason="FailsClosed", message="no")
 
     async def body() -> None:
         async with agents(kubeconfig) as (agent, _):

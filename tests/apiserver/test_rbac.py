@@ -6,12 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.api_client import ApiClient
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.source.resources import RESOURCES, SERVICES
-from tests.api_labs import ACCOUNT, DEPLOY, account_token, may, read_documents, shipped_definitions, tier_definitions
-from tests.follower import Follower
-from tests.labs import namespace_document, policy_document
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.model.gvk import RESOURCES, SERVICES
+from tests.support.apiserver_labs import (
+    ACCOUNT,
+    DEPLOY,
+    account_token,
+    may,
+    read_documents,
+    shipped_definitions,
+    tier_definitions,
+)
+from tests.support.http_follower import Follower
+from tests.support.packet_labs import namespace_document, policy_document
 
 pytestmark = pytest.mark.apiserver
 
@@ -30,7 +38,7 @@ def token(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture
-def account(control_plane: ControlPlane, token: str) -> Iterator[ApiClient]:
+def account(control_plane: ControlPlane, token: str) -> Iterator[LabApiClient]:
     with control_plane.client(token=token) as client:
         yield client
 
@@ -61,7 +69,7 @@ def test_every_kind_is_followed_without_trouble(control_plane: ControlPlane, tok
         pytest.param("patch", "networkgatewaygroups/status", GKE, {}, id="write conditions of NetworkGatewayGroups"),
     ],
 )
-def test_it_may(account: ApiClient, verb: str, resource: str, group: str, where: dict[str, str]) -> None:
+def test_it_may(account: LabApiClient, verb: str, resource: str, group: str, where: dict[str, str]) -> None:
     assert may(account, verb, resource, group=group, **where)
 
 
@@ -97,11 +105,11 @@ def test_it_may(account: ApiClient, verb: str, resource: str, group: str, where:
         pytest.param("impersonate", "users", "", {}, id="impersonate"),
     ],
 )
-def test_it_may_not(account: ApiClient, verb: str, resource: str, group: str, where: dict[str, str]) -> None:
+def test_it_may_not(account: LabApiClient, verb: str, resource: str, group: str, where: dict[str, str]) -> None:
     assert not may(account, verb, resource, group=group, **where)
 
 
-def test_real_requests_are_refused_too(control_plane: ControlPlane, account: ApiClient) -> None:
+def test_real_requests_are_refused_too(control_plane: ControlPlane, account: LabApiClient) -> None:
     policy = policy_document("kept", "kept", podSelector={})
     path = "/apis/networking.k8s.io/v1/namespaces/kept/networkpolicies"
     with control_plane.client() as administrator:
@@ -123,7 +131,7 @@ def test_real_requests_are_refused_too(control_plane: ControlPlane, account: Api
 
 @pytest.mark.parametrize("folder", ["examples"])
 def test_the_examples_are_taken_and_read_without_a_problem(
-    control_plane: ControlPlane, clean: ApiClient, token: str, folder: str
+    control_plane: ControlPlane, clean: LabApiClient, token: str, folder: str
 ) -> None:
     documents = [one for path in sorted((DEPLOY / folder).glob("*.yaml")) for one in read_documents(path)]
     clean.put_all(documents)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import Node, Pod
-from nfagent.lab.api_client import ApiClient, Document
-from nfagent.policy.model import IpBlock, NetworkPolicy
-from nfagent.ruleset.desired import Item
-from nfagent.source.objects import Found, reader
-from nfagent.source.resources import BY_KIND
-from tests.api_words import encoded
+from nfagent.decode.reader import DecodedObject, reader
+from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.model.gvk import BY_KIND, Item
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy
+from nfagent.model.objects import Node, Pod
+from tests.support.apiserver_documents import encoded
 
 pytestmark = pytest.mark.apiserver
 
 
-def stored(clean: ApiClient, document: Document) -> tuple[Item | None, list[str]]:
+def stored(clean: LabApiClient, document: Document) -> tuple[Item | None, list[str]]:
     """Put an object, and read it as the server has it."""
     clean.put(document)
     found = reader(BY_KIND[document["kind"]])(encoded(clean.get(document)))
-    assert isinstance(found, Found)
+    assert isinstance(found, DecodedObject)
     return found.item, [f"{problem.field} {problem.value}".rstrip() for problem in found.problems]
 
 
-def test_a_node_s_addresses_are_stored_whatever_they_are_and_none_takes_the_others_along(clean: ApiClient) -> None:
+def test_a_node_s_addresses_are_stored_whatever_they_are_and_none_takes_the_others_along(clean: LabApiClient) -> None:
     addresses = [
         ("InternalIP", "192.000.002.001"),
         ("InternalIP", "fe80::1%eth0"),
@@ -57,7 +56,7 @@ def test_a_node_s_addresses_are_stored_whatever_they_are_and_none_takes_the_othe
     ]
 
 
-def test_leading_zeros_of_a_pod_and_of_an_ip_block_are_stored_and_read_as_decimal(clean: ApiClient) -> None:
+def test_leading_zeros_of_a_pod_and_of_an_ip_block_are_stored_and_read_as_decimal(clean: LabApiClient) -> None:
     clean.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "zeros"}})
     metadata = {"namespace": "zeros", "name": "zero"}
     pod, problems = stored(

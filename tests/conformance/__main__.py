@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from nfagent.errors import MachineError, NfagentError, UsageError
-from nfagent.lab.plan import Attachment
-from nfagent.lab.stage import Stage
+from nfagent.errors import HostError, NfagentError, UsageError
+from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.topology_plan import Attachment
 from tests.conformance import FOLDER, report
 from tests.conformance.session import Session
 from tests.conformance.show import show
@@ -28,7 +28,7 @@ def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]
     paths = {name: folder / f"{name}.json" for name in names}
     missing = [path.name for path in paths.values() if not path.exists()]
     if missing:
-        raise MachineError(f"no {', '.join(missing)} in {folder}: give the folder that has them with --folder")
+        raise HostError(f"no {', '.join(missing)} in {folder}: give the folder that has them with --folder")
     suites = [read(name, json.loads(path.read_bytes())) for name, path in paths.items()]
     unknown = set(ids) - {case.id for suite in suites for case in suite.cases}
     if unknown:
@@ -95,10 +95,10 @@ def main(
       python -m tests.conformance --case cyc-193 -o json
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     began = time.monotonic()
-    stage = Stage(quiet=output == "json")
+    stage = DemoOutput(quiet=output == "json")
     try:
         if packets and os.geteuid() != 0:
-            raise MachineError("packets need network namespaces: run it as root, or with --no-packets")
+            raise HostError("packets need network namespaces: run it as root, or with --no-packets")
         suites = _load(folder, names or NAMES, ids)
         session = Session(stage, suites)
         session.judge_by_values()
@@ -116,7 +116,7 @@ def main(
     sys.exit(0 if done.good else 1)
 
 
-def _close(stage: Stage, done: report.Report) -> None:
+def _close(stage: DemoOutput, done: report.Report) -> None:
     show(stage, done)
     failed = {failed.case for failed in done.failures}
     cases = sum(row.cases for row in done.rows if row.by == "suite")

@@ -9,16 +9,16 @@ from typing import Self
 
 from nfagent.errors import NfagentError, UsageError
 from nfagent.lab import netns
-from nfagent.lab.cluster import LabCluster
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import Attachment, NodePlan, PodPlan
-from nfagent.lab.probe import Outcome, run_probes
+from nfagent.lab.agents import LabCluster
+from nfagent.lab.listeners import Endpoint, Listeners
 from nfagent.lab.probe import Probe as Sent
-from nfagent.lab.servers import Endpoint, Servers
+from nfagent.lab.probe import ProbeResult, run_probes
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
 from tests.conformance.replay import file_name
 from tests.conformance.results import Result, Tally
 from tests.conformance.suites import Case, Node, Place, State, Step, Suite, flows, places, states
-from tests.labs import as_text
+from tests.support.packet_labs import as_text
 
 TAG = "conformance"
 """What the names of the labs' network namespaces carry."""
@@ -46,8 +46,8 @@ class ConformanceLab:
         self._manifests = folder / "manifests"
         self._manifests.mkdir()
         plans = [NodePlan(node.name, node.addresses, node.cidrs, attachment) for node in nodes]
-        self._fabric = Fabric(plans, tag=TAG)
-        self._servers = Servers()
+        self._fabric = NetnsTopology(plans, tag=TAG)
+        self._servers = Listeners()
         self._cluster = LabCluster(self._fabric, self._manifests, folder / "agents")
         self._state: State = {}
         self._pods: dict[str, Place] = {}
@@ -129,7 +129,7 @@ class ConformanceLab:
             tally.judged(step.number, probe, flow, _found(outcomes[sent]))
 
 
-def _found(outcome: Outcome) -> str:
+def _found(outcome: ProbeResult) -> str:
     """Say what became of a probe: denied is silence, and nothing else."""
     if outcome.reached:
         return "allowed"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from nfagent.cluster.model import Ref
-from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.source.kinds import DECODERS
+from nfagent.decode.registry import DECODERS
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.policy.evaluator import Flow, evaluate
 from tests.conformance.results import NO_PACKET, Result, Tally
 from tests.conformance.suites import Case, Document, Suite, flows, places, states
-from tests.interpreter import HookName, opening, run, seen_at
-from tests.scene import hops
+from tests.support.nft_interpreter import HookName, opening, run, seen_at
+from tests.support.two_node_cluster import hops
 
 
 def decode(document: Document) -> Item:
@@ -22,7 +23,7 @@ class _Cluster:
     """What each node's agent would hold, following the steps as its watches would tell them."""
 
     def __init__(self, suite: Suite) -> None:
-        self._views = {node.name: Desired(node.name) for node in suite.nodes}
+        self._views = {node.name: DesiredState(node.name) for node in suite.nodes}
         self._any = self._views[suite.nodes[0].name]
         self._ways: dict[tuple[str, str], list[tuple[str, HookName]]] = {}
         for document in suite.base.values():
@@ -34,7 +35,7 @@ class _Cluster:
         for view in self._views.values():
             view.put(item)
 
-    def remove(self, ref: Ref) -> None:
+    def remove(self, ref: ObjectRef) -> None:
         self._ways.clear()
         for view in self._views.values():
             assert view.remove(ref), f"{ref} was there to be removed"

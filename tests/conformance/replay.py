@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nfagent.cluster.model import Ref
+from nfagent.model.objects import ObjectRef
 from tests.conformance.results import Failure
 from tests.conformance.suites import Case, Suite, states
-from tests.labs import as_text
+from tests.support.packet_labs import as_text
 
 
-def file_name(ref: Ref) -> str:
+def file_name(ref: ObjectRef) -> str:
     """Give the manifest file of an object."""
     return "-".join(part for part in (ref.kind.lower(), ref.namespace, ref.name) if part) + ".yaml"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal, NamedTuple, TypeAlias
 
-from nfagent.lab.plan import Attachment
-from nfagent.policy.evaluate import Flow
+from nfagent.lab.topology_plan import Attachment
+from nfagent.policy.evaluator import Flow
 from tests.conformance.suites import Case, Probe
 
 Reading: TypeAlias = Literal["evaluate", "rules"] | Attachment

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from nfagent.cluster.counting import counted
 from nfagent.lab import netns
-from nfagent.lab.plan import Attachment
-from nfagent.lab.stage import Stage
+from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.topology_plan import Attachment
+from nfagent.model.plurals import counted
 from tests.conformance import readings
 from tests.conformance.packets import TAG, ConformanceLab
 from tests.conformance.results import Result
@@ -25,7 +25,7 @@ from tests.conformance.suites import Suite
 class Session:
     """The results so far."""
 
-    def __init__(self, stage: Stage, suites: Sequence[Suite]) -> None:
+    def __init__(self, stage: DemoOutput, suites: Sequence[Suite]) -> None:
         self._stage = stage
         self._suites = suites
         self._of = sum(len(suite.cases) for suite in suites)

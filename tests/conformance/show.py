@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from nfagent.cli.tables import line, strong, table, widths
-from nfagent.lab.stage import Stage
+from nfagent.lab.demo_output import DemoOutput
 from tests.conformance.report import Aside, Count, Failed, Report, Row
 
 _SHOWN = 8
@@ -14,7 +14,7 @@ _BAR = 30
 _BLANK = " "
 
 
-def show(stage: Stage, report: Report) -> None:
+def show(stage: DemoOutput, report: Report) -> None:
     """Show all of it."""
     stage.step("cases by suite, support level and tag")
     _say(stage, _table(stage, report.rows))
@@ -32,7 +32,7 @@ def bar(done: int, of: int, words: str) -> str:
     return f"{'#' * filled}{'.' * (_BAR - filled)} {done:>{len(str(of))}} of {of}  {words}"
 
 
-def _table(stage: Stage, rows: Sequence[Row]) -> Iterator[str]:
+def _table(stage: DemoOutput, rows: Sequence[Row]) -> Iterator[str]:
     readings = list(dict.fromkeys(reading for row in rows for reading in row.readings))
     above = [_BLANK, _BLANK, _BLANK, *(cell for reading in readings for cell in (reading.upper(), _BLANK, _BLANK))]
     header = ["SUITE", "OF", "CASES", *("PASSED", "FAILED", "N/A") * len(readings)]
@@ -51,7 +51,7 @@ def _name(row: Row) -> str:
     return "all" if row.by == "suite" else row.name if row.by == "tag" else f"{row.name} support"
 
 
-def _cells(stage: Stage, count: Count) -> list[str]:
+def _cells(stage: DemoOutput, count: Count) -> list[str]:
     failed = str(count.failed)
     return [str(count.passed), stage.bad(failed) if count.failed else failed, str(count.not_applicable)]
 
@@ -94,6 +94,6 @@ def _probes(failures: Sequence[Failed]) -> Iterator[str]:
         yield f"and {len(rows) - _SHOWN} more; -o json has all"
 
 
-def _say(stage: Stage, lines: Iterable[str]) -> None:
+def _say(stage: DemoOutput, lines: Iterable[str]) -> None:
     for text in lines:
         stage.say(text)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from nfagent.cluster.address import FAMILIES, Family, family_of
-from nfagent.cluster.model import Ref
-from nfagent.lab.servers import Protocol
-from nfagent.policy.evaluate import Flow
-from nfagent.source.kinds import reference
+from nfagent.decode.registry import reference
+from nfagent.lab.listeners import Protocol
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from nfagent.model.objects import ObjectRef
+from nfagent.policy.evaluator import Flow
 
 NAMES = ("cyclonus", "tiers-v1alpha1", "tiers-v1alpha2")
 """The suites; each is a file NAME.json."""
 
 Document: TypeAlias = dict[str, Any]
-State: TypeAlias = Mapping[Ref, Document]
+State: TypeAlias = Mapping[ObjectRef, Document]
 """All objects of one moment."""
 
 # cyclonus gives its nodes no address; these are the ones that the tiers' suites give to nodes of the same names.
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
     number: int
     apply: tuple[Document, ...]
-    delete: tuple[Ref, ...]
+    delete: tuple[ObjectRef, ...]
     probes: tuple[Probe, ...]
 
 
@@ -171,7 +171,7 @@ def _case(suite: str, case: Document, pods: tuple[str, ...]) -> Case:
         pods = tuple(step.get("pods", pods))
         probes = tuple(found for probe in step["probes"] for found in _probes(probe, pods))
         deleted = (gone.get("metadata", gone) | {"kind": gone["kind"]} for gone in step["delete"])
-        refs = tuple(Ref(gone["kind"], gone.get("namespace", ""), gone["name"]) for gone in deleted)
+        refs = tuple(ObjectRef(gone["kind"], gone.get("namespace", ""), gone["name"]) for gone in deleted)
         steps.append(Step(number, tuple(step["apply"]), refs, probes))
     return Case(
         suite=suite,
@@ -233,7 +233,7 @@ def _path(pod: Document) -> str:
     return f"{pod['namespace']}/{pod['name']}"
 
 
-def _ref(document: Document) -> Ref:
+def _ref(document: Document) -> ObjectRef:
     found = reference(document)
     assert found is not None, f"an object without a name: {document}"
     return found

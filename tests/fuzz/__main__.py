@@ -14,8 +14,8 @@ import msgspec
 
 from nfagent.cli import INTERRUPTED
 from nfagent.errors import NfagentError, UsageError
-from nfagent.lab.plan import Attachment
-from nfagent.lab.stage import Stage
+from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.topology_plan import Attachment
 from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
 from tests.fuzz.session import Plan, fuzz, replay
 
@@ -57,7 +57,7 @@ def main(
       python -m tests.fuzz --seconds 600 --seed 7
       python -m tests.fuzz --replay build/fuzz/7
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
-    stage = Stage(quiet=output == "json")
+    stage = DemoOutput(quiet=output == "json")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if folder is not None:

@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from nfagent.cli.yaml_writer import KubectlDumper
-from nfagent.policy.evaluate import Flow
+from nfagent.policy.evaluator import Flow
 
 Document: TypeAlias = dict[str, Any]
 

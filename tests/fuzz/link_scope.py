@@ -14,13 +14,13 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from nfagent.cluster.address import Family, family_of
 from nfagent.lab import netns
-from nfagent.lab.plan import Attachment
-from nfagent.lab.wiring import UPLINK, mac_of
-from nfagent.policy.evaluate import Flow
+from nfagent.lab.ip_commands import UPLINK, mac_of
+from nfagent.lab.topology_plan import Attachment
+from nfagent.model.netaddr import Family, family_of
+from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import Way
-from tests.fuzz.terrain import AT, GATEWAYS, PLACES, Place
+from tests.fuzz.topology import AT, GATEWAYS, PLACES, Place
 from tests.properties.objects import NODE_CIDRS
 
 WAYS: dict[Family, tuple[Way, ...]] = {

@@ -11,22 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nfagent.cluster.address import family_of
 from nfagent.errors import NfagentError
 from nfagent.lab import netns
-from nfagent.lab.cluster import LabCluster
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan
+from nfagent.lab.agents import LabCluster
+from nfagent.lab.listeners import Endpoint, Listeners, Protocol
 from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.servers import Endpoint, Protocol, Servers
-from nfagent.policy.evaluate import Flow
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan
+from nfagent.model.netaddr import family_of
+from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import Case, Document, Finding, Question, Step, Way, in_words
 from tests.fuzz.link_scope import LinkScope, called_by
-from tests.fuzz.readings import Readings
-from tests.fuzz.standing import Standing
-from tests.fuzz.terrain import AT, GATEWAYS, PLACES, SENDABLE, Place
+from tests.fuzz.long_lived import Standing
+from tests.fuzz.oracles import Readings
+from tests.fuzz.topology import AT, GATEWAYS, PLACES, SENDABLE, Place
 from tests.properties.objects import NODE_CIDRS
-from tests.scene import NODE_ADDRESSES, NODES, OUTSIDE
+from tests.support.two_node_cluster import NODE_ADDRESSES, NODES, OUTSIDE
 
 TAG = "fuzz"
 _SLOTS = "slots"
@@ -48,7 +48,7 @@ class PacketLab:
     def __init__(self, scratch: Path, attachment: Attachment = "routed") -> None:
         """Plan it; `scratch` is an empty folder, for manifests and agents."""
         self._manifests = scratch / "manifests"
-        self._fabric = Fabric(
+        self._fabric = NetnsTopology(
             [
                 NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name], attachment, gateways=GATEWAYS[name])
                 for name in NODES
@@ -57,7 +57,7 @@ class PacketLab:
             [OutsideHost("outside", OUTSIDE)],
             TAG,
         )
-        self._servers = Servers()
+        self._servers = Listeners()
         self._cluster = LabCluster(self._fabric, self._manifests, scratch / "agents")
         for agent in self._cluster.agents.values():
             # A case begins with an empty folder, in which no Node has the agent's name.

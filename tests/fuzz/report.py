@@ -7,10 +7,10 @@ import time
 
 import msgspec
 
-from nfagent.lab.plan import Attachment
-from nfagent.lab.stage import Stage
+from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.topology_plan import Attachment
 from tests.fuzz.case import Finding
-from tests.fuzz.tally import Tally
+from tests.fuzz.stats import Tally
 
 _LINE_SECONDS = 10.0
 
@@ -53,7 +53,7 @@ class Replayed(msgspec.Struct, frozen=True):
 class Progress:
     """Says where a run is: on a terminal in one line that changes, elsewhere in a line every ten seconds."""
 
-    def __init__(self, stage: Stage, *, quiet: bool) -> None:
+    def __init__(self, stage: DemoOutput, *, quiet: bool) -> None:
         """Speak on a stage; a quiet one says nothing."""
         self._stage = stage
         self._quiet = quiet
@@ -76,7 +76,7 @@ def under_way(tally: Tally, left: float) -> str:
     return f"{tally.cases:,} cases, {flows:,} flows judged, {packets:,} by packets, {max(0.0, left):.0f} s left"
 
 
-def show_report(stage: Stage, report: Report) -> None:
+def show_report(stage: DemoOutput, report: Report) -> None:
     """Show what was asked, and what was found."""
     tally, found = report.tally, report.found
     stage.progress("")
@@ -106,7 +106,7 @@ def _counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _show_found(stage: Stage, found: Found) -> None:
+def _show_found(stage: DemoOutput, found: Found) -> None:
     stage.fail(str(found.finding))
     if found.repeated:
         (documents, fewer), (steps, few) = found.documents, found.steps
@@ -117,7 +117,7 @@ def _show_found(stage: Stage, found: Found) -> None:
     stage.say(f"once more: {found.replay}")
 
 
-def show_replayed(stage: Stage, replayed: Replayed) -> None:
+def show_replayed(stage: DemoOutput, replayed: Replayed) -> None:
     """Show who says what, then and now."""
     then, now = replayed.then, replayed.now
     stage.progress("")

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
-from nfagent.lab.plan import Attachment
-from nfagent.ruleset.desired import Desired
-from tests.fuzz.asking import Judges
+from nfagent.lab.topology_plan import Attachment
 from tests.fuzz.case import Case, Finding
-from tests.fuzz.drawing import draw_case, generator
 from tests.fuzz.folder import read_case, write_case
+from tests.fuzz.generator import draw_case, generator
+from tests.fuzz.oracle_runner import Judges
+from tests.fuzz.oracles import Make
 from tests.fuzz.packets import PacketLab, fits
-from tests.fuzz.readings import Make
 from tests.fuzz.report import Found, Replayed, Report, under_way
 from tests.fuzz.shrink import shrink
-from tests.fuzz.tally import Tally
+from tests.fuzz.stats import Tally
 
 _STEADY_EVERY = 4
 """Of so many cases one is put to the lab too: it takes longer than all the others."""
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
     shrink: float = 120.0
 
 
-def fuzz(plan: Plan, show: Callable[[str], None], make: Make = Desired) -> Report:
+def fuzz(plan: Plan, show: Callable[[str], None], make: Make = DesiredState) -> Report:
     """Run; ends with the first case that fails. Raises MachineError, KernelError.
 
     show: is told where it is
@@ -71,7 +71,7 @@ def fuzz(plan: Plan, show: Callable[[str], None], make: Make = Desired) -> Repor
     return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, tally, found, lab)
 
 
-def replay(folder: Path, make: Make = Desired, *, packets: bool = True) -> Replayed:
+def replay(folder: Path, make: Make = DesiredState, *, packets: bool = True) -> Replayed:
     """Ask a case that failed once more.
 
     Raises UsageError, also where packets have to be asked and aren't wanted; MachineError, KernelError.

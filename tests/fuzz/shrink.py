@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from tests.fuzz.case import Case, Change, Document, Step, step_of
-from tests.fuzz.parts import Path, paths, without
+from tests.fuzz.document_parts import Path, paths, without
 
 Fails: TypeAlias = Callable[[Case], bool]
 """Tells whether a case still fails in the same way."""

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.text import table_text
-from tests.scene import DECODERS
+from nfagent.desired.state import DesiredState
+from nfagent.nftables.render import table_text
+from tests.support.two_node_cluster import DECODERS
 
 FOLDER = Path(__file__).parent
 MANIFESTS = sorted(FOLDER.glob("*.yaml"))
 REGOLD = os.environ.get("NFAGENT_REGOLD") == "1"
 
 
-def loaded(manifests: Path, node: str = "a") -> Desired:
-    desired = Desired(node)
+def loaded(manifests: Path, node: str = "a") -> DesiredState:
+    desired = DesiredState(node)
     for document in yaml.safe_load_all(manifests.read_text()):
         item = DECODERS[document["kind"]](document)
         assert item is not None
@@ -31,7 +31,7 @@ def loaded(manifests: Path, node: str = "a") -> Desired:
     return desired
 
 
-def annotated_text(desired: Desired) -> str:
+def annotated_text(desired: DesiredState) -> str:
     """Write the table as `nfagent render` does, with the Pods' names behind their addresses."""
 
     def pod(address: str) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.cli.client import ask
+from nfagent.cli.agent_client import ask
 from tests.kernel.test_cli import DEADLINE, Agent, Site, nft, site
-from tests.labs import wait_until
-from tests.mounts import in_own_mounts, stalled
+from tests.support.packet_labs import wait_until
+from tests.support.tmpfs_mounts import in_own_mounts, stalled
 
 __all__ = ["site"]
 
@@ -150,11 +150,11 @@ def test_manifests_that_are_mounted_over_change_no_rule(site: Site) -> None:
 # Descriptors run out again and again, at any moment, while the table is listed: each listing opens the library anew.
 PROGRAM = """
 import os, resource, threading
-from nfagent.edge.kernel import Nftables
+from nfagent.kernel.nft_client import NftClient
 from nfagent.errors import KernelError
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-kernel, stop = Nftables(), threading.Event()
+kernel, stop = NftClient(), threading.Event()
 
 def take_all():
     while not stop.is_set():

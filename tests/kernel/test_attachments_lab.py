@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.errors import MachineError
+from nfagent.errors import HostError
 from nfagent.lab import netns
-from nfagent.lab.plan import Attachment, PodPlan, Underlay, grid
+from nfagent.lab.ip_commands import BRIDGED
+from nfagent.lab.listeners import Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Protocol, pod_endpoints
-from nfagent.lab.wiring import BRIDGED
-from tests.labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, grid
+from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -88,7 +88,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 pod_endpoints(running.fabric, [(protocol, port) for protocol in PROTOCOLS for port in (80, 81)])
             )
             yield running
-    except MachineError as error:
+    except HostError as error:
         if "this kernel has no vlan devices" not in str(error):
             raise
         pytest.skip(str(error))

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from nfagent.edge.bridges import Bridge, BridgeWatch, bridges, mending, unjudged_bridges
+from nfagent.kernel.bridges import Bridge, BridgeWatch, bridges, mending, unjudged_bridges
 from nfagent.lab import netns
 
 pytestmark = pytest.mark.kernel

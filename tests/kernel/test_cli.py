@@ -22,9 +22,9 @@ import pytest
 import yaml
 from pyroute2 import netns
 
-from nfagent.cli.client import ask
-from nfagent.edge.nflog import NflogSource
-from tests.labs import wait_until
+from nfagent.cli.agent_client import ask
+from nfagent.kernel.nflog import NflogSource
+from tests.support.packet_labs import wait_until
 
 pytestmark = [
     pytest.mark.kernel,

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from pyroute2 import netns
 
-from nfagent.edge.conntrack import Connections, open_socket
-from nfagent.errors import MachineError
+from nfagent.errors import HostError
+from nfagent.kernel.conntrack import ConntrackClient, open_socket
 from nfagent.lab.netns import inside
-from nfagent.wire import netlink
-from nfagent.wire.conntrack import ConntrackEntry, decode_entries, encode_dump
-from nfagent.wire.packet import ICMP, ICMPV6, TCP, UDP
+from nfagent.netlink import codec
+from nfagent.netlink.conntrack import ConntrackEntry, decode_entries, encode_dump
+from nfagent.netlink.packet_header import ICMP, ICMPV6, TCP, UDP
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -91,8 +91,8 @@ def _namespace() -> Iterator[None]:
 
 
 @pytest.fixture
-def connections(_namespace: None) -> Iterator[Connections]:
-    with closing(Connections()) as opened:
+def connections(_namespace: None) -> Iterator[ConntrackClient]:
+    with closing(ConntrackClient()) as opened:
         yield opened
 
 
@@ -228,7 +228,7 @@ TALKED = [
 
 @pytest.mark.parametrize("talk", TALKED)
 def test_a_connection_is_found_by_either_end_and_deleted(
-    connections: Connections, stack: ExitStack, talk: Expected
+    connections: ConntrackClient, stack: ExitStack, talk: Expected
 ) -> None:
     talk.start(stack)
 
@@ -243,7 +243,7 @@ def test_a_connection_is_found_by_either_end_and_deleted(
 
 
 def test_only_connections_of_the_addresses_are_found_in_both_families(
-    connections: Connections, stack: ExitStack
+    connections: ConntrackClient, stack: ExitStack
 ) -> None:
     udp(stack, (CLIENT4, 1), (SERVICE4, 53), (SERVER4, 5353))
     udp(stack, (SERVER4, 2), (OTHER4, 9), (OTHER4, 9))
@@ -263,10 +263,10 @@ def test_only_connections_of_the_addresses_are_found_in_both_families(
 class Counting(socket.socket):
     """A socket that keeps what is sent by it."""
 
-    sent: ClassVar[list[netlink.Message]] = []
+    sent: ClassVar[list[codec.Message]] = []
 
     def send(self, message: Buffer, flags: int = 0, /) -> int:
-        self.sent.extend(netlink.messages(bytes(message)))
+        self.sent.extend(codec.messages(bytes(message)))
         return super().send(message, flags)
 
 
@@ -285,14 +285,14 @@ def test_entries_of_both_families_come_from_one_dump(stack: ExitStack) -> None:
         found = sorted(entry.client_port or 0 for entry in counted.entries(frozenset(addresses)))
         return found, [message.payload[0] for message in Counting.sent]
 
-    with closing(Connections(asking)) as counted:
+    with closing(ConntrackClient(asking)) as counted:
         assert ports(CLIENT4, CLIENT6) == ([1, 2, 3], [socket.AF_UNSPEC])
         assert ports(SERVER4, SERVER6) == ([1, 2, 4], [socket.AF_UNSPEC])
         assert ports(CLIENT4, OTHER4) == ([1, 4], [socket.AF_UNSPEC]), "link-local ones are IPv6's"
         assert ports(CLIENT6) == ([2, 3], [socket.AF_INET6])
 
 
-def test_deletion_takes_what_it_is_given_and_nothing_else(connections: Connections, stack: ExitStack) -> None:
+def test_deletion_takes_what_it_is_given_and_nothing_else(connections: ConntrackClient, stack: ExitStack) -> None:
     for port in range(1, 7):
         udp(stack, (CLIENT4, port), (SERVER4, port), (SERVER4, port))
         udp(stack, (CLIENT6, port), (SERVER6, port), (SERVER6, port))
@@ -305,7 +305,9 @@ def test_deletion_takes_what_it_is_given_and_nothing_else(connections: Connectio
     assert connections.delete([]) == 0
 
 
-def test_a_later_entry_of_the_same_ends_with_another_id_survives(connections: Connections, stack: ExitStack) -> None:
+def test_a_later_entry_of_the_same_ends_with_another_id_survives(
+    connections: ConntrackClient, stack: ExitStack
+) -> None:
     caller = opened_in(stack, CLIENT4, socket.SOCK_DGRAM)
     caller.bind((CLIENT4, 40_000))
     serving = opened_in(stack, SERVER4, socket.SOCK_DGRAM)
@@ -332,7 +334,7 @@ def test_a_later_entry_of_the_same_ends_with_another_id_survives(connections: Co
 
 
 def test_a_later_entry_to_another_server_survives_even_with_the_same_id(
-    connections: Connections, stack: ExitStack
+    connections: ConntrackClient, stack: ExitStack
 ) -> None:
     caller = opened_in(stack, CLIENT4, socket.SOCK_DGRAM)
     caller.bind((CLIENT4, 40_000))
@@ -357,7 +359,7 @@ def test_a_later_entry_to_another_server_survives_even_with_the_same_id(
     assert connections.delete([later]) == 1
 
 
-def test_filtered_dumps_find_what_whole_dumps_find(connections: Connections, stack: ExitStack) -> None:
+def test_filtered_dumps_find_what_whole_dumps_find(connections: ConntrackClient, stack: ExitStack) -> None:
     for number in range(1, 9):
         udp(stack, (CLIENT4, number), (f"10.0.{number % 3}.9", number), (f"10.0.{number % 3}.9", number))
         udp(stack, (f"10.0.{number % 3}.9", 100 + number), (CLIENT4, 100 + number), (CLIENT4, 100 + number))
@@ -374,7 +376,7 @@ def test_filtered_dumps_find_what_whole_dumps_find(connections: Connections, sta
         frozenset({CLIENT4, OTHER6, "10.0.2.9"}),
     ]
 
-    with closing(Connections(filters_from=0)) as filtering:
+    with closing(ConntrackClient(filters_from=0)) as filtering:
         for addresses in asked * 2:
             whole = connections.entries(addresses)
             filtered = filtering.entries(addresses)
@@ -386,7 +388,7 @@ def test_a_connection_of_an_address_to_itself_is_found_by_whatever_dump(stack: E
     udp(stack, (CLIENT6, 1), (CLIENT6, 9), (CLIENT6, 9))
 
     # A filter that is turned round, as some kernels' is, gives neither this entry nor another one that tells of it.
-    with closing(Connections(filters_from=0)) as filtering:
+    with closing(ConntrackClient(filters_from=0)) as filtering:
         for _ in range(3):
             assert [entry.client_port for entry in filtering.entries(frozenset({CLIENT6}))] == [1]
 
@@ -412,7 +414,7 @@ def test_the_kernel_takes_filters_and_gives_what_they_ask_for(stack: ExitStack) 
         assert ports(encode_dump(6, 4, client=CLIENT6, server=SERVER6)) == []
 
 
-def test_twenty_thousand_connections_are_found_and_deleted(connections: Connections, stack: ExitStack) -> None:
+def test_twenty_thousand_connections_are_found_and_deleted(connections: ConntrackClient, stack: ExitStack) -> None:
     sink = opened_in(stack, SERVER4, socket.SOCK_DGRAM)
     sink.bind(("", 9))
     caller = opened_in(stack, CLIENT4, socket.SOCK_DGRAM)
@@ -437,7 +439,7 @@ def test_another_network_namespace_is_not_seen(stack: ExitStack) -> None:
     name = f"nfagent-conntrack-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        with closing(inside(name, Connections)) as elsewhere, closing(Connections()) as here:
+        with closing(inside(name, ConntrackClient)) as elsewhere, closing(ConntrackClient()) as here:
             (entry,) = here.entries(frozenset({CLIENT4}))
             assert elsewhere.entries(frozenset({CLIENT4})) == []
             assert elsewhere.delete([entry]) == 0
@@ -446,17 +448,17 @@ def test_another_network_namespace_is_not_seen(stack: ExitStack) -> None:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_without_the_capability_it_says_what_to_do(connections: Connections, stack: ExitStack) -> None:
+def test_without_the_capability_it_says_what_to_do(connections: ConntrackClient, stack: ExitStack) -> None:
     udp(stack, (CLIENT4, 1), (SERVER4, 9), (SERVER4, 9))
     udp(stack, (CLIENT4, 2), (SERVER4, 10), (SERVER4, 10))
     entries = connections.entries(frozenset({CLIENT4}))
     os.seteuid(65_534)
     try:
-        with pytest.raises(MachineError, match="needs root"):
-            Connections()
-        with pytest.raises(MachineError, match="needs root"):
+        with pytest.raises(HostError, match="needs root"):
+            ConntrackClient()
+        with pytest.raises(HostError, match="needs root"):
             connections.entries(frozenset({CLIENT4}))
-        with pytest.raises(MachineError, match="needs root"):
+        with pytest.raises(HostError, match="needs root"):
             connections.delete(entries)
     finally:
         os.seteuid(0)

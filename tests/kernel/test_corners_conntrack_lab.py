@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
-from nfagent.lab.servers import ICMP_NUMBERS, Endpoint
-from tests.connections import count, fill, forget, limit
-from tests.corner_lab import (
+from nfagent.lab.listeners import ICMP_NUMBERS, Endpoint
+from nfagent.model.netaddr import FAMILIES, Family
+from tests.support.conntrack_table import count, fill, forget, limit
+from tests.support.edge_case_lab import (
     MARKER_PORT,
     OF_Y,
     OPEN_PORT,
@@ -34,9 +34,9 @@ from tests.corner_lab import (
     name_of,
     restrict,
 )
-from tests.kube_proxy import Service, proxying
-from tests.labs import Lab, policy_document, wait_until
-from tests.packets import (
+from tests.support.kube_proxy_rules import Service, proxying
+from tests.support.packet_labs import Lab, policy_document, wait_until
+from tests.support.raw_sockets import (
     Arrival,
     Capture,
     accept,

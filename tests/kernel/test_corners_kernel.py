@@ -14,13 +14,13 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.edge.kernel import Nftables
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.matches import ProtocolIs
-from nfagent.ruleset.objects import ABSENT, Goto, Ruleset
-from nfagent.ruleset.transaction import diff
-from tests.corners import BOTH, blocks, cidrs
-from tests.scene import DECODERS, Document, labelled, node, pod, policy, port
+from nfagent.desired.state import DesiredState
+from nfagent.kernel.nft_client import NftClient
+from nfagent.nftables.matches import L4Proto
+from nfagent.nftables.objects import ABSENT, Goto, Ruleset
+from nfagent.nftables.transaction import diff
+from tests.support.edge_cases import BOTH, blocks, cidrs
+from tests.support.two_node_cluster import DECODERS, Document, labelled, node, pod, policy, port
 
 pytestmark = pytest.mark.kernel
 
@@ -36,8 +36,8 @@ LOGGING = {
 class Table:
     """What must be in the kernel, and the kernel."""
 
-    def __init__(self, kernel: Nftables) -> None:
-        self.desired = Desired("a")
+    def __init__(self, kernel: NftClient) -> None:
+        self.desired = DesiredState("a")
         self.kernel = kernel
         asyncio.run(kernel.apply(diff(ABSENT, self.desired.ruleset())))
         self.desired.settle()
@@ -73,7 +73,7 @@ def table() -> Iterator[Table]:
     try:
         netns.pushns(name)
         try:
-            kernel = Nftables()
+            kernel = NftClient()
             try:
                 made = Table(kernel)
                 made.happens(node("a"), node("b"), WEB, DB)
@@ -94,7 +94,7 @@ def test_11_a_port_with_only_a_protocol_loads_in_every_place_that_it_can_have(ta
     found = table.happens(policy("shop/p", labelled(app="web"), types=BOTH, ingress=ingress, egress=egress))
     for way in ("ingress", "egress"):
         matches = [match for rule in found.chains[f"policy/{way}/shop/p"].rules for match in rule.matches]
-        assert {match.names for match in matches if isinstance(match, ProtocolIs)} == {("tcp",), ("udp",), ("sctp",)}
+        assert {match.names for match in matches if isinstance(match, L4Proto)} == {("tcp",), ("udp",), ("sctp",)}
 
 
 @pytest.mark.parametrize(("space", "name"), [("fwd", "add"), ("delete", "fwd"), ("inet", "goto"), ("map", "counter")])

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
-from nfagent.lab import netns, packet
-from nfagent.lab.servers import ICMP_NUMBERS
-from tests.connections import forget
-from tests.corner_lab import (
+from nfagent.lab import netns, raw_packets
+from nfagent.lab.listeners import ICMP_NUMBERS
+from nfagent.model.netaddr import FAMILIES, Family
+from tests.support.conntrack_table import forget
+from tests.support.edge_case_lab import (
     DENIED_PORT,
     OPEN_PORT,
     OTHERS,
@@ -35,8 +35,8 @@ from tests.corner_lab import (
     one_way,
     restrict,
 )
-from tests.labs import Document, Lab, policy_document
-from tests.packets import (
+from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.raw_sockets import (
     Capture,
     accept,
     bearing,
@@ -221,7 +221,7 @@ def test_37_protocols_without_ports_4_47_50_and_icmp(  # noqa: PLR0917 - a case 
         forget(name_of(lab, node))
     capture = held.enter_context(Capture(lab.pod(destination)))
     for number in NUMBERS[family]:
-        echo = packet.echo_request(family, 1, 1)
+        echo = raw_packets.echo_request(family, 1, 1)
         send_raw(lab.pod(source), address, number, echo if number == ICMP_NUMBERS[family] else bytes(16))
     heads = [head for head, _ in arrived(lab, capture, source, address) if head.icmp_type not in NEIGHBOURS]
     found = {head.protocol for head in heads if head.source == lab.address(source, family)}

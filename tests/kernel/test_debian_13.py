@@ -17,15 +17,15 @@ from uuid import uuid4
 
 import pytest
 
-from nfagent.ruleset.frames import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
-from nfagent.ruleset.matches import Foreign, Match
-from nfagent.ruleset.node_links import NodeLinks
-from nfagent.ruleset.objects import ABSENT, Ruleset, SetKind, Verdict
-from nfagent.ruleset.parse import parse_ruleset
-from nfagent.ruleset.transaction import diff, transaction_text
+from nfagent.desired.node_interfaces import NodeInterfaces
+from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
+from nfagent.nftables.matches import Match, UnknownExpr
+from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
+from nfagent.nftables.parse import parse_ruleset
+from nfagent.nftables.transaction import diff, transaction_text
 from tests.kernel.test_ruleset_kernel import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
-from tests.labs import logging_document
-from tests.scene import Scene, labelled, policy
+from tests.support.packet_labs import logging_document
+from tests.support.two_node_cluster import Scene, labelled, policy
 
 pytestmark = [
     pytest.mark.kernel,
@@ -40,7 +40,7 @@ LOGGED = logging_document(allow=True, deny=True)
 MANY_PORTS = policy("shop/many", labelled(app="db"), ingress=[{"ports": [{"port": 2 * n + 1} for n in range(9)]}])
 VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED).views["a"]
 VIEW.distrusted()
-VIEW.follow_links(NodeLinks(frozenset({"cbr0"}), bridged=True))
+VIEW.follow_links(NodeInterfaces(frozenset({"cbr0"}), bridged=True))
 SCENE = VIEW.ruleset()
 INSIDE = """
 import sys, nftables
@@ -143,7 +143,7 @@ def test_every_form_that_we_write_is_among_them() -> None:
     rules = [
         rule for ruleset in (SCENE, *map(golden, GOLDENS)) for chain in ruleset.chains.values() for rule in chain.rules
     ]
-    assert {type(match) for rule in rules for match in rule.matches} == {*get_args(Match)} - {Foreign}
+    assert {type(match) for rule in rules for match in rule.matches} == {*get_args(Match)} - {UnknownExpr}
     assert {type(rule.verdict) for rule in rules if rule.verdict is not None} == {*get_args(Verdict)}
     assert any(rule.counter for rule in rules)
     assert {item.kind for item in SCENE.sets.values()} == {*get_args(SetKind)}

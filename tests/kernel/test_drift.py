@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from nfagent.edge import netfilter
-from nfagent.edge.drift import MOST_OTHERS, DriftWatch, generation, own_ports
-from nfagent.edge.kernel import Nftables
-from nfagent.edge.netfilter import ElementSocket
-from nfagent.edge.sockets import asking_socket, netfilter_socket
 from nfagent.errors import KernelError
-from nfagent.ruleset.objects import ABSENT, NamedSet, Ruleset
-from nfagent.ruleset.transaction import ChangeElements, Transaction, diff
-from nfagent.wire.notifications import Committer
-from tests.own_namespace import own_namespace
+from nfagent.kernel import set_elements
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor, generation, own_ports
+from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.kernel.sockets import asking_socket, netfilter_socket
+from nfagent.netlink.nft_events import CommitOrigin
+from nfagent.nftables.objects import ABSENT, NamedSet, Ruleset
+from nfagent.nftables.transaction import ChangeElements, Transaction, diff
+from tests.support.own_namespace import own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -47,17 +47,17 @@ def _namespace() -> Iterator[None]:
 class Heard:
     """What a watch told."""
 
-    def __init__(self, watch: DriftWatch, kernel: Nftables) -> None:
+    def __init__(self, watch: NftMonitor, kernel: NftClient) -> None:
         self.watch = watch
         self.kernel = kernel
-        self.committers: list[Committer] = []
+        self.committers: list[CommitOrigin] = []
         self._news = asyncio.Event()
 
-    def take(self, committer: Committer) -> None:
+    def take(self, committer: CommitOrigin) -> None:
         self.committers.append(committer)
         self._news.set()
 
-    async def of(self, text: str, *, attentive: bool = True) -> list[Committer]:
+    async def of(self, text: str, *, attentive: bool = True) -> list[CommitOrigin]:
         """Have a process of its own load text, and give all that was told of by the time that this was.
 
         attentive: notifications are read as they come; otherwise none is before the process has ended
@@ -100,8 +100,8 @@ def send_to_loopback() -> None:
 @asynccontextmanager
 async def hearing(receive_buffer: int = 4 * 1024 * 1024) -> AsyncIterator[Heard]:
     """Load the table, and hear from then on."""
-    watch = DriftWatch(receive_buffer=receive_buffer)
-    kernel = Nftables(drift=watch)
+    watch = NftMonitor(receive_buffer=receive_buffer)
+    kernel = NftClient(drift=watch)
     try:
         await kernel.apply(diff(ABSENT, TABLE))
         heard = Heard(watch, kernel)
@@ -187,7 +187,7 @@ def test_another_number_of_commits_than_one_while_unheard_is_a_change_by_nobody_
             with heard.watch.unheard():
                 for number in range(others):
                     await command("nft", f"add element inet nfagent blocks4/1 {{ 10.0.0.{9 + number} }}")
-            assert (await heard.of(LAST))[0] == Committer()
+            assert (await heard.of(LAST))[0] == CommitOrigin()
 
     run(body)
 
@@ -235,8 +235,8 @@ def test_our_own_table_may_be_as_large_as_it_likes() -> None:
 
 def test_a_large_commit_of_ours_while_nobody_listens_is_no_change_by_others() -> None:
     async def body() -> None:
-        watch, told = DriftWatch(), list[Committer]()
-        kernel = Nftables(drift=watch)
+        watch, told = NftMonitor(), list[CommitOrigin]()
+        kernel = NftClient(drift=watch)
         try:
             watch.open(told.append)
             await kernel.apply(diff(ABSENT, TABLE))
@@ -244,7 +244,7 @@ def test_a_large_commit_of_ours_while_nobody_listens_is_no_change_by_others() ->
             await asyncio.sleep(0)
             assert told == []
             assert watch.look()
-            assert told == [Committer()], "what happened before it listened"
+            assert told == [CommitOrigin()], "what happened before it listened"
         finally:
             kernel.close()
             watch.close()
@@ -261,7 +261,7 @@ def test_the_generation_counts_commits() -> None:
 def test_a_socket_of_ours_that_nobody_told_of_is_heard_until_somebody_does() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            late = ElementSocket()
+            late = SetElementSocket()
             try:
                 late.commit(elements(1))
                 heard.watch.leave_out_own()
@@ -280,7 +280,7 @@ def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypat
         opened.append(asking_socket(needs_root, **options))
         return opened[-1]
 
-    monkeypatch.setattr(netfilter, "asking_socket", opening)
+    monkeypatch.setattr(set_elements, "asking_socket", opening)
 
     async def body() -> None:
         async with hearing() as heard:
@@ -319,7 +319,7 @@ def test_lost_notifications_are_a_change_by_nobody_knows_whom() -> None:
             text = ", ".join(f"10.{i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(20000))
             # Who reads at once may keep up with a kernel that is slow, and loses nothing.
             told = await heard.of(f"{OTHERS}; add element inet somebody s {{ {text} }}", attentive=False)
-            assert Committer() in told
+            assert CommitOrigin() in told
 
     run(body)
 
@@ -332,7 +332,7 @@ def test_a_closed_watch_hears_nothing_and_can_be_opened_again() -> None:
             await command("nft", "delete", "table", "inet", "nfagent")
             heard.watch.open(heard.take)
             assert heard.watch.look()
-            assert await heard.of("add table inet nfagent") == [Committer(), *heard.committers[1:]]
+            assert await heard.of("add table inet nfagent") == [CommitOrigin(), *heard.committers[1:]]
             assert [committer.name for committer in heard.committers[1:]] == ["nft"]
 
     run(body)
@@ -352,13 +352,13 @@ def open_files() -> set[str]:
 
 MAY_NOT = """
 import asyncio
-from nfagent.edge.drift import DriftWatch
-from nfagent.errors import MachineError
+from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.errors import HostError
 
 async def main():
     try:
-        DriftWatch().open(print)
-    except MachineError as error:
+        NftMonitor().open(print)
+    except HostError as error:
         print(error)
 
 asyncio.run(main())

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.errors import KernelError, MachineError, UsageError
-from nfagent.lab import ebpf_path, netns
-from nfagent.lab.ebpf_path import EbpfPath, address_key, build, link_of, policy_key
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.flow import Flow, next_nonce, open_flow
-from nfagent.lab.plan import grid
+from nfagent.errors import HostError, KernelError, UsageError
+from nfagent.lab import ebpf_baseline, netns
+from nfagent.lab.ebpf_baseline import EbpfPath, address_key, build, link_of, policy_key
+from nfagent.lab.flow import LabFlow, next_nonce, open_flow
+from nfagent.lab.listeners import Listeners, Protocol, pod_endpoints
 from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.servers import Protocol, Servers, pod_endpoints
-from tests.labs import wait_until
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import grid
+from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -30,22 +30,22 @@ Reach = dict[int, set[tuple[Protocol, int]]]
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[Fabric]:
-    if lack := ebpf_path.missing():
+def fabric() -> Iterator[NetnsTopology]:
+    if lack := ebpf_baseline.missing():
         pytest.skip(lack)
-    with Fabric(*grid(), tag="tebpf") as built:
+    with NetnsTopology(*grid(), tag="tebpf") as built:
         yield built
 
 
 @pytest.fixture(scope="module")
-def servers(fabric: Fabric) -> Iterator[Servers]:
-    with Servers() as serving:
+def servers(fabric: NetnsTopology) -> Iterator[Listeners]:
+    with Listeners() as serving:
         serving.listen(pod_endpoints(fabric, PORTS))
         yield serving
 
 
 @pytest.fixture
-def path(fabric: Fabric) -> Iterator[EbpfPath]:
+def path(fabric: NetnsTopology) -> Iterator[EbpfPath]:
     """Give the program, loaded on the server's node, where the clients' identities are known."""
     with EbpfPath(fabric.node_namespace(fabric.pods[SERVER].node)) as loaded:
         for pod, identity in ((CLIENT, CLIENTS), (STRANGER, STRANGERS)):
@@ -55,12 +55,14 @@ def path(fabric: Fabric) -> Iterator[EbpfPath]:
 
 
 @pytest.fixture
-def server(fabric: Fabric, path: EbpfPath) -> int:
+def server(fabric: NetnsTopology, path: EbpfPath) -> int:
     """Attach the server's Pod; nothing is allowed yet."""
     return path.attach(fabric.pod_namespace(*SERVER))
 
 
-def reached(fabric: Fabric, servers: Servers, source: tuple[str, str] = CLIENT, to: tuple[str, str] = SERVER) -> Reach:
+def reached(
+    fabric: NetnsTopology, servers: Listeners, source: tuple[str, str] = CLIENT, to: tuple[str, str] = SERVER
+) -> Reach:
     """Tell which of the ports are reached, by family."""
     found: Reach = {}
     probes = {
@@ -85,7 +87,7 @@ NOTHING = both()
 
 @pytest.mark.usefixtures("server")
 def test_a_pod_without_entries_is_closed_in_both_directions_and_its_neighbours_are_free(
-    fabric: Fabric, servers: Servers
+    fabric: NetnsTopology, servers: Listeners
 ) -> None:
     assert reached(fabric, servers) == NOTHING
     assert reached(fabric, servers, SERVER, CLIENT) == NOTHING
@@ -93,7 +95,7 @@ def test_a_pod_without_entries_is_closed_in_both_directions_and_its_neighbours_a
 
 
 def test_an_identity_is_allowed_on_a_port_of_a_protocol_and_nothing_else(
-    fabric: Fabric, servers: Servers, path: EbpfPath, server: int
+    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "ingress", CLIENTS, 80, "tcp")
     assert reached(fabric, servers) == both(("tcp", 80))
@@ -115,14 +117,14 @@ def test_an_identity_is_allowed_on_a_port_of_a_protocol_and_nothing_else(
     ],
 )
 def test_a_wildcard_entry_allows(
-    fabric: Fabric, servers: Servers, *, path: EbpfPath, server: int, entry: tuple[int, int, str], reach: Reach
+    fabric: NetnsTopology, servers: Listeners, *, path: EbpfPath, server: int, entry: tuple[int, int, str], reach: Reach
 ) -> None:
     path.allow(server, "ingress", *entry)
     assert reached(fabric, servers) == reach
 
 
 def test_one_map_update_changes_the_verdict_of_the_next_connection(
-    fabric: Fabric, servers: Servers, path: EbpfPath, server: int
+    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     assert reached(fabric, servers) == NOTHING
     path.allow(server, "ingress", CLIENTS)
@@ -133,7 +135,7 @@ def test_one_map_update_changes_the_verdict_of_the_next_connection(
 
 
 def test_an_identity_that_moves_takes_its_rights_along(
-    fabric: Fabric, servers: Servers, path: EbpfPath, server: int
+    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "ingress", CLIENTS)
     for address in fabric.pods[CLIENT].addresses:
@@ -147,7 +149,9 @@ def test_an_identity_that_moves_takes_its_rights_along(
     assert reached(fabric, servers) == NOTHING, "the longer prefix is the closer one"
 
 
-def test_egress_and_ingress_are_judged_apart(fabric: Fabric, servers: Servers, path: EbpfPath, server: int) -> None:
+def test_egress_and_ingress_are_judged_apart(
+    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
+) -> None:
     path.allow(server, "egress", CLIENTS, 80, "tcp")
     assert reached(fabric, servers, SERVER, CLIENT) == both(("tcp", 80))
     assert reached(fabric, servers, SERVER, STRANGER) == NOTHING
@@ -155,7 +159,7 @@ def test_egress_and_ingress_are_judged_apart(fabric: Fabric, servers: Servers, p
 
 
 def test_an_established_connection_goes_on_after_its_entry_is_gone(
-    fabric: Fabric, servers: Servers, path: EbpfPath, server: int
+    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "ingress", CLIENTS)
     client, address = fabric.pod_namespace(*CLIENT), fabric.pods[SERVER].addresses[0]
@@ -174,7 +178,7 @@ def test_an_established_connection_goes_on_after_its_entry_is_gone(
         flow.close()
 
 
-def test_nothing_is_left_after_it(fabric: Fabric, servers: Servers) -> None:
+def test_nothing_is_left_after_it(fabric: NetnsTopology, servers: Listeners) -> None:
     node = fabric.node_namespace(fabric.pods[SERVER].node)
     with EbpfPath(node) as path:
         path.attach(fabric.pod_namespace(*SERVER))
@@ -189,10 +193,10 @@ def test_nothing_is_left_after_it(fabric: Fabric, servers: Servers) -> None:
 
 
 def test_it_ends_well_where_the_lab_is_gone_before_it() -> None:
-    if lack := ebpf_path.missing():
+    if lack := ebpf_baseline.missing():
         pytest.skip(lack)
     nodes, pods, _ = grid(nodes=1)
-    with Fabric(nodes, pods[:1], tag="tebpf") as fabric:
+    with NetnsTopology(nodes, pods[:1], tag="tebpf") as fabric:
         path = EbpfPath(fabric.node_namespace("n1"))
         path.__enter__()
         path.attach(fabric.pod_namespace(*pods[0].key))
@@ -223,12 +227,12 @@ def test_a_port_without_a_protocol_has_no_key() -> None:
 
 def test_without_clang_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ebpf_path.missing() == "the eBPF path needs clang: apt-get install clang libbpf-dev"
-    with pytest.raises(MachineError, match="apt-get install clang"):
+    assert ebpf_baseline.missing() == "the eBPF path needs clang: apt-get install clang libbpf-dev"
+    with pytest.raises(HostError, match="apt-get install clang"):
         build(tmp_path / "policy.o")
 
 
-def hear(flow: Flow, heard: list[int]) -> bool:
+def hear(flow: LabFlow, heard: list[int]) -> bool:
     heard.extend(flow.answers())
     return bool(heard)
 

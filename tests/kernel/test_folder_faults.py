@@ -16,16 +16,16 @@ from typing import TypeVar
 
 import pytest
 
-from nfagent.cluster.model import Ref
-from nfagent.edge.bounded_calls import BoundedCalls
-from nfagent.edge.folder import FolderSource
-from nfagent.edge.folder_following import FolderDisk
-from nfagent.edge.folder_look import read_files
-from nfagent.edge.last_good import LastGood
-from nfagent.edge.manifests import Event, Folder
+from nfagent.checkpoint.store import CheckpointStore
+from nfagent.manifests.folder_scan import read_files
+from nfagent.manifests.follower import FolderReader
+from nfagent.manifests.index import ManifestEvent, ManifestIndex
+from nfagent.manifests.source import FolderSource
+from nfagent.model.objects import ObjectRef
+from nfagent.system.bounded_calls import BoundedCalls
 from tests.kernel.test_kernel_faults import no_more_files
-from tests.mounts import in_own_mounts, mount_empty, run, stalled, unmount
-from tests.unit.edge.test_manifests import Follower, following, link, pod, said
+from tests.support.tmpfs_mounts import in_own_mounts, mount_empty, run, stalled, unmount
+from tests.unit.manifests.test_index import Follower, following, link, pod, said
 
 pytestmark = [
     pytest.mark.kernel,
@@ -117,7 +117,7 @@ def test_a_manifest_keeps_what_it_held_where_there_is_instead(
 
 
 def test_a_manifest_and_a_folder_that_swap_their_kinds_between_two_looks_keep_what_they_held(folder: Path) -> None:
-    known = Folder()
+    known = ManifestIndex()
 
     async def body() -> None:
         async with following(folder, known=known) as follower:
@@ -309,12 +309,12 @@ class Taken:
     """Takes what changes."""
 
     def __init__(self) -> None:
-        self.held: set[Ref] = set()
+        self.held: set[ObjectRef] = set()
         self.ready = False
 
-    async def take(self, changes: Iterable[Event]) -> None:
+    async def take(self, changes: Iterable[ManifestEvent]) -> None:
         for change in changes:
-            if isinstance(change, Ref):
+            if isinstance(change, ObjectRef):
                 self.held.discard(change)
             else:
                 self.held.add(change.ref)
@@ -327,12 +327,12 @@ KEPT = (
     "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: wall}\n"
     "spec: {podSelector: {}, policyTypes: [Ingress]}\n"
 )
-WALL = Ref("NetworkPolicy", "shop", "wall")
+WALL = ObjectRef("NetworkPolicy", "shop", "wall")
 
 
 async def started(folder: Path, state: Path) -> tuple[FolderSource, Taken]:
     taken = Taken()
-    source = FolderSource(folder, taken, store := LastGood(state, "a"))
+    source = FolderSource(folder, taken, store := CheckpointStore(state, "a"))
     async with asyncio.timeout(DEADLINE):
         await source.start()
     await store.close()
@@ -385,7 +385,7 @@ def test_a_start_waits_for_a_folder_that_may_not_be_listed_where_nothing_is_know
         with somebody_else():
             root(lambda: folder.chmod(0))
             taken = Taken()
-            source = FolderSource(folder, taken, LastGood(None, "a"))
+            source = FolderSource(folder, taken, CheckpointStore(None, "a"))
             starting = asyncio.create_task(source.start())
             done, _ = await asyncio.wait([starting], timeout=0.3)
             assert (done, taken.ready) == (set(), False)
@@ -423,7 +423,7 @@ def test_a_file_system_that_never_answers_holds_up_no_other_file(folder: Path) -
     elsewhere.mkdir()
 
     async def body() -> None:
-        disk = FolderDisk(BoundedCalls(0.2))
+        disk = FolderReader(BoundedCalls(0.2))
         async with following(folder, LOOK, disk=disk) as follower:
             await follower.holds(WEB, "shop/db@a")
             with stalled(folder / "team"), stalled(elsewhere):
@@ -446,7 +446,7 @@ def test_a_file_system_that_never_answers_holds_up_no_other_file(folder: Path) -
 PROGRAM = """
 import asyncio, os, sys
 from pathlib import Path
-from tests.unit.edge.test_manifests import following, pod, said
+from tests.unit.manifests.test_index import following, pod, said
 
 setting, words, parent = sys.argv[1:4]
 folder = Path(sys.argv[4])
@@ -517,7 +517,7 @@ CODES = [errno.EIO, errno.ESTALE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errn
 @pytest.mark.parametrize("where", [".", "team", "f.yaml"], ids=["the folder", "a folder within", "a file"])
 def test_any_error_of(where: str, code: int, folder: Path) -> None:
     """Takes nothing away, is said, and is over when it is."""
-    known = Folder()
+    known = ManifestIndex()
     list(known.adopt_look(read_files(folder, known)))
     if where == ".":
         (folder / "f.yaml").unlink()
@@ -531,4 +531,4 @@ def test_any_error_of(where: str, code: int, folder: Path) -> None:
     assert list(known.adopt_look(read_files(folder, known))) == []
     assert (said(known), known.uncertain) == ([], False)
     (folder / "f.yaml").unlink()
-    assert list(known.adopt_look(read_files(folder, known))) == [Ref("Pod", "shop", "web")]
+    assert list(known.adopt_look(read_files(folder, known))) == [ObjectRef("Pod", "shop", "web")]

@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
-from nfagent.edge.frames import FrameWatch, Run
-from nfagent.edge.kernel import Nftables
+from nfagent.kernel.bridge_table import BridgeTableReconciler, Run
+from nfagent.kernel.nft_client import NftClient
 from nfagent.lab import netns
-from nfagent.lab.cluster import LabAgent
-from nfagent.lab.plan import grid
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import pod_endpoints
-from nfagent.ruleset.frames import EXPECTED, parse_frames
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
-from tests.own_namespace import own_namespace
-from tests.packets import marker
+from nfagent.lab.topology_plan import grid
+from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.nftables.bridge_table import EXPECTED, parse_frames
+from tests.support.own_namespace import own_namespace
+from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
+from tests.support.raw_sockets import marker
 
 pytestmark = [
     pytest.mark.kernel,
@@ -286,7 +286,7 @@ def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: Lab, ag
 class OtherWords:
     """An nft that lists a word of ours as another; `disturbs`: somebody else commits after each table of ours."""
 
-    def __init__(self, kernel: Nftables, *, disturbs: bool = False) -> None:
+    def __init__(self, kernel: NftClient, *, disturbs: bool = False) -> None:
         self.written = 0
         self._kernel = kernel
         self._disturbs = disturbs
@@ -305,10 +305,10 @@ class OtherWords:
 
 def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -> None:
     async def body() -> None:
-        kernel = Nftables()
+        kernel = NftClient()
         try:
             commands = OtherWords(kernel)
-            watch = FrameWatch(commands, dropping=True)
+            watch = BridgeTableReconciler(commands, dropping=True)
             for _ in range(3):
                 await watch.look()
                 assert (watch.status()["state"], commands.written) == ("dropped", 1)
@@ -324,10 +324,10 @@ def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -
 
 def test_words_that_somebody_else_may_have_put_there_are_not_learned() -> None:
     async def body() -> None:
-        kernel = Nftables()
+        kernel = NftClient()
         try:
             commands = OtherWords(kernel, disturbs=True)
-            watch = FrameWatch(commands, dropping=True)
+            watch = BridgeTableReconciler(commands, dropping=True)
             await watch.look()
             assert watch.status()["state"] == "unknown"
             assert "again and again" in watch.status()["problem"]

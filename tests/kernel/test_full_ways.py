@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from nfagent.cluster.model import Pod
-from nfagent.edge.clock import SystemClock
-from nfagent.edge.conntrack import Connections, room_for_ways
-from nfagent.edge.kernel import Nftables
-from nfagent.reconcile import Reconciler
-from nfagent.revoke import Revoker
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import FLOW_SET_SIZE
-from tests.connections import SERVER, create, limit
-from tests.own_namespace import own_namespace
-from tests.scene import DECODERS, policy
+from nfagent.clock import SystemClock
+from nfagent.controllers.conntrack_revoker import ConntrackRevoker
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.desired.state import DesiredState
+from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
+from nfagent.kernel.nft_client import NftClient
+from nfagent.model.objects import Pod
+from nfagent.nftables.objects import FLOW_SET_SIZE
+from tests.support.conntrack_table import SERVER, create, limit
+from tests.support.own_namespace import own_namespace
+from tests.support.two_node_cluster import DECODERS, policy
 
 pytestmark = [
     pytest.mark.kernel,
@@ -82,12 +82,12 @@ class Stage:
     """The wanted state, the kernel, the reconciler and the revoker, as in the agent."""
 
     def __init__(self, room: int) -> None:
-        self.desired = Desired("a", ways=room)
-        self.kernel = Nftables()
-        self.connections = Connections()
+        self.desired = DesiredState("a", ways=room)
+        self.kernel = NftClient()
+        self.connections = ConntrackClient()
         self.reconciler = Reconciler(self.kernel, SystemClock(), self.desired, on_sync=self._synced)
         self.clock = RestingClock()
-        self.revoker = Revoker(
+        self.revoker = ConntrackRevoker(
             self.desired,
             self.connections,
             self.kernel,
@@ -171,11 +171,11 @@ def test_where_the_set_is_full_what_fits_is_ended_and_the_rest_stays_closed_unti
 )
 def test_a_set_that_an_earlier_start_made_smaller_gets_more_room_and_keeps_what_it_remembers() -> None:
     async def body() -> None:
-        small, large = Desired("a").ruleset(), Desired("a", ways=4 * FLOW_SET_SIZE).ruleset()
-        with closing(Nftables()) as kernel:
+        small, large = DesiredState("a").ruleset(), DesiredState("a", ways=4 * FLOW_SET_SIZE).ruleset()
+        with closing(NftClient()) as kernel:
             await kernel.apply(await kernel.difference(small))
         nft("add", "element", "inet", "nfagent", "revoked4", f"{{ {WAY} }}")
-        with closing(Nftables()) as kernel:
+        with closing(NftClient()) as kernel:
             assert await kernel.difference(large) == ()
             assert kernel.as_written(await kernel.read(), large) == large
         assert (ways()["size"], remembered()) == (4 * FLOW_SET_SIZE, 1)
@@ -185,8 +185,8 @@ def test_a_set_that_an_earlier_start_made_smaller_gets_more_room_and_keeps_what_
 
 def test_a_set_that_is_larger_than_it_need_be_stays_and_keeps_what_it_remembers() -> None:
     async def body() -> None:
-        small, large = Desired("a").ruleset(), Desired("a", ways=4 * FLOW_SET_SIZE).ruleset()
-        with closing(Nftables()) as kernel:
+        small, large = DesiredState("a").ruleset(), DesiredState("a", ways=4 * FLOW_SET_SIZE).ruleset()
+        with closing(NftClient()) as kernel:
             await kernel.apply(await kernel.difference(large))
             nft("add", "element", "inet", "nfagent", "revoked4", f"{{ {WAY} }}")
             assert await kernel.difference(small) == ()

@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.plan import NodePlan, PodPlan
-from nfagent.policy.evaluate import Flow
-from nfagent.policy.model import NetworkPolicy
-from nfagent.ruleset.desired import Desired, Item
-from tests.fuzz.asking import Judges
+from nfagent.desired.state import DesiredState
+from nfagent.lab.topology_plan import NodePlan, PodPlan
+from nfagent.model.gvk import Item
+from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import Case, Change, Document, Finding, Question, Step, Way, step_of
-from tests.fuzz.drawing import draw_case, file_of, generator
 from tests.fuzz.folder import read_case
+from tests.fuzz.generator import draw_case, file_of, generator
 from tests.fuzz.link_scope import PORT, WAYS
+from tests.fuzz.oracle_runner import Judges
+from tests.fuzz.oracles import Readings
 from tests.fuzz.packets import PacketLab
-from tests.fuzz.readings import Readings
 from tests.fuzz.session import Plan, keep
-from tests.fuzz.tally import Tally
-from tests.labs import node_document, pod_document, policy_document
+from tests.fuzz.stats import Tally
 from tests.properties.objects import NODE_CIDRS
-from tests.scene import NODE_ADDRESSES, NODES
+from tests.support.packet_labs import node_document, pod_document, policy_document
+from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 
 pytestmark = pytest.mark.kernel
 
@@ -120,7 +121,7 @@ def test_calls_by_addresses_of_the_link_arrive_only_where_nobody_is_isolated(tmp
     assert readings.tally.link_scope == len(CALLS)
 
 
-class Deaf(Desired):
+class Deaf(DesiredState):
     """Judges as if there were no NetworkPolicies, which the agents have."""
 
     def put(self, item: Item) -> bool:

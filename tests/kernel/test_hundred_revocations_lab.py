@@ -8,11 +8,11 @@ from io import StringIO
 
 import pytest
 
-from benchmarks.circles import CHANGES
+from benchmarks.data.revocation_scenarios import CHANGES
 from benchmarks.registry import Run
-from benchmarks.revocations import measure, table
-from nfagent.lab.stage import Stage
-from tests.ending import PRINTED
+from benchmarks.suites.revocations import measure, table
+from nfagent.lab.demo_output import DemoOutput
+from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel
 
@@ -27,8 +27,8 @@ def test_32_no_packet_after_the_commits_of_a_hundred_revocations(
     header, *lines = table(outcome)
     shown = StringIO()
     with redirect_stdout(shown):
-        Stage().step(f"{len(found)} revocations")
-        Stage().table(header, lines)
+        DemoOutput().step(f"{len(found)} revocations")
+        DemoOutput().table(header, lines)
     record_property(PRINTED, shown.getvalue())
     assert len(found) == TIMES
     assert {one.kind for one in found} == CHANGES.keys()

@@ -12,12 +12,12 @@ from functools import partial
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
-from nfagent.edge.conntrack import Connections
+from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.lab import netns
-from nfagent.lab.packet import internet_checksum
-from nfagent.wire.conntrack import ConntrackEntry
-from tests.corner_lab import (
+from nfagent.lab.raw_packets import internet_checksum
+from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.netlink.conntrack import ConntrackEntry
+from tests.support.edge_case_lab import (
     MARKER_PORT,
     OF_Y,
     UDP_MARKER,
@@ -29,8 +29,8 @@ from tests.corner_lab import (
     one_way,
     restrict,
 )
-from tests.labs import Document, Lab, policy_document
-from tests.packets import Arrival, Capture, bearing, marker, send_raw, udp_socket, unreachable
+from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.raw_sockets import Arrival, Capture, bearing, marker, send_raw, udp_socket, unreachable
 
 pytestmark = pytest.mark.kernel
 
@@ -152,7 +152,7 @@ def test_what_is_for_one_host_and_comes_in_a_frame_for_many_makes_no_connection_
 
 
 def called_by(client: str, server: str) -> list[ConntrackEntry]:
-    asking = Connections()
+    asking = ConntrackClient()
     try:
         found = asking.entries(frozenset({client}))
     finally:

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from nfagent.cli.client import ask
-from nfagent.edge.drift import table_flags
-from nfagent.edge.kernel import Nftables
+from nfagent.cli.agent_client import ask
 from nfagent.errors import KernelError
-from nfagent.ruleset.objects import ABSENT
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_monitor import table_flags
+from nfagent.nftables.objects import ABSENT
 from tests.kernel.test_cli import Site, site
 from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running
-from tests.labs import wait_until
-from tests.own_namespace import own_namespace
-from tests.owned_table import DORMANT, PERSIST, owned_table
+from tests.support.own_namespace import own_namespace
+from tests.support.owned_table import DORMANT, PERSIST, owned_table
+from tests.support.packet_labs import wait_until
 
 __all__ = ["site"]
 
@@ -195,7 +195,7 @@ def no_more_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_namespace")
 def test_a_library_that_could_not_be_opened_once_is_opened_when_that_works_again() -> None:
-    kernel = Nftables()
+    kernel = NftClient()
     try:
         with no_more_files():
             assert kernel.read_now() == ABSENT

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.cluster import LabAgent, LabCluster
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.agents import LabAgent, LabCluster
+from nfagent.lab.listeners import Endpoint, Listeners, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint, Servers, pod_endpoints
-from tests.labs import Lab, pod_plans, wait_until
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from tests.support.packet_labs import Lab, pod_plans, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -93,8 +93,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartLab]:
     (folder / "manifests").symlink_to("revision-0")
     nodes, pods = planned()
     with (
-        Fabric(nodes, pods, [OUTSIDE], tag="t") as fabric,
-        Servers() as servers,
+        NetnsTopology(nodes, pods, [OUTSIDE], tag="t") as fabric,
+        Listeners() as servers,
         LabCluster(fabric, folder / "manifests", folder / "agents") as cluster,
     ):
         servers.listen(pod_endpoints(fabric, [("tcp", 80)]))

@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.cluster import LabAgent
-from nfagent.lab.plan import grid
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.first_packet import watch_change
+from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import pod_endpoints
-from nfagent.lab.stream import watch_change
-from tests.labs import Lab, held, namespace_document, pod_document, policy_document, running_lab, wait_until
+from nfagent.lab.topology_plan import grid
+from tests.support.packet_labs import (
+    Lab,
+    held,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+    wait_until,
+)
 
 pytestmark = pytest.mark.kernel
 

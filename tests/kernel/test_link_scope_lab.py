@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.lab import netns
-from nfagent.lab.plan import OutsideHost, PodPlan, grid
-from nfagent.lab.servers import DOMAINS
-from nfagent.lab.wiring import BRIDGE
-from tests.corner_lab import (
+from nfagent.lab.ip_commands import BRIDGE
+from nfagent.lab.listeners import DOMAINS
+from nfagent.lab.topology_plan import OutsideHost, PodPlan, grid
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from tests.support.edge_case_lab import (
     MARKER_PORT,
     OF_Y,
     OPEN_PORT,
@@ -30,8 +30,8 @@ from tests.corner_lab import (
     one_way,
     restrict,
 )
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab
-from tests.packets import Capture, bearing, marker, tcp_listener, udp_socket
+from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.raw_sockets import Capture, bearing, marker, tcp_listener, udp_socket
 
 pytestmark = pytest.mark.kernel
 

@@ -6,10 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.plan import grid
+from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import pod_endpoints
-from tests.labs import Document, Lab, as_text, namespace_document, pod_document, policy_document, running_lab
+from nfagent.lab.topology_plan import grid
+from tests.support.packet_labs import (
+    Document,
+    Lab,
+    as_text,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+)
 
 pytestmark = pytest.mark.kernel
 

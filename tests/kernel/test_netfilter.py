@@ -18,17 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import Family, Range, parse_cidr, single, text
-from nfagent.edge import netfilter
-from nfagent.edge.kernel import Nftables
-from nfagent.edge.netfilter import ElementError, ElementSocket
-from nfagent.edge.sockets import asking_socket
-from nfagent.errors import KernelError, MachineError, WireError
-from nfagent.ruleset.matches import Packet
-from nfagent.ruleset.objects import (
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel import set_elements
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.set_elements import ElementError, SetElementSocket
+from nfagent.kernel.sockets import asking_socket
+from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
+from nfagent.nftables.matches import IpAddress
+from nfagent.nftables.objects import (
     ABSENT,
     Chain,
-    Dispatch,
     Element,
     Hook,
     NamedSet,
@@ -36,9 +35,10 @@ from nfagent.ruleset.objects import (
     Rule,
     Ruleset,
     VerdictMap,
+    VmapLookup,
 )
-from nfagent.ruleset.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
-from tests.own_namespace import own_namespace
+from nfagent.nftables.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
+from tests.support.own_namespace import own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -73,17 +73,17 @@ def _namespace() -> Iterator[None]:
 
 
 @pytest.fixture
-def nftables(_namespace: None) -> Iterator[Nftables]:
+def nftables(_namespace: None) -> Iterator[NftClient]:
     """Give libnftables, in this thread, with EMPTY loaded."""
-    kernel = Nftables()
+    kernel = NftClient()
     kernel.apply_now(diff(ABSENT, EMPTY))
     yield kernel
     kernel.close()
 
 
 @pytest.fixture
-def elements(_namespace: None) -> Iterator[ElementSocket]:
-    with closing(ElementSocket()) as opened:
+def elements(_namespace: None) -> Iterator[SetElementSocket]:
+    with closing(SetElementSocket()) as opened:
         yield opened
 
 
@@ -134,7 +134,7 @@ def holding(**sets: frozenset[Element] | dict[str, str]) -> Ruleset:
         pytest.param(holding(map6={"2001:db8::1": "egress/shop/web"}), id="IPv6 to a chain"),
     ],
 )
-def test_elements_of_each_kind_come_and_go(nftables: Nftables, elements: ElementSocket, wanted: Ruleset) -> None:
+def test_elements_of_each_kind_come_and_go(nftables: NftClient, elements: SetElementSocket, wanted: Ruleset) -> None:
     elements.commit(diff(EMPTY, wanted))
     assert nftables.read_now() == wanted
 
@@ -182,8 +182,8 @@ def rulesets(draw: st.DrawFn) -> Ruleset:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(rulesets(), min_size=1, max_size=4), st.booleans())
 def test_any_changes_do_what_nft_does_with_them(
-    nftables: Nftables,
-    elements: ElementSocket,
+    nftables: NftClient,
+    elements: SetElementSocket,
     states: list[Ruleset],
     fast_first: bool,  # noqa: FBT001 - drawn
 ) -> None:
@@ -202,7 +202,7 @@ def test_any_changes_do_what_nft_does_with_them(
         before = after
 
 
-def test_an_address_that_is_there_already_is_no_error(nftables: Nftables, elements: ElementSocket) -> None:
+def test_an_address_that_is_there_already_is_no_error(nftables: NftClient, elements: SetElementSocket) -> None:
     elements.commit(
         (
             add("address4", "10.0.0.1"),
@@ -231,7 +231,7 @@ def test_an_address_that_is_there_already_is_no_error(nftables: Nftables, elemen
     ],
 )
 def test_flows_are_remembered_for_their_time_and_no_part_of_what_is_compared(
-    nftables: Nftables, elements: ElementSocket, name: str, source: str, destination: str
+    nftables: NftClient, elements: SetElementSocket, name: str, source: str, destination: str
 ) -> None:
     flows: list[Element] = [(source, "tcp", 80, destination, 40_000), (source, "sctp", 1, destination, 65_535)]
     for _ in range(2):  # one that is there already is no error
@@ -244,7 +244,7 @@ def test_flows_are_remembered_for_their_time_and_no_part_of_what_is_compared(
     assert nftables.read_now() == EMPTY
 
 
-def test_one_element_among_those_that_fill_a_message_is_named(nftables: Nftables, elements: ElementSocket) -> None:
+def test_one_element_among_those_that_fill_a_message_is_named(nftables: NftClient, elements: SetElementSocket) -> None:
     many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(2_000))
     elements.commit((add("address4", *many),))
 
@@ -321,8 +321,8 @@ HELD = holding(
     ],
 )
 def test_a_refusal_names_the_element_and_leaves_nothing_behind(
-    nftables: Nftables,
-    elements: ElementSocket,
+    nftables: NftClient,
+    elements: SetElementSocket,
     command: ChangeElements | ChangeMapElements,
     blamed: tuple[int, object],
     words: str,
@@ -356,7 +356,7 @@ def test_a_refusal_names_the_element_and_leaves_nothing_behind(
         pytest.param("240.0.0.0/4", id="to the last address within another one"),
     ],
 )
-def test_a_range_is_refused(nftables: Nftables, elements: ElementSocket, other: str) -> None:
+def test_a_range_is_refused(nftables: NftClient, elements: SetElementSocket, other: str) -> None:
     elements.commit(diff(EMPTY, HELD))
 
     with pytest.raises(ElementError, match="overlaps") as caught:
@@ -366,7 +366,7 @@ def test_a_range_is_refused(nftables: Nftables, elements: ElementSocket, other: 
     assert nftables.read_now() == HELD
 
 
-def test_a_table_that_is_gone_is_named(nftables: Nftables, elements: ElementSocket) -> None:
+def test_a_table_that_is_gone_is_named(nftables: NftClient, elements: SetElementSocket) -> None:
     nftables.apply_now(diff(EMPTY, ABSENT))
 
     with pytest.raises(ElementError, match=r"no table inet nfagent \(ENOENT\); 1 more of the batch's") as caught:
@@ -376,8 +376,8 @@ def test_a_table_that_is_gone_is_named(nftables: Nftables, elements: ElementSock
     assert nftables.read_now() == ABSENT
 
 
-def test_a_loop_of_chains_is_refused(nftables: Nftables, elements: ElementSocket) -> None:
-    dispatch = Chain((Rule(verdict=Dispatch(Packet("saddr", 4), "map4")),))
+def test_a_loop_of_chains_is_refused(nftables: NftClient, elements: SetElementSocket) -> None:
+    dispatch = Chain((Rule(verdict=VmapLookup(IpAddress("saddr", 4), "map4")),))
     base = msgspec.structs.replace(dispatch, hook=Hook("filter", "forward", 0))
     looping = msgspec.structs.replace(EMPTY, chains={**EMPTY.chains, "egress/shop/web": dispatch, "forward": base})
     nftables.apply_now(diff(EMPTY, looping))
@@ -388,7 +388,9 @@ def test_a_loop_of_chains_is_refused(nftables: Nftables, elements: ElementSocket
     assert nftables.read_now() == looping
 
 
-def test_a_hundred_thousand_elements_come_together_or_not_at_all(nftables: Nftables, elements: ElementSocket) -> None:
+def test_a_hundred_thousand_elements_come_together_or_not_at_all(
+    nftables: NftClient, elements: SetElementSocket
+) -> None:
     many = tuple(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
 
     with pytest.raises(ElementError) as caught:
@@ -402,9 +404,9 @@ def test_a_hundred_thousand_elements_come_together_or_not_at_all(nftables: Nftab
     assert nftables.read_now() == EMPTY
 
 
-def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_goes(nftables: Nftables) -> None:
+def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_goes(nftables: NftClient) -> None:
     many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(2_000))
-    with closing(ElementSocket(send_buffer=8_192)) as narrow:
+    with closing(SetElementSocket(send_buffer=8_192)) as narrow:
         with pytest.raises(KernelError, match="more than the socket's send buffer"):
             narrow.commit((add("address4", *many),))
         assert nftables.read_now() == EMPTY
@@ -413,8 +415,8 @@ def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_goes(nftabl
     assert nftables.read_now().sets["address4"].elements == frozenset(many[:10])
 
 
-def test_refusals_that_overflow_the_receive_buffer_are_refusals_all_the_same(nftables: Nftables) -> None:
-    with closing(ElementSocket(receive_buffer=4_096)) as narrow:
+def test_refusals_that_overflow_the_receive_buffer_are_refusals_all_the_same(nftables: NftClient) -> None:
+    with closing(SetElementSocket(receive_buffer=4_096)) as narrow:
         with pytest.raises(ElementError, match="there is no set of that name") as caught:
             narrow.commit((add("address4", "10.0.0.1"), *(add(f"nothing{n}", "10.0.0.1") for n in range(500))))
         assert caught.value.set == "nothing0"
@@ -424,7 +426,7 @@ def test_refusals_that_overflow_the_receive_buffer_are_refusals_all_the_same(nft
     assert nftables.read_now().sets["address4"].elements == frozenset({"10.0.0.1"})
 
 
-def test_other_commands_are_refused_before_anything_is_sent(nftables: Nftables, elements: ElementSocket) -> None:
+def test_other_commands_are_refused_before_anything_is_sent(nftables: NftClient, elements: SetElementSocket) -> None:
     mixed: Transaction = (add("address4", "10.0.0.1"), AddCounter("drops"))
     with pytest.raises(WireError, match="can't carry other commands"):
         elements.commit(mixed)
@@ -433,12 +435,12 @@ def test_other_commands_are_refused_before_anything_is_sent(nftables: Nftables, 
     assert nftables.read_now() == EMPTY
 
 
-def test_without_the_capability_it_says_what_to_do(nftables: Nftables, elements: ElementSocket) -> None:
+def test_without_the_capability_it_says_what_to_do(nftables: NftClient, elements: SetElementSocket) -> None:
     os.seteuid(65_534)
     try:
-        with pytest.raises(MachineError, match="needs root"):
-            ElementSocket()
-        with pytest.raises(MachineError, match="needs root"):
+        with pytest.raises(HostError, match="needs root"):
+            SetElementSocket()
+        with pytest.raises(HostError, match="needs root"):
             elements.commit((add("address4", "10.0.0.1"),))
     finally:
         os.seteuid(0)
@@ -453,15 +455,15 @@ def broken(opened: socket.socket, *, ended: bool) -> None:
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["has ended", "is no socket any more"])
-def test_a_socket_is_opened_anew_where_it(nftables: Nftables, *, ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_is_opened_anew_where_it(nftables: NftClient, *, ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[socket.socket] = []
 
     def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
         opened.append(asking_socket(needs_root, **options))
         return opened[-1]
 
-    monkeypatch.setattr(netfilter, "asking_socket", opening)
-    with closing(ElementSocket(reopened=lambda: told.append(len(opened)))) as elements:
+    monkeypatch.setattr(set_elements, "asking_socket", opening)
+    with closing(SetElementSocket(reopened=lambda: told.append(len(opened)))) as elements:
         told: list[int] = []
         broken(opened[0], ended=ended)
         with pytest.raises(KernelError, match="can't be sent"):

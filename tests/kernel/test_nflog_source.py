@@ -15,10 +15,10 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.edge.nflog import NflogSource
-from nfagent.errors import MachineError
-from nfagent.wire.nflog import LoggedPacket
-from nfagent.wire.packet import PacketHead, decode_head
+from nfagent.errors import HostError
+from nfagent.kernel.nflog import NflogSource
+from nfagent.netlink.nflog import LoggedPacket
+from nfagent.netlink.packet_header import PacketHead, decode_head
 
 pytestmark = [
     pytest.mark.kernel,
@@ -242,7 +242,7 @@ def test_a_group_has_one_reader_and_is_free_again_once_closed() -> None:
     async def run() -> None:
         first, second = NflogSource(GROUP), NflogSource(GROUP)
         first.open(Collector())
-        with closing(first), pytest.raises(MachineError, match=f"NFLOG group {GROUP} is already read"):
+        with closing(first), pytest.raises(HostError, match=f"NFLOG group {GROUP} is already read"):
             second.open(Collector())
 
         collector = Collector()
@@ -260,7 +260,7 @@ def test_without_the_capability_it_says_what_to_do() -> None:
     async def run() -> None:
         os.seteuid(65_534)
         try:
-            with pytest.raises(MachineError, match="run as root"):
+            with pytest.raises(HostError, match="run as root"):
                 NflogSource(GROUP).open(Collector())
         finally:
             os.seteuid(0)

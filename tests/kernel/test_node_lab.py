@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.plan import NodePlan, grid
+from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint, Protocol, pod_endpoints
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from nfagent.lab.topology_plan import NodePlan, grid
+from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 

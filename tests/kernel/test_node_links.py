@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import pytest
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import Node, Pod
-from nfagent.cluster.state import ClusterState
-from nfagent.edge import node_links
-from nfagent.edge.node_links import NodeLinksWatch, Question, question_of
+from nfagent.desired.node_interfaces import NodeInterfaces
+from nfagent.desired.state import DesiredState
+from nfagent.kernel import link_monitor
+from nfagent.kernel.link_monitor import LinkMonitor, LinkQuery, question_of
 from nfagent.lab import netns
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.node_links import NodeLinks
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.objects import Node, Pod
+from nfagent.state.cluster import ClusterState
 
 pytestmark = pytest.mark.kernel
 
@@ -69,14 +69,14 @@ def pod_link(number: int) -> list[str]:
     ]
 
 
-def watching(question: Question) -> tuple[NodeLinksWatch, list[NodeLinks]]:
-    told: list[NodeLinks] = []
-    return NodeLinksWatch(lambda: question, told.append), told
+def watching(question: LinkQuery) -> tuple[LinkMonitor, list[NodeInterfaces]]:
+    told: list[NodeInterfaces] = []
+    return LinkMonitor(lambda: question, told.append), told
 
 
 def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: Machine) -> None:
     machine.ip(*pod_link(10))
-    watch, told = watching(Question(frozenset({"10.0.0.10", "192.0.2.77", "192.0.2.1", "203.0.113.7", "2001:db8::1"})))
+    watch, told = watching(LinkQuery(frozenset({"10.0.0.10", "192.0.2.77", "192.0.2.1", "203.0.113.7", "2001:db8::1"})))
     machine.ask(watch.look)
     assert [links.pod_links for links in told] == [{"pod10"}]
     assert [name for links in told for name, _ in links.shared] == ["eth0"]
@@ -84,11 +84,11 @@ def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: Machine)
 
 def test_a_pod_that_isnt_there_is_nobodys_news(machine: Machine) -> None:
     """Its address would go by the default route, to a router or on the link itself."""
-    watch, told = watching(Question(PODS))
+    watch, told = watching(LinkQuery(PODS))
     for default in ("via 192.0.2.254 dev eth0", "dev eth0"):
         machine.ip(f"route replace default {default}", "route replace ::/0 dev eth0")
         machine.ask(watch.look)
-        assert told == [NodeLinks()]
+        assert told == [NodeInterfaces()]
 
 
 def test_each_of_several_uplinks_is_one(machine: Machine) -> None:
@@ -99,7 +99,7 @@ def test_each_of_several_uplinks_is_one(machine: Machine) -> None:
         "address add 198.51.100.1/24 dev eth1",
         "route replace default nexthop via 192.0.2.254 nexthop via 198.51.100.254",
     )
-    watch, told = watching(Question(frozenset({"192.0.2.77", "198.51.100.77"})))
+    watch, told = watching(LinkQuery(frozenset({"192.0.2.77", "198.51.100.77"})))
     machine.ask(watch.look)
     assert told[-1].pod_links == frozenset()
     assert [name for name, _ in told[-1].shared] == ["eth0", "eth1"]
@@ -107,14 +107,14 @@ def test_each_of_several_uplinks_is_one(machine: Machine) -> None:
 
 def test_more_interfaces_than_one_datagram_tells_of(machine: Machine) -> None:
     machine.ip(*(line for number in range(10, 90) for line in pod_link(number)))
-    watch, told = watching(Question(frozenset(f"10.0.0.{number}" for number in range(10, 90))))
+    watch, told = watching(LinkQuery(frozenset(f"10.0.0.{number}" for number in range(10, 90))))
     machine.ask(watch.look)
     assert told[-1].pod_links == {f"pod{number}" for number in range(10, 90)}
 
 
 def test_nobody_is_told_twice(machine: Machine) -> None:
     machine.ip(*pod_link(10))
-    watch, told = watching(Question(PODS))
+    watch, told = watching(LinkQuery(PODS))
     for _ in range(3):
         machine.ask(watch.look)
     assert len(told) == 1
@@ -124,7 +124,7 @@ def test_what_was_known_stays_while_the_kernel_cant_be_asked(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.ip(*pod_link(10))
-    watch, told = watching(Question(PODS))
+    watch, told = watching(LinkQuery(PODS))
     machine.ask(watch.look)
     before = watch.status()
 
@@ -132,7 +132,7 @@ def test_what_was_known_stays_while_the_kernel_cant_be_asked(
         raise OSError(errno.ENFILE, "too many")
 
     with monkeypatch.context() as patched:
-        patched.setattr(node_links, "rtnetlink_socket", refused)
+        patched.setattr(link_monitor, "rtnetlink_socket", refused)
         for _ in range(2):
             machine.ask(watch.look)
     reason = "this node's interfaces can't be asked for, what was known stays: Too many open files in system"
@@ -142,8 +142,8 @@ def test_what_was_known_stays_while_the_kernel_cant_be_asked(
 
 
 def test_a_change_is_heard_and_a_pod_that_comes_is_asked_for(machine: Machine) -> None:
-    question, heard = [Question(frozenset({"10.0.0.10"}))], asyncio.Event()
-    watch = NodeLinksWatch(lambda: question[0], lambda _: heard.set())
+    question, heard = [LinkQuery(frozenset({"10.0.0.10"}))], asyncio.Event()
+    watch = LinkMonitor(lambda: question[0], lambda _: heard.set())
 
     async def next_told() -> frozenset[str]:
         await asyncio.wait_for(heard.wait(), 10)
@@ -158,7 +158,7 @@ def test_a_change_is_heard_and_a_pod_that_comes_is_asked_for(machine: Machine) -
         while not found[-1]:
             found.append(await next_told())
         await asyncio.to_thread(machine.ip, *pod_link(11))
-        question[0] = Question(frozenset({"10.0.0.10", "10.0.0.11"}))
+        question[0] = LinkQuery(frozenset({"10.0.0.10", "10.0.0.11"}))
         watch.pods_changed()
         found.append(await next_told())
         await asyncio.to_thread(machine.ip, "link del pod10")
@@ -176,11 +176,11 @@ def test_routes_that_change_without_end_take_a_small_share_of_the_time(machine: 
     machine.ip(*pod_link(10))
     looks, told = [0], asyncio.Event()
 
-    def question() -> Question:
+    def question() -> LinkQuery:
         looks[0] += 1
-        return Question(PODS)
+        return LinkQuery(PODS)
 
-    watch = NodeLinksWatch(question, lambda _: told.set())
+    watch = LinkMonitor(question, lambda _: told.set())
     routes = [f"route {verb} 198.18.{n >> 8}.{n & 255} dev eth0" for verb in ("add", "del") for n in range(3000)]
 
     async def stormed() -> None:
@@ -196,7 +196,7 @@ def test_routes_that_change_without_end_take_a_small_share_of_the_time(machine: 
         await asyncio.wait({following})
 
     machine.ask(functools.partial(asyncio.run, stormed()))
-    assert watch.links == NodeLinks()
+    assert watch.links == NodeInterfaces()
 
 
 def test_the_question_is_about_this_nodes_pods_and_a_few_others() -> None:
@@ -235,6 +235,6 @@ def test_a_node_that_is_a_pod_of_this_node_leads_nowhere_else() -> None:
     ids=["a Pod of this node", "this node", "another node's Pod", "another node"],
 )
 def test_what_makes_the_question_another_one_is_counted(item: Pod | Node, counts: bool) -> None:  # noqa: FBT001 - a column
-    desired = Desired("a")
+    desired = DesiredState("a")
     desired.put(item)
     assert (desired.local_changes > 0) == counts

@@ -13,11 +13,21 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
 from nfagent.lab import netns
-from tests.corner_lab import OF_Y, OPEN_PORT, TRANSLATED, UDP_OPEN, A, address_at, blocks, corner_lab, restrict
-from tests.labs import Document, Lab, policy_document
-from tests.packets import heard, udp_socket
+from nfagent.model.netaddr import FAMILIES, Family
+from tests.support.edge_case_lab import (
+    OF_Y,
+    OPEN_PORT,
+    TRANSLATED,
+    UDP_OPEN,
+    A,
+    address_at,
+    blocks,
+    corner_lab,
+    restrict,
+)
+from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.raw_sockets import heard, udp_socket
 
 pytestmark = pytest.mark.kernel
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.edge.addresses import is_own
+from nfagent.kernel.local_addresses import is_own
 from nfagent.lab import netns
 
 pytestmark = pytest.mark.kernel

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.cluster import LabAgent
-from nfagent.lab.plan import NodePlan, grid
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.listeners import Endpoint, Protocol
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint, Protocol
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from nfagent.lab.topology_plan import NodePlan, grid
+from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 

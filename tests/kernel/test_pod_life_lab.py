@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nfagent.lab.plan import PodPlan, grid
+from nfagent.lab.first_packet import watch_change
+from nfagent.lab.listeners import Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Protocol, pod_endpoints
-from nfagent.lab.stream import watch_change
-from tests.labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from nfagent.lab.topology_plan import PodPlan, grid
+from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 

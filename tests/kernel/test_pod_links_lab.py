@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
-from nfagent.lab import netns, wiring
-from nfagent.lab.packet import internet_checksum
-from nfagent.lab.plan import Attachment, PodPlan, Underlay, gateway, grid, tunnel_address
+from nfagent.lab import ip_commands, netns
+from nfagent.lab.listeners import Endpoint
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint
-from tests.labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
-from tests.packets import (
+from nfagent.lab.raw_packets import internet_checksum
+from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, gateway, grid, tunnel_address
+from nfagent.model.netaddr import FAMILIES, Family
+from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
+from tests.support.raw_sockets import (
     Capture,
     accept,
     bearing,
@@ -182,7 +182,7 @@ def test_the_setting_has_sources_that_nobody_holds_judged_by_themselves(lab: Lab
 def inner_frame(lab: Lab, source: str, destination: str, content: bytes) -> bytes:
     """Write what a node that is joined by vxlan would take for another node's: a UDP datagram between Pods."""
     plan = lab.fabric.nodes["n2"]
-    mac = bytes.fromhex(wiring.mac_of(map(tunnel_address, plan.pod_cidrs)).replace(":", ""))
+    mac = bytes.fromhex(ip_commands.mac_of(map(tunnel_address, plan.pod_cidrs)).replace(":", ""))
     udp = struct.pack("!HHHH", PORT, PORT, 8 + len(content), 0) + content
     ends = b"".join(ipaddress.ip_address(end).packed for end in (source, destination))
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + ends

@@ -16,18 +16,19 @@ import msgspec
 import pytest
 from pyroute2 import netns
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import LoggingSwitch, NetworkLogging, Node, Pod, Ref
-from nfagent.edge.clock import SystemClock
-from nfagent.edge.drift import generation
-from nfagent.edge.kernel import Nftables
-from nfagent.edge.netfilter import ElementSocket
-from nfagent.egress.ip_masq import IpMasqConfig
-from nfagent.reconcile import Reconciler
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.parse import parse_ruleset
-from tests.scene import DECODERS, Document, labelled, namespace, node, pod, policy, port
+from nfagent.clock import SystemClock
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.desired.state import DesiredState
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_monitor import generation
+from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.model.gvk import Item
+from nfagent.model.ip_masq import IpMasqConfig
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.objects import LoggingSwitch, NetworkLogging, Node, ObjectRef, Pod
+from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.parse import parse_ruleset
+from tests.support.two_node_cluster import DECODERS, Document, labelled, namespace, node, pod, policy, port
 
 pytestmark = [
     pytest.mark.kernel,
@@ -76,23 +77,23 @@ def decoded(document: Document) -> Item:
 class Stage:
     """The wanted state, the kernel and the reconciler between them, as in the agent."""
 
-    def __init__(self, elements: ElementSocket | None = None) -> None:
-        self.desired = Desired("a")
-        self.kernel = Nftables(elements)
+    def __init__(self, elements: SetElementSocket | None = None) -> None:
+        self.desired = DesiredState("a")
+        self.kernel = NftClient(elements)
         self.reconciler = Reconciler(self.kernel, SystemClock(), self.desired, resync=3600.0, on_sync=self._sync)
         self.under_way = False
         self._synced = asyncio.Event()
 
-    def happens(self, *events: Item | Ref) -> None:
+    def happens(self, *events: Item | ObjectRef) -> None:
         self._synced.clear()
         for event in events:
-            if isinstance(event, Ref):
+            if isinstance(event, ObjectRef):
                 self.desired.remove(event)
             else:
                 self.desired.put(event)
         self.reconciler.wake()
 
-    async def settles(self, *events: Item | Ref) -> None:
+    async def settles(self, *events: Item | ObjectRef) -> None:
         """Let something happen, and wait until wanted state and kernel agree."""
         self.happens(*events)
         async with asyncio.timeout(DEADLINE):
@@ -119,7 +120,7 @@ class Stage:
 
 @asynccontextmanager
 async def running(
-    *documents: Document, elements: ElementSocket | None = None, watched: bool = False
+    *documents: Document, elements: SetElementSocket | None = None, watched: bool = False
 ) -> AsyncIterator[Stage]:
     stage = Stage(elements)
     tasks = [asyncio.create_task(stage.reconciler.run())]
@@ -163,7 +164,7 @@ MORE_EXEMPT = IpMasqConfig(cidrs=(parse_cidr("10.0.0.0/8"), parse_cidr("172.16.0
 
 
 def scene(*more: Item) -> Ruleset:
-    desired = Desired("a")
+    desired = DesiredState("a")
     for item in (*map(decoded, SCENE), *more):
         desired.put(item)
     return desired.ruleset()
@@ -175,7 +176,7 @@ NEW_PEERS = next(name for name in scene(SELECTED_ANEW).sets if name.startswith("
 MINE = "add chain inet nfagent mine\n"
 
 # What others do, what happens then, and what the kernel says to our change.
-REFUSALS: dict[str, tuple[str, tuple[Item | Ref, ...], str]] = {
+REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "ENOENT: somebody deleted the address that we delete": (
         f"delete element inet nfagent {PEERS} {{ 10.64.1.11 }}",
         (decoded(DB).ref,),
@@ -296,7 +297,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | Ref, ...], str]] = {
 
 @pytest.mark.parametrize(("sabotage", "events", "said"), REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_ends_in_the_right_ruleset(
-    sabotage: str, events: tuple[Item | Ref, ...], said: str, caplog: pytest.LogCaptureFixture
+    sabotage: str, events: tuple[Item | ObjectRef, ...], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
@@ -342,7 +343,7 @@ class Narrow(msgspec.Struct, frozen=True, kw_only=True):
     buffers: dict[str, Any]
     sabotage: str = ""
     documents: tuple[Document, ...] = tuple(SCENE)
-    events: tuple[Item | Ref, ...]
+    events: tuple[Item | ObjectRef, ...]
     said: str = ""
 
 
@@ -375,7 +376,7 @@ NO_ROOM: dict[str, Narrow] = {
 @pytest.mark.parametrize("case", NO_ROOM.values(), ids=NO_ROOM)
 def test_a_socket_with_little_room_ends_in_the_right_ruleset(case: Narrow, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
-        async with running(*case.documents, elements=ElementSocket(**case.buffers)) as stage:
+        async with running(*case.documents, elements=SetElementSocket(**case.buffers)) as stage:
             nft("-f", "-", text=case.sabotage)
             await stage.settles(*case.events)
             await stage.shows(stage.desired.ruleset())
@@ -389,7 +390,7 @@ def test_a_socket_with_little_room_ends_in_the_right_ruleset(case: Narrow, caplo
 
 
 # What happens, and how many transactions of the kernel it takes: structure in, elements, structure out; or all at once.
-MIXED: dict[str, tuple[int, tuple[Item | Ref, ...]]] = {
+MIXED: dict[str, tuple[int, tuple[Item | ObjectRef, ...]]] = {
     "a policy and its peers: the old class goes last": (
         3,
         (SELECTED_ANEW, decoded(pod("shop/x", "b", 20, app="x")), decoded(SECOND_DB)),
@@ -416,7 +417,7 @@ MIXED: dict[str, tuple[int, tuple[Item | Ref, ...]]] = {
 
 @pytest.mark.parametrize(("phases", "events"), MIXED.values(), ids=MIXED)
 def test_a_change_of_rules_and_elements_takes_its_phases_and_no_more(
-    phases: int, events: tuple[Item | Ref, ...]
+    phases: int, events: tuple[Item | ObjectRef, ...]
 ) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:

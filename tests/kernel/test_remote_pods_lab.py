@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.cluster import LabCluster
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
-from nfagent.lab.probe import Outcome, Probe
-from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
-from tests.labs import Lab, as_text, pod_plans
+from nfagent.lab.agents import LabCluster
+from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.probe import Probe, ProbeResult
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from tests.support.packet_labs import Lab, as_text, pod_plans
 
 pytestmark = pytest.mark.kernel
 
@@ -61,8 +61,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     (manifests / "objs.json").write_text(json.dumps(objects), encoding="utf-8")
     (manifests / "masquerade.yaml").write_text(as_text([EVERYTHING]), encoding="utf-8")
     with (
-        Fabric(nodes, pods, (OUTSIDE,), tag="t") as fabric,
-        Servers() as servers,
+        NetnsTopology(nodes, pods, (OUTSIDE,), tag="t") as fabric,
+        Listeners() as servers,
         LabCluster(fabric, manifests, folder / "agents") as cluster,
     ):
         servers.listen(pod_endpoints(fabric, PROTOCOLS))
@@ -71,7 +71,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield Lab(fabric, servers, cluster)
 
 
-def asked(lab: Lab, family: int) -> list[Outcome]:
+def asked(lab: Lab, family: int) -> list[ProbeResult]:
     """Call b, which a policy lets a alone in, from a, by every protocol."""
     probes = [Probe(lab.pod("bug-m/a"), lab.address("bug-m/b", family), protocol, port) for protocol, port in PROTOCOLS]
     return list(lab.ask(probes).values())

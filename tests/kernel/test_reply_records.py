@@ -15,14 +15,14 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.edge.kernel import Nftables
-from nfagent.edge.nflog import NflogSource
-from nfagent.ruleset.desired import Desired
+from nfagent.desired.state import DesiredState
+from nfagent.kernel.nflog import NflogSource
+from nfagent.kernel.nft_client import NftClient
+from nfagent.netlink.nflog import LoggedPacket
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import Record
-from nfagent.wire.nflog import LoggedPacket
-from tests.labs import logging_document
-from tests.scene import DECODERS, Document, labelled, node, pod, policy
+from tests.support.packet_labs import logging_document
+from tests.support.two_node_cluster import DECODERS, Document, labelled, node, pod, policy
 
 pytestmark = [
     pytest.mark.kernel,
@@ -132,9 +132,9 @@ class Judged:
     """The rules of the node, changed by hand: nobody ends what a change revoked, so it stays under re-check."""
 
     def __init__(self) -> None:
-        self.desired = Desired("a", log_group=GROUP)
+        self.desired = DesiredState("a", log_group=GROUP)
         self.records: list[Record] = []
-        self._kernel = Nftables()
+        self._kernel = NftClient()
         self._attributor = Attributor(self.desired)
         self._came = asyncio.Event()
 

@@ -12,12 +12,12 @@ from typing import Literal
 import msgspec
 import pytest
 
-from nfagent.cluster.address import FAMILIES
 from nfagent.lab import netns
-from nfagent.lab.counter import Counter
-from nfagent.lab.talk import Line
-from tests.labs import Document, Lab, policy_document, wait_until
-from tests.revocations import (
+from nfagent.lab.packet_counter import PacketCounter
+from nfagent.lab.traffic import StreamPlan
+from nfagent.model.netaddr import FAMILIES
+from tests.support.packet_labs import Document, Lab, policy_document, wait_until
+from tests.support.revocation_traffic import (
     OTHER_PORT,
     PODS,
     PORT,
@@ -170,7 +170,7 @@ def test_32_no_packet_passes_after_the_commit_and_others_lose_none(lab: Lab, cha
         assert watch.mistracked(lab) == []
 
 
-def others(lab: Lab, open_port: int) -> Iterator[Line]:
+def others(lab: Lab, open_port: int) -> Iterator[StreamPlan]:
     """Plan connections that a change leaves alone, with the Pods that it cuts off from each other among their ends."""
     port = open_port or PORT
     yield line(lab, "west/ally > shop/db", "udp", "server", 4, port=port)
@@ -223,7 +223,7 @@ def test_32_a_server_that_hangs_up_is_not_heard(lab: Lab) -> None:
     ended = line(lab, "east/far > shop/db", "tcp", "client", 4)
     with watching({ended: "n1"}, []) as watch:
         [talk] = watch.ended
-        with Counter(ended.client, 4, "tcp", talk.client_port) as answers:
+        with PacketCounter(ended.client, 4, "tcp", talk.client_port) as answers:
             watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
             before = dropped(lab.cluster.agent("n1"))
             talk.hang_up()

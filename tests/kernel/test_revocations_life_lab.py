@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family, family_of
 from nfagent.lab import netns
-from nfagent.lab.cluster import LabAgent
-from nfagent.lab.counter import Counter
-from nfagent.lab.plan import PodPlan
-from nfagent.lab.talk import Line, Speaker, Talk, Talks
-from tests.kube_proxy import Service, proxying
-from tests.labs import Document, Lab, held, pod_document, policy_document, wait_until
-from tests.revocations import (
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.packet_counter import PacketCounter
+from nfagent.lab.topology_plan import PodPlan
+from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from tests.support.kube_proxy_rules import Service, proxying
+from tests.support.packet_labs import Document, Lab, held, pod_document, policy_document, wait_until
+from tests.support.revocation_traffic import (
     INTERVAL,
     PODS,
     PORT,
@@ -75,14 +75,14 @@ def isolating(*peers: Document, app: str = "db") -> Document:
 CLOSED = isolating(WEST)
 
 
-def from_east(lab: Lab) -> dict[Line, str]:
+def from_east(lab: Lab) -> dict[StreamPlan, str]:
     """Plan connections of each kind to the db, from its own node and from the other one; its agent is to end them."""
     near = every_kind(lab, "east/near > shop/db", first=4)
     far = every_kind(lab, "east/far > shop/db", first=6)
     return dict.fromkeys((*near, *far), NODE)
 
 
-def from_west(lab: Lab) -> list[Line]:
+def from_west(lab: Lab) -> list[StreamPlan]:
     return [
         line(lab, "west/ally > shop/db", "udp", "server", 4),
         line(lab, "west/pal > shop/db", "udp", "client", 6),
@@ -109,7 +109,7 @@ def test_32_a_call_to_a_service(lab: Lab) -> None:
         for protocol in ("tcp", "udp")
     ]
 
-    def translated(planned: Line) -> Line:
+    def translated(planned: StreamPlan) -> StreamPlan:
         address = SERVICE[family_of(planned.address)]
         return msgspec.structs.replace(planned, address=address, port=SERVICE_PORT, listens=PORT)
 
@@ -120,11 +120,11 @@ def test_32_a_call_to_a_service(lab: Lab) -> None:
             assert faults(watch, lab) == []
 
 
-def to_own_node(lab: Lab, speaker: Speaker) -> Iterator[Line]:
+def to_own_node(lab: Lab, speaker: StreamSender) -> Iterator[StreamPlan]:
     """Plan calls from east/near to its own node, by each protocol and family."""
     for address in lab.fabric.nodes[NODE].addresses:
         for protocol in ("tcp", "udp"):
-            yield Line(
+            yield StreamPlan(
                 client=lab.pod("east/near"),
                 server=lab.fabric.node_namespace(NODE),
                 address=address,
@@ -137,7 +137,7 @@ def to_own_node(lab: Lab, speaker: Speaker) -> Iterator[Line]:
 
 
 @pytest.mark.parametrize("speaker", ["client", "server"])
-def test_32_a_pods_call_to_its_own_node(lab: Lab, speaker: Speaker) -> None:
+def test_32_a_pods_call_to_its_own_node(lab: Lab, speaker: StreamSender) -> None:
     present(lab, world(), [])
     to_cache = {"podSelector": {"matchLabels": {"app": "cache"}}, "namespaceSelector": {}}
     only = policy_document("east", "only", podSelector={}, policyTypes=["Egress"], egress=[{"to": [to_cache]}])
@@ -150,7 +150,7 @@ def test_32_a_pods_call_to_its_own_node(lab: Lab, speaker: Speaker) -> None:
 def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: Lab) -> None:
     present(lab, world(), [])
     kept = [
-        Line(
+        StreamPlan(
             client=lab.fabric.node_namespace(NODE),
             server=lab.pod("shop/db"),
             address=lab.address("shop/db", family),
@@ -166,7 +166,7 @@ def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: Lab) ->
     ended = {line(lab, "east/near > shop/db", "udp", "server", 4): NODE}
     with watching(ended, kept) as watch:
         watch.through(lab, lambda: present(lab, world(), [everything]))
-        Talks.wait_for(20, *watch.kept)
+        TrafficStreams.wait_for(20, *watch.kept)
         assert [*watch.late, *watch.lossy] == []
 
 
@@ -204,13 +204,13 @@ def replaced(lab: Lab, path: str, heir: PodPlan) -> Iterator[None]:
 
 @pytest.mark.parametrize(("path", "speaker"), [("shop/db", "client"), ("east/near", "server")])
 def test_32_who_gets_the_addresses_of_a_pod_gets_nothing_of_its_connections(
-    lab: Lab, agent: LabAgent, path: str, speaker: Speaker
+    lab: Lab, agent: LabAgent, path: str, speaker: StreamSender
 ) -> None:
     policies = [isolating(CALLERS), isolating(WEST, app="heir")]
     present(lab, world(), policies)
     heir = PodPlan("shop", "heir", NODE, PODS[path].addresses)
     with contextlib.ExitStack() as stack:
-        talks = stack.enter_context(Talks(INTERVAL))
+        talks = stack.enter_context(TrafficStreams(INTERVAL))
         ended = [talks.open(line(lab, "east/near > shop/db", "udp", speaker, family)) for family in FAMILIES]
         talks.wait_for(10, *ended)
         stack.enter_context(replaced(lab, path, heir))
@@ -227,8 +227,8 @@ def test_32_who_gets_the_addresses_of_a_pod_gets_nothing_of_its_connections(
             assert [when - committed for when, _ in counter.arrivals() if when > committed] == []
 
 
-def heirs_counter(lab: Lab, talk: Talk) -> Counter:
-    return Counter(lab.pod("shop/heir"), family_of(talk.line.address), "udp", talk.client_port)
+def heirs_counter(lab: Lab, talk: TrafficStream) -> PacketCounter:
+    return PacketCounter(lab.pod("shop/heir"), family_of(talk.line.address), "udp", talk.client_port)
 
 
 def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: Lab, agent: LabAgent) -> None:

@@ -12,14 +12,15 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.matches import Fragment, PacketPortIn, ServerPortIn
-from nfagent.ruleset.objects import ABSENT, Ruleset
-from nfagent.ruleset.parse import parse_ruleset
-from nfagent.ruleset.text import table_text
-from nfagent.ruleset.transaction import AddRule, Transaction, diff, transaction_text
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.nftables.matches import Fragment, PacketPortIn, ServerPortIn
+from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.nftables.parse import parse_ruleset
+from nfagent.nftables.render import table_text
+from nfagent.nftables.transaction import AddRule, Transaction, diff, transaction_text
 from tests.properties.strategies import desired, worlds
-from tests.scene import DECODERS, Document, Scene, labelled, pod, policy, port, tier_policy
+from tests.support.two_node_cluster import DECODERS, Document, Scene, labelled, pod, policy, port, tier_policy
 
 pytestmark = pytest.mark.kernel
 
@@ -67,7 +68,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 def golden(manifests: Path) -> Ruleset:
-    view = Desired("a")
+    view = DesiredState("a")
     for document in yaml.safe_load_all(manifests.read_text()):
         item = DECODERS[document["kind"]](document)
         assert item is not None

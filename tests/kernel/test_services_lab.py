@@ -10,13 +10,13 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family, family_of
-from nfagent.lab import netns, wiring
-from nfagent.lab.plan import Attachment, PodPlan, grid
+from nfagent.lab import ip_commands, netns
+from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import pod_endpoints
-from tests.kube_proxy import Service, proxying
-from tests.labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from nfagent.lab.topology_plan import Attachment, PodPlan, grid
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from tests.support.kube_proxy_rules import Service, proxying
+from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -66,7 +66,7 @@ def reflect(lab: Lab) -> None:
     for node in NODES:
         name = lab.fabric.node_namespace(node.name)
         listed = subprocess.run(
-            ["ip", "-n", name, "-json", "link", "show", "master", wiring.BRIDGE],
+            ["ip", "-n", name, "-json", "link", "show", "master", ip_commands.BRIDGE],
             capture_output=True,
             check=True,
             timeout=20,

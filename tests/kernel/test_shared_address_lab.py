@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES
+from nfagent.lab.listeners import Endpoint
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint
-from tests.corner_lab import OF_Y, A, corner_lab
-from tests.labs import Document, Lab, pod_document, policy_document
+from nfagent.model.netaddr import FAMILIES
+from tests.support.edge_case_lab import OF_Y, A, corner_lab
+from tests.support.packet_labs import Document, Lab, pod_document, policy_document
 
 pytestmark = pytest.mark.kernel
 

@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from nfagent.cli.client import ask
-from tests.disks import ext4, fill, hung, remount, tmpfs
+from nfagent.cli.agent_client import ask
 from tests.kernel.test_cli import CLUSTER, DEADLINE, Site, site
-from tests.labs import wait_until
+from tests.support.disk_images import ext4, fill, hung, remount, tmpfs
+from tests.support.packet_labs import wait_until
 
 __all__ = ["site"]
 STOP_SECONDS = 10.0

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.cluster import LabAgent
-from nfagent.lab.plan import grid
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.listeners import Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Protocol, pod_endpoints
-from tests.labs import (
+from nfagent.lab.topology_plan import grid
+from tests.support.packet_labs import (
     Document,
     Lab,
     as_text,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from nfagent.edge.kernel import Nftables
-from nfagent.edge.netfilter import ElementSocket
 from nfagent.errors import KernelError
-from nfagent.ruleset.objects import Accept, Chain, NamedSet, Rule
-from nfagent.ruleset.transaction import (
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.nftables.objects import Accept, Chain, NamedSet, Rule
+from nfagent.nftables.transaction import (
     AddChain,
     AddRule,
     AddSet,
@@ -23,7 +23,7 @@ from nfagent.ruleset.transaction import (
     Delete,
     Transaction,
 )
-from tests.own_namespace import own_namespace
+from tests.support.own_namespace import own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -44,7 +44,7 @@ def _namespace() -> Iterator[None]:
         yield
 
 
-class Held(ElementSocket):
+class Held(SetElementSocket):
     """Commits elements, but not before it is let go."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.elements = Held()
-        self.kernel = Nftables(self.elements, monotonic=self._now)
+        self.kernel = NftClient(self.elements, monotonic=self._now)
         self.takes = QUICK
         self._asked: list[str] = []
         self._clock = 0.0

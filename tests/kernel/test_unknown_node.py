@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.cli.client import ask
+from nfagent.cli.agent_client import ask
 
 pytestmark = [
     pytest.mark.kernel,

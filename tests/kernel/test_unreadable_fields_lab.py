@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.cluster import LabCluster
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.agents import LabCluster
+from nfagent.lab.listeners import Endpoint, Listeners, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint, Servers, pod_endpoints
-from tests.labs import Document, Lab, as_text
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from tests.support.packet_labs import Document, Lab, as_text
 
 pytestmark = pytest.mark.kernel
 
@@ -62,8 +62,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     manifests.mkdir()
     (manifests / "cluster.yaml").write_text(as_text(CLUSTER), encoding="utf-8")
     with (
-        Fabric(NODES, PODS, (OUTSIDE,), tag="t") as fabric,
-        Servers() as servers,
+        NetnsTopology(NODES, PODS, (OUTSIDE,), tag="t") as fabric,
+        Listeners() as servers,
         LabCluster(fabric, manifests, folder / "agents") as cluster,
     ):
         servers.listen(pod_endpoints(fabric, [("tcp", 80)]))

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES, Family
 from nfagent.lab import netns
+from nfagent.lab.listeners import Endpoint, Protocol
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint, Protocol
-from tests.connections import count, forget
-from tests.corner_lab import OF_Y, A, blocks, corner_lab
-from tests.labs import Document, Lab, policy_document
-from tests.packets import heard, udp_socket
+from nfagent.model.netaddr import FAMILIES, Family
+from tests.support.conntrack_table import count, forget
+from tests.support.edge_case_lab import OF_Y, A, blocks, corner_lab
+from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.raw_sockets import heard, udp_socket
 
 pytestmark = pytest.mark.kernel
 

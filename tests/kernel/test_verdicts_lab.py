@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nfagent.lab.cluster import LabAgent
-from nfagent.lab.plan import OutsideHost, grid
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.topology_plan import OutsideHost, grid
 from nfagent.verdicts.records import Record, decode
-from tests.labs import (
+from tests.support.packet_labs import (
     Lab,
     logging_document,
     namespace_document,

@@ -10,22 +10,22 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from nfagent.edge.clock import SystemClock
-from nfagent.edge.drift import generation
-from nfagent.edge.kernel import Nftables
-from nfagent.reconcile import Reconciler
-from nfagent.ruleset.matches import ProtocolIs
-from nfagent.ruleset.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
+from nfagent.clock import SystemClock
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_monitor import generation
+from nfagent.nftables.matches import L4Proto
+from nfagent.nftables.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
 from tests.kernel.test_reconcile_kernel import nft
-from tests.own_namespace import own_namespace
-from tests.unit.test_reconcile import Wish
+from tests.support.own_namespace import own_namespace
+from tests.unit.controllers.test_reconciler import Wish
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 
-SORTED = Rule((ProtocolIs(("udp", "tcp")),), verdict=Accept())
+SORTED = Rule((L4Proto(("udp", "tcp")),), verdict=Accept())
 """nft lists the protocols of a rule in an order of its own: tcp, udp."""
 WANTED = Ruleset(
     sets={"peers4/1": NamedSet("address", 4, frozenset({"10.0.0.1"}))},
@@ -43,7 +43,7 @@ def _namespace() -> Iterator[None]:
 class Stage:
     """A kernel, and a reconciler whose rounds the test asks for."""
 
-    def __init__(self, kernel: Nftables) -> None:
+    def __init__(self, kernel: NftClient) -> None:
         self.kernel = kernel
         self.wish = Wish(WANTED)
         self.reconciler = Reconciler(kernel, SystemClock(), self.wish)
@@ -59,7 +59,7 @@ class Stage:
 
 @asynccontextmanager
 async def synced() -> AsyncIterator[Stage]:
-    kernel = Nftables()
+    kernel = NftClient()
     try:
         stage = Stage(kernel)
         assert await stage.compares() > 0

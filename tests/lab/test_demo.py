@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from nfagent.lab import netns
-from tests.labs import wait_until
+from tests.support.packet_labs import wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("interruptible")]
 

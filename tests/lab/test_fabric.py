@@ -14,12 +14,12 @@ from types import FrameType
 
 import pytest
 
-from nfagent.errors import KernelError, MachineError, UsageError
+from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab import netns
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
+from nfagent.lab.listeners import Endpoint, Listeners
 from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.servers import Endpoint, Servers
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
 
 pytestmark = [
     pytest.mark.kernel,
@@ -34,17 +34,17 @@ BETWEEN_NODES = {"flat": "eth0", "vlan": "eth0.100", "vxlan": "vxlan0"}
 
 
 @pytest.fixture(params=ATTACHMENTS)
-def fabric(request: pytest.FixtureRequest) -> Iterator[Fabric]:
-    with Fabric(*grid(request.param), tag="tf") as built:
+def fabric(request: pytest.FixtureRequest) -> Iterator[NetnsTopology]:
+    with NetnsTopology(*grid(request.param), tag="tf") as built:
         yield built
 
 
 @pytest.fixture(params=UNDERLAYS)
-def joined(request: pytest.FixtureRequest) -> Iterator[Fabric]:
-    built = Fabric(*grid("routed", 2, request.param), tag="tf")
+def joined(request: pytest.FixtureRequest) -> Iterator[NetnsTopology]:
+    built = NetnsTopology(*grid("routed", 2, request.param), tag="tf")
     try:
         built.up()
-    except MachineError as error:
+    except HostError as error:
         if "this kernel has no vlan devices" not in str(error):
             raise
         pytest.skip(str(error))
@@ -65,17 +65,17 @@ def nothing_stays() -> Iterator[None]:
     netns.remove(left_behind())
 
 
-def output(fabric: Fabric, namespace: str, *argv: str) -> str:
+def output(fabric: NetnsTopology, namespace: str, *argv: str) -> str:
     return subprocess.run(fabric.command(namespace, argv), check=True, capture_output=True, text=True).stdout
 
 
 def ping(source: str, destination: str) -> bool:
-    with Servers() as servers:
+    with Listeners() as servers:
         probe = Probe(source, destination, "icmp")
         return run_probes(servers, [probe])[probe].reached
 
 
-def test_a_pod_has_the_planned_addresses_and_no_other_global_one(fabric: Fabric) -> None:
+def test_a_pod_has_the_planned_addresses_and_no_other_global_one(fabric: NetnsTopology) -> None:
     for pod in fabric.pods.values():
         lines = output(fabric, fabric.pod_namespace(*pod.key), "ip", "-o", "address", "show", "scope", "global")
         found = {line.split()[3].split("/")[0] for line in lines.splitlines()}
@@ -85,7 +85,7 @@ def test_a_pod_has_the_planned_addresses_and_no_other_global_one(fabric: Fabric)
 def test_a_routed_pod_sees_a_host_address_and_a_bridged_pod_its_range() -> None:
     lengths = {}
     for attachment in ATTACHMENTS:
-        with Fabric(*grid(attachment), tag="tf") as built:
+        with NetnsTopology(*grid(attachment), tag="tf") as built:
             lines = output(built, built.pod_namespace("x", "a"), "ip", "-o", "address", "show", "scope", "global")
             lengths[attachment] = [line.split()[3].partition("/")[2] for line in lines.splitlines()]
     # ip shows a host address without its length.
@@ -93,7 +93,7 @@ def test_a_routed_pod_sees_a_host_address_and_a_bridged_pod_its_range() -> None:
 
 
 def test_the_node_of_a_bridge_brings_its_frames_to_the_forward_hook() -> None:
-    with Fabric(*grid("bridge"), tag="tf") as built:
+    with NetnsTopology(*grid("bridge"), tag="tf") as built:
         for node in built.nodes:
             for name in ("iptables", "ip6tables"):
                 setting = output(
@@ -102,7 +102,7 @@ def test_the_node_of_a_bridge_brings_its_frames_to_the_forward_hook() -> None:
                 assert setting.strip() == "1"
 
 
-def test_a_pod_that_comes_later_is_reachable_and_one_that_went_is_not(fabric: Fabric) -> None:
+def test_a_pod_that_comes_later_is_reachable_and_one_that_went_is_not(fabric: NetnsTopology) -> None:
     late = PodPlan("late", "pod", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
     near, far = fabric.pod_namespace("x", "b"), fabric.pod_namespace("x", "a")
     fabric.add_pod(late)
@@ -113,16 +113,16 @@ def test_a_pod_that_comes_later_is_reachable_and_one_that_went_is_not(fabric: Fa
     assert [ping(source, address) for source in (near, far) for address in late.addresses] == [True] * 4
 
 
-def test_a_pod_goes_from_the_network_while_a_socket_still_holds_its_namespace(fabric: Fabric) -> None:
+def test_a_pod_goes_from_the_network_while_a_socket_still_holds_its_namespace(fabric: NetnsTopology) -> None:
     pod = fabric.pods["x", "a"]
-    with Servers() as servers:
+    with Listeners() as servers:
         servers.listen([Endpoint(fabric.pod_namespace("x", "a"), pod.addresses[0], "udp", 53)])
         fabric.remove_pod("x", "a")
         probe = Probe(fabric.pod_namespace("x", "b"), pod.addresses[0], "udp", 53)
         assert not run_probes(servers, [probe])[probe].reached
 
 
-def test_a_pod_that_is_there_already_is_refused_and_stays(fabric: Fabric) -> None:
+def test_a_pod_that_is_there_already_is_refused_and_stays(fabric: NetnsTopology) -> None:
     pod = fabric.pods["x", "a"]
     with pytest.raises(UsageError, match="twice"):
         fabric.add_pod(pod)
@@ -135,7 +135,7 @@ def test_a_host_outside_without_routes_hears_pods_but_cannot_answer() -> None:
         OutsideHost("knows", ("203.0.113.1", "2001:db8:beef::1")),
         OutsideHost("knows-not", ("203.0.113.2", "2001:db8:beef::2"), routes_to_pods=False),
     )
-    with Fabric(nodes, pods, hosts, tag="tf") as built, Servers() as servers:
+    with NetnsTopology(nodes, pods, hosts, tag="tf") as built, Listeners() as servers:
         source = built.pod_namespace("x", "a")
         probes = {}
         for host in hosts:
@@ -155,17 +155,17 @@ def test_a_lab_of_one_family_is_of_that_family() -> None:
         NodePlan("n2", ("2001:db8::2",), ("2001:db8:2::/64",)),
     ]
     pods = [PodPlan("d", "a", "n1", ("2001:db8:1::5",)), PodPlan("d", "b", "n2", ("2001:db8:2::5",))]
-    with Fabric(nodes, pods, tag="tf") as built:
+    with NetnsTopology(nodes, pods, tag="tf") as built:
         assert ping(built.pod_namespace("d", "a"), "2001:db8:2::5")
 
 
-def received(fabric: Fabric, node: str, device: str) -> int:
+def received(fabric: NetnsTopology, node: str, device: str) -> int:
     """Give how many packets a device of a node has taken from its peers."""
     counters = f"/sys/class/net/{device}/statistics/rx_packets"
     return int(output(fabric, fabric.node_namespace(node), "cat", counters))
 
 
-def fragments(fabric: Fabric) -> int:
+def fragments(fabric: NetnsTopology) -> int:
     """Give how many fragments the nodes have made of packets."""
     made = 0
     for node in fabric.nodes:
@@ -177,7 +177,7 @@ def fragments(fabric: Fabric) -> int:
     return made
 
 
-def test_pods_of_two_nodes_speak_by_what_joins_the_nodes(joined: Fabric) -> None:
+def test_pods_of_two_nodes_speak_by_what_joins_the_nodes(joined: NetnsTopology) -> None:
     device = BETWEEN_NODES[joined.nodes["n2"].underlay]
     source, far = joined.pod_namespace("x", "a"), joined.pods["x", "b"]
     for address in far.addresses:
@@ -187,11 +187,11 @@ def test_pods_of_two_nodes_speak_by_what_joins_the_nodes(joined: Fabric) -> None
 
 
 @pytest.mark.parametrize("size", [0, 1], ids=["of the Pods' MTU passes whole", "one byte larger can't be sent"])
-def test_a_packet_between_pods_of_two_nodes(joined: Fabric, size: int) -> None:
+def test_a_packet_between_pods_of_two_nodes(joined: NetnsTopology, size: int) -> None:
     source, far = joined.pod_namespace("x", "a"), joined.pods["x", "b"]
     for address in far.addresses:
         payload = bytes(joined.nodes["n1"].pod_mtu - (48 if ":" in address else 28) + size)
-        with Servers() as servers:
+        with Listeners() as servers:
             servers.listen([Endpoint(joined.pod_namespace("x", "b"), address, "udp", 53)])
             if size:
                 with pytest.raises(OSError, match="Message too long"):
@@ -212,7 +212,7 @@ def echoed(address: str, payload: bytes) -> bytes:
         return sock.recv(4096)
 
 
-def test_nothing_is_left_after_it(fabric: Fabric) -> None:
+def test_nothing_is_left_after_it(fabric: NetnsTopology) -> None:
     assert len(left_behind()) == 1 + len(fabric.nodes) + len(fabric.outside) + len(fabric.pods)
     fabric.down()
     assert left_behind() == []
@@ -222,7 +222,7 @@ def test_nothing_is_left_after_it(fabric: Fabric) -> None:
 def test_nothing_is_left_when_the_kernel_refuses_half_way() -> None:
     twice = [NodePlan(f"n{number}", (f"192.0.2.{number}",), ("10.244.1.0/24",)) for number in (1, 2)]
     with pytest.raises(KernelError, match=r"route add 10\.244\.1\.0/24"):
-        Fabric(twice, tag="tf").up()
+        NetnsTopology(twice, tag="tf").up()
     assert left_behind() == []
 
 
@@ -238,7 +238,7 @@ def test_nothing_is_left_when_it_is_interrupted(delay: float) -> None:
         raise KeyboardInterrupt
 
     def stand() -> None:
-        with Fabric(*grid("bridge"), tag="tf"):
+        with NetnsTopology(*grid("bridge"), tag="tf"):
             # An interrupt inside a destructor is a warning, and Python goes on.
             if not interrupts:
                 signal.pause()
@@ -257,14 +257,14 @@ def test_nothing_is_left_when_it_is_interrupted(delay: float) -> None:
 
 def test_a_sweep_takes_what_dead_processes_left_and_nothing_else() -> None:
     program = (
-        "import os; from nfagent.lab.fabric import Fabric; from nfagent.lab.plan import grid\n"
+        "import os; from nfagent.lab.topology import Fabric; from nfagent.lab.topology_plan import grid\n"
         "Fabric(*grid(), tag='tfsweep').up(); os._exit(0)"
     )
     root = Path(netns.__file__).parents[2]
     died = subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})
     assert died.returncode == 0
     try:
-        with Fabric(*grid(), tag="tfsweep") as alive:
+        with NetnsTopology(*grid(), tag="tfsweep") as alive:
             mine = netns.named(netns.prefix("tfsweep", os.getpid()))
             swept = netns.sweep("tfsweep")
             assert netns.named("nfa-tfsweep-") == mine
@@ -275,7 +275,7 @@ def test_a_sweep_takes_what_dead_processes_left_and_nothing_else() -> None:
     assert netns.named("nfa-tfsweep-") == []
 
 
-def test_the_name_of_what_is_not_there_is_refused_with_what_is(fabric: Fabric) -> None:
+def test_the_name_of_what_is_not_there_is_refused_with_what_is(fabric: NetnsTopology) -> None:
     with pytest.raises(UsageError, match="no node 'n9' in this lab; it has 'n1', 'n2'"):
         fabric.node_namespace("n9")
     with pytest.raises(UsageError, match="no Pod"):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import KernelError, UsageError
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import OutsideHost, gateway, grid
-from nfagent.lab.probe import Outcome, Probe, run_probes
-from nfagent.lab.servers import Endpoint, Protocol, Servers, pod_endpoints
-from nfagent.lab.stream import watch_change
+from nfagent.lab.first_packet import watch_change
+from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.probe import Probe, ProbeResult, run_probes
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import OutsideHost, gateway, grid
 
 pytestmark = [
     pytest.mark.kernel,
@@ -37,20 +37,20 @@ ONE_EACH = tuple((protocol, 0 if protocol == "icmp" else 80) for protocol in PRO
 
 
 @pytest.fixture(params=["routed", "bridge"])
-def fabric(request: pytest.FixtureRequest) -> Iterator[Fabric]:
-    with Fabric(*grid(request.param), tag="tp") as built:
+def fabric(request: pytest.FixtureRequest) -> Iterator[NetnsTopology]:
+    with NetnsTopology(*grid(request.param), tag="tp") as built:
         yield built
 
 
 @pytest.fixture
-def servers(fabric: Fabric) -> Iterator[Servers]:
-    with Servers() as serving:
+def servers(fabric: NetnsTopology) -> Iterator[Listeners]:
+    with Listeners() as serving:
         serving.listen(pod_endpoints(fabric, PORTS))
         yield serving
 
 
 def load(
-    fabric: Fabric, node: str, *rules: str, hook: str = "forward", kind: str = "filter", priority: int = 0
+    fabric: NetnsTopology, node: str, *rules: str, hook: str = "forward", kind: str = "filter", priority: int = 0
 ) -> None:
     """Load rules of one base chain in a node, instead of all earlier ones."""
     lines = "\n".join(rules)
@@ -60,12 +60,12 @@ def load(
     run_nft(fabric, node, script)
 
 
-def run_nft(fabric: Fabric, node: str, script: str) -> None:
+def run_nft(fabric: NetnsTopology, node: str, script: str) -> None:
     command = fabric.command(fabric.node_namespace(node), ["nft", "-f", "-"])
     subprocess.run(command, input=script, text=True, check=True)
 
 
-def members(fabric: Fabric) -> dict[str, tuple[str, ...]]:
+def members(fabric: NetnsTopology) -> dict[str, tuple[str, ...]]:
     """Give the addresses of every namespace that sends and receives."""
     return {
         **{fabric.pod_namespace(*pod.key): pod.addresses for pod in fabric.pods.values()},
@@ -74,7 +74,7 @@ def members(fabric: Fabric) -> dict[str, tuple[str, ...]]:
     }
 
 
-def probes_between(fabric: Fabric, ends: tuple[str, str], ports: Iterable[tuple[Protocol, int]]) -> list[Probe]:
+def probes_between(fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable[tuple[Protocol, int]]) -> list[Probe]:
     """Give probes from one Pod 'namespace/name' to another, to each of its addresses."""
     source, destination = (tuple(end.split("/")) for end in ends)
     return [
@@ -84,14 +84,14 @@ def probes_between(fabric: Fabric, ends: tuple[str, str], ports: Iterable[tuple[
     ]
 
 
-def reached(outcomes: dict[Probe, Outcome]) -> set[tuple[str, int]]:
+def reached(outcomes: dict[Probe, ProbeResult]) -> set[tuple[str, int]]:
     """Give protocol and port of what was reached."""
     return {(probe.protocol, probe.port) for probe, outcome in outcomes.items() if outcome.reached}
 
 
-def test_everybody_reaches_everybody_by_every_protocol_and_family(fabric: Fabric) -> None:
+def test_everybody_reaches_everybody_by_every_protocol_and_family(fabric: NetnsTopology) -> None:
     ends = members(fabric)
-    with Servers() as servers:
+    with Listeners() as servers:
         servers.listen(
             Endpoint(name, address, protocol, port)
             for name, addresses in ends.items()
@@ -124,7 +124,7 @@ def test_everybody_reaches_everybody_by_every_protocol_and_family(fabric: Fabric
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("pair", [("x/a", "x/c"), ("x/a", "x/b")], ids=["Pods of one node", "Pods of two nodes"])
 def test_a_packet_that_the_forward_hook_drops_is_not_reached(
-    fabric: Fabric, servers: Servers, pair: tuple[str, str], protocol: Protocol
+    fabric: NetnsTopology, servers: Listeners, pair: tuple[str, str], protocol: Protocol
 ) -> None:
     what = {"icmp": ("icmp type echo-request", "icmpv6 type echo-request")}.get(protocol, (f"meta l4proto {protocol}",))
     probes = probes_between(fabric, pair, ONE_EACH)
@@ -137,20 +137,20 @@ def test_a_packet_that_the_forward_hook_drops_is_not_reached(
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_the_servers_port_in_conntracks_reply_tuple_matches_the_first_packet(
-    fabric: Fabric, servers: Servers, protocol: Protocol
+    fabric: NetnsTopology, servers: Listeners, protocol: Protocol
 ) -> None:
     load(fabric, "n1", f"meta l4proto {protocol} ct reply proto-src 80 drop")
     outcomes = run_probes(servers, probes_between(fabric, ("x/a", "x/c"), PORTS))
     assert reached(outcomes) == set(PORTS) - {(protocol, 80)}
 
 
-def test_conntrack_finds_no_fault_in_the_packets_of_probes(fabric: Fabric, servers: Servers) -> None:
+def test_conntrack_finds_no_fault_in_the_packets_of_probes(fabric: NetnsTopology, servers: Listeners) -> None:
     load(fabric, "n1", "ct state invalid drop")
     outcomes = run_probes(servers, probes_between(fabric, ("x/a", "x/c"), PORTS))
     assert reached(outcomes) == set(PORTS)
 
 
-def test_a_probe_is_a_new_connection_each_time(fabric: Fabric, servers: Servers) -> None:
+def test_a_probe_is_a_new_connection_each_time(fabric: NetnsTopology, servers: Listeners) -> None:
     probes = probes_between(fabric, ("x/a", "x/c"), PORTS)
     load(fabric, "n1", "ct state { established, new } accept")
     assert reached(run_probes(servers, probes)) == set(PORTS)
@@ -158,7 +158,7 @@ def test_a_probe_is_a_new_connection_each_time(fabric: Fabric, servers: Servers)
     assert reached(run_probes(servers, probes)) == set()
 
 
-def test_only_the_answer_lost_is_not_reached_but_seen(fabric: Fabric, servers: Servers) -> None:
+def test_only_the_answer_lost_is_not_reached_but_seen(fabric: NetnsTopology, servers: Listeners) -> None:
     load(fabric, "n1", "meta l4proto != tcp ct direction reply drop")
     source = fabric.pods["x", "a"]
     probes = [probe for probe in probes_between(fabric, ("x/a", "x/c"), ONE_EACH) if "." in probe.destination]
@@ -167,7 +167,7 @@ def test_only_the_answer_lost_is_not_reached_but_seen(fabric: Fabric, servers: S
     assert {outcome.seen_from for outcome in outcomes.values()} == {source.addresses[0]}
 
 
-def test_a_lost_first_packet_is_no_denial(fabric: Fabric, servers: Servers) -> None:
+def test_a_lost_first_packet_is_no_denial(fabric: NetnsTopology, servers: Listeners) -> None:
     # The first packet of all, of each protocol, is dropped by a quota that no second one meets.
     rules = [f"meta l4proto {protocol} limit rate over 1/day burst 1 packets counter accept" for protocol in PROTOCOLS]
     drops = [f"meta l4proto {protocol} drop" for protocol in PROTOCOLS]
@@ -178,7 +178,7 @@ def test_a_lost_first_packet_is_no_denial(fabric: Fabric, servers: Servers) -> N
 
 @pytest.mark.parametrize("port", [("tcp", 9), ("udp", 9)], ids=["tcp", "udp"])
 def test_a_closed_port_is_refused_rather_than_silent(
-    fabric: Fabric, servers: Servers, port: tuple[Protocol, int]
+    fabric: NetnsTopology, servers: Listeners, port: tuple[Protocol, int]
 ) -> None:
     outcomes = run_probes(servers, probes_between(fabric, ("x/a", "x/b"), [port]))
     assert [(outcome.reached, outcome.error) for outcome in outcomes.values()] == [(False, "Connection refused")] * 2
@@ -188,7 +188,7 @@ def test_a_closed_port_is_refused_rather_than_silent(
 def test_masquerade_is_seen_by_the_host_outside(protocol: Protocol) -> None:
     nodes, pods, _outside = grid()
     host = OutsideHost("web", ("192.0.2.100", "2001:db8:ffff::100"), routes_to_pods=False)
-    with Fabric(nodes, pods, [host], tag="tp") as fabric, Servers() as servers:
+    with NetnsTopology(nodes, pods, [host], tag="tp") as fabric, Listeners() as servers:
         name = fabric.outside_namespace("web")
         port = 0 if protocol == "icmp" else 80
         servers.listen(Endpoint(name, address, protocol, port) for address in host.addresses)
@@ -202,16 +202,16 @@ def test_masquerade_is_seen_by_the_host_outside(protocol: Protocol) -> None:
 
 
 def test_a_probe_from_nowhere_is_refused() -> None:
-    with Servers() as servers, pytest.raises(KernelError, match="is the lab still up"):
+    with Listeners() as servers, pytest.raises(KernelError, match="is the lab still up"):
         run_probes(servers, [Probe("nfa-none", "192.0.2.1", "tcp", 80)])
 
 
-def test_an_address_that_is_not_there_cannot_be_listened_to(fabric: Fabric, servers: Servers) -> None:
+def test_an_address_that_is_not_there_cannot_be_listened_to(fabric: NetnsTopology, servers: Listeners) -> None:
     with pytest.raises(KernelError, match="the address isn't there"):
         servers.listen([Endpoint(fabric.pod_namespace("x", "a"), "10.244.1.250", "tcp", 80)])
 
 
-def test_a_stopped_server_answers_no_more_and_the_others_do(fabric: Fabric, servers: Servers) -> None:
+def test_a_stopped_server_answers_no_more_and_the_others_do(fabric: NetnsTopology, servers: Listeners) -> None:
     servers.stop(fabric.pod_namespace("x", "c"))
     stopped = run_probes(servers, probes_between(fabric, ("x/a", "x/c"), [("tcp", 80), ("udp", 80), ("sctp", 80)]))
     others = run_probes(servers, probes_between(fabric, ("x/a", "y/b"), [("tcp", 80), ("udp", 80), ("sctp", 80)]))
@@ -225,7 +225,7 @@ def test_a_stopped_server_answers_no_more_and_the_others_do(fabric: Fabric, serv
     ids=lambda value: {True: "on one connection", False: "each a connection"}.get(value, value),
 )
 def test_a_stream_tells_when_a_rule_bites_and_when_it_is_lifted(
-    fabric: Fabric, protocol: Protocol, *, live: bool
+    fabric: NetnsTopology, protocol: Protocol, *, live: bool
 ) -> None:
     (probe, *_) = probes_between(fabric, ("x/a", "x/c"), [(protocol, 0 if protocol == "icmp" else 80)])
     load(fabric, "n1", "counter")
@@ -254,12 +254,12 @@ def test_a_stream_on_one_sctp_connection_is_refused() -> None:
         watch_change("nfa-none", "192.0.2.1", "sctp", 80, want=False, deadline=1, live=True)
 
 
-def test_sockets_of_probes_and_servers_are_closed(fabric: Fabric) -> None:
+def test_sockets_of_probes_and_servers_are_closed(fabric: NetnsTopology) -> None:
     def open_descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     before = open_descriptors()
-    with Servers() as servers:
+    with Listeners() as servers:
         servers.listen(pod_endpoints(fabric, PORTS))
         run_probes(servers, probes_between(fabric, ("x/a", "x/b"), PORTS))
     assert open_descriptors() == before

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.edge.conntrack import Connections, open_socket
 from nfagent.errors import KernelError
+from nfagent.kernel.conntrack import ConntrackClient, open_socket
 from nfagent.lab import netns
-from nfagent.lab import talk as talk_module
-from nfagent.lab.counter import Counter, TalkProtocol
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.forgetting import Forgetting
-from nfagent.lab.plan import grid
-from nfagent.lab.talk import Line, Speaker, Talks
-from nfagent.wire.packet import UDP
-from tests.labs import wait_until
+from nfagent.lab import traffic as talk_module
+from nfagent.lab.conntrack_events import ConntrackDestroyListener
+from nfagent.lab.packet_counter import PacketCounter, StreamProtocol
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import grid
+from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.netlink.packet_header import UDP
+from tests.support.packet_labs import wait_until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -41,13 +41,13 @@ DROP = "insert rule inet somebody forward drop"
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[Fabric]:
-    with Fabric(NODES, (CLIENT, SERVER), tag="tt") as built:
+def fabric() -> Iterator[NetnsTopology]:
+    with NetnsTopology(NODES, (CLIENT, SERVER), tag="tt") as built:
         yield built
 
 
 @pytest.fixture
-def node(fabric: Fabric) -> Iterator[str]:
+def node(fabric: NetnsTopology) -> Iterator[str]:
     """Give the node's namespace, with a table that tracks connections."""
     name = fabric.node_namespace("n1")
     nft(fabric, TABLE)
@@ -55,13 +55,15 @@ def node(fabric: Fabric) -> Iterator[str]:
     nft(fabric, "delete table inet somebody")
 
 
-def nft(fabric: Fabric, text: str) -> None:
+def nft(fabric: NetnsTopology, text: str) -> None:
     command = fabric.command(fabric.node_namespace("n1"), ["nft", "-f", "-"])
     subprocess.run(command, input=text, text=True, check=True, timeout=20)
 
 
-def line(fabric: Fabric, protocol: TalkProtocol, speaker: Speaker, family: int, *, answered: bool = True) -> Line:
-    return Line(
+def line(
+    fabric: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int, *, answered: bool = True
+) -> StreamPlan:
+    return StreamPlan(
         client=fabric.pod_namespace(*CLIENT.key),
         server=fabric.pod_namespace(*SERVER.key),
         address=SERVER.addresses[family == 6],
@@ -77,10 +79,10 @@ def line(fabric: Fabric, protocol: TalkProtocol, speaker: Speaker, family: int, 
 @pytest.mark.parametrize("speaker", ["client", "server"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
-    fabric: Fabric, protocol: TalkProtocol, speaker: Speaker, family: int
+    fabric: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int
 ) -> None:
     began = time.monotonic()
-    with Talks() as talks:
+    with TrafficStreams() as talks:
         talk = talks.open(line(fabric, protocol, speaker, family))
         talks.wait_for(20, talk)
         nft(fabric, DROP)
@@ -93,8 +95,8 @@ def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
             assert talk.numbers() == list(range(1, len(arrivals) + 1))
 
 
-def test_each_talk_is_counted_for_itself_and_keeps_its_count_when_it_is_closed(fabric: Fabric) -> None:
-    with Talks() as talks:
+def test_each_talk_is_counted_for_itself_and_keeps_its_count_when_it_is_closed(fabric: NetnsTopology) -> None:
+    with TrafficStreams() as talks:
         first, second = (talks.open(line(fabric, "udp", "client", 4, answered=answered)) for answered in (True, False))
         talks.wait_for(10, first, second)
         talks.close(first)
@@ -105,11 +107,11 @@ def test_each_talk_is_counted_for_itself_and_keeps_its_count_when_it_is_closed(f
     assert second.numbers() == list(range(1, second.sent + 1))
 
 
-def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_namespace(fabric: Fabric) -> None:
+def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_namespace(fabric: NetnsTopology) -> None:
     address = NODES[0].addresses[0]
-    with Talks() as talks:
+    with TrafficStreams() as talks:
         talk = talks.open(
-            Line(
+            StreamPlan(
                 client=fabric.pod_namespace(*CLIENT.key),
                 server=fabric.node_namespace("n1"),
                 address=address,
@@ -130,34 +132,34 @@ def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_nam
 
 
 @pytest.mark.usefixtures("node")
-def test_waiting_for_what_never_comes_ends_with_words(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_what_never_comes_ends_with_words(fabric: NetnsTopology, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talk_module, "_PATIENCE", 0.1)
-    with Talks() as talks:
+    with TrafficStreams() as talks:
         talk = talks.open(line(fabric, "udp", "client", 4))
         nft(fabric, DROP)
         with pytest.raises(KernelError, match=r"arrived instead of \d+: udp nfa-.*, 10\.244\.1\.11 port 7000"):
             talks.wait_for(1000, talk)
 
 
-def test_a_counter_sees_packets_for_anybody_of_its_port_alone(fabric: Fabric) -> None:
-    with Talks() as talks:
+def test_a_counter_sees_packets_for_anybody_of_its_port_alone(fabric: NetnsTopology) -> None:
+    with TrafficStreams() as talks:
         talk = talks.open(line(fabric, "udp", "client", 4))
         with (
-            Counter(talk.line.server, 4, "udp", 7000) as same,
-            Counter(talk.line.server, 4, "udp", 7001) as other_port,
-            Counter(talk.line.server, 4, "tcp", 7000) as other_protocol,
-            Counter(talk.line.server, 6, "udp", 7000) as other_family,
-            Counter(talk.line.client, 4, "udp", 7000) as other_way,
+            PacketCounter(talk.line.server, 4, "udp", 7000) as same,
+            PacketCounter(talk.line.server, 4, "udp", 7001) as other_port,
+            PacketCounter(talk.line.server, 4, "tcp", 7000) as other_protocol,
+            PacketCounter(talk.line.server, 6, "udp", 7000) as other_family,
+            PacketCounter(talk.line.client, 4, "udp", 7000) as other_way,
         ):
             talks.wait_for(20, talk)
             assert len(same.arrivals()) > 10
             assert [one.arrivals() for one in (other_port, other_protocol, other_family, other_way)] == [[]] * 4
 
 
-def test_conntracks_own_notice_says_when_a_connection_was_forgotten(fabric: Fabric, node: str) -> None:
-    table = Connections(functools.partial(netns.inside, node, open_socket))
+def test_conntracks_own_notice_says_when_a_connection_was_forgotten(fabric: NetnsTopology, node: str) -> None:
+    table = ConntrackClient(functools.partial(netns.inside, node, open_socket))
     try:
-        with Talks() as talks, Forgetting(node) as forgetting:
+        with TrafficStreams() as talks, ConntrackDestroyListener(node) as forgetting:
             talk = talks.open(line(fabric, "udp", "client", 4, answered=False))
             talks.wait_for(5, talk)
             nft(fabric, DROP)

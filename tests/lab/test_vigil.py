@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import NodePlan, PodPlan
+from nfagent.lab.continuous_probe import ContinuousProbe
+from nfagent.lab.listeners import Listeners, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import Servers, pod_endpoints
-from nfagent.lab.vigil import Vigil
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, PodPlan
 
 pytestmark = pytest.mark.kernel
 
@@ -20,8 +20,8 @@ OPEN, CLOSED = 80, 81
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[tuple[Fabric, Servers]]:
-    with Fabric([NODE], PODS, tag="tv") as fabric, Servers() as servers:
+def lab() -> Iterator[tuple[NetnsTopology, Listeners]]:
+    with NetnsTopology([NODE], PODS, tag="tv") as fabric, Listeners() as servers:
         servers.listen(pod_endpoints(fabric, [("tcp", OPEN)]))
         yield fabric, servers
 
@@ -35,11 +35,11 @@ def lab() -> Iterator[tuple[Fabric, Servers]]:
         pytest.param(CLOSED, True, "Connection refused", id="what should be answered and isn't"),
     ],
 )
-def test_a_round_finds(lab: tuple[Fabric, Servers], port: int, *, allowed: bool, found: str | None) -> None:
+def test_a_round_finds(lab: tuple[NetnsTopology, Listeners], port: int, *, allowed: bool, found: str | None) -> None:
     fabric, servers = lab
     source = fabric.pod_namespace("x", "a")
     probe = Probe(source, PODS[1].addresses[0], "tcp", port)
-    with Vigil(servers, {probe: allowed}) as vigil:
+    with ContinuousProbe(servers, {probe: allowed}) as vigil:
         vigil.wait_for(1)
     assert vigil.asked >= 2
     assert set(vigil.wrong) == ({f"{source} -> 10.244.1.11 {port}/tcp: {found}"} if found else set())

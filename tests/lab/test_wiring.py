@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from nfagent.lab import wiring
-from nfagent.lab.plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
+from nfagent.lab import ip_commands
+from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
 
 UNDERLAYS: tuple[Underlay, ...] = ("flat", "vlan", "vxlan")
 
 
 def node_lines(underlay: Underlay, attachment: Attachment = "routed") -> list[str]:
     nodes, _, _ = grid(attachment, 2, underlay)
-    return list(wiring.node(nodes[0], nodes[1:]))
+    return list(ip_commands.node(nodes[0], nodes[1:]))
 
 
 def those_of(lines: list[str], *words: str) -> list[str]:
@@ -26,7 +26,7 @@ def those_of(lines: list[str], *words: str) -> list[str]:
 )
 def test_the_addresses_of_nodes_and_hosts_outside_are_on(underlay: Underlay, device: str) -> None:
     nodes, _, [host] = grid("routed", 2, underlay)
-    for lines, number in ((node_lines(underlay), "1"), (list(wiring.outside(host, nodes)), "100")):
+    for lines, number in ((node_lines(underlay), "1"), (list(ip_commands.outside(host, nodes)), "100")):
         assert those_of(lines, f"address add 192.0.2.{number} ") == [f"address add 192.0.2.{number} dev {device} nodad"]
         assert those_of(lines, "route add ::/0 ") == [f"route add ::/0 dev {device}"]
 
@@ -58,7 +58,7 @@ def test_the_tunnel_of_ipv6_pods_is_of_ipv6() -> None:
 
 def test_a_node_knows_the_far_end_of_the_tunnel_by_the_address_that_it_has_there() -> None:
     nodes, _, _ = grid("routed", 2, "vxlan")
-    [made] = those_of(list(wiring.node(nodes[1], nodes[:1])), "link add vxlan0")
+    [made] = those_of(list(ip_commands.node(nodes[1], nodes[:1])), "link add vxlan0")
     own = re.search(r"address (\S+)", made)
     assert own is not None
     neighbours = those_of(node_lines("vxlan"), "neighbour add")
@@ -68,7 +68,7 @@ def test_a_node_knows_the_far_end_of_the_tunnel_by_the_address_that_it_has_there
 
 def test_hosts_outside_are_in_no_tunnel() -> None:
     nodes, _, [host] = grid("routed", 2, "vxlan")
-    lines = list(wiring.outside(host, nodes))
+    lines = list(ip_commands.outside(host, nodes))
     assert those_of(lines, "vxlan") == []
     assert those_of(lines, "route add 10.244.2.0/24") == ["route add 10.244.2.0/24 via 192.0.2.2 dev eth0 onlink"]
 
@@ -87,10 +87,10 @@ def test_hosts_outside_are_in_no_tunnel() -> None:
 def test_pods_send_no_more_than_the_link_takes_whole(underlay: Underlay, cidrs: tuple[str, ...], mtu: int) -> None:
     node = NodePlan("n1", ("192.0.2.1", "2001:db8:ffff::1"), cidrs, underlay=underlay)
     pod = PodPlan("x", "a", "n1", ("10.244.1.5",))
-    assert re.findall(r"mtu (\d+)", wiring.pod_link(pod, "pod", node, "node", "pod1")) == [str(mtu)] * 2
-    assert re.findall(r"mtu (\d+)", " ".join(wiring.node(node, ()))) == [str(mtu)] * (underlay == "vxlan")
+    assert re.findall(r"mtu (\d+)", ip_commands.pod_link(pod, "pod", node, "node", "pod1")) == [str(mtu)] * 2
+    assert re.findall(r"mtu (\d+)", " ".join(ip_commands.node(node, ()))) == [str(mtu)] * (underlay == "vxlan")
 
 
 def test_a_host_outside_of_a_lab_without_nodes_is_on_the_link_itself() -> None:
-    lines = list(wiring.outside(OutsideHost("web", ("192.0.2.9",)), ()))
+    lines = list(ip_commands.outside(OutsideHost("web", ("192.0.2.9",)), ()))
     assert those_of(lines, "address") == ["address add 192.0.2.9 dev eth0 nodad"]

@@ -10,8 +10,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import (
+from nfagent.decode.networkpolicy import decode_network_policy
+from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatewayGroup
+from nfagent.model.ip_masq import IpMasqConfig
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.objects import (
     METADATA_NAME,
     ContainerPort,
     Labels,
@@ -22,11 +26,7 @@ from nfagent.cluster.model import (
     Pod,
     ServiceCIDR,
 )
-from nfagent.egress.ip_masq import IpMasqConfig
-from nfagent.egress.policy import EgressNATPolicy, EgressSource, NetworkGatewayGroup
-from nfagent.policy.decode import decode_network_policy
-from nfagent.policy.model import NetworkPolicy
-from tests.scene import NODE_ADDRESSES, NODES
+from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 
 Document = dict[str, Any]
 

@@ -11,13 +11,13 @@ from itertools import product
 import msgspec
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import DIRECTIONS, METADATA_NAME, ContainerPort, Labels, Namespace, Node, Pod, Ref
-from nfagent.cluster.selectors import Requirement, Selector
-from nfagent.policy.model import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
-from nfagent.policy.tiers import Action, NodePeer, Policy, TierKind, TierPeer, TierPolicy, TierRule
-from nfagent.ruleset.desired import Item
-from tests.scene import NODE_ADDRESSES
+from nfagent.model.admin_policy import Action, NodePeer, Policy, TierKind, TierPeer, TierPolicy, TierRule
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.objects import DIRECTIONS, METADATA_NAME, ContainerPort, Labels, Namespace, Node, ObjectRef, Pod
+from nfagent.model.selectors import Requirement, Selector
+from tests.support.two_node_cluster import NODE_ADDRESSES
 
 LABELS: tuple[Labels, ...] = ((("app", "web"),), (("app", "db"),), ())
 PROTOCOL, PORT = "tcp", 80
@@ -161,9 +161,9 @@ def _variations(policy: Policy) -> Iterator[Policy]:
 
 
 @st.composite
-def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | Ref]:
+def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | ObjectRef]:
     """Draw what happens to a cluster: policies lose and turn rules, Pods and Namespaces are relabelled."""
-    history: list[Item | Ref] = []
+    history: list[Item | ObjectRef] = []
     present = {item.ref: item for item in cluster}
     for _ in range(draw(st.integers(4, 14))):
         known = [item for item in present.values() if isinstance(item, NetworkPolicy | TierPolicy)]
@@ -185,7 +185,7 @@ def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | Ref]:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[Item], list[Item | Ref]]:
+def histories(draw: st.DrawFn) -> tuple[list[Item], list[Item | ObjectRef]]:
     """Draw a cluster, and what happens to it."""
     cluster = draw(clusters())
     return cluster, draw(changes(cluster))

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import Family, family_of
-from nfagent.cluster.model import Namespace, Node, Pod, Ref
-from nfagent.policy.evaluate import Flow
-from nfagent.policy.model import NetworkPolicy
-from nfagent.policy.tiers import Policy, TierPolicy
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.transaction import diff
-from tests.fake_kernel import FakeKernel
+from nfagent.desired.state import DesiredState
+from nfagent.model.admin_policy import Policy, TierPolicy
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import Family, family_of
+from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
+from nfagent.nftables.transaction import diff
+from nfagent.policy.evaluator import Flow
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
 from tests.properties.tier_strategies import tier_policies
-from tests.scene import NODE_ADDRESSES, OUTSIDE
+from tests.support.fake_nftables import FakeKernel
+from tests.support.two_node_cluster import NODE_ADDRESSES, OUTSIDE
 
 
 def judging() -> st.SearchStrategy[Policy]:
@@ -46,9 +47,9 @@ def worlds(draw: st.DrawFn) -> list[Item]:
     return found
 
 
-def desired(node: str, world: Iterable[Item]) -> Desired:
+def desired(node: str, world: Iterable[Item]) -> DesiredState:
     """Take a world in, seen from a node."""
-    made = Desired(node)
+    made = DesiredState(node)
     for item in world:
         made.put(item)
     return made
@@ -64,7 +65,7 @@ RECHECK_SETS = ("recheck4", "recheck6", "rechecking")
 """Whose live connections are judged again."""
 
 
-def catch_up(view: Desired, kernel: FakeKernel) -> None:
+def catch_up(view: DesiredState, kernel: FakeKernel) -> None:
     """Compare the kernel as a whole with what is wanted and put it right, as the reconciler does at a start."""
     difference = diff(kernel.ruleset, view.ruleset())
     view.settle()
@@ -91,10 +92,10 @@ def changed_tiers(draw: st.DrawFn, policy: TierPolicy) -> TierPolicy:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Item | Ref]:
+def histories(draw: st.DrawFn) -> list[Item | ObjectRef]:
     """Draw what happens to a cluster: objects come, change, and go (as the Ref of what is gone)."""
-    history: list[Item | Ref] = list(draw(worlds()))
-    present: dict[Ref, Item] = {item.ref: item for item in history if not isinstance(item, Ref)}
+    history: list[Item | ObjectRef] = list(draw(worlds()))
+    present: dict[ObjectRef, Item] = {item.ref: item for item in history if not isinstance(item, ObjectRef)}
     for _ in range(draw(st.integers(1, 12))):
         found = draw(st.sampled_from(list(present.values()))) if present else None
         happened = draw(st.sampled_from(["comes", "changes", "changes", "goes", "goes", "relabels", "relabels"]))

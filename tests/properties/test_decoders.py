@@ -12,24 +12,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nfagent.cluster.decode import (
+from nfagent.decode.admin_policy import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
+from nfagent.decode.core import (
     decode_namespace,
     decode_network_logging,
     decode_node,
     decode_pod,
     decode_service_cidr,
 )
-from nfagent.cluster.services import decode_service
-from nfagent.egress.ip_masq import decode_ip_masq
-from nfagent.egress.policy import decode_egress_policy, decode_gateway_group
+from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
+from nfagent.decode.ip_masq import decode_ip_masq
+from nfagent.decode.networkpolicy import decode_network_policy
+from nfagent.decode.registry import DECODERS, reference
+from nfagent.decode.services import decode_service
 from nfagent.errors import ObjectError, WireError
-from nfagent.policy.decode import decode_network_policy
-from nfagent.policy.model import NetworkPolicy
-from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
-from nfagent.policy.tiers import LAST_PRIORITY, TierPolicy, TierRule
-from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.parse import parse_counters, parse_listing, parse_ruleset
-from nfagent.source.kinds import DECODERS, reference
+from nfagent.model.admin_policy import LAST_PRIORITY, TierPolicy, TierRule
+from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.parse import parse_counters, parse_listing, parse_ruleset
 
 Decode = Callable[[dict[str, Any]], object]
 

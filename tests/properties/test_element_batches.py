@@ -9,14 +9,14 @@ from contextlib import suppress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import Family, Range, text
-from nfagent.cluster.model import Protocol
 from nfagent.errors import WireError
-from nfagent.ruleset.objects import Element, PortRange
-from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements
-from nfagent.wire.elements import ElementCommand, MapElement, encode_batch
-from nfagent.wire.extack import decode_answer
-from nfagent.wire.netlink import NFGEN_SIZE, Message, attributes, messages
+from nfagent.model.netaddr import Family, Range, text
+from nfagent.model.objects import Protocol
+from nfagent.netlink.codec import NFGEN_SIZE, Message, attributes, messages
+from nfagent.netlink.extack import decode_answer
+from nfagent.netlink.nft_elements import ElementCommand, MapElement, encode_batch
+from nfagent.nftables.objects import Element, PortRange
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 
 FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
 NFPROTO: dict[int, Family] = {2: 4, 10: 6}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.edge.documents import FileContent, read_documents
-from nfagent.edge.manifests import Folder
+from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.index import ManifestIndex
 
 NAMES = ("a.yaml", "b.yaml", "c.yaml")
 DOCUMENTS = (
@@ -23,7 +23,7 @@ TEXTS = st.lists(st.sampled_from(DOCUMENTS), max_size=4, unique=True).map("\n---
 @settings(max_examples=4 * settings().max_examples)
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.none() | TEXTS | st.just("{broken")), max_size=12))
 def test_problems_and_ignored_kinds_are_those_of_the_files_as_they_are(changes: list[tuple[str, str | None]]) -> None:
-    folder, files = Folder(), dict[str, FileContent]()
+    folder, files = ManifestIndex(), dict[str, FileContent]()
     broken: set[str] = set()
     for name, text in changes:
         folder.update(name, text)

@@ -15,16 +15,28 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.model import Pod, Ref
-from nfagent.egress.policy import EgressNATPolicy
-from nfagent.errors import DecodeError, Problem
-from nfagent.source.discovery import decode_discovery
-from nfagent.source.messages import Lines, decode_bookmark, decode_event, decode_page, decode_status
-from nfagent.source.objects import reader
-from nfagent.source.reflector import Reflector
-from nfagent.source.requests import Request
-from nfagent.source.resources import RESOURCES, Resource
-from tests.api_words import Document, Holder, bookmark, broken_pod, encoded, end_mark, error, event, page, pod, status
+from nfagent.decode.reader import reader
+from nfagent.errors import DecodeError, ValidationIssue
+from nfagent.kube.discovery import decode_discovery
+from nfagent.kube.reflector import Reflector
+from nfagent.kube.reflector_requests import ReflectorRequest
+from nfagent.kube.watch_codec import LineDecoder, decode_bookmark, decode_event, decode_page, decode_status
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.gvk import RESOURCES, Resource
+from nfagent.model.objects import ObjectRef, Pod
+from tests.support.apiserver_documents import (
+    Document,
+    Holder,
+    bookmark,
+    broken_pod,
+    encoded,
+    end_mark,
+    error,
+    event,
+    page,
+    pod,
+    status,
+)
 
 BY_KIND = {resource.kind: resource for resource in RESOURCES}
 PODS, EGRESS = BY_KIND["Pod"], BY_KIND["EgressNATPolicy"]
@@ -115,7 +127,7 @@ class ModelServer:
         self.exists = False
         self.compact()
 
-    def answer(self, request: Request) -> tuple[int, bytes]:
+    def answer(self, request: ReflectorRequest) -> tuple[int, bytes]:
         """Give status and body; a watch's body is all that there is to say by now."""
         if not self.exists:
             return 404, encoded(status(404, "NotFound"))
@@ -279,7 +291,7 @@ def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
         known = "a" in follower.held
         follower.ask(data.draw(st.sampled_from(faults)))
         assert "a" in follower.held or not known, "it was there all the time"
-        assert Ref(resource.kind, "shop" if resource is PODS else "", "a") not in follower.holder.given
+        assert ObjectRef(resource.kind, "shop" if resource is PODS else "", "a") not in follower.holder.given
     _until_quiet(follower)
     assert follower.held == {name: _of(found) for name, found in server.objects.items()}
     assert follower.reflector.version == str(server.version)
@@ -320,7 +332,7 @@ def test_what_cannot_be_read_holds_its_last_good_version_and_is_told(data: st.Da
         follower.ask(data.draw(st.sampled_from([fault for fault in _FAULTS if fault != "not found"])))
         assert follower.held["a"] == "10.64.0.1"
     _until_quiet(follower)
-    assert set(follower.reflector.problems) == {Ref("Pod", "shop", "a")}
+    assert set(follower.reflector.problems) == {ObjectRef("Pod", "shop", "a")}
     server.write("a", 7)
     follower.ask()
     assert (follower.held["a"], dict(follower.reflector.problems)) == ("10.64.0.7", {})
@@ -371,7 +383,7 @@ def test_decoders_take_any_bytes(body: bytes) -> None:
 @given(SOME_BYTES, st.sampled_from(RESOURCES))
 def test_objects_are_read_or_a_problem_is_told_whatever_the_bytes(body: bytes, resource: Resource) -> None:
     read = reader(resource)(msgspec.Raw(body))
-    assert isinstance(read, Problem) or (
+    assert isinstance(read, ValidationIssue) or (
         read.ref.kind == resource.kind and (read.item is None or read.item.ref == read.ref)
     )
 
@@ -394,6 +406,6 @@ def test_a_reflector_takes_any_bytes_and_takes_nothing_away_for_them(
 def test_lines_come_whole_however_they_are_split(lines: list[bytes], size: int) -> None:
     wanted = [line.replace(b"\n", b"") for line in lines]
     text = b"".join(line + b"\n" for line in wanted)
-    reading = Lines()
+    reading = LineDecoder()
     found = [line for start in range(0, len(text), size) for line in reading.feed(text[start : start + size])]
     assert (found, reading.unfinished) == ([line for line in wanted if line.strip()], False)

@@ -1,14 +1,15 @@
-"""What `Desired` says that it holds: a relist takes away what it doesn't name, so it is exact for every kind."""
+"""What `DesiredState` says that it holds: a relist takes away what it doesn't name, so it is exact for every kind."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.model import Ref
-from nfagent.cluster.services import Service
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.source.kinds import DECODERS
+from nfagent.decode.registry import DECODERS
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.model.services import Service
 from tests.properties.strategies import items
 
 KINDS = {kind for _, kind in DECODERS}
@@ -17,14 +18,14 @@ EVENTS = st.lists(st.tuples(items() | SERVICES, st.sampled_from([True, True, Fal
 """Objects, and whether each comes, or goes if it is there; their names are few."""
 
 
-def held(desired: Desired) -> set[Ref]:
-    return {Ref(kind, *key) for kind in KINDS for key in desired.held(kind)}
+def held(desired: DesiredState) -> set[ObjectRef]:
+    return {ObjectRef(kind, *key) for kind in KINDS for key in desired.held(kind)}
 
 
 @given(EVENTS)
 def test_what_is_held_is_what_was_put_and_not_removed(events: list[tuple[Item, bool]]) -> None:
-    desired = Desired("a")
-    present: set[Ref] = set()
+    desired = DesiredState("a")
+    present: set[ObjectRef] = set()
     for item, comes in events:
         if comes:
             desired.put(item)

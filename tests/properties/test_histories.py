@@ -10,26 +10,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import family_of
-from nfagent.cluster.model import Pod, Ref
-from nfagent.policy.evaluate import evaluate
-from nfagent.policy.joined import any_of
-from nfagent.policy.model import PodPeer
-from nfagent.policy.tiers import NodePeer
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.matches import InSet, NamedPort
-from nfagent.ruleset.names import content_name
-from nfagent.ruleset.objects import Element, Goto, Return, Ruleset
-from nfagent.ruleset.text import table_text
-from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction
-from tests.fake_kernel import FakeKernel
-from tests.interpreter import opening, run, seen_at
+from nfagent.desired.state import DesiredState
+from nfagent.model.admin_policy import NodePeer
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import family_of
+from nfagent.model.networkpolicy import PodPeer
+from nfagent.model.objects import ObjectRef, Pod
+from nfagent.nftables.matches import AddressInSet, NamedPort
+from nfagent.nftables.names import content_name
+from nfagent.nftables.objects import Element, Goto, Return, Ruleset
+from nfagent.nftables.render import table_text
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction
+from nfagent.policy.evaluator import evaluate
+from nfagent.policy.merged_peers import any_of
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
 from tests.properties.strategies import IN_NO_RANGE, PROTOCOLS, RANDOM, RECHECK_SETS, catch_up, desired, flows, worlds
 from tests.properties.tier_strategies import tier_policies
-from tests.scene import DECODERS, Document, hops, labelled, namespace, node, pod, policy, port, tier_policy
+from tests.support.fake_nftables import FakeKernel
+from tests.support.nft_interpreter import opening, run, seen_at
+from tests.support.two_node_cluster import (
+    DECODERS,
+    Document,
+    hops,
+    labelled,
+    namespace,
+    node,
+    pod,
+    policy,
+    port,
+    tier_policy,
+)
 
-Event = Item | Ref
+Event = Item | ObjectRef
 _LONG = 60
 _FLOWS = 40
 
@@ -60,8 +72,8 @@ def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
     return list(zip([*first, *churn], fates, strict=True))
 
 
-def happen(view: Desired, event: Event) -> None:
-    if isinstance(event, Ref):
+def happen(view: DesiredState, event: Event) -> None:
+    if isinstance(event, ObjectRef):
         view.remove(event)
     else:
         view.put(event)
@@ -69,23 +81,23 @@ def happen(view: Desired, event: Event) -> None:
 
 def left_over(events: Iterable[Event]) -> list[Item]:
     """Give the objects that are there in the end."""
-    left: dict[Ref, Item] = {}
+    left: dict[ObjectRef, Item] = {}
     for event in events:
-        if isinstance(event, Ref):
+        if isinstance(event, ObjectRef):
             left.pop(event, None)
         else:
             left[event.ref] = event
     return list(left.values())
 
 
-def started(objects: Iterable[Item], kernel: FakeKernel) -> Desired:
+def started(objects: Iterable[Item], kernel: FakeKernel) -> DesiredState:
     """Start anew from a cluster's objects, on a kernel that holds what the agent before left."""
     view = desired("a", objects)
     catch_up(view, kernel)
     return view
 
 
-def absolve(view: Desired, kernel: FakeKernel, random: Random) -> None:
+def absolve(view: DesiredState, kernel: FakeKernel, random: Random) -> None:
     """Have some of those judged who are under re-check, while others wait."""
     judged = {address: change for address, change in view.suspects.items() if random.random() < 0.7}
     view.absolve(judged)
@@ -132,7 +144,7 @@ def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
 
 
 def assert_both_readings_agree(
-    view: Desired, there: Ruleset, objects: list[Item], protocol: tuple[str, int | None], random: Random
+    view: DesiredState, there: Ruleset, objects: list[Item], protocol: tuple[str, int | None], random: Random
 ) -> None:
     rulesets = {"a": there, "b": desired("b", objects).ruleset()}
     judged = list(flows(view.cluster.by_address, *protocol))
@@ -202,7 +214,7 @@ SCENE = [
 ]
 
 
-def scene() -> Desired:
+def scene() -> DesiredState:
     view = desired("a", map(decoded, SCENE))
     view.settle()
     return view
@@ -240,7 +252,7 @@ NOTHING: dict[str, list[Event]] = {
     "a Pod of a peer set becomes ready": [msgspec.structs.replace(decoded(SCENE[7]), phase="Pending")],
     "a policy that selects nobody here comes": [decoded(NOBODYS)],
     "a policy that selects nobody here changes": [decoded(NOBODYS), decoded(policy("shop/none", labelled(app="none")))],
-    "a policy that selects nobody here goes": [Ref("NetworkPolicy", "shop", "far")],
+    "a policy that selects nobody here goes": [ObjectRef("NetworkPolicy", "shop", "far")],
     "a policy of a namespace without local Pods comes": [
         decoded(policy("ops/all", ingress=[{"from": [{"podSelector": {}}]}]))
     ],
@@ -262,14 +274,14 @@ NOTHING: dict[str, list[Event]] = {
     "a node tells what it told before": [decoded(node("b"))],
     "a Pod is told again": [decoded(SCENE[7])],
     "a policy is told again": [decoded(SCENE[9])],
-    "a peer's Pod goes and comes back before anybody looks": [Ref("Pod", "shop", "db"), decoded(SCENE[7])],
-    "a class goes and comes back before anybody looks": [Ref("Pod", "shop", "web"), decoded(SCENE[4])],
-    "a policy goes and comes back before anybody looks": [Ref("NetworkPolicy", "shop", "web"), decoded(SCENE[9])],
+    "a peer's Pod goes and comes back before anybody looks": [ObjectRef("Pod", "shop", "db"), decoded(SCENE[7])],
+    "a class goes and comes back before anybody looks": [ObjectRef("Pod", "shop", "web"), decoded(SCENE[4])],
+    "a policy goes and comes back before anybody looks": [ObjectRef("NetworkPolicy", "shop", "web"), decoded(SCENE[9])],
     "logging is switched on and off before anybody looks": [
         decoded(
             {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": {"deny": {"log": True}}}}
         ),
-        Ref("NetworkLogging", "", "default"),
+        ObjectRef("NetworkLogging", "", "default"),
     ],
 }
 
@@ -321,7 +333,7 @@ ELEMENTS: dict[str, tuple[Event, int, int]] = {
         1,
         0,
     ),
-    "a Pod leaves one set, and a port's": (Ref("Pod", "shop", "db"), 0, 4),
+    "a Pod leaves one set, and a port's": (ObjectRef("Pod", "shop", "db"), 0, 4),
     "a Pod ends: as if it went": (msgspec.structs.replace(decoded(SCENE[7]), phase="Failed"), 0, 4),
     "a Pod gets another address": (
         msgspec.structs.replace(decoded(SCENE[8]), addresses=("10.64.1.7", "2001:db8:0:b::2")),
@@ -342,7 +354,7 @@ ELEMENTS: dict[str, tuple[Event, int, int]] = {
         2,
     ),
     "a local Pod that nothing selects comes: by its addresses alone": (decoded(FREE_HERE), 2, 0),
-    "a local Pod that nothing selects goes": (Ref("Pod", "shop", "free"), 0, 2),
+    "a local Pod that nothing selects goes": (ObjectRef("Pod", "shop", "free"), 0, 2),
     # Two elements say which Pods are here; two are the maps'; two the named port's of the class.
     "a local Pod joins a class that is there": (
         decoded(pod("shop/web2", "a", 9, (port(80, "http"),), app="web")),
@@ -401,7 +413,7 @@ def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: l
     assert len(found) == len(set(found))
 
 
-def closing_in(view: Desired, found: list[tuple[str, object]]) -> set[object]:
+def closing_in(view: DesiredState, found: list[tuple[str, object]]) -> set[object]:
     """Give the addresses that came into sets which a rule that denies or passes names."""
     closing = {
         match.set
@@ -410,16 +422,16 @@ def closing_in(view: Desired, found: list[tuple[str, object]]) -> set[object]:
         for rule in chain.rules
         if rule.verdict == Return() or (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("deny/"))
         for match in rule.matches
-        if isinstance(match, InSet | NamedPort)
+        if isinstance(match, AddressInSet | NamedPort)
     }
     return {element[0] if isinstance(element, tuple) else element for name, element in found if name in closing}
 
 
-def after_set(view: Desired, name: str) -> frozenset[object]:
+def after_set(view: DesiredState, name: str) -> frozenset[object]:
     return frozenset(view.ruleset().sets[name].elements)
 
 
-def newly_outside(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
+def newly_outside(view: DesiredState, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
     """Give a Pod's addresses that no Node's and no Services' range holds, where no other Pod had them already."""
     ranges = [item for node in view.cluster.nodes.values() for item in node.pod_cidrs]
     ranges += [item for known in view.cluster.service_ranges.values() for item in known.cidrs]
@@ -434,7 +446,7 @@ def newly_outside(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[st
     }
 
 
-def new_addresses(view: Desired, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
+def new_addresses(view: DesiredState, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
     """Ask every peer of every policy in force whether it means a Pod, and which of its addresses are new to its set."""
     found: set[tuple[str, object]] = set()
     labels = dict(newcomer.labels)

@@ -7,22 +7,23 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from nfagent.cluster.model import Ref
-from nfagent.cluster.services import ServiceIndex
-from nfagent.cluster.state import ClusterState
-from nfagent.policy.index import PolicyIndex
-from nfagent.policy.peers import PeerIndex
-from nfagent.policy.tiers import TierPolicy
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.text import table_text
-from tests.fake_kernel import FakeKernel
+from nfagent.desired.state import DesiredState
+from nfagent.model.admin_policy import TierPolicy
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.nftables.render import table_text
+from nfagent.state.cluster import ClusterState
+from nfagent.state.peer_index import PeerIndex
+from nfagent.state.policy_index import PolicyIndex
+from nfagent.state.services import ServiceIndex
 from tests.properties.strategies import RANDOM, catch_up, histories
+from tests.support.fake_nftables import FakeKernel
 
 HISTORIES = histories()
 
 
-def take(desired: Desired, event: Item | Ref) -> bool:
-    return desired.remove(event) if isinstance(event, Ref) else desired.put(event)
+def take(desired: DesiredState, event: Item | ObjectRef) -> bool:
+    return desired.remove(event) if isinstance(event, ObjectRef) else desired.put(event)
 
 
 def contents(indexed: ClusterState | ServiceIndex | PolicyIndex | PeerIndex) -> dict[str, Any]:
@@ -33,18 +34,18 @@ def contents(indexed: ClusterState | ServiceIndex | PolicyIndex | PeerIndex) -> 
 
 @settings(max_examples=3 * settings().max_examples)
 @given(HISTORIES)
-def test_indexes_equal_rebuilt_ones_after_every_event(history: list[Item | Ref]) -> None:
-    desired = Desired("a")
+def test_indexes_equal_rebuilt_ones_after_every_event(history: list[Item | ObjectRef]) -> None:
+    desired = DesiredState("a")
     for event in history:
         take(desired, event)
         assert contents(desired.cluster) == contents(desired.cluster.rebuilt())
         assert contents(desired.index) == contents(desired.index.rebuilt())
 
 
-def final_objects(history: list[Item | Ref]) -> list[Item]:
-    left: dict[Ref, Item] = {}
+def final_objects(history: list[Item | ObjectRef]) -> list[Item]:
+    left: dict[ObjectRef, Item] = {}
     for event in history:
-        if isinstance(event, Ref):
+        if isinstance(event, ObjectRef):
             left.pop(event, None)
         else:
             left[event.ref] = with_last_good(event, left.get(event.ref))
@@ -59,13 +60,15 @@ def with_last_good(item: Item, before: Item | None) -> Item:
 
 
 @given(HISTORIES, RANDOM)
-def test_a_history_ends_in_what_its_last_objects_make_in_any_order(history: list[Item | Ref], random: Random) -> None:
-    lived = Desired("a")
+def test_a_history_ends_in_what_its_last_objects_make_in_any_order(
+    history: list[Item | ObjectRef], random: Random
+) -> None:
+    lived = DesiredState("a")
     for event in history:
         take(lived, event)
     objects = final_objects(history)
     random.shuffle(objects)
-    fresh = Desired("a")
+    fresh = DesiredState("a")
     for item in objects:
         fresh.put(item)
     assert lived.ruleset() == fresh.ruleset() == lived.rebuilt().ruleset()
@@ -73,9 +76,9 @@ def test_a_history_ends_in_what_its_last_objects_make_in_any_order(history: list
 
 
 @given(HISTORIES, RANDOM)
-def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Item | Ref], random: Random) -> None:
+def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Item | ObjectRef], random: Random) -> None:
     """Taken after every event or after a few, with restarts in the middle that compare everything."""
-    desired = Desired("a")
+    desired = DesiredState("a")
     kernel = FakeKernel()
     catch_up(desired, kernel)
     for event in history:
@@ -93,12 +96,12 @@ def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Ite
 
 
 @given(HISTORIES)
-def test_putting_an_object_again_or_removing_it_twice_changes_nothing(history: list[Item | Ref]) -> None:
-    desired = Desired("a")
+def test_putting_an_object_again_or_removing_it_twice_changes_nothing(history: list[Item | ObjectRef]) -> None:
+    desired = DesiredState("a")
     for event in history:
         take(desired, event)
         desired.settle()
-        if isinstance(event, Ref):
+        if isinstance(event, ObjectRef):
             desired.remove(event)
         else:
             assert not desired.put(event)

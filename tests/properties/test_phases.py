@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.model import Ref
-from nfagent.policy.evaluate import Flow
-from nfagent.ruleset import transaction
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import Ruleset
-from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, Transaction, diff, phases
-from tests.fake_kernel import FakeKernel
-from tests.interpreter import HookName, Seen, later, opening, reply, run
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.nftables import transaction
+from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction, diff, phases
+from nfagent.policy.evaluator import Flow
 from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
+from tests.support.fake_nftables import FakeKernel
+from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run
 
 _FLOWS = 20
 HOOKS: tuple[HookName, HookName] = ("forward", "input")
@@ -79,13 +80,13 @@ def test_structure_in_parts_however_small_shows_packets_either_ruleset(
 
 @given(histories(), PROTOCOLS, RANDOM)
 def test_packets_of_new_and_live_connections_see_either_side_of_every_event(
-    history: list[Item | Ref], protocol: tuple[str, int | None], random: Random
+    history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random
 ) -> None:
-    view = Desired("a")
+    view = DesiredState("a")
     view.settle()
     for event in history:
         before, known = view.ruleset(), set(view.cluster.by_address)
-        if isinstance(event, Ref):
+        if isinstance(event, ObjectRef):
             view.remove(event)
         else:
             view.put(event)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.decode import careful_pod, decode_pod
-from nfagent.cluster.model import Pod
-from nfagent.cluster.quick import quick_pod, quick_pod_event, quick_pod_json
+from nfagent.decode.core import careful_pod, decode_pod
+from nfagent.decode.fast_pod import quick_pod, quick_pod_event, quick_pod_json
 from nfagent.errors import ObjectError
+from nfagent.model.objects import Pod
 from tests.properties.objects import LABEL_SETS
 
 Document = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import (
+from nfagent.model.netaddr import (
     AddressError,
     Family,
     Range,

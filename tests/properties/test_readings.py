@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.policy.evaluate import evaluate
-from nfagent.ruleset.desired import Item
-from nfagent.ruleset.translation import UNTRANSLATED_COUNTER
-from tests.interpreter import later, opening, reply, run, seen_at, stray
+from nfagent.model.gvk import Item
+from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
+from nfagent.policy.evaluator import evaluate
 from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
-from tests.scene import NODES, hops
+from tests.support.nft_interpreter import later, opening, reply, run, seen_at, stray
+from tests.support.two_node_cluster import NODES, hops
 
 
 @settings(max_examples=4 * settings().max_examples)

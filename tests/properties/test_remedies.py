@@ -8,19 +8,19 @@ import msgspec
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.model import Direction, Ref
-from nfagent.cluster.state import ClusterState
-from nfagent.explain.changes import AddPort, AddRule, AddTierRule, Mend, NewPolicy, Remedy, TakeRules
 from nfagent.explain.explanation import explain_flow
-from nfagent.policy.evaluate import Flow, Side, evaluate
-from nfagent.policy.index import PolicyIndex
-from nfagent.policy.model import NetworkPolicy, PolicyPort, Rule
-from nfagent.policy.tiers import Policy, TierPolicy, TierRule
-from nfagent.ruleset.desired import Item
+from nfagent.explain.policy_edits import AddPort, AddRule, AddTierRule, FixField, NewPolicy, RemoveRules, Suggestion
+from nfagent.model.admin_policy import Policy, TierPolicy, TierRule
+from nfagent.model.gvk import Item
+from nfagent.model.networkpolicy import NetworkPolicy, PolicyPort, Rule
+from nfagent.model.objects import Direction, ObjectRef
+from nfagent.policy.evaluator import DirectionVerdict, Flow, evaluate
+from nfagent.state.cluster import ClusterState
+from nfagent.state.policy_index import PolicyIndex
 from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
 from tests.properties.tier_strategies import tier_policies
 
-Policies = dict[Ref, Policy]
+Policies = dict[ObjectRef, Policy]
 
 
 def with_rules(policy: Policy, direction: Direction, rules: tuple[Rule, ...] | tuple[TierRule, ...]) -> Policy:
@@ -31,13 +31,13 @@ def listed(port: PolicyPort | None) -> tuple[PolicyPort, ...]:
     return () if port is None else (port,)
 
 
-def network(policies: Policies, ref: Ref) -> NetworkPolicy:
+def network(policies: Policies, ref: ObjectRef) -> NetworkPolicy:
     policy = policies[ref]
     assert isinstance(policy, NetworkPolicy)
     return policy
 
 
-def changed(policies: Policies, remedy: Remedy) -> Iterator[Policies]:
+def changed(policies: Policies, remedy: Suggestion) -> Iterator[Policies]:
     """Make a change, in every way that it names."""
     way = remedy.direction
     match remedy:
@@ -52,7 +52,7 @@ def changed(policies: Policies, remedy: Remedy) -> Iterator[Policies]:
             allowed = () if peer is None else (Rule((peer,), listed(port)),)
             new = NetworkPolicy(namespace=pods.namespace, name=f"new-{way}", pods=pods.pods, isolates=(way,))
             yield policies | {new.ref: with_rules(new, way, allowed)}
-        case TakeRules(rules=taken):
+        case RemoveRules(rules=taken):
             left = dict(policies)
             for ref in {ref for ref, _ in taken}:
                 kept = [
@@ -60,7 +60,7 @@ def changed(policies: Policies, remedy: Remedy) -> Iterator[Policies]:
                 ]
                 left[ref] = with_rules(policies[ref], way, tuple(kept))
             yield left
-        case Mend(policy=ref, peer=peer, port=port) if peer is not None:
+        case FixField(policy=ref, peer=peer, port=port) if peer is not None:
             mended = msgspec.structs.replace(network(policies, ref), problem=None)
             yield policies | {ref: with_rules(mended, way, (Rule((peer,), listed(port)),))}
         case AddTierRule():
@@ -86,14 +86,14 @@ def with_tier_rule(policies: Policies, remedy: AddTierRule) -> Iterator[Policies
         yield policies | {new.ref: with_rules(new, remedy.direction, (rule,))}
 
 
-def side_of(cluster: ClusterState, policies: Policies, flow: Flow, direction: Direction) -> Side:
+def side_of(cluster: ClusterState, policies: Policies, flow: Flow, direction: Direction) -> DirectionVerdict:
     judgement = evaluate(cluster, policies.values(), flow)
     side = judgement.egress if direction == "egress" else judgement.ingress
     assert side is not None
     return side
 
 
-def changes_of(end: Direction, policies: Policies, remedies: tuple[Remedy, ...]) -> Iterator[Policies]:
+def changes_of(end: Direction, policies: Policies, remedies: tuple[Suggestion, ...]) -> Iterator[Policies]:
     for remedy in remedies:
         if remedy.direction == end:
             event(type(remedy).__name__)
@@ -121,7 +121,7 @@ def test_each_change_turns_the_verdict_of_its_end_and_one_at_every_end_that_deni
             elif not side.allowed:
                 assert any(remedy.direction == side.direction for remedy in judged.remedies), f"{flow}: {found.lines}"
                 after = next(changes_of(side.direction, after, judged.remedies), after)
-        mended = [remedy for remedy in judged.remedies if isinstance(remedy, Mend) and remedy.peer is None]
+        mended = [remedy for remedy in judged.remedies if isinstance(remedy, FixField) and remedy.peer is None]
         if not (found.allowed or mended or shared):
             assert evaluate(cluster, after.values(), flow).allowed, f"{flow}: {found.lines}"
 

@@ -8,24 +8,25 @@ from random import Random
 import msgspec
 from hypothesis import event, given, settings
 
-from nfagent.cluster.address import FAMILIES, Family, family_of
-from nfagent.cluster.model import Pod, Ref
-from nfagent.cluster.state import ClusterState
-from nfagent.policy.evaluate import Flow
-from nfagent.ruleset.base import REVOKED_COUNTER
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import Element, Ruleset
-from tests.fake_kernel import FakeKernel
-from tests.interpreter import HookName, Seen, later, opening, reply, run, seen_at
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from nfagent.model.objects import ObjectRef, Pod
+from nfagent.nftables.base_chains import REVOKED_COUNTER
+from nfagent.nftables.objects import Element, Ruleset
+from nfagent.policy.evaluator import Flow
+from nfagent.state.cluster import ClusterState
 from tests.properties import sharp
 from tests.properties.strategies import PROTOCOLS, RANDOM, catch_up, flows, histories
-from tests.scene import hops
+from tests.support.fake_nftables import FakeKernel
+from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run, seen_at
+from tests.support.two_node_cluster import hops
 
 _WATCHED = 40
 CLIENT_PORT = 40_000
 Ways = tuple[tuple[HookName, Seen], ...]
 """Where node `a` sees a connection's packets: those of the client, those of the server."""
-History = tuple[list[Item], list[Item | Ref]]
+History = tuple[list[Item], list[Item | ObjectRef]]
 """What is there at first, and what happens to it."""
 
 
@@ -44,7 +45,7 @@ class Node:
     """Node `a`: what is wanted, what the kernel holds, and the connections that conntrack knows there."""
 
     def __init__(self, first: Iterable[Item], watched: list[Flow]) -> None:
-        self.view = Desired("a")
+        self.view = DesiredState("a")
         self.kernel = FakeKernel()
         self.watched = watched
         self.live: dict[Flow, Ways] = {}
@@ -55,8 +56,8 @@ class Node:
         self.judge()
         self.absolve()
 
-    def happen(self, item: Item | Ref) -> None:
-        if isinstance(item, Ref):
+    def happen(self, item: Item | ObjectRef) -> None:
+        if isinstance(item, ObjectRef):
             self.view.remove(item)
         else:
             self.view.put(item)
@@ -153,7 +154,7 @@ def test_a_revoked_connection_has_ended_with_the_commit_and_an_allowed_one_loses
 
 @given(histories(), PROTOCOLS, RANDOM)
 def test_so_it_is_whatever_the_policies_and_their_flaws(
-    history: list[Item | Ref], protocol: tuple[str, int | None], random: Random
+    history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random
 ) -> None:
     live_through(([], history), protocol, random)
 

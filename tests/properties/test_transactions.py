@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.ruleset.desired import Item
-from nfagent.ruleset.objects import ABSENT, Ruleset
-from nfagent.ruleset.text import table_text
-from nfagent.ruleset.transaction import ChangeElements, ChangeMapElements, diff
-from tests.fake_kernel import FakeKernel
+from nfagent.model.gvk import Item
+from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.nftables.render import table_text
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, diff
 from tests.properties.objects import pods
 from tests.properties.strategies import IN_NO_RANGE, desired, worlds
+from tests.support.fake_nftables import FakeKernel
 
 RULESETS = worlds().map(lambda world: desired("a", world).ruleset())
 

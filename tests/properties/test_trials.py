@@ -5,13 +5,14 @@ from __future__ import annotations
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from nfagent.cluster.model import Ref
-from nfagent.explain.amendment import Amendment
-from nfagent.explain.pairs import Survey
-from nfagent.explain.trial import Seen, Trial
-from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.policy.tiers import Policy
-from nfagent.ruleset.desired import Desired, Item
+from nfagent.desired.state import DesiredState
+from nfagent.model.admin_policy import Policy
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.policy.evaluator import Flow, evaluate
+from nfagent.simulate.patch import PolicyPatch
+from nfagent.simulate.pod_pairs import PodPairEnumerator
+from nfagent.simulate.simulation import ObservedFlow, PolicySimulation
 from tests.properties.strategies import PROTOCOLS, desired, flows, judging, worlds
 
 TRAFFIC = st.one_of(
@@ -21,18 +22,18 @@ TRAFFIC = st.one_of(
 
 
 @st.composite
-def amendments(draw: st.DrawFn, view: Desired) -> Amendment:
+def amendments(draw: st.DrawFn, view: DesiredState) -> PolicyPatch:
     """Draw a change of policies: some come, or come instead of others of their name, or some go."""
     known = sorted(view.index.policies)
     goes: bool = draw(st.booleans())
     if known and goes:
-        taken: list[Ref] = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
-        return Amendment(taken=tuple(taken))
+        taken: list[ObjectRef] = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
+        return PolicyPatch(taken=tuple(taken))
     put: list[Policy] = draw(st.lists(judging(), min_size=1, max_size=3, unique_by=lambda policy: policy.ref))
-    return Amendment(put=tuple(put))
+    return PolicyPatch(put=tuple(put))
 
 
-def amended(world: list[Item], amendment: Amendment) -> Desired:
+def amended(world: list[Item], amendment: PolicyPatch) -> DesiredState:
     """Make the change in earnest."""
     made = desired("a", world)
     for policy in amendment.put:
@@ -42,15 +43,15 @@ def amended(world: list[Item], amendment: Amendment) -> Desired:
     return made
 
 
-def allows(view: Desired, flow: Flow) -> bool:
+def allows(view: DesiredState, flow: Flow) -> bool:
     return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
 
 
-def trial_of(view: Desired, amendment: Amendment) -> Trial:
-    return Trial(view.cluster, view.index, amendment, view.choices)
+def trial_of(view: DesiredState, amendment: PolicyPatch) -> PolicySimulation:
+    return PolicySimulation(view.cluster, view.index, amendment, view.choices)
 
 
-def policies_of(view: Desired) -> dict[Ref, Policy]:
+def policies_of(view: DesiredState) -> dict[ObjectRef, Policy]:
     return dict(view.index.policies)
 
 
@@ -65,7 +66,7 @@ def test_a_trial_says_what_happens_when_the_change_is_made(
     tried = trial_of(view, amendment)
     wrong = []
     for flow in flows(view.cluster.by_address, *traffic):
-        change = tried.judge(Seen(flow))
+        change = tried.judge(ObservedFlow(flow))
         said = None if change is None else (change.before == "allowed", change.after == "allowed")
         verdicts = (allows(view, flow), allows(after, flow))
         if said != (verdicts if verdicts[0] != verdicts[1] else None) or (change is not None and not change.turned):
@@ -84,7 +85,7 @@ def test_the_pairs_show_every_change_between_pods(
     amendment = data.draw(amendments(view))
     after = amended(world, amendment)
     tried = trial_of(view, amendment)
-    survey = Survey(view.cluster, tried.amended)
+    survey = PodPairEnumerator(view.cluster, tried.amended)
     for _ in survey.steps():
         pass
     shown = {

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import DecodeError, WireError
+from nfagent.netlink import codec, conntrack, nflog, nft_events, packet_header
 from nfagent.verdicts import records
-from nfagent.wire import conntrack, netlink, nflog, notifications, packet
-from tests.ctnetlink import MULTI, NEW, Connection, entry_body
+from tests.support.ctnetlink_dump import MULTI, NEW, Connection, entry_body
 
 U16 = st.integers(0, 0xFFFF)
 U32 = st.integers(0, 0xFFFF_FFFF)
@@ -57,7 +57,7 @@ def connections(address: st.SearchStrategy[str]) -> st.SearchStrategy[Connection
 
 CONNECTIONS = connections(V4) | connections(V6)
 DUMPS = st.lists(CONNECTIONS, min_size=1, max_size=4).map(
-    lambda many: b"".join(netlink.message(NEW, MULTI, 1, entry_body(one)) for one in many)
+    lambda many: b"".join(codec.message(NEW, MULTI, 1, entry_body(one)) for one in many)
 )
 
 
@@ -65,20 +65,20 @@ def as_kernel_writes(logged: nflog.LoggedPacket) -> bytes:
     """Write a record as nfnetlink_log does: order of attributes, NUL behind the prefix, padding."""
     u32 = struct.Struct("!I").pack
     parts = [
-        netlink.nfgen(2, 5),
-        netlink.attribute(1, struct.pack("!HBx", logged.hw_protocol, logged.hook)),
-        netlink.attribute(10, logged.prefix.encode() + b"\0"),
-        netlink.attribute(4, u32(logged.in_interface)),
-        netlink.attribute(5, u32(logged.out_interface)),
-        netlink.attribute(15, b"\x03\x04"),
+        codec.nfgen(2, 5),
+        codec.attribute(1, struct.pack("!HBx", logged.hw_protocol, logged.hook)),
+        codec.attribute(10, logged.prefix.encode() + b"\0"),
+        codec.attribute(4, u32(logged.in_interface)),
+        codec.attribute(5, u32(logged.out_interface)),
+        codec.attribute(15, b"\x03\x04"),
     ]
     if logged.timestamp_ns is not None:
         seconds, rest = divmod(logged.timestamp_ns, 1_000_000_000)
-        parts.append(netlink.attribute(3, struct.pack("!QQ", seconds, rest // 1000)))
+        parts.append(codec.attribute(3, struct.pack("!QQ", seconds, rest // 1000)))
     if logged.sequence is not None:
-        parts.append(netlink.attribute(12, u32(logged.sequence)))
-    parts.append(netlink.attribute(9, logged.payload))
-    return netlink.message(0x0400, 0, 0, b"".join(parts))
+        parts.append(codec.attribute(12, u32(logged.sequence)))
+    parts.append(codec.attribute(9, logged.payload))
+    return codec.message(0x0400, 0, 0, b"".join(parts))
 
 
 @st.composite
@@ -96,15 +96,15 @@ DATAGRAMS = st.lists(PACKETS, min_size=1, max_size=4).map(lambda many: b"".join(
 @given(st.binary(max_size=200))
 def test_any_bytes_are_messages_or_a_wire_error(raw: bytes) -> None:
     with suppress(WireError):
-        for message in netlink.messages(raw):
+        for message in codec.messages(raw):
             with suppress(WireError):
-                assert 0 <= netlink.ack_errno(message) <= 4095
+                assert 0 <= codec.ack_errno(message) <= 4095
 
 
 @given(st.binary(max_size=200), st.integers(0, 8))
 def test_any_bytes_are_attributes_or_a_wire_error(raw: bytes, start: int) -> None:
     with suppress(WireError):
-        assert sum(4 + len(value) for _, value in netlink.attributes(raw, start)) <= len(raw)
+        assert sum(4 + len(value) for _, value in codec.attributes(raw, start)) <= len(raw)
 
 
 @given(st.binary(max_size=200))
@@ -123,7 +123,7 @@ def test_a_datagram_never_raises_and_gives_no_more_packets_than_it_can_hold(raw:
 @given(mutated(HEADS) | st.binary(max_size=128) | st.builds(bytes.__add__, st.sampled_from([b"E", b"`"]), st.binary()))
 def test_any_bytes_are_a_packet_head_or_a_wire_error(raw: bytes) -> None:
     with suppress(WireError):
-        head = packet.decode_head(raw)
+        head = packet_header.decode_head(raw)
         assert str(ipaddress.ip_address(head.source)) == head.source
         assert (head.source_port is None) == (head.destination_port is None)
         assert head.source_port is None or head.icmp_type is None
@@ -131,8 +131,8 @@ def test_any_bytes_are_a_packet_head_or_a_wire_error(raw: bytes) -> None:
 
 @given(HEADS, st.data())
 def test_a_shorter_copy_says_less_but_nothing_else(raw: bytes, data: st.DataObject) -> None:
-    whole = packet.decode_head(raw)
-    shorter = packet.decode_head(raw[: data.draw(st.integers(20 if whole.family == 4 else 40, len(raw)))])
+    whole = packet_header.decode_head(raw)
+    shorter = packet_header.decode_head(raw[: data.draw(st.integers(20 if whole.family == 4 else 40, len(raw)))])
 
     assert (shorter.source, shorter.destination) == (whole.source, whole.destination)
     assert shorter.source_port in {None, whole.source_port}
@@ -148,7 +148,7 @@ def test_any_bytes_are_conntrack_entries_or_a_wire_error(raw: bytes, addresses: 
 
 @given(st.lists(CONNECTIONS, max_size=6), st.frozensets(V4 | V6, max_size=3))
 def test_the_entries_of_addresses_are_those_of_all_entries(many: list[Connection], addresses: frozenset[str]) -> None:
-    datagram = b"".join(netlink.message(NEW, MULTI, 1, entry_body(one)) for one in many)
+    datagram = b"".join(codec.message(NEW, MULTI, 1, entry_body(one)) for one in many)
 
     every = conntrack.decode_entries(datagram).entries
     assert [
@@ -163,44 +163,44 @@ def test_the_entries_of_addresses_are_those_of_all_entries(many: list[Connection
 @given(CONNECTIONS)
 def test_an_entry_in_an_unusual_layout_reads_as_in_the_usual_one(connection: Connection) -> None:
     body = entry_body(connection)
-    original, reply, *rest = netlink.attributes(body, netlink.NFGEN_SIZE)
-    turned = [netlink.nested(kind, _turned(value)) for kind, value in (original, reply)]
-    unusual = body[: netlink.NFGEN_SIZE] + b"".join(turned) + b"".join(netlink.attribute(*other) for other in rest)
+    original, reply, *rest = codec.attributes(body, codec.NFGEN_SIZE)
+    turned = [codec.nested(kind, _turned(value)) for kind, value in (original, reply)]
+    unusual = body[: codec.NFGEN_SIZE] + b"".join(turned) + b"".join(codec.attribute(*other) for other in rest)
 
     usual, read = conntrack.decode_entry(body), conntrack.decode_entry(unusual)
     assert msgspec.structs.replace(read, reply=usual.reply) == usual
-    assert list(netlink.attributes(read.reply)) == list(netlink.attributes(usual.reply))
+    assert list(codec.attributes(read.reply)) == list(codec.attributes(usual.reply))
     for end in usual.client, usual.server:
-        assert conntrack.decode_entries(netlink.message(NEW, MULTI, 1, unusual), frozenset({end})).entries == [read]
+        assert conntrack.decode_entries(codec.message(NEW, MULTI, 1, unusual), frozenset({end})).entries == [read]
 
 
 def _turned(value: bytes) -> bytes:
     """Write the nests of a tuple in the opposite order."""
-    return b"".join(reversed([netlink.nested(kind, inner) for kind, inner in netlink.attributes(value)]))
+    return b"".join(reversed([codec.nested(kind, inner) for kind, inner in codec.attributes(value)]))
 
 
 @given(st.lists(st.tuples(U16, U16, U32, st.binary(max_size=40), U32), max_size=5))
 def test_messages_are_read_back_as_they_were_written(wanted: list[tuple[int, int, int, bytes, int]]) -> None:
     datagram = b"".join(
-        netlink.message(kind, flags, sequence, payload, port=port) for kind, flags, sequence, payload, port in wanted
+        codec.message(kind, flags, sequence, payload, port=port) for kind, flags, sequence, payload, port in wanted
     )
 
-    assert list(netlink.messages(datagram)) == [
-        netlink.Message(kind, flags, sequence, port, payload) for kind, flags, sequence, payload, port in wanted
+    assert list(codec.messages(datagram)) == [
+        codec.Message(kind, flags, sequence, port, payload) for kind, flags, sequence, payload, port in wanted
     ]
 
 
 @given(ATTRIBUTES)
 def test_attributes_are_read_back_as_they_were_written(wanted: list[tuple[int, bytes]]) -> None:
-    members = [netlink.attribute(kind, value) for kind, value in wanted]
+    members = [codec.attribute(kind, value) for kind, value in wanted]
 
-    assert list(netlink.attributes(b"".join(members))) == wanted
-    assert list(netlink.attributes(netlink.nested(7, *members))) == [(7, b"".join(members))]
+    assert list(codec.attributes(b"".join(members))) == wanted
+    assert list(codec.attributes(codec.nested(7, *members))) == [(7, b"".join(members))]
 
 
 @given(st.lists(PACKETS, max_size=4))
 def test_logged_packets_are_read_back_as_the_kernel_wrote_them(wanted: list[nflog.LoggedPacket]) -> None:
-    datagram = b"".join(map(as_kernel_writes, wanted)) + netlink.message(netlink.NLMSG_DONE, 0, 0, bytes(4))
+    datagram = b"".join(map(as_kernel_writes, wanted)) + codec.message(codec.NLMSG_DONE, 0, 0, bytes(4))
 
     assert nflog.decode_datagram(datagram) == nflog.Datagram(wanted, 0)
 
@@ -216,14 +216,14 @@ def test_any_bytes_are_a_record_or_a_decode_error(raw: bytes) -> None:
 
 
 GENERATIONS = st.builds(
-    lambda process, name: netlink.message(
+    lambda process, name: codec.message(
         10 << 8 | 15,
         0,
         1,
-        netlink.nfgen(0, 1)
-        + netlink.attribute(1, process.to_bytes(4, "big"))
-        + netlink.attribute(2, process.to_bytes(4, "big"))
-        + netlink.attribute(3, name + b"\0"),
+        codec.nfgen(0, 1)
+        + codec.attribute(1, process.to_bytes(4, "big"))
+        + codec.attribute(2, process.to_bytes(4, "big"))
+        + codec.attribute(3, name + b"\0"),
     ),
     st.integers(0, 2**32 - 1),
     st.binary(max_size=15),
@@ -232,21 +232,21 @@ GENERATIONS = st.builds(
 
 @given(mutated(GENERATIONS) | GENERATIONS | st.binary(max_size=64))
 def test_any_bytes_are_a_committer_nobody_or_a_wire_error(raw: bytes) -> None:
-    assert not notifications.names_table(raw) or b"nfagent" in raw
+    assert not nft_events.names_table(raw) or b"nfagent" in raw
     with suppress(WireError):
-        committer = notifications.decode_committer(raw)
+        committer = nft_events.decode_committer(raw)
         assert committer is None or 0 <= committer.process < 2**32
 
 
 @given(mutated(GENERATIONS) | GENERATIONS | st.binary(max_size=64))
 def test_any_bytes_are_a_generation_or_a_wire_error(raw: bytes) -> None:
     with suppress(WireError):
-        assert 0 <= notifications.decode_generation(raw) < 2**32
+        assert 0 <= nft_events.decode_generation(raw) < 2**32
 
 
 TABLES = st.builds(
-    lambda name, size: netlink.message(
-        10 << 8, 0, 1, netlink.nfgen(1, 1) + netlink.attribute(1, name + b"\0") + netlink.attribute(3, size)
+    lambda name, size: codec.message(
+        10 << 8, 0, 1, codec.nfgen(1, 1) + codec.attribute(1, name + b"\0") + codec.attribute(3, size)
     ),
     st.binary(max_size=15),
     st.binary(min_size=4, max_size=4) | st.binary(max_size=8),
@@ -256,5 +256,5 @@ TABLES = st.builds(
 @given(mutated(TABLES) | TABLES | st.binary(max_size=64))
 def test_any_bytes_are_a_table_s_size_or_a_wire_error(raw: bytes) -> None:
     with suppress(WireError):
-        for message in netlink.messages(raw):
-            assert 0 <= notifications.decode_table_size(message)[1] < 2**32
+        for message in codec.messages(raw):
+            assert 0 <= nft_events.decode_table_size(message)[1] < 2**32

@@ -10,8 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from nfagent.policy.tier_decode import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
-from nfagent.policy.tiers import TierKind, TierPolicy
+from nfagent.decode.admin_policy import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
+from nfagent.model.admin_policy import TierKind, TierPolicy
 from tests.properties.objects import NAMESPACE_SELECTORS, PORT_NAMES, SELECTORS, SPREAD_PORTS, Document
 
 DECODERS: dict[TierKind, Callable[[Document], TierPolicy]] = {

@@ -9,15 +9,16 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 import pytest
 
-from nfagent.cluster.model import Pod, Ref
+from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
-from nfagent.intake import Intake
-from nfagent.reconcile import Reconciler
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.objects import ABSENT, Ruleset
-from nfagent.ruleset.transaction import Transaction, diff
-from tests.fake_kernel import FakeKernel, Refused
-from tests.scene import DECODERS, labelled, pod, policy
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef, Pod
+from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.nftables.transaction import Transaction, diff
+from tests.support.fake_nftables import FakeKernel, Refused
+from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
 
 COMMIT_TURNS = 10
 """Turns of the event loop that a commit takes."""
@@ -32,7 +33,7 @@ SCENE = [pod("shop/web", "a", 10, app="web"), policy("shop/p", labelled(app="web
 
 
 class TurnKernel:
-    """tests.fake_kernel, whose commits take turns of the event loop."""
+    """tests.support.fake_nftables, whose commits take turns of the event loop."""
 
     def __init__(self, told: list[str]) -> None:
         self.fake = FakeKernel()
@@ -86,11 +87,11 @@ class Stage:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.turns = 0
-        self.desired = Desired("a")
+        self.desired = DesiredState("a")
         self.kernel = TurnKernel(self.told)
         self.clock = TurnClock(self.told)
         self.reconciler = Reconciler(self.kernel, self.clock, self.desired)
-        self.intake = Intake(self.desired, self.clock, self.reconciler.wake)
+        self.intake = EventApplier(self.desired, self.clock, self.reconciler.wake)
 
     async def count(self) -> None:
         while True:
@@ -128,7 +129,7 @@ def decoded(document: dict[str, object]) -> Item:
     return item
 
 
-def churn() -> Iterator[Item | Ref]:
+def churn() -> Iterator[Item | ObjectRef]:
     """Give events of some Pods that come as peers, change their address and go, over and over; half of them stay."""
     for number in range(EVENTS):
         name, round_ = number % PODS, number // PODS
@@ -174,9 +175,9 @@ def test_a_storm_becomes_few_transactions_and_its_newest_state_wins(storm: Calla
             stage.desired.absolve(stage.desired.suspects)
             stage.reconciler.wake()
             await stage.quiet()
-            expected = Desired("a")
+            expected = DesiredState("a")
             for event in [*map(decoded, SCENE), *churn()]:
-                expected.remove(event) if isinstance(event, Ref) else expected.put(event)
+                expected.remove(event) if isinstance(event, ObjectRef) else expected.put(event)
             assert stage.kernel.fake.ruleset == expected.ruleset()
             assert not stage.desired.touched
             assert (stage.reconciler.status.in_sync, stage.reconciler.status.failures) == (True, 0)
@@ -214,13 +215,13 @@ class Listed:
     """Keeps what was taken. Satisfies intake.Takes."""
 
     def __init__(self) -> None:
-        self.taken: list[Item | Ref] = []
+        self.taken: list[Item | ObjectRef] = []
 
     def put(self, item: Item) -> bool:
         self.taken.append(item)
         return True
 
-    def remove(self, ref: Ref) -> bool:
+    def remove(self, ref: ObjectRef) -> bool:
         self.taken.append(ref)
         return True
 
@@ -243,10 +244,12 @@ class Bystander:
             await asyncio.sleep(0)
 
 
-async def taking(*batches: list[Item | Ref], step: float, whole: bool = True) -> tuple[Listed, Bystander, list[int]]:
+async def taking(
+    *batches: list[Item | ObjectRef], step: float, whole: bool = True
+) -> tuple[Listed, Bystander, list[int]]:
     """Hand batches over at once, with a clock of which each look costs `step`; tell also when it woke somebody."""
     listed, woken = Listed(), list[int]()
-    intake = Intake(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
+    intake = EventApplier(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
     if whole:
         intake.open()
         woken.clear()
@@ -263,7 +266,7 @@ async def taking(*batches: list[Item | Ref], step: float, whole: bool = True) ->
     return listed, bystander, woken
 
 
-MANY: list[Item | Ref] = [Pod("shop", f"p{number}") for number in range(10_000)]
+MANY: list[Item | ObjectRef] = [Pod("shop", f"p{number}") for number in range(10_000)]
 
 
 @pytest.mark.parametrize(("step", "most"), [(0.001, 11), (0.005, 3), (0.02, 1)])
@@ -287,7 +290,7 @@ def test_before_all_is_known_others_get_turns_and_nobody_is_woken() -> None:
 
 def test_once_all_is_known_somebody_is_woken() -> None:
     woken: list[bool] = []
-    Intake(Listed(), TurnClock([]), lambda: woken.append(True)).open()
+    EventApplier(Listed(), TurnClock([]), lambda: woken.append(True)).open()
     assert woken == [True]
 
 

@@ -7,9 +7,9 @@ import tracemalloc
 
 import pytest
 
-from benchmarks.churn import CHANGES, churn, round_of, small_cluster
-from nfagent.cluster.recent import Recent
-from nfagent.ruleset.desired import Desired
+from benchmarks.suites.churn import CHANGES, churn, round_of, small_cluster
+from nfagent.desired.state import DesiredState
+from nfagent.model.weighted_cache import WeightedCache
 
 ROUNDS = 500
 MOST_BYTES = 3 * 1024 * 1024
@@ -17,7 +17,7 @@ MOST_BYTES = 3 * 1024 * 1024
 
 
 def test_memory_does_not_grow_with_objects_that_come_and_go() -> None:
-    desired = Desired("a")
+    desired = DesiredState("a")
     for item in small_cluster("a"):
         desired.put(item)
     churn(desired, range(50))
@@ -53,14 +53,14 @@ class Asked:
 
 def test_what_was_worked_out_lately_is_not_worked_out_again() -> None:
     asked = Asked()
-    recent = Recent(asked, lambda key, _: len(key), 10)
+    recent = WeightedCache(asked, lambda key, _: len(key), 10)
     assert [recent("a"), recent("b"), recent("a")] == ["A", "B", "A"]
     assert (asked.keys, len(recent), recent.weight) == (["a", "b"], 2, 2)
 
 
 def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> None:
     asked = Asked()
-    recent = Recent(asked, lambda key, _: len(key), 10)
+    recent = WeightedCache(asked, lambda key, _: len(key), 10)
     for key in ("aaaa", "bbbb", "cccc", "aaaa"):
         assert recent(key) == key.upper()
         assert recent.weight <= 10
@@ -69,14 +69,14 @@ def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> No
 
 def test_what_weighs_too_much_alone_is_not_remembered_and_nothing_is_forgotten_for_it() -> None:
     asked = Asked()
-    recent = Recent(asked, lambda key, _: len(key), 10)
+    recent = WeightedCache(asked, lambda key, _: len(key), 10)
     recent("a")
     assert recent("b" * 11) == "B" * 11
     assert (len(recent), recent("a"), len(asked.keys)) == (1, "A", 2)
 
 
 def test_what_can_not_be_worked_out_is_not_remembered() -> None:
-    recent = Recent(Asked(), lambda key, _: len(key), 10)
+    recent = WeightedCache(Asked(), lambda key, _: len(key), 10)
     for _ in range(2):
         with pytest.raises(ValueError, match="bad"):
             recent("bad")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.cluster.address import parse_cidr
 from nfagent.config import Settings, load_settings
 from nfagent.errors import SettingError
+from nfagent.model.netaddr import parse_cidr
 
 Write = Callable[[str], Path]
 EXAMPLE = Path(__file__).parents[2] / "systemd" / "nfagent.toml"

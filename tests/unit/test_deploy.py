@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nfagent.edge.documents import FileContent, read_documents
-from nfagent.source.kinds import CLUSTER_SCOPED, DECODERS
+from nfagent.decode.registry import CLUSTER_SCOPED, DECODERS
+from nfagent.manifests.documents import FileContent, read_documents
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.edge.offline import read_state
-from nfagent.egress.plan import MasqueradeSettings
+from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.explain.explanation import explain
-from nfagent.ruleset.desired import Desired
+from nfagent.manifests.snapshot import read_state
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def read(name: str) -> Desired:
+def read(name: str) -> DesiredState:
     desired, problems = read_state(EXAMPLES / name, "node-b", MasqueradeSettings(), 100)
     assert problems == ()
     return desired

@@ -1,4 +1,4 @@
-"""The set-up of the repository itself: import laws that bite, settings that parse, exceptions with a reason."""
+"""The set-up of the repository itself: import contracts that hold, settings that parse, exceptions with a reason."""
 
 from __future__ import annotations
 
@@ -20,24 +20,17 @@ from packaging.utils import canonicalize_name
 from nfagent.config import Settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = (
-    *("cli", "edge", "source", "notices", "verdicts", "wire", "ruleset", "explain", "policy", "egress", "cluster"),
-    "lab",
+PACKAGES = (
+    *("cli", "introspection", "controllers", "reporting", "kube", "manifests", "kernel", "checkpoint", "system"),
+    *("simulate", "verdicts", "explain", "desired", "netlink", "nftables", "policy", "egress", "state", "decode"),
+    *("model", "lab"),
 )
-MODULES = (
-    "__main__",
-    "agent",
-    "config",
-    "reconcile",
-    "intake",
-    "revoke",
-    "voice",
-    "errors",
-    "policy/compile",
-    "policy/evaluate",
-    "policy/matching",
-    "cluster/selectors",
+CONTRACTED = frozenset(
+    line.strip().removeprefix("nfagent.").replace(".", "/")
+    for line in (ROOT / "setup.cfg").read_text().partition("[importlinter]")[2].splitlines()
+    if line.startswith("    nfagent.")
 )
+"""Modules that a contract names: import-linter wants them to be there."""
 
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -45,62 +38,64 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["re
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
-    """Give a house with every room and nothing in it, under the repository's own laws."""
-    for room in ROOMS:
-        (tmp_path / "nfagent" / room).mkdir(parents=True)
-        (tmp_path / "nfagent" / room / "__init__.py").touch()
-    (tmp_path / "nfagent" / "__init__.py").touch()
-    for module in MODULES:
+def skeleton(tmp_path: Path) -> Path:
+    """Give a checkout with every package and nothing in it, under the repository's own contracts."""
+    for package in PACKAGES:
+        (tmp_path / "nfagent" / package).mkdir(parents=True)
+        (tmp_path / "nfagent" / package / "__init__.py").touch()
+    for module in ("__init__", "__main__", *CONTRACTED - set(PACKAGES)):
         (tmp_path / "nfagent" / f"{module}.py").touch()
     shutil.copy(ROOT / "setup.cfg", tmp_path)
     return tmp_path
 
 
-def broken_laws(house: Path) -> tuple[str, ...]:
-    """Give the names of the contracts that import-linter finds broken in a house."""
+def broken_contracts(checkout: Path) -> tuple[str, ...]:
+    """Give the names of the contracts that import-linter finds broken in a checkout."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
-    done = subprocess.run(command, cwd=house, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=120)
     found = tuple(re.findall(r"^(.+) BROKEN$", done.stdout, re.MULTILINE))
     assert (done.returncode == 0) == (found == ()), done.stdout + done.stderr
     return found
 
 
 DOWNWARD = "imports go downward only"
-PURE = "the pure rooms touch no world: no clock, no socket, no process, no logging"
+PURE = "pure modules have no I/O: no clock, no socket, no process, no logging"
 NO_LAB = "nothing of the agent imports the lab"
-READINGS = "compile and evaluate do not know each other"
+INDEPENDENT = "compiler and evaluator do not import each other"
 
 
 @pytest.mark.parametrize(
-    ("module", "imported", "laws"),
+    ("module", "imported", "contracts"),
     [
-        pytest.param("policy/__init__", "nfagent.cluster", (), id="policy may read the cluster"),
-        pytest.param("cluster/__init__", "nfagent.policy", (DOWNWARD,), id="the cluster may not look up to policy"),
-        pytest.param("egress/__init__", "nfagent.policy", (DOWNWARD,), id="egress and policy are apart"),
-        pytest.param("edge/__init__", "nfagent.reconcile", (DOWNWARD,), id="the edge does not know reconcile"),
-        pytest.param("reconcile", "nfagent.edge", (DOWNWARD,), id="reconcile does not know the edge"),
-        pytest.param("intake", "nfagent.reconcile", (DOWNWARD,), id="intake does not know reconcile"),
-        pytest.param("config", "nfagent.agent", (DOWNWARD,), id="settings do not know the agent"),
-        pytest.param("wire/__init__", "socket", (PURE,), id="wire may not open a socket"),
-        pytest.param("errors", "time", (PURE,), id="no pure module may look at the clock"),
-        pytest.param("edge/__init__", "socket", (), id="the edge may open a socket"),
-        pytest.param("edge/__init__", "nfagent.lab", (NO_LAB,), id="the edge may not import the lab"),
+        pytest.param("policy/__init__", "nfagent.state", (), id="policy may import state"),
+        pytest.param("state/__init__", "nfagent.policy", (DOWNWARD,), id="state may not import policy"),
+        pytest.param("egress/__init__", "nfagent.policy", (DOWNWARD,), id="egress may not import policy"),
+        pytest.param("kernel/__init__", "nfagent.controllers", (DOWNWARD,), id="kernel may not import controllers"),
+        pytest.param("kube/__init__", "nfagent.manifests", (DOWNWARD,), id="kube may not import manifests"),
+        pytest.param("decode/__init__", "nfagent.desired", (DOWNWARD,), id="decode may not import desired"),
+        pytest.param("nftables/__init__", "nfagent.explain", (DOWNWARD,), id="nftables may not import explain"),
+        pytest.param("config", "nfagent.agent", (DOWNWARD,), id="config may not import the agent"),
+        pytest.param("netlink/__init__", "socket", (PURE,), id="netlink may not open a socket"),
+        pytest.param("errors", "time", (PURE,), id="errors may not read the clock"),
+        pytest.param("kube/reflector", "asyncio", (PURE,), id="the reflector has no I/O"),
+        pytest.param("kube/__init__", "socket", (), id="kube may open a socket"),
+        pytest.param("kernel/__init__", "socket", (), id="kernel may open a socket"),
+        pytest.param("kernel/__init__", "nfagent.lab", (NO_LAB,), id="kernel may not import the lab"),
         pytest.param("cli/__init__", "nfagent.lab", (), id="the command line may import the lab"),
         pytest.param("lab/__init__", "nfagent.agent", (), id="the lab may import anything"),
-        pytest.param("policy/compile", "nfagent.policy.evaluate", (READINGS,), id="compile may not ask evaluate"),
-        pytest.param("policy/evaluate", "nfagent.policy.compile", (READINGS,), id="evaluate may not ask compile"),
-        pytest.param("policy/evaluate", "nfagent.cluster.selectors", (), id="evaluate may use the selectors"),
+        pytest.param("policy/compiler", "nfagent.policy.evaluator", (INDEPENDENT,), id="compiler without evaluator"),
+        pytest.param("policy/evaluator", "nfagent.policy.compiler", (INDEPENDENT,), id="evaluator without compiler"),
+        pytest.param("policy/evaluator", "nfagent.model", (), id="the evaluator may import the model"),
     ],
 )
-def test_import_law(house: Path, module: str, imported: str, laws: tuple[str, ...]) -> None:
-    (house / "nfagent" / f"{module}.py").write_text(f"import {imported}\n")
-    assert broken_laws(house) == laws
+def test_import_contract(skeleton: Path, module: str, imported: str, contracts: tuple[str, ...]) -> None:
+    (skeleton / "nfagent" / f"{module}.py").write_text(f"import {imported}\n")
+    assert broken_contracts(skeleton) == contracts
 
 
-def test_a_room_without_a_place_in_the_layers_is_refused(house: Path) -> None:
-    (house / "nfagent" / "attic.py").touch()
-    assert broken_laws(house) == (DOWNWARD,)
+def test_a_package_without_a_place_in_the_layers_is_refused(skeleton: Path) -> None:
+    (skeleton / "nfagent" / "attic.py").touch()
+    assert broken_contracts(skeleton) == (DOWNWARD,)
 
 
 def test_every_exception_from_ruff_has_its_reason_beside_it() -> None:

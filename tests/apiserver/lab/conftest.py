@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.api_cluster import standing
-from nfagent.lab.assets import Assets
-from nfagent.lab.plan import NodePlan, OutsideHost, PodPlan
-from nfagent.lab.servers import Endpoint, Protocol, pod_endpoints
-from tests.api_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
-from tests.labs import namespace_document, pod_document, wait_until
+from nfagent.lab.agents_apiserver import standing
+from nfagent.lab.binaries import ControlPlaneBinaries
+from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from tests.support.apiserver_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
+from tests.support.packet_labs import namespace_document, pod_document, wait_until
 
 # Nodes and Pods of the recorded conformance suites, so that a case can be replayed here.
 NODES = (
@@ -42,7 +42,7 @@ _LATE_SECONDS = 110.0
 
 
 @pytest.fixture(scope="package")
-def lab(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     """Give the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
 
     It is a minute at most until the agents find the kinds whose definitions came after them.

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.api_labs import ApiLab
-from tests.labs import Document
+from tests.support.apiserver_labs import ApiLab
+from tests.support.packet_labs import Document
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nfagent.lab.probe import Probe
-from tests.api_labs import ApiLab
 from tests.conformance import load_conformance
 from tests.conformance.suites import Case, flows, places, read, states
+from tests.support.apiserver_labs import ApiLab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("tidy")]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES
-from nfagent.lab.plan import PodPlan
+from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.servers import pod_endpoints
-from tests.api_labs import ApiLab
+from nfagent.lab.topology_plan import PodPlan
+from nfagent.model.netaddr import FAMILIES
 from tests.apiserver.lab.conftest import NODES, OUTSIDE
-from tests.labs import Document, namespace_document, node_document, pod_document, policy_document
+from tests.support.apiserver_labs import ApiLab
+from tests.support.packet_labs import Document, namespace_document, node_document, pod_document, policy_document
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("tidy")]
 

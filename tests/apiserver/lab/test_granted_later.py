@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.api_cluster import standing
-from nfagent.lab.cluster import LabAgent
-from tests.api_labs import DEPLOY, ApiLab, may, read_documents
-from tests.labs import Document, policy_document, wait_until
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.agents_apiserver import standing
+from tests.support.apiserver_labs import DEPLOY, ApiLab, may, read_documents
+from tests.support.packet_labs import Document, policy_document, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES
-from nfagent.lab.api_cluster import standing
+from nfagent.lab.agents_apiserver import standing
 from nfagent.lab.probe import Probe
+from nfagent.model.netaddr import FAMILIES
 from nfagent.verdicts.records import Record, decode
-from tests.api_labs import ApiLab
 from tests.apiserver.lab.conftest import LATE, OUTSIDE
-from tests.labs import Document, logging_document, policy_document, wait_until
+from tests.support.apiserver_labs import ApiLab
+from tests.support.packet_labs import Document, logging_document, policy_document, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("all_kinds")]
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from nfagent.cluster.address import FAMILIES
-from nfagent.lab.api_cluster import all_follow
-from nfagent.lab.cluster import LabAgent
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.agents_apiserver import all_follow
+from nfagent.lab.continuous_probe import ContinuousProbe
 from nfagent.lab.probe import Probe
-from nfagent.lab.talk import Line, Speaker, Talks
-from nfagent.lab.vigil import Vigil
-from tests.api_labs import ApiLab
-from tests.labs import Document, policy_document, wait_until
+from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.model.netaddr import FAMILIES
+from tests.support.apiserver_labs import ApiLab
+from tests.support.packet_labs import Document, policy_document, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver]
 
@@ -135,10 +135,12 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
     story.before = a.ask("/v1/dump/state")["agent"]["reconcile"]
     heard = len(a.said)
     version = lab.client.list("networking.k8s.io/v1", "NetworkPolicy")[0]["metadata"]["resourceVersion"]
-    with Vigil(lab.servers, expectations(lab)) as vigil, Talks(0.005) as talks:
-        speakers: tuple[Speaker, Speaker] = ("client", "server")
+    with ContinuousProbe(lab.servers, expectations(lab)) as vigil, TrafficStreams(0.005) as talks:
+        speakers: tuple[StreamSender, StreamSender] = ("client", "server")
         lines = [
-            Line(client=lab.pod("y/b"), server=lab.pod("x/a"), address=address, protocol="udp", port=7000, speaker=who)
+            StreamPlan(
+                client=lab.pod("y/b"), server=lab.pod("x/a"), address=address, protocol="udp", port=7000, speaker=who
+            )
             for address, who in zip(lab.fabric.pods["x", "a"].addresses, speakers, strict=True)
         ]
         live = [talks.open(line) for line in lines]

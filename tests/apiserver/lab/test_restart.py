@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nfagent.lab.probe import Probe
-from tests.api_labs import ApiLab
 from tests.apiserver.lab.conftest import OUTSIDE
-from tests.labs import Document, wait_until
+from tests.support.apiserver_labs import ApiLab
+from tests.support.packet_labs import Document, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("tidy")]
 

@@ -10,19 +10,20 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 import msgspec
 import pytest
 
-from benchmarks.apiserver import slope, waits
-from benchmarks.apiserver_child import Heeded
-from benchmarks.paper_pods import LIFE, Stage, sizes, written
-from benchmarks.paper_server import EVENTS_A_ROLLOUT, PODS, PaperServer, cluster_mix, peers_mix
-from benchmarks.synthetic import Size, synthetic
-from nfagent.cluster.model import Pod, Ref
-from nfagent.cluster.quick import quick_pod_json
-from nfagent.edge.access import Access
-from nfagent.edge.apiserver import ApiServer
-from nfagent.edge.clock import SystemClock
-from nfagent.edge.following import ClusterSource
+from benchmarks.data.synthetic import Size, synthetic
+from benchmarks.data.synthetic_pods import LIFE, Stage, sizes, written
+from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, PODS, PaperServer, cluster_mix, peers_mix
+from benchmarks.suites.apiserver import slope, waits
+from benchmarks.suites.apiserver_child import Heeded
+from nfagent.clock import SystemClock
+from nfagent.decode.fast_pod import quick_pod_json
+from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
-from nfagent.ruleset.desired import Desired, Item
+from nfagent.kube.client import ApiClient
+from nfagent.kube.credentials import ClientConfig
+from nfagent.kube.informers import Informers
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef, Pod
 
 SMALL = Size(300, 30, 40, 5)
 SECONDS = 20.0
@@ -98,13 +99,13 @@ class Taker:
     """Takes what is read into a state, and knows when all was."""
 
     def __init__(self) -> None:
-        self.desired = Desired("node-1")
+        self.desired = DesiredState("node-1")
         self.whole = asyncio.Event()
         self.changes = 0
 
-    async def take(self, changes: Iterable[Item | Ref]) -> None:
+    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
         for change in changes:
-            self.changes += self.desired.remove(change) if isinstance(change, Ref) else self.desired.put(change)
+            self.changes += self.desired.remove(change) if isinstance(change, ObjectRef) else self.desired.put(change)
 
     def held(self, kind: str) -> Collection[tuple[str, str]]:
         return self.desired.held(kind)
@@ -116,18 +117,18 @@ class Taker:
         self.whole.set()
 
 
-def follow(body: Callable[[PaperServer, Taker, ClusterSource], Awaitable[None]], *, streaming: bool) -> None:
+def follow(body: Callable[[PaperServer, Taker, Informers], Awaitable[None]], *, streaming: bool) -> None:
     """Follow a small cluster on paper, and do something once it was read."""
 
     async def main() -> None:
         server = PaperServer(synthetic(SMALL, 1), streaming=streaming)
-        access = Access(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
+        access = ClientConfig(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
 
-        async def find() -> Access:
+        async def find() -> ClientConfig:
             return access
 
-        taker, asked = Taker(), ApiServer(find, environment={})
-        source = ClusterSource(asked, SystemClock(), taker)
+        taker, asked = Taker(), ApiClient(find, environment={})
+        source = Informers(asked, SystemClock(), taker)
         following = asyncio.create_task(source.run())
         try:
             async with asyncio.timeout(SECONDS):
@@ -142,14 +143,14 @@ def follow(body: Callable[[PaperServer, Taker, ClusterSource], Awaitable[None]],
     asyncio.run(main())
 
 
-def versions(source: ClusterSource) -> set[str]:
+def versions(source: Informers) -> set[str]:
     resources = source.status()["apiserver"]["resources"].values()
     return {each["version"] if each["phase"] == "watching" else "" for each in resources if each["phase"] != "missing"}
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streamed", "by pages"])
 def test_the_cluster_is_read_whole_and_a_relist_changes_nothing(streaming: bool) -> None:  # noqa: FBT001 - pytest's way
-    async def body(server: PaperServer, taker: Taker, source: ClusterSource) -> None:
+    async def body(server: PaperServer, taker: Taker, source: Informers) -> None:
         cluster = synthetic(SMALL, 1)
         assert taker.desired.cluster.pods == {(pod.namespace, pod.name): pod for pod in cluster.pods}
         assert len(taker.desired.index.policies) == len(cluster.policies)
@@ -165,7 +166,7 @@ def test_the_cluster_is_read_whole_and_a_relist_changes_nothing(streaming: bool)
 
 
 def test_events_reach_the_watch_at_a_rate_or_as_fast_as_they_are_taken() -> None:
-    async def body(server: PaperServer, taker: Taker, _source: ClusterSource) -> None:
+    async def body(server: PaperServer, taker: Taker, _source: Informers) -> None:
         before = taker.changes
         done = await server.do({"do": "events", "mix": "peers", "count": 4, "rate": 1000})
         assert len(done.moments) == 4
@@ -179,12 +180,12 @@ def test_events_reach_the_watch_at_a_rate_or_as_fast_as_they_are_taken() -> None
 def test_pages_follow_each_other_without_a_gap() -> None:
     async def main() -> list[int]:
         server = PaperServer(synthetic(SMALL, 1), streaming=False)
-        access = Access(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
+        access = ClientConfig(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
 
-        async def find() -> Access:
+        async def find() -> ClientConfig:
             return access
 
-        asked, found, query = ApiServer(find, environment={}), list[list[str]](), {"limit": "70"}
+        asked, found, query = ApiClient(find, environment={}), list[list[str]](), {"limit": "70"}
         try:
             while "continue" in query or not found:
                 page = msgspec.json.decode((await asked.ask("GET", PODS, query=query)).body)
@@ -205,7 +206,7 @@ def test_pages_follow_each_other_without_a_gap() -> None:
 def test_pods_are_listed_in_the_order_of_their_keys() -> None:
     pods: list[Pod] = sorted(synthetic(SMALL, 1).pods, key=lambda pod: (pod.namespace, pod.name))
 
-    async def body(_server: PaperServer, taker: Taker, _source: ClusterSource) -> None:
+    async def body(_server: PaperServer, taker: Taker, _source: Informers) -> None:
         assert list(taker.desired.cluster.pods.values()) == pods
 
     follow(body, streaming=True)

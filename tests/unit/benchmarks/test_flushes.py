@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.flushes import LARGE, Flushed, more
-from nfagent.ruleset.desired import Desired
-from tests.scene import DECODERS
+from benchmarks.suites.flushes import LARGE, Flushed, more
+from nfagent.desired.state import DesiredState
+from tests.support.two_node_cluster import DECODERS
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_what_passed_is_told_of_the_whole_and_of_each_flush(found: Flushed, shar
 
 def test_each_policy_of_the_larger_cluster_names_pods_of_its_own() -> None:
     policies, pods = LARGE
-    desired = Desired("n1")
+    desired = DesiredState("n1")
     for document in more(*LARGE):
         item = DECODERS[document["kind"]](document)
         assert item is not None

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.growth import Growth, Line, fit, plot
+from benchmarks.scaling_fit import Growth, Line, fit, plot
 
 SIZES = (1_000, 15_000, 150_000)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.latency import API, FELIX_LARGE, FOLDER, Outcome, Standing, Try, rows, table
-from benchmarks.rows import summarise
-from benchmarks.synthetic import Size
-from benchmarks.twins import CYCLE, Scene, large, small
-from nfagent.cluster.model import Pod
-from nfagent.lab.plan import check
+from benchmarks.data.synthetic import Size
+from benchmarks.harness.paired_labs import CYCLE, Scene, large, small
+from benchmarks.results import summarise
+from benchmarks.suites.end_to_end import API, FELIX_LARGE, FOLDER, Outcome, Standing, Try, rows, table
+from nfagent.lab.topology_plan import check
+from nfagent.model.objects import Pod
 
 SMALL_SYNTHETIC = Size(pods=120, policies=10, local=20, farm=5)
 

@@ -15,8 +15,8 @@ from benchmarks import registry
 from benchmarks.__main__ import main
 from benchmarks.registry import Run, bench
 from benchmarks.report import number
-from benchmarks.rows import Row, at_least, at_most
-from nfagent.errors import MachineError
+from benchmarks.results import Row, at_least, at_most
+from nfagent.errors import HostError
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def _benches(monkeypatch: pytest.MonkeyPatch) -> None:
     @bench("lacks", "a figure, and what needs clang")
     def lacks(_run: Run) -> Iterator[Row]:
         yield Row(name="before", unit="ms", values=[1.0])
-        raise MachineError("clang is missing: apt-get install clang")
+        raise HostError("clang is missing: apt-get install clang")
 
     @bench("fails", "nothing")
     def fails(_run: Run) -> Iterator[Row]:

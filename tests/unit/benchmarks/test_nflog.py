@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from benchmarks.nflog import datagrams, loaded, logged_packets
-from benchmarks.synthetic import SIZES, synthetic
+from benchmarks.data.synthetic import SIZES, synthetic
+from benchmarks.suites.nflog import datagrams, loaded, logged_packets
+from nfagent.netlink.nflog import decode_datagram
+from nfagent.netlink.packet_header import TCP, decode_head
 from nfagent.verdicts.attribution import Attributor
-from nfagent.wire.nflog import decode_datagram
-from nfagent.wire.packet import TCP, decode_head
 
 
 def test_datagrams_hold_the_packets_that_they_were_made_of() -> None:

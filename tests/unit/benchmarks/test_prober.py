@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from benchmarks.prober import Prober
-from nfagent.errors import KernelError, MachineError
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import grid
-from tests.labs import wait_until
+from benchmarks.harness.prober import Prober
+from nfagent.errors import HostError, KernelError
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import grid
+from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel
 _MANY = 300
@@ -25,9 +25,9 @@ _ALL = _TABLE + "add rule inet judge forward meta l4proto udp drop"
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[Fabric]:
+def fabric() -> Iterator[NetnsTopology]:
     nodes, pods, _ = grid()
-    with Fabric(nodes, pods[:2], tag="tprober") as built:
+    with NetnsTopology(nodes, pods[:2], tag="tprober") as built:
         yield built
 
 
@@ -37,20 +37,20 @@ def started(made: Prober) -> Iterator[Prober]:
     with ExitStack() as stack:
         try:
             stack.enter_context(made)
-        except MachineError as lack:
+        except HostError as lack:
             pytest.skip(str(lack))
         yield made
 
 
 @pytest.fixture
-def prober(fabric: Fabric) -> Iterator[Prober]:
+def prober(fabric: NetnsTopology) -> Iterator[Prober]:
     server, client = fabric.pods.values()
     pods = fabric.pod_namespace(*client.key), fabric.pod_namespace(*server.key)
     with started(Prober(*pods, server.addresses[0])) as made:
         yield made
 
 
-def change(fabric: Fabric, rules: str) -> tuple[float, float]:
+def change(fabric: NetnsTopology, rules: str) -> tuple[float, float]:
     """Load rules on the server's node; give the time before and after, by time.monotonic()."""
     node = next(iter(fabric.pods.values())).node
     before = time.monotonic()
@@ -58,7 +58,7 @@ def change(fabric: Fabric, rules: str) -> tuple[float, float]:
     return before, time.monotonic()
 
 
-def dropped(fabric: Fabric) -> int:
+def dropped(fabric: NetnsTopology) -> int:
     """Count what the rule about new connections has dropped."""
     node = next(iter(fabric.pods.values())).node
     command = fabric.command(fabric.node_namespace(node), ["nft", "list", "table", "inet", "judge"])
@@ -70,7 +70,7 @@ _allow = functools.partial(change, rules="delete table inet judge")
 
 
 def test_a_packet_is_named_between_a_changes_beginning_and_the_packet_after_its_end(
-    fabric: Fabric, prober: Prober
+    fabric: NetnsTopology, prober: Prober
 ) -> None:
     for rules, blocked in (_ALL, True), ("delete table inet judge", False):
         prober.watch(blocked=blocked)
@@ -81,7 +81,7 @@ def test_a_packet_is_named_between_a_changes_beginning_and_the_packet_after_its_
         assert before < first.live
 
 
-def test_a_live_connection_is_told_from_a_new_one(fabric: Fabric, prober: Prober) -> None:
+def test_a_live_connection_is_told_from_a_new_one(fabric: NetnsTopology, prober: Prober) -> None:
     """What blocks new connections alone leaves the live one as it is, and the watch goes on until both are blocked."""
     # The kernel tracks connections only where a rule asks.
     change(fabric, _TABLE + "add rule inet judge forward ct state new accept")

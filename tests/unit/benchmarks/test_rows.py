@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.rows import Judged, Row, at_least, at_most, percentile, summarise
+from benchmarks.results import Judged, Row, at_least, at_most, percentile, summarise
 
 FIGURES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50)
 

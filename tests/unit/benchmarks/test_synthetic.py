@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from benchmarks import events
-from benchmarks.documents import document
-from benchmarks.events import Event
-from benchmarks.synthetic import FARM, SIZES, Size, Synthetic, synthetic
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Ruleset
-from nfagent.source.kinds import DECODERS
+from benchmarks.data import events
+from benchmarks.data.documents import document
+from benchmarks.data.events import Event
+from benchmarks.data.synthetic import FARM, SIZES, Size, Synthetic, synthetic
+from nfagent.decode.registry import DECODERS
+from nfagent.desired.state import DesiredState
+from nfagent.nftables.objects import Ruleset
 
 SMALL = SIZES[1_000]
 Stream = Callable[[Synthetic, int], Iterator[Event]]
@@ -39,8 +39,8 @@ def digest(seed: int) -> str:
     return found.hexdigest()
 
 
-def loaded(cluster: Synthetic) -> Desired:
-    desired = Desired(cluster.node)
+def loaded(cluster: Synthetic) -> DesiredState:
+    desired = DesiredState(cluster.node)
     for item in cluster.items():
         desired.put(item)
     return desired
@@ -86,7 +86,7 @@ def test_documents_are_read_as_the_objects_that_they_were_made_of() -> None:
         assert DECODERS[written["apiVersion"], written["kind"]](written) == item
 
 
-def ruleset(desired: Desired) -> Ruleset:
+def ruleset(desired: DesiredState) -> Ruleset:
     return desired.ruleset()
 
 

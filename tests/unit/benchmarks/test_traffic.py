@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.traffic import Traffic
-from nfagent.errors import KernelError, MachineError
-from nfagent.lab.fabric import Fabric
-from nfagent.lab.plan import grid
+from benchmarks.harness.traffic import Traffic
+from nfagent.errors import HostError, KernelError
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import grid
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[Fabric]:
+def fabric() -> Iterator[NetnsTopology]:
     nodes, pods, _ = grid(nodes=1)
-    with Fabric(nodes, pods[:2], tag="ttraffic") as built:
+    with NetnsTopology(nodes, pods[:2], tag="ttraffic") as built:
         yield built
 
 
@@ -25,13 +25,13 @@ def traffic() -> Iterator[Traffic]:
     try:
         with Traffic() as compiled:
             yield compiled
-    except MachineError as lack:
+    except HostError as lack:
         pytest.skip(str(lack))
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("family", [4, 6])
-def test_streams_connections_and_datagrams_arrive(fabric: Fabric, traffic: Traffic, family: int) -> None:
+def test_streams_connections_and_datagrams_arrive(fabric: NetnsTopology, traffic: Traffic, family: int) -> None:
     client_pod, server_pod = fabric.pods
     [address] = [one for one in fabric.pods[server_pod].addresses if (":" in one) == (family == 6)]
     ends = fabric.pod_namespace(*client_pod), fabric.pod_namespace(*server_pod)
@@ -47,7 +47,7 @@ def test_streams_connections_and_datagrams_arrive(fabric: Fabric, traffic: Traff
 
 
 @pytest.mark.kernel
-def test_a_server_that_can_t_listen_is_said(fabric: Fabric, traffic: Traffic) -> None:
+def test_a_server_that_can_t_listen_is_said(fabric: NetnsTopology, traffic: Traffic) -> None:
     client_pod, server_pod = fabric.pods
     ends = fabric.pod_namespace(*client_pod), fabric.pod_namespace(*server_pod)
     with (
@@ -59,7 +59,7 @@ def test_a_server_that_can_t_listen_is_said(fabric: Fabric, traffic: Traffic) ->
 
 def test_without_a_compiler_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MachineError, match="apt-get install gcc"), Traffic():
+    with pytest.raises(HostError, match="apt-get install gcc"), Traffic():
         pass
 
 

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nfagent.config import load_settings
-from nfagent.edge import api
-from nfagent.edge.introspection import Introspection, Reports
-from nfagent.edge.listings import Listings
-from nfagent.edge.turns import Turns
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import ABSENT, Ruleset
-from nfagent.ruleset.parse import CounterValue
-from nfagent.ruleset.standing import WHOLE, Standing
-from nfagent.ruleset.views import View
+from nfagent.desired.state import DesiredState
+from nfagent.introspection import http_server
+from nfagent.introspection.answers import AgentAnswerer, AnswerSources
+from nfagent.introspection.freshness import WHOLE, Freshness
+from nfagent.introspection.views import View
+from nfagent.kernel.table_listings import TableListings
+from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.nftables.parse import CounterValue
+from nfagent.time_slices import TimeSlices
 
 
 class Kernel:
@@ -54,31 +54,31 @@ STATUS: View = {
 
 
 def introspection(
-    desired: Desired,
+    desired: DesiredState,
     kernel: Kernel | None = None,
-    standing: Standing = WHOLE,
+    standing: Freshness = WHOLE,
     *,
     services: str = "",
-    turns: Turns | None = None,
-) -> Introspection:
+    turns: TimeSlices | None = None,
+) -> AgentAnswerer:
     """Make an agent's answers; `services` is what is in the way of reading Services."""
     listings = kernel or Kernel(desired.ruleset())
 
     async def read_services() -> str:
         return services
 
-    reports = Reports(lambda: standing, lambda: (), lambda: STATUS, read_services)
-    return Introspection(desired, Listings(listings.ruleset, listings.counters), turns or Turns(), reports)
+    reports = AnswerSources(lambda: standing, lambda: (), lambda: STATUS, read_services)
+    return AgentAnswerer(desired, TableListings(listings.ruleset, listings.counters), turns or TimeSlices(), reports)
 
 
 @contextmanager
-def running(answers: api.Answers, path: Path | None = None) -> Iterator[None]:
+def running(answers: http_server.AnswerProvider, path: Path | None = None) -> Iterator[None]:
     """Serve answers at a socket's path; without one, where commands look for an agent."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        serving = api.serve(path or load_settings().socket_path, answers)
+        serving = http_server.serve(path or load_settings().socket_path, answers)
         runner = asyncio.run_coroutine_threadsafe(serving, loop).result(30)
         try:
             yield

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from nfagent.cli.check import _text
-from nfagent.cli.checks import Check, split
-from nfagent.edge.access import Places, find_access
+from nfagent.cli.check_host import Check, split
 from nfagent.errors import ClusterError
-from tests.disks import fill, hung, tmpfs
+from nfagent.kube.credentials import CredentialPaths, find_access
+from tests.support.disk_images import fill, hung, tmpfs
 from tests.unit.cli.called import Call
 
 
@@ -33,7 +33,7 @@ def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        find_access, "__kwdefaults__", {"environment": os.environ, "places": Places(Path("/nowhere"), ())}
+        find_access, "__kwdefaults__", {"environment": os.environ, "places": CredentialPaths(Path("/nowhere"), ())}
     )
 
 

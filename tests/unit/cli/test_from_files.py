@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nfagent.verdicts.records import Connection, Disposition, Endpoint, Record, encode
+from nfagent.verdicts.records import Disposition, Record, RecordConnection, RecordEndpoint, encode
 from tests.unit.cli.called import Call
 
 
@@ -287,12 +287,12 @@ def test_explain_wants_two_ends_or_a_record(call: Call, arguments: list[str]) ->
 
 def record(disposition: Disposition, port: int | None) -> str:
     item = Record(
-        connection=Connection(
+        connection=RecordConnection(
             src_ip="10.0.0.1", dest_ip="10.0.0.2", src_port=4000, dest_port=port, protocol="tcp", direction="ingress"
         ),
         disposition=disposition,
-        src=Endpoint(instance="10.0.0.1"),
-        dest=Endpoint(instance="10.0.0.2"),
+        src=RecordEndpoint(instance="10.0.0.1"),
+        dest=RecordEndpoint(instance="10.0.0.2"),
         count=1,
         timestamp="2026-01-02T03:04:05.000000000Z",
     )

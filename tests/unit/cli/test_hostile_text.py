@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from nfagent.cli.output import emit, remark_problems
-from nfagent.edge.logfile import RotatingFile
-from nfagent.errors import Problem
-from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record, decode, encode, timestamp
+from nfagent.errors import ValidationIssue
+from nfagent.verdicts.log_file import RotatingFile
+from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, decode, encode, timestamp
 from tests.unit.cli.called import Call
 
 HOSTILE = {
@@ -140,9 +140,9 @@ def test_what_somebody_asks_for_is_not_steering_either(call: Call, manifests: Pa
 
 @EVERY
 def test_a_record_is_one_line_that_steers_nothing_and_is_read_back(call: Call, tmp_path: Path, text: str) -> None:
-    pod = Endpoint(pod_name=text, workload_kind=text, workload_name=text, pod_namespace=text, namespace=text)
+    pod = RecordEndpoint(pod_name=text, workload_kind=text, workload_name=text, pod_namespace=text, namespace=text)
     record = Record(
-        connection=Connection(
+        connection=RecordConnection(
             src_ip="10.0.0.1", dest_ip="10.0.0.2", src_port=1, dest_port=80, protocol="tcp", direction="ingress"
         ),
         disposition="allow",
@@ -170,7 +170,7 @@ def test_a_record_is_one_line_that_steers_nothing_and_is_read_back(call: Call, t
 
 def test_a_problem_is_one_line_of_a_remark(capsys: pytest.CaptureFixture[str]) -> None:
     for text in HOSTILE.values():
-        remark_problems([Problem(place=text, object=text, field=text, value=text, reason=text)])
+        remark_problems([ValidationIssue(place=text, object=text, field=text, value=text, reason=text)])
         captured = capsys.readouterr()
         assert_tame(captured.err)
         assert len(captured.err.splitlines()) == 1

@@ -15,23 +15,23 @@ import click
 import pytest
 
 from nfagent.cli.logs import parse_ago
-from nfagent.edge.logfile import RotatingFile
-from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record, encode, timestamp
+from nfagent.verdicts.log_file import RotatingFile
+from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode, timestamp
 from tests.unit.cli.called import Call
 
-WEB = Endpoint(pod_name="web", workload_kind="Pod", workload_name="web", pod_namespace="shop", namespace="shop")
-DB = Endpoint(pod_name="db", workload_kind="Pod", workload_name="db", pod_namespace="data", namespace="data")
-OUTSIDE = Endpoint(instance="2001:db8::9")
+WEB = RecordEndpoint(pod_name="web", workload_kind="Pod", workload_name="web", pod_namespace="shop", namespace="shop")
+DB = RecordEndpoint(pod_name="db", workload_kind="Pod", workload_name="db", pod_namespace="data", namespace="data")
+OUTSIDE = RecordEndpoint(instance="2001:db8::9")
 A_FEW = 3
 
 
 def record(
-    number: int, *, age: int = 0, source: Endpoint = WEB, destination: Endpoint = DB, denied: bool = False
+    number: int, *, age: int = 0, source: RecordEndpoint = WEB, destination: RecordEndpoint = DB, denied: bool = False
 ) -> Record:
     """Make a record that is told from others by its source port."""
     policies = (PolicyName("np", "data", "NetworkPolicy"),)
     return Record(
-        connection=Connection(
+        connection=RecordConnection(
             src_ip="10.0.0.1", dest_ip="10.0.0.2", src_port=number, dest_port=80, protocol="tcp", direction="ingress"
         ),
         disposition="deny" if denied else "allow",

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import ABSENT
-from nfagent.ruleset.standing import WHOLE, Standing, standing_of
-from tests.scene import Document, Scene, labelled, namespace, pod, policy, tier_policy
+from nfagent.desired.state import DesiredState
+from nfagent.introspection.freshness import WHOLE, Freshness, standing_of
+from nfagent.nftables.objects import ABSENT
+from tests.support.two_node_cluster import Document, Scene, labelled, namespace, pod, policy, tier_policy
 from tests.unit.cli.agents import Kernel, introspection, running
 from tests.unit.cli.called import Call, Said
 
@@ -31,12 +31,12 @@ DOCUMENTS = (
     policy("shop/db", labelled(app="db"), types=["Ingress"]),
     policy("far/dog", labelled(app="dog"), types=["Ingress"]),
 )
-NOTHING = Desired("a")
-UNREAD = Standing(unread=("Namespace", "Pod", "NetworkPolicy", "Node"), trouble="https://192.0.2.1: refused")
+NOTHING = DesiredState("a")
+UNREAD = Freshness(unread=("Namespace", "Pod", "NetworkPolicy", "Node"), trouble="https://192.0.2.1: refused")
 
 
 def said(
-    call: Call, *arguments: str, desired: Desired | None = None, standing: Standing = WHOLE, services: str = ""
+    call: Call, *arguments: str, desired: DesiredState | None = None, standing: Freshness = WHOLE, services: str = ""
 ) -> Said:
     with running(introspection(desired or Scene(*DOCUMENTS).views["a"], standing=standing, services=services)):
         return call(*arguments)
@@ -212,7 +212,7 @@ def test_what_is_not_there_may_be_too_new_for_old_news(call: Call) -> None:
     assert SINCE in answer.err
 
 
-REFUSED = Standing(refused="Device or resource busy")
+REFUSED = Freshness(refused="Device or resource busy")
 
 
 def test_what_a_kernel_that_refuses_does_is_not_known(call: Call) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.cli import run
-from nfagent.errors import KernelError, MachineError, NfagentError
+from nfagent.errors import HostError, KernelError, NfagentError
 from tests.unit.cli.called import Call
 
 LOG = """
@@ -68,7 +68,7 @@ def test_elsewhere_a_line_begins_with_time_and_level() -> None:
 
 
 def test_a_group_of_one_error_is_that_error() -> None:
-    only = MachineError("run: modprobe nf_tables")
+    only = HostError("run: modprobe nf_tables")
     assert run._plain(ExceptionGroup("tasks", [ExceptionGroup("inner", [only])])) is only  # noqa: SLF001 - see above
 
 

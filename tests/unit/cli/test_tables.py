@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.cli import tables
-from nfagent.cluster.counting import counted
+from nfagent.model.plurals import counted
 
 CELL = st.text("ab/.:-", max_size=12)
 

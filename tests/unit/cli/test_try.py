@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from nfagent.config import load_settings
-from nfagent.edge import trials
-from nfagent.edge.given import Given
-from nfagent.edge.logfile import RotatingFile
-from nfagent.edge.offline import read_state
-from nfagent.edge.trials import begin_trial
 from nfagent.errors import UsageError
 from nfagent.explain.explanation import Explanation
-from nfagent.explain.trial import Trial
-from nfagent.ruleset.views import Scope, View
-from nfagent.verdicts.records import Connection, Disposition, Endpoint, Record, encode, timestamp
+from nfagent.introspection.view_filter import ViewFilter
+from nfagent.introspection.views import View
+from nfagent.manifests.snapshot import read_state
+from nfagent.simulate import job
+from nfagent.simulate.job import begin_trial
+from nfagent.simulate.policy_files import PolicyFiles
+from nfagent.simulate.simulation import PolicySimulation
+from nfagent.verdicts.log_file import RotatingFile
+from nfagent.verdicts.records import Disposition, Record, RecordConnection, RecordEndpoint, encode, timestamp
 from tests.unit.cli.agents import running
 from tests.unit.cli.called import Call, Said
 
@@ -54,11 +55,11 @@ DB = ("10.0.0.2", "shop/db")
 ELSEWHERE = ("203.0.113.7", "")
 
 
-def end(path: str, address: str) -> Endpoint:
+def end(path: str, address: str) -> RecordEndpoint:
     if not path:
-        return Endpoint(instance=address)
+        return RecordEndpoint(instance=address)
     namespace, _, name = path.partition("/")
-    return Endpoint(
+    return RecordEndpoint(
         pod_name=name, workload_kind="Pod", workload_name=name, pod_namespace=namespace, namespace=namespace
     )
 
@@ -73,7 +74,7 @@ def record(
     count: int = 1,
 ) -> Record:
     return Record(
-        connection=Connection(
+        connection=RecordConnection(
             src_ip=source[0], dest_ip=destination[0], src_port=4000, dest_port=port, protocol="tcp", direction="ingress"
         ),
         disposition=disposition,
@@ -342,7 +343,7 @@ def test_pairs_can_be_narrowed_to_a_namespace(call: Call) -> None:
 
 
 def test_too_many_pairs_are_refused_with_a_way_out(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "MOST_FLOWS", 3)
+    monkeypatch.setattr(job, "MOST_FLOWS", 3)
     said = tried(call, WALL, "--pods")
     assert (said.code, said.out) == (2, "")
     assert "more than 3 connections to judge; narrow them with -n NS" in said.err
@@ -355,13 +356,13 @@ class FolderAgent:
         settings = load_settings()
         self.desired, _ = read_state(folder, "node-a", settings.masquerade_settings(), settings.logging.group)
 
-    async def view(self, name: str, scope: Scope) -> View:
+    async def view(self, name: str, scope: ViewFilter) -> View:
         raise UsageError(f"no view {name} of {scope}")
 
     async def explain(self, source: str, destination: str) -> Explanation:
         raise UsageError(f"{source} {destination}")
 
-    def begin_trial(self, given: Given, *, delete: bool) -> Trial:
+    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         return begin_trial(self.desired.cluster, self.desired.index, self.desired.choices, given, delete=delete)
 
 

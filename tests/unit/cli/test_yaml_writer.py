@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nfagent.cli.yaml_writer import KubectlDumper
-from nfagent.cluster.yaml_values import yaml_documents
+from nfagent.decode.yaml_values import yaml_documents
 
 WORDS = ["y", "Y", "n", "N", "yes", "no", "on", "off", "true", "null", "~", "0x1f", "0o17", "1e3", "-1E-3", "1:30", "a"]
 

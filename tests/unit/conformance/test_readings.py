@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.policy.model import NetworkPolicy
-from nfagent.policy.tiers import TierPolicy
+from nfagent.model.admin_policy import TierPolicy
+from nfagent.model.networkpolicy import NetworkPolicy
 from tests.conformance import load_conformance, small
 from tests.conformance.readings import decode, judge
 from tests.conformance.results import NO_PACKET, NO_VERDICT

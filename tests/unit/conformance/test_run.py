@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nfagent.cli import nfagent
-from nfagent.edge.offline import read_state
-from nfagent.egress.plan import MasqueradeSettings
+from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.manifests.snapshot import read_state
 from tests.conformance import small
 from tests.conformance.__main__ import main
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.model import Ref
-from nfagent.lab.servers import Protocol
+from nfagent.lab.listeners import Protocol
+from nfagent.model.objects import ObjectRef
 from tests.conformance import load_conformance, small
 from tests.conformance.cover import cover, marks
 from tests.conformance.suites import NAMES, Place, Probe, flows, places, read, states
 
 SMALL = read("small", small.content())
-DENY = Ref("NetworkPolicy", "x", "deny")
+DENY = ObjectRef("NetworkPolicy", "x", "deny")
 
 
 def test_a_table_has_a_row_for_each_source_and_a_column_for_each_destination() -> None:
@@ -44,7 +44,7 @@ def test_a_probe_by_name_is_the_same_probe() -> None:
 def test_steps_are_cumulative_and_every_case_begins_at_the_suites_own_objects() -> None:
     (_, first), (_, second) = states(SMALL, SMALL.cases[0])
     assert first.keys() == {*SMALL.base, DENY}
-    assert second.keys() == {*SMALL.base, Ref("Pod", "x", "c")}
+    assert second.keys() == {*SMALL.base, ObjectRef("Pod", "x", "c")}
     assert [state.keys() for _, state in states(SMALL, SMALL.cases[1])] == [SMALL.base.keys()]
 
 

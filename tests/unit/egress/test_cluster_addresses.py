@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import Node, Pod, Ref, ServiceCIDR
-from nfagent.cluster.state import ClusterState
+from nfagent.desired.state import DesiredState
 from nfagent.egress.cluster_addresses import ClusterAddresses
-from nfagent.egress.plan import MasqueradeSettings
-from nfagent.ruleset.desired import Desired, Item
-from nfagent.ruleset.matches import InSet
-from nfagent.ruleset.transaction import ChangeElements
-from tests.fake_kernel import FakeKernel
+from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.objects import Node, ObjectRef, Pod, ServiceCIDR
+from nfagent.nftables.matches import AddressInSet
+from nfagent.nftables.transaction import ChangeElements
+from nfagent.state.cluster import ClusterState
+from tests.support.fake_nftables import FakeKernel
 
 
 def node(name: str, *cidrs: str, labels: tuple[tuple[str, str], ...] = ()) -> Node:
@@ -34,22 +35,22 @@ INSIDE = remote("inside", "10.64.1.5", "fd00:2::5")
 FAR = remote("far", "100.70.0.9", "2001:db8:7::9")
 
 
-def desired(*items: Item, settings: MasqueradeSettings | None = None) -> Desired:
-    made = Desired("a", settings)
+def desired(*items: Item, settings: MasqueradeSettings | None = None) -> DesiredState:
+    made = DesiredState("a", settings)
     for item in items:
         made.put(item)
     made.take()
     return made
 
 
-def outside(made: Desired) -> set[str]:
+def outside(made: DesiredState) -> set[str]:
     sets = made.ruleset().sets
     return {str(item) for family in (4, 6) for item in getattr(sets.get(f"clusterpods{family}"), "elements", ())}
 
 
-def asked_sets(made: Desired) -> set[str]:
+def asked_sets(made: DesiredState) -> set[str]:
     rules = [rule for name in ("masquerade-pods", "forward-untranslated") for rule in made.ruleset().chains[name].rules]
-    return {match.set for rule in rules for match in rule.matches if isinstance(match, InSet)}
+    return {match.set for rule in rules for match in rule.matches if isinstance(match, AddressInSet)}
 
 
 def test_a_node_whose_cluster_lies_within_ranges_has_the_table_that_it_had() -> None:
@@ -98,15 +99,15 @@ def test_both_rules_ask_the_set_while_it_has_elements() -> None:
             id="a Pod that ends",
         ),
         pytest.param(
-            Ref("Pod", "shop", "far"),
+            ObjectRef("Pod", "shop", "far"),
             {("delete", "clusterpods4", "100.70.0.9"), ("delete", "clusterpods6", "2001:db8:7::9")},
             id="a Pod that goes",
         ),
     ],
 )
-def test_an_event_of_a_pod_is_its_own_elements(event: Item | Ref, expected: set[tuple[str, str, str]]) -> None:
+def test_an_event_of_a_pod_is_its_own_elements(event: Item | ObjectRef, expected: set[tuple[str, str, str]]) -> None:
     made = desired(HERE, FAR, remote("stays", "100.70.0.2", "2001:db8:7::2"))
-    made.remove(event) if isinstance(event, Ref) else made.put(event)
+    made.remove(event) if isinstance(event, ObjectRef) else made.put(event)
     transaction = made.take()
     assert all(isinstance(command, ChangeElements) for command in transaction)
     told = [command for command in transaction if isinstance(command, ChangeElements)]
@@ -173,18 +174,18 @@ EVENTS = st.one_of(
     st.builds(
         lambda name, cidrs: node(name, *cidrs), st.sampled_from("abc"), st.lists(st.sampled_from(CIDRS), max_size=2)
     ),
-    st.builds(lambda name: Ref("Pod", "shop", name), st.sampled_from("pqr")),
-    st.builds(lambda name: Ref("Node", "", name), st.sampled_from("abc")),
+    st.builds(lambda name: ObjectRef("Pod", "shop", name), st.sampled_from("pqr")),
+    st.builds(lambda name: ObjectRef("Node", "", name), st.sampled_from("abc")),
 )
 
 
 @given(st.lists(st.tuples(EVENTS, st.booleans()), max_size=20))
-def test_what_is_outside_is_what_no_range_holds(history: list[tuple[Item | Ref, bool]]) -> None:
-    made, kernel = Desired("a"), FakeKernel()
+def test_what_is_outside_is_what_no_range_holds(history: list[tuple[Item | ObjectRef, bool]]) -> None:
+    made, kernel = DesiredState("a"), FakeKernel()
     made.settle()
     kernel = FakeKernel(made.ruleset())
     for event, taken in history:
-        made.remove(event) if isinstance(event, Ref) else made.put(event)
+        made.remove(event) if isinstance(event, ObjectRef) else made.put(event)
         if taken:
             kernel.apply(made.take())
             assert kernel.ruleset == made.ruleset()

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from nfagent.cluster.address import parse_cidr
-from nfagent.cluster.model import Ref
-from nfagent.egress.plan import MasqueradeSettings
-from nfagent.ruleset.base import recheck_sets
-from nfagent.ruleset.node_links import link_sets
-from nfagent.ruleset.objects import Masquerade
-from nfagent.ruleset.views import Scope, state_view
-from tests.interpreter import later, run, stray
-from tests.scene import Document, Scene, pod, policy
+from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.introspection.view_filter import ViewFilter
+from nfagent.introspection.views import state_view
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.objects import ObjectRef
+from nfagent.nftables.base_chains import recheck_sets
+from nfagent.nftables.interface_sets import link_sets
+from nfagent.nftables.objects import Masquerade
+from tests.support.nft_interpreter import later, run, stray
+from tests.support.two_node_cluster import Document, Scene, pod, policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "b", 10, app="db")
@@ -194,7 +195,7 @@ def test_switched_off_there_is_neither_chain_nor_set() -> None:
 def test_families(settings: MasqueradeSettings, translated: list[int]) -> None:
     scene = Scene(WEB, masquerade=settings)
     assert [family for family in (4, 6) if scene.translates("shop/web", "outside", family=family)] == translated
-    view = state_view(scene.views["a"], Scope(), ())["masquerade"]
+    view = state_view(scene.views["a"], ViewFilter(), ())["masquerade"]
     assert (view["families"], view["enabled"]) == (translated, bool(translated))
 
 
@@ -217,7 +218,7 @@ def test_what_comes_and_goes_is_planned_anew() -> None:
         scene.put(document)
         held.append(scene.translates("shop/web", "outside"))
         for view in scene.views.values():
-            view.remove(Ref(document["kind"], "", "more"))
+            view.remove(ObjectRef(document["kind"], "", "more"))
         held.append(scene.translates("shop/web", "outside"))
     assert held == [False, True, False, True]
 

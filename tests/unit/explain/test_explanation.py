@@ -9,11 +9,11 @@ from textwrap import dedent
 import msgspec
 import pytest
 
-from nfagent.cluster.ordering import result
 from nfagent.explain.explanation import Explanation, explain, explain_flow, explaining, explanation_view
-from nfagent.policy.choices import Choices
-from nfagent.policy.evaluate import Flow
-from tests.scene import Document, Scene, labelled, pod, policy, port, service, tier_policy
+from nfagent.model.slices import result
+from nfagent.policy.evaluator import Flow
+from nfagent.policy.options import PolicyOptions
+from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, port, service, tier_policy
 
 PODS = (
     pod("shop/web", "a", 10, app="web"),
@@ -340,7 +340,7 @@ def test_choices_are_followed() -> None:
     view = Scene(*PODS, OUT).views["a"]
     ends = ("shop/web", "192.168.0.1:80")
     assert not explain(view.cluster, view.index, *ends).allowed
-    chosen = explain(view.cluster, view.index, *ends, Choices(own_node="allowed"))
+    chosen = explain(view.cluster, view.index, *ends, PolicyOptions(own_node="allowed"))
     assert chosen.allowed
     assert [line.partition(": ")[0] for line in chosen.lines] == ["not judged"]
 
@@ -367,7 +367,7 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
     assert first["judgement"]["egress"]["decided_by"] == "default"
     assert [(remedy["type"], remedy["words"]) for remedy in first["remedies"]] == [
         ("NewPolicy", str(found.judged[0].remedies[0])),
-        ("TakeRules", "take away ingress rule 1 of NetworkPolicy shop/db"),
+        ("RemoveRules", "take away ingress rule 1 of NetworkPolicy shop/db"),
     ]
 
 

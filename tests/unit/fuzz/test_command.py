@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner, Result
 
-from nfagent.cluster.state import ClusterState
-from nfagent.policy.choices import Choices
-from nfagent.policy.compile import ClassKey, ClassRule
-from nfagent.policy.evaluate import Flow, Judgement, evaluate
-from nfagent.policy.tiers import Policy
-from nfagent.ruleset import classes, recheck
-from nfagent.ruleset.lower import Written, class_chain
-from nfagent.ruleset.members import Members
-from tests.fuzz import readings
+from nfagent.desired import policy_sets, recheck
+from nfagent.desired.set_members import SetMembership
+from nfagent.model.admin_policy import Policy
+from nfagent.nftables.policy_chains import RenderedChain, class_chain
+from nfagent.policy.compiler import CompiledRule, PolicySetKey
+from nfagent.policy.evaluator import Flow, FlowVerdict, evaluate
+from nfagent.policy.options import PolicyOptions
+from nfagent.state.cluster import ClusterState
+from tests.fuzz import oracles
 from tests.fuzz.__main__ import main
 from tests.fuzz.case import Case, Finding, step_of
 from tests.fuzz.folder import write_case
@@ -27,10 +27,10 @@ from tests.fuzz.folder import write_case
 def without_the_last_rule(patch: pytest.MonkeyPatch) -> None:
     """Compile every class without the last rule of its NetworkPolicies."""
 
-    def cut(key: ClassKey, rules: Iterable[ClassRule], *rest: Any, **options: Any) -> Written:  # noqa: ANN401 - passed on
+    def cut(key: PolicySetKey, rules: Iterable[CompiledRule], *rest: Any, **options: Any) -> RenderedChain:  # noqa: ANN401 - passed on
         return class_chain(key, tuple(rules)[:-1], *rest, **options)
 
-    patch.setattr(classes, "class_chain", cut)
+    patch.setattr(policy_sets, "class_chain", cut)
 
 
 def without_suspects(patch: pytest.MonkeyPatch) -> None:
@@ -41,10 +41,10 @@ def without_suspects(patch: pytest.MonkeyPatch) -> None:
 def failing(patch: pytest.MonkeyPatch) -> None:
     """End with an error where a class is written."""
 
-    def fail(*_everything: object, **_options: object) -> Written:
+    def fail(*_everything: object, **_options: object) -> RenderedChain:
         raise LookupError("no such class")
 
-    patch.setattr(classes, "class_chain", fail)
+    patch.setattr(policy_sets, "class_chain", fail)
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:
@@ -90,7 +90,7 @@ def test_a_fault_is_found_shrunk_and_replayed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_rules_that_a_fresh_start_would_not_give_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Members, "release", lambda *_everything, **_options: None)
+    monkeypatch.setattr(SetMembership, "release", lambda *_everything, **_options: None)
     found = run(tmp_path, "--seed", "5", "-o", "json")
     told = json.loads(found.output)["found"]
     assert found.exit_code == 1
@@ -110,12 +110,14 @@ def test_a_judge_that_ends_with_an_error_is_a_finding(tmp_path: Path, monkeypatc
 def test_a_judge_that_fails_on_one_flow_is_a_finding_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def evaluate_or_fail(cluster: ClusterState, policies: Iterable[Policy], flow: Flow, choices: Choices) -> Judgement:
+    def evaluate_or_fail(
+        cluster: ClusterState, policies: Iterable[Policy], flow: Flow, choices: PolicyOptions
+    ) -> FlowVerdict:
         if flow.port == 99:
             raise LookupError("no such port")
         return evaluate(cluster, policies, flow, choices)
 
-    monkeypatch.setattr(readings, "evaluate", evaluate_or_fail)
+    monkeypatch.setattr(oracles, "evaluate", evaluate_or_fail)
     told = json.loads(run(tmp_path, "--seed", "5", "-o", "json").output)["found"]
     assert told["finding"]["verdicts"] == {"rules": "LookupError"}
     assert told["finding"]["question"]["flow"]["port"] == 99

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.fuzz.case import Case, Change, Document, step_of
-from tests.fuzz.drawing import draw_case, file_of, generator
+from tests.fuzz.generator import draw_case, file_of, generator
 from tests.fuzz.packets import fits
-from tests.fuzz.terrain import AT, FORMS, flows
+from tests.fuzz.topology import AT, FORMS, flows
 from tests.properties.objects import NODE_CIDRS
-from tests.scene import NODE_ADDRESSES
+from tests.support.two_node_cluster import NODE_ADDRESSES
 
 
 def put(document: Document) -> Change:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nfagent.edge.folder_look import read_folder
-from nfagent.edge.manifests import Folder
 from nfagent.errors import UsageError
-from nfagent.policy.evaluate import Flow
+from nfagent.manifests.folder_scan import read_folder
+from nfagent.manifests.index import ManifestIndex
+from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import Case, Change, Finding, Question, step_of
-from tests.fuzz.drawing import draw_case, generator
 from tests.fuzz.folder import read_case, write_case
+from tests.fuzz.generator import draw_case, generator
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "web"}}
 FLOW = Flow("10.64.0.1", "10.64.1.1", "tcp", 80)
@@ -46,7 +46,7 @@ def test_any_case_is_read_back_as_it_was(tmp_path: Path, *, steady: bool) -> Non
 
 def test_a_step_is_a_folder_that_the_agent_reads_without_a_complaint_of_its_own(tmp_path: Path) -> None:
     write_case(tmp_path / "case", draw_case(generator(0, 1), steady=True), FINDING, seed=1, number=1)
-    known = Folder()
+    known = ManifestIndex()
     assert len(read_folder(tmp_path / "case" / "01", known)) == len(list((tmp_path / "case" / "01").iterdir()))
 
 

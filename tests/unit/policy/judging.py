@@ -6,14 +6,14 @@ ops/db on b, and shop/agent, a host-network Pod on a that has web's labels.
 
 from __future__ import annotations
 
-from nfagent.cluster.address import family_of, parse_cidr
-from nfagent.cluster.model import METADATA_NAME, ContainerPort, Namespace, Node, Pod, Protocol
-from nfagent.cluster.selectors import Requirement, Selector
-from nfagent.cluster.state import ClusterState
-from nfagent.policy.choices import Choices
-from nfagent.policy.evaluate import Flow, Judgement, Side, evaluate
-from nfagent.policy.model import IpBlock, PodPeer, PolicyPort, PortProtocol
-from nfagent.policy.tiers import LAST_PRIORITY, NodePeer, Policy, Tier, TierPeer, TierPolicy, TierRule
+from nfagent.model.admin_policy import LAST_PRIORITY, NodePeer, Policy, Tier, TierPeer, TierPolicy, TierRule
+from nfagent.model.netaddr import family_of, parse_cidr
+from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort, PortProtocol
+from nfagent.model.objects import METADATA_NAME, ContainerPort, Namespace, Node, Pod, Protocol
+from nfagent.model.selectors import Requirement, Selector
+from nfagent.policy.evaluator import DirectionVerdict, Flow, FlowVerdict, evaluate
+from nfagent.policy.options import PolicyOptions
+from nfagent.state.cluster import ClusterState
 
 ALL = Selector()
 OUTSIDE = ("203.0.113.7", "2606:4700::1")
@@ -159,9 +159,9 @@ def judged(
     port: str = "80/tcp",
     family: int = 4,
     translated: bool = False,
-    choices: Choices = Choices(),  # noqa: B008 - immutable
+    choices: PolicyOptions = PolicyOptions(),  # noqa: B008 - immutable
     more: tuple[Pod, ...] = (),
-) -> Judgement:
+) -> FlowVerdict:
     state = cluster(*more)
     number, slash, protocol = port.rpartition("/")
     ends = address(state, source, family), address(state, destination, family)
@@ -171,7 +171,7 @@ def judged(
     return found
 
 
-def outcome(side: Side | None) -> str:
+def outcome(side: DirectionVerdict | None) -> str:
     """Say what decided, and how: `admin deny`, `default`, or `not judged`."""
     if side is None:
         return "not judged"

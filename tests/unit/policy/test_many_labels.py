@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from nfagent.cluster.model import Labels, Pod
-from nfagent.cluster.selectors import Requirement, Selector
-from nfagent.cluster.state import ClusterState
-from nfagent.policy.index import PolicyIndex
-from nfagent.policy.model import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.objects import Labels, Pod
+from nfagent.model.selectors import Requirement, Selector
+from nfagent.state.cluster import ClusterState
+from nfagent.state.policy_index import PolicyIndex
 
 LABELS: Labels = tuple((f"key-{number:05}", "value") for number in range(20_000))
 

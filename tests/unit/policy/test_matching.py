@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.model import ContainerPort
-from nfagent.policy.model import PodPeer, PolicyPort
-from nfagent.policy.tiers import TierPeer, TierPolicy, TierRule
+from nfagent.model.admin_policy import TierPeer, TierPolicy, TierRule
+from nfagent.model.networkpolicy import PodPeer, PolicyPort
+from nfagent.model.objects import ContainerPort
 from tests.unit.policy.judging import (
     DB,
     EVERYBODY,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.cluster.model import Ref
-from tests.scene import Document, Scene, labelled, namespace, pod, policy
+from nfagent.model.objects import ObjectRef
+from tests.support.two_node_cluster import Document, Scene, labelled, namespace, pod, policy
 
 CALLER = pod("ops/caller", "b", 20, app="caller")
 PLACES = (namespace("shop"), namespace("ops"), CALLER)
@@ -85,7 +85,7 @@ def test_41_a_terminating_pod_stays_judged_until_it_is_gone() -> None:
     assert {name: view.ruleset() for name, view in scene.views.items()} == before
     assert (reached(scene), reaches(scene)) == ((False, False), (True, True))
     for view in scene.views.values():
-        view.remove(Ref("Pod", "shop", "job"))
+        view.remove(ObjectRef("Pod", "shop", "job"))
     assert (reached(scene), reaches(scene)) == ((True, True), (False, False))
 
 

@@ -7,18 +7,18 @@ from ipaddress import ip_address
 
 import pytest
 
-from nfagent.cluster.model import Ref
-from nfagent.cluster.selectors import Selector
-from nfagent.policy.evaluate import Flow, evaluate
-from nfagent.policy.model import PodPeer, PolicyPort
-from nfagent.policy.tiers import TierPolicy, TierRule
-from nfagent.ruleset import names
-from nfagent.ruleset.desired import Desired
-from nfagent.ruleset.objects import Ruleset
+from nfagent.desired.state import DesiredState
+from nfagent.model.admin_policy import TierPolicy, TierRule
+from nfagent.model.networkpolicy import PodPeer, PolicyPort
+from nfagent.model.objects import ObjectRef
+from nfagent.model.selectors import Selector
+from nfagent.netlink.nflog import LoggedPacket
+from nfagent.nftables import names
+from nfagent.nftables.objects import Ruleset
+from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.verdicts.attribution import Attributor, flow_of
-from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record, encode
-from nfagent.wire.nflog import LoggedPacket
-from tests.scene import Document, Scene, labelled, pod, policy
+from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode
+from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy
 
 NOW = 1_592_083_771_000_000_000
 TCP, UDP, ICMP, GRE, ICMPV6, SCTP = 6, 17, 1, 47, 58, 132
@@ -75,8 +75,10 @@ def named(*policies: str) -> tuple[PolicyName, ...]:
     return tuple(PolicyName(name, "shop", "NetworkPolicy") for name in policies)
 
 
-def shop(name: str) -> Endpoint:
-    return Endpoint(pod_name=name, workload_kind="Pod", workload_name=name, pod_namespace="shop", namespace="shop")
+def shop(name: str) -> RecordEndpoint:
+    return RecordEndpoint(
+        pod_name=name, workload_kind="Pod", workload_name=name, pod_namespace="shop", namespace="shop"
+    )
 
 
 def test_an_allow_names_every_policy_that_allows_whichever_rule_decided() -> None:
@@ -85,7 +87,7 @@ def test_an_allow_names_every_policy_that_allows_whichever_rule_decided() -> Non
     record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(40000, 5432)))
 
     assert record == Record(
-        connection=Connection(
+        connection=RecordConnection(
             src_ip=WEB, dest_ip=DB, src_port=40000, dest_port=5432, protocol="tcp", direction="ingress"
         ),
         disposition="allow",
@@ -114,7 +116,7 @@ def test_a_deny_names_the_policies_that_isolate_and_none_that_allow() -> None:
 
     assert (record.disposition, record.policies) == ("deny", ())
     assert record.isolating_policies == named("closed", "from-web", "on-5432")
-    assert (record.src, record.dest) == (Endpoint(instance=OUTSIDE), shop("db"))
+    assert (record.src, record.dest) == (RecordEndpoint(instance=OUTSIDE), shop("db"))
 
 
 def test_egress_is_judged_at_the_source() -> None:
@@ -156,7 +158,7 @@ def test_protocols_and_ports(
 def test_an_address_of_a_node_is_an_instance() -> None:
     attributor = Attributor(scene(CLOSED).views["a"])
     record = attributed(attributor, "deny ingress shop/closed", packet("192.168.0.2", DB, TCP, ports(1, 2)))
-    assert record.src == Endpoint(instance="192.168.0.2")
+    assert record.src == RecordEndpoint(instance="192.168.0.2")
 
 
 def test_the_packets_own_time_is_kept_and_ours_stands_in_where_it_has_none() -> None:
@@ -190,7 +192,7 @@ def test_a_packet_of_the_rules_before_the_last_change_still_names_its_policy() -
     payload = packet(WEB, DB, TCP, ports(1, 5432))
     attributed(attributor, "allow ingress shop/from-web", payload)
 
-    view.remove(Ref("NetworkPolicy", "shop", "from-web"))
+    view.remove(ObjectRef("NetworkPolicy", "shop", "from-web"))
 
     assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
     denied = attributed(attributor, "deny ingress shop/from-web_on-5432", payload)
@@ -208,9 +210,9 @@ def test_a_pod_that_is_gone_is_an_instance_and_its_policy_is_named() -> None:
     view = scene(FROM_WEB).views["a"]
     view.take()
     attributor = Attributor(view)
-    view.remove(Ref("Pod", "shop", "db"))
+    view.remove(ObjectRef("Pod", "shop", "db"))
     record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(1, 2)))
-    assert (record.dest, record.policies) == (Endpoint(instance=DB), named("from-web"))
+    assert (record.dest, record.policies) == (RecordEndpoint(instance=DB), named("from-web"))
 
 
 def test_what_is_remembered_of_a_connection_is_forgotten_with_the_rules_that_it_was_about() -> None:
@@ -218,14 +220,14 @@ def test_what_is_remembered_of_a_connection_is_forgotten_with_the_rules_that_it_
     attributor = Attributor(view)
     payload = packet(WEB, DB, TCP, ports(1, 5432))
     assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
-    view.remove(Ref("NetworkPolicy", "shop", "on-5432"))
+    view.remove(ObjectRef("NetworkPolicy", "shop", "on-5432"))
     assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web")
 
 
 def test_names_that_are_shortened_by_a_digest_find_back_to_all_of_their_policies() -> None:
     long = [f"{letter * 200}.{number}" for number, letter in enumerate("abc")]
     view = scene(*(policy(f"shop/{name}", labelled(app="db"), ingress=[{}]) for name in long)).views["a"]
-    refs = tuple(Ref("NetworkPolicy", "shop", name) for name in long)
+    refs = tuple(ObjectRef("NetworkPolicy", "shop", name) for name in long)
     deny = names.log_prefix("deny", "ingress", refs)
     allow = names.log_prefix("allow", "ingress", refs[1:2])
     assert max(len(deny), len(allow)) <= 127
@@ -288,7 +290,7 @@ BASE = TierPolicy(
 FIRST_NAME, SECOND_NAME, BASE_NAME = (PolicyName(policy.name, "", policy.kind) for policy in (FIRST, SECOND, BASE))
 
 
-def under_tiers(*documents: Document) -> Desired:
+def under_tiers(*documents: Document) -> DesiredState:
     view = scene(LOGGING, *documents).views["a"]
     for item in (FIRST, SECOND, BASE):
         view.put(item)
@@ -430,7 +432,7 @@ DIRECTIONS = {
 def test_a_record_goes_from_client_to_server(prefix: str, ends: tuple[str, str], numbers: bytes) -> None:
     record = attributed(Attributor(scene(CLOSED).views["a"]), prefix, packet(*ends, TCP, numbers))
 
-    assert record.connection == Connection(
+    assert record.connection == RecordConnection(
         src_ip=WEB, dest_ip=DB, src_port=40000, dest_port=5432, protocol="tcp", direction="ingress"
     )
     assert (record.src, record.dest, record.isolating_policies) == (shop("web"), shop("db"), named("closed"))

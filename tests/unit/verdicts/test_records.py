@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from nfagent.cluster.model import Pod
 from nfagent.errors import DecodeError
+from nfagent.model.objects import Pod
 from nfagent.verdicts import records
-from nfagent.verdicts.records import Connection, Endpoint, PolicyName, Record
+from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint
 
 ALLOW_LINE = (
     b'{"connection":{"src_ip":"10.84.1.7","dest_ip":"10.84.0.11","src_port":55644,"dest_port":8080,"protocol":"tcp",'
@@ -24,12 +24,12 @@ ALLOW_LINE = (
 )
 NP = PolicyName("np", "default", "NetworkPolicy")
 ALLOW = Record(
-    connection=Connection(
+    connection=RecordConnection(
         src_ip="10.84.1.7", dest_ip="10.84.0.11", src_port=55_644, dest_port=8_080, protocol="tcp", direction="ingress"
     ),
     disposition="allow",
     policies=(NP,),
-    src=Endpoint.of_pod(
+    src=RecordEndpoint.of_pod(
         Pod(
             "default",
             "client-allow-7b78d7c957-zkn54",
@@ -37,7 +37,7 @@ ALLOW = Record(
             workload_name="client-allow-7b78d7c957",
         )
     ),
-    dest=Endpoint.of_pod(
+    dest=RecordEndpoint.of_pod(
         Pod(
             "default",
             "test-service-745c798fc9-sfd9h",
@@ -50,11 +50,11 @@ ALLOW = Record(
     timestamp="2020-06-13T21:29:31.445836587Z",
 )
 DENY = Record(
-    connection=Connection(src_ip="2001:db8::1", dest_ip="fd00::a", protocol="icmpv6", direction="egress"),
+    connection=RecordConnection(src_ip="2001:db8::1", dest_ip="fd00::a", protocol="icmpv6", direction="egress"),
     disposition="deny",
     isolating_policies=(NP, PolicyName("deny-all", "", "AdminNetworkPolicy")),
-    src=Endpoint(instance="2001:db8::1"),
-    dest=Endpoint(instance="fd00::a"),
+    src=RecordEndpoint(instance="2001:db8::1"),
+    dest=RecordEndpoint(instance="fd00::a"),
     count=3,
     timestamp="2020-06-13T21:29:31.000000000Z",
 )
@@ -92,7 +92,7 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
 
 
 def test_a_pod_that_nothing_controls_is_its_own_workload() -> None:
-    assert Endpoint.of_pod(Pod("default", "alone")) == Endpoint(
+    assert RecordEndpoint.of_pod(Pod("default", "alone")) == RecordEndpoint(
         pod_name="alone",
         workload_kind="Pod",
         workload_name="alone",

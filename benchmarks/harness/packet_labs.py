@@ -1,0 +1,187 @@
+"""Labs for the packet rows, one for each way of judging.
+
+Each has two nodes: a client and a server on the first, another server on the second.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import msgspec
+
+from benchmarks.data.policy_templates import labels, port
+from benchmarks.data.synthetic import DNS, Size, Synthetic, node_name, synthetic
+from benchmarks.harness.traffic import PORT, Client, Traffic
+from nfagent.decode.core import named_labels
+from nfagent.desired.state import DesiredState
+from nfagent.errors import KernelError
+from nfagent.kernel.nft_client import NftClient
+from nfagent.lab import ebpf_baseline, netns
+from nfagent.lab.ebpf_baseline import EbpfPath
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.objects import Direction, Labels, Namespace, Pod
+from nfagent.model.selectors import Selector
+from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.nftables.transaction import diff
+from nfagent.state.cluster import Identity, identity_of
+
+BENCH = "bench"
+NODES = (1, 2)
+Server = tuple[str, str]
+CLIENT, NEAR, FAR = (BENCH, "client"), (BENCH, "near"), (BENCH, "far")
+CLIENT_LABELS: Labels = (("app", "client"),)
+SERVER_LABELS: Labels = (("app", "server"),)
+
+FREE, AGAIN, CONNTRACK, NONE = "no rules", "no rules, again", "conntrack alone", "no policies"
+FEW, MANY, EBPF = "10 policies", "10,000 policies", "eBPF"
+
+_CONNTRACK_RULES = """
+add table inet conntrack
+add chain inet conntrack forward { type filter hook forward priority 0; }
+add rule inet conntrack forward ct state established accept
+"""
+
+
+class Way(msgspec.Struct, frozen=True):
+    """A lab with one way of judging."""
+
+    name: str
+    fabric: NetnsTopology
+
+    def client(self, stack: ExitStack, traffic: Traffic, server: tuple[str, str]) -> Client:
+        """Start a server, and a client of it, over IPv4; both end with the stack."""
+        address = self.fabric.pods[server].addresses[0]
+        ends = self.fabric.pod_namespace(*CLIENT), self.fabric.pod_namespace(*server)
+        return stack.enter_context(traffic.pair(*ends, address))
+
+
+def ways(stack: ExitStack, pods: int, seed: int) -> Iterator[Way]:
+    """Build a lab for each way, which goes with the stack; `pods` is the size of the cluster with 10,000 policies.
+
+    Without clang there is none by eBPF. Raises MachineError, KernelError.
+    """
+    many = synthetic(Size(pods, 10_000 - len(policies()), 250, 100), seed)
+    few = synthetic(Size(100, 10 - len(policies()), 20, 0), seed)
+    numbers = itertools.count()
+    for name in (FREE, AGAIN):
+        yield Way(name, stack.enter_context(fabric_of(next(numbers))))
+    tracked = stack.enter_context(fabric_of(next(numbers)))
+    for node in NODES:
+        netns.inside(tracked.node_namespace(node_name(node)), _load_conntrack)
+    yield Way(CONNTRACK, tracked)
+    for name, cluster in ((NONE, few), (FEW, few), (MANY, many)):
+        fabric = stack.enter_context(fabric_of(next(numbers)))
+        for node in NODES:
+            ruleset = _ruleset(cluster, fabric, node, judged=name != NONE)
+            netns.inside(fabric.node_namespace(node_name(node)), functools.partial(load, ruleset))
+        yield Way(name, fabric)
+    if not ebpf_baseline.missing():
+        fabric = stack.enter_context(fabric_of(next(numbers)))
+        _load_ebpf(stack, fabric, many)
+        yield Way(EBPF, fabric)
+
+
+def fabric_of(number: int, attachment: Attachment = "routed") -> NetnsTopology:
+    """Plan a lab: a client and a server on the first node, another server on the second."""
+    nodes = [
+        NodePlan(
+            node_name(node),
+            (f"192.0.2.{node}", f"2001:db8:ffff::{node}"),
+            (f"10.244.{node}.0/24", f"2001:db8:244:{node}::/64"),
+            attachment,
+        )
+        for node in NODES
+    ]
+    where = ((CLIENT, 1), (NEAR, 1), (FAR, 2))
+    pods = [
+        PodPlan(*key, node_name(node), (f"10.244.{node}.{host}", f"2001:db8:244:{node}::{host:x}"))
+        for host, (key, node) in enumerate(where, start=10)
+    ]
+    return NetnsTopology(nodes, pods, tag=f"bench{number}")
+
+
+def items(cluster: Synthetic, fabric: NetnsTopology) -> Iterator[Item]:
+    """Give the synthetic cluster, and the lab's Pods as some more on its first two nodes."""
+    yield from cluster.items()
+    for node in cluster.nodes:
+        plan = fabric.nodes.get(node.name)
+        if plan is not None:
+            cidrs = (*node.pod_cidrs, *map(parse_cidr, plan.pod_cidrs))
+            yield msgspec.structs.replace(node, pod_cidrs=cidrs, addresses=(*node.addresses, *plan.addresses))
+    yield Namespace(BENCH, named_labels(BENCH, ()))
+    yield from _pods(fabric)
+    yield from policies()
+
+
+def _pods(fabric: NetnsTopology) -> Iterator[Pod]:
+    for plan in fabric.pods.values():
+        own = CLIENT_LABELS if plan.key == CLIENT else SERVER_LABELS
+        yield Pod(plan.namespace, plan.name, own, plan.node, plan.addresses)
+
+
+def policies() -> tuple[NetworkPolicy, ...]:
+    """Write what judges the lab's Pods: in each direction, rules that don't match come before the one that does."""
+    servers, clients = labels(app="server"), labels(app="client")
+    traffic = (PolicyPort("tcp", PORT, PORT + 1),)
+    dns = PodPeer(Selector(), namespaces=labels(**{"kubernetes.io/metadata.name": DNS}))
+    everybody = functools.partial(NetworkPolicy, namespace=BENCH, isolates=("egress",))
+    serving = functools.partial(NetworkPolicy, namespace=BENCH, pods=servers)
+    return (
+        NetworkPolicy(namespace=BENCH, name="default-deny", isolates=("ingress", "egress")),
+        everybody(name="dns", egress=(Rule((dns,), (port(53, "udp"), port(53))),)),
+        everybody(name="https", egress=(Rule((IpBlock(parse_cidr("198.51.100.0/24")),), (port(443),)),)),
+        serving(name="metrics", ingress=(Rule((PodPeer(Selector(), namespace="monitoring"),), (port(9090),)),)),
+        everybody(name="to-servers", pods=clients, egress=(Rule((PodPeer(servers, namespace=BENCH),), traffic),)),
+        serving(name="to-servers-in", ingress=(Rule((PodPeer(clients, namespace=BENCH),), traffic),)),
+    )
+
+
+def _ruleset(cluster: Synthetic, fabric: NetnsTopology, node: int, *, judged: bool) -> Ruleset:
+    desired = DesiredState(node_name(node))
+    for item in items(cluster, fabric):
+        if judged or not isinstance(item, NetworkPolicy):
+            desired.put(item)
+    return desired.ruleset()
+
+
+def load(ruleset: Ruleset) -> None:
+    """Load a ruleset into the network namespace of this thread, which has none of ours. Raises KernelError."""
+    kernel = NftClient()
+    try:
+        kernel.apply_now(diff(ABSENT, ruleset))
+    finally:
+        kernel.close()
+
+
+def _load_conntrack() -> None:
+    import nftables  # noqa: PLC0415 - Debian's package, which Nftables above asks for with words of its own
+
+    status, _output, error = nftables.Nftables().cmd(_CONNTRACK_RULES)
+    if status:
+        raise KernelError(error)
+
+
+def _load_ebpf(stack: ExitStack, fabric: NetnsTopology, cluster: Synthetic) -> None:
+    """Judge the lab's Pods by eBPF, on nodes that know every Pod's identity."""
+    everyone = [*cluster.pods, *_pods(fabric)]
+    numbers = {identity: 1000 + place for place, identity in enumerate(dict.fromkeys(map(identity_of, everyone)))}
+    client, server = numbers[Identity(BENCH, CLIENT_LABELS)], numbers[Identity(BENCH, SERVER_LABELS)]
+    for node in NODES:
+        path = stack.enter_context(EbpfPath(fabric.node_namespace(node_name(node))))
+        for pod in everyone:
+            for address in pod.addresses:
+                path.identify(address, numbers[identity_of(pod)])
+        for plan in fabric.pods.values():
+            if plan.node == node_name(node):
+                endpoint = path.attach(fabric.pod_namespace(*plan.key))
+                direction: Direction = "egress" if plan.key == CLIENT else "ingress"
+                peer = server if plan.key == CLIENT else client
+                for number in (PORT, PORT + 1):
+                    path.allow(endpoint, direction, peer, number, "tcp")

@@ -1,0 +1,286 @@
+"""Two labs alike, one whose agent follows a real API server, one whose agent follows a folder of manifests.
+
+Each has two nodes: an agent on the first, where a server Pod is; on the second, which has none, the client Pod. Both
+clusters hold the same objects. A policy lets only friends reach the server; what a change is, each twin knows its way
+to make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+import yaml
+
+from benchmarks.data.documents import Document, document
+from benchmarks.data.synthetic import Size, synthetic
+from benchmarks.harness.prober import Prober
+from nfagent.decode.core import named_labels
+from nfagent.errors import ClusterError
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.binaries import CHECKOUT
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.resources import MERGE
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan, grid
+from nfagent.model.gvk import Item
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.objects import Namespace, Node, Pod
+
+Change: TypeAlias = Literal["policy created", "Pod relabelled: passes", "Pod relabelled: blocked", "policy deleted"]
+CYCLE: tuple[tuple[Change, bool], ...] = (
+    ("policy created", True),
+    ("Pod relabelled: passes", False),
+    ("Pod relabelled: blocked", True),
+    ("policy deleted", False),
+)
+"""Each change, and whether it blocks; after the last all is as before the first."""
+
+_API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
+_NAMESPACE, _FRIEND = "probed", "friend"
+_THE_SERVERS_OWN = frozenset({"resourceVersion", "creationTimestamp", "ownerReferences"})
+_DEFINITION = "CustomResourceDefinition"
+_A_FILE = 50
+_START_SECONDS = 120.0
+_RIGHTS_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """A cluster, and what of it is built: two nodes, some Pods; the first of them is probed, the second probes."""
+
+    name: str
+    nodes: tuple[NodePlan, NodePlan]
+    pods: tuple[PodPlan, ...]
+    items: tuple[Item, ...]
+
+    @property
+    def server(self) -> PodPlan:
+        """The Pod that is probed, on the first node."""
+        return self.pods[0]
+
+    @property
+    def client(self) -> PodPlan:
+        """The Pod whose packets are blocked or pass, on the second."""
+        return self.pods[1]
+
+    @property
+    def policy(self) -> Document:
+        """The policy that is created and deleted."""
+        return {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"namespace": self.server.namespace, "name": "only-friends"},
+            "spec": {
+                "podSelector": {},
+                "policyTypes": ["Ingress"],
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {_FRIEND: "yes"}}}]}],
+            },
+        }
+
+    def client_document(self, *, friend: bool) -> Document:
+        """Give the client Pod as an object."""
+        labels = (("app", "client"), (_FRIEND, "yes" if friend else "no"))
+        return document(_pod(self.client, labels))
+
+
+class Written(msgspec.Struct, frozen=True):
+    """When a change was sent, or renamed into place, and when the API server had answered; by time.monotonic()."""
+
+    at: float
+    answered: float | None = None
+
+
+class Way(Protocol):
+    """How changes come to an agent."""
+
+    def make(self, change: Change) -> Written:
+        """Make a change."""
+        ...
+
+
+class Twin:
+    """One of the two: its agent, who looks at packets, how changes are made."""
+
+    def __init__(self, name: str, agent: LabAgent, prober: Prober, way: Way) -> None:
+        """Put it together."""
+        self.name = name
+        self.agent = agent
+        self.prober = prober
+        self.way = way
+
+    @property
+    def pid(self) -> int:
+        """The agent's process."""
+        return self.agent.process.pid
+
+
+class _ApiWay:
+    """Changes over one TLS connection that is kept."""
+
+    def __init__(self, client: LabApiClient, scene: Scene) -> None:
+        path = client.path(scene.policy)
+        pod = client.path(scene.client_document(friend=False))
+        self._client = client
+        self._requests: dict[Change, tuple[str, str, Document | None, str]] = {
+            "policy created": ("POST", path.rpartition("/")[0], scene.policy, "application/json"),
+            "policy deleted": ("DELETE", path, None, "application/json"),
+            "Pod relabelled: passes": ("PATCH", pod, {"metadata": {"labels": {_FRIEND: "yes"}}}, MERGE),
+            "Pod relabelled: blocked": ("PATCH", pod, {"metadata": {"labels": {_FRIEND: "no"}}}, MERGE),
+        }
+
+    def make(self, change: Change) -> Written:
+        method, path, body, content_type = self._requests[change]
+        at = time.monotonic()
+        reply = self._client.ask(method, path, body, content_type=content_type)
+        answered = time.monotonic()
+        reply.document(change)
+        return Written(at, answered)
+
+
+class _FolderWay:
+    """Changes by a rename into the folder, or by unlink; what is renamed was written beside the folder."""
+
+    def __init__(self, folder: Path, scene: Scene) -> None:
+        self._folder = folder
+        self._beside = folder.with_name("next.json")
+        self._policy, self._pod = folder / "policy.json", folder / "client.json"
+        self._files: dict[Change, tuple[Path, bytes]] = {
+            "policy created": (self._policy, msgspec.json.encode(scene.policy)),
+            "Pod relabelled: passes": (self._pod, msgspec.json.encode(scene.client_document(friend=True))),
+            "Pod relabelled: blocked": (self._pod, msgspec.json.encode(scene.client_document(friend=False))),
+        }
+
+    def make(self, change: Change) -> Written:
+        if change == "policy deleted":
+            at = time.monotonic()
+            self._policy.unlink()
+            return Written(at)
+        path, content = self._files[change]
+        self._beside.write_bytes(content)
+        at = time.monotonic()
+        self._beside.rename(path)
+        return Written(at)
+
+
+def small() -> Scene:
+    """Plan the nine Pods of Kubernetes' own policy tests on two nodes."""
+    nodes, pods, _ = grid()
+    first, second = nodes
+    server = next(pod for pod in pods if pod.node == first.name)
+    client = next(pod for pod in pods if (pod.node, pod.namespace) == (second.name, server.namespace))
+    plans = (server, client, *(pod for pod in pods if pod not in {server, client}))
+    items: list[Item] = [Namespace(name, named_labels(name, ())) for name in sorted({pod.namespace for pod in pods})]
+    items += [_node(node) for node in nodes]
+    items += [_pod(pod, (("app", pod.name),)) for pod in plans if pod != client]
+    return Scene(f"{len(pods)} Pods", (first, second), plans, tuple(items))
+
+
+def large(size: Size, seed: int) -> Scene:
+    """Plan a synthetic cluster; of its Pods only the two are built, in a Namespace of their own."""
+    cluster = synthetic(size, seed)
+    first, second = (
+        NodePlan(
+            node.name,
+            (f"192.0.2.{number}", f"2001:db8:ffff::{number:x}"),
+            tuple(str(cidr) for cidr in node.pod_cidrs),
+        )
+        for number, node in enumerate(cluster.nodes[:2], start=1)
+    )
+    server, client = (
+        PodPlan(_NAMESPACE, name, node.name, (f"10.0.{number}.250", f"fd00:10:{number:x}::fa"))
+        for number, (name, node) in enumerate((("server", first), ("client", second)), start=1)
+    )
+    items = [*cluster.namespaces, Namespace(_NAMESPACE, named_labels(_NAMESPACE, ()))]
+    found: list[Item] = [*items, _node(first), _node(second), *cluster.nodes[2:], *cluster.pods, *cluster.policies]
+    found.append(_pod(server, (("app", "server"),)))
+    name = f"{size.pods:,} Pods, {size.policies:,} policies"
+    return Scene(name, (first, second), (server, client), tuple(found))
+
+
+@contextlib.contextmanager
+def twins(scene: Scene, folder: Path) -> Iterator[tuple[Twin, Twin]]:
+    """Build both, the one of the API server first. Raises MachineError for what is missing, KernelError."""
+    with ExitStack() as stack:
+        yield _by_api(stack, scene, folder / "api"), _by_folder(stack, scene, folder / "folder")
+
+
+def _by_api(stack: ExitStack, scene: Scene, folder: Path) -> Twin:
+    fabric = stack.enter_context(NetnsTopology(scene.nodes, scene.pods, [_API_HOST], tag="latency"))
+    plane = stack.enter_context(
+        ControlPlane(folder / "plane", address=_API_HOST.addresses[0], netns=fabric.outside_namespace(_API_HOST.name))
+    )
+    client = stack.enter_context(plane.client())
+    shipped = (each for path in sorted((CHECKOUT / "deploy" / "crds").glob("*.yaml")) for each in _read(path))
+    client.put_all(each for each in shipped if each["kind"] == _DEFINITION)
+    client.put_all(map(_storable, _documents(scene)))
+    token = _account(plane, client)
+    source = ("--kubeconfig", str(plane.kubeconfig("nfagent", token=token)))
+    return _twin(stack, scene, fabric, "API server", source, folder=folder, way=_ApiWay(client, scene))
+
+
+def _by_folder(stack: ExitStack, scene: Scene, folder: Path) -> Twin:
+    fabric = stack.enter_context(NetnsTopology(scene.nodes, scene.pods, tag="latency"))
+    manifests = folder / "manifests"
+    manifests.mkdir(parents=True)
+    documents = _documents(scene)
+    for number, start in enumerate(range(0, len(documents) - 1, _A_FILE)):
+        listed = {"apiVersion": "v1", "kind": "List", "items": documents[:-1][start : start + _A_FILE]}
+        (manifests / f"{number:04d}.json").write_bytes(msgspec.json.encode(listed))
+    (manifests / "client.json").write_bytes(msgspec.json.encode(documents[-1]))
+    source = ("--manifests", str(manifests))
+    return _twin(stack, scene, fabric, "folder", source, folder=folder, way=_FolderWay(manifests, scene))
+
+
+def _twin(
+    stack: ExitStack, scene: Scene, fabric: NetnsTopology, name: str, source: tuple[str, str], *, folder: Path, way: Way
+) -> Twin:
+    agent = LabAgent(fabric, scene.server.node, source, folder / "agents")
+    stack.callback(agent.stop)
+    agent.start(seconds=_START_SECONDS)
+    ends = fabric.pod_namespace(*scene.client.key), fabric.pod_namespace(*scene.server.key)
+    prober = stack.enter_context(Prober(*ends, scene.server.addresses[0]))
+    return Twin(name, agent, prober, way)
+
+
+def _documents(scene: Scene) -> list[Document]:
+    """Give every object, the client Pod last."""
+    return [*map(document, scene.items), scene.client_document(friend=False)]
+
+
+def _storable(found: Document) -> Document:
+    """Leave out what a server gives itself, or would ask for."""
+    metadata = {key: value for key, value in found["metadata"].items() if key not in _THE_SERVERS_OWN}
+    return {**found, "metadata": metadata}
+
+
+def _account(plane: ControlPlane, client: LabApiClient) -> str:
+    """Apply deploy/rbac.yaml, and give a token of its service account, when the server grants what is in there."""
+    client.put_all(_read(CHECKOUT / "deploy" / "rbac.yaml"))
+    token = client.service_account_token("nfagent", "nfagent")
+    end = time.monotonic() + _RIGHTS_SECONDS
+    with plane.client(token=token) as account:
+        while account.ask("GET", "/api/v1/pods", query={"limit": "1"}).status != http.client.OK:
+            if time.monotonic() > end:
+                raise ClusterError("deploy/rbac.yaml was applied, and its service account may not list Pods")
+            time.sleep(_POLL_SECONDS)
+    return token
+
+
+def _read(path: Path) -> Iterable[Document]:
+    return [found for found in yaml.safe_load_all(path.read_text("utf-8")) if found]
+
+
+def _node(plan: NodePlan) -> Node:
+    return Node(plan.name, (), tuple(map(parse_cidr, plan.pod_cidrs)), plan.addresses)
+
+
+def _pod(plan: PodPlan, labels: tuple[tuple[str, str], ...]) -> Pod:
+    return Pod(plan.namespace, plan.name, labels, plan.node, plan.addresses)

@@ -1,0 +1,133 @@
+"""The first packet that meets a changed verdict, found by a small C program: Python would be what is measured.
+
+    with Prober(client_netns, server_netns, "10.244.1.10") as prober:
+        prober.watch(blocked=True)          # returns when packets pass, and are being looked at
+        written = change_the_policy()       # time.monotonic() at the change
+        first = prober.first()
+        print((first.fresh - written) * 1e3, "ms to the first packet that was blocked")
+
+It runs at a real-time priority, some microseconds at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError
+
+SOURCE = Path(__file__).with_name("prober.c")
+INTERVAL_US = 200
+"""From one packet of a connection to its next."""
+
+_PORT = 5353
+_PATIENCE_MS = 10_000
+_END_SECONDS = 5.0
+_NS = 1e9
+
+
+class First(msgspec.Struct, frozen=True):
+    """The first packet with the new verdict. Times are seconds, `fresh` and `live` by time.monotonic().
+
+    fresh: of a connection that conntrack calls new
+    live:  of one that was established before; where packets are to pass there is none, and it is as `fresh`
+    gap:   since the last packet with the verdict of before: how exact `fresh` is
+    """
+
+    fresh: float
+    live: float
+    gap: float
+
+
+class Prober:
+    """One sender and its receiver, silent but for its watches; a context manager that has ended it after."""
+
+    def __init__(self, client: str, server: str, address: str) -> None:
+        """Plan it: network namespaces of two Pods, and the server's IPv4 address."""
+        self._arguments = [client, server, address, str(_PORT), str(INTERVAL_US)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Compile and start it. Raises MachineError without a compiler, KernelError with its complaint."""
+        if shutil.which("gcc") is None:
+            raise HostError("the rows about latency need a C compiler: apt-get install gcc libc6-dev")
+        with tempfile.TemporaryDirectory(prefix="nfagent-prober-") as folder:
+            program = str(Path(folder) / "prober")
+            command = ["gcc", "-O2", "-Wall", "-Werror", "-o", program, str(SOURCE)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours
+            if done.returncode:
+                raise KernelError(f"gcc can't compile {SOURCE}: {done.stderr.strip()[:2000]}")
+            self._process = subprocess.Popen(  # noqa: S603 - ours
+                [program, *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # A line that Python had read ahead, select would not tell of.
+                bufsize=0,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it: it does so by itself when its standard input does."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._running().pid
+
+    def watch(self, *, blocked: bool) -> None:
+        """Begin to send, until packets are blocked, or pass; return when they meet the other verdict.
+
+        Raises KernelError where they don't within ten seconds.
+        """
+        process = self._running()
+        if process.stdin is not None:
+            # Where it has ended, its last words are what the next line's absence brings.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{'blocked' if blocked else 'passed'} {_PATIENCE_MS}\n".encode())
+        if self._line() != "ready":
+            raise KernelError(f"packets {'are blocked' if blocked else 'pass'} before the change that is to do it")
+
+    def first(self) -> First:
+        """Wait for the new verdict, and fall silent. Raises KernelError where none came within ten seconds."""
+        fresh, live, gap = (int(word) / _NS for word in self._line().split())
+        if not fresh:
+            raise KernelError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")
+        return First(fresh, live, gap)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise KernelError("the prober isn't running: use it in a `with` block")
+        return self._process
+
+    def _line(self) -> str:
+        process = self._running()
+        line = ""
+        if process.stdout is not None and select.select([process.stdout], [], [], 2 * _PATIENCE_MS / 1e3)[0]:
+            line = process.stdout.readline().decode().strip()
+        if not line:
+            process.kill()
+            complaint = process.stderr.read().decode().strip() if process.stderr else ""
+            raise KernelError(f"the prober has ended: {complaint or 'it said nothing'}")
+        return line

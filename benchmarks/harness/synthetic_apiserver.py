@@ -1,0 +1,352 @@
+"""An API server on paper: it serves a synthetic cluster as fast as it is read, in a process of its own.
+
+    python -m benchmarks.harness.synthetic_apiserver PODS SEED [--pages]      writes a Serving, then answers each line
+    with a Done
+
+    {"do": "events", "mix": "cluster", "count": 1000, "rate": 100}   Pod events; rate 0: as fast as they are taken
+    {"do": "expire"}                                                 410 on every watch: everything is listed anew
+    {"do": "usage"}                                                  the CPU seconds that it has used
+
+Plain HTTP/1.1 on loopback, a chunk to an object or event, as Go's server writes them. Pods come in the order of their
+keys, as out of etcd. Lists are streamed (`sendInitialEvents`); with `--pages` that is refused, and they are listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import time
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from benchmarks.data import events
+from benchmarks.data.documents import document
+from benchmarks.data.synthetic import SIZES, Deployment, Size, Synthetic, synthetic
+from benchmarks.data.synthetic_pods import LIFE, Stage, written
+from nfagent.model.objects import ObjectRef, Pod
+
+SIZES_SERVED = {**SIZES, 5_000: Size(5_000, 1_000, 100, 40)}
+"""By the number of Pods."""
+
+PODS = "/api/v1/pods"
+FIRST_VERSION = 1_000_000
+_ROLLOUT = 10
+_BLOCK = 64
+_BUFFER = 1024 * 1024
+_OK = "200 OK"
+_STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json;stream=watch\r\nCache-Control: no-cache, private\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+_EVENT = b'{"type":"%b","object":%b}\n'
+_SERVED = {
+    "Namespace": ("v1", "/api/v1/namespaces"),
+    "Node": ("v1", "/api/v1/nodes"),
+    "Pod": ("v1", PODS),
+    "ConfigMap": ("v1", "/api/v1/namespaces/kube-system/configmaps"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "/apis/networking.k8s.io/v1/networkpolicies"),
+    "ServiceCIDR": ("networking.k8s.io/v1", "/apis/networking.k8s.io/v1/servicecidrs"),
+}
+_GROUPS = {
+    "kind": "APIGroupDiscoveryList",
+    "apiVersion": "apidiscovery.k8s.io/v2",
+    "metadata": {},
+    "items": [
+        {
+            "metadata": {"name": "networking.k8s.io"},
+            "versions": [
+                {"version": "v1", "resources": [{"resource": name} for name in ("networkpolicies", "servicecidrs")]}
+            ],
+        }
+    ],
+}
+
+Wish: TypeAlias = dict[str, Any]
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """The server's first line: where it listens."""
+
+    port: int
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a wish: what it took, and all CPU so far.
+
+    moments: of events that came at a rate, monotonic seconds before each was written
+    version: the resourceVersion that lists have now
+    """
+
+    seconds: float
+    cpu_seconds: float
+    total_cpu_seconds: float
+    version: str
+    moments: list[float] = []
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A watch event of a Pod: ADDED, MODIFIED or DELETED, and the object's JSON by its resourceVersion."""
+
+    word: bytes
+    body: Callable[[int], bytes]
+
+
+def _change(word: bytes, pod: Pod, stage: Stage = "running") -> Change:
+    return Change(word, lambda version: written(pod, version, stage))
+
+
+def cluster_mix(cluster: Synthetic) -> Iterator[Change]:
+    """Give what a cluster's Pods bring, without an end; after every 140 the cluster is as it was.
+
+    Half of it are the lives of Pods, ten of a Deployment's new ReplicaSet at a time: created, scheduled, being started,
+    running, being ended, ended, deleted. The other half are probes of other nodes' Pods that fail and succeed
+    again: a new status, and nothing that a policy could look at.
+    """
+    rng = cluster.rng
+    deployments = [deployment for group in cluster.deployments.values() for deployment in group]
+    remote = [pod for pod in cluster.pods if pod.node != cluster.node]
+    serials = itertools.count(1)
+    while True:
+        old = rng.choice(deployments)
+        digest = f"{rng.getrandbits(36):09x}"
+        fresh = tuple(sorted({**dict(old.labels), "pod-template-hash": digest}.items()))
+        rollout = Deployment(old.namespace, f"{old.name.partition('-')[0]}-{digest}", fresh, old.ports)
+        # Above every host number that the cluster has given.
+        pods = [rollout.pod(next(serials), cluster.remote_node(), 100 + turn) for turn in range(_ROLLOUT)]
+        lives = [_lived(pod) for pod in pods]
+        for changes in zip(*lives, strict=True):
+            for change in changes:
+                yield change
+                pod = rng.choice(remote)
+                yield _change(b"MODIFIED", pod, "unready" if rng.random() < 0.5 else "running")
+
+
+def _lived(pod: Pod) -> list[Change]:
+    return [
+        _change(b"ADDED", pod, LIFE[0]),
+        *(_change(b"MODIFIED", pod, stage) for stage in LIFE[1:]),
+        _change(b"DELETED", pod, LIFE[-1]),
+    ]
+
+
+EVENTS_A_ROLLOUT = 2 * _ROLLOUT * (len(LIFE) + 1)
+"""So many events of `cluster_mix` leave the cluster as it was."""
+
+
+def peers_mix(cluster: Synthetic, count: int) -> Iterator[Change]:
+    """Give events each of which moves a member of a set on this node."""
+    came: dict[ObjectRef, Pod] = {}
+    for event in events.peer_churn(cluster, count):
+        if isinstance(event.item, Pod):
+            came[event.ref] = event.item
+            yield _change(b"ADDED", event.item)
+        else:
+            yield _change(b"DELETED", came.pop(event.ref), "ended")
+
+
+class PaperServer:
+    """One cluster, served."""
+
+    def __init__(self, cluster: Synthetic, *, streaming: bool) -> None:
+        """Write down what doesn't change; Pods are written as they are asked for."""
+        self._cluster = cluster
+        self._streaming = streaming
+        self._version = FIRST_VERSION
+        self._pods = sorted(cluster.pods, key=lambda pod: (pod.namespace, pod.name))
+        self._others: dict[str, list[bytes]] = {path: [] for _version, path in _SERVED.values()}
+        for item in cluster.items():
+            if not isinstance(item, Pod):
+                self._others[_SERVED[type(item).__name__][1]].append(msgspec.json.encode(document(item)))
+        self._kinds = {path: (version, kind) for kind, (version, path) in _SERVED.items()}
+        self._watches: dict[str, list[StreamWriter]] = {path: [] for path in self._others}
+        self._mix = cluster_mix(cluster)
+        self._listening: asyncio.Server | None = None
+        self._clients: set[StreamWriter] = set()
+
+    async def serve(self) -> int:
+        """Listen on loopback; give the port."""
+        self._listening = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        port: int = self._listening.sockets[0].getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Listen no more, and end every watch's connection."""
+        if self._listening is not None:
+            self._listening.close()
+        for writer in self._clients:
+            writer.close()
+
+    @property
+    def watched(self) -> int:
+        """The number of watches."""
+        return sum(map(len, self._watches.values()))
+
+    async def _client(self, reader: StreamReader, writer: StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(high=_BUFFER)
+        self._clients.add(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await self._answer(head.split(b" ", 2)[1].decode(), writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # it went away, as watches' readers do
+        finally:
+            for writers in self._watches.values():
+                if writer in writers:
+                    writers.remove(writer)
+            self._clients.discard(writer)
+            writer.close()
+
+    async def _answer(self, target: str, writer: StreamWriter) -> None:
+        parts = urlsplit(target)
+        query = dict(parse_qsl(parts.query))
+        if parts.path == "/readyz":
+            await _whole(writer, _OK, b"ok")
+        elif parts.path == "/apis":
+            await _whole(writer, _OK, msgspec.json.encode(_GROUPS))
+        elif parts.path not in self._others:
+            await _whole(writer, "404 Not Found", _status(404, "NotFound", "the server could not find it"))
+        elif "watch" not in query:
+            # As a watch cache does, which passes over the limit where any version will do.
+            limit = 0 if query.get("resourceVersion") == "0" else int(query.get("limit", "0"))
+            await self._page(parts.path, limit, int(query.get("continue", "0")), writer)
+        elif "sendInitialEvents" in query and not self._streaming:
+            await _whole(writer, "422 Unprocessable Entity", _status(422, "Invalid", "sendInitialEvents is forbidden"))
+        else:
+            await self._watch(parts.path, writer, initial="sendInitialEvents" in query)
+
+    def _objects(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        if path == PODS:
+            return (written(pod, FIRST_VERSION) for pod in itertools.islice(self._pods, start, end))
+        return iter(self._others[path][start:end])
+
+    async def _page(self, path: str, limit: int, start: int, writer: StreamWriter) -> None:
+        size = len(self._pods) if path == PODS else len(self._others[path])
+        end = min(start + limit, size) if limit else size
+        version, kind = self._kinds[path]
+        rest = {"continue": str(end), "remainingItemCount": size - end} if end < size else {}
+        head = {
+            "kind": f"{kind}List",
+            "apiVersion": version,
+            "metadata": {"resourceVersion": str(self._version), **rest},
+        }
+        first = msgspec.json.encode(head)[:-1] + b',"items":['
+        # Entries of a list leave kind and apiVersion out.
+        bodies = (b"{" + body[body.index(b'"metadata"') :] for body in self._objects(path, start, end))
+        listed = (b"," + body if number else body for number, body in enumerate(bodies))
+        writer.write(_STREAM.replace(b";stream=watch", b""))
+        await _written(writer, itertools.chain([first], listed, [b"]}\n"]))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _watch(self, path: str, writer: StreamWriter, *, initial: bool) -> None:
+        writer.write(_STREAM)
+        if initial:
+            await _written(writer, (_EVENT % (b"ADDED", body) for body in self._objects(path)))
+            writer.write(_chunk(self._bookmark(path, {"k8s.io/initial-events-end": "true"})))
+        # It goes on until the reader goes away, or all watches expire: then its connection takes another request.
+        self._watches[path].append(writer)
+
+    def _bookmark(self, path: str, annotations: dict[str, str]) -> bytes:
+        version, kind = self._kinds[path]
+        metadata = {"resourceVersion": str(self._version), "annotations": annotations}
+        return _EVENT % (b"BOOKMARK", msgspec.json.encode({"kind": kind, "apiVersion": version, "metadata": metadata}))
+
+    async def do(self, wish: Wish) -> Done:
+        """Do what a line asks for."""
+        began, cpu = time.perf_counter(), time.process_time()
+        moments: list[float] = []
+        if wish["do"] == "events":
+            mix = self._mix if wish["mix"] == "cluster" else peers_mix(self._cluster, wish["count"])
+            lines = (self._line(change) for change in itertools.islice(mix, wish["count"]))
+            moments = await self._send(lines, wish["rate"])
+        elif wish["do"] == "expire":
+            self._expire()
+        return Done(
+            seconds=time.perf_counter() - began,
+            cpu_seconds=time.process_time() - cpu,
+            total_cpu_seconds=time.process_time(),
+            version=str(self._version),
+            moments=moments,
+        )
+
+    def _line(self, change: Change) -> bytes:
+        self._version += 1
+        return _EVENT % (change.word, change.body(self._version))
+
+    async def _send(self, lines: Iterator[bytes], rate: float) -> list[float]:
+        """Write to every watch of Pods; with a rate, give the moment before each was written."""
+        writers = self._watches[PODS]
+        if not rate:
+            for writer in writers:
+                await _written(writer, lines)
+                await _drained(writer)
+            return []
+        began = time.perf_counter()
+        moments = []
+        for number, line in enumerate(lines):
+            await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            moments.append(time.perf_counter())
+            for writer in writers:
+                writer.write(_chunk(line))
+        return moments
+
+    def _expire(self) -> None:
+        self._version += 1
+        gone = _chunk(_EVENT % (b"ERROR", _status(410, "Expired", "too old resource version: 1 (2)")))
+        for writers in self._watches.values():
+            for writer in writers:
+                writer.write(gone + b"0\r\n\r\n")
+            writers.clear()
+
+
+def _chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part)
+
+
+async def _written(writer: StreamWriter, parts: Iterable[bytes]) -> None:
+    """Write a chunk for each part; many of them at a time, no faster than they are read."""
+    waiting = iter(parts)
+    while block := b"".join(map(_chunk, itertools.islice(waiting, _BLOCK))):
+        writer.write(block)
+        await writer.drain()
+
+
+async def _drained(writer: StreamWriter) -> None:
+    """Return when all was handed to the kernel."""
+    writer.transport.set_write_buffer_limits(high=0)
+    await writer.drain()
+    writer.transport.set_write_buffer_limits(high=_BUFFER)
+
+
+async def _whole(writer: StreamWriter, status: str, body: bytes) -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+
+
+def _status(code: int, reason: str, message: str) -> bytes:
+    found = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
+    return msgspec.json.encode({**found, "reason": reason, "code": code})
+
+
+async def _main(pods: int, seed: int, *, streaming: bool) -> None:
+    server = PaperServer(synthetic(SIZES_SERVED[pods], seed), streaming=streaming)
+    _say(Serving(await server.serve()))
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
+        _say(await server.do(msgspec.json.decode(line)))
+
+
+def _say(words: msgspec.Struct) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(words) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), streaming="--pages" not in sys.argv))

@@ -1,0 +1,167 @@
+"""Traffic between network namespaces, by a small C program: where Python would be what is measured.
+
+Both ends run on one core, and rates are by the CPU time that they and that core's softirq thread used: a packet's whole
+way is in there, and what else the machine does is not. On an idle core these are rates by the clock.
+
+Use it so:
+    with Traffic() as traffic, traffic.pair(client_netns, server_netns, "10.244.1.11") as client:
+        print(client.stream(0.5), client.connections(0.5))
+
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nfagent.errors import HostError, KernelError
+
+PORT = 5201
+"""Short connections and datagrams; streams go to the next port."""
+
+SOURCE = Path(__file__).with_name("traffic.c")
+PROGRAM = "traffic"
+PARALLEL = 8
+_PATIENCE = 20.0
+
+
+class Traffic:
+    """The program, compiled for as long as the block lasts."""
+
+    def __init__(self) -> None:
+        """Plan it."""
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Compile it. Raises MachineError without a compiler, KernelError with its complaint."""
+        if shutil.which("gcc") is None:
+            raise HostError("the rows about packets need a C compiler: apt-get install gcc libc6-dev")
+        self._folder = tempfile.TemporaryDirectory(prefix="nfagent-traffic-")
+        command = ["gcc", "-O2", "-Wall", "-Werror", "-o", str(Path(self._folder.name) / PROGRAM), str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours
+        if done.returncode:
+            self._folder.cleanup()
+            raise KernelError(f"gcc can't compile {SOURCE}: {done.stderr.strip()[:2000]}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove it."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @contextmanager
+    def pair(self, netns: str, server_netns: str, address: str) -> Iterator[Client]:
+        """Start a server on an address of a network namespace, and a client of it. Raises KernelError."""
+        with self._running(server_netns, "serve", address) as server:
+            if server.stdout is None or server.stdout.readline() != "ready\n":
+                raise KernelError(f"no server on {address} in {server_netns}: {_complaint(server)}")
+            with self._running(netns, "client", address) as process:
+                yield Client(process, f"{netns} to {address}", (server.pid,))
+
+    @contextmanager
+    def client(self, netns: str, address: str) -> Iterator[Client]:
+        """Start a client without a server: it can send datagrams. Raises KernelError."""
+        with self._running(netns, "client", address) as process:
+            yield Client(process, f"{netns} to {address}")
+
+    @contextmanager
+    def _running(self, netns: str, role: str, address: str) -> Iterator[subprocess.Popen[str]]:
+        if self._folder is None:
+            raise KernelError("the traffic program isn't compiled: use it in a `with` block")
+        command = ["ip", "netns", "exec", netns, str(Path(self._folder.name) / PROGRAM), role, address, str(PORT)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:  # noqa: S603 - ours
+            try:
+                os.sched_setaffinity(process.pid, {_core()})
+                yield process
+            finally:
+                # It ends when its standard input does, also when this process is killed.
+                if process.stdin:
+                    process.stdin.close()
+                try:
+                    process.wait(_PATIENCE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+class Client:
+    """A client that runs: it sends when it is told to, and waits meanwhile."""
+
+    def __init__(self, process: subprocess.Popen[str], words: str, others: tuple[int, ...] = ()) -> None:
+        """Speak to the process; words say between whom, for errors; others are processes whose CPU time counts too."""
+        if process.stdin is None or process.stdout is None:
+            raise KernelError("a traffic client needs pipes")
+        self._process = process
+        self._input, self.output = process.stdin, process.stdout
+        self._words = words
+        self._counted = (process.pid, *others, *_softirq_threads())
+
+    def stream(self, seconds: float) -> float:
+        """Send on one TCP connection until all has been read; give Gbit by the CPU second. Raises KernelError."""
+        return self._rate(f"stream {round(seconds * 1000)}") * 8 / 1e9
+
+    def connections(self, seconds: float) -> float:
+        """Connect, a byte each way, close, eight at a time; give connections by the CPU second. Raises KernelError."""
+        return self._rate(f"connect {round(seconds * 1000)} {PARALLEL}")
+
+    def send_datagrams(self, seconds: float, a_second: int) -> None:
+        """Start to send UDP at an even rate, and return at once: `answer` tells how many, `output` when it can."""
+        self._tell(f"datagrams {round(seconds * 1000)} {a_second}")
+
+    def answer(self) -> tuple[int, int]:
+        """Wait for what a command came to: a count, and nanoseconds. Raises KernelError."""
+        words = ""
+        if select.select([self.output], [], [], _PATIENCE)[0]:
+            words = self.output.readline()
+        if not words:
+            self._process.kill()
+            raise KernelError(f"traffic from {self._words} got stuck: {_complaint(self._process) or 'is it denied?'}")
+        count, nanoseconds = map(int, words.split())
+        return count, nanoseconds
+
+    def _tell(self, command: str) -> None:
+        try:
+            self._input.write(f"{command}\n")
+            self._input.flush()
+        except BrokenPipeError:
+            raise KernelError(f"traffic from {self._words} has ended: {_complaint(self._process)}") from None
+
+    def _rate(self, command: str) -> float:
+        before = self._used_ns()
+        self._tell(command)
+        count, _nanoseconds = self.answer()
+        return count / (self._used_ns() - before) * 1e9
+
+    def _used_ns(self) -> int:
+        # Exact while they sleep, which they do before a command and after its answer.
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0]) for pid in self._counted)
+
+
+def _core() -> int:
+    return max(os.sched_getaffinity(0))
+
+
+def _softirq_threads() -> list[int]:
+    """Find the kernel's thread that takes over packets of the core when there are many."""
+    wanted = f"ksoftirqd/{_core()}"
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        # A process may end while they are listed.
+        with suppress(OSError):
+            if path.read_text("utf-8").strip() == wanted:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _complaint(process: subprocess.Popen[str]) -> str:
+    return process.stderr.read().strip() if process.stderr else ""

@@ -1,0 +1,360 @@
+"""The agent's parts, following an API server, in a process of their own: what they use is theirs alone.
+
+    python -m benchmarks.suites.apiserver_child URL [--plain]    starts, writes a Start, then answers each line that it
+    reads;
+                                                          or reads Pods into plain dicts, and writes a Plain
+
+    {"do": "usage"}    a Usage: CPU seconds, memory, transactions
+    {"do": "heed"}     from now on commits are noted, the event loop's turns timed, and the peak of memory is a new one
+    {"do": "heeded"}   a Heeded: what came of it
+    {"do": "synced", "version": "", "changes": 0}
+                       waits until every kind is watched, after a list of that version ('' for any), and as many changes
+                       since `heed` are committed; then a Usage
+
+It is wired as `agent` does it, but for the verdict log and the socket that answers questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.data.synthetic import NODE
+from benchmarks.harness.process_usage import peak_rss_mib, rss_mib
+from nfagent.clock import SystemClock
+from nfagent.controllers.conntrack_revoker import ConntrackRevoker
+from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.desired.state import DesiredState
+from nfagent.kernel.conntrack import ConntrackClient
+from nfagent.kernel.local_addresses import is_own
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kube.client import ApiClient
+from nfagent.kube.credentials import ClientConfig
+from nfagent.kube.informers import Informers
+from nfagent.kube.reflector import PAGE_SIZE
+from nfagent.kube.watch_codec import LineDecoder
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.transaction import Transaction
+from nfagent.system.gc_tuning import settle_memory, spare_collections
+
+_SAMPLE = 0.0005
+_POLL = 0.5
+_PODS = "/api/v1/pods"
+_SILENCE = 60.0
+_OK = 200
+
+
+class Start(msgspec.Struct, kw_only=True):
+    """A cold start: from the first request to the first commit. Seconds, CPU seconds, MiB.
+
+    bare:   memory before anything was asked
+    synced: seconds until everything was read
+    peak:   the most that was resident until memory was settled
+    """
+
+    bare: float
+    synced: float
+    seconds: float
+    cpu_seconds: float
+    peak: float
+    steady: float
+    pods: int
+    policies: int
+
+
+class Plain(msgspec.Struct, kw_only=True):
+    """What a client does at least: it reads every Pod's bytes, and makes plain dicts of them."""
+
+    seconds: float
+    cpu_seconds: float
+    mib: float
+
+
+class Usage(msgspec.Struct, kw_only=True):
+    """What this process has used since it began, and what it holds."""
+
+    cpu_seconds: float
+    rss: float
+    peak: float
+    transactions: int
+
+
+class Heeded(msgspec.Struct, kw_only=True):
+    """What happened since `heed`.
+
+    commits:      monotonic seconds of each commit, and the generation of the state that it brought at least
+    began:        the generation at `heed`
+    longest_turn: of the event loop, in ms
+    peak:         MiB
+    took_at:      monotonic seconds of the last change that was taken in
+    """
+
+    commits: list[tuple[float, int]]
+    began: int
+    longest_turn: float
+    peak: float
+    transactions: int
+    took_at: float
+
+
+class Noting:
+    """A kernel that notes when what was committed. Satisfies reconcile.Kernel."""
+
+    def __init__(self, kernel: NftClient, desired: DesiredState) -> None:
+        """Stand before the kernel."""
+        self._kernel = kernel
+        self._desired = desired
+        self._applied = False
+        self.commits: list[tuple[float, int]] = []
+        self.notes = False
+
+    async def read(self) -> Ruleset:
+        """Give what the kernel holds."""
+        return await self._kernel.read()
+
+    async def difference(self, wanted: Ruleset) -> Transaction:
+        """Give what would make the kernel equal."""
+        return await self._kernel.difference(wanted)
+
+    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+        """Name what is listed otherwise than it was written."""
+        return await self._kernel.listed_otherwise(wanted, repair)
+
+    async def apply(self, transaction: Transaction) -> None:
+        """Commit. Nothing came between the transaction's taking and this call."""
+        generation = self._desired.generation
+        await self._kernel.apply(transaction)
+        self._applied = True
+        self._note(generation)
+
+    def agreed(self) -> None:
+        """Take in the end of a round: where nothing was applied, what came was no change, or has gone again."""
+        if not self._applied:
+            self._note(self._desired.generation)
+        self._applied = False
+
+    def _note(self, generation: int) -> None:
+        if self.notes:
+            self.commits.append((time.perf_counter(), generation))
+
+
+class Parts:
+    """The agent's parts. Satisfies kube.informers.Taker."""
+
+    def __init__(self, url: str) -> None:
+        """Put them together, for the API server at that URL."""
+        self._url = url
+        self._clock = SystemClock()
+        self.kernel = NftClient()
+        self.desired = DesiredState(NODE)
+        self.noting = Noting(self.kernel, self.desired)
+        self.reconciler = Reconciler(self.noting, self._clock, self.desired, on_sync=self._agreed)
+        self.revoker = ConntrackRevoker(
+            self.desired, ConntrackClient(), self.kernel, self._clock, self.reconciler.wake, own=is_own
+        )
+        self._intake = EventApplier(self.desired, self._clock, self.reconciler.wake)
+        self.source = Informers(ApiClient(self._find), self._clock, self)
+        self.settled = asyncio.Event()
+        self.gathered_at = 0.0
+        self.committed_at = 0.0
+        self.took_at = 0.0
+
+    async def _find(self) -> ClientConfig:
+        return ClientConfig(server=self._url, origin="the benchmark")
+
+    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
+        """Take in what changed."""
+        await self._intake.take(changes)
+        self.took_at = time.perf_counter()
+
+    def held(self, kind: str) -> Collection[tuple[str, str]]:
+        """Give namespace and name of every object of a kind."""
+        return self.desired.held(kind)
+
+    def count_nodes(self) -> int:
+        """Give the number of Nodes."""
+        return len(self.desired.cluster.nodes)
+
+    def gathered(self) -> None:
+        """Everything was read once: from now on the kernel is told."""
+        self.gathered_at = time.perf_counter()
+        self._intake.open()
+
+    def _agreed(self) -> None:
+        self.revoker.committed()
+        self.noting.agreed()
+        if not self.committed_at:
+            self.committed_at = time.perf_counter()
+            settle_memory()
+            self.settled.set()
+
+    def follows(self, version: str) -> bool:
+        """Tell whether every kind that is served is watched, after a list of that version; '' for any."""
+        resources = self.source.status()["apiserver"]["resources"].values()
+        served = [each for each in resources if each["phase"] != "missing"]
+        return all(each["phase"] == "watching" and version in {"", each["version"]} for each in served)
+
+    def is_committed(self, generation: int) -> bool:
+        """Tell whether the state has got so far, and the kernel with it."""
+        calm = self.reconciler.status.in_sync and not self.desired.suspects
+        return calm and self.desired.generation >= generation
+
+
+class Heed:
+    """What is noted while somebody asked for it."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Note nothing yet."""
+        self._parts = parts
+        self._longest = 0.0
+        self.began = 0
+        self._transactions = 0
+        self._timing: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Note from now on."""
+        self._parts.noting.commits.clear()
+        self._parts.noting.notes = True
+        self.began = self._parts.desired.generation
+        self._transactions = self._parts.reconciler.status.transactions
+        # proc_pid_clear_refs(5): the peak of resident memory begins anew.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
+        self._longest = 0.0
+        self._timing = asyncio.create_task(self._time())
+
+    def end(self) -> Heeded:
+        """Give what was noted."""
+        if self._timing is not None:
+            self._timing.cancel()
+            self._timing = None
+        self._parts.noting.notes = False
+        return Heeded(
+            commits=list(self._parts.noting.commits),
+            began=self.began,
+            longest_turn=self._longest * 1e3,
+            peak=peak_rss_mib(),
+            transactions=self._parts.reconciler.status.transactions - self._transactions,
+            took_at=self._parts.took_at,
+        )
+
+    async def _time(self) -> None:
+        """Ask for a turn again and again; keep the longest wait for one, less the pause asked for."""
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(_SAMPLE)
+            self._longest = max(self._longest, time.perf_counter() - began - _SAMPLE)
+
+
+async def _start(parts: Parts, tasks: asyncio.TaskGroup) -> Start:
+    """Start cold."""
+    gc.collect()
+    bare = rss_mib()
+    began, cpu = time.perf_counter(), time.process_time()
+    for work in (parts.reconciler.run(), parts.revoker.run(), parts.source.run()):
+        tasks.create_task(work)
+    await parts.settled.wait()
+    return Start(
+        bare=bare,
+        synced=parts.gathered_at - began,
+        seconds=parts.committed_at - began,
+        cpu_seconds=time.process_time() - cpu,
+        peak=peak_rss_mib(),
+        steady=rss_mib(),
+        pods=len(parts.desired.cluster.pods),
+        policies=len(parts.desired.index.policies),
+    )
+
+
+async def _do(parts: Parts, heed: Heed, wish: dict[str, Any]) -> msgspec.Struct:
+    match wish["do"]:
+        case "heed":
+            heed.begin()
+        case "heeded":
+            return heed.end()
+        case "synced":
+            wanted = heed.began + wish["changes"]
+            while not (parts.follows(wish["version"]) and parts.is_committed(wanted)):  # noqa: ASYNC110 - several parts change it, and none tells
+                await asyncio.sleep(_POLL)
+    return Usage(
+        cpu_seconds=time.process_time(),
+        rss=rss_mib(),
+        peak=peak_rss_mib(),
+        transactions=parts.reconciler.status.transactions,
+    )
+
+
+async def _plain(url: str) -> Plain:
+    """Read Pods as the server gives them, streamed or in pages, and keep none."""
+
+    async def find() -> ClientConfig:
+        return ClientConfig(server=url, origin="the benchmark")
+
+    server, began, cpu = ApiClient(find), time.perf_counter(), time.process_time()
+    size = await _streamed(server) or await _paged(server)
+    await server.close()
+    return Plain(seconds=time.perf_counter() - began, cpu_seconds=time.process_time() - cpu, mib=size / 1024 / 1024)
+
+
+async def _streamed(server: ApiClient) -> int:
+    """Read a streaming list up to its end; give its bytes, none where it isn't served."""
+    size, lines = 0, LineDecoder()
+    async with server.stream(_PODS, {"watch": "1", "sendInitialEvents": "true"}, _SILENCE) as stream:
+        if stream.status != _OK:
+            return 0
+        async for chunk in stream:
+            size += len(chunk)
+            read = [msgspec.json.decode(line) for line in lines.feed(chunk)]
+            if read and read[-1]["type"] == "BOOKMARK":
+                break
+    return size
+
+
+async def _paged(server: ApiClient) -> int:
+    """Read a list page by page; give its bytes."""
+    size, query = 0, {"limit": str(PAGE_SIZE)}
+    while True:
+        async with server.stream(_PODS, query, _SILENCE) as stream:
+            body = await stream.read()
+        size += len(body)
+        rest = msgspec.json.decode(body)["metadata"].get("continue", "")
+        if not rest:
+            return size
+        query["continue"] = rest
+
+
+async def _main(url: str) -> None:
+    spare_collections()
+    parts = Parts(url)
+    await parts.kernel.read()
+    await parts.source.start()
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        _say(await _start(parts, tasks))
+        heed = Heed(parts)
+        while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
+            _say(await _do(parts, heed, msgspec.json.decode(line)))
+        raise SystemExit(0)
+
+
+def _say(words: msgspec.Struct) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(words) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["--plain"]:
+        _say(asyncio.run(_plain(sys.argv[1])))
+    else:
+        asyncio.run(_main(sys.argv[1]))

@@ -1,0 +1,325 @@
+"""One size of the engine's benchmark, in a process and a network namespace of its own; figures go out as JSON.
+
+    python -m benchmarks.suites.event_latency_child PODS SEED QUICK
+
+Events come as the bytes that a watch would bring: decoding is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.data import events
+from benchmarks.data.documents import document
+from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
+from benchmarks.harness.baselines import EbpfUpdates
+from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
+from nfagent.clock import SystemClock
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.decode.registry import DECODERS
+from nfagent.desired.state import DesiredState
+from nfagent.errors import HostError
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.netlink.nft_elements import is_elements_only
+from nfagent.nftables.transaction import Transaction, diff, phases
+from nfagent.system.gc_tuning import settle_memory
+
+_STORM = 1_000
+_SAMPLE = 0.0005
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """What one size gives. Times in milliseconds, but for cold start and decoding (seconds); memory in MiB."""
+
+    event: list[float]
+    event_by_libnftables: list[float]
+    event_by_full_compile: list[float]
+    commit: list[float]
+    map_update: list[float]
+    policy: list[float]
+    isolated: int
+    sets: int
+    elements: int
+    cold_start: float
+    cold_start_cpu: float
+    plain_decoding: float
+    bare_rss: float
+    peak_rss: float
+    steady_rss: float
+    cpu_per_event: float
+    storm_events: int
+    storm_transactions: int
+    storm_waits: list[float]
+    longest_turn: float
+
+
+def decode(line: bytes) -> Item | None:
+    """Read one object's bytes."""
+    read = msgspec.json.decode(line)
+    return DECODERS[read["apiVersion"], read["kind"]](read)
+
+
+def cold_start(lines: Iterable[bytes], desired: DesiredState, kernel: NftClient) -> None:
+    """Go from bytes to a committed ruleset."""
+    for line in lines:
+        item = decode(line)
+        if item is not None:
+            desired.put(item)
+    wanted = desired.ruleset()
+    desired.settle()
+    kernel.apply_now((*diff(kernel.read_now(), wanted), *desired.distrusted()))
+
+
+class Wire:
+    """An event as bytes: an object, or the name of one that is gone."""
+
+    def __init__(self, event: events.Event) -> None:
+        """Write it."""
+        self.line = b"" if event.item is None else msgspec.json.encode(document(event.item))
+        self.ref: ObjectRef = event.ref
+
+    def take(self, desired: DesiredState) -> None:
+        """Read it and take it in."""
+        if not self.line:
+            desired.remove(self.ref)
+            return
+        item = decode(self.line)
+        if item is not None:
+            desired.put(item)
+
+
+class Bench:
+    """The loaded cluster, and what is measured on it."""
+
+    def __init__(self, cluster: Synthetic, desired: DesiredState, kernel: NftClient, *, quick: bool) -> None:
+        """Keep them."""
+        self.cluster = cluster
+        self.desired = desired
+        self.kernel = kernel
+        self.socket = SetElementSocket()
+        self.quick = quick
+
+    def commit(self, transaction: Transaction) -> None:
+        """Commit as kernel.nft_client does."""
+        for phase in phases(transaction):
+            if is_elements_only(phase):
+                self.socket.commit(phase)
+            else:
+                self.kernel.apply_now(phase)
+
+    def absolve(self) -> None:
+        """Take everybody out of re-check, as the agent does once it has judged their connections."""
+        self.desired.absolve(self.desired.suspects)
+        self.commit(self.desired.take())
+
+    def resync(self) -> None:
+        """Do the same to a kernel that may lack what was taken last: the storm ends in the middle of a round."""
+        self.desired.absolve(self.desired.suspects)
+        wanted = self.desired.ruleset()
+        self.desired.settle()
+        self.kernel.apply_now(diff(self.kernel.read_now(), wanted))
+
+    def timed(self, stream: Iterable[events.Event], commit: Callable[[Transaction], None]) -> list[float]:
+        """Take each event from its bytes to its commit."""
+        wires = [Wire(event) for event in stream]
+        taken = []
+        for wire in wires:
+            began = time.perf_counter()
+            wire.take(self.desired)
+            commit(self.desired.take())
+            taken.append((time.perf_counter() - began) * 1e3)
+            self.absolve()
+        return taken
+
+    def commits(self, stream: Iterable[events.Event]) -> list[float]:
+        """Time the commit alone."""
+        taken = []
+        for event in stream:
+            event.apply(self.desired)
+            transaction = self.desired.take()
+            began = time.perf_counter()
+            self.commit(transaction)
+            taken.append((time.perf_counter() - began) * 1e3)
+            self.absolve()
+        return taken
+
+    def full_compiles(self, stream: Iterable[events.Event]) -> list[float]:
+        """Do for each event what an agent without indexes does: compile everything anew, and compare."""
+        taken = []
+        for event in stream:
+            before = self.desired.ruleset()
+            event.apply(self.desired)
+            began = time.perf_counter()
+            transaction = diff(before, self.desired.rebuilt().ruleset())
+            self.commit(transaction)
+            taken.append((time.perf_counter() - began) * 1e3)
+            self.desired.settle()
+        return taken
+
+    async def storm(self) -> tuple[int, list[float], float]:
+        """Hand over a thousand events as fast as they come; give transactions, each event's wait, the longest turn."""
+        desired = self.desired
+        committed: list[float] = []
+        settled = asyncio.Event()
+
+        def synced() -> None:
+            committed.append(time.perf_counter())
+            settled.set()
+
+        reconciler = Reconciler(self.kernel, SystemClock(), desired, on_sync=synced)
+        reconciler.wake()
+        task = asyncio.create_task(reconciler.run())
+        await settled.wait()
+        before = reconciler.status.transactions
+        wires = [Wire(event) for event in events.storm(self.cluster, _STORM)]
+        watch = asyncio.create_task(_longest_turn())
+        await asyncio.sleep(0)
+        came = []
+        for wire in wires:
+            wire.take(desired)
+            came.append(time.perf_counter())
+            reconciler.wake()
+            # Ten events a turn: a watch's socket hands over several at a time.
+            if len(came) % 10 == 0:
+                await asyncio.sleep(0)
+        while committed[-1] < came[-1] or desired.touched:
+            settled.clear()
+            await settled.wait()
+        waits = [_wait(moment, committed) for moment in came]
+        transactions = reconciler.status.transactions - before
+        watch.cancel()
+        task.cancel()
+        results = await asyncio.gather(watch, task, return_exceptions=True)
+        longest = results[0] if isinstance(results[0], float) else 0.0
+        return transactions, waits, longest
+
+
+def _wait(moment: float, committed: list[float]) -> float:
+    return next(((done - moment) * 1e3 for done in committed if done >= moment), 0.0)
+
+
+async def _longest_turn() -> float:
+    """Ask for a turn again and again; give the longest wait for one, less the pause asked for, in ms."""
+    longest = 0.0
+    try:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(_SAMPLE)
+            longest = max(longest, time.perf_counter() - began - _SAMPLE)
+    except asyncio.CancelledError:
+        return longest * 1e3
+
+
+def _piped(path: Path) -> Iterator[bytes]:
+    """Give a file's lines as they come through a pipe from another process."""
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as source:  # noqa: S603, S607 - a pipe's far end
+        if source.stdout is not None:
+            yield from source.stdout
+
+
+def _write(cluster: Synthetic, path: Path) -> None:
+    with path.open("wb") as lines:
+        for item in cluster.items():
+            lines.write(msgspec.json.encode(document(item)) + b"\n")
+
+
+def _loaded(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClient, dict[str, float]]:
+    """Start cold in this very process, which has done nothing else yet: memory is the engine's."""
+    _in_child(lambda: _write(synthetic(SIZES[size], seed), path))
+    kernel = NftClient()
+    bare = rss_mib()
+    began = time.perf_counter()
+    for line in _piped(path):
+        msgspec.json.decode(line)
+    decoding = time.perf_counter() - began
+    desired = DesiredState("node-1")
+    gc.collect()
+    with metered() as usage:
+        cold_start(_piped(path), desired, kernel)
+    settle_memory()
+    figures = {
+        "bare_rss": bare,
+        "plain_decoding": decoding,
+        "cold_start": usage.seconds,
+        "cold_start_cpu": usage.cpu_seconds,
+        "peak_rss": peak_rss_mib(),
+        "steady_rss": rss_mib(),
+    }
+    return desired, kernel, figures
+
+
+def _in_child(work: Callable[[], None]) -> None:
+    """Do something in a process of its own, so that its memory is not ours. Raises SystemExit where it fails."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - whatever it was, the parent is told by the exit status
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise SystemExit("the synthetic cluster could not be written")
+
+
+def measure(size: int, seed: int, *, quick: bool) -> Figures:
+    """Measure one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        desired, kernel, loaded = _loaded(size, seed, Path(folder) / "objects.jsonl")
+    cluster = synthetic(SIZES[size], seed)
+    gc.freeze()
+    bench = Bench(cluster, desired, kernel, quick=quick)
+    bench.absolve()
+    rounds = 200 if quick else 1_000
+    ruleset = desired.ruleset()
+    bench.timed(events.peer_churn(cluster, 50), bench.commit)
+    with metered() as usage:
+        event = bench.timed(events.peer_churn(cluster, rounds), bench.commit)
+    transactions, waits, longest = asyncio.run(bench.storm())
+    bench.resync()
+    return Figures(
+        event=event,
+        event_by_libnftables=bench.timed(events.peer_churn(cluster, 100), kernel.apply_now),
+        event_by_full_compile=bench.full_compiles(events.peer_churn(cluster, 2 if quick or size > 20_000 else 6)),
+        commit=bench.commits(events.peer_churn(cluster, rounds)),
+        map_update=map_updates(rounds),
+        policy=bench.timed(itertools.islice(events.isolations(cluster, 100), 100), bench.commit),
+        isolated=SIZES[size].farm,
+        sets=len(ruleset.sets),
+        elements=sum(len(item.elements) for item in ruleset.sets.values()),
+        cpu_per_event=usage.cpu_seconds / rounds,
+        storm_events=_STORM,
+        storm_transactions=transactions,
+        storm_waits=waits,
+        longest_turn=longest,
+        **loaded,
+    )
+
+
+def map_updates(rounds: int) -> list[float]:
+    """Time updates of an eBPF map, each one call from Python; none where this machine lacks what builds the path."""
+    try:
+        with EbpfUpdates() as updates:
+            return updates.ms(rounds)
+    except HostError:
+        return []
+
+
+if __name__ == "__main__":
+    pods, drawn, brief = (int(word) for word in sys.argv[1:4])
+    sys.stdout.buffer.write(msgspec.json.encode(measure(pods, drawn, quick=bool(brief))))

@@ -1,0 +1,134 @@
+"""What one large file of manifests costs: until it is taken in, and the longest turn of the event loop meanwhile.
+
+A turn is measured in CPU time of the loop's thread, so that other work on the machine doesn't count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+
+from benchmarks.registry import Run, bench
+from benchmarks.results import Row, at_most
+from benchmarks.suites.introspection import MeteredLoop
+from nfagent.checkpoint.store import CheckpointStore
+from nfagent.clock import SystemClock
+from nfagent.controllers.event_applier import EventApplier
+from nfagent.decode.ip_masq import LONGEST, decode_ip_masq
+from nfagent.desired.state import DesiredState
+from nfagent.errors import ObjectError
+from nfagent.manifests.index import ManifestEvent
+from nfagent.manifests.source import FolderSource
+from nfagent.system.gc_tuning import spare_collections
+
+_LONGEST_MS = 20
+_NODES = 500
+
+
+class _Taker:
+    """Takes changes as the agent does."""
+
+    def __init__(self) -> None:
+        self.desired = DesiredState("node-0")
+        self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
+
+    async def take(self, changes: Iterable[ManifestEvent]) -> None:
+        await self._intake.take(changes)
+
+    def gathered(self) -> None:
+        self._intake.open()
+
+
+@bench(
+    "manifests", "one large file of manifests: until it is taken in, and the longest turn of the event loop meanwhile"
+)
+def manifests(run: Run) -> Iterator[Row]:
+    """Read a file of each form twice: its objects come, and then all of them change."""
+    count = 5_000 if run.quick else 100_000
+    spare_collections()
+    for form, written in _FORMS.items():
+        run.progress(form)
+        seconds, turns = _read(written, count)
+        yield Row(
+            name=f"{count:,} Pods as {form}: the longest turn",
+            unit="ms",
+            values=[turn * 1e3 for turn in turns],
+            targets=(at_most("max", _LONGEST_MS),),
+            note=f"taken in within {seconds[0]:.1f} s, changed within {seconds[1]:.1f} s",
+        )
+    yield Row(
+        name="the costliest ip-masq-agent configurations",
+        unit="ms",
+        values=[_masquerade(text) * 1e3 for text in _CONFIGURATIONS.values()],
+        targets=(at_most("max", _LONGEST_MS),),
+        note="; ".join(_CONFIGURATIONS),
+    )
+
+
+def _read(written: Callable[[int, str], str], count: int) -> tuple[list[float], list[float]]:
+    """Give the seconds until a file is taken in, and the longest turns: at the start and after a change."""
+    seconds, turns = [], []
+    loop = MeteredLoop()
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        folder = Path(name, "manifests")
+        folder.mkdir()
+        source = FolderSource(folder, _Taker(), CheckpointStore(Path(name, "state"), "node-0"))
+        for version, ask in (("1", source.start), ("2", source.reload)):
+            (folder / "pods.yaml").write_text(written(count, version))
+            loop.longest, began = 0.0, time.monotonic()
+            runner.run(ask())
+            seconds.append(time.monotonic() - began)
+            turns.append(loop.longest)
+    return seconds, turns
+
+
+def _pod(number: int, version: str) -> dict[str, object]:
+    address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": f"p-{number}", "labels": {"app": f"a{number % 100}", "v": version}},
+        "spec": {
+            "nodeName": f"node-{number % _NODES}",
+            "containers": [{"name": "main", "image": "shop/main:1", "ports": [{"name": "http", "containerPort": 80}]}],
+        },
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    }
+
+
+def _json(count: int, version: str) -> str:
+    return "".join(f"{json.dumps(_pod(number, version))}\n" for number in range(count))
+
+
+def _yaml(count: int, version: str) -> str:
+    dumped = yaml.dump(_pod(9_999_999, version), sort_keys=False)
+    return "---\n".join(dumped.replace("9999999", str(number)) for number in range(count))
+
+
+def _list(count: int, version: str) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [_pod(n, version) for n in range(count)]})
+
+
+_FORMS = {"JSON documents": _json, "YAML documents": _yaml, "a List": _list}
+_CONFIGURATIONS = {
+    "900 CIDRs": "cidrLimit: 900\nnonMasqueradeCIDRs:\n" + "".join(f"- 2001:db8:{n:x}::/48\n" for n in range(900)),
+    "64 KiB of a word": f"cidrLimit: 1{':30' * 21_000}",
+    "900 kB": "nonMasqueradeCIDRs:\n" + "- 10.0.0.0/8\n" * 70_000,
+    "unknown keys": "".join(f"nonMasqueradeCIDR{n}: x\n" for n in range(400)),
+    "comments": "#\n" * (LONGEST // 2),
+}
+
+
+def _masquerade(text: str) -> float:
+    document = {"metadata": {"namespace": "kube-system", "name": "ip-masq-agent"}, "data": {"config": text}}
+    began = time.thread_time()
+    with suppress(ObjectError):
+        decode_ip_masq(document)
+    return time.thread_time() - began

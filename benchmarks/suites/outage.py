@@ -1,0 +1,213 @@
+"""The API server killed under traffic: whether any verdict changes, and how soon the agents follow again.
+
+In a lab of two nodes the server is killed and started again, some times. Meanwhile new connections are tried over and
+over, allowed ones and denied ones, and live ones speak: none may end otherwise than the policies say. As soon as the
+server calls itself ready, a policy is created: the time runs from there until every agent follows every kind, and until
+the policy is enforced on both nodes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import msgspec
+
+from benchmarks.registry import Run, bench
+from benchmarks.results import Row, at_most
+from nfagent.lab.agents_apiserver import ApiCluster, all_follow
+from nfagent.lab.continuous_probe import ContinuousProbe
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.listeners import Listeners, pod_endpoints
+from nfagent.lab.probe import Probe
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import OutsideHost, grid
+from nfagent.lab.traffic import StreamPlan, TrafficStream, TrafficStreams
+from nfagent.model.netaddr import FAMILIES, family_of
+
+Document: TypeAlias = dict[str, Any]
+
+NODES, PODS, _ = grid()
+API = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
+_PAUSE = 0.01
+_PATIENCE = 60.0
+_INTERVAL = 0.005
+_AIM_SECONDS = 2.0
+_APART_SECONDS = 12.0
+"""Agents take more and more time for a server whose watches break off within ten seconds again and again."""
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """One outage: what went wrong during it, and seconds from the server's readiness."""
+
+    wrong: list[str]
+    asked: int
+    lost: int
+    sent: int
+    followed: float
+    enforced: float
+
+
+@bench("outage", "the API server killed under traffic: verdicts meanwhile, and how soon agents follow again")
+def outage(run: Run) -> Iterator[Row]:
+    """Have it away once for a while, and some more times shortly."""
+    lengths = [3.0] if run.quick else [60.0, *[5.0] * 4]
+    with Lab() as lab:
+        found = []
+        for number, seconds in enumerate(lengths, start=1):
+            run.progress(f"outage {number} of {len(lengths)}: {seconds:.0f} s")
+            found.append(lab.outage(seconds))
+    words = f"of {lengths[0]:.0f} s" + (f", {len(lengths) - 1} of {lengths[-1]:.0f} s" if lengths[1:] else "")
+    yield Row(
+        name=f"wrong verdicts on new connections, outages {words}",
+        unit="probes",
+        values=[float(len(one.wrong)) for one in found],
+        targets=(at_most("max", 0),),
+        note="; ".join(dict.fromkeys(words for one in found for words in one.wrong))
+        or f"of {sum(one.asked for one in found):,} probes",
+    )
+    yield Row(
+        name=f"packets of live connections lost, outages {words}",
+        unit="packets",
+        values=[float(one.lost) for one in found],
+        targets=(at_most("max", 0),),
+        note=f"of {sum(one.sent for one in found):,} packets",
+    )
+    yield Row(
+        name="server ready to every kind followed again, on both nodes",
+        unit="s",
+        values=[one.followed for one in found],
+        targets=(at_most("max", _AIM_SECONDS),),
+    )
+    yield Row(
+        name="server ready to a policy created then enforced, on both nodes",
+        unit="s",
+        values=[one.enforced for one in found],
+        targets=(at_most("max", _AIM_SECONDS),),
+    )
+
+
+class Lab:
+    """Two nodes whose agents follow an API server; a context manager that is up inside and gone after."""
+
+    def __init__(self) -> None:
+        """Plan it."""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Build it. Raises MachineError, KernelError, ClusterError."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-outage-")))
+            self._fabric = stack.enter_context(NetnsTopology(NODES, PODS, [API], tag="outage"))
+            self._servers = stack.enter_context(Listeners())
+            self._plane = stack.enter_context(
+                ControlPlane(folder / "plane", address=API.addresses[0], netns=self._fabric.outside_namespace(API.name))
+            )
+            client = stack.enter_context(self._plane.client())
+            client.put_all([*_objects(), _policy("kept", "a", "b")])
+            self._cluster = stack.enter_context(
+                ApiCluster(self._fabric, self._plane.kubeconfig(), client, folder / "agents")
+            )
+            self._servers.listen(pod_endpoints(self._fabric, [("tcp", 80), ("udp", 80)]))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove it."""
+        self._stack.close()
+
+    def outage(self, seconds: float) -> Outage:
+        """Kill the server, and start it again after so many seconds."""
+        late, agents = _policy("late", "c"), list(self._cluster.agents.values())
+        threading.Event().wait(_APART_SECONDS)
+        with ContinuousProbe(self._servers, self._expected()) as vigil, TrafficStreams(_INTERVAL) as talks:
+            live = [talks.open(line) for line in self._lines()]
+            self._plane.kill()
+            threading.Event().wait(seconds)
+            self._plane.start()
+            ready = time.monotonic()
+            self._cluster.client.put(late)
+            self._cluster.settle([late])
+            enforced = time.monotonic() - ready
+            while not all_follow(agents) and time.monotonic() - ready < _PATIENCE:
+                time.sleep(_PAUSE)
+            followed = time.monotonic() - ready
+            vigil.wait_for(1)
+            talks.close(*live)
+            self._cluster.delete(late)
+            self._cluster.calm()
+        return Outage(
+            vigil.wrong, vigil.asked, sum(map(_lost, live)), sum(talk.sent for talk in live), followed, enforced
+        )
+
+    def _expected(self) -> dict[Probe, bool]:
+        """Each node's Pods, called from both nodes, by who may and by who may not."""
+        return {
+            Probe(self._fabric.pod_namespace(*source), address, protocol, 80): source[1] == "b"
+            for pod in PODS
+            if pod.name == "a"
+            for address in pod.addresses
+            for source in (("x", "b"), ("y", "b"), ("x", "c"), ("y", "c"))
+            for protocol in ("tcp", "udp")
+        }
+
+    def _lines(self) -> Iterator[StreamPlan]:
+        called = [pod for pod in PODS if pod.name == "a"][:2]
+        for number, pod in enumerate(called):
+            for family in FAMILIES:
+                yield StreamPlan(
+                    client=self._fabric.pod_namespace("z", "b"),
+                    server=self._fabric.pod_namespace(*pod.key),
+                    address=next(one for one in pod.addresses if family_of(one) == family),
+                    protocol="udp",
+                    port=7000 + family,
+                    speaker="client" if number else "server",
+                )
+
+
+def _lost(talk: TrafficStream) -> int:
+    return len(set(range(1, talk.sent + 1)) - set(talk.numbers()))
+
+
+def _objects() -> list[Document]:
+    nodes = [
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": node.name},
+            "spec": {"podCIDRs": list(node.pod_cidrs)},
+            "status": {"addresses": [{"type": "InternalIP", "address": address} for address in node.addresses]},
+        }
+        for node in NODES
+    ]
+    pods = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": pod.namespace, "name": pod.name, "labels": {"pod": pod.name}},
+            "spec": {"nodeName": pod.node, "containers": [{"name": "main"}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": address} for address in pod.addresses]},
+        }
+        for pod in PODS
+    ]
+    return [*nodes, *pods, *(_policy("kept", "a", "b", space) for space in "yz")]
+
+
+def _policy(name: str, pod: str, friend: str = "", namespace: str = "x") -> Document:
+    """Write a policy that isolates the Pods of a name; a friend is who may call them."""
+    peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": friend}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "podSelector": {"matchLabels": {"pod": pod}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [peer]}] if friend else [],
+        },
+    }

@@ -1,0 +1,356 @@
+"""The last good version of objects on the disk, so that the next start of the agent doesn't forget them.
+
+Objects are noted on the event loop, which costs no I/O; a thread of its own writes what changed, each object once,
+at most once a second. A disk that is full, stalled or read-only stops nothing: it is reported, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import blake2s
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from nfagent.checkpoint.codec import (
+    CheckpointedKind,
+    CheckpointHeader,
+    decode_header,
+    decode_record,
+    encode_header,
+    encode_record,
+    is_kept,
+)
+from nfagent.checkpoint.journal import Journal
+from nfagent.decode.retained_fields import with_last_good
+from nfagent.errors import DecodeError, HostError
+from nfagent.model.admin_policy import TierPolicy
+from nfagent.model.gvk import Item
+from nfagent.model.ip_masq import IpMasqConfig
+from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Pod, ServiceCIDR
+from nfagent.model.plurals import counted
+from nfagent.system.daemon_thread import DaemonThread
+
+log = logging.getLogger(__name__)
+
+CheckpointChange: TypeAlias = Item | ObjectRef
+
+FILE_PREFIX = "last-good-"
+"""A file's name begins so; the rest stands for node and source: whoever starts with another finds another file."""
+
+_MOST_FILES = 8
+_OPEN_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
+_PAUSE_SECONDS = 1.0
+"""Between two writes: an object that changes all the time is written once a second."""
+_RETRY_SECONDS = 30.0
+_STALLED_SECONDS = 10.0
+_MOST_GARBAGE = 1000
+"""Lines that newer ones replaced, beyond twice the number of objects, before the file is written anew."""
+_YIELD_EVERY = 64
+
+
+class CheckpointStatus(msgspec.Struct):
+    """How it stands with the last good objects on the disk.
+
+    path:     the file; '' while none is open
+    objects:  how many are kept
+    pending:  how many changes aren't written yet
+    damaged:  entries that could not be read at the start
+    lost:     what could not be read at the start, and isn't known any more; '' where all was
+    problem:  why nothing can be read or written; '' where all is well
+    """
+
+    path: str = ""
+    objects: int = 0
+    pending: int = 0
+    damaged: int = 0
+    lost: str = ""
+    problem: str = ""
+
+
+class CheckpointStore:
+    """The last good version of every object that can be the cause of a rule.
+
+    Until `settle`, `of_object` and `of_file` give what an agent of before read. From `settle` on, what is in force is
+    what was noted, and nothing is recalled any more.
+    """
+
+    def __init__(self, folder: Path | None, node: str) -> None:
+        """Plan it; without a folder nothing is kept. Nothing is opened before `open`."""
+        self._folder = folder
+        self._node = node
+        self._file: Journal | None = None
+        self._header = b""
+        self._held: dict[ObjectRef, CheckpointedKind] = {}
+        self._recallable: dict[ObjectRef, CheckpointedKind] = {}
+        self._noted: set[ObjectRef] | None = set()
+        self._pending: dict[ObjectRef, CheckpointedKind | None] = {}
+        self._writing = 0
+        self._rewrite = False
+        self._lines = 0
+        self._dirty = asyncio.Event()
+        self._worker = DaemonThread("last-good")
+        self._status = CheckpointStatus()
+
+    async def open(self, source: str) -> None:
+        """Read what was kept of this node and source. Whatever goes wrong is reported, and stops nothing."""
+        if self._folder is None:
+            return
+        digest = blake2s(f"{self._node}\0{source}".encode(), digest_size=6).hexdigest()
+        file = Journal(self._folder, f"{FILE_PREFIX}{digest}")
+        header = CheckpointHeader(self._node, source)
+        self._header = encode_header(header)
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                kept, self._lines, self._status.damaged, said = await self._worker.run(lambda: _load(file, header))
+        except TimeoutError:
+            self._fail(f"{file.path} can't be read: no answer from the disk in {_OPEN_SECONDS:g} s")
+            self._rewrite = True
+        except HostError as error:
+            self._fail(str(error))
+            return
+        except OSError as error:
+            self._fail(f"{file.path} can't be read: {error.strerror or error}; see state_dir")
+            self._rewrite = True
+        else:
+            self._recallable, self._held = kept, dict(kept)
+            self._rewrite = bool(self._status.damaged or said or not self._lines)
+            if said:
+                log.warning("last good objects: %s", said)
+                self._status.problem = self._status.lost = said
+        self._file = file
+        self._status.path = str(file.path)
+
+    def of_object(self, ref: ObjectRef) -> Item | None:
+        """Return what an agent of before last read of an object."""
+        kept = self._recallable.get(ref)
+        return None if kept is None else kept.item
+
+    def of_files(self) -> dict[str, dict[ObjectRef, Item]]:
+        """Return what an agent of before last read of every manifest."""
+        found: dict[str, dict[ObjectRef, Item]] = {}
+        for ref, kept in self._recallable.items():
+            found.setdefault(kept.file, {})[ref] = kept.item
+        return found
+
+    def knows(self, kind: str) -> bool:
+        """Return whether an agent of before had an object of a kind in force."""
+        return any(ref.kind == kind for ref in self._recallable)
+
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        """Give what an agent of before last read of every object of a kind."""
+        return (kept.item for ref, kept in self._recallable.items() if ref.kind == kind)
+
+    def noted(
+        self, changes: Iterable[CheckpointChange], file_of: Callable[[ObjectRef], str] = lambda _: ""
+    ) -> Iterator[CheckpointChange]:
+        """Note changes as they are taken, and give them on; fields that can't be read stay as they were kept.
+
+        file_of: names the manifest that holds an object
+        """
+        for change in changes:
+            if isinstance(change, ObjectRef):
+                self._note(change, None, file_of)
+                yield change
+            else:
+                item = self._completed(change)
+                self._note(item.ref, item, file_of)
+                yield item
+
+    def settle(self) -> None:
+        """Take in that every object was read once: what wasn't among them is gone."""
+        noted, self._noted = self._noted, None
+        self._recallable = {}
+        if noted is not None and self._file is not None:
+            for ref in self._held.keys() - noted:
+                self._change(ref, None)
+            self._dirty.set()
+
+    async def run(self) -> None:
+        """Write what changes, once everything was read, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            if self._file is None:
+                continue
+            written = not (self._pending or self._rewrite) or await self._write(self._file)
+            await asyncio.sleep(_PAUSE_SECONDS if written else _RETRY_SECONDS)
+
+    async def close(self) -> None:
+        """Write what is left, as far as the disk takes it now."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                if self._noted is None and (self._pending or self._rewrite):
+                    await self._write(file)
+                await self._worker.run(file.close)
+        except TimeoutError:
+            unwritten = counted(len(self._pending), "change")
+            log.warning("last good objects: the disk doesn't answer; not written: %s", unwritten)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be read or written now; '' where all is well."""
+        return self._status.problem
+
+    def status(self) -> dict[str, Any]:
+        """Return how it stands."""
+        self._status.objects, self._status.pending = len(self._held), len(self._pending) + self._writing
+        found: dict[str, Any] = msgspec.to_builtins(self._status)
+        return found
+
+    def _completed(self, item: Item) -> Item:
+        """Return the object with the fields that can't be read now as they were kept: also of an agent of before."""
+        kept = self._held.get(item.ref)
+        before = None if kept is None else kept.item
+        whole = item
+        match item, before:
+            case Namespace(), Namespace():
+                whole = with_last_good(item, before)
+            case Node(), Node():
+                whole = with_last_good(item, before)
+            case Pod(), Pod():
+                whole = with_last_good(item, before)
+            case ServiceCIDR(), ServiceCIDR():
+                whole = with_last_good(item, before)
+            case NetworkLogging(), NetworkLogging():
+                whole = with_last_good(item, before)
+            case TierPolicy(), TierPolicy():
+                whole = item.with_last_good(before)
+            case IpMasqConfig(), IpMasqConfig():
+                whole = item.with_last_good(before)
+        return whole
+
+    def _note(self, ref: ObjectRef, item: Item | None, file_of: Callable[[ObjectRef], str]) -> None:
+        keep = item is not None and is_kept(item, self._node)
+        if self._file is None or (not keep and ref not in self._held):
+            return
+        if self._noted is not None and keep:
+            self._noted.add(ref)
+        if item is None or not keep:
+            self._change(ref, None)
+            return
+        kept = CheckpointedKind(item, file_of(ref))
+        if self._held.get(ref) != kept:
+            self._change(ref, kept)
+
+    def _change(self, ref: ObjectRef, kept: CheckpointedKind | None) -> None:
+        if kept is None:
+            del self._held[ref]
+        else:
+            self._held[ref] = kept
+        self._pending[ref] = kept
+        if self._noted is None:
+            # Until then the file may know of objects that nobody has met yet, also where it couldn't be read.
+            self._dirty.set()
+
+    async def _write(self, file: Journal) -> bool:
+        """Write what is pending; return whether the disk took it."""
+        pending, self._pending = self._pending, {}
+        self._writing = len(pending)
+        anew = self._rewrite or self._lines + len(pending) > 3 * len(self._held) + _MOST_GARBAGE
+        content: Mapping[ObjectRef, CheckpointedKind | None] = dict(self._held) if anew else pending
+        header = self._header
+
+        def write() -> None:
+            lines = _encoded(content)
+            file.replace([header, *lines]) if anew else file.append(lines)
+
+        writing = asyncio.ensure_future(self._worker.run(write))
+        try:
+            done, _ = await asyncio.wait([writing], timeout=_STALLED_SECONDS)
+            if not done:
+                self._fail(f"{file.path} can't be written: no answer from the disk for {_STALLED_SECONDS:g} s")
+            await writing
+        except (OSError, HostError) as error:
+            self._fail(f"{file.path} can't be written: {getattr(error, 'strerror', '') or error}; see state_dir")
+            self._pending = pending | self._pending
+            self._rewrite |= anew or isinstance(error, FileNotFoundError)
+            self._dirty.set()
+            return False
+        except asyncio.CancelledError:
+            self._pending = pending | self._pending
+            raise
+        finally:
+            self._writing = 0
+        self._rewrite = False
+        self._lines = len(content) + (0 if anew else self._lines)
+        if self._status.problem:
+            log.info("last good objects are written again, to %s", file.path)
+            self._status.problem = ""
+        return True
+
+    def _fail(self, reason: str) -> None:
+        """Report what is wrong, once."""
+        if reason != self._status.problem:
+            log.warning("last good objects: %s; rules are enforced all the same", reason)
+            self._status.problem = reason
+
+
+def forget(folder: Path) -> int:
+    """Delete what was kept, of every node and source; return how many files that were. Raises MachineError."""
+    try:
+        files = sorted(folder.glob(f"{FILE_PREFIX}*"))
+        for file in files:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"{folder}: the last good objects can't be deleted: {error.strerror}") from None
+    return len(files)
+
+
+def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, CheckpointedKind], int, int, str]:
+    """Read a file: its objects, its lines, how many of them can't be read, and what is wrong with the whole."""
+    content = file.read()
+    if not content:
+        _mention_others(file.path)
+        return {}, 0, 0, ""
+    first, *lines = content.splitlines(keepends=True)
+    try:
+        found = decode_header(first)
+        reason = "" if found == header else f"it is of node {found.node} and {found.source}"
+    except DecodeError as error:
+        reason = str(error)
+    if reason:
+        return {}, 0, 0, f"what was kept isn't used: {reason}; moved to {file.set_aside()}"
+    kept: dict[ObjectRef, CheckpointedKind] = {}
+    damaged = 0
+    for number, line in enumerate(lines):
+        try:
+            ref, item = decode_record(line)
+        except DecodeError as error:
+            damaged += 1
+            log.warning("last good objects: %s:%d: %s", file.path, number + 2, error)
+            continue
+        if item is None:
+            kept.pop(ref, None)
+        else:
+            kept[ref] = item
+        if number % _YIELD_EVERY == 0:
+            time.sleep(0)
+    said = f"{damaged} of {len(lines)} entries can't be read, the others hold" if damaged else ""
+    return kept, len(lines), damaged, said
+
+
+def _mention_others(path: Path) -> None:
+    """Report files of other nodes and sources, which are not used; the oldest of many go."""
+    others = sorted(path.parent.glob(f"{FILE_PREFIX}*"), key=lambda other: other.stat().st_mtime)
+    if others:
+        log.info("last good objects: none of this node and source yet; those of another in %s aren't used", others[-1])
+    for old in others[:-_MOST_FILES]:
+        old.unlink(missing_ok=True)
+
+
+def _encoded(content: Mapping[ObjectRef, CheckpointedKind | None]) -> list[bytes]:
+    lines = []
+    for number, (ref, kept) in enumerate(content.items()):
+        lines.append(encode_record(ref, kept))
+        if number % _YIELD_EVERY == 0:
+            time.sleep(0)  # the event loop's turn: encoding holds the interpreter
+    return lines

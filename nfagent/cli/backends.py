@@ -1,0 +1,210 @@
+"""Who answers a question: the running agent, the manifests, or the kernel alone.
+
+The agent is asked where it runs, unless a folder of manifests is named: then that is what the question is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from nfagent.cli.agent_client import ask, ask_parts, listening
+from nfagent.cli.options import FOLDER_HINT
+from nfagent.cli.output import remark, remark_problems
+from nfagent.config import Settings
+from nfagent.desired.node_interfaces import held_links
+from nfagent.desired.state import DesiredState
+from nfagent.errors import HostError, UsageError, ValidationIssue
+from nfagent.explain.explanation import explain, explanation_view
+from nfagent.introspection.chunks import whole
+from nfagent.introspection.diff_report import diff_view
+from nfagent.introspection.freshness import WHOLE
+from nfagent.introspection.view_filter import ViewFilter, check_scope
+from nfagent.introspection.views import (
+    View,
+    annotation,
+    counters_view,
+    policies_view,
+    ruleset_parts,
+    ruleset_view,
+    scoped,
+    state_view,
+)
+from nfagent.kernel.nft_client import NftClient
+from nfagent.manifests.policy_files import read_given
+from nfagent.manifests.snapshot import read_state
+from nfagent.nftables.objects import Ruleset
+from nfagent.simulate.codec import question
+from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, begin_trial, in_turns
+from nfagent.simulate.simulation import ObservedFlow
+
+
+class Backend(Protocol):
+    """What can be asked."""
+
+    def view(self, name: str, scope: ViewFilter) -> View:
+        """Give a view of `dump`. Raises UsageError, KernelError, MachineError."""
+        ...
+
+    def explain(self, source: str, destination: str) -> dict[str, Any]:
+        """Judge a connection: explain.explanation.explanation_view. Raises UsageError, MachineError."""
+        ...
+
+    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
+        """Try policies on flows, and on those between Pods; the last part has the outcome.
+
+        Raises UsageError, MachineError.
+        """
+        ...
+
+
+def find_answers(settings: Settings, *, from_files: bool) -> Backend:
+    """Find who answers. Raises UsageError, MachineError.
+
+    from_files: a folder was named on the command line
+    """
+    if not from_files and listening(settings.socket_path):
+        return AgentBackend(settings.socket_path)
+    if not settings.manifests:
+        return KernelBackend(settings.socket_path)
+    if not from_files:
+        remark("note", f"no agent listens at {settings.socket_path}; this is from {settings.manifests}")
+    return FolderBackend(settings)
+
+
+class AgentBackend:
+    """The running agent's."""
+
+    def __init__(self, path: Path) -> None:
+        """Ask at that socket."""
+        self._path = path
+
+    def view(self, name: str, scope: ViewFilter) -> View:
+        """Give a view of `dump`."""
+        return ask(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope))
+
+    def explain(self, source: str, destination: str) -> dict[str, Any]:
+        """Judge a connection."""
+        return ask(self._path, "/v1/explain", {"source": source, "destination": destination})
+
+    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
+        """Try policies."""
+        decoder = msgspec.json.Decoder(SimulationPart)
+        for line in ask_parts(self._path, "/v1/try", question(asked, seen)):
+            try:
+                yield decoder.decode(line)
+            except msgspec.DecodeError:
+                raise HostError(
+                    f"the agent at {self._path} answers otherwise than this command expects; "
+                    "restart it, so that both have one version: systemctl restart nfagent"
+                ) from None
+
+
+class FolderBackend:
+    """The manifests', and the kernel's where a view is about it.
+
+    desired:  what the manifests ask for
+    problems: what is wrong with them
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Read the folder. Raises UsageError."""
+        self.desired, self.problems = _read(settings)
+
+    def view(self, name: str, scope: ViewFilter) -> View:
+        """Give a view of `dump`."""
+        check_scope(self.desired, name, scope, WHOLE)
+        match name:
+            case "state":
+                return state_view(self.desired, scope, self.problems)
+            case "policies":
+                return policies_view(self.desired, scope, self.problems)
+        remark_problems(self.problems)
+        wanted = self.desired.ruleset()
+        if name == "ruleset":
+            return self._ruleset(wanted, scope)
+        kernel = NftClient()
+        try:
+            match name:
+                case "kernel":
+                    return self._ruleset(kernel.read_now(), scope)
+                case "diff":
+                    found = kernel.read_now()
+                    # The files say nothing of the node's interfaces: those stay as the table has them.
+                    self.desired.follow_links(held_links(found), held=True)
+                    return diff_view(found, self.desired.ruleset())
+                case "counters":
+                    return counters_view(self.desired, kernel.counters_now(), scope)
+        finally:
+            kernel.close()
+        raise UsageError(f"there is no view {name!r}")
+
+    def _ruleset(self, ruleset: Ruleset, scope: ViewFilter) -> View:
+        shown = scoped(self.desired, ruleset, scope)
+        found: View = whole(ruleset_parts(shown, annotation(self.desired), scope))
+        return found
+
+    def explain(self, source: str, destination: str) -> dict[str, Any]:
+        """Judge a connection."""
+        remark_problems(self.problems)
+        return explanation_view(
+            explain(self.desired.cluster, self.desired.index, source, destination, self.desired.choices)
+        )
+
+    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
+        """Try policies."""
+        remark_problems(self.problems)
+        given = read_given(asked.files)
+        desired = self.desired
+        trial = begin_trial(desired.cluster, desired.index, desired.choices, given, delete=asked.delete)
+        return (part for part in in_turns(SimulationJob(trial, given, asked, seen)) if part is not None)
+
+
+class KernelBackend:
+    """What is loaded, and no more: there is neither an agent nor a folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep in mind where no agent was."""
+        self._path = path
+
+    def view(self, name: str, scope: ViewFilter) -> View:
+        """Give the view `kernel`, whole."""
+        if name != "kernel" or scope.namespace or scope.pod:
+            raise self._nobody()
+        kernel = NftClient()
+        try:
+            return ruleset_view(kernel.read_now(), None)
+        finally:
+            kernel.close()
+
+    def explain(self, source: str, destination: str) -> dict[str, Any]:  # noqa: ARG002 - as Answers has it
+        """Refuse: the rules alone don't know Pods."""
+        raise self._nobody()
+
+    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:  # noqa: ARG002 - as above
+        """Refuse: the same."""
+        raise self._nobody()
+
+    def _nobody(self) -> UsageError:
+        return UsageError(
+            f"no agent listens at {self._path}, and there are no manifests to read instead; "
+            f"start it (systemctl start nfagent), or {FOLDER_HINT}"
+        )
+
+
+def _read(settings: Settings) -> tuple[DesiredState, tuple[ValidationIssue, ...]]:
+    desired, problems = read_state(
+        Path(settings.manifests),
+        settings.node_name,
+        settings.masquerade_settings(),
+        settings.logging.group,
+        settings.policy,
+    )
+    known = sorted(desired.cluster.nodes)
+    if desired.cluster.node not in known:
+        there = ", ".join(known) or "none at all"
+        remark("warning", f"no Node {desired.cluster.node} in the manifests (there: {there}); name it with --node")
+    return desired, problems

@@ -1,0 +1,80 @@
+"""Which optional kinds the API server serves, in lines of `nfagent check --cluster`."""
+
+from __future__ import annotations
+
+from nfagent.cli.check_host import Check
+from nfagent.errors import ClusterError
+from nfagent.kube.client import ApiClient
+from nfagent.kube.discovery import ACCEPT, PATH, decode_discovery
+from nfagent.kube.self_review import Version
+from nfagent.kube.served_versions import (
+    OPTIONAL,
+    ResourceAvailability,
+    Served,
+    decode_group,
+    decode_resources,
+    servings,
+)
+from nfagent.kube.watch_codec import decode_status
+
+_OWN_GROUP = "networking.gke.io"
+_FAMILIES = (
+    ("own kinds", _OWN_GROUP),
+    ("tier kinds", "policy.networking.k8s.io"),
+    ("Service ranges", "networking.k8s.io"),
+)
+"""A line's name, and the group whose kinds it is about."""
+
+_WITHOUT = {
+    "policy.networking.k8s.io": "where they are defined, they are followed within a minute",
+    "networking.k8s.io": "the setting cluster.service_cidrs says where Services are",
+}
+_OK = 200
+_NOT_FOUND = 404
+_CIDR_FUNCTIONS_MINOR = 31
+
+
+async def kind_checks(server: ApiClient, version: Version | None) -> list[Check]:
+    """Look which kinds there are. Raises ClusterError."""
+    found = servings(await _served(server))
+    return [
+        _family(name, [each for each in found if each.resource.group == group], version) for name, group in _FAMILIES
+    ]
+
+
+async def _served(server: ApiClient) -> Served:
+    """Ask for all at once; servers before 1.26 are asked group by group. Raises ClusterError."""
+    answer = await server.ask("GET", PATH, accept=ACCEPT)
+    found = decode_discovery(answer.body) if answer.status == _OK else None
+    if found is not None:
+        return found
+    served = set[tuple[str, str]]()
+    for group in dict.fromkeys(resource.group for resource in OPTIONAL):
+        for version in decode_group(await _body(server, f"{PATH}/{group}")):
+            listed = decode_resources(await _body(server, f"{PATH}/{group}/{version}"))
+            served |= {(f"{group}/{version}", plural) for plural in listed}
+    return frozenset(served)
+
+
+async def _body(server: ApiClient, path: str) -> bytes:
+    answer = await server.ask("GET", path)
+    if answer.status not in {_OK, _NOT_FOUND}:
+        raise ClusterError(f"{path}: {decode_status(answer.body, answer.status)}; see: kubectl api-resources")
+    return answer.body if answer.status == _OK else b""
+
+
+def _family(name: str, kinds: list[ResourceAvailability], version: Version | None) -> Check:
+    absent = ", ".join(each.resource.kind for each in kinds if each.absent)
+    there = ", ".join(str(each) for each in kinds if not each.absent)
+    words = "; ".join(filter(None, (there, absent and f"not served: {absent}")))
+    group = kinds[0].resource.group
+    if any(each.others for each in kinds):
+        crds = ", ".join(f"{each.resource.plural}.{group}" for each in kinds if each.others)
+        mend = f"have the definition serve the version that is read: kubectl edit crd {crds.replace(',', '')}"
+        return Check(name, "warn", words, mend)
+    if all(each.served for each in kinds):
+        return Check(name, "ok", words)
+    if group == _OWN_GROUP:
+        old = version is not None and version.minor < _CIDR_FUNCTIONS_MINOR
+        return Check(name, "warn", words, f"kubectl apply -k deploy/{'crds-before-1.31' if old else 'crds'}")
+    return Check(name, "ok", f"{words}; {_WITHOUT[group]}")

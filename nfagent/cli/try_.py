@@ -1,0 +1,121 @@
+"""`nfagent try`: what a change of policies would do to the connections that there are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nfagent.cli.options import (
+    config_option,
+    manifests_option,
+    namespace_option,
+    node_option,
+    output_option,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from nfagent.simulate.job import SimulationPart
+
+_LONG = 5000
+"""Flows from which on the progress is worth showing."""
+
+
+def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    from nfagent.cli.logs import parse_ago
+
+    return None if value is None else parse_ago(value)
+
+
+@click.command(
+    "try",
+    epilog="""\b
+Example: nfagent try -f wall.yaml --since 1d
+         nfagent try -f policies/ --pods -n shop
+         nfagent try --delete -f wall.yaml -o json""",
+)
+@click.option(
+    "-f", "--filename", "files", metavar="FILE", multiple=True, required=True, help="Policies; a folder, or - to read."
+)
+@click.option("--delete", is_flag=True, help="Take these policies away, instead of putting them in.")
+@click.option("--since", metavar="SPAN", callback=_since, help="Of the log only the last 90s, 5m, 1h30m, 2d.")
+@click.option("--pods", is_flag=True, help="Judge all pairs of Pods too, on every port that makes a difference.")
+@namespace_option
+@click.option(
+    "--log", metavar="PATH", type=click.Path(path_type=Path, readable=False), help="Read this verdict log instead."
+)
+@manifests_option
+@node_option
+@config_option
+@output_option("text", "json", "yaml")
+@click.pass_context
+def try_(  # noqa: PLR0913 - one argument for each option
+    context: click.Context,
+    *,
+    files: tuple[str, ...],
+    delete: bool,
+    since: int | None,
+    pods: bool,
+    namespace: str,
+    log: Path | None,
+    manifests: Path | None,
+    node: str,
+    config: Path | None,
+    output: str,
+) -> None:
+    """Say which connections would be denied, or allowed, if policies were put in or taken away. Nothing is applied.
+
+    The connections are those of the verdict log, and with --pods all that Pods could begin among each other; -n
+    keeps those with an end in that namespace. Each is judged by the policies of now, and by those of after the change.
+
+    Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; a policy
+    takes the place of the one of its name. With --delete, only the names count.
+
+    The log of a node has connections of its own Pods, as far as policies judge them and the NetworkLogging object
+    `default` has them logged.
+
+    Exit code 0: nothing that is allowed now would be denied; 1: something would.
+    """
+    from nfagent.cli.backends import find_answers
+    from nfagent.cli.log_flows import read_log, remark_on_log
+    from nfagent.cli.output import emit, remark_problems, say
+    from nfagent.cli.try_report import remark_on, summary, text, view
+    from nfagent.errors import HostError
+    from nfagent.manifests.policy_files import given_files
+    from nfagent.simulate.job import SimulationRequest
+
+    asked = SimulationRequest(given_files(files), delete, pods, namespace)
+    settings = settings_of(config, manifests, node)
+    answers = find_answers(settings, from_files=manifests is not None)
+    logged = read_log(log or settings.verdict_log, since, namespace, needed=not pods)
+    parts = list(_watched(answers.attempt(asked, logged.sightings.flows)))
+    changes = [change for part in parts for change in part.changes]
+    problems = [problem for part in parts for problem in part.problems]
+    outcome = next((part.outcome for part in parts if part.outcome is not None), None)
+    if outcome is None:
+        raise HostError("the agent ended before its answer did; see: systemctl status nfagent")
+    if output == "text":
+        say([*text(changes), *summary(outcome)])
+    else:
+        emit(view(changes, outcome, logged, problems), output)
+    remark_problems(problems)
+    remark_on_log(logged)
+    remark_on(outcome)
+    context.exit(1 if any(change.after == "denied" for change in changes) else 0)
+
+
+def _watched(parts: Iterable[SimulationPart]) -> Iterator[SimulationPart]:
+    """Show how far it is, where somebody looks and it takes long."""
+    with ExitStack() as shown:
+        bar = None
+        for part in parts:
+            if bar is None and part.total >= _LONG and sys.stderr.isatty():
+                bar = shown.enter_context(click.progressbar(length=part.total, label="judging", file=sys.stderr))
+            if bar is not None:
+                bar.update(part.done - bar.pos)
+            yield part

@@ -1,0 +1,211 @@
+"""Documents to cluster objects: Namespace, Node, Pod, ServiceCIDR, NetworkLogging.
+
+A document is what YAML or JSON gives. Each decoder returns the object, with what is wrong with single fields beside
+it, or raises an ObjectError where not even its name can be read. Both name object, field and value. File input has
+not been through the API server: what that would default or refuse is defaulted or refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from nfagent.decode.fast_pod import quick_pod
+from nfagent.decode.field_errors import FieldErrors
+from nfagent.decode.fields import DocumentField
+from nfagent.errors import ObjectError
+from nfagent.model.objects import (
+    METADATA_NAME,
+    ContainerPort,
+    Labels,
+    LoggingSwitch,
+    Namespace,
+    NetworkLogging,
+    Node,
+    Pod,
+    ServiceCIDR,
+)
+
+T = TypeVar("T")
+
+DEFAULT_NAMESPACE = "default"
+"""Where a namespaced document without metadata.namespace belongs, as kubectl has it."""
+
+_NAME_TYPES = ("Hostname", "InternalDNS", "ExternalDNS")
+"""Types of a Node's addresses that may be names."""
+
+
+def document_field(document: dict[str, Any]) -> DocumentField:
+    """Stand at the top of a document, named by what it says of itself."""
+    metadata = document.get("metadata")
+    described = metadata if isinstance(metadata, dict) else {}
+    names = [described.get(key) for key in ("namespace", "name")]
+    path = "/".join(name for name in names if name and isinstance(name, str))
+    return DocumentField(f"{document.get('kind', 'object')} {path or '(unnamed)'}", "", document)
+
+
+def namespaced_name(document: DocumentField) -> tuple[str, str]:
+    """Read metadata.namespace (`default` when missing) and metadata.name."""
+    metadata = document / "metadata"
+    namespace = metadata / "namespace"
+    return DEFAULT_NAMESPACE if namespace.missing else namespace.dns_label(), (metadata / "name").dns_subdomain()
+
+
+def decode_namespace(document: dict[str, Any]) -> Namespace:
+    """Read a v1 Namespace; its name's label is supplied (corner-cases.md 17)."""
+    top = document_field(document)
+    name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
+    labels = named_labels(name, errors.labels("metadata.labels"))
+    return Namespace(name, labels, errors.problems, errors.unread)
+
+
+def named_labels(namespace: str, labels: Labels) -> Labels:
+    """Add the label that the API server gives every Namespace."""
+    return tuple(sorted({**dict(labels), METADATA_NAME: namespace}.items()))
+
+
+def decode_node(document: dict[str, Any]) -> Node:
+    """Read a v1 Node; of its addresses all that are IP addresses, whatever their type."""
+    top = document_field(document)
+    name, errors = (top / "metadata" / "name").dns_subdomain(), FieldErrors(top)
+    labels = errors.labels("metadata.labels")
+    cidrs = errors.entries("spec.podCIDRs", DocumentField.cidr, keep="pod_cidrs")
+    cidrs = cidrs or errors.read("spec.podCIDR", _one(DocumentField.cidr), [], keep="pod_cidrs")
+    given = errors.each(errors.items("status.addresses", keep="addresses"), _with_address)
+    addresses = errors.each(given, _node_address, keep="addresses")
+    return Node(
+        name=name,
+        labels=labels,
+        pod_cidrs=tuple(cidrs),
+        addresses=tuple(dict.fromkeys(address for address in addresses if address)),
+        problems=errors.problems,
+        unread=errors.unread,
+    )
+
+
+def _with_address(entry: DocumentField) -> DocumentField:
+    """Return the entry where it has an address: one without says that there is none, so nothing older stays.
+
+    What is no mapping says nothing: reading its address notes that, and what is older stays.
+    """
+    if not isinstance(entry.value, dict):
+        return entry
+    address = entry / "address"
+    if address.value in (None, "") and (entry / "type").value not in _NAME_TYPES:
+        raise address.error("is empty; take the entry away, or write an address like 10.0.0.1 or 2001:db8::1")
+    return entry
+
+
+def _node_address(entry: DocumentField) -> str:
+    """Read an entry of status.addresses; '' for one that is a name, and of a type that has names."""
+    address = entry / "address"
+    try:
+        return address.address()
+    except ObjectError:
+        if isinstance(address.value, str) and (entry / "type").string() in _NAME_TYPES:
+            return ""
+        raise
+
+
+def _one(read: Callable[[DocumentField], T]) -> Callable[[DocumentField], list[T]]:
+    """Return what reads the field that a list has taken the place of: nothing where it is missing or empty."""
+    return lambda field: [read(field)] if field.string() else []
+
+
+def decode_pod(document: dict[str, Any]) -> Pod:
+    """Read a v1 Pod: the quick way, or field by field where that finds something to look at."""
+    return quick_pod(document) or careful_pod(document)
+
+
+def careful_pod(document: dict[str, Any]) -> Pod:
+    """Read a v1 Pod; status.podIPs, or status.podIP where these give none."""
+    top = document_field(document)
+    namespace, name = namespaced_name(top)
+    errors = FieldErrors(top)
+    labels = errors.labels("metadata.labels")
+    addresses = errors.entries("status.podIPs", _pod_address, keep="addresses")
+    addresses = addresses or errors.read("status.podIP", _one(DocumentField.address), [], keep="addresses")
+    kind, owner = errors.read("metadata.ownerReferences", _controller, ("", ""))
+    return Pod(
+        namespace=namespace,
+        name=name,
+        labels=labels,
+        node=errors.read("spec.nodeName", DocumentField.string, "", keep="node"),
+        addresses=tuple(dict.fromkeys(addresses)),
+        host_network=errors.read("spec.hostNetwork", DocumentField.boolean, instead=False, keep="host_network"),
+        phase=errors.read("status.phase", _phase, "Pending", keep="phase"),
+        ports=_named_ports(errors),
+        workload_kind=kind or "Pod",
+        workload_name=owner or name,
+        problems=errors.problems,
+        unread=errors.unread,
+        # Whatever is there: when it ends isn't asked, and a time that can't be read takes no other field along.
+        deleting=bool((top / "metadata" / "deletionTimestamp").value),
+    )
+
+
+def _pod_address(entry: DocumentField) -> str:
+    return (entry / "ip").address()
+
+
+def _phase(field: DocumentField) -> str:
+    return field.string("Pending")
+
+
+def _controller(references: DocumentField) -> tuple[str, str]:
+    for reference in references.items():
+        if (reference / "controller").boolean():
+            return (reference / "kind").string(), (reference / "name").string()
+    return "", ""
+
+
+def _named_ports(errors: FieldErrors) -> tuple[ContainerPort, ...]:
+    """Collect named ports of containers and sidecars; plain init containers serve nobody (corner-cases.md 13)."""
+    containers = errors.entries("spec.containers", _container, keep="ports")
+    containers += errors.entries("spec.initContainers", _sidecar, keep="ports")
+    ports = [port for container in containers for port in errors.items(container / "ports", keep="ports")]
+    return tuple(port for port in errors.each(ports, _named_port, keep="ports") if port is not None)
+
+
+def _container(field: DocumentField) -> DocumentField:
+    field.mapping()
+    return field
+
+
+def _sidecar(field: DocumentField) -> DocumentField:
+    """Give the init container where it restarts always, and an empty one else."""
+    return field if (field / "restartPolicy").string() == "Always" else DocumentField(field.owner, field.path, None)
+
+
+def _named_port(field: DocumentField) -> ContainerPort | None:
+    """Read a container's port; None where it has no name."""
+    name = (field / "name").string()
+    if not name:
+        return None
+    return ContainerPort(name, (field / "containerPort").port_number(), (field / "protocol").protocol())
+
+
+def decode_service_cidr(document: dict[str, Any]) -> ServiceCIDR:
+    """Read a networking.k8s.io/v1 ServiceCIDR."""
+    top = document_field(document)
+    name, errors = (top / "metadata" / "name").dns_subdomain(), FieldErrors(top)
+    cidrs = tuple(errors.entries("spec.cidrs", DocumentField.cidr, keep="cidrs"))
+    return ServiceCIDR(name, cidrs, errors.problems, errors.unread)
+
+
+def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
+    """Read the NetworkLogging object; it is named `default`, and `delegate` needs `log`."""
+    top = document_field(document)
+    name, errors = top / "metadata" / "name", FieldErrors(top)
+    if name.string() != "default":
+        raise name.error("is not the name of the one NetworkLogging object; name it default")
+    allow = errors.read("spec.cluster.allow", _switch, LoggingSwitch(), keep="allow")
+    deny = errors.read("spec.cluster.deny", _switch, LoggingSwitch(), keep="deny")
+    return NetworkLogging(allow, deny, errors.problems, errors.unread)
+
+
+def _switch(field: DocumentField) -> LoggingSwitch:
+    switch = LoggingSwitch(log=(field / "log").boolean(), delegate=(field / "delegate").boolean())
+    if switch.delegate and not switch.log:
+        raise (field / "delegate").error("needs `log: true` beside it; set log, or take delegate away")
+    return switch

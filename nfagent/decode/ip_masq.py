@@ -1,0 +1,130 @@
+"""The ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent, key `config`, YAML or JSON."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from nfagent.decode.core import document_field, namespaced_name
+from nfagent.decode.field_errors import FieldErrors
+from nfagent.decode.fields import DocumentField
+from nfagent.decode.yaml_values import YamlError, yaml_documents
+from nfagent.errors import ObjectError
+from nfagent.model.ip_masq import CONFIG_MAP, LIST_KEY, SWITCH_KEYS, IpMasqConfig
+from nfagent.model.netaddr import Range
+
+_LIMIT = "cidrLimit"
+_INTERVAL = "resyncInterval"
+_KEYS = (LIST_KEY, _LIMIT, *SWITCH_KEYS, _INTERVAL)
+_CIDR_LIMIT = 64
+_CLOSE = 0.8
+"""How alike a key is to the one that it was to be, from 0 to 1."""
+_MOST_UNKNOWN = 16
+"""Unknown keys beyond which nobody compares them with the known ones: each of these may be misspelt."""
+
+LONGEST = 64 * 1024
+"""Characters of the configuration. It is read on the event loop; with 64 CIDRs, the reference's limit, it has 2,000."""
+
+MOST_VALUES = 1_000
+"""Values in it: a key, a CIDR, a list are one each."""
+
+_GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
+
+
+def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
+    """Read the ConfigMap; None for any other ConfigMap. Raises ObjectError where its text is no mapping."""
+    top = document_field(document)
+    if namespaced_name(top) != (CONFIG_MAP.namespace, CONFIG_MAP.name):
+        return None
+    text = top / "data" / "config"
+    content = _content(text)
+    config = DocumentField(top.owner, text.path, content)
+    errors = FieldErrors(config)
+    data = top / "data"
+    if text.missing and ({**data.mapping(), **(top / "binaryData").mapping()}).keys() - {"config"}:
+        wrong = data.error("has no key config, which alone is read; write the configuration there")
+        for key in (LIST_KEY, *SWITCH_KEYS):
+            errors.note(wrong, keep=key)
+    return _decode_config(config, errors)
+
+
+def _content(text: DocumentField) -> Any:  # noqa: ANN401 - whatever the text holds
+    """Parse the configuration. Raises ObjectError."""
+    given = text.string()
+    if len(given) > LONGEST:
+        raise _refused(text, f"has more than {LONGEST >> 10} KiB; give the list of CIDRs alone, and merge some")
+    content: Any = None
+    try:
+        for count, (line, value) in enumerate(yaml_documents(given, MOST_VALUES)):
+            if count:
+                raise _refused(text, f"has a second document at its line {line}; give one")
+            content = value
+    except YamlError as error:
+        where = "" if error.line is None else f" at its line {error.line}"
+        raise _refused(text, f"is neither YAML nor JSON{where}: {error}") from None
+    return content
+
+
+def _refused(text: DocumentField, reason: str) -> ObjectError:
+    """Say what is wrong with the text, which would be too long to be shown."""
+    return DocumentField(text.owner, text.path, None).error(reason)
+
+
+def _decode_config(config: DocumentField, errors: FieldErrors) -> IpMasqConfig:
+    spelt = _spellings(config, errors)
+    errors.read(spelt.get(_INTERVAL, _INTERVAL), _interval, None)
+    most = errors.read(spelt.get(_LIMIT, _LIMIT), _limit, _CIDR_LIMIT)
+    for key in (LIST_KEY, *SWITCH_KEYS):
+        if key not in spelt and _misspelt(key, config):
+            errors.keep(key)
+    # The reference tells an omitted key (default list) from null and [] (translate everything).
+    cidrs = (
+        None
+        if LIST_KEY not in spelt
+        else errors.read(spelt[LIST_KEY], lambda field: _cidrs(field, most), None, LIST_KEY)
+    )
+    ipv4, ipv6 = (
+        errors.read(spelt.get(key, key), DocumentField.boolean, instead=False, keep=key) for key in SWITCH_KEYS
+    )
+    return IpMasqConfig(cidrs, (ipv4, ipv6), errors.problems, errors.unread)
+
+
+def _spellings(config: DocumentField, errors: FieldErrors) -> dict[str, str]:
+    """Return the keys that are there, each as it is spelt: the reference reads them in any letter case.
+
+    Keys that aren't known, and a second spelling of one, are noted.
+    """
+    given = config.mapping()
+    found = {key: key for key in _KEYS if key in given}
+    for key in given:
+        known = next((name for name in _KEYS if name.casefold() == key.casefold()), None)
+        if known is None:
+            errors.note((config / key).error(f"is not read; the keys are {', '.join(_KEYS)}"))
+        elif found.setdefault(known, key) != key:
+            errors.note((config / key).error(f"is {found[known]} in other letters, which holds; delete one of the two"))
+    return found
+
+
+def _misspelt(known: str, config: DocumentField) -> bool:
+    """Tell whether a key that isn't known was to be this one: then what it said before stays."""
+    given = [key.casefold() for key in config.mapping()]
+    unknown = [key for key in given if key not in {name.casefold() for name in _KEYS}]
+    return len(unknown) > _MOST_UNKNOWN or bool(get_close_matches(known.casefold(), unknown, n=1, cutoff=_CLOSE))
+
+
+def _interval(field: DocumentField) -> None:
+    if not field.missing and not _GO_DURATION.match(field.string()):
+        raise field.error("is not a duration; write one like 60s or 1m30s")
+
+
+def _limit(field: DocumentField) -> int:
+    return _CIDR_LIMIT if field.missing else field.integer()
+
+
+def _cidrs(field: DocumentField, most: int) -> tuple[Range, ...]:
+    cidrs = tuple(entry.cidr(strict=True) for entry in field.items())
+    if len(cidrs) > most:
+        number = "1 CIDR" if len(cidrs) == 1 else f"{len(cidrs)} CIDRs"
+        raise field.error(f"has {number}, more than cidrLimit {most}; merge some, or raise cidrLimit")
+    return cidrs

@@ -1,0 +1,165 @@
+"""What the rules know of this node's interfaces: which of them Pods are behind, and where its tunnels end.
+
+A value that `desired.pod_interfaces` decides from the kernel's words, and the sets that hold it. Tunnels concern the
+addresses of Nodes too: these sets are filled where this node has tunnels, and empty elsewhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import msgspec
+
+from nfagent.desired.tracker import RulesetTracker
+from nfagent.model.netaddr import FAMILIES, Range, family_of, join, single, text
+from nfagent.model.objects import Node, Pod
+from nfagent.nftables import names
+from nfagent.nftables.interface_sets import FRAMES, NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS, link_sets
+from nfagent.nftables.objects import Chain, LinkName, Ruleset, ServicePort
+from nfagent.policy.evaluator import Flow
+from nfagent.state.cluster import ClusterState
+
+_PART = 250
+"""How many Nodes, or ranges, one step looks at."""
+_OWN_OF_RANGE = 2
+"""Of a Node's Pod range, the first addresses are the Node's: its tunnel interface's (flannel), and its bridge's."""
+
+
+class NodeInterfaces(msgspec.Struct, frozen=True):
+    """Interfaces of this node, as far as rules ask.
+
+    pod_links: names of those that local Pods are behind, and nobody else
+    tunnels:   ports at which the node takes packets out of others' packets: VXLAN, Geneve
+    bridged:   whether one of `pod_links` is a bridge
+    portless:  whether it has tunnels of protocols without ports: IP in IP, GRE
+    shared:    name of an interface that local Pods are behind and that doesn't count, and why
+    """
+
+    pod_links: frozenset[str] = frozenset()
+    tunnels: frozenset[ServicePort] = frozenset()
+    portless: bool = False
+    bridged: bool = False
+    shared: tuple[tuple[str, str], ...] = ()
+
+
+def held_links(ruleset: Ruleset) -> NodeInterfaces:
+    """Read from a table what was known of this node's interfaces when it was written."""
+    links, tunnels = (ruleset.sets[name].elements if name in ruleset.sets else () for name in (POD_LINKS, TUNNELS))
+    nodes = (ruleset.sets.get(names.set_name(NODES, family)) for family in FAMILIES)
+    return NodeInterfaces(
+        frozenset(link.name for link in links if isinstance(link, LinkName)),
+        frozenset(port for port in tunnels if isinstance(port, ServicePort)),
+        portless=any(item is not None and bool(item.elements) for item in nodes),
+        bridged=FRAMES in ruleset.chains,
+    )
+
+
+class InterfaceSets:
+    """The sets about this node's interfaces, kept up to date."""
+
+    def __init__(self, live: RulesetTracker, cluster: ClusterState, frames: Chain) -> None:
+        """Make the sets, without elements; `frames` is the chain that is there where Pods share a bridge."""
+        self._live = live
+        self._frames = frames
+        self._cluster = cluster
+        self._stale = False
+        self.links = NodeInterfaces()
+        for name, shape in link_sets():
+            live.add_set(name, shape)
+
+    @property
+    def asks_for_nodes(self) -> bool:
+        """Tell whether rules need to know whose tunnels may end here."""
+        return bool(self.links.tunnels) or self.links.portless
+
+    def closed_to(self, flow: Flow) -> bool:
+        """Tell whether a connection is a Pod's of this node to a Node's tunnel."""
+        if not any(pod.node == self._cluster.node for pod in self._senders(flow)):
+            return False
+        nodes = self._live.sets[names.set_name(NODES, family_of(flow.destination))].elements
+        return self._tunnelled(flow) and flow.destination in nodes
+
+    def closed_here(self, flow: Flow) -> bool:
+        """Tell whether a connection is another node's Pod's to this node's own tunnel."""
+        own = self._cluster.nodes.get(self._cluster.node)
+        if not self._tunnelled(flow) or flow.destination not in set(_addresses(own)):
+            return False
+        source = single(flow.source)
+        nodes = (self._cluster.nodes.get(pod.node) for pod in self._senders(flow))
+        return any(_holds(item, source) for node in nodes if node is not None for item in node.pod_cidrs)
+
+    def _senders(self, flow: Flow) -> tuple[Pod, ...]:
+        """Give the Pods that a connection may be of, where rules ask for Nodes."""
+        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
+        return tuple(pod for pod in holders if not pod.host_network)
+
+    def _tunnelled(self, flow: Flow) -> bool:
+        return flow.protocol in PORTLESS or any(
+            (port.protocol, port.port) == (flow.protocol, flow.port) for port in self.links.tunnels
+        )
+
+    def follow_links(self, links: NodeInterfaces) -> bool:
+        """Take in what the node's interfaces are now; tell whether there are tunnels that weren't known."""
+        asked, before = self.asks_for_nodes, self.links
+        self.links = links
+        self._live.recount(POD_LINKS, map(LinkName, links.pod_links))
+        self._live.recount(TUNNELS, links.tunnels)
+        if links.bridged and not before.bridged:
+            self._live.put_chain(FRAMES, self._frames)
+        elif before.bridged and not links.bridged:
+            self._live.drop_chain(FRAMES)
+        if self.asks_for_nodes != asked:
+            self._stale = True
+            nodes = self._cluster.nodes.values() if self.asks_for_nodes else ()
+            addresses = [address for node in nodes for address in _addresses(node)]
+            for family in FAMILIES:
+                own = (address for address in addresses if family_of(address) == family)
+                self._live.recount(names.set_name(NODES, family), own)
+        return links.portless > before.portless or bool(links.tunnels - before.tunnels)
+
+    def follow_node(self, before: Node | None, after: Node | None) -> None:
+        """Take in a Node that came, changed or went."""
+        if not self.asks_for_nodes:
+            return
+        for address in _addresses(after):
+            self._live.add(names.set_name(NODES, family_of(address)), address)
+        for address in _addresses(before):
+            self._live.remove(names.set_name(NODES, family_of(address)), address)
+        self._stale = self._stale or _ranges(before) != _ranges(after)
+
+    def steps(self) -> Iterator[None]:
+        """Work out the ranges of all Nodes' Pods, where they changed, in steps: a cluster may have 15,000 Nodes."""
+        while self._stale:
+            self._stale = False
+            nodes = list(self._cluster.nodes.values()) if self.asks_for_nodes else []
+            runs = []
+            for start in range(0, len(nodes), _PART):
+                runs.append(sorted(item for node in nodes[start : start + _PART] for item in node.pod_cidrs))
+                yield
+            merged: list[Range] = []
+            for count, item in enumerate(heapq.merge(*runs), 1):
+                join(merged, item)
+                if count % _PART == 0:
+                    yield
+            for family in FAMILIES:
+                own = [item for item in merged if item.family == family]
+                self._live.recount(names.set_name(POD_RANGES, family), own)
+
+
+def _addresses(node: Node | None) -> Iterator[str]:
+    """Give the addresses at which a Node's tunnels can be reached."""
+    if node is None:
+        return
+    yield from node.addresses
+    for item in node.pod_cidrs:
+        for value in range(item.first, min(item.first + _OWN_OF_RANGE, item.last)):
+            yield text(item.family, value)
+
+
+def _ranges(node: Node | None) -> tuple[Range, ...]:
+    return node.pod_cidrs if node is not None else ()
+
+
+def _holds(item: Range, address: Range) -> bool:
+    return item.family == address.family and item.first <= address.first <= item.last

@@ -1,0 +1,234 @@
+"""Which class this node's Pods are in, and the chains and sets that the classes need.
+
+A Pod that comes, goes or is judged by others moves between classes; a class that got its first Pod, lost its last,
+or whose policies changed is written anew; a set exists while a chain names it. Events only note what they concern:
+it is worked off by `steps`, once for all that came together. A class stands for a set of policies, so one chain for
+each policy of a file would be as many chains, each with the rules of all before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from nfagent.desired.address_levels import AddressLevels
+from nfagent.desired.chain_store import ChainStore
+from nfagent.desired.set_members import SetMembership
+from nfagent.desired.tier_chains import TierChains
+from nfagent.desired.tracker import RulesetTracker
+from nfagent.desired.verdict_chains import VerdictChains
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from nfagent.model.objects import DIRECTIONS, ObjectRef
+from nfagent.nftables import names
+from nfagent.nftables.link_scope import ISOLATED, isolated_set
+from nfagent.nftables.policy_chains import LogConfig, class_chain, names_ends
+from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, class_keys
+from nfagent.policy.options import PolicyOptions
+from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key
+from nfagent.state.policy_index import PolicyIndex
+
+
+class PolicySet(msgspec.Struct):
+    """A class with Pods.
+
+    addresses: how many addresses of each family dispatch to it
+    families:  those that its chain was written for
+    sections:  those that it jumps to
+    """
+
+    addresses: dict[Family, int]
+    families: tuple[Family, ...] = ()
+    sections: tuple[TierChainKey, ...] = ()
+
+
+class PolicySets:
+    """The classes of this node, and their part of the live ruleset."""
+
+    def __init__(
+        self,
+        cluster: ClusterState,
+        index: PolicyIndex,
+        live: RulesetTracker,
+        members: SetMembership,
+        *,
+        log: LogConfig,
+        choices: PolicyOptions,
+    ) -> None:
+        """Start without Pods."""
+        self._levels = AddressLevels(live, choices)
+        live.add_set(ISOLATED, isolated_set())
+        self._cluster = cluster
+        self._index = index
+        self._live = live
+        self.outcomes = VerdictChains(live, log)
+        self._chains = ChainStore(live, members, self.outcomes)
+        self._compiled = CompiledPolicies(index)
+        self._sections = TierChains(self._compiled, self._chains)
+        self.known: dict[PolicySetKey, PolicySet] = {}
+        self._of_policy: dict[ObjectRef, set[PolicySetKey]] = {}
+        # Address -> local Pods that hold it, in the order of `holding`, each with its classes: all of them judge it.
+        self._claims: dict[str, dict[HolderKey, tuple[PolicySetKey, ...]]] = {}
+        self._order: dict[PodKey, HolderKey] = {}
+        self._claimed: dict[PodKey, tuple[str, ...]] = {}
+        self._shown: dict[str, tuple[PolicySetKey, ...]] = {}
+        # What is to be worked off: identities, Pods, classes to be counted, classes to be written.
+        self._reselected: set[Identity] = set()
+        self._moved: dict[PodKey, None] = {}
+        self._stale: set[PolicySetKey] = set()
+        self._unwritten: dict[PolicySetKey, None] = {}
+
+    def move(self, key: PodKey) -> None:
+        """Note that a Pod came, went or changed; other nodes' Pods are in no class."""
+        if key in self._cluster.local or key in self._claimed:
+            self._moved[key] = None
+
+    def reselect(self, identities: Iterable[Identity]) -> None:
+        """Note that other policies judge these identities' Pods."""
+        self._reselected.update(identities)
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether everything that was noted is worked off."""
+        return not (self._reselected or self._moved or self._stale or self._unwritten)
+
+    def steps(self) -> Iterator[None]:
+        """Work off what was noted, a Pod or a chain at a time; who stops in between leaves the rest for later.
+
+        Before the end, maps lead to chains that aren't written yet: nothing may be taken then.
+        """
+        while not self.settled:
+            while self._moved or self._reselected:
+                for identity in self._reselected:
+                    self._moved.update(dict.fromkeys(self._index.local.get(identity, ())))
+                self._reselected.clear()
+                if self._moved:
+                    self._assign(self._moved.popitem()[0])
+                    yield
+            self._count_sections()
+            while self._unwritten and not (self._moved or self._reselected):
+                self._write(self._unwritten.popitem()[0])
+                yield
+            if not self._unwritten:
+                self._sections.drop()
+
+    def _assign(self, key: PodKey) -> None:
+        """Put a Pod into the classes that its policies make; take one that is gone, or holds no address, out of all."""
+        pod = self._cluster.local.get(key)
+        addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
+        wanted = tuple(class_keys(self._index.policies_of(pod))) if pod is not None else ()
+        touched = dict.fromkeys((*self._claimed.get(key, ()), *addresses))
+        before = self._order.pop(key, None)
+        for address in self._claimed.pop(key, ()):
+            if before is not None:
+                del self._claims[address][before]
+            if not self._claims[address]:
+                del self._claims[address]
+        if addresses and pod is not None:
+            self._claimed[key] = addresses
+            self._order[key] = holder_key(pod)
+        for address in addresses:
+            self._claims.setdefault(address, {})[self._order[key]] = wanted
+        for address in touched:
+            holders = self._claims.get(address, {})
+            classes = [found for holder in sorted(holders) for found in holders[holder]]
+            self._show(address, tuple(dict.fromkeys(classes)))
+
+    def of(self, address: str) -> tuple[PolicySetKey, ...]:
+        """Name the classes that an address dispatches to."""
+        return self._shown.get(address, ())
+
+    def rewrite(self, policies: Iterable[ObjectRef]) -> None:
+        """Have the classes and sections of changed policies written anew."""
+        changed = tuple(policies)
+        self._sections.rewrite(changed)
+        for ref in changed:
+            self._stale |= self._of_policy.get(ref, set())
+
+    def _count_sections(self) -> None:
+        """Write the sections that classes need now, before the chains that lead there.
+
+        Chains without Pods go last: what others name as well stays as it is.
+        """
+        for _, key in sorted((bool(self.known[key].addresses), key) for key in self._stale & self.known.keys()):
+            live = self.known[key]
+            families = tuple(family for family in FAMILIES if family in live.addresses)
+            # Of a class without Pods, the policies may be gone.
+            wanted = self._compiled.sections(key) if families else ()
+            for section in wanted:
+                self._sections.use(section, families)
+            for section in live.sections:
+                self._sections.release(section, live.families)
+            live.families, live.sections = families, wanted
+            self._unwritten[key] = None
+        self._stale.clear()
+        self._sections.write()
+
+    def _write(self, key: PolicySetKey) -> None:
+        """Write a class's chain, and one for packets without a conntrack entry where they read it otherwise.
+
+        Where no Pod is in the class, drop both.
+        """
+        live = self.known.get(key)
+        if live is None:
+            return
+        if not live.addresses:
+            self._drop(key)
+            return
+        rules, name, families = self._compiled.rules(key), names.class_chain(key), live.families
+        sections = live.sections
+        strays = frozenset(filter(self._sections.has_stray, sections))
+        stray = names.stray_chain(name)
+        if strays or names_ends(rules):
+            self._chains.put(stray, class_chain(key, rules, families, "packet", sections=sections, strays=strays))
+            self._chains.put(name, class_chain(key, rules, families, "connection", sections=sections, strays=strays))
+        else:
+            self._chains.put(name, class_chain(key, rules, families, sections=sections))
+            self._chains.drop(stray)
+
+    def _show(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
+        before = self._shown.get(address, ())
+        if before == wanted:
+            return
+        family = family_of(address)
+        if wanted:
+            self._shown[address] = wanted
+        else:
+            self._shown.pop(address, None)
+        for key in before:
+            self._count(key, family, -1)
+        for key in wanted:
+            self._count(key, family, 1)
+        for direction in DIRECTIONS:
+            was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
+            self._levels.use(len(now))
+            for level in range(max(len(was), len(now))):
+                chain = names.class_chain(now[level]) if level < len(now) else None
+                self._live.map_to(names.class_map(direction, family, level), address, chain)
+            self._levels.release(len(was))
+            if direction == "ingress" and bool(was) != bool(now):
+                (self._live.add if now else self._live.remove)(ISOLATED, family)
+
+    def _count(self, key: PolicySetKey, family: Family, by: int) -> None:
+        live = self.known.get(key)
+        if live is None:
+            live = self.known[key] = PolicySet({})
+            for ref in key.refs:
+                self._of_policy.setdefault(ref, set()).add(key)
+        count = live.addresses.get(family, 0) + by
+        if count:
+            live.addresses[family] = count
+        else:
+            del live.addresses[family]
+        if tuple(family for family in FAMILIES if family in live.addresses) != live.families:
+            self._stale.add(key)
+
+    def _drop(self, key: PolicySetKey) -> None:
+        del self.known[key]
+        for ref in key.refs:
+            self._of_policy[ref].discard(key)
+            if not self._of_policy[ref]:
+                del self._of_policy[ref]
+                self._compiled.forget(ref)
+        self._chains.drop(names.class_chain(key))
+        self._chains.drop(names.stray_chain(names.class_chain(key)))

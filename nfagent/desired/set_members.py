@@ -1,0 +1,232 @@
+"""What the sets hold: elements that follow the Pods.
+
+A set is filled once, when a chain first names it. From then on a Pod that leaves takes its elements out, and
+one that joins brings its own, in the sets that mean it and in no others. Where several peers of a set mean a Pod, it
+brings its elements as often.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias, TypeVar
+
+from nfagent.desired.tracker import RulesetTracker
+from nfagent.model.admin_policy import NodePeer
+from nfagent.model.netaddr import Family, family_of
+from nfagent.model.networkpolicy import PodPeer, PortProtocol
+from nfagent.model.objects import Node, Pod
+from nfagent.nftables.icmp_errors import pair_sets, pairs_of
+from nfagent.nftables.objects import Element
+from nfagent.nftables.policy_chains import SetContent, set_shape
+from nfagent.policy.compiler import (
+    NamedPorts,
+    addresses_meant,
+    node_addresses,
+    peer_addresses,
+    pod_port_elements,
+    port_elements,
+)
+from nfagent.policy.merged_peers import AnyOf, peers_of
+from nfagent.state.cluster import ClusterState, Identity, identity_of
+from nfagent.state.policy_index import PolicyIndex
+
+_K = TypeVar("_K")
+_Sets: TypeAlias = dict[Family, set[str]]
+"""The sets that mean a peer, alone or beside others."""
+_Owner: TypeAlias = PodPeer | Literal["local", "any"]
+"""Whose named ports: a peer's Pods, this node's, or any Pod's."""
+
+_ANY_PROTOCOL: PortProtocol = "any"
+
+
+class SetMembership:
+    """The sets in use, and which of them a Pod or a Node concerns.
+
+    closing: set -> how many chains name it in a rule that denies or passes
+    """
+
+    def __init__(self, cluster: ClusterState, index: PolicyIndex, live: RulesetTracker) -> None:
+        """Start without sets."""
+        self._cluster = cluster
+        self._index = index
+        self._live = live
+        self.closing: Counter[str] = Counter()
+        self._users: dict[str, int] = {}
+        self._content: dict[str, SetContent] = {}
+        self._of_peer: dict[PodPeer, _Sets] = {}
+        self._of_nodes: dict[NodePeer, _Sets] = {}
+        # By whose ports they are, so that a Pod is held only against those that could be its own.
+        self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
+        self._adrift: set[PodPeer] = set()
+        for name, shape in pair_sets():
+            live.add_set(name, shape)
+
+    def use(self, name: str, content: SetContent, *, closing: bool) -> None:
+        """Count one more chain that names a set; the first makes and fills it.
+
+        closing: an element more can end a connection there
+        """
+        users = self._users.get(name, 0)
+        self.closing[name] += closing
+        self._users[name] = users + 1
+        if users:
+            return
+        shape = set_shape(name, content)
+        self._content[name] = content
+        self._live.add_set(name, shape)
+        for peer in peers_of(content):
+            if isinstance(peer, PodPeer):
+                _note(self._of_peer, peer, shape.family, name)
+            else:
+                _note(self._of_nodes, peer, shape.family, name)
+        if isinstance(content, NamedPorts):
+            for owner in _owners(content):
+                named = self._of_port.setdefault(owner, {}).setdefault((content.name, content.protocol), {})
+                named.setdefault(content, {})[shape.family] = name
+        for element in self._elements(content, shape.family):
+            self._live.add(name, element)
+
+    def release(self, name: str, *, closing: bool) -> None:
+        """Count one chain less; the last takes the set away."""
+        self._users[name] -= 1
+        self.closing[name] -= closing
+        if self._users[name]:
+            return
+        del self._users[name], self.closing[name]
+        content, family = self._content.pop(name), self._live.sets[name].shape.family
+        self._live.drop_set(name)
+        for peer in peers_of(content):
+            if isinstance(peer, PodPeer):
+                _forget(self._of_peer, peer, family, name)
+            else:
+                _forget(self._of_nodes, peer, family, name)
+        if isinstance(content, NamedPorts):
+            self._forget_ports(content, family)
+
+    def _forget_ports(self, ports: NamedPorts, family: Family) -> None:
+        for owner in _owners(ports):
+            owned = self._of_port[owner]
+            named = owned[ports.name, ports.protocol]
+            del named[ports][family]
+            if not named[ports]:
+                del named[ports]
+            if not named:
+                del owned[ports.name, ports.protocol]
+            if not owned:
+                del self._of_port[owner]
+
+    def leave(self, pod: Pod) -> None:
+        """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
+        for name, element in self._brought(pod):
+            self._live.remove(name, element)
+
+    def join(self, pod: Pod) -> None:
+        """Put a Pod's elements into every set that means it; after the indexes heard of the change."""
+        for name, element in self._brought(pod):
+            self._live.add(name, element)
+
+    def move(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
+        """Take in that an identity became, or ceased to be, a member of a peer."""
+        sets = self._of_peer.get(peer)
+        if not sets or peer in self._adrift:
+            return
+        change = self._live.add if joined else self._live.remove
+        for pod in self._cluster.members[identity].values():
+            for address in pod.addresses if pod.holds_addresses else ():
+                for name in sets.get(family_of(address), ()):
+                    change(name, address)
+
+    def follow_node(self, before: Node | None, after: Node | None) -> None:
+        """Take in that a Node came, went or changed."""
+        for peer, sets in self._of_nodes.items():
+            for change, node in ((self._live.remove, before), (self._live.add, after)):
+                for address in addresses_meant(peer, node):
+                    for name in sets.get(family_of(address), ()):
+                        change(name, address)
+
+    def forget(self, peers: Iterable[PodPeer]) -> None:
+        """Take in that no policy names these peers any more; chains that are still to be written anew may.
+
+        Their sets follow no Pod from now on: another policy may name them again before that, and events in between
+        were not told.
+        """
+        self._adrift.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
+
+    def settle(self) -> None:
+        """Fill the sets anew that followed no Pod for a while and are named all the same; every chain is written."""
+        while self._adrift:
+            peer = self._adrift.pop()
+            sets = {name for found in self._of_peer.get(peer, {}).values() for name in found}
+            for named in self._of_port.get(peer, {}).values():
+                sets.update(name for ports in named.values() for name in ports.values())
+            for name in sets:
+                self._live.recount(name, self._elements(self._content[name], self._live.sets[name].shape.family))
+
+    def refill_ports(self) -> None:
+        """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
+        for name, content in self._content.items():
+            servers = peers_of(content.servers) if isinstance(content, NamedPorts) else ()
+            if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
+                self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
+
+    def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
+        if not pod.holds_addresses:
+            return
+        local = pod.node == self._cluster.node
+        owners: list[_Owner] = ["any", "local"] if local else ["any"]
+        if local:
+            yield from pairs_of(pod)
+        for peer in self._index.peers.of.get(identity_of(pod), ()):
+            if peer in self._adrift:
+                continue
+            owners.append(peer)
+            sets = self._of_peer.get(peer, {})
+            for address in pod.addresses:
+                for name in sets.get(family_of(address), ()):
+                    yield name, address
+        for owner in owners:
+            if owner in self._of_port:
+                yield from self._brought_ports(pod, self._of_port[owner])
+
+    def _brought_ports(
+        self, pod: Pod, owned: dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]
+    ) -> Iterator[tuple[str, Element]]:
+        declared = {(port.name, port.protocol) for port in pod.ports}
+        for key in declared | {(name, _ANY_PROTOCOL) for name, _ in declared}:
+            for content, sets in owned.get(key, {}).items():
+                for element in pod_port_elements(self._cluster, content, pod):
+                    name = sets.get(family_of(element[0]))
+                    if name is not None:
+                        yield name, element
+
+    def _elements(self, content: SetContent, family: Family) -> Iterable[Element]:
+        if isinstance(content, NamedPorts):
+            return (item for item in port_elements(self._cluster, self._index, content) if family_of(item[0]) == family)
+        found = (address for peer in peers_of(content) for address in self._addresses(peer))
+        return (address for address in found if family_of(address) == family)
+
+    def _addresses(self, peer: PodPeer | NodePeer) -> Iterator[str]:
+        if isinstance(peer, NodePeer):
+            return node_addresses(self._cluster, peer)
+        return peer_addresses(self._cluster, self._index, peer)
+
+
+def _owners(ports: NamedPorts) -> tuple[_Owner, ...]:
+    if ports.local:
+        return ("local",)
+    if isinstance(ports.servers, PodPeer | AnyOf):
+        return tuple(peer for peer in peers_of(ports.servers) if isinstance(peer, PodPeer))
+    return ("any",)
+
+
+def _note(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+    sets.setdefault(key, {}).setdefault(family, set()).add(name)
+
+
+def _forget(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+    sets[key][family].discard(name)
+    if not sets[key][family]:
+        del sets[key][family]
+    if not sets[key]:
+        del sets[key]

@@ -1,0 +1,74 @@
+"""The masquerade plan of this node: whose packets, and which destinations keep the Pod's address."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, single
+from nfagent.state.cluster import ClusterDelta, ClusterState
+from nfagent.state.egress import EgressState
+
+
+class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node's configuration says of masquerade.
+
+    ipv4, ipv6:     whether this family is translated
+    cluster_ranges: Pod and Service ranges that no Node and no ServiceCIDR names
+    """
+
+    enabled: bool = True
+    ipv4: bool = True
+    ipv6: bool = True
+    random_fully: bool = True
+    all_reserved_ranges: bool = False
+    cluster_ranges: tuple[Range, ...] = ()
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that are translated; none where masquerade is off."""
+        return tuple(family for family, on in zip(FAMILIES, (self.ipv4, self.ipv6), strict=True) if self.enabled and on)
+
+
+class MasqueradePlan(msgspec.Struct, frozen=True):
+    """Disjoint ranges of both families.
+
+    sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of the families translated
+    cluster: destinations in the cluster: never translated
+    outside: families of which Pods have addresses outside these: never translated either
+    exempt:  destinations outside that keep the Pod's address, by configuration and policies
+    """
+
+    sources: tuple[Range, ...]
+    cluster: tuple[Range, ...]
+    outside: tuple[Family, ...]
+    exempt: tuple[Range, ...]
+    random_fully: bool
+
+
+def masquerade_plan(
+    cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings, known: ClusterAddresses
+) -> MasqueradePlan:
+    """Plan this node's masquerade, by what is known of the cluster's addresses."""
+    own = cluster.nodes.get(cluster.node)
+    sources = list(own.pod_cidrs) if own is not None else []
+    for pod in cluster.local.values():
+        if pod.holds_addresses:
+            sources += [single(address) for address in pod.addresses]
+    exempt = egress.exempt(all_reserved_ranges=settings.all_reserved_ranges)
+    translated = (item for item in sources if item.family in settings.families)
+    outside = tuple(family for family in FAMILIES if known.outside[family])
+    return MasqueradePlan(disjoint(translated), known.ranges, outside, disjoint(exempt), settings.random_fully)
+
+
+def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:
+    """Tell whether a change is about a Pod of this node that lies outside the node's ranges."""
+    own = cluster.nodes.get(cluster.node)
+    ranges = own.pod_cidrs if own is not None else ()
+    return any(
+        pod is not None
+        and pod.node == cluster.node
+        and pod.holds_addresses
+        and not all(any(item.holds(address) for item in ranges) for address in pod.addresses)
+        for pod in change.pod or ()
+    )

@@ -1,0 +1,291 @@
+"""The two ends of a connection, as people write them.
+
+An end is `NAMESPACE/POD`, an address, or a Service: `svc/NAMESPACE/NAME`. The destination may name its port:
+`shop/db:5432/tcp`, `shop/db:postgres`, `10.0.0.7:53/udp`, `[2001:db8::7]:443`, `svc/shop/db:http`. Without a port, ICMP
+echo is judged. A Service's address with one of its ports, and a node's with a node port, mean the Service;
+`packet:10.0.0.7:80/tcp` never does: it is the address that a packet has after a Service's was translated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from heapq import nsmallest
+from itertools import islice
+from typing import Literal, TypeAlias, cast
+
+import msgspec
+
+from nfagent.errors import UsageError
+from nfagent.model.netaddr import AddressError, canonical, family_of
+from nfagent.model.objects import ContainerPort, ObjectRef, Pod, Protocol
+from nfagent.model.services import Service, ServicePort
+from nfagent.policy.evaluator import Flow
+from nfagent.state.cluster import ClusterState
+
+FlowDirection: TypeAlias = Literal["cluster", "external", "node", "name"]
+"""By which address of a Service a client calls: the cluster's, an external one, a node's, or by name alone."""
+
+_END = re.compile(
+    r"(?P<packet>packet:)?(?P<host>\[[^]]+\]|[^:\[\]]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
+    r"(:(?P<port>[^:/]+)(/(?P<protocol>\w+))?)?"
+)
+_SERVICE = "svc/"
+_PROTOCOLS = ("tcp", "udp", "sctp")
+_PORT_DIGITS = 5
+_SUGGESTED = 3
+_LOOKED_AT, _COMPARED = 5000, 200
+"""Names among which one that was mistyped is looked for, and those that are compared letter by letter."""
+
+
+class ServiceTarget(msgspec.Struct, frozen=True):
+    """The Service that a client calls, and how.
+
+    node: the node whose node port it is; '' by any other way
+    """
+
+    service: Service
+    port: ServicePort
+    way: FlowDirection
+    node: str = ""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A connection that somebody asks about.
+
+    sources, destinations: addresses that the ends have, in the order in which they are preferred; a Service that is
+                           called by its name alone has no destination
+    port:                  the number that the client calls; None for ICMP echo
+    protocol:              '' where the destination's family decides which ICMP it is
+    """
+
+    sources: tuple[str, ...]
+    destinations: tuple[str, ...]
+    protocol: str
+    port: int | None
+    called: ServiceTarget | None = None
+    packet: bool = False
+
+    def flow(self) -> Flow | None:
+        """Give the flow to the first destination of one family with a source; None where there is none."""
+        for here in self.sources:
+            for there in self.destinations:
+                if family_of(here) == family_of(there):
+                    echo = "icmpv6" if family_of(there) == 6 else "icmp"
+                    return Flow(here, there, self.protocol or echo, self.port, self.packet and here == there)
+        return None
+
+
+class _End(msgspec.Struct, frozen=True):
+    """What a person wrote: the text, and its parts."""
+
+    text: str
+    host: str
+    port: str
+    protocol: str
+    packet: bool
+
+
+def read_question(cluster: ClusterState, source: str, destination: str) -> Question:
+    """Read the two ends as people write them. Raises UsageError."""
+    here, there = _split(source), _split(destination)
+    if here.port:
+        raise UsageError(f"{source!r}: the source has no port; write it behind the destination, as in shop/db:5432/tcp")
+    if here.packet or here.host.count("/") > 1:
+        wrong = "packet: belongs before the destination" if here.packet else "a Service is called, it calls nobody"
+        raise UsageError(f"{source!r}: {wrong}; write a Pod or an address as source")
+    sources = _addresses(cluster, here.host)
+    if there.host.startswith(_SERVICE) and there.host.count("/") == 2:
+        return _to_service(cluster, sources, there)
+    destinations = _addresses(cluster, there.host)
+    called = None
+    if not there.packet and not any(cluster.holder(address) for address in destinations):
+        called = _called(cluster, destinations, there)
+    if called is not None:
+        port = called.port.node_port if called.way == "node" else called.port.port
+        return Question(sources, destinations, called.port.protocol, port, called)
+    return _to_address(cluster, sources, destinations, there)
+
+
+def pod_of(cluster: ClusterState, path: str) -> Pod:
+    """Find a Pod by `NAMESPACE/POD`. Raises UsageError."""
+    namespace, _, name = path.partition("/")
+    pod = cluster.pods.get((namespace, name))
+    if not (namespace and name) or "/" in name:
+        raise UsageError(f"{path!r} is not a Pod's name; write NAMESPACE/POD, a port behind a colon: shop/db:5432/tcp")
+    if pod is None:
+        raise UsageError(f"there is no Pod {path}{_similar(cluster, namespace, name)}")
+    return pod
+
+
+def in_words(cluster: ClusterState, address: str) -> str:
+    """Name who is at an address: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
+    pod = cluster.holder(address)
+    if pod is not None:
+        return f"{pod.ref.path} ({address})"
+    nodes = [node.name for node in cluster.nodes.values() if address in node.addresses]
+    return f"node {nodes[0]} ({address})" if nodes else address
+
+
+def _split(end: str) -> _End:
+    found = _END.fullmatch(end)
+    if found is None:
+        raise UsageError(f"{end!r} is neither NAMESPACE/POD nor an address; write one like shop/web, 10.0.0.7:53/udp")
+    host, protocol = cast("str", found["host"]).strip("[]"), (found["protocol"] or "").lower()
+    if protocol in {"icmp", "icmpv6"}:
+        raise UsageError(f"{end!r}: {protocol} has no port; leave the port away, and ping is judged")
+    if protocol and protocol not in _PROTOCOLS:
+        raise UsageError(f"{end!r}: {protocol} is not a protocol; write {', '.join(_PROTOCOLS[:-1])} or sctp")
+    return _End(end, host, found["port"] or "", protocol, found["packet"] is not None)
+
+
+def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
+    if "/" not in host:
+        try:
+            return (canonical(host),)
+        except AddressError as error:
+            raise UsageError(
+                f"{host!r} {error}; a Pod is written NAMESPACE/POD, a Service svc/NAMESPACE/NAME"
+            ) from None
+    pod = pod_of(cluster, host)
+    if not pod.addresses:
+        raise UsageError(f"Pod {host} has no address yet")
+    if not (pod.holds_addresses or pod.host_network):
+        raise UsageError(
+            f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address"
+        )
+    return pod.addresses
+
+
+def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
+    identities = cluster.by_namespace.get(namespace, ())
+    here = (pod for identity in identities for _, pod in cluster.members[identity])
+    near = _alike(here, namespace, name, (space for space in cluster.by_namespace if (space, name) in cluster.pods))
+    if near:
+        return f"; did you mean {near}?"
+    if ObjectRef("Service", namespace, name) in cluster.services:
+        return f", but a Service of that name: write svc/{namespace}/{name}"
+    if not identities:
+        return f", nor any other in namespace {namespace}; `nfagent dump state` lists all Pods"
+    return f"; `nfagent dump state -n {namespace}` lists Pods"
+
+
+def _alike(here: Iterable[str], namespace: str, name: str, elsewhere: Iterable[str]) -> str:
+    """Give a few names that were perhaps meant: `shop/web or shop/web-2`.
+
+    here:      the names in that namespace; of very many not all are looked at
+    elsewhere: other namespaces in which this name is
+    """
+    looked_at = list(islice(here, _LOOKED_AT))
+    near = [f"{namespace}/{other}" for other in sorted(other for other in looked_at if name and other.startswith(name))]
+    near += [f"{namespace}/{other}" for other in close_names(name, looked_at)]
+    near += [f"{space}/{name}" for space in sorted(elsewhere)]
+    return " or ".join(list(dict.fromkeys(near))[:_SUGGESTED])
+
+
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """Give the names that are most like one; of many, only those of about its length are compared with it."""
+    length = len(name)
+    compared = nsmallest(_COMPARED, islice(known, _LOOKED_AT), key=lambda other: (abs(len(other) - length), other))
+    return get_close_matches(name, sorted(compared), n=_SUGGESTED)
+
+
+def _number(end: _End) -> int | None:
+    """Read a port that is a number; None where it is a name. Raises UsageError."""
+    if not end.port.isdecimal():
+        return None
+    if len(end.port) <= _PORT_DIGITS and 1 <= int(end.port) <= 65535:
+        return int(end.port)
+    raise UsageError(f"{end.text!r}: {end.port} is not a port number; write 1 to 65535")
+
+
+def _to_address(cluster: ClusterState, sources: tuple[str, ...], destinations: tuple[str, ...], end: _End) -> Question:
+    if not end.port:
+        return Question(sources, destinations, "", None, packet=end.packet)
+    number = _number(end)
+    if number is not None:
+        return Question(sources, destinations, end.protocol or "tcp", number, packet=end.packet)
+    pod = cluster.holder(destinations[0])
+    declared: tuple[ContainerPort, ...] = pod.ports if pod is not None else ()
+    for known in declared:
+        if known.name == end.port and end.protocol in {"", known.protocol}:
+            return Question(sources, destinations, known.protocol, known.port, packet=end.packet)
+    has = f", which has {', '.join(f'{known.name}/{known.protocol}' for known in declared)}" if declared else ""
+    whose = in_words(cluster, destinations[0])
+    raise UsageError(f"{end.text!r}: {_spelt(end)} is neither a port number nor the name of a port of {whose}{has}")
+
+
+def _spelt(end: _End) -> str:
+    return f"{end.port}/{end.protocol}" if end.protocol else end.port
+
+
+def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Question:
+    _, namespace, name = end.host.split("/")
+    service = cluster.services.get(ObjectRef("Service", namespace, name))
+    if service is None:
+        here = (ref.name for ref in cluster.services if ref.namespace == namespace)
+        near = _alike(here, namespace, name, (ref.namespace for ref in cluster.services if ref.name == name))
+        raise UsageError(f"there is no Service {namespace}/{name}{f'; did you mean {near}?' if near else ''}")
+    _check_known(service)
+    number = _number(end) if end.port else None
+    if service.headless and number is not None:
+        # Its name stands for the Pods' own addresses: nothing translates the port that the client calls.
+        port: ServicePort | None = ServicePort(number, number, cast("Protocol", end.protocol or "tcp"))
+    elif end.port:
+        port = _port_of((service,), end)
+    else:
+        port = service.ports[0] if len(service.ports) == 1 else None
+    if port is None:
+        raise _no_port(f"{end.text!r}: Service {service.ref.path}", (service,), end)
+    destinations = service.cluster_addresses or service.external_addresses
+    way: FlowDirection = "cluster" if service.cluster_addresses else "external" if destinations else "name"
+    return Question(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, way))
+
+
+def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> ServiceTarget | None:
+    """Find the Service that an address and a port stand for; None where they are nobody's."""
+    for address in destinations:
+        services = cluster.called.by_address.get(address, ())
+        port = _port_of(services, end) if end.port else None
+        nodes = [node for node in cluster.nodes.values() if address in node.addresses]
+        if port is not None:
+            service = next(known for known in services if port in known.ports)
+            _check_known(service)
+            return ServiceTarget(service, port, "cluster" if address in service.cluster_addresses else "external")
+        if services and not nodes:
+            raise _no_port(f"{end.text!r}: {address} is Service {services[0].ref.path}, which", services, end)
+        number = _number(end) if end.port else None
+        found = cluster.called.called_on_node(end.protocol or "tcp", number) if number is not None else None
+        if nodes and found is not None:
+            _check_known(found[0])
+            return ServiceTarget(*found, "node", nodes[0].name)
+    return None
+
+
+def _port_of(services: Iterable[Service], end: _End) -> ServicePort | None:
+    """Find the port that an end names among those of Services: TCP's where several protocols have it."""
+    number = _number(end)
+    ports = [port for service in services for port in service.ports if end.protocol in {"", port.protocol}]
+    found = [port for port in ports if (port.name == end.port if number is None else port.port == number)]
+    return min(found, key=lambda port: _PROTOCOLS.index(port.protocol), default=None)
+
+
+def _no_port(who: str, services: Iterable[Service], end: _End) -> UsageError:
+    has = ", ".join(dict.fromkeys(str(port) for service in services for port in service.ports)) or "none at all"
+    if end.port:
+        return UsageError(f"{who} has no port {_spelt(end)}; it has {has}")
+    return UsageError(f"{who} has ports of its own, and answers no ping; write one of them behind a colon: {has}")
+
+
+def _check_known(service: Service) -> None:
+    """Refuse a Service behind which nobody can be known from here."""
+    if service.external_name:
+        raise UsageError(
+            f"Service {service.ref.path} is another name for {service.external_name}; ask for an address of that name"
+        )
+    if service.selector is None:
+        raise UsageError(
+            f"Service {service.ref.path} has no selector: others say who stands behind it, and that isn't read here; "
+            "ask for the server's own address and port"
+        )

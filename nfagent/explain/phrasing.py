@@ -1,0 +1,206 @@
+"""A judgement in words: tier by tier what was asked, and what the rules that mattered said.
+
+A line reads `NetworkPolicy shop/db isolates ingress; rule 2 of 3 allows from pods app=web in namespace shop on
+5432/tcp: matches`. Rules that didn't match are shown where that decided, the nearest misses first, and the rest is
+counted: a long list must not bury the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from nfagent.errors import ValidationIssue
+from nfagent.model.admin_policy import LAST_PRIORITY, Policy, TierPolicy
+from nfagent.model.objects import Direction, ObjectRef
+from nfagent.policy.evaluator import DirectionVerdict, Flow, RuleOutcome, TierResult
+
+MISSES_SHOWN = 12
+"""Rules of one policy that are shown although they didn't match."""
+
+_POLICIES_SHOWN = 6
+_MISSES_IN_ALL = 24
+_FEWEST = 3
+_TAG = 8
+_LONGEST_LIST = 160
+"""Characters of the peers, and of the ports, of one rule."""
+_ACTIONS = {"allow": "allows", "deny": "denies", "pass": "passes"}
+
+
+def side_lines(side: DirectionVerdict, flow: Flow, policies: Mapping[ObjectRef, Policy]) -> list[str]:
+    """Say how one end was judged, stage by stage.
+
+    flow:     as it was judged there
+    policies: at least those that the judgement names
+    """
+    teller = _Teller(side.direction, flow, policies)
+    lines = []
+    for stage in side.stages:
+        told = teller.network(stage) if stage.tier == "network" else teller.tier(stage)
+        lines += _tagged(stage.tier, told)
+    if side.decided is None:
+        why = "no policy decides" if side.stages else f"no policy judges its {side.direction}"
+        lines += _tagged("default", [f"{why}: allowed"])
+    return lines
+
+
+def _tagged(tag: str, lines: Sequence[str]) -> list[str]:
+    tags = [tag, *[""] * (len(lines) - 1)]
+    return [f"  {shown:<{_TAG}}  {line}" for shown, line in zip(tags, lines, strict=True)]
+
+
+class _Teller:
+    """Says what policies and rules of one direction said."""
+
+    def __init__(self, direction: Direction, flow: Flow, policies: Mapping[ObjectRef, Policy]) -> None:
+        self._direction = direction
+        self._flow = flow
+        self._policies = policies
+        self._way, self._other = ("from", "source") if direction == "ingress" else ("to", "destination")
+
+    def network(self, stage: TierResult) -> list[str]:
+        """Tell of the NetworkPolicies: those that allow; where none does, all, with the rules that came near."""
+        if stage.verdict == "deny":
+            return self._missed(stage)
+        lines = []
+        others = []
+        for policy, rules in _by_policy(stage.policies, stage.rules):
+            matching = [self._rule(rule) for rule in rules if rule.outcome == "matches"]
+            if not matching:
+                others.append(policy)
+                continue
+            lines.append(f"{self._head(policy)}; {matching[0]}")
+            lines += [f"  {words}" for words in matching[1 : MISSES_SHOWN + 1]]
+            lines += _more(len(matching) - 1 - MISSES_SHOWN, "that match")
+        if not others:
+            return lines
+        if len(others) <= _FEWEST:
+            return [*lines, *(f"{self._head(policy)}; {self._nothing(policy, stage.rules)}" for policy in others)]
+        return [*lines, f"{len(others)} more NetworkPolicies isolate {self._direction}; none of their rules matches"]
+
+    def tier(self, stage: TierResult) -> list[str]:
+        """Tell of a tier: the rule that matched, or how near its rules came."""
+        if not stage.verdict:
+            return self._missed(stage)
+        decider = stage.rules[-1]
+        before = stage.policies[: stage.policies.index(decider.policy)]
+        lines = []
+        if len(before) == 1:
+            lines = [f"{self._head(before[0])}; {self._nothing(before[0], stage.rules)}"]
+        elif before:
+            asked = sum(rule.policy != decider.policy for rule in stage.rules)
+            lines = [f"{len(before)} policies before it; {self._no_rule_of(asked, one=False)}"]
+        then = "; the next tier decides" if stage.verdict == "pass" else ""
+        return [*lines, f"{self._head(decider.policy)}; {self._rule(decider)}{then}"]
+
+    def _missed(self, stage: TierResult) -> list[str]:
+        """Tell of policies of which no rule matched: those that came nearest first, and the rest counted."""
+        asked = _by_policy(stage.policies, stage.rules)
+        asked.sort(key=lambda entry: all(rule.outcome == "peer" for rule in entry[1]))
+        shown, rest = asked[:_POLICIES_SHOWN], asked[_POLICIES_SHOWN:]
+        most = max(_FEWEST, min(MISSES_SHOWN, _MISSES_IN_ALL // len(shown)))
+        lines = []
+        for policy, missed in shown:
+            if len(missed) == 1:
+                lines.append(f"{self._head(policy)}; {self._rule(missed[0])}")
+                continue
+            lines.append(f"{self._head(policy)}; {self._nothing(policy, missed)}")
+            near = sorted(missed, key=lambda rule: rule.outcome == "peer")
+            if stage.tier != "network" and len(near) > _FEWEST:
+                # Another tier decides: of many rules here only those matter that nearly did.
+                near = [rule for rule in near if rule.outcome != "peer"]
+            lines += [f"  {self._rule(rule)}" for rule in near[:most]]
+            lines += _more(len(near) - most, "that don't match")
+        if rest:
+            count = sum(len(missed) for _, missed in rest)
+            lines.append(f"{self._rest(len(rest), stage)}; {self._no_rule_of(count, one=len(rest) == 1)}")
+        return lines
+
+    def _rest(self, count: int, stage: TierResult) -> str:
+        """Count the policies that aren't named."""
+        if stage.tier == "network":
+            return "1 more policy isolates it" if count == 1 else f"{count} more policies isolate it"
+        return "1 more policy has rules for it" if count == 1 else f"{count} more policies have rules for it"
+
+    def _no_rule_of(self, count: int, *, one: bool) -> str:
+        """Say that none of the rules of one policy, or of several, matches."""
+        whose, has = ("its", "it has") if one else ("their", "they have")
+        if count > 1:
+            return f"none of {whose} {count} {self._direction} rules matches"
+        return f"{whose} only {self._direction} rule doesn't match" if count else f"{has} no {self._direction} rules"
+
+    def _head(self, ref: ObjectRef) -> str:
+        """Name a policy, and what makes it speak here."""
+        policy = self._policies[ref]
+        if not isinstance(policy, TierPolicy):
+            return f"{ref} isolates {self._direction}"
+        return f"{ref}, priority {policy.priority}" if policy.priority <= LAST_PRIORITY else str(ref)
+
+    def _nothing(self, ref: ObjectRef, rules: Sequence[RuleOutcome]) -> str:
+        """Say that no rule of a policy matched."""
+        count = sum(rule.policy == ref for rule in rules)
+        problem = self._policies[ref].problem
+        if problem is not None:
+            return f"it can't be read, so it fails closed and allows nothing: {_fault(problem)}"
+        if not count:
+            return f"it has no {self._direction} rules, so it allows nothing"
+        return f"none of its {count} rules matches" if count > 1 else "its only rule doesn't match"
+
+    def _rule(self, rule: RuleOutcome) -> str:
+        """Say what one rule is about, and what became of it."""
+        name = f' "{_printable(rule.name)}"' if rule.name else ""
+        which = f"rule {rule.index + 1} of {rule.total}{name}"
+        policy = self._policies[rule.policy]
+        if isinstance(policy, TierPolicy):
+            problem = policy.rules(self._direction)[rule.index].problem
+            if problem is not None:
+                who = "it" if policy.problem is not None else which
+                closed = "allows nothing" if rule.action == "allow" else "denies everything"
+                return f"{who} can't be read, so it fails closed and {closed}: {_fault(problem)}"
+        return f"{which} {_ACTIONS[rule.action]} {self._way} {_shortened(rule.words)}: {self._why(rule)}"
+
+    def _why(self, rule: RuleOutcome) -> str:
+        if rule.outcome == "peer":
+            return f"{self._other} doesn't match"
+        if rule.outcome == "matches":
+            return "matches"
+        return "port doesn't match" if self._flow.port is not None else f"it has ports, and {self._flow.protocol} none"
+
+
+def _by_policy(
+    policies: Sequence[ObjectRef], rules: Sequence[RuleOutcome]
+) -> list[tuple[ObjectRef, list[RuleOutcome]]]:
+    found: dict[ObjectRef, list[RuleOutcome]] = {policy: [] for policy in policies}
+    for rule in rules:
+        found[rule.policy].append(rule)
+    return list(found.items())
+
+
+def _more(count: int, why: str) -> list[str]:
+    return [f"  and {count} more {why}"] if count > 0 else []
+
+
+def _fault(problem: ValidationIssue) -> str:
+    return str(msgspec.structs.replace(problem, place="", object=""))
+
+
+def _shortened(words: str) -> str:
+    """Keep the first of many peers and ports, and count the others."""
+    peers, on, ports = words.rpartition(" on ") if " on " in words else (words, "", "")
+    return f"{_first(peers, ' or ')}{on}{_first(ports, ', ')}"
+
+
+def _first(words: str, between: str) -> str:
+    listed = words.split(between)
+    kept = listed[:1]
+    for item in listed[1:]:
+        if sum(map(len, kept)) + len(item) > _LONGEST_LIST:
+            return between.join([*kept, f"{len(listed) - len(kept)} more"])
+        kept.append(item)
+    return words
+
+
+def _printable(name: str) -> str:
+    """Keep a name from steering the terminal: its API lets it hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -1,0 +1,66 @@
+"""Who decided at one end of a connection, in a few words: for tables, where `words` would say too much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nfagent.model.admin_policy import Policy, TierPolicy
+from nfagent.model.objects import ObjectRef
+from nfagent.policy.evaluator import DirectionVerdict, RuleOutcome, TierResult
+
+_NAMED = 3
+_ACTIONS = {"allow": "allows", "deny": "denies", "pass": "passes"}
+
+
+def reason(side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
+    """Say which tier, policy and rule decided: `NetworkPolicy shop/db isolates it; none of its 2 rules matches`.
+
+    policies: at least those that the judgement names
+    """
+    decided = side.decided
+    if decided is None:
+        return "no policy decides" if side.stages else "no policy judges it"
+    if decided.tier != "network":
+        return _tier(decided, side, policies)
+    return _allowing(decided) if decided.verdict == "allow" else _isolating(decided, policies)
+
+
+def _tier(stage: TierResult, side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
+    decider = stage.rules[-1]
+    policy = policies[decider.policy]
+    if isinstance(policy, TierPolicy):
+        if policy.problem is not None:
+            return f"{decider.policy} can't be read: it fails closed"
+        if policy.rules(side.direction)[decider.index].problem is not None:
+            return f"{_which(decider)} in {decider.policy} can't be read: it fails closed"
+    return f"{_which(decider)} in {decider.policy} {_ACTIONS[decider.action]} it"
+
+
+def _allowing(stage: TierResult) -> str:
+    first, *others = [rule for rule in stage.rules if rule.outcome == "matches"]
+    also = f" (and {len(others)} more)" if others else ""
+    return f"{_which(first)} in {first.policy} allows it{also}"
+
+
+def _isolating(stage: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
+    """Name those that isolate; of one alone, say how near its rules came."""
+    if len(stage.policies) > 1:
+        named = [ref.path for ref in stage.policies[:_NAMED]]
+        more = len(stage.policies) - _NAMED
+        listed = ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
+        return f"{len(stage.policies)} NetworkPolicies isolate it ({listed}); none of their rules matches"
+    [ref] = stage.policies
+    if policies[ref].problem is not None:
+        return f"{ref} can't be read: it fails closed"
+    if not stage.rules:
+        return f"{ref} isolates it; it has no rules"
+    near = next((rule for rule in stage.rules if rule.outcome == "port"), None)
+    if near is not None:
+        return f"{ref} isolates it; {_which(near)} has other ports"
+    return f"{ref} isolates it; " + (
+        "its only rule doesn't match" if len(stage.rules) == 1 else f"none of its {len(stage.rules)} rules matches"
+    )
+
+
+def _which(rule: RuleOutcome) -> str:
+    return f"rule {rule.index + 1} of {rule.total}"

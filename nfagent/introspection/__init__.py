@@ -1,0 +1,5 @@
+"""What the running agent answers over its unix socket: views of its state, differences to the kernel, freshness.
+
+May import: controllers and below. Promises: an answer is encoded in slices of 8 ms, and says how far it can be relied
+on.
+"""

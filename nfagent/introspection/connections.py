@@ -1,0 +1,185 @@
+"""The connections of the agent's socket: so many at once, and none for longer than it is used.
+
+Whoever asks has some seconds for a whole question, and for taking up what is answered. Beyond the limit connections
+wait in the kernel, where they cost no descriptor: those are for the kernel's rules and the manifests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import cast
+
+import msgspec
+from aiohttp import web
+
+from nfagent.introspection.http_log import MalformedRequest, log
+
+BACKLOG = 128
+"""So many connections wait beside those that are accepted."""
+_PAUSE_SECONDS = 1.0
+_SAY_SECONDS = 60.0
+_SHARE = 4
+"""One descriptor in so many may be a connection's."""
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True):
+    """What a connection may cost.
+
+    most:            at once
+    request_seconds: until a whole request is there, from the connection or from the answer before
+    unread_seconds:  for which an answer isn't taken up
+    """
+
+    most: int = 64
+    request_seconds: float = 10.0
+    unread_seconds: float = 60.0
+
+
+class ServerConnection(asyncio.Protocol):
+    """One connection, whose bytes go to aiohttp's protocol, with its deadlines."""
+
+    def __init__(
+        self, inner: web.RequestHandler, limits: ConnectionLimits, ended: Callable[[ServerConnection], None]
+    ) -> None:
+        """Join it; `ended` is called when it is over."""
+        self._inner = inner
+        self._limits = limits
+        self._ended = ended
+        self._transport: asyncio.Transport | None = None
+        self._request: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.await_request()
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._cancel()
+        self._transport = None
+        self._inner.connection_lost(exc)
+        self._ended(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; what the parser stumbles over ends the connection, and nothing else."""
+        try:
+            self._inner.data_received(data)
+        except Exception as error:  # noqa: BLE001 - whatever it is: it came from these bytes
+            log.warning("%s", error, exc_info=MalformedRequest(f"{type(error).__name__}: {error}"))
+            self.abort()
+
+    def eof_received(self) -> None:
+        """Take in that no more comes: the connection ends."""
+        self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        """Take in that an answer isn't taken up for now."""
+        self._inner.pause_writing()
+        self._reading = asyncio.get_running_loop().call_later(self._limits.unread_seconds, self.abort)
+
+    def resume_writing(self) -> None:
+        """Take in that it is again."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        self._inner.resume_writing()
+
+    def await_request(self) -> None:
+        """Give the peer time for a request, from now on."""
+        self.answer()
+        self._request = asyncio.get_running_loop().call_later(self._limits.request_seconds, self.abort)
+
+    def answer(self) -> None:
+        """Take in that a whole request is there."""
+        if self._request is not None:
+            self._request.cancel()
+            self._request = None
+
+    def abort(self) -> None:
+        """End it, whatever is still to be written."""
+        self._cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _cancel(self) -> None:
+        for timer in (self._request, self._reading):
+            if timer is not None:
+                timer.cancel()
+
+
+def connection_of(request: web.BaseRequest) -> ServerConnection | None:
+    """Give the connection that a request came by; None where it is over."""
+    found = None if request.transport is None else request.transport.get_protocol()
+    return found if isinstance(found, ServerConnection) else None
+
+
+class SocketListener:
+    """Accepts the connections of a listening socket, which it owns."""
+
+    def __init__(
+        self, opened: socket.socket, protocol: Callable[[], web.RequestHandler], limits: ConnectionLimits
+    ) -> None:
+        """Begin to accept."""
+        opened.settimeout(0)
+        self._socket = opened
+        self._protocol = protocol
+        self._limits = limits
+        self._free = asyncio.Semaphore(
+            min(limits.most, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE))
+        )
+        self._connections: set[ServerConnection] = set()
+        self._said = -_SAY_SECONDS
+        self._accepting = asyncio.create_task(self._accept())
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether there are connections."""
+        return bool(self._connections)
+
+    async def close(self) -> None:
+        """Accept no more; connections go on."""
+        self._accepting.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._accepting
+        self._socket.close()
+
+    def abort(self) -> None:
+        """End the connections that are left."""
+        for connection in tuple(self._connections):
+            connection.abort()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._free.acquire()
+            try:
+                opened, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                self._free.release()
+                self._say(error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            connection = ServerConnection(self._protocol(), self._limits, self._over)
+            self._connections.add(connection)
+            try:
+                await loop.connect_accepted_socket(lambda made=connection: made, opened)  # type: ignore[misc]
+            except OSError:
+                opened.close()
+                self._over(connection)
+
+    def _over(self, connection: ServerConnection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._free.release()
+
+    def _say(self, error: OSError) -> None:
+        if monotonic() - self._said >= _SAY_SECONDS:
+            self._said = monotonic()
+            log.warning("no connection is accepted for now, it is tried again: %s", error.strerror or error)

@@ -1,0 +1,99 @@
+"""Where the kernel differs from what it must hold, in words and as the commands that put it right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+from nfagent.introspection.chunks import Deferred, whole
+from nfagent.introspection.freshness import WHOLE, Freshness, head
+from nfagent.model.netaddr import number
+from nfagent.model.slices import in_order
+from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
+from nfagent.nftables.render import element_order, element_text, rule_text
+from nfagent.nftables.transaction import diff_in_steps
+
+View = dict[str, Any]
+_Object: TypeAlias = Chain | NamedSet | VerdictMap | None
+
+
+def diff_view(kernel: Ruleset, wanted: Ruleset) -> View:
+    """Show where the kernel differs from what it must hold, and the commands that would put it right."""
+    found: View = whole(diff_parts(kernel, wanted))
+    return found
+
+
+def diff_parts(kernel: Ruleset, wanted: Ruleset, standing: Freshness = WHOLE) -> View:
+    """Show the same, made as it is written: both are values, of one moment each."""
+    written = 0
+
+    def commands() -> Iterator[str | None]:
+        nonlocal written
+        for command in diff_in_steps(kernel, wanted):
+            written += command is not None
+            yield None if command is None else command.text()
+
+    return {
+        **head(standing),
+        "commands": commands(),
+        "differences": _differences(kernel, wanted),
+        "equal": Deferred(lambda: not written),
+    }
+
+
+def _differences(kernel: Ruleset, wanted: Ruleset) -> Iterator[str | None]:
+    if not kernel.exists:
+        if wanted.exists:
+            yield "the table is missing"
+        return
+    for kind, name in sorted(kernel.foreign):
+        yield f"{kind} {name}: not nfagent's"
+    kinds: tuple[tuple[str, Mapping[str, _Object], Mapping[str, _Object]], ...] = (
+        ("counter", dict.fromkeys(kernel.counters), dict.fromkeys(wanted.counters)),
+        ("set", kernel.sets, wanted.sets),
+        ("map", kernel.maps, wanted.maps),
+        ("chain", kernel.chains, wanted.chains),
+    )
+    for kind, there, here in kinds:
+        for name in sorted(here.keys() - there.keys()):
+            yield f"{kind} {name}: missing"
+        for name in sorted(there.keys() - here.keys()):
+            yield f"{kind} {name}: not wanted"
+        for name in sorted(there.keys() & here.keys()):
+            for words in _changed(there[name], here[name]):
+                yield words and f"{kind} {name}: {words}"
+
+
+def _changed(there: _Object, here: _Object) -> Iterator[str | None]:
+    """Say how an object differs; None where nothing is found yet."""
+    yield None
+    if there == here:
+        return
+    found = False
+    for words in _line_changes(there, here):
+        found |= words is not None
+        yield words
+    if found:
+        return
+    if not isinstance(here, Chain):
+        yield "has the same elements with another type or comment"
+    else:
+        other_hook = isinstance(there, Chain) and there.hook != here.hook
+        yield "has the same rules at another hook" if other_hook else "has the same rules in another order"
+
+
+def _line_changes(there: Any, here: Any) -> Iterator[str | None]:  # noqa: ANN401 - two objects of one kind
+    if isinstance(here, Chain):
+        before, after = ([rule_text(rule) for rule in chain.rules] for chain in (there, here))
+        lacked, had = set(after) - set(before), set(before) - set(after)
+        yield from (f"lacks  {line}" for line in after if line in lacked)
+        yield from (f"has    {line}" for line in before if line in had)
+    elif isinstance(here, VerdictMap):
+        for verb, one, other in (("lacks ", here, there), ("has   ", there, here)):
+            pairs = dict(one.elements.items() - other.elements.items())
+            for address in in_order(pairs, number):
+                yield None if address is None else f"{verb} {address} : goto {pairs[address]}"
+    else:
+        for verb, one, other in (("lacks ", here, there), ("has   ", there, here)):
+            for element in in_order(one.elements - other.elements, element_order):
+                yield None if element is None else f"{verb} {element_text(element)}"

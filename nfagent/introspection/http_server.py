@@ -1,0 +1,256 @@
+"""The running agent's answers, over its unix socket: HTTP with JSON, for root alone (mode 0600).
+
+    GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters; `form` names the
+                                                    one of a ruleset's forms that is wanted (text, nft, objects),
+                                                    or leaves lists out of the state (summary)
+    GET /v1/explain?source=END&destination=END      the verdict with its reasons
+    POST /v1/try                                    what a change of policies would do (asking, trials); the answer
+                                                    is a line of JSON for each part
+
+A long answer is written as it is made, in chunks, and its length isn't known before.
+200 is an answer, 400 a question that can't be understood, 503 a kernel that doesn't answer, or too many questions at
+once; the latter two carry {"error": "…"}. Connections have limits and deadlines (connections, bodies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from nfagent.errors import HostError, KernelError, UsageError
+from nfagent.explain.explanation import Explanation, explanation_parts
+from nfagent.introspection.chunks import encoded
+from nfagent.introspection.connections import BACKLOG, ConnectionLimits, SocketListener, connection_of
+from nfagent.introspection.http_log import log
+from nfagent.introspection.request_bodies import RequestBodies
+from nfagent.introspection.socket_folder import make_folder
+from nfagent.introspection.view_filter import ViewFilter
+from nfagent.introspection.views import View
+from nfagent.manifests.policy_files import read_given
+from nfagent.simulate.codec import read_question
+from nfagent.simulate.job import SimulationJob, SimulationPart, in_turns
+from nfagent.simulate.policy_files import PolicyFiles
+from nfagent.simulate.simulation import PolicySimulation
+from nfagent.time_slices import TimeSlices
+
+_STOP_SECONDS = 0.5
+"""How long an agent that stops waits for answers that are being given."""
+
+
+class AnswerProvider(Protocol):
+    """What the agent must be able to tell."""
+
+    async def view(self, name: str, scope: ViewFilter) -> View:
+        """Give a view. Raises UsageError, KernelError."""
+        ...
+
+    async def explain(self, source: str, destination: str) -> Explanation:
+        """Judge a connection. Raises UsageError."""
+        ...
+
+    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+        """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""
+        ...
+
+
+class Serving:
+    """Answers at a socket's path."""
+
+    def __init__(self, path: Path, runner: web.AppRunner, protocol: web.Server, limits: ConnectionLimits) -> None:
+        """Join a runner that is set up, and its protocols, with a path; `open` begins."""
+        self._path = path
+        self._runner = runner
+        self._protocol = protocol
+        self._limits = limits
+        self._listeners: list[SocketListener] = []  # the last accepts, those before have connections that go on
+        self._named = (0, 0)
+
+    def open(self) -> None:
+        """Listen at the path. Raises OSError, MachineError."""
+        self._accept(self._bound())
+
+    def bound_again(self) -> socket.socket | None:
+        """Make the folder and the socket again where they were removed, for `renew`; None where they are there.
+
+        Blocks as long as the disk does. Raises OSError, and MachineError where something else is in their place.
+        """
+        if _named(self._path) == self._named:
+            make_folder(self._path.parent)
+            return None
+        if _listens(self._path):
+            raise HostError(f"{self._path} is another process's socket; give each agent its own runtime_dir")
+        return self._bound()
+
+    async def renew(self, opened: socket.socket) -> None:
+        """Accept at a socket that was made again, too; connections of before go on."""
+        self._accept(opened)
+        for before in self._listeners[:-1]:
+            await before.close()
+        self._listeners = [*(left for left in self._listeners[:-1] if left.connected), self._listeners[-1]]
+
+    def _bound(self) -> socket.socket:
+        make_folder(self._path.parent)
+        _remove(self._path)
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            os.fchmod(opened.fileno(), 0o600)  # its file has this mode from the first moment, whatever the umask
+            opened.bind(str(self._path))
+            opened.listen(BACKLOG)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _accept(self, opened: socket.socket) -> None:
+        self._named = _named(self._path)
+        self._listeners.append(SocketListener(opened, self._protocol, self._limits))
+
+    async def cleanup(self) -> None:
+        """Give the answers that are being given, for a moment, and end."""
+        for listener in self._listeners:
+            await listener.close()
+        await self._runner.cleanup()
+        for listener in self._listeners:
+            listener.abort()
+        if self._listeners and _named(self._path) == self._named:
+            _remove(self._path)
+        self._listeners = []
+
+
+async def serve(
+    path: Path, answers: AnswerProvider, turns: TimeSlices | None = None, limits: ConnectionLimits | None = None
+) -> Serving:
+    """Answer at a socket path until it is cleaned up. Raises MachineError.
+
+    turns: those that long answers take, where others take them too
+    """
+    application = web.Application(middlewares=[_errors])
+    turns = turns or TimeSlices()
+    bodies = RequestBodies()
+    limits = limits or ConnectionLimits()
+
+    async def dump(request: web.Request) -> web.StreamResponse:
+        asked = request.query
+        scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
+        return await _told(request, turns.taken(encoded(await answers.view(request.match_info["view"], scope))))
+
+    async def explain(request: web.Request) -> web.StreamResponse:
+        found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
+        return await _told(request, turns.taken(encoded(explanation_parts(found))))
+
+    async def attempt(request: web.Request) -> web.StreamResponse:
+        async with bodies.read(request) as body:
+            _read_whole(request)
+            asked, seen = read_question(body)
+            given = await asyncio.to_thread(read_given, asked.files)
+            trial = answers.begin_trial(given, delete=asked.delete)
+            lines = (
+                b"" if part is None else _line(part) for part in in_turns(SimulationJob(trial, given, asked, seen))
+            )
+            return await _told(request, turns.taken(lines), "application/x-ndjson")
+
+    application.router.add_get("/v1/dump/{view}", dump)
+    application.router.add_get("/v1/explain", explain)
+    application.router.add_post("/v1/try", attempt)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        logger=log,
+        shutdown_timeout=_STOP_SECONDS,
+        keepalive_timeout=limits.request_seconds,
+        lingering_time=limits.request_seconds,
+        auto_decompress=False,
+    )
+    await runner.setup()
+    if runner.server is None:
+        raise HostError(f"{path} can't be listened at: aiohttp has no server")
+    serving = Serving(path, runner, runner.server, limits)
+    try:
+        serving.open()
+    except (OSError, HostError) as error:
+        await serving.cleanup()
+        raise HostError(f"{path} can't be listened at: {error}; set another runtime_dir") from None
+    return serving
+
+
+def _named(path: Path) -> tuple[int, int]:
+    """Give device and inode of what a path names; zeros where it names nothing."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as opened:
+        try:
+            opened.connect(str(path))
+        except BlockingIOError:
+            return True  # so many wait there that there is no room
+        except OSError:
+            return False
+    return True
+
+
+def _read_whole(request: web.BaseRequest) -> None:
+    connection = connection_of(request)
+    if connection is not None:
+        connection.answer()
+
+
+def _remove(path: Path) -> None:
+    # asyncio closes a socket, and leaves its file behind. What is no socket kept us from listening: it isn't ours.
+    if path.is_socket():
+        path.unlink(missing_ok=True)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    connection = connection_of(request)
+    if not request.body_exists:
+        _read_whole(request)
+    try:
+        return await handler(request)
+    except UsageError as error:
+        return _json({"error": str(error)}, status=400)
+    except (KernelError, HostError) as error:
+        return _json({"error": str(error)}, status=503)
+    finally:
+        if connection is not None:
+            connection.await_request()
+
+
+async def _told(
+    request: web.Request, turns: AsyncIterator[list[bytes]], content_type: str = "application/json"
+) -> web.StreamResponse:
+    """Write an answer as it is made; everybody else has a turn after each part."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    await asyncio.sleep(0)  # what was asked has been looked up, which was a turn of its own
+    # Who asked may well have gone away, and wants no more then.
+    with suppress(ConnectionResetError):
+        async for made in turns:
+            part = b"".join(made)
+            if part and not response.prepared:
+                await response.prepare(request)
+            if part:
+                await response.write(part)
+        await response.write_eof()
+    return response
+
+
+def _line(part: SimulationPart) -> bytes:
+    return msgspec.json.encode(part) + b"\n"
+
+
+def _json(content: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), status=status, content_type="application/json")

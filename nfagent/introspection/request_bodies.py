@@ -1,0 +1,55 @@
+"""Bodies of requests, which share a number of bytes: however many are sent at once, no more than that is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from nfagent.errors import HostError, UsageError
+from nfagent.simulate.codec import MOST_BYTES, too_long
+from nfagent.system.gc_tuning import give_back
+
+MOST_TOGETHER = 64 * 1024 * 1024
+"""Of all bodies that are being read, or answered."""
+_LARGE = 1024 * 1024
+
+
+class RequestBodies:
+    """Reads bodies."""
+
+    def __init__(self, most: int = MOST_TOGETHER) -> None:
+        """Hold none yet."""
+        self._most = most
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: web.BaseRequest) -> AsyncIterator[bytearray]:
+        """Read a body, which counts until it isn't needed any more.
+
+        Raises UsageError for one that is too long or breaks off, MachineError where others leave no room for it.
+        """
+        if (request.content_length or 0) > MOST_BYTES:
+            raise too_long()
+        body = bytearray()
+        try:
+            async for part in request.content.iter_any():
+                if len(body) + len(part) > MOST_BYTES:
+                    raise too_long()
+                if self._held + len(part) > self._most:
+                    raise HostError(
+                        f"the agent has {self._most >> 20} MiB of other questions at hand; ask again in a minute"
+                    )
+                self._held += len(part)
+                body += part
+            yield body
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise UsageError(f"the question can't be read: {error}") from None
+        finally:
+            size = len(body)
+            self._held -= size
+            body.clear()  # what refers to it, a traceback for one, may stay until Python's collector comes by
+            if size > _LARGE:
+                asyncio.get_running_loop().run_in_executor(None, give_back)

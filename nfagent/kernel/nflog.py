@@ -1,0 +1,225 @@
+"""Reads an NFLOG group on the event loop: netlink datagrams in, batches of logged packets out.
+
+The kernel's receive buffer is the queue between a burst and its attribution: 8 MiB hold a second and more at
+10,000 packets a second. What overflows is counted by the gaps in the records' running numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.sockets import netfilter_socket
+from nfagent.netlink import codec, nflog
+
+_SO_RCVBUFFORCE = 33
+_OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
+_BIND_SEQUENCE = 1
+_DATAGRAM = 131_072  # the most that nfnetlink_log puts into one
+_BATCH = 160  # records after which a wake-up ends: with one more datagram of them, 10 ms at 40 µs each
+_SEQUENCE_MASK = 0xFFFF_FFFF
+_ENDED = "its socket has ended"
+
+OnPackets = Callable[[list[nflog.LoggedPacket]], None]
+OnFailure = Callable[[str], None]
+
+
+class NflogCounters(msgspec.Struct):
+    """Records since the group was bound.
+
+    received:    handed on
+    undecodable: came, but could not be read
+    lost:        numbered by the kernel, but never came
+    overruns:    times that the kernel said that the receive buffer was full (ENOBUFS)
+    """
+
+    received: int = 0
+    undecodable: int = 0
+    lost: int = 0
+    overruns: int = 0
+
+
+class NflogSource:
+    """One NFLOG group of the network namespace in which `open` is called.
+
+    group:           number in `log group N`, 0..65535; a group has one reader
+    receive_buffer:  bytes that the kernel may queue for us
+    queue_threshold: records that the kernel gathers before it sends
+    timeout_cs:      hundredths of a second after which it sends what it has
+    buffer_size:     bytes of one datagram, 131072 at most
+    copy_range:      bytes of each packet: enough for IPv6 with extension headers and the ports
+    opening:         gives a netlink socket whose receive buffer has so many bytes
+    """
+
+    def __init__(
+        self,
+        group: int,
+        *,
+        receive_buffer: int = 8 * 1024 * 1024,
+        queue_threshold: int = 64,
+        timeout_cs: int = 10,
+        buffer_size: int = 32_768,
+        copy_range: int = 128,
+        opening: Callable[[int], socket.socket] | None = None,
+    ) -> None:
+        """Keep the settings; nothing is opened yet."""
+        self._opening = opening or _open_socket
+        self.counters = NflogCounters()
+        self._group = group
+        self._receive_buffer = receive_buffer
+        self._request = nflog.bind_request(
+            group,
+            _BIND_SEQUENCE,
+            copy_range=copy_range,
+            queue_threshold=queue_threshold,
+            timeout_cs=timeout_cs,
+            buffer_size=buffer_size,
+        )
+        self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last = _SEQUENCE_MASK  # the number before the first, which is 0
+        self._numbered = 0  # numbers that the kernel has given out, by the last one seen
+        self._accounted = 0  # of these, those that came, readable or not
+        self._early: list[nflog.LoggedPacket] = []
+
+    def open(self, on_packets: OnPackets, on_failure: OnFailure = lambda _problem: None) -> None:
+        """Bind the group and call back with batches, in order, from the running event loop.
+
+        Where the socket fails later, it is closed, and `on_failure` told why, once: it may be opened again.
+
+        Raises MachineError when this machine or another process stands in the way, KernelError when the
+        kernel refuses otherwise; nothing stays open then.
+        """
+        self._loop = asyncio.get_running_loop()
+        opened = self._opening(self._receive_buffer)
+        self._socket = opened
+        self._last = _SEQUENCE_MASK  # a group that is bound anew counts from the start
+        try:
+            opened.send(self._request)
+            self._await_ack(opened)
+        except OSError as error:
+            self.close()
+            raise KernelError(f"NFLOG group {self._group}: {os.strerror(error.errno or 0)}") from error
+        except (HostError, KernelError):
+            self.close()
+            raise
+        self._loop.add_reader(opened, self._read, opened, on_packets, on_failure)
+
+    def close(self) -> None:
+        """Give the group back; records still on their way are dropped. Closing twice is harmless."""
+        opened, self._socket = self._socket, None
+        if opened is not None and self._loop is not None:
+            self._loop.remove_reader(opened)
+            opened.close()
+
+    def _await_ack(self, opened: socket.socket) -> None:
+        # The kernel answers within send(); records of a busy group may be queued before the answer.
+        while True:
+            datagram = opened.recv(_DATAGRAM)
+            if not datagram:
+                raise KernelError(f"NFLOG group {self._group}: {_ENDED}")
+            code = _acknowledged(datagram)
+            if code is None:
+                self._early += self._decode(datagram)
+            elif code == 0:
+                return
+            else:
+                raise self._refusal(code)
+
+    def _refusal(self, code: int) -> HostError | KernelError:
+        # nfnetlink_log answers EPERM both without CAP_NET_ADMIN and for a group that is another socket's
+        owner = _owner(self._group)
+        if code == errno.EBUSY or (code == errno.EPERM and owner is not None):
+            return HostError(
+                f"NFLOG group {self._group} is already read by another process (netlink port {owner or 'unknown'}, "
+                f"usually its process id); see `cat /proc/net/netfilter/nfnetlink_log`, end it, or set another group"
+            )
+        if code == errno.EPERM:
+            return HostError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`")
+        if code in {errno.EINVAL, errno.EOPNOTSUPP}:
+            return HostError("this kernel has no nfnetlink_log; load it with `modprobe nfnetlink_log`")
+        return KernelError(f"the kernel refused NFLOG group {self._group}: {os.strerror(code)}")
+
+    def _read(self, opened: socket.socket, on_packets: OnPackets, on_failure: OnFailure) -> None:
+        batch, self._early = self._early, []
+        problem = ""
+        for _ in range(_BATCH):
+            if len(batch) >= _BATCH:
+                break
+            try:
+                datagram = opened.recv(_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    problem = os.strerror(error.errno or 0)
+                    break
+                self.counters.overruns += 1
+                continue
+            if not datagram:
+                problem = _ENDED
+                break
+            batch += self._decode(datagram)
+        if problem:
+            self.close()  # it stays readable, and would be read again and again
+        if batch:
+            self.counters.received += len(batch)
+            on_packets(batch)
+        if problem:
+            on_failure(f"NFLOG group {self._group} can't be read any more: {problem}")
+
+    def _decode(self, datagram: bytes) -> list[nflog.LoggedPacket]:
+        found = nflog.decode_datagram(datagram)
+        packets = found.packets
+        self.counters.undecodable += found.undecodable
+        self._accounted += found.undecodable
+        last = next((packet.sequence for packet in reversed(packets) if packet.sequence is not None), None)
+        if last is not None:
+            self._numbered += (last - self._last) & _SEQUENCE_MASK
+            self._last = last
+            self._accounted += sum(packet.sequence is not None for packet in packets)
+        # An unreadable record took a number too, and may be counted before the next number tells so: never go back.
+        self.counters.lost = max(self.counters.lost, self._numbered - self._accounted)
+        return packets
+
+
+def _open_socket(receive_buffer: int) -> socket.socket:
+    opened = netfilter_socket(blocking=False)
+    try:
+        opened.bind((0, 0))
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+    except PermissionError as error:
+        opened.close()
+        raise HostError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`") from error
+    except OSError as error:
+        opened.close()
+        raise KernelError(f"the NFLOG socket can't be set up: {os.strerror(error.errno or 0)}") from error
+    return opened
+
+
+def _acknowledged(datagram: bytes) -> int | None:
+    # the errno of the answer to the bind, None when the datagram is something else
+    try:
+        for message in codec.messages(datagram):
+            if message.type == codec.NLMSG_ERROR and message.sequence == _BIND_SEQUENCE:
+                return codec.ack_errno(message)
+    except WireError:
+        return None
+    return None
+
+
+def _owner(group: int) -> int | None:
+    # lines are: group, port id of its socket, queued records, copy mode, copy range, timeout, references
+    try:
+        lines = _OWNERS.read_text("ascii").splitlines()
+    except OSError:
+        return None
+    rows = (line.split() for line in lines)
+    return next((int(row[1]) for row in rows if len(row) > 1 and row[0] == str(group)), None)

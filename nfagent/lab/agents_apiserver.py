@@ -1,0 +1,96 @@
+"""A fabric with an agent on every node, all following one API server.
+
+with ApiCluster(fabric, kubeconfig, client, scratch) as cluster:
+    cluster.put(policy)          # returns when every agent enforces it
+    cluster.delete(policy)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nfagent.errors import KernelError
+from nfagent.lab.agents import LabAgent, LabAgents
+from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.topology import NetnsTopology
+from nfagent.model.gvk import RESOURCES, SERVICES
+
+_SYNC_SECONDS = 20.0
+_POLL_SECONDS = 0.002
+
+
+class ApiCluster(LabAgents):
+    """Agents that follow one API server, with the credentials of a kubeconfig."""
+
+    def __init__(self, fabric: NetnsTopology, kubeconfig: Path, client: LabApiClient, scratch: Path) -> None:
+        """Plan them; `client` is who changes objects here."""
+        super().__init__(fabric, ("--kubeconfig", str(kubeconfig)), scratch)
+        self.client = client
+
+    def put(self, *documents: Document) -> None:
+        """Create or change objects, their status too, and return when every running agent enforces them."""
+        self.client.put_all(documents)
+        self.settle(documents)
+
+    def delete(self, *documents: Document) -> None:
+        """Delete objects, and return when every running agent enforces what is left."""
+        for document in documents:
+            self.client.delete(document)
+        self.settle(documents)
+
+    def settle(self, documents: Iterable[Document]) -> None:
+        """Return when the running agents enforce what the server holds of these documents' kinds.
+
+        Raises KernelError after a while.
+        """
+        kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
+        wanted = {kind: served(self.client, version, kind) for version, kind in kinds}
+        end = time.monotonic() + _SYNC_SECONDS
+        for agent in (agent for agent in self.agents.values() if agent.runs):
+            while not _has_seen(agent, wanted):
+                if time.monotonic() > end:
+                    raise KernelError(f"the agent of node {agent.node} doesn't follow: {agent.said[-2000:]}")
+                time.sleep(_POLL_SECONDS)
+
+
+def served(client: LabApiClient, api_version: str, kind: str) -> tuple[int, int]:
+    """Give how many objects of a kind the server holds for agents, and the newest of their versions."""
+    resource = next(
+        (each for each in (*RESOURCES, SERVICES) if (each.api_version, each.kind) == (api_version, kind)), None
+    )
+    if resource is None:
+        found = client.list(api_version, kind)
+    else:
+        query = {"fieldSelector": resource.field_selector} if resource.field_selector else {}
+        found = client.ask("GET", resource.path, query=query).document(f"list {kind}")["items"]
+    return len(found), max((int(item["metadata"]["resourceVersion"]) for item in found), default=0)
+
+
+def standing(agent: LabAgent, kind: str) -> dict[str, Any]:
+    """Give how an agent stands with a kind: phase, synced, version, objects, trouble."""
+    found: dict[str, Any] = agent.ask("/v1/dump/state")["agent"]["apiserver"]["resources"][kind]
+    return found
+
+
+def _has_seen(agent: LabAgent, wanted: dict[str, tuple[int, int]]) -> bool:
+    status = agent.ask("/v1/dump/state")["agent"]
+    for kind, (objects, version) in wanted.items():
+        there = status["apiserver"]["resources"].get(kind)
+        if there is not None and not (
+            there["synced"] and there["objects"] == objects and int(there["version"] or 0) >= version
+        ):
+            return False
+    in_sync: bool = status["reconcile"]["in_sync"]
+    return in_sync
+
+
+def all_follow(agents: Sequence[LabAgent]) -> bool:
+    """Tell whether every agent follows every kind that is served, with no trouble."""
+    return all(
+        there["phase"] in {"watching", "missing"} and not there["trouble"]
+        for agent in agents
+        for there in agent.ask("/v1/dump/state")["agent"]["apiserver"]["resources"].values()
+    )

@@ -1,0 +1,227 @@
+"""The binaries of a real control plane: etcd and kube-apiserver, found or built.
+
+    python -m nfagent.lab.binaries        # builds them, where they aren't there yet; `make apiserver`
+
+They are looked for in the folder that KUBEBUILDER_ASSETS names (the convention of the tools around Kubernetes), then in
+`build/` of the checkout; where Go is at hand, they are built into it from `tests/apiserver/server`.
+No two build at a time: who comes second waits for the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from nfagent.errors import HostError
+
+CHECKOUT = Path(__file__).parents[2]
+VARIABLE = "KUBEBUILDER_ASSETS"
+
+_NAMES = ("etcd", "kube-apiserver")
+_SOURCES = ("go.mod", "go.sum", *(f"{name}/main.go" for name in _NAMES))
+_GO = (1, 24)
+_BUILD_SECONDS = 1200
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_STEP = 200  # packages between two words of progress
+
+
+class ControlPlaneBinaries(msgspec.Struct, frozen=True):
+    """Where the two binaries are."""
+
+    etcd: Path
+    kube_apiserver: Path
+
+
+def silent(_said: str) -> None:
+    """Say nothing of the progress."""
+
+
+def find(say: Callable[[str], None] = silent, checkout: Path = CHECKOUT) -> ControlPlaneBinaries:
+    """Give the binaries; builds them where they can't be found, which takes minutes the first time and seconds later.
+
+    Raises MachineError, which says what to install, or how the build failed.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        return _in_folder(Path(named).absolute())
+    sources = checkout / "tests" / "apiserver" / "server"
+    if not sources.is_dir():
+        raise HostError(f"no etcd and kube-apiserver: name their folder in {VARIABLE}, or start from a checkout")
+    build = checkout / "build"
+    if not _is_built(sources, build):
+        _check_go()
+        with _alone(build, say):
+            # Whoever was first may have built them meanwhile.
+            if not _is_built(sources, build):
+                _build(sources, build, say)
+    return _in_folder(build)
+
+
+def _in_folder(folder: Path) -> ControlPlaneBinaries:
+    for name in _NAMES:
+        if not os.access(folder / name, os.X_OK):
+            raise HostError(f"{folder / name} isn't there: {VARIABLE} names a folder with etcd and kube-apiserver")
+    return ControlPlaneBinaries(*(folder / name for name in _NAMES))
+
+
+def _digest(sources: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update((sources / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _stamp(build: Path) -> Path:
+    return build / "control-plane.sha256"
+
+
+def _is_built(sources: Path, build: Path) -> bool:
+    stamp = _stamp(build)
+    return (
+        stamp.exists()
+        and stamp.read_text(encoding="ascii") == _digest(sources)
+        and all(os.access(build / name, os.X_OK) for name in _NAMES)
+    )
+
+
+def _check_go() -> None:
+    go = shutil.which("go")
+    wanted = f"install Go {_GO[0]}.{_GO[1]} or later, or name a folder with etcd and kube-apiserver in {VARIABLE}"
+    if go is None:
+        raise HostError(f"no etcd and kube-apiserver, and no Go to build them: {wanted}")
+    said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+    version = re.match(r"go(\d+)\.(\d+)", said)
+    if version is None or (int(version[1]), int(version[2])) < _GO:
+        raise HostError(f"{go} is {said or 'no Go'}: {wanted}")
+
+
+@contextlib.contextmanager
+def _alone(build: Path, say: Callable[[str], None]) -> Iterator[None]:
+    build.mkdir(exist_ok=True)
+    with (build / "control-plane.lock").open("w", encoding="ascii") as lock:
+        end, told = time.monotonic() + _BUILD_SECONDS, False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise HostError(f"another build of kube-apiserver goes on for too long: {lock.name}") from None
+            if not told:
+                say("waiting for the build of etcd and kube-apiserver that is under way")
+                told = True
+            time.sleep(_POLL_SECONDS)
+        # Closing the file, or dying, gives the lock back.
+        yield
+
+
+def _build(sources: Path, build: Path, say: Callable[[str], None]) -> None:
+    say("building etcd and kube-apiserver: five minutes the first time on two cores")
+    scratch, log = build / "control-plane.new", build / "control-plane.log"
+    # A build that was killed may have left its folder.
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        (scratch / "tmp").mkdir(parents=True)
+        (scratch / "bin").mkdir()
+        _run_go(sources, scratch, log, say)
+        for name in _NAMES:
+            (scratch / "bin" / name).rename(build / name)
+        _stamp(build).write_text(_digest(sources), encoding="ascii")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    say("etcd and kube-apiserver are built")
+
+
+def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None]) -> None:
+    # A build doesn't outlive whoever wanted it; one that hangs on the network ends. Not by SIGINT: what a script
+    # starts in the background ignores it, and so would the compilers.
+    command = ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after", "10", str(_BUILD_SECONDS)]
+    command += ["go", "build", "-v", "-trimpath", "-ldflags", _link_flags(sources)]
+    command += ["-o", f"{scratch / 'bin'}{os.sep}", *(f"./{name}" for name in _NAMES)]
+    # GOTOOLCHAIN: no other Go is fetched behind anybody's back.
+    environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOTMPDIR": str(scratch / "tmp")}
+    process = subprocess.Popen(
+        command,
+        cwd=sources,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said: list[str] = []
+    try:
+        with log.open("w", encoding="utf-8") as kept:
+            for line in process.stdout or ():
+                kept.write(line)
+                said.append(line)
+                # -v names every package that is compiled.
+                if len(said) % _STEP == 0:
+                    say(f"etcd and kube-apiserver: {len(said)} packages")
+        process.wait()
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        if process.stdout:
+            process.stdout.close()
+    if process.returncode != 0:
+        raise HostError(f"`go build` of etcd and kube-apiserver failed ({log}):\n{''.join(said[-10:]).strip()}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a build and the compilers that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+            return
+
+
+def _link_flags(sources: Path) -> str:
+    found = re.search(
+        r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\S*)", (sources / "go.mod").read_text("utf-8"), re.MULTILINE
+    )
+    if found is None:
+        raise HostError(f"{sources / 'go.mod'} requires no k8s.io/kubernetes: take the file as it is committed")
+    version = "k8s.io/component-base/version"
+    return f"-s -w -X {version}.gitVersion={found[1]} -X {version}.gitMajor={found[2]} -X {version}.gitMinor={found[3]}"
+
+
+def _tell(said: str) -> None:
+    sys.stdout.write(f"==> {said}\n")
+    sys.stdout.flush()
+
+
+def main(checkout: Path = CHECKOUT) -> int:
+    """Build what isn't there; give the exit code. With --quiet, only the end of it is told."""
+    # Ending on SIGTERM as on Ctrl-C, so that the compilers end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        found = find(silent if "--quiet" in sys.argv else _tell, checkout)
+    except HostError as error:
+        _tell(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    _tell(f"etcd and kube-apiserver: {found.etcd.parent}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""When a network namespace's conntrack forgot which connection: its own notices of entries that are gone."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from nfagent.errors import WireError
+from nfagent.lab import netns
+from nfagent.netlink import codec
+from nfagent.netlink.conntrack import decode_entry
+
+DestroyedConnection: TypeAlias = tuple[str, int, int]
+"""Client's address, protocol number, client's port."""
+
+# linux/netfilter/nfnetlink.h: NFNLGRP_CONNTRACK_DESTROY is the third group, a bit in sockaddr_nl;
+# nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE of NFNL_SUBSYS_CTNETLINK
+_DESTROY_GROUP = 1 << 2
+_DELETE = 1 << 8 | 2
+_SO_RCVBUFFORCE = 33
+_BUFFER = 4 * 1024 * 1024
+_DATAGRAM = 1 << 16
+_SLICE = 0.05
+
+
+class ConntrackDestroyListener:
+    """Listens from when it is made; a context manager. Only connections with ports are noted."""
+
+    def __init__(self, namespace: str) -> None:
+        """Begin to listen. Raises KernelError, OSError."""
+        self._sock = netns.inside(namespace, functools.partial(_notices))
+        self._forgotten: dict[DestroyedConnection, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="lab forgetting", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Listen no longer."""
+        self._stop.set()
+        self._thread.join()
+        self._sock.close()
+
+    def forgotten_at(self, client: str, protocol: int, port: int) -> float | None:
+        """Say when a connection's last entry was gone, by time.monotonic(); None for one of which nothing was heard."""
+        return self._forgotten.get((client, protocol, port))
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            try:
+                notice = self._sock.recv(_DATAGRAM)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            now = time.monotonic()
+            for message in codec.messages(notice):
+                if message.type != _DELETE:
+                    continue
+                try:
+                    entry = decode_entry(message.payload)
+                except WireError:
+                    continue  # a notice without what `decode_entry` asks for is of no connection that is looked for
+                if entry.client_port is not None:
+                    self._forgotten[entry.client, entry.protocol, entry.client_port] = now
+
+
+def _notices() -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, codec.NETLINK_NETFILTER)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    sock.settimeout(_SLICE)
+    sock.bind((0, _DESTROY_GROUP))
+    return sock

@@ -1,0 +1,89 @@
+"""How a showing looks: numbered steps, tables, commands with their output; colour only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_INDENT = "   "
+
+
+class DemoOutput:
+    """Writes to standard output; a quiet one writes nothing."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Decide on colour."""
+        self._quiet = quiet
+        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._steps = 0
+
+    def title(self, words: str) -> None:
+        """Open the showing."""
+        self._write(self._paint("1", words))
+
+    def step(self, words: str) -> None:
+        """Begin the next step."""
+        self._steps += 1
+        self._write(f"\n{self._paint('1', f'{self._steps}. {words}')}")
+
+    def say(self, words: str) -> None:
+        """Say a sentence."""
+        self._write(f"{_INDENT}{words}")
+
+    def block(self, lines: Iterable[str]) -> None:
+        """Show a text as it is."""
+        for line in lines:
+            self._write(f"{_INDENT}{self._paint('2', '|')} {line}")
+
+    def command(self, command: str, output: Sequence[str]) -> None:
+        """Show a command and what it answered."""
+        self._write(f"{_INDENT}{self._paint('36', f'# {command}')}")
+        self.block(output)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show rows in columns that line up."""
+        width = max(len(row) for row in (header, *rows))
+        everything = [[*row, *[""] * (width - len(row))] for row in (header, *rows)]
+        sizes = [max(len(_plain(row[column])) for row in everything) for column in range(width)]
+        for number, row in enumerate(everything):
+            cells = [cell + " " * (size - len(_plain(cell))) for cell, size in zip(row, sizes, strict=True)]
+            line = "  ".join(cells).rstrip()
+            self._write(_INDENT + (self._paint("2", line) if number == 0 else line))
+
+    def progress(self, words: str) -> None:
+        """Show where a long step is, on a terminal; '' takes it away."""
+        if sys.stdout.isatty() and not self._quiet:
+            sys.stdout.write(f"\r\x1b[K{_INDENT}{words}" if words else "\r\x1b[K")
+            sys.stdout.flush()
+
+    def good(self, words: str) -> str:
+        """Paint what is well."""
+        return self._paint("32", words)
+
+    def bad(self, words: str) -> str:
+        """Paint what is not."""
+        return self._paint("31", words)
+
+    def fail(self, words: str) -> None:
+        """Say what went otherwise than it must."""
+        self._write(f"{_INDENT}{self.bad('NOT AS EXPECTED:')} {words}")
+
+    def closing(self, words: str, *, as_expected: bool) -> None:
+        """End the showing."""
+        verdict = self.good("All as expected.") if as_expected else self.bad("Not all as expected, see above.")
+        self._write(f"\n{verdict} {words}")
+
+    def _paint(self, colour: str, words: str) -> str:
+        return f"\x1b[{colour}m{words}\x1b[0m" if self._colour else words
+
+    def _write(self, line: str) -> None:
+        if not self._quiet:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+def _plain(cell: str) -> str:
+    return _COLOUR.sub("", cell)

@@ -1,0 +1,124 @@
+"""Files with policies that somebody wants to try: read from the disk, and from text to policies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from nfagent.errors import UsageError, ValidationIssue
+from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.folder_listing import list_folders
+from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
+from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.objects import ObjectRef
+from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
+from nfagent.system.bounded_calls import BoundedCalls
+from nfagent.system.regular_file import UnsuitableError, read_regular
+
+MOST_BYTES = 1024 * 1024
+"""Of all files together: the agent reads them while it has other things to do."""
+
+_STDIN = "-"
+_SHOWN = 5
+_KINDS = ("NetworkPolicy", *SHORT_KINDS)
+
+
+def given_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
+    """Read files, the manifests of folders, and standard input for `-`. Raises UsageError."""
+    if paths.count(_STDIN) > 1:
+        raise UsageError("standard input can be read only once; give `-f -` once")
+    files = tuple(file for path in paths for file in _files(path))
+    if sum(len(file.text) for file in files) > MOST_BYTES:
+        raise UsageError(f"more than {MOST_BYTES // 1024} KiB of manifests at once; give the policies in parts")
+    return files
+
+
+def read_given(files: Iterable[PolicyFile]) -> PolicyFiles:
+    """Read the policies of files. Raises UsageError for what is none, can't be read at all, or is there twice."""
+    places: dict[ObjectRef, str] = {}
+    policies: list[Policy] = []
+    problems: list[ValidationIssue] = []
+    strangers: list[str] = []
+    for file in files:
+        content = _content(file)
+        strangers += [f"{kind} in {file.name}" for kind in sorted(content.ignored)]
+        for ref, (item, line) in content.items.items():
+            place = f"{file.name}:{line}"
+            if not isinstance(item, NetworkPolicy | TierPolicy):
+                strangers.append(f"{ref} in {place}")
+                continue
+            if ref in places:
+                raise UsageError(f"{ref} is given twice, in {places[ref]} and in {place}; give it once")
+            places[ref] = place
+            policies.append(item)
+            problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
+    if strangers:
+        raise _not_policies(strangers)
+    if not policies:
+        raise UsageError(f"the files hold no policy; give one with {', '.join(_KINDS)} objects")
+    return PolicyFiles(tuple(policies), tuple(problems))
+
+
+def _files(path: str) -> Iterator[PolicyFile]:
+    if path == _STDIN:
+        yield PolicyFile("stdin", _decoded("stdin", sys.stdin.buffer.read()))
+        return
+    found = Path(path)
+    if not found.is_dir():
+        yield _file(path, found)
+        return
+    listing = list_folders(found, BoundedCalls())
+    for name, error in listing.unlisted.items():
+        if name not in listing.links:
+            raise UsageError(
+                f"{found / name} can't be listed: {error.strerror}; give the files of the policies with -f"
+            )
+    if not listing.files:
+        raise UsageError(f"{path}: there are no manifests in this folder; they end in .yaml, .yml or .json")
+    for file in sorted(listing.files.values()):
+        yield _file(str(file), file, read_regular)
+
+
+def _file(shown: str, path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> PolicyFile:
+    try:
+        return PolicyFile(shown, _decoded(shown, read(path)))
+    except UnsuitableError as error:
+        raise UsageError(f"{shown} {error.strerror}") from None
+    except OSError as error:
+        raise UsageError(f"{shown} can't be read: {error.strerror}; give the files of the policies with -f") from None
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{line}: is not UTF-8 text; give YAML or JSON") from None
+
+
+def _content(file: PolicyFile) -> FileContent:
+    """Read a file in which every object can be read, or fails closed. Raises UsageError."""
+    content = read_documents(file.name, file.text)
+    if isinstance(content, ValidationIssue):
+        raise UsageError(f"{content}; mend it first")
+    kept = {
+        msgspec.structs.replace(flaw, place=f"{file.name}:{line}")
+        for item, line in content.items.values()
+        for flaw in item.problems
+    }
+    for problem in content.problems:
+        if problem not in kept:
+            raise UsageError(f"{problem}; an API server would refuse it, so there is nothing to try")
+    return content
+
+
+def _not_policies(strangers: list[str]) -> UsageError:
+    more = len(strangers) - _SHOWN
+    named = ", ".join([*strangers[:_SHOWN], *([f"{more} more"] if more > 0 else [])])
+    return UsageError(
+        f"only policies can be tried, and the files hold other objects too: {named}; give files with "
+        f"{', '.join(_KINDS)} objects alone, or try against a changed copy of all manifests with --manifests"
+    )

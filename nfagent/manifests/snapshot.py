@@ -1,0 +1,31 @@
+"""The state that a folder of manifests describes, read once: for commands that need no running agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.errors import ValidationIssue
+from nfagent.manifests.folder_scan import read_folder
+from nfagent.manifests.index import ManifestIndex
+from nfagent.model.objects import ObjectRef
+from nfagent.policy.options import PolicyOptions
+
+
+def read_state(
+    folder: Path,
+    node: str,
+    masquerade: MasqueradeSettings,
+    log_group: int,
+    choices: PolicyOptions | None = None,
+) -> tuple[DesiredState, tuple[ValidationIssue, ...]]:
+    """Give the state, as the agent of that node would have it, and what is wrong with the files. Raises UsageError."""
+    known = ManifestIndex()
+    desired = DesiredState(node, masquerade, log_group, choices)
+    for event in read_folder(folder, known):
+        if isinstance(event, ObjectRef):
+            desired.remove(event)
+        else:
+            desired.put(event)
+    return desired, known.problems

@@ -1,0 +1,99 @@
+"""One file's text to documents: JSON, or YAML as kubectl reads it. Total: documents, or the Problem."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from nfagent.decode.yaml_values import YamlError, twice, yaml_documents
+from nfagent.errors import ValidationIssue
+from nfagent.system.regular_file import LARGEST_FILE, TOO_LARGE
+
+Document: TypeAlias = tuple[int, Any]
+"""The line where a document starts, from 1, and its content: mappings, lists, strings, numbers, booleans, None."""
+
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
+_LONGEST_NUMBER = 20
+"""Digits and sign of a whole number of 64 bits."""
+
+
+def parse(name: str, text: str) -> list[Document] | ValidationIssue:
+    """Read the documents of a file; a Problem with its place where they can't be read. Never raises."""
+    if len(text) > LARGEST_FILE:
+        return ValidationIssue(place=name, reason=TOO_LARGE)
+    no_json: Exception | None = None
+    if text[_blank(text, 0) :][:1] == "{":
+        try:
+            return list(_load_json(text))
+        except (ValueError, RecursionError) as error:
+            no_json = error  # YAML in braces looks like JSON too
+    try:
+        return list(yaml_documents(text))
+    except YamlError as error:
+        # Of braces without end, YAML's reader knows the line.
+        if no_json is not None and name.endswith(".json") and not isinstance(no_json, RecursionError):
+            return _no_json(name, no_json)
+        return _unreadable(name, "YAML", str(error), error.line)
+
+
+def _no_json(name: str, error: Exception) -> ValidationIssue:
+    if isinstance(error, json.JSONDecodeError):
+        return _unreadable(name, "JSON", error.msg, error.lineno)
+    return _unreadable(name, "JSON", str(error), None)
+
+
+def _unreadable(name: str, language: str, reason: str, line: int | None) -> ValidationIssue:
+    place = name if line is None else f"{name}:{line}"
+    return ValidationIssue(place=place, reason=f"is not valid {language}: {' '.join(reason.split())}")
+
+
+def _load_json(text: str) -> Iterator[Document]:
+    """Read JSON documents one after the other: YAML's reader refuses some of what JSON may hold."""
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_without_twins, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+    )
+    suspect = _SURROGATE.search(text) or _HALF_OF_A_PAIR.search(text)
+    line, counted = 1, 0
+    start = _blank(text, 0)
+    while start < len(text):
+        document, end = decoder.raw_decode(text, start)
+        if suspect and _HALF_OF_A_PAIR.search(json.dumps(document, ensure_ascii=False)):
+            raise json.JSONDecodeError("a character is half of a surrogate pair", text, start)
+        line, counted = line + text.count("\n", counted, start), start
+        yield line, document
+        start = _blank(text, end)
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError(twice(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)))
+    return made
+
+
+def _whole(digits: str) -> int | float:
+    """Read a whole number, as Go does: what 64 bits don't hold is a fraction."""
+    if len(digits) <= _LONGEST_NUMBER:
+        value = int(digits)
+        if -(2**63) <= value < 2**63:
+            return value
+    return _finite(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:_LONGEST_NUMBER]} is a number too large for JSON")
+    return value
+
+
+def _blank(text: str, start: int) -> int:
+    found = _BLANK.match(text, start)
+    return found.end() if found is not None else start

@@ -1,0 +1,88 @@
+"""EgressNATPolicy and NetworkGatewayGroup (networking.gke.io/v1): which Pods leave the cluster under which address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.errors import ValidationIssue
+from nfagent.model.netaddr import Range
+from nfagent.model.objects import ObjectRef
+from nfagent.model.selectors import Selector
+
+Action: TypeAlias = Literal["NoSNAT", "SNAT"]
+
+
+DEFAULT_POLICY = "default"
+"""The EgressNATPolicy that stands in place of the ip-masq-agent list."""
+
+
+class EgressSource(msgspec.Struct, frozen=True):
+    """Pods by label, in the Namespaces that match: both selectors hold; one that is left out takes all."""
+
+    pods: Selector = Selector()
+    namespaces: Selector = Selector()
+
+    def selects(self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
+        """Judge a Pod by its labels and its Namespace's."""
+        return self.pods.matches(labels) and self.namespaces.matches(namespace_labels)
+
+    def __str__(self) -> str:
+        """Say it in words: `pods egress=onprem in namespaces team=payments`."""
+        pods = f"pods {self.pods}" if self.pods.requirements else "all pods"
+        return f"{pods} in {f'namespaces {self.namespaces}' if self.namespaces.requirements else 'all namespaces'}"
+
+
+class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """An EgressNATPolicy.
+
+    action:       NoSNAT: the destinations see the Pods' addresses; SNAT: they see the gateway's, or the node's
+    destinations: outside the cluster
+    sources:      the Pods that it is about, any entry selects; empty for every Pod
+    gateway:      the NetworkGatewayGroup whose address they leave with; None for the node's own
+    """
+
+    name: str
+    action: Action
+    destinations: tuple[Range, ...] = ()
+    sources: tuple[EgressSource, ...] = ()
+    gateway: ObjectRef | None = None
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("EgressNATPolicy", "", self.name)
+
+    @property
+    def problems(self) -> tuple[ValidationIssue, ...]:
+        """None: with any fault the object is refused as a whole."""
+        return ()
+
+    @property
+    def unenforced(self) -> str:
+        """Why nothing is done by it, as its condition says; '' where it is enforced."""
+        if self.action == "SNAT":
+            return "action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there"
+        if self.sources:
+            return "sources are read and validated, and not enforced yet; without them NoSNAT is, for every Pod"
+        return ""
+
+
+class NetworkGatewayGroup(msgspec.Struct, frozen=True):
+    """A NetworkGatewayGroup: addresses that some nodes hold, canonical, in the object's order."""
+
+    namespace: str
+    name: str
+    addresses: tuple[str, ...]
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("NetworkGatewayGroup", self.namespace, self.name)
+
+    @property
+    def problems(self) -> tuple[ValidationIssue, ...]:
+        """None: with any fault the object is refused as a whole."""
+        return ()

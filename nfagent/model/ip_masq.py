@@ -1,0 +1,82 @@
+"""The ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nfagent.errors import ValidationIssue
+from nfagent.model.netaddr import Range, parse_cidr
+from nfagent.model.objects import ObjectRef
+
+CONFIG_MAP = ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")
+"""The one ConfigMap that is read."""
+
+
+DEFAULT_CIDRS = tuple(map(parse_cidr, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+
+
+RESERVED_CIDRS = tuple(
+    map(
+        parse_cidr,
+        (
+            "100.64.0.0/10",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "240.0.0.0/4",
+        ),
+    )
+)
+"""Added to the default list by the setting masquerade.all_reserved_ranges (--nomasq-all-reserved-ranges)."""
+
+
+LINK_LOCAL = (parse_cidr("169.254.0.0/16"), parse_cidr("fe80::/10"))
+
+
+LIST_KEY = "nonMasqueradeCIDRs"
+
+
+SWITCH_KEYS = ("masqLinkLocal", "masqLinkLocalIPv6")
+
+
+class IpMasqConfig(msgspec.Struct, frozen=True):
+    """What the configuration says.
+
+    cidrs:       destinations that keep the Pod's address; None where the key is omitted (the default list holds)
+    link_local:  whether link-local destinations are translated, by family (IPv4, IPv6)
+    problems:    what is wrong with it, for people; the rest of it holds
+    unread:      keys that can't be read, and stay as the last good version has them
+    """
+
+    cidrs: tuple[Range, ...] | None = None
+    link_local: tuple[bool, bool] = (False, False)
+    problems: tuple[ValidationIssue, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name the ConfigMap."""
+        return CONFIG_MAP
+
+    def with_last_good(self, before: IpMasqConfig | None) -> IpMasqConfig:
+        """Return the configuration with its unread keys as the version before has them."""
+        if not self.unread or before is None:
+            return self
+        switches = zip(SWITCH_KEYS, self.link_local, before.link_local, strict=True)
+        ipv4, ipv6 = (was if key in self.unread else now for key, now, was in switches)
+        cidrs = before.cidrs if LIST_KEY in self.unread else self.cidrs
+        return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6))
+
+    def listed(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
+        """Give the destinations outside the cluster that are not translated by its list, or by the default one."""
+        if self.cidrs is not None:
+            return self.cidrs
+        return DEFAULT_CIDRS + (RESERVED_CIDRS if all_reserved_ranges else ())
+
+    @property
+    def link_local_kept(self) -> tuple[Range, ...]:
+        """Give the link-local destinations that are not translated."""
+        return tuple(cidr for cidr, masked in zip(LINK_LOCAL, self.link_local, strict=True) if not masked)

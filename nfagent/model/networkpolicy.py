@@ -1,0 +1,113 @@
+"""NetworkPolicy v1 as nfagent reads it: peers, ports, rules (networking.k8s.io/v1)."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.errors import ValidationIssue
+from nfagent.model.netaddr import Range
+from nfagent.model.objects import Direction, ObjectRef, Protocol
+from nfagent.model.selectors import Selector
+
+PortProtocol: TypeAlias = Protocol | Literal["any"]
+
+
+class PodPeer(msgspec.Struct, frozen=True, order=True, cache_hash=True):
+    """Pods by label, in the Namespaces that match `namespaces`, or in `namespace` where that is None."""
+
+    pods: Selector
+    namespaces: Selector | None = None
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        """Say it in words: `pods app=web in namespace shop`."""
+        where = f"namespace {self.namespace}" if self.namespaces is None else f"namespaces {self.namespaces}"
+        if self.namespaces is not None and not self.namespaces.requirements:
+            where = "all namespaces"
+        return f"pods {self.pods} in {where}" if self.pods.requirements else f"all pods in {where}"
+
+
+class IpBlock(msgspec.Struct, frozen=True, order=True):
+    """Addresses of a CIDR without those of `excepts`."""
+
+    cidr: Range
+    excepts: tuple[Range, ...] = ()
+
+    def __str__(self) -> str:
+        """Say it in words: `10.0.0.0/8 except 10.1.0.0/16`."""
+        return f"{self.cidr} except {', '.join(map(str, self.excepts))}" if self.excepts else str(self.cidr)
+
+
+Peer: TypeAlias = PodPeer | IpBlock
+
+
+class PolicyPort(msgspec.Struct, frozen=True, order=True):
+    """A port of a rule: every port of the protocol, a number or range, or a name.
+
+    protocol:    'any' only with a name in the tiers' policies: the named port's own
+    first, last: inclusive range; both 0 where the rule gives no number
+    name:        the container port's name, '' where the rule gives none
+    """
+
+    protocol: PortProtocol
+    first: int = 0
+    last: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Write it as `80/tcp`, `8000-8080/udp`, `http/tcp`, `http` or `any/sctp`."""
+        if self.name and self.protocol == "any":
+            return self.name
+        if self.name:
+            return f"{self.name}/{self.protocol}"
+        if not self.first:
+            return f"any/{self.protocol}"
+        span = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{span}/{self.protocol}"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One rule: no peers means every peer, no ports means every port (corner-cases.md 7)."""
+
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+    def __str__(self) -> str:
+        """Say it in words: `pods app=web in namespace shop on 80/tcp, 443/tcp`."""
+        who = " or ".join(map(str, self.peers)) or "anywhere"
+        return f"{who} on {', '.join(map(str, self.ports))}" if self.ports else who
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A NetworkPolicy with its defaults filled in.
+
+    isolates: the directions of policyTypes, as the API server would default it (corner-cases.md 9)
+    problem:  why the policy can't be enforced as written; then it has no rules, and isolates all the Pods
+              that it could select (fails closed)
+    """
+
+    namespace: str
+    name: str
+    pods: Selector = Selector()
+    isolates: tuple[Direction, ...] = ("ingress",)
+    ingress: tuple[Rule, ...] = ()
+    egress: tuple[Rule, ...] = ()
+    problem: ValidationIssue | None = None
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("NetworkPolicy", self.namespace, self.name)
+
+    @property
+    def problems(self) -> tuple[ValidationIssue, ...]:
+        """Everything that is wrong with it."""
+        return () if self.problem is None else (self.problem,)
+
+    def rules(self, direction: Direction) -> tuple[Rule, ...]:
+        """Give the rules of one direction; none where the policy doesn't isolate that way."""
+        if direction not in self.isolates:
+            return ()
+        return self.ingress if direction == "ingress" else self.egress

@@ -1,0 +1,163 @@
+"""The Kubernetes objects that nfagent reads, with only the fields that it reads.
+
+Immutable and hashable, so that equal objects are equal state. Field names follow the API's, in snake case;
+each class names the API fields that it comes from. Besides these:
+
+problems: what is wrong with the object, for people; the rest of it holds
+unread:   fields of the class that can't be read, and stay as the last good version has them (`unread_fields`)
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.errors import ValidationIssue
+from nfagent.model.netaddr import Range
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Label pairs, sorted by key: equal label sets are equal values."""
+
+Protocol: TypeAlias = Literal["tcp", "udp", "sctp"]
+"""Transport protocol of a port, in nft's spelling."""
+
+Direction: TypeAlias = Literal["ingress", "egress"]
+"""Seen from the Pod that a policy selects."""
+
+DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
+"""In the order in which a connection meets them."""
+
+UNREADABLE = "?"
+"""A label's value that can't be read: no selector can name it. As key and value: no label can."""
+
+METADATA_NAME = "kubernetes.io/metadata.name"
+"""Label that the API server puts on every Namespace; file input lacks it (corner-cases.md 17)."""
+
+
+class ObjectRef(msgspec.Struct, frozen=True, order=True):
+    """Names one object: kind, namespace ('' for cluster-scoped kinds), name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Read as `Kind namespace/name`."""
+        return f"{self.kind} {self.path}"
+
+    @property
+    def path(self) -> str:
+        """The name as people write it: `namespace/name`, or the name of a cluster-scoped object."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """v1 Namespace: metadata.name, metadata.labels with kubernetes.io/metadata.name always present."""
+
+    name: str
+    labels: Labels
+    problems: tuple[ValidationIssue, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("Namespace", "", self.name)
+
+
+class Node(msgspec.Struct, frozen=True):
+    """v1 Node: metadata.name and labels, spec.podCIDRs, all status.addresses that are IP addresses."""
+
+    name: str
+    labels: Labels = ()
+    pod_cidrs: tuple[Range, ...] = ()
+    addresses: tuple[str, ...] = ()
+    problems: tuple[ValidationIssue, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("Node", "", self.name)
+
+
+class ContainerPort(msgspec.Struct, frozen=True, gc=False):
+    """v1 ContainerPort with a name, of a container or a sidecar (an init container that restarts always)."""
+
+    name: str
+    port: int
+    protocol: Protocol
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """v1 Pod: metadata, spec.nodeName, spec.hostNetwork, container ports, status.phase, status.podIPs.
+
+    addresses:     canonical, in the API's order; empty before the Pod has one
+    workload_kind: kind and name of the controlling owner reference, of the Pod itself without one
+    deleting:      it has a metadata.deletionTimestamp
+    """
+
+    namespace: str
+    name: str
+    labels: Labels = ()
+    node: str = ""
+    addresses: tuple[str, ...] = ()
+    host_network: bool = False
+    phase: str = "Running"
+    ports: tuple[ContainerPort, ...] = ()
+    workload_kind: str = "Pod"
+    workload_name: str = ""
+    deleting: bool = False
+    problems: tuple[ValidationIssue, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("Pod", self.namespace, self.name)
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether it runs, and has an address."""
+        return self.phase == "Running" and bool(self.addresses)
+
+    @property
+    def holds_addresses(self) -> bool:
+        """Tell whether its addresses are its own: not the node's, and not given back (corner-cases.md 40, 41)."""
+        return not self.host_network and self.phase not in {"Succeeded", "Failed"} and bool(self.addresses)
+
+
+class ServiceCIDR(msgspec.Struct, frozen=True):
+    """networking.k8s.io/v1 ServiceCIDR: spec.cidrs, which Services' addresses come from."""
+
+    name: str
+    cidrs: tuple[Range, ...]
+    problems: tuple[ValidationIssue, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object."""
+        return ObjectRef("ServiceCIDR", "", self.name)
+
+
+class LoggingSwitch(msgspec.Struct, frozen=True):
+    """One half of NetworkLogging: `log`, and `delegate` to annotated objects only."""
+
+    log: bool = False
+    delegate: bool = False
+
+
+class NetworkLogging(msgspec.Struct, frozen=True):
+    """networking.gke.io/v1alpha1 NetworkLogging `default`: spec.cluster.allow and spec.cluster.deny."""
+
+    allow: LoggingSwitch = LoggingSwitch()
+    deny: LoggingSwitch = LoggingSwitch()
+    problems: tuple[ValidationIssue, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ObjectRef:
+        """Name this object; there is only one."""
+        return ObjectRef("NetworkLogging", "", "default")

@@ -1,0 +1,320 @@
+"""Conntrack entries: ask for them, read them, delete them (linux/netfilter/nfnetlink_conntrack.h).
+
+An entry has a tuple for each direction. The original one says who called, and which address and port were called; the
+reply's source is who answers: the server, after DNAT. Values inside attributes are in network order.
+
+A table of 100,000 entries is read by this. So a tuple is read in one go where it is laid out as the kernel does it for
+protocols with ports; any other is walked attribute by attribute.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+
+import msgspec
+
+from nfagent.errors import WireError
+from nfagent.model.netaddr import FAMILIES, Family, family_of, is_link_local, number, text
+from nfagent.netlink import codec
+from nfagent.netlink.extack import Acknowledgement, decode_answer
+
+_SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
+_MSG_NEW, _MSG_GET, _MSG_DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2  # IPCTNL_MSG_CT_*
+_NLM_F_DUMP_INTR = 0x10
+_NLM_F_DUMP = 0x300
+_NFPROTO = {4: 2, 6: 10}
+_AF_UNSPEC = 0
+
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25  # CTA_*
+_TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3  # CTA_TUPLE_*
+_SOURCE = {4: 1, 6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; the destination's number is the next one
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_*
+_ORIG_FLAGS, _REPLY_FLAGS = 1, 2  # CTA_FILTER_*
+_BY_SOURCE = struct.pack("=I", 1 << 0)  # the kernel's CTA_FILTER_F_CTA_IP_SRC: in the machine's byte order
+
+_ADDRESS_BYTES = {4: 4, 6: 16}
+_GRE = 47  # its keys are written as ports
+_U16 = struct.Struct("!H")
+_U32 = struct.Struct("!I")
+_ERRNO = struct.Struct("=i")
+
+
+class ConntrackEntry(msgspec.Struct, frozen=True, gc=False):
+    """One connection that conntrack knows. Addresses are canonical text.
+
+    client:   who called: source of the original tuple
+    called:   the address that was called, its destination: a Service's, or the server's own
+    server:   who answers, after DNAT: source of the reply tuple
+    protocol: IP protocol number
+    client_port, called_port, server_port: None where the protocol has none (ICMP, ICMPv6, GRE, ...)
+    zone:     conntrack zone in which replies are looked up, 0 for none
+    id:       the kernel's number for it, 32 bits, the same for life; a later entry may get it again
+    status:   IPS_* bits (linux/netfilter/nf_conntrack_common.h)
+    reply:    the reply tuple as the kernel wrote it, without its zone: names the entry in `encode_delete`
+    """
+
+    client: str
+    called: str
+    server: str
+    protocol: int
+    client_port: int | None
+    called_port: int | None
+    server_port: int | None
+    zone: int
+    id: int
+    status: int
+    reply: bytes
+
+    @property
+    def answers(self) -> tuple[str, int | None]:
+        """Give address and port that the server's packets go to: the client's, or what it was translated to."""
+        reply = _tuple(self.reply)
+        return _address(reply.destination), reply.destination_port
+
+    @property
+    def translated(self) -> bool:
+        """Tell whether the client called another address than the server's."""
+        return self.called != self.server
+
+
+class DumpChunk(msgspec.Struct, frozen=True, gc=False):
+    """What one datagram of a dump held.
+
+    entries:     those that were asked for, in order
+    others:      how many more there were
+    others6:     how many of these were IPv6's
+    done:        nothing follows: the dump has ended, or was refused
+    interrupted: the table changed meanwhile so that the dump may lack entries, or have some twice (NLM_F_DUMP_INTR)
+    refusal:     why the kernel did not begin, or not go on; None where it did
+    """
+
+    entries: list[ConntrackEntry]
+    others: int
+    done: bool
+    interrupted: bool
+    refusal: Acknowledgement | None
+    others6: int = 0
+
+
+def encode_dump(family: Family | None, sequence: int, *, client: str | None = None, server: str | None = None) -> bytes:
+    """Ask for a family's entries in all zones; with client or server, for those that have this address there.
+
+    With None for the family it asks for those of both (AF_UNSPEC), which no address can filter.
+
+    The kernel filters, by CTA_FILTER of Linux 5.8. Don't believe it unseen: older kernels don't know the filter and
+    give all entries; some compare the server with 0.0.0.0 and give none; and up to 6.18, the latest that was tried, an
+    IPv6 address gives all entries but its own.
+
+    Raises WireError for what is no address of the family.
+    """
+    parts, filters = [codec.nfgen(_AF_UNSPEC if family is None else _NFPROTO[family], 0)], []
+    for address, direction, flags in (client, _TUPLE_ORIG, _ORIG_FLAGS), (server, _TUPLE_REPLY, _REPLY_FLAGS):
+        if address is not None:
+            if family is None or family_of(address) != family:
+                of = "both families" if family is None else f"IPv{family}"
+                raise WireError(f"{address} can't filter conntrack entries of {of}")
+            source = codec.attribute(_SOURCE[family], _packed(address))
+            parts.append(codec.nested(direction, codec.nested(_TUPLE_IP, source)))
+            filters.append(codec.attribute(flags, _BY_SOURCE))
+    if filters:
+        parts.append(codec.nested(_FILTER, *filters))
+    return codec.message(_MSG_GET, codec.NLM_F_REQUEST | _NLM_F_DUMP, sequence, b"".join(parts))
+
+
+def encode_delete(entry: ConntrackEntry, sequence: int, *, acknowledge: bool) -> bytes:
+    """Ask for one entry to be deleted; without `acknowledge` the kernel answers only when it refuses.
+
+    It is named by zone, reply tuple and id. The id stands for the original tuple and for a place in memory, which the
+    next entry often gets again (tried): the same client's next connection to a Service would have tuple and id in
+    common with this one. The reply tuple says which server it is. So what is deleted is this entry, or one that no
+    policy can tell from it.
+
+    Raises WireError for an entry without a reply tuple.
+    """
+    if not entry.reply:
+        raise WireError(f"conntrack entry of {entry.client} to {entry.server} without a reply tuple: nothing names it")
+    parts = [codec.nfgen(_NFPROTO[family_of(entry.client)], 0), codec.nested(_TUPLE_REPLY, entry.reply)]
+    if entry.zone:
+        parts.append(codec.attribute(_ZONE, _U16.pack(entry.zone)))
+    parts.append(codec.attribute(_ID, _U32.pack(entry.id)))
+    flags = codec.NLM_F_REQUEST | (codec.NLM_F_ACK if acknowledge else 0)
+    return codec.message(_MSG_DELETE, flags, sequence, b"".join(parts))
+
+
+def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> DumpChunk:
+    """Read one datagram of a dump; with addresses, only entries whose client or server is one of them.
+
+    Messages of other kinds are passed over. Raises WireError for what can't be read.
+    """
+    entries: list[ConntrackEntry] = []
+    others, others6, done, interrupted, refusal = 0, 0, False, False, None
+    for message in codec.messages(datagram):
+        if message.flags & _NLM_F_DUMP_INTR:
+            interrupted = True
+        if message.type == _MSG_NEW:
+            if addresses is None:
+                entries.append(decode_entry(message.payload))
+            elif (entry := _concerning(message.payload, addresses)) is not None:
+                entries.append(entry)
+            else:
+                others += 1
+                others6 += message.payload[0] == _NFPROTO[6]
+        elif message.type in {codec.NLMSG_DONE, codec.NLMSG_ERROR}:
+            done, refusal = True, refusal or _refusal(message)
+    return DumpChunk(entries, others, done, interrupted, refusal, others6)
+
+
+def decode_entry(body: bytes) -> ConntrackEntry:
+    """Read the payload of an IPCTNL_MSG_CT_NEW message. Raises WireError."""
+    found = dict(codec.attributes(body, codec.NFGEN_SIZE))
+    try:
+        original, reply = _tuple(found[_TUPLE_ORIG]), _tuple(found[_TUPLE_REPLY])
+        return ConntrackEntry(
+            _address(original.source),
+            _address(original.destination),
+            _address(reply.source),
+            original.protocol,
+            original.source_port,
+            original.destination_port,
+            reply.source_port,
+            _U16.unpack(found[_ZONE])[0] if _ZONE in found else reply.zone,
+            _U32.unpack(found[_ID])[0],
+            _U32.unpack(found[_STATUS])[0],
+            reply.name,
+        )
+    except KeyError as error:
+        raise WireError(f"conntrack entry without attribute {error.args[0]}") from None
+    except struct.error as error:
+        raise WireError(f"conntrack entry with an attribute of a wrong size: {error}") from None
+
+
+def _refusal(message: codec.Message) -> Acknowledgement | None:
+    if message.type == codec.NLMSG_ERROR:
+        answer = decode_answer(message)
+        return answer if answer.errno else None
+    if len(message.payload) < _ERRNO.size:
+        raise WireError(f"end of a conntrack dump with {len(message.payload)} bytes, too few for an errno")
+    (code,) = _ERRNO.unpack_from(message.payload)
+    return Acknowledgement(message.sequence, -code) if code < 0 else None
+
+
+def _concerning(body: bytes, addresses: frozenset[str]) -> ConntrackEntry | None:
+    ends = _ends(body)
+    if ends is not None and _packed_all(addresses).isdisjoint(ends) and not any(map(_is_link_local, ends)):
+        return None
+    entry = decode_entry(body)
+    client, server = entry.client, entry.server
+    concerned = client in addresses or server in addresses or is_link_local(client) or is_link_local(server)
+    return entry if concerned else None
+
+
+def _is_link_local(packed: bytes) -> bool:
+    return packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and len(packed) == _ADDRESS_BYTES[6]
+
+
+class _Tuple(msgspec.Struct, frozen=True, gc=False):
+    """One direction of an entry: packed addresses, ports, CTA_TUPLE_ZONE (0 for none), and all bytes but the zone's."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int | None
+    destination_port: int | None
+    zone: int
+    name: bytes
+
+
+class _Layout(msgspec.Struct, frozen=True):
+    """Where the kernel puts what in the tuples of a family: values, each behind a head of one or two attributes.
+
+    start: of a tuple in its message: length and type of CTA_TUPLE_*, head, source
+    head:  the one in `start`
+    value: of a tuple with ports: source, destination, protocol, source port and destination port, each behind a head
+    heads: those in `value`
+    """
+
+    start: struct.Struct
+    head: bytes
+    value: struct.Struct
+    heads: tuple[bytes, ...]
+
+
+def _layout(family: Family) -> _Layout:
+    size, source = _ADDRESS_BYTES[family], _SOURCE[family]
+    addresses = (codec.attribute(kind, bytes(size)) for kind in (source, source + 1))
+    ports = (codec.attribute(kind, bytes(2)) for kind in (_SOURCE_PORT, _DESTINATION_PORT))
+    protocol = codec.attribute(_NUMBER, bytes(1))
+    written = codec.nested(_TUPLE_IP, *addresses) + codec.nested(_TUPLE_PROTO, protocol, *ports)
+    value = struct.Struct(f"!8s{size}s4s{size}s8sB3x4sH2x4sH2x")
+    heads = value.unpack(written)[::2]
+    return _Layout(struct.Struct(f"=HH8s{size}s"), heads[0], value, heads)
+
+
+_LAYOUTS = {_NFPROTO[family]: _layout(family) for family in FAMILIES}
+_LAYOUTS_BY_SIZE = {layout.value.size: layout for layout in _LAYOUTS.values()}
+_TUPLES = (_TUPLE_ORIG | codec.NLA_F_NESTED, _TUPLE_REPLY | codec.NLA_F_NESTED)
+
+
+def _ends(body: bytes) -> tuple[bytes, bytes] | None:
+    """Give client and server, packed, for a small part of the cost of `decode_entry`; None in another layout."""
+    layout = _LAYOUTS.get(body[0]) if body else None
+    if layout is None:
+        return None
+    unpack = layout.start.unpack_from
+    try:
+        length, original, original_head, client = unpack(body, codec.NFGEN_SIZE)
+        _, reply, reply_head, server = unpack(body, codec.NFGEN_SIZE + length)
+    except struct.error:
+        return None
+    if (original, reply) == _TUPLES and original_head == reply_head == layout.head:
+        return client, server
+    return None
+
+
+def _tuple(value: bytes) -> _Tuple:
+    layout = _LAYOUTS_BY_SIZE.get(len(value))
+    if layout is not None:
+        read = layout.value.unpack(value)
+        if read[::2] == layout.heads:
+            _, source, _, destination, _, protocol, _, source_port, _, destination_port = read
+            if protocol != _GRE:
+                return _Tuple(source, destination, protocol, source_port, destination_port, 0, value)
+    return _walked(value)
+
+
+def _walked(value: bytes) -> _Tuple:
+    found = dict(codec.attributes(value))
+    addresses = dict(codec.attributes(found[_TUPLE_IP]))
+    proto = dict(codec.attributes(found[_TUPLE_PROTO]))
+    family: Family = 6 if _SOURCE[6] in addresses else 4
+    (protocol,) = struct.unpack("B", proto[_NUMBER])
+    source_port, destination_port = (
+        _U16.unpack(proto[kind])[0] if kind in proto and protocol != _GRE else None
+        for kind in (_SOURCE_PORT, _DESTINATION_PORT)
+    )
+    source, destination = (
+        struct.unpack(f"{_ADDRESS_BYTES[family]}s", addresses[kind])[0]
+        for kind in (_SOURCE[family], _SOURCE[family] + 1)
+    )
+    zone = _U16.unpack(found[_TUPLE_ZONE])[0] if _TUPLE_ZONE in found else 0
+    name = codec.nested(_TUPLE_IP, found[_TUPLE_IP]) + codec.nested(_TUPLE_PROTO, found[_TUPLE_PROTO])
+    return _Tuple(source, destination, protocol, source_port, destination_port, zone, name)
+
+
+@lru_cache(maxsize=4_096)
+def _address(raw: bytes) -> str:
+    # memoised: the text of an IPv6 address costs more than the rest of the entry
+    return ".".join(map(str, raw)) if len(raw) == _ADDRESS_BYTES[4] else text(6, int.from_bytes(raw, "big"))
+
+
+@lru_cache(maxsize=2)
+def _packed_all(addresses: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(map(_packed, addresses))
+
+
+def _packed(address: str) -> bytes:
+    try:
+        return number(address).to_bytes(_ADDRESS_BYTES[family_of(address)], "big")
+    except ValueError:
+        raise WireError(f"{address!r} is no IP address") from None

@@ -1,0 +1,92 @@
+"""Network interfaces as rtnetlink tells of them: RTM_GETLINK and RTM_NEWLINK (linux/rtnetlink.h, linux/if_link.h)."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from nfagent.errors import WireError
+from nfagent.model.netaddr import Family
+from nfagent.netlink.codec import NLM_F_REQUEST, Message, attribute, attributes, message, nested
+
+NETLINK_ROUTE = 0  # the protocol of a netlink socket, linux/netlink.h
+RTM_NEWLINK = 16
+NLM_F_DUMP_INTR = 0x10
+"""Flag of a listing's messages: interfaces came or went meanwhile, so the listing may lack some."""
+
+_RTM_GETLINK = 18
+_NLM_F_DUMP = 0x300
+_HEAD = struct.Struct("=BxHiII")  # struct ifinfomsg: family, hardware type, index, flags, change
+_NAME, _MASTER, _LINKINFO, _EXT_MASK = 3, 10, 18, 29  # IFLA_*
+_KIND, _DATA = 1, 2  # IFLA_INFO_*
+_SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
+_UP = 1  # IFF_UP
+_PORTS = {"vxlan": 15, "geneve": 5, "bareudp": 1}  # IFLA_VXLAN_PORT, IFLA_GENEVE_PORT, IFLA_BAREUDP_PORT
+_CALLS: dict[int, Family] = {36: 4, 37: 6}  # IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES
+_INDEX = struct.Struct("=i")
+
+
+class Interface(msgspec.Struct, frozen=True, gc=False):
+    """A network interface.
+
+    kind:   'bridge', 'veth' and so on; '' for one that no driver of virtual interfaces made
+    master: index of the bridge (or bond, or VRF) that it is a port of; 0 without one
+    calls:  families whose frames a bridge shows to netfilter by its own option, whatever the sysctls say
+    up:     whether it is switched on
+    port:   of UDP, where a tunnel takes packets out of others' (vxlan, geneve, bareudp); 0 for every other interface
+    """
+
+    index: int
+    name: str
+    kind: str = ""
+    master: int = 0
+    calls: tuple[Family, ...] = ()
+    up: bool = False
+    port: int = 0
+
+
+def encode_listing(sequence: int, kind: str = "", master: int = 0) -> bytes:
+    """Ask for all interfaces, those of a kind, or those of them that are ports of the bridge with index `master`.
+
+    A kernel that doesn't know the kind answers with all kinds that there are.
+    """
+    wanted = attribute(_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
+    if kind:
+        wanted += nested(_LINKINFO, attribute(_KIND, kind.encode("ascii")))
+    if master:
+        wanted += attribute(_MASTER, _INDEX.pack(master))
+    return message(_RTM_GETLINK, NLM_F_REQUEST | _NLM_F_DUMP, sequence, _HEAD.pack(0, 0, 0, 0, 0) + wanted)
+
+
+def decode_link(found: Message) -> Interface:
+    """Read one RTM_NEWLINK message. Raises WireError."""
+    if found.type != RTM_NEWLINK or len(found.payload) < _HEAD.size:
+        raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes tells of no interface")
+    _, _, index, flags, _ = _HEAD.unpack_from(found.payload)
+    said = dict(attributes(found.payload, _HEAD.size))
+    info = dict(attributes(said.get(_LINKINFO, b"")))
+    kind = _text(info.get(_KIND, b""))
+    options = dict(attributes(info.get(_DATA, b""))) if kind == "bridge" or kind in _PORTS else {}
+    return Interface(
+        index=index,
+        name=_text(said.get(_NAME, b"")),
+        kind=kind,
+        master=_number(said[_MASTER]) if _MASTER in said else 0,
+        calls=tuple(family for option, family in _CALLS.items() if any(options.get(option, b"")))
+        if kind == "bridge"
+        else (),
+        up=bool(flags & _UP),
+        port=int.from_bytes(options.get(_PORTS[kind], b"")[:2], "big") if kind in _PORTS else 0,
+    )
+
+
+def _text(value: bytes) -> str:
+    # An interface's name is any bytes but '/' and whitespace: one that is no UTF-8 is shown as well as can be.
+    return value.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _number(value: bytes) -> int:
+    if len(value) != _INDEX.size:
+        raise WireError(f"an interface's index has 4 bytes, not {len(value)}")
+    return int(_INDEX.unpack(value)[0])

@@ -1,0 +1,306 @@
+"""What the kernel lists to a ruleset: libnftables' JSON (schema version 1, see libnftables-json(5)).
+
+Total: what nfagent never writes becomes Foreign or `Ruleset.foreign`; what isn't a listing at all is a
+WireError. Counters' values are read by `parse_counters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from nfagent.errors import WireError
+from nfagent.model.netaddr import Family, canonical
+from nfagent.nftables.listing import entries
+from nfagent.nftables.matches import Match
+from nfagent.nftables.objects import (
+    ABSENT,
+    FLOW_SECONDS,
+    FLOW_SET_SIZE,
+    TABLE,
+    TABLE_FAMILY,
+    TABLE_FLAGS,
+    Accept,
+    Chain,
+    Drop,
+    Element,
+    Goto,
+    Hook,
+    Jump,
+    LinkName,
+    Log,
+    Masquerade,
+    NamedSet,
+    PortRange,
+    Return,
+    Rule,
+    Ruleset,
+    ServicePort,
+    SetKind,
+    Verdict,
+    VerdictMap,
+    VmapLookup,
+)
+from nfagent.nftables.parse_header import numbers, protocol_name
+from nfagent.nftables.parse_match import foreign, parse_key, parse_match, parse_range, parse_update, set_reference
+from nfagent.nftables.unknown_objects import is_identifier
+
+_Json = dict[str, Any]
+_Shape = TypeVar("_Shape", NamedSet, VerdictMap)
+_SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
+    ("ipv4_addr",): ("address", 4),
+    ("ipv6_addr",): ("address", 6),
+    ("ipv4_addr", "inet_proto", "inet_service"): ("port", 4),
+    ("ipv6_addr", "inet_proto", "inet_service"): ("port", 6),
+    ("inet_service",): ("ports", 4),
+    ("nf_proto",): ("family", 4),
+    ("ipv4_addr", "ipv4_addr"): ("pair", 4),
+    ("ipv6_addr", "ipv6_addr"): ("pair", 6),
+    ("ifname",): ("link", 4),
+    ("inet_proto", "inet_service"): ("service", 4),
+    ("ipv4_addr", "inet_proto", "inet_service", "ipv4_addr", "inet_service"): ("flow", 4),
+    ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
+}
+_UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading raises where a listing isn't shaped as ours are."""
+_SET_OPTIONS = frozenset(("auto-merge", "gc-interval", "policy", "size", "stmt", "timeout"))
+"""What a set or map may have besides its type: none of ours has any, but for the `size` and `timeout` of flow sets."""
+_FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
+
+
+class CounterValue(msgspec.Struct, frozen=True):
+    """Packets and bytes that a named counter has seen."""
+
+    packets: int
+    bytes: int
+
+
+def parse_listing(text: str, known: Ruleset = ABSENT) -> Ruleset:
+    """Read the text of `list table inet nfagent`, object by object, as `listing` gives them.
+
+    known: sets and maps that are equal to its own are given as its own. Raises WireError.
+    """
+    try:
+        return _read(entries(text), known)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise WireError(f"libnftables answered something that is no listing: {error}") from None
+
+
+def parse_ruleset(listing: object) -> Ruleset:
+    """Read the answer to `list table inet nfagent`; a listing without the table is ABSENT. Raises WireError."""
+    return _read(_entries(listing), ABSENT)
+
+
+def _read(entries: Iterable[object], known: Ruleset) -> Ruleset:
+    reader = _Reader(known)
+    for kind, item in _items(entries):
+        reader.take(kind, item)
+    return reader.ruleset()
+
+
+def parse_counters(listing: object) -> dict[str, CounterValue]:
+    """Read the values of the table's named counters."""
+    found = {}
+    for kind, item in _items(_entries(listing)):
+        if kind == "counter":
+            try:
+                value = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
+            except _UNKNOWN:
+                raise WireError(f"libnftables listed a counter without figures: {item!r}") from None
+            found[str(item.get("name"))] = value
+    return found
+
+
+def _entries(listing: object) -> list[object]:
+    entries = listing.get("nftables") if isinstance(listing, dict) else None
+    if not isinstance(entries, list):
+        raise WireError("libnftables answered something that is no listing")
+    return entries
+
+
+def _items(entries: Iterable[object]) -> Iterator[tuple[str, _Json]]:
+    for entry in entries:
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise WireError(f"libnftables listed something that is no object: {entry!r}")
+        [(kind, item)] = entry.items()
+        if kind != "metainfo" and isinstance(item, dict) and _ours(kind, item):
+            yield kind, item
+
+
+def _ours(kind: str, item: _Json) -> bool:
+    table = item.get("name") if kind == "table" else item.get("table")
+    return (item.get("family"), table) == (TABLE_FAMILY, TABLE)
+
+
+class _Reader:
+    """Collects a listing's objects."""
+
+    def __init__(self, known: Ruleset) -> None:
+        self._known = known
+        self.exists = False
+        self.sets: dict[str, NamedSet] = {}
+        self.maps: dict[str, VerdictMap] = {}
+        self.hooks: dict[str, Hook | None] = {}
+        self.rules: dict[str, list[Rule]] = {}
+        self.counters: set[str] = set()
+        self.foreign: set[tuple[str, str]] = set()
+
+    def take(self, kind: str, item: _Json) -> None:
+        """Take in one object; one that can't be ours is foreign."""
+        given = item.get("name")
+        name = given if isinstance(given, str) else ""
+        try:
+            match kind:
+                case "table":
+                    self.exists = True
+                    if item.get("flags"):
+                        self.foreign.add(TABLE_FLAGS)  # nft 1.0.6 says that there are some, and not which
+                case _ if not is_identifier(item.get("chain", name)):
+                    self.foreign.add((kind, name))
+                case "counter":
+                    self.counters.add(name)
+                case "set":
+                    self.sets[name] = _shared(_named_set(item), self._known.sets.get(name))
+                case "map":
+                    self.maps[name] = _shared(_verdict_map(item), self._known.maps.get(name))
+                case "chain":
+                    self.hooks[name] = _hook(item)
+                case "rule":
+                    self.rules.setdefault(item["chain"], []).append(_known_rule(item))
+                case _:
+                    self.foreign.add((kind, name))
+        except _UNKNOWN:
+            self.foreign.add((kind, name))
+
+    def ruleset(self) -> Ruleset:
+        """Put the objects together."""
+        if not self.exists:
+            return ABSENT
+        chains = {name: Chain(tuple(self.rules.get(name, ())), hook) for name, hook in self.hooks.items()}
+        return Ruleset(self.sets, self.maps, chains, frozenset(self.counters), frozenset(self.foreign))
+
+
+def _shared(read: _Shape, known: _Shape | None) -> _Shape:
+    return known if known is not None and known == read else read
+
+
+def _named_set(item: _Json) -> NamedSet:
+    types = item["type"]
+    kind, family = _SET_TYPES[tuple(types) if isinstance(types, list) else (types,)]
+    flags = _flags(item)
+    if kind == "flow":
+        return _flow_set(item, family)
+    if flags == {"interval"} and kind in {"address", "ports"}:
+        kind = "range" if kind == "address" else kind
+    elif flags or kind == "ports":
+        raise ValueError(flags)
+    if _SET_OPTIONS & item.keys():
+        raise ValueError(item.keys())
+    elements: frozenset[Element] = frozenset(_element(kind, entry) for entry in item.get("elem", []))
+    return NamedSet(kind, family, elements, item.get("comment", ""))
+
+
+def _flow_set(item: _Json, family: Family) -> NamedSet:
+    # nft 1.0.6 lists no `dynamic`, nft 1.1 does; what the set remembers is the kernel's own business.
+    known, size = (_flags(item) - {"dynamic"}, item.get("timeout")), item.get("size")
+    if known != ({"timeout"}, FLOW_SECONDS) or _SET_OPTIONS & item.keys() != {"size", "timeout"}:
+        raise ValueError(item)
+    if not isinstance(size, int) or size < FLOW_SET_SIZE:
+        raise ValueError(size)
+    return NamedSet("flow", family, comment=item.get("comment", ""), size=size)
+
+
+def _flags(item: _Json) -> set[str]:
+    flags = item.get("flags", [])  # one word, or several
+    return {flags} if isinstance(flags, str) else set(flags)
+
+
+def _element(kind: SetKind, entry: Any) -> Element:
+    if kind == "address":
+        return canonical(entry)
+    if kind == "port":
+        address, protocol, port = entry["concat"]
+        return canonical(address), protocol_name(protocol), int(port)
+    if kind == "ports":
+        return PortRange(*numbers(entry))
+    if kind == "pair":
+        first, second = map(canonical, entry["concat"])
+        return first, second
+    if kind == "family":
+        return _FAMILY[entry]
+    if kind == "link":
+        return LinkName(msgspec.convert(entry, str))
+    if kind == "service":
+        protocol, port = entry["concat"]
+        return ServicePort(protocol_name(protocol), int(port))
+    return parse_range(entry)
+
+
+def _verdict_map(item: _Json) -> VerdictMap:
+    kind, family = _SET_TYPES[(item["type"],)]
+    if kind != "address" or item["map"] != "verdict" or item.get("flags") or "comment" in item:
+        raise ValueError(item["type"])
+    if _SET_OPTIONS & item.keys():
+        raise ValueError(item.keys())
+    elements = {canonical(address): str(verdict["goto"]["target"]) for address, verdict in item.get("elem", [])}
+    return VerdictMap(family, elements)
+
+
+def _hook(item: _Json) -> Hook | None:
+    if "hook" not in item:
+        return None
+    if item.get("policy") != "accept":
+        raise ValueError(item)
+    return Hook(item["type"], item["hook"], item["prio"])
+
+
+def _known_rule(item: _Json) -> Rule:
+    try:
+        return _rule(item)
+    except _UNKNOWN:
+        return Rule((foreign(item.get("expr")),))
+
+
+def _rule(item: _Json) -> Rule:
+    matches: list[Match] = []
+    counter, log, verdict = "", None, None
+    for expression in item["expr"]:
+        [(kind, value)] = expression.items()
+        known = _verdict(kind, value) if verdict is None else None
+        if known is not None:
+            verdict = known
+        elif kind == "counter" and isinstance(value, str) and not counter and log is None:
+            counter = value
+        elif kind == "log" and value.keys() == {"prefix", "group"} and log is None and verdict is None:
+            log = Log(value["prefix"], value["group"])
+        elif kind == "match" and not counter and log is None and verdict is None:
+            matches.append(parse_match(value))
+        elif kind == "set" and not counter and log is None and verdict is None:
+            matches.append(parse_update(value))
+        else:
+            matches.append(foreign(expression))
+    return Rule(tuple(matches), counter, log, verdict, item.get("comment", ""))
+
+
+def _verdict(kind: str, value: Any) -> Verdict | None:
+    match kind:
+        case "accept":
+            return Accept()
+        case "drop":
+            return Drop()
+        case "goto":
+            return Goto(value["target"])
+        case "jump":
+            return Jump(value["target"])
+        case "return":
+            return Return()
+        case "vmap":
+            key = parse_key(value["key"])
+            return VmapLookup(key, set_reference(value["data"])) if key is not None else None
+        case "masquerade" if value is None:
+            return Masquerade(random_fully=False)
+        case "masquerade" if value in ({"flags": "fully-random"}, {"flags": ["fully-random"]}):
+            return Masquerade(random_fully=True)
+    return None

@@ -1,0 +1,131 @@
+"""What the kernel lists of a match on a packet's own header, or on how it came, to a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.nftables.matches import (
+    FamilyIs,
+    FibLocalSource,
+    FibUnrouted,
+    Fragment,
+    FromBridge,
+    HopLimit,
+    Icmpv6Code,
+    Icmpv6Type,
+    LongestPayload,
+    Match,
+    MulticastAddress,
+    MulticastFrame,
+    NotLoopback,
+    OnesAddress,
+    PacketPort,
+    PacketPortIn,
+)
+
+FLOW_KEYS: dict[bytes, Family] = {
+    msgspec.json.encode(
+        {
+            "concat": [
+                {"payload": {"protocol": protocol, "field": "saddr"}},
+                {"meta": {"key": "l4proto"}},
+                {"payload": {"protocol": "th", "field": "sport"}},
+                {"payload": {"protocol": protocol, "field": "daddr"}},
+                {"payload": {"protocol": "th", "field": "dport"}},
+            ]
+        }
+    ): family
+    for protocol, family in (("ip", FAMILIES[0]), ("ip6", FAMILIES[1]))
+}
+"""How libnftables writes a packet's flow."""
+
+_FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
+_GROUP = {"set": ["broadcast", "multicast"]}
+_ONE = {"set": ["unicast", "local"]}
+_CODES: dict[Any, int] = {"no-route": 0}
+"""nft has names for codes of one ICMPv6 type, and lists them for every type."""
+
+_PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
+_PROTOCOLS |= {"ipencap": "4", "ipv4": "4", "ipip": "4", "ipv6": "41", "gre": "47"}
+"""By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
+
+
+def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
+    """Read a match on a field that isn't an address; None for every other match."""
+    match left:
+        case {"payload": {"protocol": "tcp" | "udp" | "sctp" as protocol, "field": "dport"}} if operator == "==":
+            return PacketPort(protocol, *numbers(right))
+        case {"&": [{"payload": {"protocol": "ip", "field": "frag-off"}}, 0x1FFF]} if (operator, right) == ("!=", 0):
+            return Fragment(4)
+        case {"exthdr": {"name": "frag"}} if operator == "==" and right is True and left["exthdr"].keys() == {"name"}:
+            return Fragment(6)
+        case {"payload": {"protocol": "icmpv6" | "ip6", "field": field}}:
+            return _ipv6_match(field, operator, right)
+    return None
+
+
+def packet_port_in(payload: Any, name: str) -> Match | None:
+    """Read a match of a header's field to a set; None for every field but a destination port."""
+    known = payload["field"] == "dport" and payload["protocol"] in {"tcp", "udp", "sctp"}
+    return PacketPortIn(payload["protocol"], name) if known else None
+
+
+def _ipv6_match(field: str, operator: str, right: Any) -> Match | None:
+    match field, operator:
+        case "type", "==":
+            return Icmpv6Type(alternatives(right))
+        case "code", "==":
+            return Icmpv6Code(int(_CODES.get(right, right)))
+        case "hoplimit", "==":
+            return HopLimit(int(right))
+        case "length", "<=":
+            return LongestPayload(int(right))
+    return None
+
+
+def parse_arrival_match(operator: str, left: Any, right: Any) -> Match | None:
+    """Read a match on how a packet came, or on what the routes say of its addresses; None for every other match."""
+    match left, operator:
+        case {"meta": {"key": "nfproto"}}, "==" if right in _FAMILIES:
+            return FamilyIs(_FAMILIES[right])
+        case {"fib": {"result": result, "flags": flags}}, "==":
+            return _fib_match(result, (flags,) if isinstance(flags, str) else tuple(flags), right)
+        case {"meta": {"key": "pkttype"}}, "==" if right == _GROUP:
+            return MulticastFrame()
+        case {"meta": {"key": "iifkind"}}, "==" if right == "bridge":
+            return FromBridge()
+        case {"meta": {"key": "iifname"}}, "!=" if right == "lo":
+            return NotLoopback()
+    return None
+
+
+def _fib_match(result: Any, flags: tuple[Any, ...], right: Any) -> Match | None:
+    if (result, flags, right) == ("type", ("saddr",), "local"):
+        return FibLocalSource()
+    if (result, flags, right) == ("type", ("daddr",), _GROUP):
+        return MulticastAddress()
+    if (result, flags, right) == ("type", ("daddr",), _ONE):
+        return OnesAddress()
+    if (result, flags) == ("oif", ("saddr", "iif")) and right is False:
+        return FibUnrouted()
+    return None
+
+
+def alternatives(right: Any) -> tuple[Any, ...]:
+    """Read one value, or those of a set."""
+    return tuple(right["set"]) if isinstance(right, dict) and "set" in right else (right,)
+
+
+def numbers(right: Any) -> tuple[int, int]:
+    """Read a number or a range of numbers: first and last."""
+    first, last = right["range"] if isinstance(right, dict) else (right, right)
+    return int(first), int(last)
+
+
+def protocol_name(listed: Any) -> Any:
+    """Return the name that our rules have for a protocol, by what nft lists for it."""
+    word = listed.lower() if isinstance(listed, str) else listed
+    return _PROTOCOLS.get(word, str(word))

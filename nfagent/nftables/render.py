@@ -1,0 +1,245 @@
+"""nft syntax: a whole table as people read it and `nft -f` loads it, and each statement of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from nfagent.model.netaddr import Range, family_of, number
+from nfagent.model.printable import printable_lines
+from nfagent.model.slices import in_order
+from nfagent.nftables.objects import (
+    FLOW_SECONDS,
+    TABLE,
+    TABLE_FAMILY,
+    Accept,
+    Chain,
+    Drop,
+    Element,
+    Goto,
+    Jump,
+    LinkName,
+    Masquerade,
+    NamedSet,
+    PortRange,
+    Return,
+    Rule,
+    Ruleset,
+    ServicePort,
+    Verdict,
+    VerdictMap,
+    VmapLookup,
+    address_of,
+)
+from nfagent.nftables.render_match import NFPROTO, key_text, match_text
+
+Annotate = Callable[[str], str]
+"""Says in words what an address is, or ''."""
+
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+
+
+def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
+    """Write the table, in an order that depends on content alone; annotations come as comments behind elements."""
+    return "".join(table_parts(ruleset, annotate))
+
+
+def table_parts(ruleset: Ruleset, annotate: Annotate | None = None) -> Iterator[str]:
+    """Write the same in parts, about a line each; an empty part says that none is ready yet."""
+    if not ruleset.exists:
+        yield f"# there is no table {TABLE_FAMILY} {TABLE}\n"
+        return
+    start = f"table {TABLE_FAMILY} {TABLE} {{\n\t"
+    for block in _blocks(ruleset, annotate):
+        for line in block:
+            if line is None:
+                yield ""
+                continue
+            yield start + printable_lines(line).replace("\n", "\\n")
+            start = "\n\t"
+        start = "\n\n\t"
+    yield f"{start}\n}}\n" if start.startswith("table") else "\n}\n"
+
+
+def _blocks(ruleset: Ruleset, annotate: Annotate | None) -> Iterator[Iterable[str | None]]:
+    """Give the lines of every object; None where none is ready yet."""
+    for name in sorted(ruleset.counters):
+        yield f"counter {name} {{", "}"
+    for name in sorted(ruleset.sets):
+        yield _set_block(name, ruleset.sets[name], annotate)
+    for name in sorted(ruleset.maps):
+        yield _map_block(name, ruleset.maps[name], annotate)
+    for name in _chain_order(ruleset):
+        yield _chain_block(name, ruleset.chains[name])
+    for kind, name in sorted(ruleset.foreign):
+        yield (f"# not nfagent's: {kind} {name}",)
+
+
+def _chain_order(ruleset: Ruleset) -> list[str]:
+    """Put chains behind those that they go to, as nft wants them declared, base chains last."""
+    return sorted(ruleset.chains, key=lambda name: (ruleset.chains[name].hook is not None, _chain_rank(name), name))
+
+
+def _chain_rank(name: str) -> int:
+    """Rank outcomes, sections, classes as they judge packets without an entry, classes, and what leads to them."""
+    word, _, rest = name.partition("/")
+    if word.startswith("errors-"):
+        return 5
+    if word == "stray":
+        return 1 if rest.partition("/")[0] in {"admin", "policy", "baseline"} else 2
+    return {"allow": 0, "deny": 0, "admin": 1, "policy": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
+
+
+def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator[str | None]:
+    yield f"set {name} {{"
+    yield from (f"\t{line}" for line in set_properties(item))
+    ordered = in_order(item.elements, element_order)
+    yield from _elements_lines((None if one is None else _written(one) for one in ordered), annotate)
+    yield "}"
+
+
+def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> Iterator[str | None]:
+    yield f"map {name} {{"
+    yield f"\ttype {_TYPE[item.family]} : verdict"
+    ordered = in_order(item.elements, number)
+    pairs = (None if one is None else (f"{one} : goto {item.elements[one]}", one) for one in ordered)
+    yield from _elements_lines(pairs, annotate)
+    yield "}"
+
+
+def _elements_lines(elements: Iterable[tuple[str, str] | None], annotate: Annotate | None) -> Iterator[str | None]:
+    """Write elements, a line each; each comes as its text, and its address to be annotated."""
+    before: tuple[str, str] | None = None
+    for element in elements:
+        if element is None:
+            yield None
+            continue
+        yield "\telements = {" if before is None else _element_line(before, ",")
+        text, address = element
+        before = text, annotate(address) if annotate is not None and address else ""
+    if before is not None:
+        yield _element_line(before, "")
+        yield "\t}"
+
+
+def _element_line(element: tuple[str, str], comma: str) -> str:
+    text, words = element
+    return f"\t\t{text}{comma}{f'  # {words}' if words else ''}"
+
+
+def _chain_block(name: str, chain: Chain) -> Iterator[str]:
+    yield f"chain {name} {{"
+    if chain.hook is not None:
+        yield f"\t{hook_text(chain)}"
+    yield from (f"\t{rule_text(rule)}" for rule in chain.rules)
+    yield "}"
+
+
+def hook_text(chain: Chain) -> str:
+    """Write where a base chain is called; '' for another chain."""
+    hook = chain.hook
+    if hook is None:
+        return ""
+    return f"type {hook.type} hook {hook.name} priority {hook.priority}; policy accept;"
+
+
+def set_properties(item: NamedSet) -> Iterator[str]:
+    """Write a set's type, flags and comment, a line each."""
+    address = _TYPE[item.family]
+    match item.kind:
+        case "family":
+            yield "type nf_proto"
+        case "ports":
+            yield "type inet_service"
+        case "link":
+            yield "type ifname"
+        case "service":
+            yield "type inet_proto . inet_service"
+        case "port":
+            yield f"type {address} . inet_proto . inet_service"
+        case "pair":
+            yield f"type {address} . {address}"
+        case "flow":
+            yield f"type {address} . inet_proto . inet_service . {address} . inet_service"
+            yield f"size {item.size}"
+            yield "flags dynamic,timeout"
+            yield f"timeout {FLOW_SECONDS}s"
+        case _:
+            yield f"type {address}"
+    if item.kind in {"range", "ports"}:
+        yield "flags interval"
+    if item.comment:
+        yield f'comment "{item.comment}"'
+
+
+def map_properties(item: VerdictMap) -> str:
+    """Write a verdict map's type."""
+    return f"type {_TYPE[item.family]} : verdict"
+
+
+def element_order(element: Element) -> tuple[int, int, str, int]:
+    """Give what elements are sorted by: their addresses, as people expect them."""
+    if isinstance(element, int):
+        return (element, 0, "", 0)
+    if isinstance(element, LinkName):
+        return (0, 0, element.name, 0)
+    if isinstance(element, ServicePort):
+        return (0, 0, element.protocol, element.port)
+    if isinstance(element, Range):
+        return (element.family, element.first, "", 0)
+    if isinstance(element, PortRange):
+        return (element.first, 0, "", 0)
+    if isinstance(element, str):
+        return (family_of(element), number(element), "", 0)
+    if len(element) == 2:
+        return (family_of(element[0]), number(element[0]), "", number(element[1]))
+    return (family_of(element[0]), number(element[0]), element[1], element[2])
+
+
+def _written(element: Element) -> tuple[str, str]:
+    return element_text(element), address_of(element)
+
+
+def element_text(element: Element) -> str:
+    """Write one element: an address, a range of addresses or ports, a family, an interface, or a tuple of these."""
+    if isinstance(element, int):
+        return NFPROTO[element]
+    if isinstance(element, LinkName):
+        return f'"{element.name}"'
+    if isinstance(element, ServicePort):
+        return f"{element.protocol} . {element.port}"
+    if isinstance(element, tuple):
+        return " . ".join(map(str, element))
+    return str(element)
+
+
+def rule_text(rule: Rule) -> str:
+    """Write a rule as one line."""
+    parts = [match_text(match) for match in rule.matches]
+    if rule.counter:
+        parts.append(f'counter name "{rule.counter}"')
+    if rule.log is not None:
+        parts.append(f'log prefix "{rule.log.prefix}" group {rule.log.group}')
+    if rule.verdict is not None:
+        parts.append(verdict_text(rule.verdict))
+    if rule.comment:
+        parts.append(f'comment "{rule.comment}"')
+    return " ".join(parts)
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Write a verdict."""
+    match verdict:
+        case Accept():
+            return "accept"
+        case Drop():
+            return "drop"
+        case Goto(chain):
+            return f"goto {chain}"
+        case Jump(chain):
+            return f"jump {chain}"
+        case Return():
+            return "return"
+        case VmapLookup(key, name):
+            return f"{key_text(key)} vmap @{name}"
+        case Masquerade(random_fully):
+            return "masquerade fully-random" if random_fully else "masquerade"

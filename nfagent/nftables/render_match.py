@@ -1,0 +1,176 @@
+"""nft syntax of one match."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from nfagent.model.netaddr import Family
+from nfagent.nftables.matches import (
+    AddressInSet,
+    ConntrackState,
+    CtAddress,
+    CtDirectionIs,
+    CtFlowInSet,
+    CtSeenReply,
+    CtUnconfirmed,
+    FamilyInSet,
+    FamilyIs,
+    FibLocalSource,
+    FibUnrouted,
+    Fragment,
+    FromBridge,
+    FromInterface,
+    HopLimit,
+    Icmpv6Code,
+    Icmpv6Type,
+    IpAddress,
+    L4Proto,
+    LongestPayload,
+    Match,
+    MulticastAddress,
+    MulticastFrame,
+    NamedPort,
+    NotLoopback,
+    OnesAddress,
+    PacketNamedPort,
+    PacketPort,
+    PacketPortIn,
+    PairInSet,
+    ServerPort,
+    ServerPortIn,
+    SetUpdate,
+    ToPort,
+    UnknownExpr,
+    Within,
+)
+
+_IP = {4: "ip", 6: "ip6"}
+NFPROTO = {4: "ipv4", 6: "ipv6"}
+"""What nft calls a family where a packet is asked for it."""
+_Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code | HopLimit | LongestPayload | Within
+_MACHINE: dict[type[Match], str] = {
+    FibLocalSource: "fib saddr type local",
+    NotLoopback: 'iifname != "lo"',
+    FromBridge: 'meta iifkind "bridge"',
+    MulticastFrame: "meta pkttype { broadcast, multicast }",
+    MulticastAddress: "fib daddr type { broadcast, multicast }",
+    OnesAddress: "fib daddr type { unicast, local }",
+    FibUnrouted: "fib saddr . iif oif missing",
+}
+_END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
+
+
+def key_text(key: CtAddress | IpAddress) -> str:
+    """Write which address is looked up."""
+    if isinstance(key, IpAddress):
+        return f"{_IP[key.family]} {key.side}"
+    return _END[key.end].format(_IP[key.family])
+
+
+def match_text(match: Match) -> str:
+    """Write one match."""
+    match match:
+        case (
+            AddressInSet() | PairInSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | CtFlowInSet() | SetUpdate()
+        ):
+            return _by_set_text(match)
+        case ServerPortIn() | PacketPortIn() | ToPort() | FromInterface():
+            return f"{_in_set_key(match)} @{match.set}"
+        case L4Proto(names):
+            return f"meta l4proto {_one_of(names)}"
+        case ServerPort(first, last):
+            return f"ct reply proto-src {_numbers(first, last)}"
+        case UnknownExpr(expression):
+            return f"# not nfagent's: {expression}"
+        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply():
+            return _tracked_text(match)
+        case (
+            FibLocalSource()
+            | NotLoopback()
+            | FromBridge()
+            | MulticastFrame()
+            | MulticastAddress()
+            | OnesAddress()
+            | FibUnrouted()
+        ):
+            return _MACHINE[type(match)]
+        case _:
+            return _header_text(match)
+
+
+def _in_set_key(match: ServerPortIn | PacketPortIn | ToPort | FromInterface) -> str:
+    match match:
+        case ServerPortIn():
+            return "ct reply proto-src"
+        case PacketPortIn(protocol):
+            return f"{protocol} dport"
+        case ToPort():
+            return "meta l4proto . th dport"
+        case FromInterface(_, negated):
+            return "iifname !=" if negated else "iifname"
+
+
+def _header_text(match: _Header) -> str:
+    match match:
+        case FamilyIs(family):
+            return f"meta nfproto {NFPROTO[family]}"
+        case PacketPort(protocol, first, last):
+            return f"{protocol} dport {_numbers(first, last)}"
+        case Fragment(family):
+            return "ip frag-off & 0x1fff != 0" if family == 4 else "exthdr frag exists"
+        case Icmpv6Type(names):
+            return f"icmpv6 type {_one_of(names)}"
+        case Icmpv6Code(code):
+            return f"icmpv6 code {code}"
+        case HopLimit(hops):
+            return f"ip6 hoplimit {hops}"
+        case LongestPayload(size):
+            return f"ip6 length <= {size}"
+        case Within(key, ranges):
+            return f"{key_text(key)} {_one_of(tuple(map(str, ranges)))}"
+
+
+def _numbers(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _by_set_text(
+    match: AddressInSet | PairInSet | NamedPort | PacketNamedPort | FamilyInSet | CtFlowInSet | SetUpdate,
+) -> str:
+    match match:
+        case AddressInSet(key, name, negated):
+            return f"{key_text(key)} {'!= ' if negated else ''}@{name}"
+        case PairInSet(other, name, negated):
+            pair = f"{key_text(IpAddress('saddr', other.family))} . {key_text(other)}"
+            return f"{pair} {'!= ' if negated else ''}@{name}"
+        case NamedPort(family, name, way):
+            port = "dport" if way == "original" else "sport"
+            return f"{key_text(CtAddress('server', family))} . meta l4proto . th {port} @{name}"
+        case PacketNamedPort(family, name):
+            return f"{key_text(IpAddress('daddr', family))} . meta l4proto . th dport @{name}"
+        case FamilyInSet(name, negated):
+            return f"meta nfproto {'!= ' if negated else ''}@{name}"
+        case CtFlowInSet(family, name):
+            return f"{_flow_text(family)} @{name}"
+        case SetUpdate(family, name):
+            return f"update @{name} {{ {_flow_text(family)} }}"
+
+
+def _flow_text(family: Family) -> str:
+    return f"{_IP[family]} saddr . meta l4proto . th sport . {_IP[family]} daddr . th dport"
+
+
+def _tracked_text(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply) -> str:
+    match match:
+        case CtDirectionIs(way):
+            return f"ct direction {way}"
+        case ConntrackState(states):
+            return f"ct state {','.join(states)}"
+        case CtUnconfirmed():
+            return "ct status ! confirmed"
+        case CtSeenReply():
+            return "ct status seen-reply"
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{{ {', '.join(names)} }}"

@@ -1,0 +1,174 @@
+"""Every flow that Pods could begin among each other and that a change of policies could judge otherwise.
+
+A pair of Pods counts where a policy that comes, goes or changes judges the client's egress or the server's ingress: no
+other verdict can change. Of each pair, every kind of traffic that a policy can tell apart is tried once: each port that
+the server's containers declare, one port of each range by which rules differ, one that no rule names, and ICMP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from nfagent.model.netaddr import family_of
+from nfagent.model.networkpolicy import PolicyPort
+from nfagent.model.objects import ContainerPort, Direction, Pod, Protocol
+from nfagent.model.slices import in_order
+from nfagent.model.weighted_cache import WeightedCache
+from nfagent.policy.evaluator import Flow
+from nfagent.simulate.patch import PatchedPolicies
+from nfagent.simulate.simulation import ObservedFlow
+from nfagent.state.cluster import ClusterState, Identity
+
+_PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
+_LAST_PORT = 65535
+_REMEMBERED = 16_384
+"""Ports in what is remembered of kinds of traffic."""
+OTHER = "other ports"
+"""What stands for every port that no rule names; the rules take all of them alike, and ICMP too."""
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of traffic: one port that stands for all which are judged like it.
+
+    traffic: what it stands for, in words; '' for just its own port
+    """
+
+    protocol: Protocol
+    port: int
+    traffic: str = ""
+
+
+class _Group(msgspec.Struct, frozen=True, eq=False):
+    """Pods of one identity, by name, which all have addresses of their own.
+
+    egress, ingress: whether the change concerns this direction
+    calls, serves:   the numbered ports of rules by which their egress, and their ingress, is judged before or after
+    """
+
+    inside: bool
+    pods: tuple[Pod, ...]
+    egress: bool
+    ingress: bool
+    calls: frozenset[PolicyPort]
+    serves: frozenset[PolicyPort]
+
+
+class PodPairEnumerator:
+    """Whom a change of policies is about, found step by step: a large cluster takes a while.
+
+    judged:   Pods that a policy of the change judges, before or after it
+    unlogged: of these, those whose connections this node's log can't have: another node has them, or nobody, since
+              only policies that are yet to come judge them
+    """
+
+    def __init__(self, cluster: ClusterState, amended: PatchedPolicies, namespace: str = "") -> None:
+        """Plan it. With a namespace, only pairs with an end there count."""
+        self.judged = 0
+        self.unlogged = 0
+        self._cluster = cluster
+        self._amended = amended
+        self._namespace = namespace
+        self._groups: list[_Group] = []
+
+    def steps(self) -> Iterator[None]:
+        """Look at the Pods, those of one identity at each step; to be done before anything else is asked."""
+        for identity in in_order(list(self._cluster.members)):
+            yield
+            members = () if identity is None else self._cluster.members.get(identity, {}).values()
+            pods = []
+            for pod in in_order([pod for pod in members if pod.holds_addresses], _name):
+                if pod is None:
+                    yield
+                else:
+                    pods.append(pod)
+            if identity is not None and pods:
+                self._look(identity, tuple(pods))
+
+    def flows(self) -> Iterator[ObservedFlow | None]:
+        """Give the flows of all pairs; None now and then, for whoever has to pause."""
+        judged = [group for group in self._groups if group.ingress]
+        for clients in self._groups:
+            for servers in self._groups if clients.egress else judged:
+                if clients.inside or servers.inside:
+                    yield from _between(clients, servers)
+            yield None
+
+    def _look(self, identity: Identity, pods: tuple[Pod, ...]) -> None:
+        egress, ingress = (self._amended.concerns(identity, direction) for direction in ("egress", "ingress"))
+        if egress or ingress:
+            self.judged += len(pods)
+            unjudged = any(self._amended.newly_judged(identity, way) for way in ("egress", "ingress"))
+            self.unlogged += sum(unjudged or pod.node != self._cluster.node for pod in pods)
+        inside = self._namespace in {"", identity.namespace}
+        calls, serves = (self._numbered(identity, direction) for direction in ("egress", "ingress"))
+        self._groups.append(_Group(inside, pods, egress, ingress, calls, serves))
+
+    def _numbered(self, identity: Identity, direction: Direction) -> frozenset[PolicyPort]:
+        rules = (rule for policy in self._amended.speaking(identity, direction) for rule in policy.rules(direction))
+        return frozenset(port for rule in rules for port in rule.ports if not port.name)
+
+
+def _between(clients: _Group, servers: _Group) -> Iterator[ObservedFlow | None]:
+    ports = clients.calls | servers.serves
+    for server in servers.pods:
+        tried = _known_kinds((ports, server.ports))
+        for client in clients.pods:
+            if client is not server:
+                yield from _flows(client, server, tried)
+        yield None
+
+
+def _flows(client: Pod, server: Pod, tried: Iterable[Kind]) -> Iterator[ObservedFlow]:
+    for here in client.addresses:
+        for there in server.addresses:
+            if family_of(here) != family_of(there):
+                continue
+            for kind in tried:
+                yield ObservedFlow(Flow(here, there, kind.protocol, kind.port), traffic=kind.traffic)
+            yield ObservedFlow(Flow(here, there, "icmpv6" if family_of(there) == 6 else "icmp"))
+
+
+def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> tuple[Kind, ...]:
+    """Give one port for each kind of traffic that rules can tell apart at a Pod: declared ports, ranges, any other.
+
+    ports:    those that rules give by number, or as all of a protocol
+    declared: the Pod's own; a rule may name each of them
+    """
+    found: list[Kind] = []
+    ranges: list[Kind] = []
+    other = None
+    for protocol in _PROTOCOLS:
+        spans = [(port.first or 1, port.last or _LAST_PORT) for port in ports if port.protocol == protocol]
+        own = sorted({port.port for port in declared if port.protocol == protocol})
+        found += [Kind(protocol, port) for port in own]
+        alike: set[frozenset[tuple[int, int]]] = set()
+        for first, last in _parts([*spans, *((port, port) for port in own)]):
+            covering = frozenset(span for span in spans if span[0] <= first <= span[1])
+            if first in own or covering in alike:
+                continue
+            alike.add(covering)
+            if covering:
+                ranges.append(Kind(protocol, first, str(PolicyPort(protocol, first, last))))
+            elif other is None:
+                other = Kind(protocol, first, OTHER)
+    return (*found, *ranges, *([other] if other is not None else []))
+
+
+def _weight(key: tuple[frozenset[PolicyPort], tuple[ContainerPort, ...]], found: tuple[Kind, ...]) -> int:
+    return len(key[0]) + len(key[1]) + len(found)
+
+
+_known_kinds = WeightedCache(lambda key: kinds(*key), _weight, _REMEMBERED)
+
+
+def _parts(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Cut all ports into parts, first and last port, of which each span has every one whole or not at all."""
+    listed = list(spans)
+    starts = sorted({1, *(first for first, _ in listed), *(last + 1 for _, last in listed)} - {_LAST_PORT + 1})
+    return ((first, following - 1) for first, following in zip(starts, [*starts[1:], _LAST_PORT + 1], strict=True))
+
+
+def _name(pod: Pod) -> str:
+    return pod.name

@@ -1,0 +1,243 @@
+"""Which policies judge this node's Pods, and which identities are peers of those policies.
+
+A NetworkPolicy selects in its own Namespace; a policy of the tiers has a subject, wherever its Pods are.
+Kept by the event, never rebuilt per change: a policy is *active* while it selects an identity that has a
+Pod on this node, and only the peers of active policies have members here. Each change gives its *footprint*:
+whose policies it touched, and which peers' members. `rebuilt` makes the same index anew, for tests to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from nfagent.model.admin_policy import Policy, TierRule
+from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.objects import ObjectRef, Pod
+from nfagent.state.cluster import ClusterDelta, ClusterState, Identity, PodKey, identity_of, labels_of
+from nfagent.state.peer_index import PeerIndex, means
+
+
+class IndexDelta(msgspec.Struct, kw_only=True):
+    """What a change touched beyond the Pod that it is about.
+
+    reselected: local identities that other policies select now than before, or changed ones
+    rewritten:  policies whose rules are new or different
+    moved:      (peer, identity, joined or left) of identities that stayed and became or ceased to be members
+    forgotten:  peers that no active policy names any more
+    """
+
+    reselected: set[Identity] = msgspec.field(default_factory=set)
+    rewritten: set[ObjectRef] = msgspec.field(default_factory=set)
+    moved: list[tuple[PodPeer, Identity, bool]] = msgspec.field(default_factory=list)
+    forgotten: set[PodPeer] = msgspec.field(default_factory=set)
+
+
+class PolicyIndex:
+    """The policies, and what they mean for this node.
+
+    policies:     every policy of the cluster
+    local:        identities with Pods on this node -> those Pods' keys
+    selecting:    such an identity -> the policies that select it, or have it as their subject
+    active:       policy -> the local identities that it selects; never empty
+    peers:        members of the Pod peers of active policies
+    """
+
+    def __init__(self, cluster: ClusterState) -> None:
+        """Start without policies, over a cluster whose changes will be told to `follow`."""
+        self._cluster = cluster
+        self.policies: dict[ObjectRef, Policy] = {}
+        # By the policy's own Namespace: '' for those of the tiers.
+        self._by_namespace: dict[str, set[ObjectRef]] = {}
+        self.local: dict[Identity, set[PodKey]] = {}
+        self._local_in: dict[str, set[Identity]] = {}
+        self.selecting: dict[Identity, set[ObjectRef]] = {}
+        self.active: dict[ObjectRef, set[Identity]] = {}
+        self.peers = PeerIndex(cluster)
+        for pod in cluster.local.values():
+            self._enrol(pod)
+
+    def put(self, policy: Policy) -> IndexDelta | None:
+        """Take in a policy, new or changed; None where it is the same."""
+        before = self.policies.get(policy.ref)
+        if before == policy:
+            return None
+        footprint = IndexDelta(rewritten={policy.ref})
+        namespace = policy.ref.namespace
+        near = self._local_in.get(namespace, ()) if namespace else self.local
+        wanted = {identity for identity in near if self.selects(policy, identity)}
+        had = set(self.active.get(policy.ref, ()))
+        if wanted:
+            for peer in pod_peers(policy):
+                self.peers.use(peer)
+        if before is not None and had:
+            self._release(before, footprint)
+        self.policies[policy.ref] = policy
+        self._by_namespace.setdefault(namespace, set()).add(policy.ref)
+        for identity in had - wanted:
+            self._unlink(policy.ref, identity)
+        for identity in wanted:
+            self._link(policy.ref, identity)
+        footprint.reselected |= had | wanted
+        return footprint
+
+    def remove(self, ref: ObjectRef) -> IndexDelta | None:
+        """Drop a policy; None where it wasn't there."""
+        policy = self.policies.get(ref)
+        if policy is None:
+            return None
+        selected = set(self.active.get(ref, ()))
+        footprint = IndexDelta(reselected=selected)
+        for identity in selected:
+            self._unlink(ref, identity)
+        if selected:
+            self._release(policy, footprint)
+        del self.policies[ref]
+        self._by_namespace[ref.namespace].discard(ref)
+        if not self._by_namespace[ref.namespace]:
+            del self._by_namespace[ref.namespace]
+        return footprint
+
+    def follow(self, change: ClusterDelta) -> IndexDelta:
+        """Take in what an event changed in the cluster."""
+        footprint = IndexDelta()
+        if change.vanished is not None:
+            self.peers.vanish(change.vanished)
+        if change.appeared is not None:
+            self.peers.appear(change.appeared)
+        if change.namespace is not None:
+            footprint.moved += self.peers.relabel(change.namespace)
+            self._reselect(change.namespace, footprint)
+        if change.pod is not None:
+            before, after = change.pod
+            # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
+            if after is not None and self._is_local(after):
+                self._enrol(after)
+            if before is not None and self._is_local(before):
+                self._dismiss(before, after, footprint)
+        return footprint
+
+    def in_namespace(self, namespace: str) -> tuple[Policy, ...]:
+        """Give all policies of a Namespace, by name; those of the tiers for ''."""
+        return tuple(self.policies[ref] for ref in sorted(self._by_namespace.get(namespace, ())))
+
+    def judging(self, *pods: Pod | None) -> list[Policy]:
+        """Give every policy that could judge one of these Pods, on whatever node they are."""
+        namespaces = sorted({"", *(pod.namespace for pod in pods if pod is not None)})
+        return [policy for namespace in namespaces for policy in self.in_namespace(namespace)]
+
+    def policies_of(self, pod: Pod) -> tuple[Policy, ...]:
+        """Give the policies that judge a Pod of this node, in order of kind, namespace and name."""
+        refs = self.selecting.get(identity_of(pod), ())
+        return tuple(self.policies[ref] for ref in sorted(refs))
+
+    def rebuilt(self) -> PolicyIndex:
+        """Make the same index anew from cluster and policies alone."""
+        fresh = PolicyIndex(self._cluster)
+        for policy in self.policies.values():
+            fresh.put(policy)
+        return fresh
+
+    def _is_local(self, pod: Pod) -> bool:
+        return pod.node == self._cluster.node and not pod.host_network
+
+    def _enrol(self, pod: Pod) -> None:
+        identity = identity_of(pod)
+        self.local.setdefault(identity, set()).add((pod.namespace, pod.name))
+        if len(self.local[identity]) > 1 or identity in self._local_in.get(identity.namespace, ()):
+            return
+        self._local_in.setdefault(identity.namespace, set()).add(identity)
+        for ref in (*self._by_namespace.get(identity.namespace, ()), *self._by_namespace.get("", ())):
+            if self.selects(self.policies[ref], identity):
+                self._begin(ref, identity)
+
+    def _dismiss(self, pod: Pod, staying: Pod | None, footprint: IndexDelta) -> None:
+        identity = identity_of(pod)
+        if staying is not None and self._is_local(staying) and identity_of(staying) == identity:
+            return
+        self.local[identity].discard((pod.namespace, pod.name))
+        if self.local[identity]:
+            return
+        del self.local[identity]
+        self._local_in[identity.namespace].discard(identity)
+        if not self._local_in[identity.namespace]:
+            del self._local_in[identity.namespace]
+        for ref in list(self.selecting.get(identity, ())):
+            self._end(ref, identity, footprint)
+
+    def _reselect(self, namespace: str, footprint: IndexDelta) -> None:
+        """Hold a relabelled Namespace's identities against the subjects of the tiers."""
+        for identity in self._local_in.get(namespace, ()):
+            for ref in self._by_namespace.get("", ()):
+                wanted = self.selects(self.policies[ref], identity)
+                if wanted != (identity in self.active.get(ref, ())):
+                    if wanted:
+                        self._begin(ref, identity)
+                    else:
+                        self._end(ref, identity, footprint)
+                    footprint.reselected.add(identity)
+
+    def selects(self, policy: Policy, identity: Identity) -> bool:
+        """Tell whether a policy judges the Pods of an identity."""
+        if isinstance(policy, NetworkPolicy):
+            return policy.namespace == identity.namespace and policy.pods.matches(labels_of(identity))
+        return policy.subject is not None and means(self._cluster, policy.subject, identity)
+
+    def _begin(self, ref: ObjectRef, identity: Identity) -> None:
+        if ref not in self.active:
+            for peer in pod_peers(self.policies[ref]):
+                self.peers.use(peer)
+        self._link(ref, identity)
+
+    def _end(self, ref: ObjectRef, identity: Identity, footprint: IndexDelta) -> None:
+        self._unlink(ref, identity)
+        if ref not in self.active:
+            self._release(self.policies[ref], footprint)
+
+    def _release(self, policy: Policy, footprint: IndexDelta) -> None:
+        for peer in pod_peers(policy):
+            self.peers.release(peer)
+            if peer not in self.peers.members:
+                footprint.forgotten.add(peer)
+
+    def _link(self, ref: ObjectRef, identity: Identity) -> None:
+        self.selecting.setdefault(identity, set()).add(ref)
+        self.active.setdefault(ref, set()).add(identity)
+
+    def _unlink(self, ref: ObjectRef, identity: Identity) -> None:
+        self.selecting[identity].discard(ref)
+        if not self.selecting[identity]:
+            del self.selecting[identity]
+        self.active[ref].discard(identity)
+        if not self.active[ref]:
+            del self.active[ref]
+
+
+def pod_peers(policy: Policy) -> set[PodPeer]:
+    """Collect the Pod peers that a policy's rules name, each once."""
+    rules: tuple[Rule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
+    return {peer for rule in rules for peer in rule.peers if isinstance(peer, PodPeer)}
+
+
+class NetworkPolicyKeys(Collection[PodKey]):
+    """Namespace and name of each; nothing is gone through to count them, or to look for one."""
+
+    def __init__(self, index: PolicyIndex) -> None:
+        """Look at an index, as it is whenever it is asked."""
+        self._index = index
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._index.policies) - len(self._index.in_namespace(""))
+
+    def __iter__(self) -> Iterator[PodKey]:
+        """Go through them."""
+        return ((ref.namespace, ref.name) for ref in self._index.policies if ref.kind == "NetworkPolicy")
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether there is such a NetworkPolicy."""
+        match key:
+            case (str(namespace), str(name)):
+                return ObjectRef("NetworkPolicy", namespace, name) in self._index.policies
+        return False

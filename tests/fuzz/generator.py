@@ -1,0 +1,237 @@
+"""A case for a number: documents from the strategies of `tests/properties`, and what becomes of them.
+
+Bytes drawn by the number decide everything, so a number makes the same case wherever hypothesis is the same version.
+"""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfagent.decode.registry import DECODERS
+from nfagent.model.ip_masq import CONFIG_MAP
+from nfagent.model.objects import Namespace, NetworkLogging, Node, Pod
+from tests.fuzz.case import Case, Change, Document, Fate, step_of
+from tests.fuzz.mutations import seasoned
+from tests.properties.objects import LOGGING, NAMESPACES, NODE_CIDRS, namespaces, nodes, pods, policy_documents
+from tests.properties.tier_strategies import tier_documents
+from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
+
+_POLICIES = {"NetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"}
+_BYTES = 1 << 16
+_VERSIONS = {kind: version for version, kind in DECODERS}
+_FATES: list[Fate] = [
+    *("commit", "commit", "commit", "commit", "wait", "wait", "judge", "judge", "absolve", "absolve"),
+    *("absolve late", "restart"),
+]
+_STEADY_FATES: list[Fate] = ["absolve", "absolve", "absolve", "absolve", "absolve", "absolve", "wait", "restart"]
+_LIVING = st.sampled_from(["comes", "changes", "changes", "changes", "goes", "relabels", "relabels"])
+_CONCERNED = st.sampled_from(["Pod", "Pod", "Pod", "policy", "policy", "policy", "rest"])
+_CIDRS = ("10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0")
+
+
+def file_of(document: Document) -> str:
+    """Name the file that a document is in: every object has its own."""
+    metadata = document["metadata"]
+    parts = (document["kind"].lower(), metadata.get("namespace", ""), metadata["name"])
+    return "-".join(filter(None, parts)) + ".yaml"
+
+
+def pod_document(pod: Pod) -> Document:
+    listed = [{"name": p.name, "containerPort": p.port, "protocol": p.protocol.upper()} for p in pod.ports]
+    network = {"hostNetwork": True} if pod.host_network else {}
+    return {
+        "kind": "Pod",
+        "metadata": {"namespace": pod.namespace, "name": pod.name, "labels": dict(pod.labels)},
+        "spec": {"nodeName": pod.node, **network, "containers": [{"name": "main", "ports": listed}]},
+        "status": {"phase": pod.phase, "podIPs": [{"ip": address} for address in pod.addresses]},
+    }
+
+
+def namespace_document(item: Namespace) -> Document:
+    return {"kind": "Namespace", "metadata": {"name": item.name, "labels": dict(item.labels)}}
+
+
+def node_document(item: Node) -> Document:
+    return {
+        "kind": "Node",
+        "metadata": {"name": item.name, "labels": dict(item.labels)},
+        "spec": {"podCIDRs": list(map(str, item.pod_cidrs))},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in item.addresses]},
+    }
+
+
+def logging_document(item: NetworkLogging) -> Document:
+    cluster = {"allow": {"log": item.allow.log}, "deny": {"log": item.deny.log}}
+    return {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": cluster}}
+
+
+def masquerade_document(cidrs: list[str]) -> Document:
+    return {
+        "kind": "ConfigMap",
+        "metadata": {"namespace": CONFIG_MAP.namespace, "name": CONFIG_MAP.name},
+        "data": {"config": json.dumps({"nonMasqueradeCIDRs": cidrs})},
+    }
+
+
+POD_DOCUMENTS = pods().map(pod_document)
+POLICY_DOCUMENTS = policy_documents().flatmap(seasoned)
+TIER_DOCUMENTS = tier_documents().flatmap(seasoned)
+LOGGINGS = LOGGING.map(logging_document)
+MASQUERADES = st.lists(st.sampled_from(_CIDRS), max_size=3, unique=True).map(masquerade_document)
+
+
+@st.composite
+def node_documents(draw: st.DrawFn, name: str, *, steady: bool) -> Document:
+    """Draw a Node; a steady one has all its addresses and ranges, as packets see them."""
+    document = node_document(draw(nodes(name)))
+    if steady:
+        document["spec"] = {"podCIDRs": list(NODE_CIDRS[name])}
+        listed = [{"type": "InternalIP", "address": address} for address in NODE_ADDRESSES[name]]
+        document["status"] = {"addresses": listed}
+    return document
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, steady: bool, most_steps: int) -> Case:
+    """Draw a case; a steady one is fit for packets: its Nodes change their labels alone."""
+    return _Drawing(draw, steady=steady).case(most_steps)
+
+
+class _Drawing:
+    """One case as it is drawn."""
+
+    def __init__(self, draw: st.DrawFn, *, steady: bool) -> None:
+        self._draw = draw
+        self._steady = steady
+        self._present: dict[str, Document] = {}
+
+    def case(self, most_steps: int) -> Case:
+        steps = [step_of(map(self._put, self._world()), self._fate())]
+        for _ in range(self._draw(st.integers(1, most_steps))):
+            number = self._draw(st.sampled_from([1, 1, 1, 2, 3]))
+            steps.append(step_of([self._change() for _ in range(number)], self._fate()))
+        if steps[-1].then == "wait":
+            steps[-1] = step_of(steps[-1].changes, "commit")
+        return Case(tuple(steps))
+
+    def _fate(self) -> Fate:
+        return self._draw(st.sampled_from(_STEADY_FATES if self._steady else _FATES))
+
+    def _world(self) -> list[Document]:
+        draw = self._draw
+        found: list[Document] = [draw(node_documents(name, steady=self._steady)) for name in NODES]
+        found += [namespace_document(draw(namespaces(name))) for name in NAMESPACES]
+        found += draw(st.lists(POD_DOCUMENTS, min_size=4, max_size=9))
+        found += draw(st.lists(POLICY_DOCUMENTS, min_size=1, max_size=4))
+        found += draw(st.lists(TIER_DOCUMENTS, min_size=1, max_size=5))
+        found += draw(st.lists(MASQUERADES | LOGGINGS, max_size=2))
+        return found
+
+    def _change(self) -> Change:
+        happens = self._draw(_LIVING)
+        files = self._chosen(self._draw(_CONCERNED))
+        if happens == "relabels":
+            return self._put(self._relabelled())
+        if happens == "comes" or not files:
+            return self._put(self._draw(POD_DOCUMENTS | POLICY_DOCUMENTS | TIER_DOCUMENTS))
+        file = self._draw(st.sampled_from(files))
+        if happens == "goes":
+            del self._present[file]
+            return Change(file, None)
+        return self._put(self._changed(self._present[file]))
+
+    def _chosen(self, concerned: str) -> list[str]:
+        """Give the files with Pods, with policies, or with the rest."""
+        rest = {"Namespace", "ConfigMap", "NetworkLogging"} | (set() if self._steady else {"Node"})
+        wanted = {"Pod": {"Pod"}, "policy": _POLICIES, "rest": rest}[concerned]
+        return [file for file, document in self._present.items() if document["kind"] in wanted]
+
+    def _put(self, document: Document) -> Change:
+        written = {"apiVersion": _VERSIONS[document["kind"]], **document}
+        self._present[file_of(written)] = written
+        return Change(file_of(written), written)
+
+    def _relabelled(self) -> Document:
+        if self._draw(st.booleans()):
+            return namespace_document(self._draw(namespaces()))
+        return self._draw(node_documents(self._draw(st.sampled_from(NODES)), steady=self._steady))
+
+    def _changed(self, document: Document) -> Document:
+        kind, name = document["kind"], document["metadata"]["name"]
+        alike: dict[str, st.SearchStrategy[Document]] = {
+            "Pod": POD_DOCUMENTS,
+            "Namespace": namespaces(name).map(namespace_document),
+            "Node": node_documents(name, steady=self._steady) if kind == "Node" else st.nothing(),
+            "ConfigMap": MASQUERADES,
+            "NetworkLogging": LOGGINGS,
+            "NetworkPolicy": POLICY_DOCUMENTS,
+        }
+        other = self._draw(alike[kind] if kind in alike else tier_documents(kind).flatmap(seasoned))
+        if kind == "Pod":
+            return _changed_pod(self._draw, document, other)
+        return _changed_policy(self._draw, document, other) if kind in _POLICIES else other
+
+
+def _changed_pod(draw: st.DrawFn, document: Document, other: Document) -> Document:
+    """Change one thing of a Pod: its labels, its place, its phase, its ports."""
+    what = draw(st.sampled_from(["labels", "labels", "place", "place", "phase", "ports"]))
+    metadata, spec, status = ({**document[part]} for part in ("metadata", "spec", "status"))
+    if what == "labels":
+        metadata["labels"] = other["metadata"]["labels"]
+    elif what == "place":
+        spec = {**other["spec"], "containers": spec["containers"]}
+        status["podIPs"] = other["status"]["podIPs"]
+    elif what == "phase":
+        status["phase"] = other["status"]["phase"]
+    else:
+        spec["containers"] = other["spec"]["containers"]
+    return {**document, "metadata": metadata, "spec": spec, "status": status}
+
+
+def _changed_policy(draw: st.DrawFn, document: Document, other: Document) -> Document:
+    """Change one field of a policy's spec, the order of its rules, or all of it."""
+    spec: dict[str, Any] = document["spec"]
+    what = draw(st.sampled_from(["all", "order", *sorted({*spec, *other["spec"]})]))
+    if what == "all":
+        return {**document, "spec": other["spec"]}
+    if what == "order":
+        turned = {key: value[::-1] for key, value in spec.items() if isinstance(value, list)}
+        return {**document, "spec": {**spec, **turned}}
+    kept = {key: value for key, value in spec.items() if key != what}
+    taken = {what: other["spec"][what]} if what in other["spec"] else {}
+    return {**document, "spec": {**kept, **taken}}
+
+
+_drawn: list[Case] = []
+
+
+@settings(database=None)
+@given(cases(steady=False, most_steps=14))
+def _restless(case: Case) -> None:
+    _drawn.append(case)
+
+
+@settings(database=None)
+@given(cases(steady=True, most_steps=8))
+def _steady(case: Case) -> None:
+    _drawn.append(case)
+
+
+def generator(seed: int, number: int) -> Random:
+    """Give the generator of a run's case: it draws the case, and then what is asked about it."""
+    return Random(f"{seed}/{number}")  # noqa: S311 - it makes cases, not keys
+
+
+def draw_case(random: Random, *, steady: bool) -> Case:
+    """Draw a case by a generator's bytes."""
+    draws: Any = (_steady if steady else _restless).hypothesis  # type: ignore[attr-defined]
+    while True:
+        _drawn.clear()
+        # Too few bytes, or an example that a strategy turns down, make none: the next ones will.
+        if draws.fuzz_one_input(random.randbytes(_BYTES)) is not None and _drawn:
+            return _drawn[0]

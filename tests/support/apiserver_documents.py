@@ -1,0 +1,109 @@
+"""What an API server writes, in shorthand; and somebody who holds what a reflector gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from nfagent.decode.retained_fields import with_last_good
+from nfagent.kube.reflector_requests import Key, ObjectChange
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef, Pod
+
+Document = dict[str, Any]
+
+
+def pod(name: str, version: int = 1, address: str = "10.64.0.1", **labels: str) -> Document:
+    """Describe a Pod of namespace `shop` on node `a`, as lists have it: without kind."""
+    return {
+        "metadata": {"namespace": "shop", "name": name, "resourceVersion": str(version), "labels": labels},
+        "spec": {"nodeName": "a", "containers": [{"name": "main"}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+    }
+
+
+def broken_pod(name: str, version: int = 1) -> Document:
+    """Describe a Pod that no API server would take: its address is none."""
+    return pod(name, version, address="10.64.0.300")
+
+
+def page(*objects: object, version: str = "10", rest: str = "") -> bytes:
+    """Write a page of a list; `rest` is its continue token."""
+    metadata = {"resourceVersion": version, **({"continue": rest} if rest else {})}
+    return json.dumps({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": list(objects)}).encode()
+
+
+def event(word: str, found: object) -> bytes:
+    """Write a line of a watch."""
+    return json.dumps({"type": word, "object": found}).encode() + b"\n"
+
+
+def added(*objects: object) -> bytes:
+    """Write a line for each object."""
+    return b"".join(event("ADDED", found) for found in objects)
+
+
+def bookmark(version: str) -> bytes:
+    """Write a bookmark: everything up to this version was sent."""
+    return event("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": version}})
+
+
+def end_mark(version: str) -> bytes:
+    """Write the bookmark that ends the initial events."""
+    marked = {"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}}
+    return event("BOOKMARK", {"kind": "Pod", "metadata": marked})
+
+
+def status(code: int, reason: str = "", message: str = "", retry_after: float | None = None) -> Document:
+    """Describe a Status."""
+    details = {} if retry_after is None else {"details": {"retryAfterSeconds": retry_after}}
+    return {"kind": "Status", "code": code, "reason": reason, "message": message, "metadata": {}, **details}
+
+
+def encoded(document: object) -> bytes:
+    """Write a document as the body of an answer."""
+    return json.dumps(document).encode()
+
+
+def error(code: int, reason: str = "", message: str = "", retry_after: float | None = None) -> bytes:
+    """Write the watch event that says what is wrong."""
+    return event("ERROR", status(code, reason, message, retry_after))
+
+
+def _kept(item: Item, before: Item | None) -> Item:
+    """Take an object in as the state of the cluster does: what can't be read of a Pod stays."""
+    return with_last_good(item, before) if isinstance(item, Pod) and isinstance(before, Pod) else item
+
+
+class Holder:
+    """Holds what it is given, and remembers it.
+
+    items: what is in force
+    given: every change, in order
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[ObjectRef, Item] = {}
+        self.given: list[ObjectChange] = []
+
+    def take(self, changes: Iterable[ObjectChange]) -> None:
+        for change in changes:
+            self.given.append(change)
+            if isinstance(change, ObjectRef):
+                self.items.pop(change, None)
+            else:
+                self.items[change.ref] = _kept(change, self.items.get(change.ref))
+
+    def held(self, kind: str) -> Collection[Key]:
+        return {(ref.namespace, ref.name) for ref in self.items if ref.kind == kind}
+
+    @property
+    def names(self) -> str:
+        """The names of what is in force, in order."""
+        return " ".join(sorted(ref.name for ref in self.items))
+
+    @property
+    def gone(self) -> str:
+        """The names of what was taken away, in the order of events."""
+        return " ".join(change.name for change in self.given if isinstance(change, ObjectRef))

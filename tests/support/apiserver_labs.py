@@ -1,0 +1,162 @@
+"""Labs whose agents follow a real kube-apiserver, which runs on a host outside the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from nfagent.lab.agents_apiserver import ApiCluster
+from nfagent.lab.binaries import ControlPlaneBinaries
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.listeners import Listeners
+from nfagent.lab.probe import Probe
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.model.gvk import RESOURCES
+from nfagent.model.netaddr import FAMILIES
+from tests.support.packet_labs import Document, ProbedLab, node_document, wait_until
+
+API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
+"""Where the API server runs."""
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+ACCOUNT = ("nfagent", "nfagent")
+"""Namespace and name of the service account that deploy/rbac.yaml makes."""
+
+
+class ApiLab(ProbedLab[ApiCluster]):
+    """A running lab, and its control plane."""
+
+    def __init__(self, fabric: NetnsTopology, servers: Listeners, cluster: ApiCluster, plane: ControlPlane) -> None:
+        super().__init__(fabric, servers, cluster)
+        self.plane = plane
+
+    @property
+    def client(self) -> LabApiClient:
+        """The administrator."""
+        return self.cluster.client
+
+    def reach(self, source: str, destination: str) -> set[bool]:
+        """Whether one Pod reaches another: by TCP, of both families."""
+        probes = [Probe(self.pod(source), self.address(destination, family), "tcp", 80) for family in FAMILIES]
+        return {outcome.reached for outcome in self.ask(probes, 0.3).values()}
+
+    def restore(self, before: frozenset[str]) -> None:
+        """Delete what wasn't there before, and have the agents enforce what is left."""
+        extra = self.client.inventory() - before
+        self.client.remove(extra)
+        plurals = {path.split("/")[-2] for path in extra}
+        self.cluster.settle(
+            {"apiVersion": resource.api_version, "kind": resource.kind}
+            for resource in RESOURCES
+            if resource.plural in plurals
+        )
+
+
+@contextlib.contextmanager
+def running_api_lab(
+    folder: Path,
+    nodes: Sequence[NodePlan],
+    pods: Sequence[PodPlan],
+    outside: Sequence[OutsideHost] = (),
+    documents: Iterable[Document] = (),
+    *,
+    uncached: Sequence[str] = (),
+    assets: ControlPlaneBinaries | None = None,
+) -> Iterator[ApiLab]:
+    """Build a lab whose API server holds the nodes and `documents` before the agents start.
+
+    The agents have the rights of deploy/rbac.yaml and no others. uncached: as ControlPlane has it.
+    """
+    with (
+        NetnsTopology(nodes, pods, [*outside, API_HOST], tag="t") as fabric,
+        Listeners() as servers,
+        ControlPlane(
+            folder / "plane",
+            address=API_HOST.addresses[0],
+            netns=fabric.outside_namespace(API_HOST.name),
+            uncached=uncached,
+            assets=assets,
+        ) as plane,
+        plane.client() as client,
+    ):
+        client.put_all([*map(node_document, nodes), *documents])
+        kubeconfig = plane.kubeconfig("nfagent", token=account_token(plane, client))
+        with ApiCluster(fabric, kubeconfig, client, folder / "agents") as cluster:
+            yield ApiLab(fabric, servers, cluster, plane)
+
+
+def account_token(plane: ControlPlane, client: LabApiClient) -> str:
+    """Apply deploy/rbac.yaml, and give a token of its service account, when the server grants it what is in there."""
+    client.put_all(read_documents(DEPLOY / "rbac.yaml"))
+    token = client.service_account_token(*ACCOUNT)
+    with plane.client(token=token) as account:
+        wait_until(lambda: may(account, "list", "pods") and may(account, "watch", "configmaps", name="ip-masq-agent"))
+    return token
+
+
+def may(
+    client: LabApiClient, verb: str, resource: str, *, group: str = "", namespace: str = "kube-system", name: str = ""
+) -> bool:
+    """Ask whether a client's user is allowed something (SelfSubjectAccessReview). Raises ClusterError."""
+    resource, _, subresource = resource.partition("/")
+    wanted = {
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": subresource,
+        "namespace": namespace,
+        "name": name,
+    }
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted},
+    }
+    review = client.ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body).document("review")
+    allowed: bool = review["status"]["allowed"]
+    return allowed
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Read a YAML file."""
+    return [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document]
+
+
+def shipped_definitions() -> list[Document]:
+    """Give the CustomResourceDefinitions of deploy/crds."""
+    found = [document for path in sorted((DEPLOY / "crds").glob("*.yaml")) for document in read_documents(path)]
+    return [document for document in found if document["kind"] == "CustomResourceDefinition"]
+
+
+def tier_definitions() -> list[Document]:
+    """Describe the tiers' kinds, as far as it takes to have them served: of what is in them nothing is checked."""
+    return [
+        _definition("v1alpha1", "AdminNetworkPolicy", "adminnetworkpolicies"),
+        _definition("v1alpha1", "BaselineAdminNetworkPolicy", "baselineadminnetworkpolicies"),
+        _definition("v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies"),
+    ]
+
+
+def _definition(version: str, kind: str, plural: str) -> Document:
+    group = "policy.networking.k8s.io"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{group}",
+            # Groups of *.k8s.io are kept from whoever can't say this.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, test-only"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Cluster",
+            "names": {"plural": plural, "kind": kind},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}],
+        },
+    }

@@ -1,0 +1,87 @@
+"""The lab of the corner cases that only packets show: x/a is judged, y/near lives on its node n1, y/far on n2.
+
+The host `outside` sees the node's address in the place of a Pod's at two of its addresses, and the Pod's own at one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nfagent.lab.topology_plan import Attachment, OutsideHost, PodPlan, grid
+from nfagent.model.netaddr import Family, family_of
+from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.raw_sockets import Arrival, Capture, bearing, marker, udp_socket
+
+PODS = tuple(
+    PodPlan(namespace, name, f"n{node}", (f"10.244.{node}.{last}", f"2001:db8:244:{node}::{last}"))
+    for namespace, name, node, last in (("x", "a", 1, 10), ("y", "near", 1, 11), ("y", "far", 2, 11))
+)
+OTHERS = ("y/near", "y/far")
+PLACES = ("one node", "two nodes")
+"""What tests call these two."""
+
+TRANSLATED: dict[Family, str] = {4: "198.51.100.10", 6: "2001:db8:99::10"}
+UNTRANSLATED = "10.200.0.10"
+OUTSIDE = OutsideHost("outside", (*TRANSLATED.values(), UNTRANSLATED))
+
+OPEN_PORT, DENIED_PORT, MARKER_PORT = 8080, 8081, 9
+TCP_OPEN = {"protocol": "TCP", "port": OPEN_PORT}
+UDP_OPEN = {"protocol": "UDP", "port": OPEN_PORT}
+UDP_MARKER = {"protocol": "UDP", "port": MARKER_PORT}
+A = {"matchLabels": {"pod": "a"}}
+OF_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}
+
+
+@contextlib.contextmanager
+def corner_lab(folder: Path, attachment: Attachment) -> Iterator[Lab]:
+    """Build it, without a policy."""
+    nodes, _, _ = grid(attachment)
+    documents = [*(namespace_document(name) for name in "xy"), *map(pod_document, PODS)]
+    with running_lab(folder, nodes, PODS, [OUTSIDE], documents) as running:
+        yield running
+
+
+def restrict(lab: Lab, **spec: object) -> None:
+    """Isolate x/a in both directions, but for the rules given."""
+    lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Ingress", "Egress"], **spec))
+
+
+def one_way(direction: str, rule: Document) -> dict[str, object]:
+    """Write the only rule of one direction for `restrict`: y's Pods are the peers."""
+    return {direction: [{"from" if direction == "ingress" else "to": [OF_Y]} | rule]}
+
+
+def blocks(*addresses: str) -> list[Document]:
+    return [{"ipBlock": {"cidr": f"{address}/{128 if ':' in address else 32}"}} for address in addresses]
+
+
+def denied_packets(lab: Lab) -> int:
+    """Count what the policies on n1 have dropped so far."""
+    counters = lab.cluster.agent("n1").ask("/v1/dump/counters")["counters"]
+    return sum(int(row["packets"]) for row in counters if row["verdict"] == "deny")
+
+
+def name_of(lab: Lab, place: str) -> str:
+    """Give the network namespace of a Pod, of `n1`, or of `outside`."""
+    if place == "outside":
+        return lab.fabric.outside_namespace(place)
+    return lab.pod(place) if "/" in place else lab.fabric.node_namespace(place)
+
+
+def address_at(lab: Lab, place: str, family: Family) -> str:
+    """Give an address of such a place; outside, one that is translated for."""
+    if place == "outside":
+        return TRANSLATED[family]
+    if "/" in place:
+        return lab.address(place, family)
+    return next(address for address in lab.fabric.nodes[place].addresses if family_of(address) == family)
+
+
+def arrived(lab: Lab, capture: Capture, source: str, destination: str) -> list[Arrival]:
+    """Give what a capture has before a datagram that a Pod sends there now, to the marker's port."""
+    last = marker()
+    with udp_socket(lab.pod(source), lab.address(source, family_of(destination))) as sock:
+        sock.sendto(last, (destination, MARKER_PORT))
+    return capture.until(bearing(last))[:-1]

@@ -1,0 +1,56 @@
+"""Corner cases as tables: policies, and flows that pass or don't, asked every reading at once.
+
+A test carries the number of the corner that it proves (corner-cases.md): `test_13_...`, or an id that begins `[13] `.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nfagent.explain.explanation import explain_flow
+from nfagent.policy.options import PolicyOptions
+from tests.support.two_node_cluster import Document, Scene, namespace, pod, port
+
+HTTP = port(80, "http")
+WEB = pod("shop/web", "a", 10, (HTTP,), app="web")
+DB = pod("shop/db", "b", 10, (port(5432, "pg"),), app="db")
+CACHE = pod("shop/cache", "a", 11, (port(6379, "redis"),), app="cache", tier="back")
+SPY = pod("ops/spy", "b", 20, (port(9000, "http"), port(53, "http", "UDP")), app="web")
+CLUSTER = (namespace("shop", team="red"), namespace("ops", team="blue"), WEB, DB, CACHE, SPY)
+BOTH = ["Ingress", "Egress"]
+
+
+class Case(NamedTuple):
+    """Policies, and flows as `source > destination port` that pass or don't, in a cluster with some more documents."""
+
+    policies: list[Document]
+    passing: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    more: tuple[Document, ...] = ()
+    family: int = 4
+    choices: PolicyOptions = PolicyOptions()
+
+
+def check(case: Case) -> Scene:
+    """Ask the rules of both nodes, `evaluate` and `explain` about every flow of a case: all say the same."""
+    scene = Scene(*CLUSTER, *case.more, *case.policies, choices=case.choices)
+    for written in (*case.passing, *case.dropped):
+        source, destination, number = written.replace(">", " ").split()
+        passes = scene.passes(source, destination, number, case.family)
+        assert passes == (written in case.passing), written
+        view = scene.views["a"]
+        flow = scene.flow(source, destination, number, case.family)
+        assert explain_flow(view.cluster, view.index, flow, view.choices).allowed == passes, (
+            f"explain says otherwise: {written}"
+        )
+    return scene
+
+
+def blocks(*blocks: Document) -> list[Document]:
+    """Write peers: one for each ipBlock."""
+    return [{"ipBlock": block} for block in blocks]
+
+
+def cidrs(*cidrs: str) -> list[Document]:
+    """Write peers: an ipBlock without except for each CIDR."""
+    return blocks(*({"cidr": cidr} for cidr in cidrs))

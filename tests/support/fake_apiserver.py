@@ -1,0 +1,228 @@
+"""An API server's store in memory, for what writes Events, conditions and a Lease; and time that a test lets pass.
+
+Paths lead to objects. resourceVersion, uid and generation are kept as an API server keeps them; a PUT with another
+resourceVersion is a conflict; a server-side apply replaces the conditions that its manager owns by type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from nfagent.errors import ClusterError
+
+TURNS = 8
+"""Turns of the event loop after which whoever has something to ask for has asked."""
+Body: TypeAlias = dict[str, Any]
+MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
+
+
+class Said(msgspec.Struct, frozen=True):
+    """An answer."""
+
+    status: int
+    body: bytes = b""
+    retry_after: float | None = None
+
+
+def refusal(status: int, message: str = "no", cause: str = "") -> Said:
+    details = {"causes": [{"reason": cause}]} if cause else {}
+    return Said(status, msgspec.json.encode({"kind": "Status", "message": message, "details": details}))
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What somebody asked for, when, and the status of the answer; 0 where there was none."""
+
+    who: str
+    at: float
+    method: str
+    path: str
+    body: Any
+    status: int
+
+
+Fault = Callable[[str, str, str], Said | Exception | None]
+"""(who, method, path) -> what comes instead of the answer; None where nothing is wrong."""
+
+
+class Store:
+    """Objects by path."""
+
+    def __init__(self, time: Time) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.requests: list[Request] = []
+        self.silent = False
+        self.fault: Fault = lambda _who, _method, _path: None
+        self.unheard: Fault = lambda _who, _method, _path: None
+        self._time = time
+        self._version = 0
+
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object, or change its content, as its owner does."""
+        before = self.objects.get(path)
+        made = copy.deepcopy(dict(body))
+        metadata = made.setdefault("metadata", {})
+        metadata.setdefault("name", path.rpartition("/")[2])
+        self._version += 1
+        metadata["resourceVersion"] = str(self._version)
+        metadata["uid"] = before["metadata"]["uid"] if before else f"uid-{self._version}"
+        metadata["generation"] = before["metadata"]["generation"] + 1 if before else 1
+        if before is not None and "status" in before:
+            made.setdefault("status", before["status"])
+        self.objects[path] = made
+        return made
+
+    def client(self, who: str) -> Client:
+        return Client(self, who)
+
+    def events(self) -> list[dict[str, Any]]:
+        return [found for path, found in self.objects.items() if "/events/" in path]
+
+    def asked(self, method: str = "", within: str = "", who: str = "") -> list[Request]:
+        return [
+            request
+            for request in self.requests
+            if (not method or request.method == method) and within in request.path and (not who or request.who == who)
+        ]
+
+    def serve(self, who: str, method: str, path: str, body: Body, content_type: str) -> Said:
+        wrong = self.fault(who, method, path)
+        if isinstance(wrong, Exception):
+            self._note(who, method, path, body, 0)
+            raise wrong
+        answer = wrong if wrong is not None else self._answer(method, path, body, content_type)
+        lost = self.unheard(who, method, path)
+        self._note(who, method, path, body, 0 if lost is not None else answer.status)
+        if isinstance(lost, Exception):
+            raise lost
+        return answer
+
+    def _note(self, who: str, method: str, path: str, body: Body, status: int) -> None:
+        self._time.requests += 1
+        self.requests.append(Request(who, self._time.now, method, path, body, status))
+
+    def _answer(self, method: str, path: str, body: Body, content_type: str) -> Said:
+        found = self.objects.get(path.removesuffix("/status"))
+        if method == "POST":
+            path = f"{path}/{body['metadata']['name']}"
+            return refusal(409, "AlreadyExists") if path in self.objects else self._kept(201, path, body)
+        if found is None:
+            return refusal(404, "not found")
+        if method == "GET":
+            return Said(200, msgspec.json.encode(found))
+        stands = found["metadata"]
+        if method == "PUT":
+            modified = body["metadata"]["resourceVersion"] != stands["resourceVersion"]
+            return refusal(409, "the object has been modified") if modified else self._kept(200, path, body)
+        if content_type == MERGE:
+            return self._kept(200, path, {**found, **body})
+        assert path.endswith("/status")
+        return _applied(found, body) if body["metadata"]["uid"] == stands["uid"] else refusal(409, "uid mismatch")
+
+    def _kept(self, status: int, path: str, body: Mapping[str, Any]) -> Said:
+        return Said(status, msgspec.json.encode(self.put(path, body)))
+
+
+def _applied(found: Body, body: Body) -> Said:
+    mine = {entry["type"] for entry in body["status"]["conditions"]}
+    others = [entry for entry in found.get("status", {}).get("conditions", []) if entry["type"] not in mine]
+    found.setdefault("status", {})["conditions"] = [*others, *copy.deepcopy(body["status"]["conditions"])]
+    return Said(200, msgspec.json.encode(found))
+
+
+class Client:
+    """One agent's way to the store. Satisfies reporting.request_retrier.Api."""
+
+    def __init__(self, store: Store, who: str) -> None:
+        self._store = store
+        self._who = who
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Said:
+        assert accept == "application/json"
+        assert (content_type == APPLY) == (query == {"fieldManager": "nfagent", "force": "true"})
+        await asyncio.sleep(0)
+        if self._store.silent:
+            await asyncio.Event().wait()
+        sent = {} if body is None else msgspec.json.decode(msgspec.json.encode(body))
+        return self._store.serve(self._who, method, path, sent, content_type)
+
+
+class Time:
+    """What passes when a test says so; whoever waits wakes in order."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.requests = 0
+        self._sleepers: dict[asyncio.Future[None], float] = {}
+
+    async def turn(self) -> None:
+        """Let everything happen that can happen now."""
+        before = -1
+        while before != self.requests:
+            before = self.requests
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
+    async def passes(self, seconds: float, watch: Callable[[], object] = lambda: None) -> None:
+        """Let time pass; watch: called whenever everything that can happen at a moment has happened."""
+        until = self.now + seconds
+        while True:
+            await self.turn()
+            watch()
+            due = [(deadline, sleeper) for sleeper, deadline in self._sleepers.items() if deadline <= until]
+            if not due:
+                break
+            self.now, sleeper = min(due, key=lambda pair: pair[0])
+            del self._sleepers[sleeper]
+            sleeper.set_result(None)
+        self.now = until
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        assert seconds > 0.0, "a wait for nothing would never end"
+        sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers[sleeper] = self.now + seconds
+        told = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((sleeper, told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._sleepers.pop(sleeper, None)
+            sleeper.cancel()
+            told.cancel()
+        return event.is_set()
+
+
+class Clock:
+    """One agent's clocks: their zero and the wall's error are its own. Satisfies reporting.request_retrier.Clock."""
+
+    def __init__(self, time: Time, *, started: float = 0.0, skew: float = 0.0) -> None:
+        self._time = time
+        self._started = started
+        self._skew = skew
+
+    def monotonic(self) -> float:
+        return self._time.now - self._started
+
+    def now_ns(self) -> int:
+        return int((1_795_000_000 + self._time.now + self._skew) * 1e9)
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        return await self._time.wait(event, seconds)
+
+
+def unreachable(*agents: str) -> Fault:
+    """Cut some agents off, all of them where none is named."""
+    lost = ClusterError("connection refused")
+    return lambda who, _method, _path: lost if not agents or who in agents else None

@@ -1,0 +1,125 @@
+"""One node's view of a cluster, followed over real HTTP: all of an agent between API server and kernel.
+
+with Follower(plane, token, node) as follower:
+    client.put(policy)
+    follower.settle(client, [policy])
+    follower.desired.cluster                  # what it has read
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import threading
+from collections.abc import Collection, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from nfagent.clock import SystemClock
+from nfagent.desired.state import DesiredState
+from nfagent.kube.client import ApiClient
+from nfagent.kube.credentials import ClientConfig
+from nfagent.kube.informers import Informers
+from nfagent.lab.agents_apiserver import served
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from tests.support.packet_labs import Document, wait_until
+
+_SECONDS = 30.0
+_PAUSE = 0.005
+
+
+class Follower:
+    """Follows in a thread of its own; satisfies kube.informers.Taker. What it holds is read while nothing changes."""
+
+    def __init__(self, plane: ControlPlane, token: str, node: str) -> None:
+        self.desired = DesiredState(node)
+        self.whole = threading.Event()
+        """Set when every kind was read once."""
+        self._access = ClientConfig(
+            server=plane.url, origin="test", ca_file=str(plane.ca_file), authorization=f"Bearer {token}"
+        )
+        self._selector = selectors.EpollSelector()
+        self._thread = threading.Thread(target=self._work, name="follower", daemon=True)
+        self._begun = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Begin, and return when every kind was read once, or half a minute has passed."""
+        self._thread.start()
+        self._begun.wait(_SECONDS)
+        self.whole.wait(_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def kinds(self) -> dict[str, dict[str, Any]]:
+        """How it stands with each kind: phase, synced, version, objects, trouble."""
+        found: dict[str, dict[str, Any]] = self._source.status()["apiserver"]["resources"]
+        return found
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with objects now."""
+        return [str(problem) for problem in self._source.problems]
+
+    def settle(self, client: LabApiClient, documents: Iterable[Document]) -> bool:
+        """Tell whether it comes to hold what the server holds of these documents' kinds."""
+        kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
+        held = {kind: served(client, version, kind) for version, kind in kinds}
+
+        def has_seen() -> bool:
+            standing = self.kinds
+            return all(
+                standing[kind]["objects"] == objects and int(standing[kind]["version"] or 0) >= newest
+                for kind, (objects, newest) in held.items()
+                if kind in standing
+            )
+
+        wait_until(has_seen)
+        return has_seen()
+
+    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
+        for change in changes:
+            if isinstance(change, ObjectRef):
+                self.desired.remove(change)
+            else:
+                self.desired.put(change)
+
+    def held(self, kind: str) -> Collection[tuple[str, str]]:
+        return self.desired.held(kind)
+
+    def count_nodes(self) -> int:
+        return len(self.desired.cluster.nodes)
+
+    def gathered(self) -> None:
+        self.whole.set()
+
+    def _work(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector)) as runner:
+            runner.run(self._run())
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._source = Informers(ApiClient(self._find), SystemClock(), self)
+        await self._source.start()
+        self._begun.set()
+        following = asyncio.create_task(self._source.run())
+        await self._stop.wait()
+        following.cancel()
+        await asyncio.wait([following])
+        await self._source.close()
+        # TLS says goodbye in its own time: until then the sockets, all but the loop's own, are open.
+        end = self._loop.time() + _SECONDS
+        while len(self._selector.get_map()) > 1 and self._loop.time() < end:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(_PAUSE)
+
+    async def _find(self) -> ClientConfig:
+        return self._access

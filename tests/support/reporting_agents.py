@@ -1,0 +1,97 @@
+"""Agents that speak to one store of objects, in time that a test lets pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.objects import ObjectRef
+from nfagent.reporting.conditions import policy_standing
+from nfagent.reporting.lease import COLLECTION, RENEW_SECONDS
+from nfagent.reporting.notice import Notice, object_path
+from nfagent.reporting.reporter import ClusterReporter
+from tests.support.fake_apiserver import Clock, Store, Time
+
+A_POLL = 1.2 * RENEW_SECONDS
+LEASE = f"{COLLECTION}/nfagent"
+DB = ObjectRef("NetworkPolicy", "shop", "db")
+BROKEN = Notice(about=DB, reason="FailsClosed", message="spec.ingress[0]: is not a port")
+EGRESS = ObjectRef("EgressNATPolicy", "", "default")
+ENFORCED = policy_standing(EgressNATPolicy(name="default", action="NoSNAT"))
+HOUR = 3600.0
+
+
+class Stage:
+    """A store, time, and agents that run."""
+
+    def __init__(self, lots: Callable[[], float]) -> None:
+        self.time = Time()
+        self.store = Store(self.time)
+        self.nodes = 0  # where nothing else is said, those that run an agent
+        self._lots = lots
+        self.notaries: dict[str, ClusterReporter] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, *names: str, speaks: bool = True) -> None:
+        for number, name in enumerate(names, len(self._tasks)):
+            clock = Clock(self.time, started=-77.0 * number, skew=31.0 * number)
+            notary = ClusterReporter(self.store.client(name), clock, name, self._count, self._lots)
+            self.notaries[name] = notary
+            if speaks:
+                notary.say([BROKEN])
+            self._tasks[name] = asyncio.create_task(notary.run())
+
+    async def stop(self, name: str) -> None:
+        task = self._tasks.pop(name)
+        assert not task.done(), "the notary ended"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        for name in list(self._tasks):
+            await self.stop(name)
+
+    def _count(self) -> int:
+        return self.nodes or len(self.notaries)
+
+    @property
+    def leaders(self) -> list[str]:
+        return [name for name, notary in self.notaries.items() if notary.leads]
+
+    def owned(self, ref: ObjectRef, **content: object) -> None:
+        self.store.put(object_path(ref), content)
+
+    def messages(self) -> list[tuple[str, int]]:
+        return [(event["message"], event["count"]) for event in self.store.events()]
+
+    def conditions(self, ref: ObjectRef) -> list[tuple[str, str, str, int]]:
+        found = self.store.objects[object_path(ref)].get("status", {}).get("conditions", [])
+        return [(one["type"], one["status"], one["reason"], one["observedGeneration"]) for one in found]
+
+
+@asynccontextmanager
+async def staged(*names: str, lots: Callable[[], float] = lambda: 0.5) -> AsyncIterator[Stage]:
+    stage = Stage(lots)
+    stage.owned(DB)
+    stage.start(*names)
+    try:
+        yield stage
+    finally:
+        await stage.close()
+
+
+Scenario: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+
+
+def scenario(body: Scenario) -> Callable[..., None]:
+    """Run a test's coroutine in an event loop of its own."""
+
+    def test(*args: object, **kwargs: object) -> None:
+        asyncio.run(body(*args, **kwargs))
+
+    test.__name__ = body.__name__
+    test.__wrapped__ = body  # type: ignore[attr-defined]
+    return test

@@ -1,0 +1,274 @@
+"""Connections under traffic through a change: what it revokes has ended with its commit, the others lose nothing.
+
+Pods of the lab: `shop/db` (n1) is called on 7000 by `east/near` (n1) and `east/far` (n2), which a change may cut off,
+and by `west/pal` (n1) and `west/ally` (n2), which it may not. `shop/cache` (n2) is called by all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from nfagent.kernel.conntrack import ConntrackClient, open_socket
+from nfagent.lab import netns
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.packet_counter import StreamProtocol
+from nfagent.lab.topology_plan import Attachment, PodPlan, grid
+from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.model.netaddr import FAMILIES, Family, family_of
+from nfagent.netlink.conntrack import ConntrackEntry
+from nfagent.netlink.packet_header import TCP, UDP
+from tests.support.packet_labs import Document, Lab, as_text, namespace_document, pod_document, running_lab, wait_until
+
+PORT, OTHER_PORT = 7000, 7001
+INTERVAL = 0.004
+PROTOCOLS = {"tcp": TCP, "udp": UDP}
+LATER: dict[StreamProtocol, int] = {"udp": 25, "tcp": 1}
+"""How many packets more a speaker sends once everything is calm again; TCP repeats its first after a while."""
+_HEARD = 8
+
+PODS = {
+    f"{namespace}/{name}": PodPlan(
+        namespace, name, f"n{node}", (f"10.244.{node}.{last}", f"2001:db8:244:{node}::{last:x}")
+    )
+    for last, (namespace, name, node) in enumerate(
+        [
+            ("shop", "db", 1),
+            ("shop", "cache", 2),
+            ("east", "near", 1),
+            ("east", "far", 2),
+            ("west", "pal", 1),
+            ("west", "ally", 2),
+        ],
+        start=10,
+    )
+}
+_PORTS = [
+    {"name": name, "containerPort": port, "protocol": protocol}
+    for name, port, protocol in (
+        ("sql-tcp", PORT, "TCP"),
+        ("sql-udp", PORT, "UDP"),
+        ("stat-tcp", OTHER_PORT, "TCP"),
+        ("stat-udp", OTHER_PORT, "UDP"),
+    )
+]
+_LABELS = {"shop/db": {"app": "db"}, "shop/cache": {"app": "cache"}}
+
+
+def world(
+    pods: Mapping[str, dict[str, str] | None] | None = None, namespaces: Mapping[str, dict[str, str]] | None = None
+) -> list[Document]:
+    """Describe Namespaces and Pods, some with labels other than their own; None leaves a Pod out."""
+    own: dict[str, dict[str, str] | None] = {path: _LABELS.get(path, {"app": "caller"}) for path in PODS}
+    labels = {name: {"ns": name, "team": "blue"} for name in ("shop", "east", "west")} | dict(namespaces or {})
+    found = [namespace_document(name, given) for name, given in labels.items()]
+    for path, given in (own | dict(pods or {})).items():
+        if given is not None:
+            found.append(pod_document(PODS[path], given, _PORTS if path == "shop/db" else ()))
+    return found
+
+
+@contextlib.contextmanager
+def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[Lab]:
+    """Build it: `world()` in a file of that name."""
+    nodes, _, outside = grid(attachment)
+    with running_lab(folder, nodes, tuple(PODS.values()), outside) as lab:
+        for path in PODS:
+            _hasten(lab.pod(path))
+        lab.apply("world", *world())
+        yield lab
+
+
+def _hasten(namespace: str) -> None:
+    """Have TCP repeat after 20 ms at first instead of 200: nobody here is far away."""
+    lines = []
+    for family, everywhere in zip(FAMILIES, ("0.0.0.0/0", "::/0"), strict=True):
+        command = ["ip", "-n", namespace, f"-{family}", "-json", "route", "show", "default"]
+        [route] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)
+        lines.append(f"route change {everywhere} via {route['gateway']} dev eth0 onlink rto_min 20ms")
+    netns.ip_batch(lines, namespace)
+
+
+def present(lab: Lab, documents: Iterable[Document], policies: Sequence[Document]) -> None:
+    """Have the agents enforce just these, and have nothing left to do."""
+    lab.cluster.place("world.yaml", as_text(documents))
+    if policies:
+        lab.cluster.place("policies.yaml", as_text(policies))
+    else:
+        (lab.cluster.manifests / "policies.yaml").unlink(missing_ok=True)
+    lab.cluster.settle()
+
+
+def line(
+    lab: Lab,
+    ends: str,
+    protocol: StreamProtocol,
+    speaker: StreamSender,
+    family: Family,
+    *,
+    port: int = PORT,
+    answered: bool = True,
+) -> StreamPlan:
+    """Plan a connection between two Pods, written `east/near > shop/db`."""
+    client, _, server = ends.partition(" > ")
+    return StreamPlan(
+        client=lab.pod(client),
+        server=lab.pod(server),
+        address=lab.address(server, family),
+        protocol=protocol,
+        port=port,
+        speaker=speaker,
+        answered=answered,
+    )
+
+
+def every_kind(lab: Lab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
+    """Plan a connection of each kind, the families in turns: TCP and UDP, either end speaking, UDP never answered."""
+    other: Family = 6 if first == 4 else 4
+    yield line(lab, ends, "tcp", "client", first)
+    yield line(lab, ends, "tcp", "server", other)
+    yield line(lab, ends, "udp", "server", first)
+    yield line(lab, ends, "udp", "client", other)
+    yield line(lab, ends, "udp", "client", first, answered=False)
+
+
+def suspected_at(agent: LabAgent) -> float:
+    """Say when an agent last committed that somebody is under re-check."""
+    return float(agent.ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"])
+
+
+def dropped(agent: LabAgent) -> int:
+    """Count the packets by which servers tried to go on without a conntrack entry."""
+    found = re.search(r"packets (\d+)", agent.nft("list", "counter", "inet", "nfagent", "drop/revoked"))
+    assert found is not None
+    return int(found[1])
+
+
+@contextlib.contextmanager
+def connections(lab: Lab, node: str) -> Iterator[ConntrackClient]:
+    """Open a node's conntrack table."""
+    opened = ConntrackClient(functools.partial(netns.inside, lab.fabric.node_namespace(node), open_socket))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def entries_at(lab: Lab, node: str) -> list[ConntrackEntry]:
+    """Give a node's conntrack entries of all Pods."""
+    with connections(lab, node) as table:
+        return table.entries(frozenset(address for pod in PODS.values() for address in pod.addresses))
+
+
+class Watch:
+    """Connections that talk, and what a change did to them.
+
+    ended:     those that the change is to end, each with the node whose agent does
+    kept:      those that it leaves alone
+    committed: when each of these agents had committed the change, by time.monotonic()
+    """
+
+    def __init__(self, ended: Mapping[TrafficStream, str], kept: Sequence[TrafficStream]) -> None:
+        self.ended = dict(ended)
+        self.kept = list(kept)
+        self.committed: dict[str, float] = {}
+
+    def wait_for(self, more: int) -> None:
+        """Return when of every connection so many packets more have arrived."""
+        TrafficStreams.wait_for(more, *self.ended, *self.kept)
+
+    def wait_until_sent(self, more: int) -> None:
+        """Return when on every connection so many packets more were sent."""
+        TrafficStreams.wait_until_sent(more, *self.ended, *self.kept)
+
+    def through(self, lab: Lab, change: Callable[[], object]) -> None:
+        """Make a change, and watch until everything is calm, and on for some packets."""
+        self.wait_for(_HEARD)
+        began = time.monotonic()
+        change()
+        agents = {node: lab.cluster.agent(node) for node in set(self.ended.values())}
+        wait_until(lambda: all(suspected_at(agent) > began for agent in agents.values()))
+        self.committed = {node: suspected_at(agent) for node, agent in agents.items()}
+        assert all(when > began for when in self.committed.values()), "nobody was put under re-check"
+        lab.cluster.calm()
+        self.watch_on()
+
+    def watch_on(self) -> None:
+        """Return when those that ended tried on for a while, and the others have gone on."""
+        wanted = {talk: talk.sent + LATER[talk.line.protocol] for talk in self.ended}
+        wait_until(lambda: all(talk.sent >= enough for talk, enough in wanted.items()))
+        assert [str(talk.line) for talk, enough in wanted.items() if talk.sent < enough] == [], "nobody speaks"
+        TrafficStreams.wait_for(_HEARD, *self.kept)
+
+    @property
+    def late(self) -> list[str]:
+        """Name the connections whose packets arrived after the commit that revoked them."""
+        found = []
+        for talk, node in self.ended.items():
+            after = [when - self.committed[node] for when in talk.arrivals() if when > self.committed[node]]
+            if after:
+                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {talk.line}")
+        return found
+
+    @property
+    def lossy(self) -> list[str]:
+        """Name the connections that were to go on and lost a packet; TCP repeats, and has gone on."""
+        found = []
+        for talk in self.kept:
+            numbers = talk.numbers() if talk.line.protocol == "udp" else []
+            if numbers != list(range(1, len(numbers) + 1)):
+                lost = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
+                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {talk.line}")
+        return found
+
+    def tracked(self, lab: Lab) -> dict[TrafficStream, set[str]]:
+        """Name the nodes that still know each connection."""
+        known: dict[TrafficStream, set[str]] = {talk: set() for talk in (*self.ended, *self.kept)}
+        owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
+        for plan in lab.fabric.nodes.values():
+            owners |= dict.fromkeys(plan.addresses, lab.fabric.node_namespace(plan.name))
+        for node in lab.fabric.nodes:
+            # Ports of clients are used again, also while conntrack remembers who had them before.
+            found = {
+                (owners.get(one.client), one.client_port, owners.get(one.server), one.server_port, one.protocol, family)
+                for one in entries_at(lab, node)
+                for family in [family_of(one.client)]
+            }
+            for talk, nodes in known.items():
+                planned = talk.line
+                client, server = (planned.client, talk.client_port), (planned.server, planned.listens or planned.port)
+                if (*client, *server, PROTOCOLS[planned.protocol], family_of(planned.address)) in found:
+                    nodes.add(node)
+        return known
+
+    def mistracked(self, lab: Lab) -> list[str]:
+        """Name the ended connections that conntrack still knows, and the others that it doesn't."""
+        tracked = self.tracked(lab)
+        left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
+        missing = {talk: passed(lab, talk.line) - tracked[talk] for talk in self.kept}
+        return left + [f"gone from {sorted(nodes)}: {talk.line}" for talk, nodes in missing.items() if nodes]
+
+
+def passed(lab: Lab, planned: StreamPlan) -> set[str]:
+    """Give the nodes that a connection of two Pods passes."""
+    ends = {planned.client, planned.server}
+    return {pod.node for pod in lab.fabric.pods.values() if lab.pod("/".join(pod.key)) in ends}
+
+
+@contextlib.contextmanager
+def watching(ended: Mapping[StreamPlan, str], kept: Iterable[StreamPlan]) -> Iterator[Watch]:
+    """Open connections; of those that are to end, with the node whose agent ends them."""
+    with TrafficStreams(INTERVAL) as talks:
+        to_end = {talks.open(planned): node for planned, node in ended.items()}
+        yield Watch(to_end, [talks.open(planned) for planned in kept])
+
+
+def cidrs(path: str) -> list[str]:
+    """Give a Pod's addresses as CIDRs, IPv4's first."""
+    return [f"{address}/{32 if family_of(address) == 4 else 128}" for address in PODS[path].addresses]

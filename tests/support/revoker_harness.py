@@ -1,0 +1,219 @@
+"""A world for the revoker: policies, connections and rules that behave, and a clock that a test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import msgspec
+
+from nfagent.controllers.conntrack_revoker import ConntrackRevoker
+from nfagent.errors import SetFullError
+from nfagent.netlink.conntrack import ConntrackEntry, decode_entry
+from nfagent.netlink.packet_header import ICMP, ICMPV6, TCP
+from nfagent.nftables.objects import Element
+from nfagent.nftables.transaction import ChangeElements, Transaction
+from nfagent.policy.evaluator import Flow
+from tests.support.ctnetlink_dump import GRE, Connection, entry_body, tuple_members
+
+TURNS = 30
+"""Turns of the event loop in which everything that can happen at once has happened."""
+PATIENCE = 10.0
+ESP = 50
+NEAR, FAR, OTHER, DB, SERVICE = "10.0.1.1", "10.0.2.1", "10.0.2.2", "10.0.1.9", "10.96.0.1"
+NEAR6, DB6 = "fd00::1", "fd00::9"
+WAY: Element = (DB, "tcp", 5432, NEAR, 40_000)
+"""Of the packets of `entry()`'s server."""
+
+
+def entry(
+    client: str = NEAR, server: str = DB, *, called: str = "", protocol: int = TCP, port: int = 40_000, at: int = 5432
+) -> ConntrackEntry:
+    """Give what the kernel tells of a connection; at: the port that is called, where it isn't the server's."""
+    numbered = protocol not in {ICMP, ICMPV6, GRE, ESP}
+    connection = Connection(
+        client=client,
+        called=called or server,
+        server=server,
+        protocol=protocol,
+        client_port=port if numbered else None,
+        called_port=at if numbered else None,
+        server_port=5432 if numbered else None,
+    )
+    return decode_entry(entry_body(connection))
+
+
+def masqueraded(found: ConntrackEntry, address: str, port: int) -> ConntrackEntry:
+    """Have a connection's answers go to a node's address, in the place of the client's."""
+    members = tuple_members(found.server, address, found.protocol, (found.server_port, port), request=False)
+    return msgspec.structs.replace(found, reply=b"".join(members))
+
+
+class World:
+    """Policies, connections and rules, with a journal of what was done to them in which order.
+
+    denied:    the clients that policies deny
+    own:       this machine's addresses; asked: those about which that was asked
+    recheck:   suspects, each with the number of its last change
+    faults:    what fails the next times that it is done: 'look', 'block' or 'delete'
+    meanwhile: what happens elsewhere while something is done, or 'judge'
+    room:      set of ways -> how many it has room for; any number where it isn't named
+    """
+
+    def __init__(self, *entries: ConntrackEntry, denied: Iterable[str] = (), suspects: Iterable[str] = ()) -> None:
+        self.table = dict.fromkeys(entries)
+        self.denied = set(denied)
+        self.recheck = dict.fromkeys(suspects, 1)
+        self.blocked: set[Element] = set()
+        self.faults: list[tuple[str, Exception]] = []
+        self.journal: list[str] = []
+        self.questions: list[Flow] = []
+        self.own: set[str] = set()
+        self.asked: list[str] = []
+        self.meanwhile: Callable[[str], object] = lambda _what: None
+        self.room: dict[str, int] = {}
+        self._remembered: dict[str, set[Element]] = {}
+
+    @property
+    def live(self) -> list[ConntrackEntry]:
+        return list(self.table)
+
+    def _do(self, what: str) -> None:
+        self.journal.append(what)
+        if self.faults and self.faults[0][0] == what:
+            raise self.faults.pop(0)[1]
+        self.meanwhile(what)
+
+    def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
+        self._do("look")
+        return [found for found in self.table if {found.client, found.server} & addresses]
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        self._do("delete")
+        doomed = [found for found in entries if found in self.table]
+        for found in doomed:
+            del self.table[found]
+        return len(doomed)
+
+    async def apply(self, transaction: Transaction) -> None:
+        await asyncio.sleep(0)
+        self._do("block")
+        for command in transaction:
+            assert isinstance(command, ChangeElements)
+            assert command.verb == "add"
+            known = self._remembered.setdefault(command.set, set())
+            if len(known | set(command.elements)) > self.room.get(command.set, 1_000_000):
+                raise SetFullError(f"{command.set} is full")
+        for command in transaction:
+            assert isinstance(command, ChangeElements)
+            self._remembered[command.set].update(command.elements)
+            self.blocked.update(command.elements)
+
+    def forget_ways(self) -> None:
+        """Have all ways been silent for so long that no set remembers them."""
+        self._remembered.clear()
+
+    @property
+    def suspects(self) -> dict[str, int]:
+        return dict(self.recheck)
+
+    def permits(self, flow: Flow) -> bool:
+        self.questions.append(flow)
+        self.meanwhile("judge")
+        return flow.source not in self.denied
+
+    def is_own(self, address: str) -> bool:
+        self.asked.append(address)
+        return address in self.own
+
+    def absolve(self, judged: Mapping[str, int]) -> None:
+        self._do("absolve")
+        self.recheck = {address: change for address, change in self.recheck.items() if judged.get(address) != change}
+
+    def wake(self) -> None:
+        self._do("wake")
+
+
+class Clock:
+    """Time that passes while somebody waits, or when a test says so.
+
+    most: how many pauses end; those behind them last
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.cpu = 0.0
+        self.pauses: list[float] = []
+        self.resting: Callable[[], object] = lambda: None
+        self.most = 1_000_000
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def cpu_seconds(self) -> float:
+        return self.cpu
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.resting()
+        self.pauses.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+        while len(self.pauses) > self.most:  # noqa: ASYNC110 - what a test sets is no event
+            await asyncio.sleep(0)
+        return event.is_set()
+
+
+class Stage:
+    """A revoker in its world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.clock = Clock()
+        self.revoker = ConntrackRevoker(
+            world, world, world, self.clock, world.wake, cpu_seconds=self.clock.cpu_seconds, own=world.is_own
+        )
+
+    async def turn(self) -> None:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    async def rounds(self, number: int) -> None:
+        """Commit, and have so many rounds, and no more."""
+        self.clock.most = len(self.clock.pauses) + number - 1
+        await self.commit(rests=number)
+
+    async def commit(self, rests: int = 1) -> None:
+        """Commit, and wait until the revoker has rested so many times."""
+        wanted = len(self.clock.pauses) + rests
+        self.revoker.committed()
+        async with asyncio.timeout(PATIENCE):
+            while len(self.clock.pauses) < wanted:  # noqa: ASYNC110 - threads work, and nobody tells when they are done
+                await asyncio.sleep(0)
+        await self.turn()
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[Stage]:
+    stage = Stage(world)
+    task = asyncio.create_task(stage.revoker.run())
+    try:
+        yield stage
+        assert not task.done(), "the revoker ended"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+Scenario: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def scenario(body: Scenario) -> Callable[[], None]:
+    """Run a test's coroutine in an event loop of its own."""
+
+    def test() -> None:
+        asyncio.run(body())
+
+    test.__name__ = body.__name__
+    return test

@@ -1,0 +1,105 @@
+"""What is kept for the next start, as another version of nfagent may have written it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from nfagent.checkpoint.codec import (
+    CheckpointedKind,
+    CheckpointHeader,
+    decode_header,
+    decode_record,
+    encode_header,
+    encode_record,
+    is_kept,
+)
+from nfagent.decode.networkpolicy import decode_network_policy
+from nfagent.errors import DecodeError
+from nfagent.model.gvk import Item
+from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
+from nfagent.model.services import Service
+
+POLICY = decode_network_policy(
+    {
+        "metadata": {"namespace": "shop", "name": "db"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "db"}},
+            "ingress": [
+                {"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "2001:db8::/32"}}], "ports": [{"port": 80}]}
+            ],
+        },
+    }
+)
+LINE = encode_record(POLICY.ref, CheckpointedKind(POLICY, "f.yaml"))
+
+
+def line(payload: dict[str, Any]) -> bytes:
+    text = json.dumps(payload).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def record(**changed: object) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(LINE[9:])
+    return written | changed
+
+
+def item(**changed: object) -> dict[str, Any]:
+    return record(item=record()["item"] | changed)
+
+
+@pytest.mark.parametrize(
+    ("item", "kept"),
+    [
+        pytest.param(POLICY, True, id="a policy"),
+        pytest.param(Namespace("shop", ()), True, id="a Namespace"),
+        pytest.param(Node("b"), True, id="a Node, whichever"),
+        pytest.param(Pod("shop", "db", node="a"), True, id="a Pod of this node"),
+        pytest.param(Pod("shop", "db", node="b"), False, id="a Pod of another node"),
+        pytest.param(Service(namespace="shop", name="db"), False, id="a Service"),
+    ],
+)
+def test_every_object_is_kept_that_can_be_the_cause_of_a_rule(item: Item, *, kept: bool) -> None:
+    assert is_kept(item, "a") is kept
+
+
+def test_a_field_that_an_older_version_did_not_write_has_its_default() -> None:
+    written = item()
+    del written["item"]["egress"], written["item"]["problem"]
+    assert decode_record(line(written)) == (POLICY.ref, CheckpointedKind(POLICY, "f.yaml"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(item(sources=["10.0.0.0/8"]), id="a field that this version doesn't know"),
+        pytest.param(item(isolates=["ingress", "sideways"]), id="a value that this version doesn't know"),
+        pytest.param(item(pods=5), id="another type"),
+        pytest.param(item(ingress=[{"peers": [{"fqdn": "example.com"}], "ports": []}]), id="a peer of another sort"),
+        pytest.param(item(ingress=[{"peers": [{}], "ports": []}]), id="a peer of no sort"),
+        pytest.param(item(ingress=[{"peers": {}, "ports": []}]), id="no list of peers"),
+        pytest.param(item(name="other"), id="another object than its name says"),
+        pytest.param(record(kind="Quux"), id="another kind"),
+        pytest.param(record(item=[]), id="no object"),
+        pytest.param({"kind": "NetworkPolicy"}, id="no name"),
+    ],
+)
+def test_what_is_not_understood_whole_is_an_error(written: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError):
+        decode_record(line(written))
+
+
+def test_an_object_that_is_gone_is_a_line_too() -> None:
+    assert decode_record(encode_record(POLICY.ref, None)) == (ObjectRef("NetworkPolicy", "shop", "db"), None)
+
+
+def test_another_format_is_an_error_that_names_both() -> None:
+    header = CheckpointHeader("a", "manifests /m")
+    assert decode_header(encode_header(header)) == header
+    with pytest.raises(DecodeError, match="it has format 9, and this version of nfagent reads 1"):
+        decode_header(encode_header(CheckpointHeader("a", "manifests /m", 9)))
+    with pytest.raises(DecodeError, match="damaged"):
+        decode_header(encode_header(header)[:-5])

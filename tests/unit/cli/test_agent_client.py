@@ -1,0 +1,157 @@
+"""Asking an agent over its unix socket: the real server, and sockets that are something else."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from nfagent.cli.agent_client import NoAgentError, ask, ask_parts, listening
+from nfagent.cli.backends import AgentBackend
+from nfagent.errors import HostError, KernelError, UsageError
+from nfagent.explain.explanation import Explanation, explain
+from nfagent.introspection.view_filter import ViewFilter
+from nfagent.introspection.views import View
+from nfagent.policy.options import PolicyOptions
+from nfagent.simulate.codec import question
+from nfagent.simulate.job import SimulationPart, SimulationRequest, begin_trial
+from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
+from nfagent.simulate.simulation import PolicySimulation
+from nfagent.state.cluster import ClusterState
+from nfagent.state.policy_index import PolicyIndex
+from tests.unit.cli.agents import running
+
+
+class Echo:
+    """Answers with the question; stands for an agent."""
+
+    async def view(self, name: str, scope: ViewFilter) -> View:
+        if name == "broken":
+            raise KernelError("the kernel said no")
+        return {"name": name, "namespace": scope.namespace, "pod": scope.pod}
+
+    async def explain(self, source: str, destination: str) -> Explanation:
+        cluster = ClusterState("node-a")
+        return explain(cluster, PolicyIndex(cluster), source, destination)
+
+    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+        cluster = ClusterState("node-a")
+        return begin_trial(cluster, PolicyIndex(cluster), PolicyOptions(), given, delete=delete)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.sock"
+
+
+def test_an_answer_comes_whole_and_the_question_arrives_whole(path: Path) -> None:
+    with running(Echo(), path):
+        assert listening(path)
+        assert ask(path, "/v1/dump/state", {"namespace": "a&b=c", "pod": "ä/ö"}) == {
+            "name": "state",
+            "namespace": "a&b=c",
+            "pod": "ä/ö",
+        }
+
+
+@pytest.mark.parametrize(
+    ("question", "parameters", "words"),
+    [
+        ("/v1/explain", {"source": "shop/web", "destination": "10.0.0.1"}, "there is no Pod shop/web"),
+        ("/v1/dump/broken", {}, "the kernel said no"),
+    ],
+    ids=["a Pod that isn't there", "a kernel that refuses"],
+)
+def test_what_the_agent_refuses_is_said_in_its_own_words(
+    path: Path, question: str, parameters: dict[str, str], words: str
+) -> None:
+    with running(Echo(), path), pytest.raises(UsageError, match=words):
+        ask(path, question, parameters)
+
+
+WALL = PolicyFile(
+    "wall.yaml",
+    "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: wall}, spec: {}}",
+)
+
+
+def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
+    with running(Echo(), path):
+        lines = list(ask_parts(path, "/v1/try", question(SimulationRequest((WALL,)), [])))
+    parts = [msgspec.json.decode(line, type=SimulationPart) for line in lines]
+    assert parts[-1].outcome is not None
+    assert parts[-1].outcome.policies == ("NetworkPolicy shop/wall",)
+
+
+@pytest.mark.parametrize(
+    ("where", "body", "words"),
+    [
+        (
+            "/v1/try",
+            question(SimulationRequest((WALL,), delete=True), []),
+            "there is no NetworkPolicy shop/wall to take away",
+        ),
+        ("/v1/later", b"", "the running agent is older than this command; restart it"),
+    ],
+    ids=["a policy that isn't there", "an agent that doesn't know the question"],
+)
+def test_what_is_refused_has_no_parts(path: Path, where: str, body: bytes, words: str) -> None:
+    with running(Echo(), path), pytest.raises(UsageError, match=words):
+        list(ask_parts(path, where, body))
+
+
+def test_without_a_socket_there_is_no_agent(path: Path) -> None:
+    assert not listening(path)
+    with pytest.raises(NoAgentError, match=str(path)):
+        ask(path, "/v1/dump/state", {})
+
+
+def test_a_socket_left_behind_is_no_agent(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    assert not listening(path)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nno json",
+        b"HTTP/1.0 200 OK\r\n\r\n[1]",
+        b"HTTP/1.0 500 No\r\n\r\n\xff",
+    ],
+    ids=["hangs up", "no HTTP", "no JSON", "no object", "no text"],
+)
+@pytest.mark.parametrize(
+    "question_of",
+    [
+        lambda path: ask(path, "/v1/dump/state", {}),
+        lambda path: list(AgentBackend(path).attempt(SimulationRequest((WALL,)), [])),
+    ],
+    ids=["a view", "a trial"],
+)
+def test_something_else_at_the_socket_is_an_error_and_no_crash(
+    path: Path, reply: bytes, question_of: Callable[[Path], object]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            with pytest.raises(HostError, match=str(path)):
+                question_of(path)
+        finally:
+            thread.join()

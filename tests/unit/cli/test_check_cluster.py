@@ -1,0 +1,466 @@
+"""nfagent check --cluster against API servers that say what a real one of one version doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from nfagent.cli.check_cluster import ask_cluster
+from nfagent.cli.check_host import Check
+from nfagent.config import Settings
+from nfagent.errors import UsageError
+from nfagent.explain.explanation import Explanation
+from nfagent.introspection import http_server
+from nfagent.introspection.view_filter import ViewFilter
+from nfagent.introspection.views import View, state_view
+from nfagent.kube.client import ApiClient
+from nfagent.kube.credentials import ClientConfig
+from nfagent.kube.served_versions import OPTIONAL
+from nfagent.simulate.policy_files import PolicyFiles
+from nfagent.simulate.simulation import PolicySimulation
+from tests.support.two_node_cluster import Document, Scene, pod
+
+DEADLINE = 60.0
+ACCOUNT = "system:serviceaccount:net:agent"
+NODE = {"metadata": {"name": "a"}}
+ALL = frozenset((each.api_version, each.plural) for each in OPTIONAL)
+TIERS, GKE = "policy.networking.k8s.io", "networking.gke.io"
+Allowed = Callable[[dict[str, str]], bool]
+
+
+class Script:
+    """An API server that answers as it was told; what isn't told is well."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, object]] = {
+            "/readyz": (200, "ok"),
+            "/version": (200, {"major": "1", "minor": "34", "gitVersion": "v1.34.2"}),
+            "/apis/authentication.k8s.io/v1/selfsubjectreviews": (201, {"status": {"userInfo": {"username": "jane"}}}),
+            "/api/v1/nodes/a": (200, NODE),
+            "/api/v1/nodes": (200, {"items": [NODE]}),
+            "/api/v1/pods": (200, {"items": []}),
+        }
+        self.allowed: Allowed = lambda _attributes: True
+        self.serve(ALL)
+
+    def serve(self, kinds: frozenset[tuple[str, str]], *, aggregated: bool = True) -> None:
+        groups: dict[str, dict[str, list[str]]] = {}
+        for version, plural in sorted(kinds):
+            group, _, last = version.rpartition("/")
+            groups.setdefault(group, {}).setdefault(last, []).append(plural)
+        if aggregated:
+            listed = [_discovered(group, versions) for group, versions in groups.items()]
+            self.answers["/apis"] = (200, {"kind": "APIGroupDiscoveryList", "items": listed})
+            return
+        self.answers["/apis"] = (200, {"kind": "APIGroupList", "groups": []})
+        for group, versions in groups.items():
+            self.answers[f"/apis/{group}"] = (200, {"versions": [{"version": version} for version in versions]})
+            for version, plurals in versions.items():
+                self.answers[f"/apis/{group}/{version}"] = (200, {"resources": [{"name": name} for name in plurals]})
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
+            attributes = (await request.json())["spec"]["resourceAttributes"]
+            status, said = 201, {"status": {"allowed": self.allowed(attributes)}}
+            return web.json_response(said, status=status)
+        found, body = self.answers.get(request.path, (404, {"kind": "Status", "code": 404, "reason": "NotFound"}))
+        return web.Response(status=found, body=body if isinstance(body, str) else json.dumps(body))
+
+
+def _discovered(group: str, versions: dict[str, list[str]]) -> Document:
+    return {
+        "metadata": {"name": group},
+        "versions": [
+            {"version": version, "resources": [{"resource": plural} for plural in plurals]}
+            for version, plurals in versions.items()
+        ],
+    }
+
+
+class Agent:
+    """What a running agent tells of its state."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._desired = Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20), pod("shop/far", "b", 10)).views["a"]
+
+    async def view(self, name: str, scope: ViewFilter) -> View:
+        assert name == "state"
+        return {**state_view(self._desired, scope, ()), **self._view}
+
+    async def explain(self, source: str, destination: str) -> Explanation:
+        raise UsageError(f"{source} to {destination}")
+
+    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+        raise UsageError(f"{given} {delete}")
+
+
+def ask(script: Script, runtime: Path, agent: Agent | None = None, **access: Any) -> list[Check]:  # noqa: ANN401 - fields of Access
+    """Run the checks in a thread and a loop of their own, as the command does, beside what they ask."""
+
+    async def asked(url: str) -> list[Check]:
+        way = msgspec.convert({"server": url, "origin": "test", "means": "token", **access}, ClientConfig)
+
+        async def find() -> ClientConfig:
+            return way
+
+        server = ApiClient(find, environment={})
+        try:
+            return await ask_cluster(server, Settings(node="a", runtime_dir=str(runtime)))
+        finally:
+            await server.close()
+
+    async def body() -> list[Check]:
+        async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
+            application = web.Application()
+            application.router.add_route("*", "/{path:.*}", script.answer)
+            runner = web.AppRunner(application)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            if agent is not None:
+                serving = await http_server.serve(runtime / "agent.sock", agent)
+                stack.push_async_callback(serving.cleanup)
+            host, port = runner.addresses[0][:2]
+            return await asyncio.to_thread(_run, lambda: asked(f"http://{host}:{port}"))
+
+    return asyncio.run(body())
+
+
+def _run(made: Callable[[], Awaitable[list[Check]]]) -> list[Check]:
+    async def awaited() -> list[Check]:
+        return await made()
+
+    return asyncio.run(awaited())
+
+
+def only(checks: list[Check], name: str) -> Check:
+    (found,) = (each for each in checks if each.name == name)
+    return found
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+def test_where_all_is_well_every_line_says_so(script: Script, tmp_path: Path) -> None:
+    found = ask(script, tmp_path)
+    assert [each.name for each in found] == [
+        *("credentials", "API server", "identity", "version", "permissions"),
+        *("own kinds", "tier kinds", "Service ranges", "node", "Pods"),
+    ]
+    assert {(each.result, each.mend) for each in found} == {("ok", "")}
+
+
+def test_a_server_that_is_not_ready_says_what_is_missing(script: Script, tmp_path: Path) -> None:
+    script.answers["/readyz"] = (500, "[+]ping ok\n[-]etcd failed: reason withheld\n[-]informer-sync failed: x\n")
+    found = only(ask(script, tmp_path), "API server")
+    assert found.result == "warn"
+    assert "isn't ready: etcd, informer-sync" in found.found
+
+
+def test_credentials_that_are_refused_end_the_questions(script: Script, tmp_path: Path) -> None:
+    for path in ("/readyz", "/version", "/apis/authentication.k8s.io/v1/selfsubjectreviews"):
+        script.answers[path] = (401, {"reason": "Unauthorized"})
+    *_, server, last = ask(script, tmp_path)
+    assert (server.name, server.result) == ("API server", "ok")
+    assert "ready" not in server.found
+    assert (last.name, last.result) == ("identity", "FAIL")
+    assert "401" in last.found
+
+
+def test_a_server_that_does_not_tell_who_we_are_is_asked_on(script: Script, tmp_path: Path) -> None:
+    del script.answers["/apis/authentication.k8s.io/v1/selfsubjectreviews"]
+    found = ask(script, tmp_path)
+    assert only(found, "identity").result == "ok"
+    assert only(found, "permissions").result == "ok"
+
+
+@pytest.mark.parametrize(
+    ("minor", "result", "words"),
+    [
+        ("22", "warn", "older than 1.23"),
+        ("23", "ok", "made for 1.23 and newer"),
+        ("34", "ok", "tested with 1.34"),
+        ("35+", "ok", "newer than 1.34, the newest"),
+    ],
+)
+def test_of_a_version_it_is_said_whether_nfagent_is_made_for_it(
+    script: Script, tmp_path: Path, minor: str, result: str, words: str
+) -> None:
+    script.answers["/version"] = (200, {"major": "1", "minor": minor, "gitVersion": f"v1.{minor}.0"})
+    found = only(ask(script, tmp_path), "version")
+    assert found.result == result
+    assert words in found.found
+
+
+def test_what_answers_and_is_no_api_server_is_warned_of(script: Script, tmp_path: Path) -> None:
+    script.answers["/version"] = (200, "<html>")
+    assert only(ask(script, tmp_path), "version").result == "warn"
+
+
+def jwt(seconds: float) -> str:
+    claims = base64.urlsafe_b64encode(json.dumps({"iat": time.time() - 60, "exp": time.time() + seconds}).encode())
+    return f"e30.{claims.decode().rstrip('=')}.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("access", "result", "words"),
+    [
+        pytest.param({"authorization": "Bearer 0123"}, "ok", "test: token", id="a token that doesn't say"),
+        pytest.param({"authorization": f"Bearer {jwt(99 * 3600)}"}, "ok", "in 4 days", id="a token for days"),
+        pytest.param({"authorization": f"Bearer {jwt(5.5 * 3600)}"}, "warn", "in 5 hours", id="a token for hours"),
+        pytest.param({"authorization": f"Bearer {jwt(-60)}"}, "warn", "token ended", id="a token that is over"),
+        pytest.param({"expires": 4e9}, "ok", "then the plugin is asked again", id="a plugin's"),
+        pytest.param({"means": ""}, "warn", "takes us for anybody", id="none at all"),
+    ],
+)
+def test_of_credentials_it_is_said_when_they_end(
+    script: Script, tmp_path: Path, access: dict[str, Any], result: str, words: str
+) -> None:
+    found = only(ask(script, tmp_path, **access), "credentials")
+    assert found.result == result
+    assert words in found.found
+
+
+def test_a_token_file_that_is_replaced_in_time_may_be_short_lived(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(jwt(3600))
+    found = only(ask(script, tmp_path, token_file=str(tmp_path / "token")), "credentials")
+    assert (found.result, found.mend) == ("ok", "")
+    assert "token ends" in found.found
+
+
+def denying(*denied: tuple[str, str]) -> Allowed:
+    return lambda attributes: (attributes["verb"], attributes["resource"]) not in denied
+
+
+@pytest.mark.parametrize(
+    ("allowed", "result", "lines"),
+    [
+        pytest.param(
+            denying(("list", "pods"), ("watch", "pods"), ("get", "pods"), ("patch", "events")),
+            "FAIL",
+            {
+                "get, list, watch pods: nothing is enforced before they could be read": "FAIL",
+                "patch events: no Event says on an object what is wrong with it": "warn",
+            },
+            id="reading Pods, which is told before what is worth less",
+        ),
+        pytest.param(
+            denying(("create", "events"), ("get", "nodes")),
+            "warn",
+            {
+                "create events: no Event says on an object what is wrong with it": "warn",
+                "get nodes: kubectl describe shows no Events about them": "warn",
+            },
+            id="what is said of objects",
+        ),
+        pytest.param(
+            denying(("list", "adminnetworkpolicies")),
+            "FAIL",
+            {f"list adminnetworkpolicies.{TIERS}: nothing is enforced before they could be read": "FAIL"},
+            id="reading a kind of the tiers, also where it isn't served",
+        ),
+        pytest.param(
+            denying(("create", "leases"), ("update", "leases")),
+            "warn",
+            {
+                "create, update leases.coordination.k8s.io in nfagent: "
+                "this agent is never elected to say what concerns the whole cluster": "warn"
+            },
+            id="being elected",
+        ),
+    ],
+)
+def test_what_is_denied_is_told_with_what_it_costs(
+    script: Script, tmp_path: Path, allowed: Allowed, result: str, lines: dict[str, str]
+) -> None:
+    script.allowed = allowed
+    found = ask(script, tmp_path)
+    assert [(each.found, each.result) for each in found if each.name == "denied"] == [*lines.items()]
+    assert only(found, "permissions").result == result
+
+
+@pytest.mark.parametrize(
+    ("username", "mend"),
+    [
+        ("system:serviceaccount:nfagent:nfagent", ["kubectl apply -k deploy"]),
+        ("system:node:a", ["kubectl apply -k deploy", "kubectl apply -k deploy/node-credentials"]),
+        (
+            ACCOUNT,
+            [
+                "kubectl apply -k deploy",
+                f"kubectl create clusterrolebinding nfagent-{ACCOUNT} --clusterrole=nfagent --serviceaccount=net:agent",
+            ],
+        ),
+        (
+            "jane doe",
+            [
+                "kubectl apply -k deploy",
+                "kubectl create clusterrolebinding nfagent-jane-doe --clusterrole=nfagent '--user=jane doe'",
+            ],
+        ),
+    ],
+    ids=["our own account", "a node", "another account", "a person"],
+)
+def test_what_mends_a_denial_depends_on_who_asks(
+    script: Script, tmp_path: Path, username: str, mend: list[str]
+) -> None:
+    script.answers["/apis/authentication.k8s.io/v1/selfsubjectreviews"] = (
+        201,
+        {"status": {"userInfo": {"username": username}}},
+    )
+    script.allowed = denying(("list", "pods"))
+    assert only(ask(script, tmp_path), "denied").mend.splitlines() == mend
+
+
+def test_a_role_of_a_namespace_is_bound_there(script: Script, tmp_path: Path) -> None:
+    script.allowed = denying(("list", "configmaps"))
+    *_, last = only(ask(script, tmp_path), "denied").mend.splitlines()
+    assert last == "kubectl -n kube-system create rolebinding nfagent-jane --role=nfagent --user=jane"
+
+
+def test_a_refusal_of_the_question_itself_is_said(script: Script, tmp_path: Path) -> None:
+    script.answers["/apis"] = (403, {"code": 403, "reason": "Forbidden"})
+    for group in (TIERS, GKE, "networking.k8s.io"):
+        script.answers[f"/apis/{group}"] = (403, {"code": 403, "reason": "Forbidden"})
+    found = only(ask(script, tmp_path), "kinds")
+    assert (found.result, found.mend) == ("FAIL", "see: kubectl api-resources")
+    assert "403 Forbidden" in found.found
+
+
+@pytest.mark.parametrize("aggregated", [True, False], ids=["all at once", "group by group"])
+@pytest.mark.parametrize(
+    ("served", "line", "result", "words"),
+    [
+        pytest.param(
+            ALL - {(f"{GKE}/v1", "egressnatpolicies")},
+            "own kinds",
+            "warn",
+            "NetworkGatewayGroup v1, NetworkLogging v1alpha1; not served: EgressNATPolicy",
+            id="without one of our own",
+        ),
+        pytest.param(
+            frozenset(each for each in ALL if TIERS not in each[0]),
+            "tier kinds",
+            "ok",
+            "not served: AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy; where they are ",
+            id="without the tiers",
+        ),
+        pytest.param(
+            ALL - {(f"{TIERS}/v1alpha2", "clusternetworkpolicies")} | {(f"{TIERS}/v1beta1", "clusternetworkpolicies")},
+            "tier kinds",
+            "warn",
+            "ClusterNetworkPolicy served as v1beta1, but read as v1alpha2",
+            id="with another version",
+        ),
+    ],
+)
+def test_of_kinds_it_is_said_which_are_served(
+    script: Script,
+    tmp_path: Path,
+    *,
+    served: frozenset[tuple[str, str]],
+    line: str,
+    result: str,
+    words: str,
+    aggregated: bool,
+) -> None:
+    script.serve(served, aggregated=aggregated)
+    found = only(ask(script, tmp_path), line)
+    assert found.result == result
+    assert words in found.found
+    assert bool(found.mend) == (result == "warn")
+
+
+@pytest.mark.parametrize(("minor", "folder"), [("30", "crds-before-1.31"), ("31", "crds")])
+def test_our_own_kinds_come_in_the_form_that_the_server_takes(
+    script: Script, tmp_path: Path, minor: str, folder: str
+) -> None:
+    script.answers["/version"] = (200, {"major": "1", "minor": minor})
+    script.serve(frozenset())
+    assert only(ask(script, tmp_path), "own kinds").mend == f"kubectl apply -k deploy/{folder}"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "no Node a; there are none at all"),
+        (["b"], "no Node a; there is b"),
+        (["b", "c"], "no Node a; there are b, c"),
+        (["aa", *(f"n{number}" for number in range(9))], "no Node a; there is aa"),
+        ([f"n{number}" for number in range(9)], "no Node a; there is none of a name like it among 9"),
+    ],
+    ids=["none", "one", "two", "many, one of them alike", "many others"],
+)
+def test_a_node_that_is_not_there_is_looked_for_among_the_others(
+    script: Script, tmp_path: Path, names: list[str], words: str
+) -> None:
+    del script.answers["/api/v1/nodes/a"]
+    script.answers["/api/v1/nodes"] = (200, {"items": [{"metadata": {"name": name}} for name in names]})
+    *_, last = ask(script, tmp_path)
+    assert (last.name, last.result, last.found) == ("node", "FAIL", words)
+    assert "--node NAME" in last.mend
+
+
+def pods(*names: str, hosts: int = 0) -> tuple[int, Document]:
+    own = [{"metadata": {"namespace": "shop", "name": name}, "spec": {}} for name in names]
+    others = [
+        {"metadata": {"namespace": "kube-system", "name": f"h{number}"}, "spec": {"hostNetwork": True}}
+        for number in range(hosts)
+    ]
+    return 200, {"items": [*own, *others]}
+
+
+FOLLOWING = {"agent": {"apiserver": {"synced": True, "resources": {}}}}
+BEHIND = {"agent": {"apiserver": {"synced": False, "resources": {"Pod": {"trouble": "403"}, "Node": {"trouble": ""}}}}}
+
+
+@pytest.mark.parametrize(
+    ("there", "view", "result", "words"),
+    [
+        pytest.param(pods("web", "db"), FOLLOWING, "ok", "2 Pods of Node a; the agent knows all of them", id="all"),
+        pytest.param(
+            pods("web", "db", hosts=1), FOLLOWING, "ok", "3 Pods of Node a, 1 with the node's own address", id="hosts"
+        ),
+        pytest.param(
+            pods("web", "db", "new"), FOLLOWING, "warn", "doesn't know 1 of them: shop/new", id="one that is new"
+        ),
+        pytest.param(pods("web"), FOLLOWING, "ok", "the agent knows all of them", id="one that is gone"),
+        pytest.param(
+            pods(*(f"p{number}" for number in range(9))), FOLLOWING, "warn", "shop/p4 and 4 more", id="many new ones"
+        ),
+        pytest.param(pods("web"), BEHIND, "warn", "hasn't read everything yet: 403", id="before it has read all"),
+        pytest.param(pods("web"), {**FOLLOWING, "node": "b"}, "warn", "is for Node b", id="of another node"),
+        pytest.param(pods("web"), {"agent": {"files": {}}}, "ok", "follows a folder", id="from a folder"),
+        pytest.param(pods("web"), None, "ok", "1 Pod of Node a; no agent runs here", id="no agent"),
+    ],
+)
+def test_this_nodes_pods_are_compared_with_what_the_agent_knows(
+    script: Script, tmp_path: Path, *, there: tuple[int, Document], view: View | None, result: str, words: str
+) -> None:
+    script.answers["/api/v1/pods"] = there
+    found = only(ask(script, tmp_path, Agent(view) if view is not None else None), "Pods")
+    assert found.result == result
+    assert words in found.found
+
+
+def test_what_may_not_be_read_is_said_of_node_and_pods(script: Script, tmp_path: Path) -> None:
+    refused = (403, {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "no"})
+    script.answers["/api/v1/pods"] = refused
+    assert only(ask(script, tmp_path), "Pods").found == "can't be read: 403 Forbidden: no"
+    script.answers["/api/v1/nodes/a"] = refused
+    *_, last = ask(script, tmp_path)
+    assert (last.name, last.result, last.found) == ("node", "warn", "Node a can't be read: 403 Forbidden: no")

@@ -1,0 +1,170 @@
+"""What `dump` writes of masquerade's objects, for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.cli import dump_text
+from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.introspection.view_filter import ViewFilter
+from nfagent.introspection.views import policies_view, state_view
+from tests.support.two_node_cluster import Document, Scene
+
+GATEWAYS: Document = {
+    "kind": "NetworkGatewayGroup",
+    "metadata": {"name": "gw", "namespace": "ops"},
+    "spec": {"floatingIPs": ["192.0.2.10", "2001:db8::10"]},
+}
+SERVICES: Document = {"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}}
+
+
+def egress(name: str, *cidrs: str, **spec: object) -> Document:
+    listed = [{"cidr": cidr} for cidr in cidrs]
+    return {
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": name},
+        "spec": {"action": "NoSNAT", "destinations": listed, **spec},
+    }
+
+
+def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> None:
+    scene = Scene(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
+    lines = dump_text.state(state_view(scene.views["a"], ViewFilter(), ()))
+    assert (
+        "masquerade  on, not towards 9.0.0.0/8, 169.254.0.0/16, fe80::/10 "
+        "(EgressNATPolicy default, EgressNATPolicy more)" in lines
+    )
+    assert "services    10.96.0.0/12 (kubernetes)" in lines
+
+
+def test_without_objects_it_is_the_default_list() -> None:
+    lines = dump_text.state(state_view(Scene().views["a"], ViewFilter(), ()))
+    assert any(line.startswith("masquerade  on, not towards") and line.endswith("(default list)") for line in lines)
+    assert not any(line.startswith("services") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "begin"),
+    [
+        pytest.param(MasqueradeSettings(ipv6=False), "masquerade  on for IPv4 alone, not towards ", id="one family"),
+        pytest.param(MasqueradeSettings(enabled=False), "masquerade  off", id="none"),
+    ],
+)
+def test_the_state_says_which_families_are_translated(settings: MasqueradeSettings, begin: str) -> None:
+    lines = dump_text.state(state_view(Scene(masquerade=settings).views["a"], ViewFilter(), ()))
+    assert [line.startswith(begin) for line in lines if line.startswith("masquerade")] == [True]
+
+
+def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced() -> None:
+    reference = {"name": "gw", "namespace": "ops"}
+    scene = Scene(egress("default", "10.0.0.0/8"), egress("pay", action="SNAT", gatewayRef=reference), GATEWAYS)
+    assert dump_text.policies(policies_view(scene.views["a"], ViewFilter(), ())) == [
+        "no policies: every connection is allowed",
+        "",
+        "EGRESS POLICY  ACTION          FOR       DESTINATIONS",
+        "default        NoSNAT          all pods  10.0.0.0/8",
+        "pay            SNAT by ops/gw  all pods  none",
+        "  warn, pay: action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there",
+        "",
+        "GATEWAY GROUP  ADDRESSES",
+        "ops/gw         192.0.2.10, 2001:db8::10",
+    ]
+
+
+def kind(phase: str = "watching", trouble: str = "") -> dict[str, object]:
+    return {"phase": phase, "synced": phase != "initial", "version": "5", "objects": 1, "trouble": trouble}
+
+
+LOG = {"problem": "", "path": "x", "received": 0, "lost": 0, "unattributed": {}, "undecodable": 0, "lost_lines": 0}
+FOLLOWING: dict[str, tuple[dict[str, object], str]] = {
+    "all is well": (
+        {"Pod": kind(), "Node": kind(), "NetworkLogging": kind("missing")},
+        "ok, https://api:6443, by kubeconfig x; following 2 kinds; 1 kind not served",
+    ),
+    "a kind isn't read yet": (
+        {"Pod": kind(), "NetworkPolicy": kind("initial")},
+        "warn, https://api:6443, by kubeconfig x; reading NetworkPolicy",
+    ),
+    "what is in the way of several kinds is said once": (
+        {"Pod": kind(trouble="refused"), "Node": kind(trouble="refused"), "ServiceCIDR": kind()},
+        "warn, Pod, Node not followed: refused",
+    ),
+}
+
+
+@pytest.mark.parametrize(("resources", "expected"), FOLLOWING.values(), ids=FOLLOWING)
+def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, object], expected: str) -> None:
+    agent = {
+        "apiserver": {"server": "https://api:6443, by kubeconfig x", "synced": True, "resources": resources},
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    assert ("API server", expected) in dump_text.agent_facts(agent)
+
+
+def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> None:
+    lost = {"lost_lines": 7, "lost_by": {"No space left on device": 3, "queue full": 4}}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": {**LOG, **lost},
+    }
+    facts = dict(dump_text.agent_facts(agent))
+    assert "7 lines could not be written (3 No space left on device, 4 queue full)" in facts["verdict log"]
+    assert "agent's log" not in facts
+    facts = dict(dump_text.agent_facts({**agent, "own_log": {"lost_lines": 2}}))
+    assert facts["agent's log"] == "warn, 2 lines lost: nobody read it, or its disk took none"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "said"),
+    [
+        pytest.param(14_592, "warn, 1 address stays under re-check: full; revoked and not ended yet: 14592", id="many"),
+        pytest.param(0, "warn, 1 address stays under re-check: full", id="none"),
+    ],
+)
+def test_the_state_says_how_many_revoked_connections_wait_for_room(waiting: int, said: str) -> None:
+    revoke = {"last_error": "full", "suspects": 1, "judged": 9, "revoked": 9, "waiting": waiting}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": revoke,
+        "verdict_log": LOG,
+    }
+    assert said in dict(dump_text.agent_facts(agent)).values()
+
+
+def test_the_state_says_where_pods_sources_are_not_held_against_their_interface() -> None:
+    links = {"problem": "not known", "shared": [{"link": "br0", "why": "its port eth0 may lead to other hosts"}]}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "links": links,
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    found = [words for name, words in dump_text.agent_facts(agent) if name == "interface"]
+    able = "can send with any source, and reach the node from link-local ones whatever their policies"
+    assert found == ["warn, not known", f"warn, Pods behind br0 {able}: its port eth0 may lead to other hosts"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (
+            "1 of 3 entries can't be read, the others hold",
+            "warn, at the start 1 of 3 entries can't be read, the others",
+        ),
+        ("", "ok; 2 objects kept in /state"),
+    ],
+)
+def test_what_was_lost_of_the_last_good_objects_is_said_after_they_are_written_anew(lost: str, said: str) -> None:
+    kept = {"path": "/state", "objects": 2, "pending": 0, "damaged": 1, "problem": "", "lost": lost}
+    assert dump_text._last_good_fact(kept).startswith(said)  # noqa: SLF001 - the rest of the view is the agent's

@@ -1,0 +1,150 @@
+"""What an agent hands over to be said in the cluster, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from nfagent.controllers.status_reporter import StatusReporter
+from nfagent.decode.networkpolicy import decode_network_policy
+from nfagent.desired.state import DesiredState
+from nfagent.errors import ValidationIssue
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.objects import NetworkLogging, Node, ObjectRef
+from nfagent.reporting.notice import object_path
+from nfagent.reporting.problems import NodeFaults
+from tests.support.fake_apiserver import Clock, Store, Time
+from tests.support.reporting_agents import DB, EGRESS, scenario
+
+FLAWED = decode_network_policy(
+    {
+        "metadata": {"namespace": "shop", "name": "db"},
+        "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": 99999}]}]},
+    }
+)
+
+
+class CountingClock(Clock):
+    """Counts who waits: whoever is woken waits again."""
+
+    waits = 0
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.waits += 1
+        return await super().wait(event, seconds)
+
+
+class Stage:
+    """One agent's state, and what an API server has of its words."""
+
+    def __init__(self) -> None:
+        self.time = Time()
+        self.store = Store(self.time)
+        self.desired = DesiredState("n1")
+        self.faults: dict[ObjectRef, tuple[ValidationIssue, ...]] = {}
+        self.troubles = NodeFaults()
+        self.clock = clock = CountingClock(self.time)
+        # A source gives another mapping each time.
+        self.voice = StatusReporter(
+            self.desired, self.store.client("n1"), clock, lambda: dict(self.faults), lambda: self.troubles
+        )
+
+    def reasons(self) -> list[tuple[str, str]]:
+        return sorted((event["involvedObject"]["kind"], event["reason"]) for event in self.store.events())
+
+    def condition(self) -> str:
+        conditions = self.store.objects[object_path(EGRESS)]["status"]["conditions"]
+        return str(next(one["status"] for one in conditions if one["type"] == "Programmed"))
+
+
+@asynccontextmanager
+async def speaking() -> AsyncIterator[Stage]:
+    stage = Stage()
+    task = asyncio.create_task(stage.voice.run())
+    try:
+        yield stage
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@scenario
+async def test_what_comes_to_hold_is_said_within_seconds_each_on_its_object() -> None:
+    async with speaking() as stage:
+        await stage.time.passes(100.0)
+        assert stage.reasons() == []
+        stage.store.put(object_path(DB), {})
+        stage.desired.put(FLAWED)
+        stage.faults[DB] = FLAWED.problems
+        await stage.time.passes(3.0)
+        assert stage.reasons() == [("NetworkPolicy", "FailsClosed")]
+        stage.store.put(object_path(NetworkLogging().ref), {})
+        stage.desired.put(NetworkLogging())
+        await stage.time.passes(3.0)
+        assert stage.reasons() == [("NetworkLogging", "UpdateNetworkLogging"), ("NetworkPolicy", "FailsClosed")]
+        stage.troubles = NodeFaults(refused="EBUSY")
+        await stage.time.passes(15.0)
+        assert ("Node", "RulesRefused") in stage.reasons()
+
+
+@scenario
+async def test_an_object_that_holds_in_part_is_said_to_whatever_its_kind() -> None:
+    async with speaking() as stage:
+        node = Node("n2", problems=FLAWED.problems)
+        stage.store.put(object_path(node.ref), {})
+        stage.desired.put(node)
+        stage.faults[node.ref] = node.problems
+        await stage.time.passes(3.0)
+        (said,) = (event["message"] for event in stage.store.events())
+        assert said.startswith("A part of the object can't be read: spec.ingress[0].ports[0].port '99999'")
+
+
+@scenario
+async def test_a_policy_that_is_replaced_by_one_that_can_not_be_read_says_so() -> None:
+    async with speaking() as stage:
+        stage.store.put(object_path(DB), {})
+        await stage.time.passes(3.0)
+        stage.faults[DB] = FLAWED.problems
+        await stage.time.passes(3.0)
+        assert stage.reasons() == [("NetworkPolicy", "NotEnforced")]
+        stage.desired.put(FLAWED)
+        await stage.time.passes(3.0)
+        assert stage.reasons() == [("NetworkPolicy", "FailsClosed"), ("NetworkPolicy", "NotEnforced")]
+
+
+@scenario
+async def test_an_egress_policy_that_changes_gets_its_conditions() -> None:
+    async with speaking() as stage:
+        stage.store.put(object_path(EGRESS), {})
+        stage.desired.put(EgressNATPolicy(name="default", action="NoSNAT"))
+        await stage.time.passes(3.0)
+        assert stage.condition() == "True"
+        stage.desired.put(EgressNATPolicy(name="default", action="SNAT"))
+        await stage.time.passes(3.0)
+        assert stage.condition() == "False"
+
+
+@scenario
+async def test_what_no_longer_holds_is_no_longer_said_and_what_holds_is_repeated() -> None:
+    async with speaking() as stage:
+        stage.store.put(object_path(DB), {})
+        stage.desired.put(FLAWED)
+        stage.faults[DB] = FLAWED.problems
+        await stage.time.passes(700.0)
+        assert [event["count"] for event in stage.store.events()] == [2]
+        del stage.faults[DB]
+        await stage.time.passes(1500.0)
+        assert [event["count"] for event in stage.store.events()] == [2]
+
+
+@scenario
+async def test_while_nothing_changes_nobody_is_woken() -> None:
+    async with speaking() as stage:
+        stage.desired.put(FLAWED)
+        stage.faults[DB] = FLAWED.problems
+        await stage.time.passes(10.0)
+        before = stage.clock.waits
+        await stage.time.passes(200.0)
+        assert stage.clock.waits - before < 120, "a hundred looks, and the Lease's renewals"

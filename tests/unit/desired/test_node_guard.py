@@ -1,0 +1,118 @@
+"""Whether the table may be changed under a node's name that no Node has, and what people are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from nfagent.desired.node_guard import UnknownNodeGuard, advice
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.nftables.objects import ABSENT, Ruleset
+from tests.support.two_node_cluster import DECODERS, Document, node, pod, policy
+
+CLOSED = policy("shop/p")
+WEB, DB = pod("shop/web", "a", 10), pod("shop/db", "a", 11)
+
+
+def seen(name: str, *documents: Document) -> DesiredState:
+    """Give what the node of a name wants."""
+    desired = DesiredState(name)
+    for document in documents:
+        desired.put(decoded(document))
+    return desired
+
+
+def nobodys(_addresses: Iterable[str]) -> str:
+    return ""
+
+
+def decoded(document: Document) -> Item:
+    """Read a document."""
+    found = DECODERS[document["kind"]](document)
+    assert found is not None
+    return found
+
+
+def table(*documents: Document) -> Ruleset:
+    """Give the rules of node a."""
+    return seen("a", *documents).ruleset()
+
+
+CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
+    "a wrong name, before a table that isolates": (table(WEB, CLOSED), (node("a"), WEB, CLOSED), "b", True),
+    "the Node's name": (table(WEB, CLOSED), (node("a"), CLOSED), "a", False),
+    "a wrong name, before no table": (ABSENT, (node("a"), WEB, CLOSED), "b", False),
+    "a wrong name, before a table that isolates nobody": (table(WEB), (node("a"), WEB, CLOSED), "b", False),
+    "Pods of the name, whose Node is gone from among others": (
+        table(WEB, CLOSED),
+        (node("b"), WEB, CLOSED),
+        "a",
+        True,
+    ),
+    "no Node at all, and everybody stays isolated": (table(WEB, CLOSED), (WEB, DB, CLOSED), "a", False),
+    "no Node at all, and somebody would not": (table(WEB, DB, CLOSED), (WEB, CLOSED), "a", True),
+    "nothing at all": (table(WEB, CLOSED), (), "a", True),
+}
+
+
+@pytest.mark.parametrize(("held", "documents", "name", "objects"), CASES.values(), ids=CASES)
+def test_the_table_is_held_by(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a table's column
+    desired = seen(name, *documents)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys)
+    assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects
+    assert guard.doubts == objects
+    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=nobodys).doubts
+
+
+def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() -> None:
+    desired = seen("a", WEB, CLOSED)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys)
+    assert guard.objection(ABSENT, desired.ruleset()) == ""
+    assert not guard.doubts
+    made = decoded(node("a"))
+    desired.put(made)
+    assert not guard.doubts
+    desired.remove(made.ref)
+    assert guard.doubts
+
+
+def test_an_objection_says_what_is_at_stake_and_what_to_write() -> None:
+    desired = seen("b", node("a"), CLOSED)
+    words = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys).objection(
+        table(WEB, DB, CLOSED), desired.ruleset()
+    )
+    for part in ("no Node b", "there: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
+        assert part in words
+
+
+ADVICE = {
+    "no Nodes": ("n1", [], "none at all was read"),
+    "one that is near": ("nod-7", ["node-7", "etcd", "other"], "did you mean node-7?"),
+    "the same host in another domain": ("n1.old.example", ["n1.new.example", "n2.old.example"], "did you mean n1.new"),
+    "none that is near": ("x", ["alpha", "beta", "gamma", "delta"], "there: alpha, beta, delta and 1 more"),
+}
+
+
+@pytest.mark.parametrize(("name", "known", "words"), ADVICE.values(), ids=ADVICE)
+def test_advice_names_nodes(name: str, known: list[str], words: str) -> None:
+    assert words in advice(name, known)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        pytest.param("192.0.2.9", "this one's address 192.0.2.9 is Node b's: name this node with --node b", id="b's"),
+        pytest.param("192.0.2.1", "", id="the Node's own"),
+        pytest.param("203.0.113.1", "", id="no Node's: its addresses are translated on the way"),
+    ],
+)
+def test_the_name_of_another_machines_node_holds_the_table_where_this_machines_address_is(own: str, said: str) -> None:
+    here, there = node("a"), node("b")
+    here["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.1"}]
+    there["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.9"}]
+    desired = seen("a", here, there)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=lambda addresses: own if own in set(addresses) else "")
+    objection = guard.objection(table(WEB, CLOSED), desired.ruleset())
+    assert (said in objection, bool(objection)) == (True, bool(said))

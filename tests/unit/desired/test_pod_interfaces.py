@@ -1,0 +1,104 @@
+"""Which interfaces Pods are behind, which ports are tunnels': decided by interfaces and routes."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.desired.node_interfaces import NodeInterfaces
+from nfagent.desired.pod_interfaces import node_links
+from nfagent.netlink.rtnl_link import Interface
+from nfagent.netlink.rtnl_route import Route
+from nfagent.nftables.objects import ServicePort
+
+UPLINK = Interface(2, "eth0")
+VETH = Interface(7, "cali1", "veth")
+BRIDGE = Interface(5, "cbr0", "bridge")
+WORLD = [Route((2, 3), near=False)]
+
+
+@pytest.mark.parametrize(
+    ("links", "pods", "counted", "reason"),
+    [
+        ([VETH], [Route((7,))], {"cali1"}, ""),
+        ([Interface(7, "tap0", "tun")], [Route((7,))], {"tap0"}, ""),
+        ([Interface(7, "nk0", "netkit")], [Route((7,))], {"nk0"}, ""),
+        ([VETH, Interface(8, "cali2", "veth")], [Route((7,)), None, Route((7,)), Route((8,))], {"cali1", "cali2"}, ""),
+        ([VETH], [], set(), ""),
+        ([VETH], [None], set(), ""),
+        ([VETH], [Route((9,))], set(), ""),
+        ([BRIDGE], [Route((5,))], {"cbr0"}, ""),
+        ([BRIDGE, Interface(7, "veth1", "veth", 5), Interface(8, "tap1", "tun", 5)], [Route((5,))], {"cbr0"}, ""),
+        ([VETH], [Route((7,), near=False), Route((7,))], {"cali1"}, ""),
+        ([], [Route((2,))], set(), "other hosts are reached by it too"),
+        ([Interface(2, "eth0", "veth")], [Route((2,))], set(), "other hosts are reached by it too"),
+        ([Interface(2, "br0", "bridge")], [Route((2,))], set(), "other hosts are reached by it too"),
+        ([VETH], [Route((7,), near=False)], set(), ""),
+        ([Interface(3, "eth1", "veth")], [Route((3,))], set(), "other hosts are reached by it too"),
+        ([BRIDGE, Interface(3, "eth1", "", 5)], [Route((5,))], set(), "its port eth1 may lead to other hosts"),
+        ([BRIDGE, Interface(3, "vx0", "vxlan", 5)], [Route((5,))], set(), "its port vx0 may lead to other hosts"),
+        ([Interface(7, "shim", "macvlan")], [Route((7,))], set(), "it is of kind macvlan, which the node may use too"),
+        ([Interface(7, "eth1")], [Route((7,))], set(), "it is a device of its own, which the node may use too"),
+        ([Interface(7, 'ca"li', "veth")], [Route((7,))], set(), "nftables can't be told its name"),
+        ([Interface(7, "cali*", "veth")], [Route((7,))], set(), "nftables can't be told its name"),
+    ],
+    ids=[
+        "a routed Pod's veth counts",
+        "a virtual machine's tap counts",
+        "a netkit counts",
+        "Pods behind one interface, behind another, and behind none",
+        "a veth without a Pod doesn't count",
+        "a Pod that isn't reached at all gives nothing",
+        "an interface that went meanwhile gives nothing",
+        "a bridge counts before it has ports",
+        "a bridge with Pods' ports alone counts",
+        "one Pod's route through another Pod takes nothing from that one's interface",
+        "a macvlan or SR-IOV Pod in the node's own network never makes the uplink count",
+        "nor where the uplink is a veth itself",
+        "nor where it is a bridge",
+        "a Pod behind a router, or not there yet, doesn't make the way to it count",
+        "nor where it is one of several uplinks",
+        "a bridge with a network card doesn't count",
+        "a bridge with a tunnel doesn't count",
+        "a kind that nobody knows of doesn't count",
+        "a network card doesn't count",
+        "a name with a quote can't be written",
+        "a name that nft takes for a pattern can't be written",
+    ],
+)
+def test_an_interface_counts_where_pods_alone_are_behind_it(
+    links: list[Interface], pods: list[Route | None], counted: set[str], reason: str
+) -> None:
+    found = node_links([UPLINK, *links], pods, WORLD)
+    assert found.pod_links == counted
+    assert [why for _, why in found.shared] == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        (
+            Interface(9, "flannel.1", "vxlan", up=True, port=8472),
+            NodeInterfaces(tunnels=frozenset({ServicePort("udp", 8472)})),
+        ),
+        (
+            Interface(9, "genev_sys", "geneve", up=True, port=6081),
+            NodeInterfaces(tunnels=frozenset({ServicePort("udp", 6081)})),
+        ),
+        (Interface(9, "flannel.1", "vxlan", port=8472), NodeInterfaces()),
+        (Interface(9, "tunl0", "ipip", up=True), NodeInterfaces(portless=True)),
+        (Interface(9, "tunl0", "ipip"), NodeInterfaces()),
+        (Interface(9, "gre1", "ip6gretap", up=True), NodeInterfaces(portless=True)),
+        (Interface(9, "wg0", "wireguard", up=True), NodeInterfaces()),
+    ],
+    ids=[
+        "VXLAN",
+        "Geneve",
+        "VXLAN that is switched off takes nothing",
+        "IP in IP",
+        "the kernel's own IP in IP device, which nobody switched on",
+        "GRE over IPv6",
+        "WireGuard proves who has sent it",
+    ],
+)
+def test_tunnels_that_take_packets_are_known(link: Interface, expected: NodeInterfaces) -> None:
+    assert node_links([UPLINK, link], [], WORLD) == expected

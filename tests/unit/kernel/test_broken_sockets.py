@@ -1,0 +1,151 @@
+"""Netlink sockets that fail for good: closed, opened again later each time, and said once; never read in a circle."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+
+import pytest
+
+from nfagent.kernel.nflog import NflogSource
+from nfagent.kernel.nflog_reader import NflogReader
+from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.netlink import codec
+from nfagent.netlink.nflog import LoggedPacket
+from nfagent.netlink.nft_events import CommitOrigin
+
+TURNS = 50
+"""Turns of the event loop in which everything that can happen has happened."""
+BOUND = codec.message(codec.NLMSG_ERROR, 0, 1, struct.pack("=iIHHII", 0, 20, 0, 0, 1, 0))
+HEADER = codec.attribute(1, struct.pack("!HBx", 0x0800, 1))
+LOGGED = codec.message(0x0400, 0, 0, codec.nfgen(2, 100) + HEADER + codec.attribute(9, bytes(20)))
+NO_PACKETS: Callable[[list[LoggedPacket]], None] = lambda _packets: None  # noqa: E731 - a constant
+
+
+class Kernel:
+    """The other ends of the sockets that are opened, each closed at the next turn, up to the one that is whole."""
+
+    def __init__(self, *, unread: bool, whole_from: int = 1000) -> None:
+        self.unread = unread
+        self.opened = 0
+        self._whole_from = whole_from
+        self.ends: list[socket.socket] = []
+
+    def open(self, _receive_buffer: int) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)  # noqa: FBT003 - a socket's method
+        ours.send(BOUND)
+        self.opened += 1
+        self.ends.append(ours)
+        if self.opened < self._whole_from:
+            asyncio.get_running_loop().call_soon(self._break, ours)
+        return theirs
+
+    def _break(self, ours: socket.socket) -> None:
+        # Closed with something unread, the other end fails with ECONNRESET; else it has ended.
+        if not self.unread:
+            ours.setblocking(False)  # noqa: FBT003 - a socket's method
+            with suppress(BlockingIOError):
+                ours.recv(65536)
+        ours.close()
+
+
+class Clock:
+    """Time in which every wait is over at once, but for the last."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+        self.enough = asyncio.Event()
+        self.most = 7
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        if len(self.pauses) >= self.most:
+            self.enough.set()
+            await event.wait()
+        return False
+
+
+def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
+    async def watched() -> None:
+        errors: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(str(context)))
+        async with asyncio.timeout(30):
+            await body()
+        assert errors == [], "a callback of the loop failed"
+
+    asyncio.run(watched())
+
+
+BREAKS = pytest.mark.parametrize("unread", [True, False], ids=["fails with an error", "has ended"])
+
+
+@BREAKS
+def test_an_nflog_socket_is_opened_again_later_each_time_where_it(
+    caplog: pytest.LogCaptureFixture, *, unread: bool
+) -> None:
+    async def body() -> None:
+        kernel, clock = Kernel(unread=unread), Clock()
+        source = NflogSource(100, opening=kernel.open)
+        reading = NflogReader(source, clock, NO_PACKETS)
+        task = asyncio.create_task(reading.run())
+        await clock.enough.wait()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        assert (kernel.opened, clock.pauses) == (7, [1, 2, 4, 8, 16, 30, 30])
+        assert "NFLOG group 100 can't be read any more" in reading.problem
+        task.cancel()
+        source.close()
+
+    run(body)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("no verdict log for now; policies are enforced all the same: NFLOG group 100")
+
+
+def test_an_nflog_socket_that_packets_came_by_has_its_first_pause_again() -> None:
+    async def body() -> None:
+        kernel, clock = Kernel(unread=False, whole_from=3), Clock()
+        clock.most = 3
+        got = asyncio.Event()
+        source = NflogSource(100, opening=kernel.open)
+        reading = NflogReader(source, clock, lambda _packets: got.set())
+        task = asyncio.create_task(reading.run())
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        assert (kernel.opened, clock.pauses) == (3, [1, 2])
+        assert reading.problem == ""
+        kernel.ends[-1].send(LOGGED)
+        await got.wait()
+        kernel.ends[-1].close()
+        await clock.enough.wait()
+        assert clock.pauses == [1, 2, 1]
+        task.cancel()
+        source.close()
+
+    run(body)
+
+
+@BREAKS
+def test_a_socket_for_notifications_is_closed_said_and_told_once_where_it(
+    caplog: pytest.LogCaptureFixture, *, unread: bool
+) -> None:
+    async def body() -> None:
+        kernel, told = Kernel(unread=unread), list[CommitOrigin]()
+        watch = NftMonitor(opening=kernel.open)
+        for times in range(1, 4):
+            watch.open(told.append)
+            watch.open(told.append)  # what is open stays so
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            assert (kernel.opened, len(told)) == (times, times), "as often as somebody looked"
+            assert told[-1] == CommitOrigin()
+        assert (watch.listening, watch.problem.partition(":")[0]) == (
+            False,
+            "nf_tables' notifications can't be read any more",
+        )
+
+    run(body)
+    assert len(caplog.messages) == 1

@@ -1,0 +1,338 @@
+"""One agent a table: who has the claim keeps it until it ends, and root alone can have it, or keep it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from nfagent.errors import HostError
+from nfagent.kernel import table_lock
+from nfagent.kernel.table_lock import TableLock, claim_table, holder
+
+T = TypeVar("T")
+CLONE_NEWNET = 0x40000000
+DEADLINE = 60.0
+
+
+OLD_AGENT = """
+import socket
+opened = socket.socket(socket.AF_UNIX)
+opened.bind(chr(0) + "nfagent/inet/nfagent")
+print("claimed", flush=True)
+input()
+"""
+"""What an agent of an earlier version does, or a user who wants to be in its way."""
+BUSY_NOBODY = """
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+opened = socket.socket(socket.AF_UNIX)
+opened.bind(chr(0) + "nfagent/inet/nfagent")
+done = []
+for name, attempt in {
+    "open": lambda: os.open(sys.argv[1], os.O_RDONLY),
+    "make": lambda: os.open(sys.argv[1] + ".new", os.O_CREAT | os.O_WRONLY),
+    "replace": lambda: os.unlink(sys.argv[1]),
+    "move": lambda: os.rename(os.path.dirname(sys.argv[1]), "/run/nfagent-moved"),
+}.items():
+    try:
+        attempt()
+    except OSError:
+        continue
+    done.append(name)
+print(*done, "claimed", flush=True)
+input()
+"""
+FORGING_NOBODY = """
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+row = f"0000: 00000002 00000000 00010000 0001 01 {sys.argv[1]} @nfagent/inet/nfagent"
+bound = [socket.socket(socket.AF_UNIX) for _ in range(900)]
+bound[0].bind(chr(0) + "nfagent/inet/nfagent")
+for number, opened in enumerate(bound[1:]):
+    opened.bind(f"{chr(0)}{number}{chr(10)}{row}")
+print("claimed", flush=True)
+input()
+"""
+"""A user whose sockets' names look like rows of /proc/net/unix about a socket of root's."""
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the lock is root's alone, and network namespaces"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Put the test's thread into a network namespace of its own, for other agents may run in this one."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    libc("unshare", CLONE_NEWNET)
+    try:
+        yield
+    finally:
+        lock_file().unlink(missing_ok=True)
+        libc("setns", before, CLONE_NEWNET)
+        os.close(before)
+
+
+def lock_file() -> Path:
+    namespace = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - a file of the kernel's
+    return Path(f"/run/nfagent/nfagent-{namespace.st_dev}-{namespace.st_ino}.lock")
+
+
+AGENT = "from nfagent.kernel.table_lock import claim_table; c = claim_table(); print('claimed', flush=True); input()"
+
+
+@contextmanager
+def claimed_elsewhere(program: str = AGENT, *arguments: str, before: Sequence[str] = ()) -> Iterator[int]:
+    """Let another process have the claim; give its id."""
+    with subprocess.Popen(
+        [*before, sys.executable, "-c", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"claimed\n"
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait(DEADLINE)
+
+
+def test_without_a_claim_nobody_is_the_holder() -> None:
+    assert holder() is None
+
+
+def test_a_claim_holds_until_it_is_closed() -> None:
+    with closing(claim_table()):
+        assert holder() == os.getpid()
+        with pytest.raises(HostError, match=f"another agent keeps table inet nfagent .* process {os.getpid()}; "):
+            claim_table()
+    assert holder() is None
+    assert not lock_file().exists()
+    claim_table().close()
+
+
+def test_another_process_is_named_with_what_to_do() -> None:
+    with claimed_elsewhere() as process:
+        assert holder() == process
+        with pytest.raises(HostError) as caught:
+            claim_table()
+        assert str(caught.value) == (
+            f"another agent keeps table inet nfagent in this network namespace: process {process}; "
+            f"stop it (systemctl stop nfagent, or kill {process}), then start again"
+        )
+
+
+def test_a_claim_is_gone_with_its_process_however_that_ends() -> None:
+    with claimed_elsewhere() as process:
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        assert holder() is None
+        claim_table().close()
+
+
+def test_the_holder_is_named_however_often_somebody_asks() -> None:
+    with closing(claim_table()):
+        assert {holder() for _ in range(12)} == {os.getpid()}
+
+
+def test_a_refused_claim_leaves_no_socket_open() -> None:
+    with closing(claim_table()):
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a folder of the kernel's
+        with pytest.raises(HostError):
+            claim_table()
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def elsewhere(ask: Callable[[], T]) -> T:
+    """Ask from a network namespace of the asker's own, which ends with its thread."""
+    answers: list[T] = []
+
+    def run() -> None:
+        libc("unshare", CLONE_NEWNET)
+        answers.append(ask())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(DEADLINE)
+    return answers[0]
+
+
+def libc(name: str, *arguments: int) -> None:
+    # Python has os.unshare and os.setns from 3.12 on.
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
+        raise OSError(ctypes.get_errno(), name)
+
+
+def test_every_network_namespace_has_a_claim_of_its_own() -> None:
+    with closing(claim_table()):
+        assert elsewhere(holder) is None
+        with closing(elsewhere(claim_table)) as other:
+            assert isinstance(other, TableLock)
+            assert holder() == os.getpid()
+
+
+def test_whatever_an_ordinary_user_does_keeps_no_agent_from_starting() -> None:
+    claim_table().close()
+    with claimed_elsewhere(BUSY_NOBODY, str(lock_file())):
+        assert holder() is None
+        with closing(claim_table()):
+            assert holder() == os.getpid()
+
+
+def test_what_an_ordinary_user_does_while_an_agent_runs_changes_nothing() -> None:
+    with closing(claim_table()) as ours:
+        assert ours.address is not None
+        ours.address.close()
+        with claimed_elsewhere(BUSY_NOBODY, str(lock_file())):
+            assert holder() == os.getpid()
+            with pytest.raises(HostError, match=f"process {os.getpid()}; "):
+                claim_table()
+
+
+def test_an_address_in_a_users_hands_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with claimed_elsewhere(BUSY_NOBODY, str(lock_file())), closing(claim_table()):
+        assert caplog.messages == [
+            "the address @nfagent/inet/nfagent is taken by somebody who isn't root (Address already in use): ignored"
+        ]
+
+
+def test_names_that_look_like_rows_about_roots_sockets_keep_no_agent_from_starting() -> None:
+    with socket.socket() as roots, claimed_elsewhere(FORGING_NOBODY, str(os.fstat(roots.fileno()).st_ino)):
+        assert holder() is None
+        with closing(claim_table()):
+            assert holder() == os.getpid()
+
+
+def test_where_unix_sockets_cannot_be_listed_the_file_alone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_lock, "NETLINK_SOCK_DIAG", 31)
+    with claimed_elsewhere(OLD_AGENT):
+        assert holder() is None
+        with closing(claim_table()):
+            assert holder() == os.getpid()
+
+
+def test_a_users_socket_that_roots_process_has_inherited_is_no_agent() -> None:
+    program = (
+        "import os, socket, sys\n"
+        "os.seteuid(65534)\n"
+        "opened = socket.socket(socket.AF_UNIX)\n"
+        "os.seteuid(0)\n" + OLD_AGENT.replace("import socket\nopened = socket.socket(socket.AF_UNIX)\n", "")
+    )
+    with claimed_elsewhere(program):
+        assert holder() is None
+        claim_table().close()
+
+
+def test_an_agent_of_an_earlier_version_keeps_the_table() -> None:
+    with claimed_elsewhere(OLD_AGENT) as process:
+        assert holder() == process
+        with pytest.raises(HostError, match=f"another agent keeps table inet nfagent .* process {process}; "):
+            claim_table()
+    claim_table().close()
+
+
+def test_an_agent_keeps_those_of_earlier_versions_from_starting() -> None:
+    with closing(claim_table()):
+        done = subprocess.run(
+            [sys.executable, "-c", OLD_AGENT], capture_output=True, text=True, check=False, timeout=DEADLINE
+        )
+        assert "Address already in use" in done.stderr
+
+
+def test_the_lock_is_roots_alone() -> None:
+    before = os.umask(0)
+    try:
+        with closing(claim_table()):
+            found = lock_file().stat()
+            assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o600)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        pytest.param(lambda path: path.symlink_to("/etc/hostname"), id="a symbolic link"),
+        pytest.param(lambda path: os.mkfifo(path, 0o666), id="a FIFO"),
+        pytest.param(lambda path: (path.touch(), path.chmod(0o666)), id="a file that everybody can open"),
+        pytest.param(lambda path: (path.touch(0o600), shutil.chown(path, 65534)), id="a user's file"),
+    ],
+)
+def test_what_others_can_have_put_in_the_locks_place_is_made_anew(plant: Callable[[Path], object]) -> None:
+    claim_table().close()
+    plant(lock_file())
+    with closing(claim_table()):
+        found = lock_file().lstat()
+        assert (found.st_uid, found.st_mode) == (0, stat.S_IFREG | 0o600)
+        assert holder() == os.getpid()
+    assert Path("/etc/hostname").exists()
+
+
+def test_a_lock_that_was_left_behind_by_a_crash_is_taken_over() -> None:
+    with claimed_elsewhere() as process:
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        assert lock_file().exists()
+        with closing(claim_table()):
+            assert holder() == os.getpid()
+
+
+def test_what_agents_have_left_in_other_namespaces_is_deleted_unless_one_runs_there() -> None:
+    with claimed_elsewhere() as process:
+        kept = lock_file()
+        elsewhere(lambda: claim_table().close())
+        assert (kept.exists(), holder()) == (True, process)
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        elsewhere(lambda: claim_table().close())
+        assert not kept.exists()
+
+
+class TestFolder:
+    """The folder of the locks, in a place of the test's own."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "nfagent"
+        monkeypatch.setattr(table_lock, "LOCK_FOLDER", folder)
+        return folder
+
+    def test_it_is_made_for_root_alone(self, folder: Path) -> None:
+        with closing(claim_table()):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_one_that_others_can_write_to_is_mended_and_said(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder.mkdir()
+        folder.chmod(0o1777)
+        with closing(claim_table()):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert caplog.messages == [f"others could write to {folder} (mode 1777): it is root's alone now"]
+
+    def test_a_users_folder_is_refused_with_what_to_do(self, folder: Path) -> None:
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(HostError, match=f"{folder} belongs to user 65534, .*: rm -r {folder}"):
+            claim_table()
+
+    def test_a_link_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        folder.symlink_to(tmp_path)
+        with pytest.raises(HostError, match=f"can't be claimed: .*{folder}"):
+            claim_table()

@@ -1,0 +1,897 @@
+"""Following one resource: what is asked next, what answers change, and what they leave alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+
+from nfagent.kube.predecode import LONG
+from nfagent.kube.reflector import Reflector
+from nfagent.kube.reflector_requests import LastGoodVersions, ReflectorRequest, WatchFailure
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.gvk import RESOURCES, Item
+from nfagent.model.objects import ObjectRef, Pod
+from tests.support.apiserver_documents import (
+    Document,
+    Holder,
+    added,
+    bookmark,
+    broken_pod,
+    encoded,
+    end_mark,
+    error,
+    event,
+    page,
+    pod,
+    status,
+)
+
+BY_KIND = {resource.kind: resource for resource in RESOURCES}
+
+
+class Followed:
+    """A reflector, and somebody who holds what it gives."""
+
+    def __init__(self, kind: str = "Pod", page_size: int = 5000, last_good: LastGoodVersions | None = None) -> None:
+        self.holder = Holder()
+        self.reflector = Reflector(BY_KIND[kind], self.holder.held, page_size=page_size, last_good=last_good)
+
+    @property
+    def query(self) -> dict[str, str]:
+        return self.reflector.request(300).query
+
+
+Step: TypeAlias = Callable[[Followed], None]
+
+
+def streamed(*chunks: bytes) -> Step:
+    """Answer with bytes of a watch, as long as the reflector listens."""
+
+    def step(followed: Followed) -> None:
+        request = followed.reflector.request(300)
+        assert request.watch, "a list was asked for"
+        for chunk in chunks:
+            followed.holder.take(followed.reflector.take_chunk(chunk))
+            if followed.reflector.setback is not None:
+                return
+
+    return step
+
+
+def ended(followed: Followed) -> None:
+    """End the answer that is being read."""
+    followed.reflector.end()
+
+
+def paged(body: bytes) -> Step:
+    """Answer with a page."""
+
+    def step(followed: Followed) -> None:
+        assert not followed.reflector.request(300).watch, "a watch was asked for"
+        followed.holder.take(followed.reflector.take_part(body))
+        if followed.reflector.setback is None:
+            followed.holder.take(followed.reflector.end_page())
+
+    return step
+
+
+def parts(body: bytes) -> Step:
+    """Answer with the beginning of a page, in small pieces."""
+
+    def step(followed: Followed) -> None:
+        assert not followed.reflector.request(300).watch, "a watch was asked for"
+        for start in range(0, len(body), 50):
+            followed.holder.take(followed.reflector.take_part(body[start : start + 50]))
+
+    return step
+
+
+def refused(code: int, body: object = None, retry_after: float | None = None) -> Step:
+    """Answer with a status code that isn't 200."""
+
+    def step(followed: Followed) -> None:
+        followed.reflector.request(300)
+        followed.holder.take(followed.reflector.refuse(code, b"" if body is None else encoded(body), retry_after))
+
+    return step
+
+
+def looked_again(followed: Followed) -> None:
+    followed.reflector.look_again()
+
+
+def play(steps: Iterable[Step], kind: str = "Pod", last_good: LastGoodVersions | None = None) -> Followed:
+    followed = Followed(kind, last_good=last_good)
+    for step in steps:
+        step(followed)
+    return followed
+
+
+SYNCED = streamed(added(pod("a", 1), pod("b", 2)) + end_mark("5"))
+"""Pods a and b are known, at version 5, by initial events."""
+NO_INITIAL_EVENTS = refused(422, status(422, "Invalid", "sendInitialEvents is forbidden"))
+NOT_FOUND = refused(404, status(404, "NotFound", "the server could not find the requested resource"))
+GONE = status(410, "Expired", "too old resource version")
+TOO_MANY = status(429, "TooManyRequests", "try again later")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How it stands at the end; gone are the names that were taken away, in order."""
+
+    names: str
+    phase: str
+    setback: str | None = None
+    version: str | None = None
+    gone: str = ""
+    synced: bool = True
+
+
+LISTS: dict[str, tuple[list[Step], Outcome]] = {
+    "an initial streaming list is whole at its end mark": ([SYNCED], Outcome("a b", "watching", version="5")),
+    "before its end mark it isn't": (
+        [streamed(added(pod("a"), pod("b")))],
+        Outcome("a b", "initial", version="", synced=False),
+    ),
+    "an ordinary bookmark doesn't end it": (
+        [streamed(added(pod("a")), bookmark("4"))],
+        Outcome("a", "initial", version="", synced=False),
+    ),
+    "an empty one is whole too": ([streamed(end_mark("5"))], Outcome("", "watching", version="5")),
+    "a deletion in it is no version to go on from": (
+        [streamed(added(pod("a", 1)) + event("DELETED", pod("a", 4)))],
+        Outcome("", "initial", version="", gone="a", synced=False),
+    ),
+    "changes that happen meanwhile count": (
+        [
+            streamed(
+                added(pod("a", 1), pod("b", 2)) + event("MODIFIED", pod("a", 3)) + event("DELETED", pod("b", 4)),
+                end_mark("5"),
+            )
+        ],
+        Outcome("a", "watching", version="5", gone="b"),
+    ),
+    "422 to initial events leads to pages": (
+        [NO_INITIAL_EVENTS],
+        Outcome("", "listing", "again", synced=False),
+    ),
+    "400 to initial events leads to pages": ([refused(400)], Outcome("", "listing", "again", synced=False)),
+    "422 to a list of pages is a refusal": (
+        [NO_INITIAL_EVENTS, refused(422)],
+        Outcome("", "listing", "refused", synced=False),
+    ),
+    "422 to a watch is a refusal, and the watch is tried again": (
+        [SYNCED, ended, refused(422)],
+        Outcome("a b", "watching", "refused", version="5"),
+    ),
+    "a list of one page": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"), version="9"))],
+        Outcome("a b", "watching", version="9"),
+    ),
+    "a list of pages is whole with the last": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), version="9", rest="t1")),
+            paged(page(pod("b"), version="9", rest="t2")),
+            paged(page(pod("c"), version="9")),
+        ],
+        Outcome("a b c", "watching", version="9"),
+    ),
+    "before its last page it isn't": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), version="9", rest="t1"))],
+        Outcome("a", "listing", version="", synced=False),
+    ),
+    "a list that breaks off goes on with its next page": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), version="9", rest="t1")),
+            ended,
+            paged(page(pod("b"), version="9")),
+        ],
+        Outcome("a b", "watching", version="9"),
+    ),
+    "410 in the middle of a list starts it anew": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), version="9", rest="t1")),
+            refused(410, GONE),
+            paged(page(pod("b"), version="12")),
+        ],
+        Outcome("b", "watching", version="12", gone="a"),
+    ),
+    "410 as the status of an initial stream starts it anew": (
+        [refused(410, GONE), SYNCED],
+        Outcome("a b", "watching", version="5"),
+    ),
+    "410 in the middle of an initial stream starts it anew": (
+        [streamed(added(pod("c")) + error(410, "Expired")), SYNCED],
+        Outcome("a b", "watching", version="5", gone="c"),
+    ),
+}
+
+WATCHES: dict[str, tuple[list[Step], Outcome]] = {
+    "what is added and deleted": (
+        [SYNCED, streamed(added(pod("c", 6)) + event("DELETED", pod("a", 7)))],
+        Outcome("b c", "watching", version="7", gone="a"),
+    ),
+    "a bookmark moves the version on": ([SYNCED, streamed(bookmark("50"))], Outcome("a b", "watching", version="50")),
+    "a bookmark without a version moves nothing": (
+        [SYNCED, streamed(bookmark(""))],
+        Outcome("a b", "watching", version="5"),
+    ),
+    "an object without a version moves nothing": (
+        [SYNCED, streamed(added({**pod("c"), "metadata": {"namespace": "shop", "name": "c"}}))],
+        Outcome("a b c", "watching", version="5"),
+    ),
+    "a watch that ends goes on from its last event": (
+        [SYNCED, streamed(added(pod("c", 6))), ended],
+        Outcome("a b c", "watching", version="6"),
+    ),
+    "half a line at the end is not read": (
+        [SYNCED, streamed(added(pod("c", 6)) + added(pod("d", 7))[:-9]), ended],
+        Outcome("a b c", "watching", version="6"),
+    ),
+    "half a line is forgotten by the next watch": (
+        [SYNCED, streamed(added(pod("c", 6)) + added(pod("d", 7))[:-9]), ended, streamed(added(pod("d", 7)))],
+        Outcome("a b c d", "watching", version="7"),
+    ),
+    "410 as a status lists anew": (
+        [SYNCED, ended, refused(410, GONE)],
+        Outcome("a b", "initial", "expired", version="5"),
+    ),
+    "410 without a Status lists anew": ([SYNCED, refused(410)], Outcome("a b", "initial", "expired")),
+    "410 as an event lists anew": ([SYNCED, streamed(error(410, "Gone"))], Outcome("a b", "initial", "expired")),
+    "Expired by its reason alone lists anew": (
+        [SYNCED, streamed(error(0, "Expired"))],
+        Outcome("a b", "initial", "expired"),
+    ),
+    "410 lists by pages where initial events aren't served": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"))), refused(410, GONE)],
+        Outcome("a", "listing", "expired"),
+    ),
+    "what stands behind an error isn't read": (
+        [SYNCED, streamed(error(410, "Gone") + added(pod("c", 6)))],
+        Outcome("a b", "initial", "expired"),
+    ),
+    "another error event goes on from the last version": (
+        [SYNCED, streamed(added(pod("c", 6)) + error(500, "InternalError"))],
+        Outcome("a b c", "watching", "refused", version="6"),
+    ),
+    "an error that comes again at the same version lists anew": (
+        [SYNCED, streamed(error(500, "InternalError")), streamed(error(500, "InternalError"))],
+        Outcome("a b", "initial", "refused"),
+    ),
+    "an error that comes again further on does not": (
+        [SYNCED, streamed(error(500)), streamed(added(pod("c", 6)) + error(500))],
+        Outcome("a b c", "watching", "refused", version="6"),
+    ),
+    "nor one that comes after a new list": (
+        [SYNCED, streamed(error(500)), streamed(error(410)), SYNCED, streamed(error(500))],
+        Outcome("a b", "watching", "refused", version="5"),
+    ),
+    "a server that is busy again and again is no reason for a list": (
+        [SYNCED, streamed(error(429)), streamed(error(429)), streamed(error(429))],
+        Outcome("a b", "watching", "busy", version="5"),
+    ),
+    "an error event in the initial stream lists anew": (
+        [streamed(added(pod("a")) + error(500))],
+        Outcome("a", "initial", "refused", synced=False),
+    ),
+    "an error that is no Status": (
+        [SYNCED, streamed(event("ERROR", 5))],
+        Outcome("a b", "watching", "refused", version="5"),
+    ),
+    "429 waits": ([SYNCED, refused(429, TOO_MANY)], Outcome("a b", "watching", "busy", version="5")),
+    "500 is a refusal": ([SYNCED, refused(500)], Outcome("a b", "watching", "refused", version="5")),
+    "403 is a refusal": ([SYNCED, refused(403)], Outcome("a b", "watching", "refused", version="5")),
+    "garbage lists anew": ([SYNCED, streamed(b"<html>\n")], Outcome("a b", "initial", "broken")),
+    "an event of a type that nobody knows lists anew": (
+        [SYNCED, streamed(event("RENAMED", pod("a")))],
+        Outcome("a b", "initial", "broken"),
+    ),
+    "an object without a name lists anew": (
+        [SYNCED, streamed(event("MODIFIED", {}))],
+        Outcome("a b", "initial", "broken"),
+    ),
+}
+
+RELISTS: dict[str, tuple[list[Step], Outcome]] = {
+    "what isn't listed is gone, at the end mark": (
+        [SYNCED, streamed(error(410)), streamed(added(pod("b", 2)) + end_mark("20"))],
+        Outcome("b", "watching", version="20", gone="a"),
+    ),
+    "before the end mark nothing is gone": (
+        [SYNCED, streamed(error(410)), streamed(added(pod("b", 2)))],
+        Outcome("a b", "initial"),
+    ),
+    "an initial stream that breaks off takes nothing away": (
+        [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended],
+        Outcome("a b", "initial", "refused"),
+    ),
+    "and what it named doesn't count for the next one": (
+        [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended, streamed(added(pod("a")), end_mark("20"))],
+        Outcome("a", "watching", version="20", gone="b"),
+    ),
+    "nor does what it named before an error": (
+        [
+            SYNCED,
+            streamed(error(410)),
+            streamed(added(pod("b", 2)) + error(500)),
+            streamed(added(pod("a")), end_mark("20")),
+        ],
+        Outcome("a", "watching", version="20", gone="b"),
+    ),
+    "before the last page nothing is gone": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page(pod("c"), rest="t"))],
+        Outcome("a b c", "listing"),
+    ),
+    "a list that breaks off takes nothing away": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), pod("b"))),
+            refused(410),
+            parts(page(pod("c"), pod("b"))[:-60]),
+            ended,
+        ],
+        Outcome("a b c", "listing"),
+    ),
+    "and what it named doesn't count for the next list": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), pod("b"))),
+            refused(410),
+            parts(page(pod("b"), pod("c"))[:-60]),
+            ended,
+            paged(page(pod("a"), pod("c"))),
+        ],
+        Outcome("a c", "watching", gone="b"),
+    ),
+    "what no page lists is gone with the last": (
+        [
+            NO_INITIAL_EVENTS,
+            paged(page(pod("a"), pod("b"))),
+            refused(410),
+            paged(page(pod("c"), rest="t")),
+            paged(page(pod("b"))),
+        ],
+        Outcome("b c", "watching", gone="a"),
+    ),
+    "an empty list takes all": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page())],
+        Outcome("", "watching", gone="a b"),
+    ),
+    "a page of garbage takes nothing": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(b"<html>")],
+        Outcome("a b", "listing", "broken"),
+    ),
+    "a list whose objects have no names takes nothing": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page({}, pod("c")))],
+        Outcome("a b", "listing", "broken"),
+    ),
+    "a Status in place of a list takes nothing": (
+        [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(encoded(status(200)))],
+        Outcome("a b", "listing", "broken"),
+    ),
+    "an end mark without a version takes nothing": (
+        [SYNCED, streamed(error(410)), streamed(end_mark(""))],
+        Outcome("a b", "initial", "broken"),
+    ),
+    "what was deleted meanwhile, and made again, is there": (
+        [
+            SYNCED,
+            streamed(error(410)),
+            streamed(
+                added(pod("a", 1), pod("b", 2)) + event("DELETED", pod("b", 21)) + added(pod("b", 22)), end_mark("23")
+            ),
+        ],
+        Outcome("a b", "watching", version="23", gone="b"),
+    ),
+    "an object that can't be read any more is held": (
+        [SYNCED, streamed(error(410)), streamed(added(pod("a", 1), broken_pod("b", 9)) + end_mark("20"))],
+        Outcome("a b", "watching", version="20"),
+    ),
+    "an error after a list begins with a list": (
+        [SYNCED, looked_again, SYNCED],
+        Outcome("a b", "watching", version="5"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome"), [*LISTS.values(), *WATCHES.values(), *RELISTS.values()], ids=[*LISTS, *WATCHES, *RELISTS]
+)
+def test_following(steps: list[Step], outcome: Outcome) -> None:
+    followed = play(steps)
+    reflector, holder = followed.reflector, followed.holder
+    found = Outcome(
+        holder.names,
+        reflector.phase,
+        reflector.setback.kind if reflector.setback is not None else None,
+        reflector.version if outcome.version is not None else None,
+        holder.gone,
+        reflector.synced,
+    )
+    assert found == outcome
+
+
+INITIAL = {
+    "watch": "1",
+    "allowWatchBookmarks": "true",
+    "timeoutSeconds": "300",
+    "sendInitialEvents": "true",
+    "resourceVersionMatch": "NotOlderThan",
+}
+CACHED = {"limit": "5000", "resourceVersion": "0"}
+NOT_OLDER_THAN_9 = {"resourceVersion": "9", "resourceVersionMatch": "NotOlderThan"}
+UNHEARD_OF = {
+    **status(504, "Timeout", "Too large resource version"),
+    "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
+}
+
+
+def fell_silent(followed: Followed) -> None:
+    followed.reflector.request(300)
+    followed.reflector.end(silent=True)
+
+
+QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
+    "first the initial events are asked for": ([], INITIAL),
+    "and after 410, not older than what was read": ([SYNCED, refused(410)], {**INITIAL, "resourceVersion": "5"}),
+    "of whatever there is, where the server has heard of nothing so new": ([SYNCED, refused(504, UNHEARD_OF)], INITIAL),
+    "and where it was silent twice": ([SYNCED, fell_silent, fell_silent], INITIAL),
+    "not where it was silent once": (
+        [SYNCED, fell_silent],
+        {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
+    ),
+    "nor where it had something to say in between": (
+        [SYNCED, fell_silent, streamed(bookmark("6")), fell_silent],
+        {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "6"},
+    ),
+    "then what came after their end": (
+        [SYNCED],
+        {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
+    ),
+    "or a list of the server's cache, which passes over the limit": ([NO_INITIAL_EVENTS], CACHED),
+    "its version isn't said again to those that follow a page": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1"))],
+        {"limit": "5000", "continue": "t1"},
+    ),
+    "an expired page is followed by a consistent read, by pages": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410)],
+        {"limit": "5000"},
+    ),
+    "a list after a watch's 410 is of the cache, not older than what was read": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410)],
+        NOT_OLDER_THAN_9,
+    ),
+    "so it is after a 410 as an event": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), streamed(error(410, "Expired"))],
+        NOT_OLDER_THAN_9,
+    ),
+    "and asked again where it broke off": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), ended],
+        NOT_OLDER_THAN_9,
+    ),
+    "a list that is expired itself is followed by a consistent read": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(410, GONE)],
+        {"limit": "5000"},
+    ),
+    "so is one that is newer than the cache": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, UNHEARD_OF)],
+        {"limit": "5000"},
+    ),
+    "it stays one until a list has ended": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410), refused(500), paged(b"<html>")],
+        {"limit": "5000"},
+    ),
+    "once one has ended, the cache is asked again": (
+        [
+            *(NO_INITIAL_EVENTS, paged(page(version="7")), refused(410), refused(410)),
+            *(paged(page(rest="t1")), paged(page(version="9")), refused(410)),
+        ],
+        NOT_OLDER_THAN_9,
+    ),
+    "a server that cuts a list of its cache into pages has no cache of the kind": (
+        [NO_INITIAL_EVENTS, paged(page(rest="t1")), paged(page(version="9")), refused(410)],
+        {"limit": "5000"},
+    ),
+    "a list that somebody asks for is a consistent read": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), looked_again],
+        {"limit": "5000"},
+    ),
+    "an initial stream that is expired itself is followed by a consistent one": (
+        [SYNCED, refused(410), refused(410, GONE)],
+        INITIAL,
+    ),
+}
+
+
+@pytest.mark.parametrize(("steps", "query"), QUERIES.values(), ids=QUERIES)
+def test_what_is_asked(steps: list[Step], query: dict[str, str]) -> None:
+    assert play(steps).query == query
+
+
+def test_of_config_maps_only_the_one_is_listed_and_watched() -> None:
+    followed = Followed("ConfigMap")
+    selector = {"fieldSelector": "metadata.name=ip-masq-agent"}
+    assert selector.items() <= followed.query.items()
+    NO_INITIAL_EVENTS(followed)
+    assert followed.reflector.request(300) == ReflectorRequest(
+        "/api/v1/namespaces/kube-system/configmaps", {**selector, **CACHED}, watch=False
+    )
+    paged(page(rest="t"))(followed)
+    assert followed.query == {**selector, "limit": "5000", "continue": "t"}
+    paged(page(version="3"))(followed)
+    assert {**selector, "resourceVersion": "3"}.items() <= followed.query.items()
+
+
+def test_a_list_of_one_namespace_takes_nothing_of_another() -> None:
+    held = [("kube-system", "ip-masq-agent"), ("shop", "other")]
+    reflector = Reflector(BY_KIND["ConfigMap"], lambda _: held)
+    assert list(reflector.take_chunk(end_mark("5"))) == [ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")]
+
+
+def test_the_ip_masq_agent_configuration_comes_and_goes() -> None:
+    configuration = {"metadata": {"namespace": "kube-system", "name": "ip-masq-agent", "resourceVersion": "6"}}
+    followed = play([streamed(end_mark("5"), added(configuration))], "ConfigMap")
+    assert followed.holder.names == "ip-masq-agent"
+    streamed(event("DELETED", configuration))(followed)
+    assert (followed.holder.names, followed.reflector.version) == ("", "6")
+
+
+WAITS = {
+    "the header": (refused(429, TOO_MANY, 7.0), 7.0),
+    "the Status": (refused(429, status(429, retry_after=3)), 3.0),
+    "the header before the Status": (refused(429, status(429, retry_after=3), 7.0), 7.0),
+    "a 503 that asks to wait": (refused(503, status(503, retry_after=2)), 2.0),
+    "an error event": (streamed(error(429, retry_after=4)), 4.0),
+    "nobody": (refused(429), None),
+}
+
+
+@pytest.mark.parametrize(("step", "seconds"), WAITS.values(), ids=WAITS)
+def test_how_long_to_wait_is_said_by(step: Step, seconds: float | None) -> None:
+    setback = play([SYNCED, step]).reflector.setback
+    assert setback is not None
+    assert (setback.kind, setback.retry_after) == ("busy", seconds)
+
+
+@pytest.mark.parametrize(("code", "advice"), [(401, "credentials"), (403, "deploy/rbac.yaml")])
+def test_who_is_not_let_in_is_told_what_to_do(code: int, advice: str) -> None:
+    setback = play([refused(code, status(code, "No", "said the server"))]).reflector.setback
+    assert setback is not None
+    assert "said the server" in setback.reason
+    assert advice in setback.reason
+
+
+def test_a_setback_is_forgotten_with_the_next_answer() -> None:
+    followed = play([SYNCED, refused(500), streamed(bookmark("6"))])
+    assert followed.reflector.setback is None
+
+
+def test_an_initial_stream_that_ends_early_is_a_setback() -> None:
+    followed = play([streamed(added(pod("a"))), ended])
+    assert followed.reflector.setback is not None
+    assert followed.reflector.setback.kind == "refused"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 31, 64, 1000])
+def test_a_stream_is_read_the_same_wherever_it_is_split(size: int) -> None:
+    text = added(pod("a"), pod("b")) + end_mark("5") + event("DELETED", pod("a", 6)) + bookmark("9") + b'{"ty'
+    followed = play([streamed(*(text[start : start + size] for start in range(0, len(text), size)))])
+    assert (followed.holder.names, followed.reflector.version) == ("b", "9")
+
+
+def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
+    """Whoever is stopped between two changes asks for the second one again."""
+    followed = play([SYNCED])
+    changes = followed.reflector.take_chunk(added(pod("c", 6), pod("d", 7)))
+    assert followed.reflector.version == "5"
+    for expected in ("5", "6"):
+        next(changes)
+        assert followed.reflector.version == expected
+
+
+RELISTED: dict[str, tuple[list[Step], bool]] = {
+    "before the first list": ([], False),
+    "after it": ([SYNCED], True),
+    "while somebody's list is still due": ([SYNCED, looked_again], False),
+    "while it is being read": ([SYNCED, looked_again, streamed(added(pod("a")))], False),
+    "when it has ended": ([SYNCED, looked_again, SYNCED], True),
+    "when a list that nobody asked for is due": ([SYNCED, refused(410)], True),
+}
+
+
+@pytest.mark.parametrize(("steps", "listed"), RELISTED.values(), ids=RELISTED)
+def test_whether_the_list_that_was_asked_for_has_ended(steps: list[Step], listed: bool) -> None:  # noqa: FBT001 - drawn
+    assert play(steps).reflector.listed == listed
+
+
+class TestMissing:
+    """Kinds that the server may lack."""
+
+    OBJECT: Document = {  # noqa: RUF012 - nobody changes it
+        "metadata": {"name": "e", "resourceVersion": "6"},
+        "spec": {"action": "NoSNAT", "destinations": []},
+    }
+
+    def play(self, *steps: Step) -> Followed:
+        return play(steps, "EgressNATPolicy")
+
+    def test_a_kind_that_is_missing_at_the_start_is_known_to_be(self) -> None:
+        followed = self.play(NOT_FOUND)
+        assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
+        assert followed.reflector.setback is not None
+        assert followed.reflector.setback.kind == "missing"
+
+    def test_it_is_found_when_it_is_looked_for_again(self) -> None:
+        followed = self.play(NOT_FOUND, looked_again)
+        assert followed.query["sendInitialEvents"] == "true"
+        streamed(added(self.OBJECT) + end_mark("6"))(followed)
+        assert (followed.holder.names, followed.reflector.phase) == ("e", "watching")
+
+    def test_where_lists_are_not_streamed_its_first_list_is_of_the_cache(self) -> None:
+        assert self.play(NOT_FOUND, looked_again, NO_INITIAL_EVENTS).query == CACHED
+
+    def test_one_that_was_served_is_believed_missing_the_third_time(self) -> None:
+        followed = self.play(streamed(added(self.OBJECT) + end_mark("6")), ended)
+        for _ in range(2):
+            NOT_FOUND(followed)
+            assert (followed.holder.names, followed.reflector.missing) == ("e", False)
+            assert followed.reflector.setback is not None
+            assert followed.reflector.setback.kind == "refused"
+        NOT_FOUND(followed)
+        assert (followed.holder.names, followed.reflector.missing) == ("", True)
+
+    def test_a_list_in_between_begins_the_count_anew(self) -> None:
+        listed = streamed(added(self.OBJECT) + end_mark("6"))
+        followed = self.play(listed, NOT_FOUND, NOT_FOUND, listed, NOT_FOUND, NOT_FOUND)
+        assert (followed.holder.names, followed.reflector.missing) == ("e", False)
+
+    def test_without_objects_there_is_nothing_to_lose(self) -> None:
+        assert self.play(streamed(end_mark("6")), NOT_FOUND).reflector.missing
+
+    def test_its_problems_go_with_it(self) -> None:
+        wrong = {"metadata": {"name": "w"}, "spec": {"action": "X"}}
+        followed = self.play(streamed(added(wrong) + end_mark("6")))
+        assert followed.reflector.problems
+        NOT_FOUND(followed)
+        assert not followed.reflector.problems
+
+    def test_a_kind_that_every_cluster_has_is_never_missing(self) -> None:
+        followed = play([NOT_FOUND])
+        assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
+        assert followed.reflector.setback is not None
+        assert followed.reflector.setback.kind == "refused"
+
+    def test_other_refusals_are_no_lack(self) -> None:
+        followed = self.play(refused(403))
+        assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
+
+
+PROBLEMS: dict[str, tuple[list[Step], str]] = {
+    "an object that can't be read has one": ([streamed(added(broken_pod("c", 6)))], "c"),
+    "it goes when the object is put right": ([streamed(added(broken_pod("c", 6)), added(pod("c", 7)))], ""),
+    "it goes with the object": ([streamed(added(broken_pod("c", 6)), event("DELETED", broken_pod("c", 7)))], ""),
+    "it stays while the server is lost": ([streamed(added(broken_pod("c", 6))), ended, refused(500)], "c"),
+    "it stays while a list goes on": (
+        [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(pod("a")))],
+        "c",
+    ),
+    "it goes with a list that doesn't name the object": (
+        [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(pod("a")), end_mark("9"))],
+        "",
+    ),
+    "it stays where the list names it": (
+        [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(broken_pod("c", 6)), end_mark("9"))],
+        "c",
+    ),
+}
+
+
+@pytest.mark.parametrize(("steps", "names"), PROBLEMS.values(), ids=PROBLEMS)
+def test_problems(steps: list[Step], names: str) -> None:
+    followed = play([SYNCED, *steps])
+    assert " ".join(ref.name for ref in followed.reflector.problems) == names
+
+
+def test_an_object_that_cannot_be_read_leaves_its_last_good_version_in_force() -> None:
+    followed = play([SYNCED, streamed(event("MODIFIED", broken_pod("a", 6)), added(pod("c", 7)))])
+    kept = followed.holder.items[ObjectRef("Pod", "shop", "a")]
+    assert isinstance(kept, Pod)
+    assert kept.addresses == ("10.64.0.1",)
+    assert (followed.holder.names, followed.reflector.version) == ("a b c", "7")
+
+
+class Before:
+    """What an agent of before read last."""
+
+    def __init__(self, *items: Item) -> None:
+        self.items = {item.ref: item for item in items}
+
+    def of_object(self, ref: ObjectRef) -> Item | None:
+        return self.items.get(ref)
+
+    def knows(self, kind: str) -> bool:
+        return any(ref.kind == kind for ref in self.items)
+
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        return (item for ref, item in self.items.items() if ref.kind == kind)
+
+
+LAST_GOOD = EgressNATPolicy(name="c", action="NoSNAT")
+
+
+def egress_policy(name: str, version: int, destination: object) -> Document:
+    """Describe an EgressNATPolicy; one whose destination is a string is refused as a whole."""
+    metadata = {"name": name, "resourceVersion": str(version)}
+    return {"metadata": metadata, "spec": {"action": "NoSNAT", "destinations": [destination]}}
+
+
+def refused_policy(name: str, version: int) -> Document:
+    return egress_policy(name, version, "10.0.0.0/8")
+
+
+def good_policy(name: str, version: int) -> Document:
+    return egress_policy(name, version, {"cidr": "10.0.0.0/8"})
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [
+        pytest.param(
+            streamed(added(refused_policy("c", 4)), end_mark("5")), "c", id="it can't be read, by initial events"
+        ),
+        pytest.param(streamed(end_mark("5")), "", id="it is gone"),
+        pytest.param(streamed(added(refused_policy("d", 4)), end_mark("5")), "", id="another can't be read"),
+    ],
+)
+def test_what_an_agent_of_before_read_holds_where(step: Step, names: str) -> None:
+    followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
+    step(followed)
+    assert followed.holder.names == names
+    said = [str(problem) for problems in followed.reflector.problems.values() for problem in problems]
+    assert [text.endswith("; its version of before stays in force") for text in said] == [bool(names)] * len(said)
+
+
+def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
+    followed = play([refused(400)], "EgressNATPolicy", Before(LAST_GOOD))
+    paged(page(refused_policy("c", 4)))(followed)
+    assert followed.holder.items == {LAST_GOOD.ref: LAST_GOOD}
+    looked_again(followed)
+    paged(page(good_policy("c", 6)))(followed)
+    assert followed.holder.items != {LAST_GOOD.ref: LAST_GOOD}
+    assert followed.reflector.problems == {}
+
+
+def test_an_object_that_stays_in_force_says_so() -> None:
+    synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
+    events = streamed(event("MODIFIED", refused_policy("a", 6)), added(refused_policy("d", 7)))
+    followed = play([synced, events], "EgressNATPolicy")
+    said = {ref.name: problems[0].reason for ref, problems in followed.reflector.problems.items()}
+    assert [said[name].endswith("its version of before stays in force") for name in ("a", "d")] == [True, False]
+
+
+def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time() -> None:
+    """An API server that starts, as its node does, knows nothing of its CRDs for a moment."""
+    policy = EgressNATPolicy(name="e", action="NoSNAT")
+    followed = play([NOT_FOUND, NOT_FOUND], "EgressNATPolicy", Before(policy))
+    assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
+    NOT_FOUND(followed)
+    assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
+
+
+def withheld(followed: Followed) -> None:
+    followed.holder.take(followed.reflector.withhold("served as v2"))
+
+
+def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read() -> None:
+    synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
+    followed = play([synced, ended, *[withheld] * 4], "EgressNATPolicy")
+    assert (followed.holder.names, followed.reflector.missing) == ("a", False)
+    assert followed.reflector.setback == WatchFailure("refused", "served as v2")
+    for _ in range(3):
+        NOT_FOUND(followed)
+    assert followed.reflector.missing, "it is gone with its definition"
+
+
+def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_an_agent_of_before_read() -> None:
+    followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
+    assert (followed.reflector.expected, followed.reflector.synced) == (True, False)
+    withheld(followed)
+    assert (followed.holder.names, followed.reflector.synced) == ("c", True)
+
+
+def test_an_object_that_is_deleted_as_it_could_not_be_read_is_gone() -> None:
+    followed = play([SYNCED, streamed(event("MODIFIED", broken_pod("a", 6)), event("DELETED", broken_pod("a", 7)))])
+    assert (followed.holder.names, followed.reflector.version) == ("b", "7")
+
+
+def test_what_was_never_in_force_is_not_taken_away() -> None:
+    """NetworkLogging has one object: the end of one of another name mustn't switch it off."""
+    wrong = {"metadata": {"name": "other", "resourceVersion": "6"}}
+    followed = play([streamed(end_mark("5"), added(wrong), event("DELETED", wrong))], "NetworkLogging")
+    assert (followed.holder.given, followed.reflector.version) == ([], "6")
+
+
+def test_services_are_listed_and_not_watched_first() -> None:
+    followed = Followed()
+    followed.reflector.list_only()
+    assert followed.query == CACHED
+    paged(page(pod("a")))(followed)
+    assert followed.reflector.synced
+
+
+@pytest.mark.parametrize("size", [1, 500])
+def test_pages_are_as_long_as_is_asked(size: int) -> None:
+    followed = Followed(page_size=size)
+    NO_INITIAL_EVENTS(followed)
+    assert followed.query == {"limit": str(size), "resourceVersion": "0"}
+
+
+def unasked(*_: Any) -> None:  # noqa: ANN401 - whatever it is called with
+    raise AssertionError
+
+
+def test_what_is_held_is_asked_for_lists_alone() -> None:
+    followed = play([SYNCED])
+    followed.reflector._held = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
+    streamed(added(pod("c", 6)), event("DELETED", pod("a", 7)), bookmark("9"))(followed)
+    assert followed.holder.names == "b c"
+
+
+def steps(call: Callable[[], object]) -> int:
+    """Count the calls of Python's functions that a call takes."""
+    count = 0
+
+    def profile(_frame: object, happened: str, _argument: object) -> None:
+        nonlocal count
+        count += happened == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def long_policy(peers: int) -> Document:
+    names = [{"podSelector": {"matchLabels": {"app": f"app-{number}"}}} for number in range(peers)]
+    return {
+        "metadata": {"namespace": "shop", "name": "p", "resourceVersion": "9"},
+        "spec": {"podSelector": {}, "ingress": [{"from": names}]},
+    }
+
+
+@pytest.mark.parametrize("size", [1000, 65536, 10_000_000])
+def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
+    body = added(long_policy(4000), long_policy(1))
+    assert len(body) > 2 * LONG
+    ahead, plain = Followed("NetworkPolicy"), Followed("NetworkPolicy")
+    worked, taken = 0, 0
+    for start in range(0, len(body), size):
+        chunk = body[start : start + size]
+        plain.holder.take(plain.reflector.take_chunk(chunk))
+        if (work := ahead.reflector.ahead.work(chunk)) is not None:
+            worked += 1
+            work()
+        taken += steps(lambda: ahead.holder.take(ahead.reflector.take_chunk(chunk)))  # noqa: B023 - called at once
+    assert ahead.reflector.version == plain.reflector.version
+    assert ahead.holder.held("NetworkPolicy") == plain.holder.held("NetworkPolicy")
+    if size < len(body):
+        assert worked == 1
+        assert taken < 4000, "the peers were read before"
+
+
+def test_a_long_line_that_is_no_event_is_a_setback_as_ever() -> None:
+    followed = Followed("NetworkPolicy")
+    for chunk in (b"x" * LONG, b"y\n"):
+        if (work := followed.reflector.ahead.work(chunk)) is not None:
+            work()
+        followed.holder.take(followed.reflector.take_chunk(chunk))
+    assert followed.reflector.setback is not None

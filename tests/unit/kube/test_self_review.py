@@ -1,0 +1,76 @@
+"""Who an API server says that we are, what it says we may, and its version."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.errors import DecodeError
+from nfagent.kube.rbac import Permission
+from nfagent.kube.self_review import User, access_review, decode_access, decode_user, decode_version
+
+
+@pytest.mark.parametrize(
+    ("username", "words", "account", "node"),
+    [
+        pytest.param("jane", "User jane", None, "", id="a person"),
+        pytest.param("system:anonymous", "User system:anonymous", None, "", id="nobody in particular"),
+        pytest.param("system:serviceaccount:a:b", "ServiceAccount a/b", ("a", "b"), "", id="a service account"),
+        pytest.param("system:node:n1", "Node n1", None, "n1", id="a kubelet"),
+    ],
+)
+def test_a_user_is(username: str, words: str, account: tuple[str, str] | None, node: str) -> None:
+    user = User(username)
+    assert (str(user), user.service_account, user.node) == (words, account, node)
+
+
+@pytest.mark.parametrize(
+    ("permission", "attributes"),
+    [
+        pytest.param(Permission("", "pods", "list"), {"resource": "pods", "verb": "list"}, id="a core kind everywhere"),
+        pytest.param(
+            Permission("g.io", "things/status", "patch"),
+            {"group": "g.io", "resource": "things", "subresource": "status", "verb": "patch"},
+            id="a subresource",
+        ),
+        pytest.param(
+            Permission("", "configmaps", "get", "kube-system", "x"),
+            {"resource": "configmaps", "verb": "get", "namespace": "kube-system", "name": "x"},
+            id="one object",
+        ),
+    ],
+)
+def test_a_permission_is_asked_for_as_attributes(permission: Permission, attributes: dict[str, str]) -> None:
+    assert access_review(permission)["spec"] == {"resourceAttributes": attributes}
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "git", "found"),
+    [
+        ("1", "34", "v1.34.2", (34, "v1.34.2")),
+        ("1", "27+", "v1.27.3-gke.100", (27, "v1.27.3-gke.100")),
+        ("1", "9", "", (9, "v1.9")),
+    ],
+    ids=["plain", "a vendor's", "without a name"],
+)
+def test_a_version_is_read(major: str, minor: str, git: str, found: tuple[int, str]) -> None:
+    version = decode_version(json.dumps({"major": major, "minor": minor, "gitVersion": git}).encode())
+    assert (version.minor, version.name) == found
+
+
+@pytest.mark.parametrize(("major", "minor"), [("2", "0"), ("1", ""), ("1", "x")])
+def test_another_version_is_none(major: str, minor: str) -> None:
+    with pytest.raises(DecodeError, match="none of Kubernetes"):
+        decode_version(json.dumps({"major": major, "minor": minor}).encode())
+
+
+@pytest.mark.parametrize("decode", [decode_access, decode_user, decode_version])
+@given(body=st.binary() | st.builds(lambda value: json.dumps(value).encode(), st.dictionaries(st.text(), st.text())))
+def test_an_answer_is_read_or_complained_about(decode: Callable[[bytes], object], body: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        decode(body)

@@ -1,0 +1,179 @@
+"""Reading a large folder of manifests, as SIGHUP asks and a timer does: the event loop stays free for packets' rules.
+
+What a turn of the loop costs is counted in the CPU time of its own thread, which other programs don't change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nfagent.checkpoint.store import CheckpointStore
+from nfagent.clock import SystemClock
+from nfagent.controllers.event_applier import EventApplier
+from nfagent.desired.state import DesiredState
+from nfagent.manifests.index import ManifestEvent
+from nfagent.manifests.parser_process import LARGE
+from nfagent.manifests.source import FolderSource
+
+FILES, POLICIES = 20, 100
+LONGEST = 0.02
+DEADLINE = 60.0
+
+
+class Taker:
+    """Takes changes as the agent does."""
+
+    def __init__(self) -> None:
+        self.desired = DesiredState("a")
+        self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
+
+    async def take(self, changes: Iterable[ManifestEvent]) -> None:
+        await self._intake.take(changes)
+
+    def gathered(self) -> None:
+        self._intake.open()
+
+
+class Turns:
+    """The CPU seconds of the longest turn of the loop, and how many there were."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.count = 0
+
+    async def count_them(self) -> None:
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            self.longest, self.count, before = max(self.longest, now - before), self.count + 1, now
+
+
+@asynccontextmanager
+async def counted() -> AsyncIterator[Turns]:
+    turns = Turns()
+    task = asyncio.create_task(turns.count_them())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def policies(file: int, app: str) -> str:
+    return "---\n".join(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        f"metadata: {{namespace: shop, name: p-{file}-{number}}}\n"
+        f"spec: {{podSelector: {{matchLabels: {{app: {app}}}}}, policyTypes: [Ingress]}}\n"
+        for number in range(POLICIES)
+    )
+
+
+def write(folder: Path, app: str) -> None:
+    for file in range(FILES):
+        (folder / f"{file}.yaml").write_text(policies(file, app))
+
+
+@pytest.fixture
+def _no_collections() -> Iterator[None]:
+    """As in the agent, whose collections are spared: here they would walk what all tests before left."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+Ask = Callable[[FolderSource, Path], Awaitable[None]]
+
+
+async def start_it(source: FolderSource, _folder: Path) -> None:
+    await source.start()
+
+
+async def reload_it(source: FolderSource, _folder: Path) -> None:
+    await source.reload()
+
+
+async def look_at_it(source: FolderSource, _folder: Path) -> None:
+    """Follow: that begins with a look at everything, the same that comes with the timer."""
+    before = set(source.status()["files"].values())
+    followed = asyncio.create_task(source.run())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while set(source.status()["files"].values()) & before:  # noqa: ASYNC110 - the source has no event for it
+                await asyncio.sleep(0.001)
+    finally:
+        followed.cancel()
+        await asyncio.gather(followed, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("_no_collections")
+@pytest.mark.parametrize("ask", [start_it, reload_it, look_at_it], ids=["the start", "a reload", "a look"])
+def test_the_loop_is_not_held_by(ask: Ask, tmp_path: Path) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    write(manifests, "db")
+
+    async def body() -> None:
+        taker = Taker()
+        source = FolderSource(manifests, taker, CheckpointStore(tmp_path / "state", "a"))
+        if ask is not start_it:
+            await source.start()
+            write(manifests, "web")
+        async with counted() as turns:
+            await ask(source, manifests)
+        assert len(taker.desired.held("NetworkPolicy")) == FILES * POLICIES
+        assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
+        assert turns.count > FILES
+
+    asyncio.run(body())
+
+
+PODS = 8000
+
+
+def pods(form: str, version: str) -> str:
+    """Write a large file of Pods."""
+    found = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": f"p-{number}", "labels": {"version": version}},
+            "status": {"podIP": f"10.0.{number >> 8}.{number & 255}"},
+        }
+        for number in range(PODS)
+    ]
+    if form == "a list":
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
+    return "".join(f"{json.dumps(one)}\n{'---' if form == 'documents of YAML' else ''}\n" for one in found)
+
+
+@pytest.mark.usefixtures("_no_collections")
+@pytest.mark.parametrize("form", ["documents of JSON", "documents of YAML", "a list"])
+def test_the_loop_is_not_held_by_one_large_file(form: str, tmp_path: Path) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    file = manifests / ("f.yaml" if form == "documents of YAML" else "f.json")
+
+    async def body() -> None:
+        taker = Taker()
+        source = FolderSource(manifests, taker, CheckpointStore(tmp_path / "state", "a"))
+        file.write_text(pods(form, "one"))
+        await source.start()
+        file.write_text(pods(form, "two"))
+        assert file.stat().st_size > LARGE
+        async with counted() as turns:
+            await source.reload()
+        assert len(taker.desired.cluster.pods) == PODS
+        assert source.problems == ()
+        assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
+        assert turns.count > PODS // 1000
+
+    asyncio.run(body())

@@ -1,0 +1,113 @@
+"""Notifications of nf_tables: whose table they name, and who committed."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from nfagent.errors import WireError
+from nfagent.netlink.codec import Message, attribute, message, nfgen
+from nfagent.netlink.nft_events import CommitOrigin, decode_committer, decode_generation, decode_table_size, names_table
+
+NEWTABLE, NEWGEN = 10 << 8 | 0, 10 << 8 | 15
+GENERATION = attribute(1, struct.pack("!I", 7))
+PROCESS = attribute(2, struct.pack("!I", 4711))
+
+
+def table(name: str) -> bytes:
+    return message(NEWTABLE, 0, 1, nfgen(1, 7) + attribute(1, name.encode() + b"\0"))
+
+
+def generation(*attributes: bytes) -> bytes:
+    return message(NEWGEN, 0, 1, nfgen(0, 7) + b"".join(attributes))
+
+
+@pytest.mark.parametrize(
+    ("datagram", "named"),
+    [
+        pytest.param(table("nfagent"), True, id="our table"),
+        pytest.param(table("kube-proxy") + table("nfagent"), True, id="our table after another"),
+        pytest.param(table("kube-proxy"), False, id="another table"),
+        pytest.param(table("nfagent-lab"), False, id="a table whose name begins as ours does"),
+        pytest.param(table("my-nfagent"), False, id="a table whose name ends as ours does"),
+        pytest.param(b"", False, id="nothing at all"),
+    ],
+)
+def test_a_datagram_names_our_table_where_one_of_its_messages_does(datagram: bytes, *, named: bool) -> None:
+    assert names_table(datagram) is named
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        pytest.param((GENERATION, PROCESS, attribute(3, b"nft\0")), "nft (process 4711)", id="process and name"),
+        pytest.param((GENERATION, PROCESS), "somebody (process 4711)", id="a process without a name"),
+        pytest.param((GENERATION, attribute(3, b"nft\0")), "nft", id="a name alone"),
+        pytest.param((GENERATION,), "", id="nobody, as old kernels tell it"),
+        pytest.param((PROCESS, attribute(3, b"\xff\0")), "\\xff (process 4711)", id="a name that is no UTF-8"),
+    ],
+)
+def test_the_end_of_a_transaction_says_who_committed(attributes: tuple[bytes, ...], words: str) -> None:
+    committer = decode_committer(generation(*attributes))
+    assert committer is not None
+    assert str(committer) == words
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [pytest.param(table("nfagent"), id="a table"), pytest.param(b"", id="nothing")],
+)
+def test_what_ends_no_transaction_has_no_committer(datagram: bytes) -> None:
+    assert decode_committer(datagram) is None
+
+
+def test_a_process_id_of_another_size_is_a_wire_error() -> None:
+    with pytest.raises(WireError, match="a process id of 2 bytes, not 4"):
+        decode_committer(generation(attribute(2, b"\0\1")))
+
+
+def test_a_committer_that_says_nothing_is_no_words() -> None:
+    assert str(CommitOrigin()) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        pytest.param(b"", "the answer is something else", id="nothing"),
+        pytest.param(table("nfagent"), "the answer is something else", id="a table"),
+        pytest.param(generation(PROCESS), "the answer has no number", id="no number"),
+        pytest.param(generation(attribute(1, b"\0")), "a generation of 1 bytes, not 4", id="a number of another size"),
+    ],
+)
+def test_an_answer_without_a_generation_is_a_wire_error(answer: bytes, complaint: str) -> None:
+    with pytest.raises(WireError, match=complaint):
+        decode_generation(answer)
+
+
+def test_the_generation_is_read_from_its_answer() -> None:
+    assert decode_generation(generation(GENERATION, PROCESS)) == 7
+
+
+SIZE = attribute(3, struct.pack("!I", 12))
+
+
+def test_a_table_says_how_much_it_has() -> None:
+    payload = nfgen(1, 7) + attribute(1, b"kube-proxy\0") + SIZE
+    assert decode_table_size(Message(NEWTABLE, 0, 1, 0, payload)) == ("kube-proxy", 12)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        pytest.param(Message(NEWGEN, 0, 1, 0, b""), "a message of type 2575 is none", id="something else"),
+        pytest.param(
+            Message(NEWTABLE, 0, 1, 0, nfgen(1, 7) + attribute(3, b"\0")),
+            "a table's size of 1 bytes, not 4",
+            id="a size of another size",
+        ),
+    ],
+)
+def test_what_is_no_table_is_a_wire_error(answer: Message, complaint: str) -> None:
+    with pytest.raises(WireError, match=complaint):
+        decode_table_size(answer)

@@ -1,0 +1,36 @@
+"""sock_diag's words about unix sockets, written and read."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from nfagent.errors import WireError
+from nfagent.netlink.codec import Message, attribute, messages
+from nfagent.netlink.unix_diag import SOCK_DIAG_BY_FAMILY, UnixSocket, decode_socket, encode_listing
+
+
+def told(inode: int, *said: bytes) -> Message:
+    head = struct.pack("=BBBBIII", 1, 1, 7, 0, inode, 0, 0)
+    return Message(SOCK_DIAG_BY_FAMILY, 2, 1, 0, head + b"".join(said))
+
+
+def test_a_name_is_read_as_its_bytes_are() -> None:
+    assert decode_socket(told(7, attribute(0, b"\0a\nb"))) == UnixSocket(7, b"\0a\nb")
+
+
+def test_a_socket_without_a_name_has_none() -> None:
+    assert decode_socket(told(7)) == UnixSocket(7)
+
+
+def test_all_sockets_in_all_states_are_asked_for_with_their_names() -> None:
+    (asked,) = messages(encode_listing(5))
+    assert (asked.type, asked.flags, asked.sequence) == (SOCK_DIAG_BY_FAMILY, 0x301, 5)
+    assert asked.payload == struct.pack("=BBHIIIII", 1, 0, 0, 0xFFFFFFFF, 0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("found", [Message(3, 2, 1, 0, bytes(20)), Message(SOCK_DIAG_BY_FAMILY, 2, 1, 0, bytes(15))])
+def test_what_is_no_socket_is_refused(found: Message) -> None:
+    with pytest.raises(WireError, match="tells of no unix socket"):
+        decode_socket(found)

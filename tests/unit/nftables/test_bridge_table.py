@@ -1,0 +1,82 @@
+"""What a listing of the bridge family's table says, whatever an nft puts first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nfagent.errors import WireError
+from nfagent.nftables.bridge_table import EXPECTED, parse_frames
+
+OURS = {"family": "bridge", "table": "nfagent"}
+CHAIN = {"name": "prerouting-frames", "type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept"}
+ETHER_TYPE = {"payload": {"protocol": "ether", "field": "type"}}
+SHOWN = {"match": {"op": "==", "left": ETHER_TYPE, "right": {"set": ["ip", "arp", 32821, "ip6"]}}}
+OF_POD = {"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "veth"}}
+COMMENT = "holds no packet that could be judged"
+Entries = list[dict[str, Any]]
+
+
+def entries() -> Entries:
+    """Give what nft 1.0.6 lists; nft 1.1.3 puts the chain before the counter."""
+    rule = {**OURS, "chain": CHAIN["name"]}
+    return [
+        {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
+        {"table": {"family": "bridge", "name": "nfagent", "handle": 2}},
+        {"counter": {**OURS, "name": "drop/unjudged", "handle": 1, "packets": 7, "bytes": 420}},
+        {"chain": {**OURS, **CHAIN, "handle": 2}},
+        {"rule": {**rule, "handle": 4, "expr": [SHOWN, {"accept": None}]}},
+        {
+            "rule": {
+                **rule,
+                "handle": 5,
+                "comment": COMMENT,
+                "expr": [OF_POD, {"counter": "drop/unjudged"}, {"drop": None}],
+            }
+        },
+    ]
+
+
+def listing(changed: Entries) -> str:
+    return json.dumps({"nftables": changed})
+
+
+def test_what_nft_lists_of_an_unchanged_table_is_what_is_expected_and_tells_how_many_frames_were_dropped() -> None:
+    found = parse_frames(listing(entries()))
+    assert (found.objects, found.dropped) == (EXPECTED, 7)
+
+
+def test_the_order_of_objects_that_are_no_rules_says_nothing() -> None:
+    table = entries()
+    table[2], table[3] = table[3], table[2]
+    assert parse_frames(listing(table)).objects == EXPECTED
+
+
+CHANGES: dict[str, Callable[[Entries], object]] = {
+    "rules in another order": lambda table: table.insert(4, table.pop()),
+    "a rule less": lambda table: table.pop(),
+    "a rule more": lambda table: table.append({"rule": {**OURS, "chain": CHAIN["name"], "expr": [{"accept": None}]}}),
+    "a set more": lambda table: table.append({"set": {**OURS, "name": "mine", "type": "ether_addr"}}),
+    "flags of the table": lambda table: table[1]["table"].update(flags=["dormant"]),
+    "another priority": lambda table: table[3]["chain"].update(prio=300),
+    "another policy": lambda table: table[3]["chain"].update(policy="drop"),
+    "another EtherType": lambda table: table[4]["rule"].update(expr=[{"accept": None}]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_any_change_of_the_table_is_seen(change: Callable[[Entries], object]) -> None:
+    table = entries()
+    change(table)
+    assert parse_frames(listing(table)).objects != EXPECTED
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"table": 1}]}']
+)
+def test_what_is_no_listing_is_refused(text: str) -> None:
+    with pytest.raises(WireError, match="no listing of table bridge nfagent"):
+        parse_frames(text)

@@ -1,0 +1,139 @@
+"""Trials step by step: the question as bytes, the answer in parts, and never more than is bounded."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfagent.errors import UsageError
+from nfagent.manifests.policy_files import read_given
+from nfagent.policy.evaluator import Flow
+from nfagent.simulate import job
+from nfagent.simulate.codec import question, read_question
+from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, begin_trial, in_turns
+from nfagent.simulate.policy_files import PolicyFile
+from nfagent.simulate.simulation import ObservedFlow
+from tests.support.two_node_cluster import Scene, labelled, pod, policy
+
+WALL = PolicyFile(
+    "wall.yaml",
+    "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: wall}, spec: {}}",
+)
+PODS = tuple(pod(f"shop/p{number}", "a", number, app=f"p{number}") for number in range(10, 16))
+ADDRESSES = st.sampled_from(["10.64.0.10", "10.64.0.11", "2001:db8::1", "::"])
+FLOWS = st.builds(
+    Flow,
+    ADDRESSES,
+    ADDRESSES,
+    st.sampled_from(["tcp", "icmp", "unknown"]),
+    st.none() | st.integers(0, 65535),
+    st.booleans(),
+)
+SEEN = st.builds(ObservedFlow, FLOWS, st.integers(1, 10**12), st.text(max_size=9), st.text(max_size=9))
+ASKED = st.builds(
+    SimulationRequest,
+    st.lists(st.builds(PolicyFile, st.text(max_size=9), st.text(max_size=30)), max_size=3).map(tuple),
+    st.booleans(),
+    st.booleans(),
+    st.text(max_size=9),
+)
+
+
+def work(scene: Scene, asked: SimulationRequest, *seen: ObservedFlow) -> SimulationJob:
+    view = scene.views["a"]
+    given = read_given(asked.files)
+    trial = begin_trial(view.cluster, view.index, view.choices, given, delete=asked.delete)
+    return SimulationJob(trial, given, asked, seen)
+
+
+def parts(scene: Scene, asked: SimulationRequest, *seen: ObservedFlow, seconds: float = 60.0) -> list[SimulationPart]:
+    return [part for part in in_turns(work(scene, asked, *seen), seconds) if part is not None]
+
+
+@settings(deadline=None, max_examples=50)
+@given(ASKED, st.lists(SEEN, max_size=3), st.sampled_from([1, 700]))
+def test_a_question_arrives_as_it_was_asked(asked: SimulationRequest, seen: list[ObservedFlow], times: int) -> None:
+    arrived, flows = read_question(question(asked, seen * times))
+    assert arrived == asked
+    assert list(flows) == seen * times
+    assert list(flows) == seen * times, "they can be gone through again"
+
+
+@given(
+    st.binary(max_size=60) | st.binary(max_size=60).map(lambda line: question(SimulationRequest(()), ()) + b"\n" + line)
+)
+def test_any_bytes_are_a_question_or_an_error(body: bytes) -> None:
+    with suppress(UsageError):
+        asked, flows = read_question(body)
+        assert isinstance(asked, SimulationRequest)
+        assert all(isinstance(seen, ObservedFlow) for seen in flows)
+
+
+@pytest.mark.parametrize(
+    "ends", [("10.64.0.10", "nonsense"), ("10.0.0.256", "10.64.0.10"), ("", "")], ids=["to", "from", "both"]
+)
+def test_a_flow_between_what_is_no_address_is_refused(ends: tuple[str, str]) -> None:
+    body = question(SimulationRequest((WALL,)), [ObservedFlow(Flow(*ends, "tcp", 80), 1)])
+    with pytest.raises(UsageError, match="is not an IP address"):
+        list(read_question(body)[1])
+
+
+def test_the_first_part_says_how_much_there_is_and_the_last_part_has_the_outcome() -> None:
+    scene = Scene(*PODS[:2])
+    seen = ObservedFlow(scene.flow("outside", "shop/p10", "80/tcp"), 3, "", "shop/p10")
+    first, last = parts(scene, SimulationRequest((WALL,), pods=True), seen)
+    both_ways_in_both_families_by_port_and_ping = 2 * 2 * 2
+    assert (first.total, first.done, first.outcome) == (1 + both_ways_in_both_families_by_port_and_ping, 0, None)
+    assert last.done == first.total
+    assert last.outcome is not None
+    assert (last.outcome.log.denied, last.outcome.policies) == (1, ("NetworkPolicy shop/wall",))
+    assert last.outcome.pods is not None
+    assert last.outcome.pods.denied == both_ways_in_both_families_by_port_and_ping
+    assert [change.count for change in last.changes] == [3] + [0] * both_ways_in_both_families_by_port_and_ping
+
+
+def test_turns_end_after_every_step_where_time_is_up_and_say_the_same() -> None:
+    scene = Scene(*PODS)
+    asked = SimulationRequest((WALL,), pods=True)
+    seen = ObservedFlow(scene.flow("outside", "shop/p10", "80/tcp"), 3)
+    whole = parts(scene, asked, seen)
+    turns = list(in_turns(work(scene, asked, seen), 0.0))
+    assert turns.index(None) == 0, "while it is planned, nobody is told anything"
+    told = [part for part in turns if part is not None]
+    assert len(told) > whole[0].total
+    assert [change for part in told for change in part.changes] == list(whole[-1].changes)
+    assert told[-1].outcome == whole[-1].outcome
+
+
+def test_parts_survive_the_wire() -> None:
+    scene = Scene(*PODS, policy("shop/more", labelled(app="p10")))
+    for part in parts(scene, SimulationRequest((WALL,), pods=True)):
+        assert msgspec.json.decode(msgspec.json.encode(part), type=SimulationPart) == part
+
+
+def test_too_much_is_refused_before_anything_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(*PODS)
+    monkeypatch.setattr(job, "MOST_FLOWS", 100)
+    turns = in_turns(work(scene, SimulationRequest((WALL,), pods=True)), 60.0)
+    with pytest.raises(UsageError, match="more than 100 connections to judge; narrow them with -n NS") as refused:
+        next(turns)
+    assert "--since" in str(refused.value)
+    monkeypatch.setattr(job, "MOST_FLOWS", 120)
+    assert parts(scene, SimulationRequest((WALL,), pods=True))[0].total == 120
+
+
+def test_problems_are_told_with_the_first_part_unless_the_policies_go() -> None:
+    broken = PolicyFile(WALL.name, WALL.text.replace("spec: {}", "spec: {ingress: 1}"))
+    scene = Scene(*PODS)
+    assert [problem.place for problem in parts(scene, SimulationRequest((broken,)))[0].problems] == ["wall.yaml:1"]
+    scene.put(policy("shop/wall"))
+    assert parts(scene, SimulationRequest((broken,), delete=True))[0].problems == ()
+
+
+def test_what_is_to_go_and_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="there is no NetworkPolicy shop/wall to take away"):
+        work(Scene(*PODS), SimulationRequest((WALL,), delete=True))

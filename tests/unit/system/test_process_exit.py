@@ -1,0 +1,47 @@
+"""The end of a process in which something hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nfagent.system.process_exit import end_within
+from tests.support.disk_images import hung
+
+HANGING = """
+import asyncio, os, sys
+from nfagent.cli.run import _log_to_stderr
+from nfagent.system.process_exit import end_within
+_log_to_stderr("info")
+
+async def main():
+    asyncio.get_running_loop().run_in_executor(None, os.stat, sys.argv[1])
+    end_within(0.5)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a disk that never answers")
+def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk_that_never_answers(tmp_path: Path) -> None:
+    with hung(tmp_path / "disk"):
+        began = time.monotonic()
+        command = [sys.executable, "-c", HANGING, str(tmp_path / "disk" / "file")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert time.monotonic() - began < 30
+    assert done.returncode == 0
+    assert "stopped without waiting any longer for threads that don't end" in done.stderr
+
+
+def test_a_stop_where_no_thread_can_be_started_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    end_within(60)

@@ -1,0 +1,162 @@
+"""The agent's own log, where nobody reads it: nobody is held up, and what is lost is counted and said."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nfagent.system.stderr_log import StderrLog, lost_lines
+from tests.support.packet_labs import wait_until
+
+PAGE = 4096
+LONGEST_CALL = 0.5
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """Make a pipe that takes a page."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def record(words: str) -> logging.LogRecord:
+    return logging.LogRecord("nfagent", logging.INFO, "", 0, words, (), None)
+
+
+def test_lines_come_in_their_order() -> None:
+    with pipe() as (reader, writer):
+        log = StderrLog(writer)
+        for number in range(10):
+            log.emit(record(f"line {number}"))
+        log.flush()
+        assert os.read(reader, PAGE) == b"".join(b"line %d\n" % number for number in range(10))
+        assert log.lost_lines == 0
+
+
+def test_a_reader_that_stops_holds_nobody_up_and_learns_what_it_lost() -> None:
+    with pipe() as (reader, writer):
+        log = StderrLog(writer, queue_bytes=2 * PAGE)
+        began = time.monotonic()
+        for number in range(1000):
+            log.emit(record(f"{number:031}"))
+        assert time.monotonic() - began < LONGEST_CALL
+        assert log.lost_lines > 500
+        lost = log.lost_lines
+
+        found = b""
+        while log.waiting or not found.endswith(b"\n"):
+            found += os.read(reader, PAGE)
+        log.emit(record("again"))
+        log.flush()
+        while not found.endswith(b"again\n"):
+            found += os.read(reader, PAGE)
+        *whole, said, last = found.decode().splitlines()
+        assert whole == [f"{number:031}" for number in range(1000 - lost)]
+        assert (said, last) == (f"nobody read this log for a while, or its disk took none; lines lost: {lost}", "again")
+
+
+def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(tmp_path: Path) -> None:
+    disk = os.open("/dev/full", os.O_WRONLY)
+    log = StderrLog(disk)
+    log.emit(record("one"))
+    wait_until(lambda: not log.waiting)
+    log.emit(record("two"))  # it begins with telling of the first, which is refused too
+    wait_until(lambda: not log.waiting)
+    assert log.lost_lines == 2
+    os.close(disk)
+    mended = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(mended, disk)
+    log.emit(record("three"))
+    log.flush()
+    os.close(disk)
+    if mended != disk:
+        os.close(mended)
+    said, last = (tmp_path / "log").read_text().splitlines()
+    assert (said, last) == ("nobody read this log for a while, or its disk took none; lines lost: 2", "three")
+
+
+def test_a_pipe_that_does_not_wait_loses_nothing_to_a_slow_reader() -> None:
+    with pipe() as (reader, writer):
+        os.set_blocking(writer, False)
+        log = StderrLog(writer)
+        for number in range(1000):
+            log.emit(record(f"{number:031}"))
+        found = b""
+        while log.waiting:
+            if select.select([reader], [], [], 0.1)[0]:
+                found += os.read(reader, PAGE)
+        if select.select([reader], [], [], 0)[0]:
+            found += os.read(reader, PAGE)
+        assert found.decode().splitlines() == [f"{number:031}" for number in range(1000)]
+        assert log.lost_lines == 0
+
+
+def test_what_this_process_lost_is_counted() -> None:
+    with pipe() as (_, writer):
+        log = StderrLog(writer, queue_bytes=PAGE)
+        logging.getLogger().addHandler(log)
+        try:
+            log.emit(record("x" * 2 * PAGE))
+            assert lost_lines() == 1
+        finally:
+            logging.getLogger().removeHandler(log)
+
+
+def test_a_flush_waits_no_longer_than_it_may() -> None:
+    with pipe() as (reader, writer):
+        log = StderrLog(writer)
+        log.emit(record("x" * 3 * PAGE))
+        began = time.monotonic()
+        log.flush(0.05)
+        assert log.waiting
+        assert time.monotonic() - began < LONGEST_CALL
+        # The last read must not wait: the log may have written everything and not have said so yet.
+        while log.waiting:
+            if select.select([reader], [], [], 0.01)[0]:
+                os.read(reader, PAGE)
+
+
+def test_a_reader_that_went_away_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        log = StderrLog(writer)
+        log.emit(record("to nobody"))
+        wait_until(lambda: not log.waiting)
+        assert not log.waiting
+    finally:
+        os.close(writer)
+
+
+def test_a_record_that_does_not_fit_its_arguments_is_written_all_the_same() -> None:
+    with pipe() as (reader, writer):
+        log = StderrLog(writer)
+        log.emit(logging.LogRecord("nfagent", logging.ERROR, "", 0, "%d Pods", ("no number",), None))
+        log.flush()
+        assert os.read(reader, PAGE) == b"error '%d Pods'\n"
+
+
+ENDING = """
+import logging
+from nfagent.cli.run import _log_to_stderr
+_log_to_stderr("info")
+logging.getLogger("nfagent").info("x" * 100_000)
+"""
+
+
+def test_a_process_ends_whose_log_nobody_reads() -> None:
+    with pipe() as (_, writer):
+        subprocess.run([sys.executable, "-c", ENDING], stderr=writer, check=True, timeout=50)

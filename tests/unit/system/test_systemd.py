@@ -1,0 +1,64 @@
+"""What is told to systemd, and that nobody minds when it isn't there."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nfagent.system.systemd import notify
+
+DEADLINE = 60.0
+
+
+@pytest.fixture(params=["a path", "an abstract address"])
+def listener(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    path = str(tmp_path / "notify")
+    abstract = request.param == "an abstract address"
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@{path}" if abstract else path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+        opened.settimeout(DEADLINE)
+        opened.bind(f"\0{path}" if abstract else path)
+        yield opened
+
+
+def test_a_state_is_one_datagram(listener: socket.socket) -> None:
+    assert notify("READY=1\nSTATUS=enforcing")
+    assert notify("STOPPING=1")
+    assert [listener.recv(4096), listener.recv(4096)] == [b"READY=1\nSTATUS=enforcing", b"STOPPING=1"]
+
+
+@pytest.mark.parametrize("address", [None, "", "relative/notify", "vsock:2:1234"])
+def test_where_nobody_asked_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if address is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    assert not notify("READY=1")
+
+
+@pytest.mark.parametrize("length", [10, 200])
+def test_a_socket_that_is_gone_or_can_not_be_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / ("x" * length)))
+    assert not notify("READY=1")
+
+
+def test_a_listener_that_reads_nothing_holds_nobody_up_and_gets_all_in_the_end(listener: socket.socket) -> None:
+    target = listener.getsockname()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others:
+        filled = 0
+        try:
+            while True:
+                others.sendto(b"x", target)
+                filled += 1
+        except BlockingIOError:
+            pass
+    states = [f"STATUS={number}" for number in range(20)]
+    assert all(notify(state) for state in states)
+    assert [listener.recv(4096) for _ in range(filled)] == [b"x"] * filled
+    assert [listener.recv(4096).decode() for _ in states] == states

@@ -1,0 +1,249 @@
+"""The rotating file: sizes, names and mode; others that move it; disks that refuse."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from nfagent.verdicts.log_file import RotatingFile
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "network" / "policy_action.log"
+
+
+@pytest.fixture
+def log(path: Path) -> Iterator[RotatingFile]:
+    opened = RotatingFile(path, max_bytes=100, backups=3)
+    yield opened
+    opened.close()
+
+
+def lines(*numbers: int) -> list[bytes]:
+    """Lines of 25 bytes each: four fill a file of 100."""
+    return [f"line {number:019}\n".encode() for number in numbers]
+
+
+def text(*numbers: int) -> bytes:
+    return b"".join(lines(*numbers))
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def test_folder_and_file_are_made_with_the_first_line_and_a_mode_that_the_umask_does_not_change(
+    log: RotatingFile, path: Path
+) -> None:
+    assert not path.parent.exists()
+
+    before = os.umask(0o077)
+    try:
+        log.write(lines(1))
+    finally:
+        os.umask(before)
+
+    assert path.read_bytes() == text(1)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_there_already_is_kept_with_its_mode(log: RotatingFile, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(text(1))
+    path.chmod(0o604)
+
+    log.write(lines(2))
+
+    assert path.read_bytes() == text(1, 2)
+    assert path.stat().st_mode & 0o777 == 0o604
+
+
+def test_a_file_is_filled_to_the_byte_and_not_beyond(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1, 2, 3))
+    log.write(lines(4))
+    assert names(path) == ["policy_action.log"]
+
+    log.write(lines(5))
+
+    assert path.read_bytes() == text(5)
+    assert path.with_name("policy_action.log.1").read_bytes() == text(1, 2, 3, 4)
+
+
+def test_backups_are_numbered_by_age_and_the_oldest_goes(log: RotatingFile, path: Path) -> None:
+    for number in range(0, 24, 4):
+        log.write(lines(*range(number, number + 4)))
+
+    assert names(path) == ["policy_action.log", *(f"policy_action.log.{age}" for age in (1, 2, 3))]
+    assert path.read_bytes() == text(20, 21, 22, 23)
+    assert path.with_name("policy_action.log.1").read_bytes() == text(16, 17, 18, 19)
+    assert path.with_name("policy_action.log.3").read_bytes() == text(8, 9, 10, 11)
+
+
+def test_a_batch_larger_than_a_file_is_spread_over_files(log: RotatingFile, path: Path) -> None:
+    log.write(lines(*range(10)))
+
+    assert path.read_bytes() == text(8, 9)
+    assert path.with_name("policy_action.log.1").read_bytes() == text(4, 5, 6, 7)
+    assert path.with_name("policy_action.log.2").read_bytes() == text(0, 1, 2, 3)
+
+
+def test_a_line_larger_than_a_file_has_one_for_itself(log: RotatingFile, path: Path) -> None:
+    long = b"x" * 300 + b"\n"
+
+    log.write([*lines(1), long, *lines(2)])
+
+    assert path.read_bytes() == text(2)
+    assert path.with_name("policy_action.log.1").read_bytes() == long
+    assert log.errors == 0
+
+
+def test_no_backups_means_to_start_over(path: Path) -> None:
+    log = RotatingFile(path, max_bytes=100, backups=0)
+
+    log.write(lines(1, 2, 3, 4, 5))
+    log.close()
+
+    assert names(path) == ["policy_action.log"]
+    assert path.read_bytes() == text(5)
+
+
+def test_a_gap_in_the_backups_is_no_error(log: RotatingFile, path: Path) -> None:
+    log.write(lines(*range(12)))
+    path.with_name("policy_action.log.1").unlink()
+
+    log.write(lines(12))
+
+    assert names(path) == ["policy_action.log", "policy_action.log.1", "policy_action.log.3"]
+    assert log.errors == 0
+
+
+def test_a_file_that_was_deleted_is_made_anew(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1))
+    path.unlink()
+
+    log.write(lines(2))
+
+    assert path.read_bytes() == text(2)
+
+
+def test_a_folder_that_was_deleted_is_made_anew(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1))
+    path.unlink()
+    path.parent.rmdir()
+
+    log.write(lines(2))
+
+    assert path.read_bytes() == text(2)
+
+
+def test_a_file_that_was_moved_gets_no_more_lines(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1))
+    path.rename(path.with_name("moved"))
+
+    log.write(lines(2))
+
+    assert path.with_name("moved").read_bytes() == text(1)
+    assert path.read_bytes() == text(2)
+
+
+def test_a_file_put_in_its_place_is_used(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1))
+    path.rename(path.with_name("moved"))
+    path.write_bytes(text(7))
+
+    log.write(lines(2))
+
+    assert path.read_bytes() == text(7, 2)
+
+
+def test_a_file_that_was_emptied_by_its_shipper_is_filled_from_its_start(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1, 2, 3, 4))
+    os.truncate(path, 0)
+
+    log.write(lines(5))
+
+    assert names(path) == ["policy_action.log"]
+    assert path.read_bytes() == text(5)
+
+
+def test_reopen_lets_go_of_the_file_and_the_next_line_opens_it(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1))
+    held = open_files(path)
+    log.reopen()
+
+    assert (held, open_files(path)) == (1, 0)
+    log.write(lines(2))
+    assert path.read_bytes() == text(1, 2)
+
+
+def open_files(path: Path) -> int:
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += link.readlink() == path
+    return count
+
+
+def test_a_line_that_a_crash_cut_short_damages_no_other(log: RotatingFile, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"cut":')
+
+    log.write(lines(1))
+
+    assert path.read_bytes() == b'{"cut":\n' + text(1)
+
+
+def test_a_disk_that_takes_nothing_is_counted_not_raised(log: RotatingFile) -> None:
+    with largest_file(0):
+        log.write(lines(1, 2))
+        log.write(lines(3))
+
+    assert (log.errors, log.lost_lines) == (2, 3)
+    assert "File too large" in log.last_error
+
+
+def test_a_disk_that_fills_up_inside_a_line_loses_that_line_and_the_rest_and_recovers(path: Path) -> None:
+    log = RotatingFile(path)
+
+    with largest_file(60):
+        log.write(lines(1, 2, 3, 4))
+    assert (log.errors, log.lost_lines) == (1, 2)
+
+    log.write(lines(5))
+    log.close()
+
+    assert path.read_bytes().splitlines(keepends=True) == [*lines(1, 2), lines(3)[0][:10] + b"\n", *lines(5)]
+    assert log.errors == 1
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let the kernel refuse what goes beyond `size` bytes of a file (EFBIG), as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_folder_that_can_not_be_made_is_counted_not_raised(tmp_path: Path) -> None:
+    (tmp_path / "network").write_bytes(b"a file where the folder should be")
+    log = RotatingFile(tmp_path / "network" / "policy_action.log")
+
+    log.write(lines(1, 2))
+
+    assert (log.errors, log.lost_lines) == (1, 2)
+    assert "network" in log.last_error
+
+
+def test_an_empty_batch_makes_no_file(log: RotatingFile, path: Path) -> None:
+    log.write([])
+
+    assert not path.parent.exists()
