@@ -1,24 +1,49 @@
-"""The machine's clocks. Satisfies reconcile.Clock."""
+"""Clocks: what decides by time takes one of these protocols, and the agent passes the machine's own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import Protocol
+
+
+class MonotonicClock(Protocol):
+    """Measures durations."""
+
+    def monotonic(self) -> float:
+        """Return seconds since an arbitrary start."""
+        ...
+
+
+class Clock(MonotonicClock, Protocol):
+    """Measures durations and waits."""
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event, at most so many seconds; return whether it was set in time."""
+        ...
+
+
+class WallClock(Clock, Protocol):
+    """Knows the time of day too."""
+
+    def now_ns(self) -> int:
+        """Return nanoseconds since the epoch."""
+        ...
 
 
 class SystemClock:
-    """Real time."""
+    """The clocks of this machine. Implements `WallClock`."""
 
     def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
+        """Return seconds since an arbitrary start (CLOCK_MONOTONIC)."""
         return time.monotonic()
 
     def now_ns(self) -> int:
-        """Give nanoseconds since the epoch."""
+        """Return nanoseconds since the epoch (CLOCK_REALTIME)."""
         return time.time_ns()
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
+        """Wait for an event, at most so many seconds; return whether it was set in time."""
         try:
             async with asyncio.timeout(seconds):
                 return await event.wait()

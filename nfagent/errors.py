@@ -44,7 +44,17 @@ class ValidationIssue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NfagentError(Exception):
-    """Base of everything that nfagent raises on purpose."""
+    """Base of everything that nfagent raises on purpose.
+
+    reason: what is wrong
+    hint:   what to do about it, often a command; empty where the reason says it
+    """
+
+    def __init__(self, reason: str = "", *, hint: str = "") -> None:
+        """Make the message: the reason, then the hint."""
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason = reason
+        self.hint = hint
 
 
 class UsageError(NfagentError):

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, SetFullError, WireError
 from nfagent.model.netaddr import family_of, is_link_local
 from nfagent.model.objects import Protocol
@@ -87,18 +88,6 @@ class FlowPolicy(typing.Protocol):
 
     def absolve(self, judged: Mapping[str, int]) -> None:
         """Take in that these suspects' connections were judged, and the denied ones ended."""
-        ...
-
-
-class Clock(typing.Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
         ...
 
 

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from nfagent.clock import MonotonicClock
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
 
@@ -22,14 +23,6 @@ TURN_SECONDS = 0.01
 
 TOGETHER_SECONDS = 0.1
 """How long Pods wait for the rest of a batch that holds other objects too; a folder may hold 150,000 of them."""
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
 
 
 class EventSlices(Protocol):
@@ -51,7 +44,11 @@ class EventApplier:
     """
 
     def __init__(
-        self, wanted: EventSlices, clock: Clock, wake: Callable[[], None], undivided: asyncio.Event | None = None
+        self,
+        wanted: EventSlices,
+        clock: MonotonicClock,
+        wake: Callable[[], None],
+        undivided: asyncio.Event | None = None,
     ) -> None:
         """Join what events go into and who is told that some came.
 

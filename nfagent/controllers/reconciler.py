@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import AddTable, ChangeElements, Transaction
@@ -98,18 +99,6 @@ class ChangeGuard(Protocol):
 
     def objection(self, held: Ruleset, wanted: Ruleset) -> str:
         """Say why the table must stay as it is; '' where it may be changed."""
-        ...
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
         ...
 
 

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nfagent.clock import WallClock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import standings
 from nfagent.reporting.problems import NodeFaults, cluster_statements, node_statements
 from nfagent.reporting.reporter import ClusterReporter
-from nfagent.reporting.request_retrier import ApiRequests, Clock
+from nfagent.reporting.request_retrier import ApiRequests
 
 _GATHER_SECONDS = 2.0
 
@@ -28,7 +29,7 @@ class StatusReporter:
         self,
         desired: DesiredState,
         api: ApiRequests,
-        clock: Clock,
+        clock: WallClock,
         faults: Callable[[], Mapping[ObjectRef, tuple[ValidationIssue, ...]]],
         node_faults: Callable[[], NodeFaults],
     ) -> None:

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
+from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.nflog import NflogSource, OnPackets
 
 log = logging.getLogger(__name__)
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
-        ...
 
 
 class NflogReader:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from nfagent.clock import Clock
 from nfagent.errors import ClusterError, UnreachableError
 from nfagent.kube.backoff import knock_pause, look_again_pause, window
 from nfagent.kube.client import ApiResponse
@@ -38,18 +39,6 @@ class DiscoveryClient(Protocol):
 
     async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
         """Give an answer, whatever its status. Raises ClusterError."""
-        ...
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
         ...
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from nfagent.checkpoint.store import CheckpointStore
+from nfagent.clock import Clock
 from nfagent.errors import ClusterError, ReadTimeoutError, UnreachableError, ValidationIssue
 from nfagent.kube.api import ApiClientProtocol, ResponseStream
 from nfagent.kube.availability import APIAvailability
@@ -49,18 +50,6 @@ _NOT_FOUND = 404
 _UNAVAILABLE = 503
 _SERVICES_SECONDS = 10.0
 _MOST_EXPIRED = 2
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
-        ...
 
 
 class EventSink(Protocol):

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from nfagent.clock import WallClock
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import APPLY_PATCH, FIELD_MANAGER, ObjectConditions, status_apply
 from nfagent.reporting.event_recorder import read_known
 from nfagent.reporting.notice import object_path
-from nfagent.reporting.request_retrier import ApiAnswer, Clock, RequestRetrier, explanation
+from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, explanation
 from nfagent.reporting.timestamps import to_seconds
 from nfagent.reporting.token_bucket import TokenBucket
 
@@ -36,7 +37,7 @@ class ConditionWriter:
     """
 
     def __init__(
-        self, channel: RequestRetrier, clock: Clock, draw: Callable[[], float], leads: Callable[[], bool]
+        self, channel: RequestRetrier, clock: WallClock, draw: Callable[[], float], leads: Callable[[], bool]
     ) -> None:
         """Stand ready; leads: whether this agent speaks for the cluster now."""
         self.sent = 0

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from nfagent.clock import WallClock
 from nfagent.reporting.event_queue import EventQueue, QueuedEvent
 from nfagent.reporting.events import event_name, events_path, new_event, node_known, repeated
 from nfagent.reporting.notice import ExistingEvent, Notice, object_path
-from nfagent.reporting.request_retrier import ApiAnswer, Clock, RequestRetrier, explanation
+from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, explanation
 from nfagent.reporting.timestamps import to_seconds
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -25,7 +26,7 @@ class EventRecorder:
     """
 
     def __init__(
-        self, channel: RequestRetrier, clock: Clock, node: str, draw: Callable[[], float], leads: Callable[[], bool]
+        self, channel: RequestRetrier, clock: WallClock, node: str, draw: Callable[[], float], leads: Callable[[], bool]
     ) -> None:
         """Write as the agent of `node`; leads: whether it speaks for the cluster now."""
         self.sent = 0

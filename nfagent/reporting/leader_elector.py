@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from nfagent.clock import WallClock
 from nfagent.errors import ClusterError
 from nfagent.reporting.lease import (
     COLLECTION,
@@ -17,7 +18,7 @@ from nfagent.reporting.lease import (
     first_pause,
     lease_body,
 )
-from nfagent.reporting.request_retrier import ApiAnswer, Clock, RequestRetrier, explanation
+from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, explanation
 from nfagent.reporting.timestamps import to_microseconds
 
 _LEASE = f"{COLLECTION}/{NAME}"
@@ -42,7 +43,7 @@ class LeaderElector:
     def __init__(
         self,
         channel: RequestRetrier,
-        clock: Clock,
+        clock: WallClock,
         node: str,
         nodes: Callable[[], int],
         *,

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from nfagent.clock import WallClock
 from nfagent.reporting.condition_writer import ConditionWriter
 from nfagent.reporting.conditions import ObjectConditions
 from nfagent.reporting.event_recorder import EventRecorder
 from nfagent.reporting.leader_elector import UNPERMITTED, LeaderElector
 from nfagent.reporting.notice import Notice
-from nfagent.reporting.request_retrier import ApiRequests, Clock, RequestRetrier
+from nfagent.reporting.request_retrier import ApiRequests, RequestRetrier
 
 log = logging.getLogger(__name__)
 _lots = random.SystemRandom().random
@@ -26,7 +27,7 @@ class ClusterReporter:
     def __init__(
         self,
         api: ApiRequests,
-        clock: Clock,
+        clock: WallClock,
         node: str,
         nodes: Callable[[], int],
         draw: Callable[[], float] = _lots,

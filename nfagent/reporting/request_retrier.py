@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from nfagent.clock import WallClock
 from nfagent.errors import ClusterError
 from nfagent.kube.backoff import Backoff, window
 from nfagent.kube.reflector_requests import WatchFailure
@@ -63,22 +64,6 @@ class ApiRequests(Protocol):
         ...
 
 
-class Clock(Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
-
-    def now_ns(self) -> int:
-        """Give nanoseconds since the epoch."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
-        ...
-
-
 class RequestRetrier:
     """Requests for one purpose.
 
@@ -89,7 +74,7 @@ class RequestRetrier:
     def __init__(
         self,
         api: ApiRequests,
-        clock: Clock,
+        clock: WallClock,
         draw: Callable[[], float],
         nodes: Callable[[], int],
         purpose: str,

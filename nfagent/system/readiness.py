@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
+from nfagent.clock import Clock
 from nfagent.model.printable import printable
 from nfagent.system import systemd
 
@@ -21,18 +21,6 @@ COMMIT_SECONDS = 10.0
 """How much longer a reload waits for the kernel."""
 
 _UNREAD = "what was read before holds, the cluster couldn't be read again yet"
-
-
-class Clock(Protocol):
-    """What time is."""
-
-    def monotonic(self) -> float:
-        """Give seconds from an arbitrary start."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; tell whether it came in time."""
-        ...
 
 
 class ReadinessNotifier:

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from nfagent.clock import SystemClock
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_monitor import NftMonitor
@@ -53,7 +54,7 @@ class Kernel:
         ours.close()
 
 
-class Clock:
+class Clock(SystemClock):
     """Time in which every wait is over at once, but for the last."""
 
     def __init__(self) -> None:
