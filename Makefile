@@ -73,6 +73,8 @@ $(say) 'mypy --strict'
 $(bin)/mypy
 $(say) 'lint-imports'
 $(bin)/lint-imports --no-logo
+$(say) 'codespell'
+$(bin)/codespell
 $(say) 'systemd-analyze verify'
 (
     folder=$$(mktemp -d)
@@ -83,19 +85,20 @@ $(say) 'systemd-analyze verify'
 endef
 
 .PHONY: help
-help: ## say what can be made here
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
-	    printf '%-18s %s\n' "$$target" "$$what"
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
+	    printf '  %-16s %s\n' "$${target:+make $$target}" "$$what"
 	done
 
 .PHONY: demo
-demo: $(VENV)/ready modules ## two nodes in network namespaces: policy, masquerade, verdict log (root; under a minute)
+demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work (root; a minute)
 	@exec $(bin)/nfagent lab demo
 
 # What tests/apiserver needs is built meanwhile, at the lowest priority: it takes minutes the first time. Those
 # tests come last and wait for it; whoever ends `make test` ends the build too, Ctrl-C or not.
 .PHONY: test
-test: $(VENV)/ready modules ## everything: lint, then all tests (root for those that need the kernel; LATEST=1: with the newest packages)
+test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
+#: LATEST=1  with the newest packages that setup.cfg allows
 	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.binaries --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
@@ -104,42 +107,45 @@ test: $(VENV)/ready modules ## everything: lint, then all tests (root for those 
 	$(bin)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
 .PHONY: apiserver
-apiserver: $(VENV)/ready ## build/etcd and build/kube-apiserver, for tests/apiserver (Go 1.24; five minutes the first time)
+apiserver: $(VENV)/ready ## build/etcd, build/kube-apiserver for tests/apiserver (Go; 5 minutes)
 	@exec $(bin)/python -m nfagent.lab.binaries
 
 .PHONY: unit
-unit: $(VENV)/ready ## the fast tests, those without a kernel
+unit: $(VENV)/ready ## the tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
 
 .PHONY: conformance
-conformance: $(VENV)/ready modules ## the recorded suites, by evaluate, by rules and by packets (root; CASE=cyc-001, ATTACHMENT=bridge)
+conformance: $(VENV)/ready modules ## the recorded suites: evaluator, rules, packets (root)
+#: CASE=cyc-001  ATTACHMENT=bridge  one case; one kind of lab
 	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT))
 
 .PHONY: trixie
-trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables, by debootstrap in build/debian-13 (root; a minute the first time)
+trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables (root)
 	@$(call packages,debootstrap)
 	NFAGENT_DEBIAN_13=build $(bin)/pytest tests/kernel/test_debian_13.py
 
 .PHONY: fuzz
-fuzz: $(VENV)/ready modules ## random histories, by evaluate, by rules and by packets (root, or PACKETS=no; SECONDS=, SEED=, REPLAY=)
+fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root, or PACKETS=no)
+#: SECONDS=  SEED=  REPLAY=build/fuzz/SEED
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
 .PHONY: bench
-bench: $(VENV)/ready modules ## every figure beside its reference, and build/bench.json (root; QUICK=1: two minutes; ONLY=one of them)
+bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
+#: QUICK=1  ONLY=packets  two minutes; one suite
 	@mkdir -p build
 	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json
 
 .PHONY: lint
-lint: $(VENV)/ready ## ruff, mypy --strict, import laws, systemd unit
+lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd unit
 	@$(linting)
 
 .PHONY: fresh
-fresh: ## make demo and make test on a bare Debian 12, made by debootstrap in build/fresh (root; a quarter of an hour)
+fresh: ## make demo and make test on a bare Debian 12 (root; 20 minutes)
 	@exec .ci/fresh
 
 .PHONY: lock
-lock: ## requirements*.txt anew: the newest packages that setup.cfg allows, with hashes (two minutes)
+lock: ## requirements*.txt: newest allowed versions, with hashes
 	@$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet 'pip-tools >= 7.5, < 8'
 	$(say) '$(DEV_LOCK)'
@@ -148,7 +154,8 @@ lock: ## requirements*.txt anew: the newest packages that setup.cfg allows, with
 	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
 
 .PHONY: install
-install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit (PREFIX=, DESTDIR=)
+install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
+#: PREFIX=  DESTDIR=
 	@$(call packages,$(RUN_PACKAGES))
 	$(say) "$(root): nfagent and its Python packages"
 	$(PYTHON) -m venv --system-site-packages "$(root)"
@@ -182,7 +189,7 @@ install: ## nfagent for this machine: /opt/nfagent, /etc/nfagent/nfagent.toml, a
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
 .PHONY: uninstall
-uninstall: ## take the unit and /opt/nfagent away; settings, logs and the rules in force stay
+uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
 	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet nfagent 2>/dev/null; then
 	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2

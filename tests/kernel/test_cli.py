@@ -89,6 +89,7 @@ class Site:
             "NFAGENT_STATE_DIR": str(folder / "state"),
             "NFAGENT_RECONCILE_RESYNC_SECONDS": "3600",
         }
+        self.node = "node-a"
         self._pod = pod
 
     @property
@@ -97,7 +98,7 @@ class Site:
 
     @property
     def running(self) -> list[str]:
-        return ["run", "--manifests", str(self.manifests), "--node", "node-a"]
+        return ["run", "--manifests", str(self.manifests), "--node", self.node]
 
     @property
     def from_files(self) -> list[str]:
@@ -125,14 +126,16 @@ class Site:
         return json.loads(self.said(*arguments, "-o", "json", code=code))
 
     @contextlib.contextmanager
-    def agent(self) -> Iterator[Agent]:
-        """Start an agent, give it when it is ready; end it."""
+    def agent(self, checkout: str = "") -> Iterator[Agent]:
+        """Start an agent, of another checkout if one is named; return it when it is ready; end it."""
+        python = f"{checkout}/.venv/bin/python" if checkout else sys.executable
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             path = self.folder / f"notify-{uuid4().hex[:6]}"
             notified.bind(str(path))
             notified.settimeout(DEADLINE)
             with subprocess.Popen(
-                [sys.executable, "-m", "nfagent", *self.running],
+                [python, "-m", "nfagent", *self.running],
+                cwd=checkout or None,
                 env=self.environment | {"NOTIFY_SOCKET": str(path)},
                 stderr=subprocess.PIPE,
                 text=True,
