@@ -1,6 +1,6 @@
 """Where the API server is, and with what credentials it is asked.
 
-A kubeconfig is resolved in a child process (`kube/kubeconfig_helper.py` says why); a Pod's service account is files.
+A kubeconfig is resolved in a child process (`kube/kubeconfig_child.py` says why); a Pod's service account is files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 from nfagent.errors import ClusterError
 
-_PROGRAM = Path(__file__).with_name("kubeconfig_helper.py")
+_PROGRAM = Path(__file__).with_name("kubeconfig_child.py")
 _CHILD_SECONDS = 60
 """A plugin may ask its own servers on the way."""
 
