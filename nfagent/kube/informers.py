@@ -53,22 +53,14 @@ _MOST_EXPIRED = 2
 
 
 class EventSink(Protocol):
-    """Who takes what changes."""
+    """Receives the changes of all resources."""
 
     async def take(self, changes: Iterable[ObjectChange]) -> None:
-        """Take in changes, in the order of events; following goes on when it returns."""
-        ...
-
-    def held(self, kind: str) -> Collection[Key]:
-        """Give the keys of a kind's objects that are in force."""
-        ...
-
-    def count_nodes(self) -> int:
-        """Give the number of the cluster's Nodes, as far as it is known."""
+        """Apply changes in the order of events; the informers continue when it returns."""
         ...
 
     def gathered(self) -> None:
-        """Take in, once, that every resource was read whole."""
+        """Note that every resource was listed; called once."""
         ...
 
 
@@ -79,23 +71,30 @@ class Informers:
         self,
         server: ApiClientProtocol,
         clock: Clock,
-        taker: EventSink,
+        sink: EventSink,
+        keys: Callable[[str], Collection[Key]],
         last_good: CheckpointStore | None = None,
         *,
         resources: tuple[Resource, ...] = RESOURCES,
         silence: float = SILENCE_SECONDS,
         lots: Callable[[], float] = random.random,
     ) -> None:
-        """Join the server, who takes what changes, and what is kept for the next start; `run` asks."""
+        """Set up the reflectors; `run` sends the first request.
+
+        sink:      receives every change
+        keys:      returns namespace and name of the objects of a kind that the desired state contains
+        last_good: the checkpoint for the next start of the agent
+        """
         self._server = server
         self._clock = clock
-        self._taker = taker
+        self._sink = sink
+        self._keys = keys
         self._silence = silence
         self._lots = lots
-        self._lookout = APIAvailability(server, clock, taker.count_nodes, lots)
+        self._lookout = APIAvailability(server, clock, self._count_nodes, lots)
         self._last_good = last_good or CheckpointStore(None, "")
         self._reflectors = {
-            resource.kind: Reflector(resource, taker.held, last_good=self._last_good) for resource in resources
+            resource.kind: Reflector(resource, keys, last_good=self._last_good) for resource in resources
         }
         self._troubles: dict[str, str] = {}
         self._heard_at: dict[str, float] = {}
@@ -176,7 +175,7 @@ class Informers:
             now = self._clock.monotonic()
             if self._services_at is not None and now - self._services_at < _SERVICES_SECONDS:
                 return ""
-            reflector = Reflector(SERVICES, self._taker.held)
+            reflector = Reflector(SERVICES, self._keys)
             reflector.list_only()
             trouble = await self._list(reflector)
             if trouble:
@@ -250,8 +249,11 @@ class Informers:
             self._say(kind, setback.reason)
         await self._pause(backoff, setback)
 
+    def _count_nodes(self) -> int:
+        return len(self._keys("Node"))
+
     async def _pause(self, backoff: Backoff, setback: WatchFailure) -> None:
-        await self._clock.wait(self._never, backoff.pause(setback, self._taker.count_nodes(), self._lots()))
+        await self._clock.wait(self._never, backoff.pause(setback, self._count_nodes(), self._lots()))
 
     async def _ask(self, reflector: Reflector, request: ReflectorRequest) -> None:
         """Ask, and hand on what the answer changes. Raises ClusterError."""
@@ -312,10 +314,10 @@ class Informers:
         if not self.synced and all(each.synced for each in self._reflectors.values()):
             self.synced = True
             self._last_good.settle()
-            self._taker.gathered()
+            self._sink.gathered()
 
     async def _deliver(self, changes: Iterable[ObjectChange]) -> None:
-        await self._taker.take(self._last_good.noted(changes))
+        await self._sink.take(self._last_good.noted(changes))
 
     async def _keep(self, reflector: Reflector, changes: Iterable[ObjectChange]) -> None:
         """Keep what a list gives until it is whole, and hand it on as one batch: no part of a relist takes effect."""
@@ -361,7 +363,7 @@ class Informers:
             "phase": reflector.phase,
             "synced": reflector.synced,
             "version": reflector.version,
-            "objects": len(self._taker.held(reflector.resource.kind)),
+            "objects": len(self._keys(reflector.resource.kind)),
             "trouble": self._trouble(reflector),
             "heard_seconds_ago": None if heard_at is None else round(self._clock.monotonic() - heard_at, 1),
         }

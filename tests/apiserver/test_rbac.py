@@ -140,4 +140,4 @@ def test_the_examples_are_taken_and_read_without_a_problem(
         assert follower.problems == []
         for kind in ("EgressNATPolicy", "NetworkGatewayGroup", "NetworkLogging", "ConfigMap"):
             wanted = {one["metadata"]["name"] for one in documents if one["kind"] == kind}
-            assert {name for _, name in follower.held(kind)} == wanted
+            assert {name for _, name in follower.desired.held(kind)} == wanted

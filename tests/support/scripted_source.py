@@ -80,10 +80,8 @@ class Stage:
         self.nodes = nodes
 
     def held(self, kind: str) -> Collection[Key]:
-        return self.holder.held(kind)
-
-    def count_nodes(self) -> int:
-        return self.nodes
+        """Return the keys of a kind; of Nodes as many as the cluster of the test has."""
+        return [("", f"node-{number}") for number in range(self.nodes)] if kind == "Node" else self.holder.held(kind)
 
     async def take(self, changes: Iterable[ObjectChange]) -> None:
         self.holder.take(changes)
@@ -133,7 +131,7 @@ async def waiting(
         stage = Stage(script, bell, nodes)
         server = api_server(script)
         source = Informers(
-            server, stage.clock, stage, resources=resources or (PODS,), silence=silence, lots=lambda: lot
+            server, stage.clock, stage, stage.held, resources=resources or (PODS,), silence=silence, lots=lambda: lot
         )
         try:
             yield stage, source
@@ -161,7 +159,7 @@ async def following(
 
 
 def alone(server: ApiClientProtocol, stage: Stage) -> Informers:
-    return Informers(server, stage.clock, stage, resources=(PODS,), lots=lambda: 0.5)
+    return Informers(server, stage.clock, stage, stage.held, resources=(PODS,), lots=lambda: 0.5)
 
 
 def initial(*objects: Document, version: str = "5") -> bytes:
