@@ -111,4 +111,4 @@ def test_with_the_right_it_goes_on_without_a_restart(lab: ApiLab, waiting: Waiti
     assert agent.nft("-s", "list", "table", "inet", "nfagent") != table["before"]
     assert lab.reach("x/a", "x/b") == {False}
     assert lab.reach("x/a", "y/a") == {False}
-    assert "every kind is followed again" in agent.said
+    assert "all kinds are watched again" in agent.said

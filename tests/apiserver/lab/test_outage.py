@@ -198,7 +198,7 @@ def test_the_agents_say_that_the_server_is_away_in_a_few_lines_and_once_that_it_
         # What they write there (Lease, Events, conditions) has lines of its own.
         assert 1 <= said.count("can't be reached: Connection refused") <= 4
         assert "Traceback" not in said
-    assert story.said.count("every kind is followed again") == 1
+    assert story.said.count("all kinds are watched again") == 1
 
 
 def test_an_agent_that_starts_without_a_server_says_what_it_waits_for(story: Story) -> None:

@@ -99,7 +99,7 @@ def test_an_object_that_is_gone_is_a_line_too() -> None:
 def test_another_format_is_an_error_that_names_both() -> None:
     header = CheckpointHeader("a", "manifests /m")
     assert decode_header(encode_header(header)) == header
-    with pytest.raises(DecodeError, match="it has format 9, and this version of nfagent reads 1"):
+    with pytest.raises(DecodeError, match="it has format 9, and this version of nfagent reads format 1"):
         decode_header(encode_header(CheckpointHeader("a", "manifests /m", 9)))
     with pytest.raises(DecodeError, match="damaged"):
         decode_header(encode_header(header)[:-5])

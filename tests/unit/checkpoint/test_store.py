@@ -183,15 +183,15 @@ def test_an_entry_that_is_damaged_takes_no_other_along_and_is_said(
         path = only_file(tmp_path)
         path.write_bytes(path.read_bytes().replace(b'"ops"', b'"oops"', 1))
         async with running(tmp_path) as store:
-            assert store.status()["problem"] == "1 of 3 entries can't be read, the others hold"
+            assert store.status()["problem"] == "1 of 3 entries can't be decoded; the others stay in force"
             assert [store.of_object(ref) for ref in (SHOP.ref, OPS.ref, HERE.ref)] == [SHOP, None, HERE]
             take(store, SHOP, HERE)
             store.settle()
             await until_written(store)
             assert store.status()["damaged"] == 1
             assert store.status()["problem"] == ""
-            assert store.status()["lost"] == "1 of 3 entries can't be read, the others hold"
-        assert ":3: a line is damaged" in caplog.text
+            assert store.status()["lost"] == "1 of 3 entries can't be decoded; the others stay in force"
+        assert ":3: line is damaged" in caplog.text
         assert await recalled(tmp_path) == [SHOP, HERE]
 
     asyncio.run(body())
@@ -204,7 +204,7 @@ def test_a_file_that_is_none_is_set_aside_and_said(tmp_path: Path, content: byte
         path = only_file(tmp_path)
         path.write_bytes(content)
         async with running(tmp_path) as store:
-            assert "what was kept isn't used" in store.status()["problem"]
+            assert "the file is not used" in store.status()["problem"]
             take(store, OPS)
             store.settle()
             await until_written(store)
@@ -242,7 +242,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
 
     async def body() -> None:
         async with running(tmp_path) as store:
-            assert "can be written by others; make it root's, of mode 0700" in store.status()["problem"]
+            assert "is writable by other users; set its owner to root and its mode to 0700" in store.status()["problem"]
             take(store, SHOP)
         assert names(tmp_path) == []
 
@@ -252,7 +252,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
 def test_two_agents_do_not_share_a_folder(tmp_path: Path) -> None:
     async def body() -> None:
         async with running(tmp_path), running(tmp_path, node="b") as second:
-            assert "in use by another agent; give each its own state_dir" in second.status()["problem"]
+            assert "in use by another agent; set another state_dir for each agent" in second.status()["problem"]
 
     asyncio.run(body())
 
@@ -330,7 +330,7 @@ def test_a_stalled_disk_is_said_and_holds_up_neither_the_loop_nor_the_end(
         async with running(tmp_path) as store:
             take(store, SHOP)
             store.settle()
-            await until(lambda: "no answer from the disk" in store.status()["problem"])
+            await until(lambda: "no response from the disk" in store.status()["problem"])
             take(store, OPS)
             assert store.status()["pending"] == 2
 
@@ -356,7 +356,7 @@ def test_a_disk_that_stalls_at_the_start_does_not_stop_it(tmp_path: Path, monkey
             store = CheckpointStore(tmp_path, "a")
             await store.open(SOURCE)
         async with writing(store):
-            assert "can't be read: no answer from the disk" in store.status()["problem"]
+            assert "can't be read: no response from the disk" in store.status()["problem"]
             take(store, OPS)
             store.settle()
             answer.set()

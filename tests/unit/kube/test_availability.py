@@ -59,13 +59,13 @@ class Clock:
 )
 def test_a_server_counts_as_back(statuses: list[int], least: float, most: float) -> None:
     clock = Clock()
-    asyncio.run(APIAvailability(Server(*statuses), clock, lambda: 2, lambda: 0.0).reachable())
+    asyncio.run(APIAvailability(Server(*statuses), clock, lambda: 2, lambda: 0.0).wait_reachable())
     assert least <= clock.now <= most
 
 
 def test_a_look_that_finds_nobody_is_made_as_soon_as_somebody_is_there() -> None:
     """Else a kind whose definition came before an outage would be found two pauses later."""
     clock, server = Clock(), Server(0, 0, 0, 200)
-    asyncio.run(APIAvailability(server, clock, lambda: 2, lambda: 1.0).appears(EGRESS))
+    asyncio.run(APIAvailability(server, clock, lambda: 2, lambda: 1.0).wait_served(EGRESS))
     assert server.asked == ["/apis", "/readyz", "/readyz", "/readyz", "/apis"]
     assert clock.now < 55

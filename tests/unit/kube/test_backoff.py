@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.kube.backoff import AGENTS_A_SECOND, Backoff, knock_pause, look_again_pause, window
+from nfagent.kube.backoff import AGENTS_PER_SECOND, Backoff, probe_pause, refresh_pause, window
 from nfagent.kube.reflector_requests import WatchFailure
 
 REFUSED = WatchFailure("refused", "")
@@ -22,21 +22,21 @@ def test_the_window_grows_with_the_cluster_up_to_half_a_minute(nodes: int, secon
 
 @pytest.mark.parametrize("nodes", [1, 1000, 15_000, 30_000])
 def test_no_more_than_a_thousand_agents_or_so_a_second_come_back_to_a_server(nodes: int) -> None:
-    pauses = [knock_pause(nodes, lot / nodes) for lot in range(nodes)]
+    pauses = [probe_pause(nodes, jitter / nodes) for jitter in range(nodes)]
     width = max(pauses) - min(pauses) if nodes > 1 else 1
-    assert nodes / width <= AGENTS_A_SECOND * 4 / 3 + 2
+    assert nodes / width <= AGENTS_PER_SECOND * 4 / 3 + 2
     assert max(pauses) <= window(nodes)
     assert min(pauses) >= window(nodes) / 4
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.5, 1.0])
-def test_missing_kinds_are_looked_for_within_a_minute_and_not_more_than_twice(lot: float) -> None:
-    assert 30 <= look_again_pause(lot) <= 50
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_missing_kinds_are_looked_for_within_a_minute_and_not_more_than_twice(jitter: float) -> None:
+    assert 30 <= refresh_pause(jitter) <= 50
 
 
-def pauses(*setbacks: WatchFailure, lot: float = 1.0, nodes: int = 10) -> list[float]:
+def pauses(*setbacks: WatchFailure, jitter: float = 1.0, nodes: int = 10) -> list[float]:
     backoff = Backoff()
-    return [backoff.pause(setback, nodes, lot) for setback in setbacks]
+    return [backoff.pause(setback, nodes, jitter) for setback in setbacks]
 
 
 WAITS: dict[str, tuple[list[WatchFailure], list[float]]] = {
@@ -58,11 +58,11 @@ def test_the_longest_wait_that_can_be_drawn(setbacks: list[WatchFailure], expect
     assert pauses(*setbacks) == expected
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("jitter", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("retry_after", [0.0, 1.0, 60.0])
 @pytest.mark.parametrize("nodes", [1, 15_000])
-def test_nobody_returns_before_the_server_asked_for(lot: float, retry_after: float, nodes: int) -> None:
-    (pause,) = pauses(WatchFailure("busy", "", retry_after), lot=lot, nodes=nodes)
+def test_nobody_returns_before_the_server_asked_for(jitter: float, retry_after: float, nodes: int) -> None:
+    (pause,) = pauses(WatchFailure("busy", "", retry_after), jitter=jitter, nodes=nodes)
     assert retry_after <= pause <= retry_after + window(nodes)
 
 
@@ -70,14 +70,14 @@ def test_nobody_returns_before_the_server_asked_for(lot: float, retry_after: flo
     "setback", [REFUSED, BUSY, WatchFailure("busy", "", 5.0)], ids=["refused", "busy", "retry-after"]
 )
 def test_two_agents_with_different_lots_wait_differently(setback: WatchFailure) -> None:
-    few, many = pauses(setback, lot=0.1), pauses(setback, lot=0.9)
+    few, many = pauses(setback, jitter=0.1), pauses(setback, jitter=0.9)
     assert 0 < few[0] < many[0]
 
 
 @pytest.mark.parametrize(("nodes", "most"), [(1000, 0), (15_000, 15)])
 def test_in_a_large_cluster_what_is_forgotten_for_all_is_not_listed_by_all_at_once(nodes: int, most: float) -> None:
-    assert pauses(EXPIRED, lot=1.0, nodes=nodes) == [most]
-    assert pauses(EXPIRED, lot=0.0, nodes=nodes) == [0]
+    assert pauses(EXPIRED, jitter=1.0, nodes=nodes) == [most]
+    assert pauses(EXPIRED, jitter=0.0, nodes=nodes) == [0]
 
 
 def test_after_a_success_the_waits_are_short_again() -> None:

@@ -221,20 +221,18 @@ AT = "API server http://127.0.0.1:{port} (kubeconfig /k, context c): "
 @pytest.mark.parametrize(
     ("sent", "then", "words"),
     [
-        pytest.param(HEAD, "wait", "silent for 0.05 s; does a firewall drop", id="it falls silent"),
-        pytest.param(b"", "wait", "silent for 0.05 s; does a firewall drop", id="it never says anything"),
-        pytest.param(HEAD, "end", "the answer broke off; does it restart?", id="it ends in the middle"),
-        pytest.param(HEAD, "half close", "the answer broke off; does it restart?", id="it closes its half"),
-        pytest.param(HEAD, "reset", "the answer broke off; does it restart?", id="it is reset in the middle"),
+        pytest.param(HEAD, "wait", "no bytes for 0.05 s; does a firewall drop", id="it falls silent"),
+        pytest.param(b"", "wait", "no bytes for 0.05 s; does a firewall drop", id="it never says anything"),
+        pytest.param(HEAD, "end", "the response was cut off; does it restart?", id="it ends in the middle"),
+        pytest.param(HEAD, "half close", "the response was cut off; does it restart?", id="it closes its half"),
+        pytest.param(HEAD, "reset", "the response was cut off; does it restart?", id="it is reset in the middle"),
         pytest.param(
             b"", "reset", "the connection was lost: Connection reset by peer", id="it is reset before the answer"
         ),
-        pytest.param(b"", "end", "closed the connection without an answer", id="it ends before the answer"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nConten", "end", "closed the connection without an answer", id="in the head"),
-        pytest.param(b"SSH-2.0-x\r\n\r\n", "wait", "what answers doesn't speak HTTP: ", id="it is no web server"),
-        pytest.param(
-            HEAD + b"zzz\r\n", "wait", "what answers doesn't speak HTTP: ", id="it talks nonsense in the middle"
-        ),
+        pytest.param(b"", "end", "closed the connection without a response", id="it ends before the answer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nConten", "end", "closed the connection without a response", id="in the head"),
+        pytest.param(b"SSH-2.0-x\r\n\r\n", "wait", "the response is not HTTP: ", id="it is no web server"),
+        pytest.param(HEAD + b"zzz\r\n", "wait", "the response is not HTTP: ", id="it talks nonsense in the middle"),
     ],
 )
 def test_a_stream_that_fails_says_how(sent: bytes, then: str, words: str) -> None:
@@ -263,7 +261,7 @@ def test_a_stream_that_fails_says_how(sent: bytes, then: str, words: str) -> Non
             assert got == ([b"some"] if sent == HEAD else [])
 
     async def reading(api: ApiClient) -> None:
-        async with api.stream("/", None, 0.05 if words.startswith("silent") else DEADLINE) as stream:
+        async with api.stream("/", None, 0.05 if words.startswith("no bytes") else DEADLINE) as stream:
             async for chunk in stream:
                 got.append(chunk)
                 begun.set()
@@ -307,10 +305,10 @@ def test_where_nobody_answers_it_is_unreachable() -> None:
             with pytest.raises(UnreachableError) as caught:
                 await api.ask("GET", "/")
             assert str(caught.value) == (
-                AT.format(port=port) + "can't be reached: Connection refused; does it run, and is that its address?"
+                AT.format(port=port) + "can't be reached: Connection refused; check that it runs, and its address"
             )
         async with asking("https://api.nowhere.invalid:6443") as api:
-            with pytest.raises(UnreachableError, match=r"its name can't be resolved: .*; is it spelled right"):
+            with pytest.raises(UnreachableError, match=r"its name can't be resolved: .*; check its spelling"):
                 await api.ask("GET", "/")
 
     run(story())
@@ -324,7 +322,7 @@ def test_an_answer_that_takes_too_long_is_said() -> None:
 
     async def story() -> None:
         async with scripted(script) as port, asking(f"http://127.0.0.1:{port}", None, 0.05) as api:
-            with pytest.raises(ClusterError, match=r"no whole answer within 0\.05 s; is it overloaded"):
+            with pytest.raises(ClusterError, match=r"no whole response within 0\.05 s; is it overloaded"):
                 await api.ask("GET", "/")
 
     run(story())
@@ -413,15 +411,15 @@ def test_tls_checks_the_server_against_the_ca_and_its_name(authority: Authority,
                 async with asking(at, **fields) as api:
                     assert (await api.ask("GET", "/")).status == 200
             async with asking(at, ca=ca, tls_server_name="other") as api:
-                with pytest.raises(ClusterError, match=r"its certificate is for another name: .*as tls-server-name"):
+                with pytest.raises(ClusterError, match=r"its certificate is for another name: .*; set tls-server-name"):
                     await api.ask("GET", "/")
             other = Authority(tmp_path).file
             async with asking(at, ca_file=str(other)) as api:
-                with pytest.raises(ClusterError, match=rf"isn't trusted by {other}: .*; write the CA") as caught:
+                with pytest.raises(ClusterError, match=rf"isn't trusted by {other}: .*; set the CA") as caught:
                     await api.ask("GET", "/")
                 assert not isinstance(caught.value, UnreachableError)
             async with asking(at) as api:
-                with pytest.raises(ClusterError, match=r"isn't trusted by the system's CAs: .*; write the CA"):
+                with pytest.raises(ClusterError, match=r"isn't trusted by the system's CAs: .*; set the CA"):
                     await api.ask("GET", "/")
             async with asking(f"http://127.0.0.1:{port}") as api:
                 with pytest.raises(ClusterError, match=r"is it https|without an answer"):
@@ -450,7 +448,7 @@ def test_a_401_over_tls_is_asked_again_by_a_new_connection(authority: Authority)
 def test_https_where_there_is_only_http_is_said() -> None:
     async def story() -> None:
         async with serving(told) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
-            with pytest.raises(ClusterError, match=r"TLS failed: .*; is it https"):
+            with pytest.raises(ClusterError, match=r"TLS handshake failed: .*; is it https"):
                 await api.ask("GET", "/")
 
     run(story())
@@ -468,7 +466,9 @@ def test_an_insecure_connection_works_and_is_warned_of_once(
     run(story())
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert warnings[0].startswith("kubeconfig /k, context c: insecure-skip-tls-verify is set: who is on the way")
+    assert warnings[0].startswith(
+        "kubeconfig /k, context c: insecure-skip-tls-verify is set: an attacker between this node"
+    )
 
 
 def test_a_client_certificate_that_rotates_is_shown_with_the_next_connection(
@@ -582,9 +582,11 @@ def test_a_proxy_that_refuses_or_isnt_there_is_said_without_its_password() -> No
     async def story() -> None:
         async with scripted(proxying([], None)) as port:
             refused = await complaint(f"http://me:secret@127.0.0.1:{port}")
-        assert f"the proxy http://127.0.0.1:{port} refused: 403 Not for you; ask who runs it" in str(refused)
+        assert f"the proxy http://127.0.0.1:{port} refused the connection: 403 Not for you; allow it there" in str(
+            refused
+        )
         gone = await complaint(f"http://me:secret@127.0.0.1:{port}")
-        assert f"the proxy http://127.0.0.1:{port} can't be reached: Connection refused; mend it" in str(gone)
+        assert f"the proxy http://127.0.0.1:{port} can't be reached: Connection refused; start it" in str(gone)
         assert isinstance(gone, UnreachableError)
         assert "proxy socks5://p:1 of kubeconfig /k" in str(await complaint("socks5://p:1"))
 

@@ -88,7 +88,7 @@ def test_what_cant_be_renewed_is_used_until_its_end(caplog: pytest.LogCaptureFix
         world.time, world.broken = START + 3550, "the plugin failed"
         assert await world.token() == "Bearer 1"
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-            "credentials are not renewed: the plugin failed; the old ones (here) stay"
+            "credential refresh failed: the plugin failed; using cached credentials of here until they expire"
         ]
         world.time = START + 3601
         with pytest.raises(ClusterError, match="the plugin failed"):
@@ -162,8 +162,8 @@ def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_i
     ("content", "reason"),
     [
         pytest.param(None, "No such file or directory", id="it isn't there"),
-        pytest.param(b" \n", "is empty", id="it is empty"),
-        pytest.param(b"\xff", "is no token", id="it is no text"),
+        pytest.param(b" \n", "empty", id="it is empty"),
+        pytest.param(b"\xff", "not a token", id="it is no text"),
     ],
 )
 def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
@@ -176,7 +176,7 @@ def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
     access = ClientConfig(server="https://api", origin="here", token_file=str(file))
     with pytest.raises(ClusterError) as caught:
         world.wallet.headers(access)
-    assert str(caught.value) == f"{file}: {reason}; without a token https://api can't be asked (here)"
+    assert str(caught.value) == f"{file}: {reason}; requests to https://api need a token (here)"
     kept = ClientConfig(server="https://api", origin="here", token_file=str(file), authorization="Bearer kept")
     assert world.value(kept) == "Bearer kept", "the kubeconfig's own"
 

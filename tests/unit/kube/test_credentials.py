@@ -104,7 +104,7 @@ def test_where_nothing_is_found_it_is_said_what_was_looked_for(tmp_path: Path, p
     with pytest.raises(ClusterError) as caught:
         run(find_access(environment={"KUBECONFIG": "/none"}, places=places))
     assert str(caught.value) == (
-        "no credentials for an API server: looked for the setting kubeconfig (empty);"
+        "no credentials for an API server; looked for the setting kubeconfig (empty);"
         " $KUBECONFIG (/none: no such file);"
         f" a Pod's service account ({tmp_path}/account); the node's files ({tmp_path}/kubelet.conf,"
         f" {tmp_path}/bootstrap.conf). Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
@@ -117,7 +117,7 @@ def test_a_context_isnt_looked_for_in_a_pod(places: CredentialPaths, in_pod: dic
 
 
 def test_a_kubeconfig_that_was_named_has_to_be_there(places: CredentialPaths, in_pod: dict[str, str]) -> None:
-    with pytest.raises(ClusterError, match="kubeconfig /none: there is no such file; give the right one"):
+    with pytest.raises(ClusterError, match="kubeconfig /none: no such file; name an existing one"):
         run(find_access("/none", environment=in_pod, places=places))
 
 
@@ -172,7 +172,7 @@ def test_a_servers_url_is_completed_as_kubectl_does(said: dict[str, Any], server
 
 @pytest.mark.parametrize("server", ["ftp://api", "https://", "https://[api", "https://api:99999", "https://api:x"])
 def test_what_is_no_url_is_refused(server: str) -> None:
-    with pytest.raises(ClusterError, match=r"here: server '.*' is no URL; write https://HOST:PORT"):
+    with pytest.raises(ClusterError, match=r"here: server '.*' is not a URL; write https://HOST:PORT"):
         module._url(ClientConfig(origin="here", server=server))  # noqa: SLF001 - as above
 
 
@@ -185,7 +185,9 @@ def test_a_child_that_can_not_be_started_for_want_of_descriptors_is_said_and_tri
     async def body() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
-            with pytest.raises(ClusterError, match=r"mine: the program that reads it can't be started: Too many open"):
+            with pytest.raises(
+                ClusterError, match=r"mine: the child process that reads it can't be started: Too many open"
+            ):
                 await find_access(str(file), environment={}, places=places)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -395,7 +395,7 @@ class TestServices:
                 assert len(stage.script.asked) == {"refused": 2, "away": 1, "always expired": 4}[ways]
 
         asyncio.run(body())
-        assert "Services can't be read" in caplog.text
+        assert "list of Services failed" in caplog.text
 
 
 def test_how_it_stands_is_told_by_kind(caplog: pytest.LogCaptureFixture) -> None:
@@ -404,7 +404,7 @@ def test_how_it_stands_is_told_by_kind(caplog: pytest.LogCaptureFixture) -> None
             with caplog.at_level(logging.INFO, "nfagent.kube.informers"):
                 await source.start()
             named = f"{stage.script.url}, by the test"
-            assert caplog.messages == [f"following {named}"]
+            assert caplog.messages == [f"watching API server {named}"]
             stage.script.on(PODS.path, initial(A, broken_pod("x")), "silent")
             stage.script.on(EGRESS.path, encoded(status(403, "Forbidden", "no")), status=403)
             async with running(source):

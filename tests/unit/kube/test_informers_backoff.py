@@ -36,13 +36,13 @@ from tests.support.scripted_source import (
 )
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.7])
-def test_429_waits_as_long_as_the_server_asks_and_a_lot_more(lot: float) -> None:
+@pytest.mark.parametrize("jitter", [0.0, 0.7])
+def test_429_waits_as_long_as_the_server_asks_and_a_lot_more(jitter: float) -> None:
     async def body() -> None:
-        async with following(lot=lot, nodes=5000) as stage:
+        async with following(jitter=jitter, nodes=5000) as stage:
             stage.script.on(PODS.path, encoded(status(429)), status=429, headers={"Retry-After": "7"})
             stage.script.on(PODS.path, initial(A), "silent")
-            assert await stage.clock.paused(1) == 7 + 5 * lot
+            assert await stage.clock.paused(1) == 7 + 5 * jitter
             stage.clock.advance(6.9)
             await asyncio.sleep(0)
             assert len(stage.script.asked) == 1
@@ -52,9 +52,9 @@ def test_429_waits_as_long_as_the_server_asks_and_a_lot_more(lot: float) -> None
     asyncio.run(body())
 
 
-async def first_pauses(lot: float, nodes: int) -> list[float]:
+async def first_pauses(jitter: float, nodes: int) -> list[float]:
     """Give how long an agent waits for a server that isn't there."""
-    async with waiting(nodes=nodes, lot=lot) as (stage, source):
+    async with waiting(nodes=nodes, jitter=jitter) as (stage, source):
         await stage.script.refuse()
         async with running(source):
             for number in (1, 2):
@@ -186,7 +186,7 @@ def test_a_server_that_starts_is_waited_for_until_it_is_ready() -> None:
 
 def test_a_server_that_is_not_ready_is_asked_less_often_in_a_larger_cluster() -> None:
     async def pauses(nodes: int) -> list[float]:
-        async with waiting(nodes=nodes, lot=1.0) as (stage, source):
+        async with waiting(nodes=nodes, jitter=1.0) as (stage, source):
             await stage.script.refuse()
             async with running(source):
                 await stage.clock.paused(1)
@@ -266,7 +266,7 @@ class TestMissingKinds:
 
     def test_are_no_obstacle_and_are_picked_up_within_a_minute_of_their_creation(self) -> None:
         async def body() -> None:
-            async with following(PODS, EGRESS, lot=1.0) as stage:
+            async with following(PODS, EGRESS, jitter=1.0) as stage:
                 stage.script.on(PODS.path, initial(A), "silent")
                 stage.script.on(EGRESS.path, encoded(status(404, "NotFound")), status=404)
                 await stage.in_sync()
@@ -407,7 +407,7 @@ class TestMissingKinds:
                 for number in range(1, 6):
                     stage.clock.advance(await stage.clock.paused(number))
                 assert stage.holder.names == "e"
-                trouble = "EgressNATPolicy served as v2, but read as v1; what was read before stays in force"
+                trouble = "EgressNATPolicy served as v2, but read as v1; the last known state stays in force"
                 assert source.status()["apiserver"]["resources"]["EgressNATPolicy"]["trouble"] == trouble
 
         asyncio.run(body())
@@ -444,7 +444,7 @@ def test_who_is_not_let_in_says_so_once_with_what_to_do_and_says_when_it_is_over
     assert [level for level, _ in said] == ["WARNING", "INFO"]
     assert "who are you?" in said[0][1]
     assert advice in said[0][1]
-    assert said[1][1] == "every kind is followed again"
+    assert said[1][1] == "all kinds are watched again"
 
 
 def test_what_is_part_of_the_protocol_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -548,7 +548,7 @@ def test_recovery_is_said_when_the_watch_is_open_again(caplog: pytest.LogCapture
             ringing = Ringing(stage.bell)
             log.addHandler(ringing)
             try:
-                await stage.bell.until(lambda: "every kind is followed again" in caplog.messages)
+                await stage.bell.until(lambda: "all kinds are watched again" in caplog.messages)
             finally:
                 log.removeHandler(ringing)
 

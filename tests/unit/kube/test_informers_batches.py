@@ -44,7 +44,7 @@ async def holding_one() -> AsyncIterator[Batches]:
         stage = Batches(script, bell)
         stage.batches = []
         server = api_server(script)
-        source = Informers(server, stage.clock, stage, stage.held, resources=(POLICIES,), lots=lambda: 0.5)
+        source = Informers(server, stage.clock, stage, stage.held, resources=(POLICIES,), jitter=lambda: 0.5)
         script.on("/readyz", b"ok", lasting=True)
         script.on(POLICIES.path, initial(FIRST), event("ERROR", GONE))
         try:

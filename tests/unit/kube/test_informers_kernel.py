@@ -98,7 +98,7 @@ def test_the_kernel_is_told_when_all_is_in_sync_and_of_a_relist_only_what_differ
         async with http_script(bell) as script:
             node = Node(script, bell)
             server = api_server(script)
-            source = Informers(server, node.clock, node, node.held, resources=(PODS, POLICIES), lots=lambda: 0.5)
+            source = Informers(server, node.clock, node, node.held, resources=(PODS, POLICIES), jitter=lambda: 0.5)
             reconciling = asyncio.create_task(node.reconciler.run())
             gate = asyncio.Event()
             script.on("/readyz", b"ok", lasting=True)

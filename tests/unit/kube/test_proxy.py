@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.errors import ClusterError
-from nfagent.kube.proxy import checked_proxy, environments_proxy, without_password
+from nfagent.kube.proxy import checked_proxy, environment_proxy, without_password
 
 PROXY = "http://proxy.example:3128"
 
@@ -32,7 +32,7 @@ PROXY = "http://proxy.example:3128"
     ],
 )
 def test_the_variable_is_the_one_of_the_scheme(server: str, environment: dict[str, str], wanted: str) -> None:
-    assert environments_proxy(server, environment) == wanted
+    assert environment_proxy(server, environment) == wanted
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_the_variable_is_the_one_of_the_scheme(server: str, environment: dict[st
 )
 def test_no_proxy_names_what_is_asked_directly(server: str, no_proxy: str, *, direct: bool) -> None:
     environment = {"HTTPS_PROXY": PROXY, "NO_PROXY": no_proxy}
-    assert environments_proxy(server, environment) == ("" if direct else PROXY)
+    assert environment_proxy(server, environment) == ("" if direct else PROXY)
 
 
 @pytest.mark.parametrize("proxy", ["socks5://me:secret@p:1080", "http://", "http://[bad", "proxy"])
 def test_what_is_no_http_proxy_is_refused_without_its_password(proxy: str) -> None:
-    with pytest.raises(ClusterError, match="of the environment can't be used: write http") as caught:
+    with pytest.raises(ClusterError, match="of the environment is not an HTTP proxy; write http") as caught:
         checked_proxy(proxy, "the environment")
     assert "secret" not in str(caught.value)
 

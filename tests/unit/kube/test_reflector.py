@@ -754,7 +754,7 @@ def test_what_an_agent_of_before_read_holds_where(step: Step, names: str) -> Non
     step(followed)
     assert followed.holder.names == names
     said = [str(problem) for problems in followed.reflector.problems.values() for problem in problems]
-    assert [text.endswith("; its version of before stays in force") for text in said] == [bool(names)] * len(said)
+    assert [text.endswith("; its last good version stays in force") for text in said] == [bool(names)] * len(said)
 
 
 def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
@@ -772,7 +772,7 @@ def test_an_object_that_stays_in_force_says_so() -> None:
     events = streamed(event("MODIFIED", refused_policy("a", 6)), added(refused_policy("d", 7)))
     followed = play([synced, events], "EgressNATPolicy")
     said = {ref.name: problems[0].reason for ref, problems in followed.reflector.problems.items()}
-    assert [said[name].endswith("its version of before stays in force") for name in ("a", "d")] == [True, False]
+    assert [said[name].endswith("its last good version stays in force") for name in ("a", "d")] == [True, False]
 
 
 def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time() -> None:
@@ -785,7 +785,7 @@ def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time()
 
 
 def withheld(followed: Followed) -> None:
-    followed.holder.take(followed.reflector.withhold("served as v2"))
+    followed.holder.take(followed.reflector.keep_in_force("served as v2"))
 
 
 def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read() -> None:
@@ -800,7 +800,7 @@ def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read(
 
 def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_an_agent_of_before_read() -> None:
     followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
-    assert (followed.reflector.expected, followed.reflector.synced) == (True, False)
+    assert (followed.reflector.has_objects, followed.reflector.synced) == (True, False)
     withheld(followed)
     assert (followed.holder.names, followed.reflector.synced) == ("c", True)
 
@@ -838,7 +838,7 @@ def unasked(*_: Any) -> None:  # noqa: ANN401 - whatever it is called with
 
 def test_what_is_held_is_asked_for_lists_alone() -> None:
     followed = play([SYNCED])
-    followed.reflector._held = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
+    followed.reflector._keys = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
     streamed(added(pod("c", 6)), event("DELETED", pod("a", 7)), bookmark("9"))(followed)
     assert followed.holder.names == "b c"
 
@@ -877,7 +877,7 @@ def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
     for start in range(0, len(body), size):
         chunk = body[start : start + size]
         plain.holder.take(plain.reflector.take_chunk(chunk))
-        if (work := ahead.reflector.ahead.work(chunk)) is not None:
+        if (work := ahead.reflector.predecoder.work(chunk)) is not None:
             worked += 1
             work()
         taken += steps(lambda: ahead.holder.take(ahead.reflector.take_chunk(chunk)))  # noqa: B023 - called at once
@@ -891,7 +891,7 @@ def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
 def test_a_long_line_that_is_no_event_is_a_setback_as_ever() -> None:
     followed = Followed("NetworkPolicy")
     for chunk in (b"x" * LONG, b"y\n"):
-        if (work := followed.reflector.ahead.work(chunk)) is not None:
+        if (work := followed.reflector.predecoder.work(chunk)) is not None:
             work()
         followed.holder.take(followed.reflector.take_chunk(chunk))
     assert followed.reflector.setback is not None

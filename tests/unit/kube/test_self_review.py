@@ -65,7 +65,7 @@ def test_a_version_is_read(major: str, minor: str, git: str, found: tuple[int, s
 
 @pytest.mark.parametrize(("major", "minor"), [("2", "0"), ("1", ""), ("1", "x")])
 def test_another_version_is_none(major: str, minor: str) -> None:
-    with pytest.raises(DecodeError, match="none of Kubernetes"):
+    with pytest.raises(DecodeError, match="not a version of Kubernetes"):
         decode_version(json.dumps({"major": major, "minor": minor}).encode())
 
 

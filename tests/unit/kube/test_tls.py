@@ -48,7 +48,7 @@ def test_a_context_stays_while_the_files_stay_and_goes_with_them(
     ca.write_text(authority.file.read_text() * 2)
     third = trust.context(access)
     assert third is not second
-    trust.forget()
+    trust.clear()
     assert trust.context(access) is not third
 
 
@@ -72,10 +72,14 @@ def test_a_rotation_that_is_half_done_leaves_the_old_context_in_use(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        pytest.param({"ca": "nonsense"}, "here: the CA is no PEM certificate (", id="a CA that is none"),
-        pytest.param({"ca_file": "/none"}, "/none: No such file or directory; it is needed to ask", id="no CA file"),
+        pytest.param({"ca": "nonsense"}, "here: the CA is not a PEM certificate (", id="a CA that is none"),
         pytest.param(
-            {"certificate": "x", "key": "x"}, "here: the client certificate and its key can't be used (", id="no PEM"
+            {"ca_file": "/none"},
+            "/none: No such file or directory; the connection to the API server needs",
+            id="no CA file",
+        ),
+        pytest.param(
+            {"certificate": "x", "key": "x"}, "here: the client certificate and its key can't be loaded (", id="no PEM"
         ),
         pytest.param({"certificate_file": "/none", "key": "x"}, "/none: No such file", id="no certificate file"),
     ],
@@ -91,7 +95,7 @@ def test_a_key_that_doesnt_fit_is_said(certificate: Path, other: Path) -> None:
     access = ClientConfig(server="https://a", origin="here", certificate_file=str(certificate), key=key)
     with pytest.raises(ClusterError) as caught:
         TLSContextCache().context(access)
-    assert f"the client certificate in {certificate} and its key can't be used (key values mismatch)" in str(
+    assert f"the client certificate in {certificate} and its key can't be loaded (key values mismatch)" in str(
         caught.value
     )
 

@@ -48,7 +48,7 @@ UNREADABLE_PAGES = {
 
 @pytest.mark.parametrize("body", UNREADABLE_PAGES.values(), ids=UNREADABLE_PAGES)
 def test_what_is_no_page_raises_a_decode_error(body: bytes) -> None:
-    with pytest.raises(DecodeError, match="the API server's list can't be read"):
+    with pytest.raises(DecodeError, match="list of the API server can't be decoded"):
         decode_page(body)
 
 
@@ -70,7 +70,7 @@ def test_an_event_tells_its_type_and_its_object() -> None:
     ids=["no object", "no type", "a type that is no text", "half a line", "null", "bytes that are no text"],
 )
 def test_what_is_no_event_raises_a_decode_error(line: bytes) -> None:
-    with pytest.raises(DecodeError, match="the API server's watch event can't be read"):
+    with pytest.raises(DecodeError, match="watch event of the API server can't be decoded"):
         decode_event(line)
 
 
@@ -95,7 +95,7 @@ def test_bookmarks(line: bytes, expected: tuple[str, bool]) -> None:
 
 @pytest.mark.parametrize("found", ["5", "{}", "null", '{"metadata": {"resourceVersion": 5}}'])
 def test_what_is_no_bookmark_raises_a_decode_error(found: str) -> None:
-    with pytest.raises(DecodeError, match="the API server's bookmark can't be read"):
+    with pytest.raises(DecodeError, match="bookmark of the API server can't be decoded"):
         decode_bookmark(msgspec.Raw(found.encode()))
 
 
@@ -107,7 +107,7 @@ STATUSES = {
     "no body at all": (b"", 503, "503"),
     "bytes that are no text": (b"\xffoops", 500, "500: �oops"),
     "fields of the wrong type": (b'{"code": "x"}', 500, '500: {"code": "x"}'),
-    "nothing to go by": (b"{}", 0, "no reason is given"),
+    "nothing to go by": (b"{}", 0, "no reason given"),
 }
 
 
@@ -117,7 +117,7 @@ def test_a_status_reads_as_one_line(body: bytes, code: int, words: str) -> None:
 
 
 def test_a_status_of_an_event_that_is_none_still_has_words() -> None:
-    assert str(decode_status(msgspec.Raw(b"5"))) == "no reason is given"
+    assert str(decode_status(msgspec.Raw(b"5"))) == "no reason given"
 
 
 def test_a_long_message_is_cut() -> None:
