@@ -128,12 +128,12 @@ def _lock_folder(descriptor: int, folder: Path) -> None:
     """Lock a folder and set mode 0700. Raises OSError, HostError."""
     found = os.fstat(descriptor)
     if found.st_uid != os.geteuid() or found.st_mode & _OTHERS_WRITE:
-        raise HostError(f"{folder} is writable by other users; set its owner to root and its mode to 0700")
+        raise HostError(f"{folder} is writable by other users", hint="set its owner to root and its mode to 0700")
     os.fchmod(descriptor, _FOLDER_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise HostError(f"{folder} is in use by another agent; set another state_dir for each agent") from None
+        raise HostError(f"{folder} is in use by another agent", hint="set another state_dir for each agent") from None
 
 
 def _write(descriptor: int, content: bytes) -> None:

@@ -1,9 +1,9 @@
 """How long to wait after a failed request. Pure: the caller draws the random number, and waits.
 
 Many agents use one API server. When it returns, they must not all reconnect at once, and in a small cluster they
-shouldn't wait longer than necessary. So the longest wait for an unreachable server grows with the cluster: a thousand
-agents a second return, whatever their number. A server that answers with an error can be overloaded by retries: there
-the wait doubles from failure to failure.
+shouldn't wait longer than necessary. So the longest wait for an unreachable server grows with the cluster: at most a
+thousand agents a second return. A server that answers with an error can be overloaded by retries: there the wait
+doubles from failure to failure.
 """
 
 from __future__ import annotations

@@ -18,58 +18,66 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 CONNECT_SECONDS = 10
 
 # The first match counts, so subclasses precede their base classes.
-_MESSAGES: tuple[tuple[type[Exception], type[ClusterError], str], ...] = (
+_MESSAGES: tuple[tuple[type[Exception], type[ClusterError], str, str], ...] = (
     (
         aiohttp.ClientHttpProxyError,
         ClusterError,
-        "the proxy {proxy} refused the connection: {reason}; allow it there, or list the API server in NO_PROXY",
+        "the proxy {proxy} refused the connection: {reason}",
+        "allow it there, or list the API server in NO_PROXY",
     ),
     (
         aiohttp.ClientProxyConnectionError,
         UnreachableError,
-        "the proxy {proxy} can't be reached: {reason}; start it, or list the API server in NO_PROXY",
+        "the proxy {proxy} can't be reached: {reason}",
+        "start it, or list the API server in NO_PROXY",
     ),
     (
         aiohttp.ClientConnectorDNSError,
         UnreachableError,
-        "its name can't be resolved: {reason}; check its spelling, and DNS on this machine",
+        "its name can't be resolved: {reason}",
+        "check its spelling, and DNS on this machine",
     ),
-    (aiohttp.ClientConnectorCertificateError, ClusterError, "{reason}"),
     (
         aiohttp.ClientConnectorSSLError,
         ClusterError,
-        "TLS handshake failed: {reason}; is it https, and does it require a client certificate?",
+        "TLS handshake failed: {reason}",
+        "is it https, and does it require a client certificate?",
     ),
     (
         aiohttp.ClientConnectorError,
         UnreachableError,
-        "can't be reached: {reason}; check that it runs, and its address",
+        "can't be reached: {reason}",
+        "check that it runs, and its address",
     ),
     (
         aiohttp.ConnectionTimeoutError,
         UnreachableError,
-        "no connection{through} within {connect} s; check its address, and firewalls between here and there",
+        "no connection{through} within {connect} s",
+        "check its address, and firewalls between here and there",
     ),
     (
         aiohttp.SocketTimeoutError,
         ReadTimeoutError,
-        "no bytes{through} for {seconds:g} s; does a firewall drop idle connections, or is it overloaded?",
+        "no bytes{through} for {seconds:g} s",
+        "does a firewall drop idle connections, or is it overloaded?",
     ),
     (
         aiohttp.ServerDisconnectedError,
         ClusterError,
-        "closed the connection{through} without a response: a restart, or no client certificate? See its log",
+        "closed the connection{through} without a response",
+        "see its log: a restart, or no client certificate?",
     ),
-    (aiohttp.ClientPayloadError, ClusterError, "the response was cut off{through}; does it restart? See its log"),
+    (aiohttp.ClientPayloadError, ClusterError, "the response was cut off{through}", "does it restart? See its log"),
     (
         aiohttp.ClientResponseError,
         ClusterError,
-        "the response{through} is not HTTP: {reason}; is it https, or another port?",
+        "the response{through} is not HTTP: {reason}",
+        "is it https, or another port?",
     ),
-    (aiohttp.InvalidURL, ClusterError, "the URL is not valid; write https://HOST:PORT"),
-    (TimeoutError, ClusterError, "no whole response{through} within {seconds:g} s; is it overloaded? See its log"),
-    (OSError, ClusterError, "the connection{through} was lost: {reason}; does it restart? See its log"),
-    (Exception, ClusterError, "the request failed{through}: {reason}; try the same with kubectl"),
+    (aiohttp.InvalidURL, ClusterError, "the URL is not valid", "write https://HOST:PORT"),
+    (TimeoutError, ClusterError, "no whole response{through} within {seconds:g} s", "is it overloaded? See its log"),
+    (OSError, ClusterError, "the connection{through} was lost: {reason}", "does it restart? See its log"),
+    (Exception, ClusterError, "the request failed{through}: {reason}", "try the same with kubectl"),
 )
 
 
@@ -79,19 +87,19 @@ def as_cluster_error(error: Exception, access: ClientConfig, proxy: str, seconds
     proxy:   the one that was used; empty for none
     seconds: the timeout of the response, or of its next part
     """
-    kind, message = next((kind, message) for fits, kind, message in _MESSAGES if isinstance(error, fits))
+    server = f"API server {access.server} ({access.origin})"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason, hint = _untrusted(error.certificate_error, access)
+        return ClusterError(f"{server}: {' '.join(reason.split())}", hint=hint)
+    kind, message, hint = next((kind, message, hint) for of, kind, message, hint in _MESSAGES if isinstance(error, of))
     shown = without_password(proxy)
     through = f" through the proxy {shown}" if proxy else ""
-    text = message.format(
-        proxy=shown, through=through, reason=_reason(error, access), seconds=seconds, connect=CONNECT_SECONDS
-    )
-    return kind(f"API server {access.server} ({access.origin}): {' '.join(text.split())}")
+    text = message.format(proxy=shown, through=through, reason=_reason(error), seconds=seconds, connect=CONNECT_SECONDS)
+    return kind(f"{server}: {' '.join(text.split())}", hint=hint)
 
 
-def _reason(error: Exception, access: ClientConfig) -> str:
+def _reason(error: Exception) -> str:
     match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return _untrusted(error.certificate_error, access)
         case aiohttp.ClientConnectorError():
             return _system(error.os_error)
         case aiohttp.ClientHttpProxyError():
@@ -104,12 +112,14 @@ def _reason(error: Exception, access: ClientConfig) -> str:
     return str(error) or type(error).__name__
 
 
-def _untrusted(error: Exception, access: ClientConfig) -> str:
+def _untrusted(error: Exception, access: ClientConfig) -> tuple[str, str]:
+    """Return why the server's certificate is rejected, and what to do about it."""
     reason = getattr(error, "verify_message", "") or str(error)
     if "mismatch" in reason:
-        return f"its certificate is for another name: {reason}; set tls-server-name to the certificate's name"
+        return f"its certificate is for another name: {reason}", "set tls-server-name to the certificate's name"
     trusted = access.ca_file or ("the CA in the kubeconfig" if access.ca else "the system's CAs")
-    return f"its certificate isn't trusted by {trusted}: {reason}; set the CA that signed it, or renew the certificate"
+    hint = "set the CA that signed it, or renew the certificate"
+    return f"its certificate isn't trusted by {trusted}: {reason}", hint
 
 
 def _system(error: OSError) -> str:

@@ -111,4 +111,6 @@ class CredentialCache:
             return f"Bearer {self._token}"
         if access.authorization:
             return access.authorization
-        raise ClusterError(f"{access.token_file}: {reason}; requests to {access.server} need a token ({access.origin})")
+        raise ClusterError(
+            f"{access.token_file}: {reason}", hint=f"requests to {access.server} need a token ({access.origin})"
+        )

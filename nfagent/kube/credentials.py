@@ -88,6 +88,7 @@ class _ChildOutput(msgspec.Struct):
     context: str = ""
     access: dict[str, Any] = {}
     error: str = ""
+    hint: str = ""
 
 
 async def find_access(
@@ -118,7 +119,7 @@ async def _found(
     if kubeconfig:
         files = _existing(_paths(kubeconfig))
         if not files:
-            raise ClusterError(f"kubeconfig {kubeconfig}: no such file; name an existing one with --kubeconfig")
+            raise ClusterError(f"kubeconfig {kubeconfig}: no such file", hint="name an existing one with --kubeconfig")
         return await _resolved(files, context, environment, "kubeconfig", server_only=server_only)
     looked = ["the setting kubeconfig (empty)"]
     if variable := environment.get("KUBECONFIG", ""):
@@ -133,8 +134,8 @@ async def _found(
         return await _resolved(files, context, environment, "kubeconfig", server_only=server_only)
     looked.append(f"the node's files ({', '.join(map(str, places.node_files))})")
     raise ClusterError(
-        f"no credentials for an API server; looked for {'; '.join(looked)}. "
-        "Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
+        f"no credentials for an API server; looked for {'; '.join(looked)}",
+        hint="name a kubeconfig with --kubeconfig, or run from a folder with --manifests",
     )
 
 
@@ -176,7 +177,8 @@ async def _resolved(
     result = await _run_child([*arguments, "--", *map(str, files)], environment, shown)
     if result.error:
         # The child's message may begin with the file already.
-        raise ClusterError(result.error if result.error.startswith("/") else f"{shown}: {result.error}")
+        reason = result.error if result.error.startswith("/") else f"{shown}: {result.error}"
+        raise ClusterError(reason, hint=result.hint)
     origin = f"{shown}, context {result.context}"
     try:
         access = msgspec.convert({**result.access, "origin": origin, "sources": [*map(str, files)]}, ClientConfig)
@@ -212,12 +214,12 @@ async def _run_child(arguments: list[str], environment: Mapping[str, str], shown
         return msgspec.json.decode(output, type=_ChildOutput)
     except TimeoutError:
         raise ClusterError(
-            f"{shown}: not resolved within {_CHILD_SECONDS} s; measure how long its exec plugin takes"
+            f"{shown}: not resolved within {_CHILD_SECONDS} s", hint="measure how long its exec plugin takes"
         ) from None
     except msgspec.DecodeError:
         raise ClusterError(
-            f"{shown}: the child process that reads it failed (exit code {process.returncode}); "
-            "is the Python package `kubernetes` installed?"
+            f"{shown}: the child process that reads it failed (exit code {process.returncode})",
+            hint="is the Python package `kubernetes` installed?",
         ) from None
     finally:
         if process.returncode is None:
@@ -239,5 +241,5 @@ def _url(access: ClientConfig) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ClusterError(f"{access.origin}: server {access.server!r} is not a URL; write https://HOST:PORT")
+        raise ClusterError(f"{access.origin}: server {access.server!r} is not a URL", hint="write https://HOST:PORT")
     return server.rstrip("/")

@@ -3,8 +3,9 @@
 Usage: `python -I kubeconfig_child.py [--context NAME] [--server-only] FILE...`.
 
 The `kubernetes` package reads the authentication methods of a user section, but its import takes 41 MiB and most of a
-second. So the agent runs this program, which prints one line of JSON: `{"context": "...", "access": {...}}` with
-fields of kube.credentials.ClientConfig, or `{"error": "..."}`. It imports nothing of nfagent and is run by its path.
+second. So the agent runs this program, which prints one line of JSON: `{"context": "...", "access": {...}}` with fields
+of kube.credentials.ClientConfig, or `{"error": "...", "hint": "..."}`. It imports nothing of nfagent and is run by its
+path.
 
 The package reads tokens, passwords and the auth-providers `gcp` and `oidc`. It has no support for the following, which
 is read here as client-go does: several files, of which the first wins, also for current-context; paths relative to the
@@ -44,7 +45,12 @@ _MAX_STDERR = 300
 
 
 class UnresolvedError(Exception):
-    """A kubeconfig that can't be resolved. Its message contains no secret."""
+    """A kubeconfig that can't be resolved. Its message contains no secret; hint: what to do about it."""
+
+    def __init__(self, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason = reason
+        self.hint = hint
 
 
 def main() -> None:
@@ -59,9 +65,9 @@ def main() -> None:
         context, access = asyncio.run(resolve(arguments.files, arguments.context, server_only=arguments.server_only))
         result = {"context": context, "access": access}
     except UnresolvedError as error:
-        result = {"error": " ".join(str(error).split())}
+        result = {"error": " ".join(error.reason.split()), "hint": " ".join(error.hint.split())}
     except Exception as error:  # noqa: BLE001 - a malformed file can raise anything, with secrets in the message
-        result = {"error": f"is not a valid kubeconfig ({type(error).__name__}); check it with kubectl"}
+        result = {"error": f"is not a valid kubeconfig ({type(error).__name__})", "hint": "check it with kubectl"}
     sys.stdout.write(json.dumps(result))
 
 
@@ -76,7 +82,7 @@ async def resolve(files: list[Path], context: str, *, server_only: bool = False)
     contexts, clusters, users, current = _merged(files)
     name = context or current
     if not name:
-        raise UnresolvedError(f"has no current-context; set the setting context to one of: {_names(contexts)}")
+        raise UnresolvedError("has no current-context", hint=f"set the setting context to one of: {_names(contexts)}")
     chosen, _ = _entry(contexts, "context", name)
     cluster, cluster_folder = _entry(clusters, "cluster", _text(chosen, "cluster", f"context {name}"))
     access = _cluster_fields(cluster, cluster_folder, f"cluster {chosen['cluster']}")
@@ -99,7 +105,7 @@ def _merged(files: list[Path]) -> tuple[NamedEntry, NamedEntry, NamedEntry, str]
         for kind, into in (("contexts", contexts), ("clusters", clusters), ("users", users)):
             for entry in _list(document.get(kind), f"{file}: {kind}"):
                 if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-                    raise UnresolvedError(f"{file}: an entry of {kind} has no name; write `name: ...`")
+                    raise UnresolvedError(f"{file}: an entry of {kind} has no name", hint="write `name: ...`")
                 section = entry.get(kind[:-1]) or {}
                 if not isinstance(section, dict):
                     raise UnresolvedError(f"{file}: {kind} {entry['name']}: write `{kind[:-1]}:` as a mapping")
@@ -119,14 +125,14 @@ def _document(file: Path) -> Section:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UnresolvedError(f"{file}: not YAML") from None
     if not isinstance(document or {}, dict):
-        raise UnresolvedError(f"{file}: not a kubeconfig; write a mapping with clusters, users and contexts")
+        raise UnresolvedError(f"{file}: not a kubeconfig", hint="write a mapping with clusters, users and contexts")
     return document or {}
 
 
 def _cluster_fields(cluster: Section, folder: Path, place: str) -> Section:
     server = _text(cluster, "server", place)
     if not server:
-        raise UnresolvedError(f"{place} has no server; write `server: https://HOST:PORT`")
+        raise UnresolvedError(f"{place} has no server", hint="write `server: https://HOST:PORT`")
     ca, ca_file = _pem(cluster, "certificate-authority", folder, place)
     return {
         "server": server,
@@ -143,7 +149,7 @@ def _user_fields(user: Section, folder: Path, place: str) -> Section:
     certificate, certificate_file = _pem(user, "client-certificate", folder, place)
     key, key_file = _pem(user, "client-key", folder, place)
     if bool(certificate or certificate_file) != bool(key or key_file):
-        raise UnresolvedError(f"{place} has only one of client-certificate and client-key; write both")
+        raise UnresolvedError(f"{place} has only one of client-certificate and client-key", hint="write both")
     token_file = _text(user, "tokenFile", place)
     headers = [("Impersonate-User", _text(user, "as", place)), ("Impersonate-Uid", _text(user, "as-uid", place))]
     headers += [("Impersonate-Group", str(group)) for group in _list(user.get("as-groups"), f"{place}: as-groups")]
@@ -168,7 +174,7 @@ async def _authentication(user: Section, folder: Path, place: str, cluster: Call
     provider = user.get("auth-provider")
     provider_name = provider.get("name") if isinstance(provider, dict) else None
     if provider is not None and provider_name not in _PROVIDERS:
-        raise UnresolvedError(f"{place}: unknown auth-provider {provider_name!r}; use an exec plugin")
+        raise UnresolvedError(f"{place}: unknown auth-provider {provider_name!r}", hint="use an exec plugin")
     if provider is None and "exec" in user:
         return await _exec_credentials(user["exec"], folder, place, cluster)
     authorization = await _loaded_authorization(user, place)
@@ -200,7 +206,8 @@ async def _loaded_authorization(user: Section, place: str) -> str | None:
     except ConfigException as error:
         if oidc:
             raise UnresolvedError(
-                f"{place}: auth-provider oidc has no valid id-token; renew it with kubectl, or use an exec plugin"
+                f"{place}: auth-provider oidc has no valid id-token",
+                hint="renew it with kubectl, or use an exec plugin",
             ) from None
         raise UnresolvedError(f"{place}: {error}") from None
     return configuration.api_key.get("BearerToken")
@@ -250,7 +257,7 @@ async def _exec_status(plugin: Section, folder: Path, shown: str, cluster: Calla
         process = await asyncio.create_subprocess_exec(command, *arguments, env=environment, stdout=PIPE, stderr=PIPE)
     except OSError as error:
         hint = plugin.get("installHint") or "install it, or correct its path in the kubeconfig"
-        raise UnresolvedError(f"{shown}: {error.strerror}; {hint}") from None
+        raise UnresolvedError(f"{shown}: {error.strerror}", hint=hint) from None
     output, stderr = await process.communicate()
     if process.returncode:
         message = " ".join(stderr.decode(errors="replace").split())[-_MAX_STDERR:]
@@ -299,7 +306,7 @@ def _pem(section: Section, key: str, folder: Path, place: str) -> tuple[str, str
 
 def _entry(entries: NamedEntry, kind: str, name: str) -> tuple[Section, Path]:
     if name not in entries:
-        raise UnresolvedError(f"has no {kind} {name!r}; it has: {_names(entries)}")
+        raise UnresolvedError(f"has no {kind} {name!r}", hint=f"it has: {_names(entries)}")
     return entries[name]
 
 
@@ -310,7 +317,7 @@ def _names(entries: NamedEntry) -> str:
 def _text(section: Section, key: str, place: str) -> str:
     value = section.get(key)
     if not isinstance(value or "", str):
-        raise UnresolvedError(f"{place}: {key} is not a string; put it in quotes")
+        raise UnresolvedError(f"{place}: {key} is not a string", hint="put it in quotes")
     return value or ""
 
 

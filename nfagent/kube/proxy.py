@@ -44,8 +44,8 @@ def checked_proxy(proxy: str, origin: str) -> str:
         usable = False
     if not usable:
         raise ClusterError(
-            f"proxy {without_password(proxy)} of {origin} is not an HTTP proxy; "
-            "write http://HOST:PORT or https://HOST:PORT (SOCKS is not supported)"
+            f"proxy {without_password(proxy)} of {origin} is not an HTTP proxy",
+            hint="write http://HOST:PORT or https://HOST:PORT (SOCKS is not supported)",
         )
     return proxy
 

@@ -77,8 +77,8 @@ def _context(access: ClientConfig) -> ssl.SSLContext:
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     except (ssl.SSLError, ValueError) as error:
         raise ClusterError(
-            f"{access.origin}: the CA{_in(access.ca_file)} is not a PEM certificate ({_reason(error)}); "
-            "write the CA that signed the API server's certificate"
+            f"{access.origin}: the CA{_in(access.ca_file)} is not a PEM certificate ({_reason(error)})",
+            hint="write the CA that signed the API server's certificate",
         ) from error
     certificate = access.certificate or _text(access.certificate_file)
     key = access.key or _text(access.key_file)
@@ -95,8 +95,8 @@ def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ClusterError(
             f"{access.origin}: the client certificate{_in(access.certificate_file)} and its key"
-            f"{_in(access.key_file)} can't be loaded ({_reason(error)}); "
-            "both must be PEM, belong together, and have no pass phrase"
+            f"{_in(access.key_file)} can't be loaded ({_reason(error)})",
+            hint="both must be PEM, belong together, and have no pass phrase",
         ) from error
 
 
@@ -118,9 +118,9 @@ def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ClusterError(f"{path}: {error.strerror}; the connection to the API server needs it") from error
+        raise ClusterError(f"{path}: {error.strerror}", hint="the connection to the API server needs it") from error
     except ValueError as error:
-        raise ClusterError(f"{path}: not a PEM file; the connection to the API server needs it") from error
+        raise ClusterError(f"{path}: not a PEM file", hint="the connection to the API server needs it") from error
 
 
 def _in(path: str) -> str:

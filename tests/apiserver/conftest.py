@@ -30,7 +30,7 @@ def control_plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def clean(control_plane: ControlPlane) -> Iterator[LabApiClient]:
-    """Give the administrator's client; whatever is there after the test, and wasn't before, is deleted."""
+    """Return the administrator's client; objects that the test created are deleted after it."""
     with control_plane.client() as client:
         before = client.inventory()
         yield client

@@ -1,4 +1,4 @@
-"""etcd and kube-apiserver are found, or built once by whoever comes first; `go` is a script of the test's own here."""
+"""etcd and kube-apiserver are found, or built once by the first process; `go` is a script of the test here."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_build_ends_when_it_is_broken_off(checkout: Path) -> None:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_build_ends_with_whoever_wanted_it(checkout: Path, number: signal.Signals) -> None:
+def test_a_build_ends_with_the_process_that_started_it(checkout: Path, number: signal.Signals) -> None:
     install_go(checkout, "sleep 60")
     program = f"import pathlib; from nfagent.lab import assets; binaries.main(pathlib.Path({str(checkout)!r}))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

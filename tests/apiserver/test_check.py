@@ -1,4 +1,4 @@
-"""nfagent check --cluster against a real kube-apiserver: by an administrator, by nobody, by what is shipped."""
+"""nfagent check --cluster against kube-apiserver: as administrator, as unknown user, with the shipped RBAC."""
 
 from __future__ import annotations
 
@@ -107,4 +107,4 @@ def test_a_ca_that_did_not_sign_the_servers_certificate_is_named(control_plane: 
     found = look(changed(control_plane.kubeconfig(), tmp_path / "config", ca_file=str(other)), tmp_path)
     assert [*found] == ["credentials", "API server"]
     assert f"its certificate isn't trusted by {other}" in found["API server"].found
-    assert found["API server"].mend.startswith("write the CA that signed it")
+    assert found["API server"].mend.startswith("set the CA that signed it")

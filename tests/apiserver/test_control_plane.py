@@ -99,7 +99,7 @@ class TestObjects:
         assert found is not None
         assert found["status"]["podIPs"] == [{"ip": "10.244.1.11"}]
 
-    def test_many_are_put_in_whatever_order(self, clean: LabApiClient) -> None:
+    def test_many_are_applied_in_any_order(self, clean: LabApiClient) -> None:
         pods = [pod(f"p{number}", address=f"10.244.1.{number}") for number in range(1, 31)]
         policy = policy_document("x", "deny", podSelector={})
         clean.put_all([*pods, WIDGET, policy, node_document(NODES[0]), definition()])
@@ -228,7 +228,7 @@ class TestEnd:
         assert processes_of(tmp_path) == []
 
     @pytest.mark.usefixtures("assets")
-    def test_both_processes_end_with_whoever_started_them(self, tmp_path: Path) -> None:
+    def test_both_processes_end_with_the_process_that_started_them(self, tmp_path: Path) -> None:
         program = (
             "import os, pathlib, signal, sys\n"
             "from nfagent.lab.control_plane import ControlPlane\n"

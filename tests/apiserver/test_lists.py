@@ -45,7 +45,7 @@ def lists_of_etcd(client: LabApiClient) -> dict[str, int]:
 def test_the_lists_of_an_agent_cost_etcd_none_but_of_what_has_no_cache(plane: ControlPlane) -> None:
     with plane.client() as client:
         client.put_all([node_document(NODE), *(settings(number) for number in range(3))])
-        with Follower(plane, plane.token_for(ADMIN), NODE.name) as first:  # whatever the server lists to fill its cache
+        with Follower(plane, plane.token_for(ADMIN), NODE.name) as first:  # the server lists, to fill its cache
             assert first.whole.is_set()
         before = lists_of_etcd(client)
         with Follower(plane, plane.token_for(ADMIN), NODE.name) as follower:

@@ -128,7 +128,7 @@ def test_a_request_has_method_target_headers_and_body() -> None:
     [
         pytest.param(200, {}, None, id="fine"),
         pytest.param(404, {}, None, id="not there"),
-        pytest.param(302, {"Location": "/other"}, None, id="elsewhere: nobody is followed"),
+        pytest.param(302, {"Location": "/other"}, None, id="a redirect, which is not followed"),
         pytest.param(403, {}, None, id="forbidden"),
         pytest.param(429, {"Retry-After": "7"}, 7.0, id="too many, later"),
         pytest.param(503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0, id="a moment that is over"),
@@ -149,7 +149,7 @@ def test_every_status_is_an_answer(status: int, headers: dict[str, str], retry_a
     run(story())
 
 
-def test_an_answer_that_is_known_isnt_sent_again() -> None:
+def test_a_response_with_a_known_etag_is_not_sent_again() -> None:
     async def answer(request: web.BaseRequest) -> web.Response:
         known = request.headers.get("If-None-Match") == '"x"'
         return web.Response(status=304 if known else 200, headers={"ETag": '"x"'}, body=None if known else b"said")
@@ -294,10 +294,10 @@ def test_what_a_reader_raises_is_its_own_and_the_connection_is_closed() -> None:
     run(story())
 
 
-# --- nobody there
+# --- unreachable
 
 
-def test_where_nobody_answers_it_is_unreachable() -> None:
+def test_a_server_that_does_not_listen_is_unreachable() -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -422,7 +422,7 @@ def test_tls_checks_the_server_against_the_ca_and_its_name(authority: Authority,
                 with pytest.raises(ClusterError, match=r"isn't trusted by the system's CAs: .*; set the CA"):
                     await api.ask("GET", "/")
             async with asking(f"http://127.0.0.1:{port}") as api:
-                with pytest.raises(ClusterError, match=r"is it https|without an answer"):
+                with pytest.raises(ClusterError, match=r"is it https|without a response"):
                     await api.ask("GET", "/")
 
     run(story())
@@ -572,7 +572,7 @@ def test_http_is_asked_of_the_proxy_that_the_environment_names() -> None:
     run(story())
 
 
-def test_a_proxy_that_refuses_or_isnt_there_is_said_without_its_password() -> None:
+def test_a_failing_proxy_is_reported_without_its_password() -> None:
     async def complaint(proxy: str) -> ClusterError:
         async with asking("https://api.example:6443", proxy=proxy) as api:
             with pytest.raises(ClusterError) as caught:

@@ -25,7 +25,7 @@ class World:
         self.time = START
         self.times_found = 0
         self.broken = ""
-        self.wallet = CredentialCache(self._find, lambda: self.time)
+        self.cache = CredentialCache(self._find, lambda: self.time)
 
     async def _find(self) -> ClientConfig:
         await asyncio.sleep(0)
@@ -37,10 +37,10 @@ class World:
         )
 
     async def token(self) -> str:
-        return self.value(await self.wallet.access())
+        return self.value(await self.cache.access())
 
     def value(self, access: ClientConfig) -> str:
-        return dict(self.wallet.headers(access)).get("Authorization", "")
+        return dict(self.cache.headers(access)).get("Authorization", "")
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -80,7 +80,7 @@ def test_what_expires_is_found_anew_before_it_does(life: float, after: float, to
     run(story())
 
 
-def test_what_cant_be_renewed_is_used_until_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_credentials_that_can_not_be_renewed_are_used_until_they_expire(caplog: pytest.LogCaptureFixture) -> None:
     world = World(expires=START + 3600)
 
     async def story() -> None:
@@ -123,14 +123,14 @@ def test_a_refusal_has_it_found_anew_once_for_all_that_were_refused() -> None:
     world = World()
 
     async def story() -> None:
-        access = await world.wallet.access()
-        renewed = await asyncio.gather(*(world.wallet.renewed(access) for _ in range(12)))
+        access = await world.cache.access()
+        renewed = await asyncio.gather(*(world.cache.renewed(access) for _ in range(12)))
         assert [world.value(found) for found in renewed if found is not None] == ["Bearer 2"] * 12
         second = renewed[0]
         assert second is not None
-        assert await world.wallet.renewed(second) is None, "it was tried just now"
+        assert await world.cache.renewed(second) is None, "it was tried just now"
         world.time += 6
-        third = await world.wallet.renewed(second)
+        third = await world.cache.renewed(second)
         assert third is not None
         assert world.value(third) == "Bearer 3"
 
@@ -145,7 +145,7 @@ def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_i
     async def story() -> None:
         assert await world.token() == "Bearer one"
         file.write_text("two")
-        assert world.wallet.headers(await world.wallet.access()) == [
+        assert world.cache.headers(await world.cache.access()) == [
             ("Impersonate-User", "jane"),
             ("Authorization", "Bearer two"),
         ]
@@ -175,11 +175,11 @@ def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
     world = World()
     access = ClientConfig(server="https://api", origin="here", token_file=str(file))
     with pytest.raises(ClusterError) as caught:
-        world.wallet.headers(access)
+        world.cache.headers(access)
     assert str(caught.value) == f"{file}: {reason}; requests to https://api need a token (here)"
     kept = ClientConfig(server="https://api", origin="here", token_file=str(file), authorization="Bearer kept")
     assert world.value(kept) == "Bearer kept", "the kubeconfig's own"
 
 
 def test_without_credentials_there_is_no_header() -> None:
-    assert World().wallet.headers(ClientConfig(server="https://api", origin="here")) == []
+    assert World().cache.headers(ClientConfig(server="https://api", origin="here")) == []

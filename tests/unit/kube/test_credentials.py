@@ -107,11 +107,11 @@ def test_where_nothing_is_found_it_is_said_what_was_looked_for(tmp_path: Path, p
         "no credentials for an API server; looked for the setting kubeconfig (empty);"
         " $KUBECONFIG (/none: no such file);"
         f" a Pod's service account ({tmp_path}/account); the node's files ({tmp_path}/kubelet.conf,"
-        f" {tmp_path}/bootstrap.conf). Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
+        f" {tmp_path}/bootstrap.conf); name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
     )
 
 
-def test_a_context_isnt_looked_for_in_a_pod(places: CredentialPaths, in_pod: dict[str, str]) -> None:
+def test_with_a_context_the_service_account_is_skipped(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     with pytest.raises(ClusterError, match=r"a Pod's service account \(not with the setting context\)"):
         run(find_access(context="prod", environment=in_pod, places=places))
 
@@ -131,7 +131,7 @@ def test_the_first_of_the_nodes_files_counts_and_what_the_child_finds_wrong_in_i
     assert str(caught.value) == f"kubeconfig {file}: has no context 'test'; it has: prod"
 
 
-def test_a_plugin_that_hangs_is_ended_when_nobody_waits_for_it(tmp_path: Path, places: CredentialPaths) -> None:
+def test_a_hanging_plugin_is_killed_when_its_caller_is_cancelled(tmp_path: Path, places: CredentialPaths) -> None:
     # The plugin says by a pipe that it runs, and holds its end as long as it lives.
     os.mkfifo(tmp_path / "lives")
     (tmp_path / "plugin").write_text(f"#!/bin/sh\nexec 3>{tmp_path}/lives; echo >&3; exec sleep 1000\n")

@@ -1,4 +1,4 @@
-"""Following an API server that forgets, breaks off, falls silent and sends what nobody can read.
+"""List and watch against an API server that expires versions, cuts responses off, stalls, and sends invalid objects.
 
 Time is the test's own: nothing is waited for but events.
 """

@@ -110,7 +110,7 @@ def test_the_kernel_is_told_when_all_is_in_sync_and_of_a_relist_only_what_differ
                     assert (node.kernel.commits, node.kernel.fake.ruleset) == ([], ABSENT)
                     gate.set()
                     await bell.until(lambda: node.kernel.fake.ruleset == node.desired.ruleset())
-                    node.desired.absolve(node.desired.suspects)
+                    node.desired.absolve(node.desired.suspects)  # codespell:ignore absolve, suspects
                     node.reconciler.wake()
                     await bell.until(lambda: not node.desired.touched)
                     told, ruleset = len(node.kernel.commits), node.kernel.fake.ruleset

@@ -342,7 +342,7 @@ def test_the_program_prints_one_line_without_secrets_for_an_unexpected_error(
     monkeypatch.setattr("sys.argv", ["kubeconfig_child.py", str(broken)])
     main()
     said = json.loads(capsys.readouterr().out)
-    assert said == {"error": "is not a valid kubeconfig (AttributeError); check it with kubectl"}
+    assert said == {"error": "is not a valid kubeconfig (AttributeError)", "hint": "check it with kubectl"}
 
 
 def test_nothing_is_written_to_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A list's body, read as it comes: the same objects wherever it is split, and in memory no more than need be."""
+"""Incremental decoding of a list: the same objects for every split, and little memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEIRS = {
         "ownerReferences": [{"apiVersion": "v1", "kind": '}, {"kind": "\\'} for _ in range(9)],
     },
 }
-SPOKEN = pod("s", words='"}, {"metadata": {"name": "no object"')
+QUOTED = pod("s", words='"}, {"metadata": {"name": "no object"')
 CUSTOM = {"apiVersion": "policy.example/v1", "kind": "EgressNATPolicy", "metadata": {"name": "e"}}
 
 
@@ -36,7 +36,7 @@ BODIES: dict[str, bytes] = {
     "one object": page(pod("a")),
     "many objects": page(*(pod(name) for name in "abcdefgh"), rest="t"),
     "as the API server writes them": compact(page(pod("a"), pod("b"), pod("c"))),
-    "objects in which others seem to begin": page(OWNED, SPOKEN, OWNED, pod("a")),
+    "objects with text that looks like the start of another": page(OWNED, QUOTED, OWNED, pod("a")),
     "objects that name their kind": compact(page(CUSTOM, CUSTOM, CUSTOM)),
     "objects with many owners": page(pod("a"), HEIRS, OWNED, HEIRS, pod("b")),
     "objects with many owners, as they come": compact(page(pod("a"), HEIRS, OWNED, HEIRS, pod("b"))),
@@ -56,7 +56,7 @@ def read(body: bytes, size: int) -> tuple[list[object], str, str, int]:
 
 @pytest.mark.parametrize("size", [1, 3, 50, 100_000])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_body_is_read_the_same_wherever_it_is_split(body: bytes, size: int) -> None:
+def test_a_body_decodes_to_the_same_objects_for_every_split(body: bytes, size: int) -> None:
     whole = decode_page(body)
     values, version, rest, _ = read(body, size)
     assert (version, rest) == (whole.version, whole.rest)

@@ -34,7 +34,7 @@ BY_KIND = {resource.kind: resource for resource in RESOURCES}
 
 
 class Followed:
-    """A reflector, and somebody who holds what it gives."""
+    """A reflector, and a holder of the objects that it returns."""
 
     def __init__(self, kind: str = "Pod", page_size: int = 5000, last_good: LastGoodVersions | None = None) -> None:
         self.holder = Holder()
@@ -288,7 +288,7 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
     "500 is a refusal": ([SYNCED, refused(500)], Outcome("a b", "watching", "refused", version="5")),
     "403 is a refusal": ([SYNCED, refused(403)], Outcome("a b", "watching", "refused", version="5")),
     "garbage lists anew": ([SYNCED, streamed(b"<html>\n")], Outcome("a b", "initial", "broken")),
-    "an event of a type that nobody knows lists anew": (
+    "an event of an unknown type leads to a new list": (
         [SYNCED, streamed(event("RENAMED", pod("a")))],
         Outcome("a b", "initial", "broken"),
     ),
@@ -426,7 +426,7 @@ INITIAL = {
 }
 CACHED = {"limit": "5000", "resourceVersion": "0"}
 NOT_OLDER_THAN_9 = {"resourceVersion": "9", "resourceVersionMatch": "NotOlderThan"}
-UNHEARD_OF = {
+TOO_LARGE = {
     **status(504, "Timeout", "Too large resource version"),
     "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
 }
@@ -440,7 +440,10 @@ def fell_silent(followed: Followed) -> None:
 QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
     "first the initial events are asked for": ([], INITIAL),
     "and after 410, not older than what was read": ([SYNCED, refused(410)], {**INITIAL, "resourceVersion": "5"}),
-    "of whatever there is, where the server has heard of nothing so new": ([SYNCED, refused(504, UNHEARD_OF)], INITIAL),
+    "of any version, where the requested one is newer than the server's newest": (
+        [SYNCED, refused(504, TOO_LARGE)],
+        INITIAL,
+    ),
     "and where it was silent twice": ([SYNCED, fell_silent, fell_silent], INITIAL),
     "not where it was silent once": (
         [SYNCED, fell_silent],
@@ -480,7 +483,7 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         {"limit": "5000"},
     ),
     "so is one that is newer than the cache": (
-        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, UNHEARD_OF)],
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, TOO_LARGE)],
         {"limit": "5000"},
     ),
     "it stays one until a list has ended": (
@@ -498,7 +501,7 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), paged(page(version="9")), refused(410)],
         {"limit": "5000"},
     ),
-    "a list that somebody asks for is a consistent read": (
+    "a requested relist is a consistent read": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), looked_again],
         {"limit": "5000"},
     ),
@@ -548,7 +551,7 @@ WAITS = {
     "the header before the Status": (refused(429, status(429, retry_after=3), 7.0), 7.0),
     "a 503 that asks to wait": (refused(503, status(503, retry_after=2)), 2.0),
     "an error event": (streamed(error(429, retry_after=4)), 4.0),
-    "nobody": (refused(429), None),
+    "no Retry-After": (refused(429), None),
 }
 
 
@@ -579,14 +582,14 @@ def test_an_initial_stream_that_ends_early_is_a_setback() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 31, 64, 1000])
-def test_a_stream_is_read_the_same_wherever_it_is_split(size: int) -> None:
+def test_a_stream_decodes_to_the_same_objects_for_every_split(size: int) -> None:
     text = added(pod("a"), pod("b")) + end_mark("5") + event("DELETED", pod("a", 6)) + bookmark("9") + b'{"ty'
     followed = play([streamed(*(text[start : start + size] for start in range(0, len(text), size)))])
     assert (followed.holder.names, followed.reflector.version) == ("b", "9")
 
 
 def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
-    """Whoever is stopped between two changes asks for the second one again."""
+    """A caller that is cancelled between two changes requests the second one again."""
     followed = play([SYNCED])
     changes = followed.reflector.take_chunk(added(pod("c", 6), pod("d", 7)))
     assert followed.reflector.version == "5"
@@ -598,10 +601,10 @@ def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
 RELISTED: dict[str, tuple[list[Step], bool]] = {
     "before the first list": ([], False),
     "after it": ([SYNCED], True),
-    "while somebody's list is still due": ([SYNCED, looked_again], False),
+    "while a requested relist is due": ([SYNCED, looked_again], False),
     "while it is being read": ([SYNCED, looked_again, streamed(added(pod("a")))], False),
     "when it has ended": ([SYNCED, looked_again, SYNCED], True),
-    "when a list that nobody asked for is due": ([SYNCED, refused(410)], True),
+    "when a list is due that was not requested": ([SYNCED, refused(410)], True),
 }
 
 
@@ -613,7 +616,7 @@ def test_whether_the_list_that_was_asked_for_has_ended(steps: list[Step], listed
 class TestMissing:
     """Kinds that the server may lack."""
 
-    OBJECT: Document = {  # noqa: RUF012 - nobody changes it
+    OBJECT: Document = {  # noqa: RUF012 - never changed
         "metadata": {"name": "e", "resourceVersion": "6"},
         "spec": {"action": "NoSNAT", "destinations": []},
     }
@@ -832,7 +835,7 @@ def test_pages_are_as_long_as_is_asked(size: int) -> None:
     assert followed.query == {"limit": str(size), "resourceVersion": "0"}
 
 
-def unasked(*_: Any) -> None:  # noqa: ANN401 - whatever it is called with
+def unasked(*_: Any) -> None:  # noqa: ANN401 - accepts any arguments
     raise AssertionError
 
 

@@ -19,7 +19,7 @@ from nfagent.kube.self_review import User, access_review, decode_access, decode_
     ("username", "words", "account", "node"),
     [
         pytest.param("jane", "User jane", None, "", id="a person"),
-        pytest.param("system:anonymous", "User system:anonymous", None, "", id="nobody in particular"),
+        pytest.param("system:anonymous", "User system:anonymous", None, "", id="an anonymous user"),
         pytest.param("system:serviceaccount:a:b", "ServiceAccount a/b", ("a", "b"), "", id="a service account"),
         pytest.param("system:node:n1", "Node n1", None, "n1", id="a kubelet"),
     ],

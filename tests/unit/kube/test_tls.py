@@ -84,13 +84,13 @@ def test_a_rotation_that_is_half_done_leaves_the_old_context_in_use(
         pytest.param({"certificate_file": "/none", "key": "x"}, "/none: No such file", id="no certificate file"),
     ],
 )
-def test_what_cant_be_used_is_said(fields: dict[str, str], words: str) -> None:
+def test_an_invalid_file_is_reported(fields: dict[str, str], words: str) -> None:
     with pytest.raises(ClusterError) as caught:
         TLSContextCache().context(ClientConfig(server="https://a", origin="here", **fields))  # type: ignore[arg-type] # texts all
     assert str(caught.value).startswith(words)
 
 
-def test_a_key_that_doesnt_fit_is_said(certificate: Path, other: Path) -> None:
+def test_a_key_of_another_certificate_is_reported(certificate: Path, other: Path) -> None:
     key = other.with_suffix(".key").read_text()
     access = ClientConfig(server="https://a", origin="here", certificate_file=str(certificate), key=key)
     with pytest.raises(ClusterError) as caught:
@@ -100,7 +100,7 @@ def test_a_key_that_doesnt_fit_is_said(certificate: Path, other: Path) -> None:
     )
 
 
-def test_a_key_with_a_pass_phrase_is_said_and_nobody_is_asked_for_it(certificate: Path) -> None:
+def test_a_key_with_a_pass_phrase_is_reported_without_a_prompt(certificate: Path) -> None:
     key = certificate.with_suffix(".key")
     locked = subprocess.run(
         ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:x"], check=True, capture_output=True, text=True

@@ -156,7 +156,7 @@ TEXT = b'{"a":1}\n\n{"b":2}\n  \n{"c":3}\n{"d"'
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 1000])
-def test_lines_are_the_same_wherever_the_bytes_are_split(size: int) -> None:
+def test_lines_are_the_same_for_every_split(size: int) -> None:
     lines = LineDecoder()
     found = [line for start in range(0, len(TEXT), size) for line in lines.feed(TEXT[start : start + size])]
     assert (found, lines.unfinished) == ([b'{"a":1}', b'{"b":2}', b'{"c":3}'], True)
