@@ -1,4 +1,4 @@
-"""A real kube-apiserver for the whole run, and a clean one for each test that asks."""
+"""One kube-apiserver for the whole run, emptied for each test that requests it."""
 
 from __future__ import annotations
 

@@ -50,14 +50,14 @@ class Replay:
 
     def judge(self, case: Case) -> list[str]:
         """Name the probes of a case that `evaluate` judges otherwise than the suite does."""
-        tally = Tally(case, "evaluate")
+        counts = Tally(case, "evaluate")
         desired = self.follower.desired
         for step, state in states(self.suite, case):
             self.take_up(state)
             for probe, flow in flows(case, step, places(self.suite, state)):
                 allowed = evaluate(desired.cluster, desired.index.policies.values(), flow).allowed
-                tally.judged(step.number, probe, flow, "allowed" if allowed else "denied")
-        return [str(failure) for failure in tally.result().failures]
+                counts.judged(step.number, probe, flow, "allowed" if allowed else "denied")
+        return [str(failure) for failure in counts.result().failures]
 
 
 @pytest.fixture(scope="module", params=NAMES)

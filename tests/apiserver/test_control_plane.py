@@ -1,4 +1,4 @@
-"""The harness: an API server that starts, serves, comes back with its data, and leaves nothing behind."""
+"""The lab's control plane: it starts, serves, restarts with its data, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -118,7 +118,11 @@ class TestObjects:
 
     def test_a_namespace_goes_with_all_that_is_in_it(self, clean: LabApiClient) -> None:
         held = settings("held") | {
-            "metadata": {"name": "held", "namespace": "x", "finalizers": ["test.invalid/nobody"]}
+            "metadata": {
+                "name": "held",
+                "namespace": "x",
+                "finalizers": ["test.invalid/nobody"],
+            }  # codespell:ignore nobody
         }
         clean.put_all([pod("web"), held])
         clean.delete(namespace_document("x"))
@@ -143,7 +147,7 @@ class TestObjects:
 
 class TestUsers:
     def test_who_has_no_rights_is_refused(self, control_plane: ControlPlane) -> None:
-        with control_plane.client("nobody") as client:
+        with control_plane.client("nobody") as client:  # codespell:ignore nobody
             assert client.ask("GET", "/api/v1/pods").status == 403
 
     def test_a_service_account_has_the_rights_that_it_is_given(
@@ -165,7 +169,7 @@ class TestUsers:
             assert client.ask("GET", "/api/v1/namespaces/default/pods").status == 403
 
     def test_a_user_that_was_not_named_has_no_token(self, control_plane: ControlPlane) -> None:
-        with pytest.raises(UsageError, match="no user 'eve' here, only admin, nobody"):
+        with pytest.raises(UsageError, match="no user 'eve' here, only admin, nobody"):  # codespell:ignore nobody
             control_plane.token_for("eve")
 
 

@@ -1,4 +1,4 @@
-"""The definitions of `deploy/crds` on a real API server: it refuses what we refuse, and lists read well."""
+"""The CRDs of `deploy/crds` on kube-apiserver: it rejects what nfagent rejects, and lists are readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of a real API server that streams none: from its watch cache, and by pages where it keeps none."""
+"""Lists of a kube-apiserver without initial events: from its watch cache, and by pages without a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deploy/rbac.yaml, held by a token that has only that: enough for all that is followed, and nothing besides."""
+"""A token with deploy/rbac.yaml only: enough for all watched resources, and for nothing else."""
 
 from __future__ import annotations
 

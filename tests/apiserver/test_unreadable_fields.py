@@ -1,4 +1,4 @@
-"""What a real API server stores in fields that we have to read: it validates less than one would think."""
+"""Invalid values that kube-apiserver accepts in fields that nfagent reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept for the next start, as another version of nfagent may have written it."""
+"""The checkpoint format, also as another version of nfagent may have written it."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ def test_a_field_that_an_older_version_did_not_write_has_its_default() -> None:
         pytest.param({"kind": "NetworkPolicy"}, id="no name"),
     ],
 )
-def test_what_is_not_understood_whole_is_an_error(written: dict[str, Any]) -> None:
+def test_an_object_with_an_unknown_field_is_an_error(written: dict[str, Any]) -> None:
     with pytest.raises(DecodeError):
         decode_record(line(written))
 
 
-def test_an_object_that_is_gone_is_a_line_too() -> None:
+def test_a_removed_object_is_a_line() -> None:
     assert decode_record(encode_record(POLICY.ref, None)) == (ObjectRef("NetworkPolicy", "shop", "db"), None)
 
 

@@ -1,4 +1,4 @@
-"""HTTP to the API server over real sockets: answers, streams, TLS, proxies, and every way in which they fail."""
+"""HTTP to the API server over real sockets: responses, streams, TLS, proxies, and their failures."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_request_has_method_target_headers_and_body() -> None:
         pytest.param(500, {"Retry-After": "-1"}, None, id="a time below zero"),
     ],
 )
-def test_every_status_is_an_answer(status: int, headers: dict[str, str], retry_after: float | None) -> None:
+def test_every_status_is_a_response(status: int, headers: dict[str, str], retry_after: float | None) -> None:
     async def answer(_request: web.BaseRequest) -> web.Response:
         return web.Response(status=status, headers=headers, body=b"said")
 
@@ -166,7 +166,7 @@ def test_a_response_with_a_known_etag_is_not_sent_again() -> None:
 # --- streams
 
 
-def test_a_stream_gives_what_came_and_goes_on() -> None:
+def test_a_stream_returns_bytes_as_they_arrive() -> None:
     async def story() -> None:
         seen = asyncio.Event()
 
@@ -189,7 +189,7 @@ def test_a_stream_gives_what_came_and_goes_on() -> None:
     run(story())
 
 
-def test_watches_dont_wait_for_each_other() -> None:
+def test_watches_do_not_wait_for_each_other() -> None:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -235,7 +235,7 @@ AT = "API server http://127.0.0.1:{port} (kubeconfig /k, context c): "
         pytest.param(HEAD + b"zzz\r\n", "wait", "the response is not HTTP: ", id="it talks nonsense in the middle"),
     ],
 )
-def test_a_stream_that_fails_says_how(sent: bytes, then: str, words: str) -> None:
+def test_a_failing_stream_reports_its_cause(sent: bytes, then: str, words: str) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(sent)
@@ -314,7 +314,7 @@ def test_a_server_that_does_not_listen_is_unreachable() -> None:
     run(story())
 
 
-def test_an_answer_that_takes_too_long_is_said() -> None:
+def test_a_response_timeout_is_reported() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(HEAD)
@@ -331,7 +331,7 @@ def test_an_answer_that_takes_too_long_is_said() -> None:
 # --- credentials
 
 
-def test_a_401_has_credentials_found_anew_and_is_asked_once_more() -> None:
+def test_after_a_401_credentials_are_resolved_again_and_the_request_is_repeated_once() -> None:
     asked: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -360,7 +360,7 @@ def test_a_401_has_credentials_found_anew_and_is_asked_once_more() -> None:
     run(story())
 
 
-def test_a_401_that_stays_is_an_answer() -> None:
+def test_a_repeated_401_is_returned() -> None:
     asked: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -428,7 +428,7 @@ def test_tls_checks_the_server_against_the_ca_and_its_name(authority: Authority,
     run(story())
 
 
-def test_a_401_over_tls_is_asked_again_by_a_new_connection(authority: Authority) -> None:
+def test_after_a_401_over_tls_the_request_is_repeated_on_a_new_connection(authority: Authority) -> None:
     seen: list[object] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -445,7 +445,7 @@ def test_a_401_over_tls_is_asked_again_by_a_new_connection(authority: Authority)
     run(story())
 
 
-def test_https_where_there_is_only_http_is_said() -> None:
+def test_https_to_an_http_server_is_reported() -> None:
     async def story() -> None:
         async with serving(told) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
             with pytest.raises(ClusterError, match=r"TLS handshake failed: .*; is it https"):
@@ -454,9 +454,7 @@ def test_https_where_there_is_only_http_is_said() -> None:
     run(story())
 
 
-def test_an_insecure_connection_works_and_is_warned_of_once(
-    authority: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_insecure_connection_is_logged_once(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         tls = authority.serving()
         async with serving(told, tls) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
@@ -471,9 +469,7 @@ def test_an_insecure_connection_works_and_is_warned_of_once(
     )
 
 
-def test_a_client_certificate_that_rotates_is_shown_with_the_next_connection(
-    authority: Authority, tmp_path: Path
-) -> None:
+def test_a_rotated_client_certificate_is_used_by_the_next_connection(authority: Authority, tmp_path: Path) -> None:
     async def who(request: web.BaseRequest) -> web.Response:
         assert request.transport is not None
         subject = request.transport.get_extra_info("peercert")["subject"]
@@ -532,7 +528,7 @@ def proxying(lines: list[str], upstream: int | None) -> Script:
     return script
 
 
-def test_https_goes_through_a_tunnel_and_the_server_shows_its_certificate(authority: Authority) -> None:
+def test_https_requests_use_a_tunnel_and_verify_the_certificate(authority: Authority) -> None:
     lines: list[str] = []
 
     async def story() -> None:
@@ -557,7 +553,7 @@ def test_https_goes_through_a_tunnel_and_the_server_shows_its_certificate(author
     run(story())
 
 
-def test_http_is_asked_of_the_proxy_that_the_environment_names() -> None:
+def test_http_requests_use_the_proxy_of_the_environment() -> None:
     lines: list[str] = []
 
     async def story() -> None:

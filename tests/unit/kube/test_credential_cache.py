@@ -1,4 +1,4 @@
-"""Credentials that stay fresh: when they are found anew, and when not."""
+"""When credentials are resolved again, and when not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-def test_it_is_found_once_also_when_many_ask_at_once() -> None:
+def test_concurrent_callers_resolve_the_credentials_once() -> None:
     world = World()
 
     async def story() -> None:
@@ -69,7 +69,7 @@ def test_it_is_found_once_also_when_many_ask_at_once() -> None:
         pytest.param(-10, 6, "Bearer 2", id="but again after a while"),
     ],
 )
-def test_what_expires_is_found_anew_before_it_does(life: float, after: float, token: str) -> None:
+def test_credentials_are_renewed_before_they_expire(life: float, after: float, token: str) -> None:
     world = World(expires=START + life)
 
     async def story() -> None:
@@ -100,7 +100,7 @@ def test_credentials_that_can_not_be_renewed_are_used_until_they_expire(caplog: 
     run(story())
 
 
-def test_a_source_that_changes_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_source_file_resolves_the_credentials_again(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text("one")
     world = World(sources=(str(file),))
@@ -119,7 +119,7 @@ def test_a_source_that_changes_is_read_anew(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_refusal_has_it_found_anew_once_for_all_that_were_refused() -> None:
+def test_concurrent_401s_resolve_the_credentials_once() -> None:
     world = World()
 
     async def story() -> None:

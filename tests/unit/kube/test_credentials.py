@@ -1,4 +1,4 @@
-"""Where the API server is found, in which order, and what is said where it isn't."""
+"""The places of credentials, their order, and the error where there are none."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def in_pod(places: CredentialPaths) -> dict[str, str]:
     return POD | {"PATH": os.environ["PATH"]}
 
 
-def test_the_setting_goes_before_all_and_is_read_by_a_child(
+def test_the_setting_has_precedence_and_is_read_by_a_child_process(
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     file = config(tmp_path / "mine", "https://mine:6443/")
@@ -72,7 +72,7 @@ def test_the_setting_goes_before_all_and_is_read_by_a_child(
     assert SECRET not in repr(found)
 
 
-def test_the_variable_goes_before_the_pods_account_and_a_token_file_replaces_credentials(
+def test_the_variable_has_precedence_over_the_service_account_and_a_token_file_replaces_credentials(
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     in_pod["KUBECONFIG"] = str(config(tmp_path / "theirs", exec={"command": "/bin/false", "apiVersion": "x"}))
@@ -81,7 +81,7 @@ def test_the_variable_goes_before_the_pods_account_and_a_token_file_replaces_cre
     assert (found.token_file, found.means) == (str(Path("~/token").expanduser()), f"token file {Path.home()}/token")
 
 
-def test_a_pods_account_goes_before_the_nodes_files_and_a_variable_that_names_none(
+def test_a_service_account_has_precedence_over_the_nodes_files_and_a_variable_without_a_file(
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     config(places.node_files[0])
@@ -100,7 +100,7 @@ def test_a_pods_server_can_have_an_ipv6_address(places: CredentialPaths, in_pod:
     assert run(find_access(environment=in_pod, places=places)).server == "https://[fd00::1]:443"
 
 
-def test_where_nothing_is_found_it_is_said_what_was_looked_for(tmp_path: Path, places: CredentialPaths) -> None:
+def test_missing_credentials_are_reported_with_the_places(tmp_path: Path, places: CredentialPaths) -> None:
     with pytest.raises(ClusterError) as caught:
         run(find_access(environment={"KUBECONFIG": "/none"}, places=places))
     assert str(caught.value) == (
@@ -116,12 +116,12 @@ def test_with_a_context_the_service_account_is_skipped(places: CredentialPaths, 
         run(find_access(context="prod", environment=in_pod, places=places))
 
 
-def test_a_kubeconfig_that_was_named_has_to_be_there(places: CredentialPaths, in_pod: dict[str, str]) -> None:
+def test_a_named_kubeconfig_must_exist(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     with pytest.raises(ClusterError, match="kubeconfig /none: no such file; name an existing one"):
         run(find_access("/none", environment=in_pod, places=places))
 
 
-def test_the_first_of_the_nodes_files_counts_and_what_the_child_finds_wrong_in_it_is_one_line(
+def test_the_first_of_the_nodes_files_is_used_and_its_error_is_one_line(
     places: CredentialPaths,
 ) -> None:
     file = config(places.node_files[0])
@@ -171,12 +171,12 @@ def test_a_servers_url_is_completed_as_kubectl_does(said: dict[str, Any], server
 
 
 @pytest.mark.parametrize("server", ["ftp://api", "https://", "https://[api", "https://api:99999", "https://api:x"])
-def test_what_is_no_url_is_refused(server: str) -> None:
+def test_a_server_that_is_no_url_is_rejected(server: str) -> None:
     with pytest.raises(ClusterError, match=r"here: server '.*' is not a URL; write https://HOST:PORT"):
         module._url(ClientConfig(origin="here", server=server))  # noqa: SLF001 - as above
 
 
-def test_a_child_that_can_not_be_started_for_want_of_descriptors_is_said_and_tried_again(
+def test_a_child_process_that_can_not_start_is_reported_and_tried_again(
     tmp_path: Path, places: CredentialPaths
 ) -> None:
     file = config(tmp_path / "mine", "https://mine:6443")

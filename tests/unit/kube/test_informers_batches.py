@@ -1,4 +1,4 @@
-"""A list of policies is handed on as one batch, when it is whole: no part of a relist takes effect."""
+"""A list of policies is passed on as one batch when it is complete: no part of a relist takes effect."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_pages_of_a_list_of_policies_are_one_batch() -> None:
 
 
 @pytest.mark.parametrize("again", [MORE[:1], []], ids=["part of it is there again", "nothing of it is there again"])
-def test_a_list_that_breaks_off_has_no_effect_and_leaves_nothing_behind(again: list[dict[str, object]]) -> None:
+def test_a_list_that_is_cut_off_has_no_effect(again: list[dict[str, object]]) -> None:
     async def body() -> None:
         async with holding_one() as stage:
             stage.script.on(POLICIES.path, added(*MORE))

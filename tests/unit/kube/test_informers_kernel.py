@@ -1,4 +1,4 @@
-"""From an API server to the kernel: nothing before all is known, nothing when it is lost, then what differs."""
+"""From the API server to the kernel: no write before the sync, none during an outage, then the difference."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ WEB, DB = pod("web", 1, "10.64.0.1", app="web"), pod("db", 2, "10.64.0.20", app=
 FROM_DB = {"ingress": [{"from": [{"podSelector": labelled(app="db")}]}], "types": ["Ingress"]}
 
 
-def test_the_kernel_is_told_when_all_is_in_sync_and_of_a_relist_only_what_differs() -> None:
+def test_the_kernel_is_written_after_the_sync_and_a_relist_writes_only_the_difference() -> None:
     async def body() -> None:
         bell = Bell()
         async with http_script(bell) as script:
@@ -110,7 +110,7 @@ def test_the_kernel_is_told_when_all_is_in_sync_and_of_a_relist_only_what_differ
                     assert (node.kernel.commits, node.kernel.fake.ruleset) == ([], ABSENT)
                     gate.set()
                     await bell.until(lambda: node.kernel.fake.ruleset == node.desired.ruleset())
-                    node.desired.absolve(node.desired.suspects)  # codespell:ignore absolve, suspects
+                    node.desired.absolve(node.desired.suspects)  # codespell:ignore absolve,suspects
                     node.reconciler.wake()
                     await bell.until(lambda: not node.desired.touched)
                     told, ruleset = len(node.kernel.commits), node.kernel.fake.ruleset

@@ -64,7 +64,7 @@ def test_a_body_decodes_to_the_same_objects_for_every_split(body: bytes, size: i
 
 
 @pytest.mark.parametrize("body", [page(*(pod(name) for name in "abcdefgh")), BODIES["objects that name their kind"]])
-def test_all_objects_but_the_last_are_given_before_the_end(body: bytes) -> None:
+def test_all_objects_but_the_last_are_returned_before_the_end(body: bytes) -> None:
     values, _, _, early = read(body, 100)
     assert early == len(values) - 1
 
@@ -107,7 +107,7 @@ class Counted:
         pytest.param({"spec": 1}, id="an object that begins with anything"),
     ],
 )
-def test_no_object_has_a_body_looked_through_again_and_again(
+def test_decoding_time_is_linear_in_the_size_of_the_body(
     first: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = compact(page(pod("a"), first, *(pod(f"p-{number}") for number in range(2000))))

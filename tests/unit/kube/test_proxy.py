@@ -1,4 +1,4 @@
-"""Which proxy a request goes through: Go's reading of the environment."""
+"""The proxy of a request, by the environment, as in Go."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_the_variable_is_the_one_of_the_scheme(server: str, environment: dict[st
         pytest.param("https://api", ":443", False, id="a port without a host"),
     ],
 )
-def test_no_proxy_names_what_is_asked_directly(server: str, no_proxy: str, *, direct: bool) -> None:
+def test_no_proxy_lists_direct_connections(server: str, no_proxy: str, *, direct: bool) -> None:
     environment = {"HTTPS_PROXY": PROXY, "NO_PROXY": no_proxy}
     assert environment_proxy(server, environment) == ("" if direct else PROXY)
 
 
 @pytest.mark.parametrize("proxy", ["socks5://me:secret@p:1080", "http://", "http://[bad", "proxy"])
-def test_what_is_no_http_proxy_is_refused_without_its_password(proxy: str) -> None:
+def test_a_url_that_is_no_http_proxy_is_rejected_without_its_password(proxy: str) -> None:
     with pytest.raises(ClusterError, match="of the environment is not an HTTP proxy; write http") as caught:
         checked_proxy(proxy, "the environment")
     assert "secret" not in str(caught.value)

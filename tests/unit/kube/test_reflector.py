@@ -1,4 +1,4 @@
-"""Following one resource: what is asked next, what answers change, and what they leave alone."""
+"""List and watch of one resource: the requests, and the changes that responses contain."""
 
 from __future__ import annotations
 
@@ -513,7 +513,7 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize(("steps", "query"), QUERIES.values(), ids=QUERIES)
-def test_what_is_asked(steps: list[Step], query: dict[str, str]) -> None:
+def test_requests(steps: list[Step], query: dict[str, str]) -> None:
     assert play(steps).query == query
 
 
@@ -531,7 +531,7 @@ def test_of_config_maps_only_the_one_is_listed_and_watched() -> None:
     assert {**selector, "resourceVersion": "3"}.items() <= followed.query.items()
 
 
-def test_a_list_of_one_namespace_takes_nothing_of_another() -> None:
+def test_a_list_of_one_namespace_removes_nothing_of_another() -> None:
     held = [("kube-system", "ip-masq-agent"), ("shop", "other")]
     reflector = Reflector(BY_KIND["ConfigMap"], lambda _: held)
     assert list(reflector.take_chunk(end_mark("5"))) == [ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")]
@@ -556,26 +556,26 @@ WAITS = {
 
 
 @pytest.mark.parametrize(("step", "seconds"), WAITS.values(), ids=WAITS)
-def test_how_long_to_wait_is_said_by(step: Step, seconds: float | None) -> None:
+def test_retry_after_is_read_from(step: Step, seconds: float | None) -> None:
     setback = play([SYNCED, step]).reflector.setback
     assert setback is not None
     assert (setback.kind, setback.retry_after) == ("busy", seconds)
 
 
 @pytest.mark.parametrize(("code", "advice"), [(401, "credentials"), (403, "deploy/rbac.yaml")])
-def test_who_is_not_let_in_is_told_what_to_do(code: int, advice: str) -> None:
+def test_401_and_403_have_advice(code: int, advice: str) -> None:
     setback = play([refused(code, status(code, "No", "said the server"))]).reflector.setback
     assert setback is not None
     assert "said the server" in setback.reason
     assert advice in setback.reason
 
 
-def test_a_setback_is_forgotten_with_the_next_answer() -> None:
+def test_a_failure_is_cleared_by_the_next_response() -> None:
     followed = play([SYNCED, refused(500), streamed(bookmark("6"))])
     assert followed.reflector.setback is None
 
 
-def test_an_initial_stream_that_ends_early_is_a_setback() -> None:
+def test_initial_events_without_end_mark_are_a_failure() -> None:
     followed = play([streamed(added(pod("a"))), ended])
     assert followed.reflector.setback is not None
     assert followed.reflector.setback.kind == "refused"
@@ -588,7 +588,7 @@ def test_a_stream_decodes_to_the_same_objects_for_every_split(size: int) -> None
     assert (followed.holder.names, followed.reflector.version) == ("b", "9")
 
 
-def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
+def test_changes_of_a_chunk_are_returned_before_its_version_is_kept() -> None:
     """A caller that is cancelled between two changes requests the second one again."""
     followed = play([SYNCED])
     changes = followed.reflector.take_chunk(added(pod("c", 6), pod("d", 7)))
@@ -609,7 +609,7 @@ RELISTED: dict[str, tuple[list[Step], bool]] = {
 
 
 @pytest.mark.parametrize(("steps", "listed"), RELISTED.values(), ids=RELISTED)
-def test_whether_the_list_that_was_asked_for_has_ended(steps: list[Step], listed: bool) -> None:  # noqa: FBT001 - drawn
+def test_listed_after_a_relist(steps: list[Step], listed: bool) -> None:  # noqa: FBT001 - drawn
     assert play(steps).reflector.listed == listed
 
 
@@ -624,22 +624,22 @@ class TestMissing:
     def play(self, *steps: Step) -> Followed:
         return play(steps, "EgressNATPolicy")
 
-    def test_a_kind_that_is_missing_at_the_start_is_known_to_be(self) -> None:
+    def test_a_kind_that_is_missing_at_the_start_counts_as_missing_at_once(self) -> None:
         followed = self.play(NOT_FOUND)
         assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
         assert followed.reflector.setback is not None
         assert followed.reflector.setback.kind == "missing"
 
-    def test_it_is_found_when_it_is_looked_for_again(self) -> None:
+    def test_is_watched_after_the_next_discovery(self) -> None:
         followed = self.play(NOT_FOUND, looked_again)
         assert followed.query["sendInitialEvents"] == "true"
         streamed(added(self.OBJECT) + end_mark("6"))(followed)
         assert (followed.holder.names, followed.reflector.phase) == ("e", "watching")
 
-    def test_where_lists_are_not_streamed_its_first_list_is_of_the_cache(self) -> None:
+    def test_without_initial_events_the_first_list_is_served_from_the_cache(self) -> None:
         assert self.play(NOT_FOUND, looked_again, NO_INITIAL_EVENTS).query == CACHED
 
-    def test_one_that_was_served_is_believed_missing_the_third_time(self) -> None:
+    def test_one_that_was_served_is_missing_after_the_third_404(self) -> None:
         followed = self.play(streamed(added(self.OBJECT) + end_mark("6")), ended)
         for _ in range(2):
             NOT_FOUND(followed)
@@ -649,7 +649,7 @@ class TestMissing:
         NOT_FOUND(followed)
         assert (followed.holder.names, followed.reflector.missing) == ("", True)
 
-    def test_a_list_in_between_begins_the_count_anew(self) -> None:
+    def test_a_list_in_between_resets_the_count(self) -> None:
         listed = streamed(added(self.OBJECT) + end_mark("6"))
         followed = self.play(listed, NOT_FOUND, NOT_FOUND, listed, NOT_FOUND, NOT_FOUND)
         assert (followed.holder.names, followed.reflector.missing) == ("e", False)
@@ -657,7 +657,7 @@ class TestMissing:
     def test_without_objects_there_is_nothing_to_lose(self) -> None:
         assert self.play(streamed(end_mark("6")), NOT_FOUND).reflector.missing
 
-    def test_its_problems_go_with_it(self) -> None:
+    def test_its_issues_are_removed_with_it(self) -> None:
         wrong = {"metadata": {"name": "w"}, "spec": {"action": "X"}}
         followed = self.play(streamed(added(wrong) + end_mark("6")))
         assert followed.reflector.problems
@@ -670,7 +670,7 @@ class TestMissing:
         assert followed.reflector.setback is not None
         assert followed.reflector.setback.kind == "refused"
 
-    def test_other_refusals_are_no_lack(self) -> None:
+    def test_other_error_statuses_do_not_make_a_kind_missing(self) -> None:
         followed = self.play(refused(403))
         assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
 
@@ -752,7 +752,7 @@ def good_policy(name: str, version: int) -> Document:
         pytest.param(streamed(added(refused_policy("d", 4)), end_mark("5")), "", id="another can't be read"),
     ],
 )
-def test_what_an_agent_of_before_read_holds_where(step: Step, names: str) -> None:
+def test_last_good_versions_stay_in_force_where(step: Step, names: str) -> None:
     followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
     step(followed)
     assert followed.holder.names == names
@@ -760,7 +760,7 @@ def test_what_an_agent_of_before_read_holds_where(step: Step, names: str) -> Non
     assert [text.endswith("; its last good version stays in force") for text in said] == [bool(names)] * len(said)
 
 
-def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
+def test_last_good_versions_stay_in_force_in_a_list_by_pages() -> None:
     followed = play([refused(400)], "EgressNATPolicy", Before(LAST_GOOD))
     paged(page(refused_policy("c", 4)))(followed)
     assert followed.holder.items == {LAST_GOOD.ref: LAST_GOOD}
@@ -770,7 +770,7 @@ def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
     assert followed.reflector.problems == {}
 
 
-def test_an_object_that_stays_in_force_says_so() -> None:
+def test_the_issue_of_an_object_says_that_it_stays_in_force() -> None:
     synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
     events = streamed(event("MODIFIED", refused_policy("a", 6)), added(refused_policy("d", 7)))
     followed = play([synced, events], "EgressNATPolicy")
@@ -778,7 +778,7 @@ def test_an_object_that_stays_in_force_says_so() -> None:
     assert [said[name].endswith("its last good version stays in force") for name in ("a", "d")] == [True, False]
 
 
-def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time() -> None:
+def test_a_kind_of_the_previous_run_is_missing_after_the_third_404() -> None:
     """An API server that starts, as its node does, knows nothing of its CRDs for a moment."""
     policy = EgressNATPolicy(name="e", action="NoSNAT")
     followed = play([NOT_FOUND, NOT_FOUND], "EgressNATPolicy", Before(policy))
@@ -791,7 +791,7 @@ def withheld(followed: Followed) -> None:
     followed.holder.take(followed.reflector.keep_in_force("served as v2"))
 
 
-def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read() -> None:
+def test_a_kind_served_only_in_other_versions_keeps_its_objects() -> None:
     synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
     followed = play([synced, ended, *[withheld] * 4], "EgressNATPolicy")
     assert (followed.holder.names, followed.reflector.missing) == ("a", False)
@@ -801,19 +801,19 @@ def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read(
     assert followed.reflector.missing, "it is gone with its definition"
 
 
-def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_an_agent_of_before_read() -> None:
+def test_a_kind_served_only_in_other_versions_keeps_the_objects_of_the_previous_run() -> None:
     followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
     assert (followed.reflector.has_objects, followed.reflector.synced) == (True, False)
     withheld(followed)
     assert (followed.holder.names, followed.reflector.synced) == ("c", True)
 
 
-def test_an_object_that_is_deleted_as_it_could_not_be_read_is_gone() -> None:
+def test_a_deleted_object_is_removed_even_if_it_can_not_be_decoded() -> None:
     followed = play([SYNCED, streamed(event("MODIFIED", broken_pod("a", 6)), event("DELETED", broken_pod("a", 7)))])
     assert (followed.holder.names, followed.reflector.version) == ("b", "7")
 
 
-def test_what_was_never_in_force_is_not_taken_away() -> None:
+def test_an_object_that_was_never_in_force_is_not_removed() -> None:
     """NetworkLogging has one object: the end of one of another name mustn't switch it off."""
     wrong = {"metadata": {"name": "other", "resourceVersion": "6"}}
     followed = play([streamed(end_mark("5"), added(wrong), event("DELETED", wrong))], "NetworkLogging")
@@ -829,7 +829,7 @@ def test_services_are_listed_and_not_watched_first() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 500])
-def test_pages_are_as_long_as_is_asked(size: int) -> None:
+def test_pages_have_the_requested_size(size: int) -> None:
     followed = Followed(page_size=size)
     NO_INITIAL_EVENTS(followed)
     assert followed.query == {"limit": str(size), "resourceVersion": "0"}
@@ -839,7 +839,7 @@ def unasked(*_: Any) -> None:  # noqa: ANN401 - accepts any arguments
     raise AssertionError
 
 
-def test_what_is_held_is_asked_for_lists_alone() -> None:
+def test_keys_are_read_for_lists_only() -> None:
     followed = play([SYNCED])
     followed.reflector._keys = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
     streamed(added(pod("c", 6)), event("DELETED", pod("a", 7)), bookmark("9"))(followed)
@@ -872,7 +872,7 @@ def long_policy(peers: int) -> Document:
 
 
 @pytest.mark.parametrize("size", [1000, 65536, 10_000_000])
-def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
+def test_a_long_object_is_decoded_ahead_of_time(size: int) -> None:
     body = added(long_policy(4000), long_policy(1))
     assert len(body) > 2 * LONG
     ahead, plain = Followed("NetworkPolicy"), Followed("NetworkPolicy")
@@ -891,7 +891,7 @@ def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
         assert taken < 4000, "the peers were read before"
 
 
-def test_a_long_line_that_is_no_event_is_a_setback_as_ever() -> None:
+def test_a_long_line_that_is_no_event_is_a_failure() -> None:
     followed = Followed("NetworkPolicy")
     for chunk in (b"x" * LONG, b"y\n"):
         if (work := followed.reflector.predecoder.work(chunk)) is not None:

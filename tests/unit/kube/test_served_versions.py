@@ -1,4 +1,4 @@
-"""Which optional kinds are served, by either form of discovery."""
+"""The optional kinds that a server serves, by both forms of discovery."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_kind_is_served(served: set[tuple[str, str]], words: str) -> None:
     assert [str(each) for each in servings(frozenset(served), [LOGGING])] == [words]
 
 
-def test_every_optional_kind_is_told_of() -> None:
+def test_every_optional_kind_has_an_availability() -> None:
     assert [each.resource for each in servings(frozenset())] == [each for each in RESOURCES if each.optional]
     assert all(each.absent for each in servings(frozenset()))
 
@@ -51,5 +51,5 @@ def test_where_discovery_is_not_aggregated_a_group_names_versions_and_a_version_
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"versions": null, "resources": null}', b"<html>", b"[", b"\xff"])
-def test_what_can_not_be_read_serves_nothing(body: bytes) -> None:
+def test_an_invalid_document_has_no_versions(body: bytes) -> None:
     assert decode_group(body) == decode_resources(body) == ()

@@ -1,4 +1,4 @@
-"""TLS towards the API server: contexts that follow their files, and what is said of files that can't be used."""
+"""The TLS context: it follows its files, and invalid files are reported."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def test_a_context_stays_while_the_files_stay_and_goes_with_them(
     assert trust.context(access) is not third
 
 
-def test_a_rotation_that_is_half_done_leaves_the_old_context_in_use(
-    tmp_path: Path, certificate: Path, other: Path
-) -> None:
+def test_during_a_rotation_the_old_context_stays_in_use(tmp_path: Path, certificate: Path, other: Path) -> None:
     shown, key = tmp_path / "shown.pem", tmp_path / "key.pem"
     shown.write_text(certificate.read_text())
     key.write_text(certificate.with_suffix(".key").read_text())

@@ -1,4 +1,4 @@
-"""List pages, watch events, Status objects and lines: what is read of them, and what can't be."""
+"""Decoding of list pages, watch events, Status objects and lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfagent.kube.watch_codec import LineDecoder, decode_bookmark, decode_event,
 from tests.support.apiserver_documents import bookmark, encoded, end_mark, event, page, pod, status
 
 
-def test_a_page_tells_its_version_what_is_left_and_its_objects() -> None:
+def test_a_page_has_version_continue_token_and_objects() -> None:
     read = decode_page(page(pod("a"), pod("b"), version="7", rest="tok"))
     assert (read.version, read.rest, len(read.objects)) == ("7", "tok", 2)
     assert msgspec.json.decode(read.objects[1])["metadata"]["name"] == "b"
@@ -52,7 +52,7 @@ def test_what_is_no_page_raises_a_decode_error(body: bytes) -> None:
         decode_page(body)
 
 
-def test_an_event_tells_its_type_and_its_object() -> None:
+def test_an_event_has_type_and_object() -> None:
     word, found = decode_event(event("MODIFIED", {"x": 1}))
     assert (word, msgspec.json.decode(found)) == ("MODIFIED", {"x": 1})
 
@@ -116,7 +116,7 @@ def test_a_status_reads_as_one_line(body: bytes, code: int, words: str) -> None:
     assert str(decode_status(body, code)) == words
 
 
-def test_a_status_of_an_event_that_is_none_still_has_words() -> None:
+def test_an_invalid_status_of_an_error_event_has_a_message() -> None:
     assert str(decode_status(msgspec.Raw(b"5"))) == "no reason given"
 
 
@@ -143,11 +143,11 @@ EXPIRED = {
 
 
 @pytest.mark.parametrize(("document", "expected"), EXPIRED.values(), ids=EXPIRED)
-def test_what_is_forgotten_is_told(document: object, expected: bool) -> None:  # noqa: FBT001 - a table's column
+def test_what_is_lost_is_reported(document: object, expected: bool) -> None:  # noqa: FBT001 - a table's column
     assert decode_status(encoded(document)).expired == expected
 
 
-def test_a_status_tells_how_long_to_wait() -> None:
+def test_a_status_has_the_seconds_to_wait() -> None:
     assert decode_status(encoded(status(429, "TooManyRequests", retry_after=7))).retry_after == 7
     assert decode_status(encoded(status(429))).retry_after is None
 
