@@ -14,7 +14,7 @@ from nfagent.lab.kube_client import LabApiClient
 
 @pytest.fixture(scope="session")
 def assets() -> ControlPlaneBinaries:
-    """Give etcd and kube-apiserver; waits for their build, where one is under way."""
+    """Return etcd and kube-apiserver; waits for their build, where one is under way."""
     try:
         return find()
     except HostError as lack:
@@ -23,7 +23,7 @@ def assets() -> ControlPlaneBinaries:
 
 @pytest.fixture(scope="session")
 def control_plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Give an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
+    """Return an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
     with ControlPlane(tmp_path_factory.mktemp("control-plane"), uncached=("limitranges",), assets=assets) as plane:
         yield plane
 

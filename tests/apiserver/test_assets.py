@@ -32,7 +32,7 @@ for name in etcd kube-apiserver; do printf '#!/bin/sh\\n' >"$2/$name"; chmod +x 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a checkout with nothing built, on a machine without Go."""
+    """Return a checkout with nothing built, on a machine without Go."""
     shutil.copytree(ROOT / "tests/apiserver/server", tmp_path / "tests/apiserver/server")
     (tmp_path / "bin").mkdir()
     for name in ("sh", "setpriv", "timeout", "chmod", "sleep"):

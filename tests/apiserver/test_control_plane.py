@@ -246,7 +246,7 @@ class TestEnd:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Give the processes with a folder in their command line."""
+    """Return the processes with a folder in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         # One that ends meanwhile isn't there any more.

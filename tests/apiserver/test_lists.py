@@ -31,7 +31,7 @@ def plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory
 
 
 def settings(number: int) -> Document:
-    """Describe the ConfigMap that is followed, or one of those that aren't."""
+    """Return the ConfigMap that is watched, or another one."""
     meta = {"namespace": "kube-system", "name": f"other-{number}" if number else "ip-masq-agent"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"config": ""}}
 

@@ -63,7 +63,7 @@ LEASE: Document = {
 
 
 class FastClock(SystemClock):
-    """Time in which a minute takes three seconds."""
+    """A clock on which a minute takes three seconds."""
 
     def monotonic(self) -> float:
         return super().monotonic() * FASTER
@@ -114,7 +114,7 @@ class Agent:
 
 @pytest.fixture(scope="module")
 def kubeconfig(control_plane: ControlPlane) -> Iterator[Path]:
-    """Give the shipped service account's kubeconfig, on a server that has our kinds."""
+    """Return the shipped service account's kubeconfig, on a server with nfagent's CRDs."""
     with control_plane.client() as client:
         before = client.inventory()
         client.put_all(shipped_definitions())

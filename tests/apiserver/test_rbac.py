@@ -29,7 +29,7 @@ LEASES, GKE = "coordination.k8s.io", "networking.gke.io"
 
 @pytest.fixture(scope="module")
 def token(control_plane: ControlPlane) -> Iterator[str]:
-    """Give the shipped service account's token, on a server that has all kinds."""
+    """Return the shipped service account's token, on a server that has all kinds."""
     with control_plane.client() as client:
         before = client.inventory()
         client.put_all([*shipped_definitions(), *tier_definitions()])

@@ -28,7 +28,7 @@ def from_namespaces(**labels: str) -> list[Document]:
 
 
 def seen(lab: ApiLab, host: int) -> list[str]:
-    """As whom a host outside sees x/a, by each family: 'pod' or 'node'."""
+    """Return the source that an outside host sees for x/a, by family: 'pod' or 'node'."""
     pod, node = lab.fabric.pods["x", "a"], lab.fabric.nodes[lab.fabric.pods["x", "a"].node]
     probes = [Probe(lab.pod("x/a"), address, "tcp", 443) for address in OUTSIDE[host].addresses]
     came = [outcome.seen_from for outcome in lab.ask(probes).values()]

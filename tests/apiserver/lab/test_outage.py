@@ -97,7 +97,7 @@ def expectations(lab: ApiLab) -> dict[Probe, bool]:
 
 
 def kept_rules(agent: LabAgent) -> list[str]:
-    """Give the rules of the policies that stay, with their handles: one that was written anew has another."""
+    """Return the rules of the policies that stay, with their handles: a rewritten rule has another."""
     lines = agent.nft("-a", "-s", "list", "table", "inet", "nfagent").splitlines()
     rules = [line.strip() for line in lines if re.search(r" comment .*# handle \d+$", line)]
     return [rule for rule in rules if "x/kept-a" in rule or "no-z" in rule]

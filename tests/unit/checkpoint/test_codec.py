@@ -56,7 +56,7 @@ def item(**changed: object) -> dict[str, Any]:
     [
         pytest.param(POLICY, True, id="a policy"),
         pytest.param(Namespace("shop", ()), True, id="a Namespace"),
-        pytest.param(Node("b"), True, id="a Node, whichever"),
+        pytest.param(Node("b"), True, id="any Node"),
         pytest.param(Pod("shop", "db", node="a"), True, id="a Pod of this node"),
         pytest.param(Pod("shop", "db", node="b"), False, id="a Pod of another node"),
         pytest.param(Service(namespace="shop", name="db"), False, id="a Service"),
@@ -75,13 +75,13 @@ def test_a_field_that_an_older_version_did_not_write_has_its_default() -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        pytest.param(item(sources=["10.0.0.0/8"]), id="a field that this version doesn't know"),
-        pytest.param(item(isolates=["ingress", "sideways"]), id="a value that this version doesn't know"),
+        pytest.param(item(sources=["10.0.0.0/8"]), id="an unknown field"),
+        pytest.param(item(isolates=["ingress", "sideways"]), id="an unknown value"),
         pytest.param(item(pods=5), id="another type"),
-        pytest.param(item(ingress=[{"peers": [{"fqdn": "example.com"}], "ports": []}]), id="a peer of another sort"),
-        pytest.param(item(ingress=[{"peers": [{}], "ports": []}]), id="a peer of no sort"),
+        pytest.param(item(ingress=[{"peers": [{"fqdn": "example.com"}], "ports": []}]), id="an unknown type of peer"),
+        pytest.param(item(ingress=[{"peers": [{}], "ports": []}]), id="a peer without a type"),
         pytest.param(item(ingress=[{"peers": {}, "ports": []}]), id="no list of peers"),
-        pytest.param(item(name="other"), id="another object than its name says"),
+        pytest.param(item(name="other"), id="an object with another name"),
         pytest.param(record(kind="Quux"), id="another kind"),
         pytest.param(record(item=[]), id="no object"),
         pytest.param({"kind": "NetworkPolicy"}, id="no name"),

@@ -55,14 +55,14 @@ async def writing(store: CheckpointStore) -> AsyncIterator[None]:
 
 
 async def remember(folder: Path, *changes: Item | ObjectRef, node: str = "a", source: str = SOURCE) -> None:
-    """Run an agent that takes these in, and ends."""
+    """Run a store that records these changes, and closes."""
     async with running(folder, node, source) as store:
         take(store, *changes)
         store.settle()
 
 
 async def recalled(folder: Path, refs: Iterable[ObjectRef] = (SHOP.ref, OPS.ref, HERE.ref, THERE.ref)) -> list[Item]:
-    """Tell what the next agent knows of objects."""
+    """Return the last good versions of the next run."""
     async with running(folder) as store:
         # It ends before it has read anything: that forgets nothing.
         return [item for ref in refs if (item := store.of_object(ref)) is not None]
@@ -292,7 +292,7 @@ def test_a_write_error_is_logged_once_and_the_write_is_repeated(
 
 
 def test_a_full_disk_leaves_complete_lines(tmp_path: Path) -> None:
-    """Like a disk that takes a part of what is written: the part is taken back."""
+    """As on a disk that accepts a part of a write: the part is truncated."""
     file = Journal(tmp_path, "last-good-x")
     assert file.read() == b""
     file.replace([b"one\n"])

@@ -36,7 +36,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def serving(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve HTTP on loopback; gives the port."""
+    """Serve HTTP on loopback; yields the port."""
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
     try:
@@ -49,7 +49,7 @@ async def serving(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def scripted(script: Script) -> AsyncIterator[int]:
-    """Serve bytes on loopback: the script goes on after the head of a request."""
+    """Serve bytes on loopback: the script continues after the headers of a request."""
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ async def asking(
 
 
 async def told(request: web.BaseRequest) -> web.Response:
-    """Answer with what was asked."""
+    """Respond with the request."""
     said = {"method": request.method, "target": request.raw_path, "body": (await request.read()).decode()}
     return web.json_response(said | {"headers": request.headers.getall("Impersonate-Group", []), **request.headers})
 
@@ -126,14 +126,14 @@ def test_a_request_has_method_target_headers_and_body() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "retry_after"),
     [
-        pytest.param(200, {}, None, id="fine"),
-        pytest.param(404, {}, None, id="not there"),
+        pytest.param(200, {}, None, id="ok"),
+        pytest.param(404, {}, None, id="not found"),
         pytest.param(302, {"Location": "/other"}, None, id="a redirect, which is not followed"),
         pytest.param(403, {}, None, id="forbidden"),
-        pytest.param(429, {"Retry-After": "7"}, 7.0, id="too many, later"),
-        pytest.param(503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0, id="a moment that is over"),
-        pytest.param(429, {"Retry-After": "soon"}, None, id="a time that can't be read"),
-        pytest.param(500, {"Retry-After": "-1"}, None, id="a time below zero"),
+        pytest.param(429, {"Retry-After": "7"}, 7.0, id="too many requests, with seconds to wait"),
+        pytest.param(503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0, id="Retry-After in the past"),
+        pytest.param(429, {"Retry-After": "soon"}, None, id="an invalid Retry-After"),
+        pytest.param(500, {"Retry-After": "-1"}, None, id="a negative Retry-After"),
     ],
 )
 def test_every_status_is_a_response(status: int, headers: dict[str, str], retry_after: float | None) -> None:
@@ -221,18 +221,18 @@ AT = "API server http://127.0.0.1:{port} (kubeconfig /k, context c): "
 @pytest.mark.parametrize(
     ("sent", "then", "words"),
     [
-        pytest.param(HEAD, "wait", "no bytes for 0.05 s; does a firewall drop", id="it falls silent"),
-        pytest.param(b"", "wait", "no bytes for 0.05 s; does a firewall drop", id="it never says anything"),
-        pytest.param(HEAD, "end", "the response was cut off; does it restart?", id="it ends in the middle"),
-        pytest.param(HEAD, "half close", "the response was cut off; does it restart?", id="it closes its half"),
-        pytest.param(HEAD, "reset", "the response was cut off; does it restart?", id="it is reset in the middle"),
+        pytest.param(HEAD, "wait", "no bytes for 0.05 s; does a firewall drop", id="read timeout in the body"),
+        pytest.param(b"", "wait", "no bytes for 0.05 s; does a firewall drop", id="read timeout before the response"),
+        pytest.param(HEAD, "end", "the response was cut off; does it restart?", id="closed in the body"),
+        pytest.param(HEAD, "half close", "the response was cut off; does it restart?", id="half closed in the body"),
+        pytest.param(HEAD, "reset", "the response was cut off; does it restart?", id="reset in the body"),
+        pytest.param(b"", "reset", "the connection was lost: Connection reset by peer", id="reset before the response"),
+        pytest.param(b"", "end", "closed the connection without a response", id="closed before the response"),
         pytest.param(
-            b"", "reset", "the connection was lost: Connection reset by peer", id="it is reset before the answer"
+            b"HTTP/1.1 200 OK\r\nConten", "end", "closed the connection without a response", id="closed in the headers"
         ),
-        pytest.param(b"", "end", "closed the connection without a response", id="it ends before the answer"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nConten", "end", "closed the connection without a response", id="in the head"),
-        pytest.param(b"SSH-2.0-x\r\n\r\n", "wait", "the response is not HTTP: ", id="it is no web server"),
-        pytest.param(HEAD + b"zzz\r\n", "wait", "the response is not HTTP: ", id="it talks nonsense in the middle"),
+        pytest.param(b"SSH-2.0-x\r\n\r\n", "wait", "the response is not HTTP: ", id="not an HTTP server"),
+        pytest.param(HEAD + b"zzz\r\n", "wait", "the response is not HTTP: ", id="an invalid chunk in the body"),
     ],
 )
 def test_a_failing_stream_reports_its_cause(sent: bytes, then: str, words: str) -> None:
@@ -500,7 +500,7 @@ def test_a_rotated_client_certificate_is_used_by_the_next_connection(authority: 
 
 
 def proxying(lines: list[str], upstream: int | None) -> Script:
-    """Give a proxy that keeps what it was asked, and has one destination, or refuses."""
+    """Run a proxy that records its requests, and connects to one destination or refuses."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

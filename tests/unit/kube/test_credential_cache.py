@@ -18,7 +18,7 @@ START = 1_000_000.0
 
 
 class World:
-    """What is found, how often, and what time it is."""
+    """The resolved credentials, how often they were resolved, and the time."""
 
     def __init__(self, **fields: object) -> None:
         self.fields: dict[str, Any] = fields
@@ -61,12 +61,12 @@ def test_concurrent_callers_resolve_the_credentials_once() -> None:
 @pytest.mark.parametrize(
     ("life", "after", "token"),
     [
-        pytest.param(3600, 3539, "Bearer 1", id="more than a minute before the end the old one is good"),
-        pytest.param(3600, 3541, "Bearer 2", id="a minute before the end there is a new one"),
-        pytest.param(60, 47, "Bearer 1", id="of a short life four fifths are used"),
-        pytest.param(60, 49, "Bearer 2", id="and then there is a new one"),
-        pytest.param(-10, 4, "Bearer 1", id="one that is over when it comes isn't asked for with every request"),
-        pytest.param(-10, 6, "Bearer 2", id="but again after a while"),
+        pytest.param(3600, 3539, "Bearer 1", id="not renewed more than a minute before expiry"),
+        pytest.param(3600, 3541, "Bearer 2", id="renewed a minute before expiry"),
+        pytest.param(60, 47, "Bearer 1", id="not renewed within four fifths of a short lifetime"),
+        pytest.param(60, 49, "Bearer 2", id="renewed after four fifths of a short lifetime"),
+        pytest.param(-10, 4, "Bearer 1", id="expired credentials are not renewed with every request"),
+        pytest.param(-10, 6, "Bearer 2", id="expired credentials are renewed after a pause"),
     ],
 )
 def test_credentials_are_renewed_before_they_expire(life: float, after: float, token: str) -> None:
@@ -161,9 +161,9 @@ def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_i
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(None, "No such file or directory", id="it isn't there"),
-        pytest.param(b" \n", "empty", id="it is empty"),
-        pytest.param(b"\xff", "not a token", id="it is no text"),
+        pytest.param(None, "No such file or directory", id="a missing file"),
+        pytest.param(b" \n", "empty", id="an empty file"),
+        pytest.param(b"\xff", "not a token", id="a binary file"),
     ],
 )
 def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(

@@ -160,10 +160,10 @@ def test_a_hanging_plugin_is_killed_when_its_caller_is_cancelled(tmp_path: Path,
 @pytest.mark.parametrize(
     ("said", "server"),
     [
-        pytest.param({"server": "https://api:6443///"}, "https://api:6443", id="slashes at the end go"),
-        pytest.param({"server": "https://api/k8s/c1/"}, "https://api/k8s/c1", id="a path stays"),
-        pytest.param({"server": "api:6443"}, "http://api:6443", id="without a scheme it is http"),
-        pytest.param({"server": "api:6443", "ca": "PEM"}, "https://api:6443", id="but with a CA https"),
+        pytest.param({"server": "https://api:6443///"}, "https://api:6443", id="trailing slashes are removed"),
+        pytest.param({"server": "https://api/k8s/c1/"}, "https://api/k8s/c1", id="a path is kept"),
+        pytest.param({"server": "api:6443"}, "http://api:6443", id="http without a scheme"),
+        pytest.param({"server": "api:6443", "ca": "PEM"}, "https://api:6443", id="https without a scheme, with a CA"),
     ],
 )
 def test_a_servers_url_is_completed_as_kubectl_does(said: dict[str, Any], server: str) -> None:

@@ -96,7 +96,7 @@ def between_two_pages(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "gone",
     [on_a_watch, as_an_event, on_an_initial_stream, in_an_initial_stream, between_two_pages],
-    ids=lambda way: way.__name__.replace("_", " "),
+    ids=lambda mode: mode.__name__.replace("_", " "),
 )
 def test_410_in_the_middle_of_anything_leads_to_a_new_list(gone: Callable[[Stage], None]) -> None:
     async def body() -> None:
@@ -291,7 +291,7 @@ def test_a_reload_during_an_outage_ends_after_it() -> None:
 
 
 class Unhurried(Stage):
-    """Takes one change in a turn of the event loop, as Intake does in a storm."""
+    """Takes one change in a turn of the event loop, as EventApplier does in a storm."""
 
     async def take(self, changes: Iterable[ObjectChange]) -> None:
         for change in changes:
@@ -328,7 +328,7 @@ def test_a_reload_during_a_list_removes_nothing(turns: int) -> None:
 
 
 class TestServices:
-    """What is read for `explain` alone."""
+    """Resources that are read for `explain` only."""
 
     PATH = "/api/v1/services"
 

@@ -53,7 +53,7 @@ def test_429_waits_for_retry_after_and_a_jitter(jitter: float) -> None:
 
 
 async def first_pauses(jitter: float, nodes: int) -> list[float]:
-    """Give how long an agent waits for a server that isn't there."""
+    """Return the pauses of an agent before an unreachable server."""
     async with waiting(nodes=nodes, jitter=jitter) as (stage, source):
         await stage.script.refuse()
         async with running(source):
@@ -89,7 +89,7 @@ def test_an_empty_watch_is_requested_again(fault: Fault) -> None:
 
 
 async def opened(stage: Stage, number: int, *parts: bytes | Fault) -> None:
-    """Answer the first, second, ... request; let a minute pass before these parts come, and end."""
+    """Respond to the first, second, ... request; a minute passes before these parts and the end."""
     gate = asyncio.Event()
     stage.script.on(PODS.path, gate, *parts)
     await stage.script.nth(PODS.path, number)
@@ -99,7 +99,7 @@ async def opened(stage: Stage, number: int, *parts: bytes | Fault) -> None:
 
 @pytest.mark.parametrize("end", [(added(A), "cut"), (added(A),)], ids=["cut", "ended"])
 def test_incomplete_initial_events_double_the_pause(end: tuple[bytes | Fault, ...]) -> None:
-    """However long they took: fifteen thousand agents ask for all Pods."""
+    """Independent of their length: fifteen thousand agents list all Pods."""
 
     async def body() -> None:
         async with following() as stage:
@@ -219,7 +219,7 @@ def test_a_server_that_is_never_ready_is_used_after_30_seconds() -> None:
 
 
 class Elsewhere:
-    """A server whose readiness is answered, and nothing else: a balancer with a dead master behind it."""
+    """A server that answers only /readyz: a load balancer with a dead server behind it."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -228,7 +228,7 @@ class Elsewhere:
         return ClientConfig(server="https://balancer", origin="the test")
 
     async def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing."""
 
     def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[ResponseStream]:
         self.tries += 1
@@ -254,7 +254,7 @@ def test_a_server_that_only_answers_probes_is_not_retried_in_a_loop() -> None:
 
 
 class TestMissingKinds:
-    """Kinds whose CRD isn't there."""
+    """Kinds without a CRD."""
 
     LIST = "networking.gke.io"
 
@@ -351,7 +351,7 @@ class TestMissingKinds:
         asyncio.run(body())
 
     def test_count_as_missing_where_the_server_is_never_ready(self) -> None:
-        """A check that fails for good is no reason to enforce nothing."""
+        """A readiness check that fails permanently must not prevent enforcement."""
 
         async def body() -> None:
             async with waiting(EGRESS) as (stage, source):

@@ -38,7 +38,7 @@ class Batches(Stage):
 
 @asynccontextmanager
 async def holding_one() -> AsyncIterator[Batches]:
-    """Follow policies of which one is held, up to the moment at which the server has forgotten the version."""
+    """Watch policies, one of which is in the state, until the server has compacted the version."""
     bell = Bell()
     async with http_script(bell) as script:
         stage = Batches(script, bell)

@@ -22,7 +22,7 @@ from tests.support.two_node_cluster import policy as network_policy
 
 
 class Kernel:
-    """tests.support.fake_nftables behind the Kernel protocol. `commits` is every transaction."""
+    """tests.support.fake_nftables with the reconciler's protocol. `commits` has every transaction."""
 
     def __init__(self, bell: Bell) -> None:
         self.fake = FakeKernel()
@@ -48,7 +48,7 @@ class Kernel:
 
 
 class Standstill:
-    """The reconciler's time: none passes but in short pauses, so a resync is never due."""
+    """The reconciler's clock: it advances by short pauses only, so a resync is never due."""
 
     def __init__(self) -> None:
         self.now = 1000.0

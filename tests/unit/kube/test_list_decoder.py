@@ -26,7 +26,7 @@ CUSTOM = {"apiVersion": "policy.example/v1", "kind": "EgressNATPolicy", "metadat
 
 
 def compact(body: bytes) -> bytes:
-    """Write as the API server does: without a space."""
+    """Encode as the API server does: without spaces."""
     return json.dumps(json.loads(body), separators=(",", ":")).encode() + b"\n"
 
 
@@ -46,7 +46,7 @@ BODIES: dict[str, bytes] = {
 
 
 def read(body: bytes, size: int) -> tuple[list[object], str, str, int]:
-    """Give all objects, version, token, and how many objects came before the end."""
+    """Return all objects, version, continue token, and the number of objects before the end."""
     reading = ListDecoder()
     found = [raw for start in range(0, len(body), size) for raw in reading.feed(body[start : start + size])]
     last = reading.end()
@@ -89,7 +89,7 @@ def test_what_is_no_list_is_an_error_at_its_end(body: bytes, size: int) -> None:
 
 
 class Counted:
-    """The JSON decoder, and how many bytes it has looked through."""
+    """The JSON decoder, and how many bytes it has read."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -103,8 +103,8 @@ class Counted:
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param({"metadata": {"ownerReferences": [{"apiVersion": "v1"}] * 5000}}, id="an object of many owners"),
-        pytest.param({"spec": 1}, id="an object that begins with anything"),
+        pytest.param({"metadata": {"ownerReferences": [{"apiVersion": "v1"}] * 5000}}, id="an object with many owners"),
+        pytest.param({"spec": 1}, id="an object with another first field"),
     ],
 )
 def test_decoding_time_is_linear_in_the_size_of_the_body(

@@ -49,7 +49,7 @@ Step: TypeAlias = Callable[[Followed], None]
 
 
 def streamed(*chunks: bytes) -> Step:
-    """Answer with bytes of a watch, as long as the reflector listens."""
+    """Feed bytes of a watch, until the reflector ends it."""
 
     def step(followed: Followed) -> None:
         request = followed.reflector.request(300)
@@ -63,12 +63,12 @@ def streamed(*chunks: bytes) -> Step:
 
 
 def ended(followed: Followed) -> None:
-    """End the answer that is being read."""
+    """End the current response."""
     followed.reflector.end()
 
 
 def paged(body: bytes) -> Step:
-    """Answer with a page."""
+    """Feed a page."""
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
@@ -80,7 +80,7 @@ def paged(body: bytes) -> Step:
 
 
 def parts(body: bytes) -> Step:
-    """Answer with the beginning of a page, in small pieces."""
+    """Feed the beginning of a page, in small parts."""
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
@@ -91,7 +91,7 @@ def parts(body: bytes) -> Step:
 
 
 def refused(code: int, body: object = None, retry_after: float | None = None) -> Step:
-    """Answer with a status code that isn't 200."""
+    """Feed a response with a status other than 200."""
 
     def step(followed: Followed) -> None:
         followed.reflector.request(300)
@@ -120,7 +120,7 @@ TOO_MANY = status(429, "TooManyRequests", "try again later")
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How it stands at the end; gone are the names that were taken away, in order."""
+    """The final state; `gone` has the names of removed objects, in order."""
 
     names: str
     phase: str
@@ -131,21 +131,21 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 LISTS: dict[str, tuple[list[Step], Outcome]] = {
-    "an initial streaming list is whole at its end mark": ([SYNCED], Outcome("a b", "watching", version="5")),
-    "before its end mark it isn't": (
+    "initial events are complete at their end mark": ([SYNCED], Outcome("a b", "watching", version="5")),
+    "initial events are incomplete before their end mark": (
         [streamed(added(pod("a"), pod("b")))],
         Outcome("a b", "initial", version="", synced=False),
     ),
-    "an ordinary bookmark doesn't end it": (
+    "an ordinary bookmark doesn't end the initial events": (
         [streamed(added(pod("a")), bookmark("4"))],
         Outcome("a", "initial", version="", synced=False),
     ),
-    "an empty one is whole too": ([streamed(end_mark("5"))], Outcome("", "watching", version="5")),
-    "a deletion in it is no version to go on from": (
+    "empty initial events are complete": ([streamed(end_mark("5"))], Outcome("", "watching", version="5")),
+    "a deletion within initial events is no version to continue from": (
         [streamed(added(pod("a", 1)) + event("DELETED", pod("a", 4)))],
         Outcome("", "initial", version="", gone="a", synced=False),
     ),
-    "changes that happen meanwhile count": (
+    "changes within initial events count": (
         [
             streamed(
                 added(pod("a", 1), pod("b", 2)) + event("MODIFIED", pod("a", 3)) + event("DELETED", pod("b", 4)),
@@ -159,11 +159,11 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         Outcome("", "listing", "again", synced=False),
     ),
     "400 to initial events leads to pages": ([refused(400)], Outcome("", "listing", "again", synced=False)),
-    "422 to a list of pages is a refusal": (
+    "422 to a list by pages is an error": (
         [NO_INITIAL_EVENTS, refused(422)],
         Outcome("", "listing", "refused", synced=False),
     ),
-    "422 to a watch is a refusal, and the watch is tried again": (
+    "422 to a watch is an error, and the watch is repeated": (
         [SYNCED, ended, refused(422)],
         Outcome("a b", "watching", "refused", version="5"),
     ),
@@ -171,7 +171,7 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"), version="9"))],
         Outcome("a b", "watching", version="9"),
     ),
-    "a list of pages is whole with the last": (
+    "a list by pages is complete with the last page": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), version="9", rest="t1")),
@@ -180,11 +180,11 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b c", "watching", version="9"),
     ),
-    "before its last page it isn't": (
+    "a list by pages is incomplete before its last page": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), version="9", rest="t1"))],
         Outcome("a", "listing", version="", synced=False),
     ),
-    "a list that breaks off goes on with its next page": (
+    "an interrupted list continues with its next page": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), version="9", rest="t1")),
@@ -193,7 +193,7 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b", "watching", version="9"),
     ),
-    "410 in the middle of a list starts it anew": (
+    "410 within a list starts it over": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), version="9", rest="t1")),
@@ -202,11 +202,11 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("b", "watching", version="12", gone="a"),
     ),
-    "410 as the status of an initial stream starts it anew": (
+    "410 as the status of initial events starts them over": (
         [refused(410, GONE), SYNCED],
         Outcome("a b", "watching", version="5"),
     ),
-    "410 in the middle of an initial stream starts it anew": (
+    "410 within initial events starts them over": (
         [streamed(added(pod("c")) + error(410, "Expired")), SYNCED],
         Outcome("a b", "watching", version="5", gone="c"),
     ),
@@ -217,16 +217,16 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [SYNCED, streamed(added(pod("c", 6)) + event("DELETED", pod("a", 7)))],
         Outcome("b c", "watching", version="7", gone="a"),
     ),
-    "a bookmark moves the version on": ([SYNCED, streamed(bookmark("50"))], Outcome("a b", "watching", version="50")),
-    "a bookmark without a version moves nothing": (
+    "a bookmark advances the version": ([SYNCED, streamed(bookmark("50"))], Outcome("a b", "watching", version="50")),
+    "a bookmark without a version doesn't advance it": (
         [SYNCED, streamed(bookmark(""))],
         Outcome("a b", "watching", version="5"),
     ),
-    "an object without a version moves nothing": (
+    "an object without a version doesn't advance it": (
         [SYNCED, streamed(added({**pod("c"), "metadata": {"namespace": "shop", "name": "c"}}))],
         Outcome("a b c", "watching", version="5"),
     ),
-    "a watch that ends goes on from its last event": (
+    "an ended watch continues from its last event": (
         [SYNCED, streamed(added(pod("c", 6))), ended],
         Outcome("a b c", "watching", version="6"),
     ),
@@ -234,17 +234,17 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [SYNCED, streamed(added(pod("c", 6)) + added(pod("d", 7))[:-9]), ended],
         Outcome("a b c", "watching", version="6"),
     ),
-    "half a line is forgotten by the next watch": (
+    "half a line is dropped by the next watch": (
         [SYNCED, streamed(added(pod("c", 6)) + added(pod("d", 7))[:-9]), ended, streamed(added(pod("d", 7)))],
         Outcome("a b c d", "watching", version="7"),
     ),
-    "410 as a status lists anew": (
+    "410 as a status leads to a list": (
         [SYNCED, ended, refused(410, GONE)],
         Outcome("a b", "initial", "expired", version="5"),
     ),
-    "410 without a Status lists anew": ([SYNCED, refused(410)], Outcome("a b", "initial", "expired")),
-    "410 as an event lists anew": ([SYNCED, streamed(error(410, "Gone"))], Outcome("a b", "initial", "expired")),
-    "Expired by its reason alone lists anew": (
+    "410 without a Status leads to a list": ([SYNCED, refused(410)], Outcome("a b", "initial", "expired")),
+    "410 as an event leads to a list": ([SYNCED, streamed(error(410, "Gone"))], Outcome("a b", "initial", "expired")),
+    "the reason Expired leads to a list": (
         [SYNCED, streamed(error(0, "Expired"))],
         Outcome("a b", "initial", "expired"),
     ),
@@ -252,31 +252,31 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [NO_INITIAL_EVENTS, paged(page(pod("a"))), refused(410, GONE)],
         Outcome("a", "listing", "expired"),
     ),
-    "what stands behind an error isn't read": (
+    "events behind an error aren't read": (
         [SYNCED, streamed(error(410, "Gone") + added(pod("c", 6)))],
         Outcome("a b", "initial", "expired"),
     ),
-    "another error event goes on from the last version": (
+    "another error event continues from the last version": (
         [SYNCED, streamed(added(pod("c", 6)) + error(500, "InternalError"))],
         Outcome("a b c", "watching", "refused", version="6"),
     ),
-    "an error that comes again at the same version lists anew": (
+    "an error repeated at the same version leads to a list": (
         [SYNCED, streamed(error(500, "InternalError")), streamed(error(500, "InternalError"))],
         Outcome("a b", "initial", "refused"),
     ),
-    "an error that comes again further on does not": (
+    "an error repeated at another version does not": (
         [SYNCED, streamed(error(500)), streamed(added(pod("c", 6)) + error(500))],
         Outcome("a b c", "watching", "refused", version="6"),
     ),
-    "nor one that comes after a new list": (
+    "nor does an error after a new list": (
         [SYNCED, streamed(error(500)), streamed(error(410)), SYNCED, streamed(error(500))],
         Outcome("a b", "watching", "refused", version="5"),
     ),
-    "a server that is busy again and again is no reason for a list": (
+    "a server that stays busy leads to no list": (
         [SYNCED, streamed(error(429)), streamed(error(429)), streamed(error(429))],
         Outcome("a b", "watching", "busy", version="5"),
     ),
-    "an error event in the initial stream lists anew": (
+    "an error event within initial events starts them over": (
         [streamed(added(pod("a")) + error(500))],
         Outcome("a", "initial", "refused", synced=False),
     ),
@@ -285,37 +285,37 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         Outcome("a b", "watching", "refused", version="5"),
     ),
     "429 waits": ([SYNCED, refused(429, TOO_MANY)], Outcome("a b", "watching", "busy", version="5")),
-    "500 is a refusal": ([SYNCED, refused(500)], Outcome("a b", "watching", "refused", version="5")),
-    "403 is a refusal": ([SYNCED, refused(403)], Outcome("a b", "watching", "refused", version="5")),
-    "garbage lists anew": ([SYNCED, streamed(b"<html>\n")], Outcome("a b", "initial", "broken")),
+    "500 is an error": ([SYNCED, refused(500)], Outcome("a b", "watching", "refused", version="5")),
+    "403 is an error": ([SYNCED, refused(403)], Outcome("a b", "watching", "refused", version="5")),
+    "an invalid line leads to a list": ([SYNCED, streamed(b"<html>\n")], Outcome("a b", "initial", "broken")),
     "an event of an unknown type leads to a new list": (
         [SYNCED, streamed(event("RENAMED", pod("a")))],
         Outcome("a b", "initial", "broken"),
     ),
-    "an object without a name lists anew": (
+    "an object without a name leads to a list": (
         [SYNCED, streamed(event("MODIFIED", {}))],
         Outcome("a b", "initial", "broken"),
     ),
 }
 
 RELISTS: dict[str, tuple[list[Step], Outcome]] = {
-    "what isn't listed is gone, at the end mark": (
+    "objects not listed are removed at the end mark": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2)) + end_mark("20"))],
         Outcome("b", "watching", version="20", gone="a"),
     ),
-    "before the end mark nothing is gone": (
+    "before the end mark nothing is removed": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2)))],
         Outcome("a b", "initial"),
     ),
-    "an initial stream that breaks off takes nothing away": (
+    "interrupted initial events remove nothing": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended],
         Outcome("a b", "initial", "refused"),
     ),
-    "and what it named doesn't count for the next one": (
+    "and its objects don't count for the next ones": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended, streamed(added(pod("a")), end_mark("20"))],
         Outcome("a", "watching", version="20", gone="b"),
     ),
-    "nor does what it named before an error": (
+    "nor do objects before an error": (
         [
             SYNCED,
             streamed(error(410)),
@@ -324,11 +324,11 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a", "watching", version="20", gone="b"),
     ),
-    "before the last page nothing is gone": (
+    "before the last page nothing is removed": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page(pod("c"), rest="t"))],
         Outcome("a b c", "listing"),
     ),
-    "a list that breaks off takes nothing away": (
+    "an interrupted list removes nothing": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), pod("b"))),
@@ -338,7 +338,7 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b c", "listing"),
     ),
-    "and what it named doesn't count for the next list": (
+    "and its objects don't count for the next list": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), pod("b"))),
@@ -349,7 +349,7 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a c", "watching", gone="b"),
     ),
-    "what no page lists is gone with the last": (
+    "objects on no page are removed with the last page": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), pod("b"))),
@@ -359,27 +359,27 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("b c", "watching", gone="a"),
     ),
-    "an empty list takes all": (
+    "an empty list removes all objects": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page())],
         Outcome("", "watching", gone="a b"),
     ),
-    "a page of garbage takes nothing": (
+    "an invalid page removes nothing": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(b"<html>")],
         Outcome("a b", "listing", "broken"),
     ),
-    "a list whose objects have no names takes nothing": (
+    "a list of objects without names removes nothing": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page({}, pod("c")))],
         Outcome("a b", "listing", "broken"),
     ),
-    "a Status in place of a list takes nothing": (
+    "a Status in place of a list removes nothing": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(encoded(status(200)))],
         Outcome("a b", "listing", "broken"),
     ),
-    "an end mark without a version takes nothing": (
+    "an end mark without a version removes nothing": (
         [SYNCED, streamed(error(410)), streamed(end_mark(""))],
         Outcome("a b", "initial", "broken"),
     ),
-    "what was deleted meanwhile, and made again, is there": (
+    "an object deleted and created again during a list stays": (
         [
             SYNCED,
             streamed(error(410)),
@@ -389,11 +389,11 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b", "watching", version="23", gone="b"),
     ),
-    "an object that can't be read any more is held": (
+    "an object that can't be decoded any more stays": (
         [SYNCED, streamed(error(410)), streamed(added(pod("a", 1), broken_pod("b", 9)) + end_mark("20"))],
         Outcome("a b", "watching", version="20"),
     ),
-    "an error after a list begins with a list": (
+    "an error event after a list leads to a list": (
         [SYNCED, looked_again, SYNCED],
         Outcome("a b", "watching", version="5"),
     ),
@@ -438,27 +438,27 @@ def fell_silent(followed: Followed) -> None:
 
 
 QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
-    "first the initial events are asked for": ([], INITIAL),
+    "the first request is for initial events": ([], INITIAL),
     "and after 410, not older than what was read": ([SYNCED, refused(410)], {**INITIAL, "resourceVersion": "5"}),
     "of any version, where the requested one is newer than the server's newest": (
         [SYNCED, refused(504, TOO_LARGE)],
         INITIAL,
     ),
-    "and where it was silent twice": ([SYNCED, fell_silent, fell_silent], INITIAL),
-    "not where it was silent once": (
+    "and after two read timeouts": ([SYNCED, fell_silent, fell_silent], INITIAL),
+    "not after one read timeout": (
         [SYNCED, fell_silent],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
     ),
-    "nor where it had something to say in between": (
+    "nor after two with an event in between": (
         [SYNCED, fell_silent, streamed(bookmark("6")), fell_silent],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "6"},
     ),
-    "then what came after their end": (
+    "then for events after their end mark": (
         [SYNCED],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
     ),
-    "or a list of the server's cache, which passes over the limit": ([NO_INITIAL_EVENTS], CACHED),
-    "its version isn't said again to those that follow a page": (
+    "or for a list from the watch cache, which ignores the limit": ([NO_INITIAL_EVENTS], CACHED),
+    "the following pages are requested without a version": (
         [NO_INITIAL_EVENTS, paged(page(rest="t1"))],
         {"limit": "5000", "continue": "t1"},
     ),
@@ -466,15 +466,15 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410)],
         {"limit": "5000"},
     ),
-    "a list after a watch's 410 is of the cache, not older than what was read": (
+    "a list after a watch's 410 is from the cache, not older than what was read": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410)],
         NOT_OLDER_THAN_9,
     ),
-    "so it is after a 410 as an event": (
+    "the same after a 410 as an event": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), streamed(error(410, "Expired"))],
         NOT_OLDER_THAN_9,
     ),
-    "and asked again where it broke off": (
+    "and repeated after an interruption": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), ended],
         NOT_OLDER_THAN_9,
     ),
@@ -482,22 +482,22 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(410, GONE)],
         {"limit": "5000"},
     ),
-    "so is one that is newer than the cache": (
+    "and so is one that is newer than the cache": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, TOO_LARGE)],
         {"limit": "5000"},
     ),
-    "it stays one until a list has ended": (
+    "a list stays a consistent read until one was completed": (
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410), refused(500), paged(b"<html>")],
         {"limit": "5000"},
     ),
-    "once one has ended, the cache is asked again": (
+    "after a completed list, the cache is used again": (
         [
             *(NO_INITIAL_EVENTS, paged(page(version="7")), refused(410), refused(410)),
             *(paged(page(rest="t1")), paged(page(version="9")), refused(410)),
         ],
         NOT_OLDER_THAN_9,
     ),
-    "a server that cuts a list of its cache into pages has no cache of the kind": (
+    "a server that returns pages for version 0 has no cache of the kind": (
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), paged(page(version="9")), refused(410)],
         {"limit": "5000"},
     ),
@@ -505,7 +505,7 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [NO_INITIAL_EVENTS, paged(page(version="9")), looked_again],
         {"limit": "5000"},
     ),
-    "an initial stream that is expired itself is followed by a consistent one": (
+    "expired initial events are followed by consistent ones": (
         [SYNCED, refused(410), refused(410, GONE)],
         INITIAL,
     ),
@@ -548,7 +548,7 @@ def test_the_ip_masq_agent_configuration_comes_and_goes() -> None:
 WAITS = {
     "the header": (refused(429, TOO_MANY, 7.0), 7.0),
     "the Status": (refused(429, status(429, retry_after=3)), 3.0),
-    "the header before the Status": (refused(429, status(429, retry_after=3), 7.0), 7.0),
+    "the header has precedence over the Status": (refused(429, status(429, retry_after=3), 7.0), 7.0),
     "a 503 that asks to wait": (refused(503, status(503, retry_after=2)), 2.0),
     "an error event": (streamed(error(429, retry_after=4)), 4.0),
     "no Retry-After": (refused(429), None),
@@ -676,19 +676,19 @@ class TestMissing:
 
 
 PROBLEMS: dict[str, tuple[list[Step], str]] = {
-    "an object that can't be read has one": ([streamed(added(broken_pod("c", 6)))], "c"),
-    "it goes when the object is put right": ([streamed(added(broken_pod("c", 6)), added(pod("c", 7)))], ""),
+    "an object that can't be decoded has one": ([streamed(added(broken_pod("c", 6)))], "c"),
+    "it goes when the object is corrected": ([streamed(added(broken_pod("c", 6)), added(pod("c", 7)))], ""),
     "it goes with the object": ([streamed(added(broken_pod("c", 6)), event("DELETED", broken_pod("c", 7)))], ""),
-    "it stays while the server is lost": ([streamed(added(broken_pod("c", 6))), ended, refused(500)], "c"),
-    "it stays while a list goes on": (
+    "it stays during an outage": ([streamed(added(broken_pod("c", 6))), ended, refused(500)], "c"),
+    "it stays during a list": (
         [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(pod("a")))],
         "c",
     ),
-    "it goes with a list that doesn't name the object": (
+    "it goes with a list without the object": (
         [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(pod("a")), end_mark("9"))],
         "",
     ),
-    "it stays where the list names it": (
+    "it stays with a list that has the object": (
         [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(broken_pod("c", 6)), end_mark("9"))],
         "c",
     ),
@@ -710,7 +710,7 @@ def test_an_object_that_cannot_be_read_leaves_its_last_good_version_in_force() -
 
 
 class Before:
-    """What an agent of before read last."""
+    """The last good versions of the previous run."""
 
     def __init__(self, *items: Item) -> None:
         self.items = {item.ref: item for item in items}
@@ -729,7 +729,7 @@ LAST_GOOD = EgressNATPolicy(name="c", action="NoSNAT")
 
 
 def egress_policy(name: str, version: int, destination: object) -> Document:
-    """Describe an EgressNATPolicy; one whose destination is a string is refused as a whole."""
+    """Return an EgressNATPolicy; with a string as destination it is rejected as a whole."""
     metadata = {"name": name, "resourceVersion": str(version)}
     return {"metadata": metadata, "spec": {"action": "NoSNAT", "destinations": [destination]}}
 
@@ -779,7 +779,7 @@ def test_the_issue_of_an_object_says_that_it_stays_in_force() -> None:
 
 
 def test_a_kind_of_the_previous_run_is_missing_after_the_third_404() -> None:
-    """An API server that starts, as its node does, knows nothing of its CRDs for a moment."""
+    """A starting API server returns 404 for its CRDs for a moment."""
     policy = EgressNATPolicy(name="e", action="NoSNAT")
     followed = play([NOT_FOUND, NOT_FOUND], "EgressNATPolicy", Before(policy))
     assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
@@ -814,7 +814,7 @@ def test_a_deleted_object_is_removed_even_if_it_can_not_be_decoded() -> None:
 
 
 def test_an_object_that_was_never_in_force_is_not_removed() -> None:
-    """NetworkLogging has one object: the end of one of another name mustn't switch it off."""
+    """NetworkLogging has one object: the removal of one with another name must not switch it off."""
     wrong = {"metadata": {"name": "other", "resourceVersion": "6"}}
     followed = play([streamed(end_mark("5"), added(wrong), event("DELETED", wrong))], "NetworkLogging")
     assert (followed.holder.given, followed.reflector.version) == ([], "6")
@@ -847,7 +847,7 @@ def test_keys_are_read_for_lists_only() -> None:
 
 
 def steps(call: Callable[[], object]) -> int:
-    """Count the calls of Python's functions that a call takes."""
+    """Count the Python function calls of a call."""
     count = 0
 
     def profile(_frame: object, happened: str, _argument: object) -> None:

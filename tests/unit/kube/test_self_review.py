@@ -18,7 +18,7 @@ from nfagent.kube.self_review import User, access_review, decode_access, decode_
 @pytest.mark.parametrize(
     ("username", "words", "account", "node"),
     [
-        pytest.param("jane", "User jane", None, "", id="a person"),
+        pytest.param("jane", "User jane", None, "", id="a user"),
         pytest.param("system:anonymous", "User system:anonymous", None, "", id="an anonymous user"),
         pytest.param("system:serviceaccount:a:b", "ServiceAccount a/b", ("a", "b"), "", id="a service account"),
         pytest.param("system:node:n1", "Node n1", None, "n1", id="a kubelet"),
@@ -32,7 +32,9 @@ def test_a_user_is(username: str, words: str, account: tuple[str, str] | None, n
 @pytest.mark.parametrize(
     ("permission", "attributes"),
     [
-        pytest.param(Permission("", "pods", "list"), {"resource": "pods", "verb": "list"}, id="a core kind everywhere"),
+        pytest.param(
+            Permission("", "pods", "list"), {"resource": "pods", "verb": "list"}, id="a core resource in all namespaces"
+        ),
         pytest.param(
             Permission("g.io", "things/status", "patch"),
             {"group": "g.io", "resource": "things", "subresource": "status", "verb": "patch"},

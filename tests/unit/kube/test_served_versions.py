@@ -16,7 +16,11 @@ GROUP = "networking.gke.io"
 @pytest.mark.parametrize(
     ("served", "words"),
     [
-        pytest.param({(f"{GROUP}/v1alpha1", "networkloggings")}, "NetworkLogging v1alpha1", id="as it is read"),
+        pytest.param(
+            {(f"{GROUP}/v1alpha1", "networkloggings")},
+            "NetworkLogging v1alpha1",
+            id="in the version that nfagent reads",
+        ),
         pytest.param(
             {(f"{GROUP}/v1alpha1", "networkloggings"), (f"{GROUP}/v1", "networkloggings")},
             "NetworkLogging v1alpha1",
@@ -25,12 +29,12 @@ GROUP = "networking.gke.io"
         pytest.param(
             {(f"{GROUP}/v2", "networkloggings"), (f"{GROUP}/v1", "networkloggings")},
             "NetworkLogging served as v1 and v2, but read as v1alpha1",
-            id="in other versions alone",
+            id="in other versions only",
         ),
         pytest.param(
             {("other.io/v1alpha1", "networkloggings"), (f"{GROUP}/v1alpha1", "others")},
             "NetworkLogging not served, but read as v1alpha1",
-            id="not at all, for another group's is another kind",
+            id="in no version: the same plural in another group",
         ),
     ],
 )

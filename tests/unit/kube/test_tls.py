@@ -70,16 +70,18 @@ def test_during_a_rotation_the_old_context_stays_in_use(tmp_path: Path, certific
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        pytest.param({"ca": "nonsense"}, "here: the CA is not a PEM certificate (", id="a CA that is none"),
+        pytest.param({"ca": "nonsense"}, "here: the CA is not a PEM certificate (", id="an invalid CA"),
         pytest.param(
             {"ca_file": "/none"},
             "/none: No such file or directory; the connection to the API server needs",
-            id="no CA file",
+            id="a missing CA file",
         ),
         pytest.param(
-            {"certificate": "x", "key": "x"}, "here: the client certificate and its key can't be loaded (", id="no PEM"
+            {"certificate": "x", "key": "x"},
+            "here: the client certificate and its key can't be loaded (",
+            id="an invalid certificate",
         ),
-        pytest.param({"certificate_file": "/none", "key": "x"}, "/none: No such file", id="no certificate file"),
+        pytest.param({"certificate_file": "/none", "key": "x"}, "/none: No such file", id="a missing certificate file"),
     ],
 )
 def test_an_invalid_file_is_reported(fields: dict[str, str], words: str) -> None:
