@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +135,7 @@ class Agent:
         if settings.manifests:
             return FolderSource(Path(settings.manifests), self, self._last_good), None
         server = ApiClient(partial(find_access, settings.kubeconfig, settings.context, settings.token_file))
-        source = Informers(server, self._clock, self, self._last_good)
+        source = Informers(server, self._clock, self, self._desired.held, self._last_good)
         return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
@@ -220,14 +220,6 @@ class Agent:
             await self._stop.wait()
             for task in running:
                 task.cancel()
-
-    def count_nodes(self) -> int:
-        """Give the number of the cluster's Nodes."""
-        return len(self._desired.cluster.nodes)
-
-    def held(self, kind: str) -> Collection[tuple[str, str]]:
-        """Give namespace and name of every object of a kind."""
-        return self._desired.held(kind)
 
     async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
         """Take in what changed, in its order."""

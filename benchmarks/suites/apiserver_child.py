@@ -20,7 +20,7 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ class Parts:
             self.desired, ConntrackClient(), self.kernel, self._clock, self.reconciler.wake, own=is_own
         )
         self._intake = EventApplier(self.desired, self._clock, self.reconciler.wake)
-        self.source = Informers(ApiClient(self._find), self._clock, self)
+        self.source = Informers(ApiClient(self._find), self._clock, self, self.desired.held)
         self.settled = asyncio.Event()
         self.gathered_at = 0.0
         self.committed_at = 0.0
@@ -177,14 +177,6 @@ class Parts:
         """Take in what changed."""
         await self._intake.take(changes)
         self.took_at = time.perf_counter()
-
-    def held(self, kind: str) -> Collection[tuple[str, str]]:
-        """Give namespace and name of every object of a kind."""
-        return self.desired.held(kind)
-
-    def count_nodes(self) -> int:
-        """Give the number of Nodes."""
-        return len(self.desired.cluster.nodes)
 
     def gathered(self) -> None:
         """Everything was read once: from now on the kernel is told."""

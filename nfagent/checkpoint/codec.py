@@ -1,8 +1,8 @@
-"""The last good version of objects, as it is kept for the next start: which are kept, and how they are written.
+"""The checkpoint format: which objects are kept for the next start, and how they are encoded.
 
-An agent that starts and finds an object that it can't read would forget what it enforced a moment ago. So every
-object that can be the cause of a rule is kept as it was last read. The model is kept, not the document: it has no
-more of the object than rules need, and a later version of nfagent that refuses the document still knows what held.
+Without a checkpoint, an agent that starts and can't decode an object would drop the rules that it enforced before. So
+every object that can cause a rule is kept as it was last decoded. The model is kept, not the document: it has only what
+rules need, and a later version of nfagent that rejects the document still knows what was in force.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Po
 from nfagent.model.services import Service
 
 FORMAT = 1
-"""Changes where what an older version wrote would be read as something else."""
+"""Incremented when lines of an older version would be decoded with another meaning."""
 
 _KINDS: dict[str, type[Any]] = {
     "Namespace": Namespace,
@@ -41,14 +41,17 @@ _CHECKSUM_LENGTH = 8
 
 
 class CheckpointedKind(msgspec.Struct, frozen=True):
-    """An object as it was last read. file: the manifest that holds it, '' where it comes from the API server."""
+    """An object as it was last decoded.
+
+    file: the manifest that contains it; '' for an object of the API server
+    """
 
     item: Item
     file: str = ""
 
 
 class CheckpointHeader(msgspec.Struct, frozen=True):
-    """Whose objects these are: the node, and the API server or the folder that they were read from."""
+    """The first line: the node, and the API server or folder that the objects come from."""
 
     node: str
     source: str
@@ -59,7 +62,7 @@ _GONE = msgspec.Raw(b"null")
 
 
 class _Record(msgspec.Struct):
-    """One object; `item` is null where it is gone."""
+    """One object; `item` is null where it was removed."""
 
     kind: str
     namespace: str
@@ -74,7 +77,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def is_kept(item: Item, node: str) -> bool:
-    """Return whether an object is kept: it can be the cause of a rule, and of Pods only those of this node are."""
+    """Return whether an object is kept: it can cause a rule. Of Pods, only this node's are kept."""
     if isinstance(item, Pod):
         return item.node == node
     return not isinstance(item, Service)
@@ -86,52 +89,52 @@ def encode_header(header: CheckpointHeader) -> bytes:
 
 
 def encode_record(ref: ObjectRef, kept: CheckpointedKind | None) -> bytes:
-    """Encode the line of an object; None says that it is gone."""
+    """Encode the line of an object; None for a removed one."""
     item = _GONE if kept is None else msgspec.Raw(msgspec.json.encode(kept.item))
     return _line(msgspec.json.encode(_Record(ref.kind, ref.namespace, ref.name, kept.file if kept else "", item)))
 
 
 def decode_header(line: bytes) -> CheckpointHeader:
-    """Read the first line. Raises DecodeError."""
+    """Decode the first line. Raises DecodeError."""
     try:
         header = _HEADER.decode(_payload(line))
     except _UNREADABLE as error:
-        raise DecodeError(f"its first line can't be read: {error}") from None
+        raise DecodeError(f"its first line can't be decoded: {error}") from None
     if header.format != FORMAT:
-        raise DecodeError(f"it has format {header.format}, and this version of nfagent reads {FORMAT}")
+        raise DecodeError(f"it has format {header.format}, and this version of nfagent reads format {FORMAT}")
     return header
 
 
 def decode_record(line: bytes) -> tuple[ObjectRef, CheckpointedKind | None]:
-    """Read the line of an object. Raises DecodeError."""
+    """Decode the line of an object. Raises DecodeError."""
     try:
         record = _RECORD.decode(_payload(line))
         ref = ObjectRef(record.kind, record.namespace, record.name)
         return ref, None if record.item == _GONE else CheckpointedKind(_item(ref, record.item), record.file)
     except _UNREADABLE as error:
-        raise DecodeError(f"a line can't be read: {error}") from None
+        raise DecodeError(f"line can't be decoded: {error}") from None
 
 
-def still_in_force(problem: ValidationIssue, what: str = "its version of before") -> ValidationIssue:
-    """Add to what is wrong with an object that what was read before holds."""
+def still_in_force(problem: ValidationIssue, what: str = "its last good version") -> ValidationIssue:
+    """Return an object's issue, with the remark that the last good version stays in force."""
     return msgspec.structs.replace(problem, reason=f"{problem.reason}; {what} stays in force")
 
 
 def _item(ref: ObjectRef, raw: msgspec.Raw) -> Item:
     model = _KINDS.get(ref.kind)
     if model is None:
-        raise DecodeError(f"{ref} is of no kind that is kept")
+        raise DecodeError(f"{ref} is of a kind that is not kept")
     written = msgspec.json.decode(raw)
     item: Item = build(model, written)
-    # A version that knows less must not enforce a part of what another one wrote.
+    # A version that lacks a field must not enforce an object without it.
     again = msgspec.json.encode(item)
     if item.ref != ref or (again != bytes(raw) and not _holds(msgspec.json.decode(again), written)):
-        raise DecodeError(f"{ref} was written by a version of nfagent that means something else by it")
+        raise DecodeError(f"{ref} was written by a version of nfagent with other fields")
     return item
 
 
 def _holds(read: object, written: object) -> bool:
-    """Return whether all that was written was read; what was read may have further fields with their defaults."""
+    """Return whether everything written was decoded; the decoded value may have more fields, with their defaults."""
     if isinstance(read, dict) and isinstance(written, dict):
         return all(key in read and _holds(read[key], value) for key, value in written.items())
     if isinstance(read, list) and isinstance(written, list):
@@ -146,5 +149,5 @@ def _line(payload: bytes) -> bytes:
 def _payload(line: bytes) -> bytes:
     payload = line[_CHECKSUM_LENGTH + 1 :].rstrip(b"\n")
     if line[: _CHECKSUM_LENGTH + 1] != b"%08x " % zlib.crc32(payload):
-        raise DecodeError("a line is damaged: its checksum is another")
+        raise DecodeError("line is damaged: wrong checksum")
     return payload

@@ -1,7 +1,7 @@
-"""The last good version of objects on the disk, so that the next start of the agent doesn't forget them.
+"""The checkpoint: the last good version of objects on disk, for the next start of the agent.
 
-Objects are noted on the event loop, which costs no I/O; a thread of its own writes what changed, each object once,
-at most once a second. A disk that is full, stalled or read-only stops nothing: it is reported, and tried again.
+Changes are recorded on the event loop without I/O. A thread of its own writes them, each object once, at most once a
+second. A disk that is full, stalled or read-only delays nothing: it is logged and tried again.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ log = logging.getLogger(__name__)
 CheckpointChange: TypeAlias = Item | ObjectRef
 
 FILE_PREFIX = "last-good-"
-"""A file's name begins so; the rest stands for node and source: whoever starts with another finds another file."""
+"""Prefix of a file's name; the rest is a digest of node and source, so that each pair has a file of its own."""
 
 _MOST_FILES = 8
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _PAUSE_SECONDS = 1.0
-"""Between two writes: an object that changes all the time is written once a second."""
+"""Pause between two writes: an object that changes constantly is written once a second."""
 _RETRY_SECONDS = 30.0
 _STALLED_SECONDS = 10.0
 _MOST_GARBAGE = 1000
-"""Lines that newer ones replaced, beyond twice the number of objects, before the file is written anew."""
+"""Outdated lines, beyond twice the number of objects, before the file is rewritten."""
 _YIELD_EVERY = 64
 
 
 class CheckpointStatus(msgspec.Struct):
-    """How it stands with the last good objects on the disk.
+    """The status of the checkpoint.
 
     path:     the file; '' while none is open
-    objects:  how many are kept
-    pending:  how many changes aren't written yet
-    damaged:  entries that could not be read at the start
-    lost:     what could not be read at the start, and isn't known any more; '' where all was
-    problem:  why nothing can be read or written; '' where all is well
+    objects:  number of kept objects
+    pending:  number of changes that aren't written yet
+    damaged:  number of entries that could not be decoded at the start
+    lost:     what could not be decoded at the start; '' for nothing
+    problem:  why the file can't be read or written; '' without a problem
     """
 
     path: str = ""
@@ -74,14 +74,14 @@ class CheckpointStatus(msgspec.Struct):
 
 
 class CheckpointStore:
-    """The last good version of every object that can be the cause of a rule.
+    """The last good version of every object that can cause a rule.
 
-    Until `settle`, `of_object` and `of_file` give what an agent of before read. From `settle` on, what is in force is
-    what was noted, and nothing is recalled any more.
+    Until `mark_synced`, `of_object` and `of_files` return objects of the previous run. From then on, the recorded
+    changes are complete, and nothing of the previous run is returned.
     """
 
     def __init__(self, folder: Path | None, node: str) -> None:
-        """Plan it; without a folder nothing is kept. Nothing is opened before `open`."""
+        """Keep the paths; without a folder nothing is kept. `open` reads the file."""
         self._folder = folder
         self._node = node
         self._file: Journal | None = None
@@ -98,7 +98,7 @@ class CheckpointStore:
         self._status = CheckpointStatus()
 
     async def open(self, source: str) -> None:
-        """Read what was kept of this node and source. Whatever goes wrong is reported, and stops nothing."""
+        """Read the file of this node and source. Every error is logged, and none is raised."""
         if self._folder is None:
             return
         digest = blake2s(f"{self._node}\0{source}".encode(), digest_size=6).hexdigest()
@@ -107,9 +107,9 @@ class CheckpointStore:
         self._header = encode_header(header)
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
-                kept, self._lines, self._status.damaged, said = await self._worker.run(lambda: _load(file, header))
+                kept, self._lines, self._status.damaged, problem = await self._worker.run(lambda: _load(file, header))
         except TimeoutError:
-            self._fail(f"{file.path} can't be read: no answer from the disk in {_OPEN_SECONDS:g} s")
+            self._fail(f"{file.path} can't be read: no response from the disk within {_OPEN_SECONDS:g} s")
             self._rewrite = True
         except HostError as error:
             self._fail(str(error))
@@ -119,39 +119,39 @@ class CheckpointStore:
             self._rewrite = True
         else:
             self._recallable, self._held = kept, dict(kept)
-            self._rewrite = bool(self._status.damaged or said or not self._lines)
-            if said:
-                log.warning("last good objects: %s", said)
-                self._status.problem = self._status.lost = said
+            self._rewrite = bool(self._status.damaged or problem or not self._lines)
+            if problem:
+                log.warning("checkpoint: %s", problem)
+                self._status.problem = self._status.lost = problem
         self._file = file
         self._status.path = str(file.path)
 
     def of_object(self, ref: ObjectRef) -> Item | None:
-        """Return what an agent of before last read of an object."""
+        """Return an object's last good version of the previous run; None without one."""
         kept = self._recallable.get(ref)
         return None if kept is None else kept.item
 
     def of_files(self) -> dict[str, dict[ObjectRef, Item]]:
-        """Return what an agent of before last read of every manifest."""
+        """Return the last good versions of the previous run, by manifest."""
         found: dict[str, dict[ObjectRef, Item]] = {}
         for ref, kept in self._recallable.items():
             found.setdefault(kept.file, {})[ref] = kept.item
         return found
 
     def knows(self, kind: str) -> bool:
-        """Return whether an agent of before had an object of a kind in force."""
+        """Return whether the previous run had an object of a kind in force."""
         return any(ref.kind == kind for ref in self._recallable)
 
     def of_kind(self, kind: str) -> Iterator[Item]:
-        """Give what an agent of before last read of every object of a kind."""
+        """Iterate over the last good versions of a kind's objects of the previous run."""
         return (kept.item for ref, kept in self._recallable.items() if ref.kind == kind)
 
     def noted(
         self, changes: Iterable[CheckpointChange], file_of: Callable[[ObjectRef], str] = lambda _: ""
     ) -> Iterator[CheckpointChange]:
-        """Note changes as they are taken, and give them on; fields that can't be read stay as they were kept.
+        """Record changes while the caller iterates, and yield them; invalid fields keep their last good value.
 
-        file_of: names the manifest that holds an object
+        file_of: returns the manifest that contains an object
         """
         for change in changes:
             if isinstance(change, ObjectRef):
@@ -163,7 +163,7 @@ class CheckpointStore:
                 yield item
 
     def settle(self) -> None:
-        """Take in that every object was read once: what wasn't among them is gone."""
+        """Note that every object was read once: objects of the previous run that weren't among them are removed."""
         noted, self._noted = self._noted, None
         self._recallable = {}
         if noted is not None and self._file is not None:
@@ -172,7 +172,7 @@ class CheckpointStore:
             self._dirty.set()
 
     async def run(self) -> None:
-        """Write what changes, once everything was read, until cancelled."""
+        """Write changes, from `mark_synced` on, until cancelled."""
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -182,7 +182,7 @@ class CheckpointStore:
             await asyncio.sleep(_PAUSE_SECONDS if written else _RETRY_SECONDS)
 
     async def close(self) -> None:
-        """Write what is left, as far as the disk takes it now."""
+        """Write pending changes, for at most 2 s, and close the file."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -193,21 +193,21 @@ class CheckpointStore:
                 await self._worker.run(file.close)
         except TimeoutError:
             unwritten = counted(len(self._pending), "change")
-            log.warning("last good objects: the disk doesn't answer; not written: %s", unwritten)
+            log.warning("checkpoint: no response from the disk within %g s; %s not written", _CLOSE_SECONDS, unwritten)
 
     @property
     def problem(self) -> str:
-        """Why nothing can be read or written now; '' where all is well."""
+        """Why the file can't be read or written; '' without a problem."""
         return self._status.problem
 
     def status(self) -> dict[str, Any]:
-        """Return how it stands."""
+        """Return the CheckpointStatus as builtins."""
         self._status.objects, self._status.pending = len(self._held), len(self._pending) + self._writing
         found: dict[str, Any] = msgspec.to_builtins(self._status)
         return found
 
     def _completed(self, item: Item) -> Item:
-        """Return the object with the fields that can't be read now as they were kept: also of an agent of before."""
+        """Return the object, whose invalid fields have the last good value, also that of the previous run."""
         kept = self._held.get(item.ref)
         before = None if kept is None else kept.item
         whole = item
@@ -248,11 +248,11 @@ class CheckpointStore:
             self._held[ref] = kept
         self._pending[ref] = kept
         if self._noted is None:
-            # Until then the file may know of objects that nobody has met yet, also where it couldn't be read.
+            # Before `mark_synced`, the file may contain objects that weren't read yet, even if it couldn't be decoded.
             self._dirty.set()
 
     async def _write(self, file: Journal) -> bool:
-        """Write what is pending; return whether the disk took it."""
+        """Write the pending changes; return whether that succeeded."""
         pending, self._pending = self._pending, {}
         self._writing = len(pending)
         anew = self._rewrite or self._lines + len(pending) > 3 * len(self._held) + _MOST_GARBAGE
@@ -267,7 +267,7 @@ class CheckpointStore:
         try:
             done, _ = await asyncio.wait([writing], timeout=_STALLED_SECONDS)
             if not done:
-                self._fail(f"{file.path} can't be written: no answer from the disk for {_STALLED_SECONDS:g} s")
+                self._fail(f"{file.path} can't be written: no response from the disk within {_STALLED_SECONDS:g} s")
             await writing
         except (OSError, HostError) as error:
             self._fail(f"{file.path} can't be written: {getattr(error, 'strerror', '') or error}; see state_dir")
@@ -283,33 +283,33 @@ class CheckpointStore:
         self._rewrite = False
         self._lines = len(content) + (0 if anew else self._lines)
         if self._status.problem:
-            log.info("last good objects are written again, to %s", file.path)
+            log.info("checkpoint: %s is written again", file.path)
             self._status.problem = ""
         return True
 
     def _fail(self, reason: str) -> None:
-        """Report what is wrong, once."""
+        """Log a problem once."""
         if reason != self._status.problem:
-            log.warning("last good objects: %s; rules are enforced all the same", reason)
+            log.warning("checkpoint: %s; rules are enforced without it", reason)
             self._status.problem = reason
 
 
 def forget(folder: Path) -> int:
-    """Delete what was kept, of every node and source; return how many files that were. Raises MachineError."""
+    """Delete the files of every node and source; return their number. Raises HostError."""
     try:
         files = sorted(folder.glob(f"{FILE_PREFIX}*"))
         for file in files:
             file.unlink(missing_ok=True)
     except OSError as error:
-        raise HostError(f"{folder}: the last good objects can't be deleted: {error.strerror}") from None
+        raise HostError(f"{folder}: the checkpoint can't be deleted: {error.strerror}") from None
     return len(files)
 
 
 def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, CheckpointedKind], int, int, str]:
-    """Read a file: its objects, its lines, how many of them can't be read, and what is wrong with the whole."""
+    """Read a file; return its objects, the number of lines, the number of damaged ones, and the problem of the file."""
     content = file.read()
     if not content:
-        _mention_others(file.path)
+        _log_other_files(file.path)
         return {}, 0, 0, ""
     first, *lines = content.splitlines(keepends=True)
     try:
@@ -318,7 +318,7 @@ def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, Chec
     except DecodeError as error:
         reason = str(error)
     if reason:
-        return {}, 0, 0, f"what was kept isn't used: {reason}; moved to {file.set_aside()}"
+        return {}, 0, 0, f"the file is not used: {reason}; moved to {file.set_aside()}"
     kept: dict[ObjectRef, CheckpointedKind] = {}
     damaged = 0
     for number, line in enumerate(lines):
@@ -326,7 +326,7 @@ def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, Chec
             ref, item = decode_record(line)
         except DecodeError as error:
             damaged += 1
-            log.warning("last good objects: %s:%d: %s", file.path, number + 2, error)
+            log.warning("checkpoint: %s:%d: %s; skipped", file.path, number + 2, error)
             continue
         if item is None:
             kept.pop(ref, None)
@@ -334,15 +334,15 @@ def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, Chec
             kept[ref] = item
         if number % _YIELD_EVERY == 0:
             time.sleep(0)
-    said = f"{damaged} of {len(lines)} entries can't be read, the others hold" if damaged else ""
-    return kept, len(lines), damaged, said
+    problem = f"{damaged} of {len(lines)} entries can't be decoded; the others stay in force" if damaged else ""
+    return kept, len(lines), damaged, problem
 
 
-def _mention_others(path: Path) -> None:
-    """Report files of other nodes and sources, which are not used; the oldest of many go."""
+def _log_other_files(path: Path) -> None:
+    """Log files of other nodes and sources, which are not used; delete the oldest beyond eight."""
     others = sorted(path.parent.glob(f"{FILE_PREFIX}*"), key=lambda other: other.stat().st_mtime)
     if others:
-        log.info("last good objects: none of this node and source yet; those of another in %s aren't used", others[-1])
+        log.info("checkpoint: none of this node and source yet; %s of another is not used", others[-1])
     for old in others[:-_MOST_FILES]:
         old.unlink(missing_ok=True)
 
@@ -352,5 +352,5 @@ def _encoded(content: Mapping[ObjectRef, CheckpointedKind | None]) -> list[bytes
     for number, (ref, kept) in enumerate(content.items()):
         lines.append(encode_record(ref, kept))
         if number % _YIELD_EVERY == 0:
-            time.sleep(0)  # the event loop's turn: encoding holds the interpreter
+            time.sleep(0)  # releases the interpreter lock for the event loop
     return lines

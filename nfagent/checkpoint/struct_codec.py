@@ -1,7 +1,7 @@
-"""Builtins, as JSON gives them, to structs. msgspec does that, but for unions of structs that have no tag.
+"""Conversion of decoded JSON to structs, including unions of structs without a tag, which msgspec doesn't support.
 
-A policy's peers are such a union. Tags would change what their encodings are used for: the names of sets in the
-kernel. The structs of a union tell themselves apart by their fields.
+A policy's peers are such a union. Tags would change the encodings that the names of sets in the kernel are made from.
+The structs of a union are distinguished by their fields.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _T = TypeVar("_T")
 
 
 def build(kind: type[_T], value: object) -> _T:
-    """Make a value of a type. Raises DecodeError."""
+    """Return a value of a type. Raises DecodeError."""
     try:
         made: _T = _build(kind, value)
     except (msgspec.ValidationError, TypeError, RecursionError) as error:
-        raise DecodeError(f"is no {kind.__name__}: {error}") from None
+        raise DecodeError(f"not a {kind.__name__}: {error}") from None
     return made
 
 
@@ -37,23 +37,23 @@ def _build(hint: Any, value: object) -> Any:  # noqa: ANN401 - types and values 
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct) and isinstance(value, dict):
         hints = _hints(hint)
         return hint(**{name: _build(hints[name], value[name]) for name in hint.__struct_fields__ if name in value})
-    raise DecodeError(f"there is something else where {hint} should be")
+    raise DecodeError(f"expected {hint}")
 
 
 def _arm(arms: tuple[Any, ...], value: object) -> Any:  # noqa: ANN401
-    """Choose the type of a union that a value is of."""
+    """Return the member of a union that a value has the fields of."""
     if value is None and NoneType in arms:
         return NoneType
     structs = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
     for arm in structs:
         if isinstance(value, dict) and value and value.keys() - {"type"} <= set(arm.__struct_fields__):
             return arm
-    raise DecodeError(f"there is something else where {' or '.join(arm.__name__ for arm in structs)} should be")
+    raise DecodeError(f"expected {' or '.join(arm.__name__ for arm in structs)}")
 
 
 @lru_cache(maxsize=256)
 def _is_direct(hint: Any) -> bool:  # noqa: ANN401
-    """Return whether msgspec can read the type as it is."""
+    """Return whether msgspec supports the type."""
     try:
         msgspec.json.Decoder(hint)
     except TypeError:

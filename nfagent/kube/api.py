@@ -1,4 +1,4 @@
-"""What following a cluster needs of an API server: answers, and answers that go on."""
+"""Protocols of an API server's client, as list and watch need it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nfagent.kube.credentials import ClientConfig
 
 
 class ResponseStream(Protocol):
-    """An answer that is being given."""
+    """A response whose body is read while it arrives."""
 
     @property
     def status(self) -> int:
@@ -24,29 +24,33 @@ class ResponseStream(Protocol):
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give its bytes as they come. Raises ClusterError."""
+        """Iterate over the body as it arrives. Raises ClusterError."""
         ...
 
     async def read(self) -> bytes:
-        """Give the whole of it. Raises ClusterError."""
+        """Read the whole body. Raises ClusterError."""
         ...
 
 
 class ApiClientProtocol(Protocol):
-    """An API server."""
+    """A client of one API server."""
 
     async def access(self) -> ClientConfig:
-        """Find the credentials. Raises ClusterError."""
+        """Return the server's address and the credentials. Raises ClusterError."""
         ...
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close all connections."""
         ...
 
     def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[ResponseStream]:
-        """Begin to read an answer; `silence` is how many seconds may pass between two parts. Raises ClusterError."""
+        """Send a GET request and return its response as a stream.
+
+        silence: read timeout: the most seconds between two parts of the body
+        Raises ClusterError.
+        """
         ...
 
     async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
-        """Give an answer, whatever its status. Raises ClusterError."""
+        """Send a request and return the whole response, of any status. Raises ClusterError."""
         ...

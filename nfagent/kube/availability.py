@@ -1,6 +1,6 @@
-"""Waiting for an API server: until it is reachable again, until it serves a kind that it lacked.
+"""Waiting for an API server: until it is reachable again, and until it serves a kind that it lacked.
 
-Everything that follows the server waits at one place, so one request finds out for all.
+All reflectors wait here, so that one request answers for all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from nfagent.clock import Clock
 from nfagent.errors import ClusterError, UnreachableError
-from nfagent.kube.backoff import knock_pause, look_again_pause, window
+from nfagent.kube.backoff import probe_pause, refresh_pause, window
 from nfagent.kube.client import ApiResponse
 from nfagent.kube.discovery import ACCEPT, PATH, decode_discovery
 from nfagent.kube.served_versions import servings
@@ -20,10 +20,10 @@ from nfagent.model.gvk import Resource
 
 _READY = "/readyz"
 _UNREADY_SECONDS = 30.0
-"""How long a server that answers is waited for to call itself ready; then it is taken at its word all the same."""
+"""How long to wait for a server that answers to become ready. After that, requests are sent all the same."""
 
 _UNREADY_PAUSE = 0.25
-"""Of the window over which the cluster's agents return: then they ask it a few thousand times a second at most."""
+"""Share of the window over which the cluster's agents return: at most a few thousand probes a second in all."""
 
 _OK = 200
 _BAD_REQUEST = 400
@@ -31,49 +31,56 @@ _TOO_MANY = 429
 _UNREADY = 500
 _REFUSALS = frozenset({401, 403})
 _REFUSED_SECONDS = 5.0
-"""A server that starts refuses everybody until it has read who may what. One that refuses for longer won't say."""
+"""A starting server refuses all clients until it has read its RBAC rules. A longer refusal says nothing about that."""
 
 
 class DiscoveryClient(Protocol):
-    """What asks the API server."""
+    """Sends single requests to the API server."""
 
     async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
-        """Give an answer, whatever its status. Raises ClusterError."""
+        """Send a request and return the response, of any status. Raises ClusterError."""
         ...
 
 
 class APIAvailability:
-    """Looks for all."""
+    """Probes one API server for all reflectors."""
 
     def __init__(
-        self, server: DiscoveryClient, clock: Clock, nodes: Callable[[], int], lots: Callable[[], float]
+        self, server: DiscoveryClient, clock: Clock, nodes: Callable[[], int], jitter: Callable[[], float]
     ) -> None:
-        """Join the server; `nodes` gives the cluster's size, `lots` a number from 0 to 1."""
+        """Keep the client.
+
+        nodes:  returns the number of the cluster's Nodes
+        jitter: returns a random number from 0 to 1
+        """
         self._server = server
         self._clock = clock
         self._nodes = nodes
-        self._lots = lots
+        self._jitter = jitter
         self._never = asyncio.Event()
-        self._knocking = asyncio.Lock()
-        self._opened = 0
+        self._probing = asyncio.Lock()
+        self._times_reached = 0
         self._unready: tuple[float, float] | None = None  # when the server was found unready first, and last
-        self._looking = asyncio.Lock()
-        self._looks = 0
+        self._refreshing = asyncio.Lock()
+        self._refreshes = 0
         self._etag = ""
         self._served: frozenset[tuple[str, str]] | None = frozenset()
 
-    async def reachable(self) -> None:
-        """Return when the server answers again, and is ready."""
-        opened = self._opened
-        async with self._knocking:
-            if self._opened != opened:
-                return  # somebody knocked meanwhile
-            while not await self._knock():
-                await self._pause(knock_pause(self._nodes(), self._lots()))
-            self._opened += 1
+    async def wait_reachable(self) -> None:
+        """Wait until the server answers and is ready."""
+        times_reached = self._times_reached
+        async with self._probing:
+            if self._times_reached != times_reached:
+                return  # another reflector has probed meanwhile
+            while not await self._probe():
+                await self._pause(probe_pause(self._nodes(), self._jitter()))
+            self._times_reached += 1
 
-    async def ready(self) -> bool:
-        """Tell whether the server calls itself ready; one that won't say, or says no for long, counts as ready."""
+    async def is_ready(self) -> bool:
+        """Return whether the server is ready.
+
+        A server that refuses to say, or that has been unready for 30 s, counts as ready.
+        """
         try:
             answer = await self._server.ask("GET", _READY)
         except ClusterError:
@@ -86,31 +93,31 @@ class APIAvailability:
         self._unready = (self._unready[0], now)
         return now - self._unready[0] > _UNREADY_SECONDS
 
-    async def appears(self, resource: Resource) -> None:
-        """Return when the server may serve a kind that it lacked."""
+    async def wait_served(self, resource: Resource) -> None:
+        """Wait until the server may serve a kind that it lacked."""
         while True:
-            looks = self._looks
-            async with self._looking:
-                if self._looks == looks:
-                    await self._pause(look_again_pause(self._lots()))
-                    await self._look()
-                    self._looks += 1
+            refreshes = self._refreshes
+            async with self._refreshing:
+                if self._refreshes == refreshes:
+                    await self._pause(refresh_pause(self._jitter()))
+                    await self._refresh()
+                    self._refreshes += 1
             if self._served is None or (resource.api_version, resource.plural) in self._served:
                 return
 
-    async def elsewhere(self, resource: Resource) -> str:
-        """Say in which other versions the server has a kind that it lacks; '' where it has none, or won't say."""
+    async def other_versions(self, resource: Resource) -> str:
+        """Ask in which other versions the server has a kind that it lacks; '' for none, and without an answer."""
         with suppress(ClusterError):
-            await self._ask_for_kinds()
-        return self.known_elsewhere(resource)
+            await self._discover()
+        return self.known_other_versions(resource)
 
-    def known_elsewhere(self, resource: Resource) -> str:
-        """Say in which other versions the server has a kind that it lacks, as far as it was asked already."""
+    def known_other_versions(self, resource: Resource) -> str:
+        """Return in which other versions the server has a kind that it lacks, by the last discovery document."""
         [serving] = servings(self._served or frozenset(), [resource])
         return str(serving) if serving.others else ""
 
-    async def _knock(self) -> bool:
-        """Tell whether somebody answers; where it isn't ready yet, wait for it a while."""
+    async def _probe(self) -> bool:
+        """Return whether the server answers; wait a while for one that isn't ready yet."""
         began = self._clock.monotonic()
         while True:
             try:
@@ -121,26 +128,26 @@ class APIAvailability:
             longest = _REFUSED_SECONDS if refuses else _UNREADY_SECONDS if answer.status >= _UNREADY else 0.0
             if self._clock.monotonic() - began >= longest:
                 return True
-            await self._pause(_UNREADY_PAUSE * window(self._nodes()) * (1 + self._lots()))
+            await self._pause(_UNREADY_PAUSE * window(self._nodes()) * (1 + self._jitter()))
 
-    async def _look(self) -> None:
-        """Ask for what is served; where nobody is there, as soon as somebody is."""
+    async def _refresh(self) -> None:
+        """Read what is served; where the server is unreachable, wait until it answers."""
         try:
-            await self._ask_for_kinds()
+            await self._discover()
         except UnreachableError:
-            await self.reachable()
+            await self.wait_reachable()
             with suppress(ClusterError):
-                await self._ask_for_kinds()
+                await self._discover()
         except ClusterError:
             return
 
-    async def _ask_for_kinds(self) -> None:
-        """Ask for what is served; without an answer, what was known before holds. Raises ClusterError."""
+    async def _discover(self) -> None:
+        """Read the discovery document; without an answer, the previous one stays. Raises ClusterError."""
         answer = await self._server.ask("GET", PATH, accept=ACCEPT, etag=self._etag)
         if answer.status == _OK:
             self._served, self._etag = decode_discovery(answer.body), answer.etag
         elif _BAD_REQUEST <= answer.status < _UNREADY and answer.status != _TOO_MANY:
-            self._served, self._etag = None, ""  # it won't say: then each kind is asked for itself
+            self._served, self._etag = None, ""  # discovery is refused: then each kind is requested by itself
 
     async def _pause(self, seconds: float) -> None:
         await self._clock.wait(self._never, seconds)

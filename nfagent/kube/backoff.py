@@ -1,71 +1,71 @@
-"""How long to wait after a setback. Without clock and lots: the caller draws a number, and waits.
+"""How long to wait after a failed request. Pure: the caller draws the random number, and waits.
 
-Many agents ask one API server. When it comes back, they must not all return at once, and yet a small cluster's
-shouldn't wait longer than they need to. So the longest wait for a server that nobody listens at grows with the
-cluster: a thousand agents a second return, whatever their number. A server that answers, and refuses, has somebody to
-overload: there the wait doubles from try to try.
+Many agents use one API server. When it returns, they must not all reconnect at once, and in a small cluster they
+shouldn't wait longer than necessary. So the longest wait for an unreachable server grows with the cluster: at most a
+thousand agents a second return. A server that answers with an error can be overloaded by retries: there the wait
+doubles from failure to failure.
 """
 
 from __future__ import annotations
 
 from nfagent.kube.reflector_requests import WatchFailure
 
-AGENTS_A_SECOND = 1000
-"""How many agents return in a second, at most, to a server that is reachable again."""
+AGENTS_PER_SECOND = 1000
+"""How many agents a second return, at most, to a server that is reachable again."""
 
 _SHORTEST_WINDOW = 1.0
 _LONGEST_WINDOW = 30.0
 _FIRST = {"busy": 1.0, "refused": 0.5, "broken": 0.5, "expired": 0.5, "lost": 0.25}
 _LONGEST = {"busy": 30.0, "refused": 15.0, "broken": 15.0, "lost": 15.0}
-_LONGEST_ASKED = 300.0
-_DOUBLINGS = 10
+_LONGEST_RETRY_AFTER = 300.0
+_MAX_DOUBLINGS = 10
 LOOK_AGAIN_SECONDS = 50.0
-"""At most this long after its CRD is created a missing kind is looked for."""
+"""Longest time between the creation of a missing kind's CRD and the next discovery request."""
 
 
 def window(nodes: int) -> float:
-    """Give the seconds over which the agents of a cluster of so many nodes spread their return."""
-    return min(max(_SHORTEST_WINDOW, nodes / AGENTS_A_SECOND), _LONGEST_WINDOW)
+    """Return the seconds over which the agents of a cluster of that many Nodes spread their return."""
+    return min(max(_SHORTEST_WINDOW, nodes / AGENTS_PER_SECOND), _LONGEST_WINDOW)
 
 
-def knock_pause(nodes: int, lot: float) -> float:
-    """Give the seconds until a server is tried again that nobody listened at; `lot` is drawn from 0 to 1."""
-    return window(nodes) * (0.25 + 0.75 * lot)
+def probe_pause(nodes: int, jitter: float) -> float:
+    """Return the seconds until an unreachable server is probed again; `jitter` is a random number from 0 to 1."""
+    return window(nodes) * (0.25 + 0.75 * jitter)
 
 
-def look_again_pause(lot: float) -> float:
-    """Give the seconds until missing kinds are looked for again."""
-    return LOOK_AGAIN_SECONDS * (0.6 + 0.4 * lot)
+def refresh_pause(jitter: float) -> float:
+    """Return the seconds until discovery is read again for missing kinds."""
+    return LOOK_AGAIN_SECONDS * (0.6 + 0.4 * jitter)
 
 
 class Backoff:
-    """The waits of one resource: longer from setback to setback, none after a success."""
+    """The waits of one resource: longer from failure to failure, none after a success."""
 
     def __init__(self) -> None:
-        """Start without any setback."""
-        self._setbacks = 0
+        """Start without a failure."""
+        self._failures = 0
 
     @property
     def fresh(self) -> bool:
-        """Tell whether there was no setback since the last success."""
-        return self._setbacks == 0
+        """Whether there was no failure since the last success."""
+        return self._failures == 0
 
     def succeeded(self) -> None:
-        """Say that the server gave what was asked for."""
-        self._setbacks = 0
+        """Reset after a request that succeeded."""
+        self._failures = 0
 
-    def pause(self, setback: WatchFailure, nodes: int, lot: float) -> float:
-        """Give the seconds to wait after a setback. What the server asks for is kept, and spread over the window."""
-        if setback.kind == "again":
+    def pause(self, failure: WatchFailure, nodes: int, jitter: float) -> float:
+        """Return the seconds to wait after a failure: the server's Retry-After is kept, and spread over the window."""
+        if failure.kind == "again":
             return 0.0
-        if setback.kind == "expired" and self._setbacks == 0:
-            # A version is forgotten for all agents at once.
-            self._setbacks = 1
-            return window(nodes) * lot if nodes > AGENTS_A_SECOND else 0.0
-        doubled: float = _FIRST[setback.kind] * 2.0 ** min(self._setbacks, _DOUBLINGS)
-        self._setbacks += 1
-        # Lists are what costs the server: the more agents ask for them, the longer they wait.
-        longest = min(doubled, 2.0 * window(nodes) if setback.kind == "expired" else _LONGEST[setback.kind])
-        if setback.retry_after is not None:
-            return min(max(setback.retry_after, 0.0), _LONGEST_ASKED) + window(nodes) * lot
-        return longest * (0.5 + 0.5 * lot)
+        if failure.kind == "expired" and self._failures == 0:
+            # A version is compacted for all agents at once.
+            self._failures = 1
+            return window(nodes) * jitter if nodes > AGENTS_PER_SECOND else 0.0
+        doubled: float = _FIRST[failure.kind] * 2.0 ** min(self._failures, _MAX_DOUBLINGS)
+        self._failures += 1
+        # Lists are the server's expensive requests: the more agents send them, the longer each waits.
+        longest = min(doubled, 2.0 * window(nodes) if failure.kind == "expired" else _LONGEST[failure.kind])
+        if failure.retry_after is not None:
+            return min(max(failure.retry_after, 0.0), _LONGEST_RETRY_AFTER) + window(nodes) * jitter
+        return longest * (0.5 + 0.5 * jitter)

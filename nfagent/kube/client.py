@@ -1,7 +1,7 @@
-"""HTTP to the API server: one answer, or a stream of bytes. What the bytes say is read elsewhere.
+"""HTTP requests to the API server, with whole or streamed responses. It doesn't decode bodies.
 
-Credentials are those of the moment: the token file is read for every request, files of certificates are looked at, an
-exec plugin is asked again before what it gave expires, and a 401 has everything found anew, once.
+Every request uses current credentials: the token file is read each time, certificate files are read again after a
+change, an exec plugin runs again before its credentials expire, and a 401 resolves all credentials again, once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from yarl import URL
 
 from nfagent import __version__
 from nfagent.errors import ClusterError
-from nfagent.kube.client_errors import CONNECT_SECONDS, FAILURES, in_words
+from nfagent.kube.client_errors import CONNECT_SECONDS, FAILURES, as_cluster_error
 from nfagent.kube.credential_cache import CredentialCache
 from nfagent.kube.credentials import ClientConfig
-from nfagent.kube.proxy import checked_proxy, environments_proxy
+from nfagent.kube.proxy import checked_proxy, environment_proxy
 from nfagent.kube.tls import TLSContextCache
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ Query: TypeAlias = Mapping[str, str | int]
 
 
 class ApiResponse(msgspec.Struct, frozen=True):
-    """What the API server said, whatever it is.
+    """A response of the API server.
 
-    status:      of HTTP: 200 to 599
-    retry_after: seconds, where it asks for them
-    etag:        what stands for this body, where the server names it (RFC 9110, section 8.8.3)
+    status:      HTTP status code, 200 to 599
+    retry_after: seconds that the server asks to wait; None where it doesn't
+    etag:        the body's entity tag (RFC 9110, section 8.8.3); '' without one
     """
 
     status: int
@@ -54,7 +54,7 @@ class ApiResponse(msgspec.Struct, frozen=True):
 
 
 class ApiStream:
-    """An answer that goes on: `async for chunk in stream` gives bytes as they come, cut anywhere."""
+    """A response whose body is read while it arrives: `async for chunk in stream` yields bytes, split anywhere."""
 
     def __init__(self, response: aiohttp.ClientResponse, failed: Callable[[Exception], ClusterError]) -> None:
         self.status = response.status
@@ -63,11 +63,11 @@ class ApiStream:
         self._failed = failed
 
     def __aiter__(self) -> Self:
-        """Begin where the last reader stopped."""
+        """Return this iterator: it continues where the last reader stopped."""
         return self
 
     async def __anext__(self) -> bytes:
-        """Give what has come by now, at least a byte. Raises ClusterError where it breaks off or falls silent."""
+        """Return what has arrived, at least a byte. Raises ClusterError for a lost connection and a read timeout."""
         try:
             chunk = await self._content.readany()
         except FAILURES as error:
@@ -77,27 +77,27 @@ class ApiStream:
         return chunk
 
     async def read(self) -> bytes:
-        """Give the rest: for an answer that isn't 200. Raises ClusterError."""
+        """Read the rest of the body, for a status other than 200. Raises ClusterError."""
         return b"".join([chunk async for chunk in self])
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """What is sent; target is path and query."""
+    """A request; target is path and query."""
 
     method: str
     target: str
     headers: dict[str, str]
-    patience: aiohttp.ClientTimeout
+    timeout: aiohttp.ClientTimeout
     seconds: float
     data: bytes | None = None
 
 
 _Sent: TypeAlias = tuple[aiohttp.ClientResponse, Callable[[Exception], ClusterError]]
-"""The beginning of an answer, and how to say what breaks it off."""
+"""The begun response, and a function that converts what interrupts it to a ClusterError."""
 
 
 class ApiClient:
-    """One API server, by whatever way `find` gives. It opens no connection before it is asked."""
+    """A client of the API server that `find` returns. It opens no connection before the first request."""
 
     def __init__(
         self,
@@ -107,22 +107,23 @@ class ApiClient:
         now: Callable[[], float] = time.time,
         seconds: float = ANSWER_SECONDS,
     ) -> None:
-        """Know how to find the server.
+        """Keep the settings.
 
-        environment: where the proxies are named
-        now:         seconds since the epoch
-        seconds:     how long `ask` waits for a whole answer
+        find:        resolves address and credentials; raises ClusterError
+        environment: has the proxy variables
+        now:         returns seconds since the epoch
+        seconds:     how long `ask` waits for a whole response
         """
-        self._wallet = CredentialCache(find, now)
+        self._credentials = CredentialCache(find, now)
         self._environment = environment
         self._seconds = seconds
-        self._trust = TLSContextCache()
+        self._tls = TLSContextCache()
         self._session: aiohttp.ClientSession | None = None
         self._warned = False
 
     async def access(self) -> ClientConfig:
-        """Say which server is asked, and by what right. Raises ClusterError."""
-        return await self._wallet.access()
+        """Return the server's address and the credentials. Raises ClusterError."""
+        return await self._credentials.access()
 
     async def ask(
         self,
@@ -135,20 +136,20 @@ class ApiClient:
         accept: str = "application/json",
         etag: str = "",
     ) -> ApiResponse:
-        """Ask, and wait for the whole answer: any status is one.
+        """Send a request and return the whole response, of any status.
 
         path: from the server's root, `/api/v1/pods`
-        body: bytes as they are, anything else as JSON; None for none
-        etag: of an answer that is known: where it is still the same, the status is 304 and there is no body
-        Raises ClusterError where there is no answer, Unreachable where nobody is there.
+        body: bytes are sent as they are, other values as JSON; None for no body
+        etag: of a response that the caller has: while it is current, the status is 304 and there is no body
+        Raises ClusterError without a response, UnreachableError where the server can't be reached.
         """
-        patience = aiohttp.ClientTimeout(total=self._seconds, connect=CONNECT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=self._seconds, connect=CONNECT_SECONDS)
         headers = {"Accept": accept, **({"If-None-Match": etag} if etag else {})}
         data = None
         if body is not None:
             headers["Content-Type"] = content_type
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        request = _Request(method, _target(path, query), headers, patience, self._seconds, data)
+        request = _Request(method, _target(path, query), headers, timeout, self._seconds, data)
         response, failed = await self._sent(request)
         try:
             async with response:
@@ -161,18 +162,18 @@ class ApiClient:
     async def stream(
         self, path: str, query: Query | None, silence: float, *, accept: str = "application/json"
     ) -> AsyncIterator[ApiStream]:
-        """Ask, and read as it comes, without an end.
+        """Send a GET request and return its response as a stream, without a total timeout.
 
-        silence: most seconds between two pieces
-        Raises ClusterError where there is no answer; so does the stream where there is no more of it.
+        silence: read timeout: the most seconds between two parts of the body
+        Raises ClusterError without a response; the stream raises it where the response is interrupted.
         """
-        patience = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=silence)
-        request = _Request("GET", _target(path, query), {"Accept": accept}, patience, silence)
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=silence)
+        request = _Request("GET", _target(path, query), {"Accept": accept}, timeout, silence)
         response, failed = await self._sent(request)
         try:
             yield ApiStream(response, failed)
         finally:
-            # Closed, not released: what is left of a stream can be much, and nobody wants it.
+            # Closed, not released: the unread rest of a stream can be large.
             response.close()
 
     async def close(self) -> None:
@@ -182,21 +183,21 @@ class ApiClient:
             self._session = None
 
     async def _sent(self, request: _Request) -> _Sent:
-        """Send; with a 401, find the credentials anew and send once more."""
-        access = await self._wallet.access()
+        """Send a request; after a 401, resolve the credentials again and send it once more."""
+        access = await self._credentials.access()
         response, failed = await self._sent_by(access, request)
         if response.status != _UNAUTHORIZED:
             return response, failed
         try:
-            renewed = await self._wallet.renewed(access)
+            renewed = await self._credentials.renewed(access)
         except BaseException:
             response.close()
             raise
         if renewed is None:
             return response, failed
         response.close()
-        # A connection may be known by the certificate that it began with: so a new one.
-        self._trust.forget()
+        # The server may identify a connection by the certificate of its handshake, so open a new one.
+        self._tls.clear()
         return await self._sent_by(renewed, request)
 
     async def _sent_by(self, access: ClientConfig, request: _Request) -> _Sent:
@@ -204,20 +205,20 @@ class ApiClient:
         proxy = self._proxy(access)
         secure = access.server.startswith("https://")
         headers = CIMultiDict(request.headers)
-        headers.extend(self._wallet.headers(access))
-        failed = partial(in_words, access=access, proxy=proxy, seconds=request.seconds)
+        headers.extend(self._credentials.headers(access))
+        failed = partial(as_cluster_error, access=access, proxy=proxy, seconds=request.seconds)
         try:
             response = await self._opened().request(
                 request.method,
-                # Encoded already: aiohttp is not to guess.
+                # Encoded already: aiohttp must not encode it again.
                 URL(access.server + request.target, encoded=True),
                 headers=headers,
                 data=request.data,
                 allow_redirects=False,
                 proxy=proxy or None,
-                ssl=self._trust.context(access) if secure else True,
+                ssl=self._tls.context(access) if secure else True,
                 server_hostname=(access.tls_server_name or None) if secure else None,
-                timeout=request.patience,
+                timeout=request.timeout,
             )
         except FAILURES as error:
             raise failed(error) from error
@@ -225,13 +226,13 @@ class ApiClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # No limit: every watch keeps a connection for itself.
+            # No limit: every watch holds a connection of its own.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=_socket)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_BUFFER,
-                # Packing costs the server more than the wire does.
+                # No compression: it costs the server more than it saves on the network.
                 headers={"User-Agent": f"nfagent/{__version__}", "Accept-Encoding": "identity"},
             )
         return self._session
@@ -239,15 +240,15 @@ class ApiClient:
     def _proxy(self, access: ClientConfig) -> str:
         if access.proxy:
             return checked_proxy(access.proxy, access.origin)
-        proxy = environments_proxy(access.server, self._environment)
+        proxy = environment_proxy(access.server, self._environment)
         return checked_proxy(proxy, "the environment") if proxy else ""
 
     def _warn_of(self, access: ClientConfig) -> None:
         if access.insecure and not self._warned:
             self._warned = True
             log.warning(
-                "%s: insecure-skip-tls-verify is set: who is on the way to %s can read and change everything; "
-                "give the server's CA instead",
+                "%s: insecure-skip-tls-verify is set: an attacker between this node and %s can read and change all "
+                "traffic; set certificate-authority instead",
                 access.origin,
                 access.server,
             )
@@ -258,7 +259,7 @@ def _target(path: str, query: Query | None) -> str:
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Read Retry-After: seconds, or a date. Source: RFC 9110, section 10.2.3. What can't be read is none."""
+    """Read Retry-After: seconds, or a date. Source: RFC 9110, section 10.2.3. None where it can't be read."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text)
@@ -269,11 +270,11 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Make a socket that finds out within a minute that the other side is gone."""
+    """Return a socket with keepalive: it detects within a minute that its peer is gone."""
     family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    return made
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    return sock

@@ -1,6 +1,6 @@
-"""Where the API server is, and with what credentials it is asked.
+"""Address of the API server and the credentials for it: from a kubeconfig, or a Pod's service account.
 
-A kubeconfig is resolved in a child process (`kube/kubeconfig_helper.py` says why); a Pod's service account is files.
+A kubeconfig is resolved in a child process (`kube/kubeconfig_child.py` says why).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import msgspec
 
 from nfagent.errors import ClusterError
 
-_PROGRAM = Path(__file__).with_name("kubeconfig_helper.py")
+_PROGRAM = Path(__file__).with_name("kubeconfig_child.py")
 _CHILD_SECONDS = 60
-"""A plugin may ask its own servers on the way."""
+"""An exec plugin may send requests to servers of its own."""
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The way to one API server. A file's path is kept as a path, so that what rotates is read anew.
+    """Address and credentials of one API server. Files are kept as paths, so that they are read again when they rotate.
 
     server:          URL without a slash at its end
-    origin:          where this was found, in words: `kubeconfig /etc/nfagent/kubeconfig, context prod`
-    means:           what the credentials are, in words; empty for none
-    ca, ca_file:     PEM of the certificates to trust, or its file; neither: the system's
-    certificate, certificate_file, key, key_file: what to show the server, PEM or file
-    authorization:   value of the header; token_file, a bearer token's file, goes before it while it can be read
-    headers:         further ones, for impersonation
-    proxy:           the kubeconfig's; empty: the environment has the word
-    tls_server_name: the name that the server's certificate must have, where it isn't the URL's
-    insecure:        the certificate isn't looked at
-    expires:         when the credentials of a plugin end, in seconds since the epoch
-    sources:         files that all this was read from: when they change, so may the access
+    origin:          where this was found, for messages: `kubeconfig /etc/nfagent/kubeconfig, context prod`
+    means:           the authentication method, for messages; empty for none
+    ca, ca_file:     PEM of the trusted CAs, or its file; with neither, the system's CAs are trusted
+    certificate, certificate_file, key, key_file: client certificate and key, as PEM or as a file
+    authorization:   value of the Authorization header; a readable token_file (bearer token) has precedence
+    headers:         further headers, for impersonation
+    proxy:           the kubeconfig's proxy-url; empty: the environment's proxy is used
+    tls_server_name: the name that the server's certificate must have, where it isn't the URL's host
+    insecure:        the server's certificate isn't verified
+    expires:         when the credentials of an exec plugin expire, in seconds since the epoch
+    sources:         the files that all this was read from: after a change it is resolved again
     """
 
     server: str
@@ -61,15 +61,15 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Show no secrets: a traceback or a log may hold this."""
-        return f"Access({self.server!r}, {self.origin!r})"
+        """Return a text without secrets: a traceback or a log may contain it."""
+        return f"ClientConfig({self.server!r}, {self.origin!r})"
 
 
 class CredentialPaths(msgspec.Struct, frozen=True):
-    """Where credentials lie on a node and in a Pod.
+    """Paths of credentials on a node and in a Pod.
 
     service_account: folder with `token` and `ca.crt`, mounted into Pods
-    node_files:      kubeconfigs, the first that exists counts; a bootstrap file is what a kubelet joins with
+    node_files:      kubeconfigs, of which the first that exists is used; a kubelet joins with a bootstrap file
     """
 
     service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -82,12 +82,13 @@ class CredentialPaths(msgspec.Struct, frozen=True):
     )
 
 
-class _Said(msgspec.Struct):
-    """The line of the child process."""
+class _ChildOutput(msgspec.Struct):
+    """The line that the child process prints."""
 
     context: str = ""
     access: dict[str, Any] = {}
     error: str = ""
+    hint: str = ""
 
 
 async def find_access(
@@ -98,12 +99,12 @@ async def find_access(
     environment: Mapping[str, str] = os.environ,
     places: CredentialPaths = CredentialPaths(),  # noqa: B008 - frozen
 ) -> ClientConfig:
-    """Find the way to the API server: the setting, $KUBECONFIG, a Pod's service account, the node's own files.
+    """Return the first client config of: the setting, $KUBECONFIG, a Pod's service account, the node's kubeconfigs.
 
     kubeconfig: paths joined by ':', as in $KUBECONFIG
-    context:    which one of the kubeconfig; a service account has none, and isn't looked at then
-    token_file: its token stands in place of the credentials found; the server and its CA stay
-    Raises ClusterError, which says what was looked for.
+    context:    a context of the kubeconfig; with it, the service account is skipped, because it has no contexts
+    token_file: its token replaces the credentials found; server and CA stay
+    Raises ClusterError, whose message lists the places.
     """
     access = await _found(kubeconfig, context, environment, places, server_only=bool(token_file))
     if not token_file:
@@ -118,7 +119,7 @@ async def _found(
     if kubeconfig:
         files = _existing(_paths(kubeconfig))
         if not files:
-            raise ClusterError(f"kubeconfig {kubeconfig}: there is no such file; give the right one with --kubeconfig")
+            raise ClusterError(f"kubeconfig {kubeconfig}: no such file", hint="name an existing one with --kubeconfig")
         return await _resolved(files, context, environment, "kubeconfig", server_only=server_only)
     looked = ["the setting kubeconfig (empty)"]
     if variable := environment.get("KUBECONFIG", ""):
@@ -133,8 +134,8 @@ async def _found(
         return await _resolved(files, context, environment, "kubeconfig", server_only=server_only)
     looked.append(f"the node's files ({', '.join(map(str, places.node_files))})")
     raise ClusterError(
-        f"no credentials for an API server: looked for {'; '.join(looked)}. "
-        "Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
+        f"no credentials for an API server; looked for {'; '.join(looked)}",
+        hint="name a kubeconfig with --kubeconfig, or run from a folder with --manifests",
     )
 
 
@@ -147,12 +148,12 @@ def _absolute(path: str) -> Path:
 
 
 def _existing(paths: tuple[Path, ...]) -> list[Path]:
-    # lexists, not exists: what can't be read is an error to be told, and not passed over.
+    # lexists, not exists: an unreadable file is an error to report, not one to skip.
     return [path for path in paths if os.path.lexists(path)]
 
 
 def _in_cluster(environment: Mapping[str, str], folder: Path) -> ClientConfig | None:
-    """Read a Pod's way. Source: client-go, rest.InClusterConfig."""
+    """Return the client config of a Pod; None outside of one. Source: client-go, rest.InClusterConfig."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
     token, ca = folder / "token", folder / "ca.crt"
     if not host or not port or not token.exists():
@@ -173,23 +174,24 @@ async def _resolved(
     arguments = ["--context", context] if context else []
     if server_only:
         arguments.append("--server-only")
-    said = await _asked([*arguments, "--", *map(str, files)], environment, shown)
-    if said.error:
-        # Where the child names the file already, it isn't named twice.
-        raise ClusterError(said.error if said.error.startswith("/") else f"{shown}: {said.error}")
-    origin = f"{shown}, context {said.context}"
+    result = await _run_child([*arguments, "--", *map(str, files)], environment, shown)
+    if result.error:
+        # The child's message may begin with the file already.
+        reason = result.error if result.error.startswith("/") else f"{shown}: {result.error}"
+        raise ClusterError(reason, hint=result.hint)
+    origin = f"{shown}, context {result.context}"
     try:
-        access = msgspec.convert({**said.access, "origin": origin, "sources": [*map(str, files)]}, ClientConfig)
+        access = msgspec.convert({**result.access, "origin": origin, "sources": [*map(str, files)]}, ClientConfig)
     except msgspec.ValidationError as error:
-        raise ClusterError(f"{shown}: can't be used: {error}") from None
+        raise ClusterError(f"{shown}: not valid: {error}") from None
     return msgspec.structs.replace(access, server=_url(access))
 
 
-async def _asked(arguments: list[str], environment: Mapping[str, str], shown: str) -> _Said:
-    """Run the child, and never leave it or its plugin behind.
+async def _run_child(arguments: list[str], environment: Mapping[str, str], shown: str) -> _ChildOutput:
+    """Run the child process and return its output; on the way out, kill it and its exec plugin.
 
-    Its environment is ours, since plugins need theirs. It sees neither our files nor our terminal, and `-I` keeps
-    PYTHONPATH and the working folder out of what it imports.
+    It gets the agent's environment, which plugins need, but neither its open files nor its terminal. `-I` excludes
+    PYTHONPATH and the working folder from its imports. Raises ClusterError.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -204,31 +206,31 @@ async def _asked(arguments: list[str], environment: Mapping[str, str], shown: st
             start_new_session=True,
         )
     except OSError as error:
-        # Out of descriptors, processes or memory for a moment: whoever asks tries again.
-        raise ClusterError(f"{shown}: the program that reads it can't be started: {error.strerror}") from None
+        # Short of descriptors, processes or memory for a moment: the caller tries again.
+        raise ClusterError(f"{shown}: the child process that reads it can't be started: {error.strerror}") from None
     try:
         async with asyncio.timeout(_CHILD_SECONDS):
             output, _ = await process.communicate()
-        return msgspec.json.decode(output, type=_Said)
+        return msgspec.json.decode(output, type=_ChildOutput)
     except TimeoutError:
         raise ClusterError(
-            f"{shown}: not resolved within {_CHILD_SECONDS} s; see how long its exec plugin takes by hand"
+            f"{shown}: not resolved within {_CHILD_SECONDS} s", hint="measure how long its exec plugin takes"
         ) from None
     except msgspec.DecodeError:
         raise ClusterError(
-            f"{shown}: the program that reads it failed (exit code {process.returncode}); "
-            "is the Python package `kubernetes` installed?"
+            f"{shown}: the child process that reads it failed (exit code {process.returncode})",
+            hint="is the Python package `kubernetes` installed?",
         ) from None
     finally:
         if process.returncode is None:
-            # The whole session: a plugin that hangs would live on.
+            # The whole process group: a hanging plugin would survive its parent.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 
 def _url(access: ClientConfig) -> str:
-    """Complete a server as client-go does: without a scheme it is https where TLS is spoken of, else http."""
+    """Return the server's URL as client-go does: without a scheme, https where TLS fields are set, else http."""
     server = access.server
     if "://" not in server:
         tls = access.insecure or access.ca or access.ca_file or access.certificate or access.certificate_file
@@ -239,5 +241,5 @@ def _url(access: ClientConfig) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ClusterError(f"{access.origin}: server {access.server!r} is no URL; write https://HOST:PORT")
+        raise ClusterError(f"{access.origin}: server {access.server!r} is not a URL", hint="write https://HOST:PORT")
     return server.rstrip("/")

@@ -1,7 +1,7 @@
 """Which resources an API server serves: its aggregated discovery document.
 
-One document names every group, version and resource; asked for with its ETag, it costs the server nothing while
-nothing changes. Source: apidiscovery.k8s.io/v2 APIGroupDiscoveryList; servers before 1.30 have it as v2beta1.
+One document names every group, version and resource. Requested with its ETag, it costs the server nothing while it
+doesn't change. Source: apidiscovery.k8s.io/v2 APIGroupDiscoveryList; servers before 1.30 have it as v2beta1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _GROUPS = msgspec.json.Decoder(_Groups)
 
 
 def decode_discovery(body: bytes) -> frozenset[tuple[str, str]] | None:
-    """Give (apiVersion, plural) of all that is served in named groups; None where the document doesn't say."""
+    """Return (apiVersion, plural) of every resource in named groups; None where the document can't be read."""
     try:
         read = _GROUPS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,10 +1,10 @@
-"""A list's bytes, as they come, to whole objects: a list from the server's cache comes in one body, however long.
+"""Incremental decoding of list responses: a list from the server's watch cache is one body, however long.
 
     {"kind": …, "metadata": {"resourceVersion": …, "continue": …}, "items": [OBJECT, OBJECT, …]}
 
-Where one object may end and the next one begin is searched for by how objects begin; whether it does is decided by
-the JSON decoder, or, in an object that holds such a place itself (a Pod with two owners), by counting braces: anybody
-may give an object thousands of owners. What isn't written so is kept, and read with the end of the body.
+A regular expression finds places where one object may end and the next may begin. The JSON decoder decides whether it
+does; in an object that contains such a place itself (a Pod with two owners), braces are counted instead, because any
+user may create an object with thousands of owners. A body in another form is kept and decoded at its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nfagent.kube.watch_codec import ListPage, decode_page
 _ITEMS = re.compile(rb'"items"\s*:\s*\[\s*')
 _BETWEEN = re.compile(rb'\}\s*,\s*(?=\{\s*"(?:metadata|apiVersion|kind)")')
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}]')
-"""A string, a brace, or the begin of a string that has no end."""
+"""A string, a brace, or the start of an unterminated string."""
 
 _OVERLAP = 64
 """Bytes of a boundary that the next chunk may complete."""
@@ -28,7 +28,7 @@ _ANY = msgspec.json.Decoder(msgspec.Raw)
 
 
 class ListDecoder:
-    """One list answer: objects are given as they are complete, the rest of them with the end."""
+    """Decodes one list response: returns objects as they become complete, and the rest at the end."""
 
     def __init__(self) -> None:
         """Start at the beginning of the body."""
@@ -36,24 +36,24 @@ class ListDecoder:
         self._searching = True
         self._buffer = bytearray()
         self._searched = 0
-        # Of the object at the buffer's start, where a boundary was within it: how far its braces were counted.
+        # Where a boundary was within the object at the buffer's start: how far its braces have been counted.
         self._counted: int | None = None
         self._depth = 0
         self._given_up = False
 
     def feed(self, chunk: bytes) -> list[msgspec.Raw]:
-        """Take bytes in; give the objects that they complete."""
+        """Add bytes; return the objects that they complete."""
         self._buffer += chunk
         if self._head is None:
             self._find_head()
         return [] if self._head is None else self._objects()
 
     def end(self) -> ListPage:
-        """Read the end of the body; the page has the objects that weren't given yet. Raises DecodeError."""
+        """Decode the end of the body; the page has the objects not returned yet. Raises DecodeError."""
         return decode_page((self._head or b"") + bytes(self._buffer))
 
     def _find_head(self) -> None:
-        """Find where the objects begin; a body that says its version behind them is read as a whole."""
+        """Find where the objects begin; a body with its resourceVersion behind them is decoded as a whole."""
         found = _ITEMS.search(self._buffer) if self._searching else None
         if found is None:
             return
@@ -71,7 +71,7 @@ class ListDecoder:
         start = 0
         for boundary in _BETWEEN.finditer(self._buffer, self._searched):
             end = boundary.start() + 1
-            if self._given_up or (self._counted is not None and self._goes_on(end)):
+            if self._given_up or (self._counted is not None and self._continues(end)):
                 continue
             candidate = bytes(self._buffer[start:end])
             if _is_whole(candidate):
@@ -79,7 +79,7 @@ class ListDecoder:
                 start, self._counted = boundary.end(), None
             elif self._counted is None:
                 self._counted, self._depth = start, 0
-                self._goes_on(end)
+                self._continues(end)
             else:
                 self._given_up = True
         del self._buffer[:start]
@@ -87,12 +87,12 @@ class ListDecoder:
         self._counted = None if self._counted is None else self._counted - start
         return found
 
-    def _goes_on(self, end: int) -> bool:
-        """Count braces up to there; tell whether the object goes on. Gives up where it ended before."""
+    def _continues(self, end: int) -> bool:
+        """Count braces up to `end`; return whether the object continues. Gives up where it ended before `end`."""
         for token in _TOKEN.finditer(self._buffer, self._counted or 0, end):
-            word = token.group()
-            self._depth += (word == b"{") - (word == b"}")
-            if word == b'"' or (self._depth == 0 and token.end() < end):
+            text = token.group()
+            self._depth += (text == b"{") - (text == b"}")
+            if text == b'"' or (self._depth == 0 and token.end() < end):
                 self._given_up = True
                 return True
         self._counted = end

@@ -1,9 +1,12 @@
-"""Which proxy a request goes through, as kubectl and every Go program choose it.
+"""The proxy of a request, chosen as kubectl and every Go program do.
 
-Source: golang.org/x/net/http/httpproxy. `HTTPS_PROXY` is for https servers and `HTTP_PROXY` for http ones, in capitals
-or not; `NO_PROXY` lists what is asked directly: names (with everything below them), `.domain` or `*.domain` (only what
-is below), addresses, each of these with `:port` or without, CIDRs, or `*` for all. The machine itself is never asked
-through a proxy.
+Source: golang.org/x/net/http/httpproxy. `HTTPS_PROXY` is for https servers and `HTTP_PROXY` for http servers, in upper
+case (which has precedence) or lower case. `NO_PROXY` lists servers without a proxy: names (with their subdomains),
+`.domain` or `*.domain` (subdomains only), addresses, each with or without `:port`, CIDRs, or `*` for all. localhost and
+loopback addresses never have a proxy.
+
+urllib.request.getproxies and proxy_bypass aren't used: they know no CIDRs, no `*.domain` and no default ports, don't
+exempt loopback, and prefer lower case.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from nfagent.errors import ClusterError
 _PORTS = {"http": "80", "https": "443"}
 
 
-def environments_proxy(server: str, environment: Mapping[str, str]) -> str:
-    """Name the proxy that the environment has for a server's URL; empty where it is asked directly."""
+def environment_proxy(server: str, environment: Mapping[str, str]) -> str:
+    """Return the environment's proxy for a server's URL; '' for a direct connection."""
     parts = urlsplit(server)
     proxy = _variable(environment, f"{parts.scheme}_proxy")
     host = (parts.hostname or "").lower()
-    if not proxy or _is_this_machine(host):
+    if not proxy or _is_loopback(host):
         return ""
     port = str(parts.port or "") or _PORTS.get(parts.scheme, "")
     if any(_covers(entry.strip().lower(), host, port) for entry in _variable(environment, "no_proxy").split(",")):
@@ -31,9 +34,9 @@ def environments_proxy(server: str, environment: Mapping[str, str]) -> str:
 
 
 def checked_proxy(proxy: str, origin: str) -> str:
-    """Give a proxy's URL if it can be used. Raises ClusterError for what no HTTP proxy is.
+    """Return the URL of an HTTP proxy. Raises ClusterError for another URL.
 
-    origin: where the URL comes from, in words
+    origin: where the URL comes from, for the message
     """
     try:
         usable = urlsplit(proxy).scheme in _PORTS and bool(urlsplit(proxy).hostname)
@@ -41,14 +44,14 @@ def checked_proxy(proxy: str, origin: str) -> str:
         usable = False
     if not usable:
         raise ClusterError(
-            f"proxy {without_password(proxy)} of {origin} can't be used: "
-            "write http://HOST:PORT or https://HOST:PORT (SOCKS isn't spoken)"
+            f"proxy {without_password(proxy)} of {origin} is not an HTTP proxy",
+            hint="write http://HOST:PORT or https://HOST:PORT (SOCKS is not supported)",
         )
     return proxy
 
 
 def without_password(url: str) -> str:
-    """Show a URL to people: without the user and password that it may have."""
+    """Return a URL for messages: without user and password."""
     scheme, mark, rest = url.rpartition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
@@ -65,13 +68,13 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
-def _is_this_machine(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def _covers(entry: str, host: str, port: str) -> bool:
-    """Tell whether an entry of NO_PROXY, in lower case, is about a host. Entries that can't be read are about none."""
+    """Return whether an entry of NO_PROXY, in lower case, matches a host. Invalid entries match none."""
     if not entry or entry == "*":
         return entry == "*"
     address = _address(host)
@@ -97,7 +100,7 @@ def _contains(cidr: str, address: IPv4Address | IPv6Address) -> bool:
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """Part `host:port` and `[::1]:port`; an IPv6 address without brackets has no port."""
+    """Split `host:port` and `[::1]:port`; an IPv6 address without brackets has no port."""
     if entry.startswith("["):
         name, _, port = entry[1:].partition("]")
         return name, port.removeprefix(":")

@@ -1,6 +1,6 @@
-"""What nfagent needs of an API server: who may do what with which resources, and what it costs where that isn't so.
+"""The permissions that nfagent needs on an API server, and what is lost without each of them.
 
-`deploy/rbac.yaml` grants just this, and `nfagent check --cluster` asks for just this; a test holds them together.
+`deploy/rbac.yaml` grants exactly these, and `nfagent check --cluster` checks exactly these; a test compares them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import msgspec
 from nfagent.model.gvk import RESOURCES, SERVICES, Resource
 
 OLDEST_MINOR = 23
-"""The oldest API server that nfagent is made for: 1.23."""
+"""Minor version of the oldest API server that nfagent supports: 1.23."""
 
 TESTED_MINOR = 34
-"""The newest that its tests run with."""
+"""Minor version of the newest API server that the tests run with."""
 
 LEASES_NAMESPACE = "nfagent"
 LEASE = "nfagent"
@@ -24,12 +24,12 @@ _GKE = "networking.gke.io"
 
 
 class Permission(msgspec.Struct, frozen=True, order=True):
-    """One thing to be allowed, as authorization.k8s.io/v1 ResourceAttributes have it.
+    """One verb on one resource, as in authorization.k8s.io/v1 ResourceAttributes.
 
     group:     '' for the core group
-    resource:  its plural; with a subresource as RBAC writes it, `egressnatpolicies/status`
-    namespace: '' for all of them, and for what is in none
-    name:      '' for all
+    resource:  the plural; with a subresource as in RBAC, `egressnatpolicies/status`
+    namespace: '' for all namespaces, and for cluster-scoped resources
+    name:      '' for all objects
     """
 
     group: str
@@ -40,9 +40,9 @@ class Permission(msgspec.Struct, frozen=True, order=True):
 
 
 class RBACRequirement(msgspec.Struct, frozen=True, kw_only=True):
-    """Verbs on a resource that stand and fall together.
+    """Verbs on a resource that are useful only together.
 
-    cost:  what is lost where one of them is denied, in words
+    cost:  what is lost where one of them is denied, for messages
     vital: nothing is enforced without it
     """
 
@@ -56,25 +56,25 @@ class RBACRequirement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def permissions(self) -> Iterator[Permission]:
-        """Give a permission for each verb."""
+        """One permission for each verb."""
         return (Permission(self.group, self.resource, verb, self.namespace, self.name) for verb in self.verbs)
 
 
-def _following(resource: Resource) -> RBACRequirement:
-    # Optional kinds too: of what isn't granted the API server says 403, whether it is served or not, and who is
-    # refused can't know that there is none.
+def _list_and_watch(resource: Resource) -> RBACRequirement:
+    # Optional kinds too: without the permission the API server responds 403, whether the kind is served or not, so a
+    # client can't tell that it isn't served.
     return RBACRequirement(
         group=resource.group,
         resource=resource.plural,
         verbs=("list", "watch"),
         namespace=resource.namespace,
         name=_name(resource),
-        cost="nothing is enforced before they could be read",
+        cost="nothing is enforced until they can be read",
         vital=True,
     )
 
 
-def _reporting(resource: Resource) -> RBACRequirement:
+def _report_on(resource: Resource) -> RBACRequirement:
     has_conditions = resource.plural in _WITH_CONDITIONS
     return RBACRequirement(
         group=resource.group,
@@ -82,35 +82,35 @@ def _reporting(resource: Resource) -> RBACRequirement:
         verbs=("get",),
         namespace=resource.namespace,
         name=_name(resource),
-        cost="their status says nothing" if has_conditions else "kubectl describe shows no Events about them",
+        cost="they get no status conditions" if has_conditions else "they get no Events",
     )
 
 
 def _name(resource: Resource) -> str:
-    """Give the one object that is asked for: to an API server, a list by one name is a request for that name."""
+    """Return the name in a field selector, '' for none: RBAC authorizes a list by one name as a request for it."""
     return resource.field_selector.removeprefix(_BY_NAME) if resource.field_selector.startswith(_BY_NAME) else ""
 
 
 _WITH_CONDITIONS = ("egressnatpolicies", "networkgatewaygroups")
-_SPEAKING = "this agent is never elected to say what concerns the whole cluster"
+_ELECTION = "this agent is never elected to report what concerns the whole cluster"
 
 NEEDS = (
-    *map(_following, RESOURCES),
-    *map(_reporting, RESOURCES),
+    *map(_list_and_watch, RESOURCES),
+    *map(_report_on, RESOURCES),
     RBACRequirement(
         group=SERVICES.group,
         resource=SERVICES.plural,
         verbs=("list",),
-        cost="nfagent explain doesn't know who is behind a Service",
+        cost="nfagent explain doesn't resolve Services to their endpoints",
     ),
     RBACRequirement(
         group="",
         resource="events",
         verbs=("create", "patch"),
-        cost="no Event says on an object what is wrong with it",
+        cost="objects with problems get no Events",
     ),
     *(
-        RBACRequirement(group=_GKE, resource=f"{plural}/status", verbs=("patch",), cost="their status says nothing")
+        RBACRequirement(group=_GKE, resource=f"{plural}/status", verbs=("patch",), cost="they get no status conditions")
         for plural in _WITH_CONDITIONS
     ),
     RBACRequirement(
@@ -118,7 +118,7 @@ NEEDS = (
         resource="leases",
         verbs=("create",),
         namespace=LEASES_NAMESPACE,
-        cost=_SPEAKING,
+        cost=_ELECTION,
     ),
     RBACRequirement(
         group="coordination.k8s.io",
@@ -126,7 +126,7 @@ NEEDS = (
         verbs=("get", "update"),
         namespace=LEASES_NAMESPACE,
         name=LEASE,
-        cost=_SPEAKING,
+        cost=_ELECTION,
     ),
 )
-"""Everything. What every authenticated user may do (discovery, /version, reviews of oneself) isn't among it."""
+"""All of them, without those of every authenticated user: discovery, /version, self-reviews."""

@@ -1,17 +1,17 @@
-"""Following one resource: what to ask next, and what the answers change. Without I/O.
+"""List and watch of one resource: the next request, and the changes that responses contain. Without I/O.
 
-    listing ──last page──► watching        a list, where initial events aren't served
-    initial ──end mark───► watching        initial events by the watch itself (`sendInitialEvents`)
+    listing ──last page──► watching        a list, where the server has no initial events
+    initial ──end mark───► watching        initial events from the watch itself (`sendInitialEvents`)
     watching ──410───────► listing or initial
-    any ──404────────────► missing         the server doesn't serve the kind; `look_again` starts anew
+    any ──404────────────► missing         the server doesn't serve the kind; `relist` starts over
 
-Changes are given as they are read: objects to put, names of those that are gone. What a complete list didn't name
-is gone at its end, not before: a list that breaks off takes nothing away. A watch that ends goes on from the last
-version that was read. The caller says what it holds already (`held`), so a list gives no more than the difference.
+Changes are returned as they are decoded: objects that were added or modified, references of removed ones. Objects that
+a complete list doesn't contain are removed at its end: an interrupted list removes nothing. A watch that ends is
+continued from the last version that was read. There is no store beside the desired state, whose keys `keys` returns.
 
-A list is one of the server's watch cache where that can serve it: of version "0" at first, whatever the cache holds,
-then not older than what was read. Pages of a consistent read are asked for where it can't: after a list that was
-expired or newer than the cache, and where the cache holds no objects of the kind.
+A list is served from the server's watch cache where possible: at version "0" first, which is any version, then not
+older than what was read. Pages of a consistent read are requested where it isn't: after a list that was expired or
+newer than the cache, and where the server doesn't cache the kind.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from nfagent.model.objects import ObjectRef
 
 PAGE_SIZE = 5000
 _MISSING_AFTER = 3
-"""How often a kind that was served must be found missing: an API server that starts says so of CRDs for a moment."""
+"""How many 404s in a row make a kind missing that was served: a starting API server returns a few for its CRDs."""
 
 Phase: TypeAlias = Literal["listing", "initial", "watching", "missing"]
 
 
 class Reflector:
-    """Follows one resource.
+    """Lists and watches one resource.
 
-    synced:   everything was read once, or the kind is known to be missing
-    listed:   so it was since the last `look_again`
-    problems: objects that can't be read, or fail closed, each with what is wrong
-    setback:  why the last answer led nowhere; None while all goes well
-    pending:  what a list has given so far, for a caller who keeps that until the list is whole; another value when the
-              list is over, or is to be read anew
+    synced:   the resource was listed once, or is known to be missing
+    listed:   the same since the last `relist`
+    problems: objects that can't be decoded, or fail closed, each with its issues
+    failure:  why the last response was of no use; None without a failure
+    pending:  the changes of an incomplete list, for a caller that applies it as a whole; another list object when the
+              list is complete, or begins again
     lists:    how many lists were read to their end
     """
 
     def __init__(
         self,
         resource: Resource,
-        held: Callable[[str], Collection[Key]],
+        keys: Callable[[str], Collection[Key]],
         *,
         page_size: int = PAGE_SIZE,
         last_good: LastGoodVersions | None = None,
     ) -> None:
-        """Start with nothing read.
+        """Start with no object read.
 
-        held:      gives the keys of a kind's objects that are in force
-        last_good: what an agent of before read last: it holds where an object can't be read from the start
+        keys:      returns the keys of a kind's objects in the desired state
+        last_good: last good versions of the previous run; one stays in force where its object can't be decoded
         """
         self.resource = resource
         self.synced = False
@@ -72,20 +72,20 @@ class Reflector:
         self.pending: list[ObjectChange] = []
         self.lists = 0
         self.version = ""
-        self.ahead = ObjectPredecoder(reader(resource), lambda: self._lines)
-        self._read = self.ahead.read
+        self.predecoder = ObjectPredecoder(reader(resource), lambda: self._lines)
+        self._read = self.predecoder.read
         self._read_event = event_reader(resource)
-        self._held = held
+        self._keys = keys
         self._last_good = last_good
         self._page_size = page_size
         self._initial_events = True
-        self._consistent = False  # the next list must not be of a version that the cache or the caller names
+        self._consistent = False  # the next list must be a consistent read, without a version
         self._uncached = False  # the server keeps no watch cache of this kind
         self._phase: Phase = "initial"
         self._rest = ""
         self._lines = LineDecoder()
         self._body = ListDecoder()
-        self._unlisted: set[Key] | None = None
+        self._not_listed: set[Key] | None = None
         self._unmentioned: set[ObjectRef] = set()
         self._absences = 0
         self._failed_at = ""
@@ -93,12 +93,12 @@ class Reflector:
 
     @property
     def phase(self) -> Phase:
-        """Where it stands."""
+        """The state in the diagram above."""
         return self._phase
 
     @property
     def missing(self) -> bool:
-        """Tell whether the server doesn't serve the kind."""
+        """Whether the server doesn't serve the kind."""
         return self._phase == "missing"
 
     @property
@@ -106,7 +106,7 @@ class Reflector:
         return self.setback is not None
 
     def request(self, watch_seconds: int) -> ReflectorRequest:
-        """Give what to ask now; a watch is to end after so many seconds."""
+        """Return the next request; the server ends a watch after that many seconds."""
         query = {"fieldSelector": self.resource.field_selector} if self.resource.field_selector else {}
         if self._phase == "listing":
             self._body = ListDecoder()
@@ -116,31 +116,31 @@ class Reflector:
         if self._phase == "initial":
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
             if self.version and not self._consistent:
-                # Not older than what was read: the server's cache can say that at once, without asking etcd.
+                # Not older than what was read: the server can serve that from its cache, without etcd.
                 query["resourceVersion"] = self.version
         else:
             query["resourceVersion"] = self.version
         return ReflectorRequest(self.resource.path, query, watch=True)
 
     def take_part(self, chunk: bytes) -> Iterator[ObjectChange]:
-        """Read bytes of a page: give what they change. Where `setback` is set after it, the page is over."""
+        """Decode a part of a page and return its changes. Where `failure` is set afterwards, the page is over."""
         self.setback = None
         yield from self._page_objects(self._body.feed(chunk))
 
     def end_page(self) -> Iterator[ObjectChange]:
-        """Take in that a page is complete: give what the rest of it changes, and with the last page what is gone."""
+        """End a page: return the changes of its rest and, after the last page, the removed objects."""
         self.setback = None
         try:
             page = self._body.end()
         except DecodeError as error:
-            self._fall("broken", str(error))
+            self._start_over("broken", str(error))
             return
         yield from self._page_objects(page.objects)
         if not self._stopped:
-            yield from self._turn_page(page)
+            yield from self._finish_page(page)
 
     def take_chunk(self, chunk: bytes) -> Iterator[ObjectChange]:
-        """Read bytes of a watch: give what they change. Where `setback` is set after it, the watch is over."""
+        """Decode a part of a watch and return its changes. Where `failure` is set afterwards, the watch is over."""
         self.setback = None
         try:
             lines = self._lines.feed(chunk)
@@ -150,14 +150,14 @@ class Reflector:
                 if self._stopped:
                     return
         except DecodeError as error:
-            self._fall("broken", str(error))
+            self._start_over("broken", str(error))
 
     def end(self, *, silent: bool = False) -> None:
-        """Take in that a watch ended, or an answer broke off: the next request goes on from what was read.
+        """End a watch or an interrupted response: the next request continues from what was read.
 
-        silent: it said nothing for too long. Once may be the connection; twice at one version means that the server
-                waits for that version to come (its etcd is a backup of the day before, say): then a list is due
-        Initial events without their end mark are a setback: what was read of them has to be read again.
+        silent: the read timeout expired. Once may be the connection. Twice at one version means that the server waits
+                for that version (etcd was restored from an older backup, for example): then the next request lists
+        Initial events without their end mark are a failure: they are read again.
         """
         if silent and self._phase == "watching":
             if self._silent_at == self.version:
@@ -168,19 +168,19 @@ class Reflector:
             self._forget_list()
             self.setback = WatchFailure("refused", "the API server ended the initial events before they were complete")
         elif self._phase == "listing" and not self._rest:
-            # Read again from its beginning, of another version: what this one named says nothing about that.
+            # The list starts over at another version, and what was read of this one doesn't count there.
             self._forget_list()
 
     @property
-    def expected(self) -> bool:
-        """Tell whether objects of the kind are in force, or were before the agent started."""
-        held = bool(self._gone(self._held(self.resource.kind)))
-        return held or (self._last_good is not None and self._last_good.knows(self.resource.kind))
+    def has_objects(self) -> bool:
+        """Whether objects of the kind are in force, or were in the previous run of the agent."""
+        in_force = bool(self._removed(self._keys(self.resource.kind)))
+        return in_force or (self._last_good is not None and self._last_good.knows(self.resource.kind))
 
-    def withhold(self, reason: str) -> Iterator[ObjectChange]:
-        """Take in that the server has the kind, in versions that aren't read: what was read of it before holds.
+    def keep_in_force(self, reason: str) -> Iterator[ObjectChange]:
+        """Keep the objects in force where the server has the kind only in versions that nfagent can't read.
 
-        Gives what an agent of before read, where this one hasn't read the kind yet.
+        Returns the last good versions of the previous run, if this run hasn't listed the kind yet.
         """
         if not self.synced and self._last_good is not None:
             yield from self._last_good.of_kind(self.resource.kind)
@@ -189,35 +189,35 @@ class Reflector:
         self._halt(WatchFailure("refused", reason))
 
     def refuse(self, code: int, body: bytes, retry_after: float | None = None) -> Iterator[ObjectRef]:
-        """Take in an answer that isn't 200; give what is gone, where the kind is served no more."""
+        """Note a response other than 200; return the removed objects, where the kind is no longer served."""
         status = decode_status(body, code)
         self.setback = None
         if status.expired:
             self._expire(status)
         elif code == _NOT_FOUND and self.resource.optional:
-            yield from self._absent(status)
+            yield from self._note_absent(status)
         elif code in {_BAD_REQUEST, _UNPROCESSABLE} and self._phase == "initial":
             self._initial_events = False
-            self._fall("again", "initial events aren't served; listing")
+            self._start_over("again", "the API server has no initial events; listing")
         else:
             wait = retry_after if retry_after is not None else status.retry_after
             kind: Literal["busy", "refused"] = "busy" if code == _TOO_MANY or wait is not None else "refused"
             self._halt(WatchFailure(kind, f"{status}{ADVICE.get(code, '')}", wait))
 
     def list_only(self) -> None:
-        """List, for a caller who wants no watch."""
+        """List without initial events, for a caller that doesn't watch."""
         self._initial_events = False
         self._restart()
 
     def look_again(self) -> None:
-        """Start anew, from whatever the server has now; of a kind that it lacked, its cache says that."""
+        """Start over with a consistent read; for a kind that was missing, any version will do."""
         self._consistent = self._phase != "missing"
         self.listed = False
         self.version = ""
         self._restart()
 
     def _list_query(self) -> dict[str, str]:
-        """Give what a list is asked by: the server takes a limit beside a version as a read of exactly that one."""
+        """Return the query of a list. With a limit, the server reads a version as exactly that version."""
         limit = {"limit": str(self._page_size)}
         if self._rest:
             return limit | {"continue": self._rest}
@@ -225,7 +225,7 @@ class Reflector:
             return limit
         if self.version:
             return {"resourceVersion": self.version, "resourceVersionMatch": "NotOlderThan"}
-        # A watch cache passes over the limit here; without one, it keeps the answer short.
+        # A watch cache ignores the limit here; without one, the limit keeps the response short.
         return limit | {"resourceVersion": "0"}
 
     def _page_objects(self, objects: Iterable[msgspec.Raw]) -> Iterator[ObjectChange]:
@@ -233,11 +233,11 @@ class Reflector:
             self._begin_list()
             found = self._note(self._read(raw))
             if found is not None:
-                yield from self._listed(found)
+                yield from self._list_object(found)
             if self._stopped:
                 return
 
-    def _turn_page(self, page: ListPage) -> Iterator[ObjectChange]:
+    def _finish_page(self, page: ListPage) -> Iterator[ObjectChange]:
         self._begin_list()
         if page.rest and not self._rest and not self._consistent and not self.version:
             self._uncached = True
@@ -245,78 +245,78 @@ class Reflector:
         if not page.rest:
             yield from self._end_list(page.version)
 
-    def _event(self, word: str, raw: msgspec.Raw) -> Iterator[ObjectChange]:
-        if word == "BOOKMARK":
+    def _event(self, event_type: str, raw: msgspec.Raw) -> Iterator[ObjectChange]:
+        if event_type == "BOOKMARK":
             version, ends = decode_bookmark(raw)
             if self._phase == "initial" and ends:
                 yield from self._end_list(version)
             elif self._phase == "watching":
                 self.version = version or self.version
-        elif word == "ERROR":
-            self._failed(decode_status(raw))
-        elif word in {"ADDED", "MODIFIED", "DELETED"}:
-            yield from self._object(word, self._read(raw))
+        elif event_type == "ERROR":
+            self._error_event(decode_status(raw))
+        elif event_type in {"ADDED", "MODIFIED", "DELETED"}:
+            yield from self._object(event_type, self._read(raw))
         else:
-            self._fall("broken", f"the API server sent a watch event of type {word!r}")
+            self._start_over("broken", f"the API server sent a watch event of type {event_type!r}")
 
-    def _failed(self, status: Status) -> None:
-        """Take in a watch's last event: what is wrong. The same again, without a step in between, ends in a list."""
+    def _error_event(self, status: Status) -> None:
+        """Note the error that ends a watch. A second one at the same version leads to a list."""
         if status.expired:
             self._expire(status)
         elif status.code == _TOO_MANY:
             self._halt(WatchFailure("busy", str(status), status.retry_after))
         elif self._phase == "watching" and self._failed_at == self.version:
-            self._fall("refused", str(status))
+            self._start_over("refused", str(status))
         else:
             self._failed_at = self.version
             self._halt(WatchFailure("refused", str(status), status.retry_after))
 
-    def _object(self, word: str, read: DecodedObject | ValidationIssue) -> Iterator[ObjectChange]:
-        """Take in an event's object."""
+    def _object(self, event_type: str, read: DecodedObject | ValidationIssue) -> Iterator[ObjectChange]:
+        """Return the change of an event's object."""
         found = self._note(read)
         if found is None:
             return
-        if word == "DELETED":
+        if event_type == "DELETED":
             yield from self._deleted(found)
         elif self._phase == "initial":
             self._begin_list()
-            yield from self._listed(found)
+            yield from self._list_object(found)
         else:
             if found.item is not None:
                 yield found.item
-            elif found.problems and (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
-                self._say_in_force(found)
+            elif found.problems and (found.ref.namespace, found.ref.name) in self._keys(self.resource.kind):
+                self._note_in_force(found)
             self.version = found.version or self.version
 
-    def _listed(self, found: DecodedObject) -> Iterator[ObjectChange]:
+    def _list_object(self, found: DecodedObject) -> Iterator[ObjectChange]:
         key = (found.ref.namespace, found.ref.name)
         item = found.item
         if item is None and found.problems:
             item = None if self._last_good is None else self._last_good.of_object(found.ref)
-            if item is not None or key in (self._unlisted or ()):
-                self._say_in_force(found)
-        if self._unlisted:
-            self._unlisted.discard(key)
+            if item is not None or key in (self._not_listed or ()):
+                self._note_in_force(found)
+        if self._not_listed:
+            self._not_listed.discard(key)
         self._unmentioned.discard(found.ref)
         if item is not None:
             yield item
 
-    def _say_in_force(self, found: DecodedObject) -> None:
+    def _note_in_force(self, found: DecodedObject) -> None:
         self.problems[found.ref] = tuple(map(still_in_force, found.problems))
 
     def _deleted(self, found: DecodedObject) -> Iterator[ObjectChange]:
         self.problems.pop(found.ref, None)
-        # What a list has given may not be held yet.
+        # Objects of an incomplete list may not be in the desired state yet.
         certain = found.item is not None or self._phase != "watching"
-        if certain or (found.ref.namespace, found.ref.name) in self._held(self.resource.kind):
+        if certain or (found.ref.namespace, found.ref.name) in self._keys(self.resource.kind):
             yield found.ref
         if self._phase == "watching":
             self.version = found.version or self.version
 
     def _note(self, found: DecodedObject | ValidationIssue) -> DecodedObject | None:
-        """Keep what is wrong with an object; None where nobody knows which it is."""
+        """Keep an object's issues; return None where the object can't be identified."""
         if isinstance(found, ValidationIssue):
-            self._fall("broken", str(found))
+            self._start_over("broken", str(found))
             return None
         if found.problems:
             self.problems[found.ref] = found.problems
@@ -325,16 +325,16 @@ class Reflector:
         return found
 
     def _begin_list(self) -> None:
-        if self._unlisted is None:
-            self._unlisted = set(self._held(self.resource.kind))
+        if self._not_listed is None:
+            self._not_listed = set(self._keys(self.resource.kind))
             self._unmentioned = set(self.problems)
 
     def _end_list(self, version: str) -> Iterator[ObjectChange]:
         if not version:
-            self._fall("broken", "the API server ended the initial events without a version")
+            self._start_over("broken", "the API server ended the initial events without a resourceVersion")
             return
-        self._begin_list()  # an empty list has begun by its end
-        for ref in self._gone(self._unlisted or ()):
+        self._begin_list()  # an empty list begins at its end
+        for ref in self._removed(self._not_listed or ()):
             yield ref
         for ref in self._unmentioned:
             self.problems.pop(ref, None)
@@ -347,18 +347,18 @@ class Reflector:
         self._phase = "watching"
         self.synced = self.listed = True
 
-    def _gone(self, keys: Collection[Key]) -> list[ObjectRef]:
+    def _removed(self, keys: Collection[Key]) -> list[ObjectRef]:
         refs = [ObjectRef(self.resource.kind, namespace, name) for namespace, name in keys]
         return sorted(ref for ref in refs if self.resource.holds(ref))
 
-    def _absent(self, status: Status) -> Iterator[ObjectRef]:
-        """Take in that the server doesn't know the kind: where something is held, it must say so more than once."""
+    def _note_absent(self, status: Status) -> Iterator[ObjectRef]:
+        """Note a 404 of the kind: where objects are in force, it takes several in a row to remove them."""
         self._absences += 1
-        held = self._gone(self._held(self.resource.kind))
-        if self.expected and self._absences < _MISSING_AFTER:
-            self._fall("refused", str(status))
+        removed = self._removed(self._keys(self.resource.kind))
+        if self.has_objects and self._absences < _MISSING_AFTER:
+            self._start_over("refused", str(status))
             return
-        yield from held
+        yield from removed
         self.problems.clear()
         self._restart()
         self._phase = "missing"
@@ -366,20 +366,20 @@ class Reflector:
         self.setback = WatchFailure("missing", str(status))
 
     def _expire(self, status: Status) -> None:
-        """List anew: a watch's version is too old to go on from, but a list not older than it is of now."""
-        if status.unheard_of:
+        """List again. A watch's version is too old to continue from; a list not older than it is current."""
+        if status.too_large:
             self.version = ""
-        self._consistent = self._consistent or status.unheard_of or self._phase != "watching"
-        self._fall("expired", str(status))
+        self._consistent = self._consistent or status.too_large or self._phase != "watching"
+        self._start_over("expired", str(status))
 
-    def _fall(self, kind: Literal["again", "expired", "refused", "broken"], reason: str) -> None:
-        """Give up what was being read, and start anew: by a new list."""
+    def _start_over(self, kind: Literal["again", "expired", "refused", "broken"], reason: str) -> None:
+        """Drop what was being read, and start over with a list."""
         self.setback = WatchFailure(kind, reason)
         self._restart()
 
-    def _halt(self, setback: WatchFailure) -> None:
-        """Stop; the next request goes on from what was read, but for initial events, which begin anew."""
-        self.setback = setback
+    def _halt(self, failure: WatchFailure) -> None:
+        """Stop; the next request continues from what was read, except for initial events, which start over."""
+        self.setback = failure
         if self._phase == "initial":
             self._forget_list()
 
@@ -390,7 +390,7 @@ class Reflector:
     def _forget_list(self) -> None:
         self._rest = ""
         self.pending = []
-        self._unlisted = None
+        self._not_listed = None
         self._unmentioned = set()
 
 

@@ -1,4 +1,4 @@
-"""What a reflector asks of an API server, why an answer leads nowhere, and what an answer changes: values."""
+"""Values of the reflector: its requests, the failures of responses, and the changes of objects."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Key: TypeAlias = tuple[str, str]
 """Namespace and name."""
 
 ObjectChange: TypeAlias = Item | ObjectRef
-"""An object to put, or the name of one that is gone."""
+"""An object that was added or modified, or the reference of one that was removed."""
 
 
 class LastGoodVersions(Protocol):
-    """What an agent of before read last. After everything was read once it has nothing any more."""
+    """The last good versions of objects, from the previous run of the agent. Empty once every resource was listed."""
 
     def of_object(self, ref: ObjectRef) -> Item | None:
         """Return the last good version of an object."""
         ...
 
     def knows(self, kind: str) -> bool:
-        """Return whether an object of a kind was in force."""
+        """Return whether it has an object of a kind."""
         ...
 
     def of_kind(self, kind: str) -> Iterator[Item]:
-        """Return the last good version of every object of a kind."""
+        """Iterate over the last good versions of a kind's objects."""
         ...
 
 
 class ReflectorRequest(msgspec.Struct, frozen=True):
-    """What to ask: GET path?query. A watch's answer comes in lines, as long as it goes; a list's is one object."""
+    """A request: GET path?query. A watch responds with lines until it ends, a list with one object."""
 
     path: str
     query: dict[str, str]
@@ -42,11 +42,11 @@ class ReflectorRequest(msgspec.Struct, frozen=True):
 
 
 class WatchFailure(msgspec.Struct, frozen=True):
-    """Why an answer led nowhere.
+    """Why a request failed.
 
-    kind: 'again' nothing is wrong, ask on at once; 'expired' what was asked for is forgotten, ask anew;
-          'missing' the kind isn't served; 'busy' the server asks to wait; 'refused' it refuses; 'broken' it sent
-          what can't be read; 'lost' the connection broke
+    kind: 'again' no error, send the next request at once; 'expired' the version is compacted, list again;
+          'missing' the kind isn't served; 'busy' the server asks to wait; 'refused' another error status;
+          'broken' the body can't be decoded; 'lost' the connection was lost
     """
 
     kind: Literal["again", "expired", "missing", "busy", "refused", "broken", "lost"]
@@ -55,7 +55,7 @@ class WatchFailure(msgspec.Struct, frozen=True):
 
 
 ADVICE = {
-    401: "; the credentials aren't accepted: see that they are this cluster's and haven't expired",
-    403: "; apply deploy/rbac.yaml, and see that the agent's credentials are of a subject that it names",
+    401: "; the credentials are not accepted: check that they are for this cluster and have not expired",
+    403: "; apply deploy/rbac.yaml, and check that the agent's credentials belong to a subject of it",
 }
-"""What people can do about a refusal."""
+"""What to do about an error status."""

@@ -1,4 +1,4 @@
-"""What an API server says of us and of itself: who we are, what we may, which version it is.
+"""Self-reviews at the API server: the user of the credentials, its permissions; also the server's version.
 
 Source: authentication.k8s.io/v1 SelfSubjectReview (1.28), authorization.k8s.io/v1 SelfSubjectAccessReview, /version.
 """
@@ -25,14 +25,14 @@ _NODE = "system:node:"
 
 
 class User(msgspec.Struct, frozen=True):
-    """Whom an API server takes us for: authentication.k8s.io/v1 UserInfo."""
+    """The user that the API server authenticates: authentication.k8s.io/v1 UserInfo."""
 
     username: str
     groups: tuple[str, ...] = ()
 
     @property
     def service_account(self) -> tuple[str, str] | None:
-        """Namespace and name of the service account that it is."""
+        """Namespace and name of its service account; None for another user."""
         if not self.username.startswith(_SERVICE_ACCOUNT):
             return None
         namespace, _, name = self.username.removeprefix(_SERVICE_ACCOUNT).partition(":")
@@ -40,45 +40,45 @@ class User(msgspec.Struct, frozen=True):
 
     @property
     def node(self) -> str:
-        """The node whose kubelet it is; '' for others."""
+        """The Node whose kubelet it is; '' for another user."""
         return self.username.removeprefix(_NODE) if self.username.startswith(_NODE) else ""
 
     def __str__(self) -> str:
-        """Read as `User jane`, `ServiceAccount nfagent/nfagent` or `Node node-a`."""
+        """Return `User jane`, `ServiceAccount nfagent/nfagent` or `Node node-a`."""
         if self.service_account is not None:
             return f"ServiceAccount {'/'.join(self.service_account)}"
         return f"Node {self.node}" if self.node else f"User {self.username}"
 
 
 class Version(msgspec.Struct, frozen=True):
-    """An API server's version: its minor one, of Kubernetes 1, and its whole name."""
+    """An API server's version: the minor version of Kubernetes 1, and `gitVersion`."""
 
     minor: int
     name: str
 
 
-class _Who(msgspec.Struct):
+class _SelfReview(msgspec.Struct):
     class Status(msgspec.Struct):
         userInfo: User  # noqa: N815 - the API's name
 
     status: Status
 
 
-class _May(msgspec.Struct):
+class _AccessReview(msgspec.Struct):
     class Status(msgspec.Struct):
         allowed: bool
 
     status: Status
 
 
-class _Said(msgspec.Struct):
+class _Version(msgspec.Struct):
     major: str
     minor: str
     gitVersion: str = ""  # noqa: N815 - the API's name
 
 
 def access_review(permission: Permission) -> dict[str, Any]:
-    """Give the body that asks whether we have a permission."""
+    """Return the SelfSubjectAccessReview of a permission."""
     resource, _, subresource = permission.resource.partition("/")
     attributes = {
         "group": permission.group,
@@ -96,26 +96,26 @@ def access_review(permission: Permission) -> dict[str, Any]:
 
 
 def decode_access(body: bytes) -> bool:
-    """Read whether a permission is ours. Raises DecodeError."""
-    return _decoded(body, _May).status.allowed
+    """Decode a SelfSubjectAccessReview: return whether the permission is granted. Raises DecodeError."""
+    return _decoded(body, _AccessReview).status.allowed
 
 
 def decode_user(body: bytes) -> User:
-    """Read who we are. Raises DecodeError."""
-    return _decoded(body, _Who).status.userInfo
+    """Decode a SelfSubjectReview. Raises DecodeError."""
+    return _decoded(body, _SelfReview).status.userInfo
 
 
 def decode_version(body: bytes) -> Version:
-    """Read the server's version; some write a minor one as `34+`. Raises DecodeError."""
-    said = _decoded(body, _Said)
-    minor = _MINOR.match(said.minor)
-    if said.major != "1" or minor is None:
-        raise DecodeError(f"the API server's version {said.major}.{said.minor} is none of Kubernetes")
-    return Version(int(minor[0]), said.gitVersion or f"v1.{minor[0]}")
+    """Decode /version; some servers write the minor version as `34+`. Raises DecodeError."""
+    found = _decoded(body, _Version)
+    minor = _MINOR.match(found.minor)
+    if found.major != "1" or minor is None:
+        raise DecodeError(f"version {found.major}.{found.minor} of the API server is not a version of Kubernetes")
+    return Version(int(minor[0]), found.gitVersion or f"v1.{minor[0]}")
 
 
 def _decoded(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"the API server's answer can't be read: {error}") from None
+        raise DecodeError(f"response of the API server can't be decoded: {error}") from None

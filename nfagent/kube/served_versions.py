@@ -9,16 +9,16 @@ import msgspec
 from nfagent.model.gvk import RESOURCES, Resource
 
 Served = frozenset[tuple[str, str]]
-"""(apiVersion, plural), as source.discovery gives them."""
+"""(apiVersion, plural), as kube.discovery returns them."""
 
 OPTIONAL = tuple(resource for resource in RESOURCES if resource.optional)
 
 
 class ResourceAvailability(msgspec.Struct, frozen=True):
-    """How it stands with one kind.
+    """Whether and in which versions one kind is served.
 
     served: in the version that nfagent reads
-    others: versions of it that are served, where that one isn't
+    others: the served versions, where that one isn't served
     """
 
     resource: Resource
@@ -32,11 +32,11 @@ class ResourceAvailability(msgspec.Struct, frozen=True):
 
     @property
     def absent(self) -> bool:
-        """Tell whether the kind isn't there at all."""
+        """Whether the kind is served in no version."""
         return not self.served and not self.others
 
     def __str__(self) -> str:
-        """Read as `NetworkLogging v1alpha1`, or as `NetworkLogging served as v1, but read as v1alpha1`."""
+        """Return `NetworkLogging v1alpha1`, or `NetworkLogging served as v1, but read as v1alpha1`."""
         if self.served:
             return f"{self.resource.kind} {self.version}"
         served = f"served as {' and '.join(self.others)}" if self.others else "not served"
@@ -44,7 +44,7 @@ class ResourceAvailability(msgspec.Struct, frozen=True):
 
 
 def servings(served: Served, resources: Iterable[Resource] = OPTIONAL) -> tuple[ResourceAvailability, ...]:
-    """Say how it stands with each kind."""
+    """Return the availability of each kind."""
     return tuple(_serving(served, resource) for resource in resources)
 
 
@@ -79,7 +79,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_group(body: bytes) -> tuple[str, ...]:
-    """Give a group's versions (meta/v1 APIGroup), where discovery isn't aggregated; what can't be read has none."""
+    """Return a group's versions (meta/v1 APIGroup), where discovery isn't aggregated; () where it can't be read."""
     try:
         return tuple(each.version for each in _GROUP.decode(body).versions or ())
     except _UNREADABLE:
@@ -87,7 +87,7 @@ def decode_group(body: bytes) -> tuple[str, ...]:
 
 
 def decode_resources(body: bytes) -> tuple[str, ...]:
-    """Give the plurals of a group's version (meta/v1 APIResourceList); what can't be read has none."""
+    """Return the plurals of a group's version (meta/v1 APIResourceList); () where it can't be read."""
     try:
         return tuple(each.name for each in _RESOURCES.decode(body).resources or ())
     except _UNREADABLE:

@@ -1,4 +1,4 @@
-"""TLS towards the API server: whom to trust, who we are, and both anew when the files rotate."""
+"""The TLS context for the API server: trusted CAs and client certificate, read again when the files rotate."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from nfagent.errors import ClusterError
 from nfagent.kube.credentials import ClientConfig
 
 FileFingerprint: TypeAlias = tuple[int, int, int] | None
-"""Inode, size and time of the last change of a file; None where it isn't there. A rename changes the first."""
+"""Inode, size and modification time of a file; None where it doesn't exist. A rename over it changes the inode."""
 
 
-def stamps(paths: tuple[str, ...]) -> tuple[FileFingerprint, ...]:
-    """Look at files as cheaply as it goes, a few microseconds each: what differs was written or replaced."""
-    return tuple(_stamp(path) for path in paths)
+def fingerprints(paths: tuple[str, ...]) -> tuple[FileFingerprint, ...]:
+    """Return the fingerprints of files, which differ after a write or replacement; a few microseconds each."""
+    return tuple(_fingerprint(path) for path in paths)
 
 
-def _stamp(path: str) -> FileFingerprint:
+def _fingerprint(path: str) -> FileFingerprint:
     try:
-        seen = os.stat(path)  # noqa: PTH116 - three times as fast as Path's, and done for every request
+        found = os.stat(path)  # noqa: PTH116 - three times as fast as Path's, and done for every request
     except OSError:
         return None
-    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class TLSContextCache:
-    """The TLS context for the access at hand.
+    """The TLS context of the current client config.
 
-    Connections that live keep theirs; aiohttp opens a new one for a context that it hasn't seen.
+    Open connections keep their context; aiohttp opens a new connection for a new context.
     """
 
     def __init__(self) -> None:
-        self._made: tuple[ClientConfig, tuple[FileFingerprint, ...], ssl.SSLContext] | None = None
+        self._cached: tuple[ClientConfig, tuple[FileFingerprint, ...], ssl.SSLContext] | None = None
 
-    def forget(self) -> None:
-        """Make a new context next time, and so new connections, even where no file changed."""
-        self._made = None
+    def clear(self) -> None:
+        """Drop the context: the next request gets a new one and a new connection, even if no file changed."""
+        self._cached = None
 
     def context(self, access: ClientConfig) -> ssl.SSLContext:
-        """Give the context, a new one when a file of the access changed.
+        """Return the context, a new one when a file of the client config changed.
 
-        Files in the middle of a rotation (a key that doesn't fit yet) leave the old one in use.
+        While files are being rotated (the key doesn't fit the certificate yet), the old context stays in use.
         Raises ClusterError where there is no old one.
         """
-        now = stamps(tuple(filter(None, (access.ca_file, access.certificate_file, access.key_file))))
-        if self._made is not None and self._made[:2] == (access, now):
-            return self._made[2]
+        now = fingerprints(tuple(filter(None, (access.ca_file, access.certificate_file, access.key_file))))
+        if self._cached is not None and self._cached[:2] == (access, now):
+            return self._cached[2]
         try:
-            made = _context(access)
+            context = _context(access)
         except ClusterError:
-            if self._made is None or self._made[0] != access:
+            if self._cached is None or self._cached[0] != access:
                 raise
-            return self._made[2]
-        self._made = access, now, made
-        return made
+            return self._cached[2]
+        self._cached = access, now, context
+        return context
 
 
 def _context(access: ClientConfig) -> ssl.SSLContext:
@@ -69,40 +69,40 @@ def _context(access: ClientConfig) -> ssl.SSLContext:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         elif authorities := access.ca or _text(access.ca_file):
-            # Only these count: the system's own may sign for anybody.
+            # Only these CAs: the system's may sign a certificate for any server.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.set_alpn_protocols(["http/1.1"])
             context.load_verify_locations(cadata=authorities)
-            # As Go has it: a listed certificate is trusted whoever signed it, be it no root.
+            # As in Go: a listed certificate is trusted, even if it is not a root.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     except (ssl.SSLError, ValueError) as error:
         raise ClusterError(
-            f"{access.origin}: the CA{_in(access.ca_file)} is no PEM certificate ({_reason(error)}); "
-            "write the one that signed the API server's certificate"
+            f"{access.origin}: the CA{_in(access.ca_file)} is not a PEM certificate ({_reason(error)})",
+            hint="write the CA that signed the API server's certificate",
         ) from error
     certificate = access.certificate or _text(access.certificate_file)
     key = access.key or _text(access.key_file)
     if certificate or key:
-        _present(context, certificate, key, access)
+        _load_client_certificate(context, certificate, key, access)
     return context
 
 
-def _present(context: ssl.SSLContext, certificate: str, key: str, access: ClientConfig) -> None:
+def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str, access: ClientConfig) -> None:
     try:
         with _as_file(certificate) as certificate_path, _as_file(key) as key_path:
-            # The password answers OpenSSL's question for one, which it would else ask on the terminal.
+            # Without a password argument, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(certificate_path, key_path, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ClusterError(
             f"{access.origin}: the client certificate{_in(access.certificate_file)} and its key"
-            f"{_in(access.key_file)} can't be used ({_reason(error)}); "
-            "both must be PEM, belong together, and have no pass phrase"
+            f"{_in(access.key_file)} can't be loaded ({_reason(error)})",
+            hint="both must be PEM, belong together, and have no pass phrase",
         ) from error
 
 
 @contextmanager
 def _as_file(text: str) -> Iterator[str]:
-    """Put a text into memory under a path: OpenSSL reads keys from files only, and no disk is to have this one."""
+    """Write a text into an anonymous file in memory: OpenSSL reads keys from files only, and none may reach a disk."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
@@ -118,9 +118,9 @@ def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ClusterError(f"{path}: {error.strerror}; it is needed to ask the API server") from error
+        raise ClusterError(f"{path}: {error.strerror}", hint="the connection to the API server needs it") from error
     except ValueError as error:
-        raise ClusterError(f"{path}: is no PEM file; it is needed to ask the API server") from error
+        raise ClusterError(f"{path}: not a PEM file", hint="the connection to the API server needs it") from error
 
 
 def _in(path: str) -> str:
@@ -128,6 +128,6 @@ def _in(path: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """OpenSSL's reason without its module, line and code."""
+    """Return OpenSSL's reason without its module, line and code."""
     reason = getattr(error, "reason", None)
     return reason.replace("_", " ").lower() if isinstance(reason, str) else str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What the API server writes: list pages, watch events, Status objects. Bytes to values.
+"""Decoding of list pages, watch events and Status objects.
 
     list:   {"metadata": {"resourceVersion": …, "continue": …}, "items": [OBJECT, …]}
     watch:  {"type": "ADDED"|"MODIFIED"|"DELETED"|"BOOKMARK"|"ERROR", "object": OBJECT}, one to a line
@@ -34,7 +34,7 @@ class ListPage(msgspec.Struct, frozen=True):
     """A page of a list.
 
     version: the list's resourceVersion: a watch from there misses nothing
-    rest:    the token that asks for the next page; '' on the last
+    rest:    the `continue` token of the next page; '' on the last
     """
 
     version: str
@@ -66,7 +66,7 @@ class _Details(msgspec.Struct):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Why the API server refuses: a Status object, or what it sent instead."""
+    """A Status object of an error response, or the text that was sent instead."""
 
     code: int = 0
     reason: str = ""
@@ -80,19 +80,19 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def expired(self) -> bool:
-        """Tell whether the version, or the rest of a list, that was asked for is forgotten, or unheard of."""
-        return self.code == _GONE or self.reason in {"Expired", "Gone"} or self.unheard_of
+        """Whether the requested version or `continue` token is compacted, or newer than the server's newest."""
+        return self.code == _GONE or self.reason in {"Expired", "Gone"} or self.too_large
 
     @property
-    def unheard_of(self) -> bool:
-        """Tell whether the version that was asked for is newer than all that the server has."""
+    def too_large(self) -> bool:
+        """Whether the requested version is newer than the server's newest."""
         causes = (self.details.causes if self.details is not None else None) or ()
         return any(cause.reason == "ResourceVersionTooLarge" for cause in causes)
 
     def __str__(self) -> str:
-        """Read as `403 Forbidden: message`."""
-        words = " ".join(part for part in (str(self.code or ""), self.reason) if part)
-        return ": ".join(part for part in (words, self.message[:_LONGEST_MESSAGE]) if part) or "no reason is given"
+        """Return `403 Forbidden: message`."""
+        title = " ".join(part for part in (str(self.code or ""), self.reason) if part)
+        return ": ".join(part for part in (title, self.message[:_LONGEST_MESSAGE]) if part) or "no reason given"
 
 
 _GONE = 410
@@ -105,40 +105,40 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_page(body: bytes) -> ListPage:
-    """Read a page of a list. Raises DecodeError."""
+    """Decode a page of a list. Raises DecodeError."""
     try:
         read = _PAGE.decode(body)
     except _UNREADABLE as error:
-        raise DecodeError(f"the API server's list can't be read: {error}") from None
+        raise DecodeError(f"list of the API server can't be decoded: {error}") from None
     if not read.metadata.resourceVersion:
-        # Not a list: it would read as an empty one, and take everything away.
-        raise DecodeError("the API server's list can't be read: it has no resourceVersion")
+        # Not a list: it would decode as an empty one, which removes every object.
+        raise DecodeError("list of the API server can't be decoded: it has no resourceVersion")
     return ListPage(read.metadata.resourceVersion, read.metadata.continue_, tuple(read.items or ()))
 
 
 def decode_event(line: bytes) -> tuple[str, msgspec.Raw]:
-    """Read a line of a watch: the event's type, and its object. Raises DecodeError."""
+    """Decode a line of a watch: the event's type, and its object. Raises DecodeError."""
     try:
         read = _EVENT.decode(line)
     except _UNREADABLE as error:
-        raise DecodeError(f"the API server's watch event can't be read: {error}") from None
+        raise DecodeError(f"watch event of the API server can't be decoded: {error}") from None
     return read.type, read.object
 
 
 def decode_bookmark(found: msgspec.Raw) -> tuple[str, bool]:
-    """Read a bookmark: up to which version everything was sent, and whether it ends the initial events.
+    """Decode a bookmark: the version up to which all events were sent, and whether it ends the initial events.
 
     Raises DecodeError.
     """
     try:
         metadata = _BOOKMARK.decode(found).metadata
     except _UNREADABLE as error:
-        raise DecodeError(f"the API server's bookmark can't be read: {error}") from None
+        raise DecodeError(f"bookmark of the API server can't be decoded: {error}") from None
     return metadata.resourceVersion, (metadata.annotations or {}).get(_INITIAL_EVENTS_END) == "true"
 
 
 def decode_status(body: bytes | msgspec.Raw, code: int = 0) -> Status:
-    """Read a Status; of what is none (a proxy's page, nothing at all), the HTTP status code says what there is."""
+    """Decode a Status; another body (a proxy's page, or none) becomes one with the HTTP status code."""
     try:
         read = _STATUS.decode(body)
     except _UNREADABLE:
@@ -148,7 +148,7 @@ def decode_status(body: bytes | msgspec.Raw, code: int = 0) -> Status:
 
 
 class LineDecoder:
-    """A watch's bytes, as they come, to whole lines."""
+    """Splits the bytes of a watch into lines."""
 
     def __init__(self) -> None:
         """Start at the beginning of a line."""
@@ -156,7 +156,7 @@ class LineDecoder:
         self._length = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take bytes in; give the lines that they complete. Raises DecodeError for one that doesn't end."""
+        """Add bytes; return the lines that they complete. Raises DecodeError for a line that is too long."""
         lines = chunk.split(b"\n")
         rest = lines.pop()
         if lines:
@@ -166,7 +166,7 @@ class LineDecoder:
         return [line for line in lines if line.strip()]
 
     def ended_by(self, chunk: bytes, least: int) -> bytes | None:
-        """Give the line that these bytes end, where it has at least so many already; nothing is taken in."""
+        """Return the line that this chunk completes, if `least` bytes of it are buffered; the chunk isn't added."""
         rest, end, _ = chunk.partition(b"\n") if self._length >= least else (b"", b"", b"")
         return b"".join([*self._begun, rest]) if end else None
 
@@ -175,9 +175,9 @@ class LineDecoder:
             self._begun.append(part)
             self._length += len(part)
         if self._length > LONGEST_LINE:
-            raise DecodeError(f"the API server's watch event is longer than {LONGEST_LINE >> 20} MiB")
+            raise DecodeError(f"watch event of the API server is longer than {LONGEST_LINE >> 20} MiB")
 
     @property
     def unfinished(self) -> bool:
-        """Tell whether a line has begun and not ended."""
+        """Whether a line has begun and not ended."""
         return bool(self._begun)

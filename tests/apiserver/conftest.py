@@ -1,4 +1,4 @@
-"""A real kube-apiserver for the whole run, and a clean one for each test that asks."""
+"""One kube-apiserver for the whole run, emptied for each test that requests it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfagent.lab.kube_client import LabApiClient
 
 @pytest.fixture(scope="session")
 def assets() -> ControlPlaneBinaries:
-    """Give etcd and kube-apiserver; waits for their build, where one is under way."""
+    """Return etcd and kube-apiserver; waits for their build, where one is under way."""
     try:
         return find()
     except HostError as lack:
@@ -23,14 +23,14 @@ def assets() -> ControlPlaneBinaries:
 
 @pytest.fixture(scope="session")
 def control_plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Give an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
+    """Return an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
     with ControlPlane(tmp_path_factory.mktemp("control-plane"), uncached=("limitranges",), assets=assets) as plane:
         yield plane
 
 
 @pytest.fixture
 def clean(control_plane: ControlPlane) -> Iterator[LabApiClient]:
-    """Give the administrator's client; whatever is there after the test, and wasn't before, is deleted."""
+    """Return the administrator's client; objects that the test created are deleted after it."""
     with control_plane.client() as client:
         before = client.inventory()
         yield client

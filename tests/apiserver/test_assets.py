@@ -1,4 +1,4 @@
-"""etcd and kube-apiserver are found, or built once by whoever comes first; `go` is a script of the test's own here."""
+"""etcd and kube-apiserver are found, or built once by the first process; `go` is a script of the test here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for name in etcd kube-apiserver; do printf '#!/bin/sh\\n' >"$2/$name"; chmod +x 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a checkout with nothing built, on a machine without Go."""
+    """Return a checkout with nothing built, on a machine without Go."""
     shutil.copytree(ROOT / "tests/apiserver/server", tmp_path / "tests/apiserver/server")
     (tmp_path / "bin").mkdir()
     for name in ("sh", "setpriv", "timeout", "chmod", "sleep"):
@@ -143,7 +143,7 @@ def test_a_build_ends_when_it_is_broken_off(checkout: Path) -> None:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_build_ends_with_whoever_wanted_it(checkout: Path, number: signal.Signals) -> None:
+def test_a_build_ends_with_the_process_that_started_it(checkout: Path, number: signal.Signals) -> None:
     install_go(checkout, "sleep 60")
     program = f"import pathlib; from nfagent.lab import binaries; binaries.main(pathlib.Path({str(checkout)!r}))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

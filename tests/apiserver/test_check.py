@@ -1,4 +1,4 @@
-"""nfagent check --cluster against a real kube-apiserver: by an administrator, by nobody, by what is shipped."""
+"""nfagent check --cluster against kube-apiserver: as administrator, as unknown user, with the shipped RBAC."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_administrator_may_everything_and_hears_which_kinds_and_which_node_ar
 def test_who_has_no_rights_is_told_of_none_and_the_command_says_that_the_node_is_not_able(
     control_plane: ControlPlane, tmp_path: Path
 ) -> None:
-    kubeconfig = control_plane.kubeconfig("nobody")
+    kubeconfig = control_plane.kubeconfig("nobody")  # codespell:ignore nobody
     command = [sys.executable, "-m", "nfagent", "check", "--cluster", "--node", "n1", "--kubeconfig", str(kubeconfig)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=50, env={"NFAGENT_RUNTIME_DIR": str(tmp_path)}
@@ -79,8 +79,10 @@ def test_who_has_no_rights_is_told_of_none_and_the_command_says_that_the_node_is
     assert done.returncode == 2, done.stderr
     lines = done.stdout.splitlines()
     number = next(number for number, line in enumerate(lines) if line.startswith("permissions"))
-    assert f"FAIL    none of {TOTAL} is allowed to User nobody: nothing is enforced" in lines[number]
-    assert "--clusterrole=nfagent --user=nobody" in lines[number + 2]
+    assert (
+        f"FAIL    none of {TOTAL} is allowed to User nobody: nothing is enforced" in lines[number]
+    )  # codespell:ignore nobody
+    assert "--clusterrole=nfagent --user=nobody" in lines[number + 2]  # codespell:ignore nobody
     assert lines[-1] == "this node can't run nfagent yet"
     assert done.stderr == ""
 
@@ -107,4 +109,4 @@ def test_a_ca_that_did_not_sign_the_servers_certificate_is_named(control_plane: 
     found = look(changed(control_plane.kubeconfig(), tmp_path / "config", ca_file=str(other)), tmp_path)
     assert [*found] == ["credentials", "API server"]
     assert f"its certificate isn't trusted by {other}" in found["API server"].found
-    assert found["API server"].mend.startswith("write the CA that signed it")
+    assert found["API server"].mend.startswith("set the CA that signed it")

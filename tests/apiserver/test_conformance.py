@@ -38,7 +38,7 @@ class Replay:
         self._state: State = {}
 
     def take_up(self, state: State) -> None:
-        """Make the server's objects what they are in a state; the agent has read them when this returns."""
+        """Apply a state's objects to the server, and wait until the agent has read them."""
         gone = {ref: document for ref, document in self._state.items() if ref not in state}
         changed = [document for ref, document in state.items() if self._state.get(ref) != document]
         # A Namespace goes with all that is in it, so what is in it goes before.
@@ -49,15 +49,15 @@ class Replay:
         assert self.follower.settle(self.client, [*gone.values(), *changed]), self.follower.problems
 
     def judge(self, case: Case) -> list[str]:
-        """Name the probes of a case that `evaluate` judges otherwise than the suite does."""
-        tally = Tally(case, "evaluate")
+        """Return the probes of a case whose verdict by `evaluate` differs from the suite's."""
+        counts = Tally(case, "evaluate")
         desired = self.follower.desired
         for step, state in states(self.suite, case):
             self.take_up(state)
             for probe, flow in flows(case, step, places(self.suite, state)):
                 allowed = evaluate(desired.cluster, desired.index.policies.values(), flow).allowed
-                tally.judged(step.number, probe, flow, "allowed" if allowed else "denied")
-        return [str(failure) for failure in tally.result().failures]
+                counts.judged(step.number, probe, flow, "allowed" if allowed else "denied")
+        return [str(failure) for failure in counts.result().failures]
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -1,4 +1,4 @@
-"""The harness: an API server that starts, serves, comes back with its data, and leaves nothing behind."""
+"""The lab's control plane: it starts, serves, restarts with its data, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestObjects:
         assert found is not None
         assert found["status"]["podIPs"] == [{"ip": "10.244.1.11"}]
 
-    def test_many_are_put_in_whatever_order(self, clean: LabApiClient) -> None:
+    def test_many_are_applied_in_any_order(self, clean: LabApiClient) -> None:
         pods = [pod(f"p{number}", address=f"10.244.1.{number}") for number in range(1, 31)]
         policy = policy_document("x", "deny", podSelector={})
         clean.put_all([*pods, WIDGET, policy, node_document(NODES[0]), definition()])
@@ -118,7 +118,11 @@ class TestObjects:
 
     def test_a_namespace_goes_with_all_that_is_in_it(self, clean: LabApiClient) -> None:
         held = settings("held") | {
-            "metadata": {"name": "held", "namespace": "x", "finalizers": ["test.invalid/nobody"]}
+            "metadata": {
+                "name": "held",
+                "namespace": "x",
+                "finalizers": ["test.invalid/nobody"],
+            }  # codespell:ignore nobody
         }
         clean.put_all([pod("web"), held])
         clean.delete(namespace_document("x"))
@@ -143,7 +147,7 @@ class TestObjects:
 
 class TestUsers:
     def test_who_has_no_rights_is_refused(self, control_plane: ControlPlane) -> None:
-        with control_plane.client("nobody") as client:
+        with control_plane.client("nobody") as client:  # codespell:ignore nobody
             assert client.ask("GET", "/api/v1/pods").status == 403
 
     def test_a_service_account_has_the_rights_that_it_is_given(
@@ -165,7 +169,7 @@ class TestUsers:
             assert client.ask("GET", "/api/v1/namespaces/default/pods").status == 403
 
     def test_a_user_that_was_not_named_has_no_token(self, control_plane: ControlPlane) -> None:
-        with pytest.raises(UsageError, match="no user 'eve' here, only admin, nobody"):
+        with pytest.raises(UsageError, match="no user 'eve' here, only admin, nobody"):  # codespell:ignore nobody
             control_plane.token_for("eve")
 
 
@@ -228,7 +232,7 @@ class TestEnd:
         assert processes_of(tmp_path) == []
 
     @pytest.mark.usefixtures("assets")
-    def test_both_processes_end_with_whoever_started_them(self, tmp_path: Path) -> None:
+    def test_both_processes_end_with_the_process_that_started_them(self, tmp_path: Path) -> None:
         program = (
             "import os, pathlib, signal, sys\n"
             "from nfagent.lab.control_plane import ControlPlane\n"
@@ -242,7 +246,7 @@ class TestEnd:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Give the processes with a folder in their command line."""
+    """Return the processes with a folder in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         # One that ends meanwhile isn't there any more.

@@ -1,4 +1,4 @@
-"""The definitions of `deploy/crds` on a real API server: it refuses what we refuse, and lists read well."""
+"""The CRDs of `deploy/crds` on kube-apiserver: it rejects what nfagent rejects, and lists are readable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def documents(folder: str) -> Iterator[Document]:
 
 @pytest.fixture(scope="module")
 def served(control_plane: ControlPlane) -> Iterator[LabApiClient]:
-    """Give the administrator's client of a server that has our kinds; they are gone after this module's tests."""
+    """Return the administrator's client of a server with nfagent's CRDs, which are removed after this module."""
     with control_plane.client() as client:
         before = client.inventory()
         client.put_all(documents("crds"))
@@ -78,7 +78,7 @@ def expression(operator: str, *values: str) -> Document:
 
 
 def is_read(document: Document) -> bool:
-    """Tell whether our decoder takes it, without finding anything wrong with it."""
+    """Return whether nfagent decodes it without an issue."""
     try:
         item = DECODERS[document["apiVersion"], document["kind"]](document)
     except ObjectError:
@@ -87,7 +87,7 @@ def is_read(document: Document) -> bool:
 
 
 def refusal(client: LabApiClient, document: Document) -> str:
-    """Give the server's words about an object as `kubectl apply` sends it, '' where it takes it; nothing is kept."""
+    """Return the server's error for an object as `kubectl apply` sends it, '' without one; a dry run."""
     path = client.resource(document).path(document["metadata"].get("namespace", ""))
     query = {"dryRun": "All", "fieldValidation": "Strict"}
     reply = client.ask("POST", path, document, query=query)
@@ -182,7 +182,7 @@ def test_what_the_server_does_not_know_of_an_entry_is_dropped_and_the_rest_selec
 
 
 def table(client: LabApiClient, document: Document) -> list[dict[str, Any]]:
-    """Give the rows that `kubectl get -o wide` shows of a document's kind, by column."""
+    """Return the rows that `kubectl get -o wide` shows of a document's kind, by column."""
     path = client.resource(document).path(document["metadata"].get("namespace", ""))
     found = client.ask("GET", path, accept=TABLE).document(path)
     names = [column["name"] for column in found["columnDefinitions"]]

@@ -1,4 +1,4 @@
-"""Lists of a real API server that streams none: from its watch cache, and by pages where it keeps none."""
+"""Lists of a kube-apiserver without initial events: from its watch cache, and by pages without a cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory
 
 
 def settings(number: int) -> Document:
-    """Describe the ConfigMap that is followed, or one of those that aren't."""
+    """Return the ConfigMap that is watched, or another one."""
     meta = {"namespace": "kube-system", "name": f"other-{number}" if number else "ip-masq-agent"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"config": ""}}
 
@@ -45,7 +45,7 @@ def lists_of_etcd(client: LabApiClient) -> dict[str, int]:
 def test_the_lists_of_an_agent_cost_etcd_none_but_of_what_has_no_cache(plane: ControlPlane) -> None:
     with plane.client() as client:
         client.put_all([node_document(NODE), *(settings(number) for number in range(3))])
-        with Follower(plane, plane.token_for(ADMIN), NODE.name) as first:  # whatever the server lists to fill its cache
+        with Follower(plane, plane.token_for(ADMIN), NODE.name) as first:  # the server lists, to fill its cache
             assert first.whole.is_set()
         before = lists_of_etcd(client)
         with Follower(plane, plane.token_for(ADMIN), NODE.name) as follower:

@@ -1,4 +1,4 @@
-"""Agents that speak to a real API server, with the rights that we ship: what owners find on their objects."""
+"""Events and conditions that agents write to kube-apiserver, with the shipped RBAC."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ LEASE: Document = {
 
 
 class FastClock(SystemClock):
-    """Time in which a minute takes three seconds."""
+    """A clock on which a minute takes three seconds."""
 
     def monotonic(self) -> float:
         return super().monotonic() * FASTER
@@ -73,14 +73,14 @@ class FastClock(SystemClock):
 
 
 class Agent:
-    """A notary, and its own way to the API server, which a test can cut."""
+    """A reporter with a connection to the API server that a test can cut."""
 
     def __init__(self, node: str, kubeconfig: Path) -> None:
         self.node = node
         self.server = ApiClient(lambda: find_access(str(kubeconfig)))
         self.cut = False
         self.written: list[str] = []
-        self.notary = ClusterReporter(self, FastClock(), node, lambda: 2, lambda: 0.5)
+        self.reporter = ClusterReporter(self, FastClock(), node, lambda: 2, lambda: 0.5)
         self._task: asyncio.Task[None] | None = None
 
     async def ask(
@@ -102,7 +102,7 @@ class Agent:
         return answer
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self.notary.run())
+        self._task = asyncio.create_task(self.reporter.run())
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -114,7 +114,7 @@ class Agent:
 
 @pytest.fixture(scope="module")
 def kubeconfig(control_plane: ControlPlane) -> Iterator[Path]:
-    """Give the shipped service account's kubeconfig, on a server that has our kinds."""
+    """Return the shipped service account's kubeconfig, on a server with nfagent's CRDs."""
     with control_plane.client() as client:
         before = client.inventory()
         client.put_all(shipped_definitions())
@@ -135,7 +135,7 @@ async def agents(kubeconfig: Path) -> AsyncIterator[tuple[Agent, Agent]]:
 async def until(condition: Callable[[], bool]) -> None:
     """Return when a condition holds; the API server's own time is real."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - the server tells nobody
+        while not condition():  # noqa: ASYNC110 - the server sends no notification
             await asyncio.sleep(0.05)
 
 
@@ -157,10 +157,10 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
     async def body() -> None:
         async with agents(kubeconfig) as pair:
             for agent in pair:
-                agent.notary.say([BROKEN])
+                agent.reporter.say([BROKEN])
                 agent.start()
             await until(lambda: bool(events(clean, "shop")))
-            (first,) = [agent for agent in pair if agent.notary.leads]
+            (first,) = [agent for agent in pair if agent.reporter.leads]
             (second,) = [agent for agent in pair if agent is not first]
             (event,) = events(clean, "shop")
             assert (event["involvedObject"]["uid"], event["involvedObject"]["kind"]) == (uid, "NetworkPolicy")
@@ -168,7 +168,7 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
             assert (clean.get(LEASE) or {})["spec"]["holderIdentity"] == first.node
             assert second.written == []
             await first.stop()
-            await until(lambda: second.notary.leads and bool(second.written))
+            await until(lambda: second.reporter.leads and bool(second.written))
             (later,) = events(clean, "shop")
             assert later["metadata"]["name"] == event["metadata"]["name"]
             assert later["count"] == 1
@@ -183,15 +183,15 @@ def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path
         async with agents(kubeconfig) as pair:
             for agent in pair:
                 agent.start()
-            await until(lambda: any(agent.notary.leads for agent in pair))
-            (first,) = [agent for agent in pair if agent.notary.leads]
+            await until(lambda: any(agent.reporter.leads for agent in pair))
+            (first,) = [agent for agent in pair if agent.reporter.leads]
             (second,) = [agent for agent in pair if agent is not first]
             first.cut = True
             both: list[bool] = []
 
             def replaced() -> bool:
-                both.append(first.notary.leads and second.notary.leads)
-                return second.notary.leads
+                both.append(first.reporter.leads and second.reporter.leads)
+                return second.reporter.leads
 
             await until(replaced)
             assert not any(both)
@@ -207,8 +207,11 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
 
     async def body() -> None:
         async with agents(kubeconfig) as (agent, _):
-            standings = [policy_standing(decode_egress_policy(EGRESS)), gateway_standing(decode_gateway_group(GATEWAY))]
-            agent.notary.say([], standings)
+            conditions = [
+                policy_standing(decode_egress_policy(EGRESS)),
+                gateway_standing(decode_gateway_group(GATEWAY)),
+            ]
+            agent.reporter.say([], conditions)
             agent.start()
             audited = ("Audited", "True", "Audit", 1)
             told = [("Accepted", "True", "Accepted", 1), audited, ("Programmed", "True", "Programmed", 1)]
@@ -217,7 +220,7 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
             await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unsupported])
             changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": []}}
             clean.put(changed)
-            agent.notary.say([], [policy_standing(decode_egress_policy(changed)), standings[1]])
+            agent.reporter.say([], [policy_standing(decode_egress_policy(changed)), conditions[1]])
             told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NotSupported", 2)]
             await until(lambda: condition(clean, EGRESS) == told)
 
@@ -231,10 +234,10 @@ def test_events_of_nodes_and_of_objects_without_namespace_are_taken(kubeconfig: 
     async def body() -> None:
         async with agents(kubeconfig) as (agent, _):
             faults = node_statements("n1", NodeFaults(refused="EBUSY"))
-            agent.notary.say([gone, logging_statement(NetworkLogging()), *faults])
+            agent.reporter.say([gone, logging_statement(NetworkLogging()), *faults])
             agent.start()
-            await until(lambda: agent.notary.status()["events"]["sent"] == 2)
-            status = agent.notary.status()
+            await until(lambda: agent.reporter.status()["events"]["sent"] == 2)
+            status = agent.reporter.status()
             assert (status["leader"], status["holder"], status["last_error"]) == (True, "n1", "")
             assert (status["events"]["gone"], status["events"]["failed"]) == (1, 0)
 

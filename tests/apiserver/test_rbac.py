@@ -1,4 +1,4 @@
-"""deploy/rbac.yaml, held by a token that has only that: enough for all that is followed, and nothing besides."""
+"""A token with deploy/rbac.yaml only: enough for all watched resources, and for nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEASES, GKE = "coordination.k8s.io", "networking.gke.io"
 
 @pytest.fixture(scope="module")
 def token(control_plane: ControlPlane) -> Iterator[str]:
-    """Give the shipped service account's token, on a server that has all kinds."""
+    """Return the shipped service account's token, on a server that has all kinds."""
     with control_plane.client() as client:
         before = client.inventory()
         client.put_all([*shipped_definitions(), *tier_definitions()])
@@ -140,4 +140,4 @@ def test_the_examples_are_taken_and_read_without_a_problem(
         assert follower.problems == []
         for kind in ("EgressNATPolicy", "NetworkGatewayGroup", "NetworkLogging", "ConfigMap"):
             wanted = {one["metadata"]["name"] for one in documents if one["kind"] == kind}
-            assert {name for _, name in follower.held(kind)} == wanted
+            assert {name for _, name in follower.desired.held(kind)} == wanted

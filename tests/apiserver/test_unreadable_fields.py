@@ -1,4 +1,4 @@
-"""What a real API server stores in fields that we have to read: it validates less than one would think."""
+"""Invalid values that kube-apiserver accepts in fields that nfagent reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stored(clean: LabApiClient, document: Document) -> tuple[Item | None, list[s
     return found.item, [f"{problem.field} {problem.value}".rstrip() for problem in found.problems]
 
 
-def test_a_node_s_addresses_are_stored_whatever_they_are_and_none_takes_the_others_along(clean: LabApiClient) -> None:
+def test_any_text_is_stored_as_address_of_a_node_and_an_invalid_one_affects_no_other(clean: LabApiClient) -> None:
     addresses = [
         ("InternalIP", "192.000.002.001"),
         ("InternalIP", "fe80::1%eth0"),

@@ -147,7 +147,7 @@ def test_a_policy_that_is_killed_with_its_agent_and_mistyped_meanwhile_stays_in_
     agent.start()
     assert lab.srv_reached == {False}
     [problem] = lab.problems("n2")
-    assert "did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?; its version of before stays in" in problem
+    assert "did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?; its last good version stays in" in problem
 
 
 def test_a_link_to_the_manifests_that_is_swapped_takes_effect_and_keeps_what_breaks(lab: RestartLab) -> None:
@@ -206,7 +206,7 @@ def test_without_a_folder_for_it_rules_are_enforced_and_it_is_said(lab: RestartL
     assert lab.srv_reached == {False}
     status = agent.ask("/v1/dump/state")["agent"]["last_good"]
     assert "/proc/nowhere" in status["problem"]
-    assert "last good objects: /proc/nowhere" in agent.said
+    assert "checkpoint: /proc/nowhere" in agent.said
     agent.stop()
 
 

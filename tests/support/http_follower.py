@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -93,12 +93,6 @@ class Follower:
             else:
                 self.desired.put(change)
 
-    def held(self, kind: str) -> Collection[tuple[str, str]]:
-        return self.desired.held(kind)
-
-    def count_nodes(self) -> int:
-        return len(self.desired.cluster.nodes)
-
     def gathered(self) -> None:
         self.whole.set()
 
@@ -108,7 +102,7 @@ class Follower:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._source = Informers(ApiClient(self._find), SystemClock(), self)
+        self._source = Informers(ApiClient(self._find), SystemClock(), self, self.desired.held)
         await self._source.start()
         self._begun.set()
         following = asyncio.create_task(self._source.run())

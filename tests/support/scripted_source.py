@@ -80,10 +80,8 @@ class Stage:
         self.nodes = nodes
 
     def held(self, kind: str) -> Collection[Key]:
-        return self.holder.held(kind)
-
-    def count_nodes(self) -> int:
-        return self.nodes
+        """Return the keys of a kind; of Nodes as many as the cluster of the test has."""
+        return [("", f"node-{number}") for number in range(self.nodes)] if kind == "Node" else self.holder.held(kind)
 
     async def take(self, changes: Iterable[ObjectChange]) -> None:
         self.holder.take(changes)
@@ -124,7 +122,7 @@ def api_server(script: HttpScript) -> ApiClient:
 
 @asynccontextmanager
 async def waiting(
-    *resources: Resource, nodes: int = 10, lot: float = 0.5, silence: float = PATIENT
+    *resources: Resource, nodes: int = 10, jitter: float = 0.5, silence: float = PATIENT
 ) -> AsyncIterator[tuple[Stage, Informers]]:
     """Put a source before a scripted server that is ready; it doesn't run yet."""
     bell = Bell()
@@ -133,7 +131,13 @@ async def waiting(
         stage = Stage(script, bell, nodes)
         server = api_server(script)
         source = Informers(
-            server, stage.clock, stage, resources=resources or (PODS,), silence=silence, lots=lambda: lot
+            server,
+            stage.clock,
+            stage,
+            stage.held,
+            resources=resources or (PODS,),
+            silence=silence,
+            jitter=lambda: jitter,
         )
         try:
             yield stage, source
@@ -154,14 +158,14 @@ async def running(source: Informers) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def following(
-    *resources: Resource, nodes: int = 10, lot: float = 0.5, silence: float = PATIENT
+    *resources: Resource, nodes: int = 10, jitter: float = 0.5, silence: float = PATIENT
 ) -> AsyncIterator[Stage]:
-    async with waiting(*resources, nodes=nodes, lot=lot, silence=silence) as (stage, source), running(source):
+    async with waiting(*resources, nodes=nodes, jitter=jitter, silence=silence) as (stage, source), running(source):
         yield stage
 
 
 def alone(server: ApiClientProtocol, stage: Stage) -> Informers:
-    return Informers(server, stage.clock, stage, resources=(PODS,), lots=lambda: 0.5)
+    return Informers(server, stage.clock, stage, stage.held, resources=(PODS,), jitter=lambda: 0.5)
 
 
 def initial(*objects: Document, version: str = "5") -> bytes:

@@ -37,13 +37,13 @@ LATE = (
     *("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"),
     *("EgressNATPolicy", "NetworkGatewayGroup", "NetworkLogging"),
 )
-"""Kinds whose definitions come when the agents run already."""
+"""Kinds whose CRDs are created while the agents run."""
 _LATE_SECONDS = 110.0
 
 
 @pytest.fixture(scope="package")
 def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
-    """Give the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
+    """Return the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
 
     It is a minute at most until the agents find the kinds whose definitions came after them.
     """
@@ -69,7 +69,7 @@ def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="package")
 def all_kinds(lab: ApiLab) -> None:
-    """Wait until both agents follow all of LATE, once: as much of their pause as is left by now."""
+    """Wait, once, until both agents watch all of LATE: for the rest of their pause."""
     agents = lab.cluster.agents.values()
     wait_until(
         lambda: all(standing(agent, kind)["phase"] == "watching" for agent in agents for kind in LATE), _LATE_SECONDS
@@ -78,7 +78,7 @@ def all_kinds(lab: ApiLab) -> None:
 
 @pytest.fixture
 def tidy(lab: ApiLab) -> Iterator[None]:
-    """Have the API server hold what it held before, and the agents follow that, when the test is over."""
+    """Restore the API server's objects after the test, and wait until the agents have read them."""
     before = lab.client.inventory()
     yield
     lab.restore(before)

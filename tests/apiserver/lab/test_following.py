@@ -28,11 +28,11 @@ def from_namespaces(**labels: str) -> list[Document]:
 
 
 def seen(lab: ApiLab, host: int) -> list[str]:
-    """As whom a host outside sees x/a, by each family: 'pod' or 'node'."""
+    """Return the source that an outside host sees for x/a, by family: 'pod' or 'node'."""
     pod, node = lab.fabric.pods["x", "a"], lab.fabric.nodes[lab.fabric.pods["x", "a"].node]
     probes = [Probe(lab.pod("x/a"), address, "tcp", 443) for address in OUTSIDE[host].addresses]
     came = [outcome.seen_from for outcome in lab.ask(probes).values()]
-    return ["node" if source in node.addresses else "pod" if source in pod.addresses else "nobody" for source in came]
+    return ["node" if source in node.addresses else "pod" if source in pod.addresses else "unknown" for source in came]
 
 
 def test_a_policy_holds_from_its_creation_through_its_change_to_its_deletion(lab: ApiLab) -> None:
@@ -59,7 +59,7 @@ def test_a_pod_is_judged_by_its_labels_from_its_start_to_its_end_and_its_address
         lab.cluster.put(pod_document(FRIEND, {"role": "friend"}))
         assert lab.reach("y/friend", "x/a") == {True}
         lab.cluster.delete(pod_document(FRIEND))
-        assert lab.reach("y/friend", "x/a") == {False}, "the address is nobody's"
+        assert lab.reach("y/friend", "x/a") == {False}, "no Pod has the address"
     finally:
         lab.fabric.remove_pod("y", "friend")
     lab.fabric.add_pod(STRANGER)

@@ -23,7 +23,7 @@ NEW = policy_document("y", "new", podSelector={"matchLabels": {"pod": "a"}}, pol
 
 
 def limited_role() -> Document:
-    """Give the shipped role, without NetworkPolicies."""
+    """Return the shipped role, without NetworkPolicies."""
     shipped = read_documents(DEPLOY / "rbac.yaml")
     role = copy.deepcopy(next(document for document in shipped if document["kind"] == "ClusterRole"))
     role["metadata"] = {"name": "limited"}
@@ -33,7 +33,7 @@ def limited_role() -> Document:
 
 
 def bindings() -> list[Document]:
-    """Give the shipped bindings, for the limited account; its cluster-wide one is of the limited role."""
+    """Return the shipped bindings, for the limited account; its cluster-wide one is of the limited role."""
     found = []
     for document in read_documents(DEPLOY / "rbac.yaml"):
         if document["kind"] in {"ClusterRoleBinding", "RoleBinding"}:
@@ -49,7 +49,7 @@ def bindings() -> list[Document]:
 def waiting(
     lab: ApiLab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[LabAgent, Future[None], dict[str, str]]]:
-    """Give an agent on node b that may not read NetworkPolicies, its start, and the node's table before it."""
+    """Return an agent on node b that may not read NetworkPolicies, its start, and the node's table before it."""
     before = lab.client.inventory()
     lab.cluster.put(KEPT)
     lab.cluster.calm()
@@ -111,4 +111,4 @@ def test_with_the_right_it_goes_on_without_a_restart(lab: ApiLab, waiting: Waiti
     assert agent.nft("-s", "list", "table", "inet", "nfagent") != table["before"]
     assert lab.reach("x/a", "x/b") == {False}
     assert lab.reach("x/a", "y/a") == {False}
-    assert "every kind is followed again" in agent.said
+    assert "all kinds are watched again" in agent.said

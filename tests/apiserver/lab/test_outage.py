@@ -97,7 +97,7 @@ def expectations(lab: ApiLab) -> dict[Probe, bool]:
 
 
 def kept_rules(agent: LabAgent) -> list[str]:
-    """Give the rules of the policies that stay, with their handles: one that was written anew has another."""
+    """Return the rules of the policies that stay, with their handles: a rewritten rule has another."""
     lines = agent.nft("-a", "-s", "list", "table", "inet", "nfagent").splitlines()
     rules = [line.strip() for line in lines if re.search(r" comment .*# handle \d+$", line)]
     return [rule for rule in rules if "x/kept-a" in rule or "no-z" in rule]
@@ -135,7 +135,7 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
     story.before = a.ask("/v1/dump/state")["agent"]["reconcile"]
     heard = len(a.said)
     version = lab.client.list("networking.k8s.io/v1", "NetworkPolicy")[0]["metadata"]["resourceVersion"]
-    with ContinuousProbe(lab.servers, expectations(lab)) as vigil, TrafficStreams(0.005) as talks:
+    with ContinuousProbe(lab.servers, expectations(lab)) as probe, TrafficStreams(0.005) as talks:
         speakers: tuple[StreamSender, StreamSender] = ("client", "server")
         lines = [
             StreamPlan(
@@ -151,7 +151,7 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
         start = pool.submit(b.start, None, 90.0)
         wait_until(lambda: "can't be reached" in a.said[heard:] and "can't be reached" in b.said[said:])
         story.begun = b.said[said:]
-        vigil.wait_for(ROUNDS)
+        probe.wait_for(ROUNDS)
         assert not start.done()
         with standing_still(a):
             lab.plane.start()
@@ -167,10 +167,10 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
         }  # two Pods of each node, by now
         lab.cluster.calm()
         wait_until(lambda: all_follow([a, b]))
-        vigil.wait_for(1)
+        probe.wait_for(1)
         talks.close(*live)
         story.lost = {str(talk.line): len(set(range(1, talk.sent + 1)) - set(talk.numbers())) for talk in live}
-    story.wrong, story.asked = vigil.wrong, vigil.asked
+    story.wrong, story.asked = probe.wrong, probe.asked
     story.said = a.said[heard:]
     story.rules.append(kept_rules(a))
     story.after = a.ask("/v1/dump/state")["agent"]["reconcile"]
@@ -178,13 +178,13 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
 
 
 def expired(lab: ApiLab, version: str) -> list[int]:
-    """Give the codes of what a watch from a version brings that is forgotten."""
+    """Return the codes of the error events of a watch from a compacted version."""
     query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "1"}
     events = lab.client.ask("GET", "/apis/networking.k8s.io/v1/networkpolicies", query=query).lines
     return [event["object"].get("code", 0) for event in events]
 
 
-def test_no_verdict_changes_while_the_server_is_away_and_while_it_comes_back(story: Story) -> None:
+def test_no_verdict_changes_during_the_outage_and_the_return(story: Story) -> None:
     assert story.wrong == []
     assert story.asked >= ROUNDS * 32
 
@@ -193,20 +193,20 @@ def test_no_packet_of_a_live_connection_is_lost(story: Story) -> None:
     assert set(story.lost.values()) == {0}
 
 
-def test_the_agents_say_that_the_server_is_away_in_a_few_lines_and_once_that_it_is_back(story: Story) -> None:
+def test_the_agents_log_the_outage_in_a_few_lines_and_the_recovery_once(story: Story) -> None:
     for said in (story.said, story.begun):
         # What they write there (Lease, Events, conditions) has lines of its own.
         assert 1 <= said.count("can't be reached: Connection refused") <= 4
         assert "Traceback" not in said
-    assert story.said.count("every kind is followed again") == 1
+    assert story.said.count("all kinds are watched again") == 1
 
 
-def test_an_agent_that_starts_without_a_server_says_what_it_waits_for(story: Story) -> None:
+def test_an_agent_that_starts_without_a_server_logs_what_it_waits_for(story: Story) -> None:
     assert "can't be reached: Connection refused" in story.begun
     assert "in sync" not in story.begun
 
 
-def test_where_the_agent_that_stood_still_went_on_was_forgotten(story: Story) -> None:
+def test_the_version_of_the_stopped_agent_was_compacted(story: Story) -> None:
     assert story.expired == [410]
 
 
@@ -216,6 +216,6 @@ def test_both_agents_enforce_the_newest_state_and_find_what_was_deleted(story: S
 
 def test_a_relist_writes_the_difference_alone(story: Story) -> None:
     assert len(story.rules[0]) >= 4
-    assert story.rules[1] == story.rules[0], "the rules of policies that nobody touched are the same ones"
+    assert story.rules[1] == story.rules[0], "the rules of unchanged policies are the same ones"
     assert 1 <= story.after["transactions"] - story.before["transactions"] <= 8
     assert story.after["drifts"] == story.before["drifts"]

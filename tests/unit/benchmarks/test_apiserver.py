@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 import pytest
@@ -107,12 +107,6 @@ class Taker:
         for change in changes:
             self.changes += self.desired.remove(change) if isinstance(change, ObjectRef) else self.desired.put(change)
 
-    def held(self, kind: str) -> Collection[tuple[str, str]]:
-        return self.desired.held(kind)
-
-    def count_nodes(self) -> int:
-        return len(self.desired.cluster.nodes)
-
     def gathered(self) -> None:
         self.whole.set()
 
@@ -128,7 +122,7 @@ def follow(body: Callable[[PaperServer, Taker, Informers], Awaitable[None]], *, 
             return access
 
         taker, asked = Taker(), ApiClient(find, environment={})
-        source = Informers(asked, SystemClock(), taker)
+        source = Informers(asked, SystemClock(), taker, taker.desired.held)
         following = asyncio.create_task(source.run())
         try:
             async with asyncio.timeout(SECONDS):

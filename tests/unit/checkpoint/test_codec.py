@@ -1,4 +1,4 @@
-"""What is kept for the next start, as another version of nfagent may have written it."""
+"""The checkpoint format, also as another version of nfagent may have written it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def item(**changed: object) -> dict[str, Any]:
     [
         pytest.param(POLICY, True, id="a policy"),
         pytest.param(Namespace("shop", ()), True, id="a Namespace"),
-        pytest.param(Node("b"), True, id="a Node, whichever"),
+        pytest.param(Node("b"), True, id="any Node"),
         pytest.param(Pod("shop", "db", node="a"), True, id="a Pod of this node"),
         pytest.param(Pod("shop", "db", node="b"), False, id="a Pod of another node"),
         pytest.param(Service(namespace="shop", name="db"), False, id="a Service"),
@@ -75,31 +75,31 @@ def test_a_field_that_an_older_version_did_not_write_has_its_default() -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        pytest.param(item(sources=["10.0.0.0/8"]), id="a field that this version doesn't know"),
-        pytest.param(item(isolates=["ingress", "sideways"]), id="a value that this version doesn't know"),
+        pytest.param(item(sources=["10.0.0.0/8"]), id="an unknown field"),
+        pytest.param(item(isolates=["ingress", "sideways"]), id="an unknown value"),
         pytest.param(item(pods=5), id="another type"),
-        pytest.param(item(ingress=[{"peers": [{"fqdn": "example.com"}], "ports": []}]), id="a peer of another sort"),
-        pytest.param(item(ingress=[{"peers": [{}], "ports": []}]), id="a peer of no sort"),
+        pytest.param(item(ingress=[{"peers": [{"fqdn": "example.com"}], "ports": []}]), id="an unknown type of peer"),
+        pytest.param(item(ingress=[{"peers": [{}], "ports": []}]), id="a peer without a type"),
         pytest.param(item(ingress=[{"peers": {}, "ports": []}]), id="no list of peers"),
-        pytest.param(item(name="other"), id="another object than its name says"),
+        pytest.param(item(name="other"), id="an object with another name"),
         pytest.param(record(kind="Quux"), id="another kind"),
         pytest.param(record(item=[]), id="no object"),
         pytest.param({"kind": "NetworkPolicy"}, id="no name"),
     ],
 )
-def test_what_is_not_understood_whole_is_an_error(written: dict[str, Any]) -> None:
+def test_an_object_with_an_unknown_field_is_an_error(written: dict[str, Any]) -> None:
     with pytest.raises(DecodeError):
         decode_record(line(written))
 
 
-def test_an_object_that_is_gone_is_a_line_too() -> None:
+def test_a_removed_object_is_a_line() -> None:
     assert decode_record(encode_record(POLICY.ref, None)) == (ObjectRef("NetworkPolicy", "shop", "db"), None)
 
 
 def test_another_format_is_an_error_that_names_both() -> None:
     header = CheckpointHeader("a", "manifests /m")
     assert decode_header(encode_header(header)) == header
-    with pytest.raises(DecodeError, match="it has format 9, and this version of nfagent reads 1"):
+    with pytest.raises(DecodeError, match="it has format 9, and this version of nfagent reads format 1"):
         decode_header(encode_header(CheckpointHeader("a", "manifests /m", 9)))
     with pytest.raises(DecodeError, match="damaged"):
         decode_header(encode_header(header)[:-5])

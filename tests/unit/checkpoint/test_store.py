@@ -1,4 +1,4 @@
-"""The last good objects on a disk: what the next agent knows, and what becomes of a disk that doesn't work."""
+"""The checkpoint on disk: what the next run knows, and failures of the disk."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ async def writing(store: CheckpointStore) -> AsyncIterator[None]:
 
 
 async def remember(folder: Path, *changes: Item | ObjectRef, node: str = "a", source: str = SOURCE) -> None:
-    """Run an agent that takes these in, and ends."""
+    """Run a store that records these changes, and closes."""
     async with running(folder, node, source) as store:
         take(store, *changes)
         store.settle()
 
 
 async def recalled(folder: Path, refs: Iterable[ObjectRef] = (SHOP.ref, OPS.ref, HERE.ref, THERE.ref)) -> list[Item]:
-    """Tell what the next agent knows of objects."""
+    """Return the last good versions of the next run."""
     async with running(folder) as store:
         # It ends before it has read anything: that forgets nothing.
         return [item for ref in refs if (item := store.of_object(ref)) is not None]
@@ -87,7 +87,7 @@ async def until_written(store: CheckpointStore) -> None:
     await until(lambda: not store.status()["pending"] and not store.status()["problem"])
 
 
-def test_the_next_agent_knows_what_was_in_force(tmp_path: Path) -> None:
+def test_the_next_run_knows_what_was_in_force(tmp_path: Path) -> None:
     async def body() -> None:
         await remember(tmp_path, SHOP, OPS, HERE, THERE)
         assert await recalled(tmp_path) == [SHOP, OPS, HERE]
@@ -103,7 +103,7 @@ def test_the_next_agent_knows_what_was_in_force(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_a_field_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_read_it(tmp_path: Path) -> None:
+def test_an_invalid_field_keeps_its_last_good_value_after_a_restart(tmp_path: Path) -> None:
     async def body() -> None:
         good = Node("a", (("role", "cp"),), addresses=("192.0.2.1",))
         await remember(tmp_path, good)
@@ -118,7 +118,7 @@ def test_a_field_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_r
     asyncio.run(body())
 
 
-def test_a_subject_that_cannot_be_read_after_a_restart_stays_as_the_agent_before_read_it(tmp_path: Path) -> None:
+def test_an_invalid_subject_keeps_its_last_good_value_after_a_restart(tmp_path: Path) -> None:
     pods = PodPeer(Selector(), namespaces=Selector())
     before = TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", priority=1, subject=pods)
     asyncio.run(remember(tmp_path, before))
@@ -148,7 +148,7 @@ def test_of_manifests_it_knows_the_file(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_what_is_written_is_there_when_the_agent_is_killed(tmp_path: Path) -> None:
+def test_written_changes_survive_a_kill_of_the_agent(tmp_path: Path) -> None:
     async def body() -> None:
         async with running(tmp_path) as store:
             take(store, SHOP, OPS)
@@ -165,7 +165,7 @@ def test_what_is_written_is_there_when_the_agent_is_killed(tmp_path: Path) -> No
     asyncio.run(body())
 
 
-def test_an_agent_that_ends_before_it_has_read_everything_forgets_nothing(tmp_path: Path) -> None:
+def test_an_agent_that_ends_before_its_first_sync_keeps_the_checkpoint(tmp_path: Path) -> None:
     async def body() -> None:
         await remember(tmp_path, SHOP, OPS)
         async with running(tmp_path) as store:
@@ -175,36 +175,34 @@ def test_an_agent_that_ends_before_it_has_read_everything_forgets_nothing(tmp_pa
     asyncio.run(body())
 
 
-def test_an_entry_that_is_damaged_takes_no_other_along_and_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_entry_affects_no_other_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         await remember(tmp_path, SHOP, OPS, HERE)
         path = only_file(tmp_path)
         path.write_bytes(path.read_bytes().replace(b'"ops"', b'"oops"', 1))
         async with running(tmp_path) as store:
-            assert store.status()["problem"] == "1 of 3 entries can't be read, the others hold"
+            assert store.status()["problem"] == "1 of 3 entries can't be decoded; the others stay in force"
             assert [store.of_object(ref) for ref in (SHOP.ref, OPS.ref, HERE.ref)] == [SHOP, None, HERE]
             take(store, SHOP, HERE)
             store.settle()
             await until_written(store)
             assert store.status()["damaged"] == 1
             assert store.status()["problem"] == ""
-            assert store.status()["lost"] == "1 of 3 entries can't be read, the others hold"
-        assert ":3: a line is damaged" in caplog.text
+            assert store.status()["lost"] == "1 of 3 entries can't be decoded; the others stay in force"
+        assert ":3: line is damaged" in caplog.text
         assert await recalled(tmp_path) == [SHOP, HERE]
 
     asyncio.run(body())
 
 
 @pytest.mark.parametrize("content", [b"\0" * 4096, b"SQLite format 3\n", b"\n", b"00000000 {}\n"])
-def test_a_file_that_is_none_is_set_aside_and_said(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_file_is_set_aside_and_logged(tmp_path: Path, content: bytes) -> None:
     async def body() -> None:
         await remember(tmp_path, SHOP)
         path = only_file(tmp_path)
         path.write_bytes(content)
         async with running(tmp_path) as store:
-            assert "what was kept isn't used" in store.status()["problem"]
+            assert "the file is not used" in store.status()["problem"]
             take(store, OPS)
             store.settle()
             await until_written(store)
@@ -227,7 +225,7 @@ def test_another_node_and_another_source_have_files_of_their_own(tmp_path: Path)
     asyncio.run(body())
 
 
-def test_it_is_root_s_alone(tmp_path: Path) -> None:
+def test_the_folder_is_accessible_by_root_only(tmp_path: Path) -> None:
     async def body() -> None:
         folder = tmp_path / "lib" / "nfagent"
         await remember(folder, SHOP)
@@ -242,7 +240,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
 
     async def body() -> None:
         async with running(tmp_path) as store:
-            assert "can be written by others; make it root's, of mode 0700" in store.status()["problem"]
+            assert "is writable by other users; set its owner to root and its mode to 0700" in store.status()["problem"]
             take(store, SHOP)
         assert names(tmp_path) == []
 
@@ -252,7 +250,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
 def test_two_agents_do_not_share_a_folder(tmp_path: Path) -> None:
     async def body() -> None:
         async with running(tmp_path), running(tmp_path, node="b") as second:
-            assert "in use by another agent; give each its own state_dir" in second.status()["problem"]
+            assert "in use by another agent; set another state_dir for each agent" in second.status()["problem"]
 
     asyncio.run(body())
 
@@ -273,7 +271,7 @@ def test_many_changes_of_few_objects_do_not_grow_the_file_for_ever(tmp_path: Pat
     asyncio.run(body())
 
 
-def test_a_disk_that_refuses_is_said_once_and_tried_again(
+def test_a_write_error_is_logged_once_and_the_write_is_repeated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nfagent.checkpoint.store._RETRY_SECONDS", 0.01)
@@ -293,8 +291,8 @@ def test_a_disk_that_refuses_is_said_once_and_tried_again(
     assert caplog.text.count("can't be written") == 1
 
 
-def test_a_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
-    """Like a disk that takes a part of what is written: the part is taken back."""
+def test_a_full_disk_leaves_complete_lines(tmp_path: Path) -> None:
+    """As on a disk that accepts a part of a write: the part is truncated."""
     file = Journal(tmp_path, "last-good-x")
     assert file.read() == b""
     file.replace([b"one\n"])
@@ -312,7 +310,7 @@ def test_a_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
     assert file.path.read_bytes() == b"one\ntwo\n"
 
 
-def test_a_stalled_disk_is_said_and_holds_up_neither_the_loop_nor_the_end(
+def test_a_stalled_disk_is_logged_and_delays_neither_the_loop_nor_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nfagent.checkpoint.store._STALLED_SECONDS", 0.01)
@@ -330,7 +328,7 @@ def test_a_stalled_disk_is_said_and_holds_up_neither_the_loop_nor_the_end(
         async with running(tmp_path) as store:
             take(store, SHOP)
             store.settle()
-            await until(lambda: "no answer from the disk" in store.status()["problem"])
+            await until(lambda: "no response from the disk" in store.status()["problem"])
             take(store, OPS)
             assert store.status()["pending"] == 2
 
@@ -356,7 +354,7 @@ def test_a_disk_that_stalls_at_the_start_does_not_stop_it(tmp_path: Path, monkey
             store = CheckpointStore(tmp_path, "a")
             await store.open(SOURCE)
         async with writing(store):
-            assert "can't be read: no answer from the disk" in store.status()["problem"]
+            assert "can't be read: no response from the disk" in store.status()["problem"]
             take(store, OPS)
             store.settle()
             answer.set()
@@ -371,7 +369,7 @@ def test_a_disk_that_stalls_at_the_start_does_not_stop_it(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("kind", ["a FIFO", "a folder", "a device", "a link"])
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a device")
-def test_what_is_in_the_file_s_place_is_said_and_holds_up_neither_start_nor_end(tmp_path: Path, kind: str) -> None:
+def test_another_file_type_in_its_place_is_logged_and_blocks_neither_start_nor_end(tmp_path: Path, kind: str) -> None:
     async def body() -> None:
         await remember(tmp_path, SHOP)
         path = replaced(tmp_path, kind)
@@ -380,7 +378,7 @@ def test_what_is_in_the_file_s_place_is_said_and_holds_up_neither_start_nor_end(
             assert f"{path} can't be read: " in store.status()["problem"]
             take(store, OPS)
             store.settle()
-        assert time.monotonic() - began < 5, "nobody waited for a writer, or a reader, of it"
+        assert time.monotonic() - began < 5, "opening it didn't block"
 
     asyncio.run(body())
 
@@ -408,7 +406,7 @@ def test_forgetting_deletes_all_files_and_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == ["other"]
 
 
-def test_what_can_not_be_deleted_is_said(tmp_path: Path) -> None:
+def test_a_failed_deletion_is_reported(tmp_path: Path) -> None:
     (tmp_path / "last-good-folder").mkdir()
     with pytest.raises(HostError, match="can't be deleted"):
         forget(tmp_path)

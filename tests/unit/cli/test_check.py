@@ -116,7 +116,7 @@ def test_a_kubeconfig_that_is_not_there_fails_and_the_folder_of_the_settings_doe
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
     found = by_name(call("check", "--kubeconfig", tmp_path / "none", "-o", "json").out)["objects"]
-    assert (found["result"], found["mend"]) == ("FAIL", "give the right one with --kubeconfig")
+    assert (found["result"], found["mend"]) == ("FAIL", "name an existing one with --kubeconfig")
 
 
 @pytest.mark.usefixtures("_nothing_found")
@@ -148,7 +148,7 @@ def test_a_server_that_nobody_is_at_is_named_with_the_reason(call: Call, tmp_pat
         "name": "API server",
         "result": "FAIL",
         "found": f"{server}: can't be reached: Connection refused",
-        "mend": "does it run, and is that its address?",
+        "mend": "check that it runs, and its address",
     }
 
 

@@ -253,8 +253,8 @@ def denying(*denied: tuple[str, str]) -> Allowed:
             denying(("list", "pods"), ("watch", "pods"), ("get", "pods"), ("patch", "events")),
             "FAIL",
             {
-                "get, list, watch pods: nothing is enforced before they could be read": "FAIL",
-                "patch events: no Event says on an object what is wrong with it": "warn",
+                "get, list, watch pods: nothing is enforced until they can be read": "FAIL",
+                "patch events: objects with problems get no Events": "warn",
             },
             id="reading Pods, which is told before what is worth less",
         ),
@@ -262,15 +262,15 @@ def denying(*denied: tuple[str, str]) -> Allowed:
             denying(("create", "events"), ("get", "nodes")),
             "warn",
             {
-                "create events: no Event says on an object what is wrong with it": "warn",
-                "get nodes: kubectl describe shows no Events about them": "warn",
+                "create events: objects with problems get no Events": "warn",
+                "get nodes: they get no Events": "warn",
             },
             id="what is said of objects",
         ),
         pytest.param(
             denying(("list", "adminnetworkpolicies")),
             "FAIL",
-            {f"list adminnetworkpolicies.{TIERS}: nothing is enforced before they could be read": "FAIL"},
+            {f"list adminnetworkpolicies.{TIERS}: nothing is enforced until they can be read": "FAIL"},
             id="reading a kind of the tiers, also where it isn't served",
         ),
         pytest.param(
@@ -278,7 +278,7 @@ def denying(*denied: tuple[str, str]) -> Allowed:
             "warn",
             {
                 "create, update leases.coordination.k8s.io in nfagent: "
-                "this agent is never elected to say what concerns the whole cluster": "warn"
+                "this agent is never elected to report what concerns the whole cluster": "warn"
             },
             id="being elected",
         ),

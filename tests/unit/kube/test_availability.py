@@ -1,4 +1,4 @@
-"""A server that comes back: when it counts as ready, and what is asked of it first."""
+"""The return of an API server: when it counts as ready, and which requests come first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": EGRESS
 
 
 class Server:
-    """Answers with one status after the other, then with the last again; 0 is none at all. asked: paths so far."""
+    """Responds with one status after the other, then repeats the last; 0 is unreachable. asked: paths so far."""
 
     def __init__(self, *statuses: int) -> None:
         self._statuses = list(statuses)
@@ -28,12 +28,12 @@ class Server:
         self.asked.append(path)
         status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
         if not status:
-            raise UnreachableError("nobody")
+            raise UnreachableError("no server")
         return ApiResponse(status, json.dumps(KINDS).encode() if path == "/apis" else b"")
 
 
 class Clock:
-    """Time passes when somebody waits."""
+    """Time advances by each wait."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,23 +49,23 @@ class Clock:
 @pytest.mark.parametrize(
     ("statuses", "least", "most"),
     [
-        pytest.param([200], 0, 0, id="one that is ready is asked at once"),
-        pytest.param([0, 500, 200], 0.25, 2, id="one that isn't ready is waited for"),
-        pytest.param([0, 403, 403, 500, 200], 0.75, 3, id="one that knows nobody's rights yet isn't ready"),
-        pytest.param([0, 401, 200], 0.25, 2, id="one that knows nobody yet isn't ready"),
-        pytest.param([403], 5, 6, id="one that goes on to refuse won't say, and counts as ready"),
-        pytest.param([500], 30, 31, id="one that never gets ready is asked all the same"),
+        pytest.param([200], 0, 0, id="one that is ready needs no wait"),
+        pytest.param([0, 500, 200], 0.25, 2, id="one that isn't ready is probed again"),
+        pytest.param([0, 403, 403, 500, 200], 0.75, 3, id="one that has not read its RBAC rules yet isn't ready"),
+        pytest.param([0, 401, 200], 0.25, 2, id="one that does not authenticate users yet isn't ready"),
+        pytest.param([403], 5, 6, id="one that still refuses after 5 s counts as ready"),
+        pytest.param([500], 30, 31, id="one that is unready for 30 s counts as ready"),
     ],
 )
 def test_a_server_counts_as_back(statuses: list[int], least: float, most: float) -> None:
     clock = Clock()
-    asyncio.run(APIAvailability(Server(*statuses), clock, lambda: 2, lambda: 0.0).reachable())
+    asyncio.run(APIAvailability(Server(*statuses), clock, lambda: 2, lambda: 0.0).wait_reachable())
     assert least <= clock.now <= most
 
 
-def test_a_look_that_finds_nobody_is_made_as_soon_as_somebody_is_there() -> None:
-    """Else a kind whose definition came before an outage would be found two pauses later."""
+def test_a_discovery_that_fails_is_repeated_when_the_server_is_reachable() -> None:
+    """Otherwise a kind whose CRD was created before an outage would be found two pauses later."""
     clock, server = Clock(), Server(0, 0, 0, 200)
-    asyncio.run(APIAvailability(server, clock, lambda: 2, lambda: 1.0).appears(EGRESS))
+    asyncio.run(APIAvailability(server, clock, lambda: 2, lambda: 1.0).wait_served(EGRESS))
     assert server.asked == ["/apis", "/readyz", "/readyz", "/readyz", "/apis"]
     assert clock.now < 55

@@ -1,10 +1,10 @@
-"""How long is waited: longer each time, as long as the server asks, and not all at once."""
+"""Pauses after failures: they double, respect Retry-After, and are spread over the agents."""
 
 from __future__ import annotations
 
 import pytest
 
-from nfagent.kube.backoff import AGENTS_A_SECOND, Backoff, knock_pause, look_again_pause, window
+from nfagent.kube.backoff import AGENTS_PER_SECOND, Backoff, probe_pause, refresh_pause, window
 from nfagent.kube.reflector_requests import WatchFailure
 
 REFUSED = WatchFailure("refused", "")
@@ -21,66 +21,66 @@ def test_the_window_grows_with_the_cluster_up_to_half_a_minute(nodes: int, secon
 
 
 @pytest.mark.parametrize("nodes", [1, 1000, 15_000, 30_000])
-def test_no_more_than_a_thousand_agents_or_so_a_second_come_back_to_a_server(nodes: int) -> None:
-    pauses = [knock_pause(nodes, lot / nodes) for lot in range(nodes)]
+def test_about_a_thousand_agents_a_second_return_at_most(nodes: int) -> None:
+    pauses = [probe_pause(nodes, jitter / nodes) for jitter in range(nodes)]
     width = max(pauses) - min(pauses) if nodes > 1 else 1
-    assert nodes / width <= AGENTS_A_SECOND * 4 / 3 + 2
+    assert nodes / width <= AGENTS_PER_SECOND * 4 / 3 + 2
     assert max(pauses) <= window(nodes)
     assert min(pauses) >= window(nodes) / 4
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.5, 1.0])
-def test_missing_kinds_are_looked_for_within_a_minute_and_not_more_than_twice(lot: float) -> None:
-    assert 30 <= look_again_pause(lot) <= 50
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_discovery_is_read_again_within_a_minute_and_at_most_twice(jitter: float) -> None:
+    assert 30 <= refresh_pause(jitter) <= 50
 
 
-def pauses(*setbacks: WatchFailure, lot: float = 1.0, nodes: int = 10) -> list[float]:
+def pauses(*failures: WatchFailure, jitter: float = 1.0, nodes: int = 10) -> list[float]:
     backoff = Backoff()
-    return [backoff.pause(setback, nodes, lot) for setback in setbacks]
+    return [backoff.pause(failure, nodes, jitter) for failure in failures]
 
 
 WAITS: dict[str, tuple[list[WatchFailure], list[float]]] = {
-    "a refusal waits longer from time to time": ([REFUSED] * 7, [0.5, 1, 2, 4, 8, 15, 15]),
-    "a busy server is given more time": ([BUSY] * 7, [1, 2, 4, 8, 16, 30, 30]),
-    "what is forgotten once is asked for at once": ([EXPIRED], [0]),
-    "and not in a circle, in a small cluster every two seconds at most": ([EXPIRED] * 5, [0, 1, 2, 2, 2]),
-    "to ask otherwise costs no wait": ([AGAIN, AGAIN, REFUSED], [0, 0, 0.5]),
-    "the server's own figure is kept": ([WatchFailure("busy", "", 7.0)], [8]),
-    "whatever came before": ([REFUSED, REFUSED, WatchFailure("busy", "", 7.0)], [0.5, 1, 8]),
-    "but not for hours": ([WatchFailure("busy", "", 86_400.0)], [301]),
-    "and not below nothing": ([WatchFailure("busy", "", -5.0)], [1]),
-    "a thousand refusals are no overflow": ([REFUSED] * 3 + [REFUSED] * 2000, [0.5, 1, 2, 4, 8] + [15] * 1998),
+    "refusals double the pause": ([REFUSED] * 7, [0.5, 1, 2, 4, 8, 15, 15]),
+    "a busy server gets longer pauses": ([BUSY] * 7, [1, 2, 4, 8, 16, 30, 30]),
+    "the first expired version is listed again at once": ([EXPIRED], [0]),
+    "repeated expiry pauses, in a small cluster two seconds at most": ([EXPIRED] * 5, [0, 1, 2, 2, 2]),
+    "a changed request needs no pause": ([AGAIN, AGAIN, REFUSED], [0, 0, 0.5]),
+    "Retry-After is respected": ([WatchFailure("busy", "", 7.0)], [8]),
+    "Retry-After replaces a doubled pause": ([REFUSED, REFUSED, WatchFailure("busy", "", 7.0)], [0.5, 1, 8]),
+    "Retry-After is limited to five minutes": ([WatchFailure("busy", "", 86_400.0)], [301]),
+    "a negative Retry-After counts as zero": ([WatchFailure("busy", "", -5.0)], [1]),
+    "thousands of refusals do not overflow": ([REFUSED] * 3 + [REFUSED] * 2000, [0.5, 1, 2, 4, 8] + [15] * 1998),
 }
 
 
-@pytest.mark.parametrize(("setbacks", "expected"), WAITS.values(), ids=WAITS)
-def test_the_longest_wait_that_can_be_drawn(setbacks: list[WatchFailure], expected: list[float]) -> None:
-    assert pauses(*setbacks) == expected
+@pytest.mark.parametrize(("failures", "expected"), WAITS.values(), ids=WAITS)
+def test_the_longest_pauses(failures: list[WatchFailure], expected: list[float]) -> None:
+    assert pauses(*failures) == expected
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("jitter", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("retry_after", [0.0, 1.0, 60.0])
 @pytest.mark.parametrize("nodes", [1, 15_000])
-def test_nobody_returns_before_the_server_asked_for(lot: float, retry_after: float, nodes: int) -> None:
-    (pause,) = pauses(WatchFailure("busy", "", retry_after), lot=lot, nodes=nodes)
+def test_no_agent_returns_before_retry_after(jitter: float, retry_after: float, nodes: int) -> None:
+    (pause,) = pauses(WatchFailure("busy", "", retry_after), jitter=jitter, nodes=nodes)
     assert retry_after <= pause <= retry_after + window(nodes)
 
 
 @pytest.mark.parametrize(
-    "setback", [REFUSED, BUSY, WatchFailure("busy", "", 5.0)], ids=["refused", "busy", "retry-after"]
+    "failure", [REFUSED, BUSY, WatchFailure("busy", "", 5.0)], ids=["refused", "busy", "retry-after"]
 )
-def test_two_agents_with_different_lots_wait_differently(setback: WatchFailure) -> None:
-    few, many = pauses(setback, lot=0.1), pauses(setback, lot=0.9)
+def test_agents_with_different_jitter_pause_differently(failure: WatchFailure) -> None:
+    few, many = pauses(failure, jitter=0.1), pauses(failure, jitter=0.9)
     assert 0 < few[0] < many[0]
 
 
 @pytest.mark.parametrize(("nodes", "most"), [(1000, 0), (15_000, 15)])
-def test_in_a_large_cluster_what_is_forgotten_for_all_is_not_listed_by_all_at_once(nodes: int, most: float) -> None:
-    assert pauses(EXPIRED, lot=1.0, nodes=nodes) == [most]
-    assert pauses(EXPIRED, lot=0.0, nodes=nodes) == [0]
+def test_in_a_large_cluster_the_lists_after_an_expiry_are_spread(nodes: int, most: float) -> None:
+    assert pauses(EXPIRED, jitter=1.0, nodes=nodes) == [most]
+    assert pauses(EXPIRED, jitter=0.0, nodes=nodes) == [0]
 
 
-def test_after_a_success_the_waits_are_short_again() -> None:
+def test_a_success_resets_the_pauses() -> None:
     backoff = Backoff()
     for _ in range(5):
         backoff.pause(REFUSED, 10, 1.0)

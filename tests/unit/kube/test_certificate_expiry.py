@@ -1,4 +1,4 @@
-"""When tokens and certificates end, by their own word."""
+"""Validity periods of tokens and certificates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ zj0EAwIDSAAwRQIhAM1Gj4nHpU72JaKH24VZdaL1tMMqHuUw4ILR4+ap6DjJAiAZ
 vzYsMGprjR9pZCAJIos3U7cu5teW1GzKnk87XkpNgQ==
 -----END CERTIFICATE-----
 """
-"""From the last second of 1999 to that of 9999, X.509 version 1: both of its ways to write a time."""
+"""From the last second of 1999 to that of 9999, X.509 version 1: UTCTime and GeneralizedTime."""
 
 DER = base64.b64decode("".join(OF_2026.splitlines()[1:-1]))
 NOW = 1_000_000.0
@@ -61,22 +61,25 @@ def seconds(*moment: int) -> float:
     [
         pytest.param(OF_2026, seconds(2026, 1, 1), seconds(2027, 1, 1), id="a year"),
         pytest.param(
-            ENDLESS, seconds(1999, 12, 31, 23, 59, 59), seconds(9999, 12, 31, 23, 59, 59), id="a century and for good"
+            ENDLESS,
+            seconds(1999, 12, 31, 23, 59, 59),
+            seconds(9999, 12, 31, 23, 59, 59),
+            id="without an expiration date",
         ),
         pytest.param(f"a key before it\n{OF_2026}{ENDLESS}", seconds(2026, 1, 1), seconds(2027, 1, 1), id="a chain"),
     ],
 )
-def test_a_certificate_is_good_for(text: str, begin: float, end: float) -> None:
+def test_the_validity_of_a_certificate(text: str, begin: float, end: float) -> None:
     assert certificate_validity(text) == Validity(begin, end)
 
 
 @pytest.mark.parametrize("text", ["", "no PEM", pem(b""), pem(b"\x30\x03abc"), OF_2026.replace("MII", "???")])
-def test_what_is_no_certificate_does_not_end(text: str) -> None:
+def test_what_is_no_certificate_has_no_validity(text: str) -> None:
     assert certificate_validity(text) is None
 
 
 @given(st.integers(0, len(DER) - 1), st.integers(0, 255), st.integers(0, len(DER)))
-def test_of_a_damaged_certificate_an_end_is_read_or_none(place: int, byte: int, length: int) -> None:
+def test_a_damaged_certificate_has_a_validity_or_none(place: int, byte: int, length: int) -> None:
     damaged = (DER[:place] + bytes([byte]) + DER[place + 1 :])[:length]
     found = certificate_validity(pem(damaged))
     assert found is None or isinstance(found.end, float)
@@ -89,17 +92,17 @@ def test_of_a_damaged_certificate_an_end_is_read_or_none(place: int, byte: int, 
         pytest.param(token(exp=NOW), Validity(None, NOW), id="with an end"),
         pytest.param(token(iat=5), None, id="without an end"),
         pytest.param(token(exp="soon"), None, id="with an end that is no number"),
-        pytest.param(token(exp=1e300), None, id="after all years"),
-        pytest.param("0123456789abcdef", None, id="of another sort"),
-        pytest.param("a.b.c", None, id="of three parts, and none of JSON"),
+        pytest.param(token(exp=1e300), None, id="with an end beyond the year 9999"),
+        pytest.param("0123456789abcdef", None, id="that is no JSON Web Token"),
+        pytest.param("a.b.c", None, id="of three parts that are not JSON"),
     ],
 )
-def test_a_token(text: str, found: Validity | None) -> None:
+def test_the_validity_of_a_token(text: str, found: Validity | None) -> None:
     assert token_validity(text) == found
 
 
 @given(st.text() | st.lists(st.text(), min_size=3, max_size=3).map(".".join))
-def test_whatever_is_no_token_is_none(text: str) -> None:
+def test_text_that_is_no_token_has_no_validity(text: str) -> None:
     assert token_validity(text) is None
 
 
@@ -108,13 +111,13 @@ def test_whatever_is_no_token_is_none(text: str) -> None:
     [
         pytest.param(None, 2 * DAY, False, False, id="two days left"),
         pytest.param(None, 23 * HOUR, False, True, id="less than a day left"),
-        pytest.param(None, -HOUR, False, True, id="over"),
-        pytest.param(-HOUR / 2, HOUR / 2, True, False, id="an hour's that somebody replaces, at half time"),
-        pytest.param(-HOUR, 0.05 * HOUR, True, True, id="an hour's that nobody replaced in time"),
-        pytest.param(-HOUR / 2, HOUR / 2, False, True, id="an hour's that nobody replaces"),
-        pytest.param(-300 * DAY, 2 * DAY, True, False, id="a year's that somebody replaces, two days before its end"),
+        pytest.param(None, -HOUR, False, True, id="expired"),
+        pytest.param(-HOUR / 2, HOUR / 2, True, False, id="an hour's lifetime, rotated, at its half"),
+        pytest.param(-HOUR, 0.05 * HOUR, True, True, id="an hour's lifetime, rotated too late"),
+        pytest.param(-HOUR / 2, HOUR / 2, False, True, id="an hour's lifetime, not rotated"),
+        pytest.param(-300 * DAY, 2 * DAY, True, False, id="a year's lifetime, rotated, two days before its end"),
     ],
 )
-def test_somebody_must_look_after_one(begin: float | None, left: float, rotated: bool, soon: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_a_credential_ends_soon(begin: float | None, left: float, rotated: bool, soon: bool) -> None:  # noqa: FBT001 - a column of the table
     validity = Validity(None if begin is None else NOW + begin, NOW + left)
     assert validity.ends_soon(NOW, rotated=rotated) is soon

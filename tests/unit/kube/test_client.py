@@ -1,4 +1,4 @@
-"""HTTP to the API server over real sockets: answers, streams, TLS, proxies, and every way in which they fail."""
+"""HTTP to the API server over real sockets: responses, streams, TLS, proxies, and their failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def serving(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve HTTP on loopback; gives the port."""
+    """Serve HTTP on loopback; yields the port."""
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
     try:
@@ -49,7 +49,7 @@ async def serving(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def scripted(script: Script) -> AsyncIterator[int]:
-    """Serve bytes on loopback: the script goes on after the head of a request."""
+    """Serve bytes on loopback: the script continues after the headers of a request."""
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ async def asking(
 
 
 async def told(request: web.BaseRequest) -> web.Response:
-    """Answer with what was asked."""
+    """Respond with the request."""
     said = {"method": request.method, "target": request.raw_path, "body": (await request.read()).decode()}
     return web.json_response(said | {"headers": request.headers.getall("Impersonate-Group", []), **request.headers})
 
@@ -126,17 +126,17 @@ def test_a_request_has_method_target_headers_and_body() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "retry_after"),
     [
-        pytest.param(200, {}, None, id="fine"),
-        pytest.param(404, {}, None, id="not there"),
-        pytest.param(302, {"Location": "/other"}, None, id="elsewhere: nobody is followed"),
+        pytest.param(200, {}, None, id="ok"),
+        pytest.param(404, {}, None, id="not found"),
+        pytest.param(302, {"Location": "/other"}, None, id="a redirect, which is not followed"),
         pytest.param(403, {}, None, id="forbidden"),
-        pytest.param(429, {"Retry-After": "7"}, 7.0, id="too many, later"),
-        pytest.param(503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0, id="a moment that is over"),
-        pytest.param(429, {"Retry-After": "soon"}, None, id="a time that can't be read"),
-        pytest.param(500, {"Retry-After": "-1"}, None, id="a time below zero"),
+        pytest.param(429, {"Retry-After": "7"}, 7.0, id="too many requests, with seconds to wait"),
+        pytest.param(503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0, id="Retry-After in the past"),
+        pytest.param(429, {"Retry-After": "soon"}, None, id="an invalid Retry-After"),
+        pytest.param(500, {"Retry-After": "-1"}, None, id="a negative Retry-After"),
     ],
 )
-def test_every_status_is_an_answer(status: int, headers: dict[str, str], retry_after: float | None) -> None:
+def test_every_status_is_a_response(status: int, headers: dict[str, str], retry_after: float | None) -> None:
     async def answer(_request: web.BaseRequest) -> web.Response:
         return web.Response(status=status, headers=headers, body=b"said")
 
@@ -149,7 +149,7 @@ def test_every_status_is_an_answer(status: int, headers: dict[str, str], retry_a
     run(story())
 
 
-def test_an_answer_that_is_known_isnt_sent_again() -> None:
+def test_a_response_with_a_known_etag_is_not_sent_again() -> None:
     async def answer(request: web.BaseRequest) -> web.Response:
         known = request.headers.get("If-None-Match") == '"x"'
         return web.Response(status=304 if known else 200, headers={"ETag": '"x"'}, body=None if known else b"said")
@@ -166,7 +166,7 @@ def test_an_answer_that_is_known_isnt_sent_again() -> None:
 # --- streams
 
 
-def test_a_stream_gives_what_came_and_goes_on() -> None:
+def test_a_stream_returns_bytes_as_they_arrive() -> None:
     async def story() -> None:
         seen = asyncio.Event()
 
@@ -189,7 +189,7 @@ def test_a_stream_gives_what_came_and_goes_on() -> None:
     run(story())
 
 
-def test_watches_dont_wait_for_each_other() -> None:
+def test_watches_do_not_wait_for_each_other() -> None:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -221,23 +221,21 @@ AT = "API server http://127.0.0.1:{port} (kubeconfig /k, context c): "
 @pytest.mark.parametrize(
     ("sent", "then", "words"),
     [
-        pytest.param(HEAD, "wait", "silent for 0.05 s; does a firewall drop", id="it falls silent"),
-        pytest.param(b"", "wait", "silent for 0.05 s; does a firewall drop", id="it never says anything"),
-        pytest.param(HEAD, "end", "the answer broke off; does it restart?", id="it ends in the middle"),
-        pytest.param(HEAD, "half close", "the answer broke off; does it restart?", id="it closes its half"),
-        pytest.param(HEAD, "reset", "the answer broke off; does it restart?", id="it is reset in the middle"),
+        pytest.param(HEAD, "wait", "no bytes for 0.05 s; does a firewall drop", id="read timeout in the body"),
+        pytest.param(b"", "wait", "no bytes for 0.05 s; does a firewall drop", id="read timeout before the response"),
+        pytest.param(HEAD, "end", "the response was cut off; does it restart?", id="closed in the body"),
+        pytest.param(HEAD, "half close", "the response was cut off; does it restart?", id="half closed in the body"),
+        pytest.param(HEAD, "reset", "the response was cut off; does it restart?", id="reset in the body"),
+        pytest.param(b"", "reset", "the connection was lost: Connection reset by peer", id="reset before the response"),
+        pytest.param(b"", "end", "closed the connection without a response", id="closed before the response"),
         pytest.param(
-            b"", "reset", "the connection was lost: Connection reset by peer", id="it is reset before the answer"
+            b"HTTP/1.1 200 OK\r\nConten", "end", "closed the connection without a response", id="closed in the headers"
         ),
-        pytest.param(b"", "end", "closed the connection without an answer", id="it ends before the answer"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nConten", "end", "closed the connection without an answer", id="in the head"),
-        pytest.param(b"SSH-2.0-x\r\n\r\n", "wait", "what answers doesn't speak HTTP: ", id="it is no web server"),
-        pytest.param(
-            HEAD + b"zzz\r\n", "wait", "what answers doesn't speak HTTP: ", id="it talks nonsense in the middle"
-        ),
+        pytest.param(b"SSH-2.0-x\r\n\r\n", "wait", "the response is not HTTP: ", id="not an HTTP server"),
+        pytest.param(HEAD + b"zzz\r\n", "wait", "the response is not HTTP: ", id="an invalid chunk in the body"),
     ],
 )
-def test_a_stream_that_fails_says_how(sent: bytes, then: str, words: str) -> None:
+def test_a_failing_stream_reports_its_cause(sent: bytes, then: str, words: str) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(sent)
@@ -263,7 +261,7 @@ def test_a_stream_that_fails_says_how(sent: bytes, then: str, words: str) -> Non
             assert got == ([b"some"] if sent == HEAD else [])
 
     async def reading(api: ApiClient) -> None:
-        async with api.stream("/", None, 0.05 if words.startswith("silent") else DEADLINE) as stream:
+        async with api.stream("/", None, 0.05 if words.startswith("no bytes") else DEADLINE) as stream:
             async for chunk in stream:
                 got.append(chunk)
                 begun.set()
@@ -296,10 +294,10 @@ def test_what_a_reader_raises_is_its_own_and_the_connection_is_closed() -> None:
     run(story())
 
 
-# --- nobody there
+# --- unreachable
 
 
-def test_where_nobody_answers_it_is_unreachable() -> None:
+def test_a_server_that_does_not_listen_is_unreachable() -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -307,16 +305,16 @@ def test_where_nobody_answers_it_is_unreachable() -> None:
             with pytest.raises(UnreachableError) as caught:
                 await api.ask("GET", "/")
             assert str(caught.value) == (
-                AT.format(port=port) + "can't be reached: Connection refused; does it run, and is that its address?"
+                AT.format(port=port) + "can't be reached: Connection refused; check that it runs, and its address"
             )
         async with asking("https://api.nowhere.invalid:6443") as api:
-            with pytest.raises(UnreachableError, match=r"its name can't be resolved: .*; is it spelled right"):
+            with pytest.raises(UnreachableError, match=r"its name can't be resolved: .*; check its spelling"):
                 await api.ask("GET", "/")
 
     run(story())
 
 
-def test_an_answer_that_takes_too_long_is_said() -> None:
+def test_a_response_timeout_is_reported() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(HEAD)
@@ -324,7 +322,7 @@ def test_an_answer_that_takes_too_long_is_said() -> None:
 
     async def story() -> None:
         async with scripted(script) as port, asking(f"http://127.0.0.1:{port}", None, 0.05) as api:
-            with pytest.raises(ClusterError, match=r"no whole answer within 0\.05 s; is it overloaded"):
+            with pytest.raises(ClusterError, match=r"no whole response within 0\.05 s; is it overloaded"):
                 await api.ask("GET", "/")
 
     run(story())
@@ -333,7 +331,7 @@ def test_an_answer_that_takes_too_long_is_said() -> None:
 # --- credentials
 
 
-def test_a_401_has_credentials_found_anew_and_is_asked_once_more() -> None:
+def test_after_a_401_credentials_are_resolved_again_and_the_request_is_repeated_once() -> None:
     asked: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -362,7 +360,7 @@ def test_a_401_has_credentials_found_anew_and_is_asked_once_more() -> None:
     run(story())
 
 
-def test_a_401_that_stays_is_an_answer() -> None:
+def test_a_repeated_401_is_returned() -> None:
     asked: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -413,24 +411,24 @@ def test_tls_checks_the_server_against_the_ca_and_its_name(authority: Authority,
                 async with asking(at, **fields) as api:
                     assert (await api.ask("GET", "/")).status == 200
             async with asking(at, ca=ca, tls_server_name="other") as api:
-                with pytest.raises(ClusterError, match=r"its certificate is for another name: .*as tls-server-name"):
+                with pytest.raises(ClusterError, match=r"its certificate is for another name: .*; set tls-server-name"):
                     await api.ask("GET", "/")
             other = Authority(tmp_path).file
             async with asking(at, ca_file=str(other)) as api:
-                with pytest.raises(ClusterError, match=rf"isn't trusted by {other}: .*; write the CA") as caught:
+                with pytest.raises(ClusterError, match=rf"isn't trusted by {other}: .*; set the CA") as caught:
                     await api.ask("GET", "/")
                 assert not isinstance(caught.value, UnreachableError)
             async with asking(at) as api:
-                with pytest.raises(ClusterError, match=r"isn't trusted by the system's CAs: .*; write the CA"):
+                with pytest.raises(ClusterError, match=r"isn't trusted by the system's CAs: .*; set the CA"):
                     await api.ask("GET", "/")
             async with asking(f"http://127.0.0.1:{port}") as api:
-                with pytest.raises(ClusterError, match=r"is it https|without an answer"):
+                with pytest.raises(ClusterError, match=r"is it https|without a response"):
                     await api.ask("GET", "/")
 
     run(story())
 
 
-def test_a_401_over_tls_is_asked_again_by_a_new_connection(authority: Authority) -> None:
+def test_after_a_401_over_tls_the_request_is_repeated_on_a_new_connection(authority: Authority) -> None:
     seen: list[object] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -447,18 +445,16 @@ def test_a_401_over_tls_is_asked_again_by_a_new_connection(authority: Authority)
     run(story())
 
 
-def test_https_where_there_is_only_http_is_said() -> None:
+def test_https_to_an_http_server_is_reported() -> None:
     async def story() -> None:
         async with serving(told) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
-            with pytest.raises(ClusterError, match=r"TLS failed: .*; is it https"):
+            with pytest.raises(ClusterError, match=r"TLS handshake failed: .*; is it https"):
                 await api.ask("GET", "/")
 
     run(story())
 
 
-def test_an_insecure_connection_works_and_is_warned_of_once(
-    authority: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_insecure_connection_is_logged_once(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         tls = authority.serving()
         async with serving(told, tls) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
@@ -468,12 +464,12 @@ def test_an_insecure_connection_works_and_is_warned_of_once(
     run(story())
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert warnings[0].startswith("kubeconfig /k, context c: insecure-skip-tls-verify is set: who is on the way")
+    assert warnings[0].startswith(
+        "kubeconfig /k, context c: insecure-skip-tls-verify is set: an attacker between this node"
+    )
 
 
-def test_a_client_certificate_that_rotates_is_shown_with_the_next_connection(
-    authority: Authority, tmp_path: Path
-) -> None:
+def test_a_rotated_client_certificate_is_used_by_the_next_connection(authority: Authority, tmp_path: Path) -> None:
     async def who(request: web.BaseRequest) -> web.Response:
         assert request.transport is not None
         subject = request.transport.get_extra_info("peercert")["subject"]
@@ -504,7 +500,7 @@ def test_a_client_certificate_that_rotates_is_shown_with_the_next_connection(
 
 
 def proxying(lines: list[str], upstream: int | None) -> Script:
-    """Give a proxy that keeps what it was asked, and has one destination, or refuses."""
+    """Run a proxy that records its requests, and connects to one destination or refuses."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -532,7 +528,7 @@ def proxying(lines: list[str], upstream: int | None) -> Script:
     return script
 
 
-def test_https_goes_through_a_tunnel_and_the_server_shows_its_certificate(authority: Authority) -> None:
+def test_https_requests_use_a_tunnel_and_verify_the_certificate(authority: Authority) -> None:
     lines: list[str] = []
 
     async def story() -> None:
@@ -557,7 +553,7 @@ def test_https_goes_through_a_tunnel_and_the_server_shows_its_certificate(author
     run(story())
 
 
-def test_http_is_asked_of_the_proxy_that_the_environment_names() -> None:
+def test_http_requests_use_the_proxy_of_the_environment() -> None:
     lines: list[str] = []
 
     async def story() -> None:
@@ -572,7 +568,7 @@ def test_http_is_asked_of_the_proxy_that_the_environment_names() -> None:
     run(story())
 
 
-def test_a_proxy_that_refuses_or_isnt_there_is_said_without_its_password() -> None:
+def test_a_failing_proxy_is_reported_without_its_password() -> None:
     async def complaint(proxy: str) -> ClusterError:
         async with asking("https://api.example:6443", proxy=proxy) as api:
             with pytest.raises(ClusterError) as caught:
@@ -582,9 +578,11 @@ def test_a_proxy_that_refuses_or_isnt_there_is_said_without_its_password() -> No
     async def story() -> None:
         async with scripted(proxying([], None)) as port:
             refused = await complaint(f"http://me:secret@127.0.0.1:{port}")
-        assert f"the proxy http://127.0.0.1:{port} refused: 403 Not for you; ask who runs it" in str(refused)
+        assert f"the proxy http://127.0.0.1:{port} refused the connection: 403 Not for you; allow it there" in str(
+            refused
+        )
         gone = await complaint(f"http://me:secret@127.0.0.1:{port}")
-        assert f"the proxy http://127.0.0.1:{port} can't be reached: Connection refused; mend it" in str(gone)
+        assert f"the proxy http://127.0.0.1:{port} can't be reached: Connection refused; start it" in str(gone)
         assert isinstance(gone, UnreachableError)
         assert "proxy socks5://p:1 of kubeconfig /k" in str(await complaint("socks5://p:1"))
 

@@ -1,4 +1,4 @@
-"""Credentials that stay fresh: when they are found anew, and when not."""
+"""When credentials are resolved again, and when not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ START = 1_000_000.0
 
 
 class World:
-    """What is found, how often, and what time it is."""
+    """The resolved credentials, how often they were resolved, and the time."""
 
     def __init__(self, **fields: object) -> None:
         self.fields: dict[str, Any] = fields
         self.time = START
         self.times_found = 0
         self.broken = ""
-        self.wallet = CredentialCache(self._find, lambda: self.time)
+        self.cache = CredentialCache(self._find, lambda: self.time)
 
     async def _find(self) -> ClientConfig:
         await asyncio.sleep(0)
@@ -37,17 +37,17 @@ class World:
         )
 
     async def token(self) -> str:
-        return self.value(await self.wallet.access())
+        return self.value(await self.cache.access())
 
     def value(self, access: ClientConfig) -> str:
-        return dict(self.wallet.headers(access)).get("Authorization", "")
+        return dict(self.cache.headers(access)).get("Authorization", "")
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-def test_it_is_found_once_also_when_many_ask_at_once() -> None:
+def test_concurrent_callers_resolve_the_credentials_once() -> None:
     world = World()
 
     async def story() -> None:
@@ -61,15 +61,15 @@ def test_it_is_found_once_also_when_many_ask_at_once() -> None:
 @pytest.mark.parametrize(
     ("life", "after", "token"),
     [
-        pytest.param(3600, 3539, "Bearer 1", id="more than a minute before the end the old one is good"),
-        pytest.param(3600, 3541, "Bearer 2", id="a minute before the end there is a new one"),
-        pytest.param(60, 47, "Bearer 1", id="of a short life four fifths are used"),
-        pytest.param(60, 49, "Bearer 2", id="and then there is a new one"),
-        pytest.param(-10, 4, "Bearer 1", id="one that is over when it comes isn't asked for with every request"),
-        pytest.param(-10, 6, "Bearer 2", id="but again after a while"),
+        pytest.param(3600, 3539, "Bearer 1", id="not renewed more than a minute before expiry"),
+        pytest.param(3600, 3541, "Bearer 2", id="renewed a minute before expiry"),
+        pytest.param(60, 47, "Bearer 1", id="not renewed within four fifths of a short lifetime"),
+        pytest.param(60, 49, "Bearer 2", id="renewed after four fifths of a short lifetime"),
+        pytest.param(-10, 4, "Bearer 1", id="expired credentials are not renewed with every request"),
+        pytest.param(-10, 6, "Bearer 2", id="expired credentials are renewed after a pause"),
     ],
 )
-def test_what_expires_is_found_anew_before_it_does(life: float, after: float, token: str) -> None:
+def test_credentials_are_renewed_before_they_expire(life: float, after: float, token: str) -> None:
     world = World(expires=START + life)
 
     async def story() -> None:
@@ -80,7 +80,7 @@ def test_what_expires_is_found_anew_before_it_does(life: float, after: float, to
     run(story())
 
 
-def test_what_cant_be_renewed_is_used_until_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_credentials_that_can_not_be_renewed_are_used_until_they_expire(caplog: pytest.LogCaptureFixture) -> None:
     world = World(expires=START + 3600)
 
     async def story() -> None:
@@ -88,7 +88,7 @@ def test_what_cant_be_renewed_is_used_until_its_end(caplog: pytest.LogCaptureFix
         world.time, world.broken = START + 3550, "the plugin failed"
         assert await world.token() == "Bearer 1"
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-            "credentials are not renewed: the plugin failed; the old ones (here) stay"
+            "credential refresh failed: the plugin failed; using cached credentials of here until they expire"
         ]
         world.time = START + 3601
         with pytest.raises(ClusterError, match="the plugin failed"):
@@ -100,7 +100,7 @@ def test_what_cant_be_renewed_is_used_until_its_end(caplog: pytest.LogCaptureFix
     run(story())
 
 
-def test_a_source_that_changes_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_source_file_resolves_the_credentials_again(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text("one")
     world = World(sources=(str(file),))
@@ -119,18 +119,18 @@ def test_a_source_that_changes_is_read_anew(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_refusal_has_it_found_anew_once_for_all_that_were_refused() -> None:
+def test_concurrent_401s_resolve_the_credentials_once() -> None:
     world = World()
 
     async def story() -> None:
-        access = await world.wallet.access()
-        renewed = await asyncio.gather(*(world.wallet.renewed(access) for _ in range(12)))
+        access = await world.cache.access()
+        renewed = await asyncio.gather(*(world.cache.renewed(access) for _ in range(12)))
         assert [world.value(found) for found in renewed if found is not None] == ["Bearer 2"] * 12
         second = renewed[0]
         assert second is not None
-        assert await world.wallet.renewed(second) is None, "it was tried just now"
+        assert await world.cache.renewed(second) is None, "it was tried just now"
         world.time += 6
-        third = await world.wallet.renewed(second)
+        third = await world.cache.renewed(second)
         assert third is not None
         assert world.value(third) == "Bearer 3"
 
@@ -145,7 +145,7 @@ def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_i
     async def story() -> None:
         assert await world.token() == "Bearer one"
         file.write_text("two")
-        assert world.wallet.headers(await world.wallet.access()) == [
+        assert world.cache.headers(await world.cache.access()) == [
             ("Impersonate-User", "jane"),
             ("Authorization", "Bearer two"),
         ]
@@ -161,9 +161,9 @@ def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_i
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(None, "No such file or directory", id="it isn't there"),
-        pytest.param(b" \n", "is empty", id="it is empty"),
-        pytest.param(b"\xff", "is no token", id="it is no text"),
+        pytest.param(None, "No such file or directory", id="a missing file"),
+        pytest.param(b" \n", "empty", id="an empty file"),
+        pytest.param(b"\xff", "not a token", id="a binary file"),
     ],
 )
 def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
@@ -175,11 +175,11 @@ def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
     world = World()
     access = ClientConfig(server="https://api", origin="here", token_file=str(file))
     with pytest.raises(ClusterError) as caught:
-        world.wallet.headers(access)
-    assert str(caught.value) == f"{file}: {reason}; without a token https://api can't be asked (here)"
+        world.cache.headers(access)
+    assert str(caught.value) == f"{file}: {reason}; requests to https://api need a token (here)"
     kept = ClientConfig(server="https://api", origin="here", token_file=str(file), authorization="Bearer kept")
     assert world.value(kept) == "Bearer kept", "the kubeconfig's own"
 
 
 def test_without_credentials_there_is_no_header() -> None:
-    assert World().wallet.headers(ClientConfig(server="https://api", origin="here")) == []
+    assert World().cache.headers(ClientConfig(server="https://api", origin="here")) == []

@@ -1,4 +1,4 @@
-"""Where the API server is found, in which order, and what is said where it isn't."""
+"""The places of credentials, their order, and the error where there are none."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def in_pod(places: CredentialPaths) -> dict[str, str]:
     return POD | {"PATH": os.environ["PATH"]}
 
 
-def test_the_setting_goes_before_all_and_is_read_by_a_child(
+def test_the_setting_has_precedence_and_is_read_by_a_child_process(
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     file = config(tmp_path / "mine", "https://mine:6443/")
@@ -72,7 +72,7 @@ def test_the_setting_goes_before_all_and_is_read_by_a_child(
     assert SECRET not in repr(found)
 
 
-def test_the_variable_goes_before_the_pods_account_and_a_token_file_replaces_credentials(
+def test_the_variable_has_precedence_over_the_service_account_and_a_token_file_replaces_credentials(
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     in_pod["KUBECONFIG"] = str(config(tmp_path / "theirs", exec={"command": "/bin/false", "apiVersion": "x"}))
@@ -81,7 +81,7 @@ def test_the_variable_goes_before_the_pods_account_and_a_token_file_replaces_cre
     assert (found.token_file, found.means) == (str(Path("~/token").expanduser()), f"token file {Path.home()}/token")
 
 
-def test_a_pods_account_goes_before_the_nodes_files_and_a_variable_that_names_none(
+def test_a_service_account_has_precedence_over_the_nodes_files_and_a_variable_without_a_file(
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     config(places.node_files[0])
@@ -100,28 +100,28 @@ def test_a_pods_server_can_have_an_ipv6_address(places: CredentialPaths, in_pod:
     assert run(find_access(environment=in_pod, places=places)).server == "https://[fd00::1]:443"
 
 
-def test_where_nothing_is_found_it_is_said_what_was_looked_for(tmp_path: Path, places: CredentialPaths) -> None:
+def test_missing_credentials_are_reported_with_the_places(tmp_path: Path, places: CredentialPaths) -> None:
     with pytest.raises(ClusterError) as caught:
         run(find_access(environment={"KUBECONFIG": "/none"}, places=places))
     assert str(caught.value) == (
-        "no credentials for an API server: looked for the setting kubeconfig (empty);"
+        "no credentials for an API server; looked for the setting kubeconfig (empty);"
         " $KUBECONFIG (/none: no such file);"
         f" a Pod's service account ({tmp_path}/account); the node's files ({tmp_path}/kubelet.conf,"
-        f" {tmp_path}/bootstrap.conf). Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
+        f" {tmp_path}/bootstrap.conf); name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
     )
 
 
-def test_a_context_isnt_looked_for_in_a_pod(places: CredentialPaths, in_pod: dict[str, str]) -> None:
+def test_with_a_context_the_service_account_is_skipped(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     with pytest.raises(ClusterError, match=r"a Pod's service account \(not with the setting context\)"):
         run(find_access(context="prod", environment=in_pod, places=places))
 
 
-def test_a_kubeconfig_that_was_named_has_to_be_there(places: CredentialPaths, in_pod: dict[str, str]) -> None:
-    with pytest.raises(ClusterError, match="kubeconfig /none: there is no such file; give the right one"):
+def test_a_named_kubeconfig_must_exist(places: CredentialPaths, in_pod: dict[str, str]) -> None:
+    with pytest.raises(ClusterError, match="kubeconfig /none: no such file; name an existing one"):
         run(find_access("/none", environment=in_pod, places=places))
 
 
-def test_the_first_of_the_nodes_files_counts_and_what_the_child_finds_wrong_in_it_is_one_line(
+def test_the_first_of_the_nodes_files_is_used_and_its_error_is_one_line(
     places: CredentialPaths,
 ) -> None:
     file = config(places.node_files[0])
@@ -131,7 +131,7 @@ def test_the_first_of_the_nodes_files_counts_and_what_the_child_finds_wrong_in_i
     assert str(caught.value) == f"kubeconfig {file}: has no context 'test'; it has: prod"
 
 
-def test_a_plugin_that_hangs_is_ended_when_nobody_waits_for_it(tmp_path: Path, places: CredentialPaths) -> None:
+def test_a_hanging_plugin_is_killed_when_its_caller_is_cancelled(tmp_path: Path, places: CredentialPaths) -> None:
     # The plugin says by a pipe that it runs, and holds its end as long as it lives.
     os.mkfifo(tmp_path / "lives")
     (tmp_path / "plugin").write_text(f"#!/bin/sh\nexec 3>{tmp_path}/lives; echo >&3; exec sleep 1000\n")
@@ -160,10 +160,10 @@ def test_a_plugin_that_hangs_is_ended_when_nobody_waits_for_it(tmp_path: Path, p
 @pytest.mark.parametrize(
     ("said", "server"),
     [
-        pytest.param({"server": "https://api:6443///"}, "https://api:6443", id="slashes at the end go"),
-        pytest.param({"server": "https://api/k8s/c1/"}, "https://api/k8s/c1", id="a path stays"),
-        pytest.param({"server": "api:6443"}, "http://api:6443", id="without a scheme it is http"),
-        pytest.param({"server": "api:6443", "ca": "PEM"}, "https://api:6443", id="but with a CA https"),
+        pytest.param({"server": "https://api:6443///"}, "https://api:6443", id="trailing slashes are removed"),
+        pytest.param({"server": "https://api/k8s/c1/"}, "https://api/k8s/c1", id="a path is kept"),
+        pytest.param({"server": "api:6443"}, "http://api:6443", id="http without a scheme"),
+        pytest.param({"server": "api:6443", "ca": "PEM"}, "https://api:6443", id="https without a scheme, with a CA"),
     ],
 )
 def test_a_servers_url_is_completed_as_kubectl_does(said: dict[str, Any], server: str) -> None:
@@ -171,12 +171,12 @@ def test_a_servers_url_is_completed_as_kubectl_does(said: dict[str, Any], server
 
 
 @pytest.mark.parametrize("server", ["ftp://api", "https://", "https://[api", "https://api:99999", "https://api:x"])
-def test_what_is_no_url_is_refused(server: str) -> None:
-    with pytest.raises(ClusterError, match=r"here: server '.*' is no URL; write https://HOST:PORT"):
+def test_a_server_that_is_no_url_is_rejected(server: str) -> None:
+    with pytest.raises(ClusterError, match=r"here: server '.*' is not a URL; write https://HOST:PORT"):
         module._url(ClientConfig(origin="here", server=server))  # noqa: SLF001 - as above
 
 
-def test_a_child_that_can_not_be_started_for_want_of_descriptors_is_said_and_tried_again(
+def test_a_child_process_that_can_not_start_is_reported_and_tried_again(
     tmp_path: Path, places: CredentialPaths
 ) -> None:
     file = config(tmp_path / "mine", "https://mine:6443")
@@ -185,7 +185,9 @@ def test_a_child_that_can_not_be_started_for_want_of_descriptors_is_said_and_tri
     async def body() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
-            with pytest.raises(ClusterError, match=r"mine: the program that reads it can't be started: Too many open"):
+            with pytest.raises(
+                ClusterError, match=r"mine: the child process that reads it can't be started: Too many open"
+            ):
                 await find_access(str(file), environment={}, places=places)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,4 +1,4 @@
-"""Following an API server that forgets, breaks off, falls silent and sends what nobody can read.
+"""List and watch against an API server that expires versions, cuts responses off, stalls, and sends invalid objects.
 
 Time is the test's own: nothing is waited for but events.
 """
@@ -57,7 +57,7 @@ def test_otherwise_they_come_in_pages_and_are_watched_from_there() -> None:
     asyncio.run(body())
 
 
-def test_a_watch_that_is_cut_goes_on_from_the_last_bookmark() -> None:
+def test_a_cut_watch_continues_from_the_last_bookmark() -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.on(PODS.path, initial(A), bookmark("50"), "cut")
@@ -96,7 +96,7 @@ def between_two_pages(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "gone",
     [on_a_watch, as_an_event, on_an_initial_stream, in_an_initial_stream, between_two_pages],
-    ids=lambda way: way.__name__.replace("_", " "),
+    ids=lambda mode: mode.__name__.replace("_", " "),
 )
 def test_410_in_the_middle_of_anything_leads_to_a_new_list(gone: Callable[[Stage], None]) -> None:
     async def body() -> None:
@@ -109,7 +109,7 @@ def test_410_in_the_middle_of_anything_leads_to_a_new_list(gone: Callable[[Stage
     asyncio.run(body())
 
 
-def test_an_error_event_ends_the_watch_and_the_next_goes_on_from_there() -> None:
+def test_an_error_event_ends_the_watch_and_the_next_one_continues() -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.on(PODS.path, initial(A) + added(B) + error(500, "InternalError", "etcd is away"), "silent")
@@ -132,7 +132,7 @@ ENDS: dict[str, tuple[bytes | Fault, ...]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_a_watch_that_ends_with_goes_on_and_loses_nothing(end: tuple[bytes | Fault, ...]) -> None:
+def test_a_watch_continues_without_loss_after(end: tuple[bytes | Fault, ...]) -> None:
     async def body() -> None:
         async with following() as stage:
             seen = asyncio.Event()
@@ -147,7 +147,7 @@ def test_a_watch_that_ends_with_goes_on_and_loses_nothing(end: tuple[bytes | Fau
     asyncio.run(body())
 
 
-def test_a_list_that_is_cut_takes_nothing_away() -> None:
+def test_a_list_that_is_cut_off_removes_nothing() -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.on(PODS.path, initial(A, B) + error(410, "Expired"), "silent")
@@ -160,7 +160,7 @@ def test_a_list_that_is_cut_takes_nothing_away() -> None:
 
 
 @pytest.mark.parametrize("end", [("cut",), ("reset",), ()], ids=["cut", "reset", "ended"])
-def test_what_a_broken_list_named_does_not_count_for_the_next(end: tuple[Fault, ...]) -> None:
+def test_objects_of_an_interrupted_list_do_not_count_for_the_next(end: tuple[Fault, ...]) -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.on(PODS.path, initial(A, B) + error(410, "Expired"), "silent")
@@ -174,7 +174,7 @@ def test_what_a_broken_list_named_does_not_count_for_the_next(end: tuple[Fault, 
     asyncio.run(body())
 
 
-def test_a_watch_that_falls_silent_is_begun_anew() -> None:
+def test_a_watch_is_restarted_after_a_read_timeout() -> None:
     async def body() -> None:
         async with following(silence=0.05) as stage:
             stage.script.on(PODS.path, initial(A), "silent")
@@ -189,7 +189,7 @@ def test_a_watch_that_falls_silent_is_begun_anew() -> None:
     asyncio.run(body())
 
 
-def test_a_watch_that_is_silent_twice_at_one_version_gives_way_to_a_list() -> None:
+def test_two_read_timeouts_at_one_version_lead_to_a_list() -> None:
     async def body() -> None:
         async with following(silence=0.05) as stage:
             stage.script.on(PODS.path, initial(A), "silent")
@@ -204,7 +204,7 @@ def test_a_watch_that_is_silent_twice_at_one_version_gives_way_to_a_list() -> No
     asyncio.run(body())
 
 
-def test_nothing_is_in_sync_before_every_resource_is_and_that_is_told_once() -> None:
+def test_in_sync_once_every_resource_is() -> None:
     async def body() -> None:
         async with following(PODS, POLICIES) as stage:
             gate = asyncio.Event()
@@ -222,7 +222,7 @@ def test_nothing_is_in_sync_before_every_resource_is_and_that_is_told_once() -> 
     asyncio.run(body())
 
 
-def test_a_relist_gives_what_the_server_has_and_takes_only_what_it_lacks() -> None:
+def test_a_relist_returns_the_servers_objects_and_removes_only_the_missing_ones() -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.on(PODS.path, initial(A, B), "cut")
@@ -235,7 +235,7 @@ def test_a_relist_gives_what_the_server_has_and_takes_only_what_it_lacks() -> No
     asyncio.run(body())
 
 
-def test_a_reload_lists_everything_again_and_takes_nothing_away() -> None:
+def test_a_reload_lists_every_resource_again_and_removes_nothing() -> None:
     async def body() -> None:
         async with waiting(PODS, POLICIES) as (stage, source), running(source):
             stage.script.on(PODS.path, initial(A, B), "silent")
@@ -251,7 +251,7 @@ def test_a_reload_lists_everything_again_and_takes_nothing_away() -> None:
     asyncio.run(body())
 
 
-def test_a_reload_has_not_ended_before_the_list_of_every_kind_has() -> None:
+def test_a_reload_ends_after_the_list_of_every_kind() -> None:
     async def body() -> None:
         async with waiting(PODS, POLICIES) as (stage, source), running(source):
             stage.script.on(PODS.path, initial(A, B), "silent")
@@ -273,7 +273,7 @@ def test_a_reload_has_not_ended_before_the_list_of_every_kind_has() -> None:
     asyncio.run(body())
 
 
-def test_a_reload_before_a_server_that_is_away_ends_when_it_is_back() -> None:
+def test_a_reload_during_an_outage_ends_after_it() -> None:
     async def body() -> None:
         async with waiting(PODS) as (stage, source), running(source):
             stage.script.on(PODS.path, initial(A, B), "silent")
@@ -291,7 +291,7 @@ def test_a_reload_before_a_server_that_is_away_ends_when_it_is_back() -> None:
 
 
 class Unhurried(Stage):
-    """Takes one change in a turn of the event loop, as Intake does in a storm."""
+    """Takes one change in a turn of the event loop, as EventApplier does in a storm."""
 
     async def take(self, changes: Iterable[ObjectChange]) -> None:
         for change in changes:
@@ -301,7 +301,7 @@ class Unhurried(Stage):
 
 
 @pytest.mark.parametrize("turns", range(6))
-def test_a_reload_in_the_middle_of_a_list_takes_nothing_away(turns: int) -> None:
+def test_a_reload_during_a_list_removes_nothing(turns: int) -> None:
     async def body() -> None:
         bell = Bell()
         async with http_script(bell) as script:
@@ -328,7 +328,7 @@ def test_a_reload_in_the_middle_of_a_list_takes_nothing_away(turns: int) -> None
 
 
 class TestServices:
-    """What is read for `explain` alone."""
+    """Resources that are read for `explain` only."""
 
     PATH = "/api/v1/services"
 
@@ -351,7 +351,7 @@ class TestServices:
 
         asyncio.run(body())
 
-    def test_say_what_is_wrong_with_them_as_long_as_it_is(self) -> None:
+    def test_have_issues_until_they_are_corrected(self) -> None:
         async def body() -> None:
             async with waiting() as (stage, source):
                 stage.script.on(self.PATH, page({**self.service("x"), "spec": {"clusterIP": "y"}}))
@@ -368,7 +368,7 @@ class TestServices:
 
         asyncio.run(body())
 
-    def test_are_listed_anew_after_410(self) -> None:
+    def test_are_listed_again_after_410(self) -> None:
         async def body() -> None:
             async with waiting() as (stage, source):
                 stage.script.on(self.PATH, page(self.service("x"), rest="t"))
@@ -380,7 +380,7 @@ class TestServices:
         asyncio.run(body())
 
     @pytest.mark.parametrize("ways", ["refused", "away", "always expired"])
-    def test_stay_as_they_were_where_they_cannot_be_read(self, ways: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_stay_when_their_list_fails(self, ways: str, caplog: pytest.LogCaptureFixture) -> None:
         async def body() -> None:
             async with waiting() as (stage, source):
                 stage.script.on(self.PATH, page(self.service("x")))
@@ -395,16 +395,16 @@ class TestServices:
                 assert len(stage.script.asked) == {"refused": 2, "away": 1, "always expired": 4}[ways]
 
         asyncio.run(body())
-        assert "Services can't be read" in caplog.text
+        assert "list of Services failed" in caplog.text
 
 
-def test_how_it_stands_is_told_by_kind(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_status_has_every_kind(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with waiting(PODS, EGRESS) as (stage, source):
             with caplog.at_level(logging.INFO, "nfagent.kube.informers"):
                 await source.start()
             named = f"{stage.script.url}, by the test"
-            assert caplog.messages == [f"following {named}"]
+            assert caplog.messages == [f"watching API server {named}"]
             stage.script.on(PODS.path, initial(A, broken_pod("x")), "silent")
             stage.script.on(EGRESS.path, encoded(status(403, "Forbidden", "no")), status=403)
             async with running(source):

@@ -1,4 +1,4 @@
-"""Waiting for an API server that is away, busy, not ready or lacks a kind; and what the log says of it.
+"""Waiting for an API server that is unreachable, busy, not ready or lacks a kind; and the log lines about it.
 
 Time is the test's own, and so are the lots.
 """
@@ -36,13 +36,13 @@ from tests.support.scripted_source import (
 )
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.7])
-def test_429_waits_as_long_as_the_server_asks_and_a_lot_more(lot: float) -> None:
+@pytest.mark.parametrize("jitter", [0.0, 0.7])
+def test_429_waits_for_retry_after_and_a_jitter(jitter: float) -> None:
     async def body() -> None:
-        async with following(lot=lot, nodes=5000) as stage:
+        async with following(jitter=jitter, nodes=5000) as stage:
             stage.script.on(PODS.path, encoded(status(429)), status=429, headers={"Retry-After": "7"})
             stage.script.on(PODS.path, initial(A), "silent")
-            assert await stage.clock.paused(1) == 7 + 5 * lot
+            assert await stage.clock.paused(1) == 7 + 5 * jitter
             stage.clock.advance(6.9)
             await asyncio.sleep(0)
             assert len(stage.script.asked) == 1
@@ -52,9 +52,9 @@ def test_429_waits_as_long_as_the_server_asks_and_a_lot_more(lot: float) -> None
     asyncio.run(body())
 
 
-async def first_pauses(lot: float, nodes: int) -> list[float]:
-    """Give how long an agent waits for a server that isn't there."""
-    async with waiting(nodes=nodes, lot=lot) as (stage, source):
+async def first_pauses(jitter: float, nodes: int) -> list[float]:
+    """Return the pauses of an agent before an unreachable server."""
+    async with waiting(nodes=nodes, jitter=jitter) as (stage, source):
         await stage.script.refuse()
         async with running(source):
             for number in (1, 2):
@@ -63,7 +63,7 @@ async def first_pauses(lot: float, nodes: int) -> list[float]:
             return stage.clock.pauses[:3]
 
 
-def test_two_agents_with_different_lots_do_not_return_at_once() -> None:
+def test_two_agents_with_different_jitter_do_not_return_at_once() -> None:
     few, many = asyncio.run(first_pauses(0.1, 10)), asyncio.run(first_pauses(0.9, 10))
     assert all(one < other for one, other in zip(few, many, strict=True))
 
@@ -74,7 +74,7 @@ def test_in_a_larger_cluster_agents_return_over_a_longer_time() -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset"])
-def test_an_answer_that_ends_before_it_begins_is_asked_for_again(fault: Fault) -> None:
+def test_an_empty_watch_is_requested_again(fault: Fault) -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.drop(PODS.path, fault)
@@ -89,7 +89,7 @@ def test_an_answer_that_ends_before_it_begins_is_asked_for_again(fault: Fault) -
 
 
 async def opened(stage: Stage, number: int, *parts: bytes | Fault) -> None:
-    """Answer the first, second, ... request; let a minute pass before these parts come, and end."""
+    """Respond to the first, second, ... request; a minute passes before these parts and the end."""
     gate = asyncio.Event()
     stage.script.on(PODS.path, gate, *parts)
     await stage.script.nth(PODS.path, number)
@@ -98,8 +98,8 @@ async def opened(stage: Stage, number: int, *parts: bytes | Fault) -> None:
 
 
 @pytest.mark.parametrize("end", [(added(A), "cut"), (added(A),)], ids=["cut", "ended"])
-def test_initial_events_that_end_early_are_asked_for_less_and_less_often(end: tuple[bytes | Fault, ...]) -> None:
-    """However long they took: fifteen thousand agents ask for all Pods."""
+def test_incomplete_initial_events_double_the_pause(end: tuple[bytes | Fault, ...]) -> None:
+    """Independent of their length: fifteen thousand agents list all Pods."""
 
     async def body() -> None:
         async with following() as stage:
@@ -112,7 +112,7 @@ def test_initial_events_that_end_early_are_asked_for_less_and_less_often(end: tu
     asyncio.run(body())
 
 
-def test_after_a_watch_that_held_the_next_wait_is_short_again() -> None:
+def test_a_steady_watch_resets_the_pauses() -> None:
     async def body() -> None:
         async with following() as stage:
             for _ in range(3):
@@ -126,7 +126,7 @@ def test_after_a_watch_that_held_the_next_wait_is_short_again() -> None:
     asyncio.run(body())
 
 
-def test_a_server_that_is_away_is_waited_for_and_gone_on_with() -> None:
+def test_after_an_outage_the_watch_continues() -> None:
     async def body() -> None:
         async with following(PODS, POLICIES) as stage:
             stage.script.on(PODS.path, initial(A), "silent")
@@ -147,7 +147,7 @@ def test_a_server_that_is_away_is_waited_for_and_gone_on_with() -> None:
     asyncio.run(body())
 
 
-def test_one_knocks_for_all() -> None:
+def test_one_reflector_probes_for_all() -> None:
     async def body() -> None:
         resources = (PODS, POLICIES, EGRESS)
         async with waiting(*resources) as (stage, source):
@@ -184,9 +184,9 @@ def test_a_server_that_starts_is_waited_for_until_it_is_ready() -> None:
     asyncio.run(body())
 
 
-def test_a_server_that_is_not_ready_is_asked_less_often_in_a_larger_cluster() -> None:
+def test_an_unready_server_is_probed_less_often_in_a_larger_cluster() -> None:
     async def pauses(nodes: int) -> list[float]:
-        async with waiting(nodes=nodes, lot=1.0) as (stage, source):
+        async with waiting(nodes=nodes, jitter=1.0) as (stage, source):
             await stage.script.refuse()
             async with running(source):
                 await stage.clock.paused(1)
@@ -202,7 +202,7 @@ def test_a_server_that_is_not_ready_is_asked_less_often_in_a_larger_cluster() ->
     assert asyncio.run(pauses(15_000)) == [7.5] * 3
 
 
-def test_a_server_that_never_calls_itself_ready_is_asked_all_the_same() -> None:
+def test_a_server_that_is_never_ready_is_used_after_30_seconds() -> None:
     async def body() -> None:
         async with waiting() as (stage, source):
             await stage.script.refuse()
@@ -219,7 +219,7 @@ def test_a_server_that_never_calls_itself_ready_is_asked_all_the_same() -> None:
 
 
 class Elsewhere:
-    """A server whose readiness is answered, and nothing else: a balancer with a dead master behind it."""
+    """A server that answers only /readyz: a load balancer with a dead server behind it."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -228,7 +228,7 @@ class Elsewhere:
         return ClientConfig(server="https://balancer", origin="the test")
 
     async def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing."""
 
     def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[ResponseStream]:
         self.tries += 1
@@ -239,7 +239,7 @@ class Elsewhere:
         return ApiResponse(200, b"ok")
 
 
-def test_a_server_that_is_reachable_in_one_way_only_is_not_asked_in_a_circle() -> None:
+def test_a_server_that_only_answers_probes_is_not_retried_in_a_loop() -> None:
     async def body() -> None:
         bell = Bell()
         stage = Stage(HttpScript(bell), bell)
@@ -254,7 +254,7 @@ def test_a_server_that_is_reachable_in_one_way_only_is_not_asked_in_a_circle() -
 
 
 class TestMissingKinds:
-    """Kinds whose CRD isn't there."""
+    """Kinds without a CRD."""
 
     LIST = "networking.gke.io"
 
@@ -264,9 +264,9 @@ class TestMissingKinds:
             {"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": self.LIST}, "versions": versions}]}
         )
 
-    def test_are_no_obstacle_and_are_picked_up_within_a_minute_of_their_creation(self) -> None:
+    def test_do_not_delay_the_sync_and_are_watched_within_a_minute_of_their_creation(self) -> None:
         async def body() -> None:
-            async with following(PODS, EGRESS, lot=1.0) as stage:
+            async with following(PODS, EGRESS, jitter=1.0) as stage:
                 stage.script.on(PODS.path, initial(A), "silent")
                 stage.script.on(EGRESS.path, encoded(status(404, "NotFound")), status=404)
                 await stage.in_sync()
@@ -289,7 +289,7 @@ class TestMissingKinds:
     @pytest.mark.parametrize(
         ("answer", "code"), [(b'{"kind": "APIGroupList"}', 200), (b"", 403), (b"", 404), (b"", 406)]
     )
-    def test_are_asked_for_themselves_where_discovery_does_not_say(self, answer: bytes, code: int) -> None:
+    def test_are_requested_directly_where_discovery_is_refused(self, answer: bytes, code: int) -> None:
         async def body() -> None:
             async with following(PODS, EGRESS) as stage:
                 stage.script.on(PODS.path, initial(A), "silent")
@@ -302,7 +302,7 @@ class TestMissingKinds:
         asyncio.run(body())
 
     @pytest.mark.parametrize("code", [304, 429, 503])
-    def test_are_missing_still_where_discovery_has_nothing_new(self, code: int) -> None:
+    def test_stay_missing_while_discovery_is_unchanged(self, code: int) -> None:
         async def body() -> None:
             async with following(PODS, EGRESS) as stage:
                 stage.script.on(PODS.path, initial(A), "silent")
@@ -314,7 +314,7 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
-    def test_are_looked_for_once_for_all(self) -> None:
+    def test_are_discovered_by_one_request_for_all(self) -> None:
         async def body() -> None:
             resources = [resource for resource in RESOURCES if resource.optional]
             async with following(*resources) as stage:
@@ -336,7 +336,7 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
-    def test_are_not_believed_in_while_the_server_is_not_ready(self) -> None:
+    def test_do_not_count_as_missing_while_the_server_is_not_ready(self) -> None:
         async def body() -> None:
             async with following(EGRESS) as stage:
                 stage.script.on("/readyz", b"[-]crd-informer-synced failed", status=500)
@@ -350,8 +350,8 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
-    def test_are_believed_in_where_the_server_never_calls_itself_ready(self) -> None:
-        """A check that fails for good is no reason to enforce nothing."""
+    def test_count_as_missing_where_the_server_is_never_ready(self) -> None:
+        """A readiness check that fails permanently must not prevent enforcement."""
 
         async def body() -> None:
             async with waiting(EGRESS) as (stage, source):
@@ -364,7 +364,7 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
-    def test_are_doubted_anew_in_every_start(self) -> None:
+    def test_are_verified_again_after_every_start(self) -> None:
         async def body() -> None:
             async with following(EGRESS) as stage:
                 stage.script.on("/readyz", status=500)
@@ -383,7 +383,7 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
-    def test_that_were_there_are_believed_gone_after_three_answers(self) -> None:
+    def test_that_were_served_are_removed_after_three_404s(self) -> None:
         async def body() -> None:
             async with following(EGRESS) as stage:
                 stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "cut")
@@ -398,7 +398,7 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
-    def test_that_are_served_in_another_version_stay_in_force_and_say_so(self) -> None:
+    def test_that_are_served_in_another_version_stay_in_force_and_are_reported(self) -> None:
         async def body() -> None:
             async with waiting(EGRESS) as (stage, source), running(source):
                 stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "cut")
@@ -407,12 +407,12 @@ class TestMissingKinds:
                 for number in range(1, 6):
                     stage.clock.advance(await stage.clock.paused(number))
                 assert stage.holder.names == "e"
-                trouble = "EgressNATPolicy served as v2, but read as v1; what was read before stays in force"
+                trouble = "EgressNATPolicy served as v2, but read as v1; the last known state stays in force"
                 assert source.status()["apiserver"]["resources"]["EgressNATPolicy"]["trouble"] == trouble
 
         asyncio.run(body())
 
-    def test_of_which_nothing_was_read_are_said_where_they_are_served_in_another_version(self) -> None:
+    def test_never_read_are_reported_where_they_are_served_in_another_version(self) -> None:
         async def body() -> None:
             async with waiting(EGRESS) as (stage, source), running(source):
                 stage.script.on(EGRESS.path, status=404)
@@ -427,7 +427,7 @@ class TestMissingKinds:
 
 
 @pytest.mark.parametrize(("code", "advice"), [(401, "credentials"), (403, "deploy/rbac.yaml")])
-def test_who_is_not_let_in_says_so_once_with_what_to_do_and_says_when_it_is_over(
+def test_401_and_403_are_logged_once_with_advice_and_their_recovery(
     code: int, advice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def body() -> None:
@@ -444,10 +444,10 @@ def test_who_is_not_let_in_says_so_once_with_what_to_do_and_says_when_it_is_over
     assert [level for level, _ in said] == ["WARNING", "INFO"]
     assert "who are you?" in said[0][1]
     assert advice in said[0][1]
-    assert said[1][1] == "every kind is followed again"
+    assert said[1][1] == "all kinds are watched again"
 
 
-def test_what_is_part_of_the_protocol_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_of_the_protocol_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with following(PODS, EGRESS) as stage:
             refuse_initial_events(stage)
@@ -464,7 +464,7 @@ def test_what_is_part_of_the_protocol_is_not_said(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize(("times", "retry_after"), [(3, "1"), (1, "60")], ids=["more than once", "for long"])
-def test_a_server_that_is_busy_is_said(times: int, retry_after: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_busy_server_is_logged(times: int, retry_after: str, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with following() as stage:
             for _ in range(times):
@@ -478,7 +478,7 @@ def test_a_server_that_is_busy_is_said(times: int, retry_after: str, caplog: pyt
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-def test_all_is_well_again_when_the_last_kind_is_followed(caplog: pytest.LogCaptureFixture) -> None:
+def test_recovery_is_logged_when_the_last_kind_is_watched(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with following(PODS, POLICIES) as stage:
             for path in (PODS.path, POLICIES.path):
@@ -496,7 +496,7 @@ def test_all_is_well_again_when_the_last_kind_is_followed(caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-def test_trouble_that_ends_with_the_kind_is_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_ends_when_its_kind_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with following(EGRESS) as stage:
             stage.script.on(EGRESS.path, status=500)
@@ -510,7 +510,7 @@ def test_trouble_that_ends_with_the_kind_is_over(caplog: pytest.LogCaptureFixtur
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-def test_a_list_that_breaks_off_again_and_again_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_that_is_cut_off_repeatedly_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with following() as stage:
             for _ in range(4):
@@ -534,7 +534,7 @@ class Ringing(logging.Handler):
         self._bell.ring()
 
 
-def test_recovery_is_said_when_the_watch_is_open_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_recovery_is_logged_when_the_watch_is_open_again(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with following() as stage:
             stage.script.on(PODS.path, initial(A), "cut")
@@ -548,7 +548,7 @@ def test_recovery_is_said_when_the_watch_is_open_again(caplog: pytest.LogCapture
             ringing = Ringing(stage.bell)
             log.addHandler(ringing)
             try:
-                await stage.bell.until(lambda: "every kind is followed again" in caplog.messages)
+                await stage.bell.until(lambda: "all kinds are watched again" in caplog.messages)
             finally:
                 log.removeHandler(ringing)
 

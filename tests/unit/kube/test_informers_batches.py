@@ -1,4 +1,4 @@
-"""A list of policies is handed on as one batch, when it is whole: no part of a relist takes effect."""
+"""A list of policies is passed on as one batch when it is complete: no part of a relist takes effect."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Batches(Stage):
 
 @asynccontextmanager
 async def holding_one() -> AsyncIterator[Batches]:
-    """Follow policies of which one is held, up to the moment at which the server has forgotten the version."""
+    """Watch policies, one of which is in the state, until the server has compacted the version."""
     bell = Bell()
     async with http_script(bell) as script:
         stage = Batches(script, bell)
         stage.batches = []
         server = api_server(script)
-        source = Informers(server, stage.clock, stage, resources=(POLICIES,), lots=lambda: 0.5)
+        source = Informers(server, stage.clock, stage, stage.held, resources=(POLICIES,), jitter=lambda: 0.5)
         script.on("/readyz", b"ok", lasting=True)
         script.on(POLICIES.path, initial(FIRST), event("ERROR", GONE))
         try:
@@ -91,7 +91,7 @@ def test_pages_of_a_list_of_policies_are_one_batch() -> None:
 
 
 @pytest.mark.parametrize("again", [MORE[:1], []], ids=["part of it is there again", "nothing of it is there again"])
-def test_a_list_that_breaks_off_has_no_effect_and_leaves_nothing_behind(again: list[dict[str, object]]) -> None:
+def test_a_list_that_is_cut_off_has_no_effect(again: list[dict[str, object]]) -> None:
     async def body() -> None:
         async with holding_one() as stage:
             stage.script.on(POLICIES.path, added(*MORE))

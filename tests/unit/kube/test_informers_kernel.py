@@ -1,4 +1,4 @@
-"""From an API server to the kernel: nothing before all is known, nothing when it is lost, then what differs."""
+"""From the API server to the kernel: no write before the sync, none during an outage, then the difference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.two_node_cluster import policy as network_policy
 
 
 class Kernel:
-    """tests.support.fake_nftables behind the Kernel protocol. `commits` is every transaction."""
+    """tests.support.fake_nftables with the reconciler's protocol. `commits` has every transaction."""
 
     def __init__(self, bell: Bell) -> None:
         self.fake = FakeKernel()
@@ -48,7 +48,7 @@ class Kernel:
 
 
 class Standstill:
-    """The reconciler's time: none passes but in short pauses, so a resync is never due."""
+    """The reconciler's clock: it advances by short pauses only, so a resync is never due."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -92,13 +92,13 @@ WEB, DB = pod("web", 1, "10.64.0.1", app="web"), pod("db", 2, "10.64.0.20", app=
 FROM_DB = {"ingress": [{"from": [{"podSelector": labelled(app="db")}]}], "types": ["Ingress"]}
 
 
-def test_the_kernel_is_told_when_all_is_in_sync_and_of_a_relist_only_what_differs() -> None:
+def test_the_kernel_is_written_after_the_sync_and_a_relist_writes_only_the_difference() -> None:
     async def body() -> None:
         bell = Bell()
         async with http_script(bell) as script:
             node = Node(script, bell)
             server = api_server(script)
-            source = Informers(server, node.clock, node, resources=(PODS, POLICIES), lots=lambda: 0.5)
+            source = Informers(server, node.clock, node, node.held, resources=(PODS, POLICIES), jitter=lambda: 0.5)
             reconciling = asyncio.create_task(node.reconciler.run())
             gate = asyncio.Event()
             script.on("/readyz", b"ok", lasting=True)
@@ -110,7 +110,7 @@ def test_the_kernel_is_told_when_all_is_in_sync_and_of_a_relist_only_what_differ
                     assert (node.kernel.commits, node.kernel.fake.ruleset) == ([], ABSENT)
                     gate.set()
                     await bell.until(lambda: node.kernel.fake.ruleset == node.desired.ruleset())
-                    node.desired.absolve(node.desired.suspects)
+                    node.desired.absolve(node.desired.suspects)  # codespell:ignore absolve,suspects
                     node.reconciler.wake()
                     await bell.until(lambda: not node.desired.touched)
                     told, ruleset = len(node.kernel.commits), node.kernel.fake.ruleset

@@ -1,4 +1,4 @@
-"""A list's body, read as it comes: the same objects wherever it is split, and in memory no more than need be."""
+"""Incremental decoding of a list: the same objects for every split, and little memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HEIRS = {
         "ownerReferences": [{"apiVersion": "v1", "kind": '}, {"kind": "\\'} for _ in range(9)],
     },
 }
-SPOKEN = pod("s", words='"}, {"metadata": {"name": "no object"')
+QUOTED = pod("s", words='"}, {"metadata": {"name": "no object"')
 CUSTOM = {"apiVersion": "policy.example/v1", "kind": "EgressNATPolicy", "metadata": {"name": "e"}}
 
 
 def compact(body: bytes) -> bytes:
-    """Write as the API server does: without a space."""
+    """Encode as the API server does: without spaces."""
     return json.dumps(json.loads(body), separators=(",", ":")).encode() + b"\n"
 
 
@@ -36,7 +36,7 @@ BODIES: dict[str, bytes] = {
     "one object": page(pod("a")),
     "many objects": page(*(pod(name) for name in "abcdefgh"), rest="t"),
     "as the API server writes them": compact(page(pod("a"), pod("b"), pod("c"))),
-    "objects in which others seem to begin": page(OWNED, SPOKEN, OWNED, pod("a")),
+    "objects with text that looks like the start of another": page(OWNED, QUOTED, OWNED, pod("a")),
     "objects that name their kind": compact(page(CUSTOM, CUSTOM, CUSTOM)),
     "objects with many owners": page(pod("a"), HEIRS, OWNED, HEIRS, pod("b")),
     "objects with many owners, as they come": compact(page(pod("a"), HEIRS, OWNED, HEIRS, pod("b"))),
@@ -46,7 +46,7 @@ BODIES: dict[str, bytes] = {
 
 
 def read(body: bytes, size: int) -> tuple[list[object], str, str, int]:
-    """Give all objects, version, token, and how many objects came before the end."""
+    """Return all objects, version, continue token, and the number of objects before the end."""
     reading = ListDecoder()
     found = [raw for start in range(0, len(body), size) for raw in reading.feed(body[start : start + size])]
     last = reading.end()
@@ -56,7 +56,7 @@ def read(body: bytes, size: int) -> tuple[list[object], str, str, int]:
 
 @pytest.mark.parametrize("size", [1, 3, 50, 100_000])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_body_is_read_the_same_wherever_it_is_split(body: bytes, size: int) -> None:
+def test_a_body_decodes_to_the_same_objects_for_every_split(body: bytes, size: int) -> None:
     whole = decode_page(body)
     values, version, rest, _ = read(body, size)
     assert (version, rest) == (whole.version, whole.rest)
@@ -64,7 +64,7 @@ def test_a_body_is_read_the_same_wherever_it_is_split(body: bytes, size: int) ->
 
 
 @pytest.mark.parametrize("body", [page(*(pod(name) for name in "abcdefgh")), BODIES["objects that name their kind"]])
-def test_all_objects_but_the_last_are_given_before_the_end(body: bytes) -> None:
+def test_all_objects_but_the_last_are_returned_before_the_end(body: bytes) -> None:
     values, _, _, early = read(body, 100)
     assert early == len(values) - 1
 
@@ -89,7 +89,7 @@ def test_what_is_no_list_is_an_error_at_its_end(body: bytes, size: int) -> None:
 
 
 class Counted:
-    """The JSON decoder, and how many bytes it has looked through."""
+    """The JSON decoder, and how many bytes it has read."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -103,11 +103,11 @@ class Counted:
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param({"metadata": {"ownerReferences": [{"apiVersion": "v1"}] * 5000}}, id="an object of many owners"),
-        pytest.param({"spec": 1}, id="an object that begins with anything"),
+        pytest.param({"metadata": {"ownerReferences": [{"apiVersion": "v1"}] * 5000}}, id="an object with many owners"),
+        pytest.param({"spec": 1}, id="an object with another first field"),
     ],
 )
-def test_no_object_has_a_body_looked_through_again_and_again(
+def test_decoding_time_is_linear_in_the_size_of_the_body(
     first: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = compact(page(pod("a"), first, *(pod(f"p-{number}") for number in range(2000))))

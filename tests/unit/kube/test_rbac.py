@@ -1,4 +1,4 @@
-"""What is needed of an API server, what deploy/rbac.yaml grants, and what the code does: all the same."""
+"""The required permissions are those that deploy/rbac.yaml grants and that the code uses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_nothing_is_needed_twice() -> None:
     assert len(NEEDED) == len(set(NEEDED))
 
 
-def test_what_is_followed_is_vital_and_nothing_else_is() -> None:
+def test_exactly_the_watched_resources_are_vital() -> None:
     vital = {(need.group, need.resource, need.namespace, need.name) for need in NEEDS if need.vital}
     assert vital == {
         (
@@ -59,7 +59,7 @@ def test_services_are_listed_and_not_watched() -> None:
     assert [need.verbs for need in NEEDS if need.resource == SERVICES.plural] == [("list",)]
 
 
-def test_the_lease_is_the_one_that_agents_are_elected_by() -> None:
+def test_the_lease_is_the_one_of_the_leader_election() -> None:
     assert (LEASES_NAMESPACE, LEASE) == (lease.NAMESPACE, lease.NAME)
     leases = {(need.group, need.resource, need.namespace) for need in NEEDS if need.resource == "leases"}
     assert {f"/apis/{group}/v1/namespaces/{namespace}/{plural}" for group, plural, namespace in leases} == {

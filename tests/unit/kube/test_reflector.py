@@ -1,4 +1,4 @@
-"""Following one resource: what is asked next, what answers change, and what they leave alone."""
+"""List and watch of one resource: the requests, and the changes that responses contain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BY_KIND = {resource.kind: resource for resource in RESOURCES}
 
 
 class Followed:
-    """A reflector, and somebody who holds what it gives."""
+    """A reflector, and a holder of the objects that it returns."""
 
     def __init__(self, kind: str = "Pod", page_size: int = 5000, last_good: LastGoodVersions | None = None) -> None:
         self.holder = Holder()
@@ -49,7 +49,7 @@ Step: TypeAlias = Callable[[Followed], None]
 
 
 def streamed(*chunks: bytes) -> Step:
-    """Answer with bytes of a watch, as long as the reflector listens."""
+    """Feed bytes of a watch, until the reflector ends it."""
 
     def step(followed: Followed) -> None:
         request = followed.reflector.request(300)
@@ -63,12 +63,12 @@ def streamed(*chunks: bytes) -> Step:
 
 
 def ended(followed: Followed) -> None:
-    """End the answer that is being read."""
+    """End the current response."""
     followed.reflector.end()
 
 
 def paged(body: bytes) -> Step:
-    """Answer with a page."""
+    """Feed a page."""
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
@@ -80,7 +80,7 @@ def paged(body: bytes) -> Step:
 
 
 def parts(body: bytes) -> Step:
-    """Answer with the beginning of a page, in small pieces."""
+    """Feed the beginning of a page, in small parts."""
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
@@ -91,7 +91,7 @@ def parts(body: bytes) -> Step:
 
 
 def refused(code: int, body: object = None, retry_after: float | None = None) -> Step:
-    """Answer with a status code that isn't 200."""
+    """Feed a response with a status other than 200."""
 
     def step(followed: Followed) -> None:
         followed.reflector.request(300)
@@ -120,7 +120,7 @@ TOO_MANY = status(429, "TooManyRequests", "try again later")
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How it stands at the end; gone are the names that were taken away, in order."""
+    """The final state; `gone` has the names of removed objects, in order."""
 
     names: str
     phase: str
@@ -131,21 +131,21 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 LISTS: dict[str, tuple[list[Step], Outcome]] = {
-    "an initial streaming list is whole at its end mark": ([SYNCED], Outcome("a b", "watching", version="5")),
-    "before its end mark it isn't": (
+    "initial events are complete at their end mark": ([SYNCED], Outcome("a b", "watching", version="5")),
+    "initial events are incomplete before their end mark": (
         [streamed(added(pod("a"), pod("b")))],
         Outcome("a b", "initial", version="", synced=False),
     ),
-    "an ordinary bookmark doesn't end it": (
+    "an ordinary bookmark doesn't end the initial events": (
         [streamed(added(pod("a")), bookmark("4"))],
         Outcome("a", "initial", version="", synced=False),
     ),
-    "an empty one is whole too": ([streamed(end_mark("5"))], Outcome("", "watching", version="5")),
-    "a deletion in it is no version to go on from": (
+    "empty initial events are complete": ([streamed(end_mark("5"))], Outcome("", "watching", version="5")),
+    "a deletion within initial events is no version to continue from": (
         [streamed(added(pod("a", 1)) + event("DELETED", pod("a", 4)))],
         Outcome("", "initial", version="", gone="a", synced=False),
     ),
-    "changes that happen meanwhile count": (
+    "changes within initial events count": (
         [
             streamed(
                 added(pod("a", 1), pod("b", 2)) + event("MODIFIED", pod("a", 3)) + event("DELETED", pod("b", 4)),
@@ -159,11 +159,11 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         Outcome("", "listing", "again", synced=False),
     ),
     "400 to initial events leads to pages": ([refused(400)], Outcome("", "listing", "again", synced=False)),
-    "422 to a list of pages is a refusal": (
+    "422 to a list by pages is an error": (
         [NO_INITIAL_EVENTS, refused(422)],
         Outcome("", "listing", "refused", synced=False),
     ),
-    "422 to a watch is a refusal, and the watch is tried again": (
+    "422 to a watch is an error, and the watch is repeated": (
         [SYNCED, ended, refused(422)],
         Outcome("a b", "watching", "refused", version="5"),
     ),
@@ -171,7 +171,7 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"), version="9"))],
         Outcome("a b", "watching", version="9"),
     ),
-    "a list of pages is whole with the last": (
+    "a list by pages is complete with the last page": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), version="9", rest="t1")),
@@ -180,11 +180,11 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b c", "watching", version="9"),
     ),
-    "before its last page it isn't": (
+    "a list by pages is incomplete before its last page": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), version="9", rest="t1"))],
         Outcome("a", "listing", version="", synced=False),
     ),
-    "a list that breaks off goes on with its next page": (
+    "an interrupted list continues with its next page": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), version="9", rest="t1")),
@@ -193,7 +193,7 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b", "watching", version="9"),
     ),
-    "410 in the middle of a list starts it anew": (
+    "410 within a list starts it over": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), version="9", rest="t1")),
@@ -202,11 +202,11 @@ LISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("b", "watching", version="12", gone="a"),
     ),
-    "410 as the status of an initial stream starts it anew": (
+    "410 as the status of initial events starts them over": (
         [refused(410, GONE), SYNCED],
         Outcome("a b", "watching", version="5"),
     ),
-    "410 in the middle of an initial stream starts it anew": (
+    "410 within initial events starts them over": (
         [streamed(added(pod("c")) + error(410, "Expired")), SYNCED],
         Outcome("a b", "watching", version="5", gone="c"),
     ),
@@ -217,16 +217,16 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [SYNCED, streamed(added(pod("c", 6)) + event("DELETED", pod("a", 7)))],
         Outcome("b c", "watching", version="7", gone="a"),
     ),
-    "a bookmark moves the version on": ([SYNCED, streamed(bookmark("50"))], Outcome("a b", "watching", version="50")),
-    "a bookmark without a version moves nothing": (
+    "a bookmark advances the version": ([SYNCED, streamed(bookmark("50"))], Outcome("a b", "watching", version="50")),
+    "a bookmark without a version doesn't advance it": (
         [SYNCED, streamed(bookmark(""))],
         Outcome("a b", "watching", version="5"),
     ),
-    "an object without a version moves nothing": (
+    "an object without a version doesn't advance it": (
         [SYNCED, streamed(added({**pod("c"), "metadata": {"namespace": "shop", "name": "c"}}))],
         Outcome("a b c", "watching", version="5"),
     ),
-    "a watch that ends goes on from its last event": (
+    "an ended watch continues from its last event": (
         [SYNCED, streamed(added(pod("c", 6))), ended],
         Outcome("a b c", "watching", version="6"),
     ),
@@ -234,17 +234,17 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [SYNCED, streamed(added(pod("c", 6)) + added(pod("d", 7))[:-9]), ended],
         Outcome("a b c", "watching", version="6"),
     ),
-    "half a line is forgotten by the next watch": (
+    "half a line is dropped by the next watch": (
         [SYNCED, streamed(added(pod("c", 6)) + added(pod("d", 7))[:-9]), ended, streamed(added(pod("d", 7)))],
         Outcome("a b c d", "watching", version="7"),
     ),
-    "410 as a status lists anew": (
+    "410 as a status leads to a list": (
         [SYNCED, ended, refused(410, GONE)],
         Outcome("a b", "initial", "expired", version="5"),
     ),
-    "410 without a Status lists anew": ([SYNCED, refused(410)], Outcome("a b", "initial", "expired")),
-    "410 as an event lists anew": ([SYNCED, streamed(error(410, "Gone"))], Outcome("a b", "initial", "expired")),
-    "Expired by its reason alone lists anew": (
+    "410 without a Status leads to a list": ([SYNCED, refused(410)], Outcome("a b", "initial", "expired")),
+    "410 as an event leads to a list": ([SYNCED, streamed(error(410, "Gone"))], Outcome("a b", "initial", "expired")),
+    "the reason Expired leads to a list": (
         [SYNCED, streamed(error(0, "Expired"))],
         Outcome("a b", "initial", "expired"),
     ),
@@ -252,31 +252,31 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         [NO_INITIAL_EVENTS, paged(page(pod("a"))), refused(410, GONE)],
         Outcome("a", "listing", "expired"),
     ),
-    "what stands behind an error isn't read": (
+    "events behind an error aren't read": (
         [SYNCED, streamed(error(410, "Gone") + added(pod("c", 6)))],
         Outcome("a b", "initial", "expired"),
     ),
-    "another error event goes on from the last version": (
+    "another error event continues from the last version": (
         [SYNCED, streamed(added(pod("c", 6)) + error(500, "InternalError"))],
         Outcome("a b c", "watching", "refused", version="6"),
     ),
-    "an error that comes again at the same version lists anew": (
+    "an error repeated at the same version leads to a list": (
         [SYNCED, streamed(error(500, "InternalError")), streamed(error(500, "InternalError"))],
         Outcome("a b", "initial", "refused"),
     ),
-    "an error that comes again further on does not": (
+    "an error repeated at another version does not": (
         [SYNCED, streamed(error(500)), streamed(added(pod("c", 6)) + error(500))],
         Outcome("a b c", "watching", "refused", version="6"),
     ),
-    "nor one that comes after a new list": (
+    "nor does an error after a new list": (
         [SYNCED, streamed(error(500)), streamed(error(410)), SYNCED, streamed(error(500))],
         Outcome("a b", "watching", "refused", version="5"),
     ),
-    "a server that is busy again and again is no reason for a list": (
+    "a server that stays busy leads to no list": (
         [SYNCED, streamed(error(429)), streamed(error(429)), streamed(error(429))],
         Outcome("a b", "watching", "busy", version="5"),
     ),
-    "an error event in the initial stream lists anew": (
+    "an error event within initial events starts them over": (
         [streamed(added(pod("a")) + error(500))],
         Outcome("a", "initial", "refused", synced=False),
     ),
@@ -285,37 +285,37 @@ WATCHES: dict[str, tuple[list[Step], Outcome]] = {
         Outcome("a b", "watching", "refused", version="5"),
     ),
     "429 waits": ([SYNCED, refused(429, TOO_MANY)], Outcome("a b", "watching", "busy", version="5")),
-    "500 is a refusal": ([SYNCED, refused(500)], Outcome("a b", "watching", "refused", version="5")),
-    "403 is a refusal": ([SYNCED, refused(403)], Outcome("a b", "watching", "refused", version="5")),
-    "garbage lists anew": ([SYNCED, streamed(b"<html>\n")], Outcome("a b", "initial", "broken")),
-    "an event of a type that nobody knows lists anew": (
+    "500 is an error": ([SYNCED, refused(500)], Outcome("a b", "watching", "refused", version="5")),
+    "403 is an error": ([SYNCED, refused(403)], Outcome("a b", "watching", "refused", version="5")),
+    "an invalid line leads to a list": ([SYNCED, streamed(b"<html>\n")], Outcome("a b", "initial", "broken")),
+    "an event of an unknown type leads to a new list": (
         [SYNCED, streamed(event("RENAMED", pod("a")))],
         Outcome("a b", "initial", "broken"),
     ),
-    "an object without a name lists anew": (
+    "an object without a name leads to a list": (
         [SYNCED, streamed(event("MODIFIED", {}))],
         Outcome("a b", "initial", "broken"),
     ),
 }
 
 RELISTS: dict[str, tuple[list[Step], Outcome]] = {
-    "what isn't listed is gone, at the end mark": (
+    "objects not listed are removed at the end mark": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2)) + end_mark("20"))],
         Outcome("b", "watching", version="20", gone="a"),
     ),
-    "before the end mark nothing is gone": (
+    "before the end mark nothing is removed": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2)))],
         Outcome("a b", "initial"),
     ),
-    "an initial stream that breaks off takes nothing away": (
+    "interrupted initial events remove nothing": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended],
         Outcome("a b", "initial", "refused"),
     ),
-    "and what it named doesn't count for the next one": (
+    "and its objects don't count for the next ones": (
         [SYNCED, streamed(error(410)), streamed(added(pod("b", 2))), ended, streamed(added(pod("a")), end_mark("20"))],
         Outcome("a", "watching", version="20", gone="b"),
     ),
-    "nor does what it named before an error": (
+    "nor do objects before an error": (
         [
             SYNCED,
             streamed(error(410)),
@@ -324,11 +324,11 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a", "watching", version="20", gone="b"),
     ),
-    "before the last page nothing is gone": (
+    "before the last page nothing is removed": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page(pod("c"), rest="t"))],
         Outcome("a b c", "listing"),
     ),
-    "a list that breaks off takes nothing away": (
+    "an interrupted list removes nothing": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), pod("b"))),
@@ -338,7 +338,7 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b c", "listing"),
     ),
-    "and what it named doesn't count for the next list": (
+    "and its objects don't count for the next list": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), pod("b"))),
@@ -349,7 +349,7 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a c", "watching", gone="b"),
     ),
-    "what no page lists is gone with the last": (
+    "objects on no page are removed with the last page": (
         [
             NO_INITIAL_EVENTS,
             paged(page(pod("a"), pod("b"))),
@@ -359,27 +359,27 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("b c", "watching", gone="a"),
     ),
-    "an empty list takes all": (
+    "an empty list removes all objects": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page())],
         Outcome("", "watching", gone="a b"),
     ),
-    "a page of garbage takes nothing": (
+    "an invalid page removes nothing": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(b"<html>")],
         Outcome("a b", "listing", "broken"),
     ),
-    "a list whose objects have no names takes nothing": (
+    "a list of objects without names removes nothing": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(page({}, pod("c")))],
         Outcome("a b", "listing", "broken"),
     ),
-    "a Status in place of a list takes nothing": (
+    "a Status in place of a list removes nothing": (
         [NO_INITIAL_EVENTS, paged(page(pod("a"), pod("b"))), refused(410), paged(encoded(status(200)))],
         Outcome("a b", "listing", "broken"),
     ),
-    "an end mark without a version takes nothing": (
+    "an end mark without a version removes nothing": (
         [SYNCED, streamed(error(410)), streamed(end_mark(""))],
         Outcome("a b", "initial", "broken"),
     ),
-    "what was deleted meanwhile, and made again, is there": (
+    "an object deleted and created again during a list stays": (
         [
             SYNCED,
             streamed(error(410)),
@@ -389,11 +389,11 @@ RELISTS: dict[str, tuple[list[Step], Outcome]] = {
         ],
         Outcome("a b", "watching", version="23", gone="b"),
     ),
-    "an object that can't be read any more is held": (
+    "an object that can't be decoded any more stays": (
         [SYNCED, streamed(error(410)), streamed(added(pod("a", 1), broken_pod("b", 9)) + end_mark("20"))],
         Outcome("a b", "watching", version="20"),
     ),
-    "an error after a list begins with a list": (
+    "an error event after a list leads to a list": (
         [SYNCED, looked_again, SYNCED],
         Outcome("a b", "watching", version="5"),
     ),
@@ -426,7 +426,7 @@ INITIAL = {
 }
 CACHED = {"limit": "5000", "resourceVersion": "0"}
 NOT_OLDER_THAN_9 = {"resourceVersion": "9", "resourceVersionMatch": "NotOlderThan"}
-UNHEARD_OF = {
+TOO_LARGE = {
     **status(504, "Timeout", "Too large resource version"),
     "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
 }
@@ -438,24 +438,27 @@ def fell_silent(followed: Followed) -> None:
 
 
 QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
-    "first the initial events are asked for": ([], INITIAL),
+    "the first request is for initial events": ([], INITIAL),
     "and after 410, not older than what was read": ([SYNCED, refused(410)], {**INITIAL, "resourceVersion": "5"}),
-    "of whatever there is, where the server has heard of nothing so new": ([SYNCED, refused(504, UNHEARD_OF)], INITIAL),
-    "and where it was silent twice": ([SYNCED, fell_silent, fell_silent], INITIAL),
-    "not where it was silent once": (
+    "of any version, where the requested one is newer than the server's newest": (
+        [SYNCED, refused(504, TOO_LARGE)],
+        INITIAL,
+    ),
+    "and after two read timeouts": ([SYNCED, fell_silent, fell_silent], INITIAL),
+    "not after one read timeout": (
         [SYNCED, fell_silent],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
     ),
-    "nor where it had something to say in between": (
+    "nor after two with an event in between": (
         [SYNCED, fell_silent, streamed(bookmark("6")), fell_silent],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "6"},
     ),
-    "then what came after their end": (
+    "then for events after their end mark": (
         [SYNCED],
         {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "300", "resourceVersion": "5"},
     ),
-    "or a list of the server's cache, which passes over the limit": ([NO_INITIAL_EVENTS], CACHED),
-    "its version isn't said again to those that follow a page": (
+    "or for a list from the watch cache, which ignores the limit": ([NO_INITIAL_EVENTS], CACHED),
+    "the following pages are requested without a version": (
         [NO_INITIAL_EVENTS, paged(page(rest="t1"))],
         {"limit": "5000", "continue": "t1"},
     ),
@@ -463,15 +466,15 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410)],
         {"limit": "5000"},
     ),
-    "a list after a watch's 410 is of the cache, not older than what was read": (
+    "a list after a watch's 410 is from the cache, not older than what was read": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410)],
         NOT_OLDER_THAN_9,
     ),
-    "so it is after a 410 as an event": (
+    "the same after a 410 as an event": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), streamed(error(410, "Expired"))],
         NOT_OLDER_THAN_9,
     ),
-    "and asked again where it broke off": (
+    "and repeated after an interruption": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), ended],
         NOT_OLDER_THAN_9,
     ),
@@ -479,30 +482,30 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
         [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(410, GONE)],
         {"limit": "5000"},
     ),
-    "so is one that is newer than the cache": (
-        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, UNHEARD_OF)],
+    "and so is one that is newer than the cache": (
+        [NO_INITIAL_EVENTS, paged(page(version="9")), refused(410), refused(504, TOO_LARGE)],
         {"limit": "5000"},
     ),
-    "it stays one until a list has ended": (
+    "a list stays a consistent read until one was completed": (
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), refused(410), refused(500), paged(b"<html>")],
         {"limit": "5000"},
     ),
-    "once one has ended, the cache is asked again": (
+    "after a completed list, the cache is used again": (
         [
             *(NO_INITIAL_EVENTS, paged(page(version="7")), refused(410), refused(410)),
             *(paged(page(rest="t1")), paged(page(version="9")), refused(410)),
         ],
         NOT_OLDER_THAN_9,
     ),
-    "a server that cuts a list of its cache into pages has no cache of the kind": (
+    "a server that returns pages for version 0 has no cache of the kind": (
         [NO_INITIAL_EVENTS, paged(page(rest="t1")), paged(page(version="9")), refused(410)],
         {"limit": "5000"},
     ),
-    "a list that somebody asks for is a consistent read": (
+    "a requested relist is a consistent read": (
         [NO_INITIAL_EVENTS, paged(page(version="9")), looked_again],
         {"limit": "5000"},
     ),
-    "an initial stream that is expired itself is followed by a consistent one": (
+    "expired initial events are followed by consistent ones": (
         [SYNCED, refused(410), refused(410, GONE)],
         INITIAL,
     ),
@@ -510,7 +513,7 @@ QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize(("steps", "query"), QUERIES.values(), ids=QUERIES)
-def test_what_is_asked(steps: list[Step], query: dict[str, str]) -> None:
+def test_requests(steps: list[Step], query: dict[str, str]) -> None:
     assert play(steps).query == query
 
 
@@ -528,7 +531,7 @@ def test_of_config_maps_only_the_one_is_listed_and_watched() -> None:
     assert {**selector, "resourceVersion": "3"}.items() <= followed.query.items()
 
 
-def test_a_list_of_one_namespace_takes_nothing_of_another() -> None:
+def test_a_list_of_one_namespace_removes_nothing_of_another() -> None:
     held = [("kube-system", "ip-masq-agent"), ("shop", "other")]
     reflector = Reflector(BY_KIND["ConfigMap"], lambda _: held)
     assert list(reflector.take_chunk(end_mark("5"))) == [ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")]
@@ -545,48 +548,48 @@ def test_the_ip_masq_agent_configuration_comes_and_goes() -> None:
 WAITS = {
     "the header": (refused(429, TOO_MANY, 7.0), 7.0),
     "the Status": (refused(429, status(429, retry_after=3)), 3.0),
-    "the header before the Status": (refused(429, status(429, retry_after=3), 7.0), 7.0),
+    "the header has precedence over the Status": (refused(429, status(429, retry_after=3), 7.0), 7.0),
     "a 503 that asks to wait": (refused(503, status(503, retry_after=2)), 2.0),
     "an error event": (streamed(error(429, retry_after=4)), 4.0),
-    "nobody": (refused(429), None),
+    "no Retry-After": (refused(429), None),
 }
 
 
 @pytest.mark.parametrize(("step", "seconds"), WAITS.values(), ids=WAITS)
-def test_how_long_to_wait_is_said_by(step: Step, seconds: float | None) -> None:
+def test_retry_after_is_read_from(step: Step, seconds: float | None) -> None:
     setback = play([SYNCED, step]).reflector.setback
     assert setback is not None
     assert (setback.kind, setback.retry_after) == ("busy", seconds)
 
 
 @pytest.mark.parametrize(("code", "advice"), [(401, "credentials"), (403, "deploy/rbac.yaml")])
-def test_who_is_not_let_in_is_told_what_to_do(code: int, advice: str) -> None:
+def test_401_and_403_have_advice(code: int, advice: str) -> None:
     setback = play([refused(code, status(code, "No", "said the server"))]).reflector.setback
     assert setback is not None
     assert "said the server" in setback.reason
     assert advice in setback.reason
 
 
-def test_a_setback_is_forgotten_with_the_next_answer() -> None:
+def test_a_failure_is_cleared_by_the_next_response() -> None:
     followed = play([SYNCED, refused(500), streamed(bookmark("6"))])
     assert followed.reflector.setback is None
 
 
-def test_an_initial_stream_that_ends_early_is_a_setback() -> None:
+def test_initial_events_without_end_mark_are_a_failure() -> None:
     followed = play([streamed(added(pod("a"))), ended])
     assert followed.reflector.setback is not None
     assert followed.reflector.setback.kind == "refused"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 31, 64, 1000])
-def test_a_stream_is_read_the_same_wherever_it_is_split(size: int) -> None:
+def test_a_stream_decodes_to_the_same_objects_for_every_split(size: int) -> None:
     text = added(pod("a"), pod("b")) + end_mark("5") + event("DELETED", pod("a", 6)) + bookmark("9") + b'{"ty'
     followed = play([streamed(*(text[start : start + size] for start in range(0, len(text), size)))])
     assert (followed.holder.names, followed.reflector.version) == ("b", "9")
 
 
-def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
-    """Whoever is stopped between two changes asks for the second one again."""
+def test_changes_of_a_chunk_are_returned_before_its_version_is_kept() -> None:
+    """A caller that is cancelled between two changes requests the second one again."""
     followed = play([SYNCED])
     changes = followed.reflector.take_chunk(added(pod("c", 6), pod("d", 7)))
     assert followed.reflector.version == "5"
@@ -598,22 +601,22 @@ def test_the_changes_of_a_chunk_are_given_before_its_version_is_noted() -> None:
 RELISTED: dict[str, tuple[list[Step], bool]] = {
     "before the first list": ([], False),
     "after it": ([SYNCED], True),
-    "while somebody's list is still due": ([SYNCED, looked_again], False),
+    "while a requested relist is due": ([SYNCED, looked_again], False),
     "while it is being read": ([SYNCED, looked_again, streamed(added(pod("a")))], False),
     "when it has ended": ([SYNCED, looked_again, SYNCED], True),
-    "when a list that nobody asked for is due": ([SYNCED, refused(410)], True),
+    "when a list is due that was not requested": ([SYNCED, refused(410)], True),
 }
 
 
 @pytest.mark.parametrize(("steps", "listed"), RELISTED.values(), ids=RELISTED)
-def test_whether_the_list_that_was_asked_for_has_ended(steps: list[Step], listed: bool) -> None:  # noqa: FBT001 - drawn
+def test_listed_after_a_relist(steps: list[Step], listed: bool) -> None:  # noqa: FBT001 - drawn
     assert play(steps).reflector.listed == listed
 
 
 class TestMissing:
     """Kinds that the server may lack."""
 
-    OBJECT: Document = {  # noqa: RUF012 - nobody changes it
+    OBJECT: Document = {  # noqa: RUF012 - never changed
         "metadata": {"name": "e", "resourceVersion": "6"},
         "spec": {"action": "NoSNAT", "destinations": []},
     }
@@ -621,22 +624,22 @@ class TestMissing:
     def play(self, *steps: Step) -> Followed:
         return play(steps, "EgressNATPolicy")
 
-    def test_a_kind_that_is_missing_at_the_start_is_known_to_be(self) -> None:
+    def test_a_kind_that_is_missing_at_the_start_counts_as_missing_at_once(self) -> None:
         followed = self.play(NOT_FOUND)
         assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
         assert followed.reflector.setback is not None
         assert followed.reflector.setback.kind == "missing"
 
-    def test_it_is_found_when_it_is_looked_for_again(self) -> None:
+    def test_is_watched_after_the_next_discovery(self) -> None:
         followed = self.play(NOT_FOUND, looked_again)
         assert followed.query["sendInitialEvents"] == "true"
         streamed(added(self.OBJECT) + end_mark("6"))(followed)
         assert (followed.holder.names, followed.reflector.phase) == ("e", "watching")
 
-    def test_where_lists_are_not_streamed_its_first_list_is_of_the_cache(self) -> None:
+    def test_without_initial_events_the_first_list_is_served_from_the_cache(self) -> None:
         assert self.play(NOT_FOUND, looked_again, NO_INITIAL_EVENTS).query == CACHED
 
-    def test_one_that_was_served_is_believed_missing_the_third_time(self) -> None:
+    def test_one_that_was_served_is_missing_after_the_third_404(self) -> None:
         followed = self.play(streamed(added(self.OBJECT) + end_mark("6")), ended)
         for _ in range(2):
             NOT_FOUND(followed)
@@ -646,7 +649,7 @@ class TestMissing:
         NOT_FOUND(followed)
         assert (followed.holder.names, followed.reflector.missing) == ("", True)
 
-    def test_a_list_in_between_begins_the_count_anew(self) -> None:
+    def test_a_list_in_between_resets_the_count(self) -> None:
         listed = streamed(added(self.OBJECT) + end_mark("6"))
         followed = self.play(listed, NOT_FOUND, NOT_FOUND, listed, NOT_FOUND, NOT_FOUND)
         assert (followed.holder.names, followed.reflector.missing) == ("e", False)
@@ -654,7 +657,7 @@ class TestMissing:
     def test_without_objects_there_is_nothing_to_lose(self) -> None:
         assert self.play(streamed(end_mark("6")), NOT_FOUND).reflector.missing
 
-    def test_its_problems_go_with_it(self) -> None:
+    def test_its_issues_are_removed_with_it(self) -> None:
         wrong = {"metadata": {"name": "w"}, "spec": {"action": "X"}}
         followed = self.play(streamed(added(wrong) + end_mark("6")))
         assert followed.reflector.problems
@@ -667,25 +670,25 @@ class TestMissing:
         assert followed.reflector.setback is not None
         assert followed.reflector.setback.kind == "refused"
 
-    def test_other_refusals_are_no_lack(self) -> None:
+    def test_other_error_statuses_do_not_make_a_kind_missing(self) -> None:
         followed = self.play(refused(403))
         assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
 
 
 PROBLEMS: dict[str, tuple[list[Step], str]] = {
-    "an object that can't be read has one": ([streamed(added(broken_pod("c", 6)))], "c"),
-    "it goes when the object is put right": ([streamed(added(broken_pod("c", 6)), added(pod("c", 7)))], ""),
+    "an object that can't be decoded has one": ([streamed(added(broken_pod("c", 6)))], "c"),
+    "it goes when the object is corrected": ([streamed(added(broken_pod("c", 6)), added(pod("c", 7)))], ""),
     "it goes with the object": ([streamed(added(broken_pod("c", 6)), event("DELETED", broken_pod("c", 7)))], ""),
-    "it stays while the server is lost": ([streamed(added(broken_pod("c", 6))), ended, refused(500)], "c"),
-    "it stays while a list goes on": (
+    "it stays during an outage": ([streamed(added(broken_pod("c", 6))), ended, refused(500)], "c"),
+    "it stays during a list": (
         [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(pod("a")))],
         "c",
     ),
-    "it goes with a list that doesn't name the object": (
+    "it goes with a list without the object": (
         [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(pod("a")), end_mark("9"))],
         "",
     ),
-    "it stays where the list names it": (
+    "it stays with a list that has the object": (
         [streamed(added(broken_pod("c", 6)) + error(410)), streamed(added(broken_pod("c", 6)), end_mark("9"))],
         "c",
     ),
@@ -707,7 +710,7 @@ def test_an_object_that_cannot_be_read_leaves_its_last_good_version_in_force() -
 
 
 class Before:
-    """What an agent of before read last."""
+    """The last good versions of the previous run."""
 
     def __init__(self, *items: Item) -> None:
         self.items = {item.ref: item for item in items}
@@ -726,7 +729,7 @@ LAST_GOOD = EgressNATPolicy(name="c", action="NoSNAT")
 
 
 def egress_policy(name: str, version: int, destination: object) -> Document:
-    """Describe an EgressNATPolicy; one whose destination is a string is refused as a whole."""
+    """Return an EgressNATPolicy; with a string as destination it is rejected as a whole."""
     metadata = {"name": name, "resourceVersion": str(version)}
     return {"metadata": metadata, "spec": {"action": "NoSNAT", "destinations": [destination]}}
 
@@ -749,15 +752,15 @@ def good_policy(name: str, version: int) -> Document:
         pytest.param(streamed(added(refused_policy("d", 4)), end_mark("5")), "", id="another can't be read"),
     ],
 )
-def test_what_an_agent_of_before_read_holds_where(step: Step, names: str) -> None:
+def test_last_good_versions_stay_in_force_where(step: Step, names: str) -> None:
     followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
     step(followed)
     assert followed.holder.names == names
     said = [str(problem) for problems in followed.reflector.problems.values() for problem in problems]
-    assert [text.endswith("; its version of before stays in force") for text in said] == [bool(names)] * len(said)
+    assert [text.endswith("; its last good version stays in force") for text in said] == [bool(names)] * len(said)
 
 
-def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
+def test_last_good_versions_stay_in_force_in_a_list_by_pages() -> None:
     followed = play([refused(400)], "EgressNATPolicy", Before(LAST_GOOD))
     paged(page(refused_policy("c", 4)))(followed)
     assert followed.holder.items == {LAST_GOOD.ref: LAST_GOOD}
@@ -767,16 +770,16 @@ def test_what_an_agent_of_before_read_holds_in_a_list_by_pages_too() -> None:
     assert followed.reflector.problems == {}
 
 
-def test_an_object_that_stays_in_force_says_so() -> None:
+def test_the_issue_of_an_object_says_that_it_stays_in_force() -> None:
     synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
     events = streamed(event("MODIFIED", refused_policy("a", 6)), added(refused_policy("d", 7)))
     followed = play([synced, events], "EgressNATPolicy")
     said = {ref.name: problems[0].reason for ref, problems in followed.reflector.problems.items()}
-    assert [said[name].endswith("its version of before stays in force") for name in ("a", "d")] == [True, False]
+    assert [said[name].endswith("its last good version stays in force") for name in ("a", "d")] == [True, False]
 
 
-def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time() -> None:
-    """An API server that starts, as its node does, knows nothing of its CRDs for a moment."""
+def test_a_kind_of_the_previous_run_is_missing_after_the_third_404() -> None:
+    """A starting API server returns 404 for its CRDs for a moment."""
     policy = EgressNATPolicy(name="e", action="NoSNAT")
     followed = play([NOT_FOUND, NOT_FOUND], "EgressNATPolicy", Before(policy))
     assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
@@ -785,10 +788,10 @@ def test_a_kind_that_an_agent_of_before_had_is_believed_missing_the_third_time()
 
 
 def withheld(followed: Followed) -> None:
-    followed.holder.take(followed.reflector.withhold("served as v2"))
+    followed.holder.take(followed.reflector.keep_in_force("served as v2"))
 
 
-def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read() -> None:
+def test_a_kind_served_only_in_other_versions_keeps_its_objects() -> None:
     synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
     followed = play([synced, ended, *[withheld] * 4], "EgressNATPolicy")
     assert (followed.holder.names, followed.reflector.missing) == ("a", False)
@@ -798,20 +801,20 @@ def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_was_read(
     assert followed.reflector.missing, "it is gone with its definition"
 
 
-def test_a_kind_that_the_server_has_in_other_versions_alone_keeps_what_an_agent_of_before_read() -> None:
+def test_a_kind_served_only_in_other_versions_keeps_the_objects_of_the_previous_run() -> None:
     followed = play([], "EgressNATPolicy", Before(LAST_GOOD))
-    assert (followed.reflector.expected, followed.reflector.synced) == (True, False)
+    assert (followed.reflector.has_objects, followed.reflector.synced) == (True, False)
     withheld(followed)
     assert (followed.holder.names, followed.reflector.synced) == ("c", True)
 
 
-def test_an_object_that_is_deleted_as_it_could_not_be_read_is_gone() -> None:
+def test_a_deleted_object_is_removed_even_if_it_can_not_be_decoded() -> None:
     followed = play([SYNCED, streamed(event("MODIFIED", broken_pod("a", 6)), event("DELETED", broken_pod("a", 7)))])
     assert (followed.holder.names, followed.reflector.version) == ("b", "7")
 
 
-def test_what_was_never_in_force_is_not_taken_away() -> None:
-    """NetworkLogging has one object: the end of one of another name mustn't switch it off."""
+def test_an_object_that_was_never_in_force_is_not_removed() -> None:
+    """NetworkLogging has one object: the removal of one with another name must not switch it off."""
     wrong = {"metadata": {"name": "other", "resourceVersion": "6"}}
     followed = play([streamed(end_mark("5"), added(wrong), event("DELETED", wrong))], "NetworkLogging")
     assert (followed.holder.given, followed.reflector.version) == ([], "6")
@@ -826,25 +829,25 @@ def test_services_are_listed_and_not_watched_first() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 500])
-def test_pages_are_as_long_as_is_asked(size: int) -> None:
+def test_pages_have_the_requested_size(size: int) -> None:
     followed = Followed(page_size=size)
     NO_INITIAL_EVENTS(followed)
     assert followed.query == {"limit": str(size), "resourceVersion": "0"}
 
 
-def unasked(*_: Any) -> None:  # noqa: ANN401 - whatever it is called with
+def unasked(*_: Any) -> None:  # noqa: ANN401 - accepts any arguments
     raise AssertionError
 
 
-def test_what_is_held_is_asked_for_lists_alone() -> None:
+def test_keys_are_read_for_lists_only() -> None:
     followed = play([SYNCED])
-    followed.reflector._held = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
+    followed.reflector._keys = unasked  # type: ignore[assignment]  # noqa: SLF001 - no caller can see it otherwise
     streamed(added(pod("c", 6)), event("DELETED", pod("a", 7)), bookmark("9"))(followed)
     assert followed.holder.names == "b c"
 
 
 def steps(call: Callable[[], object]) -> int:
-    """Count the calls of Python's functions that a call takes."""
+    """Count the Python function calls of a call."""
     count = 0
 
     def profile(_frame: object, happened: str, _argument: object) -> None:
@@ -869,7 +872,7 @@ def long_policy(peers: int) -> Document:
 
 
 @pytest.mark.parametrize("size", [1000, 65536, 10_000_000])
-def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
+def test_a_long_object_is_decoded_ahead_of_time(size: int) -> None:
     body = added(long_policy(4000), long_policy(1))
     assert len(body) > 2 * LONG
     ahead, plain = Followed("NetworkPolicy"), Followed("NetworkPolicy")
@@ -877,7 +880,7 @@ def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
     for start in range(0, len(body), size):
         chunk = body[start : start + size]
         plain.holder.take(plain.reflector.take_chunk(chunk))
-        if (work := ahead.reflector.ahead.work(chunk)) is not None:
+        if (work := ahead.reflector.predecoder.work(chunk)) is not None:
             worked += 1
             work()
         taken += steps(lambda: ahead.holder.take(ahead.reflector.take_chunk(chunk)))  # noqa: B023 - called at once
@@ -888,10 +891,10 @@ def test_a_long_object_is_read_before_it_is_taken_in(size: int) -> None:
         assert taken < 4000, "the peers were read before"
 
 
-def test_a_long_line_that_is_no_event_is_a_setback_as_ever() -> None:
+def test_a_long_line_that_is_no_event_is_a_failure() -> None:
     followed = Followed("NetworkPolicy")
     for chunk in (b"x" * LONG, b"y\n"):
-        if (work := followed.reflector.ahead.work(chunk)) is not None:
+        if (work := followed.reflector.predecoder.work(chunk)) is not None:
             work()
         followed.holder.take(followed.reflector.take_chunk(chunk))
     assert followed.reflector.setback is not None

@@ -1,4 +1,4 @@
-"""Who an API server says that we are, what it says we may, and its version."""
+"""Decoding of self-reviews and of the server's version."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nfagent.kube.self_review import User, access_review, decode_access, decode_
 @pytest.mark.parametrize(
     ("username", "words", "account", "node"),
     [
-        pytest.param("jane", "User jane", None, "", id="a person"),
-        pytest.param("system:anonymous", "User system:anonymous", None, "", id="nobody in particular"),
+        pytest.param("jane", "User jane", None, "", id="a user"),
+        pytest.param("system:anonymous", "User system:anonymous", None, "", id="an anonymous user"),
         pytest.param("system:serviceaccount:a:b", "ServiceAccount a/b", ("a", "b"), "", id="a service account"),
         pytest.param("system:node:n1", "Node n1", None, "n1", id="a kubelet"),
     ],
@@ -32,7 +32,9 @@ def test_a_user_is(username: str, words: str, account: tuple[str, str] | None, n
 @pytest.mark.parametrize(
     ("permission", "attributes"),
     [
-        pytest.param(Permission("", "pods", "list"), {"resource": "pods", "verb": "list"}, id="a core kind everywhere"),
+        pytest.param(
+            Permission("", "pods", "list"), {"resource": "pods", "verb": "list"}, id="a core resource in all namespaces"
+        ),
         pytest.param(
             Permission("g.io", "things/status", "patch"),
             {"group": "g.io", "resource": "things", "subresource": "status", "verb": "patch"},
@@ -45,7 +47,9 @@ def test_a_user_is(username: str, words: str, account: tuple[str, str] | None, n
         ),
     ],
 )
-def test_a_permission_is_asked_for_as_attributes(permission: Permission, attributes: dict[str, str]) -> None:
+def test_a_permission_is_reviewed_by_its_resource_attributes(
+    permission: Permission, attributes: dict[str, str]
+) -> None:
     assert access_review(permission)["spec"] == {"resourceAttributes": attributes}
 
 
@@ -64,13 +68,13 @@ def test_a_version_is_read(major: str, minor: str, git: str, found: tuple[int, s
 
 
 @pytest.mark.parametrize(("major", "minor"), [("2", "0"), ("1", ""), ("1", "x")])
-def test_another_version_is_none(major: str, minor: str) -> None:
-    with pytest.raises(DecodeError, match="none of Kubernetes"):
+def test_a_version_that_is_not_kubernetes_1_is_an_error(major: str, minor: str) -> None:
+    with pytest.raises(DecodeError, match="not a version of Kubernetes"):
         decode_version(json.dumps({"major": major, "minor": minor}).encode())
 
 
 @pytest.mark.parametrize("decode", [decode_access, decode_user, decode_version])
 @given(body=st.binary() | st.builds(lambda value: json.dumps(value).encode(), st.dictionaries(st.text(), st.text())))
-def test_an_answer_is_read_or_complained_about(decode: Callable[[bytes], object], body: bytes) -> None:
+def test_a_body_is_decoded_or_reported(decode: Callable[[bytes], object], body: bytes) -> None:
     with contextlib.suppress(DecodeError):
         decode(body)

@@ -1,4 +1,4 @@
-"""Which optional kinds are served, by either form of discovery."""
+"""The optional kinds that a server serves, by both forms of discovery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ GROUP = "networking.gke.io"
 @pytest.mark.parametrize(
     ("served", "words"),
     [
-        pytest.param({(f"{GROUP}/v1alpha1", "networkloggings")}, "NetworkLogging v1alpha1", id="as it is read"),
+        pytest.param(
+            {(f"{GROUP}/v1alpha1", "networkloggings")},
+            "NetworkLogging v1alpha1",
+            id="in the version that nfagent reads",
+        ),
         pytest.param(
             {(f"{GROUP}/v1alpha1", "networkloggings"), (f"{GROUP}/v1", "networkloggings")},
             "NetworkLogging v1alpha1",
@@ -25,12 +29,12 @@ GROUP = "networking.gke.io"
         pytest.param(
             {(f"{GROUP}/v2", "networkloggings"), (f"{GROUP}/v1", "networkloggings")},
             "NetworkLogging served as v1 and v2, but read as v1alpha1",
-            id="in other versions alone",
+            id="in other versions only",
         ),
         pytest.param(
             {("other.io/v1alpha1", "networkloggings"), (f"{GROUP}/v1alpha1", "others")},
             "NetworkLogging not served, but read as v1alpha1",
-            id="not at all, for another group's is another kind",
+            id="in no version: the same plural in another group",
         ),
     ],
 )
@@ -38,7 +42,7 @@ def test_a_kind_is_served(served: set[tuple[str, str]], words: str) -> None:
     assert [str(each) for each in servings(frozenset(served), [LOGGING])] == [words]
 
 
-def test_every_optional_kind_is_told_of() -> None:
+def test_every_optional_kind_has_an_availability() -> None:
     assert [each.resource for each in servings(frozenset())] == [each for each in RESOURCES if each.optional]
     assert all(each.absent for each in servings(frozenset()))
 
@@ -51,5 +55,5 @@ def test_where_discovery_is_not_aggregated_a_group_names_versions_and_a_version_
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"versions": null, "resources": null}', b"<html>", b"[", b"\xff"])
-def test_what_can_not_be_read_serves_nothing(body: bytes) -> None:
+def test_an_invalid_document_has_no_versions(body: bytes) -> None:
     assert decode_group(body) == decode_resources(body) == ()

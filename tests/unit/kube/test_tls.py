@@ -1,4 +1,4 @@
-"""TLS towards the API server: contexts that follow their files, and what is said of files that can't be used."""
+"""The TLS context: it follows its files, and invalid files are reported."""
 
 from __future__ import annotations
 
@@ -48,13 +48,11 @@ def test_a_context_stays_while_the_files_stay_and_goes_with_them(
     ca.write_text(authority.file.read_text() * 2)
     third = trust.context(access)
     assert third is not second
-    trust.forget()
+    trust.clear()
     assert trust.context(access) is not third
 
 
-def test_a_rotation_that_is_half_done_leaves_the_old_context_in_use(
-    tmp_path: Path, certificate: Path, other: Path
-) -> None:
+def test_during_a_rotation_the_old_context_stays_in_use(tmp_path: Path, certificate: Path, other: Path) -> None:
     shown, key = tmp_path / "shown.pem", tmp_path / "key.pem"
     shown.write_text(certificate.read_text())
     key.write_text(certificate.with_suffix(".key").read_text())
@@ -72,31 +70,37 @@ def test_a_rotation_that_is_half_done_leaves_the_old_context_in_use(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        pytest.param({"ca": "nonsense"}, "here: the CA is no PEM certificate (", id="a CA that is none"),
-        pytest.param({"ca_file": "/none"}, "/none: No such file or directory; it is needed to ask", id="no CA file"),
+        pytest.param({"ca": "nonsense"}, "here: the CA is not a PEM certificate (", id="an invalid CA"),
         pytest.param(
-            {"certificate": "x", "key": "x"}, "here: the client certificate and its key can't be used (", id="no PEM"
+            {"ca_file": "/none"},
+            "/none: No such file or directory; the connection to the API server needs",
+            id="a missing CA file",
         ),
-        pytest.param({"certificate_file": "/none", "key": "x"}, "/none: No such file", id="no certificate file"),
+        pytest.param(
+            {"certificate": "x", "key": "x"},
+            "here: the client certificate and its key can't be loaded (",
+            id="an invalid certificate",
+        ),
+        pytest.param({"certificate_file": "/none", "key": "x"}, "/none: No such file", id="a missing certificate file"),
     ],
 )
-def test_what_cant_be_used_is_said(fields: dict[str, str], words: str) -> None:
+def test_an_invalid_file_is_reported(fields: dict[str, str], words: str) -> None:
     with pytest.raises(ClusterError) as caught:
         TLSContextCache().context(ClientConfig(server="https://a", origin="here", **fields))  # type: ignore[arg-type] # texts all
     assert str(caught.value).startswith(words)
 
 
-def test_a_key_that_doesnt_fit_is_said(certificate: Path, other: Path) -> None:
+def test_a_key_of_another_certificate_is_reported(certificate: Path, other: Path) -> None:
     key = other.with_suffix(".key").read_text()
     access = ClientConfig(server="https://a", origin="here", certificate_file=str(certificate), key=key)
     with pytest.raises(ClusterError) as caught:
         TLSContextCache().context(access)
-    assert f"the client certificate in {certificate} and its key can't be used (key values mismatch)" in str(
+    assert f"the client certificate in {certificate} and its key can't be loaded (key values mismatch)" in str(
         caught.value
     )
 
 
-def test_a_key_with_a_pass_phrase_is_said_and_nobody_is_asked_for_it(certificate: Path) -> None:
+def test_a_key_with_a_pass_phrase_is_reported_without_a_prompt(certificate: Path) -> None:
     key = certificate.with_suffix(".key")
     locked = subprocess.run(
         ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:x"], check=True, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""List pages, watch events, Status objects and lines: what is read of them, and what can't be."""
+"""Decoding of list pages, watch events, Status objects and lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfagent.kube.watch_codec import LineDecoder, decode_bookmark, decode_event,
 from tests.support.apiserver_documents import bookmark, encoded, end_mark, event, page, pod, status
 
 
-def test_a_page_tells_its_version_what_is_left_and_its_objects() -> None:
+def test_a_page_has_version_continue_token_and_objects() -> None:
     read = decode_page(page(pod("a"), pod("b"), version="7", rest="tok"))
     assert (read.version, read.rest, len(read.objects)) == ("7", "tok", 2)
     assert msgspec.json.decode(read.objects[1])["metadata"]["name"] == "b"
@@ -48,11 +48,11 @@ UNREADABLE_PAGES = {
 
 @pytest.mark.parametrize("body", UNREADABLE_PAGES.values(), ids=UNREADABLE_PAGES)
 def test_what_is_no_page_raises_a_decode_error(body: bytes) -> None:
-    with pytest.raises(DecodeError, match="the API server's list can't be read"):
+    with pytest.raises(DecodeError, match="list of the API server can't be decoded"):
         decode_page(body)
 
 
-def test_an_event_tells_its_type_and_its_object() -> None:
+def test_an_event_has_type_and_object() -> None:
     word, found = decode_event(event("MODIFIED", {"x": 1}))
     assert (word, msgspec.json.decode(found)) == ("MODIFIED", {"x": 1})
 
@@ -70,7 +70,7 @@ def test_an_event_tells_its_type_and_its_object() -> None:
     ids=["no object", "no type", "a type that is no text", "half a line", "null", "bytes that are no text"],
 )
 def test_what_is_no_event_raises_a_decode_error(line: bytes) -> None:
-    with pytest.raises(DecodeError, match="the API server's watch event can't be read"):
+    with pytest.raises(DecodeError, match="watch event of the API server can't be decoded"):
         decode_event(line)
 
 
@@ -95,7 +95,7 @@ def test_bookmarks(line: bytes, expected: tuple[str, bool]) -> None:
 
 @pytest.mark.parametrize("found", ["5", "{}", "null", '{"metadata": {"resourceVersion": 5}}'])
 def test_what_is_no_bookmark_raises_a_decode_error(found: str) -> None:
-    with pytest.raises(DecodeError, match="the API server's bookmark can't be read"):
+    with pytest.raises(DecodeError, match="bookmark of the API server can't be decoded"):
         decode_bookmark(msgspec.Raw(found.encode()))
 
 
@@ -107,7 +107,7 @@ STATUSES = {
     "no body at all": (b"", 503, "503"),
     "bytes that are no text": (b"\xffoops", 500, "500: �oops"),
     "fields of the wrong type": (b'{"code": "x"}', 500, '500: {"code": "x"}'),
-    "nothing to go by": (b"{}", 0, "no reason is given"),
+    "nothing to go by": (b"{}", 0, "no reason given"),
 }
 
 
@@ -116,8 +116,8 @@ def test_a_status_reads_as_one_line(body: bytes, code: int, words: str) -> None:
     assert str(decode_status(body, code)) == words
 
 
-def test_a_status_of_an_event_that_is_none_still_has_words() -> None:
-    assert str(decode_status(msgspec.Raw(b"5"))) == "no reason is given"
+def test_an_invalid_status_of_an_error_event_has_a_message() -> None:
+    assert str(decode_status(msgspec.Raw(b"5"))) == "no reason given"
 
 
 def test_a_long_message_is_cut() -> None:
@@ -143,11 +143,11 @@ EXPIRED = {
 
 
 @pytest.mark.parametrize(("document", "expected"), EXPIRED.values(), ids=EXPIRED)
-def test_what_is_forgotten_is_told(document: object, expected: bool) -> None:  # noqa: FBT001 - a table's column
+def test_what_is_lost_is_reported(document: object, expected: bool) -> None:  # noqa: FBT001 - a table's column
     assert decode_status(encoded(document)).expired == expected
 
 
-def test_a_status_tells_how_long_to_wait() -> None:
+def test_a_status_has_the_seconds_to_wait() -> None:
     assert decode_status(encoded(status(429, "TooManyRequests", retry_after=7))).retry_after == 7
     assert decode_status(encoded(status(429))).retry_after is None
 
@@ -156,7 +156,7 @@ TEXT = b'{"a":1}\n\n{"b":2}\n  \n{"c":3}\n{"d"'
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 1000])
-def test_lines_are_the_same_wherever_the_bytes_are_split(size: int) -> None:
+def test_lines_are_the_same_for_every_split(size: int) -> None:
     lines = LineDecoder()
     found = [line for start in range(0, len(TEXT), size) for line in lines.feed(TEXT[start : start + size])]
     assert (found, lines.unfinished) == ([b'{"a":1}', b'{"b":2}', b'{"c":3}'], True)

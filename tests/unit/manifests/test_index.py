@@ -174,7 +174,7 @@ class TestBookkeeping:
         assert brief(folder.update("f.yaml", together(now, pod("db", "b")))) == ["shop/db@b"]
         (problem,) = said(folder)
         assert reason in problem
-        assert problem.endswith("; its version of before stays in force")
+        assert problem.endswith("; its last good version stays in force")
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
 
     @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ class TestBookkeeping:
         assert folder.update("f.yaml", f"{head}sepc: {{podSelector: {{}}, policyTypes: [Egress]}}\n") == []
         (problem,) = said(folder)
         assert problem.startswith("f.yaml:1: NetworkPolicy shop/db: sepc: is not a field here; write only apiVersion,")
-        assert problem.endswith("spec and status; its version of before stays in force")
+        assert problem.endswith("spec and status; its last good version stays in force")
 
     def test_a_masquerade_list_whose_namespace_is_misspelt_stays_in_force_and_is_said(self) -> None:
         text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: kube-system, name: ip-masq-agent}\n"

@@ -1,10 +1,11 @@
-"""What a kubeconfig says, as kubectl reads it: in this process, where the program itself runs in one of its own."""
+"""Kubeconfigs resolved as kubectl resolves them: in the process of the test, without the child process."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from nfagent.kube.kubeconfig_helper import UnresolvedError, main, resolve
+from nfagent.kube.kubeconfig_child import UnresolvedError, main, resolve
 
 PEM = "-----BEGIN CERTIFICATE-----\nxyz\n-----END CERTIFICATE-----\n"
 PEM_DATA = base64.b64encode(PEM.encode()).decode()
-SECRET = "s3cret-value"  # noqa: S105 - one to look for in messages
+SECRET = "s3cret-value"  # noqa: S105 - messages are searched for it
 API = "client.authentication.k8s.io/v1"
 
 
@@ -45,7 +46,7 @@ def complaint(*files: Path, context: str = "") -> str:
 
 
 def plugin(folder: Path, status: object = None, *, script: str = "", **said: object) -> dict[str, Any]:
-    """Write an exec plugin, and give the user that names it."""
+    """Write an exec plugin, and return a user section that names it."""
     answer = json.dumps({"apiVersion": API, "kind": "ExecCredential", "status": status})
     program = folder / "plugin"
     program.write_text(f"#!/bin/sh\n{script or f'cat <<END{chr(10)}{answer}{chr(10)}END'}\n")
@@ -56,7 +57,7 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
 @pytest.mark.parametrize(
     ("user", "found"),
     [
-        pytest.param({}, {}, id="nobody"),
+        pytest.param({}, {}, id="no credentials"),
         pytest.param(
             {"token": "t"}, {"authorization": "Bearer t", "means": "token in the kubeconfig"}, id="a bearer token"
         ),
@@ -73,7 +74,7 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
         pytest.param(
             {"tokenFile": "/run/token", "token": "t"},
             {"token_file": "/run/token", "authorization": "Bearer t", "means": "token file /run/token"},
-            id="a token file goes before a token, which is left for when it can't be read",
+            id="a token file has precedence over a token, which remains for when the file can't be read",
         ),
         pytest.param(
             {"client-certificate": "pki/me.pem", "client-key": "/me.key"},
@@ -87,7 +88,7 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
         pytest.param(
             {"client-certificate-data": PEM_DATA, "client-key-data": PEM_DATA, "client-certificate": "no"},
             {"certificate": PEM, "key": PEM, "means": "client certificate in the kubeconfig"},
-            id="certificates in the file itself go before paths",
+            id="embedded certificates have precedence over paths",
         ),
         pytest.param(
             {"token": "t", "as": "jane", "as-uid": "7", "as-groups": ["a", "b"], "as-user-extra": {"why": ["x"]}},
@@ -102,16 +103,16 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
                     ("Impersonate-Extra-why", "x"),
                 ],
             },
-            id="somebody else's name",
+            id="impersonation",
         ),
         pytest.param(
             {"auth-provider": {"name": "oidc", "config": {"id-token": "a.{jwt}.c"}}},
             {"authorization": "Bearer a.{jwt}.c", "means": "auth-provider oidc in the kubeconfig"},
-            id="an id-token that lasts",
+            id="an id-token that hasn't expired",
         ),
     ],
 )
-def test_a_users_credentials(tmp_path: Path, user: dict[str, object], found: dict[str, object]) -> None:
+def test_credentials_of_a_user(tmp_path: Path, user: dict[str, object], found: dict[str, object]) -> None:
     lasting = base64.urlsafe_b64encode(json.dumps({"exp": int(time.time()) + 9999}).encode()).decode().rstrip("=")
 
     def filled(document: dict[str, object]) -> dict[str, object]:
@@ -122,7 +123,7 @@ def test_a_users_credentials(tmp_path: Path, user: dict[str, object], found: dic
     assert json.loads(json.dumps(given)) == {"server": "https://api:6443"} | filled(found)
 
 
-def test_a_clusters_fields(tmp_path: Path) -> None:
+def test_fields_of_a_cluster(tmp_path: Path) -> None:
     cluster = {
         "server": "https://api:6443",
         "certificate-authority-data": PEM_DATA,
@@ -139,14 +140,14 @@ def test_a_clusters_fields(tmp_path: Path) -> None:
     }
 
 
-def test_without_credentials_no_plugin_runs(tmp_path: Path) -> None:
+def test_server_only_runs_no_plugin(tmp_path: Path) -> None:
     user = plugin(tmp_path, script="exit 1")
     cluster = {"server": "https://api", "certificate-authority": "ca.pem"}
     file = write(tmp_path / "config", user=user, cluster=cluster)
     assert read(file, server_only=True) == {"server": "https://api", "ca_file": f"{tmp_path}/ca.pem"}
 
 
-def test_of_several_files_the_first_wins_and_paths_belong_to_their_own(tmp_path: Path) -> None:
+def test_the_first_of_several_files_wins_and_paths_are_relative_to_their_file(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     users = [{"name": "u", "user": {"tokenFile": "token"}}]
@@ -164,7 +165,7 @@ def test_of_several_files_the_first_wins_and_paths_belong_to_their_own(tmp_path:
     assert read(empty, first, second)["server"] == "https://second"
 
 
-def test_the_context_can_be_chosen_and_needs_no_user(tmp_path: Path) -> None:
+def test_a_context_can_be_chosen_and_may_have_no_user(tmp_path: Path) -> None:
     contexts = [
         {"name": "prod", "context": {"cluster": "c", "user": "u"}},
         {"name": "open", "context": {"cluster": "c"}},
@@ -175,22 +176,22 @@ def test_the_context_can_be_chosen_and_needs_no_user(tmp_path: Path) -> None:
     assert asyncio.run(resolve([file], "open"))[0] == "open"
 
 
-def test_a_plugin_gives_a_token_and_says_when_it_ends(tmp_path: Path) -> None:
+def test_a_plugin_prints_a_token_and_its_expiration(tmp_path: Path) -> None:
     user = plugin(tmp_path, {"token": "t", "expirationTimestamp": "2030-01-01T00:00:00Z"})
     found = read(write(tmp_path / "config", user=user))
     assert (found["authorization"], found["expires"]) == ("Bearer t", 1893456000)
     assert found["means"] == "exec plugin ./plugin"
 
 
-def test_a_plugin_gives_a_certificate(tmp_path: Path) -> None:
+def test_a_plugin_prints_a_certificate(tmp_path: Path) -> None:
     user = plugin(tmp_path, {"clientCertificateData": PEM, "clientKeyData": "key"}) | {"client-certificate": "/old"}
     found = read(write(tmp_path / "config", user=user | {"client-key": "/old"}))
     assert (found["certificate"], found["key"]) == (PEM, "key")
-    assert "certificate_file" not in found, "what the plugin gives goes before the file"
+    assert "certificate_file" not in found, "the plugin has precedence over the file"
     assert "key_file" not in found
 
 
-def test_a_plugin_gets_arguments_environment_and_the_cluster(tmp_path: Path) -> None:
+def test_a_plugin_receives_arguments_environment_and_the_cluster(tmp_path: Path) -> None:
     script = (
         f'echo "$1 $WORD $KUBERNETES_EXEC_INFO" > {tmp_path}/told; '
         f'echo \'{{"apiVersion":"{API}","kind":"ExecCredential","status":{{"token":"t"}}}}\''
@@ -218,42 +219,48 @@ def test_a_plugin_gets_arguments_environment_and_the_cluster(tmp_path: Path) -> 
             "echo 'no login' >&2; echo 'run sso' >&2; exit 3",
             None,
             {},
-            "./plugin: process returned 3: no login run sso",
-            id="it fails: its own words are told",
+            "./plugin: exit code 3: no login run sso",
+            id="it fails: the message has its standard error",
         ),
-        pytest.param("echo hello", None, {}, "./plugin: failed to decode process output", id="it prints no JSON"),
-        pytest.param("", {}, {}, "./plugin gave neither a token nor a client certificate", id="it gives nothing"),
-        pytest.param("", [], {}, "./plugin gave neither a token nor", id="it gives a list"),
+        pytest.param("echo hello", None, {}, "./plugin: its output is not JSON", id="it prints no JSON"),
         pytest.param(
-            "", {"clientCertificateData": SECRET}, {}, "./plugin gave only one of", id="it gives a certificate, no key"
+            "", {}, {}, "./plugin returned neither a token nor a client certificate", id="it prints an empty status"
+        ),
+        pytest.param("", [], {}, "./plugin returned neither a token nor", id="it prints a list as status"),
+        pytest.param(
+            "",
+            {"clientCertificateData": SECRET},
+            {},
+            "./plugin returned only one of",
+            id="it prints a certificate without key",
         ),
         pytest.param(
             "",
             {"token": SECRET, "expirationTimestamp": "soon"},
             {},
-            "./plugin: its expirationTimestamp is no time",
-            id="it gives no time",
+            "./plugin: expirationTimestamp is not an RFC 3339 time",
+            id="it prints an expirationTimestamp that is no time",
         ),
         pytest.param(
             "",
             {"token": SECRET},
             {"apiVersion": "client.authentication.k8s.io/v1beta1"},
-            "plugin api version client.authentication.k8s.io/v1 does not match",
-            id="it speaks another version",
+            "its output has apiVersion client.authentication.k8s.io/v1 instead of client.authentication.k8s.io/v1beta1",
+            id="it prints another apiVersion",
         ),
         pytest.param(
-            "", {"token": SECRET}, {"interactiveMode": "Always"}, "wants a terminal", id="it wants a terminal"
+            "", {"token": SECRET}, {"interactiveMode": "Always"}, "requires a terminal", id="it requires a terminal"
         ),
         pytest.param(
             "",
             None,
             {"command": "no-such-plugin", "installHint": "brew install it"},
             "no-such-plugin: No such file or directory; brew install it",
-            id="it isn't there: its hint is told",
+            id="it isn't installed: the message has installHint",
         ),
     ],
 )
-def test_what_is_wrong_with_a_plugin_is_said(
+def test_a_failing_plugin_is_reported(
     tmp_path: Path, script: str, status: object, said: dict[str, object], words: str
 ) -> None:
     user = plugin(tmp_path, status, script=script, **said)
@@ -264,34 +271,38 @@ def test_what_is_wrong_with_a_plugin_is_said(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        pytest.param({"user": {"token": [SECRET]}}, "user u: token is no text", id="a token that is a list"),
+        pytest.param({"user": {"token": [SECRET]}}, "user u: token is not a string", id="a token that is a list"),
         pytest.param(
-            {"user": {"tokenFile": 5}}, "user u: tokenFile is no text; put it in quotes", id="a path that is a number"
+            {"user": {"tokenFile": 5}},
+            "user u: tokenFile is not a string; put it in quotes",
+            id="a path that is a number",
         ),
         pytest.param(
             {"user": {"client-key-data": PEM_DATA}}, "user u has only one of client-certificate", id="a key alone"
         ),
         pytest.param(
             {"user": {"client-certificate-data": "!", "client-key": "k"}},
-            "user u: client-certificate-data isn't PEM in base64",
+            "user u: client-certificate-data is not PEM in base64",
             id="data that isn't base64",
         ),
         pytest.param(
             {"user": {"auth-provider": {"name": "azure"}}},
-            "auth-provider 'azure' isn't known",
+            "unknown auth-provider 'azure'",
             id="an unknown provider",
         ),
         pytest.param(
             {"user": {"auth-provider": {"name": "oidc", "config": {"refresh-token": SECRET}}}},
-            "user u: the id-token of auth-provider oidc has expired; have kubectl renew it",
-            id="an id-token that is over",
+            "user u: auth-provider oidc has no valid id-token; renew it with kubectl",
+            id="no id-token, and a refresh-token that is not used",
         ),
-        pytest.param({"user": {"exec": {"command": "x"}}}, "missing key 'apiVersion'", id="a plugin without version"),
+        pytest.param(
+            {"user": {"exec": {"command": "x"}}}, "user u: exec has no apiVersion", id="a plugin without apiVersion"
+        ),
         pytest.param({"cluster": {}}, "cluster c has no server; write", id="no server"),
         pytest.param({"clusters": []}, "has no cluster 'c'; it has: none", id="no such cluster"),
         pytest.param({"users": [{"name": "v"}]}, "has no user 'u'; it has: v", id="no such user"),
         pytest.param({"users": [{"user": {"token": SECRET}}]}, "an entry of users has no name", id="no name"),
-        pytest.param({"users": {"u": SECRET}}, "users is no list", id="no list"),
+        pytest.param({"users": {"u": SECRET}}, "users is not a list", id="no list"),
         pytest.param(
             {"users": [{"name": "u", "user": SECRET}]}, "users u: write `user:` as a mapping", id="no mapping"
         ),
@@ -300,36 +311,38 @@ def test_what_is_wrong_with_a_plugin_is_said(
         ),
     ],
 )
-def test_what_is_wrong_is_said_without_secrets(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+def test_an_invalid_kubeconfig_is_reported_without_its_secrets(
+    tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
     assert words in complaint(write(tmp_path / "config", **fields))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param(f"a: b: {SECRET}", "config: is not YAML: line 1: mapping values", id="broken YAML, by its line"),
-        pytest.param(f"- {SECRET}", "config: is no kubeconfig", id="a list"),
-        pytest.param("\x00", "config: is not YAML", id="no text"),
+        pytest.param(f"a: b: {SECRET}", "config: not YAML: line 1: mapping values", id="broken YAML, by its line"),
+        pytest.param(f"- {SECRET}", "config: not a kubeconfig", id="a list"),
+        pytest.param("\x00", "config: not YAML", id="no text"),
         pytest.param("", "has no current-context", id="nothing"),
     ],
 )
-def test_a_file_that_is_none_is_said(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_is_no_kubeconfig_is_reported(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "config").write_text(text)
     assert words in complaint(tmp_path / "config")
 
 
-def test_a_context_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_context_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     assert complaint(write(tmp_path / "config"), context="test") == "has no context 'test'; it has: prod"
 
 
-def test_the_program_prints_one_line_and_no_secret_of_what_it_cant_read(
+def test_the_program_prints_one_line_without_secrets_for_an_unexpected_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = write(tmp_path / "config", user={"as-user-extra": [SECRET]})
-    monkeypatch.setattr("sys.argv", ["kubeconfig.py", str(broken)])
+    monkeypatch.setattr("sys.argv", ["kubeconfig_child.py", str(broken)])
     main()
     said = json.loads(capsys.readouterr().out)
-    assert said == {"error": "is no kubeconfig that can be read (AttributeError); see whether kubectl takes it"}
+    assert said == {"error": "is not a valid kubeconfig (AttributeError)", "hint": "check it with kubectl"}
 
 
 def test_nothing_is_written_to_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,3 +355,18 @@ def test_nothing_is_written_to_temporary_files(tmp_path: Path, monkeypatch: pyte
     stamp = folder.stat().st_mtime_ns
     assert read(write(tmp_path / "config", user=user | both, cluster=cluster))["ca"] == PEM
     assert folder.stat().st_mtime_ns == stamp, "not even for a moment"
+
+
+def test_a_refresh_token_is_not_sent(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as issuer:
+        issuer.settimeout(0)
+        settings = {
+            "idp-issuer-url": f"http://127.0.0.1:{issuer.getsockname()[1]}",
+            "client-id": "me",
+            "client-secret": SECRET,
+            "refresh-token": SECRET,
+        }
+        user = {"auth-provider": {"name": "oidc", "config": settings}}
+        assert "no valid id-token" in complaint(write(tmp_path / "config", user=user))
+        with pytest.raises(BlockingIOError):
+            issuer.accept()
