@@ -1,4 +1,4 @@
-"""Events: who says what, how often, and what becomes of it when something fails."""
+"""Events: which agent writes which, how often, and what happens after failures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.reporting_agents import A_POLL, BROKEN, DB, HOUR, scenario, s
 
 
 @scenario
-async def test_of_several_agents_one_speaks_for_the_cluster_and_all_for_their_nodes() -> None:
+async def test_one_of_several_agents_writes_cluster_events_and_each_writes_those_of_its_node() -> None:
     async with staged() as stage:
         stage.start("a", "b", "c")
-        for name, notary in stage.notaries.items():
-            notary.say([BROKEN, *node_statements(name, NodeFaults(verdict_log="no group"))])
+        for name, reporter in stage.reporters.items():
+            reporter.say([BROKEN, *node_statements(name, NodeFaults(verdict_log="no group"))])
         await stage.time.passes(60.0)
         assert len(stage.leaders) == 1
         assert {request.who for request in stage.store.asked("POST", "shop/events")} == set(stage.leaders)
@@ -31,7 +31,7 @@ async def test_of_several_agents_one_speaks_for_the_cluster_and_all_for_their_no
 
 
 @scenario
-async def test_an_event_has_what_kubectl_looks_for() -> None:
+async def test_an_event_has_the_fields_that_kubectl_reads() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
         (event,) = stage.store.events()
@@ -51,10 +51,10 @@ async def test_an_event_has_what_kubectl_looks_for() -> None:
 
 
 @scenario
-async def test_a_node_is_named_as_kubelet_names_it_and_needs_no_question() -> None:
+async def test_a_node_event_has_the_uid_that_kubelet_writes_and_needs_no_request() -> None:
     async with staged() as stage:
-        stage.start("n1", speaks=False)
-        stage.notaries["n1"].say(node_statements("n1", NodeFaults(refused="EBUSY")))
+        stage.start("n1", publishes=False)
+        stage.reporters["n1"].say(node_statements("n1", NodeFaults(refused="EBUSY")))
         await stage.time.passes(20.0)
         (event,) = stage.store.events()
         assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n1"}
@@ -63,7 +63,7 @@ async def test_a_node_is_named_as_kubelet_names_it_and_needs_no_question() -> No
 
 
 @scenario
-async def test_while_it_holds_a_statement_is_repeated_as_one_event_within_the_hour_that_events_live() -> None:
+async def test_an_active_notice_is_repeated_as_one_event_within_the_ttl_of_events() -> None:
     async with staged("a") as stage:
         await stage.time.passes(4 * HOUR)
         (event,) = stage.store.events()
@@ -75,16 +75,16 @@ async def test_while_it_holds_a_statement_is_repeated_as_one_event_within_the_ho
 
 
 @scenario
-async def test_what_no_longer_holds_is_no_longer_said() -> None:
+async def test_a_notice_that_ended_is_not_repeated() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
-        stage.notaries["a"].say([])
+        stage.reporters["a"].say([])
         await stage.time.passes(4 * HOUR)
         assert stage.messages() == [(BROKEN.message, 1)]
 
 
 @scenario
-async def test_an_event_that_the_server_forgot_is_made_anew() -> None:
+async def test_an_event_that_the_server_deleted_is_created_again() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
         for path in [path for path in stage.store.objects if "/events/" in path]:
@@ -94,7 +94,7 @@ async def test_an_event_that_the_server_forgot_is_made_anew() -> None:
 
 
 @scenario
-async def test_the_next_agent_goes_on_with_the_same_event() -> None:
+async def test_the_next_leader_updates_the_same_event() -> None:
     async with staged("a", "b") as stage:
         await stage.time.passes(700.0)
         (first,) = stage.leaders
@@ -102,26 +102,26 @@ async def test_the_next_agent_goes_on_with_the_same_event() -> None:
         await stage.stop(first)
         await stage.time.passes(A_POLL + 1.0)
         assert stage.leaders == [{"a": "b", "b": "a"}[first]]
-        assert stage.messages() == [(BROKEN.message, 2)], "that another one speaks is no new fault"
+        assert stage.messages() == [(BROKEN.message, 2)], "another leader is no new fault"
         await stage.time.passes(601.0)
         assert stage.messages() == [(BROKEN.message, 3)]
 
 
 @pytest.mark.parametrize("name", ["web", "db"])
 @scenario
-async def test_a_statement_whose_object_is_gone_is_dropped(name: str) -> None:
+async def test_a_notice_about_a_deleted_object_is_not_published(name: str) -> None:
     async with staged() as stage:
-        stage.start("a", speaks=False)
+        stage.start("a", publishes=False)
         about = ObjectRef("NetworkPolicy", "shop", name)
-        stage.notaries["a"].say([Notice(about=about, reason="FailsClosed", message="no")])
+        stage.reporters["a"].say([Notice(about=about, reason="FailsClosed", message="no")])
         await stage.time.passes(60.0)
         assert len(stage.store.events()) == (name == "db")
-        assert stage.notaries["a"].status()["events"]["gone"] == (name != "db")
+        assert stage.reporters["a"].status()["events"]["gone"] == (name != "db")
         assert len(stage.store.asked("GET", object_path(about))) == 1
 
 
 @scenario
-async def test_without_permission_to_read_the_object_its_event_is_written_without_uid() -> None:
+async def test_without_permission_to_read_the_object_its_event_has_no_uid() -> None:
     async with staged("a") as stage:
         stage.store.fault = lambda _who, method, path: (
             refusal(403) if (method, path) == ("GET", object_path(DB)) else None
@@ -132,68 +132,68 @@ async def test_without_permission_to_read_the_object_its_event_is_written_withou
 
 
 @scenario
-async def test_a_namespace_that_is_being_deleted_holds_up_nobody_else() -> None:
+async def test_a_terminating_namespace_does_not_delay_other_events() -> None:
     other = ObjectRef("NetworkPolicy", "web", "db")
     async with staged() as stage:
-        stage.start("a", speaks=False)
+        stage.start("a", publishes=False)
         stage.owned(other)
         ending = refusal(403, "it is being terminated", "NamespaceTerminating")
         stage.store.fault = lambda _who, method, path: ending if method == "POST" and "shop/events" in path else None
-        stage.notaries["a"].say([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
+        stage.reporters["a"].say([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
         await stage.time.passes(60.0)
         assert stage.messages() == [("web", 1)]
         assert len(stage.store.asked("POST", "shop/events")) == 1
 
 
 @scenario
-async def test_an_event_that_the_server_does_not_take_holds_up_nobody_else() -> None:
+async def test_an_event_that_the_server_rejects_does_not_delay_others() -> None:
     other = ObjectRef("NetworkPolicy", "web", "db")
     async with staged() as stage:
-        stage.start("a", speaks=False)
+        stage.start("a", publishes=False)
         stage.owned(other)
         stage.store.fault = lambda _who, method, path: refusal(422) if method == "POST" and "shop/ev" in path else None
-        stage.notaries["a"].say([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
+        stage.reporters["a"].say([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
         await stage.time.passes(60.0)
         assert stage.messages() == [("web", 1)]
         assert len(stage.store.asked("POST", "shop/events")) == 1
-        assert stage.notaries["a"].status()["events"]["failed"] == 1
+        assert stage.reporters["a"].status()["events"]["failed"] == 1
 
 
-SETBACKS = {
+FAILURES = {
     "a server that can't be reached": unreachable(),
-    "a server that is silent": lambda _who, _method, _path: TimeoutError(),
+    "a server that doesn't respond": lambda _who, _method, _path: TimeoutError(),
     "a server that is overloaded": lambda _who, _method, _path: Said(429, b"", 30.0),
     "a server that fails": lambda _who, _method, _path: Said(503, b"<html>"),
 }
 
 
-@pytest.mark.parametrize("fault", SETBACKS.values(), ids=SETBACKS)
+@pytest.mark.parametrize("fault", FAILURES.values(), ids=FAILURES)
 @scenario
-async def test_after_an_outage_what_holds_is_said_and_meanwhile_the_server_is_left_in_peace(fault: Fault) -> None:
+async def test_after_an_outage_active_notices_are_published_and_during_it_requests_are_rare(fault: Fault) -> None:
     async with staged("a") as stage:
         stage.store.fault = fault
         await stage.time.passes(1000.0)
         assert 5 < len(stage.store.requests) < 60
-        assert stage.notaries["a"].status()["last_error"]
+        assert stage.reporters["a"].status()["last_error"]
         stage.store.fault = lambda _who, _method, _path: None
         await stage.time.passes(120.0)
         assert stage.messages() == [(BROKEN.message, 1)]
-        assert stage.notaries["a"].status()["last_error"] == ""
+        assert stage.reporters["a"].status()["last_error"] == ""
 
 
 @scenario
-async def test_an_outage_that_begins_in_the_middle_of_a_repetition_doubles_nothing() -> None:
+async def test_a_lost_response_to_a_repetition_does_not_count_twice() -> None:
     async with staged("a") as stage:
         await stage.time.passes(500.0)
-        stage.store.unheard = lambda _who, method, _path: TimeoutError() if method == "PATCH" else None
+        stage.store.lost_response = lambda _who, method, _path: TimeoutError() if method == "PATCH" else None
         await stage.time.passes(102.0)
-        stage.store.unheard = lambda _who, _method, _path: None
+        stage.store.lost_response = lambda _who, _method, _path: None
         await stage.time.passes(60.0)
         assert stage.messages() == [(BROKEN.message, 2)]
 
 
 @scenario
-async def test_a_server_that_asks_for_patience_gets_it() -> None:
+async def test_retry_after_is_respected() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
         stage.store.fault = lambda _who, method, _path: Said(429, b"", 300.0) if method == "PATCH" else None
@@ -204,7 +204,7 @@ async def test_a_server_that_asks_for_patience_gets_it() -> None:
 
 
 @scenario
-async def test_a_setback_after_a_success_counts_as_the_first() -> None:
+async def test_a_success_resets_the_backoff() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
         pauses = []
@@ -221,14 +221,14 @@ async def test_a_setback_after_a_success_counts_as_the_first() -> None:
 
 
 @scenario
-async def test_after_an_outage_the_agents_of_a_large_cluster_do_not_return_at_once() -> None:
+async def test_after_an_outage_the_agents_of_a_large_cluster_spread_their_retries() -> None:
     names = [f"n{number}" for number in range(20)]
-    async with staged(lots=Random(1).random) as stage:  # noqa: S311 - a test's lots
+    async with staged(jitter=Random(1).random) as stage:  # noqa: S311 - a test's jitter
         stage.nodes = 15_000
         stage.store.fault = unreachable()
-        stage.start(*names, speaks=False)
-        for name, notary in stage.notaries.items():
-            notary.say(node_statements(name, NodeFaults(refused="EBUSY")))
+        stage.start(*names, publishes=False)
+        for name, reporter in stage.reporters.items():
+            reporter.say(node_statements(name, NodeFaults(refused="EBUSY")))
         await stage.time.passes(25.0)
         stage.store.fault = lambda _who, _method, _path: None
         back = stage.time.now
@@ -238,46 +238,46 @@ async def test_after_an_outage_the_agents_of_a_large_cluster_do_not_return_at_on
         assert max(returned) > 10.0
 
 
-def test_what_is_not_permitted_is_said_once_and_tried_rarely(caplog: pytest.LogCaptureFixture) -> None:
-    # Where objects may be read: who may read needn't be who may write, and every statement reads its object first.
+def test_forbidden_events_are_logged_once_and_retried_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    # Objects may be read, as every notice reads its object first; Events may not be written.
     caplog.set_level(logging.INFO)
 
     async def body() -> None:
         async with staged("a") as stage:
             others = [Notice(about=DB, reason=f"Other{number}", message="no") for number in range(30)]
-            stage.notaries["a"].say([BROKEN, *others])
+            stage.reporters["a"].say([BROKEN, *others])
             stage.store.fault = lambda _who, _method, path: refusal(403, "forbidden") if "/events" in path else None
             await stage.time.passes(2 * HOUR)
             assert 10 < len(stage.store.asked(within="/events")) < 20
-            stage.notaries["a"].say([BROKEN])
-            assert "deploy/rbac.yaml" in stage.notaries["a"].status()["last_error"]
+            stage.reporters["a"].say([BROKEN])
+            assert "deploy/rbac.yaml" in stage.reporters["a"].status()["last_error"]
             warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
             assert len(warnings) == 1
             stage.store.fault = lambda _who, _method, _path: None
             await stage.time.passes(900.0)
             assert [message for message, _ in stage.messages()] == [BROKEN.message]
-            stage.notaries["a"].say([BROKEN, *others])
+            stage.reporters["a"].say([BROKEN, *others])
             await stage.time.passes(60.0)
-            assert caplog.messages.count("Events get to the cluster again") == 1
+            assert caplog.messages.count("Events: requests succeed again") == 1
 
     asyncio.run(body())
 
 
 @scenario
-async def test_who_loses_the_lease_while_it_speaks_says_no_more() -> None:
+async def test_an_agent_that_loses_the_lease_before_a_write_does_not_write() -> None:
     async with staged() as stage:
-        stage.start("a", speaks=False)
+        stage.start("a", publishes=False)
         await stage.time.passes(1.0)
         asked: list[str] = []
 
         def late(_who: str, method: str, path: str) -> None:
-            # The answer to the first question comes when this agent's time is over.
+            # The response to the first request comes after this agent's renew deadline.
             if not asked and (method, path) == ("GET", object_path(DB)):
                 stage.time.now += LEASE_SECONDS
             asked.append(method)
 
         stage.store.fault = late
-        stage.notaries["a"].say([BROKEN])
+        stage.reporters["a"].say([BROKEN])
         await stage.time.turn()
         assert asked == ["GET"]
         assert stage.leaders == []
@@ -285,10 +285,10 @@ async def test_who_loses_the_lease_while_it_speaks_says_no_more() -> None:
 
 @pytest.mark.parametrize("answer", [404, 409])
 @scenario
-async def test_who_loses_the_lease_between_two_writes_leaves_the_second(answer: int) -> None:
+async def test_an_agent_that_loses_the_lease_between_two_writes_omits_the_second(answer: int) -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
-        stage.notaries["a"].say([])
+        stage.reporters["a"].say([])
         await stage.time.passes(HOUR)
         wrote: list[str] = []
 
@@ -300,22 +300,22 @@ async def test_who_loses_the_lease_between_two_writes_leaves_the_second(answer: 
             return refusal(answer)
 
         stage.store.fault = late
-        stage.notaries["a"].say([BROKEN])
+        stage.reporters["a"].say([BROKEN])
         await stage.time.turn()
         assert wrote == ["POST"]
         assert stage.leaders == []
 
 
 @scenario
-async def test_news_is_told_once_by_whoever_speaks_and_again_when_it_comes_again() -> None:
+async def test_a_once_notice_is_written_once_by_the_leader_and_again_when_it_returns() -> None:
     logging_object = ObjectRef("NetworkLogging", "", "default")
     news = logging_statement(NetworkLogging())
     async with staged() as stage:
-        stage.start("a", "b", speaks=False)
+        stage.start("a", "b", publishes=False)
         for round_ in range(3):
             stage.owned(logging_object, spec={"round": round_})
-            for notary in stage.notaries.values():
-                notary.say([] if round_ == 1 else [news])
+            for reporter in stage.reporters.values():
+                reporter.say([] if round_ == 1 else [news])
             await stage.time.passes(700.0)
         told = [(event["reason"], event["type"], event["count"]) for event in stage.store.events()]
         assert told == [("UpdateNetworkLogging", "Normal", 1)] * 2
@@ -323,19 +323,19 @@ async def test_news_is_told_once_by_whoever_speaks_and_again_when_it_comes_again
         await stage.stop(stage.leaders[0])
         await stage.time.passes(HOUR)
         assert len(stage.leaders) == 1
-        assert stage.store.events() == before, "the next one says no old news"
+        assert stage.store.events() == before, "the next leader doesn't repeat it"
 
 
 @scenario
-async def test_a_storm_is_spread_and_nothing_of_it_is_lost() -> None:
+async def test_many_notices_at_once_are_rate_limited_and_none_is_lost() -> None:
     policies = [ObjectRef("NetworkPolicy", "shop", f"p{number}") for number in range(100)]
     async with staged() as stage:
         for ref in policies:
             stage.owned(ref)
-        stage.start("a", speaks=False)
-        stage.notaries["a"].say(Notice(about=ref, reason="FailsClosed", message="no") for ref in policies)
+        stage.start("a", publishes=False)
+        stage.reporters["a"].say(Notice(about=ref, reason="FailsClosed", message="no") for ref in policies)
         await stage.time.passes(1.0)
         assert len(stage.store.events()) == 25
         await stage.time.passes(200.0)
         assert len(stage.store.events()) == 100
-        assert stage.notaries["a"].status()["events"]["suppressed"] == 75
+        assert stage.reporters["a"].status()["events"]["suppressed"] == 75

@@ -1,4 +1,4 @@
-"""The Lease: who holds it, and what becomes of it when something fails."""
+"""Leader election: which agent holds the Lease, and what happens after failures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from nfagent.reporting import leader_elector
 from nfagent.reporting.lease import (
-    A_BIT_SECONDS,
     COLLECTION,
     LEASE_SECONDS,
+    POLL_MARGIN_SECONDS,
     RENEW_SECONDS,
-    first_pause,
-    look_pause,
+    first_poll_delay,
+    poll_interval,
 )
 from tests.support.fake_apiserver import Said, refusal, unreachable
 from tests.support.reporting_agents import A_POLL, HOUR, LEASE, scenario, staged
@@ -23,7 +23,7 @@ from tests.support.reporting_agents import A_POLL, HOUR, LEASE, scenario, staged
 MANY = 15_000
 
 
-def test_without_its_namespace_the_election_waits_for_it_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_its_namespace_the_election_waits_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
     def lacking(_who: str, method: str, path: str) -> Said | None:
         return refusal(404) if (method, path) == ("POST", COLLECTION) else None
 
@@ -32,7 +32,7 @@ def test_without_its_namespace_the_election_waits_for_it_and_says_so_once(caplog
             stage.store.fault = lacking
             await stage.time.passes(HOUR)
             assert (stage.leaders, len(stage.store.asked("POST", COLLECTION))) == ([], 7)
-            assert "deploy/" in stage.notaries["a"].status()["last_error"]
+            assert "deploy/" in stage.reporters["a"].status()["last_error"]
             assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
             stage.store.fault = lambda _who, _method, _path: None
             await stage.time.passes(HOUR / 4)
@@ -42,7 +42,7 @@ def test_without_its_namespace_the_election_waits_for_it_and_says_so_once(caplog
 
 
 @scenario
-async def test_one_that_is_cut_off_falls_silent_before_another_speaks() -> None:
+async def test_a_leader_that_is_cut_off_stops_before_another_is_elected() -> None:
     async with staged("a", "b", "c") as stage:
         await stage.time.passes(100.0)
         (first,) = stage.leaders
@@ -59,7 +59,7 @@ async def test_one_that_is_cut_off_falls_silent_before_another_speaks() -> None:
 
 
 @scenario
-async def test_a_lease_that_another_wrote_in_between_is_looked_at_again() -> None:
+async def test_a_lease_that_another_client_wrote_in_between_is_read_again() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
         written = stage.store.objects[LEASE]
@@ -70,7 +70,7 @@ async def test_a_lease_that_another_wrote_in_between_is_looked_at_again() -> Non
 
 
 @scenario
-async def test_one_that_stops_gives_the_lease_back() -> None:
+async def test_a_leader_that_stops_releases_the_lease() -> None:
     async with staged("a", "b") as stage:
         await stage.time.passes(100.0)
         (first,) = stage.leaders
@@ -80,8 +80,8 @@ async def test_one_that_stops_gives_the_lease_back() -> None:
         assert stage.leaders == [{"a": "b", "b": "a"}[first]]
 
 
-def test_a_server_that_is_silent_holds_up_nobodys_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader_elector, "RESIGN_SECONDS", 0.01)
+def test_a_server_that_does_not_respond_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader_elector, "RELEASE_TIMEOUT_SECONDS", 0.01)
 
     async def body() -> None:
         async with staged("a") as stage:
@@ -95,11 +95,11 @@ def test_a_server_that_is_silent_holds_up_nobodys_stop(monkeypatch: pytest.Monke
 
 
 @scenario
-async def test_one_agent_among_15000_nodes_waits_for_its_lot_and_renews_as_any_holder() -> None:
+async def test_one_agent_among_15000_nodes_delays_its_first_poll_and_renews_as_usual() -> None:
     async with staged() as stage:
         stage.nodes = MANY
         stage.start("a")
-        await stage.time.passes(first_pause(MANY, 0.5) - 1.0)
+        await stage.time.passes(first_poll_delay(MANY, 0.5) - 1.0)
         assert stage.store.requests == []
         await stage.time.passes(61.0)
         assert stage.leaders == ["a"]
@@ -107,7 +107,7 @@ async def test_one_agent_among_15000_nodes_waits_for_its_lot_and_renews_as_any_h
 
 
 @scenario
-async def test_among_15000_nodes_a_holder_that_died_is_replaced_by_who_looks_twice() -> None:
+async def test_among_15000_nodes_a_dead_leader_is_replaced_by_an_agent_that_polls_twice() -> None:
     async with staged() as stage:
         stage.nodes = MANY
         stage.start("a")
@@ -116,19 +116,19 @@ async def test_among_15000_nodes_a_holder_that_died_is_replaced_by_who_looks_twi
         stage.store.fault = unreachable("a")
         await stage.time.passes(HOUR / 2)
         looks = [request.at for request in stage.store.asked("GET", LEASE, "b")]
-        assert LEASE_SECONDS <= looks[1] - looks[0] <= LEASE_SECONDS + A_BIT_SECONDS
+        assert LEASE_SECONDS <= looks[1] - looks[0] <= LEASE_SECONDS + POLL_MARGIN_SECONDS
         assert (len(looks), stage.leaders) == (2, ["b"])
 
 
 @scenario
-async def test_who_finds_a_good_lease_is_in_no_hurry_and_neither_is_who_finds_no_server() -> None:
+async def test_an_agent_polls_rarely_while_the_lease_is_valid_or_the_server_is_unreachable() -> None:
     async with staged() as stage:
         stage.start("a")
         await stage.time.passes(1.0)
         stage.nodes = MANY
         stage.start("b")
         await stage.time.passes(3 * HOUR)
-        pause = look_pause(MANY, 0.5)
+        pause = poll_interval(MANY, 0.5)
         looks = [request.at for request in stage.store.asked("GET", LEASE, "b")]
         assert [later - earlier for earlier, later in pairwise(looks)] == [pause] * 3
         stage.store.fault = unreachable("b")
@@ -137,32 +137,32 @@ async def test_who_finds_a_good_lease_is_in_no_hurry_and_neither_is_who_finds_no
 
 
 @scenario
-async def test_who_can_not_know_whether_it_was_elected_looks_again_soon() -> None:
+async def test_an_agent_without_response_to_its_write_polls_again_soon() -> None:
     async with staged() as stage:
         stage.nodes = MANY
-        stage.store.unheard = lambda _who, method, _path: TimeoutError() if method == "POST" else None
-        stage.start("a", speaks=False)
-        await stage.time.passes(first_pause(MANY, 0.5) + 1.0)
-        stage.store.unheard = lambda _who, _method, _path: None
+        stage.store.lost_response = lambda _who, method, _path: TimeoutError() if method == "POST" else None
+        stage.start("a", publishes=False)
+        await stage.time.passes(first_poll_delay(MANY, 0.5) + 1.0)
+        stage.store.lost_response = lambda _who, _method, _path: None
         assert stage.leaders == []
         await stage.time.passes(LEASE_SECONDS)
         assert stage.leaders == ["a"]
 
 
 @scenario
-async def test_who_can_not_know_it_and_finds_no_server_then_is_in_no_hurry() -> None:
+async def test_an_agent_without_response_to_its_write_polls_rarely_while_the_server_is_unreachable() -> None:
     async with staged() as stage:
         stage.nodes = MANY
-        stage.store.unheard = lambda _who, method, _path: TimeoutError() if method == "POST" else None
-        stage.start("a", speaks=False)
-        await stage.time.passes(first_pause(MANY, 0.5) + 1.0)
+        stage.store.lost_response = lambda _who, method, _path: TimeoutError() if method == "POST" else None
+        stage.start("a", publishes=False)
+        await stage.time.passes(first_poll_delay(MANY, 0.5) + 1.0)
         stage.store.fault = unreachable()
         await stage.time.passes(3 * HOUR)
         assert len(stage.store.asked(within="leases")) < 8
 
 
 @scenario
-async def test_a_holder_whose_renewal_fails_tries_again_within_seconds() -> None:
+async def test_a_leader_whose_renewal_fails_retries_within_seconds() -> None:
     async with staged("a") as stage:
         await stage.time.passes(1.0)
         stage.store.fault = unreachable()
@@ -173,17 +173,17 @@ async def test_a_holder_whose_renewal_fails_tries_again_within_seconds() -> None
 
 
 @scenario
-async def test_an_agent_that_may_not_write_the_lease_asks_no_more_often_than_others() -> None:
+async def test_an_agent_that_may_not_write_the_lease_polls_no_more_often_than_others() -> None:
     async with staged() as stage:
         stage.nodes = MANY
         stage.store.fault = lambda _who, method, path: refusal(403) if method == "POST" and "leases" in path else None
-        stage.start("a", speaks=False)
+        stage.start("a", publishes=False)
         await stage.time.passes(3 * HOUR)
         assert len(stage.store.asked("GET", LEASE)) in {3, 4}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_agent_that_may_not_have_the_lease_says_calmly_and_once_what_that_means(
+def test_an_agent_that_may_not_use_the_lease_logs_it_once_at_level_info(
     method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -195,19 +195,19 @@ def test_an_agent_that_may_not_have_the_lease_says_calmly_and_once_what_that_mea
             assert len(stage.store.asked(method, "leases")) > 5
             (said,) = [record for record in caplog.records if record.name.startswith("nfagent")]
             assert said.levelno == logging.INFO
-            assert "Enforcement isn't concerned" in said.getMessage()
-            assert "deploy/rbac.yaml" in stage.notaries["a"].status()["last_error"]
+            assert "Enforcement is not affected" in said.getMessage()
+            assert "deploy/rbac.yaml" in stage.reporters["a"].status()["last_error"]
             stage.store.fault = lambda _who, _method, _path: None
             await stage.time.passes(900.0)
             assert stage.leaders == ["a"]
-            assert stage.notaries["a"].status()["last_error"] == ""
+            assert stage.reporters["a"].status()["last_error"] == ""
             await stage.time.passes(900.0)
-            assert caplog.messages.count("Elections get to the cluster again") == 1
+            assert caplog.messages.count("Leader election: requests succeed again") == 1
 
     asyncio.run(body())
 
 
-def test_one_that_falls_silent_and_comes_back_says_both(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_and_regained_leadership_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def body() -> None:
@@ -217,9 +217,12 @@ def test_one_that_falls_silent_and_comes_back_says_both(caplog: pytest.LogCaptur
             await stage.time.passes(200.0)
             stage.store.fault = lambda _who, _method, _path: None
             await stage.time.passes(100.0)
-            told = [message for message in caplog.messages if message.startswith("this agent ")]
-            says, ends = "this agent speaks for the cluster", "this agent no longer speaks for the cluster"
-            assert told == [says, ends, says]
-            assert "Elections get to the cluster again" in caplog.messages
+            told = [message for message in caplog.messages if message.startswith("leader election: ")]
+            gained, lost = (
+                "leader election: this agent became leader",
+                "leader election: this agent is no longer leader",
+            )
+            assert told == [gained, lost, gained]
+            assert "Leader election: requests succeed again" in caplog.messages
 
     asyncio.run(body())
