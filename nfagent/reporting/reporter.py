@@ -64,7 +64,7 @@ class ClusterReporter:
             tasks.create_task(self._conditions.run())
 
     def _leader_changed(self) -> None:
-        log.info("leader election: this agent %s", "became leader" if self.leads else "is no longer leader")
+        log.info("Leader election: this agent %s", "became leader" if self.leads else "is no longer leader")
         self._events.wake()
         self._conditions.wake()
 

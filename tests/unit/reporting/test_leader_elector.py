@@ -217,10 +217,10 @@ def test_lost_and_regained_leadership_are_logged(caplog: pytest.LogCaptureFixtur
             await stage.time.passes(200.0)
             stage.store.fault = lambda _who, _method, _path: None
             await stage.time.passes(100.0)
-            told = [message for message in caplog.messages if message.startswith("leader election: ")]
+            told = [message for message in caplog.messages if message.startswith("Leader election: ")]
             gained, lost = (
-                "leader election: this agent became leader",
-                "leader election: this agent is no longer leader",
+                "Leader election: this agent became leader",
+                "Leader election: this agent is no longer leader",
             )
             assert told == [gained, lost, gained]
             assert "Leader election: requests succeed again" in caplog.messages
