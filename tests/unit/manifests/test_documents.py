@@ -513,9 +513,7 @@ def test_invalid_yaml_is_an_issue_with_its_line(text: str, problem: str) -> None
         pytest.param('{\n"kind": 1,,}', "f.json:2: is not valid JSON: Expecting property name", id="two commas"),
         pytest.param('{"a": 1, "a": 2}', "f.json: is not valid JSON: 'a' is there twice", id="a duplicate key"),
         pytest.param('{"a": "\\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="a lone surrogate"),
-        pytest.param(
-            '{"a": "\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="unescaped"
-        ),
+        pytest.param('{"a": "\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="unescaped"),
         pytest.param('{"a": ' * 5000, "f.json:1: is not valid YAML: is nested deeper than 100 levels", id="braces"),
     ],
 )

@@ -154,9 +154,7 @@ class TestIndex:
             pytest.param(
                 pod().replace("kind: Pod", "kind: Quux"), "of this group are read Namespace,", id="an unknown kind"
             ),
-            pytest.param(
-                pod().replace("v1", "v2"), "write it as v1 has it", id="an unknown version"
-            ),
+            pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="an unknown version"),
             pytest.param(pod().replace("v1", "extensions/v1"), "write v1", id="a group that never had it"),
             pytest.param(pod().replace("kind: Pod", ""), "write apiVersion and kind", id="no kind"),
             pytest.param(pod().replace("apiVersion: v1", ""), "write apiVersion and kind", id="no apiVersion"),
@@ -423,9 +421,7 @@ class TestReadFolder:
         assert brief(read_folder(tmp_path, known)) == ["-shop/web"]
         assert said(known) == []
 
-    def test_text_that_is_not_utf_8_is_an_issue_and_keeps_the_last_good_content(
-        self, tmp_path: Path
-    ) -> None:
+    def test_text_that_is_not_utf_8_is_an_issue_and_keeps_the_last_good_content(self, tmp_path: Path) -> None:
         known = ManifestIndex()
         (tmp_path / "f.yaml").write_text(pod())
         read_folder(tmp_path, known)

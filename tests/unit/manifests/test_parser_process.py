@@ -66,9 +66,7 @@ def as_list(count: int) -> str:
         pytest.param("f.json", as_json, id="documents of JSON"),
         pytest.param("f.yaml", as_yaml, id="documents of YAML"),
         pytest.param("f.json", as_list, id="a list"),
-        pytest.param(
-            "f.yaml", lambda count: NODE + "---\nhello\n" + as_yaml(count), id="an invalid document"
-        ),
+        pytest.param("f.yaml", lambda count: NODE + "---\nhello\n" + as_yaml(count), id="an invalid document"),
         pytest.param("f.yaml", lambda count: as_yaml(count) + "---\na: [", id="a truncated file"),
         pytest.param("f.json", lambda count: as_json(count) + '{"a": 1,,}', id="a file of JSON with two commas"),
         pytest.param("f.yaml", lambda count: as_yaml(count) + "---\na: \ud800", id="a lone surrogate"),
