@@ -87,11 +87,11 @@ def _collect(name: str, entries: Iterable[Document]) -> FileContent:
         if isinstance(item, str):
             ignored.add(item)
             continue
-        doubt = _unknown_field(found)
+        unknown = _unknown_field(found)
         if item is None:
             # An object that isn't used, unless its namespace is misspelt.
-            if doubt is not None and _namespace_may_be_misspelt(found):
-                problems.append(msgspec.structs.replace(doubt, place=place))
+            if unknown is not None and _namespace_may_be_misspelt(found):
+                problems.append(msgspec.structs.replace(unknown, place=place))
                 unnamed = True
             continue
         if item.ref in items:
@@ -100,11 +100,11 @@ def _collect(name: str, entries: Iterable[Document]) -> FileContent:
             problems.append(ValidationIssue(place=place, object=str(item.ref), reason=reason))
             continue
         items[item.ref] = (item, line)
-        problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
-        if doubt is not None:
-            told = next((flaw for flaw in item.problems if flaw.field == doubt.field), None)
-            unknown_fields[item.ref] = msgspec.structs.replace(told or doubt, place=place)
-            problems += [] if told else [unknown_fields[item.ref]]
+        problems += [msgspec.structs.replace(issue, place=place) for issue in item.problems]
+        if unknown is not None:
+            reported = next((issue for issue in item.problems if issue.field == unknown.field), None)
+            unknown_fields[item.ref] = msgspec.structs.replace(reported or unknown, place=place)
+            problems += [] if reported else [unknown_fields[item.ref]]
             unnamed |= _namespace_may_be_misspelt(found)
     refused = {ref: problem for ref, problem in refused.items() if ref not in items}
     return FileContent(items, refused, unknown_fields, unnamed, frozenset(ignored), tuple(problems))

@@ -24,7 +24,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.slices import in_order
 
-_EMPTIED = "is empty ({}), as a full disk leaves it; delete it, or write a comment into it, to have nothing of it"
+_EMPTIED = "is empty ({}), as a full disk leaves it; delete it, or write a comment into it, to remove its objects"
 _BLANKS = "\ufeff \t\r\n"
 
 ManifestEvent: TypeAlias = Item | ObjectRef
@@ -226,7 +226,7 @@ class ManifestIndex:
         """Return the objects of files that are gone: `names`, and files of the checkpoint that aren't `present`."""
         contents = [self._files[name] for name in names if name in self._files]
         contents += [content for name, content in self._last_good.items() if name not in present]
-        return {ref: held for content in contents for ref, held in content.items.items()}
+        return {ref: kept_item for content in contents for ref, kept_item in content.items.items()}
 
     def assign_orphans(
         self, readings: list[FileReading], orphaned: Mapping[ObjectRef, tuple[Item, int]]
@@ -238,8 +238,8 @@ class ManifestIndex:
         came = {ref for reading in readings if reading.content is not None for ref in reading.content.items}
         gone = {reading.name for reading in readings if reading.content is None}
         left = {
-            ref: held
-            for ref, held in orphaned.items()
+            ref: kept_item
+            for ref, kept_item in orphaned.items()
             if ref not in came and not set(self._holders.get(ref, ())) - gone
         }
         unclear = next((at for at, reading in enumerate(readings) if self._may_hold_orphans(reading)), None)
@@ -248,8 +248,8 @@ class ManifestIndex:
         reading = readings[unclear]
         content = reading.content or FileContent({})
         reason = f"may hold objects of files that are gone: all of these ({len(left)}) stay in force"
-        said = (*content.problems, ValidationIssue(place=reading.name, reason=reason))
-        content = msgspec.structs.replace(content, items={**content.items, **left}, problems=said)
+        problems = (*content.problems, ValidationIssue(place=reading.name, reason=reason))
+        content = msgspec.structs.replace(content, items={**content.items, **left}, problems=problems)
         replaced = msgspec.structs.replace(reading, content=content, changed=_changed_objects(None, content))
         return [*readings[:unclear], replaced, *readings[unclear + 1 :]]
 
@@ -296,14 +296,14 @@ def _merge_last_good(
 ) -> FileContent:
     """Add the last good versions of objects that can't be read now; of all objects, where those are unknown."""
     wrong = found.refused | found.unknown_fields
-    kept = {ref: held for ref in wrong if (held := good.items.get(ref) or orphaned.get(ref)) is not None}
-    problems = {wrong[ref]: still_in_force(wrong[ref]) for ref in kept}
-    said = [problems.get(problem, problem) for problem in found.problems]
+    kept = {ref: kept_item for ref in wrong if (kept_item := good.items.get(ref) or orphaned.get(ref)) is not None}
+    replaced = {wrong[ref]: still_in_force(wrong[ref]) for ref in kept}
+    problems = [replaced.get(problem, problem) for problem in found.problems]
     if found.unnamed:
-        kept = {ref: held for ref, held in good.items.items() if ref not in found.items} | kept
+        kept = {ref: kept_item for ref, kept_item in good.items.items() if ref not in found.items} | kept
         reason = f"holds a document about an unknown object: all its previous objects ({len(kept)}) stay in force"
-        said += [ValidationIssue(place=name, reason=reason)] if kept else []
-    return msgspec.structs.replace(found, items={**found.items, **kept}, problems=tuple(said))
+        problems += [ValidationIssue(place=name, reason=reason)] if kept else []
+    return msgspec.structs.replace(found, items={**found.items, **kept}, problems=tuple(problems))
 
 
 def _changed_objects(before: FileContent | None, after: FileContent | None) -> tuple[ObjectRef, ...]:

@@ -95,12 +95,12 @@ async def changed_paths(watching: FolderWatch, stop: asyncio.Event) -> AsyncGene
                     return
                 # Of a folder that can't be read the scan reports it.
                 watching.on_fallback(_fallback_reason(error) if error.errno in _LIMITS else "")
-                told = _polled_changes(watching, stopping)
+                changes = _polled_changes(watching, stopping)
             else:
                 watching.on_fallback("")
-                told = _inotify_changes(watching, inotify, watched, stopping)
-            async with aclosing(told):
-                async for paths in told:
+                changes = _inotify_changes(watching, inotify, watched, stopping)
+            async with aclosing(changes):
+                async for paths in changes:
                     yield paths
     finally:
         stopping.cancel()
@@ -161,7 +161,7 @@ async def _polled_changes(
 
 def _fallback_reason(error: OSError) -> str:
     """Return why inotify is unavailable, and the remedy."""
-    setting, lacks = "", f"inotify can't be had: {error.strerror}"
+    setting, lacks = "", f"inotify is unavailable: {error.strerror}"
     if error.errno == errno.ENOSPC:
         setting, lacks = "max_user_watches", "inotify has no watches left"
     elif error.errno == errno.EMFILE and _descriptors_left():

@@ -711,8 +711,8 @@ async def test_an_empty_file_keeps_its_objects_and_one_with_a_comment_removes_th
     async with following(folder) as follower:
         (folder / "f.yaml").write_text("")
         await follower.complains(
-            "f.yaml: is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to have "
-            "nothing of it; what it held before stays in force"
+            "f.yaml: is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to "
+            "remove its objects; what it held before stays in force"
         )
         assert follower.told == ["shop/web@a"]
         (folder / "f.yaml").write_text("# nothing")
@@ -726,8 +726,8 @@ async def test_a_file_of_blanks_keeps_its_objects(folder: Path) -> None:
     async with following(folder) as follower:
         (folder / "f.yaml").write_text("\ufeff\r\n \t\n")
         await follower.complains(
-            "f.yaml: is empty (blanks alone), as a full disk leaves it; delete it, or write a comment into it, to have "
-            "nothing of it; what it held before stays in force"
+            "f.yaml: is empty (blanks alone), as a full disk leaves it; delete it, or write a comment into it, to "
+            "remove its objects; what it held before stays in force"
         )
         assert follower.told == ["shop/web@a"]
         (folder / "f.yaml").unlink()
