@@ -47,7 +47,7 @@ class _Sink:
 
 
 @bench(
-    "manifests", "one large file of manifests: until it is taken in, and the longest turn of the event loop meanwhile"
+    "manifests", "one large file of manifests: until it is applied, and the longest turn of the event loop meanwhile"
 )
 def manifests(run: Run) -> Iterator[Row]:
     """Read a file of each format twice: its objects are added, and then all of them change."""

@@ -7,7 +7,7 @@ Each checkout has labs of its own, routed and with bridges, and real agents in t
 machine are included. Labs are measured in turns, and compared round by round. A second lab of the earlier checkout
 shows by how much two equal labs differ. Only the agents' process is the earlier one: labs, manifests and traffic are
 of this checkout. So it can be any version that has `nfagent run --manifests --node`, the settings NFAGENT_RUNTIME_DIR,
-NFAGENT_LOG_DIR and NFAGENT_STATE_DIR, and `in_sync` in `dump state`.
+NFAGENT_LOG_DIR and NFAGENT_STATE_DIR, and in `dump state` the keys `files`, `reconcile.in_sync` and `revoke.suspects`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class RequestRetrier:
 
         jitter:         returns a random number, 0 to 1
         nodes:          number of Nodes in the cluster: their agents spread their retries over a time that grows with it
-        purpose:        subject of log lines, plural: 'Events'
+        purpose:        subject of log lines: 'Events'
         forbidden_hint: what status 403 means, where it is expected; '' where it is a fault
         """
         self.failed = 0
@@ -123,7 +123,7 @@ class RequestRetrier:
     ) -> ApiAnswer | None:
         """Send a request; return the response, or None after a failure that is retried later.
 
-        expected: conditions that are no setback here, although they would be elsewhere
+        expected: statuses that count as a success here, although they don't elsewhere
         """
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
