@@ -24,7 +24,7 @@ ENFORCED = policy_standing(EgressNATPolicy(name="default", action="NoSNAT"))
 HOUR = 3600.0
 
 
-class Stage:
+class ReportingCluster:
     """A fake API server, its clock, and running agents."""
 
     def __init__(self, jitter: Callable[[], float]) -> None:
@@ -73,14 +73,14 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(*names: str, jitter: Callable[[], float] = lambda: 0.5) -> AsyncIterator[Stage]:
-    stage = Stage(jitter)
-    stage.owned(DB)
-    stage.start(*names)
+async def reporting_cluster(*names: str, jitter: Callable[[], float] = lambda: 0.5) -> AsyncIterator[ReportingCluster]:
+    cluster = ReportingCluster(jitter)
+    cluster.owned(DB)
+    cluster.start(*names)
     try:
-        yield stage
+        yield cluster
     finally:
-        await stage.close()
+        await cluster.close()
 
 
 Scenario: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
