@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run benchmarks, show a table, write a JSON file."""
+"""`python -m benchmarks`: runs suites, shows a table, writes a JSON file."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ MODULES = (
     "benchmarks.suites.flushes",
     "benchmarks.suites.end_to_end",
 )
-"""Modules with benchmarks, in the order in which they run."""
+"""Modules of suites, in the order in which they run."""
 
 
 class Session:
-    """One run over some benchmarks: what came of them so far."""
+    """One run of some suites, and its results so far."""
 
     def __init__(self, stage: DemoOutput, run: Run) -> None:
-        """Start without any."""
+        """Start without results."""
         self._stage = stage
         self._run = run
         self._began = report.now()
@@ -52,15 +52,15 @@ class Session:
         self.failed: dict[str, str] = {}
 
     def measure(self, bench: Bench) -> None:
-        """Run one, and show its rows; what it lacks, or how it fails, is noted and stops no other."""
+        """Run a suite and show its rows; a lack of the machine, or a failure, is recorded and stops no other suite."""
         self._stage.step(f"{bench.name}: {bench.about}")
         began, rows = time.monotonic(), list[Summary]()
         try:
             for row in bench.function(self._run):
                 rows.append(summarise(row))
-        except HostError as lack:
-            self._skipped[bench.name] = str(lack)
-        except Exception as error:  # noqa: BLE001 - one that fails must not cost the others' figures
+        except HostError as error:
+            self._skipped[bench.name] = str(error)
+        except Exception as error:  # noqa: BLE001 - a failing suite must not lose the others' figures
             self.failed[bench.name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
         self._stage.progress("")
@@ -75,7 +75,7 @@ class Session:
         self._rows += rows
 
     def report(self) -> report.Report:
-        """Sum up."""
+        """Return the report of the run."""
         return report.Report(
             self._began,
             self._run.quick,
@@ -88,7 +88,7 @@ class Session:
         )
 
 
-def _listed(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's own
+def _print_list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's own
     if wanted:
         width = max(map(len, BENCHES))
         for bench in BENCHES.values():
@@ -98,14 +98,14 @@ def _listed(context: click.Context, _parameter: click.Parameter, wanted: bool) -
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer rounds, smaller clusters: two minutes in all.")
-@click.option("--only", multiple=True, metavar="NAME", help="Run this benchmark; may be given more than once.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there.")
-@click.option("--seed", default=SEED, show_default=True, help="Draw synthetic clusters and orders by this number.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="Name them, and stop.")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this suite; may be given more than once.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write figures to it.")
+@click.option("--seed", default=SEED, show_default=True, help="Seed of synthetic clusters and of measuring orders.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_print_list, help="Print all names.")
 def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: int) -> None:
-    """Measure nfagent beside its references, in this machine's own kernel (as root, for rows about packets).
+    """Measure nfagent beside its references, in this machine's kernel (as root, for rows about packets).
 
-    Exit code: 0 when everything that could be measured was, whether or not targets are met; 1 when a benchmark failed.
+    Exit code: 0 when every suite ran or was skipped, whether or not targets are met; 1 when a suite failed.
 
     \b
     Example:
@@ -113,7 +113,7 @@ def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: in
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     unknown = [name for name in only if name not in BENCHES]
     if unknown:
-        raise click.BadParameter(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
+        raise click.BadParameter(f"no suite {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
     stage = DemoOutput()
     session = Session(stage, Run(quick, stage.progress, seed))
     began = time.monotonic()
@@ -123,16 +123,16 @@ def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: in
     done = session.report()
     if json_path is not None:
         report.write(done, json_path)
-    _close(stage, done, time.monotonic() - began)
+    _summary(stage, done, time.monotonic() - began)
     sys.exit(1 if session.failed else 0)
 
 
-def _close(stage: DemoOutput, done: report.Report, seconds: float) -> None:
-    judged = [one for row in done.rows for one in row.targets]
+def _summary(stage: DemoOutput, done: report.Report, seconds: float) -> None:
+    targets = [one for row in done.rows for one in row.targets]
     machine = done.machine
-    stage.step(f"{sum(one.met for one in judged)} of {len(judged)} targets met, in {seconds:.0f} s")
+    stage.step(f"{sum(one.met for one in targets)} of {len(targets)} targets met, in {seconds:.0f} s")
     stage.say(f"{machine.cores} cores of {machine.processor}, {machine.memory_mib:,} MiB, Linux {machine.kernel},")
-    stage.say(f"Python {machine.python}; load {machine.load} when it began, seed {done.seed}")
+    stage.say(f"Python {machine.python}; load {machine.load} at the start, seed {done.seed}")
 
 
 for module in MODULES:

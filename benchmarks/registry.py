@@ -1,12 +1,12 @@
-"""Benchmarks by name, and what each is given.
+"""Registry of suites by name, and the parameters of a run.
 
-    @bench("event", "one Pod joins a peer set: event received to kernel commit")
-    def event(run: Run) -> Iterator[Row]:
+    @bench("event-latency", "one Pod joins a peer set: event received to kernel commit")
+    def event_latency(run: Run) -> Iterator[Row]:
         run.progress("150,000 Pods")
         yield Row(name="...", unit="ms", values=..., targets=(at_most("p50", 1), at_most("p99", 5)))
 
-A benchmark raises MachineError for what this machine lacks: it is shown as skipped, with that reason, and the rows
-that it gave before count. Its module's name stands in `benchmarks.__main__.MODULES`.
+A suite raises HostError where the machine lacks something: it is shown as skipped, with that reason, and the rows
+that it yielded before count. Its module is listed in `benchmarks.__main__.MODULES`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SEED = 20_240
 
 
 class Run(msgspec.Struct, frozen=True):
-    """How this run is to be done.
+    """Parameters of a run.
 
-    quick:    fewer rounds and smaller sizes: all benchmarks together take two minutes
-    progress: shows where a long measurement is, on a terminal; never call it inside what is timed
-    seed:     for whatever is random
+    quick:    fewer rounds and smaller sizes: all suites together take two minutes
+    progress: shows the progress of a long measurement on a terminal; never call it while timing
+    seed:     of all random choices
     """
 
     quick: bool
@@ -37,7 +37,7 @@ Benchmark = Callable[[Run], Iterable[Row]]
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """A benchmark, its name for `--only`, and what it measures in a sentence."""
+    """A suite: its name for `--only`, what it measures in a sentence, and its function."""
 
     name: str
     about: str
@@ -45,15 +45,15 @@ class Bench(msgspec.Struct, frozen=True):
 
 
 BENCHES: dict[str, Bench] = {}
-"""Every benchmark whose module was imported, in that order."""
+"""Every suite whose module was imported, in that order."""
 
 
 def bench(name: str, about: str) -> Callable[[Benchmark], Benchmark]:
-    """Register a benchmark. Raises ValueError for a name that is taken."""
+    """Register a suite. Raises ValueError for a name that is taken."""
 
     def register(function: Benchmark) -> Benchmark:
         if name in BENCHES:
-            raise ValueError(f"there is a benchmark {name!r} already")
+            raise ValueError(f"there is a suite {name!r} already")
         BENCHES[name] = Bench(name, about, function)
         return function
 

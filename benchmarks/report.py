@@ -1,4 +1,4 @@
-"""Rows for people, as a table, and for machines, as JSON."""
+"""Writes rows as a table for people, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.results import Judged, Summary
+from benchmarks.results import Summary, TargetResult
 from nfagent.lab.demo_output import DemoOutput
 
-HEADER = ("what", "p50", "p99", "worst", "unit", "CPU s", "MiB", "reference", "ratio", "target", "met")
+HEADER = ("measured", "p50", "p99", "worst", "unit", "CPU s", "MiB", "reference", "ratio", "target", "met")
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where the figures were measured. load: the run queue's mean of the last minute, when it began."""
+    """The machine of a run; load: mean run queue of the last minute, at the start."""
 
     processor: str
     cores: int
@@ -29,20 +29,26 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One run. skipped: benchmark -> what this machine lacks; failed: benchmark -> what went wrong."""
+    """A run.
 
-    began: str
+    started:       RFC 3339
+    suite_seconds: suite -> duration
+    skipped:       suite -> what the machine lacks
+    failed:        suite -> error
+    """
+
+    started: str
     quick: bool
     seed: int
     machine: Machine
     rows: tuple[Summary, ...]
-    seconds: dict[str, float]
+    suite_seconds: dict[str, float]
     skipped: dict[str, str]
     failed: dict[str, str]
 
 
 def this_machine() -> Machine:
-    """Describe this machine, without its name."""
+    """Return this machine's description, without its name."""
     cpus = Path("/proc/cpuinfo").read_text("utf-8")
     model = re.search(r"^(?:model name|Model)\s*: (.+)$", cpus, re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
@@ -53,7 +59,7 @@ def this_machine() -> Machine:
 
 
 def now() -> str:
-    """Give the time as RFC 3339 in UTC, to the second."""
+    """Return the time as RFC 3339 in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -63,28 +69,28 @@ def write(report: Report, path: Path) -> None:
 
 
 def table(stage: DemoOutput, rows: Sequence[Summary]) -> None:
-    """Show rows in columns that line up; columns that no row fills are left out."""
-    cells = [line for row in rows for line in _lines(stage, row)]
+    """Show rows in aligned columns; columns that no row fills are omitted."""
+    cells = [line for row in rows for line in _cells(stage, row)]
     shown = [column for column in range(len(HEADER)) if any(line[column] for line in cells)]
     stage.table([HEADER[column] for column in shown], [[line[column] for column in shown] for line in cells])
 
 
 def notes(stage: DemoOutput, rows: Sequence[Summary]) -> None:
-    """Show what has to be known beside the numbers."""
+    """Show the notes of rows."""
     for row in rows:
         if row.note:
             stage.say(f"{row.name}: {row.note}")
 
 
-def verdict(judged: Judged) -> str:
-    """Say whether a target is met: `yes`, `no: 7.2`, or that there is no figure for it."""
-    if judged.value is None:
+def target_text(target: TargetResult) -> str:
+    """Return whether a target is met: `yes`, `no: 7.2`, or `not measured`."""
+    if target.value is None:
         return "not measured"
-    return "yes" if judged.met else f"no: {number(judged.value)}"
+    return "yes" if target.met else f"no: {number(target.value)}"
 
 
 def number(value: float) -> str:
-    """Write a figure with three digits that count, large ones in whole numbers with a comma every thousand."""
+    """Return a figure with three significant digits, large ones as whole numbers with thousands separators."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -92,13 +98,13 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
-def _lines(stage: DemoOutput, row: Summary) -> list[list[str]]:
+def _cells(stage: DemoOutput, row: Summary) -> list[list[str]]:
     reference, ratio = "", ""
     if row.reference_p50 is not None:
         reference = f"{row.reference_name} {number(row.reference_p50)}"
         ratio = number(row.ratio or 0.0)
-        if row.ratio_low is not None and row.ratio_high is not None:
-            ratio += f" ({number(row.ratio_low)} to {number(row.ratio_high)})"
+        if row.ratio_p25 is not None and row.ratio_p75 is not None:
+            ratio += f" ({number(row.ratio_p25)} to {number(row.ratio_p75)})"
     tail = number(row.p99) if row.better == "lower" else ""
     cpu = number(row.cpu_seconds) if row.cpu_seconds is not None else ""
     rss = number(row.rss_mib) if row.rss_mib is not None else ""
@@ -107,6 +113,6 @@ def _lines(stage: DemoOutput, row: Summary) -> list[list[str]]:
         return [[*first, "", ""]]
     blank = [""] * len(first)
     return [
-        [*(blank if place else first), judged.target, (stage.good if judged.met else stage.bad)(verdict(judged))]
-        for place, judged in enumerate(row.targets)
+        [*(blank if place else first), target.target, (stage.good if target.met else stage.bad)(target_text(target))]
+        for place, target in enumerate(row.targets)
     ]

@@ -1,7 +1,7 @@
-"""What a benchmark gives, and the figures that are made of it.
+"""Rows of measured values, and the figures computed from them.
 
-A row has the values of one measured thing and, where there is one, those of its reference; p50, p99, ratio and
-whether targets are met are computed here, the same way for every row.
+A row has the values of one measured quantity and, where there is one, those of its reference; p50, p99, ratio and
+targets are computed here, in the same manner for every row.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Figure: TypeAlias = Literal["p50", "p99", "max", "min", "mean", "ratio", "cpu_seconds", "rss_mib"]
-"""`ratio` is value by reference: the median of the rounds' ratios where they are paired, else that of the p50s."""
+"""`ratio` is value by reference: the median of the rounds' ratios where they are paired, else the ratio of p50s."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a figure must be: at most, or at least, a limit in the row's own unit."""
+    """A limit of a figure, in the row's own unit."""
 
     figure: Figure
-    sense: Literal["at most", "at least"]
+    direction: Literal["at most", "at least"]
     limit: float
 
     def met_by(self, value: float) -> bool:
-        """Judge the figure."""
-        return value <= self.limit if self.sense == "at most" else value >= self.limit
+        """Return whether a value meets the target."""
+        return value <= self.limit if self.direction == "at most" else value >= self.limit
 
     def __str__(self) -> str:
-        """Read as `p99 <= 5`."""
-        return f"{self.figure} {'<=' if self.sense == 'at most' else '>='} {self.limit:g}"
+        """Return for example `p99 <= 5`."""
+        return f"{self.figure} {'<=' if self.direction == 'at most' else '>='} {self.limit:g}"
 
 
 def at_most(figure: Figure, limit: float) -> Target:
-    """Ask that a figure be no larger."""
+    """Return the target that a figure is no larger."""
     return Target(figure, "at most", limit)
 
 
 def at_least(figure: Figure, limit: float) -> Target:
-    """Ask that a figure be no smaller."""
+    """Return the target that a figure is no smaller."""
     return Target(figure, "at least", limit)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured thing.
+    """One measured quantity.
 
-    values:         one a repetition, in `unit`; at least one
-    reference:      the same of what it is compared with, measured in the same run
-    paired:         values[i] and reference[i] are of one round, so their ratio is taken round by round
-    better:         which way is good; decides which end of the values is the worst
-    cpu_seconds, rss_mib: extra figures, of the whole measurement
-    note:           what a reader has to know beside the number, in a few words
+    values:         one per repetition, in `unit`; at least one
+    reference:      the same of the reference, measured in the same run
+    paired:         values[i] and reference[i] are of one round, so that ratios are computed round by round
+    better:         whether lower or higher values are better; decides which end of the values is the worst
+    cpu_seconds, rss_mib: additional figures, of the whole measurement
+    note:           what a reader must know besides the number, in a few words
     """
 
     name: str
@@ -67,15 +67,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     rss_mib: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a row that can't be summed up, with ValueError."""
+        """Raise ValueError for a row without values, or with unequal pairs."""
         if not self.values:
             raise ValueError(f"row {self.name!r} has no values")
         if self.paired and len(self.values) != len(self.reference or ()):
             raise ValueError(f"row {self.name!r} is paired, but values and reference differ in number")
 
 
-class Judged(msgspec.Struct, frozen=True):
-    """A target, the figure that it is about (None where the row has no such figure), and whether it is met."""
+class TargetResult(msgspec.Struct, frozen=True):
+    """A target, its figure's value (None where the row has no such figure), and whether it is met."""
 
     target: str
     value: float | None
@@ -83,7 +83,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A row's figures; `ratio_low` and `ratio_high` are the quartiles of the rounds' ratios, where they are paired."""
+    """The figures of a row; `ratio_p25` and `ratio_p75` are quartiles of the rounds' ratios, where paired."""
 
     name: str
     unit: str
@@ -99,26 +99,26 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     reference_p50: float | None = None
     reference_p99: float | None = None
     ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
+    ratio_p25: float | None = None
+    ratio_p75: float | None = None
     cpu_seconds: float | None = None
     rss_mib: float | None = None
-    targets: tuple[Judged, ...] = ()
+    targets: tuple[TargetResult, ...] = ()
 
     @property
     def worst(self) -> float:
-        """The bad end of the values."""
+        """The worst value."""
         return self.max if self.better == "lower" else self.min
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that at least this share (0..1) of the values don't exceed (nearest rank)."""
+    """Return the smallest value that at least this share (0..1) of the values don't exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def summarise(row: Row) -> Summary:
-    """Make a row's figures, and judge its targets."""
+    """Compute a row's figures and the results of its targets."""
     summary = Summary(
         name=row.name,
         unit=row.unit,
@@ -135,7 +135,7 @@ def summarise(row: Row) -> Summary:
     )
     if row.reference:
         summary = msgspec.structs.replace(summary, **_comparison(row, row.reference))
-    return msgspec.structs.replace(summary, targets=tuple(_judge(target, summary) for target in row.targets))
+    return msgspec.structs.replace(summary, targets=tuple(_target_result(target, summary) for target in row.targets))
 
 
 def _comparison(row: Row, reference: Sequence[float]) -> dict[str, float | str]:
@@ -148,12 +148,12 @@ def _comparison(row: Row, reference: Sequence[float]) -> dict[str, float | str]:
     if row.paired and all(reference):
         ratios = [value / other for value, other in zip(row.values, reference, strict=True)]
         found["ratio"] = statistics.median(ratios)
-        found["ratio_low"], found["ratio_high"] = percentile(ratios, 0.25), percentile(ratios, 0.75)
+        found["ratio_p25"], found["ratio_p75"] = percentile(ratios, 0.25), percentile(ratios, 0.75)
     elif reference_p50:
         found["ratio"] = statistics.median(row.values) / reference_p50
     return found
 
 
-def _judge(target: Target, summary: Summary) -> Judged:
+def _target_result(target: Target, summary: Summary) -> TargetResult:
     value: float | None = getattr(summary, target.figure)
-    return Judged(str(target), value, value is not None and target.met_by(value))
+    return TargetResult(str(target), value, value is not None and target.met_by(value))

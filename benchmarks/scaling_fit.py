@@ -1,4 +1,4 @@
-"""How a figure grows with the size of the cluster: the slope of a fit on logarithmic axes, and a plot of it (SVG).
+"""Fits how a figure grows with the size of the cluster: a slope on logarithmic axes, and a plot of it (SVG).
 
 A slope of 0 is flat, 1 is linear, 2 is quadratic.
 """
@@ -19,13 +19,13 @@ _COLOURS = ("#1b6ca8", "#c8553d", "#3c8d53", "#7a4ea3", "#b8860b", "#555555")
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """slope: exponent of the fitted power; ratio: the largest size's figure by the smallest size's."""
+    """A fitted growth; slope: exponent of the power; ratio: the largest size's figure by the smallest size's."""
 
     slope: float
     ratio: float
 
     def __str__(self) -> str:
-        """Read as `slope 0.02, x1.1`."""
+        """Return for example `slope 0.02, x1.1`."""
         return f"slope {self.slope:.2f}, x{self.ratio:.2g}"
 
 
@@ -64,7 +64,7 @@ def plot(path: Path, title: str, unit: str, lines: Sequence[Line]) -> None:
 
 
 class _Axis:
-    """Values to places, logarithmically."""
+    """A logarithmic axis: maps values to coordinates."""
 
     def __init__(self, low: float, high: float, start: int, end: int, *, whole_decades: bool = False) -> None:
         first, last = math.log10(low), math.log10(high)

@@ -1,1 +1,1 @@
-"""What is fed in: synthetic clusters, their documents and events, policy templates; pure."""
+"""Inputs: synthetic clusters, their documents and events, policy templates, revocation scenarios; pure."""

@@ -1,6 +1,6 @@
-"""Model objects as the JSON documents that an API server would give: the decoders' way, backwards.
+"""Encodes model objects as the JSON documents of an API server: the inverse of the decoders.
 
-A Pod's document has about the size that a Pod has in life: the fields that nobody here reads are most of it.
+A Pod's document has about the size of a real one: most of it are fields that nfagent doesn't read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersR
 
 
 def document(item: Item) -> Document:
-    """Write an object as its document. Raises ValueError for a kind that no synthetic cluster has."""
+    """Return the document of an object. Raises ValueError for a kind that no synthetic cluster has."""
     match item:
         case Namespace():
             return _document("v1", "Namespace", {"name": item.name, "labels": dict(item.labels)}, {}, {})

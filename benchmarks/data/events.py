@@ -1,7 +1,7 @@
-"""Streams of events over a synthetic cluster, as a watch would bring them.
+"""Streams of watch events over a synthetic cluster.
 
-Each stream leaves the cluster as it found it once it has been run to its end, so that several can follow each other.
-Events come in pairs, so an odd number asked for is rounded up.
+Each stream leaves the cluster as it was once it is consumed, so that several can follow each other. Events come in
+pairs: an odd count is rounded up.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from nfagent.model.selectors import Requirement, Selector
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One object new or changed, or gone: then `item` is None."""
+    """An object that is added or changed, or deleted: then `item` is None."""
 
     ref: ObjectRef
     item: Item | None
 
     def apply(self, desired: DesiredState) -> bool:
-        """Put or remove; tell whether anything changed."""
+        """Put or remove the object; return whether anything changed."""
         return desired.remove(self.ref) if self.item is None else desired.put(self.item)
 
 
 def put(item: Namespace | Pod | NetworkPolicy) -> Event:
-    """Make the event of an object new or changed."""
+    """Return the event of an object that is added or changed."""
     return Event(item.ref, item)
 
 
 def gone(item: Namespace | Pod | NetworkPolicy) -> Event:
-    """Make the event of an object deleted."""
+    """Return the event of a deleted object."""
     return Event(item.ref, None)
 
 
 def peer_churn(cluster: Synthetic, count: int) -> Iterator[Event]:
-    """Let a Pod on another node join a peer set of local Pods, and leave it, `count` events in all.
+    """Yield `count` events in which a Pod on another node joins a peer set of local Pods, and leaves it.
 
-    Its Namespace has local Pods, and a policy by which all its Pods are peers.
+    Its Namespace has local Pods, and a policy with all its Pods as peers.
     """
-    deployments = _neighbours(cluster)
+    deployments = _local_deployments(cluster)
     for _pair in range((count + 1) // 2):
         pod = cluster.new_pod(cluster.rng.choice(deployments), cluster.remote_node())
         yield put(pod)
@@ -54,7 +54,7 @@ def peer_churn(cluster: Synthetic, count: int) -> Iterator[Event]:
 
 
 def relabels(cluster: Synthetic, count: int) -> Iterator[Event]:
-    """Let a Pod on another node become another role's, and its own again."""
+    """Yield events in which a Pod on another node gets the labels of another role, and its own again."""
     namespaces = set(cluster.local_namespaces())
     pods = [pod for pod in cluster.pods if pod.namespace in namespaces and pod.node != cluster.node]
     for _pair in range((count + 1) // 2):
@@ -65,7 +65,7 @@ def relabels(cluster: Synthetic, count: int) -> Iterator[Event]:
 
 
 def isolations(_cluster: Synthetic, count: int) -> Iterator[Event]:
-    """Create a policy that isolates all local Pods of `farm`, and delete it: a hundred in the large size."""
+    """Yield events that create a policy which isolates all local Pods of `farm`, and delete it: 100 at the largest."""
     for pair in range((count + 1) // 2):
         metrics = Rule(
             peers=(PodPeer(Selector((Requirement("app", "In", ("prometheus",)),)), namespaces=Selector()),),
@@ -79,20 +79,20 @@ def isolations(_cluster: Synthetic, count: int) -> Iterator[Event]:
 
 
 def namespace_relabels(cluster: Synthetic, count: int) -> Iterator[Event]:
-    """Give a Namespace to another team, whose Namespaces are peers of others, and back."""
-    places = {place.name: place for place in cluster.places}
+    """Yield events that label a Namespace as another team's, whose Namespaces are peers of others, and back."""
+    app_namespaces = {app.name: app for app in cluster.app_namespaces}
     by_name = {namespace.name: namespace for namespace in cluster.namespaces}
     local = cluster.local_namespaces()
     for _pair in range((count + 1) // 2):
-        place = places[cluster.rng.choice(local)]
-        before = by_name[place.name]
-        labels = dict(before.labels) | {"team": place.partner}
-        yield put(Namespace(place.name, named_labels(place.name, tuple(labels.items()))))
+        app = app_namespaces[cluster.rng.choice(local)]
+        before = by_name[app.name]
+        labels = dict(before.labels) | {"team": app.partner}
+        yield put(Namespace(app.name, named_labels(app.name, tuple(labels.items()))))
         yield put(before)
 
 
 def pod_churn(cluster: Synthetic, count: int) -> Iterator[Event]:
-    """Let Pods of any Deployment come and go on other nodes: most of them are nobody's peer here."""
+    """Yield events in which Pods of any Deployment come and go on other nodes: most of them are no local Pod's peer."""
     deployments = [deployment for group in cluster.deployments.values() for deployment in group]
     for _pair in range((count + 1) // 2):
         pod = cluster.new_pod(cluster.rng.choice(deployments), cluster.remote_node())
@@ -101,14 +101,14 @@ def pod_churn(cluster: Synthetic, count: int) -> Iterator[Event]:
 
 
 def storm(cluster: Synthetic, count: int) -> Iterator[Event]:
-    """Let `count / 2` peers of local Pods come at once, and then all go, in another order."""
-    deployments = _neighbours(cluster)
+    """Yield events that add `count / 2` peers of local Pods at once, and then delete all, in another order."""
+    deployments = _local_deployments(cluster)
     pods = [cluster.new_pod(cluster.rng.choice(deployments), cluster.remote_node()) for _ in range((count + 1) // 2)]
     yield from map(put, pods)
     yield from map(gone, _shuffled(cluster.rng, pods))
 
 
-def _neighbours(cluster: Synthetic) -> list[Deployment]:
+def _local_deployments(cluster: Synthetic) -> list[Deployment]:
     return [deployment for name in cluster.local_namespaces() for deployment in cluster.deployments[name]]
 
 

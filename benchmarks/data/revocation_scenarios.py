@@ -1,7 +1,7 @@
-"""Circles of Pods, each with changes of every kind that cut its callers off from its server.
+"""Revocation scenarios: Pods of a server and its callers, with changes of every kind that revoke their connections.
 
-Circle 1 is the server `shop/db-1` and its callers `east-1/near`, on the server's node, and `east-1/far`, on the other
-one. `west/ally` calls every server, and no change is about that. All of a circle is one file of manifests.
+Scenario 1 has the server `shop/db-1` and its callers `east-1/near`, on the server's node, and `east-1/far`, on the
+other one. `west/ally` calls every server, and no change affects it. All of a scenario is one manifest file.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from nfagent.lab.topology_plan import NodePlan, PodPlan, grid
 Document: TypeAlias = dict[str, Any]
 
 PORT, OPEN_PORT = 7000, 7001
-"""What callers call and are cut off from; what everybody may always call."""
+"""The port whose connections are revoked; the port that stays allowed."""
 
 NODES: tuple[NodePlan, ...] = grid()[0]
-ALLY = PodPlan("west", "ally", "n2", ("10.244.2.10", "2001:db8:244:2::a"))
+ALLOWED_CALLER = PodPlan("west", "ally", "n2", ("10.244.2.10", "2001:db8:244:2::a"))
 _WEST: Document = {"namespaceSelector": {"matchLabels": {"team": "west"}}}
 _EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
-class Circle(msgspec.Struct, frozen=True):
-    """One server and its callers; number: 1 to 50."""
+class RevocationScenario(msgspec.Struct, frozen=True):
+    """A server and its callers; number: 1 to 50."""
 
     number: int
 
@@ -36,13 +36,13 @@ class Circle(msgspec.Struct, frozen=True):
 
     @property
     def callers(self) -> tuple[PodPlan, PodPlan]:
-        """The Pods that are cut off: one on the server's node, one on the other."""
+        """The Pods whose connections are revoked: one on the server's node, one on the other."""
         space = f"east-{self.number}"
         return self._pod(space, "near", 1, self.number % 2), self._pod(space, "far", 2, 1 - self.number % 2)
 
     @property
     def pods(self) -> tuple[PodPlan, ...]:
-        """All of them."""
+        """All Pods of the scenario."""
         return self.server, *self.callers
 
     @property
@@ -61,15 +61,15 @@ class Circle(msgspec.Struct, frozen=True):
         return PodPlan(namespace, name, f"n{node + 1}", addresses)
 
     def objects(self, *, server: str = "", callers: str | None = "caller", team: str = "east") -> list[Document]:
-        """Describe its Pods and its Namespace; labels are its own where they aren't given, None leaves callers out."""
+        """Return its Pods and Namespace, with other labels where these are given; without callers for None."""
         found = [_namespace(f"east-{self.number}", team), _pod(self.server, server or f"db-{self.number}")]
         return found + [_pod(caller, callers) for caller in self.callers if callers is not None]
 
 
-class Change(msgspec.Struct, frozen=True):
-    """What a circle's file holds before and after a change.
+class ScenarioChange(msgspec.Struct, frozen=True):
+    """The content of a scenario's file before and after a change.
 
-    at: whose node's agent revokes: the server's, or each caller's own
+    at: where the connections are revoked: on the server's node, or on each caller's own
     """
 
     before: list[Document]
@@ -77,8 +77,8 @@ class Change(msgspec.Struct, frozen=True):
     at: Literal["server", "callers"] = "server"
 
 
-def frame() -> list[Document]:
-    """Describe what no circle has for itself: nodes, shared Namespaces, and the ally."""
+def shared_objects() -> list[Document]:
+    """Return the objects that scenarios share: nodes, Namespaces, and the caller that stays allowed."""
     nodes = [
         {
             "apiVersion": "v1",
@@ -89,7 +89,7 @@ def frame() -> list[Document]:
         }
         for node in NODES
     ]
-    return [*nodes, _namespace("shop", "shop"), _namespace("west", "west"), _pod(ALLY, "ally")]
+    return [*nodes, _namespace("shop", "shop"), _namespace("west", "west"), _pod(ALLOWED_CALLER, "ally")]
 
 
 def _namespace(name: str, team: str) -> Document:
@@ -112,8 +112,8 @@ def _pod(plan: PodPlan, app: str) -> Document:
     }
 
 
-def _policy(circle: Circle, *peers: Document, app: str = "", ports: Iterable[int | str] = ()) -> Document:
-    """Write the NetworkPolicy of a circle's server: peers on these ports, or all; and the west on any."""
+def _policy(scenario: RevocationScenario, *peers: Document, app: str = "", ports: Iterable[int | str] = ()) -> Document:
+    """Return the NetworkPolicy of a scenario's server: peers on these ports, or all; and the west on any port."""
     rule: Document = {"from": [*peers]} if peers else {}
     rule["ports"] = [
         {"protocol": protocol, "port": port if isinstance(port, int) else f"{port}-{protocol.lower()}"}
@@ -123,20 +123,20 @@ def _policy(circle: Circle, *peers: Document, app: str = "", ports: Iterable[int
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"namespace": "shop", "name": f"db-{circle.number}"},
+        "metadata": {"namespace": "shop", "name": f"db-{scenario.number}"},
         "spec": {
-            "podSelector": {"matchLabels": {"app": app}} if app else circle.subject,
+            "podSelector": {"matchLabels": {"app": app}} if app else scenario.subject,
             "ingress": [{"from": [_WEST]}, *([rule] if peers or ports else [])],
         },
     }
 
 
-def _ruled(circle: Circle, kind: str, action: str, priority: int | None = None) -> Document:
-    """Write a policy of the first version's tiers about the circle's calls."""
-    name = "default" if priority is None else f"circle-{circle.number}"
-    rule = {"action": action, "from": [{"namespaces": circle.space["namespaceSelector"]}]}
+def _ruled(scenario: RevocationScenario, kind: str, action: str, priority: int | None = None) -> Document:
+    """Return a policy of the v1alpha1 tiers about the scenario's connections."""
+    name = "default" if priority is None else f"scenario-{scenario.number}"
+    rule = {"action": action, "from": [{"namespaces": scenario.space["namespaceSelector"]}]}
     spec: Document = {
-        "subject": {"pods": {"namespaceSelector": {}, "podSelector": circle.subject}},
+        "subject": {"pods": {"namespaceSelector": {}, "podSelector": scenario.subject}},
         "ingress": [rule],
     }
     return {
@@ -147,15 +147,17 @@ def _ruled(circle: Circle, kind: str, action: str, priority: int | None = None) 
     }
 
 
-def _cluster_policy(circle: Circle, tier: str, action: str, priority: int, direction: str = "ingress") -> Document:
-    """Write a policy of the second version's tiers about the circle's calls."""
-    server: Document = {"pods": {"namespaceSelector": {}, "podSelector": circle.subject}}
-    callers: Document = {"namespaces": circle.space["namespaceSelector"]}
+def _cluster_policy(
+    scenario: RevocationScenario, tier: str, action: str, priority: int, direction: str = "ingress"
+) -> Document:
+    """Return a policy of the v1alpha2 tiers about the scenario's connections."""
+    server: Document = {"pods": {"namespaceSelector": {}, "podSelector": scenario.subject}}
+    callers: Document = {"namespaces": scenario.space["namespaceSelector"]}
     subject, peer, word = (server, callers, "from") if direction == "ingress" else (callers, server, "to")
     return {
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
         "kind": "ClusterNetworkPolicy",
-        "metadata": {"name": f"circle-{circle.number}-{tier.lower()}-{priority}"},
+        "metadata": {"name": f"scenario-{scenario.number}-{tier.lower()}-{priority}"},
         "spec": {
             "tier": tier,
             "priority": priority,
@@ -165,83 +167,85 @@ def _cluster_policy(circle: Circle, tier: str, action: str, priority: int, direc
     }
 
 
-def _about_policies(before: Iterable[Document], after: Iterable[Document], circle: Circle) -> Change:
-    return Change([*circle.objects(), *before], [*circle.objects(), *after])
+def _about_policies(
+    before: Iterable[Document], after: Iterable[Document], scenario: RevocationScenario
+) -> ScenarioChange:
+    return ScenarioChange([*scenario.objects(), *before], [*scenario.objects(), *after])
 
 
-def _created(circle: Circle) -> Change:
-    return _about_policies([], [_policy(circle)], circle)
+def _created(scenario: RevocationScenario) -> ScenarioChange:
+    return _about_policies([], [_policy(scenario)], scenario)
 
 
-def _narrowed(circle: Circle) -> Change:
-    return _about_policies([_policy(circle, circle.space)], [_policy(circle)], circle)
+def _narrowed(scenario: RevocationScenario) -> ScenarioChange:
+    return _about_policies([_policy(scenario, scenario.space)], [_policy(scenario)], scenario)
 
 
-def _deleted(circle: Circle) -> Change:
-    floor = _cluster_policy(circle, "Baseline", "Deny", 5)
-    return _about_policies([floor, _policy(circle, circle.space)], [floor], circle)
+def _deleted(scenario: RevocationScenario) -> ScenarioChange:
+    floor = _cluster_policy(scenario, "Baseline", "Deny", 5)
+    return _about_policies([floor, _policy(scenario, scenario.space)], [floor], scenario)
 
 
-def _excepted(circle: Circle) -> Change:
+def _excepted(scenario: RevocationScenario) -> ScenarioChange:
     excepts = [
-        [f"{caller.addresses[place]}/{bits}" for caller in circle.callers] for place, bits in enumerate((32, 128))
+        [f"{caller.addresses[place]}/{bits}" for caller in scenario.callers] for place, bits in enumerate((32, 128))
     ]
     wide: list[Document] = [{"ipBlock": {"cidr": cidr}} for cidr in _EVERYWHERE]
     tight: list[Document] = [
         {"ipBlock": {"cidr": cidr, "except": excepted}} for cidr, excepted in zip(_EVERYWHERE, excepts, strict=True)
     ]
-    return _about_policies([_policy(circle, *wide)], [_policy(circle, *tight)], circle)
+    return _about_policies([_policy(scenario, *wide)], [_policy(scenario, *tight)], scenario)
 
 
-def _other_port(circle: Circle) -> Change:
-    return _about_policies([_policy(circle, ports=[PORT])], [_policy(circle, ports=[OPEN_PORT])], circle)
+def _other_port(scenario: RevocationScenario) -> ScenarioChange:
+    return _about_policies([_policy(scenario, ports=[PORT])], [_policy(scenario, ports=[OPEN_PORT])], scenario)
 
 
-def _other_name(circle: Circle) -> Change:
-    return _about_policies([_policy(circle, ports=["sql"])], [_policy(circle, ports=["open"])], circle)
+def _other_name(scenario: RevocationScenario) -> ScenarioChange:
+    return _about_policies([_policy(scenario, ports=["sql"])], [_policy(scenario, ports=["open"])], scenario)
 
 
-def _admin_denies(circle: Circle) -> Change:
-    denying = _ruled(circle, "AdminNetworkPolicy", "Deny", circle.number)
-    return _about_policies([], [denying], circle)
+def _admin_denies(scenario: RevocationScenario) -> ScenarioChange:
+    denying = _ruled(scenario, "AdminNetworkPolicy", "Deny", scenario.number)
+    return _about_policies([], [denying], scenario)
 
 
-def _admin_goes(circle: Circle) -> Change:
-    allowing = _ruled(circle, "AdminNetworkPolicy", "Allow", circle.number)
-    return _about_policies([allowing, _policy(circle)], [_policy(circle)], circle)
+def _admin_goes(scenario: RevocationScenario) -> ScenarioChange:
+    allowing = _ruled(scenario, "AdminNetworkPolicy", "Allow", scenario.number)
+    return _about_policies([allowing, _policy(scenario)], [_policy(scenario)], scenario)
 
 
-def _egress_denied(circle: Circle) -> Change:
-    denying = _cluster_policy(circle, "Admin", "Deny", circle.number, "egress")
-    return Change(circle.objects(), [*circle.objects(), denying], "callers")
+def _egress_denied(scenario: RevocationScenario) -> ScenarioChange:
+    denying = _cluster_policy(scenario, "Admin", "Deny", scenario.number, "egress")
+    return ScenarioChange(scenario.objects(), [*scenario.objects(), denying], "callers")
 
 
-def _accept_goes(circle: Circle) -> Change:
-    rules = [_cluster_policy(circle, "Admin", action, 100 + place) for place, action in enumerate(("Accept", "Deny"))]
-    return _about_policies(rules, rules[1:], circle)
+def _accept_goes(scenario: RevocationScenario) -> ScenarioChange:
+    rules = [_cluster_policy(scenario, "Admin", action, 100 + place) for place, action in enumerate(("Accept", "Deny"))]
+    return _about_policies(rules, rules[1:], scenario)
 
 
-def _callers_relabelled(circle: Circle) -> Change:
-    policy = _policy(circle, {**circle.space, "podSelector": {"matchLabels": {"app": "caller"}}})
-    return Change([*circle.objects(), policy], [*circle.objects(callers="stranger"), policy])
+def _callers_relabelled(scenario: RevocationScenario) -> ScenarioChange:
+    policy = _policy(scenario, {**scenario.space, "podSelector": {"matchLabels": {"app": "caller"}}})
+    return ScenarioChange([*scenario.objects(), policy], [*scenario.objects(callers="stranger"), policy])
 
 
-def _callers_deleted(circle: Circle) -> Change:
-    policy = _policy(circle, circle.space)
-    return Change([*circle.objects(), policy], [*circle.objects(callers=None), policy])
+def _callers_deleted(scenario: RevocationScenario) -> ScenarioChange:
+    policy = _policy(scenario, scenario.space)
+    return ScenarioChange([*scenario.objects(), policy], [*scenario.objects(callers=None), policy])
 
 
-def _server_relabelled(circle: Circle) -> Change:
-    policy = _policy(circle, app=f"vault-{circle.number}")
-    return Change([*circle.objects(), policy], [*circle.objects(server=f"vault-{circle.number}"), policy])
+def _server_relabelled(scenario: RevocationScenario) -> ScenarioChange:
+    policy = _policy(scenario, app=f"vault-{scenario.number}")
+    return ScenarioChange([*scenario.objects(), policy], [*scenario.objects(server=f"vault-{scenario.number}"), policy])
 
 
-def _namespace_relabelled(circle: Circle) -> Change:
-    policy = _policy(circle, {"namespaceSelector": {"matchLabels": {"team": "east"}}})
-    return Change([*circle.objects(), policy], [*circle.objects(team="red"), policy])
+def _namespace_relabelled(scenario: RevocationScenario) -> ScenarioChange:
+    policy = _policy(scenario, {"namespaceSelector": {"matchLabels": {"team": "east"}}})
+    return ScenarioChange([*scenario.objects(), policy], [*scenario.objects(team="red"), policy])
 
 
-CHANGES: dict[str, Callable[[Circle], Change]] = {
+CHANGES: dict[str, Callable[[RevocationScenario], ScenarioChange]] = {
     "NetworkPolicy created": _created,
     "NetworkPolicy loses a peer": _narrowed,
     "NetworkPolicy gets an exception": _excepted,
@@ -257,4 +261,4 @@ CHANGES: dict[str, Callable[[Circle], Change]] = {
     "server relabelled": _server_relabelled,
     "Namespace relabelled": _namespace_relabelled,
 }
-"""Every kind of change that revokes."""
+"""Every kind of change that revokes connections."""

@@ -1,13 +1,13 @@
-"""Seeded clusters of any size: Namespaces, Nodes, Deployments' Pods, NetworkPolicies in the shapes that people write.
+"""Synthetic clusters of any size, from a seed: Namespaces, Nodes, Pods of Deployments, typical NetworkPolicies.
 
     cluster = synthetic(SIZES[15_000], seed=7)
     for item in cluster.items():
         desired.put(item)
 
 The same size and seed give the same cluster. Pods are spread over the nodes at random, about 60 a node; `cluster.node`
-is the node that is looked from, with more. Namespaces have four Deployments each (web, api, db, worker), whose Pods
-share labels, so that 150,000 Pods come to a few thousand identities; and every Namespace goes through the list of
-policy shapes from its beginning. One Namespace, `farm`, has all its Pods on this node, to be isolated at one stroke.
+is the local node, with more. Namespaces have four Deployments each (web, api, db, worker), whose Pods share labels, so
+that 150,000 Pods have a few thousand identities; every Namespace takes the policy templates from the first on. One
+Namespace, `farm`, has all its Pods on the local node, so that one policy isolates them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from benchmarks.data.policy_templates import SHAPES, Place
+from benchmarks.data.policy_templates import TEMPLATES, AppNamespace
 from nfagent.decode.core import named_labels
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
@@ -44,10 +44,10 @@ _ROLES: dict[str, tuple[str, int, tuple[ContainerPort, ...]]] = {
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How large a cluster is.
+    """The size of a cluster.
 
-    local: Pods of the node that is looked from, at most 250
-    farm:  how many of those are in the Namespace `farm`
+    local: Pods of the local node, at most 250
+    farm:  those of them in the Namespace `farm`
     """
 
     pods: int
@@ -57,7 +57,7 @@ class Size(msgspec.Struct, frozen=True):
 
     @property
     def namespaces(self) -> int:
-        """Namespaces of applications; `farm`, `kube-system` and `monitoring` come on top."""
+        """Number of application Namespaces; `farm`, `kube-system` and `monitoring` are added."""
         return max(1, self.policies // POLICIES_A_NAMESPACE)
 
 
@@ -70,7 +70,7 @@ SIZES = {
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """What a Deployment's Pods have in common."""
+    """Common properties of a Deployment's Pods."""
 
     namespace: str
     name: str
@@ -78,7 +78,7 @@ class Deployment(msgspec.Struct, frozen=True):
     ports: tuple[ContainerPort, ...]
 
     def pod(self, serial: int, node: int, host: int) -> Pod:
-        """Make a Pod: serial names it, node is the node's number, host its number among the node's addresses."""
+        """Return a Pod; serial: part of its name, node: the node's number, host: number of its address on the node."""
         return Pod(
             namespace=self.namespace,
             name=f"{self.name}-{serial:06d}",
@@ -92,19 +92,19 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 class Synthetic:
-    """A cluster. `hosts`: node number -> the next free number among its addresses."""
+    """A synthetic cluster; hosts: node number -> next free address number."""
 
     def __init__(self, size: Size, seed: int) -> None:
-        """Draw it."""
+        """Generate the cluster."""
         self.size = size
         self.node = NODE
         self.rng = random.Random(seed)  # noqa: S311 - clusters, not secrets
-        # One node more than the others' Pods need: all have free addresses for Pods that events bring.
+        # One node more than the Pods need: all nodes have free addresses for Pods of events.
         self.node_count = 2 + (size.pods - size.local) // _PODS_A_NODE
         self.namespaces = self._namespaces()
         self.nodes = [_node(number) for number in range(1, self.node_count + 1)]
         self.deployments = {
-            place.name: tuple(_deployment(self.rng, place.name, role) for role in _ROLES) for place in self.places
+            app.name: tuple(_deployment(self.rng, app.name, role) for role in _ROLES) for app in self.app_namespaces
         }
         self.hosts = dict.fromkeys(range(1, self.node_count + 1), 2)
         self.serials = itertools.count(1)
@@ -112,37 +112,37 @@ class Synthetic:
         self.policies = self._policies()
 
     def items(self) -> Iterator[Item]:
-        """Give every object, in the order in which an API server's lists would be read."""
+        """Yield every object, in the order in which an API server's lists are read."""
         yield from self.namespaces
         yield from self.nodes
         yield from self.pods
         yield from self.policies
 
     def new_pod(self, deployment: Deployment, node: int) -> Pod:
-        """Make a Pod that isn't in the cluster, with addresses that nobody has."""
+        """Return a new Pod with unused addresses."""
         host = self.hosts[node]
         self.hosts[node] = host + 1
         return deployment.pod(next(self.serials), node, host)
 
     def local_namespaces(self) -> list[str]:
-        """Give the Namespaces of applications that have Pods on this node, sorted."""
+        """Return the application Namespaces with Pods on the local node, sorted."""
         here = {pod.namespace for pod in self.pods if pod.node == self.node}
-        return sorted(here & {place.name for place in self.places})
+        return sorted(here & {app.name for app in self.app_namespaces})
 
     def remote_node(self) -> int:
-        """Draw a node other than this one."""
+        """Return a random node other than the local one."""
         return self.rng.randint(2, self.node_count)
 
     def _namespaces(self) -> list[Namespace]:
         teams = max(2, self.size.namespaces // _NAMESPACES_A_TEAM)
-        self.places = [
-            Place(f"app-{number:04d}", f"team-{number % teams:02d}", f"team-{(number + 1) % teams:02d}", number)
+        self.app_namespaces = [
+            AppNamespace(f"app-{number:04d}", f"team-{number % teams:02d}", f"team-{(number + 1) % teams:02d}", number)
             for number in range(self.size.namespaces)
         ]
         fixed = [Namespace(name, named_labels(name, ())) for name in (DNS, FARM, MONITORING)]
         drawn = [
-            Namespace(place.name, named_labels(place.name, (("env", env), ("team", place.team))))
-            for place in self.places
+            Namespace(app.name, named_labels(app.name, (("env", env), ("team", app.team))))
+            for app in self.app_namespaces
             for env in (self.rng.choice(_ENVIRONMENTS),)
         ]
         return fixed + drawn
@@ -158,12 +158,12 @@ class Synthetic:
         )
         prometheus = Deployment(MONITORING, "prometheus", (("app", "prometheus"),), ())
         servers = [dns] * max(2, size.pods // 5_000) + [prometheus] * 2
-        everyone = [deployment for group in self.deployments.values() for deployment in group]
-        shares = [share for _ in self.places for _tier, share, _ports in _ROLES.values()]
-        drawn = self.rng.choices(everyone, shares, k=size.pods - size.farm - len(servers))
+        all_deployments = [deployment for group in self.deployments.values() for deployment in group]
+        shares = [share for _ in self.app_namespaces for _tier, share, _ports in _ROLES.values()]
+        drawn = self.rng.choices(all_deployments, shares, k=size.pods - size.farm - len(servers))
         here, elsewhere = drawn[: size.local - size.farm], drawn[size.local - size.farm :]
         pods = [self.new_pod(deployment, 1) for deployment in [*[runner] * size.farm, *here]]
-        # In turn, from a shuffled list: as even as a scheduler would have it.
+        # In turn, from a shuffled list: as even as by a scheduler.
         nodes = list(range(2, self.node_count + 1))
         self.rng.shuffle(nodes)
         turns = itertools.cycle(nodes)
@@ -172,19 +172,19 @@ class Synthetic:
     def _policies(self) -> list[NetworkPolicy]:
         found: list[NetworkPolicy] = []
         for turn in itertools.count():
-            found += [SHAPES[turn % len(SHAPES)](place, turn) for place in self.places]
+            found += [TEMPLATES[turn % len(TEMPLATES)](app, turn) for app in self.app_namespaces]
             if len(found) >= self.size.policies:
                 break
         return found[: self.size.policies]
 
 
 def synthetic(size: Size, seed: int) -> Synthetic:
-    """Draw a cluster."""
+    """Generate a cluster."""
     return Synthetic(size, seed)
 
 
 def node_name(number: int) -> str:
-    """Name a node; number 1 is the one that is looked from."""
+    """Return a node's name; number 1 is the local node."""
     return f"node-{number}"
 
 

@@ -1,16 +1,16 @@
-"""Pods at full length, as kube-apiserver 1.34 writes those of a Deployment: 3 to 5 KB of JSON each.
+"""Full-size Pod documents, as kube-apiserver 1.34 encodes the Pods of a Deployment: 3 to 5 KB of JSON each.
 
-Where the bytes come from, for a Pod `api-…` that runs, with two named ports (`sizes` counts them):
+The parts of a running Pod `api-…` with two named ports (`sizes` counts them):
 
-    managedFields        1.8 KB   one entry of kube-controller-manager, for what the ReplicaSet's template says, and
-                                  one of kubelet, for the status: a path for every field that either of them wrote
+    managedFields        1.8 KB   one entry of kube-controller-manager, for the ReplicaSet's template, and one of
+                                  kubelet, for the status: a path for every field that either of them wrote
     rest of the metadata 0.5 KB   names, uid, labels, an annotation, the owner
     spec                 1.4 KB   one container without environment and probes; the volume of the token and the two
                                   tolerations that admission adds; all defaults written out
     status               1.2 KB   five conditions, a container's state with image and container IDs, addresses
 
-Pods of a Deployment differ in names, node and addresses alone. So one document is encoded for each Deployment and stage
-of life, and a Pod is its bytes with those filled in.
+Pods of a Deployment differ in names, node and addresses only. So one document is encoded for each Deployment and stage,
+and a Pod is its bytes with those values filled in.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from nfagent.model.objects import ContainerPort, Pod
 Document: TypeAlias = dict[str, Any]
 
 Stage: TypeAlias = Literal["pending", "scheduled", "creating", "running", "unready", "ending", "ended"]
-"""Of a Pod's life. `unready` is one whose probe failed: a status change that no policy looks at."""
+"""Stages of a Pod; `unready`: its probe failed, a status change that no policy depends on."""
 
 LIFE: tuple[Stage, ...] = ("pending", "scheduled", "creating", "running", "ending", "ended")
-"""In order; each is a watch event, and DELETED comes after."""
+"""Stages in order; each is a watch event, followed by DELETED."""
 
 _TIME = "2024-05-06T07:08:09Z"
 _EARLY = {"pending", "scheduled", "creating"}
@@ -38,13 +38,13 @@ _EARLY = {"pending", "scheduled", "creating"}
 
 @lru_cache(maxsize=20_000)
 def template(deployment: Deployment, stage: Stage) -> bytes:
-    """Write a Deployment's Pod with `%(name)b`, `%(uid)b`, `%(version)b`, `%(node)b`, … where Pods differ."""
+    """Return a Deployment's Pod document with `%(name)b`, `%(uid)b`, `%(version)b`, `%(node)b`, … placeholders."""
     body = msgspec.json.encode(_pod(deployment, stage))
     return re.sub(rb"@(\w+)@", rb"%(\1)b", body.replace(b"%", b"%%"))
 
 
 def written(pod: Pod, version: int, stage: Stage = "running") -> bytes:
-    """Give a Pod's JSON."""
+    """Return a Pod's JSON."""
     deployment = Deployment(pod.namespace, pod.workload_name, pod.labels, pod.ports)
     name = pod.name.encode()
     return template(deployment, stage) % {
@@ -59,7 +59,7 @@ def written(pod: Pod, version: int, stage: Stage = "running") -> bytes:
 
 
 def sizes(pod: Pod) -> dict[str, int]:
-    """Count a Pod's bytes by part."""
+    """Return the sizes of a Pod's parts in bytes."""
     document = msgspec.json.decode(written(pod, 1_234_567))
     metadata = document["metadata"]
     parts = {
@@ -211,7 +211,7 @@ def _container_status(deployment: Deployment, stage: Stage) -> Document:
 
 
 def _managed(deployment: Deployment, stage: Stage) -> list[Document]:
-    """Write who owns which field, as server-side apply keeps it: a key for every field."""
+    """Return managedFields as server-side apply keeps them: a key for every field."""
     entry = {"operation": "Update", "apiVersion": "v1", "time": _TIME, "fieldsType": "FieldsV1"}
     found = [{"manager": "kube-controller-manager", **entry, "fieldsV1": _owned_template(deployment)}]
     if stage == "pending":

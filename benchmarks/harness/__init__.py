@@ -1,1 +1,1 @@
-"""What suites measure with: labs, traffic, a synthetic API server, baselines of other techniques."""
+"""Tools of benchmarks: a synthetic API server, traffic generators, labs, references, CPU and memory usage."""

@@ -1,4 +1,4 @@
-"""What events are compared with, one operation at a time, in milliseconds: to be called between the rows' own rounds.
+"""References of events, one operation at a time, in milliseconds: to be called between the rows' own rounds.
 
 For example:
     with EbpfUpdates() as updates:
@@ -30,17 +30,17 @@ _ADDRESSES = 4096
 
 
 class EbpfUpdates:
-    """An eBPF dataplane's answer to a Pod that joins a peer set: its address gets the peers' identity, one update."""
+    """The map update of an eBPF dataplane when a Pod joins a peer set: its address gets the peers' identity."""
 
     def __init__(self) -> None:
-        """Plan it."""
+        """Create nothing yet."""
         self._netns = f"{netns.prefix('benchref', os.getpid())}ebpf"
         self._path = EbpfPath(self._netns)
         keys = [address_key(f"10.250.{number >> 8}.{number & 255}") for number in range(_ADDRESSES)]
         self._keys = itertools.cycle(keys)
 
     def __enter__(self) -> Self:
-        """Load the program, attached to nothing. Raises MachineError where it can't be built, KernelError."""
+        """Load the program without attaching it. Raises HostError where it can't be built, KernelError."""
         netns.make([self._netns])
         try:
             self._path.__enter__()
@@ -52,31 +52,31 @@ class EbpfUpdates:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unload it."""
+        """Unload the program."""
         self._path.close()
         netns.remove([self._netns])
 
     def ms(self, count: int) -> list[float]:
-        """Update the map of identities so many times. Raises KernelError."""
+        """Update the map of identities so many times; return the ms of each. Raises KernelError."""
         identities = self._path.maps.identities
         return each(lambda key: identities.update(key, _IDENTITY), itertools.islice(self._keys, count))
 
 
 class SetElements:
-    """The same by libnftables' JSON: one element more in a set, and one less again.
+    """The same by libnftables' JSON: add an element to a set, and delete it.
 
-    The set is one of IPv4 addresses, in a table of a network namespace: '' for this process's own.
+    The set has IPv4 addresses, in a table of a network namespace: '' for this process's own.
     """
 
     def __init__(self, inside: str, family: str, table: str, name: str) -> None:
-        """Open libnftables in the namespace. Raises KernelError for one that isn't there."""
+        """Open libnftables in the namespace. Raises KernelError where it doesn't exist."""
         self._where = {"family": family, "table": table, "name": name}
         # A context's socket stays in the namespace in which it was opened.
         self._context = netns.inside(inside, nftables.Nftables) if inside else nftables.Nftables()
         self._numbers = itertools.count()
 
     def ms(self, count: int) -> list[float]:
-        """Add so many elements, one a transaction, and delete each in between without counting that.
+        """Add so many elements, one a transaction, and delete each in between untimed; return the ms of each.
 
         Raises KernelError.
         """
@@ -98,5 +98,5 @@ class SetElements:
 
 
 def decode_ms(lines: Iterable[bytes]) -> list[float]:
-    """Decode JSON documents, each a line, to plain dicts by Python's own json."""
+    """Decode JSON documents, one a line, to plain dicts by Python's json; return the ms of each."""
     return each(json.loads, lines)

@@ -1,4 +1,4 @@
-"""Labs for the packet rows, one for each way of judging.
+"""Labs of the packet suites: one without rules, others with rules of several kinds, and one with eBPF.
 
 Each has two nodes: a client and a server on the first, another server on the second.
 """
@@ -39,8 +39,13 @@ CLIENT, NEAR, FAR = (BENCH, "client"), (BENCH, "near"), (BENCH, "far")
 CLIENT_LABELS: Labels = (("app", "client"),)
 SERVER_LABELS: Labels = (("app", "server"),)
 
-FREE, AGAIN, CONNTRACK, NONE = "no rules", "no rules, again", "conntrack alone", "no policies"
-FEW, MANY, EBPF = "10 policies", "10,000 policies", "eBPF"
+NO_RULES, NO_RULES_SECOND_LAB, CONNTRACK, NO_POLICIES = (
+    "no rules",
+    "no rules (second lab)",
+    "conntrack only",
+    "nfagent, no policies",
+)
+FEW, MANY, EBPF = "nfagent, 10 policies", "nfagent, 10,000 policies", "eBPF"
 
 _CONNTRACK_RULES = """
 add table inet conntrack
@@ -49,47 +54,47 @@ add rule inet conntrack forward ct state established accept
 """
 
 
-class Way(msgspec.Struct, frozen=True):
-    """A lab with one way of judging."""
+class PacketLab(msgspec.Struct, frozen=True):
+    """A lab with one kind of rules."""
 
     name: str
-    fabric: NetnsTopology
+    topology: NetnsTopology
 
     def client(self, stack: ExitStack, traffic: Traffic, server: tuple[str, str]) -> Client:
         """Start a server, and a client of it, over IPv4; both end with the stack."""
-        address = self.fabric.pods[server].addresses[0]
-        ends = self.fabric.pod_namespace(*CLIENT), self.fabric.pod_namespace(*server)
+        address = self.topology.pods[server].addresses[0]
+        ends = self.topology.pod_namespace(*CLIENT), self.topology.pod_namespace(*server)
         return stack.enter_context(traffic.pair(*ends, address))
 
 
-def ways(stack: ExitStack, pods: int, seed: int) -> Iterator[Way]:
-    """Build a lab for each way, which goes with the stack; `pods` is the size of the cluster with 10,000 policies.
+def packet_labs(stack: ExitStack, pods: int, seed: int) -> Iterator[PacketLab]:
+    """Build all labs, which the stack removes; `pods` is the size of the cluster with 10,000 policies.
 
-    Without clang there is none by eBPF. Raises MachineError, KernelError.
+    The lab with eBPF is omitted without clang. Raises HostError, KernelError.
     """
     many = synthetic(Size(pods, 10_000 - len(policies()), 250, 100), seed)
     few = synthetic(Size(100, 10 - len(policies()), 20, 0), seed)
     numbers = itertools.count()
-    for name in (FREE, AGAIN):
-        yield Way(name, stack.enter_context(fabric_of(next(numbers))))
-    tracked = stack.enter_context(fabric_of(next(numbers)))
+    for name in (NO_RULES, NO_RULES_SECOND_LAB):
+        yield PacketLab(name, stack.enter_context(plan_topology(next(numbers))))
+    tracked = stack.enter_context(plan_topology(next(numbers)))
     for node in NODES:
         netns.inside(tracked.node_namespace(node_name(node)), _load_conntrack)
-    yield Way(CONNTRACK, tracked)
-    for name, cluster in ((NONE, few), (FEW, few), (MANY, many)):
-        fabric = stack.enter_context(fabric_of(next(numbers)))
+    yield PacketLab(CONNTRACK, tracked)
+    for name, cluster in ((NO_POLICIES, few), (FEW, few), (MANY, many)):
+        topology = stack.enter_context(plan_topology(next(numbers)))
         for node in NODES:
-            ruleset = _ruleset(cluster, fabric, node, judged=name != NONE)
-            netns.inside(fabric.node_namespace(node_name(node)), functools.partial(load, ruleset))
-        yield Way(name, fabric)
+            ruleset = _ruleset(cluster, topology, node, enforced=name != NO_POLICIES)
+            netns.inside(topology.node_namespace(node_name(node)), functools.partial(load, ruleset))
+        yield PacketLab(name, topology)
     if not ebpf_baseline.missing():
-        fabric = stack.enter_context(fabric_of(next(numbers)))
-        _load_ebpf(stack, fabric, many)
-        yield Way(EBPF, fabric)
+        topology = stack.enter_context(plan_topology(next(numbers)))
+        _load_ebpf(stack, topology, many)
+        yield PacketLab(EBPF, topology)
 
 
-def fabric_of(number: int, attachment: Attachment = "routed") -> NetnsTopology:
-    """Plan a lab: a client and a server on the first node, another server on the second."""
+def plan_topology(number: int, attachment: Attachment = "routed") -> NetnsTopology:
+    """Return the plan of a lab: a client and a server on the first node, another server on the second."""
     nodes = [
         NodePlan(
             node_name(node),
@@ -107,52 +112,52 @@ def fabric_of(number: int, attachment: Attachment = "routed") -> NetnsTopology:
     return NetnsTopology(nodes, pods, tag=f"bench{number}")
 
 
-def items(cluster: Synthetic, fabric: NetnsTopology) -> Iterator[Item]:
-    """Give the synthetic cluster, and the lab's Pods as some more on its first two nodes."""
+def items(cluster: Synthetic, topology: NetnsTopology) -> Iterator[Item]:
+    """Yield the objects of the synthetic cluster, with the lab's Pods added on its first two nodes."""
     yield from cluster.items()
     for node in cluster.nodes:
-        plan = fabric.nodes.get(node.name)
+        plan = topology.nodes.get(node.name)
         if plan is not None:
             cidrs = (*node.pod_cidrs, *map(parse_cidr, plan.pod_cidrs))
             yield msgspec.structs.replace(node, pod_cidrs=cidrs, addresses=(*node.addresses, *plan.addresses))
     yield Namespace(BENCH, named_labels(BENCH, ()))
-    yield from _pods(fabric)
+    yield from _pods(topology)
     yield from policies()
 
 
-def _pods(fabric: NetnsTopology) -> Iterator[Pod]:
-    for plan in fabric.pods.values():
+def _pods(topology: NetnsTopology) -> Iterator[Pod]:
+    for plan in topology.pods.values():
         own = CLIENT_LABELS if plan.key == CLIENT else SERVER_LABELS
         yield Pod(plan.namespace, plan.name, own, plan.node, plan.addresses)
 
 
 def policies() -> tuple[NetworkPolicy, ...]:
-    """Write what judges the lab's Pods: in each direction, rules that don't match come before the one that does."""
+    """Return the policies about the lab's Pods: in each direction, rules that don't match precede the one that does."""
     servers, clients = labels(app="server"), labels(app="client")
     traffic = (PolicyPort("tcp", PORT, PORT + 1),)
     dns = PodPeer(Selector(), namespaces=labels(**{"kubernetes.io/metadata.name": DNS}))
-    everybody = functools.partial(NetworkPolicy, namespace=BENCH, isolates=("egress",))
-    serving = functools.partial(NetworkPolicy, namespace=BENCH, pods=servers)
+    egress_policy = functools.partial(NetworkPolicy, namespace=BENCH, isolates=("egress",))
+    server_policy = functools.partial(NetworkPolicy, namespace=BENCH, pods=servers)
     return (
         NetworkPolicy(namespace=BENCH, name="default-deny", isolates=("ingress", "egress")),
-        everybody(name="dns", egress=(Rule((dns,), (port(53, "udp"), port(53))),)),
-        everybody(name="https", egress=(Rule((IpBlock(parse_cidr("198.51.100.0/24")),), (port(443),)),)),
-        serving(name="metrics", ingress=(Rule((PodPeer(Selector(), namespace="monitoring"),), (port(9090),)),)),
-        everybody(name="to-servers", pods=clients, egress=(Rule((PodPeer(servers, namespace=BENCH),), traffic),)),
-        serving(name="to-servers-in", ingress=(Rule((PodPeer(clients, namespace=BENCH),), traffic),)),
+        egress_policy(name="dns", egress=(Rule((dns,), (port(53, "udp"), port(53))),)),
+        egress_policy(name="https", egress=(Rule((IpBlock(parse_cidr("198.51.100.0/24")),), (port(443),)),)),
+        server_policy(name="metrics", ingress=(Rule((PodPeer(Selector(), namespace="monitoring"),), (port(9090),)),)),
+        egress_policy(name="to-servers", pods=clients, egress=(Rule((PodPeer(servers, namespace=BENCH),), traffic),)),
+        server_policy(name="to-servers-in", ingress=(Rule((PodPeer(clients, namespace=BENCH),), traffic),)),
     )
 
 
-def _ruleset(cluster: Synthetic, fabric: NetnsTopology, node: int, *, judged: bool) -> Ruleset:
+def _ruleset(cluster: Synthetic, topology: NetnsTopology, node: int, *, enforced: bool) -> Ruleset:
     desired = DesiredState(node_name(node))
-    for item in items(cluster, fabric):
-        if judged or not isinstance(item, NetworkPolicy):
+    for item in items(cluster, topology):
+        if enforced or not isinstance(item, NetworkPolicy):
             desired.put(item)
     return desired.ruleset()
 
 
 def load(ruleset: Ruleset) -> None:
-    """Load a ruleset into the network namespace of this thread, which has none of ours. Raises KernelError."""
+    """Load a ruleset into this thread's network namespace, which has no table of nfagent. Raises KernelError."""
     kernel = NftClient()
     try:
         kernel.apply_now(diff(ABSENT, ruleset))
@@ -168,19 +173,19 @@ def _load_conntrack() -> None:
         raise KernelError(error)
 
 
-def _load_ebpf(stack: ExitStack, fabric: NetnsTopology, cluster: Synthetic) -> None:
-    """Judge the lab's Pods by eBPF, on nodes that know every Pod's identity."""
-    everyone = [*cluster.pods, *_pods(fabric)]
-    numbers = {identity: 1000 + place for place, identity in enumerate(dict.fromkeys(map(identity_of, everyone)))}
+def _load_ebpf(stack: ExitStack, topology: NetnsTopology, cluster: Synthetic) -> None:
+    """Filter the lab's Pods by eBPF, on nodes that know every Pod's identity."""
+    pods = [*cluster.pods, *_pods(topology)]
+    numbers = {identity: 1000 + place for place, identity in enumerate(dict.fromkeys(map(identity_of, pods)))}
     client, server = numbers[Identity(BENCH, CLIENT_LABELS)], numbers[Identity(BENCH, SERVER_LABELS)]
     for node in NODES:
-        path = stack.enter_context(EbpfPath(fabric.node_namespace(node_name(node))))
-        for pod in everyone:
+        path = stack.enter_context(EbpfPath(topology.node_namespace(node_name(node))))
+        for pod in pods:
             for address in pod.addresses:
                 path.identify(address, numbers[identity_of(pod)])
-        for plan in fabric.pods.values():
+        for plan in topology.pods.values():
             if plan.node == node_name(node):
-                endpoint = path.attach(fabric.pod_namespace(*plan.key))
+                endpoint = path.attach(topology.pod_namespace(*plan.key))
                 direction: Direction = "egress" if plan.key == CLIENT else "ingress"
                 peer = server if plan.key == CLIENT else client
                 for number in (PORT, PORT + 1):

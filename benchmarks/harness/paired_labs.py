@@ -1,8 +1,7 @@
-"""Two labs alike, one whose agent follows a real API server, one whose agent follows a folder of manifests.
+"""Two equal labs: in one the agent follows a real API server, in the other a folder of manifests.
 
-Each has two nodes: an agent on the first, where a server Pod is; on the second, which has none, the client Pod. Both
-clusters hold the same objects. A policy lets only friends reach the server; what a change is, each twin knows its way
-to make.
+Each has two nodes: one with the agent and a server Pod, one without an agent and with the client Pod. Both clusters
+have the same objects. A policy lets only Pods with a label reach the server; each lab has its own change writer.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import Namespace, Node, Pod
 
-Change: TypeAlias = Literal["policy created", "Pod relabelled: passes", "Pod relabelled: blocked", "policy deleted"]
-CYCLE: tuple[tuple[Change, bool], ...] = (
+ChangeKind: TypeAlias = Literal["policy created", "Pod relabelled: passes", "Pod relabelled: blocked", "policy deleted"]
+CYCLE: tuple[tuple[ChangeKind, bool], ...] = (
     ("policy created", True),
     ("Pod relabelled: passes", False),
     ("Pod relabelled: blocked", True),
     ("policy deleted", False),
 )
-"""Each change, and whether it blocks; after the last all is as before the first."""
+"""Each change, and whether it blocks; after the last one the state is as before the first."""
 
 _API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
 _NAMESPACE, _FRIEND = "probed", "friend"
@@ -53,8 +52,8 @@ _RIGHTS_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 
 
-class Scene(msgspec.Struct, frozen=True):
-    """A cluster, and what of it is built: two nodes, some Pods; the first of them is probed, the second probes."""
+class Scenario(msgspec.Struct, frozen=True):
+    """A cluster, and the parts of it that are built: two nodes and some Pods; the first is probed by the second."""
 
     name: str
     nodes: tuple[NodePlan, NodePlan]
@@ -63,12 +62,12 @@ class Scene(msgspec.Struct, frozen=True):
 
     @property
     def server(self) -> PodPlan:
-        """The Pod that is probed, on the first node."""
+        """The probed Pod, on the first node."""
         return self.pods[0]
 
     @property
     def client(self) -> PodPlan:
-        """The Pod whose packets are blocked or pass, on the second."""
+        """The Pod whose packets are blocked or pass, on the second node."""
         return self.pods[1]
 
     @property
@@ -86,57 +85,57 @@ class Scene(msgspec.Struct, frozen=True):
         }
 
     def client_document(self, *, friend: bool) -> Document:
-        """Give the client Pod as an object."""
+        """Return the client Pod as a document."""
         labels = (("app", "client"), (_FRIEND, "yes" if friend else "no"))
         return document(_pod(self.client, labels))
 
 
 class Written(msgspec.Struct, frozen=True):
-    """When a change was sent, or renamed into place, and when the API server had answered; by time.monotonic()."""
+    """When a change was sent, or renamed into place, and when the API server responded; by time.monotonic()."""
 
     at: float
     answered: float | None = None
 
 
-class Way(Protocol):
-    """How changes come to an agent."""
+class ChangeWriter(Protocol):
+    """Writes changes to an agent's source."""
 
-    def make(self, change: Change) -> Written:
-        """Make a change."""
+    def make(self, change: ChangeKind) -> Written:
+        """Write a change."""
         ...
 
 
-class Twin:
-    """One of the two: its agent, who looks at packets, how changes are made."""
+class PairedLab:
+    """One of the two labs: its agent, prober and change writer."""
 
-    def __init__(self, name: str, agent: LabAgent, prober: Prober, way: Way) -> None:
-        """Put it together."""
+    def __init__(self, name: str, agent: LabAgent, prober: Prober, writer: ChangeWriter) -> None:
+        """Keep the parts of the lab."""
         self.name = name
         self.agent = agent
         self.prober = prober
-        self.way = way
+        self.writer = writer
 
     @property
     def pid(self) -> int:
-        """The agent's process."""
+        """Process id of the agent."""
         return self.agent.process.pid
 
 
-class _ApiWay:
-    """Changes over one TLS connection that is kept."""
+class _ApiChangeWriter:
+    """Writes changes over one TLS connection that is kept."""
 
-    def __init__(self, client: LabApiClient, scene: Scene) -> None:
-        path = client.path(scene.policy)
-        pod = client.path(scene.client_document(friend=False))
+    def __init__(self, client: LabApiClient, scenario: Scenario) -> None:
+        path = client.path(scenario.policy)
+        pod = client.path(scenario.client_document(friend=False))
         self._client = client
-        self._requests: dict[Change, tuple[str, str, Document | None, str]] = {
-            "policy created": ("POST", path.rpartition("/")[0], scene.policy, "application/json"),
+        self._requests: dict[ChangeKind, tuple[str, str, Document | None, str]] = {
+            "policy created": ("POST", path.rpartition("/")[0], scenario.policy, "application/json"),
             "policy deleted": ("DELETE", path, None, "application/json"),
             "Pod relabelled: passes": ("PATCH", pod, {"metadata": {"labels": {_FRIEND: "yes"}}}, MERGE),
             "Pod relabelled: blocked": ("PATCH", pod, {"metadata": {"labels": {_FRIEND: "no"}}}, MERGE),
         }
 
-    def make(self, change: Change) -> Written:
+    def make(self, change: ChangeKind) -> Written:
         method, path, body, content_type = self._requests[change]
         at = time.monotonic()
         reply = self._client.ask(method, path, body, content_type=content_type)
@@ -145,20 +144,20 @@ class _ApiWay:
         return Written(at, answered)
 
 
-class _FolderWay:
-    """Changes by a rename into the folder, or by unlink; what is renamed was written beside the folder."""
+class _FolderChangeWriter:
+    """Writes changes by renaming a file into the folder, or by unlink; the file is written outside it before."""
 
-    def __init__(self, folder: Path, scene: Scene) -> None:
+    def __init__(self, folder: Path, scenario: Scenario) -> None:
         self._folder = folder
         self._beside = folder.with_name("next.json")
         self._policy, self._pod = folder / "policy.json", folder / "client.json"
-        self._files: dict[Change, tuple[Path, bytes]] = {
-            "policy created": (self._policy, msgspec.json.encode(scene.policy)),
-            "Pod relabelled: passes": (self._pod, msgspec.json.encode(scene.client_document(friend=True))),
-            "Pod relabelled: blocked": (self._pod, msgspec.json.encode(scene.client_document(friend=False))),
+        self._files: dict[ChangeKind, tuple[Path, bytes]] = {
+            "policy created": (self._policy, msgspec.json.encode(scenario.policy)),
+            "Pod relabelled: passes": (self._pod, msgspec.json.encode(scenario.client_document(friend=True))),
+            "Pod relabelled: blocked": (self._pod, msgspec.json.encode(scenario.client_document(friend=False))),
         }
 
-    def make(self, change: Change) -> Written:
+    def make(self, change: ChangeKind) -> Written:
         if change == "policy deleted":
             at = time.monotonic()
             self._policy.unlink()
@@ -170,8 +169,8 @@ class _FolderWay:
         return Written(at)
 
 
-def small() -> Scene:
-    """Plan the nine Pods of Kubernetes' own policy tests on two nodes."""
+def small() -> Scenario:
+    """Return the nine Pods of Kubernetes' own policy tests on two nodes."""
     nodes, pods, _ = grid()
     first, second = nodes
     server = next(pod for pod in pods if pod.node == first.name)
@@ -180,11 +179,11 @@ def small() -> Scene:
     items: list[Item] = [Namespace(name, named_labels(name, ())) for name in sorted({pod.namespace for pod in pods})]
     items += [_node(node) for node in nodes]
     items += [_pod(pod, (("app", pod.name),)) for pod in plans if pod != client]
-    return Scene(f"{len(pods)} Pods", (first, second), plans, tuple(items))
+    return Scenario(f"{len(pods)} Pods", (first, second), plans, tuple(items))
 
 
-def large(size: Size, seed: int) -> Scene:
-    """Plan a synthetic cluster; of its Pods only the two are built, in a Namespace of their own."""
+def large(size: Size, seed: int) -> Scenario:
+    """Return a synthetic cluster; of its Pods only two are built, in a Namespace of their own."""
     cluster = synthetic(size, seed)
     first, second = (
         NodePlan(
@@ -202,74 +201,85 @@ def large(size: Size, seed: int) -> Scene:
     found: list[Item] = [*items, _node(first), _node(second), *cluster.nodes[2:], *cluster.pods, *cluster.policies]
     found.append(_pod(server, (("app", "server"),)))
     name = f"{size.pods:,} Pods, {size.policies:,} policies"
-    return Scene(name, (first, second), (server, client), tuple(found))
+    return Scenario(name, (first, second), (server, client), tuple(found))
 
 
 @contextlib.contextmanager
-def twins(scene: Scene, folder: Path) -> Iterator[tuple[Twin, Twin]]:
-    """Build both, the one of the API server first. Raises MachineError for what is missing, KernelError."""
+def paired_labs(scenario: Scenario, folder: Path) -> Iterator[tuple[PairedLab, PairedLab]]:
+    """Build both, that of the API server first. Raises HostError where programs are missing, KernelError."""
     with ExitStack() as stack:
-        yield _by_api(stack, scene, folder / "api"), _by_folder(stack, scene, folder / "folder")
+        yield _by_api(stack, scenario, folder / "api"), _by_folder(stack, scenario, folder / "folder")
 
 
-def _by_api(stack: ExitStack, scene: Scene, folder: Path) -> Twin:
-    fabric = stack.enter_context(NetnsTopology(scene.nodes, scene.pods, [_API_HOST], tag="latency"))
+def _by_api(stack: ExitStack, scenario: Scenario, folder: Path) -> PairedLab:
+    topology = stack.enter_context(NetnsTopology(scenario.nodes, scenario.pods, [_API_HOST], tag="latency"))
     plane = stack.enter_context(
-        ControlPlane(folder / "plane", address=_API_HOST.addresses[0], netns=fabric.outside_namespace(_API_HOST.name))
+        ControlPlane(folder / "plane", address=_API_HOST.addresses[0], netns=topology.outside_namespace(_API_HOST.name))
     )
     client = stack.enter_context(plane.client())
     shipped = (each for path in sorted((CHECKOUT / "deploy" / "crds").glob("*.yaml")) for each in _read(path))
     client.put_all(each for each in shipped if each["kind"] == _DEFINITION)
-    client.put_all(map(_storable, _documents(scene)))
+    client.put_all(map(_storable, _documents(scenario)))
     token = _account(plane, client)
     source = ("--kubeconfig", str(plane.kubeconfig("nfagent", token=token)))
-    return _twin(stack, scene, fabric, "API server", source, folder=folder, way=_ApiWay(client, scene))
+    return _paired_lab(
+        stack, scenario, topology, "API server", source, folder=folder, writer=_ApiChangeWriter(client, scenario)
+    )
 
 
-def _by_folder(stack: ExitStack, scene: Scene, folder: Path) -> Twin:
-    fabric = stack.enter_context(NetnsTopology(scene.nodes, scene.pods, tag="latency"))
+def _by_folder(stack: ExitStack, scenario: Scenario, folder: Path) -> PairedLab:
+    topology = stack.enter_context(NetnsTopology(scenario.nodes, scenario.pods, tag="latency"))
     manifests = folder / "manifests"
     manifests.mkdir(parents=True)
-    documents = _documents(scene)
+    documents = _documents(scenario)
     for number, start in enumerate(range(0, len(documents) - 1, _A_FILE)):
         listed = {"apiVersion": "v1", "kind": "List", "items": documents[:-1][start : start + _A_FILE]}
         (manifests / f"{number:04d}.json").write_bytes(msgspec.json.encode(listed))
     (manifests / "client.json").write_bytes(msgspec.json.encode(documents[-1]))
     source = ("--manifests", str(manifests))
-    return _twin(stack, scene, fabric, "folder", source, folder=folder, way=_FolderWay(manifests, scene))
+    return _paired_lab(
+        stack, scenario, topology, "folder", source, folder=folder, writer=_FolderChangeWriter(manifests, scenario)
+    )
 
 
-def _twin(
-    stack: ExitStack, scene: Scene, fabric: NetnsTopology, name: str, source: tuple[str, str], *, folder: Path, way: Way
-) -> Twin:
-    agent = LabAgent(fabric, scene.server.node, source, folder / "agents")
+def _paired_lab(
+    stack: ExitStack,
+    scenario: Scenario,
+    topology: NetnsTopology,
+    name: str,
+    source: tuple[str, str],
+    *,
+    folder: Path,
+    writer: ChangeWriter,
+) -> PairedLab:
+    agent = LabAgent(topology, scenario.server.node, source, folder / "agents")
     stack.callback(agent.stop)
     agent.start(seconds=_START_SECONDS)
-    ends = fabric.pod_namespace(*scene.client.key), fabric.pod_namespace(*scene.server.key)
-    prober = stack.enter_context(Prober(*ends, scene.server.addresses[0]))
-    return Twin(name, agent, prober, way)
+    ends = topology.pod_namespace(*scenario.client.key), topology.pod_namespace(*scenario.server.key)
+    prober = stack.enter_context(Prober(*ends, scenario.server.addresses[0]))
+    return PairedLab(name, agent, prober, writer)
 
 
-def _documents(scene: Scene) -> list[Document]:
-    """Give every object, the client Pod last."""
-    return [*map(document, scene.items), scene.client_document(friend=False)]
+def _documents(scenario: Scenario) -> list[Document]:
+    """Return every object, the client Pod last."""
+    return [*map(document, scenario.items), scenario.client_document(friend=False)]
 
 
 def _storable(found: Document) -> Document:
-    """Leave out what a server gives itself, or would ask for."""
+    """Return a document without the fields that a server sets."""
     metadata = {key: value for key, value in found["metadata"].items() if key not in _THE_SERVERS_OWN}
     return {**found, "metadata": metadata}
 
 
 def _account(plane: ControlPlane, client: LabApiClient) -> str:
-    """Apply deploy/rbac.yaml, and give a token of its service account, when the server grants what is in there."""
+    """Apply deploy/rbac.yaml; return a token of its service account when the server grants its rights."""
     client.put_all(_read(CHECKOUT / "deploy" / "rbac.yaml"))
     token = client.service_account_token("nfagent", "nfagent")
     end = time.monotonic() + _RIGHTS_SECONDS
     with plane.client(token=token) as account:
         while account.ask("GET", "/api/v1/pods", query={"limit": "1"}).status != http.client.OK:
             if time.monotonic() > end:
-                raise ClusterError("deploy/rbac.yaml was applied, and its service account may not list Pods")
+                raise ClusterError("deploy/rbac.yaml is applied, but its service account may not list Pods")
             time.sleep(_POLL_SECONDS)
     return token
 

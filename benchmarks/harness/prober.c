@@ -1,17 +1,17 @@
-// Finds the first packet that meets a changed verdict: small datagrams at an even rate, from one Pod to another.
+// Finds the first packet with a changed verdict: small datagrams at an even rate, from one Pod to another.
 //
 //   prober CLIENT_NETNS SERVER_NETNS ADDRESS PORT MICROSECONDS
 //
-// One process and one thread hold both ends, so every packet's fate is known when its sending returns. Each turn sends
-// two packets: one of a connection that was never answered, which conntrack calls new with every packet, so that each
-// is judged as a connection's first; and one of a live connection, which was answered once. A line of its standard
-// input begins a watch, each on connections of its own:
-//       blocked MS      until packets no longer arrive; says "ready" when both connections' packets do
-//       passed MS       until packets arrive; says "ready" when enough were sent and none did, "never" when one did
-// and is answered by a line "FRESH LIVE GAP": when the first packet with the wanted verdict had been sent, in ns of
-// CLOCK_MONOTONIC, by the new connection and by the live one (of `passed` the former twice); and how many ns before
-// FRESH the last packet with the verdict of before had been sent: more than one turn where this process had to wait.
-// "0 0 0" says that MS milliseconds went by without. It ends when its standard input does.
+// One process and one thread hold both ends, so every packet's fate is known when its send call returns. Each turn
+// sends two packets: one of a connection that was never answered, which conntrack considers new with every packet, so
+// that each gets the verdict of a connection's first packet; and one of a connection that was answered once, and is
+// established. A line of standard input starts a watch, each on connections of its own:
+//       blocked MS      until packets no longer arrive; prints "ready" when both connections' packets do
+//       passed MS       until packets arrive; prints "ready" when enough were sent and none did, "never" when one did
+// and is answered by a line "FRESH LIVE GAP": when the first packet with the expected verdict had been sent, in ns of
+// CLOCK_MONOTONIC, of the new and of the established connection (for `passed` the former twice); and how many ns before
+// FRESH the last packet with the previous verdict had been sent: more than one turn where this process was delayed.
+// "0 0 0": MS milliseconds passed without. It ends when its standard input is closed.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -28,13 +28,13 @@
 #include <unistd.h>
 
 #define MILLISECOND 1000000LL
-#define MOST 100000  // turns of a watch
-#define BEFORE 50    // turns with the verdict of before, until it is ready
-#define SILENT 150   // turns without an arrival are a verdict: far more than a packet can be late
+#define MOST 100000  // turns of a watch at most
+#define BEFORE 50    // turns with the previous verdict, until it is ready
+#define SILENT 150   // turns without an arrival that count as blocked: far longer than a packet can be late
 
 enum { FRESH, LIVE, KINDS };
 
-// What a packet carries, and what is known of one connection of a watch.
+// The payload of a packet, and the state of a connection of a watch.
 struct packet {
     uint32_t watch;
     uint32_t kind;
@@ -83,7 +83,7 @@ static int opened(int namespace)
 {
     int sock;
 
-    // A socket stays in the namespace that it was made in.
+    // A socket stays in the namespace in which it was created.
     if (setns(namespace, CLONE_NEWNET))
         die("setns");
     sock = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -92,7 +92,7 @@ static int opened(int namespace)
     return sock;
 }
 
-// Take what has arrived at the server; answer the live connection's first.
+// Read what has arrived at the server; answer the established connection's first.
 static void drain(void)
 {
     struct sockaddr_in from;
@@ -119,7 +119,7 @@ static void turn(int number)
     for (int kind = 0; kind < KINDS; kind++) {
         struct packet packet = { .watch = watch, .kind = (uint32_t)kind, .turn = (uint32_t)number };
 
-        // What is dropped on its way out may be told as an error: it is sent all the same.
+        // A packet dropped on output may be reported as an error; it counts as sent.
         (void)!send(lines[kind].sock, &packet, sizeof(packet), 0);
         sent[number][kind] = now();
     }
@@ -173,7 +173,7 @@ static void look(int blocked, int64_t ms, int64_t interval)
             break;
         if (!ready && !blocked && lines[FRESH].first >= 0)
             break;
-        // A turn that was missed is left out: a burst would hold back whoever it waited for.
+        // A missed turn is skipped: a burst would delay other processes.
         due = due + interval > now() ? due + interval : now();
         rest.tv_sec = due / (1000 * MILLISECOND);
         rest.tv_nsec = due % (1000 * MILLISECOND);
@@ -209,9 +209,9 @@ int main(int count, char **words)
     server = opened(space(words[2]));
     if (bind(server, (struct sockaddr *)&where, sizeof(where)))
         die("bind");
-    // It runs for some microseconds at a time, and must do so on time: without that right it goes without.
+    // It runs for some microseconds at a time, and must do so on time; without the permission it runs at normal priority.
     sched_setscheduler(0, SCHED_FIFO, &urgent);
-    // The kernel would let it sleep 50 us longer, to wake others with it.
+    // By default the kernel may delay its wake-up by 50 us, to batch timers.
     prctl(PR_SET_TIMERSLACK, 1);
     while (fgets(line, sizeof(line), stdin)) {
         if (sscanf(line, "%15s %lld", wanted, &ms) != 2 || (strcmp(wanted, "blocked") && strcmp(wanted, "passed"))) {

@@ -1,7 +1,7 @@
-"""The first packet that meets a changed verdict, found by a small C program: Python would be what is measured.
+"""Finds the first packet with a changed verdict, by a small C program: Python's own time would distort the figure.
 
     with Prober(client_netns, server_netns, "10.244.1.10") as prober:
-        prober.watch(blocked=True)          # returns when packets pass, and are being looked at
+        prober.watch(blocked=True)          # returns when packets pass, and are observed
         written = change_the_policy()       # time.monotonic() at the change
         first = prober.first()
         print((first.fresh - written) * 1e3, "ms to the first packet that was blocked")
@@ -26,7 +26,7 @@ from nfagent.errors import HostError, KernelError
 
 SOURCE = Path(__file__).with_name("prober.c")
 INTERVAL_US = 200
-"""From one packet of a connection to its next."""
+"""Between two packets of a connection."""
 
 _PORT = 5353
 _PATIENCE_MS = 10_000
@@ -37,9 +37,9 @@ _NS = 1e9
 class First(msgspec.Struct, frozen=True):
     """The first packet with the new verdict. Times are seconds, `fresh` and `live` by time.monotonic().
 
-    fresh: of a connection that conntrack calls new
-    live:  of one that was established before; where packets are to pass there is none, and it is as `fresh`
-    gap:   since the last packet with the verdict of before: how exact `fresh` is
+    fresh: of a connection that conntrack considers new
+    live:  of one that was established before; where packets are to pass, the same as `fresh`
+    gap:   since the last packet with the previous verdict: the accuracy of `fresh`
     """
 
     fresh: float
@@ -48,17 +48,17 @@ class First(msgspec.Struct, frozen=True):
 
 
 class Prober:
-    """One sender and its receiver, silent but for its watches; a context manager that has ended it after."""
+    """A sender and its receiver, which send during watches only; a context manager that ends them."""
 
     def __init__(self, client: str, server: str, address: str) -> None:
-        """Plan it: network namespaces of two Pods, and the server's IPv4 address."""
+        """Keep the network namespaces of two Pods, and the server's IPv4 address."""
         self._arguments = [client, server, address, str(_PORT), str(INTERVAL_US)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Compile and start it. Raises MachineError without a compiler, KernelError with its complaint."""
+        """Compile and start it. Raises HostError without a compiler, KernelError with the compiler's message."""
         if shutil.which("gcc") is None:
-            raise HostError("the rows about latency need a C compiler: apt-get install gcc libc6-dev")
+            raise HostError("the end-to-end suite needs a C compiler: apt-get install gcc libc6-dev")
         with tempfile.TemporaryDirectory(prefix="nfagent-prober-") as folder:
             program = str(Path(folder) / "prober")
             command = ["gcc", "-O2", "-Wall", "-Werror", "-o", program, str(SOURCE)]
@@ -70,7 +70,7 @@ class Prober:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                # A line that Python had read ahead, select would not tell of.
+                # Unbuffered: select wouldn't report a line that Python had read ahead.
                 bufsize=0,
             )
         return self
@@ -78,7 +78,7 @@ class Prober:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it: it does so by itself when its standard input does."""
+        """End it, by closing its standard input."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -93,24 +93,24 @@ class Prober:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id."""
         return self._running().pid
 
     def watch(self, *, blocked: bool) -> None:
-        """Begin to send, until packets are blocked, or pass; return when they meet the other verdict.
+        """Send until packets are blocked, or pass; return when they meet the other verdict.
 
         Raises KernelError where they don't within ten seconds.
         """
         process = self._running()
         if process.stdin is not None:
-            # Where it has ended, its last words are what the next line's absence brings.
+            # Where it has ended, reading the next line reports its message.
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(f"{'blocked' if blocked else 'passed'} {_PATIENCE_MS}\n".encode())
         if self._line() != "ready":
             raise KernelError(f"packets {'are blocked' if blocked else 'pass'} before the change that is to do it")
 
     def first(self) -> First:
-        """Wait for the new verdict, and fall silent. Raises KernelError where none came within ten seconds."""
+        """Wait for the new verdict, and stop sending. Raises KernelError where none came within ten seconds."""
         fresh, live, gap = (int(word) / _NS for word in self._line().split())
         if not fresh:
             raise KernelError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")

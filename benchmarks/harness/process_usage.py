@@ -1,4 +1,4 @@
-"""What a process uses: CPU seconds and resident memory, out of /proc; and calls timed one by one."""
+"""Measures CPU seconds and resident memory of a process, from /proc, and times calls one by one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(msgspec.Struct):
-    """What was used between two moments: seconds by the clock, and seconds of CPU."""
+    """Usage between two moments: seconds of wall time and of CPU time."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
     @property
     def cores(self) -> float:
-        """CPU seconds a second."""
+        """CPU seconds per second."""
         return self.cpu_seconds / self.seconds if self.seconds else 0.0
 
 
 @contextmanager
 def metered(pid: int | None = None) -> Iterator[Usage]:
-    """Fill the usage that it gives when the block ends: this process's, or another's (to a hundredth of a second)."""
+    """Yield a usage that is filled when the block ends: of this process, or another (to a hundredth of a second)."""
     usage = Usage()
     began, cpu = time.perf_counter(), _cpu_seconds(pid)
     try:
@@ -41,19 +41,19 @@ def metered(pid: int | None = None) -> Iterator[Usage]:
 
 
 def rss_mib(pid: int | None = None) -> float:
-    """Give the resident memory of this process or another, now, in MiB."""
+    """Return the resident memory of this process or another, in MiB."""
     return _memory("VmRSS", pid)
 
 
 def peak_rss_mib(pid: int | None = None) -> float:
-    """Give the most that was resident since the process began, in MiB."""
+    """Return the peak of resident memory since the process began, in MiB."""
     return _memory("VmHWM", pid)
 
 
 def each(function: Callable[[_T], object], items: Iterable[_T], scale: float = 1e3) -> list[float]:
-    """Call a function for every item, and give how long each call took: in ms, or in seconds times `scale`.
+    """Call a function for every item; return how long each call took: in ms, or in seconds times `scale`.
 
-    Python's garbage collector runs before, and not in between.
+    Python's garbage collector runs before, and not between calls.
     """
     clock = time.perf_counter
     taken: list[float] = []

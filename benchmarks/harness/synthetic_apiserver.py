@@ -1,14 +1,13 @@
-"""An API server on paper: it serves a synthetic cluster as fast as it is read, in a process of its own.
+"""An API server with synthetic objects: serves a cluster as fast as it is read, in a process of its own.
 
-    python -m benchmarks.harness.synthetic_apiserver PODS SEED [--pages]      writes a Serving, then answers each line
-    with a Done
+    python -m benchmarks.harness.synthetic_apiserver PODS SEED [--pages]      prints Serving, then Done for each line
 
-    {"do": "events", "mix": "cluster", "count": 1000, "rate": 100}   Pod events; rate 0: as fast as they are taken
-    {"do": "expire"}                                                 410 on every watch: everything is listed anew
-    {"do": "usage"}                                                  the CPU seconds that it has used
+    {"do": "events", "mix": "cluster", "count": 1000, "rate": 100}   Pod events; rate 0: as fast as they are read
+    {"do": "expire"}                                                 410 on every watch: everything is listed again
+    {"do": "usage"}                                                  CPU seconds so far
 
-Plain HTTP/1.1 on loopback, a chunk to an object or event, as Go's server writes them. Pods come in the order of their
-keys, as out of etcd. Lists are streamed (`sendInitialEvents`); with `--pages` that is refused, and they are listed.
+Plain HTTP/1.1 on loopback, one chunk per object or event, as Go's server writes them. Pods are sorted by key, as in
+etcd. Lists are streamed (`sendInitialEvents`); with `--pages` that is rejected, and they are listed.
 """
 
 from __future__ import annotations
@@ -66,20 +65,20 @@ _GROUPS = {
     ],
 }
 
-Wish: TypeAlias = dict[str, Any]
+Command: TypeAlias = dict[str, Any]
 
 
 class Serving(msgspec.Struct, frozen=True):
-    """The server's first line: where it listens."""
+    """The server's first line: its port."""
 
     port: int
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a wish: what it took, and all CPU so far.
+    """The response to a command: its duration, and all CPU time so far.
 
-    moments: of events that came at a rate, monotonic seconds before each was written
-    version: the resourceVersion that lists have now
+    moments: of events with a rate, monotonic seconds before each was written
+    version: the current resourceVersion of lists
     """
 
     seconds: float
@@ -89,23 +88,23 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     moments: list[float] = []
 
 
-class Change(msgspec.Struct, frozen=True):
+class PodEvent(msgspec.Struct, frozen=True):
     """A watch event of a Pod: ADDED, MODIFIED or DELETED, and the object's JSON by its resourceVersion."""
 
-    word: bytes
+    event_type: bytes
     body: Callable[[int], bytes]
 
 
-def _change(word: bytes, pod: Pod, stage: Stage = "running") -> Change:
-    return Change(word, lambda version: written(pod, version, stage))
+def _pod_event(event_type: bytes, pod: Pod, stage: Stage = "running") -> PodEvent:
+    return PodEvent(event_type, lambda version: written(pod, version, stage))
 
 
-def cluster_mix(cluster: Synthetic) -> Iterator[Change]:
-    """Give what a cluster's Pods bring, without an end; after every 140 the cluster is as it was.
+def cluster_mix(cluster: Synthetic) -> Iterator[PodEvent]:
+    """Yield a cluster's Pod events, without end; after every 140 the cluster is as it was.
 
-    Half of it are the lives of Pods, ten of a Deployment's new ReplicaSet at a time: created, scheduled, being started,
-    running, being ended, ended, deleted. The other half are probes of other nodes' Pods that fail and succeed
-    again: a new status, and nothing that a policy could look at.
+    Half of them are lives of Pods, ten of a Deployment's new ReplicaSet at a time: created, scheduled, starting,
+    running, ending, ended, deleted. The other half are probes of other nodes' Pods that fail and succeed again: status
+    changes that no policy depends on.
     """
     rng = cluster.rng
     deployments = [deployment for group in cluster.deployments.values() for deployment in group]
@@ -118,42 +117,42 @@ def cluster_mix(cluster: Synthetic) -> Iterator[Change]:
         rollout = Deployment(old.namespace, f"{old.name.partition('-')[0]}-{digest}", fresh, old.ports)
         # Above every host number that the cluster has given.
         pods = [rollout.pod(next(serials), cluster.remote_node(), 100 + turn) for turn in range(_ROLLOUT)]
-        lives = [_lived(pod) for pod in pods]
+        lives = [_life_events(pod) for pod in pods]
         for changes in zip(*lives, strict=True):
             for change in changes:
                 yield change
                 pod = rng.choice(remote)
-                yield _change(b"MODIFIED", pod, "unready" if rng.random() < 0.5 else "running")
+                yield _pod_event(b"MODIFIED", pod, "unready" if rng.random() < 0.5 else "running")
 
 
-def _lived(pod: Pod) -> list[Change]:
+def _life_events(pod: Pod) -> list[PodEvent]:
     return [
-        _change(b"ADDED", pod, LIFE[0]),
-        *(_change(b"MODIFIED", pod, stage) for stage in LIFE[1:]),
-        _change(b"DELETED", pod, LIFE[-1]),
+        _pod_event(b"ADDED", pod, LIFE[0]),
+        *(_pod_event(b"MODIFIED", pod, stage) for stage in LIFE[1:]),
+        _pod_event(b"DELETED", pod, LIFE[-1]),
     ]
 
 
 EVENTS_A_ROLLOUT = 2 * _ROLLOUT * (len(LIFE) + 1)
-"""So many events of `cluster_mix` leave the cluster as it was."""
+"""Number of events of `cluster_mix` after which the cluster is as it was."""
 
 
-def peers_mix(cluster: Synthetic, count: int) -> Iterator[Change]:
-    """Give events each of which moves a member of a set on this node."""
+def peers_mix(cluster: Synthetic, count: int) -> Iterator[PodEvent]:
+    """Yield events each of which changes a member of a set on the local node."""
     came: dict[ObjectRef, Pod] = {}
     for event in events.peer_churn(cluster, count):
         if isinstance(event.item, Pod):
             came[event.ref] = event.item
-            yield _change(b"ADDED", event.item)
+            yield _pod_event(b"ADDED", event.item)
         else:
-            yield _change(b"DELETED", came.pop(event.ref), "ended")
+            yield _pod_event(b"DELETED", came.pop(event.ref), "ended")
 
 
-class PaperServer:
-    """One cluster, served."""
+class SyntheticAPIServer:
+    """Serves one cluster."""
 
     def __init__(self, cluster: Synthetic, *, streaming: bool) -> None:
-        """Write down what doesn't change; Pods are written as they are asked for."""
+        """Encode all objects but Pods, which are encoded on request."""
         self._cluster = cluster
         self._streaming = streaming
         self._version = FIRST_VERSION
@@ -169,13 +168,13 @@ class PaperServer:
         self._clients: set[StreamWriter] = set()
 
     async def serve(self) -> int:
-        """Listen on loopback; give the port."""
+        """Listen on loopback; return the port."""
         self._listening = await asyncio.start_server(self._client, "127.0.0.1", 0)
         port: int = self._listening.sockets[0].getsockname()[1]
         return port
 
     def close(self) -> None:
-        """Listen no more, and end every watch's connection."""
+        """Stop listening, and close every connection."""
         if self._listening is not None:
             self._listening.close()
         for writer in self._clients:
@@ -183,7 +182,7 @@ class PaperServer:
 
     @property
     def watched(self) -> int:
-        """The number of watches."""
+        """Number of watches."""
         return sum(map(len, self._watches.values()))
 
     async def _client(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -194,7 +193,7 @@ class PaperServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 await self._answer(head.split(b" ", 2)[1].decode(), writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # it went away, as watches' readers do
+            pass  # the client closed it, as at the end of a watch
         finally:
             for writers in self._watches.values():
                 if writer in writers:
@@ -206,17 +205,19 @@ class PaperServer:
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query))
         if parts.path == "/readyz":
-            await _whole(writer, _OK, b"ok")
+            await _respond(writer, _OK, b"ok")
         elif parts.path == "/apis":
-            await _whole(writer, _OK, msgspec.json.encode(_GROUPS))
+            await _respond(writer, _OK, msgspec.json.encode(_GROUPS))
         elif parts.path not in self._others:
-            await _whole(writer, "404 Not Found", _status(404, "NotFound", "the server could not find it"))
+            await _respond(writer, "404 Not Found", _status(404, "NotFound", "the server could not find it"))
         elif "watch" not in query:
-            # As a watch cache does, which passes over the limit where any version will do.
+            # As a watch cache, which ignores the limit where any version is accepted.
             limit = 0 if query.get("resourceVersion") == "0" else int(query.get("limit", "0"))
             await self._page(parts.path, limit, int(query.get("continue", "0")), writer)
         elif "sendInitialEvents" in query and not self._streaming:
-            await _whole(writer, "422 Unprocessable Entity", _status(422, "Invalid", "sendInitialEvents is forbidden"))
+            await _respond(
+                writer, "422 Unprocessable Entity", _status(422, "Invalid", "sendInitialEvents is forbidden")
+            )
         else:
             await self._watch(parts.path, writer, initial="sendInitialEvents" in query)
 
@@ -236,7 +237,7 @@ class PaperServer:
             "metadata": {"resourceVersion": str(self._version), **rest},
         }
         first = msgspec.json.encode(head)[:-1] + b',"items":['
-        # Entries of a list leave kind and apiVersion out.
+        # Items of a list omit kind and apiVersion.
         bodies = (b"{" + body[body.index(b'"metadata"') :] for body in self._objects(path, start, end))
         listed = (b"," + body if number else body for number, body in enumerate(bodies))
         writer.write(_STREAM.replace(b";stream=watch", b""))
@@ -249,7 +250,7 @@ class PaperServer:
         if initial:
             await _written(writer, (_EVENT % (b"ADDED", body) for body in self._objects(path)))
             writer.write(_chunk(self._bookmark(path, {"k8s.io/initial-events-end": "true"})))
-        # It goes on until the reader goes away, or all watches expire: then its connection takes another request.
+        # It lasts until the client closes it, or all watches expire: then its connection serves another request.
         self._watches[path].append(writer)
 
     def _bookmark(self, path: str, annotations: dict[str, str]) -> bytes:
@@ -257,15 +258,15 @@ class PaperServer:
         metadata = {"resourceVersion": str(self._version), "annotations": annotations}
         return _EVENT % (b"BOOKMARK", msgspec.json.encode({"kind": kind, "apiVersion": version, "metadata": metadata}))
 
-    async def do(self, wish: Wish) -> Done:
-        """Do what a line asks for."""
+    async def do(self, command: Command) -> Done:
+        """Run a command."""
         began, cpu = time.perf_counter(), time.process_time()
         moments: list[float] = []
-        if wish["do"] == "events":
-            mix = self._mix if wish["mix"] == "cluster" else peers_mix(self._cluster, wish["count"])
-            lines = (self._line(change) for change in itertools.islice(mix, wish["count"]))
-            moments = await self._send(lines, wish["rate"])
-        elif wish["do"] == "expire":
+        if command["do"] == "events":
+            mix = self._mix if command["mix"] == "cluster" else peers_mix(self._cluster, command["count"])
+            lines = (self._line(change) for change in itertools.islice(mix, command["count"]))
+            moments = await self._send(lines, command["rate"])
+        elif command["do"] == "expire":
             self._expire()
         return Done(
             seconds=time.perf_counter() - began,
@@ -275,12 +276,12 @@ class PaperServer:
             moments=moments,
         )
 
-    def _line(self, change: Change) -> bytes:
+    def _line(self, change: PodEvent) -> bytes:
         self._version += 1
-        return _EVENT % (change.word, change.body(self._version))
+        return _EVENT % (change.event_type, change.body(self._version))
 
     async def _send(self, lines: Iterator[bytes], rate: float) -> list[float]:
-        """Write to every watch of Pods; with a rate, give the moment before each was written."""
+        """Write to every watch of Pods; with a rate, return the moment before each was written."""
         writers = self._watches[PODS]
         if not rate:
             for writer in writers:
@@ -310,7 +311,7 @@ def _chunk(part: bytes) -> bytes:
 
 
 async def _written(writer: StreamWriter, parts: Iterable[bytes]) -> None:
-    """Write a chunk for each part; many of them at a time, no faster than they are read."""
+    """Write a chunk for each part, in blocks, no faster than they are read."""
     waiting = iter(parts)
     while block := b"".join(map(_chunk, itertools.islice(waiting, _BLOCK))):
         writer.write(block)
@@ -318,13 +319,13 @@ async def _written(writer: StreamWriter, parts: Iterable[bytes]) -> None:
 
 
 async def _drained(writer: StreamWriter) -> None:
-    """Return when all was handed to the kernel."""
+    """Return when everything was passed to the kernel."""
     writer.transport.set_write_buffer_limits(high=0)
     await writer.drain()
     writer.transport.set_write_buffer_limits(high=_BUFFER)
 
 
-async def _whole(writer: StreamWriter, status: str, body: bytes) -> None:
+async def _respond(writer: StreamWriter, status: str, body: bytes) -> None:
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
@@ -336,7 +337,7 @@ def _status(code: int, reason: str, message: str) -> bytes:
 
 
 async def _main(pods: int, seed: int, *, streaming: bool) -> None:
-    server = PaperServer(synthetic(SIZES_SERVED[pods], seed), streaming=streaming)
+    server = SyntheticAPIServer(synthetic(SIZES_SERVED[pods], seed), streaming=streaming)
     _say(Serving(await server.serve()))
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):

@@ -1,7 +1,7 @@
-// Traffic for the packet rows: small enough that what is measured is the kernel's path, not the sender.
+// Traffic for the packet rows: small enough to measure the kernel's path, not the sender.
 //
 //   traffic serve ADDRESS PORT     short connections and datagrams on PORT, streams on PORT + 1; says "ready"
-//   traffic client ADDRESS PORT    speaks to such a server, as the lines of its standard input say:
+//   traffic client ADDRESS PORT    sends to such a server, as the lines of its standard input command:
 //       stream MS                  send on one TCP connection, until all has been read
 //       connect MS PARALLEL        connect, a byte each way, close
 //       datagrams MS A_SECOND      UDP, at an even rate
@@ -25,16 +25,16 @@
 
 #define EVENTS 256
 #define CHUNK (256 * 1024)
-#define RECEIPT (1024 * 1024) // bytes of a stream for which the server answers a byte: it has read them
+#define RECEIPT (1024 * 1024) // bytes of a stream for which the server sends an acknowledging byte
 #define BURST 16
 #define SECOND 1000000000LL
 
-// What a descriptor of the server is.
+// Kinds of the server's descriptors.
 enum { SHORT, STREAM, SHORT_LISTENER, STREAM_LISTENER, DATAGRAMS, STDIN };
 
 static char buffer[CHUNK];
 
-// The kernel would find a size of its own for each connection, and streams would differ by that.
+// Fixed: by default the kernel tunes the window of each connection, and streams would differ by that.
 static const int window = 512 * 1024;
 
 static void die(const char *what)
@@ -68,7 +68,7 @@ static socklen_t address(const char *host, int port, struct sockaddr_storage *fo
     return size;
 }
 
-// An event carries its descriptor in the lower half, and what that is in the upper one.
+// An event has its descriptor in the lower half, and the kind in the upper one.
 static void watch(int epoll, int descriptor, int role, uint32_t events)
 {
     struct epoll_event event = { .events = events };
@@ -176,7 +176,7 @@ static int connected(const struct sockaddr_storage *where, socklen_t size)
     return sock;
 }
 
-// Send until the time is over, and wait until the other end has read it all.
+// Send for a time, and wait until the other end has read everything.
 static void stream(const struct sockaddr_storage *where, socklen_t size, int64_t ms)
 {
     int sock = connected(where, size);
@@ -211,7 +211,7 @@ static void begin(int epoll, const struct sockaddr_storage *where, socklen_t siz
     watch(epoll, sock, SHORT, EPOLLOUT);
 }
 
-// Go on with a short connection; tell whether it is over.
+// Continue a short connection; return whether it is complete.
 static int converse(int epoll, const struct epoll_event *event)
 {
     int sock = (int)(uint32_t)event->data.u64;

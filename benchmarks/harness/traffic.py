@@ -1,9 +1,9 @@
-"""Traffic between network namespaces, by a small C program: where Python would be what is measured.
+"""Traffic between network namespaces, by a small C program: Python's own time would distort the figures.
 
-Both ends run on one core, and rates are by the CPU time that they and that core's softirq thread used: a packet's whole
-way is in there, and what else the machine does is not. On an idle core these are rates by the clock.
+Both ends run on one core, and rates are per CPU second of them and that core's softirq thread: this includes a packet's
+whole path, and excludes other load of the machine. On an idle core these are rates by the clock.
 
-Use it so:
+Example:
     with Traffic() as traffic, traffic.pair(client_netns, server_netns, "10.244.1.11") as client:
         print(client.stream(0.5), client.connections(0.5))
 
@@ -25,7 +25,7 @@ from typing import Self
 from nfagent.errors import HostError, KernelError
 
 PORT = 5201
-"""Short connections and datagrams; streams go to the next port."""
+"""Port of short connections and datagrams; streams use the next one."""
 
 SOURCE = Path(__file__).with_name("traffic.c")
 PROGRAM = "traffic"
@@ -34,16 +34,16 @@ _PATIENCE = 20.0
 
 
 class Traffic:
-    """The program, compiled for as long as the block lasts."""
+    """The compiled program; a context manager that removes it."""
 
     def __init__(self) -> None:
-        """Plan it."""
+        """Compile nothing yet."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
-        """Compile it. Raises MachineError without a compiler, KernelError with its complaint."""
+        """Compile it. Raises HostError without a compiler, KernelError with the compiler's message."""
         if shutil.which("gcc") is None:
-            raise HostError("the rows about packets need a C compiler: apt-get install gcc libc6-dev")
+            raise HostError("suites that measure packets need a C compiler: apt-get install gcc libc6-dev")
         self._folder = tempfile.TemporaryDirectory(prefix="nfagent-traffic-")
         command = ["gcc", "-O2", "-Wall", "-Werror", "-o", str(Path(self._folder.name) / PROGRAM), str(SOURCE)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours
@@ -85,7 +85,7 @@ class Traffic:
                 os.sched_setaffinity(process.pid, {_core()})
                 yield process
             finally:
-                # It ends when its standard input does, also when this process is killed.
+                # It ends when its standard input is closed, also when this process is killed.
                 if process.stdin:
                     process.stdin.close()
                 try:
@@ -95,10 +95,10 @@ class Traffic:
 
 
 class Client:
-    """A client that runs: it sends when it is told to, and waits meanwhile."""
+    """A running client: it sends on command."""
 
     def __init__(self, process: subprocess.Popen[str], words: str, others: tuple[int, ...] = ()) -> None:
-        """Speak to the process; words say between whom, for errors; others are processes whose CPU time counts too."""
+        """Keep the process; words: its ends, for errors; others: processes whose CPU time is added."""
         if process.stdin is None or process.stdout is None:
             raise KernelError("a traffic client needs pipes")
         self._process = process
@@ -107,19 +107,19 @@ class Client:
         self._counted = (process.pid, *others, *_softirq_threads())
 
     def stream(self, seconds: float) -> float:
-        """Send on one TCP connection until all has been read; give Gbit by the CPU second. Raises KernelError."""
+        """Send on one TCP connection until all has been read; return Gbit per CPU second. Raises KernelError."""
         return self._rate(f"stream {round(seconds * 1000)}") * 8 / 1e9
 
     def connections(self, seconds: float) -> float:
-        """Connect, a byte each way, close, eight at a time; give connections by the CPU second. Raises KernelError."""
+        """Connect, a byte each way, close, eight at a time; return connections per CPU second. Raises KernelError."""
         return self._rate(f"connect {round(seconds * 1000)} {PARALLEL}")
 
     def send_datagrams(self, seconds: float, a_second: int) -> None:
-        """Start to send UDP at an even rate, and return at once: `answer` tells how many, `output` when it can."""
+        """Start to send UDP at an even rate, and return at once: `answer` returns the count."""
         self._tell(f"datagrams {round(seconds * 1000)} {a_second}")
 
     def answer(self) -> tuple[int, int]:
-        """Wait for what a command came to: a count, and nanoseconds. Raises KernelError."""
+        """Wait for a command's result: a count, and nanoseconds. Raises KernelError."""
         words = ""
         if select.select([self.output], [], [], _PATIENCE)[0]:
             words = self.output.readline()
@@ -143,7 +143,7 @@ class Client:
         return count / (self._used_ns() - before) * 1e9
 
     def _used_ns(self) -> int:
-        # Exact while they sleep, which they do before a command and after its answer.
+        # Exact while they sleep, as before a command and after its result.
         return sum(int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0]) for pid in self._counted)
 
 
@@ -152,11 +152,11 @@ def _core() -> int:
 
 
 def _softirq_threads() -> list[int]:
-    """Find the kernel's thread that takes over packets of the core when there are many."""
+    """Return the kernel thread that processes packets of the core under load."""
     wanted = f"ksoftirqd/{_core()}"
     found = []
     for path in Path("/proc").glob("[0-9]*/comm"):
-        # A process may end while they are listed.
+        # A process may end while processes are listed.
         with suppress(OSError):
             if path.read_text("utf-8").strip() == wanted:
                 found.append(int(path.parent.name))

@@ -1,8 +1,8 @@
-"""The cluster as source: cold start, memory, events and relists, all through HTTP from an API server on paper.
+"""The API server as the agent's source: cold start, memory, events and relists, all by HTTP from a synthetic server.
 
 The server (`benchmarks.harness.synthetic_apiserver`), the agent's parts (`benchmarks.suites.apiserver_child`) and the
-whole agent, as `nfagent run` starts it, are processes of their own in one network namespace: what each uses is counted
-apart.
+whole agent, as `nfagent run` starts it, are processes of their own in one network namespace: each one's usage is
+measured separately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
 from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, Done, Serving
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
-from benchmarks.suites.apiserver_child import Heeded, Plain, Start, Usage
+from benchmarks.suites.apiserver_child import PlainDecode, RecordedCommits, Start, Usage
 from nfagent.errors import KernelError
 from nfagent.lab.agents import LabAgent
 from nfagent.lab.topology import NetnsTopology
@@ -40,21 +40,21 @@ _POLL_SECONDS = 0.005
 _KUBECONFIG = """\
 apiVersion: v1
 kind: Config
-current-context: paper
-clusters: [{{name: paper, cluster: {{server: "http://127.0.0.1:{port}"}}}}]
-users: [{{name: nobody, user: {{token: nothing}}}}]
-contexts: [{{name: paper, context: {{cluster: paper, user: nobody}}}}]
+current-context: synthetic
+clusters: [{{name: synthetic, cluster: {{server: "http://127.0.0.1:{port}"}}}}]
+users: [{{name: anonymous, user: {{token: nothing}}}}]
+contexts: [{{name: synthetic, context: {{cluster: synthetic, user: anonymous}}}}]
 """
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How much is measured.
+    """The amount of measuring.
 
     seconds: of 100 events a second, twice
-    rest:    seconds that the agent is left alone
-    blocks:  how many samples of memory; between two of them are `block` events
+    rest:    seconds of the agent without events
+    blocks:  samples of memory; between two of them are `block` events
     """
 
     pods: int
@@ -68,33 +68,33 @@ QUICK = Sizes(QUICK_SIZE, 1, 1, 5, EVENTS_A_ROLLOUT * 20)
 FULL = Sizes(FULL_SIZE, 20, 60, 40, EVENTS_A_ROLLOUT * 358)
 
 
-class Slope(msgspec.Struct, frozen=True):
+class LinearFit(msgspec.Struct, frozen=True):
     """A straight line through points, by least squares, and the standard error of its slope."""
 
     slope: float
     error: float
 
 
-def slope(points: Sequence[tuple[float, float]]) -> Slope:
-    """Fit three or more points that don't all lie above each other."""
+def linear_fit(points: Sequence[tuple[float, float]]) -> LinearFit:
+    """Fit three or more points with different x."""
     across, up = [point[0] for point in points], [point[1] for point in points]
     line = statistics.linear_regression(across, up)
     rest = sum((y - line.intercept - line.slope * x) ** 2 for x, y in points)
     middle = statistics.fmean(across)
     spread = sum((x - middle) ** 2 for x in across)
-    return Slope(line.slope, math.sqrt(rest / (len(points) - 2) / spread))
+    return LinearFit(line.slope, math.sqrt(rest / (len(points) - 2) / spread))
 
 
-def waits(sent: Sequence[float], heeded: Heeded) -> list[float]:
-    """Give how long each event waited for its commit, in ms: the first that brought so many changes.
+def commit_waits(sent: Sequence[float], recorded: RecordedCommits) -> list[float]:
+    """Return how long each event waited for its commit, in ms: the first commit that included so many changes.
 
     sent: the moment before each event was written; each changes the state by one generation. Raises KernelError for
-    an event that no commit brought.
+    an event without commit.
     """
-    found, commits = [], iter(heeded.commits)
+    found, commits = [], iter(recorded.commits)
     commit = next(commits, None)
     for number, moment in enumerate(sent, 1):
-        while commit is not None and commit[1] < heeded.began + number:
+        while commit is not None and commit[1] < recorded.began + number:
             commit = next(commits, None)
         if commit is None:
             raise KernelError(f"{len(sent) - number + 1} of {len(sent)} events were never committed")
@@ -102,43 +102,43 @@ def waits(sent: Sequence[float], heeded: Heeded) -> list[float]:
     return found
 
 
-class Talk:
-    """A process that answers lines with lines; a context manager that ends it."""
+class ChildProcess:
+    """A child process that answers lines with lines; a context manager that ends it."""
 
-    def __init__(self, fabric: NetnsTopology, module: str, *arguments: str) -> None:
-        """Start a module of ours in the node's network namespace."""
+    def __init__(self, topology: NetnsTopology, module: str, *arguments: str) -> None:
+        """Start a module of benchmarks in the node's network namespace."""
         command = [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            fabric.command(fabric.node_namespace(NODE), command),
+            topology.command(topology.node_namespace(NODE), command),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
-    def hear(self, kind: type[_Answer]) -> _Answer:
-        """Wait for its next line. Raises KernelError where it ended instead; its own words are on our stderr."""
+    def receive(self, kind: type[_Answer]) -> _Answer:
+        """Wait for its next line. Raises KernelError where it ended instead; its stderr is ours."""
         line = self._process.stdout.readline() if self._process.stdout else b""
         if not line:
             raise KernelError(f"{self._process.args!r} ended with {self._process.wait()}")
         return msgspec.json.decode(line, type=kind)
 
-    def say(self, wish: str, **details: Any) -> None:  # noqa: ANN401 - JSON
-        """Ask for something."""
+    def send(self, command: str, **details: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a command."""
         if self._process.stdin:
-            self._process.stdin.write(msgspec.json.encode({"do": wish, **details}) + b"\n")
+            self._process.stdin.write(msgspec.json.encode({"do": command, **details}) + b"\n")
             self._process.stdin.flush()
 
-    def ask(self, kind: type[_Answer], wish: str, **details: Any) -> _Answer:  # noqa: ANN401 - JSON
-        """Ask for something, and wait until it is done."""
-        self.say(wish, **details)
-        return self.hear(kind)
+    def request(self, kind: type[_Answer], command: str, **details: Any) -> _Answer:  # noqa: ANN401 - JSON
+        """Send a command, and wait for its result."""
+        self.send(command, **details)
+        return self.receive(kind)
 
     def __enter__(self) -> Self:
-        """Talk."""
+        """Return the running process."""
         return self
 
     def __exit__(self, *_failure: object) -> None:
-        """End it: without a line more, it ends by itself."""
+        """End it, by closing its standard input."""
         if self._process.stdin:
             self._process.stdin.close()
         try:
@@ -150,227 +150,233 @@ class Talk:
             self._process.stdout.close()
 
 
-class Scene:
-    """One API server on paper, and what is started beside it."""
+class ServerRun:
+    """One run with a synthetic API server, and the processes beside it."""
 
-    def __init__(self, fabric: NetnsTopology, run: Run, sizes: Sizes) -> None:
-        """Keep them."""
-        self.fabric = fabric
+    def __init__(self, topology: NetnsTopology, run: Run, sizes: Sizes) -> None:
+        """Keep the parameters."""
+        self.topology = topology
         self.run = run
         self.sizes = sizes
         self.pods = f"{sizes.pods:,} Pods"
         self.largest = sizes.pods == FULL_SIZE
 
     @contextmanager
-    def server(self, *flags: str) -> Iterator[tuple[Talk, int]]:
-        """Serve; give the server and its port."""
-        with Talk(
-            self.fabric, "benchmarks.harness.synthetic_apiserver", str(self.sizes.pods), str(self.run.seed), *flags
-        ) as talk:
-            yield talk, talk.hear(Serving).port
+    def server(self, *flags: str) -> Iterator[tuple[ChildProcess, int]]:
+        """Start a server; yield its process and port."""
+        with ChildProcess(
+            self.topology, "benchmarks.harness.synthetic_apiserver", str(self.sizes.pods), str(self.run.seed), *flags
+        ) as child:
+            yield child, child.receive(Serving).port
 
-    def parts(self, port: int) -> Talk:
+    def parts(self, port: int) -> ChildProcess:
         """Start the agent's parts."""
-        return Talk(self.fabric, "benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}")
+        return ChildProcess(self.topology, "benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}")
 
     def limits(self, figure: Any, limit: float) -> tuple[Target, ...]:  # noqa: ANN401 - a Figure
-        """Ask for it in the largest size: the smaller one's figures are for a look."""
+        """Return the target at the largest size: the smaller one's figures have none."""
         return (at_most(figure, limit),) if self.largest else ()
 
 
-@bench("apiserver", "the cluster as source: cold start, memory, events and relists through an API server")
+@bench("apiserver", "the API server as source: cold start, memory, events and relists")
 def apiserver(run: Run) -> Iterator[Row]:
     """Measure the agent's parts, by streaming lists and by pages, and the whole agent."""
     sizes = QUICK if run.quick else FULL
     for part in (_streamed, _paged, _agent):
         # A network namespace for each: a start is cold where there is no table yet.
-        with NetnsTopology([_NODE], tag="api") as fabric:
-            yield from part(Scene(fabric, run, sizes))
+        with NetnsTopology([_NODE], tag="api") as topology:
+            yield from part(ServerRun(topology, run, sizes))
 
 
-def _streamed(scene: Scene) -> Iterator[Row]:
-    scene.run.progress("cold start by streaming lists")
-    with scene.server() as (server, port), scene.parts(port) as parts:
-        before = server.ask(Done, "usage").total_cpu_seconds
-        start = parts.hear(Start)
-        served = server.ask(Done, "usage").total_cpu_seconds - before
-        yield from _started(scene, start, _plain(scene, port), f"streamed; the server used {served:.1f} s of CPU")
-        scene.run.progress("events, one by one")
-        yield _latency(scene, server, parts)
-        scene.run.progress("a relist")
-        yield from _relisted(scene, server, parts)
+def _streamed(server_run: ServerRun) -> Iterator[Row]:
+    server_run.run.progress("cold start by streaming lists")
+    with server_run.server() as (server, port), server_run.parts(port) as parts:
+        before = server.request(Done, "usage").total_cpu_seconds
+        start = parts.receive(Start)
+        served = server.request(Done, "usage").total_cpu_seconds - before
+        yield from _start_rows(
+            server_run, start, _plain_decode(server_run, port), f"streamed; the server used {served:.1f} s of CPU"
+        )
+        server_run.run.progress("events, one by one")
+        yield _latency(server_run, server, parts)
+        server_run.run.progress("a relist")
+        yield from _relist_rows(server_run, server, parts)
 
 
-def _paged(scene: Scene) -> Iterator[Row]:
-    scene.run.progress("cold start by pages")
-    with scene.server("--pages") as (_server, port), scene.parts(port) as parts:
-        yield from _started(scene, parts.hear(Start), _plain(scene, port), "pages of 5,000", "by pages, ")
+def _paged(server_run: ServerRun) -> Iterator[Row]:
+    server_run.run.progress("cold start by pages")
+    with server_run.server("--pages") as (_server, port), server_run.parts(port) as parts:
+        yield from _start_rows(
+            server_run, parts.receive(Start), _plain_decode(server_run, port), "pages of 5,000", "by pages, "
+        )
 
 
-def _plain(scene: Scene, port: int) -> Plain:
-    with Talk(scene.fabric, "benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}", "--plain") as talk:
-        return talk.hear(Plain)
+def _plain_decode(server_run: ServerRun, port: int) -> PlainDecode:
+    with ChildProcess(
+        server_run.topology, "benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}", "--plain"
+    ) as child:
+        return child.receive(PlainDecode)
 
 
-def _started(scene: Scene, start: Start, plain: Plain, note: str, way: str = "") -> Iterator[Row]:
+def _start_rows(server_run: ServerRun, start: Start, plain: PlainDecode, note: str, way: str = "") -> Iterator[Row]:
     yield Row(
-        name=f"cold start, {way}{scene.pods}",
+        name=f"cold start, {way}{server_run.pods}",
         unit="s",
         values=[start.seconds],
         reference=[plain.seconds],
         reference_name="plain dict decoding",
         cpu_seconds=start.cpu_seconds,
         rss_mib=start.peak,
-        targets=(*scene.limits("max", 10), *scene.limits("rss_mib", 350)),
+        targets=(*server_run.limits("max", 10), *server_run.limits("rss_mib", 350)),
         note=f"first request to ruleset committed, {plain.mib:,.0f} MiB of Pods; {note}; memory is the peak",
     )
     yield Row(
-        name=f"memory afterwards, {way}{scene.pods}",
+        name=f"memory after the cold start, {way}{server_run.pods}",
         unit="MiB",
         values=[start.steady],
-        targets=scene.limits("max", 250),
-        note=f"{start.bare:.0f} MiB of it are the interpreter and its modules",
+        targets=server_run.limits("max", 250),
+        note=f"of these, {start.bare:.0f} MiB are the interpreter and its modules",
     )
 
 
-def _latency(scene: Scene, server: Talk, parts: Talk) -> Row:
-    """Let a Pod join or leave a peer set, a hundred times a second."""
-    parts.ask(Usage, "heed")
-    count = 100 * scene.sizes.seconds
-    sent = server.ask(Done, "events", mix="peers", count=count, rate=100).moments
-    parts.ask(Usage, "synced", version="", changes=count)
-    taken = waits(sent, parts.ask(Heeded, "heeded"))
+def _latency(server_run: ServerRun, server: ChildProcess, parts: ChildProcess) -> Row:
+    """Send events in which a Pod joins or leaves a peer set, a hundred a second."""
+    parts.request(Usage, "record")
+    count = 100 * server_run.sizes.seconds
+    sent = server.request(Done, "events", mix="peers", count=count, rate=100).moments
+    parts.request(Usage, "synced", version="", changes=count)
+    taken = commit_waits(sent, parts.request(RecordedCommits, "recorded"))
     return Row(
-        name=f"a Pod joins or leaves a peer set, {scene.pods}",
+        name=f"a Pod joins or leaves a peer set, {server_run.pods}",
         unit="ms",
         values=taken,
-        targets=(*scene.limits("p50", 1), *scene.limits("p99", 5)),
+        targets=(*server_run.limits("p50", 1), *server_run.limits("p99", 5)),
         note=f"written to the watch's socket to kernel commit; {count:,} events, 100 a second",
     )
 
 
-def _relisted(scene: Scene, server: Talk, parts: Talk) -> Iterator[Row]:
-    """Have every list expire: all is read again, and nothing is different."""
-    parts.ask(Usage, "heed")
+def _relist_rows(server_run: ServerRun, server: ChildProcess, parts: ChildProcess) -> Iterator[Row]:
+    """Let every list expire: everything is read again, unchanged."""
+    parts.request(Usage, "record")
     began = time.perf_counter()
-    version = server.ask(Done, "expire").version
-    parts.ask(Usage, "synced", version=version, changes=0)
-    heeded = parts.ask(Heeded, "heeded")
+    version = server.request(Done, "expire").version
+    parts.request(Usage, "synced", version=version, changes=0)
+    recorded = parts.request(RecordedCommits, "recorded")
     yield Row(
-        name=f"relist of everything, {scene.pods}",
+        name=f"relist of everything, {server_run.pods}",
         unit="s",
-        values=[heeded.took_at - began],
-        rss_mib=heeded.peak,
-        targets=scene.limits("rss_mib", 350),
+        values=[recorded.applied_at - began],
+        rss_mib=recorded.peak,
+        targets=server_run.limits("rss_mib", 350),
         note="410 on every watch, nothing else changed; memory is the peak",
     )
     yield Row(
-        name=f"transactions in it, {scene.pods}",
+        name=f"transactions of the relist, {server_run.pods}",
         unit="",
-        values=[heeded.transactions],
+        values=[recorded.transactions],
         targets=(at_most("max", 0),),
     )
     yield Row(
-        name=f"longest turn of the event loop in it, {scene.pods}",
+        name=f"longest turn of the event loop during the relist, {server_run.pods}",
         unit="ms",
-        values=[heeded.longest_turn],
-        targets=scene.limits("max", 50),
+        values=[recorded.longest_turn],
+        targets=server_run.limits("max", 50),
     )
 
 
-def _agent(scene: Scene) -> Iterator[Row]:
-    """Start the whole agent; then let a cluster's events come at a rate, then as fast as it takes them."""
+def _agent(server_run: ServerRun) -> Iterator[Row]:
+    """Start the whole agent; send a cluster's events at a rate, then as fast as it reads them."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server, port = stack.enter_context(scene.server())
+        server, port = stack.enter_context(server_run.server())
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(_KUBECONFIG.format(port=port), "utf-8")
-        agent = LabAgent(scene.fabric, NODE, ("--kubeconfig", str(kubeconfig)), folder / "agent")
+        agent = LabAgent(server_run.topology, NODE, ("--kubeconfig", str(kubeconfig)), folder / "agent")
         stack.callback(agent.stop)
-        scene.run.progress("the whole agent")
+        server_run.run.progress("the whole agent")
         began = time.monotonic()
         agent.start({"NFAGENT_LOG_LEVEL": "warning"}, _START_SECONDS)
         took, pid = time.monotonic() - began, agent.process.pid
         yield Row(
-            name=f"the agent's start, {scene.pods}",
+            name=f"the agent's start, {server_run.pods}",
             unit="s",
             values=[took],
             rss_mib=peak_rss_mib(pid),
-            targets=scene.limits("rss_mib", 350),
+            targets=server_run.limits("rss_mib", 350),
             note="`nfagent run --kubeconfig` to READY, interpreter and imports included; memory is the peak",
         )
         settled = rss_mib(pid)
-        scene.run.progress("100 events a second")
-        server.ask(Done, "events", mix="cluster", count=2 * EVENTS_A_ROLLOUT, rate=100)
+        server_run.run.progress("100 events a second")
+        server.request(Done, "events", mix="cluster", count=2 * EVENTS_A_ROLLOUT, rate=100)
         with metered(pid) as usage:
-            server.ask(Done, "events", mix="cluster", count=100 * scene.sizes.seconds, rate=100)
+            server.request(Done, "events", mix="cluster", count=100 * server_run.sizes.seconds, rate=100)
         yield Row(
-            name=f"the agent at 100 Pod events a second, {scene.pods}",
+            name=f"the agent at 100 Pod events a second, {server_run.pods}",
             unit="% of a core",
             values=[usage.cores * 100],
             targets=(at_most("max", 10),),
             note=f"half are lives of Pods, half status changes, over {usage.seconds:.0f} s",
         )
-        scene.run.progress("a change by somebody else")
+        server_run.run.progress("a change by another program")
         yield Row(
-            name=f"somebody changes the table, {scene.pods}",
+            name=f"drift repair after another program's change, {server_run.pods}",
             unit="s",
             values=[_drift(agent) for _ in range(3)],
-            note="until the agent has compared the whole table and put it right; one after the other",
+            note="until the agent has compared the whole table and repaired it; one after the other",
         )
-        scene.run.progress("at rest")
+        server_run.run.progress("idle")
         with metered(pid) as usage:
-            time.sleep(scene.sizes.rest)
+            time.sleep(server_run.sizes.rest)
         yield Row(
-            name=f"the agent's memory after that, {scene.pods}",
+            name=f"the agent's memory after these events, {server_run.pods}",
             unit="MiB",
             values=[rss_mib(pid)],
-            targets=scene.limits("max", 250),
+            targets=server_run.limits("max", 250),
             note=f"{settled:.1f} MiB just after its start; the peak so far was {peak_rss_mib(pid):.1f} MiB",
         )
         yield Row(
-            name=f"the agent's CPU at rest, {scene.pods}",
+            name=f"the idle agent's CPU, {server_run.pods}",
             unit="% of a core",
             values=[usage.cores * 100],
             note=f"over {usage.seconds:.0f} s",
         )
-        yield from _flooded(scene, server, pid)
+        yield from _event_rate(server_run, server, pid)
 
 
 def _drift(agent: LabAgent) -> float:
-    """Change the table behind an agent's back; give the seconds until it is as it was."""
-    agent.nft("add", "counter", "inet", "nfagent", "somebody")
+    """Change the table as another program would; return the seconds until the agent has repaired it."""
+    agent.nft("add", "counter", "inet", "nfagent", "foreign")
     began = time.monotonic()
-    while "somebody" in agent.nft("list", "counters", "table", "inet", "nfagent"):
+    while "foreign" in agent.nft("list", "counters", "table", "inet", "nfagent"):
         if time.monotonic() > began + _DRIFT_SECONDS:
-            raise KernelError(f"a change by somebody else was not put right: {agent.said[-2000:]}")
+            raise KernelError(f"the change of another program was not repaired: {agent.said[-2000:]}")
         time.sleep(_POLL_SECONDS)
     return time.monotonic() - began
 
 
-def _flooded(scene: Scene, server: Talk, pid: int) -> Iterator[Row]:
-    """Hand over events as fast as they are taken, and look at memory now and then."""
+def _event_rate(server_run: ServerRun, server: ChildProcess, pid: int) -> Iterator[Row]:
+    """Send events as fast as they are read, and sample memory."""
     points, seconds = [(0.0, rss_mib(pid))], 0.0
     with metered(pid) as usage:
-        for number in range(1, scene.sizes.blocks + 1):
-            scene.run.progress(f"{number * scene.sizes.block:,} events")
-            seconds += server.ask(Done, "events", mix="cluster", count=scene.sizes.block, rate=0).seconds
-            points.append((number * scene.sizes.block, rss_mib(pid)))
-    count = scene.sizes.blocks * scene.sizes.block
+        for number in range(1, server_run.sizes.blocks + 1):
+            server_run.run.progress(f"{number * server_run.sizes.block:,} events")
+            seconds += server.request(Done, "events", mix="cluster", count=server_run.sizes.block, rate=0).seconds
+            points.append((number * server_run.sizes.block, rss_mib(pid)))
+    count = server_run.sizes.blocks * server_run.sizes.block
     yield Row(
-        name=f"the agent's events a second, {scene.pods}",
+        name=f"the agent's events a second, {server_run.pods}",
         unit="1/s",
         values=[count / seconds],
         better="higher",
         cpu_seconds=usage.cpu_seconds,
         rss_mib=peak_rss_mib(pid),
-        note=f"{count:,} events as fast as they are taken",
+        note=f"{count:,} events as fast as they are read",
     )
-    # In the first half, each of Python's large dicts (Pods, addresses) takes its next size, once: a step of 5 to 7 MiB.
-    half = points[scene.sizes.blocks // 2 + 1 :]
-    line = slope(half)
+    # In the first half, each of Python's large dicts (Pods, addresses) grows once: a step of 5 to 7 MiB.
+    half = points[server_run.sizes.blocks // 2 + 1 :]
+    line = linear_fit(half)
     yield Row(
-        name=f"growth of the agent's memory in it, {scene.pods}",
+        name=f"growth of the agent's memory per event, {server_run.pods}",
         unit="bytes/event",
         values=[line.slope * 1024 * 1024],
         note=f"+- {line.error * 1024 * 1024:.2g} (standard error); "

@@ -1,17 +1,16 @@
-"""The agent's parts, following an API server, in a process of their own: what they use is theirs alone.
+"""The agent's parts with an API server as source, in a process of their own, so that usage is theirs only.
 
-    python -m benchmarks.suites.apiserver_child URL [--plain]    starts, writes a Start, then answers each line that it
-    reads;
-                                                          or reads Pods into plain dicts, and writes a Plain
+    python -m benchmarks.suites.apiserver_child URL            starts, prints Start, then answers each line it reads
+    python -m benchmarks.suites.apiserver_child URL --plain    reads Pods into plain dicts, and prints PlainDecode
 
-    {"do": "usage"}    a Usage: CPU seconds, memory, transactions
-    {"do": "heed"}     from now on commits are noted, the event loop's turns timed, and the peak of memory is a new one
-    {"do": "heeded"}   a Heeded: what came of it
+    {"do": "usage"}    Usage: CPU seconds, memory, transactions
+    {"do": "record"}   records commits from now on, times the event loop's turns, and resets the peak of memory
+    {"do": "recorded"} RecordedCommits: the result
     {"do": "synced", "version": "", "changes": 0}
-                       waits until every kind is watched, after a list of that version ('' for any), and as many changes
-                       since `heed` are committed; then a Usage
+                       waits until every kind is watched, after a list of that version ('' for any), and as many
+                       changes since `record` are committed; then Usage
 
-It is wired as `agent` does it, but for the verdict log and the socket that answers questions.
+The parts are connected as in `agent`, without the verdict log and the introspection socket.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ _OK = 200
 class Start(msgspec.Struct, kw_only=True):
     """A cold start: from the first request to the first commit. Seconds, CPU seconds, MiB.
 
-    bare:   memory before anything was asked
+    bare:   memory before the first request
     synced: seconds until everything was read
-    peak:   the most that was resident until memory was settled
+    peak:   peak of resident memory until memory was settled
     """
 
     bare: float
@@ -73,8 +72,8 @@ class Start(msgspec.Struct, kw_only=True):
     policies: int
 
 
-class Plain(msgspec.Struct, kw_only=True):
-    """What a client does at least: it reads every Pod's bytes, and makes plain dicts of them."""
+class PlainDecode(msgspec.Struct, kw_only=True):
+    """The minimum work of a client: read every Pod's bytes, and decode them to plain dicts."""
 
     seconds: float
     cpu_seconds: float
@@ -82,7 +81,7 @@ class Plain(msgspec.Struct, kw_only=True):
 
 
 class Usage(msgspec.Struct, kw_only=True):
-    """What this process has used since it began, and what it holds."""
+    """CPU time since the start, and memory, of this process."""
 
     cpu_seconds: float
     rss: float
@@ -90,14 +89,14 @@ class Usage(msgspec.Struct, kw_only=True):
     transactions: int
 
 
-class Heeded(msgspec.Struct, kw_only=True):
-    """What happened since `heed`.
+class RecordedCommits(msgspec.Struct, kw_only=True):
+    """Results since `record`.
 
-    commits:      monotonic seconds of each commit, and the generation of the state that it brought at least
-    began:        the generation at `heed`
+    commits:      monotonic seconds of each commit, and the generation of the state that it included at least
+    began:        the generation at `record`
     longest_turn: of the event loop, in ms
     peak:         MiB
-    took_at:      monotonic seconds of the last change that was taken in
+    applied_at:   monotonic seconds of the last change that was applied
     """
 
     commits: list[tuple[float, int]]
@@ -105,14 +104,14 @@ class Heeded(msgspec.Struct, kw_only=True):
     longest_turn: float
     peak: float
     transactions: int
-    took_at: float
+    applied_at: float
 
 
-class Noting:
-    """A kernel that notes when what was committed. Satisfies reconcile.Kernel."""
+class RecordingClient:
+    """An nft client that records when each generation was committed; satisfies the reconciler's Protocol."""
 
     def __init__(self, kernel: NftClient, desired: DesiredState) -> None:
-        """Stand before the kernel."""
+        """Wrap the client."""
         self._kernel = kernel
         self._desired = desired
         self._applied = False
@@ -120,26 +119,26 @@ class Noting:
         self.notes = False
 
     async def read(self) -> Ruleset:
-        """Give what the kernel holds."""
+        """Return the kernel's ruleset."""
         return await self._kernel.read()
 
     async def difference(self, wanted: Ruleset) -> Transaction:
-        """Give what would make the kernel equal."""
+        """Return the transaction that makes the kernel's ruleset equal."""
         return await self._kernel.difference(wanted)
 
     async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
-        """Name what is listed otherwise than it was written."""
+        """Return what the kernel lists differently from what was written."""
         return await self._kernel.listed_otherwise(wanted, repair)
 
     async def apply(self, transaction: Transaction) -> None:
-        """Commit. Nothing came between the transaction's taking and this call."""
+        """Commit. No change came between computing the transaction and this call."""
         generation = self._desired.generation
         await self._kernel.apply(transaction)
         self._applied = True
         self._note(generation)
 
     def agreed(self) -> None:
-        """Take in the end of a round: where nothing was applied, what came was no change, or has gone again."""
+        """Record the end of a round; without a transaction, changes had no effect, or cancelled out."""
         if not self._applied:
             self._note(self._desired.generation)
         self._applied = False
@@ -149,65 +148,65 @@ class Noting:
             self.commits.append((time.perf_counter(), generation))
 
 
-class Parts:
-    """The agent's parts. Satisfies kube.informers.Taker."""
+class AgentParts:
+    """The agent's parts; satisfies the informers' EventSink."""
 
     def __init__(self, url: str) -> None:
-        """Put them together, for the API server at that URL."""
+        """Connect them, for the API server at that URL."""
         self._url = url
         self._clock = SystemClock()
         self.kernel = NftClient()
         self.desired = DesiredState(NODE)
-        self.noting = Noting(self.kernel, self.desired)
-        self.reconciler = Reconciler(self.noting, self._clock, self.desired, on_sync=self._agreed)
+        self.recording = RecordingClient(self.kernel, self.desired)
+        self.reconciler = Reconciler(self.recording, self._clock, self.desired, on_sync=self._agreed)
         self.revoker = ConntrackRevoker(
             self.desired, ConntrackClient(), self.kernel, self._clock, self.reconciler.wake, own=is_own
         )
         self._intake = EventApplier(self.desired, self._clock, self.reconciler.wake)
         self.source = Informers(ApiClient(self._find), self._clock, self, self.desired.held)
         self.settled = asyncio.Event()
-        self.gathered_at = 0.0
+        self.synced_at = 0.0
         self.committed_at = 0.0
-        self.took_at = 0.0
+        self.applied_at = 0.0
 
     async def _find(self) -> ClientConfig:
         return ClientConfig(server=self._url, origin="the benchmark")
 
     async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
-        """Take in what changed."""
+        """Apply changes."""
         await self._intake.take(changes)
-        self.took_at = time.perf_counter()
+        self.applied_at = time.perf_counter()
 
     def gathered(self) -> None:
-        """Everything was read once: from now on the kernel is told."""
-        self.gathered_at = time.perf_counter()
+        """Begin to commit: everything was read once."""
+        self.synced_at = time.perf_counter()
         self._intake.open()
 
     def _agreed(self) -> None:
         self.revoker.committed()
-        self.noting.agreed()
+        self.recording.agreed()
         if not self.committed_at:
             self.committed_at = time.perf_counter()
             settle_memory()
             self.settled.set()
 
     def follows(self, version: str) -> bool:
-        """Tell whether every kind that is served is watched, after a list of that version; '' for any."""
+        """Return whether every served kind is watched, after a list of that version; '' for any."""
         resources = self.source.status()["apiserver"]["resources"].values()
         served = [each for each in resources if each["phase"] != "missing"]
         return all(each["phase"] == "watching" and version in {"", each["version"]} for each in served)
 
     def is_committed(self, generation: int) -> bool:
-        """Tell whether the state has got so far, and the kernel with it."""
+        """Return whether the state has that generation, and the kernel is in sync."""
         calm = self.reconciler.status.in_sync and not self.desired.suspects
         return calm and self.desired.generation >= generation
 
 
-class Heed:
-    """What is noted while somebody asked for it."""
+class CommitRecorder:
+    """Records commits and turns between `record` and `recorded`."""
 
-    def __init__(self, parts: Parts) -> None:
-        """Note nothing yet."""
+    def __init__(self, parts: AgentParts) -> None:
+        """Record nothing yet."""
         self._parts = parts
         self._longest = 0.0
         self.began = 0
@@ -215,42 +214,42 @@ class Heed:
         self._timing: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Note from now on."""
-        self._parts.noting.commits.clear()
-        self._parts.noting.notes = True
+        """Start recording."""
+        self._parts.recording.commits.clear()
+        self._parts.recording.notes = True
         self.began = self._parts.desired.generation
         self._transactions = self._parts.reconciler.status.transactions
-        # proc_pid_clear_refs(5): the peak of resident memory begins anew.
+        # proc_pid_clear_refs(5): resets the peak of resident memory.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", "ascii")
         self._longest = 0.0
         self._timing = asyncio.create_task(self._time())
 
-    def end(self) -> Heeded:
-        """Give what was noted."""
+    def end(self) -> RecordedCommits:
+        """Stop recording; return the results."""
         if self._timing is not None:
             self._timing.cancel()
             self._timing = None
-        self._parts.noting.notes = False
-        return Heeded(
-            commits=list(self._parts.noting.commits),
+        self._parts.recording.notes = False
+        return RecordedCommits(
+            commits=list(self._parts.recording.commits),
             began=self.began,
             longest_turn=self._longest * 1e3,
             peak=peak_rss_mib(),
             transactions=self._parts.reconciler.status.transactions - self._transactions,
-            took_at=self._parts.took_at,
+            applied_at=self._parts.applied_at,
         )
 
     async def _time(self) -> None:
-        """Ask for a turn again and again; keep the longest wait for one, less the pause asked for."""
+        """Sleep briefly again and again; keep the longest delay."""
         while True:
             began = time.perf_counter()
             await asyncio.sleep(_SAMPLE)
             self._longest = max(self._longest, time.perf_counter() - began - _SAMPLE)
 
 
-async def _start(parts: Parts, tasks: asyncio.TaskGroup) -> Start:
-    """Start cold."""
+async def _start(parts: AgentParts, tasks: asyncio.TaskGroup) -> Start:
+    """Start cold, and return the figures."""
     gc.collect()
     bare = rss_mib()
     began, cpu = time.perf_counter(), time.process_time()
@@ -259,7 +258,7 @@ async def _start(parts: Parts, tasks: asyncio.TaskGroup) -> Start:
     await parts.settled.wait()
     return Start(
         bare=bare,
-        synced=parts.gathered_at - began,
+        synced=parts.synced_at - began,
         seconds=parts.committed_at - began,
         cpu_seconds=time.process_time() - cpu,
         peak=peak_rss_mib(),
@@ -269,15 +268,15 @@ async def _start(parts: Parts, tasks: asyncio.TaskGroup) -> Start:
     )
 
 
-async def _do(parts: Parts, heed: Heed, wish: dict[str, Any]) -> msgspec.Struct:
-    match wish["do"]:
-        case "heed":
-            heed.begin()
-        case "heeded":
-            return heed.end()
+async def _do(parts: AgentParts, record: CommitRecorder, command: dict[str, Any]) -> msgspec.Struct:
+    match command["do"]:
+        case "record":
+            record.begin()
+        case "recorded":
+            return record.end()
         case "synced":
-            wanted = heed.began + wish["changes"]
-            while not (parts.follows(wish["version"]) and parts.is_committed(wanted)):  # noqa: ASYNC110 - several parts change it, and none tells
+            wanted = record.began + command["changes"]
+            while not (parts.follows(command["version"]) and parts.is_committed(wanted)):  # noqa: ASYNC110 - several parts change it, and none tells
                 await asyncio.sleep(_POLL)
     return Usage(
         cpu_seconds=time.process_time(),
@@ -287,8 +286,8 @@ async def _do(parts: Parts, heed: Heed, wish: dict[str, Any]) -> msgspec.Struct:
     )
 
 
-async def _plain(url: str) -> Plain:
-    """Read Pods as the server gives them, streamed or in pages, and keep none."""
+async def _plain_decode(url: str) -> PlainDecode:
+    """Read Pods as the server sends them, streamed or in pages, and keep none."""
 
     async def find() -> ClientConfig:
         return ClientConfig(server=url, origin="the benchmark")
@@ -296,11 +295,13 @@ async def _plain(url: str) -> Plain:
     server, began, cpu = ApiClient(find), time.perf_counter(), time.process_time()
     size = await _streamed(server) or await _paged(server)
     await server.close()
-    return Plain(seconds=time.perf_counter() - began, cpu_seconds=time.process_time() - cpu, mib=size / 1024 / 1024)
+    return PlainDecode(
+        seconds=time.perf_counter() - began, cpu_seconds=time.process_time() - cpu, mib=size / 1024 / 1024
+    )
 
 
 async def _streamed(server: ApiClient) -> int:
-    """Read a streaming list up to its end; give its bytes, none where it isn't served."""
+    """Read a streaming list up to its end; return its bytes, 0 where it isn't served."""
     size, lines = 0, LineDecoder()
     async with server.stream(_PODS, {"watch": "1", "sendInitialEvents": "true"}, _SILENCE) as stream:
         if stream.status != _OK:
@@ -314,7 +315,7 @@ async def _streamed(server: ApiClient) -> int:
 
 
 async def _paged(server: ApiClient) -> int:
-    """Read a list page by page; give its bytes."""
+    """Read a list page by page; return its bytes."""
     size, query = 0, {"limit": str(PAGE_SIZE)}
     while True:
         async with server.stream(_PODS, query, _SILENCE) as stream:
@@ -328,15 +329,15 @@ async def _paged(server: ApiClient) -> int:
 
 async def _main(url: str) -> None:
     spare_collections()
-    parts = Parts(url)
+    parts = AgentParts(url)
     await parts.kernel.read()
     await parts.source.start()
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         _say(await _start(parts, tasks))
-        heed = Heed(parts)
+        record = CommitRecorder(parts)
         while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
-            _say(await _do(parts, heed, msgspec.json.decode(line)))
+            _say(await _do(parts, record, msgspec.json.decode(line)))
         raise SystemExit(0)
 
 
@@ -347,6 +348,6 @@ def _say(words: msgspec.Struct) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:] == ["--plain"]:
-        _say(asyncio.run(_plain(sys.argv[1])))
+        _say(asyncio.run(_plain_decode(sys.argv[1])))
     else:
         asyncio.run(_main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Objects that come once and go, in a cluster that stays small: each with names, labels and addresses of its own."""
+"""Memory after many objects were added and removed in a small cluster, each with unique names, labels and addresses."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nfagent.policy.evaluator import Flow
 from nfagent.system.gc_tuning import settle_memory, spare_collections
 
 CHANGES = 8
-"""Of a round: four objects that come, and go."""
+"""Changes per round: four objects are added, and removed."""
 _MORE_MIB = 8
 
 
-@bench("churn", "memory after objects that came once and went, in a cluster that stays small")
+@bench("churn", "memory after many objects were added and removed, in a cluster that stays small")
 def churned(run: Run) -> Iterator[Row]:
-    """Let 300,000 changes go by in a process of its own."""
+    """Make 300,000 changes in a process of its own."""
     rounds = 2_000 if run.quick else 37_500
     with multiprocessing.get_context("spawn").Pool(1) as processes:
         before, after = processes.apply(_resident, (rounds,))
     yield Row(
-        name=f"three Pods, after {rounds * CHANGES:,} changes: memory more than at the start",
+        name=f"memory growth after {rounds * CHANGES:,} changes, cluster of three Pods",
         unit="MiB",
         values=[after - before],
         targets=(at_most("max", _MORE_MIB),),
@@ -40,7 +40,7 @@ def churned(run: Run) -> Iterator[Row]:
 
 
 def _resident(rounds: int) -> tuple[float, float]:
-    """Give this process's memory in MiB before and after so many rounds."""
+    """Return this process's memory in MiB before and after so many rounds."""
     spare_collections()
     desired = DesiredState("a")
     for item in small_cluster("a"):
@@ -54,7 +54,7 @@ def _resident(rounds: int) -> tuple[float, float]:
 
 
 def small_cluster(node: str) -> Iterator[Item]:
-    """Give a cluster of three Pods, two of them on the node."""
+    """Yield a cluster of three Pods, two of them on the node."""
     yield Node(node, addresses=("192.0.2.1",))
     yield Namespace("shop", (("team", "shop"),))
     for number in range(3):
@@ -63,7 +63,7 @@ def small_cluster(node: str) -> Iterator[Item]:
 
 
 def round_of(number: int, node: str) -> tuple[Item, ...]:
-    """Give what comes in a round, and goes at its end: a Pod, a policy that means it, a Namespace, a Node."""
+    """Return the objects of a round: a Pod, a policy that selects it, a Namespace, a Node."""
     return (
         Node(
             f"node-{number}", (("rack", f"rack-{number}"),), addresses=(f"172.16.{number // 250 % 250}.{number % 250}",)
@@ -75,7 +75,7 @@ def round_of(number: int, node: str) -> tuple[Item, ...]:
 
 
 def churn(desired: DesiredState, rounds: range) -> None:
-    """Let objects come and go as the agent would take them; judge a connection of each Pod as a revocation does."""
+    """Add and remove objects as the agent does; check a connection of each Pod as a revocation does."""
     for number in rounds:
         items = round_of(number, desired.cluster.node)
         for item in items:
@@ -90,7 +90,7 @@ def churn(desired: DesiredState, rounds: range) -> None:
 
 
 def address_of(number: int) -> str:
-    """Give the address of a round's Pod."""
+    """Return the address of a round's Pod."""
     return f"10.{2 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}"
 
 

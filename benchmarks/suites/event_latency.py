@@ -1,7 +1,7 @@
-"""What an event costs: from the bytes of a watch event to the kernel's commit, at three sizes of the cluster.
+"""Cost of an event: from the bytes of a watch event to the kernel's commit, at three sizes of the cluster.
 
-Every size runs in a process of its own (`benchmarks.suites.event_latency_child`), in a network namespace of its own, so
-that memory is one cluster's alone. The references are measured there too, in the same run, on the same table.
+Every size runs in a process (`benchmarks.suites.event_latency_child`) and a network namespace of its own, so that
+memory is that of one cluster. The references are measured there too, in the same run, on the same table.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LARGEST = 150_000
 _SECONDS = 900.0
 
 
-@bench("engine", "events, storms, cold start and memory at growing sizes of the cluster")
-def engine(run: Run) -> Iterator[Row]:
+@bench("event-latency", "events, event storms, cold start and memory at growing sizes of the cluster")
+def event_latency(run: Run) -> Iterator[Row]:
     """Measure each size, then how the figures grow with it."""
     found: dict[int, Figures] = {}
     for size in QUICK_SIZES if run.quick else FULL_SIZES:
@@ -41,7 +41,7 @@ def engine(run: Run) -> Iterator[Row]:
 
 
 def _measure(size: int, run: Run) -> Figures:
-    """Run a child in a namespace of its own. Raises KernelError with its words where it fails."""
+    """Run a child in a namespace of its own. Raises KernelError with its message where it fails."""
     name = f"nfagent-bench-{uuid.uuid4().hex[:8]}"
     netns.make([name])
     try:
@@ -81,14 +81,14 @@ def _rows(size: int, figures: Figures) -> Iterator[Row]:
         note=f"{figures.sets} sets, {figures.elements:,} elements in the table; decoding included",
     )
     yield Row(
-        name=f"the same beside a full compile, {pods}",
+        name=f"the same, reference full compile, {pods}",
         unit="ms",
         values=figures.event,
         reference=figures.event_by_full_compile,
         reference_name="full compile",
     )
     yield Row(
-        name=f"its element in the kernel, {pods}",
+        name=f"commit of its element, {pods}",
         unit="ms",
         values=figures.commit,
         reference=figures.map_update or None,
@@ -112,27 +112,27 @@ def _rows(size: int, figures: Figures) -> Iterator[Row]:
         note="bytes through a pipe to ruleset committed; memory is the peak",
     )
     yield Row(
-        name=f"memory afterwards, {pods}",
+        name=f"memory after the cold start, {pods}",
         unit="MiB",
         values=[figures.steady_rss],
         targets=(at_most("max", 250),) if largest else (at_most("max", 100),),
-        note=f"{figures.bare_rss:.0f} MiB of it are the interpreter and its modules",
+        note=f"of these, {figures.bare_rss:.0f} MiB are the interpreter and its modules",
     )
     yield Row(
-        name=f"100 Pod events a second, {pods}",
+        name=f"CPU at 100 Pod events a second, {pods}",
         unit="% of a core",
         values=[figures.cpu_per_event * 100 * 100],
         targets=(at_most("max", 10),),
     )
     yield Row(
-        name=f"a storm of {figures.storm_events:,} events, {pods}",
+        name=f"wait for the commit in a storm of {figures.storm_events:,} events, {pods}",
         unit="ms",
         values=figures.storm_waits,
         targets=(at_most("max", 50),),
-        note=f"how long events waited for their commit; {figures.storm_transactions} transactions",
+        note=f"{figures.storm_transactions} transactions",
     )
     yield Row(
-        name=f"longest turn of the event loop in it, {pods}",
+        name=f"longest turn of the event loop in the storm, {pods}",
         unit="ms",
         values=[figures.longest_turn],
         targets=(at_most("max", 20),),
@@ -148,7 +148,7 @@ def _growth(run: Run, found: dict[int, Figures]) -> Iterator[Row]:
     for line in lines:
         growth = fit(line.points)
         yield Row(
-            name=f"growth of '{line.name}' from {min(found):,} to {max(found):,} Pods",
+            name=f"growth of the cost of '{line.name}' from {min(found):,} to {max(found):,} Pods",
             unit="times",
             values=[growth.ratio],
             targets=(at_most("max", 1.5),) if line.name == "event" else (),

@@ -1,8 +1,8 @@
-"""One size of the engine's benchmark, in a process and a network namespace of its own; figures go out as JSON.
+"""One size of the event-latency suite, in a process and a network namespace of its own; prints figures as JSON.
 
     python -m benchmarks.suites.event_latency_child PODS SEED QUICK
 
-Events come as the bytes that a watch would bring: decoding is part of what is measured.
+Events are the bytes of a watch: decoding is part of the measurement.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SAMPLE = 0.0005
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """What one size gives. Times in milliseconds, but for cold start and decoding (seconds); memory in MiB."""
+    """Figures of one size. Times in ms, cold start and decoding in seconds; memory in MiB."""
 
     event: list[float]
     event_by_libnftables: list[float]
@@ -68,32 +68,32 @@ class Figures(msgspec.Struct, kw_only=True):
 
 
 def decode(line: bytes) -> Item | None:
-    """Read one object's bytes."""
+    """Decode one object."""
     read = msgspec.json.decode(line)
     return DECODERS[read["apiVersion"], read["kind"]](read)
 
 
 def cold_start(lines: Iterable[bytes], desired: DesiredState, kernel: NftClient) -> None:
-    """Go from bytes to a committed ruleset."""
+    """Decode all objects, and commit their ruleset."""
     for line in lines:
         item = decode(line)
         if item is not None:
             desired.put(item)
-    wanted = desired.ruleset()
+    ruleset = desired.ruleset()
     desired.settle()
-    kernel.apply_now((*diff(kernel.read_now(), wanted), *desired.distrusted()))
+    kernel.apply_now((*diff(kernel.read_now(), ruleset), *desired.distrusted()))
 
 
-class Wire:
-    """An event as bytes: an object, or the name of one that is gone."""
+class EncodedEvent:
+    """An event as bytes: an object, or the reference of a deleted one."""
 
     def __init__(self, event: events.Event) -> None:
-        """Write it."""
+        """Encode it."""
         self.line = b"" if event.item is None else msgspec.json.encode(document(event.item))
         self.ref: ObjectRef = event.ref
 
     def take(self, desired: DesiredState) -> None:
-        """Read it and take it in."""
+        """Decode it and apply it to the desired state."""
         if not self.line:
             desired.remove(self.ref)
             return
@@ -102,11 +102,11 @@ class Wire:
             desired.put(item)
 
 
-class Bench:
-    """The loaded cluster, and what is measured on it."""
+class LoadedCluster:
+    """A cluster with a committed ruleset, and the measurements on it."""
 
     def __init__(self, cluster: Synthetic, desired: DesiredState, kernel: NftClient, *, quick: bool) -> None:
-        """Keep them."""
+        """Keep the parts."""
         self.cluster = cluster
         self.desired = desired
         self.kernel = kernel
@@ -114,39 +114,39 @@ class Bench:
         self.quick = quick
 
     def commit(self, transaction: Transaction) -> None:
-        """Commit as kernel.nft_client does."""
+        """Commit as the agent does: elements by netlink, all else by libnftables."""
         for phase in phases(transaction):
             if is_elements_only(phase):
                 self.socket.commit(phase)
             else:
                 self.kernel.apply_now(phase)
 
-    def absolve(self) -> None:
-        """Take everybody out of re-check, as the agent does once it has judged their connections."""
+    def clear_recheck(self) -> None:
+        """Clear the re-check sets, as the agent does after it has checked the connections."""
         self.desired.absolve(self.desired.suspects)
         self.commit(self.desired.take())
 
     def resync(self) -> None:
-        """Do the same to a kernel that may lack what was taken last: the storm ends in the middle of a round."""
+        """Do the same where the kernel may lack the last transaction: the storm ends in the middle of a round."""
         self.desired.absolve(self.desired.suspects)
-        wanted = self.desired.ruleset()
+        ruleset = self.desired.ruleset()
         self.desired.settle()
-        self.kernel.apply_now(diff(self.kernel.read_now(), wanted))
+        self.kernel.apply_now(diff(self.kernel.read_now(), ruleset))
 
     def timed(self, stream: Iterable[events.Event], commit: Callable[[Transaction], None]) -> list[float]:
-        """Take each event from its bytes to its commit."""
-        wires = [Wire(event) for event in stream]
+        """Return the ms of each event, from its bytes to its commit."""
+        encoded = [EncodedEvent(event) for event in stream]
         taken = []
-        for wire in wires:
+        for event in encoded:
             began = time.perf_counter()
-            wire.take(self.desired)
+            event.take(self.desired)
             commit(self.desired.take())
             taken.append((time.perf_counter() - began) * 1e3)
-            self.absolve()
+            self.clear_recheck()
         return taken
 
     def commits(self, stream: Iterable[events.Event]) -> list[float]:
-        """Time the commit alone."""
+        """Return the ms of each event's commit only."""
         taken = []
         for event in stream:
             event.apply(self.desired)
@@ -154,11 +154,11 @@ class Bench:
             began = time.perf_counter()
             self.commit(transaction)
             taken.append((time.perf_counter() - began) * 1e3)
-            self.absolve()
+            self.clear_recheck()
         return taken
 
     def full_compiles(self, stream: Iterable[events.Event]) -> list[float]:
-        """Do for each event what an agent without indexes does: compile everything anew, and compare."""
+        """Return the ms of each event without incremental indexes: compile everything again, and compare."""
         taken = []
         for event in stream:
             before = self.desired.ruleset()
@@ -171,7 +171,7 @@ class Bench:
         return taken
 
     async def storm(self) -> tuple[int, list[float], float]:
-        """Hand over a thousand events as fast as they come; give transactions, each event's wait, the longest turn."""
+        """Apply a thousand events as fast as possible; return transactions, each event's wait, the longest turn."""
         desired = self.desired
         committed: list[float] = []
         settled = asyncio.Event()
@@ -185,15 +185,15 @@ class Bench:
         task = asyncio.create_task(reconciler.run())
         await settled.wait()
         before = reconciler.status.transactions
-        wires = [Wire(event) for event in events.storm(self.cluster, _STORM)]
+        encoded = [EncodedEvent(event) for event in events.storm(self.cluster, _STORM)]
         watch = asyncio.create_task(_longest_turn())
         await asyncio.sleep(0)
         came = []
-        for wire in wires:
-            wire.take(desired)
+        for event in encoded:
+            event.take(desired)
             came.append(time.perf_counter())
             reconciler.wake()
-            # Ten events a turn: a watch's socket hands over several at a time.
+            # Ten events a turn: a watch's socket delivers several at a time.
             if len(came) % 10 == 0:
                 await asyncio.sleep(0)
         while committed[-1] < came[-1] or desired.touched:
@@ -213,7 +213,7 @@ def _wait(moment: float, committed: list[float]) -> float:
 
 
 async def _longest_turn() -> float:
-    """Ask for a turn again and again; give the longest wait for one, less the pause asked for, in ms."""
+    """Return the longest delay of a short sleep, in ms, when cancelled."""
     longest = 0.0
     try:
         while True:
@@ -224,8 +224,8 @@ async def _longest_turn() -> float:
         return longest * 1e3
 
 
-def _piped(path: Path) -> Iterator[bytes]:
-    """Give a file's lines as they come through a pipe from another process."""
+def _lines_by_pipe(path: Path) -> Iterator[bytes]:
+    """Yield a file's lines through a pipe from another process."""
     with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as source:  # noqa: S603, S607 - a pipe's far end
         if source.stdout is not None:
             yield from source.stdout
@@ -237,19 +237,19 @@ def _write(cluster: Synthetic, path: Path) -> None:
             lines.write(msgspec.json.encode(document(item)) + b"\n")
 
 
-def _loaded(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClient, dict[str, float]]:
-    """Start cold in this very process, which has done nothing else yet: memory is the engine's."""
+def _cold_start(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClient, dict[str, float]]:
+    """Start cold in this process, which has done nothing else before: its memory is the engine's only."""
     _in_child(lambda: _write(synthetic(SIZES[size], seed), path))
     kernel = NftClient()
     bare = rss_mib()
     began = time.perf_counter()
-    for line in _piped(path):
+    for line in _lines_by_pipe(path):
         msgspec.json.decode(line)
     decoding = time.perf_counter() - began
     desired = DesiredState("node-1")
     gc.collect()
     with metered() as usage:
-        cold_start(_piped(path), desired, kernel)
+        cold_start(_lines_by_pipe(path), desired, kernel)
     settle_memory()
     figures = {
         "bare_rss": bare,
@@ -263,12 +263,12 @@ def _loaded(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClient, 
 
 
 def _in_child(work: Callable[[], None]) -> None:
-    """Do something in a process of its own, so that its memory is not ours. Raises SystemExit where it fails."""
+    """Call a function in a child process, so that its memory isn't ours. Raises SystemExit where it fails."""
     child = os.fork()
     if child == 0:
         try:
             work()
-        except BaseException:  # noqa: BLE001 - whatever it was, the parent is told by the exit status
+        except BaseException:  # noqa: BLE001 - the exit status reports it to the parent
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
@@ -278,27 +278,29 @@ def _in_child(work: Callable[[], None]) -> None:
 
 
 def measure(size: int, seed: int, *, quick: bool) -> Figures:
-    """Measure one size."""
+    """Measure one size of the cluster."""
     with tempfile.TemporaryDirectory() as folder:
-        desired, kernel, loaded = _loaded(size, seed, Path(folder) / "objects.jsonl")
+        desired, kernel, loaded = _cold_start(size, seed, Path(folder) / "objects.jsonl")
     cluster = synthetic(SIZES[size], seed)
     gc.freeze()
-    bench = Bench(cluster, desired, kernel, quick=quick)
-    bench.absolve()
+    loaded_cluster = LoadedCluster(cluster, desired, kernel, quick=quick)
+    loaded_cluster.clear_recheck()
     rounds = 200 if quick else 1_000
     ruleset = desired.ruleset()
-    bench.timed(events.peer_churn(cluster, 50), bench.commit)
+    loaded_cluster.timed(events.peer_churn(cluster, 50), loaded_cluster.commit)
     with metered() as usage:
-        event = bench.timed(events.peer_churn(cluster, rounds), bench.commit)
-    transactions, waits, longest = asyncio.run(bench.storm())
-    bench.resync()
+        event = loaded_cluster.timed(events.peer_churn(cluster, rounds), loaded_cluster.commit)
+    transactions, waits, longest = asyncio.run(loaded_cluster.storm())
+    loaded_cluster.resync()
     return Figures(
         event=event,
-        event_by_libnftables=bench.timed(events.peer_churn(cluster, 100), kernel.apply_now),
-        event_by_full_compile=bench.full_compiles(events.peer_churn(cluster, 2 if quick or size > 20_000 else 6)),
-        commit=bench.commits(events.peer_churn(cluster, rounds)),
+        event_by_libnftables=loaded_cluster.timed(events.peer_churn(cluster, 100), kernel.apply_now),
+        event_by_full_compile=loaded_cluster.full_compiles(
+            events.peer_churn(cluster, 2 if quick or size > 20_000 else 6)
+        ),
+        commit=loaded_cluster.commits(events.peer_churn(cluster, rounds)),
         map_update=map_updates(rounds),
-        policy=bench.timed(itertools.islice(events.isolations(cluster, 100), 100), bench.commit),
+        policy=loaded_cluster.timed(itertools.islice(events.isolations(cluster, 100), 100), loaded_cluster.commit),
         isolated=SIZES[size].farm,
         sets=len(ruleset.sets),
         elements=sum(len(item.elements) for item in ruleset.sets.values()),
@@ -312,7 +314,7 @@ def measure(size: int, seed: int, *, quick: bool) -> Figures:
 
 
 def map_updates(rounds: int) -> list[float]:
-    """Time updates of an eBPF map, each one call from Python; none where this machine lacks what builds the path."""
+    """Return the ms of eBPF map updates, each one call from Python; [] where the machine can't build the program."""
     try:
         with EbpfUpdates() as updates:
             return updates.ms(rounds)

@@ -1,8 +1,8 @@
-"""Somebody who flushes the whole ruleset again and again: how much of a forbidden flow passes before it is put right.
+"""Share of forbidden packets that pass while another program flushes the whole ruleset again and again.
 
-In a lab of one node a Pod sends another one a packet a millisecond, which no policy allows, while `nft flush ruleset`
-runs in the node's namespace every so often. What arrives has passed. The flow is of one direction, so that no packet
-of it is ever taken for one of an established connection.
+In a lab of one node a Pod sends another one a packet each millisecond that no policy allows, while `nft flush ruleset`
+runs in the node's namespace at an interval. Packets that arrive have passed. The flow has one direction, so that none
+of its packets belongs to an established connection.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _INTERVAL = 0.001
 _PORT = 4711
 _AWAIT_SECONDS = 10.0
 LARGE = (200, 2_000)
-"""Policies, and Pods of another node that they name."""
+"""Number of policies, and of Pods on another node that they select."""
 
 
 class Flushed(msgspec.Struct, frozen=True):
-    """One measurement. sent, passed: packets of the forbidden flow; flushes: how many there were meanwhile."""
+    """A measurement. sent, passed: packets of the forbidden flow; flushes: their number meanwhile."""
 
     sent: int
     passed: int
@@ -47,18 +47,18 @@ class Flushed(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float:
-        """Percent that passed."""
+        """Percentage that passed."""
         return 100.0 * self.passed / self.sent
 
     @property
     def each(self) -> float:
-        """Packets, which are milliseconds, that passed for each flush."""
+        """Packets, which are milliseconds, that passed per flush."""
         return self.passed / max(1, self.flushes)
 
 
-@bench("flushes", "the ruleset flushed again and again: the share of forbidden packets that pass")
+@bench("flushes", "share of forbidden packets that pass while the ruleset is flushed again and again")
 def flushes(run: Run) -> Iterator[Row]:
-    """Flush every 0.2 s and every second, in a small cluster and, where it needn't be quick, in a larger one."""
+    """Flush every 0.2 s and every second, in a small cluster and, unless the run is quick, in a larger one."""
     seconds, rounds = (4.0, 1) if run.quick else (15.0, 3)
     for words, documents in (("9 Pods, 1 policy", ()), ("2,009 Pods, 201 policies", tuple(more(*LARGE)))):
         if run.quick and documents:
@@ -76,7 +76,7 @@ def flushes(run: Run) -> Iterator[Row]:
             )
             if pause is not None:
                 yield Row(
-                    name=f"open for each flush, {every}, {words}",
+                    name=f"time without rules per flush, {every}, {words}",
                     unit="ms",
                     values=[one.each for one in found],
                     note=f"{sum(one.flushes for one in found)} flushes",
@@ -84,26 +84,26 @@ def flushes(run: Run) -> Iterator[Row]:
 
 
 def measured(others: Sequence[Document], pause: float | None, seconds: float, rounds: int) -> list[Flushed]:
-    """Build a lab and measure in it some times. Raises MachineError, KernelError."""
+    """Build a lab and measure in it some times. Raises HostError, KernelError."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-flushes-")))
         manifests = folder / "manifests"
         manifests.mkdir()
         text = yaml.dump_all([*_objects(), *others], Dumper=KubectlDumper, sort_keys=False)
         (manifests / "cluster.yaml").write_text(text)
-        fabric = stack.enter_context(NetnsTopology(NODES, PODS, tag="flush"))
-        cluster = stack.enter_context(LabCluster(fabric, manifests, folder / "agents"))
+        topology = stack.enter_context(NetnsTopology(NODES, PODS, tag="flush"))
+        cluster = stack.enter_context(LabCluster(topology, manifests, folder / "agents"))
         cluster.calm()
-        return [_measure(fabric, cluster.agent("n1"), pause, seconds) for _ in range(rounds)]
+        return [_measure(topology, cluster.agent("n1"), pause, seconds) for _ in range(rounds)]
 
 
-def _measure(fabric: NetnsTopology, agent: LabAgent, pause: float | None, seconds: float) -> Flushed:
+def _measure(topology: NetnsTopology, agent: LabAgent, pause: float | None, seconds: float) -> Flushed:
     """Send for so many seconds, and flush meanwhile."""
     source, target = (next(pod for pod in PODS if pod.key == key) for key in (("y", "a"), ("x", "a")))
     stop = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        received = pool.submit(_receive, fabric.pod_namespace(*target.key), target.addresses[0], stop)
-        sending = pool.submit(_send, fabric.pod_namespace(*source.key), target.addresses[0], seconds)
+        received = pool.submit(_receive, topology.pod_namespace(*target.key), target.addresses[0], stop)
+        sending = pool.submit(_send, topology.pod_namespace(*source.key), target.addresses[0], seconds)
         flushed = 0
         end = time.monotonic() + seconds
         due = time.monotonic() + (pause or seconds)
@@ -168,7 +168,7 @@ def _objects() -> Iterator[Document]:
 
 
 def more(policies: int, pods: int) -> Iterator[Document]:
-    """Give Pods of another node, and policies of Pods of this one that name them."""
+    """Yield Pods of another node, and policies on local Pods that select them."""
     for number in range(pods):
         yield _pod("far", f"p{number}", "elsewhere", [f"10.99.{number // 250}.{number % 250 + 1}"], number % policies)
     for number in range(policies):

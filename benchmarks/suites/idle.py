@@ -1,6 +1,6 @@
-"""A running agent at rest: what it holds in memory, and what it costs while nothing happens.
+"""Memory and CPU of a running agent while nothing changes.
 
-The agent is the real process, fed from a folder of manifests, in a network namespace of its own.
+The agent is the real process with a folder of manifests as its source, in a network namespace of its own.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _A_FILE = 50
 SIZE = Size(pods=5_000, policies=1_000, local=100, farm=40)
 
 
-@bench("rest", "a running agent's memory, and its CPU while nothing happens")
-def rest(run: Run) -> Iterator[Row]:
-    """Start an agent on 5,000 Pods, and leave it alone."""
+@bench("idle", "a running agent's memory, and its CPU while nothing changes")
+def idle(run: Run) -> Iterator[Row]:
+    """Start an agent on 5,000 Pods, and leave it idle."""
     cluster = synthetic(SIZE, run.seed)
     node = NodePlan(NODE, ("192.0.2.1", "2001:db8:ffff::1"), ("10.0.1.0/24", "fd00:10:1::/64"))
-    with tempfile.TemporaryDirectory() as folder, NetnsTopology([node], tag="rest") as fabric:
+    with tempfile.TemporaryDirectory() as folder, NetnsTopology([node], tag="rest") as topology:
         manifests = Path(folder) / "manifests"
         manifests.mkdir()
         documents = [document(item) for item in cluster.items()]
         for number, start in enumerate(range(0, len(documents), _A_FILE)):
             listed = {"apiVersion": "v1", "kind": "List", "items": documents[start : start + _A_FILE]}
             (manifests / f"{number:04d}.json").write_bytes(msgspec.json.encode(listed))
-        agent = LabAgent(fabric, NODE, ("--manifests", str(manifests)), Path(folder) / "agent")
+        agent = LabAgent(topology, NODE, ("--manifests", str(manifests)), Path(folder) / "agent")
         try:
             began = time.monotonic()
             agent.start()
@@ -45,7 +45,7 @@ def rest(run: Run) -> Iterator[Row]:
             pid = agent.process.pid
             with metered(pid) as usage:
                 time.sleep(5.0 if run.quick else 20.0)
-            name = f"agent at rest, {SIZE.pods:,} Pods, {SIZE.policies:,} policies"
+            name = f"idle agent, {SIZE.pods:,} Pods, {SIZE.policies:,} policies"
             yield Row(
                 name=f"{name}: memory",
                 unit="MiB",

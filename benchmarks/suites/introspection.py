@@ -1,8 +1,8 @@
-"""What a question to the agent costs everybody else: the longest turn of its event loop while it answers.
+"""Longest turn of the agent's event loop while it answers a request: the delay that others see.
 
-The answers are the agent's own, over its unix socket, from a synthetic cluster; the kernel's table is a value. A turn
-is measured in CPU time of the thread, so that other work on the machine doesn't count; the reference is the same answer
-made and encoded in one piece.
+The agent's own server answers over its unix socket, from a synthetic cluster; the kernel's table is a value. A turn is
+measured in CPU time of the thread, so that other load of the machine doesn't count; the reference is the same answer
+computed and encoded without slices.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Ask = Callable[[aiohttp.ClientSession], Awaitable[int]]
 
 
 class MeteredLoop(asyncio.SelectorEventLoop):
-    """An event loop that knows the most CPU time that one of its turns took in its thread, in seconds."""
+    """An event loop that records the longest CPU time of its turns, in seconds."""
 
     longest = 0.0
 
@@ -56,9 +56,9 @@ class MeteredLoop(asyncio.SelectorEventLoop):
         self.longest = max(self.longest, time.thread_time() - began)
 
 
-@bench("questions", "the longest turn of the event loop while a question is answered")
-def questions(run: Run) -> Iterator[Row]:
-    """Ask every question of one agent."""
+@bench("introspection", "the longest turn of the event loop while a request is answered")
+def introspection(run: Run) -> Iterator[Row]:
+    """Send every request to one agent."""
     size = 15_000 if run.quick else 150_000
     cluster = synthetic(SIZES[size], run.seed)
     desired = DesiredState(cluster.node)
@@ -75,14 +75,14 @@ def questions(run: Run) -> Iterator[Row]:
             unit="ms",
             values=[took * 1e3],
             reference=[_in_one_piece(whole) * 1e3] if whole is not None else None,
-            reference_name="in one piece",
+            reference_name="without slices",
             targets=(at_most("max", _LONGEST_MS),),
             note=f"{count:,} bytes in {answered:.2f} s",
         )
 
 
 def _questions(cluster: Synthetic, desired: DesiredState) -> dict[str, tuple[Ask, Callable[[], object] | None]]:
-    """Give what is asked, each with what makes the same in one piece."""
+    """Return the requests, each with a function that computes the same answer without slices."""
     ruleset, index = desired.ruleset(), desired.index
     here, there = cluster.pods[-1].ref.path, f"{cluster.pods[200].ref.path}:8080/tcp"
     kernel = _got("/v1/dump/kernel", form="text")
@@ -135,7 +135,7 @@ def _got(path: str, **query: str) -> Ask:
 
 
 def _measured(desired: DesiredState, ask: Ask, held: Ruleset) -> tuple[float, float, int]:
-    """Ask over a socket; give the longest turn and the whole time in seconds, and the length of the answer."""
+    """Send a request over a socket; return the longest turn and the whole time in seconds, and the answer's length."""
     loop, turns = MeteredLoop(), TimeSlices()
     counted: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What one tenant's policies cost: many peers and ports in one policy, and many policies on one Pod, one by one."""
+"""Cost of one tenant's policies: many peers and ports in one policy, and many policies on one Pod, one by one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _labelled(value: str) -> Selector:
 
 
 def policy(name: str, peers: int, ports: int) -> NetworkPolicy:
-    """Give a policy on the Pod, of one rule with so many peers and ports; no two of the ports touch."""
+    """Return a policy on the Pod, of one rule with so many peers and ports; no two ports are adjacent."""
     rule = Rule(
         tuple(PodPeer(_labelled(f"{name}-{number}"), namespace="shop") for number in range(peers)),
         tuple(PolicyPort("tcp", 2 * number + 1, 2 * number + 1) for number in range(ports)),
@@ -41,7 +41,7 @@ def policy(name: str, peers: int, ports: int) -> NetworkPolicy:
 
 
 class _Node:
-    """A node with one Pod, what its ruleset must be, and the kernel that holds it."""
+    """A node with one Pod: its desired state, and the kernel's table."""
 
     def __init__(self) -> None:
         self.desired = DesiredState("a")
@@ -56,7 +56,7 @@ class _Node:
             self.kernel.apply_now(transaction)
 
     def cpu_ms(self, *changes: Callable[[], object]) -> float:
-        """Give the CPU time of changes and their commit."""
+        """Return the CPU time of changes and their commit."""
         gc.collect()
         began = time.thread_time()
         for change in changes:
@@ -79,9 +79,12 @@ def _namespace() -> Iterator[str]:
         netns.remove([name])
 
 
-@bench("large", "one policy of many peers and ports, and many policies on one Pod: to the kernel's commit, and memory")
+@bench(
+    "large-policies",
+    "one policy of many peers and ports, and many policies on one Pod: to the kernel's commit, and memory",
+)
 def large(run: Run) -> Iterator[Row]:
-    """Measure growing policies, each beside twice the work of one half as large: a ratio of 1 is linear."""
+    """Measure growing policies; the reference is twice the cost of half the size: a ratio of 1 is linear."""
     with _namespace() as name:
         yield from netns.inside(name, lambda: list(_measure(run)))
 
@@ -122,11 +125,10 @@ def _products(run: Run, node: _Node) -> Iterator[Row]:
         )
     give_back()
     yield Row(
-        name="memory after they are gone",
+        name="memory growth after these policies were deleted",
         unit="MiB",
         values=[rss_mib() - before],
         targets=(at_most("max", 20),),
-        note="more than before",
     )
 
 

@@ -1,6 +1,6 @@
-"""What one large file of manifests costs: until it is taken in, and the longest turn of the event loop meanwhile.
+"""Cost of one large manifest file: the time until it is applied, and the longest turn of the event loop meanwhile.
 
-A turn is measured in CPU time of the loop's thread, so that other work on the machine doesn't count.
+A turn is measured in CPU time of the loop's thread, so that other load of the machine doesn't count.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _LONGEST_MS = 20
 _NODES = 500
 
 
-class _Taker:
-    """Takes changes as the agent does."""
+class _Sink:
+    """Applies changes as the agent does."""
 
     def __init__(self) -> None:
         self.desired = DesiredState("node-0")
@@ -47,10 +47,10 @@ class _Taker:
 
 
 @bench(
-    "manifests", "one large file of manifests: until it is taken in, and the longest turn of the event loop meanwhile"
+    "manifests", "one large file of manifests: until it is applied, and the longest turn of the event loop meanwhile"
 )
 def manifests(run: Run) -> Iterator[Row]:
-    """Read a file of each form twice: its objects come, and then all of them change."""
+    """Read a file of each format twice: its objects are added, and then all of them change."""
     count = 5_000 if run.quick else 100_000
     spare_collections()
     for form, written in _FORMS.items():
@@ -61,10 +61,10 @@ def manifests(run: Run) -> Iterator[Row]:
             unit="ms",
             values=[turn * 1e3 for turn in turns],
             targets=(at_most("max", _LONGEST_MS),),
-            note=f"taken in within {seconds[0]:.1f} s, changed within {seconds[1]:.1f} s",
+            note=f"applied after {seconds[0]:.1f} s, its change after {seconds[1]:.1f} s",
         )
     yield Row(
-        name="the costliest ip-masq-agent configurations",
+        name="ip-masq-agent configurations that cost most",
         unit="ms",
         values=[_masquerade(text) * 1e3 for text in _CONFIGURATIONS.values()],
         targets=(at_most("max", _LONGEST_MS),),
@@ -73,13 +73,13 @@ def manifests(run: Run) -> Iterator[Row]:
 
 
 def _read(written: Callable[[int, str], str], count: int) -> tuple[list[float], list[float]]:
-    """Give the seconds until a file is taken in, and the longest turns: at the start and after a change."""
+    """Return the seconds until a file is applied, and the longest turns: at the start and after a change."""
     seconds, turns = [], []
     loop = MeteredLoop()
     with tempfile.TemporaryDirectory() as name, asyncio.Runner(loop_factory=lambda: loop) as runner:
         folder = Path(name, "manifests")
         folder.mkdir()
-        source = FolderSource(folder, _Taker(), CheckpointStore(Path(name, "state"), "node-0"))
+        source = FolderSource(folder, _Sink(), CheckpointStore(Path(name, "state"), "node-0"))
         for version, ask in (("1", source.start), ("2", source.reload)):
             (folder / "pods.yaml").write_text(written(count, version))
             loop.longest, began = 0.0, time.monotonic()

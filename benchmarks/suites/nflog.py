@@ -1,8 +1,8 @@
-"""What verdict records cost: from the bytes of NFLOG to an attributed record, and NFLOG itself under load.
+"""Cost of verdict records: from the bytes of NFLOG to an attributed record, and NFLOG itself under load.
 
-The first row feeds datagrams as the kernel writes them, of packets between the Pods of a synthetic cluster, to the
-decoder and the attribution. The second has real packets denied by a real ruleset, at a growing rate, and gives the
-highest at which every record came and none was waiting when the sender had ended.
+The first row feeds datagrams as the kernel encodes them, of packets between the Pods of a synthetic cluster, to the
+decoder and the attribution. The second has real packets denied by a real ruleset, at a growing rate, and reports the
+highest rate at which every record arrived and none was pending when the sender had ended.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _GRACE_SECONDS = 2.0
 
 
 class Logged(msgspec.Struct, frozen=True):
-    """One packet to be logged: between whom, and the rule's prefix."""
+    """A packet to be logged: its ends, and the rule's prefix."""
 
     source: str
     destination: str
@@ -58,9 +58,9 @@ class Logged(msgspec.Struct, frozen=True):
     prefix: str
 
 
-@bench("nflog", "verdict records: bytes to attributed record, and real NFLOG at its highest rate without loss")
+@bench("nflog", "verdict records: bytes to attributed record, and the highest rate of real NFLOG without loss")
 def nflog(run: Run) -> Iterator[Row]:
-    """Measure the code alone, and then with the kernel."""
+    """Measure the code by itself, and then with the kernel."""
     cluster = synthetic(SIZES[1_000], run.seed)
     desired = loaded(cluster)
     yield from _decoding(run, desired)
@@ -68,7 +68,7 @@ def nflog(run: Run) -> Iterator[Row]:
 
 
 def loaded(cluster: Synthetic) -> DesiredState:
-    """Take in a cluster, with all verdicts logged."""
+    """Return the desired state of a cluster, with all verdicts logged."""
     desired = DesiredState(cluster.node, log_group=_GROUP)
     for item in cluster.items():
         desired.put(item)
@@ -112,7 +112,7 @@ def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[Reco
 
 
 def _seconds(items: Iterator[object]) -> float:
-    """Take all that an iterator gives, and tell how long that took."""
+    """Consume an iterator; return how long it took."""
     began = time.perf_counter()
     for _item in items:
         pass
@@ -120,7 +120,7 @@ def _seconds(items: Iterator[object]) -> float:
 
 
 def logged_packets(desired: DesiredState, seed: int, count: int) -> Iterator[Logged]:
-    """Draw packets that this node's rules would log: to or from its isolated Pods, allowed by a policy or denied."""
+    """Yield random packets that this node's rules log: to or from its isolated Pods, allowed by a policy or denied."""
     rng = random.Random(seed)  # noqa: S311 - packets, not secrets
     ruleset = desired.ruleset()
     others: dict[bool, list[str]] = {False: [], True: []}
@@ -139,7 +139,7 @@ def logged_packets(desired: DesiredState, seed: int, count: int) -> Iterator[Log
 
 
 def _prefixes(ruleset: Ruleset, chain: str) -> tuple[list[str], list[str]]:
-    """Give the prefixes of what a class denies, and those of what it allows, its tiers included."""
+    """Return the prefixes of a policy set's denied packets, and of its allowed ones, its tiers included."""
     reached = {chain}
     while fresh := {target for name in reached for target in _targets(ruleset, name)} - reached:
         reached |= fresh
@@ -154,13 +154,13 @@ def _targets(ruleset: Ruleset, chain: str) -> set[str]:
 
 
 def datagrams(packets: Iterator[Logged]) -> list[bytes]:
-    """Write packets as the datagrams in which the kernel would send their records."""
+    """Encode packets as the datagrams in which the kernel sends their records."""
     messages = [_message(number, logged) for number, logged in enumerate(packets)]
     return [b"".join(messages[start : start + _A_DATAGRAM]) for start in range(0, len(messages), _A_DATAGRAM)]
 
 
 def _message(number: int, logged: Logged) -> bytes:
-    """Write a record as the kernel does (linux/netfilter/nfnetlink_log.h): its attributes, in its order."""
+    """Encode a record as the kernel does (linux/netfilter/nfnetlink_log.h): its attributes, in its order."""
     six = ":" in logged.source
     attributes = (
         codec.attribute(1, struct.pack("!HBx", 0x86DD if six else 0x0800, 2)),
@@ -176,7 +176,7 @@ def _message(number: int, logged: Logged) -> bytes:
 
 
 def _packet(number: int, logged: Logged, *, six: bool) -> bytes:
-    """Write a TCP SYN: the address header, and twenty bytes of TCP (RFC 791, 8200, 9293)."""
+    """Encode a TCP SYN: the IP header, and twenty bytes of TCP (RFC 791, 8200, 9293)."""
     upper = struct.pack("!HHIIBBHHH", 32_768 + number % 28_000, logged.port, number, 0, 5 << 4, 2, 64_240, 0, 0)
     family = socket.AF_INET6 if six else socket.AF_INET
     ends = socket.inet_pton(family, logged.source) + socket.inet_pton(family, logged.destination)
@@ -186,7 +186,7 @@ def _packet(number: int, logged: Logged, *, six: bool) -> bytes:
 
 
 def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
-    """Deny datagrams between two Pods, at a growing rate, and log every one."""
+    """Deny datagrams between two Pods, at a growing rate, and log all of them."""
     node = NodePlan(cluster.node, ("192.0.2.1",), ("10.244.1.0/24",))
     pods = [PodPlan("bench", name, node.name, (f"10.244.1.{host}",)) for host, name in enumerate(("a", "b"), 10)]
     desired = loaded(cluster)
@@ -196,10 +196,10 @@ def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
     desired.put(NetworkPolicy(namespace="bench", name="closed"))
     with ExitStack() as stack:
         traffic = stack.enter_context(Traffic())
-        fabric = stack.enter_context(NetnsTopology([node], pods, tag="benchlog"))
-        inside = fabric.node_namespace(node.name)
+        topology = stack.enter_context(NetnsTopology([node], pods, tag="benchlog"))
+        inside = topology.node_namespace(node.name)
         netns.inside(inside, functools.partial(load, desired.ruleset()))
-        client = stack.enter_context(traffic.client(fabric.pod_namespace("bench", "a"), pods[1].addresses[0]))
+        client = stack.enter_context(traffic.client(topology.pod_namespace("bench", "a"), pods[1].addresses[0]))
         attributor = Attributor(desired)
         read = functools.partial(_highest, run, inside, client)
         full, alone = [], []
@@ -211,10 +211,10 @@ def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
         unit="records/s",
         values=full,
         reference=alone,
-        reference_name="read and decoded alone",
+        reference_name="read and decoded only",
         targets=(at_least("p50", TARGET),),
         better="higher",
-        note=f"rates tried: {_RATES[0]:,} to {_RATES[-1]:,}; sender, kernel and reader share this machine's cores",
+        note=f"rates measured: {_RATES[0]:,} to {_RATES[-1]:,}; sender, kernel and reader share this machine's cores",
     )
 
 
@@ -230,7 +230,7 @@ def _write(attributor: Attributor, packet: LoggedPacket) -> None:
 
 
 def _highest(run: Run, inside: str, client: Client, words: str, on_packet: Callable[[LoggedPacket], None]) -> float:
-    """Raise the rate until a record is lost or comes late; give the highest before, 0 where the first is too much."""
+    """Raise the rate until a record is lost or late; return the highest before, 0 where the first is too high."""
     seconds = 0.3 if run.quick else 2.0
     best = 0.0
     for rate in _RATES:
@@ -250,7 +250,7 @@ def _run(trial: Callable[[], Coroutine[None, None, float | None]]) -> float | No
 async def _keeps_up(
     client: Client, rate: int, seconds: float, on_packet: Callable[[LoggedPacket], None]
 ) -> float | None:
-    """Send at a rate for so long; give the rate that it came to, None where a record was lost or late."""
+    """Send at a rate for so long; return the actual rate, None where a record was lost or late."""
     source, sent, came = NflogSource(_GROUP), asyncio.Event(), asyncio.Event()
 
     def on_packets(batch: list[LoggedPacket]) -> None:

@@ -1,9 +1,9 @@
-"""The API server killed under traffic: whether any verdict changes, and how soon the agents follow again.
+"""API server outages under traffic: wrong verdicts meanwhile, and the time until the agents follow again.
 
-In a lab of two nodes the server is killed and started again, some times. Meanwhile new connections are tried over and
-over, allowed ones and denied ones, and live ones speak: none may end otherwise than the policies say. As soon as the
-server calls itself ready, a policy is created: the time runs from there until every agent follows every kind, and until
-the policy is enforced on both nodes.
+In a lab of two nodes the server is killed and started again, several times. Meanwhile new connections are probed again
+and again, allowed ones and denied ones, and established ones carry traffic: no verdict may differ from the policies. As
+soon as the server is ready, a policy is created: the time runs from there until every agent follows every kind, and
+until the policy is enforced on both nodes.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ API = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
 _PAUSE = 0.01
 _PATIENCE = 60.0
 _INTERVAL = 0.005
-_AIM_SECONDS = 2.0
+_TARGET_SECONDS = 2.0
 _APART_SECONDS = 12.0
-"""Agents take more and more time for a server whose watches break off within ten seconds again and again."""
+"""Between outages: agents back off from a server whose watches break off within ten seconds again and again."""
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """One outage: what went wrong during it, and seconds from the server's readiness."""
+    """One outage: wrong verdicts, and seconds from the server's readiness."""
 
     wrong: list[str]
-    asked: int
+    probes: int
     lost: int
     sent: int
     followed: float
     enforced: float
 
 
-@bench("outage", "the API server killed under traffic: verdicts meanwhile, and how soon agents follow again")
+@bench("outage", "the API server killed under traffic: verdicts meanwhile, and the time until agents follow again")
 def outage(run: Run) -> Iterator[Row]:
-    """Have it away once for a while, and some more times shortly."""
+    """Make one long outage, and several short ones."""
     lengths = [3.0] if run.quick else [60.0, *[5.0] * 4]
     with Lab() as lab:
         found = []
@@ -69,10 +69,10 @@ def outage(run: Run) -> Iterator[Row]:
         values=[float(len(one.wrong)) for one in found],
         targets=(at_most("max", 0),),
         note="; ".join(dict.fromkeys(words for one in found for words in one.wrong))
-        or f"of {sum(one.asked for one in found):,} probes",
+        or f"of {sum(one.probes for one in found):,} probes",
     )
     yield Row(
-        name=f"packets of live connections lost, outages {words}",
+        name=f"lost packets of established connections, outages {words}",
         unit="packets",
         values=[float(one.lost) for one in found],
         targets=(at_most("max", 0),),
@@ -82,51 +82,53 @@ def outage(run: Run) -> Iterator[Row]:
         name="server ready to every kind followed again, on both nodes",
         unit="s",
         values=[one.followed for one in found],
-        targets=(at_most("max", _AIM_SECONDS),),
+        targets=(at_most("max", _TARGET_SECONDS),),
     )
     yield Row(
-        name="server ready to a policy created then enforced, on both nodes",
+        name="server ready to a new policy enforced, on both nodes",
         unit="s",
         values=[one.enforced for one in found],
-        targets=(at_most("max", _AIM_SECONDS),),
+        targets=(at_most("max", _TARGET_SECONDS),),
     )
 
 
 class Lab:
-    """Two nodes whose agents follow an API server; a context manager that is up inside and gone after."""
+    """Two nodes whose agents follow an API server; a context manager that removes them."""
 
     def __init__(self) -> None:
-        """Plan it."""
+        """Build nothing yet."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Build it. Raises MachineError, KernelError, ClusterError."""
+        """Build it. Raises HostError, KernelError, ClusterError."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-outage-")))
-            self._fabric = stack.enter_context(NetnsTopology(NODES, PODS, [API], tag="outage"))
+            self._topology = stack.enter_context(NetnsTopology(NODES, PODS, [API], tag="outage"))
             self._servers = stack.enter_context(Listeners())
             self._plane = stack.enter_context(
-                ControlPlane(folder / "plane", address=API.addresses[0], netns=self._fabric.outside_namespace(API.name))
+                ControlPlane(
+                    folder / "plane", address=API.addresses[0], netns=self._topology.outside_namespace(API.name)
+                )
             )
             client = stack.enter_context(self._plane.client())
             client.put_all([*_objects(), _policy("kept", "a", "b")])
             self._cluster = stack.enter_context(
-                ApiCluster(self._fabric, self._plane.kubeconfig(), client, folder / "agents")
+                ApiCluster(self._topology, self._plane.kubeconfig(), client, folder / "agents")
             )
-            self._servers.listen(pod_endpoints(self._fabric, [("tcp", 80), ("udp", 80)]))
+            self._servers.listen(pod_endpoints(self._topology, [("tcp", 80), ("udp", 80)]))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Remove it."""
+        """Remove everything."""
         self._stack.close()
 
     def outage(self, seconds: float) -> Outage:
         """Kill the server, and start it again after so many seconds."""
         late, agents = _policy("late", "c"), list(self._cluster.agents.values())
         threading.Event().wait(_APART_SECONDS)
-        with ContinuousProbe(self._servers, self._expected()) as vigil, TrafficStreams(_INTERVAL) as talks:
-            live = [talks.open(line) for line in self._lines()]
+        with ContinuousProbe(self._servers, self._expected()) as probe, TrafficStreams(_INTERVAL) as streams:
+            live = [streams.open(line) for line in self._lines()]
             self._plane.kill()
             threading.Event().wait(seconds)
             self._plane.start()
@@ -137,18 +139,18 @@ class Lab:
             while not all_follow(agents) and time.monotonic() - ready < _PATIENCE:
                 time.sleep(_PAUSE)
             followed = time.monotonic() - ready
-            vigil.wait_for(1)
-            talks.close(*live)
+            probe.wait_for(1)
+            streams.close(*live)
             self._cluster.delete(late)
             self._cluster.calm()
         return Outage(
-            vigil.wrong, vigil.asked, sum(map(_lost, live)), sum(talk.sent for talk in live), followed, enforced
+            probe.wrong, probe.asked, sum(map(_lost, live)), sum(stream.sent for stream in live), followed, enforced
         )
 
     def _expected(self) -> dict[Probe, bool]:
-        """Each node's Pods, called from both nodes, by who may and by who may not."""
+        """Return probes from both nodes to Pods of each node, by allowed and by denied callers."""
         return {
-            Probe(self._fabric.pod_namespace(*source), address, protocol, 80): source[1] == "b"
+            Probe(self._topology.pod_namespace(*source), address, protocol, 80): source[1] == "b"
             for pod in PODS
             if pod.name == "a"
             for address in pod.addresses
@@ -161,8 +163,8 @@ class Lab:
         for number, pod in enumerate(called):
             for family in FAMILIES:
                 yield StreamPlan(
-                    client=self._fabric.pod_namespace("z", "b"),
-                    server=self._fabric.pod_namespace(*pod.key),
+                    client=self._topology.pod_namespace("z", "b"),
+                    server=self._topology.pod_namespace(*pod.key),
                     address=next(one for one in pod.addresses if family_of(one) == family),
                     protocol="udp",
                     port=7000 + family,
@@ -170,8 +172,8 @@ class Lab:
                 )
 
 
-def _lost(talk: TrafficStream) -> int:
-    return len(set(range(1, talk.sent + 1)) - set(talk.numbers()))
+def _lost(stream: TrafficStream) -> int:
+    return len(set(range(1, stream.sent + 1)) - set(stream.numbers()))
 
 
 def _objects() -> list[Document]:
@@ -199,7 +201,7 @@ def _objects() -> list[Document]:
 
 
 def _policy(name: str, pod: str, friend: str = "", namespace: str = "x") -> Document:
-    """Write a policy that isolates the Pods of a name; a friend is who may call them."""
+    """Return a policy that isolates the Pods of a name; friend: the Pods that may connect to them."""
     peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": friend}}}
     return {
         "apiVersion": "networking.k8s.io/v1",

@@ -1,6 +1,6 @@
-"""Pods that lie in no Node's range: what an event, a plan and memory cost where there are none, and where all are so.
+"""Pods outside every Node's range: cost of an event, a full plan, and memory, where none or all are outside.
 
-Each case runs in a process of its own: memory is one cluster's alone.
+Each case runs in a process of its own: memory is that of one cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EVENTS = 500
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Milliseconds of CPU: events, a full plan and its longest step, a Node that goes; MiB for what is outside."""
+    """Milliseconds of CPU: events, a full plan and its longest step, a Node's deletion; MiB for Pods outside."""
 
     events: list[float]
     plan: float
@@ -40,7 +40,7 @@ class Figures(msgspec.Struct, frozen=True):
     memory: float
 
 
-@bench("outside", "Pods of other nodes outside every Node's range: an event, a full plan, memory")
+@bench("outside-pods", "Pods of other nodes outside every Node's range: an event, a full plan, memory")
 def outside(run: Run) -> Iterator[Row]:
     """Measure both cases at the largest size of the cluster."""
     size = 15_000 if run.quick else 150_000
@@ -69,7 +69,7 @@ def _rows(case: str, found: Figures) -> Iterator[Row]:
         note=f"{found.plan:.0f} ms of CPU in all; {found.memory:.0f} MiB more than before",
     )
     yield Row(
-        name=f"longest step after a Node went, {case}",
+        name=f"longest step after a Node's deletion, {case}",
         unit="ms",
         values=[found.node_longest],
         targets=turn,
@@ -100,7 +100,7 @@ def measure(cluster: Synthetic, case: Case) -> Figures:
 
 
 def _steps(desired: DesiredState) -> tuple[float, float]:
-    """Work off what is noted; give the CPU time of all steps, and of the longest, in ms."""
+    """Process all pending changes; return the CPU time of all steps, and of the longest, in ms."""
     moments = [time.thread_time()]
     moments += [time.thread_time() for _ in desired.prepare()]
     moments.append(time.thread_time())

@@ -1,11 +1,13 @@
-"""What a change of the rules costs packets: the same traffic through this checkout's agents, and through another's.
+"""Cost of a change of the rules for packets: the same traffic through this checkout's agents, and an earlier one's.
 
     git worktree add ../before v0.1.0
-    NFAGENT_BENCH_BEFORE=../before python -m benchmarks --only before
+    NFAGENT_BENCH_BEFORE=../before python -m benchmarks --only packets-before
 
-Each state has labs of its own, routed and with bridges, and real agents in them, so that rules which depend on the
-machine are there too. They are measured in turns, and compared round by round. A second lab of the earlier state shows
-what two equal labs differ by.
+Each checkout has labs of its own, routed and with bridges, and real agents in them, so that rules which depend on the
+machine are included. Labs are measured in turns, and compared round by round. A second lab of the earlier checkout
+shows by how much two equal labs differ. Only the agents' process is the earlier one: labs, manifests and traffic are
+of this checkout. So it can be any version that has `nfagent run --manifests --node`, the settings NFAGENT_RUNTIME_DIR,
+NFAGENT_LOG_DIR and NFAGENT_STATE_DIR, and in `dump state` the keys `files`, `reconcile.in_sync` and `revoke.suspects`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import yaml
 
 from benchmarks.data.documents import document
 from benchmarks.data.synthetic import Size, synthetic
-from benchmarks.harness.packet_labs import FAR, NEAR, Way, fabric_of, items
+from benchmarks.harness.packet_labs import FAR, NEAR, PacketLab, items, plan_topology
 from benchmarks.harness.traffic import Client, Traffic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least
@@ -31,8 +33,8 @@ from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment
 
 _CHECKOUT = "NFAGENT_BENCH_BEFORE"
-_BEFORE, _AGAIN, _NOW = "before", "before, again", "now"
-_STATES = (_BEFORE, _AGAIN, _NOW)
+_BEFORE, _BEFORE_SECOND_LAB, _NOW = "before", "before (second lab)", "now"
+_STATES = (_BEFORE, _BEFORE_SECOND_LAB, _NOW)
 _ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
 _SECONDS = 0.012
 _ROUNDS = {"stream": 400, "connections": 400}
@@ -41,43 +43,45 @@ _WORDS = {"stream": "TCP stream", "connections": "connections"}
 _UNITS = {"stream": "Gbit/CPU s", "connections": "1/CPU s"}
 
 
-@bench("before", f"TCP streams and short connections, beside an earlier state's rules: {_CHECKOUT}=its checkout")
-def before(run: Run) -> Iterator[Row]:
-    """Measure the states in turns, with routed Pods and then with bridges."""
+@bench("packets-before", f"TCP streams and short connections, beside an earlier version's rules: {_CHECKOUT}=CHECKOUT")
+def packets_before(run: Run) -> Iterator[Row]:
+    """Measure the checkouts in turns, with routed Pods and then with bridges."""
     checkout = Path(os.environ.get(_CHECKOUT, ""))
     if not (checkout / "nfagent" / "__main__.py").exists():
-        raise HostError(f"no earlier state to compare with: {_CHECKOUT}=FOLDER names a checkout of it")
+        raise HostError(f"no earlier version to compare with: set {_CHECKOUT}=FOLDER, a checkout of it")
     for attachment in _ATTACHMENTS:
         with ExitStack() as stack:
             traffic = stack.enter_context(Traffic())
             run.progress("labs")
-            ways = [_way(stack, number, attachment, checkout.resolve(), run.seed) for number in range(len(_STATES))]
+            packet_labs = [
+                _lab(stack, number, attachment, checkout.resolve(), run.seed) for number in range(len(_STATES))
+            ]
             for server in (NEAR, FAR):
-                clients = {way.name: way.client(stack, traffic, server) for way in ways}
+                clients = {lab.name: lab.client(stack, traffic, server) for lab in packet_labs}
                 yield from _rows(run, clients, f"{attachment}, {'one node' if server == NEAR else 'two nodes'}")
 
 
-def _way(stack: ExitStack, number: int, attachment: Attachment, checkout: Path, seed: int) -> Way:
-    """Build a lab with agents of one of the states, and return when they enforce."""
+def _lab(stack: ExitStack, number: int, attachment: Attachment, checkout: Path, seed: int) -> PacketLab:
+    """Build a lab with agents of one of the checkouts, and return when they enforce."""
     name = _STATES[number]
-    fabric = stack.enter_context(fabric_of(number, attachment))
+    topology = stack.enter_context(plan_topology(number, attachment))
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-bench-")))
-    _write(fabric, folder / "manifests", seed)
-    cluster = LabCluster(fabric, folder / "manifests", folder / "agents")
+    _write(topology, folder / "manifests", seed)
+    cluster = LabCluster(topology, folder / "manifests", folder / "agents")
     if name != _NOW:
         for agent in cluster.agents.values():
-            # Without PYTHONSAFEPATH the folder that this runs in would be looked at first.
+            # PYTHONSAFEPATH: else the current folder would precede PYTHONPATH.
             agent.environment |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
     stack.enter_context(cluster)
     cluster.settle()
     cluster.calm()
-    return Way(name, fabric)
+    return PacketLab(name, topology)
 
 
-def _write(fabric: NetnsTopology, folder: Path, seed: int) -> None:
-    """Write the manifests: a cluster of ten policies, and what judges the lab's Pods."""
+def _write(topology: NetnsTopology, folder: Path, seed: int) -> None:
+    """Write the manifests: a cluster of ten policies, and those about the lab's Pods."""
     folder.mkdir()
-    documents = [document(item) for item in items(synthetic(Size(100, 4, 20, 0), seed), fabric)]
+    documents = [document(item) for item in items(synthetic(Size(100, 4, 20, 0), seed), topology)]
     (folder / "cluster.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper), encoding="utf-8")
 
 
@@ -93,7 +97,7 @@ def _rows(run: Run, clients: dict[str, Client], where: str) -> Iterator[Row]:
                 # The first round warms up.
                 if turn:
                     values[state].append(value)
-        for state in (_AGAIN, _NOW):
+        for state in (_BEFORE_SECOND_LAB, _NOW):
             yield Row(
                 name=f"{_WORDS[kind]}, {where}: {state}",
                 unit=_UNITS[kind],

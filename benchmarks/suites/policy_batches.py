@@ -1,4 +1,4 @@
-"""What policies cost that come together: all of them on one Pod, in one file, the last of which allows something."""
+"""Cost of policies that come together: all on one Pod, in one file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _labelled(value: str) -> Selector:
 
 
 def one_file(count: int) -> list[NetworkPolicy]:
-    """Give policies on one Pod, each with a peer of its own."""
+    """Return policies on one Pod, each with a peer of its own."""
     return [
         NetworkPolicy(
             namespace="shop",
@@ -36,9 +36,9 @@ def one_file(count: int) -> list[NetworkPolicy]:
     ]
 
 
-@bench("together", "policies of one file on one Pod: the engine's work for the commit that all of them take effect in")
-def together(run: Run) -> Iterator[Row]:
-    """Measure growing files, each beside twice the work of one half as long: a ratio of 1 is linear."""
+@bench("policy-batches", "policies of one file on one Pod: computing the one transaction that applies all of them")
+def policy_batches(run: Run) -> Iterator[Row]:
+    """Measure growing files; the reference is twice the cost of half the length: a ratio of 1 is linear."""
     taken: dict[int, list[float]] = {count: [] for count in COUNTS}
     longest: dict[int, float] = dict.fromkeys(COUNTS, 0.0)
     for number in range(3 if run.quick else _ROUNDS):
@@ -57,12 +57,12 @@ def together(run: Run) -> Iterator[Row]:
             reference_name=f"twice {count // 2} policies" if half else "",
             paired=bool(half),
             targets=(at_most("p50", 50),) if count == COUNTS[-1] else (),
-            note=f"CPU; the longest step in which others have no turn: {longest[count]:.1f} ms",
+            note=f"CPU; longest step without a turn of the event loop: {longest[count]:.1f} ms",
         )
 
 
 def _measure(count: int) -> tuple[float, float]:
-    """Give the CPU time of all of it, and of its longest step, in ms."""
+    """Return the CPU time of all of it, and of its longest step, in ms."""
     desired = DesiredState("a")
     desired.put(_WEB)
     desired.take()

@@ -1,8 +1,8 @@
-"""Live connections that changes revoke, under traffic: when the last packet arrives, and when conntrack has forgotten.
+"""Connections that changes revoke, under traffic: arrival of the last packet, and removal of conntrack's entries.
 
-In a lab of two nodes with an agent each, changes of every kind cut callers off from their servers, some servers at a
-time. Each server has four connections that end (TCP and UDP, from its own node and from the other one, one end of each
-speaking every few milliseconds), and one that is allowed all the time, and must lose nothing.
+In a lab of two nodes with an agent each, changes of every kind revoke the connections of callers to their servers, some
+servers at a time. Each server has four connections that are revoked (TCP and UDP, from its own node and from the other
+one, one end of each sending every few milliseconds), and one that stays allowed, and must lose no packet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from benchmarks.data.revocation_scenarios import ALLY, CHANGES, NODES, OPEN_PORT, PORT, Circle, Document, frame
+from benchmarks.data.revocation_scenarios import (
+    ALLOWED_CALLER,
+    CHANGES,
+    NODES,
+    OPEN_PORT,
+    PORT,
+    Document,
+    RevocationScenario,
+    shared_objects,
+)
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most, percentile
 from nfagent.errors import KernelError
@@ -31,10 +40,10 @@ from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, Traffic
 from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.packet_header import TCP, UDP
 
-_CIRCLES = 5
+_SCENARIOS = 5
 _INTERVAL = 0.005
-_HEARD = 6
-_LATER = 12
+_PACKETS_BEFORE = 6
+_PACKETS_AFTER = 12
 _NUMBERS = {"tcp": TCP, "udp": UDP}
 
 
@@ -46,16 +55,16 @@ _ENDED: tuple[tuple[_Kind, ...], ...] = (
     (("tcp", "client", 6), ("udp", "server", 6), ("tcp", "server", 4), ("udp", "client", 4)),
     (("tcp", "server", 6), ("udp", "client", 6), ("tcp", "client", 4), ("udp", "server", 4)),
 )
-"""The four connections of a circle, two of each caller: taken in turns, every kind comes equally often."""
+"""The four connections of a scenario, two of each caller: in turns, so that every kind is equally frequent."""
 
 
 class Revocation(msgspec.Struct, frozen=True):
-    """What one change did to the connections that it revoked. Times are seconds.
+    """The effect of one change on the connections that it revoked. Times are seconds.
 
     before, after: packets that arrived before its commit, and after it
-    last:          the last packet's arrival, from the commit: less than zero for one that came before
-    bite:          the same, from when the change was written into the folder
-    forgotten:     from the commit until conntrack had no entry of any of them
+    last:          arrival of the last packet, from the commit: negative for one before it
+    applied:       the same, from when the change was written into the folder
+    removed:       from the commit until conntrack had no entry of these connections
     """
 
     kind: str
@@ -63,65 +72,65 @@ class Revocation(msgspec.Struct, frozen=True):
     before: int
     after: int
     last: float
-    bite: float
-    forgotten: float
+    applied: float
+    removed: float
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """All revocations, and for each connection that stayed allowed, how many packets it lost, and how many came."""
+class RevocationResult(msgspec.Struct, frozen=True):
+    """All revocations; for each connection that stayed allowed, the number of lost packets; and of received ones."""
 
     revocations: tuple[Revocation, ...]
     lost: tuple[int, ...]
     kept: int
 
 
-class _Party:
-    """A circle in a change: its connections, when the change was written, and when each node's agent committed it."""
+class _RunningScenario:
+    """A scenario with a change: its connections, the time of writing, and of each node's agent's commit."""
 
-    def __init__(self, circle: Circle, kind: str) -> None:
-        self.circle = circle
+    def __init__(self, scenario: RevocationScenario, kind: str) -> None:
+        self.scenario = scenario
         self.kind = kind
-        self.change = CHANGES[kind](circle)
-        self.talks: list[TrafficStream] = []
+        self.change = CHANGES[kind](scenario)
+        self.streams: list[TrafficStream] = []
         self.written = 0.0
         self.committed: dict[str, float] = {}
 
-    def node_of(self, lab: _Lab, talk: TrafficStream) -> str:
-        """Name the node whose agent revokes a connection."""
-        return self.circle.server.node if self.change.at == "server" else lab.pods[talk.line.client].node
+    def node_of(self, lab: _Lab, stream: TrafficStream) -> str:
+        """Return the node whose agent revokes a connection."""
+        return self.scenario.server.node if self.change.at == "server" else lab.pods[stream.line.client].node
 
 
 class _Lab:
-    """Two nodes with agents, and circles of Pods."""
+    """Two nodes with agents, and the Pods of all scenarios."""
 
-    def __init__(self, stack: ExitStack, circles: Sequence[Circle]) -> None:
+    def __init__(self, stack: ExitStack, scenarios: Sequence[RevocationScenario]) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-revocations-")))
-        pods = [ALLY, *(pod for circle in circles for pod in circle.pods)]
+        pods = [ALLOWED_CALLER, *(pod for scenario in scenarios for pod in scenario.pods)]
         self.manifests = folder / "manifests"
         self.manifests.mkdir()
-        self.fabric = stack.enter_context(NetnsTopology(NODES, pods, tag="revoke"))
-        self.cluster = LabCluster(self.fabric, self.manifests, folder / "agents")
-        self.cluster.place("frame.json", _text(frame()))
-        for circle in circles:
-            self.put(circle, circle.objects())
+        self.topology = stack.enter_context(NetnsTopology(NODES, pods, tag="revoke"))
+        self.cluster = LabCluster(self.topology, self.manifests, folder / "agents")
+        self.cluster.place("shared.json", _text(shared_objects()))
+        for scenario in scenarios:
+            self.put(scenario, scenario.objects())
         stack.enter_context(self.cluster)
-        self.talks = stack.enter_context(TrafficStreams(_INTERVAL))
-        self.forgetting = {
-            node.name: stack.enter_context(ConntrackDestroyListener(self.fabric.node_namespace(node.name)))
+        self.streams = stack.enter_context(TrafficStreams(_INTERVAL))
+        self.destroy_listeners = {
+            node.name: stack.enter_context(ConntrackDestroyListener(self.topology.node_namespace(node.name)))
             for node in NODES
         }
-        self.pods = {self.fabric.pod_namespace(*pod.key): pod for pod in pods}
+        self.pods = {self.topology.pod_namespace(*pod.key): pod for pod in pods}
 
-    def put(self, circle: Circle, documents: Iterable[Document]) -> None:
-        self.cluster.place(f"circle-{circle.number}.json", _text(documents))
+    def put(self, scenario: RevocationScenario, documents: Iterable[Document]) -> None:
+        self.cluster.place(f"scenario-{scenario.number}.json", _text(documents))
 
     def open(self, caller: PodPlan, server: PodPlan, kind: _Kind, port: int = PORT) -> TrafficStream:
-        """Begin a connection."""
+        """Open a connection."""
         protocol, speaker, family = kind
-        return self.talks.open(
+        return self.streams.open(
             StreamPlan(
-                client=self.fabric.pod_namespace(*caller.key),
-                server=self.fabric.pod_namespace(*server.key),
+                client=self.topology.pod_namespace(*caller.key),
+                server=self.topology.pod_namespace(*server.key),
                 address=server.addresses[family == 6],
                 protocol=protocol,
                 port=port,
@@ -134,78 +143,82 @@ class _Lab:
         return float(status["suspected_at"])
 
 
-def measure(run: Run, count: int) -> Outcome:
-    """Make so many revocations, and watch them. Raises MachineError, KernelError."""
-    circles = [Circle(number) for number in range(1, _CIRCLES + 1)]
+def measure(run: Run, count: int) -> RevocationResult:
+    """Make so many revocations, and measure them. Raises HostError, KernelError."""
+    scenarios = [RevocationScenario(number) for number in range(1, _SCENARIOS + 1)]
     kinds, turns = itertools.cycle(CHANGES), itertools.cycle(_ENDED)
     found: list[Revocation] = []
     with ExitStack() as stack:
-        lab = _Lab(stack, circles)
-        kept = [lab.open(ALLY, circle.server, _KEPT[circle.number % 2], OPEN_PORT) for circle in circles]
+        lab = _Lab(stack, scenarios)
+        kept = [
+            lab.open(ALLOWED_CALLER, scenario.server, _KEPT[scenario.number % 2], OPEN_PORT) for scenario in scenarios
+        ]
         while len(found) < count:
             run.progress(f"{len(found)} of {count} revocations")
             found += _revoke(
-                lab, [_Party(circle, next(kinds)) for circle in circles[: count - len(found)]], next(turns)
+                lab,
+                [_RunningScenario(scenario, next(kinds)) for scenario in scenarios[: count - len(found)]],
+                next(turns),
             )
-        lab.talks.wait_for(_HEARD, *kept)
-        numbers = [talk.numbers() for talk in kept]
-    return Outcome(tuple(found), tuple(max(one) - len(one) for one in numbers), sum(map(len, numbers)))
+        lab.streams.wait_for(_PACKETS_BEFORE, *kept)
+        numbers = [stream.numbers() for stream in kept]
+    return RevocationResult(tuple(found), tuple(max(one) - len(one) for one in numbers), sum(map(len, numbers)))
 
 
-def _revoke(lab: _Lab, parties: Sequence[_Party], kinds: Sequence[_Kind]) -> Iterator[Revocation]:
-    """Make a change of each party's, one after the other, under traffic, and watch until everything is calm."""
-    for party in parties:
-        lab.put(party.circle, party.change.before)
+def _revoke(lab: _Lab, running: Sequence[_RunningScenario], kinds: Sequence[_Kind]) -> Iterator[Revocation]:
+    """Make one change of each scenario, one after the other, under traffic; measure when all agents are idle."""
+    for one in running:
+        lab.put(one.scenario, one.change.before)
     lab.cluster.settle()
-    for party in parties:
-        near, far = party.circle.callers
+    for one in running:
+        near, far = one.scenario.callers
         callers = zip((near, near, far, far), kinds, strict=True)
-        party.talks = [lab.open(caller, party.circle.server, kind) for caller, kind in callers]
-    everybody = [talk for party in parties for talk in party.talks]
-    lab.talks.wait_for(_HEARD, *everybody)
-    for party in parties:
-        party.written = time.monotonic()
-        lab.put(party.circle, party.change.after)
+        one.streams = [lab.open(caller, one.scenario.server, kind) for caller, kind in callers]
+    every_stream = [stream for one in running for stream in one.streams]
+    lab.streams.wait_for(_PACKETS_BEFORE, *every_stream)
+    for one in running:
+        one.written = time.monotonic()
+        lab.put(one.scenario, one.change.after)
         lab.cluster.settle()
-        party.committed = {node: lab.suspected_at(node) for node in {party.node_of(lab, talk) for talk in party.talks}}
-        if min(party.committed.values()) < party.written:
-            raise KernelError(f"{party.kind}: nobody was put under re-check")
+        one.committed = {node: lab.suspected_at(node) for node in {one.node_of(lab, stream) for stream in one.streams}}
+        if min(one.committed.values()) < one.written:
+            raise KernelError(f"{one.kind}: no address was put under re-check")
     lab.cluster.calm()
-    lab.talks.wait_until_sent(_LATER, *(talk for talk in everybody if talk.line.protocol == "udp"))
-    for party in parties:
-        yield _outcome(lab, party)
-    lab.talks.close(*everybody)
+    lab.streams.wait_until_sent(_PACKETS_AFTER, *(stream for stream in every_stream if stream.line.protocol == "udp"))
+    for one in running:
+        yield _revocation(lab, one)
+    lab.streams.close(*every_stream)
 
 
-def _outcome(lab: _Lab, party: _Party) -> Revocation:
+def _revocation(lab: _Lab, one: _RunningScenario) -> Revocation:
     before = after = 0
-    last, bite, forgotten = [], [], []
-    for talk in party.talks:
-        node = party.node_of(lab, talk)
-        committed, arrivals = party.committed[node], talk.arrivals()
+    last, applied, removed = [], [], []
+    for stream in one.streams:
+        node = one.node_of(lab, stream)
+        committed, arrivals = one.committed[node], stream.arrivals()
         late = sum(when > committed for when in arrivals)
         before, after = before + len(arrivals) - late, after + late
         last.append(max(arrivals) - committed)
-        bite.append(max(arrivals) - party.written)
-        client = lab.pods[talk.line.client].addresses[family_of(talk.line.address) == 6]
-        gone = lab.forgetting[node].forgotten_at(client, _NUMBERS[talk.line.protocol], talk.client_port)
+        applied.append(max(arrivals) - one.written)
+        client = lab.pods[stream.line.client].addresses[family_of(stream.line.address) == 6]
+        gone = lab.destroy_listeners[node].forgotten_at(client, _NUMBERS[stream.line.protocol], stream.client_port)
         if gone is None:
-            raise KernelError(f"{party.kind}: conntrack still knows {talk.line}")
-        forgotten.append(gone - committed)
-    return Revocation(party.kind, len(party.talks), before, after, max(last), max(bite), max(forgotten))
+            raise KernelError(f"{one.kind}: conntrack still has an entry of {stream.line}")
+        removed.append(gone - committed)
+    return Revocation(one.kind, len(one.streams), before, after, max(last), max(applied), max(removed))
 
 
 def _text(documents: Iterable[Document]) -> str:
     return msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": list(documents)}).decode()
 
 
-def table(outcome: Outcome) -> list[list[str]]:
-    """Give a line for each kind of change, and one for all: the first line says what the columns are."""
+def table(result: RevocationResult) -> list[list[str]]:
+    """Return a line for each kind of change, and one for all; the first line is the header."""
     kinds: dict[str, list[Revocation]] = defaultdict(list)
-    for one in outcome.revocations:
+    for one in result.revocations:
         kinds[one.kind].append(one)
-    header = ["change", "times", "connections", "packets before", "after", "last packet, ms", "forgotten, ms"]
-    every = list(outcome.revocations)
+    header = ["change", "times", "connections", "packets before", "after", "last packet, ms", "entry removed, ms"]
+    every = list(result.revocations)
     return [header, *(_line(kind, kinds[kind]) for kind in CHANGES if kind in kinds), _line("all", every)]
 
 
@@ -216,15 +229,15 @@ def _line(name: str, found: Sequence[Revocation]) -> list[str]:
         str(len(found)),
         *map(str, sums),
         f"{max(one.last for one in found) * 1e3:+.1f}",
-        f"{percentile([one.forgotten for one in found], 0.5) * 1e3:.0f}",
+        f"{percentile([one.removed for one in found], 0.5) * 1e3:.0f}",
     ]
 
 
-@bench("revocations", "connections that a change revokes, under traffic: their last packet, and conntrack's entry")
+@bench("revocations", "connections that a change revokes, under traffic: last packet, and removal of conntrack's entry")
 def revocations(run: Run) -> Iterator[Row]:
-    """Make 100 revocations, 20 where it has to be quick."""
-    outcome = measure(run, 20 if run.quick else 100)
-    found = outcome.revocations
+    """Make 100 revocations, 20 in a quick run."""
+    result = measure(run, 20 if run.quick else 100)
+    found = result.revocations
     name, times = "revoked under traffic", f"{len(found)} revocations of {len(CHANGES)} kinds, 4 connections each"
     yield Row(
         name=f"{name}: packets after the commit",
@@ -234,29 +247,29 @@ def revocations(run: Run) -> Iterator[Row]:
         note=f"{times}; before the commit {sum(one.before for one in found):,} packets had arrived",
     )
     yield Row(
-        name=f"{name}: packets lost of others",
+        name=f"{name}: lost packets of connections that stay allowed",
         unit="packets",
-        values=outcome.lost,
+        values=result.lost,
         targets=(at_most("max", 0),),
-        note=f"UDP that stays allowed, with Pods under re-check: {outcome.kept:,} packets arrived",
+        note=f"UDP, with Pods under re-check: {result.kept:,} packets arrived",
     )
     yield Row(
         name=f"{name}: manifest written to last packet",
         unit="ms",
-        values=[one.bite * 1e3 for one in found],
-        reference=[(one.bite - one.last + one.forgotten) * 1e3 for one in found],
-        reference_name="to entry gone",
+        values=[one.applied * 1e3 for one in found],
+        reference=[(one.applied - one.last + one.removed) * 1e3 for one in found],
+        reference_name="to entry removed",
         paired=True,
     )
     yield Row(
         name=f"{name}: commit to last packet",
         unit="ms",
         values=[one.last * 1e3 for one in found],
-        note=f"below zero: before the commit; a packet is sent every {_INTERVAL * 1e3:g} ms",
+        note=f"negative: before the commit; a packet is sent every {_INTERVAL * 1e3:g} ms",
     )
     yield Row(
-        name=f"{name}: commit to entries gone",
+        name=f"{name}: commit to entries removed",
         unit="ms",
-        values=[one.forgotten * 1e3 for one in found],
-        note="the last of a change's four; several changes at a time share a look at conntrack's table",
+        values=[one.removed * 1e3 for one in found],
+        note="the last of a change's four; several changes at a time share a dump of the conntrack table",
     )

@@ -1,5 +1,5 @@
-"""A folder of manifests as object source: read once, followed by inotify, one commit for what changed together.
+"""A folder of manifests as the object source: read once, then watched by inotify, in batches of what changes together.
 
-May import: checkpoint and below. Promises: a file that can't be read or parsed keeps what it held; other files are
-not held up.
+May import: checkpoint and below. Guarantees: a file that can't be read or parsed keeps its last good objects; other
+files are not delayed by it.
 """

@@ -1,7 +1,7 @@
-"""What lies in a folder and its subfolders: what was listed, and what could not be. Blocking.
+"""Lists a folder and its subfolders, and which of them could not be listed. Blocking.
 
-A folder that can't be listed isn't empty. Which folder it was (device and inode) is told too: one that another file
-system is mounted over, or that is no longer mounted, has other files.
+A folder that can't be listed isn't empty. Each listed folder has its identity (device and inode): it is another one
+after a file system was mounted over it, or unmounted.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _Kind: TypeAlias = Literal["folder", "link", "other"]
 
 
 class FolderListing(msgspec.Struct):
-    """What was found; folders and files by their names from the folder on, which itself is ''.
+    """The result of listing. Folders and files are named by their path from the folder; the folder itself is ''.
 
-    files:    manifests, and what has the name of one, but folders
-    listed:   folders, each once, and which each of them is
-    unlisted: folders that can't be listed, and why; links that may have led to one
-    links:    which of these are links
-    twice:    links to folders that are listed by another name
-    paths:    of the folders that are listed
-    entries:  what lies in each of them, but for what is hidden
+    files:      manifests, and anything else but folders with the name of one
+    listed:     folders, each once, with their identities
+    unlisted:   folders that can't be listed, and links that may lead to one, each with its error
+    links:      which of `unlisted` are links
+    duplicates: links to folders that are listed under another name
+    paths:      paths of the listed folders
+    entries:    names in each listed folder, without hidden ones
     """
 
     files: dict[str, Path] = msgspec.field(default_factory=dict)
     listed: dict[str, Identity] = msgspec.field(default_factory=dict)
     unlisted: dict[str, OSError] = msgspec.field(default_factory=dict)
     links: set[str] = msgspec.field(default_factory=set)
-    twice: set[str] = msgspec.field(default_factory=set)
+    duplicates: set[str] = msgspec.field(default_factory=set)
     paths: dict[str, Path] = msgspec.field(default_factory=dict)
     entries: dict[str, set[str]] = msgspec.field(default_factory=dict)
 
-    def lacks(self, name: str) -> bool:
-        """Tell whether a file is certainly not there: a folder on the way to it was listed, and hasn't the next."""
-        for place, entry in _way(name):
-            if place in self.twice:
+    def is_absent(self, name: str) -> bool:
+        """Return whether a file certainly doesn't exist: a parent folder was listed and lacks the next name."""
+        for place, entry in _path_steps(name):
+            if place in self.duplicates:
                 return True
             if place in self.unlisted or place not in self.listed:
                 return False
@@ -58,49 +58,49 @@ class FolderListing(msgspec.Struct):
         return False
 
     def obstacle(self, name: str) -> str:
-        """Name the folder on the way to a file that can't be listed, or is none any more; '' where all are listed."""
-        return next((place for place, _ in _way(name) if place not in self.listed), "")
+        """Return the first parent folder of a file that wasn't listed; '' where all were."""
+        return next((place for place, _ in _path_steps(name) if place not in self.listed), "")
 
 
-def _way(name: str) -> Iterator[tuple[str, str]]:
-    """Give each folder on the way to a file, and the name in it that comes next."""
+def _path_steps(name: str) -> Iterator[tuple[str, str]]:
+    """Return each parent folder of a file, with the name in it that comes next."""
     parts = name.split("/")
     return (("/".join(parts[:depth]), parts[depth]) for depth in range(len(parts)))
 
 
-def folders_on_the_way(name: str) -> list[str]:
-    """Give each folder on the way to a file, the outermost first."""
-    return [place for place, _ in _way(name)]
+def parent_folders(name: str) -> list[str]:
+    """Return each parent folder of a file, the outermost first."""
+    return [place for place, _ in _path_steps(name)]
 
 
 def is_manifest(folder: Path, path: Path) -> bool:
-    """Tell whether a path counts: a known suffix, nothing hidden (editors' files and `..data` folders are)."""
+    """Return whether a path is a manifest: a known suffix, nothing hidden (editors' files, `..data` folders)."""
     parts = path.relative_to(folder).parts
     return path.suffix in SUFFIXES and not any(part.startswith(".") for part in parts)
 
 
 def name_in(folder: Path, path: Path) -> str:
-    """Return the name of a file in a folder, as it is shown."""
+    """Return a file's path from a folder, printable."""
     name = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
     return "" if name == "." else name
 
 
 def list_folders(folder: Path, calls: BoundedCalls, only: frozenset[str] | None = None) -> FolderListing:
-    """List a folder and its subfolders, linked ones too, each once; or only those of these names."""
+    """List a folder and its subfolders, linked ones included, each once; or only the folders with these names."""
     found = FolderListing()
     known: set[Identity] = set()
     level = [folder]
     while level:
         below: list[tuple[bool, Path]] = []
         links: list[Path] = []
-        for place, answer in calls.each(_listed, level):
+        for place, answer in calls.each(_list_folder, level):
             name = name_in(folder, place)
             if isinstance(answer, OSError):
                 found.unlisted[name] = answer
                 continue
             identity, entries = answer
             if identity in known:
-                found.twice.add(name)
+                found.duplicates.add(name)
                 continue
             known.add(identity)
             found.listed[name], found.paths[name] = identity, place
@@ -108,7 +108,7 @@ def list_folders(folder: Path, calls: BoundedCalls, only: frozenset[str] | None 
             below += [(False, place / entry) for entry, kind in entries if kind == "folder"]
             links += [place / entry for entry, kind in entries if kind == "link"]
             _note_files(found, folder, [place / entry for entry, kind in entries if kind == "other"])
-        for path, leads in calls.each(_leads_to_folder, links):
+        for path, leads in calls.each(_is_folder_link, links):
             if leads is True:
                 below.append((True, path))
                 continue
@@ -116,24 +116,24 @@ def list_folders(folder: Path, calls: BoundedCalls, only: frozenset[str] | None 
             if isinstance(leads, OSError):
                 found.unlisted[name_in(folder, path)] = leads
                 found.links.add(name_in(folder, path))
-        # Who links to a folder beside it has it under its own name.
+        # Folders before links: a folder that is linked too is listed under its own name.
         level = [path for _, path in sorted(below) if only is None or name_in(folder, path) in only]
     return found
 
 
-def state_of(folder: Path, calls: BoundedCalls) -> frozenset[tuple[object, ...]]:
-    """Give what changes with the files of a folder, without reading them."""
+def folder_state(folder: Path, calls: BoundedCalls) -> frozenset[tuple[object, ...]]:
+    """Return a value that changes with the files of a folder, from metadata only."""
     found = list_folders(folder, calls)
     state: set[tuple[object, ...]] = {("listed", *pair) for pair in found.listed.items()}
     state |= {("unlisted", name, error.errno) for name, error in found.unlisted.items()}
     state |= {("in it", name, *sorted(entries)) for name, entries in found.entries.items()}
-    for path, answer in calls.each(_stamp, found.files.values()):
+    for path, answer in calls.each(_file_stamp, found.files.values()):
         state.add((path, *(answer if isinstance(answer, tuple) else (answer.errno,))))
     return frozenset(state)
 
 
 def identity_of(folder: Path) -> Identity:
-    """Return which folder it is. Raises OSError where it is none, or can't be looked at."""
+    """Return a folder's identity. Raises OSError where it is no folder, or can't be read."""
     found = folder.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -144,7 +144,7 @@ def _note_files(found: FolderListing, folder: Path, paths: list[Path]) -> None:
     found.files |= {name_in(folder, path): path for path in paths if is_manifest(folder, path)}
 
 
-def _listed(place: Path) -> tuple[Identity, list[tuple[str, _Kind]]]:
+def _list_folder(place: Path) -> tuple[Identity, list[tuple[str, _Kind]]]:
     opened = os.open(place, _FOLDER_FLAGS)
     try:
         refuse_pseudo(opened)
@@ -162,7 +162,7 @@ def _kind(entry: os.DirEntry[str]) -> _Kind:
     return "folder" if entry.is_dir(follow_symlinks=False) else "other"
 
 
-def _leads_to_folder(link: Path) -> bool:
+def _is_folder_link(link: Path) -> bool:
     try:
         identity_of(link)
     except NotADirectoryError:
@@ -170,6 +170,6 @@ def _leads_to_folder(link: Path) -> bool:
     return True
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _file_stamp(path: Path) -> tuple[int, ...]:
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns

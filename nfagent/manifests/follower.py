@@ -1,7 +1,7 @@
-"""A folder of manifests, followed: looked at when something may have changed, and again where it can't be read.
+"""Follows a folder of manifests: scans it when files may have changed, and retries what can't be read.
 
-Everything that touches the disk happens in threads that nobody waits for at the end: a disk that never answers holds
-up neither the event loop nor a stop.
+All disk access happens in threads that the agent's stop doesn't wait for: a disk that doesn't respond delays neither
+the event loop nor the stop.
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ from nfagent.manifests.inotify import FolderWatch, changed_paths
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.daemon_thread import DaemonThread
 
-_SETTLE_SECONDS = 0.1
-"""How long a writer in place gets to finish a file that is empty or doesn't parse."""
+_PARTIAL_WRITE_SECONDS = 0.1
+"""Time for a writer to complete a file that is empty or doesn't parse."""
 
-_FOLDER_SECONDS = 0.5
-"""How often a folder that is gone is looked for."""
+_MISSING_FOLDER_SECONDS = 0.5
+"""Between two checks for a folder that is gone."""
 
 _RETRY_SECONDS = 0.5
-"""How soon what couldn't be looked at is tried again; twice as long each time, until it is as for everything."""
+"""First retry of what couldn't be read; the interval doubles up to that of the regular scan."""
 
 _T = TypeVar("_T")
 
 
 class FolderReader:
-    """The thread that looks at a folder, and the calls that it makes."""
+    """The thread that scans a folder, and its bounded calls."""
 
     def __init__(self, calls: BoundedCalls | None = None) -> None:
-        """Start nothing yet."""
+        """Create no thread yet."""
         self.calls = calls or BoundedCalls()
         self._thread = DaemonThread("manifests")
 
     async def run(self, call: Callable[[], _T]) -> _T:
-        """Have something called in the thread, and return what it gives."""
+        """Call in the thread, and return the result."""
         return await self._thread.run(call)
 
-    async def look(self, folder: Path, known: ManifestIndex, paths: frozenset[Path] | None = None) -> FolderScan:
-        """Look at files, all of the folder for None; at those that look half-written once more, after a moment.
+    async def scan(self, folder: Path, known: ManifestIndex, paths: frozenset[Path] | None = None) -> FolderScan:
+        """Scan these files, or the whole folder for None; once more after a moment where a file looks half-written.
 
-        Raises UsageError, OSError where the folder can't be read and nothing is known that holds in its place.
+        Raises UsageError, OSError where the folder can't be read and no last good content exists.
         """
-        look = await self.run(partial(read_files, folder, known, paths, self.calls))
-        if any(reading.halfway for reading in look.readings):
-            await asyncio.sleep(_SETTLE_SECONDS)
-            look = await self.run(partial(read_files, folder, known, paths, self.calls))
-        return look
+        scan = await self.run(partial(read_files, folder, known, paths, self.calls))
+        if any(reading.maybe_partial for reading in scan.readings):
+            await asyncio.sleep(_PARTIAL_WRITE_SECONDS)
+            scan = await self.run(partial(read_files, folder, known, paths, self.calls))
+        return scan
 
     async def identity(self, folder: Path) -> Identity:
-        """Tell which folder it is: a watch stays with the one that it was made for. Raises OSError."""
+        """Return the folder's identity: a watch stays with the folder that it was created for. Raises OSError."""
         return await self.run(lambda: self.calls.ask(lambda: identity_of(folder), ("identity", folder)))
 
 
-class _Pause(msgspec.Struct):
-    """How long nothing is looked at while there is no news."""
+class _RescanInterval(msgspec.Struct):
+    """The interval between scans without an inotify event."""
 
     longest: float
     seconds: float = 0.0
@@ -73,7 +73,7 @@ class _Pause(msgspec.Struct):
         return self.seconds or self.longest
 
     def note(self, known: ManifestIndex, paths: frozenset[Path] | None) -> None:
-        """Take in that a look was adopted."""
+        """Set the interval after a scan: short, then doubling, while something couldn't be read."""
         if not known.uncertain:
             self.seconds = 0.0
         elif paths is None and self.seconds:
@@ -86,57 +86,59 @@ async def follow(
     folder: Path,
     known: ManifestIndex,
     stop: asyncio.Event,
-    look_seconds: float = 30.0,
+    scan_seconds: float = 30.0,
     disk: FolderReader | None = None,
 ) -> AsyncIterator[Iterator[ManifestEvent]]:
-    """Give what changes on the disk, batch by batch, until `stop`; a batch may be empty (problems changed).
+    """Yield the changes of the folder's objects, batch by batch, until `stop`; a batch may be empty (issues changed).
 
-    Whoever takes a batch takes all of it before the next. Where the whole folder is gone, what was read last holds
-    until it is there again. Everything is looked at when this starts, when a link on the way to the folder points
-    elsewhere, and every so many seconds without a change: inotify may lose some.
+    The consumer takes a whole batch before the next. Where the whole folder is gone, the last good content stays in
+    force until it is back. The whole folder is scanned at the start, when a link in its path is replaced, and after so
+    many seconds without an event, as inotify may lose some.
     """
     disk = disk or FolderReader()
-    pause = _Pause(look_seconds)
+    pause = _RescanInterval(scan_seconds)
 
-    def unwatched(reason: str) -> None:
-        known.say("watching", ValidationIssue(place=str(folder), reason=reason) if reason else None)
+    def on_fallback(reason: str) -> None:
+        known.set_folder_issue("watching", ValidationIssue(place=str(folder), reason=reason) if reason else None)
 
-    watching = FolderWatch(folder, lambda path: is_manifest(folder, path), pause, disk.run, disk.calls, unwatched)
+    watching = FolderWatch(folder, lambda path: is_manifest(folder, path), pause, disk.run, disk.calls, on_fallback)
     while not stop.is_set():
         try:
             watched = await disk.identity(folder)
         except OSError as error:
-            await _within(_FOLDER_SECONDS, stop)
-            if known.say("folder", unreadable_folder(folder, error)):
+            await _wait_for(_MISSING_FOLDER_SECONDS, stop)
+            if known.set_folder_issue("folder", unreadable_folder(folder, error)):
                 yield iter(())
             continue
-        known.say("folder", None)
+        known.set_folder_issue("folder", None)
         async with aclosing(changed_paths(watching, stop)) as changes:
             async for paths in changes:
-                if not await _is_still(disk, folder, watched):
+                if not await _is_same_folder(disk, folder, watched):
                     break
-                async with known.reading:
-                    look = await _look(disk, folder, known, paths)
-                    yield known.adopt_look(look)
+                async with known.scan_lock:
+                    scan = await _scan_or_uncertain(disk, folder, known, paths)
+                    yield known.adopt_look(scan)
                     pause.note(known, paths)
 
 
-async def _is_still(disk: FolderReader, folder: Path, watched: Identity) -> bool:
+async def _is_same_folder(disk: FolderReader, folder: Path, watched: Identity) -> bool:
     try:
         return await disk.identity(folder) == watched
     except OSError:
         return False
 
 
-async def _look(disk: FolderReader, folder: Path, known: ManifestIndex, paths: frozenset[Path] | None) -> FolderScan:
-    """Look at files. A folder that is gone tells nothing."""
+async def _scan_or_uncertain(
+    disk: FolderReader, folder: Path, known: ManifestIndex, paths: frozenset[Path] | None
+) -> FolderScan:
+    """Scan files; uncertain where the folder is gone."""
     try:
-        return await disk.look(folder, known, paths)
+        return await disk.scan(folder, known, paths)
     except (OSError, UsageError):
         return FolderScan(uncertain=True)
 
 
-async def _within(seconds: float, event: asyncio.Event) -> None:
+async def _wait_for(seconds: float, event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,7 +1,7 @@
-"""Which manifests of a folder may have changed, by inotify(7); by looking, where that can't be had.
+"""Reports which manifests of a folder may have changed, by inotify(7), or by polling where inotify is unavailable.
 
-Nothing runs while nothing happens. A file counts as changed when its writer has closed it or renamed it into
-place, so what is read is mostly whole.
+No CPU time is used while nothing changes. A file counts as changed when its writer has closed it or renamed it into
+place, so its content is mostly complete.
 """
 
 from __future__ import annotations
@@ -18,95 +18,96 @@ from typing import Any, Protocol
 import msgspec
 from asyncinotify import Event, Inotify, Mask
 
-from nfagent.manifests.folder_listing import list_folders, state_of
+from nfagent.manifests.folder_listing import folder_state, list_folders
 from nfagent.system.bounded_calls import BoundedCalls
 
-_GATHER_SECONDS = 0.002
-"""How long news is gathered after the first, but after files that were renamed into place.
+_BATCH_SECONDS = 0.002
+"""How long further events are collected after the first, unless all files were renamed into place.
 
-Who deletes a file may be about to write it anew, as git does: what it holds must not be gone for that moment.
+A writer may delete a file and write it again at once, as git does: its objects must not be removed in between.
 """
 _EMACS_LOCK = ".#"
-"""Begins the names of links that lead nowhere, which Emacs makes while a file is edited."""
+"""Prefix of the dangling links that Emacs creates while a file is edited."""
 
-_MOST_LINKS = 40
-"""As many as the kernel follows."""
+_MAX_LINKS = 40
+"""The kernel's own limit (MAXSYMLINKS)."""
 
 _LIMITS = {errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-"""What is said where the machine has no more of them."""
+"""Errors of a machine or process at its limit."""
 
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""What is said of a path that leads to nothing, to a file, or in a circle."""
+"""Errors of a path that doesn't exist, leads to a file, or in a circle."""
 
 _POLL_SECONDS = 2.0
-"""How often the files' times and sizes are compared where there is no inotify."""
+"""Interval at which times and sizes of files are compared without inotify."""
 
 _SYSCTL = Path("/proc/sys/fs/inotify")
-_GATHER_MOST = 5
-"""How many times; a writer that never stops is not waited for."""
+_MAX_BATCH_WAITS = 5
+"""Waits for further events at most: a writer may never stop."""
 
 _MASK = Mask.CLOSE_WRITE | Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
-_WAY_MASK = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.DONT_FOLLOW
-"""What becomes of a link, or a folder, on the way: who replaces it deletes or moves the one before."""
+_PATH_MASK = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.DONT_FOLLOW
+"""Events of a link or folder in the path: a replacement deletes or moves the previous one."""
 
-_WHOLE = Mask.ISDIR | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.IGNORED | Mask.UNMOUNT
-"""What tells of folders, or that events were lost: what lies in a folder makes no events of its own."""
+_RESCAN_MASK = Mask.ISDIR | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.IGNORED | Mask.UNMOUNT
+"""Events about folders, or lost events: files in a new folder have no events of their own."""
 
 
 class RunInThread(Protocol):
-    """Calls something in a thread."""
+    """Calls a function in a thread."""
 
     def __call__(self, call: Callable[[], Any], /) -> Awaitable[Any]:
-        """Return what it gives."""
+        """Return the function's result."""
         ...
 
 
 class FolderWatch(msgspec.Struct, frozen=True):
-    """What is watched, and how.
+    """Parameters of a watch.
 
-    counts:    tells which paths are of interest
-    pause:     gives the seconds without news after which everything is looked at
-    run:       calls what touches the disk
-    unwatched: is told why there is no inotify, '' where there is
+    is_relevant: whether a path is a manifest
+    pause:       returns the seconds without an event after which the whole folder is scanned
+    run:         calls functions that access the disk, in a thread
+    on_fallback: called with the reason why inotify is unavailable, '' where it is available
     """
 
     folder: Path
-    counts: Callable[[Path], bool]
+    is_relevant: Callable[[Path], bool]
     pause: Callable[[], float]
     run: RunInThread
     calls: BoundedCalls
-    unwatched: Callable[[str], None]
+    on_fallback: Callable[[str], None]
 
 
 async def changed_paths(watching: FolderWatch, stop: asyncio.Event) -> AsyncGenerator[frozenset[Path] | None]:
-    """Give the files that may have changed, None for all: at first, after folders changed, after a time without news.
+    """Yield the files that may have changed; None for a scan of the whole folder.
 
-    The way to the folder may lead over symbolic links; one that is replaced, as git-sync does, is a change of all.
-    Ends when `stop` is set, or the folder is gone.
+    None comes first, after changes of folders, and after a time without events. The path to the folder may contain
+    symbolic links; one that is replaced, as by git-sync, makes a scan of the whole folder. Ends when `stop` is set, or
+    the folder is gone.
     """
     stopping: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
     try:
         while not stop.is_set():
             try:
-                inotify, watched = await _opened(watching)
+                inotify, watched = await _open_watches(watching)
             except OSError as error:
                 if error.errno in _NO_FOLDER:
                     return
-                # Of a folder that can't be read the look tells.
-                watching.unwatched(_why_unwatched(error) if error.errno in _LIMITS else "")
-                told = _polled(watching, stopping)
+                # Of a folder that can't be read the scan reports it.
+                watching.on_fallback(_fallback_reason(error) if error.errno in _LIMITS else "")
+                changes = _polled_changes(watching, stopping)
             else:
-                watching.unwatched("")
-                told = _until_unclear(watching, inotify, watched, stopping)
-            async with aclosing(told):
-                async for paths in told:
+                watching.on_fallback("")
+                changes = _inotify_changes(watching, inotify, watched, stopping)
+            async with aclosing(changes):
+                async for paths in changes:
                     yield paths
     finally:
         stopping.cancel()
 
 
-async def _opened(watching: FolderWatch) -> tuple[Inotify, frozenset[Path]]:
-    """Watch a folder, its subfolders and the way to it; give all these folders. Raises OSError."""
+async def _open_watches(watching: FolderWatch) -> tuple[Inotify, frozenset[Path]]:
+    """Watch a folder, its subfolders and the folders and links in its path; return all of them. Raises OSError."""
     inotify = Inotify()
     watch = partial(_watch, inotify, watching.folder, watching.calls)
     try:
@@ -116,35 +117,39 @@ async def _opened(watching: FolderWatch) -> tuple[Inotify, frozenset[Path]]:
         raise
 
 
-async def _until_unclear(
+async def _inotify_changes(
     watching: FolderWatch, inotify: Inotify, watched: frozenset[Path], stopping: asyncio.Future[bool]
 ) -> AsyncGenerator[frozenset[Path] | None]:
-    """Give None, and then what inotify tells, until it tells of something that takes a look at everything."""
-    counts = watching.counts
+    """Yield None, then changed files, until an event requires a scan of the whole folder."""
+    is_relevant = watching.is_relevant
     with inotify:
 
         def unclear(event: Event) -> bool:
-            return event.path in watched or _unclear(event, counts)
+            return event.path in watched or _needs_rescan(event, is_relevant)
 
-        news = _News(inotify, stopping, lambda event: not unclear(event) and _complete(event, counts))
+        batcher = _EventBatcher(
+            inotify, stopping, lambda event: not unclear(event) and _is_complete(event, is_relevant)
+        )
         try:
-            # The watches are there: what changed before is found by this look, everything later is told.
+            # Watches exist: a scan now finds earlier changes, and events report later ones.
             yield None
             while not stopping.done():
-                events = await news.gathered(watching.pause())
+                events = await batcher.next_batch(watching.pause())
                 if not events or any(map(unclear, events)):
                     return
-                paths = frozenset(event.path for event in events if event.path is not None and counts(event.path))
+                paths = frozenset(event.path for event in events if event.path is not None and is_relevant(event.path))
                 if paths:
                     yield paths
         finally:
-            await news.close()
+            await batcher.close()
 
 
-async def _polled(watching: FolderWatch, stopping: asyncio.Future[bool]) -> AsyncGenerator[frozenset[Path] | None]:
-    """Give None, and end when a file may have changed, or after the time without news."""
+async def _polled_changes(
+    watching: FolderWatch, stopping: asyncio.Future[bool]
+) -> AsyncGenerator[frozenset[Path] | None]:
+    """Yield None; end when a file may have changed, or after the time without events."""
     loop = asyncio.get_running_loop()
-    state = partial(state_of, watching.folder, watching.calls)
+    state = partial(folder_state, watching.folder, watching.calls)
     before = await watching.run(state)
     yield None
     until = loop.time() + watching.pause()
@@ -154,16 +159,16 @@ async def _polled(watching: FolderWatch, stopping: asyncio.Future[bool]) -> Asyn
             return
 
 
-def _why_unwatched(error: OSError) -> str:
-    """Say why there is no inotify, and what to do."""
-    setting, lacks = "", f"inotify can't be had: {error.strerror}"
+def _fallback_reason(error: OSError) -> str:
+    """Return why inotify is unavailable, and the remedy."""
+    setting, lacks = "", f"inotify is unavailable: {error.strerror}"
     if error.errno == errno.ENOSPC:
         setting, lacks = "max_user_watches", "inotify has no watches left"
     elif error.errno == errno.EMFILE and _descriptors_left():
         setting, lacks = "max_user_instances", "inotify has no instances left"
     elif error.errno == errno.EMFILE:
         lacks = "no file descriptors are left for inotify; raise LimitNOFILE of the service"
-    said = f"{lacks}; the folder is looked at every {_POLL_SECONDS:g} s instead"
+    said = f"{lacks}; the folder is polled every {_POLL_SECONDS:g} s instead"
     if not setting:
         return said
     try:
@@ -181,38 +186,38 @@ def _descriptors_left() -> bool:
     return True
 
 
-def _unclear(event: Event, counts: Callable[[Path], bool]) -> bool:
-    """Tell whether an event is about a folder, a link to one (the `..data` of a mounted ConfigMap), or lost news."""
+def _needs_rescan(event: Event, is_relevant: Callable[[Path], bool]) -> bool:
+    """Return whether an event is about a folder, a link to one (`..data` of a mounted ConfigMap), or lost events."""
     path = event.path
-    return path is None or bool(event.mask & _WHOLE) or (not counts(path) and _is_link(path))
+    return path is None or bool(event.mask & _RESCAN_MASK) or (not is_relevant(path) and _is_link(path))
 
 
 def _is_link(path: Path) -> bool:
-    """Tell whether it is a link, which may lead to a folder. Whether it does isn't asked: that may take for ever."""
+    """Return whether it is a link, which may lead to a folder. The target isn't read, which could block."""
     return not path.name.startswith(_EMACS_LOCK) and path.is_symlink()
 
 
-def _complete(event: Event, counts: Callable[[Path], bool]) -> bool:
-    """Tell whether nothing more belongs to an event: the file was renamed into place, or nobody reads it."""
-    return Mask.MOVED_TO in event.mask or event.path is None or not counts(event.path)
+def _is_complete(event: Event, is_relevant: Callable[[Path], bool]) -> bool:
+    """Return whether no further event follows: the file was renamed into place, or isn't a manifest."""
+    return Mask.MOVED_TO in event.mask or event.path is None or not is_relevant(event.path)
 
 
-class _News:
-    """Events as they come. One read is always under way and is kept from call to call: cancelling it may lose some."""
+class _EventBatcher:
+    """Collects inotify events into batches. One read is always pending and kept: cancelling it could lose events."""
 
     def __init__(self, inotify: Inotify, stopping: asyncio.Future[bool], complete: Callable[[Event], bool]) -> None:
         self._inotify = inotify
         self._stopping = stopping
-        self._complete = complete
+        self._is_complete = complete
         self._next = asyncio.ensure_future(inotify.get())
 
-    async def gathered(self, seconds: float) -> list[Event]:
-        """Wait so long for the first event, and then a moment for those that belong to it; none, where none comes.
+    async def next_batch(self, seconds: float) -> list[Event]:
+        """Return the events of a batch: waits so long for the first, then briefly for further ones; [] without events.
 
-        None is waited where all files that they are about were renamed into place: those are whole.
+        There is no further wait where all files were renamed into place: those are complete.
         """
         events: list[Event] = []
-        for _ in range(_GATHER_MOST):
+        for _ in range(_MAX_BATCH_WAITS):
             await asyncio.wait((self._next, self._stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not self._next.done():
                 break
@@ -220,9 +225,9 @@ class _News:
                 events.append(self._next.result())
                 self._next = asyncio.ensure_future(self._inotify.get())
                 await asyncio.sleep(0)
-            if all(map(self._complete, events)):
+            if all(map(self._is_complete, events)):
                 break
-            seconds = _GATHER_SECONDS
+            seconds = _BATCH_SECONDS
         return events
 
     async def close(self) -> None:
@@ -231,10 +236,10 @@ class _News:
         await asyncio.gather(self._next, return_exceptions=True)
 
 
-def way_to(folder: Path) -> list[Path]:
-    """Return every folder and symbolic link that the kernel looks up on its way to a folder, but for that itself.
+def lookup_path(folder: Path) -> list[Path]:
+    """Return every folder and symbolic link that the kernel resolves in a folder's path, the folder itself excluded.
 
-    Raises OSError where a step is gone, or links lead in a circle.
+    Raises OSError where one doesn't exist, or links lead in a circle.
     """
     place, rest, found = Path("/"), list(folder.absolute().parts[1:]), list[Path]()
     links = 0
@@ -246,7 +251,7 @@ def way_to(folder: Path) -> list[Path]:
             found += [step] if rest else []
             continue
         links += 1
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
         found.append(step)
         target = step.readlink()
@@ -256,9 +261,9 @@ def way_to(folder: Path) -> list[Path]:
 
 
 def _watch(inotify: Inotify, folder: Path, calls: BoundedCalls) -> frozenset[Path]:
-    """Watch a folder, its subfolders, and the way to it; give all these folders. Raises OSError where it is gone.
+    """Watch a folder, its subfolders, and its path; return all these folders. Raises OSError where it doesn't exist.
 
-    What can't be read can't be watched either: a timer looks at it.
+    A folder that can't be read can't be watched either: it is scanned at an interval.
     """
 
     def watch(path: Path, mask: Mask) -> None:
@@ -268,12 +273,12 @@ def _watch(inotify: Inotify, folder: Path, calls: BoundedCalls) -> frozenset[Pat
             if error.errno in _LIMITS or path == folder:
                 raise
 
-    def watch_way() -> None:
-        for step in way_to(folder):
-            watch(step, _WAY_MASK)
+    def watch_path() -> None:
+        for step in lookup_path(folder):
+            watch(step, _PATH_MASK)
         watch(folder, _MASK)
 
-    calls.ask(watch_way, ("watch", folder))
+    calls.ask(watch_path, ("watch", folder))
     places = frozenset(list_folders(folder, calls).paths.values())
     for _, answer in calls.each(lambda place: watch(place, _MASK), places - {folder}):
         if isinstance(answer, OSError) and answer.errno in _LIMITS:

@@ -1,4 +1,4 @@
-"""A file's documents to objects: lists of them are opened."""
+"""Expands lists among a file's documents: `kind: List`, and typed ones such as PodList."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from nfagent.manifests.yaml_loader import Document
 
 
 def entries(documents: Iterable[Document]) -> Iterator[Document]:
-    """Open lists: `kind: List`, and typed ones whose entries may leave kind and apiVersion out."""
+    """Return all documents, lists replaced by their items; items of typed lists may omit kind and apiVersion."""
     for line, document in documents:
         if document is None:
             continue
         if isinstance(document, dict) and is_list(document):
             for entry in document["items"] or ():
-                yield line, _typed(entry, document)
+                yield line, _with_list_type(entry, document)
         else:
             yield line, document
 
 
 def is_list(document: dict[str, Any]) -> bool:
-    """Tell whether an object is a list whose entries can be found."""
+    """Return whether an object is a list with items that can be read."""
     kind = document.get("kind")
     # The API server writes an empty list of items as null.
     return isinstance(kind, str) and kind.endswith("List") and isinstance(document.get("items", ""), list | None)
 
 
-def holds_others(document: dict[str, Any]) -> bool:
-    """Tell whether an object is there for others alone, whether or not they can be found in it."""
+def is_container(document: dict[str, Any]) -> bool:
+    """Return whether an object is a list, with readable items or not."""
     return is_list(document) or document.get("kind") == "List"
 
 
-def _typed(entry: object, around: dict[str, Any]) -> object:
+def _with_list_type(entry: object, around: dict[str, Any]) -> object:
     kind = str(around["kind"]).removesuffix("List")
     if not isinstance(entry, dict) or not kind or "kind" in entry:
         return entry

@@ -1,9 +1,9 @@
-"""A large file's text to objects in a child process: `python -I -c ... NAME`, the text as its standard input.
+"""Parses a large file in a child process: `python -I -c ... NAME`, with the text as its standard input.
 
-A parser in C holds the interpreter, and the event loop with it, for as long as a document is, and so do the end of a
-large tree and the collector that walks it. The child has its own interpreter, a limit of memory and one of time, and
-gives its memory back when it ends. It writes a line of JSON for each object, `[LINE, OBJECT]`, and at the end `null`,
-or the problem of the whole file.
+A parser in C holds the interpreter lock for a whole document, and so do freeing a large tree and the garbage collection
+that traverses it: the event loop would stop for that time. The child has its own interpreter, a limit of memory and one
+of CPU time, and returns its memory when it ends. It writes a line of JSON for each object, `[LINE, OBJECT]`, and at the
+end `null`, or the issue of the whole file.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from nfagent.manifests.list_items import entries
 from nfagent.manifests.yaml_loader import Document, parse
 
 LARGE = 512 * 1024
-"""Characters from where on a file is parsed apart: less of anything takes some milliseconds at a time."""
+"""Characters from which a file is parsed in a child: smaller files take some milliseconds at a time."""
 
 LARGEST_OBJECT = 4 * 1024 * 1024
 """Bytes of one object as JSON; an API server takes 1.5 MiB."""
 
-_MOST_MEMORY = 2 * 1024**3
-_MOST_SECONDS = 300
+_MAX_MEMORY = 2 * 1024**3
+_MAX_SECONDS = 300
 """Of the child's CPU time."""
 
-_SIGNAL_FIRST = 5
-"""What is between the limit that says why it ends a process, and the one that doesn't."""
+_SIGKILL_MARGIN = 5
+"""Between the soft limit, whose signal tells the reason, and the hard one, which ends the process by SIGKILL."""
 
-_MEMORY = f"needs more than {_MOST_MEMORY >> 20} MiB of memory to be read; give its objects in several files"
-_SECONDS = f"takes more than {_MOST_SECONDS} s to be read; give its objects in several files"
-_ENDED = "the process that reads it was ended; it is read again when it changes, or at SIGHUP"
+_MEMORY_EXCEEDED = f"needs more than {_MAX_MEMORY >> 20} MiB of memory to be read; give its objects in several files"
+_TIME_EXCEEDED = f"takes more than {_MAX_SECONDS} s to be read; give its objects in several files"
+_KILLED = "the process that parses it was killed; it is parsed again when the file changes, or at SIGHUP"
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[2]); from nfagent.manifests.parser_process import main; main(sys.argv[1])"
 )
@@ -48,23 +48,23 @@ _ROOT = str(Path(__file__).parents[2])
 
 
 class ParserError(DecodeError):
-    """A file that can't be parsed as a whole, with its problem."""
+    """A file can't be parsed as a whole: carries the issue."""
 
     def __init__(self, problem: ValidationIssue) -> None:
-        """Keep the problem and make it the message."""
+        """Keep the issue and make it the message."""
         super().__init__(str(problem))
         self.problem = problem
 
 
 class ObjectTooLarge(msgspec.Struct, frozen=True):
-    """An object that isn't read for its size: what names it, and how large it is."""
+    """An object that isn't decoded because of its size: its identifying fields, and its size in bytes."""
 
     named: dict[str, Any]
     size: int
 
 
 class _Children:
-    """The children that run, so that they can be ended with whoever waits for them."""
+    """The running children, so that a stop can kill them while threads wait for them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -88,16 +88,16 @@ _CHILDREN = _Children()
 
 
 def end_children() -> None:
-    """End the children that run now: who waits for them gets a problem, and goes on."""
+    """Kill the running children: the threads that wait for them get an issue, and go on."""
     _CHILDREN.end()
 
 
 def file_entries(name: str, text: str) -> Iterator[Document]:
-    """Give the objects of a file, lists opened. Raises UnparsedError, in the midst of them too."""
+    """Yield the objects of a file, lists expanded. Raises ParserError, also after some objects."""
     if len(text) >= LARGE:
-        child = _started(name, text)
+        child = _start_child(name, text)
         if child is not None:
-            yield from _from_child(name, child)
+            yield from _child_entries(name, child)
             return
     documents = parse(name, text)
     if isinstance(documents, ValidationIssue):
@@ -105,14 +105,14 @@ def file_entries(name: str, text: str) -> Iterator[Document]:
     yield from entries(documents)
 
 
-def _started(name: str, text: str) -> subprocess.Popen[bytes] | None:
-    """Start the child; None where this machine has no room for one now: then the file is parsed here, in more time."""
+def _start_child(name: str, text: str) -> subprocess.Popen[bytes] | None:
+    """Start the child; None where the machine lacks resources: the file is parsed in this process then, slower."""
     command = [sys.executable, "-I", "-c", _PROGRAM, name, _ROOT]
     try:
         with open(os.memfd_create("manifest"), "w+b") as file:  # noqa: PTH123 - it has no path
             file.write(text.encode(errors="surrogatepass"))
             file.seek(0)
-            # Nothing of the command comes from a file but its name, which is an argument.
+            # The only part of the command from outside is the file's name, which is an argument.
             return subprocess.Popen(  # noqa: S603
                 command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}
             )
@@ -120,7 +120,7 @@ def _started(name: str, text: str) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def _from_child(name: str, child: subprocess.Popen[bytes]) -> Iterator[Document]:
+def _child_entries(name: str, child: subprocess.Popen[bytes]) -> Iterator[Document]:
     _CHILDREN.add(child)
     try:
         for line in child.stdout or ():
@@ -130,7 +130,7 @@ def _from_child(name: str, child: subprocess.Popen[bytes]) -> Iterator[Document]
             if isinstance(found, ValidationIssue):
                 raise ParserError(found)
             yield found
-        raise ParserError(ValidationIssue(place=name, reason=_why_ended(child.wait())))
+        raise ParserError(ValidationIssue(place=name, reason=_exit_reason(child.wait())))
     finally:
         child.kill()
         child.wait()
@@ -150,23 +150,23 @@ def _decoded(line: bytes) -> Document | ValidationIssue | None:
     return found[0], found[1]
 
 
-def _why_ended(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -signal.SIGXCPU:
-        return _SECONDS
-    return _ENDED if code == -signal.SIGKILL else _MEMORY
+        return _TIME_EXCEEDED
+    return _KILLED if code == -signal.SIGKILL else _MEMORY_EXCEEDED
 
 
 def main(name: str) -> None:
-    """Parse standard input, as the child."""
-    for limit, most in ((resource.RLIMIT_AS, _MOST_MEMORY), (resource.RLIMIT_CPU, _MOST_SECONDS)):
-        with suppress(ValueError, OSError):  # a lower limit of the agent's own holds
-            resource.setrlimit(limit, (most, most + _SIGNAL_FIRST))
+    """Parse standard input: the child's entry point."""
+    for limit, most in ((resource.RLIMIT_AS, _MAX_MEMORY), (resource.RLIMIT_CPU, _MAX_SECONDS)):
+        with suppress(ValueError, OSError):  # a lower limit of the agent's own stays
+            resource.setrlimit(limit, (most, most + _SIGKILL_MARGIN))
     out = sys.stdout.buffer
     try:
         text = sys.stdin.buffer.read().decode(errors="surrogatepass")
         problem = _write(name, text, out)
     except MemoryError:
-        problem = ValidationIssue(place=name, reason=_MEMORY)
+        problem = ValidationIssue(place=name, reason=_MEMORY_EXCEEDED)
     out.write(msgspec.json.encode(problem) + b"\n")
     out.flush()
 
@@ -178,13 +178,13 @@ def _write(name: str, text: str, out: BinaryIO) -> ValidationIssue | None:
     for line, found in entries(documents):
         written = msgspec.json.encode((line, found))
         if len(written) > LARGEST_OBJECT:
-            written = msgspec.json.encode((line, _naming(found), len(written)))
+            written = msgspec.json.encode((line, _identifying_fields(found), len(written)))
         out.write(written + b"\n")
     return None
 
 
-def _naming(found: object) -> dict[str, Any]:
-    """Give of an object what names it."""
+def _identifying_fields(found: object) -> dict[str, Any]:
+    """Return the fields that identify an object."""
     if not isinstance(found, dict):
         return {}
     metadata = found.get("metadata")

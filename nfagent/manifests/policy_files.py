@@ -1,4 +1,4 @@
-"""Files with policies that somebody wants to try: read from the disk, and from text to policies."""
+"""Reads the policy files of `nfagent try`: from disk or standard input, and from text to policies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.regular_file import UnsuitableError, read_regular
 
-MOST_BYTES = 1024 * 1024
-"""Of all files together: the agent reads them while it has other things to do."""
+MAX_BYTES = 1024 * 1024
+"""Limit of all files together: the agent parses them between other work."""
 
 _STDIN = "-"
 _SHOWN = 5
@@ -27,36 +27,36 @@ _KINDS = ("NetworkPolicy", *SHORT_KINDS)
 
 
 def given_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
-    """Read files, the manifests of folders, and standard input for `-`. Raises UsageError."""
+    """Read files, the manifests in folders, and standard input for `-`. Raises UsageError."""
     if paths.count(_STDIN) > 1:
         raise UsageError("standard input can be read only once; give `-f -` once")
     files = tuple(file for path in paths for file in _files(path))
-    if sum(len(file.text) for file in files) > MOST_BYTES:
-        raise UsageError(f"more than {MOST_BYTES // 1024} KiB of manifests at once; give the policies in parts")
+    if sum(len(file.text) for file in files) > MAX_BYTES:
+        raise UsageError(f"more than {MAX_BYTES // 1024} KiB of manifests at once; give the policies in parts")
     return files
 
 
 def read_given(files: Iterable[PolicyFile]) -> PolicyFiles:
-    """Read the policies of files. Raises UsageError for what is none, can't be read at all, or is there twice."""
+    """Decode the policies in files. Raises UsageError for other objects, unreadable ones, and duplicates."""
     places: dict[ObjectRef, str] = {}
     policies: list[Policy] = []
     problems: list[ValidationIssue] = []
-    strangers: list[str] = []
+    others: list[str] = []
     for file in files:
         content = _content(file)
-        strangers += [f"{kind} in {file.name}" for kind in sorted(content.ignored)]
+        others += [f"{kind} in {file.name}" for kind in sorted(content.ignored)]
         for ref, (item, line) in content.items.items():
             place = f"{file.name}:{line}"
             if not isinstance(item, NetworkPolicy | TierPolicy):
-                strangers.append(f"{ref} in {place}")
+                others.append(f"{ref} in {place}")
                 continue
             if ref in places:
                 raise UsageError(f"{ref} is given twice, in {places[ref]} and in {place}; give it once")
             places[ref] = place
             policies.append(item)
             problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
-    if strangers:
-        raise _not_policies(strangers)
+    if others:
+        raise _not_policies_error(others)
     if not policies:
         raise UsageError(f"the files hold no policy; give one with {', '.join(_KINDS)} objects")
     return PolicyFiles(tuple(policies), tuple(problems))
@@ -100,10 +100,10 @@ def _decoded(name: str, content: bytes) -> str:
 
 
 def _content(file: PolicyFile) -> FileContent:
-    """Read a file in which every object can be read, or fails closed. Raises UsageError."""
+    """Decode a file in which every object can be read, or fails closed. Raises UsageError."""
     content = read_documents(file.name, file.text)
     if isinstance(content, ValidationIssue):
-        raise UsageError(f"{content}; mend it first")
+        raise UsageError(f"{content}; fix it first")
     kept = {
         msgspec.structs.replace(flaw, place=f"{file.name}:{line}")
         for item, line in content.items.values()
@@ -115,9 +115,9 @@ def _content(file: PolicyFile) -> FileContent:
     return content
 
 
-def _not_policies(strangers: list[str]) -> UsageError:
-    more = len(strangers) - _SHOWN
-    named = ", ".join([*strangers[:_SHOWN], *([f"{more} more"] if more > 0 else [])])
+def _not_policies_error(others: list[str]) -> UsageError:
+    more = len(others) - _SHOWN
+    named = ", ".join([*others[:_SHOWN], *([f"{more} more"] if more > 0 else [])])
     return UsageError(
         f"only policies can be tried, and the files hold other objects too: {named}; give files with "
         f"{', '.join(_KINDS)} objects alone, or try against a changed copy of all manifests with --manifests"

@@ -1,4 +1,4 @@
-"""The state that a folder of manifests describes, read once: for commands that need no running agent."""
+"""Reads a folder of manifests once into a desired state, for commands that need no running agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_state(
     log_group: int,
     choices: PolicyOptions | None = None,
 ) -> tuple[DesiredState, tuple[ValidationIssue, ...]]:
-    """Give the state, as the agent of that node would have it, and what is wrong with the files. Raises UsageError."""
+    """Return the desired state of the node's agent, and the issues of the files. Raises UsageError."""
     known = ManifestIndex()
     desired = DesiredState(node, masquerade, log_group, choices)
     for event in read_folder(folder, known):

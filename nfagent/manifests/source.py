@@ -1,4 +1,4 @@
-"""A folder of manifests as the agent's source of objects: read, followed, read again when asked."""
+"""A folder of manifests as the agent's object source: read at the start, watched, and read again on reload."""
 
 from __future__ import annotations
 
@@ -19,53 +19,53 @@ from nfagent.model.objects import ObjectRef, Pod
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 30.0
 _SLICE = 1000
-"""How many objects are adopted before others have a turn: some milliseconds."""
+"""Objects that are applied before other tasks run: some milliseconds."""
 
 
 class EventSink(Protocol):
-    """Who takes what changes."""
+    """Receives the changes of objects."""
 
     async def take(self, changes: Iterable[ManifestEvent]) -> None:
-        """Take in changes, in their order; following goes on when it returns."""
+        """Apply changes in their order; following continues when it returns."""
         ...
 
     def gathered(self) -> None:
-        """Take in, once, that everything was read."""
+        """Handle, once, that everything was read."""
         ...
 
 
 class FolderSource:
-    """Follows one folder."""
+    """Reads and follows one folder."""
 
-    def __init__(self, folder: Path, taker: EventSink, last_good: CheckpointStore) -> None:
-        """Join the folder, who takes what changes, and what is kept for the next start; `start` reads."""
+    def __init__(self, folder: Path, sink: EventSink, last_good: CheckpointStore) -> None:
+        """Start without objects; `start` reads the folder, and `last_good` keeps its objects for the next process."""
         self._path = folder
         self._folder = ManifestIndex()
-        self._taker = taker
+        self._sink = sink
         self._last_good = last_good
         self._disk = FolderReader()
         self._ignored: frozenset[str] = frozenset()
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """Everything that is wrong with the files now."""
+        """All issues of the files."""
         return self._folder.problems
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
-        """Give the problems that came and those that went since the last time; it costs what changed."""
-        return self._folder.flaws.news()
+        """Return the issues that appeared and those resolved since the last call; the cost grows with both."""
+        return self._folder.issues.news()
 
     async def start(self) -> None:
-        """Read everything; where that can't be read, what an agent of before read holds. Raises UsageError.
+        """Read everything, with the checkpoint of the previous process for what can't be read. Raises UsageError.
 
-        A folder that can't be listed, and of which nothing is known, is waited for: the rules of before hold.
+        Waits for a folder that can't be listed and has no checkpoint: the rules of the previous process stay in force.
         """
         await self._last_good.open(f"manifests {self._path.absolute()}")
         self._folder = ManifestIndex(self._last_good.of_files())
-        await self._take(self._folder.adopt_look(await self._first_look()))
+        await self._take(self._folder.adopt_look(await self._first_scan()))
         self._folder.forget_last_good()
         self._last_good.settle()
-        self._taker.gathered()
+        self._sink.gathered()
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -73,45 +73,45 @@ class FolderSource:
             await self._take(events)
 
     async def reload(self) -> None:
-        """Read everything again; what was read before holds where that can't be."""
+        """Read everything again; what can't be read keeps its last good content."""
         try:
-            async with self._folder.reading:
-                await self._take(self._folder.adopt_look(await self._disk.look(self._path, self._folder)))
+            async with self._folder.scan_lock:
+                await self._take(self._folder.adopt_look(await self._disk.scan(self._path, self._folder)))
         except (UsageError, OSError) as error:
-            log.error("reload: %s; what was read before holds", error)
+            log.error("reload failed: %s; the last good objects stay in force", error)
 
     async def read_services(self) -> str:
-        """Give no trouble: Services are read with everything else."""
+        """Return '': Services are read with everything else."""
         return ""
 
     async def close(self) -> None:
-        """End what reads large files: a thread waits for it."""
+        """End the child processes that parse large files: a thread waits for them."""
         end_children()
 
     def status(self) -> dict[str, Any]:
-        """Tell which files were read, by the digest of each."""
+        """Return the digest of each file that was read."""
         return {"files": dict(sorted(self._folder.digests.items()))}
 
-    async def _first_look(self) -> FolderScan:
+    async def _first_scan(self) -> FolderScan:
         pause = _FIRST_RETRY_SECONDS
         while True:
             try:
-                return await self._disk.look(self._path, self._folder)
+                return await self._disk.scan(self._path, self._folder)
             except OSError as error:
                 if pause == _FIRST_RETRY_SECONDS:
-                    log.warning("%s can't be read, it is tried again: %s", self._path, error.strerror or error)
+                    log.warning("%s can't be read, retrying: %s", self._path, error.strerror or error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
 
     async def _take(self, events: Iterable[ManifestEvent]) -> None:
-        # Whatever else came together takes effect together; Pods, of which there may be many, don't hold it up.
+        # All objects but Pods take effect together; Pods, of which there may be many, don't delay them.
         pods: list[ManifestEvent] = []
         others: list[ManifestEvent] = []
         for count, event in enumerate(self._last_good.noted(events, self._folder.holder), 1):
             (pods if _is_pod(event) else others).append(event)
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
-        await self._taker.take(chain(others, pods))
+        await self._sink.take(chain(others, pods))
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored

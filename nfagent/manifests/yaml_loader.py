@@ -1,4 +1,4 @@
-"""One file's text to documents: JSON, or YAML as kubectl reads it. Total: documents, or the Problem."""
+"""Parses a file's text to documents: JSON, or YAML as kubectl reads it. Never raises: documents, or the issue."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Document: TypeAlias = tuple[int, Any]
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
-_LONGEST_NUMBER = 20
-"""Digits and sign of a whole number of 64 bits."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_DIGITS = 20
+"""Digits and sign of a 64-bit integer."""
 
 
 def parse(name: str, text: str) -> list[Document] | ValidationIssue:
-    """Read the documents of a file; a Problem with its place where they can't be read. Never raises."""
+    """Return the documents of a file, or an issue with its place where they can't be parsed. Never raises."""
     if len(text) > LARGEST_FILE:
         return ValidationIssue(place=name, reason=TOO_LARGE)
     no_json: Exception | None = None
@@ -33,54 +33,54 @@ def parse(name: str, text: str) -> list[Document] | ValidationIssue:
         try:
             return list(_load_json(text))
         except (ValueError, RecursionError) as error:
-            no_json = error  # YAML in braces looks like JSON too
+            no_json = error  # YAML in braces begins like JSON
     try:
         return list(yaml_documents(text))
     except YamlError as error:
-        # Of braces without end, YAML's reader knows the line.
+        # For unclosed braces the YAML parser reports a better line.
         if no_json is not None and name.endswith(".json") and not isinstance(no_json, RecursionError):
-            return _no_json(name, no_json)
-        return _unreadable(name, "YAML", str(error), error.line)
+            return _json_issue(name, no_json)
+        return _syntax_issue(name, "YAML", str(error), error.line)
 
 
-def _no_json(name: str, error: Exception) -> ValidationIssue:
+def _json_issue(name: str, error: Exception) -> ValidationIssue:
     if isinstance(error, json.JSONDecodeError):
-        return _unreadable(name, "JSON", error.msg, error.lineno)
-    return _unreadable(name, "JSON", str(error), None)
+        return _syntax_issue(name, "JSON", error.msg, error.lineno)
+    return _syntax_issue(name, "JSON", str(error), None)
 
 
-def _unreadable(name: str, language: str, reason: str, line: int | None) -> ValidationIssue:
+def _syntax_issue(name: str, language: str, reason: str, line: int | None) -> ValidationIssue:
     place = name if line is None else f"{name}:{line}"
     return ValidationIssue(place=place, reason=f"is not valid {language}: {' '.join(reason.split())}")
 
 
 def _load_json(text: str) -> Iterator[Document]:
-    """Read JSON documents one after the other: YAML's reader refuses some of what JSON may hold."""
+    """Yield JSON documents one after the other: the YAML parser rejects some valid JSON."""
     decoder = json.JSONDecoder(
-        object_pairs_hook=_without_twins, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+        object_pairs_hook=_unique_keys, parse_int=_integer, parse_float=_finite, parse_constant=_finite
     )
-    suspect = _SURROGATE.search(text) or _HALF_OF_A_PAIR.search(text)
+    may_have_surrogate = _SURROGATE.search(text) or _LONE_SURROGATE.search(text)
     line, counted = 1, 0
     start = _blank(text, 0)
     while start < len(text):
         document, end = decoder.raw_decode(text, start)
-        if suspect and _HALF_OF_A_PAIR.search(json.dumps(document, ensure_ascii=False)):
+        if may_have_surrogate and _LONE_SURROGATE.search(json.dumps(document, ensure_ascii=False)):
             raise json.JSONDecodeError("a character is half of a surrogate pair", text, start)
         line, counted = line + text.count("\n", counted, start), start
         yield line, document
         start = _blank(text, end)
 
 
-def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
         raise ValueError(twice(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)))
     return made
 
 
-def _whole(digits: str) -> int | float:
-    """Read a whole number, as Go does: what 64 bits don't hold is a fraction."""
-    if len(digits) <= _LONGEST_NUMBER:
+def _integer(digits: str) -> int | float:
+    """Decode an integer as Go does: one beyond 64 bits becomes a float."""
+    if len(digits) <= _MAX_DIGITS:
         value = int(digits)
         if -(2**63) <= value < 2**63:
             return value
@@ -90,7 +90,7 @@ def _whole(digits: str) -> int | float:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits[:_LONGEST_NUMBER]} is a number too large for JSON")
+        raise ValueError(f"{digits[:_MAX_DIGITS]} is a number too large for JSON")
     return value
 
 

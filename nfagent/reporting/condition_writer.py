@@ -1,4 +1,4 @@
-"""Writes status conditions: where an object's are not as they should be, and only there."""
+"""Writes status conditions: compares each object's conditions with the desired ones and applies those that differ."""
 
 from __future__ import annotations
 
@@ -11,111 +11,114 @@ import msgspec
 from nfagent.clock import WallClock
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import APPLY_PATCH, FIELD_MANAGER, ObjectConditions, status_apply
-from nfagent.reporting.event_recorder import read_known
+from nfagent.reporting.event_recorder import read_object_meta
 from nfagent.reporting.notice import object_path
-from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, explanation
+from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, status_message
 from nfagent.reporting.timestamps import to_seconds
 from nfagent.reporting.token_bucket import TokenBucket
 
-_LOOK_AGAIN_SECONDS = 300.0
-"""Between two looks at conditions that nothing was told about: others may write them, or make the object anew."""
+_RESYNC_SECONDS = 300.0
+"""Between two reads of an object whose desired conditions are unchanged: other writers may change its conditions, and
+the object may be deleted and created again."""
 
-_SOON_SECONDS = 10.0
-"""Before the next look at an object that changed while it was written to."""
+_CONFLICT_RETRY_SECONDS = 10.0
+"""Before the next read of an object that changed while its status was written."""
 
 _BURST = 20.0
 _RATE = 5.0
-"""Objects that are looked at: so many at once, then so many a second."""
+"""Rate limit: objects read at once, then objects a second."""
 
-_LONGEST_WAIT = 3600.0
+_MAX_WAIT = 3600.0
 
 
 class ConditionWriter:
-    """The conditions of all objects that have them, while this agent speaks for the cluster.
+    """Keeps the status conditions of all objects that have them, while this agent is leader.
 
-    sent: how many objects' conditions were written so far
+    sent: writes of an object's conditions so far
     """
 
     def __init__(
-        self, channel: RequestRetrier, clock: WallClock, draw: Callable[[], float], leads: Callable[[], bool]
+        self, retrier: RequestRetrier, clock: WallClock, jitter: Callable[[], float], is_leader: Callable[[], bool]
     ) -> None:
-        """Stand ready; leads: whether this agent speaks for the cluster now."""
+        """Start with no object; is_leader: whether this agent is leader now."""
         self.sent = 0
-        self.channel = channel
+        self.retrier = retrier
         self._clock = clock
-        self._draw = draw
-        self._leads = leads
+        self._jitter = jitter
+        self._is_leader = is_leader
         self._due: dict[ObjectRef, tuple[ObjectConditions, float]] = {}
-        self._led = False
+        self._was_leader = False
         self._bucket = TokenBucket(_BURST, _RATE, clock.monotonic())
-        self._woken = asyncio.Event()
+        self._wakeup = asyncio.Event()
 
-    def keep(self, standings: Iterable[ObjectConditions]) -> None:
-        """Take in how it stands with all objects now."""
+    def replace(self, conditions: Iterable[ObjectConditions]) -> None:
+        """Set the desired conditions of all objects."""
         now = self._clock.monotonic()
         before = self._due
         self._due = {}
-        for standing in standings:
-            found = before.get(standing.about)
-            self._due[standing.about] = found if found is not None and found[0] == standing else (standing, now)
-        self._woken.set()
+        for desired in conditions:
+            found = before.get(desired.about)
+            self._due[desired.about] = found if found is not None and found[0] == desired else (desired, now)
+        self._wakeup.set()
 
     def wake(self) -> None:
-        """Have a look: who speaks for the cluster may have changed."""
-        self._woken.set()
+        """Check again at once: the leader may have changed."""
+        self._wakeup.set()
 
     async def run(self) -> None:
-        """Write what isn't as it should be, until cancelled."""
+        """Write conditions that differ, until cancelled."""
         while True:
-            self._woken.clear()
-            pause = self.channel.wait()
+            self._wakeup.clear()
+            pause = self.retrier.delay()
             if pause <= 0.0:
-                pause = self._until()
+                pause = self._delay()
                 if pause <= 0.0:
-                    await self._bring(min(self._due.values(), key=lambda turn: turn[1])[0])
+                    await self._sync(min(self._due.values(), key=lambda event: event[1])[0])
                     continue
-            await self._clock.wait(self._woken, min(pause, _LONGEST_WAIT))
+            await self._clock.wait(self._wakeup, min(pause, _MAX_WAIT))
 
-    def _until(self) -> float:
-        """Give the seconds until the next object's turn. One that begins to speak looks at all of them."""
-        leads, now = self._leads(), self._clock.monotonic()
-        if leads and not self._led:
-            self._due = {about: (standing, now) for about, (standing, _) in self._due.items()}
-        self._led = leads
-        if not leads or not self._due:
-            return _LONGEST_WAIT
-        return max(min(due for _, due in self._due.values()) - now, self._bucket.wait(now))
+    def _delay(self) -> float:
+        """Return the seconds until the next object is due. A new leader reads all of them."""
+        is_leader, now = self._is_leader(), self._clock.monotonic()
+        if is_leader and not self._was_leader:
+            self._due = {about: (desired, now) for about, (desired, _) in self._due.items()}
+        self._was_leader = is_leader
+        if not is_leader or not self._due:
+            return _MAX_WAIT
+        return max(min(due for _, due in self._due.values()) - now, self._bucket.delay(now))
 
-    async def _bring(self, standing: ObjectConditions) -> None:
-        """Bring one object's conditions up to date."""
-        path = object_path(standing.about)
+    async def _sync(self, desired: ObjectConditions) -> None:
+        """Read one object and apply its conditions where they differ."""
+        path = object_path(desired.about)
         self._bucket.take(self._clock.monotonic())
-        answer = await self.channel.ask("GET", path)
-        if answer is None:
+        response = await self.retrier.request("GET", path)
+        if response is None:
             return
-        if answer.status == 200:
-            body = status_apply(standing, _conditions(answer), read_known(answer), to_seconds(self._clock.now_ns()))
+        if response.status == 200:
+            body = status_apply(
+                desired, _conditions(response), read_object_meta(response), to_seconds(self._clock.now_ns())
+            )
             if body is not None:
-                if not self._leads():
+                if not self._is_leader():
                     return
                 query = {"fieldManager": FIELD_MANAGER, "force": "true"}
                 path = f"{path}/status"
-                answer = await self.channel.ask("PATCH", path, query=query, body=body, content_type=APPLY_PATCH)
-                if answer is None:
+                response = await self.retrier.request("PATCH", path, query=query, body=body, content_type=APPLY_PATCH)
+                if response is None:
                     return
-                self.sent += answer.status == 200
-        self._settle(standing, answer)
+                self.sent += response.status == 200
+        self._requeue(desired, response)
 
-    def _settle(self, standing: ObjectConditions, answer: ApiAnswer) -> None:
-        """Leave an object alone for a while, unless something new was told of it meanwhile."""
-        seconds = _LOOK_AGAIN_SECONDS * (0.5 + 0.5 * self._draw())
-        if answer.status in {404, 409}:
-            seconds = _SOON_SECONDS  # it was deleted, or made anew, meanwhile: that is told, or found
-        elif answer.status != 200:
-            self.channel.refused(f"status of {standing.about}: {explanation(answer)}")
-        found = self._due.get(standing.about)
-        if found is not None and found[0] == standing:
-            self._due[standing.about] = (standing, self._clock.monotonic() + seconds)
+    def _requeue(self, desired: ObjectConditions, response: ApiAnswer) -> None:
+        """Schedule the next read of an object, unless its desired conditions changed meanwhile."""
+        seconds = _RESYNC_SECONDS * (0.5 + 0.5 * self._jitter())
+        if response.status in {404, 409}:
+            seconds = _CONFLICT_RETRY_SECONDS  # deleted or created again meanwhile
+        elif response.status != 200:
+            self.retrier.record_rejection(f"status of {desired.about}: {status_message(response)}")
+        found = self._due.get(desired.about)
+        if found is not None and found[0] == desired:
+            self._due[desired.about] = (desired, self._clock.monotonic() + seconds)
 
 
 class _Status(msgspec.Struct):
@@ -129,9 +132,9 @@ class _Object(msgspec.Struct):
 _object = msgspec.json.Decoder(_Object)
 
 
-def _conditions(answer: ApiAnswer) -> list[Any]:
+def _conditions(response: ApiAnswer) -> list[Any]:
     try:
-        status = _object.decode(answer.body).status
+        status = _object.decode(response.body).status
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
     return (status.conditions if status is not None else None) or []

@@ -1,7 +1,7 @@
 """Status conditions of EgressNATPolicy and NetworkGatewayGroup (meta/v1 Condition), for a server-side apply on /status.
 
-`Accepted`: nfagent can read the object. `Programmed`: nodes do what it says. Server-side apply under our own field
-manager owns these two entries of the list, a map by `type`, and leaves other writers' alone.
+`Accepted`: nfagent can read the object. `Programmed`: nodes enforce it. A server-side apply with our own field manager
+owns these two entries of the list, which is a map by `type`, and leaves other writers' entries alone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import msgspec
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.objects import ObjectRef
-from nfagent.reporting.notice import ExistingEvent, api_version, readable
+from nfagent.reporting.notice import ObjectMeta, api_version, readable
 
 FIELD_MANAGER = "nfagent"
 ACCEPTED = "Accepted"
 PROGRAMMED = "Programmed"
 APPLY_PATCH = "application/apply-patch+yaml"
 KINDS = ("EgressNATPolicy", "NetworkGatewayGroup")
-"""Those that have such conditions."""
+"""The kinds with such conditions."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition without its times; the message stays under the API's 32,768 characters by far."""
+    """A condition without its times; its message is far shorter than the API's limit of 32,768 characters.
+
+    holds: status True
+    """
 
     type: str
     holds: bool
@@ -34,14 +37,15 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> Literal["True", "False"]:
-        """As the API writes it."""
+        """The status as the API writes it."""
         return "True" if self.holds else "False"
 
 
 class ObjectConditions(msgspec.Struct, frozen=True):
-    """How it stands with an object, for its status.
+    """The desired status conditions of an object.
 
-    basis: what was read of the object; where that changed, its generation did, and the conditions are written anew
+    basis: the decoded object, or its faults. Where it changed, the object's generation changed, and its conditions are
+           written again
     """
 
     about: ObjectRef
@@ -54,77 +58,75 @@ def standings(
     policies: Iterable[EgressNATPolicy],
     gateways: Iterable[NetworkGatewayGroup],
 ) -> list[ObjectConditions]:
-    """Say how it stands with all objects that have conditions.
+    """Return the desired conditions of all objects that have conditions.
 
-    faults: objects of any kind that can't be read, each with what is wrong; last good versions don't count for these
+    faults: objects of any kind that can't be read, each with its issues; last good versions of these are ignored
     """
     found = [policy_standing(policy) for policy in policies if policy.ref not in faults]
     found += [gateway_standing(group) for group in gateways if group.ref not in faults]
-    return found + [rejected_standing(ref, problems) for ref, problems in faults.items() if ref.kind in KINDS]
+    return found + [rejected_conditions(ref, problems) for ref, problems in faults.items() if ref.kind in KINDS]
 
 
 def policy_standing(policy: EgressNATPolicy) -> ObjectConditions:
-    """Say how it stands with an EgressNATPolicy that can be read."""
-    return _standing(policy.ref, policy, policy.unenforced, "NoSNAT is enforced on every node that runs nfagent")
+    """Return the conditions of an EgressNATPolicy that can be read."""
+    return _accepted(policy.ref, policy, policy.unenforced, "NoSNAT is enforced on every node that runs nfagent")
 
 
 def gateway_standing(group: NetworkGatewayGroup) -> ObjectConditions:
-    """Say how it stands with a NetworkGatewayGroup that can be read."""
-    lacking = "gateways are read and validated, and not enforced yet: no node holds these addresses"
-    return _standing(group.ref, group, lacking, "")
+    """Return the conditions of a NetworkGatewayGroup that can be read."""
+    unsupported = "gateways are read and validated, and not enforced yet: no node holds these addresses"
+    return _accepted(group.ref, group, unsupported, "")
 
 
-def rejected_standing(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> ObjectConditions:
-    """Say of an object that can't be read that nothing of this version of it is in force."""
+def rejected_conditions(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> ObjectConditions:
+    """Return the conditions of an object that can't be read: neither accepted nor programmed."""
     found = tuple(problems)
-    said = "; ".join(str(msgspec.structs.replace(problem, place="", object="")) for problem in found)
-    accepted = Condition(type=ACCEPTED, holds=False, reason="Invalid", message=readable(said))
-    kept = "the object can't be read; what was read of it before stays in force, and nothing else of it"
+    message = "; ".join(str(msgspec.structs.replace(problem, place="", object="")) for problem in found)
+    accepted = Condition(type=ACCEPTED, holds=False, reason="Invalid", message=readable(message))
+    kept = "the object can't be read; its last good version, if there was one, stays in force"
     return ObjectConditions(
         ref, (accepted, Condition(type=PROGRAMMED, holds=False, reason="Invalid", message=kept)), basis=found
     )
 
 
-def _standing(ref: ObjectRef, basis: object, lacking: str, done: str) -> ObjectConditions:
+def _accepted(ref: ObjectRef, basis: object, unsupported: str, done: str) -> ObjectConditions:
     accepted = Condition(type=ACCEPTED, holds=True, reason="Accepted", message="the object can be read")
-    if lacking:
-        programmed = Condition(type=PROGRAMMED, holds=False, reason="NotSupported", message=readable(lacking))
+    if unsupported:
+        programmed = Condition(type=PROGRAMMED, holds=False, reason="NotSupported", message=readable(unsupported))
     else:
         programmed = Condition(type=PROGRAMMED, holds=True, reason="Programmed", message=done)
     return ObjectConditions(ref, (accepted, programmed), basis)
 
 
-def status_apply(
-    standing: ObjectConditions, found: Iterable[Any], known: ExistingEvent, now: str
-) -> dict[str, Any] | None:
-    """Give the body that brings an object's conditions up to date; None where they are.
+def status_apply(desired: ObjectConditions, found: Iterable[Any], meta: ObjectMeta, now: str) -> dict[str, Any] | None:
+    """Return the server-side apply that makes an object's conditions the desired ones; None where they are already.
 
-    found: status.conditions as they are; entries that can't be read count as missing
-    known: the object's uid, without which a new object of its name could get them, and its generation
-    now:   RFC 3339, seconds: when a condition changed whose status isn't as it was
+    found: status.conditions of the object; entries that can't be read count as missing
+    meta:  the object's uid, so that a new object of the same name doesn't get them, and its generation
+    now:   RFC 3339, seconds: lastTransitionTime of a condition whose status changes
     """
     before = {entry["type"]: entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("type"), str)}
-    wanted = [_written(condition, before.get(condition.type), known, now) for condition in standing.conditions]
-    if all(before.get(entry["type"]) == entry for entry in wanted):
+    entries = [_with_times(condition, before.get(condition.type), meta, now) for condition in desired.conditions]
+    if all(before.get(entry["type"]) == entry for entry in entries):
         return None
-    about = standing.about
-    metadata = {"name": about.name, "namespace": about.namespace, "uid": known.uid}
+    about = desired.about
+    metadata = {"name": about.name, "namespace": about.namespace, "uid": meta.uid}
     return {
         "apiVersion": api_version(about),
         "kind": about.kind,
         "metadata": {key: value for key, value in metadata.items() if value},
-        "status": {"conditions": wanted},
+        "status": {"conditions": entries},
     }
 
 
-def _written(condition: Condition, before: dict[str, Any] | None, known: ExistingEvent, now: str) -> dict[str, Any]:
+def _with_times(condition: Condition, before: dict[str, Any] | None, meta: ObjectMeta, now: str) -> dict[str, Any]:
     since = (
         before.get("lastTransitionTime") if before is not None and before.get("status") == condition.status else None
     )
     return {
         "type": condition.type,
         "status": condition.status,
-        "observedGeneration": known.generation,
+        "observedGeneration": meta.generation,
         "lastTransitionTime": since if isinstance(since, str) else now,
         "reason": condition.reason,
         "message": condition.message,

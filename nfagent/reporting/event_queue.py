@@ -1,10 +1,11 @@
-"""Which statement is said when: what holds, what was said of it, what may be said next. Without clock and lots.
+"""Queue of the Events of one agent: which notice is published when. Without clock and random source.
 
-A statement is said as soon as it holds. While it goes on to hold it is said again after 10, 20, then every 40
-minutes: an API server forgets an Event an hour after its last change (--event-ttl), and an owner who looks then must
-still find it; oftener would be 15,000 nodes writing for nothing. A statement that changes, or comes back, is said
-at once where its topic was quiet: somebody mends a policy and wants to see what is left. Where it comes and goes, the
-pause doubles from 10 seconds to 10 minutes. Of what changes meanwhile the newest is said, and the rest is counted.
+A notice is published as soon as it is active. While it stays active it is published again after 10, 20, then every 40
+minutes: an API server deletes an Event an hour after its last change (--event-ttl), and an owner who looks then must
+still find it; more often would mean 15,000 nodes writing for nothing. A notice that changes, or becomes active again,
+is published at once where its key was quiet: the owner of a policy who fixes one fault sees the next one. Where it
+comes and goes, the minimum interval doubles from 10 seconds to 10 minutes. Of several changes within the interval the
+newest is published, and the others are counted as suppressed.
 """
 
 from __future__ import annotations
@@ -13,70 +14,70 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.reporting.notice import EventKey, ExistingEvent, Notice
+from nfagent.reporting.notice import EventKey, Notice, ObjectMeta
 from nfagent.reporting.token_bucket import TokenBucket
 
-MOST_TOPICS = 1000
-"""What more is wrong than that isn't said, but counted: a cluster in which a thousand objects are wrong has another
-problem, and memory is bounded."""
+MAX_KEYS = 1000
+"""Notices beyond it are counted, not published: memory is bounded, and a cluster with a thousand faulty objects has
+another problem."""
 
 REPEAT_SECONDS = 600.0
-_LONGEST_REPEAT = 2400.0
-_FIRST_PAUSE = 10.0
-_LONGEST_PAUSE = 600.0
+_MAX_REPEAT = 2400.0
+_FIRST_INTERVAL = 10.0
+_MAX_INTERVAL = 600.0
 _QUIET_SECONDS = 1200.0
-"""A topic on which nothing was said for so long begins anew, at the shortest pause."""
+"""A key on which nothing was published for this long starts again with the shortest interval."""
 
 SPREAD_SECONDS = 10.0
-"""Node statements wait so long at most before they are first said: what is wrong on all nodes is found on all."""
+"""Longest random delay before a node notice is published first: many faults appear on all nodes at once."""
 
 BURST = 25.0
 RATE = 0.5
-"""Of one agent, in Events: so many at once, then so many a second."""
+"""Rate limit of one agent: Events at once, then Events a second."""
 
 
 class _Entry(msgspec.Struct):
-    """One topic.
+    """The state of one key.
 
-    statement: what holds; None where nothing does any more, and only the pause is remembered
-    due:       monotonic time from which it is said (again); None where it was said once and for all
-    known:     what was learned of the object for this statement
-    count:     how often its Event says that it was said; 0 while it has none that we know of
-    said_at:   monotonic time, None before
-    pause:     seconds after `said_at` before anything else is said on this topic
-    repeat:    seconds until the same is said again
-    held:      it was held back by the bucket, and counted as that
+    notice:       the active notice; None where there is none, and only the interval is kept
+    due:          monotonic time at which it is published (again); None after a notice that is published once
+    meta:         metadata of the object, read for this notice
+    count:        `count` of its Event; 0 where no Event of this agent's is known
+    recorded_at:  monotonic time of the last publication on this key; None before the first
+    min_interval: seconds after `recorded_at` before anything else is published on this key
+    repeat_after: seconds until the same notice is published again
+    throttled:    the rate limiter delayed it, and it is counted as suppressed
     """
 
-    statement: Notice | None
+    notice: Notice | None
     due: float | None
-    known: ExistingEvent | None = None
+    meta: ObjectMeta | None = None
     count: int = 0
-    said_at: float | None = None
-    pause: float = _FIRST_PAUSE
-    repeat: float = REPEAT_SECONDS
-    held: bool = False
+    recorded_at: float | None = None
+    min_interval: float = _FIRST_INTERVAL
+    repeat_after: float = REPEAT_SECONDS
+    throttled: bool = False
 
 
 class QueuedEvent(msgspec.Struct, frozen=True):
-    """A statement to be said now; `known` and `count` as they were left at the last time."""
+    """A notice to publish now; `meta` and `count` as they were after its last publication."""
 
-    statement: Notice
-    known: ExistingEvent | None
+    notice: Notice
+    meta: ObjectMeta | None
     count: int
 
 
 class EventQueue:
-    """The statements of one agent.
+    """The active notices of one agent.
 
-    suppressed: statements that were not said, or later than they held: replaced by a newer one of their topic before
-                they were said, gone before, or held back by the bucket
-    left_out:   statements that hold and have no room here
-    leading:    this agent speaks for the cluster
+    suppressed: notices that were published late or never: replaced by a newer one of their key, no longer active, or
+                delayed by the rate limiter
+    left_out:   active notices beyond MAX_KEYS
+    leading:    this agent is leader
     """
 
     def __init__(self, now: float) -> None:
-        """Start with nothing to say."""
+        """Start without notices at the monotonic time `now`."""
         self.suppressed = 0
         self.left_out = 0
         self.leading = False
@@ -84,126 +85,126 @@ class EventQueue:
         self._bucket = TokenBucket(BURST, RATE, now)
 
     @property
-    def holding(self) -> int:
-        """How many statements hold."""
-        return sum(entry.statement is not None for entry in self._entries.values())
+    def active(self) -> int:
+        """Number of active notices."""
+        return sum(entry.notice is not None for entry in self._entries.values())
 
     @property
-    def kept(self) -> int:
-        """How many topics are kept, those on which something was said lately among them; never above MOST_TOPICS."""
+    def tracked(self) -> int:
+        """Number of keys, those that were published recently included; at most MAX_KEYS."""
         return len(self._entries)
 
-    def lead(self, *, leading: bool) -> None:
-        """Begin to speak for the cluster, or end it. Others spoke meanwhile: how often isn't known any more."""
+    def set_leading(self, *, leading: bool) -> None:
+        """Start or stop as leader. The counts of cluster Events are unknown then: other agents published meanwhile."""
         if leading != self.leading:
             self.leading = leading
             for entry in self._entries.values():
-                if entry.statement is not None and entry.statement.scope == "cluster":
-                    entry.known, entry.count, entry.held = None, 0, False
+                if entry.notice is not None and entry.notice.scope == "cluster":
+                    entry.meta, entry.count, entry.throttled = None, 0, False
 
-    def hold(self, statements: Iterable[Notice], now: float, lot: float) -> None:
-        """Take in all that holds now, one statement a topic; what isn't among it holds no more."""
-        holding = {statement.topic: statement for statement in statements}
-        for topic, entry in list(self._entries.items()):
-            if topic not in holding:
-                self._gone(topic, entry, now)
+    def replace(self, notices: Iterable[Notice], now: float, jitter: float) -> None:
+        """Set all active notices, one per key; jitter: random, 0 to 1, spreads node notices."""
+        active = {notice.key: notice for notice in notices}
+        for key, entry in list(self._entries.items()):
+            if key not in active:
+                self._drop(key, entry, now)
         self.left_out = 0
-        for topic, statement in holding.items():
-            found = self._entries.get(topic)
+        for key, notice in active.items():
+            found = self._entries.get(key)
             if found is None:
-                self._begin(topic, statement, now + (SPREAD_SECONDS * lot if statement.scope == "node" else 0.0))
-            elif found.statement != statement:
-                self._change(found, statement, now)
+                self._add(key, notice, now + (SPREAD_SECONDS * jitter if notice.scope == "node" else 0.0))
+            elif found.notice != notice:
+                self._change(found, notice, now)
 
-    def next(self, now: float) -> QueuedEvent | float | None:
-        """Give the statement to be said now, or the seconds until there may be one; None where nothing waits."""
-        waiting = list(self._mine())
+    def next_event(self, now: float) -> QueuedEvent | float | None:
+        """Return the notice to publish now, or the seconds until the next may be due; None where nothing is queued."""
+        waiting = list(self._publishable())
         if not waiting:
             return None
-        due, statement, entry = min(waiting, key=lambda turn: turn[0])
+        due, notice, entry = min(waiting, key=lambda turn: turn[0])
         if due > now:
             return due - now
-        wait = self._bucket.wait(now)
-        if wait <= 0.0:
-            return QueuedEvent(statement, entry.known, entry.count)
-        for late, _, held in waiting:
-            if late <= now and not held.held:
-                held.held = True
+        delay = self._bucket.delay(now)
+        if delay <= 0.0:
+            return QueuedEvent(notice, entry.meta, entry.count)
+        for since, _, delayed in waiting:
+            if since <= now and not delayed.throttled:
+                delayed.throttled = True
                 self.suppressed += 1
-        return wait
+        return delay
 
-    def _mine(self) -> Iterator[tuple[float, Notice, _Entry]]:
-        """Give what this agent has to say, now or later, and when."""
+    def _publishable(self) -> Iterator[tuple[float, Notice, _Entry]]:
+        """Yield the notices that this agent may publish, each with its due time."""
         for entry in self._entries.values():
-            statement, due = entry.statement, entry.due
-            if statement is not None and due is not None and (self.leading or statement.scope == "node"):
-                yield due, statement, entry
+            notice, due = entry.notice, entry.due
+            if notice is not None and due is not None and (self.leading or notice.scope == "node"):
+                yield due, notice, entry
 
-    def learned(self, statement: Notice, known: ExistingEvent) -> None:
-        """Keep what was learned of the object, so that it isn't asked for again while the statement holds."""
-        entry = self._current(statement)
+    def set_object_meta(self, notice: Notice, meta: ObjectMeta) -> None:
+        """Keep the object's metadata, so that they aren't read again while the notice is active."""
+        entry = self._current(notice)
         if entry is not None:
-            entry.known = known
+            entry.meta = meta
 
-    def said(self, statement: Notice, count: int, now: float) -> None:
-        """Take in that a statement was said; its Event says so many times now."""
+    def record(self, notice: Notice, count: int, now: float) -> None:
+        """Record that a notice was published; count: its Event's `count` now."""
         self._bucket.take(now)
-        entry = self._entries.get(statement.topic)
+        entry = self._entries.get(notice.key)
         if entry is None:
             return
-        quiet = entry.said_at is None or now - entry.said_at >= _QUIET_SECONDS
-        entry.pause = _FIRST_PAUSE if quiet else min(2 * entry.pause, _LONGEST_PAUSE)
-        entry.said_at = now
-        if entry.statement != statement:
-            # It changed while it was said: the new one waits for the pause.
-            entry.due = now + entry.pause if entry.statement is not None else None
+        quiet = entry.recorded_at is None or now - entry.recorded_at >= _QUIET_SECONDS
+        entry.min_interval = _FIRST_INTERVAL if quiet else min(2 * entry.min_interval, _MAX_INTERVAL)
+        entry.recorded_at = now
+        if entry.notice != notice:
+            # It changed while it was published: the new one waits for the interval.
+            entry.due = now + entry.min_interval if entry.notice is not None else None
             return
-        entry.count, entry.held = count, False
-        if statement.once:
+        entry.count, entry.throttled = count, False
+        if notice.once:
             entry.due = None
             return
-        entry.due = now + entry.repeat
-        entry.repeat = min(2 * entry.repeat, _LONGEST_REPEAT)
+        entry.due = now + entry.repeat_after
+        entry.repeat_after = min(2 * entry.repeat_after, _MAX_REPEAT)
 
-    def put_off(self, statement: Notice, now: float) -> None:
-        """Take in that a statement can't be said: its object isn't there, or its Event is refused."""
-        entry = self._current(statement)
+    def postpone(self, notice: Notice, now: float) -> None:
+        """Retry a notice later that can't be published: its object doesn't exist, or its Event is rejected."""
+        entry = self._current(notice)
         if entry is not None:
-            entry.known, entry.count, entry.held = None, 0, False
-            entry.due = now + entry.repeat
-            entry.repeat = min(2 * entry.repeat, _LONGEST_REPEAT)
+            entry.meta, entry.count, entry.throttled = None, 0, False
+            entry.due = now + entry.repeat_after
+            entry.repeat_after = min(2 * entry.repeat_after, _MAX_REPEAT)
 
-    def _current(self, statement: Notice) -> _Entry | None:
-        entry = self._entries.get(statement.topic)
-        return entry if entry is not None and entry.statement == statement else None
+    def _current(self, notice: Notice) -> _Entry | None:
+        entry = self._entries.get(notice.key)
+        return entry if entry is not None and entry.notice == notice else None
 
-    def _begin(self, topic: EventKey, statement: Notice, due: float) -> None:
-        if len(self._entries) >= MOST_TOPICS:
-            spare = next((name for name, entry in self._entries.items() if entry.statement is None), None)
+    def _add(self, key: EventKey, notice: Notice, due: float) -> None:
+        if len(self._entries) >= MAX_KEYS:
+            spare = next((name for name, entry in self._entries.items() if entry.notice is None), None)
             if spare is None:
                 self.left_out += 1
                 return
             del self._entries[spare]
-        self._entries[topic] = _Entry(statement, due)
+        self._entries[key] = _Entry(notice, due)
 
-    def _change(self, entry: _Entry, statement: Notice, now: float) -> None:
-        self._count_unsaid(entry)
-        due = now if entry.said_at is None else max(now, entry.said_at + entry.pause)
-        if entry.statement is not None and entry.said_at is None and entry.due is not None:
-            due = min(entry.due, now + SPREAD_SECONDS)  # it was never said: its turn stays
-        entry.statement, entry.due = statement, due
-        entry.known, entry.count, entry.repeat, entry.held = None, 0, REPEAT_SECONDS, False
+    def _change(self, entry: _Entry, notice: Notice, now: float) -> None:
+        self._count_suppressed(entry)
+        due = now if entry.recorded_at is None else max(now, entry.recorded_at + entry.min_interval)
+        if entry.notice is not None and entry.recorded_at is None and entry.due is not None:
+            due = min(entry.due, now + SPREAD_SECONDS)  # never published: it keeps its place
+        entry.notice, entry.due = notice, due
+        entry.meta, entry.count, entry.repeat_after, entry.throttled = None, 0, REPEAT_SECONDS, False
 
-    def _gone(self, topic: EventKey, entry: _Entry, now: float) -> None:
-        self._count_unsaid(entry)
-        if entry.said_at is None or now - entry.said_at >= _QUIET_SECONDS:
-            del self._entries[topic]
+    def _drop(self, key: EventKey, entry: _Entry, now: float) -> None:
+        self._count_suppressed(entry)
+        if entry.recorded_at is None or now - entry.recorded_at >= _QUIET_SECONDS:
+            del self._entries[key]
         else:
-            entry.statement, entry.due, entry.known, entry.held = None, None, None, False
+            entry.notice, entry.due, entry.meta, entry.throttled = None, None, None, False
 
-    def _count_unsaid(self, entry: _Entry) -> None:
-        """Count a statement of ours that goes before it was said; what the bucket held back is counted already."""
-        statement = entry.statement
-        ours = statement is not None and (self.leading or statement.scope == "node")
-        if ours and entry.count == 0 and entry.due is not None and not entry.held:
+    def _count_suppressed(self, entry: _Entry) -> None:
+        """Count a notice of this agent that ends unpublished, unless the rate limiter counted it already."""
+        notice = entry.notice
+        mine = notice is not None and (self.leading or notice.scope == "node")
+        if mine and entry.count == 0 and entry.due is not None and not entry.throttled:
             self.suppressed += 1

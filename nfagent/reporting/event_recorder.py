@@ -1,4 +1,4 @@
-"""Writes Events, one after the other, as the ledger says which and when."""
+"""Writes Events to the API server one after the other, in the order of the queue."""
 
 from __future__ import annotations
 
@@ -9,119 +9,127 @@ import msgspec
 
 from nfagent.clock import WallClock
 from nfagent.reporting.event_queue import EventQueue, QueuedEvent
-from nfagent.reporting.events import event_name, events_path, new_event, node_known, repeated
-from nfagent.reporting.notice import ExistingEvent, Notice, object_path
-from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, explanation
+from nfagent.reporting.events import event_name, events_path, new_event, node_object_meta, repeat_patch
+from nfagent.reporting.notice import Notice, ObjectMeta, object_path
+from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, status_message
 from nfagent.reporting.timestamps import to_seconds
 
 MERGE_PATCH = "application/merge-patch+json"
-_LONGEST_WAIT = 3600.0
+_MAX_WAIT = 3600.0
 
 
 class EventRecorder:
-    """The Events of one agent.
+    """Records the Events of one agent.
 
-    sent: how many were written so far, repetitions among them
-    gone: statements whose object wasn't there any more
+    sent: Events written so far, repetitions included
+    gone: notices whose object didn't exist any more
     """
 
     def __init__(
-        self, channel: RequestRetrier, clock: WallClock, node: str, draw: Callable[[], float], leads: Callable[[], bool]
+        self,
+        retrier: RequestRetrier,
+        clock: WallClock,
+        node: str,
+        jitter: Callable[[], float],
+        is_leader: Callable[[], bool],
     ) -> None:
-        """Write as the agent of `node`; leads: whether it speaks for the cluster now."""
+        """Record as the agent of `node`; is_leader: whether it is leader now."""
         self.sent = 0
         self.gone = 0
-        self.channel = channel
-        self.ledger = EventQueue(clock.monotonic())
+        self.retrier = retrier
+        self.queue = EventQueue(clock.monotonic())
         self._clock = clock
         self._node = node
-        self._draw = draw
-        self._leads = leads
-        self._woken = asyncio.Event()
+        self._jitter = jitter
+        self._is_leader = is_leader
+        self._wakeup = asyncio.Event()
 
-    def say(self, statements: Iterable[Notice]) -> None:
-        """Take in all that holds now; what isn't among it holds no more."""
-        self.ledger.hold(statements, self._clock.monotonic(), self._draw())
-        self._woken.set()
+    def publish(self, notices: Iterable[Notice]) -> None:
+        """Set all active notices; one that isn't among them is no longer published."""
+        self.queue.replace(notices, self._clock.monotonic(), self._jitter())
+        self._wakeup.set()
 
     def wake(self) -> None:
-        """Have a look: who speaks for the cluster may have changed."""
-        self._woken.set()
+        """Check the queue at once: the leader may have changed."""
+        self._wakeup.set()
 
     async def run(self) -> None:
-        """Write what there is to be said, until cancelled."""
+        """Write Events as they are due, until cancelled."""
         while True:
-            self._woken.clear()
-            pause = self.channel.wait()
+            self._wakeup.clear()
+            pause = self.retrier.delay()
             if pause <= 0.0:
-                self.ledger.lead(leading=self._leads())
-                turn = self.ledger.next(self._clock.monotonic())
-                if isinstance(turn, QueuedEvent):
-                    await self._send(turn)
+                self.queue.set_leading(leading=self._is_leader())
+                event = self.queue.next_event(self._clock.monotonic())
+                if isinstance(event, QueuedEvent):
+                    await self._send(event)
                     continue
-                pause = _LONGEST_WAIT if turn is None else turn
-            await self._clock.wait(self._woken, min(pause, _LONGEST_WAIT))
+                pause = _MAX_WAIT if event is None else event
+            await self._clock.wait(self._wakeup, min(pause, _MAX_WAIT))
 
-    async def _send(self, turn: QueuedEvent) -> None:
-        statement = turn.statement
-        known = turn.known or await self._find(statement)
-        if known is None or not self._may(statement):
+    async def _send(self, event: QueuedEvent) -> None:
+        notice = event.notice
+        meta = event.meta or await self._object_meta(notice)
+        if meta is None or not self._may_write(notice):
             return
-        if turn.count:
-            answer = await self._again(statement, known, turn.count + 1)
-            if answer is None or answer.status != 404:
-                self._done(statement, answer, turn.count + 1)
+        if event.count:
+            response = await self._patch_event(notice, meta, event.count + 1)
+            if response is None or response.status != 404:
+                self._record_response(notice, response, event.count + 1)
                 return
-            if not self._may(statement):
+            if not self._may_write(notice):
                 return
-        answer = await self.channel.ask("POST", events_path(statement.about), body=self._body(statement, known))
-        if answer is None or answer.status != 409:
-            self._done(statement, answer, 1)
-        elif statement.once:
-            # The agent that spoke before told this news.
-            self.ledger.said(statement, 1, self._clock.monotonic())
-        elif self._may(statement):
-            answer = await self._again(statement, known, None)
-            self._done(statement, answer, _count(answer))
+        response = await self.retrier.request("POST", events_path(notice.about), body=self._body(notice, meta))
+        if response is None or response.status != 409:
+            self._record_response(notice, response, 1)
+        elif notice.once:
+            # The leader before this one published it.
+            self.queue.record(notice, 1, self._clock.monotonic())
+        elif self._may_write(notice):
+            response = await self._patch_event(notice, meta, None)
+            self._record_response(notice, response, _count(response))
 
-    async def _find(self, statement: Notice) -> ExistingEvent | None:
-        """Learn the object's uid; None where it isn't there, or nobody answers. Without permission it stays unknown."""
-        about = statement.about
+    async def _object_meta(self, notice: Notice) -> ObjectMeta | None:
+        """Return the object's metadata; None where it doesn't exist, or the request failed.
+
+        Without permission to read it the uid stays empty.
+        """
+        about = notice.about
         if about.kind == "Node":
-            known = node_known(about.name)
+            meta = node_object_meta(about.name)
         else:
-            answer = await self.channel.ask("GET", object_path(about), expected=(403,))
-            if answer is None:
+            response = await self.retrier.request("GET", object_path(about), expected=(403,))
+            if response is None:
                 return None
-            if answer.status == 404:
+            if response.status == 404:
                 self.gone += 1
-                self.ledger.put_off(statement, self._clock.monotonic())
+                self.queue.postpone(notice, self._clock.monotonic())
                 return None
-            known = read_known(answer)
-        self.ledger.learned(statement, known)
-        return known
+            meta = read_object_meta(response)
+        self.queue.set_object_meta(notice, meta)
+        return meta
 
-    async def _again(self, statement: Notice, known: ExistingEvent, count: int | None) -> ApiAnswer | None:
-        path = f"{events_path(statement.about)}/{event_name(statement, known)}"
-        body = repeated(to_seconds(self._clock.now_ns()), count)
-        return await self.channel.ask("PATCH", path, body=body, content_type=MERGE_PATCH)
+    async def _patch_event(self, notice: Notice, meta: ObjectMeta, count: int | None) -> ApiAnswer | None:
+        path = f"{events_path(notice.about)}/{event_name(notice, meta)}"
+        body = repeat_patch(to_seconds(self._clock.now_ns()), count)
+        return await self.retrier.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
-    def _body(self, statement: Notice, known: ExistingEvent) -> object:
-        return new_event(statement, known, node=self._node, now=to_seconds(self._clock.now_ns()))
+    def _body(self, notice: Notice, meta: ObjectMeta) -> object:
+        return new_event(notice, meta, node=self._node, now=to_seconds(self._clock.now_ns()))
 
-    def _done(self, statement: Notice, answer: ApiAnswer | None, count: int) -> None:
-        if answer is None:
+    def _record_response(self, notice: Notice, response: ApiAnswer | None, count: int) -> None:
+        if response is None:
             return
         now = self._clock.monotonic()
-        if answer.status in {200, 201}:
+        if response.status in {200, 201}:
             self.sent += 1
-            self.ledger.said(statement, count, now)
+            self.queue.record(notice, count, now)
             return
-        self.ledger.put_off(statement, now)
-        self.channel.refused(f"{statement.reason} on {statement.about}: {explanation(answer)}")
+        self.queue.postpone(notice, now)
+        self.retrier.record_rejection(f"{notice.reason} on {notice.about}: {status_message(response)}")
 
-    def _may(self, statement: Notice) -> bool:
-        return statement.scope == "node" or self._leads()
+    def _may_write(self, notice: Notice) -> bool:
+        return notice.scope == "node" or self._is_leader()
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
@@ -138,18 +146,18 @@ class _Object(msgspec.Struct):
 _object = msgspec.json.Decoder(_Object)
 
 
-def read_known(answer: ApiAnswer) -> ExistingEvent:
-    """Read what an object's metadata say; nothing where they can't be read."""
+def read_object_meta(response: ApiAnswer) -> ObjectMeta:
+    """Return an object's metadata; empty where they can't be decoded."""
     try:
-        found = _object.decode(answer.body).metadata
+        found = _object.decode(response.body).metadata
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ExistingEvent()
-    return ExistingEvent(found.uid, found.resource_version, found.generation)
+        return ObjectMeta()
+    return ObjectMeta(found.uid, found.resource_version, found.generation)
 
 
-def _count(answer: ApiAnswer | None) -> int:
-    """Read how often an Event says that it was said."""
+def _count(response: ApiAnswer | None) -> int:
+    """Return an Event's `count`; 1 where it can't be decoded."""
     try:
-        return max(1, _object.decode(answer.body).count) if answer is not None else 1
+        return max(1, _object.decode(response.body).count) if response is not None else 1
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 1

@@ -1,4 +1,4 @@
-"""Takes part in the election of the agent that speaks for the cluster: reads and writes the Lease as it is decided."""
+"""Takes part in the leader election: sends the requests for the Lease that `lease` decides on."""
 
 from __future__ import annotations
 
@@ -15,145 +15,145 @@ from nfagent.reporting.lease import (
     Lease,
     LeaseState,
     decode_lease,
-    first_pause,
+    first_poll_delay,
     lease_body,
 )
-from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, explanation
+from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, status_message
 from nfagent.reporting.timestamps import to_microseconds
 
 _LEASE = f"{COLLECTION}/{NAME}"
 _WRITTEN = {200, 201}
-UNPERMITTED = (
-    f"this agent may not hold the Lease {NAMESPACE}/{NAME}, so Events and conditions about the cluster's objects are "
-    "left to agents that may. Enforcement isn't concerned. With kubelet's credentials this is as it should be; with "
-    "the agent's own, apply deploy/rbac.yaml"
+FORBIDDEN_HINT = (
+    f"leader election is off: this agent is not permitted to use the Lease {NAMESPACE}/{NAME}; other agents write the "
+    "Events and conditions of cluster objects. Enforcement is not affected. With kubelet's credentials this is "
+    "expected; with the agent's own, apply deploy/rbac.yaml"
 )
-"""For the log. The admission plugin NodeRestriction keeps nodes to the Leases of kube-node-lease."""
+"""For the log. The admission plugin NodeRestriction restricts nodes to the Leases of kube-node-lease."""
 
-RESIGN_SECONDS = 2.0
-"""A server that is silent holds up nobody's stop for longer; the Lease ends by itself then."""
+RELEASE_TIMEOUT_SECONDS = 2.0
+"""An API server that doesn't respond delays the agent's stop no longer; the Lease expires by itself then."""
 
-_TRIES = 3
-"""Within one turn, where somebody else writes in between."""
+_MAX_TRIES = 3
+"""Of one turn, where another client writes in between."""
 
 
 class LeaderElector:
-    """One agent's part in the election."""
+    """One candidate of the leader election."""
 
     def __init__(
         self,
-        channel: RequestRetrier,
+        retrier: RequestRetrier,
         clock: WallClock,
         node: str,
         nodes: Callable[[], int],
         *,
-        draw: Callable[[], float],
+        jitter: Callable[[], float],
         changed: Callable[[], object],
     ) -> None:
-        """Stand for the agent of `node`.
+        """Start as the candidate `node`.
 
-        nodes:   how many the cluster has, as it is known now
-        changed: called when this agent begins or ends to speak
+        nodes:   number of Nodes in the cluster, as it is known now
+        changed: called when this agent becomes leader, and when it stops being leader
         """
-        self.channel = channel
+        self.retrier = retrier
         self._clock = clock
         self._nodes = nodes
-        self._draw = draw
+        self._jitter = jitter
         self._changed = changed
-        self._election = LeaseState(node)
-        self._spoke = False
-        self._unsure = False
+        self._lease_state = LeaseState(node)
+        self._was_leader = False
+        self._write_unanswered = False
         self._never = asyncio.Event()
 
     @property
-    def leads(self) -> bool:
-        """Whether this agent speaks for the cluster now."""
-        return self._election.leads(self._clock.monotonic())
+    def is_leader(self) -> bool:
+        """Whether this agent is leader now."""
+        return self._lease_state.is_leader(self._clock.monotonic())
 
     @property
     def holder(self) -> str:
-        """Who held the Lease when this agent last looked."""
-        return self._election.holder
+        """Holder of the Lease at this agent's last poll."""
+        return self._lease_state.holder
 
     async def run(self) -> None:
-        """Take part until cancelled; then give the Lease back."""
+        """Take part until cancelled; then release the Lease."""
         try:
-            pause = first_pause(self._nodes(), self._draw())
+            pause = first_poll_delay(self._nodes(), self._jitter())
             while True:
                 if pause > 0.0:
                     await self._clock.wait(self._never, pause)
-                await self._turn()
-                if self.leads != self._spoke:
-                    self._spoke = not self._spoke
+                await self._try_acquire_or_renew()
+                if self.is_leader != self._was_leader:
+                    self._was_leader = not self._was_leader
                     self._changed()
-                pause = self._pause()
+                pause = self._next_try()
         finally:
-            await self._resign()
+            await self._release()
 
-    def _pause(self) -> float:
-        """Give the seconds until the next turn. Only who wrote, and wasn't answered, is in a hurry."""
-        wait, clock = self.channel.wait(), self._clock
-        pause = self._election.pause(clock.monotonic(), clock.now_ns(), self._nodes(), self._draw())
-        return wait if wait > 0.0 and self._unsure else max(wait, pause)
+    def _next_try(self) -> float:
+        """Return the seconds until the next turn. Only a write without response is followed up at once."""
+        wait, clock = self.retrier.delay(), self._clock
+        pause = self._lease_state.next_poll(clock.monotonic(), clock.now_ns(), self._nodes(), self._jitter())
+        return wait if wait > 0.0 and self._write_unanswered else max(wait, pause)
 
-    async def _turn(self) -> None:
-        """Renew the Lease, or look at it and take it where nobody's is good."""
-        known, self._unsure = self._election.holding, False
-        for _ in range(_TRIES):
-            if not known and not await self._look():
+    async def _try_acquire_or_renew(self) -> None:
+        """Renew the Lease, or read it, and acquire it where it has no valid holder."""
+        observed, self._write_unanswered = self._lease_state.holds_lease, False
+        for _ in range(_MAX_TRIES):
+            if not observed and not await self._get_lease():
                 return
-            bid = self._election.bid(self._clock.monotonic(), to_microseconds(self._clock.now_ns()))
-            if bid is None or await self._write(bid):
+            record = self._lease_state.next_record(self._clock.monotonic(), to_microseconds(self._clock.now_ns()))
+            if record is None or await self._write(record):
                 return
-            if self.channel.wait() > 0.0:
+            if self.retrier.delay() > 0.0:
                 return
-            known = False
+            observed = False
 
-    async def _look(self) -> bool:
-        """Read the Lease; tell whether that worked."""
-        answer = await self.channel.ask("GET", _LEASE)
-        if answer is None:
+    async def _get_lease(self) -> bool:
+        """Read the Lease; return whether that succeeded."""
+        response = await self.retrier.request("GET", _LEASE)
+        if response is None:
             return False
-        if answer.status == 404:
-            self._election.saw(None, self._clock.monotonic())
+        if response.status == 404:
+            self._lease_state.observe(None, self._clock.monotonic())
             return True
-        lease = self._read(answer)
+        lease = self._read(response)
         if lease is not None:
-            self._election.saw(lease, self._clock.monotonic())
+            self._lease_state.observe(lease, self._clock.monotonic())
         return lease is not None
 
-    async def _write(self, bid: Lease) -> bool:
-        """Write the Lease; tell whether the API server took it."""
-        asked_at = self._clock.monotonic()
-        method, path = ("PUT", _LEASE) if bid.version else ("POST", COLLECTION)
-        answer = await self.channel.ask(method, path, body=lease_body(bid))
-        if answer is None:
-            # It may have been written all the same: who finds its own name in it, speaks.
-            self._unsure = not self.channel.forbidden
+    async def _write(self, record: Lease) -> bool:
+        """Write the Lease; return whether the API server accepted it."""
+        sent_at = self._clock.monotonic()
+        method, path = ("PUT", _LEASE) if record.version else ("POST", COLLECTION)
+        response = await self.retrier.request(method, path, body=lease_body(record))
+        if response is None:
+            # The write may have succeeded: the next read finds this agent as the holder then.
+            self._write_unanswered = not self.retrier.forbidden
             return False
-        if answer.status in _WRITTEN:
-            lease = self._read(answer)
+        if response.status in _WRITTEN:
+            lease = self._read(response)
             if lease is not None:
-                self._election.won(lease, asked_at, self._clock.monotonic())
+                self._lease_state.record_write(lease, sent_at, self._clock.monotonic())
             return lease is not None
-        if answer.status not in {404, 409} or (answer.status == 404 and not bid.version):
-            # No such Namespace, or a Lease that the API server doesn't take: nothing that a second try mends.
-            self.channel.refused(f"{explanation(answer)}; Namespace {NAMESPACE} is in deploy/")
-            self.channel.rest()
+        if response.status not in {404, 409} or (response.status == 404 and not record.version):
+            # No such Namespace, or a Lease that the API server rejects: a second try doesn't change that.
+            self.retrier.record_rejection(f"{status_message(response)}; Namespace {NAMESPACE} is in deploy/")
+            self.retrier.delay_after_forbidden()
         return False
 
-    def _read(self, answer: ApiAnswer) -> Lease | None:
+    def _read(self, response: ApiAnswer) -> Lease | None:
         try:
-            return decode_lease(answer.body)
+            return decode_lease(response.body)
         except ClusterError as error:
-            self.channel.refused(str(error))
-            self.channel.rest()
+            self.retrier.record_rejection(str(error))
+            self.retrier.delay_after_forbidden()
             return None
 
-    async def _resign(self) -> None:
-        lease = self._election.resign(to_microseconds(self._clock.now_ns()))
+    async def _release(self) -> None:
+        lease = self._lease_state.release(to_microseconds(self._clock.now_ns()))
         if lease is None:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(RESIGN_SECONDS):
-                await self.channel.ask("PUT", _LEASE, body=lease_body(lease))
+            async with asyncio.timeout(RELEASE_TIMEOUT_SECONDS):
+                await self.retrier.request("PUT", _LEASE, body=lease_body(lease))

@@ -1,18 +1,18 @@
-"""Who speaks for the cluster: decisions over one coordination.k8s.io/v1 Lease. Without clock, network and lots.
+"""Leader election: decisions over one coordination.k8s.io/v1 Lease. Without clock, network and random source.
 
-The holder writes the Lease again and again. Others take it over when they have seen no such write for as long as it
-says that it is good for: by their own monotonic clocks, which need not agree with the holder's. The API server lets
-only one of several writers through, by resourceVersion. The holder itself stops speaking earlier than anybody may
-take over.
+The leader writes the Lease again and again, as in client-go's leaderelection. Another agent acquires it after it has
+observed no write for leaseDurationSeconds, measured by its own monotonic clock, which need not agree with the
+leader's. Of several writers the API server accepts one, by resourceVersion. The leader itself stops at its renew
+deadline, before another agent may acquire the Lease.
 
-Thousands of agents must not poll one Lease, and nobody knows which Nodes run one. So every agent looks now and then,
-the more rarely the more Nodes there are: all together about five times a second. Looks that are far apart prove little,
-so a Lease that may be over is looked at again just when it would be. What may be over is a guess, by the wall clock
-too: a wrong guess costs one more look, or a longer wait, and never makes two holders.
+Thousands of agents must not poll one Lease, and it is unknown which Nodes run one. So an agent polls the more rarely,
+the more Nodes there are: all together about five times a second. Two polls that are far apart prove little, so a Lease
+that may be expired is read again at the moment when it would be. That it may be expired is a guess, by the wall clock
+too: a wrong guess costs one more request, or a longer wait, and never makes two leaders.
 
-A holder that stops is replaced within two of an agent's pauses, LEASE_SECONDS and A_BIT_SECONDS, where that agent alone
-reaches the API server and whatever the clocks say: it meets the last write with one look, finds it unchanged with the
-next, and waits for its end. Where clocks agree and more agents look, it is sooner.
+A leader that stops is replaced within two poll intervals, LEASE_SECONDS and POLL_MARGIN_SECONDS, even where only one
+other agent reaches the API server and with any clock skew: this agent observes the last write with one poll, finds
+it unchanged with the next, and waits for its end. It is sooner where clocks agree and more agents poll.
 """
 
 from __future__ import annotations
@@ -29,48 +29,48 @@ NAME = "nfagent"
 COLLECTION = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 LEASE_SECONDS = 60
 RENEW_SECONDS = 15.0
-"""Between two writes of the holder, and between two looks in a small cluster."""
+"""Between two writes of the leader, and between two polls in a small cluster."""
 
-SPEAK_SECONDS = 40.0
-"""The holder speaks for so long after it asked for a write: others wait 20 s longer, so that its last request ends."""
+RENEW_DEADLINE_SECONDS = 40.0
+"""The leader acts for this long after it sent a write: others wait 20 s longer, in which its last request ends."""
 
-LOOKS_A_SECOND = 5.0
-"""Of all agents together, on average. Those that find a Lease that may be over look once more."""
+POLLS_PER_SECOND = 5.0
+"""Of all agents together, on average. Agents that find a Lease that may be expired poll once more."""
 
-AT_ONCE_NODES = 50
-"""So few agents may all look as soon as they start."""
+IMMEDIATE_POLL_NODES = 50
+"""In a cluster of at most so many Nodes every agent polls as soon as it starts."""
 
-A_BIT_SECONDS = 5.0
-"""Who waits for a Lease to be over looks so much later at most."""
+POLL_MARGIN_SECONDS = 5.0
+"""Longest random delay of the poll after the end of a Lease."""
 
-_LONGEST_LEASE = 600
-"""Of what a foreign hand wrote into the Lease nobody waits longer."""
+_MAX_LEASE_SECONDS = 600
+"""Longest leaseDurationSeconds that is respected, where another program wrote the Lease."""
 
 _SECOND_NS = 1_000_000_000
 
 
-def look_pause(nodes: int, lot: float) -> float:
-    """Give the seconds between two looks of an agent; `lot` is drawn from 0 to 1."""
-    return _mean_pause(nodes) * _jitter(lot)
+def poll_interval(nodes: int, jitter: float) -> float:
+    """Return the seconds between two polls of an agent; jitter: random, 0 to 1."""
+    return _mean_interval(nodes) * _jitter_factor(jitter)
 
 
-def first_pause(nodes: int, lot: float) -> float:
-    """Give the seconds from an agent's start to its first look: a roll-out restarts all agents at once."""
-    return 0.0 if nodes <= AT_ONCE_NODES else _mean_pause(nodes) * lot
+def first_poll_delay(nodes: int, jitter: float) -> float:
+    """Return the seconds from an agent's start to its first poll: a rollout restarts all agents at once."""
+    return 0.0 if nodes <= IMMEDIATE_POLL_NODES else _mean_interval(nodes) * jitter
 
 
-def _mean_pause(nodes: int) -> float:
-    return max(RENEW_SECONDS, nodes / LOOKS_A_SECOND)
+def _mean_interval(nodes: int) -> float:
+    return max(RENEW_SECONDS, nodes / POLLS_PER_SECOND)
 
 
-def _jitter(lot: float) -> float:
-    return 0.8 + 0.4 * lot
+def _jitter_factor(jitter: float) -> float:
+    return 0.8 + 0.4 * jitter
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """coordination.k8s.io/v1 Lease.
 
-    holder:  spec.holderIdentity, the name of a Node; '' where nobody holds it
+    holder:  spec.holderIdentity, the name of a Node; '' for none
     seconds: spec.leaseDurationSeconds
     renewed, acquired: spec.renewTime and acquireTime, RFC 3339 with microseconds, by the holder's clock
     transitions: spec.leaseTransitions
@@ -106,7 +106,7 @@ _decoder = msgspec.json.Decoder(_Document)
 
 
 def decode_lease(body: bytes) -> Lease:
-    """Read a Lease from the API server's JSON. Raises ClusterError."""
+    """Decode a Lease from the API server's JSON. Raises ClusterError."""
     try:
         document = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -123,7 +123,7 @@ def decode_lease(body: bytes) -> Lease:
 
 
 def lease_body(lease: Lease) -> dict[str, Any]:
-    """Write a Lease for POST (without version) or PUT."""
+    """Encode a Lease for POST (without version) or PUT."""
     spec = {
         "holderIdentity": lease.holder,
         "leaseDurationSeconds": lease.seconds,
@@ -141,98 +141,102 @@ def lease_body(lease: Lease) -> dict[str, Any]:
 
 
 class LeaseState:
-    """What one agent knows of the Lease."""
+    """The Lease as one agent observed it."""
 
-    def __init__(self, me: str) -> None:
-        """Start without any knowledge, as the agent of the Node `me`."""
-        self.me = me
+    def __init__(self, identity: str) -> None:
+        """Start without observation, as the agent of the Node `identity`."""
+        self._identity = identity
         self._lease: Lease | None = None
         self._since = 0.0
-        self._looked_at = 0.0
-        self._written: bool | None = None  # between the last two looks; None: they tell nothing
-        self._speaks_until: float | None = None
+        self._polled_at = 0.0
+        self._changed: bool | None = None  # between the last two polls; None: unknown
+        self._leader_until: float | None = None
 
     @property
     def holder(self) -> str:
-        """Who held the Lease when this agent last looked; '' where nobody did, or it never looked."""
+        """Holder of the Lease at this agent's last poll; '' for none, or before the first poll."""
         return self._lease.holder if self._lease is not None else ""
 
     @property
-    def holding(self) -> bool:
-        """Tell whether this agent's own write was the last that it knows of."""
-        return self._speaks_until is not None
+    def holds_lease(self) -> bool:
+        """Whether the last write of the Lease that this agent knows of is its own."""
+        return self._leader_until is not None
 
-    def leads(self, now: float) -> bool:
-        """Tell whether this agent speaks for the cluster at a monotonic time."""
-        return self._speaks_until is not None and now < self._speaks_until
+    def is_leader(self, now: float) -> bool:
+        """Return whether this agent is leader at a monotonic time."""
+        return self._leader_until is not None and now < self._leader_until
 
-    def saw(self, lease: Lease | None, now: float) -> None:
-        """Take in what the API server has; None: no Lease. Whoever else holds it, this agent doesn't."""
-        before, self._written = self._lease, None
+    def observe(self, lease: Lease | None, now: float) -> None:
+        """Record a read of the Lease; None where it doesn't exist. Ends the leadership where another agent holds it."""
+        before, self._changed = self._lease, None
         if lease is None or before is None or lease.version != before.version:
-            if before is not None and now - self._looked_at <= _good_for(before) + 2 * RENEW_SECONDS:
-                self._written = True
+            if before is not None and now - self._polled_at <= _observed_duration(before) + 2 * RENEW_SECONDS:
+                self._changed = True
             self._since = now
         else:
-            self._written = False
-        self._lease, self._looked_at = lease, now
-        if lease is None or lease.holder != self.me:
-            self._speaks_until = None
+            self._changed = False
+        self._lease, self._polled_at = lease, now
+        if lease is None or lease.holder != self._identity:
+            self._leader_until = None
 
-    def bid(self, now: float, stamp: str) -> Lease | None:
-        """Give the Lease to be written, where it is this agent's to write; None while another one's is good.
+    def next_record(self, now: float, timestamp: str) -> Lease | None:
+        """Return the Lease to write in order to acquire or renew it; None while another agent's is not expired.
 
-        Without a version it is to be created. stamp: wall time, RFC 3339 with microseconds
+        Without a version it is to be created. timestamp: wall time, RFC 3339 with microseconds
         """
         lease = self._lease
         if lease is None:
-            return Lease(holder=self.me, renewed=stamp, acquired=stamp)
-        if lease.holder == self.me:
-            return msgspec.structs.replace(lease, renewed=stamp, seconds=LEASE_SECONDS)
-        if lease.holder and now < self._since + _good_for(lease):
+            return Lease(holder=self._identity, renewed=timestamp, acquired=timestamp)
+        if lease.holder == self._identity:
+            return msgspec.structs.replace(lease, renewed=timestamp, seconds=LEASE_SECONDS)
+        if lease.holder and now < self._since + _observed_duration(lease):
             return None
         return Lease(
-            holder=self.me, renewed=stamp, acquired=stamp, transitions=lease.transitions + 1, version=lease.version
+            holder=self._identity,
+            renewed=timestamp,
+            acquired=timestamp,
+            transitions=lease.transitions + 1,
+            version=lease.version,
         )
 
-    def pause(self, now: float, wall_ns: int, nodes: int, lot: float) -> float:
-        """Give the seconds until this agent's next turn.
+    def next_poll(self, now: float, wall_ns: int, nodes: int, jitter: float) -> float:
+        """Return the seconds until this agent's next try.
 
-        wall_ns: wall time, nanoseconds since 1970; nodes: how many the cluster has; lot: drawn from 0 to 1
+        wall_ns: wall time, nanoseconds since 1970; nodes: Nodes in the cluster; jitter: random, 0 to 1
         """
-        if self.holding:
-            return RENEW_SECONDS * _jitter(lot)
-        long = look_pause(nodes, lot)
+        if self.holds_lease:
+            return RENEW_SECONDS * _jitter_factor(jitter)
+        long = poll_interval(nodes, jitter)
         lease = self._lease
         if lease is None:
             return long
-        rest = self._since + _good_for(lease) - now
-        if rest <= 0.0 or not self._may_be_over(lease, wall_ns):
-            return long  # where it is over, the look or the bid failed: that is no reason to hurry
-        return min(long, rest + A_BIT_SECONDS * (0.2 + 0.8 * lot))
+        left = self._since + _observed_duration(lease) - now
+        if left <= 0.0 or not self._may_be_expired(lease, wall_ns):
+            return long  # where it is expired, the read or the write failed: no reason to hurry
+        return min(long, left + POLL_MARGIN_SECONDS * (0.2 + 0.8 * jitter))
 
-    def _may_be_over(self, lease: Lease, wall_ns: int) -> bool:
-        """Guess whether the holder stopped. One whose clock is ahead of ours may have, whatever it wrote."""
-        if self._written is not None:
-            return not self._written
+    def _may_be_expired(self, lease: Lease, wall_ns: int) -> bool:
+        """Guess whether the leader stopped. One whose clock is ahead of ours may have stopped, with any renewTime."""
+        if self._changed is not None:
+            return not self._changed
         renewed = to_nanoseconds(lease.renewed)
-        return renewed is None or abs(wall_ns - renewed) > _good_for(lease) * _SECOND_NS
+        return renewed is None or abs(wall_ns - renewed) > _observed_duration(lease) * _SECOND_NS
 
-    def won(self, lease: Lease, asked_at: float, now: float) -> None:
-        """Take in the API server's answer to a bid that it took; it was sent at the monotonic time `asked_at`."""
-        self.saw(lease, now)
-        if lease.holder == self.me:
-            self._speaks_until = asked_at + SPEAK_SECONDS
+    def record_write(self, lease: Lease, sent_at: float, now: float) -> None:
+        """Record that the API server accepted a write, which was sent at the monotonic time `sent_at`."""
+        self.observe(lease, now)
+        if lease.holder == self._identity:
+            self._leader_until = sent_at + RENEW_DEADLINE_SECONDS
 
-    def resign(self, stamp: str) -> Lease | None:
-        """Stop speaking; give the Lease to be written so that nobody has to wait, None where it isn't ours."""
-        held = self._speaks_until is not None
-        self._speaks_until = None
-        if not held or self._lease is None:
+    def release(self, timestamp: str) -> Lease | None:
+        """End the leadership; return the Lease to write, so that others needn't wait; None where it isn't ours."""
+        held_lease = self._leader_until is not None
+        self._leader_until = None
+        if not held_lease or self._lease is None:
             return None
-        return msgspec.structs.replace(self._lease, holder="", seconds=1, renewed=stamp)
+        return msgspec.structs.replace(self._lease, holder="", seconds=1, renewed=timestamp)
 
 
-def _good_for(lease: Lease) -> int:
-    """Give the seconds for which another's Lease is left alone once it was seen."""
-    return min(max(lease.seconds, LEASE_SECONDS), _LONGEST_LEASE)
+def _observed_duration(lease: Lease) -> int:
+    """Return the seconds for which another agent's Lease is respected after it was observed."""
+    return min(max(lease.seconds, LEASE_SECONDS), _MAX_LEASE_SECONDS)

@@ -1,4 +1,4 @@
-"""A statement about an object, and where the API server has that object."""
+"""A notice about an object, and the object's path at the API server."""
 
 from __future__ import annotations
 
@@ -12,60 +12,61 @@ from nfagent.model.objects import ObjectRef
 NoticeScope: TypeAlias = Literal["cluster", "node"]
 EventType: TypeAlias = Literal["Warning", "Normal"]
 
-LONGEST_MESSAGE = 1024
-"""Bytes of an Event's message: what events.k8s.io/v1 takes, under which the same Events can be read and written."""
+MAX_MESSAGE_BYTES = 1024
+"""Bytes of an Event's message: the limit of events.k8s.io/v1, under which the same Events can be read and written."""
 
 _MORE = "…"
 
 
 def api_version(ref: ObjectRef) -> str:
-    """Give the apiVersion under which an object of a kind that nfagent reads is read."""
+    """Return the apiVersion of an object of a kind that nfagent reads."""
     return BY_KIND[ref.kind].api_version
 
 
 def object_path(ref: ObjectRef) -> str:
-    """Give the path of an object of a kind that nfagent reads."""
+    """Return the path of an object of a kind that nfagent reads."""
     return BY_KIND[ref.kind].object_path(ref)
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to say about an object, as long as it holds.
+    """A fault or a fact about an object, published as an Event while it is active.
 
-    about:   the object; its uid is learned when the statement is sent
-    reason:  CamelCase, for machines; a statement is one of a topic: object, weight and reason
-    message: for people: what is wrong, and what to write instead
-    scope:   cluster: the elected agent says it; node: every agent says it, about its own Node
-    once:    news, not a condition: said when it comes, and not again while it holds
+    about:      the object; its uid is read before the Event is written
+    reason:     Event reason: CamelCase, for programs
+    message:    for people: what is wrong, and what to write instead
+    event_type: Event type
+    scope:      cluster: the leader publishes it; node: every agent publishes it, about its own Node
+    once:       published when it becomes active, and not repeated
     """
 
     about: ObjectRef
     reason: str
     message: str
-    weight: EventType = "Warning"
+    event_type: EventType = "Warning"
     scope: NoticeScope = "cluster"
     once: bool = False
 
     @property
-    def topic(self) -> EventKey:
-        """Name what it is about: of one topic, the newest statement is the one that counts."""
-        return (self.about, self.weight, self.reason)
+    def key(self) -> EventKey:
+        """Return the key of its Events: of several notices of one key, the newest counts."""
+        return (self.about, self.event_type, self.reason)
 
 
 EventKey: TypeAlias = tuple[ObjectRef, EventType, str]
 
 
-class ExistingEvent(msgspec.Struct, frozen=True):
-    """What the API server says of an object besides its content: metadata.uid, resourceVersion and generation."""
+class ObjectMeta(msgspec.Struct, frozen=True):
+    """Metadata of an object: metadata.uid, resourceVersion and generation."""
 
     uid: str = ""
-    version: str = ""
+    resource_version: str = ""
     generation: int = 0
 
 
 def readable(message: str) -> str:
-    """Put a message on one line that a terminal can show, within the limit: UTF-8, cut between characters."""
+    """Return a message on one printable line of at most MAX_MESSAGE_BYTES of UTF-8, cut between characters."""
     line = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
     whole = line.encode("utf-8", "replace")
-    if len(whole) <= LONGEST_MESSAGE:
+    if len(whole) <= MAX_MESSAGE_BYTES:
         return whole.decode()
-    return whole[: LONGEST_MESSAGE - len(_MORE.encode())].decode("utf-8", "ignore") + _MORE
+    return whole[: MAX_MESSAGE_BYTES - len(_MORE.encode())].decode("utf-8", "ignore") + _MORE

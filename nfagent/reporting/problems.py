@@ -1,4 +1,4 @@
-"""What is wrong, or news, in statements. Pure words: who says them, and when, is decided elsewhere."""
+"""Builds notices from faults of objects and of this node: the texts only, not when and by which agent they are sent."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ INVALID_GATEWAY = "InvalidNetworkGatewayGroup"
 UNREADABLE = "CannotBeRead"
 RULES_REFUSED = "RulesRefused"
 LOG_UNAVAILABLE = "VerdictLogUnavailable"
-CONNECTIONS_NOT_ENDED = "RevokedConnectionsNotEnded"
-CHANGES_NOT_HEARD = "ForeignChangesNotHeard"
-BRIDGE_UNJUDGED = "BridgeTrafficNotJudged"
+CONNECTIONS_NOT_REVOKED = "RevokedConnectionsNotEnded"
+DRIFT_NOT_MONITORED = "ForeignChangesNotHeard"
+BRIDGE_NOT_FILTERED = "BridgeTrafficNotJudged"
 RULES_HELD = "RulesHeld"
 
-_KEPT = "what was read of it before stays in force; where nothing was, it counts as absent"
-_PART_KEPT = "what can't be read stays as it was read before, or is left out where nothing was"
+_LAST_GOOD = "its last good version stays in force; without one, the object counts as absent"
+_LAST_GOOD_PARTS = "fields that can't be read keep their last good value, or are left out without one"
 _REJECTED: dict[str, tuple[str, str]] = {
-    "NetworkLogging": (INVALID_LOGGING, "logging stays as it was"),
+    "NetworkLogging": (INVALID_LOGGING, "the previous logging configuration stays in force"),
     "ConfigMap": (INVALID_MASQUERADE, "the previous masquerade configuration stays in force; without one, the default"),
-    "EgressNATPolicy": (INVALID_EGRESS, _KEPT),
-    "NetworkGatewayGroup": (INVALID_GATEWAY, _KEPT),
-    **dict.fromkeys(("NetworkPolicy", *SHORT_KINDS), (NOT_ENFORCED, _KEPT)),
+    "EgressNATPolicy": (INVALID_EGRESS, _LAST_GOOD),
+    "NetworkGatewayGroup": (INVALID_GATEWAY, _LAST_GOOD),
+    **dict.fromkeys(("NetworkPolicy", *SHORT_KINDS), (NOT_ENFORCED, _LAST_GOOD)),
 }
-"""Kind -> reason, and what holds instead."""
+"""Kind -> reason of the Event, and what is in force instead."""
 
 
 def cluster_statements(
@@ -45,83 +45,86 @@ def cluster_statements(
     in_force: Mapping[ObjectRef, Item],
     logging: NetworkLogging | None,
 ) -> list[Notice]:
-    """Say all that the elected agent has to say; costs the size of `faults`.
+    """Return all notices that the leader publishes; the cost grows with `faults`.
 
-    faults:   objects that can't be read, be it in part, or that fail closed, each with what is wrong
-    in_force: these objects as they hold now; one whose own problems these are fails closed, or was read in part, any
+    faults:   objects that can't be read, or only in part, and those that fail closed, each with its issues
+    in_force: these objects as they are in force; one with the same issues fails closed, or was read in part, and any
               other can't be read
-    logging:  the NetworkLogging object in force; None where there is none
+    logging:  the NetworkLogging object in force; None without one
     """
     found = []
     for ref, problems in faults.items():
         item = in_force.get(ref)
         if item is None or item.problems != tuple(problems):
-            found.append(rejected(ref, problems))
+            found.append(rejected_notice(ref, problems))
         elif isinstance(item, NetworkPolicy | TierPolicy):
-            found.append(failing_policy(item))
+            found.append(policy_notice(item))
         else:
-            found.append(read_in_part(ref, problems))
+            found.append(partial_notice(ref, problems))
     if logging is not None and logging.ref not in faults:
         found.append(logging_statement(logging))
     return found
 
 
-def failing_policy(policy: Policy) -> Notice:
-    """Say of a policy that can't be enforced as it is written why, and what it does instead."""
-    said = _listed(policy.problems)
+def policy_notice(policy: Policy) -> Notice:
+    """Return why a policy can't be enforced as written, and what it does instead."""
+    issues = _describe(policy.problems)
     if isinstance(policy, TierPolicy) and policy.subject is None:
-        return Notice(about=policy.ref, reason=NOT_ENFORCED, message=readable(f"The policy judges no Pod: {said}"))
+        message = readable(f"The policy selects no Pod: {issues}")
+        return Notice(about=policy.ref, reason=NOT_ENFORCED, message=message)
     if not isinstance(policy, TierPolicy):
         closed = "it isolates its Pods and allows them nothing"
     elif policy.problem is not None:
         closed = "it denies its Pods everything"
     else:
         closed = "rules that can't be read allow nothing, or deny everything where they deny or pass; the others hold"
-    return Notice(about=policy.ref, reason=FAILS_CLOSED, message=readable(f"The policy fails closed, {closed}: {said}"))
+    text = f"The policy fails closed, {closed}: {issues}"
+    return Notice(about=policy.ref, reason=FAILS_CLOSED, message=readable(text))
 
 
-def rejected(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notice:
-    """Say why an object can't be read, and what holds instead."""
-    reason, instead = _REJECTED.get(ref.kind, (UNREADABLE, _KEPT))
-    message = readable(f"The object can't be read: {_listed(problems)}. Until it is mended, {instead}.")
+def rejected_notice(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notice:
+    """Return why an object can't be read, and what is in force instead."""
+    reason, instead = _REJECTED.get(ref.kind, (UNREADABLE, _LAST_GOOD))
+    message = readable(f"The object can't be read: {_describe(problems)}. Until it is fixed, {instead}.")
     return Notice(about=ref, reason=reason, message=message)
 
 
-def read_in_part(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notice:
-    """Say which fields of an object can't be read, and what holds instead."""
-    reason, _ = _REJECTED.get(ref.kind, (UNREADABLE, _KEPT))
-    message = readable(f"A part of the object can't be read: {_listed(problems)}. Everything else holds; {_PART_KEPT}.")
+def partial_notice(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notice:
+    """Return which fields of an object can't be read, and what is in force instead."""
+    reason, _ = _REJECTED.get(ref.kind, (UNREADABLE, _LAST_GOOD))
+    issues = _describe(problems)
+    message = readable(f"Part of the object can't be read: {issues}. The rest is in force; {_LAST_GOOD_PARTS}.")
     return Notice(about=ref, reason=reason, message=message)
 
 
 def logging_statement(logging: NetworkLogging) -> Notice:
-    """Say that NetworkLogging `default`, which is there and can be read, is in force (policy-logging)."""
-    said = f"allowed connections: {_switched(logging.allow)}; denied connections: {_switched(logging.deny)}"
+    """Return that NetworkLogging `default` is in force (policy-logging)."""
+    text = f"allowed connections: {_logged(logging.allow)}; denied connections: {_logged(logging.deny)}"
     return Notice(
         about=logging.ref,
         reason=UPDATED_LOGGING,
-        message=readable(f"Logging is set; {said}"),
-        weight="Normal",
+        message=readable(f"Logging is set; {text}"),
+        event_type="Normal",
         once=True,
     )
 
 
-def _switched(switch: LoggingSwitch) -> str:
+def _logged(switch: LoggingSwitch) -> str:
     if not switch.log:
         return "not logged"
     return "all logged, since delegate isn't followed yet" if switch.delegate else "logged"
 
 
 class NodeFaults(msgspec.Struct, frozen=True):
-    """What goes wrong on this node; each '' where nothing does.
+    """Faults of this node; each '' where there is none.
 
-    refused:     why the kernel refuses transactions
+    refused:     why the kernel rejects transactions
     verdict_log: why the verdict log can't be written, or not all of it
-    unended:     why live connections that a change revoked can't be ended
-    unheard:     why it isn't heard when others change the table
-    unjudged:    the bridges whose Pods reach each other past the rules, in words
-    mending:     the command that has their packets judged
-    held:        why the rules stay as they are, whatever changes
+    unended:     why connections that a change revoked can't be ended
+    unheard:     why changes of the table by other programs aren't reported by the kernel
+    unjudged:    bridges whose traffic between Pods isn't filtered, as text
+    mending:     the command that has it filtered
+    held:        why the ruleset isn't updated
     """
 
     refused: str = ""
@@ -134,32 +137,34 @@ class NodeFaults(msgspec.Struct, frozen=True):
 
 
 def node_statements(node: str, faults: NodeFaults) -> list[Notice]:
-    """Say on a Node what goes wrong there."""
-    about = ObjectRef("Node", "", node)
-    found = []
-    if faults.refused:
-        said = f"The kernel refuses the rules, so changes of policies don't take effect on this node: {faults.refused}"
-        found.append(Notice(about=about, reason=RULES_REFUSED, message=readable(said), scope="node"))
-    if faults.held:
-        said = f"No change takes effect on this node: {faults.held}"
-        found.append(Notice(about=about, reason=RULES_HELD, message=readable(said), scope="node"))
-    if faults.verdict_log:
-        said = f"Policies are enforced, but verdicts aren't logged: {faults.verdict_log}"
-        found.append(Notice(about=about, reason=LOG_UNAVAILABLE, message=readable(said), scope="node"))
-    if faults.unended:
-        said = (
-            f"Live connections that a change revoked can't be ended, their Pods stay under re-check: {faults.unended}"
-        )
-        found.append(Notice(about=about, reason=CONNECTIONS_NOT_ENDED, message=readable(said), scope="node"))
-    if faults.unheard:
-        said = f"What others change in the table is found late, once a minute: {faults.unheard}"
-        found.append(Notice(about=about, reason=CHANGES_NOT_HEARD, message=readable(said), scope="node"))
-    if faults.unjudged:
-        said = f"Packets between Pods on {faults.unjudged} pass the rules by; for policies to hold: {faults.mending}"
-        found.append(Notice(about=about, reason=BRIDGE_UNJUDGED, message=readable(said), scope="node"))
-    return found
+    """Return the notices about a Node."""
+    notices = (
+        (faults.refused, RULES_REFUSED, "The kernel rejects the ruleset; changes don't take effect on this node: {}"),
+        (faults.held, RULES_HELD, "No change takes effect on this node: {}"),
+        (faults.verdict_log, LOG_UNAVAILABLE, "Policies are enforced, but verdicts aren't logged: {}"),
+        (
+            faults.unended,
+            CONNECTIONS_NOT_REVOKED,
+            "Revoked connections can't be ended; their Pods stay in re-check: {}",
+        ),
+        (
+            faults.unheard,
+            DRIFT_NOT_MONITORED,
+            "Changes of the nftables table by other programs are found once a minute only: {}",
+        ),
+        (
+            faults.unjudged,
+            BRIDGE_NOT_FILTERED,
+            f"Traffic between Pods on {{}} is not filtered; to enforce policies there: {faults.mending}",
+        ),
+    )
+    return [
+        Notice(about=ObjectRef("Node", "", node), reason=reason, message=readable(text.format(fault)), scope="node")
+        for fault, reason, text in notices
+        if fault
+    ]
 
 
-def _listed(problems: Iterable[ValidationIssue]) -> str:
-    """Say problems without the object's name, which an Event has, and the file's, which its readers don't have."""
+def _describe(problems: Iterable[ValidationIssue]) -> str:
+    """Return issues without the object's name, which the Event has, and without the file's, unknown to its readers."""
     return "; ".join(str(msgspec.structs.replace(problem, place="", object="")) for problem in problems)

@@ -1,4 +1,4 @@
-"""What this agent says in the cluster: Events and status conditions, and the election of who says the cluster's."""
+"""Publishes Events and status conditions, and takes part in the leader election for those of cluster objects."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nfagent.clock import WallClock
 from nfagent.reporting.condition_writer import ConditionWriter
 from nfagent.reporting.conditions import ObjectConditions
 from nfagent.reporting.event_recorder import EventRecorder
-from nfagent.reporting.leader_elector import UNPERMITTED, LeaderElector
+from nfagent.reporting.leader_elector import FORBIDDEN_HINT, LeaderElector
 from nfagent.reporting.notice import Notice
 from nfagent.reporting.request_retrier import ApiRequests, RequestRetrier
 
 log = logging.getLogger(__name__)
-_lots = random.SystemRandom().random
+_random = random.SystemRandom().random
 
 
 class ClusterReporter:
-    """Says what holds. No setback ends it: what the API server doesn't take now is offered again."""
+    """Publishes the active notices and conditions of one agent. Failed requests are retried; none ends it."""
 
     def __init__(
         self,
@@ -30,64 +30,64 @@ class ClusterReporter:
         clock: WallClock,
         node: str,
         nodes: Callable[[], int],
-        draw: Callable[[], float] = _lots,
+        jitter: Callable[[], float] = _random,
     ) -> None:
-        """Speak for the agent of `node`; nothing is asked before `run`.
+        """Start as the agent of `node`; requests are sent by `run` only.
 
-        nodes: how many Nodes the cluster has: the more, the more rarely each agent asks
-        draw:  lots from 0 to 1
+        nodes:  returns the number of Nodes in the cluster: the more, the more rarely each agent polls the Lease
+        jitter: returns a random number, 0 to 1
         """
-        channel = partial(RequestRetrier, api, clock, draw, nodes)
-        elections = channel("Elections", unpermitted=UNPERMITTED)
-        self._elector = LeaderElector(elections, clock, node, nodes, draw=draw, changed=self._elected)
-        self._recorder = EventRecorder(channel("Events"), clock, node, draw, lambda: self._elector.leads)
-        self._statuses = ConditionWriter(channel("Status conditions"), clock, draw, lambda: self._elector.leads)
+        retrier = partial(RequestRetrier, api, clock, jitter, nodes)
+        elections = retrier("Leader election", forbidden_hint=FORBIDDEN_HINT)
+        self._elector = LeaderElector(elections, clock, node, nodes, jitter=jitter, changed=self._leader_changed)
+        self._events = EventRecorder(retrier("Events"), clock, node, jitter, lambda: self._elector.is_leader)
+        self._conditions = ConditionWriter(retrier("Status conditions"), clock, jitter, lambda: self._elector.is_leader)
 
     @property
     def leads(self) -> bool:
-        """Whether this agent speaks for the cluster now."""
-        return self._elector.leads
+        """Whether this agent is leader now."""
+        return self._elector.is_leader
 
-    def say(self, statements: Iterable[Notice], standings: Iterable[ObjectConditions] = ()) -> None:
-        """Take in all that holds now, the cluster's statements too: whoever is elected next has them at hand.
+    def say(self, notices: Iterable[Notice], conditions: Iterable[ObjectConditions] = ()) -> None:
+        """Set all active notices and desired conditions, those of the cluster too: the next leader has them already.
 
-        What isn't among it any more is no longer said. Of one topic (object, weight, reason) there is one statement.
+        A notice that isn't among them is no longer published. Each key (object, event type, reason) has one notice.
         """
-        self._recorder.say(statements)
-        self._statuses.keep(standings)
+        self._events.publish(notices)
+        self._conditions.replace(conditions)
 
     async def run(self) -> None:
-        """Speak until cancelled; then give the Lease back."""
+        """Publish until cancelled; then release the Lease."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._elector.run())
-            tasks.create_task(self._recorder.run())
-            tasks.create_task(self._statuses.run())
+            tasks.create_task(self._events.run())
+            tasks.create_task(self._conditions.run())
 
-    def _elected(self) -> None:
-        log.info("this agent %s for the cluster", "speaks" if self.leads else "no longer speaks")
-        self._recorder.wake()
-        self._statuses.wake()
+    def _leader_changed(self) -> None:
+        log.info("Leader election: this agent %s", "became leader" if self.leads else "is no longer leader")
+        self._events.wake()
+        self._conditions.wake()
 
     def status(self) -> dict[str, Any]:
-        """Tell how it stands, for `dump state`.
+        """Return the state for `dump state`.
 
-        holder:     who held the Lease when this agent last looked, which in a large cluster is long ago
-        holding:    statements that hold; left_out: those beyond what is kept
-        suppressed: statements that were said late or never, for the pace
+        holder:     holder of the Lease at the last poll, which in a large cluster is long ago
+        holding:    active notices; left_out: those beyond the limit
+        suppressed: notices that were published late or never
         """
-        recorder, ledger, statuses = self._recorder, self._recorder.ledger, self._statuses
-        channels = (self._elector.channel, recorder.channel, statuses.channel)
+        recorder, queue, conditions = self._events, self._events.queue, self._conditions
+        retriers = (self._elector.retrier, recorder.retrier, conditions.retrier)
         return {
             "leader": self.leads,
             "holder": self._elector.holder,
             "events": {
-                "holding": ledger.holding,
-                "left_out": ledger.left_out,
+                "holding": queue.active,
+                "left_out": queue.left_out,
                 "sent": recorder.sent,
-                "suppressed": ledger.suppressed,
+                "suppressed": queue.suppressed,
                 "gone": recorder.gone,
-                "failed": recorder.channel.failed,
+                "failed": recorder.retrier.failed,
             },
-            "conditions": {"sent": statuses.sent, "failed": statuses.channel.failed},
-            "last_error": next((channel.last_error for channel in channels if channel.last_error), ""),
+            "conditions": {"sent": conditions.sent, "failed": conditions.retrier.failed},
+            "last_error": next((retrier.last_error for retrier in retriers if retrier.last_error), ""),
         }

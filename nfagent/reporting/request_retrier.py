@@ -1,6 +1,6 @@
-"""One kind of request to the API server: what its setbacks mean, how long to wait after them, what the log says.
+"""Requests of one purpose to the API server: retried with backoff, failures logged once.
 
-A setback is never an error for the caller: there is no answer now, and a time from which to try again.
+A failure isn't an error for the caller: the request returns None, and `delay` says when to try again.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from nfagent.clock import WallClock
 from nfagent.errors import ClusterError
 from nfagent.kube.backoff import Backoff, window
 from nfagent.kube.reflector_requests import WatchFailure
-from nfagent.reporting.token_bucket import RARELY_SECONDS, rarely
+from nfagent.reporting.token_bucket import FORBIDDEN_RETRY_SECONDS, forbidden_retry_delay
 
 log = logging.getLogger(__name__)
 REQUEST_SECONDS = 15.0
-"""Without an answer for so long a request counts as failed: who was elected must not wait past its time."""
+"""Timeout of a request: a leader must not wait past its renew deadline."""
 
 _FORBIDDEN = 403
-_AGAIN = frozenset({401, 408, 429})
+_RETRIABLE = frozenset({401, 408, 429})
 _SERVER_ERRORS = 500
-_LONGEST_SAID = 300
+_MAX_MESSAGE = 300
 
 
 class ApiAnswer(Protocol):
-    """What the API server answered, whatever its status."""
+    """A response of the API server, of any status."""
 
     @property
     def status(self) -> int:
-        """HTTP's."""
+        """HTTP status."""
         ...
 
     @property
     def body(self) -> bytes:
-        """Whole."""
+        """The whole body."""
         ...
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds, where the server asks for patience."""
+        """Seconds of a Retry-After header; None without one."""
         ...
 
 
 class ApiRequests(Protocol):
-    """The API server; kube.client.ApiServer."""
+    """A client of the API server; kube.client.ApiClient."""
 
     async def ask(
         self,
@@ -60,58 +60,58 @@ class ApiRequests(Protocol):
         content_type: str = "application/json",
         accept: str = "application/json",
     ) -> ApiAnswer:
-        """Give the answer; raises ClusterError where there is none. A body is written as JSON."""
+        """Return the response, of any status. The body is encoded as JSON. Raises ClusterError without a response."""
         ...
 
 
 class RequestRetrier:
-    """Requests for one purpose.
+    """Sends requests of one purpose.
 
-    failed:     how many brought no usable answer so far
-    last_error: why the last one didn't; '' after one that did
+    failed:     requests without a usable response so far
+    last_error: why the last one failed; '' after a success
     """
 
     def __init__(
         self,
         api: ApiRequests,
         clock: WallClock,
-        draw: Callable[[], float],
+        jitter: Callable[[], float],
         nodes: Callable[[], int],
         purpose: str,
         *,
-        unpermitted: str = "",
+        forbidden_hint: str = "",
     ) -> None:
-        """Stand ready.
+        """Start without failure.
 
-        draw:        lots from 0 to 1
-        nodes:       how many the cluster has: over so much time its agents spread their return
-        purpose:     what doesn't happen without it, for the log: 'Events'
-        unpermitted: what it means to be refused, where that is no fault; '' where it is one
+        jitter:         returns a random number, 0 to 1
+        nodes:          number of Nodes in the cluster: their agents spread their retries over a time that grows with it
+        purpose:        subject of log lines: 'Events'
+        forbidden_hint: what status 403 means, where it is expected; '' where it is a fault
         """
         self.failed = 0
         self.last_error = ""
         self._api = api
         self._clock = clock
-        self._draw = draw
+        self._jitter = jitter
         self._nodes = nodes
         self._purpose = purpose
-        self._unpermitted = unpermitted
+        self._forbidden_hint = forbidden_hint
         self._backoff = Backoff()
-        self._again_at = 0.0
-        self._lost = False
+        self._not_before = 0.0
+        self._failing = False
         self._forbidden: set[str] = set()
-        self._refused = ""
+        self._last_rejection = ""
 
     @property
     def forbidden(self) -> bool:
-        """Whether something isn't permitted that this channel is for."""
+        """Whether a request of this purpose is forbidden."""
         return bool(self._forbidden)
 
-    def wait(self) -> float:
-        """Give the seconds until something may be asked for again; 0 where nothing stands in the way."""
-        return max(0.0, self._again_at - self._clock.monotonic())
+    def delay(self) -> float:
+        """Return the seconds until the next request is allowed; 0 where it is now."""
+        return max(0.0, self._not_before - self._clock.monotonic())
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -121,71 +121,71 @@ class RequestRetrier:
         content_type: str = "application/json",
         expected: Collection[int] = (),
     ) -> ApiAnswer | None:
-        """Give the answer; None after a setback.
+        """Send a request; return the response, or None after a failure that is retried later.
 
-        expected: statuses that are no setback here, although they would be elsewhere
+        expected: statuses that count as a success here, although they don't elsewhere
         """
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                answer = await self._api.ask(method, path, query=query, body=body, content_type=content_type)
+                response = await self._api.ask(method, path, query=query, body=body, content_type=content_type)
         except ClusterError as error:
-            self._set_back(str(error))
+            self._failed(str(error))
             return None
         except TimeoutError:
-            self._set_back(f"no answer to {method} {path} for {REQUEST_SECONDS:.0f} s")
+            self._failed(f"no response to {method} {path} for {REQUEST_SECONDS:.0f} s")
             return None
-        status = answer.status
-        if status in expected or not (status == _FORBIDDEN or status in _AGAIN or status >= _SERVER_ERRORS):
-            self._mended(method)
-            return answer
-        if status == _FORBIDDEN and ends_with_namespace(answer):
-            return answer
-        said = f"{method} {path}: {explanation(answer)}"
+        status = response.status
+        if status in expected or not (status == _FORBIDDEN or status in _RETRIABLE or status >= _SERVER_ERRORS):
+            self._succeeded(method)
+            return response
+        if status == _FORBIDDEN and is_namespace_terminating(response):
+            return response
+        message = f"{method} {path}: {status_message(response)}"
         if status == _FORBIDDEN:
-            self._forbid(method, said)
+            self._was_forbidden(method, message)
         else:
-            self._set_back(said, answer.retry_after)
+            self._failed(message, response.retry_after)
         return None
 
-    def refused(self, said: str) -> None:
-        """Take in an answer that won't get better by asking again; the log has it once, however often it comes."""
+    def record_rejection(self, message: str) -> None:
+        """Record a response that a retry doesn't change; it is logged once, however often it comes."""
         self.failed += 1
-        self.last_error = said
-        if said != self._refused:
-            log.warning("%s: %s", self._purpose, said)
-        self._refused = said
+        self.last_error = message
+        if message != self._last_rejection:
+            log.warning("%s: %s", self._purpose, message)
+        self._last_rejection = message
 
-    def rest(self) -> None:
-        """Have the next request wait as long as after one that isn't permitted."""
-        self._again_at = self._clock.monotonic() + rarely(self._draw())
+    def delay_after_forbidden(self) -> None:
+        """Delay the next request for as long as after a forbidden one."""
+        self._not_before = self._clock.monotonic() + forbidden_retry_delay(self._jitter())
 
-    def _set_back(self, said: str, asked: float | None = None) -> None:
-        """Wait longer from time to time, as long as the server asks for, and spread over the window of all agents."""
+    def _failed(self, message: str, asked: float | None = None) -> None:
+        """Back off, for at least Retry-After, with jitter over the window of all agents."""
         self.failed += 1
-        if not self._lost:
-            log.warning("%s don't get to the cluster, and are tried again: %s", self._purpose, said)
-        self._lost = True
-        self.last_error = said
-        nodes, lot = self._nodes(), self._draw()
-        kept = min(max(asked or 0.0, 0.0), RARELY_SECONDS)
-        seconds = kept + self._backoff.pause(WatchFailure("busy", said), nodes, lot) + window(nodes) * lot
-        self._again_at = self._clock.monotonic() + seconds
+        if not self._failing:
+            log.warning("%s: request failed, retrying: %s", self._purpose, message)
+        self._failing = True
+        self.last_error = message
+        nodes, jitter = self._nodes(), self._jitter()
+        kept = min(max(asked or 0.0, 0.0), FORBIDDEN_RETRY_SECONDS)
+        seconds = kept + self._backoff.pause(WatchFailure("busy", message), nodes, jitter) + window(nodes) * jitter
+        self._not_before = self._clock.monotonic() + seconds
 
-    def _forbid(self, method: str, said: str) -> None:
+    def _was_forbidden(self, method: str, message: str) -> None:
         self.failed += 1
-        explained = f"{self._unpermitted or 'apply deploy/rbac.yaml'} ({said})"
+        explained = f"{self._forbidden_hint or 'apply deploy/rbac.yaml'} ({message})"
         if method not in self._forbidden:
-            level = logging.INFO if self._unpermitted else logging.WARNING
-            log.log(level, "%s aren't permitted: %s", self._purpose, explained)
+            level = logging.INFO if self._forbidden_hint else logging.WARNING
+            log.log(level, "%s: request forbidden: %s", self._purpose, explained)
         self._forbidden.add(method)
         self.last_error = explained
-        self.rest()
+        self.delay_after_forbidden()
 
-    def _mended(self, method: str) -> None:
-        """Take in that a request was answered. Who may read needn't be who may write."""
-        if self._lost or method in self._forbidden:
-            log.info("%s get to the cluster again", self._purpose)
-        self._lost = False
+    def _succeeded(self, method: str) -> None:
+        """Record a success. Permission to read doesn't imply permission to write, so 403 is cleared per method."""
+        if self._failing or method in self._forbidden:
+            log.info("%s: requests succeed again", self._purpose)
+        self._failing = False
         self._forbidden.discard(method)
         self.last_error = ""
         self._backoff.succeeded()
@@ -207,19 +207,19 @@ class _Status(msgspec.Struct):
 _status = msgspec.json.Decoder(_Status)
 
 
-def explanation(answer: ApiAnswer) -> str:
-    """Give what the API server says in a meta/v1 Status, with the HTTP status."""
+def status_message(response: ApiAnswer) -> str:
+    """Return the HTTP status and the message of a meta/v1 Status."""
     try:
-        said = _status.decode(answer.body).message
+        message = _status.decode(response.body).message
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = answer.body[:_LONGEST_SAID].decode("utf-8", "replace")
-    return f"{answer.status} {said[:_LONGEST_SAID]}".rstrip()
+        message = response.body[:_MAX_MESSAGE].decode("utf-8", "replace")
+    return f"{response.status} {message[:_MAX_MESSAGE]}".rstrip()
 
 
-def ends_with_namespace(answer: ApiAnswer) -> bool:
-    """Tell whether something can't be created because its Namespace is being deleted, which is a 403 as well."""
+def is_namespace_terminating(response: ApiAnswer) -> bool:
+    """Return whether the status is 403 because the Namespace is being deleted, which forbids new objects."""
     try:
-        details = _status.decode(answer.body).details
+        details = _status.decode(response.body).details
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     causes = details.causes if details is not None else None

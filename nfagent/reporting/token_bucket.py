@@ -1,28 +1,28 @@
-"""How fast things may be said: a bucket that fills with time, and the wait for permission. Without clock and lots."""
+"""Rate limiter (token bucket), and the retry delay of forbidden requests. Without clock and random source."""
 
 from __future__ import annotations
 
-RARELY_SECONDS = 600.0
-"""Between two tries of what isn't permitted: somebody has to change a role for it."""
+FORBIDDEN_RETRY_SECONDS = 600.0
+"""Between two tries of a request that RBAC forbids: it succeeds only after a role was changed."""
 
 
 class TokenBucket:
-    """A token bucket: `burst` at once, then `rate` a second."""
+    """A token bucket: `burst` tokens at first, then `rate` tokens a second."""
 
     def __init__(self, burst: float, rate: float, now: float) -> None:
-        """Start full."""
+        """Start full at the monotonic time `now`."""
         self._burst = burst
         self._rate = rate
         self._level = burst
         self._at = now
 
-    def wait(self, now: float) -> float:
-        """Give the seconds until something may be said."""
+    def delay(self, now: float) -> float:
+        """Return the seconds until a token is available."""
         self._fill(now)
         return max(0.0, (1.0 - self._level) / self._rate)
 
     def take(self, now: float) -> None:
-        """Say something. What is said too early is made up for later."""
+        """Take a token; one that is taken too early makes the level negative and is paid back later."""
         self._fill(now)
         self._level -= 1.0
 
@@ -31,6 +31,6 @@ class TokenBucket:
         self._at = max(self._at, now)
 
 
-def rarely(lot: float) -> float:
-    """Give the seconds until something is tried again that isn't permitted."""
-    return RARELY_SECONDS * (0.75 + 0.5 * lot)
+def forbidden_retry_delay(jitter: float) -> float:
+    """Return the seconds until a forbidden request is tried again; jitter: random, 0 to 1."""
+    return FORBIDDEN_RETRY_SECONDS * (0.75 + 0.5 * jitter)

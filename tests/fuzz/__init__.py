@@ -1,22 +1,23 @@
-"""The differential fuzzer: `evaluate`, the compiled rules and real packets, asked the same questions under churn.
+"""The differential fuzzer: the evaluator, the compiled rules and real packets get the same flows under churn.
 
-    make fuzz SECONDS=600                  # as root; PACKETS=no leaves the packets out
-    make fuzz REPLAY=build/fuzz/12345      # what it found, once more
+    make fuzz SECONDS=600                  # as root; PACKETS=no: without packets
+    make fuzz REPLAY=build/fuzz/12345      # repeats a finding
 
-A case is a history of manifests, drawn from the strategies of `tests/properties`; a number makes the same one again.
+A case is a history of manifests, drawn from the strategies of `tests/properties`; a number determines the case.
 
-    terrain   places with addresses, the forms of connections, and all flows between them
-    case      a history of manifests as values: steps, changes; a question, and a finding: who answered what
-    drawing   a case for a number, by those strategies
-    seasoning networks, ports, names and faults beyond their small spaces
-    readings  two judges without packets: evaluate, and the rules of both nodes, interpreted
-    asking    a case put to them, step by step
-    packets   the third judge: a lab, two agents, and probes between all places
-    standing  connections of that lab that live through many steps
-    link_scope packets by addresses of the link alone: link-local, broadcast, multicast
-    parts     the parts of a document
-    shrink    a smaller case that fails as well
-    folder    a case as a folder of manifests, and back
-    session   one run: cases until the time is up, and what becomes of the first that fails
-    report    what people see of it
+    topology       places with addresses, the protocols and ports of connections, and all flows between places
+    case           a history of manifests as values: steps, changes; a question, and a finding with all verdicts
+    generator      a case for a number, by those strategies
+    mutations      networks, ports, names and faults beyond the small spaces of the strategies
+    oracles        two oracles without packets: the evaluator, and the rules of both nodes, interpreted
+    oracle_runner  runs a case through the oracles, step by step
+    packets        the third oracle: a lab, two agents, and probes between all places
+    long_lived     connections of that lab that live through many steps
+    link_scope     packets to addresses of the link: link-local, broadcast, multicast
+    document_parts the parts of a document
+    shrink         a smaller case that fails as well
+    folder         a case as a folder of manifests, and back
+    session        one run: cases until the time is up, and the handling of the first that fails
+    stats          counts of a run
+    report         progress and results for people
 """

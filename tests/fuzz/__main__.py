@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: run, or replay, and say what came of it."""
+"""`python -m tests.fuzz`: runs or replays cases, and shows the result."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from nfagent.errors import NfagentError, UsageError
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.topology_plan import Attachment
 from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
-from tests.fuzz.session import Plan, fuzz, replay
+from tests.fuzz.session import FuzzPlan, fuzz, replay
 
 _ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--seconds", default=60.0, show_default=True, help="Begin no case after so many seconds.")
-@click.option("--seed", type=int, help="Draw the cases by this number; any other where it isn't given.")
-@click.option("--no-packets", is_flag=True, help="Leave the lab out; needs no root then.")
+@click.option("--seconds", default=60.0, show_default=True, help="Start no case after so many seconds.")
+@click.option("--seed", type=int, help="Seed of the cases; random by default.")
+@click.option("--no-packets", is_flag=True, help="Run without the lab; needs no root then.")
 @click.option(
     "--attachment",
     type=click.Choice(["routed", "bridge"]),
-    help="How the lab's nodes attach their Pods; by the seed where it isn't given.",
+    help="How the lab's nodes attach their Pods; chosen by the seed by default.",
 )
-@click.option("--replay", "folder", type=click.Path(path_type=Path), help="Ask this case once more, and nothing else.")
+@click.option("--replay", "folder", type=click.Path(path_type=Path), help="Repeat this case, and nothing else.")
 @click.option(
-    "--build", default="build/fuzz", show_default=True, type=click.Path(path_type=Path), help="Where failing cases go."
+    "--build", default="build/fuzz", show_default=True, type=click.Path(path_type=Path), help="Folder of failing cases."
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to say what came of it.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format of the result.")
 def main(
     *,
     seconds: float,
@@ -46,11 +46,11 @@ def main(
     build: Path,
     output: Literal["text", "json"],
 ) -> None:
-    """Hold evaluate, the compiled rules and real packets against each other, on random histories of manifests.
+    """Compare the evaluator, the compiled rules and real packets on random histories of manifests.
 
-    A case that fails is shrunk, and written down as a folder of manifests.
+    A failing case is shrunk, and written as a folder of manifests.
 
-    Exit code: 0 when all judges agree, 1 when they don't, 2 when they couldn't be asked.
+    Exit code: 0 when all oracles agree, 1 when they differ, 2 when they couldn't run.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def main(
         else:
             number = secrets.randbelow(1 << 32) if seed is None else seed
             attached = attachment or _ATTACHMENTS[number % len(_ATTACHMENTS)]
-            plan = Plan(number, seconds, not no_packets, build, attached)
+            plan = FuzzPlan(number, seconds, not no_packets, build, attached)
             _check_root(plan)
             stage.title(f"fuzz: seed {plan.seed}, {seconds:.0f} s, {'with' if plan.packets else 'without'} packets")
             result = fuzz(plan, Progress(stage, quiet=output == "json").show)
@@ -84,9 +84,9 @@ def main(
     sys.exit(1 if failed is not None else 0)
 
 
-def _check_root(plan: Plan) -> None:
+def _check_root(plan: FuzzPlan) -> None:
     if plan.packets and os.geteuid() != 0:
-        raise UsageError("packets need root: run it with sudo, or leave them out with PACKETS=no (--no-packets)")
+        raise UsageError("packets need root: use sudo, or run without them: PACKETS=no (--no-packets)")
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""A case as values: what happens to a folder of manifests, step by step, and what its judges were asked and said."""
+"""A case as values: changes of a folder of manifests, step by step; questions about flows, and findings."""
 
 from __future__ import annotations
 
@@ -13,79 +13,79 @@ from nfagent.policy.evaluator import Flow
 
 Document: TypeAlias = dict[str, Any]
 
-Fate: TypeAlias = Literal["commit", "wait", "judge", "absolve", "absolve late", "restart"]
-"""What both nodes do after a step.
+StepAction: TypeAlias = Literal["commit", "wait", "revoke", "clear", "clear late", "restart"]
+"""Action of both nodes after a step.
 
-commit:       tell the kernel what changed
-wait:         nothing yet
-judge:        commit, then end the live connections that are denied, of those under re-check
-absolve:      judge, then take those out of re-check who were judged
-absolve late: commit, then take those out who were judged at an earlier step
-restart:      begin anew from the objects alone, on a kernel that holds what was told before
+commit:     commit the changes to the kernel
+wait:       nothing yet
+revoke:     commit, then end the denied connections of addresses under re-check
+clear:      revoke, then clear the re-check of the checked addresses
+clear late: commit, then clear the re-check of addresses that were checked at an earlier step
+restart:    start again from the objects only, with the kernel as it was left
 
-With packets there are real agents: they wait, or restart, or else do everything, as `absolve` says.
+With packets there are real agents: they wait, or restart, and in all other cases act as for `clear`.
 """
 
-Way: TypeAlias = Literal["link-local", "from link-local", "multicast", "broadcast", "subnet broadcast"]
-"""By which address of their link a Pod calls another, or its node: never as good as by its own (`link_scope`)."""
-Kind: TypeAlias = Literal["first", "established"] | Way
-"""Which packets of a connection: the one that opens it, those of both ways once it lives, or one by another address."""
+LinkDestination: TypeAlias = Literal["link-local", "from link-local", "multicast", "broadcast", "subnet broadcast"]
+"""Address of the link to which a Pod sends to another, or to its node: never allowed more than its own address."""
+Kind: TypeAlias = Literal["first", "established"] | LinkDestination
+"""Packets of a connection: the first one, those of both directions once established, or one to another address."""
 
 
-class Change(msgspec.Struct, frozen=True):
-    """A manifest file with its one document, new or changed; None where the file is deleted."""
+class ManifestChange(msgspec.Struct, frozen=True):
+    """A manifest file with its one document, added or changed; None where the file is deleted."""
 
     file: str
     document: Document | None
 
     @property
     def text(self) -> str | None:
-        """What the file holds."""
+        """Content of the file."""
         return None if self.document is None else yaml.dump(self.document, Dumper=KubectlDumper, sort_keys=False)
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Changes that happen together, one for each file, and what both nodes do then; `step_of` makes one."""
+    """Simultaneous changes, one for each file, and the action of both nodes then; created by `step_of`."""
 
-    changes: tuple[Change, ...]
-    then: Fate = "commit"
+    changes: tuple[ManifestChange, ...]
+    then: StepAction = "commit"
 
 
-def step_of(changes: Iterable[Change], then: Fate) -> Step:
-    """Make a step: of several changes of a file the last counts; what goes comes first, as agents read a folder."""
+def step_of(changes: Iterable[ManifestChange], then: StepAction) -> Step:
+    """Return a step: of several changes of a file the last one; deletions first, in the order in which agents read."""
     last = {change.file: change for change in changes}
     return Step(tuple(sorted(last.values(), key=lambda change: (change.document is not None, change.file))), then)
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A history: the first step makes the world, the others change it."""
+    """A history: the first step creates the cluster, the others change it."""
 
     steps: tuple[Step, ...]
 
     @property
     def documents(self) -> int:
-        """Count the documents that are written."""
+        """Number of documents that are written."""
         return sum(change.document is not None for step in self.steps for change in step.changes)
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What was asked: whether these packets of a flow pass."""
+    """A question: whether these packets of a flow pass."""
 
     flow: Flow
     kind: Kind = "first"
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return the question as text."""
         kinds = {"first": "", "established": ", once established"}
-        return f"{self.flow}{kinds.get(self.kind, f', called otherwise: {self.kind}')}"
+        return f"{self.flow}{kinds.get(self.kind, f', by link address: {self.kind}')}"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Judges that don't agree, after a step of a case (counted from 0).
+    """Oracles that differ, after a step of a case (counted from 0).
 
-    question: None where a judge failed, or has other rules than it should: those of a fresh start, those it wants
-    verdicts: judge -> 'allowed', 'denied', or what else became of it: the name of the error that it ended with
-    place:    where it was seen, in words
+    question: None where an oracle failed, or has other rules than expected
+    verdicts: oracle -> 'allowed', 'denied', or the name of the exception that it raised
+    place:    node and hook, or similar
     """
 
     step: int
@@ -94,16 +94,16 @@ class Finding(msgspec.Struct, frozen=True):
     place: str = ""
 
     def like(self, other: Finding | None) -> bool:
-        """Tell whether it is the same disagreement, wherever it was seen."""
+        """Return whether it is the same difference, at any place."""
         return other is not None and (self.question, self.verdicts) == (other.question, other.verdicts)
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the finding as one line."""
         said = ", ".join(f"{judge}: {verdict}" for judge, verdict in self.verdicts.items())
         where = f" ({self.place})" if self.place else ""
         return f"{self.question or 'no flow'}: {said}{where}"
 
 
-def in_words(allowed: bool) -> str:  # noqa: FBT001 - a verdict is a boolean wherever one is computed
-    """Write a verdict as findings have it."""
+def verdict_text(allowed: bool) -> str:  # noqa: FBT001 - verdicts are booleans everywhere
+    """Return a verdict as in findings."""
     return "allowed" if allowed else "denied"

@@ -1,4 +1,4 @@
-"""The parts of a document: where they are, and the document without one, or with another in its place."""
+"""The parts of a document: their paths, and the document without a part, or with another in its place."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 Path: TypeAlias = tuple[str | int, ...]
-"""Keys and places that lead from the top to a part."""
+"""Keys and indexes from the top to a part."""
 
-# A part of a document is whatever YAML can write.
+# A part of a document is any YAML value.
 # ruff: noqa: ANN401
 
 
 def paths(value: Any) -> list[Path]:
-    """List the ways to all parts, those of the top first."""
+    """Return the paths of all parts, those of the top first."""
     return sorted(_below((), value), key=len)
 
 
 def without(value: Any, path: Path) -> Any:
-    """Take a part away."""
+    """Return the document without a part."""
     return _changed(value, path, ())
 
 
 def replaced(value: Any, path: Path, part: Any) -> Any:
-    """Put another in the place of a part."""
+    """Return the document with another part in its place."""
     return _changed(value, path, (part,))
 
 

@@ -1,7 +1,7 @@
-"""A case that failed, as a folder of manifests that people can read and `make fuzz REPLAY=` can ask again.
+"""A failing case as a folder of manifests that people can read and `make fuzz REPLAY=` can repeat.
 
-`expected.json` says what was asked, who said what, and what both nodes did after each step. `01/` has the manifests of
-the first step, `02/` those that the second one adds or changes; `02/DELETED` lists the files that it deletes.
+`expected.json` has the question, the verdicts, and the nodes' action after each step. `01/` has the manifests of the
+first step, `02/` those that the second one adds or changes; `02/DELETED` lists the files that it deletes.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import yaml
 
 from nfagent.errors import UsageError
 from nfagent.lab.topology_plan import Attachment
-from tests.fuzz.case import Case, Change, Fate, Finding, Step, step_of
+from tests.fuzz.case import Case, Finding, ManifestChange, Step, StepAction, step_of
 
 _EXPECTED = "expected.json"
 _DELETED = "DELETED"
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What `expected.json` says.
+    """The content of `expected.json`.
 
-    replay:       the command that asks again
+    replay:       the command that repeats the case
     seed, number: of the run, and of the case in it
-    finding:      the question, and who said what
+    finding:      the question, and the verdicts
     attachment:   how the lab's nodes attached their Pods
-    then:         what both nodes did after each step
+    then:         the nodes' action after each step
     """
 
     replay: str
     seed: int
     number: int
     finding: Finding
-    then: tuple[Fate, ...]
+    then: tuple[StepAction, ...]
     attachment: Attachment = "routed"
 
 
 def write_case(
     folder: Path, case: Case, finding: Finding, *, seed: int, number: int, attachment: Attachment = "routed"
 ) -> str:
-    """Write a case; an earlier one in the folder goes. Gives the command that replays it."""
+    """Write a case in place of an earlier one; return the command that replays it."""
     if folder.exists():
         shutil.rmtree(folder)
     for place, step in enumerate(case.steps, start=1):
@@ -61,18 +61,22 @@ def write_case(
 
 
 def read_case(folder: Path) -> tuple[Case, Recorded]:
-    """Read a case as it was written, or as somebody has changed it since. Raises UsageError."""
+    """Read a case as it was written, or edited since. Raises UsageError."""
     try:
         recorded = msgspec.json.decode((folder / _EXPECTED).read_bytes(), type=Recorded)
-        steps = tuple(_read_step(folder / f"{number:02}", fate) for number, fate in enumerate(recorded.then, start=1))
+        steps = tuple(
+            _read_step(folder / f"{number:02}", action) for number, action in enumerate(recorded.then, start=1)
+        )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{folder} can't be replayed: {error}; give a folder that `make fuzz` has written") from error
     return Case(steps), recorded
 
 
-def _read_step(folder: Path, then: Fate) -> Step:
+def _read_step(folder: Path, then: StepAction) -> Step:
     listed = folder / _DELETED
     names = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    changes = [Change(name, None) for name in names]
-    changes += [Change(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in folder.glob("*.yaml")]
+    changes = [ManifestChange(name, None) for name in names]
+    changes += [
+        ManifestChange(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in folder.glob("*.yaml")
+    ]
     return step_of(changes, then)

@@ -1,6 +1,6 @@
-"""A case for a number: documents from the strategies of `tests/properties`, and what becomes of them.
+"""Generates a case for a number: documents from the strategies of `tests/properties`, and their changes.
 
-Bytes drawn by the number decide everything, so a number makes the same case wherever hypothesis is the same version.
+Bytes from the number decide everything, so a number gives the same case with the same version of hypothesis.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from nfagent.decode.registry import DECODERS
 from nfagent.model.ip_masq import CONFIG_MAP
 from nfagent.model.objects import Namespace, NetworkLogging, Node, Pod
-from tests.fuzz.case import Case, Change, Document, Fate, step_of
-from tests.fuzz.mutations import seasoned
+from tests.fuzz.case import Case, Document, ManifestChange, StepAction, step_of
+from tests.fuzz.mutations import mutated
 from tests.properties.objects import LOGGING, NAMESPACES, NODE_CIDRS, namespaces, nodes, pods, policy_documents
 from tests.properties.tier_strategies import tier_documents
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
@@ -24,18 +24,18 @@ from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 _POLICIES = {"NetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"}
 _BYTES = 1 << 16
 _VERSIONS = {kind: version for version, kind in DECODERS}
-_FATES: list[Fate] = [
-    *("commit", "commit", "commit", "commit", "wait", "wait", "judge", "judge", "absolve", "absolve"),
-    *("absolve late", "restart"),
+_ACTIONS: list[StepAction] = [
+    *("commit", "commit", "commit", "commit", "wait", "wait", "revoke", "revoke", "clear", "clear"),
+    *("clear late", "restart"),
 ]
-_STEADY_FATES: list[Fate] = ["absolve", "absolve", "absolve", "absolve", "absolve", "absolve", "wait", "restart"]
-_LIVING = st.sampled_from(["comes", "changes", "changes", "changes", "goes", "relabels", "relabels"])
-_CONCERNED = st.sampled_from(["Pod", "Pod", "Pod", "policy", "policy", "policy", "rest"])
+_STEADY_ACTIONS: list[StepAction] = ["clear", "clear", "clear", "clear", "clear", "clear", "wait", "restart"]
+_EVENTS = st.sampled_from(["comes", "changes", "changes", "changes", "goes", "relabels", "relabels"])
+_SUBJECTS = st.sampled_from(["Pod", "Pod", "Pod", "policy", "policy", "policy", "rest"])
 _CIDRS = ("10.0.0.0/8", "10.64.0.0/16", "203.0.113.0/24", "2000::/3", "0.0.0.0/0")
 
 
 def file_of(document: Document) -> str:
-    """Name the file that a document is in: every object has its own."""
+    """Return the file name of a document: every object has a file of its own."""
     metadata = document["metadata"]
     parts = (document["kind"].lower(), metadata.get("namespace", ""), metadata["name"])
     return "-".join(filter(None, parts)) + ".yaml"
@@ -79,15 +79,15 @@ def masquerade_document(cidrs: list[str]) -> Document:
 
 
 POD_DOCUMENTS = pods().map(pod_document)
-POLICY_DOCUMENTS = policy_documents().flatmap(seasoned)
-TIER_DOCUMENTS = tier_documents().flatmap(seasoned)
+POLICY_DOCUMENTS = policy_documents().flatmap(mutated)
+TIER_DOCUMENTS = tier_documents().flatmap(mutated)
 LOGGINGS = LOGGING.map(logging_document)
 MASQUERADES = st.lists(st.sampled_from(_CIDRS), max_size=3, unique=True).map(masquerade_document)
 
 
 @st.composite
 def node_documents(draw: st.DrawFn, name: str, *, steady: bool) -> Document:
-    """Draw a Node; a steady one has all its addresses and ranges, as packets see them."""
+    """Draw a Node; a steady one has all its addresses and ranges, as in the lab."""
     document = node_document(draw(nodes(name)))
     if steady:
         document["spec"] = {"podCIDRs": list(NODE_CIDRS[name])}
@@ -98,12 +98,12 @@ def node_documents(draw: st.DrawFn, name: str, *, steady: bool) -> Document:
 
 @st.composite
 def cases(draw: st.DrawFn, *, steady: bool, most_steps: int) -> Case:
-    """Draw a case; a steady one is fit for packets: its Nodes change their labels alone."""
-    return _Drawing(draw, steady=steady).case(most_steps)
+    """Draw a case; a steady one is fit for packets: of its Nodes only labels change."""
+    return _CaseBuilder(draw, steady=steady).case(most_steps)
 
 
-class _Drawing:
-    """One case as it is drawn."""
+class _CaseBuilder:
+    """Builds one case by drawing."""
 
     def __init__(self, draw: st.DrawFn, *, steady: bool) -> None:
         self._draw = draw
@@ -111,18 +111,18 @@ class _Drawing:
         self._present: dict[str, Document] = {}
 
     def case(self, most_steps: int) -> Case:
-        steps = [step_of(map(self._put, self._world()), self._fate())]
+        steps = [step_of(map(self._put, self._initial_documents()), self._action())]
         for _ in range(self._draw(st.integers(1, most_steps))):
             number = self._draw(st.sampled_from([1, 1, 1, 2, 3]))
-            steps.append(step_of([self._change() for _ in range(number)], self._fate()))
+            steps.append(step_of([self._change() for _ in range(number)], self._action()))
         if steps[-1].then == "wait":
             steps[-1] = step_of(steps[-1].changes, "commit")
         return Case(tuple(steps))
 
-    def _fate(self) -> Fate:
-        return self._draw(st.sampled_from(_STEADY_FATES if self._steady else _FATES))
+    def _action(self) -> StepAction:
+        return self._draw(st.sampled_from(_STEADY_ACTIONS if self._steady else _ACTIONS))
 
-    def _world(self) -> list[Document]:
+    def _initial_documents(self) -> list[Document]:
         draw = self._draw
         found: list[Document] = [draw(node_documents(name, steady=self._steady)) for name in NODES]
         found += [namespace_document(draw(namespaces(name))) for name in NAMESPACES]
@@ -132,9 +132,9 @@ class _Drawing:
         found += draw(st.lists(MASQUERADES | LOGGINGS, max_size=2))
         return found
 
-    def _change(self) -> Change:
-        happens = self._draw(_LIVING)
-        files = self._chosen(self._draw(_CONCERNED))
+    def _change(self) -> ManifestChange:
+        happens = self._draw(_EVENTS)
+        files = self._chosen(self._draw(_SUBJECTS))
         if happens == "relabels":
             return self._put(self._relabelled())
         if happens == "comes" or not files:
@@ -142,19 +142,19 @@ class _Drawing:
         file = self._draw(st.sampled_from(files))
         if happens == "goes":
             del self._present[file]
-            return Change(file, None)
+            return ManifestChange(file, None)
         return self._put(self._changed(self._present[file]))
 
     def _chosen(self, concerned: str) -> list[str]:
-        """Give the files with Pods, with policies, or with the rest."""
+        """Return the files with Pods, with policies, or with other objects."""
         rest = {"Namespace", "ConfigMap", "NetworkLogging"} | (set() if self._steady else {"Node"})
         wanted = {"Pod": {"Pod"}, "policy": _POLICIES, "rest": rest}[concerned]
         return [file for file, document in self._present.items() if document["kind"] in wanted]
 
-    def _put(self, document: Document) -> Change:
+    def _put(self, document: Document) -> ManifestChange:
         written = {"apiVersion": _VERSIONS[document["kind"]], **document}
         self._present[file_of(written)] = written
-        return Change(file_of(written), written)
+        return ManifestChange(file_of(written), written)
 
     def _relabelled(self) -> Document:
         if self._draw(st.booleans()):
@@ -171,14 +171,14 @@ class _Drawing:
             "NetworkLogging": LOGGINGS,
             "NetworkPolicy": POLICY_DOCUMENTS,
         }
-        other = self._draw(alike[kind] if kind in alike else tier_documents(kind).flatmap(seasoned))
+        other = self._draw(alike[kind] if kind in alike else tier_documents(kind).flatmap(mutated))
         if kind == "Pod":
             return _changed_pod(self._draw, document, other)
         return _changed_policy(self._draw, document, other) if kind in _POLICIES else other
 
 
 def _changed_pod(draw: st.DrawFn, document: Document, other: Document) -> Document:
-    """Change one thing of a Pod: its labels, its place, its phase, its ports."""
+    """Change one property of a Pod: its labels, its place, its phase, its ports."""
     what = draw(st.sampled_from(["labels", "labels", "place", "place", "phase", "ports"]))
     metadata, spec, status = ({**document[part]} for part in ("metadata", "spec", "status"))
     if what == "labels":
@@ -212,26 +212,26 @@ _drawn: list[Case] = []
 
 @settings(database=None)
 @given(cases(steady=False, most_steps=14))
-def _restless(case: Case) -> None:
+def _any_case(case: Case) -> None:
     _drawn.append(case)
 
 
 @settings(database=None)
 @given(cases(steady=True, most_steps=8))
-def _steady(case: Case) -> None:
+def _steady_case(case: Case) -> None:
     _drawn.append(case)
 
 
 def generator(seed: int, number: int) -> Random:
-    """Give the generator of a run's case: it draws the case, and then what is asked about it."""
+    """Return the generator of a case of a run: it draws the case, and then the questions about it."""
     return Random(f"{seed}/{number}")  # noqa: S311 - it makes cases, not keys
 
 
 def draw_case(random: Random, *, steady: bool) -> Case:
     """Draw a case by a generator's bytes."""
-    draws: Any = (_steady if steady else _restless).hypothesis  # type: ignore[attr-defined]
+    draws: Any = (_steady_case if steady else _any_case).hypothesis  # type: ignore[attr-defined]
     while True:
         _drawn.clear()
-        # Too few bytes, or an example that a strategy turns down, make none: the next ones will.
+        # Too few bytes, or an example that a strategy rejects, give no case: the next bytes will.
         if draws.fuzz_one_input(random.randbytes(_BYTES)) is not None and _drawn:
             return _drawn[0]

@@ -1,6 +1,6 @@
-"""UDP by addresses of the link alone: link-local, broadcast, multicast. No dispatch map knows them as anybody's.
+"""UDP to addresses of the link only: link-local, broadcast, multicast. They are in no dispatch map.
 
-Who is denied by its own address must not be reached this way either. Nobody says that who is allowed must be.
+A flow that is denied to its own address must not pass to these either. One that is allowed need not pass.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from nfagent.lab.ip_commands import UPLINK, mac_of
 from nfagent.lab.topology_plan import Attachment
 from nfagent.model.netaddr import Family, family_of
 from nfagent.policy.evaluator import Flow
-from tests.fuzz.case import Way
+from tests.fuzz.case import LinkDestination
 from tests.fuzz.topology import AT, GATEWAYS, PLACES, Place
 from tests.properties.objects import NODE_CIDRS
 
-WAYS: dict[Family, tuple[Way, ...]] = {
+LINK_DESTINATIONS: dict[Family, tuple[LinkDestination, ...]] = {
     4: ("broadcast", "subnet broadcast", "multicast"),
     6: ("link-local", "from link-local", "multicast"),
 }
 PORT = 5353
-"""Where everybody listens at every address: the lab's own servers have other ports."""
+"""Port at which all places listen on every address: the lab's own servers have other ports."""
 
 GROUPS: dict[Family, str] = {4: "224.0.0.1", 6: "ff02::1"}
 _ROUTED_GATEWAY = "fe80::1"
@@ -38,8 +38,8 @@ _ANYWHERE: dict[Family, tuple[str, socket.AddressFamily]] = {4: ("", socket.AF_I
 _NUMBERS = itertools.count(1)
 
 
-def neighbours() -> tuple[Flow, ...]:
-    """Give every UDP flow from a slot to another place on its link: the node's other slots, and the node itself."""
+def link_flows() -> tuple[Flow, ...]:
+    """Return every UDP flow from a slot to another place on its link: the node's other slots, and the node itself."""
     families: tuple[Family, Family] = (4, 6)
     return tuple(
         Flow(source, to, "udp", PORT)
@@ -51,9 +51,9 @@ def neighbours() -> tuple[Flow, ...]:
     )
 
 
-def called_by(flow: Flow, way: Way) -> str:
-    """Give the address that a flow's destination is called by; its own where that isn't everybody's."""
-    match way:
+def destination_address(flow: Flow, to: LinkDestination) -> str:
+    """Return the address that a flow is sent to; its own destination for unicast."""
+    match to:
         case "broadcast":
             return "255.255.255.255"
         case "subnet broadcast":
@@ -64,10 +64,10 @@ def called_by(flow: Flow, way: Way) -> str:
 
 
 class LinkScope:
-    """A socket of each family in every slot and on both nodes, which sends and listens at every address."""
+    """A socket of each family in every slot and on both nodes, which sends to and receives at every address."""
 
     def __init__(self, namespace_of: Callable[[Place], str], attachment: Attachment) -> None:
-        """Open nothing yet; `namespace_of` gives a place's network namespace."""
+        """Open nothing yet; `namespace_of` returns a place's network namespace."""
         self._namespace_of = namespace_of
         self._attachment = attachment
         self._sockets: dict[tuple[Place, Family], socket.socket] = {}
@@ -78,56 +78,62 @@ class LinkScope:
         for place in PLACES:
             if not place.node:
                 continue
-            for family in WAYS:
+            for family in LINK_DESTINATIONS:
                 opened = functools.partial(_open, family, multicast=place.slot)
                 self._sockets[place, family], self._uplinks[place] = netns.inside(self._namespace_of(place), opened)
 
     def close(self) -> None:
-        """Close them."""
+        """Close the sockets."""
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
 
-    def reached(self, asked: Iterable[tuple[Flow, Way]], seconds: float) -> Sequence[tuple[Flow, Way]]:
-        """Send by each way to each destination; give those that arrived there within so many seconds."""
-        sent = {next(_NUMBERS): question for question in asked}
-        for number, (flow, way) in sent.items():
-            self._send(number, flow, way)
+    def reached(
+        self, calls: Iterable[tuple[Flow, LinkDestination]], seconds: float
+    ) -> Sequence[tuple[Flow, LinkDestination]]:
+        """Send flows to these addresses; return those that arrived at their destination within so many seconds."""
+        sent = {next(_NUMBERS): question for question in calls}
+        for number, (flow, to) in sent.items():
+            self._send(number, flow, to)
         listening = {sock.fileno(): place for (place, _), sock in self._sockets.items()}
-        reached: dict[tuple[Flow, Way], None] = {}
+        reached: dict[tuple[Flow, LinkDestination], None] = {}
         with select.epoll() as epoll:
             for descriptor in listening:
                 epoll.register(descriptor, select.EPOLLIN)
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 for descriptor, _mask in epoll.poll(left):
-                    for number in _heard(descriptor):
+                    for number in _received(descriptor):
                         question = sent.get(number)
                         if question is not None and AT[question[0].destination] == listening[descriptor]:
                             reached[question] = None
         return tuple(reached)
 
-    def _send(self, number: int, flow: Flow, way: Way) -> None:
+    def _send(self, number: int, flow: Flow, to: LinkDestination) -> None:
         place, family = AT[flow.source], family_of(flow.source)
         sock, uplink = self._sockets[place, family], self._uplinks[place]
         payload = [_NUMBER.pack(number)]
         own = self._link_local(place, place)
         try:
             if family == 4:
-                sock.sendto(payload[0], (self._to(flow, way), PORT))
-            elif way == "from link-local":
+                sock.sendto(payload[0], (self._to(flow, to), PORT))
+            elif to == "from link-local":
                 sock.sendmsg(payload, [_source(own, uplink)], 0, (flow.destination, PORT, 0, 0))
             else:
-                sock.sendto(payload[0], (self._to(flow, way), PORT, 0, uplink))
+                sock.sendto(payload[0], (self._to(flow, to), PORT, 0, uplink))
         except OSError:
-            # Refused on its way out: it doesn't arrive.
+            # An error of sending: it doesn't arrive.
             return
 
-    def _to(self, flow: Flow, way: Way) -> str:
-        return self._link_local(AT[flow.destination], AT[flow.source]) if way == "link-local" else called_by(flow, way)
+    def _to(self, flow: Flow, to: LinkDestination) -> str:
+        return (
+            self._link_local(AT[flow.destination], AT[flow.source])
+            if to == "link-local"
+            else destination_address(flow, to)
+        )
 
     def _link_local(self, place: Place, seen_from: Place) -> str:
-        """Give a place's link-local address on the link of a slot: by its MAC (RFC 4291, appendix A)."""
+        """Return a place's link-local address on the link of a slot, from its MAC (RFC 4291, appendix A)."""
         if not place.slot and self._attachment == "routed":
             return _ROUTED_GATEWAY
         addresses = place.addresses if place.slot else GATEWAYS[seen_from.node]
@@ -137,7 +143,7 @@ class LinkScope:
 
 
 def _open(family: Family, *, multicast: bool) -> tuple[socket.socket, int]:
-    """Open a socket at every address, in the thread's network namespace; give it, and the uplink's index."""
+    """Open a socket at every address, in the thread's network namespace; return it, and the uplink's index."""
     address, domain = _ANYWHERE[family]
     uplink = socket.if_nametoindex(UPLINK)
     sock = socket.socket(domain, socket.SOCK_DGRAM)
@@ -160,7 +166,7 @@ def _source(address: str, uplink: int) -> tuple[int, int, bytes]:
     return (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(packed, uplink))
 
 
-def _heard(descriptor: int) -> Iterator[int]:
+def _received(descriptor: int) -> Iterator[int]:
     with socket.socket(fileno=descriptor) as sock:
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Connections of the lab that live through many steps: made once, and asked again after each change.
+"""Connections of the lab that live through many steps: opened once, and probed after each change.
 
 TCP and UDP: a connection answers for as long as packets of both ways pass.
 """
@@ -13,59 +13,60 @@ from collections.abc import Callable, Iterable
 
 from nfagent.errors import KernelError
 from nfagent.lab import netns
-from nfagent.lab.flow import LabFlow as Line
-from nfagent.lab.flow import next_nonce, open_flow
+from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import Protocol
 from nfagent.policy.evaluator import Flow
 
 
-class Standing:
-    """The connections that live."""
+class LongLivedConnections:
+    """The open connections."""
 
     def __init__(self, namespace_of: Callable[[str], str]) -> None:
-        """Begin without any; `namespace_of` gives the network namespace that an address is in."""
+        """Start without connections; `namespace_of` returns the network namespace of an address."""
         self._namespace_of = namespace_of
-        self._lines: dict[Flow, Line] = {}
+        self._connections: dict[Flow, LabFlow] = {}
 
     @property
     def flows(self) -> tuple[Flow, ...]:
-        """Those that live, the oldest first."""
-        return tuple(self._lines)
+        """Flows of the open connections, the oldest first."""
+        return tuple(self._connections)
 
     def make(self, flows: Iterable[Flow], deadline: float) -> None:
-        """Make connections; those that aren't answered in time are none."""
-        made = {flow: line for flow in flows if flow not in self._lines and (line := self._open(flow)) is not None}
-        self._lines |= made
+        """Open connections; those that aren't answered in time are closed."""
+        made = {
+            flow: opened for flow in flows if flow not in self._connections and (opened := self._open(flow)) is not None
+        }
+        self._connections |= made
         self.drop(made.keys() - self.answered(made, deadline))
 
     def answered(self, flows: Iterable[Flow], deadline: float) -> set[Flow]:
-        """Send something on each of these; give those that answered within so many seconds."""
-        waiting = {self._lines[flow].sock.fileno(): (flow, next_nonce()) for flow in flows}
+        """Send on each of these; return those that answered within so many seconds."""
+        waiting = {self._connections[flow].sock.fileno(): (flow, next_nonce()) for flow in flows}
         answered: set[Flow] = set()
         with select.epoll() as epoll:
             for number, (flow, nonce) in waiting.items():
-                epoll.register(number, self._lines[flow].events)
-                # Refused at once: the answer that doesn't come says so.
+                epoll.register(number, self._connections[flow].events)
+                # An immediate error counts as no answer.
                 with contextlib.suppress(OSError):
-                    self._lines[flow].send(nonce)
+                    self._connections[flow].send(nonce)
             end = time.monotonic() + deadline
             while len(answered) < len(waiting) and (left := end - time.monotonic()) > 0:
                 for number, _mask in epoll.poll(left):
                     flow, nonce = waiting[number]
                     with contextlib.suppress(OSError):
-                        answered |= {flow} if nonce in self._lines[flow].answers() else set()
+                        answered |= {flow} if nonce in self._connections[flow].answers() else set()
         return answered
 
     def drop(self, flows: Iterable[Flow]) -> None:
-        """End connections."""
+        """Close connections."""
         for flow in list(flows):
-            self._lines.pop(flow).close()
+            self._connections.pop(flow).close()
 
     def close(self) -> None:
-        """End them all."""
-        self.drop(self._lines)
+        """Close all connections."""
+        self.drop(self._connections)
 
-    def _open(self, flow: Flow) -> Line | None:
+    def _open(self, flow: Flow) -> LabFlow | None:
         where = self._namespace_of(flow.source)
         protocol: Protocol = "tcp" if flow.protocol == "tcp" else "udp"
         try:

@@ -1,7 +1,7 @@
-"""What the strategies of `tests/properties` leave plain: networks anywhere, ports at the edges, long and odd names.
+"""Mutations of documents beyond the strategies of `tests/properties`: any networks, ports at edges, unusual names.
 
-Their spaces are small, so that things meet often. These here are large, and try the way through text, netlink and the
-kernel's intervals: one policy in two has some of it.
+The strategies' spaces are small, so that objects often match each other. These are large, and exercise text, netlink
+and the kernel's intervals: one policy in two has some of it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _PREFIXES = {4: st.integers(0, 32), 6: st.sampled_from([0, 1, 16, 32, 48, 63, 64
 
 @st.composite
 def networks(draw: st.DrawFn) -> str:
-    """Draw a network around a place, or at an end of all addresses."""
+    """Draw a network around a place, or at an end of the address space."""
     address = ipaddress.ip_address(draw(_SOMEWHERE))
     return str(ipaddress.ip_network((address, draw(_PREFIXES[address.version])), strict=False))
 
 
 @st.composite
 def blocks(draw: st.DrawFn) -> Document:
-    """Draw an ipBlock with holes, side by side or one in the other; one that is the whole block is a flaw."""
+    """Draw an ipBlock with exceptions, adjacent or nested; one that equals the block is invalid."""
     whole = ipaddress.ip_network(draw(networks()))
     around = [address for address in map(ipaddress.ip_address, AT) if address in whole]
     centres = st.sampled_from([*around, *around, whole[0], whole[-1]])
@@ -51,28 +51,28 @@ def blocks(draw: st.DrawFn) -> Document:
 
 
 @st.composite
-def seasoned(draw: st.DrawFn, document: Document) -> Document:
-    """Draw a policy as it is, or with other networks, ports and names in it; in one of eight something is wrong."""
+def mutated(draw: st.DrawFn, document: Document) -> Document:
+    """Draw a policy unchanged, or with other networks, ports and names; one in eight is invalid."""
     if draw(st.booleans()):
         return document
-    spiced: Document = _spiced(draw, document)
+    changed: Document = _mutated_part(draw, document)
     if draw(st.integers(0, 7)) == 7:
-        spec = spiced["spec"]
+        spec = changed["spec"]
         path = draw(st.sampled_from(paths(spec)))
-        spiced["spec"] = without(spec, path) if draw(st.booleans()) else replaced(spec, path, draw(_WRONG))
+        changed["spec"] = without(spec, path) if draw(st.booleans()) else replaced(spec, path, draw(_WRONG))
     if draw(st.integers(0, 3)) == 3:
-        metadata = spiced["metadata"]
-        spiced["metadata"] = {**metadata, "name": f"{metadata['name']}{_LONG}"}
-    return spiced
+        metadata = changed["metadata"]
+        changed["metadata"] = {**metadata, "name": f"{metadata['name']}{_LONG}"}
+    return changed
 
 
-def _spiced(draw: st.DrawFn, value: Any) -> Any:  # noqa: ANN401 - any part of a document
-    """Draw anew what has a large space, wherever it stands."""
+def _mutated_part(draw: st.DrawFn, value: Any) -> Any:  # noqa: ANN401 - any part of a document
+    """Draw again all parts with a large space."""
     if isinstance(value, list):
-        return [_spiced(draw, part) for part in value]
+        return [_mutated_part(draw, part) for part in value]
     if not isinstance(value, dict):
         return value
-    found = {key: _spiced(draw, part) for key, part in value.items()}
+    found = {key: _mutated_part(draw, part) for key, part in value.items()}
     if "cidr" in found:
         return draw(blocks())
     if isinstance(found.get("networks"), list):

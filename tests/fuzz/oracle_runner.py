@@ -1,4 +1,4 @@
-"""A case put to its judges, step by step: what they find first, and whether they find it again."""
+"""Runs a case through the oracles, step by step: the first finding, and whether it is repeated."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError, UsageError
 from nfagent.model.netaddr import family_of
 from nfagent.policy.evaluator import Flow
-from tests.fuzz.case import Case, Finding, Way
-from tests.fuzz.link_scope import WAYS, neighbours
-from tests.fuzz.oracles import Make, Readings
+from tests.fuzz.case import Case, Finding, LinkDestination
+from tests.fuzz.link_scope import LINK_DESTINATIONS, link_flows
+from tests.fuzz.oracles import Make, Oracles
 from tests.fuzz.packets import PacketLab
-from tests.fuzz.stats import Tally
-from tests.fuzz.topology import FORMS, SENDABLE, flows, judged_flows
+from tests.fuzz.stats import Counts
+from tests.fuzz.topology import FORMS, SENDABLE, flows, pod_flows
 
 _WATCHED = 150
 _FORMS_A_STEP = 4
@@ -23,102 +23,102 @@ _CHANGED, _MIXED, _ANY = 50, 50, 20
 _LINK_SCOPE = 200
 
 
-class _Choice(Protocol):
-    """Chooses what is asked after a step.
+class _FlowSelection(Protocol):
+    """Selects the flows to check after a step.
 
-    patience: how many seconds an answer may take that didn't come at first
+    patience: seconds that an answer may take which didn't come at first
     """
 
     patience: float
 
     def grid(self, *, last: bool) -> Sequence[Flow]:
-        """Give the flows that evaluate and the rules are asked about."""
+        """Return the flows for the evaluator and the rules."""
         ...
 
-    def probes(self, readings: Readings) -> Sequence[Flow]:
-        """Give the flows whose first packets are sent."""
+    def probes(self, oracles: Oracles) -> Sequence[Flow]:
+        """Return the flows whose first packets are sent."""
         ...
 
-    def link_scope(self) -> Sequence[tuple[Flow, Way]]:
-        """Give the flows on one link that are tried by other addresses, and by which."""
+    def link_scope(self) -> Sequence[tuple[Flow, LinkDestination]]:
+        """Return the flows on one link that are sent to other addresses, with these."""
         ...
 
-    def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
-        """Give the flows that shall live on, where they are allowed, of those sent or of others."""
+    def to_keep(self, sent: Sequence[Flow]) -> Sequence[Flow]:
+        """Return the flows, of those sent or others, whose connections stay open where they are allowed."""
         ...
 
 
-class Judges:
-    """Those whom cases are put to; without a lab, the two that need no packets."""
+class OracleRunner:
+    """Runs cases through the oracles; without a lab, through the two without packets."""
 
-    def __init__(self, tally: Tally, lab: PacketLab | None = None, make: Make = DesiredState) -> None:
-        """Join them; `make` makes a node's state."""
+    def __init__(self, counts: Counts, lab: PacketLab | None = None, make: Make = DesiredState) -> None:
+        """Keep the oracles' parameters; `make` returns a node's state."""
         self.lab = lab
-        self._tally = tally
+        self._counts = counts
         self._make = make
 
     def search(self, case: Case, random: Random, *, packets: bool = False) -> Finding | None:
-        """Ask about grids of flows after every step, about all of them after the last; give what differs first.
+        """Check random flows after every step, all flows after the last; return the first finding.
 
-        random:  chooses what is asked in between, which connections are made to live, and what is sent
-        packets: have the lab judge too
+        random:  selects the flows in between, the connections to open, and the packets to send
+        packets: use the lab too
         """
-        choice = _AnyFlow(random)
-        readings = Readings(random.sample(judged_flows(), _WATCHED), self._make, self._tally)
-        self._tally.cases += 1
-        return _first(self._hear(case, readings, choice, self.lab if packets else None), readings)
+        selection = _RandomFlows(random)
+        oracles = Oracles(random.sample(pod_flows(), _WATCHED), self._make, self._counts)
+        self._counts.cases += 1
+        return _first(self._run(case, oracles, selection, self.lab if packets else None), oracles)
 
     def repeat(self, case: Case, finding: Finding, *, alike: bool = True) -> Finding | None:
-        """Ask what was asked for a finding, and nothing else; give what differs: just as then, or `alike` or not.
+        """Check the question of a finding only; return the finding: the same one, or, unless `alike`, any.
 
-        Packets are sent if they were.
+        Packets are sent where the finding has a verdict of packets.
         """
         question = finding.question
         watched = (question.flow,) if question is not None and question.kind == "established" else ()
-        readings = Readings(watched, self._make)
+        oracles = Oracles(watched, self._make)
         lab = self.lab if "packets" in finding.verdicts else None
-        return _first(self._hear(case, readings, _OneQuestion(finding), lab), readings, finding if alike else None)
+        return _first(self._run(case, oracles, _FlowsOfFinding(finding), lab), oracles, finding if alike else None)
 
-    def _hear(self, case: Case, readings: Readings, choice: _Choice, lab: PacketLab | None) -> Iterator[Finding]:
+    def _run(self, case: Case, oracles: Oracles, selection: _FlowSelection, lab: PacketLab | None) -> Iterator[Finding]:
         if lab is not None:
             lab.clear()
-            readings.tally.packet_cases += 1
+            oracles.counts.packet_cases += 1
         changes = 0
         for number, step in enumerate(case.steps):
-            readings.tally.steps += 1
+            oracles.counts.steps += 1
             changes += len(step.changes)
-            readings.take(step)
-            if readings.told:
-                yield from readings.first(choice.grid(last=number == len(case.steps) - 1))
-                yield from readings.established()
+            oracles.take(step)
+            if oracles.committed:
+                yield from oracles.first(selection.grid(last=number == len(case.steps) - 1))
+                yield from oracles.established()
             if lab is not None:
                 lab.take(step)
-            if lab is not None and readings.told:
-                yield from lab.compared(readings)
-                yield from lab.established(readings, choice.patience, lone=changes == 1)
-                yield from lab.link_scope(readings, choice.link_scope())
-                sent = choice.probes(readings)
-                yield from lab.first(readings, sent, choice.patience)
-                lab.make([flow for flow in choice.kept(sent) if readings.allowed(flow)])
+            if lab is not None and oracles.committed:
+                yield from lab.compared(oracles)
+                yield from lab.established(oracles, selection.patience, lone=changes == 1)
+                yield from lab.link_scope(oracles, selection.link_scope())
+                sent = selection.probes(oracles)
+                yield from lab.first(oracles, sent, selection.patience)
+                lab.make([flow for flow in selection.to_keep(sent) if oracles.allowed(flow)])
                 changes = 0
-        yield from readings.restarted()
+        yield from oracles.restarted()
 
 
-def _first(findings: Iterator[Finding], readings: Readings, like: Finding | None = None) -> Finding | None:
-    """Give the first finding, or the first that is like another. A judge that fails is one too."""
+def _first(findings: Iterator[Finding], oracles: Oracles, like: Finding | None = None) -> Finding | None:
+    """Return the first finding, or the first that is like another. An oracle's exception is a finding too."""
     try:
         return next((finding for finding in findings if like is None or finding.like(like)), None)
-    except Exception as error:  # noqa: BLE001 - whatever a judge ends with is what the fuzzer looks for
-        # The lab's own errors: an agent that has ended, or doesn't follow.
-        judge = "packets" if isinstance(error, KernelError | UsageError) else "rules"
-        failed = Finding(readings.step, None, {judge: type(error).__name__}, str(error))
+    except Exception as error:  # noqa: BLE001 - any exception of an oracle is a finding
+        # The lab's own errors: an agent has ended, or doesn't sync.
+        oracle = "packets" if isinstance(error, KernelError | UsageError) else "rules"
+        failed = Finding(oracles.step, None, {oracle: type(error).__name__}, str(error))
         return failed if like is None or failed.like(like) else None
 
 
-class _AnyFlow:
-    """Chooses as a generator says.
+class _RandomFlows:
+    """Selects random flows.
 
-    Sent is some of what the last step has changed, of what depends on protocol and port, and of everything.
+    Sent are some flows that the last step changed, some that depend on protocol and port, and some of all.
     """
 
     patience = 2.5
@@ -131,8 +131,8 @@ class _AnyFlow:
         forms = FORMS if last else self._random.sample(FORMS, _FORMS_A_STEP)
         return [flow for form in forms for flow in flows(form)]
 
-    def probes(self, readings: Readings) -> Sequence[Flow]:
-        now = {flow: readings.allowed(flow) for form in SENDABLE for flow in flows(form)}
+    def probes(self, oracles: Oracles) -> Sequence[Flow]:
+        now = {flow: oracles.allowed(flow) for form in SENDABLE for flow in flows(form)}
         changed = [flow for flow, allowed in now.items() if self._before.get(flow, True) != allowed]
         self._before = now
         verdicts: dict[tuple[str, str], set[bool]] = {}
@@ -142,27 +142,27 @@ class _AnyFlow:
         chosen = [*self._some(changed, _CHANGED), *self._some(mixed, _MIXED), *self._some(list(now), _ANY)]
         return list(dict.fromkeys(chosen))
 
-    def link_scope(self) -> Sequence[tuple[Flow, Way]]:
-        flows = self._some(neighbours(), _LINK_SCOPE)
-        return [(flow, self._random.choice(WAYS[family_of(flow.source)])) for flow in flows]
+    def link_scope(self) -> Sequence[tuple[Flow, LinkDestination]]:
+        flows = self._some(link_flows(), _LINK_SCOPE)
+        return [(flow, self._random.choice(LINK_DESTINATIONS[family_of(flow.source)])) for flow in flows]
 
-    def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:
+    def to_keep(self, sent: Sequence[Flow]) -> Sequence[Flow]:
         return self._some(sent, len(sent))
 
     def _some(self, of: Sequence[Flow], most: int) -> Sequence[Flow]:
         return self._random.sample(of, min(most, len(of)))
 
 
-class _OneQuestion:
-    """Chooses the question of a finding; nothing where a judge failed before it was asked anything."""
+class _FlowsOfFinding:
+    """Selects the flow of a finding; none where an oracle failed without a question."""
 
-    patience = 1.0  # whoever fails is asked hundreds of times, for a smaller case each time
+    patience = 1.0  # a failing case is checked hundreds of times while it is shrunk
 
     def __init__(self, finding: Finding) -> None:
         question = finding.question
         self._first: list[Flow] = []
         self._kept: list[Flow] = []
-        self._link_scope: list[tuple[Flow, Way]] = []
+        self._link_scope: list[tuple[Flow, LinkDestination]] = []
         if question is None:
             return
         if question.kind == "first":
@@ -172,14 +172,14 @@ class _OneQuestion:
         else:
             self._link_scope = [(question.flow, question.kind)]
 
-    def grid(self, *, last: bool) -> Sequence[Flow]:  # noqa: ARG002 - after every step alike
+    def grid(self, *, last: bool) -> Sequence[Flow]:  # noqa: ARG002 - the same after every step
         return self._first
 
-    def probes(self, readings: Readings) -> Sequence[Flow]:  # noqa: ARG002 - whatever they say
+    def probes(self, oracles: Oracles) -> Sequence[Flow]:  # noqa: ARG002 - the same for any verdicts
         return self._first
 
-    def link_scope(self) -> Sequence[tuple[Flow, Way]]:
+    def link_scope(self) -> Sequence[tuple[Flow, LinkDestination]]:
         return self._link_scope
 
-    def kept(self, sent: Sequence[Flow]) -> Sequence[Flow]:  # noqa: ARG002 - this one alone
+    def to_keep(self, sent: Sequence[Flow]) -> Sequence[Flow]:  # noqa: ARG002 - always this flow
         return self._kept

@@ -1,7 +1,7 @@
-"""Two judges without packets: `evaluate`, and the rules of both nodes, interpreted; fed the same files, step by step.
+"""Two oracles without packets: the evaluator, and the rules of both nodes, interpreted; they get the same files.
 
-Each node has what its agent has: the objects as the folder's bookkeeping gives them, the ruleset that is wanted, a
-kernel that its transactions have led there, and the connections that conntrack knows there.
+Each node has the same parts as its agent: the objects of the manifest index, the desired ruleset, a kernel to which
+all transactions were applied, and the connections in conntrack.
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ from nfagent.manifests.index import ManifestEvent, ManifestIndex
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.state.cluster import ClusterState
-from tests.fuzz.case import Fate, Finding, Question, Step, in_words
-from tests.fuzz.stats import Tally
+from tests.fuzz.case import Finding, Question, Step, StepAction, verdict_text
+from tests.fuzz.stats import Counts
 from tests.properties.strategies import catch_up
 from tests.support.fake_nftables import FakeKernel
 from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run, seen_at
 from tests.support.two_node_cluster import NODES, hops
 
 Make: TypeAlias = Callable[[str], DesiredState]
-"""Makes a node's state, empty, for the node of that name."""
+"""Returns the empty state of the node with that name."""
 
-Ways: TypeAlias = tuple[tuple[HookName, Seen], ...]
-"""Where a node sees the packets of a living connection: the client's, then the server's."""
+Hops: TypeAlias = tuple[tuple[HookName, Seen], ...]
+"""Hooks at which a node sees the packets of an established connection: the client's, then the server's."""
 
 
-class Readings:
-    """Both judges.
+class Oracles:
+    """Both oracles.
 
-    watched: connections that are made as soon as they are allowed, and looked at after every step
-    step:    the number of the step that was taken last, -1 before the first
-    told:    whether the kernels hold what is wanted: not while a step waits
-    tally:   where questions are counted
+    watched:   connections that are opened as soon as they are allowed, and checked after every step
+    step:      number of the last step, -1 before the first
+    committed: whether the kernels have the desired rulesets: not while a step waits
+    counts:    counts of the questions
     """
 
-    def __init__(self, watched: Iterable[Flow] = (), make: Make = DesiredState, tally: Tally | None = None) -> None:
+    def __init__(self, watched: Iterable[Flow] = (), make: Make = DesiredState, counts: Counts | None = None) -> None:
         """Start with an empty folder."""
         self._folder = ManifestIndex()
         chosen = tuple(watched)
         self._nodes = {name: _Node(make(name), chosen) for name in NODES}
         self.step = -1
-        self.told = True
-        self.tally = tally or Tally()
+        self.committed = True
+        self.counts = counts or Counts()
 
     def take(self, step: Step) -> None:
-        """Have a step happen on both nodes."""
+        """Apply a step on both nodes."""
         self.step += 1
         for change in step.changes:
             for event in self._folder.update(change.file, change.text):
                 for node in self._nodes.values():
-                    node.happen(event)
+                    node.apply(event)
         for node in self._nodes.values():
-            node.follow(step.then)
-        self.told = step.then != "wait"
+            node.run_action(step.then)
+        self.committed = step.then != "wait"
 
     def allowed(self, flow: Flow) -> bool:
-        """Ask `evaluate`."""
+        """Return the evaluator's verdict."""
         view = self._nodes[NODES[0]].view
         return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
 
-    def told_otherwise(self, flow: Flow, called: str) -> bool:
-        """Ask `evaluate` about a flow that calls its destination by another address, which is everybody's on the link.
+    def is_allowed_by_address(self, flow: Flow, called: str) -> bool:
+        """Return the evaluator's verdict on a flow that is sent to an address of the link with several receivers.
 
-        The client may have to call that address; the server has to be allowed to hear of this client.
+        The client's egress applies to that address, the server's ingress to the client.
         """
         view = self._nodes[NODES[0]].view
         judged = evaluate(view.cluster, view.index.policies.values(), flow, view.choices)
@@ -74,38 +74,38 @@ class Readings:
         return egress.allowed and (judged.ingress is None or judged.ingress.allowed)
 
     def passes(self, flow: Flow) -> bool:
-        """Ask the rules about a flow's first packet."""
+        """Return whether the rules accept a flow's first packet."""
         return not self._dropping(flow)
 
     def first(self, flows: Iterable[Flow]) -> Iterator[Finding]:
-        """Ask both about first packets; give those on which they differ, or on which one of them fails."""
+        """Check first packets; yield those on which the oracles differ, or on which one of them fails."""
         for flow in flows:
-            self.tally.first += 1
+            self.counts.first += 1
             try:
                 allowed, dropping = self.allowed(flow), self._dropping(flow)
-            except Exception as error:  # noqa: BLE001 - whatever a judge ends with is what the fuzzer looks for
+            except Exception as error:  # noqa: BLE001 - any exception of an oracle is a finding
                 yield Finding(self.step, Question(flow), {"rules": type(error).__name__}, str(error))
                 continue
             if allowed == bool(dropping):
-                verdicts = {"evaluate": in_words(allowed), "rules": in_words(not dropping)}
+                verdicts = {"evaluate": verdict_text(allowed), "rules": verdict_text(not dropping)}
                 yield Finding(self.step, Question(flow), verdicts, dropping)
 
     def established(self) -> Iterator[Finding]:
-        """Ask both about the living connections; give those on which they differ, and make those that can be made."""
+        """Check the established connections; yield differences, and open those that are allowed."""
         for name, node in self._nodes.items():
-            for flow, permitted, hook in node.look():
-                verdicts = {"evaluate": in_words(permitted), "rules": in_words(not permitted)}
+            for flow, allowed, hook in node.check_established():
+                verdicts = {"evaluate": verdict_text(allowed), "rules": verdict_text(not allowed)}
                 yield Finding(self.step, Question(flow, "established"), verdicts, f"{hook} of node {name}")
-            self.tally.established += len(node.live)
+            self.counts.established += len(node.live)
 
     def restarted(self) -> Iterator[Finding]:
-        """Hold what each kernel has come to against what a fresh start would give; nobody is under re-check after."""
+        """Compare each kernel with a fresh start, after which no address is under re-check."""
         for name, node in self._nodes.items():
-            if not node.is_as_fresh():
+            if not node.equals_fresh_start():
                 yield Finding(self.step, None, {"rules": "not those of a fresh start"}, f"node {name}")
 
     def _dropping(self, flow: Flow) -> str:
-        """Name the hook that drops a flow's first packet; '' where none does."""
+        """Return the hook that drops a flow's first packet; '' where none does."""
         packet = opening(flow)
         for name, hook in hops(flow, self._nodes[NODES[0]].view.cluster):
             if not run(self._nodes[name].kernel.ruleset, hook, seen_at(hook, packet)).accepted:
@@ -114,68 +114,68 @@ class Readings:
 
 
 class _Node:
-    """One node: what is wanted, what the kernel holds, the connections that conntrack knows, and who was judged."""
+    """One node: its desired state, kernel, connections in conntrack, and the addresses that were checked."""
 
     def __init__(self, view: DesiredState, watched: tuple[Flow, ...]) -> None:
         self.view = view
         self.kernel = FakeKernel()
-        self.live: dict[Flow, Ways] = {}
+        self.live: dict[Flow, Hops] = {}
         self._watched = watched
-        self._judged: dict[str, int] = {}
+        self._checked: dict[str, int] = {}
         catch_up(self.view, self.kernel)
 
-    def happen(self, event: ManifestEvent) -> None:
+    def apply(self, event: ManifestEvent) -> None:
         if isinstance(event, ObjectRef):
             self.view.remove(event)
         else:
             self.view.put(event)
 
-    def follow(self, fate: Fate) -> None:
-        if fate == "restart":
-            self.view, self._judged = self.view.rebuilt(), {}
+    def run_action(self, action: StepAction) -> None:
+        if action == "restart":
+            self.view, self._checked = self.view.rebuilt(), {}
             catch_up(self.view, self.kernel)
-        elif fate != "wait":
+        elif action != "wait":
             self.kernel.apply(self.view.take())
-        if fate in {"judge", "absolve"}:
-            self._judge()
-        if fate in {"absolve", "absolve late"}:
-            self.view.absolve(self._judged)
-            self._judged = {}
+        if action in {"revoke", "clear"}:
+            self._revoke()
+        if action in {"clear", "clear late"}:
+            self.view.absolve(self._checked)
+            self._checked = {}
             self.kernel.apply(self.view.take())
 
-    def look(self) -> Iterator[tuple[Flow, bool, HookName]]:
-        """Hold every packet of the living connections against the verdict of now; give flow, verdict and hook."""
+    def check_established(self) -> Iterator[tuple[Flow, bool, HookName]]:
+        """Compare packets of the established connections with the current verdict; yield flow, verdict and hook."""
         for flow in self._watched:
-            ways, permitted = _ways(flow, self.view.cluster), self.view.permits(flow)
-            if self.live.get(flow) != ways:  # its ends have moved: what is known of it here is of no connection
+            hops_of, allowed = _hops(flow, self.view.cluster), self.view.permits(flow)
+            if self.live.get(flow) != hops_of:  # its ends have moved: the node's entry belongs to no connection
                 self.live.pop(flow, None)
-            for hook, packet in ways:
+            for hook, packet in hops_of:
                 passes = run(self.kernel.ruleset, hook, packet).accepted
-                if passes != permitted and (permitted or flow in self.live):
-                    yield flow, permitted, hook
+                if passes != allowed and (allowed or flow in self.live):
+                    yield flow, allowed, hook
                     break
-            if ways and permitted:
-                self.live[flow] = ways
+            if hops_of and allowed:
+                self.live[flow] = hops_of
 
-    def is_as_fresh(self) -> bool:
+    def equals_fresh_start(self) -> bool:
         self.kernel.apply(self.view.take())
         self.view.absolve(self.view.suspects)
         self.kernel.apply(self.view.take())
         return self.kernel.ruleset == self.view.rebuilt().ruleset()
 
-    def _judge(self) -> None:
-        """Forget the denied connections of those under re-check, as the agent does by ctnetlink."""
-        self._judged = self.view.suspects
-        for flow in [flow for flow in self.live if {flow.source, flow.destination} & self._judged.keys()]:
+    def _revoke(self) -> None:
+        """Remove the denied connections of addresses under re-check, as the agent does by ctnetlink."""
+        self._checked = self.view.suspects
+        for flow in [flow for flow in self.live if {flow.source, flow.destination} & self._checked.keys()]:
             if not self.view.permits(flow):
                 del self.live[flow]
 
 
-def _ways(flow: Flow, cluster: ClusterState) -> Ways:
-    """Give what a node judges of a living connection; nothing of those that its own processes opened."""
+def _hops(flow: Flow, cluster: ClusterState) -> Hops:
+    """Return where a node filters an established connection; () for one that its own processes opened."""
     there = dict(hops(flow, cluster)).get(cluster.node)
     if there is None or there == "output":
         return ()
     back = dict(hops(Flow(flow.destination, flow.source, flow.protocol, flow.port), cluster)).get(cluster.node)
-    answers: Ways = ((back, seen_at(back, reply(flow))),) if back is not None else ()
+    answers: Hops = ((back, seen_at(back, reply(flow))),) if back is not None else ()
     return ((there, later(flow)), *answers)

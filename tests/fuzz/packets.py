@@ -1,6 +1,6 @@
-"""The third judge: a lab that lives through many cases, with an agent on both nodes that follow one folder.
+"""The third oracle: a lab that lives through many cases, with agents on both nodes that follow one folder.
 
-Every slot is a network namespace that is there for good, with servers: a Pod that comes or goes is a document.
+Every slot is a permanent network namespace, with servers: a Pod that comes or goes is a document.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan
 from nfagent.model.netaddr import family_of
 from nfagent.policy.evaluator import Flow
-from tests.fuzz.case import Case, Document, Finding, Question, Step, Way, in_words
-from tests.fuzz.link_scope import LinkScope, called_by
-from tests.fuzz.long_lived import Standing
-from tests.fuzz.oracles import Readings
+from tests.fuzz.case import Case, Document, Finding, LinkDestination, Question, Step, verdict_text
+from tests.fuzz.link_scope import LinkScope, destination_address
+from tests.fuzz.long_lived import LongLivedConnections
+from tests.fuzz.oracles import Oracles
 from tests.fuzz.topology import AT, GATEWAYS, PLACES, SENDABLE, Place
 from tests.properties.objects import NODE_CIDRS
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES, OUTSIDE
@@ -31,11 +31,11 @@ from tests.support.two_node_cluster import NODE_ADDRESSES, NODES, OUTSIDE
 TAG = "fuzz"
 _SLOTS = "slots"
 _SECONDS = 0.25
-_STANDING = 24
+_LIVING = 24
 _FRESH = 8
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
-# Thousands of probes: what they leave in conntrack goes before their source ports come round again.
-_FORGETFUL = {
+# Thousands of probes: their conntrack entries must expire before their source ports are used again.
+_SHORT_TIMEOUTS = {
     "netfilter/nf_conntrack_udp_timeout": "5",
     "netfilter/nf_conntrack_udp_timeout_stream": "60",
     "netfilter/nf_conntrack_tcp_timeout_close": "1",
@@ -43,12 +43,12 @@ _FORGETFUL = {
 
 
 class PacketLab:
-    """The lab; a context manager that has it running inside."""
+    """The lab; a context manager in which it runs."""
 
     def __init__(self, scratch: Path, attachment: Attachment = "routed") -> None:
-        """Plan it; `scratch` is an empty folder, for manifests and agents."""
+        """Build nothing yet; `scratch` is an empty folder, for manifests and agents."""
         self._manifests = scratch / "manifests"
-        self._fabric = NetnsTopology(
+        self._topology = NetnsTopology(
             [
                 NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name], attachment, gateways=GATEWAYS[name])
                 for name in NODES
@@ -58,40 +58,40 @@ class PacketLab:
             TAG,
         )
         self._servers = Listeners()
-        self._cluster = LabCluster(self._fabric, self._manifests, scratch / "agents")
+        self._cluster = LabCluster(self._topology, self._manifests, scratch / "agents")
         for agent in self._cluster.agents.values():
-            # A case begins with an empty folder, in which no Node has the agent's name.
+            # A case starts with an empty folder, without a Node of the agent's name.
             agent.environment["NFAGENT_ALLOW_UNKNOWN_NODE"] = "true"
-        self._lines = Standing(lambda address: self._namespace(AT[address]))
+        self._connections = LongLivedConnections(lambda address: self._namespace(AT[address]))
         self._link_scope = LinkScope(self._namespace, attachment)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Build it, and return when both agents enforce an empty folder. Raises MachineError, KernelError."""
+        """Build it, and return when both agents enforce an empty folder. Raises HostError, KernelError."""
         netns.sweep(TAG)
         self._manifests.mkdir()
         with contextlib.ExitStack() as unless_all_run:
-            unless_all_run.enter_context(self._fabric)
+            unless_all_run.enter_context(self._topology)
             unless_all_run.enter_context(self._servers)
             self._servers.listen(self._endpoints())
             unless_all_run.callback(self._link_scope.close)
             self._link_scope.open()
             for name in NODES:
-                netns.write_sysctls(self._fabric.node_namespace(name), _FORGETFUL)
+                netns.write_sysctls(self._topology.node_namespace(name), _SHORT_TIMEOUTS)
             unless_all_run.enter_context(self._cluster)
-            unless_all_run.callback(self._lines.close)
+            unless_all_run.callback(self._connections.close)
             self._stack = unless_all_run.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take it away."""
+        """Remove the lab."""
         self._stack.close()
 
     def clear(self) -> None:
-        """Empty the folder. Agents that don't follow any more begin anew."""
-        self._lines.close()
+        """Empty the folder. Agents that don't sync are restarted."""
+        self._connections.close()
         for path in list(self._manifests.iterdir()):
             path.unlink()
         try:
@@ -101,9 +101,9 @@ class PacketLab:
             self._start()
 
     def take(self, step: Step) -> None:
-        """Have a step happen, and return when both agents enforce what it left, unless it waits. Raises KernelError.
+        """Apply a step, and return when both agents enforce it, unless it waits. Raises KernelError.
 
-        At a restart the agents are killed, and begin anew when all has happened.
+        At a restart the agents are killed, and started again after all changes.
         """
         if step.then == "restart":
             for agent in self._cluster.agents.values():
@@ -119,70 +119,70 @@ class PacketLab:
         elif step.then != "wait":
             self._settle()
 
-    def first(self, readings: Readings, flows: Iterable[Flow], patience: float) -> Iterator[Finding]:
-        """Send first packets, and give the flows that end otherwise than `evaluate` says, also when asked again.
+    def first(self, oracles: Oracles, flows: Iterable[Flow], patience: float) -> Iterator[Finding]:
+        """Send first packets; yield the flows with another result than the evaluator's verdict, also when repeated.
 
-        patience: how many seconds an answer may take then
+        patience: seconds that an answer may take when repeated
         """
-        expected = {flow: readings.allowed(flow) for flow in flows}
+        expected = {flow: oracles.allowed(flow) for flow in flows}
         wrong = self._wrong(expected, _SECONDS)
-        readings.tally.probes += len(expected)
+        oracles.counts.probes += len(expected)
         if wrong:
-            readings.tally.again += len(wrong)
+            oracles.counts.again += len(wrong)
             self._settle()
             wrong = self._wrong({flow: expected[flow] for flow in wrong}, patience)
-        yield from (_otherwise(readings, Question(flow)) for flow in wrong)
+        yield from (_finding(oracles, Question(flow)) for flow in wrong)
 
-    def established(self, readings: Readings, patience: float, *, lone: bool) -> Iterator[Finding]:
-        """Ask the living connections; give those that go on although they are denied, or don't though they may.
+    def established(self, oracles: Oracles, patience: float, *, lone: bool) -> Iterator[Finding]:
+        """Probe the open connections; yield those that work although denied, or don't although allowed.
 
-        patience: as of `first`
-        lone:     one change has happened since they were asked last: who is allowed now was never anything else
+        patience: as for `first`
+        lone:     there was one change since the last probe: an allowed connection was never denied in between
         """
-        expected = {flow: readings.allowed(flow) for flow in self._lines.flows}
-        answered = self._lines.answered(expected, _SECONDS)
-        readings.tally.standing += len(expected)
-        # Between two changes TCP may have been denied, and so have ended for good reason. UDP begins anew by itself.
+        expected = {flow: oracles.allowed(flow) for flow in self._connections.flows}
+        answered = self._connections.answered(expected, _SECONDS)
+        oracles.counts.long_lived += len(expected)
+        # Between two changes TCP may have been denied, and have ended rightly. UDP continues by itself.
         counts = [flow for flow, allowed in expected.items() if lone or not allowed or flow.protocol == "udp"]
         wrong = [flow for flow in counts if expected[flow] != (flow in answered)]
         if wrong:
-            readings.tally.again += len(wrong)
+            oracles.counts.again += len(wrong)
             self._settle()
-            patient = self._lines.answered(wrong, patience)
+            patient = self._connections.answered(wrong, patience)
             wrong = [flow for flow in wrong if expected[flow] != (flow in patient)]
             answered |= patient
-        self._lines.drop(flow for flow in expected if flow.protocol == "tcp" and flow not in answered)
-        yield from (_otherwise(readings, Question(flow, "established")) for flow in wrong)
+        self._connections.drop(flow for flow in expected if flow.protocol == "tcp" and flow not in answered)
+        yield from (_finding(oracles, Question(flow, "established")) for flow in wrong)
 
-    def link_scope(self, readings: Readings, asked: Iterable[tuple[Flow, Way]]) -> Iterator[Finding]:
-        """Call those who are denied by addresses of their link; give the calls that arrive, also when asked again."""
-        denied = [(flow, way) for flow, way in asked if not _may_be_called(readings, flow, way)]
-        readings.tally.link_scope += len(denied)
+    def link_scope(self, oracles: Oracles, calls: Iterable[tuple[Flow, LinkDestination]]) -> Iterator[Finding]:
+        """Send denied flows to addresses of their link; yield those that arrive, also when repeated."""
+        denied = [(flow, to) for flow, to in calls if not _is_allowed_by_address(oracles, flow, to)]
+        oracles.counts.link_scope += len(denied)
         wrong = self._link_scope.reached(denied, _SECONDS)
         if wrong:
-            readings.tally.again += len(wrong)
+            oracles.counts.again += len(wrong)
             self._settle()
             wrong = self._link_scope.reached(wrong, _SECONDS)
-        yield from (_otherwise(readings, Question(flow, way)) for flow, way in wrong)
+        yield from (_finding(oracles, Question(flow, to)) for flow, to in wrong)
 
-    def arrived(self, calls: Iterable[tuple[Flow, Way]]) -> tuple[tuple[Flow, Way], ...]:
-        """Make calls by addresses of the link alone, whatever policies say; give those that arrive."""
+    def arrived(self, calls: Iterable[tuple[Flow, LinkDestination]]) -> tuple[tuple[Flow, LinkDestination], ...]:
+        """Send flows to addresses of the link, allowed or not; return those that arrive."""
         return tuple(self._link_scope.reached(calls, _SECONDS))
 
-    def compared(self, readings: Readings) -> Iterator[Finding]:
-        """Have both agents compare their kernel's table with what it must hold; give those where it isn't so."""
+    def compared(self, oracles: Oracles) -> Iterator[Finding]:
+        """Let both agents compare their kernel's table with the desired ruleset; yield the differences."""
         for name, agent in self._cluster.agents.items():
             view = agent.ask("/v1/dump/diff")
             if not view["equal"]:
-                verdicts = {"packets": "the kernel holds other rules"}
-                yield Finding(readings.step, None, verdicts, f"node {name}: {'; '.join(view['differences'])}")
+                verdicts = {"packets": "the kernel has other rules"}
+                yield Finding(oracles.step, None, verdicts, f"node {name}: {'; '.join(view['differences'])}")
 
     def make(self, flows: Iterable[Flow]) -> None:
-        """Have a few of these flows live on, in the place of the oldest that do."""
-        living = self._lines.flows
-        fresh = [flow for flow in flows if flow.protocol in {"tcp", "udp"} and flow not in living][:_FRESH]
-        self._lines.drop(living[: max(0, len(living) + len(fresh) - _STANDING)])
-        self._lines.make(fresh, _SECONDS)
+        """Open connections of a few of these flows, in place of the oldest."""
+        open_flows = self._connections.flows
+        fresh = [flow for flow in flows if flow.protocol in {"tcp", "udp"} and flow not in open_flows][:_FRESH]
+        self._connections.drop(open_flows[: max(0, len(open_flows) + len(fresh) - _LIVING)])
+        self._connections.make(fresh, _SECONDS)
 
     def _wrong(self, expected: Mapping[Flow, bool], deadline: float) -> list[Flow]:
         probes = {flow: self._probe(flow) for flow in expected}
@@ -203,8 +203,8 @@ class PacketLab:
 
     def _namespace(self, place: Place) -> str:
         if place.slot:
-            return self._fabric.pod_namespace(_SLOTS, place.name)
-        return self._fabric.node_namespace(place.node) if place.node else self._fabric.outside_namespace(place.name)
+            return self._topology.pod_namespace(_SLOTS, place.name)
+        return self._topology.node_namespace(place.node) if place.node else self._topology.outside_namespace(place.name)
 
     def _endpoints(self) -> Iterator[Endpoint]:
         for place in PLACES:
@@ -213,25 +213,25 @@ class PacketLab:
                     yield Endpoint(self._namespace(place), address, _PROTOCOLS[protocol], port or 0)
 
 
-def _may_be_called(readings: Readings, flow: Flow, way: Way) -> bool:
-    """Tell whether a call may arrive: by IPv4's broadcast and groups, policies know the address that is called."""
-    called = called_by(flow, way)
+def _is_allowed_by_address(oracles: Oracles, flow: Flow, to: LinkDestination) -> bool:
+    """Return whether a packet may arrive: for IPv4 broadcast and multicast, policies apply to that address."""
+    called = destination_address(flow, to)
     if family_of(flow.source) == 6 or called == flow.destination:
-        return readings.allowed(flow)
-    return readings.told_otherwise(flow, called)
+        return oracles.allowed(flow)
+    return oracles.is_allowed_by_address(flow, called)
 
 
-def _otherwise(readings: Readings, question: Question) -> Finding:
-    """Give what packets have shown to be otherwise than `evaluate` says."""
+def _finding(oracles: Oracles, question: Question) -> Finding:
+    """Return the finding that packets differ from the evaluator's verdict."""
     flow = question.flow
-    allowed = readings.allowed(flow) if question.kind in {"first", "established"} else False
-    rules = {"rules": in_words(readings.passes(flow))} if question.kind == "first" else {}
-    verdicts = {"evaluate": in_words(allowed), **rules, "packets": in_words(not allowed)}
-    return Finding(readings.step, question, verdicts, f"{AT[flow.source].name} to {AT[flow.destination].name}")
+    allowed = oracles.allowed(flow) if question.kind in {"first", "established"} else False
+    rules = {"rules": verdict_text(oracles.passes(flow))} if question.kind == "first" else {}
+    verdicts = {"evaluate": verdict_text(allowed), **rules, "packets": verdict_text(not allowed)}
+    return Finding(oracles.step, question, verdicts, f"{AT[flow.source].name} to {AT[flow.destination].name}")
 
 
 def fits(case: Case) -> bool:
-    """Tell whether a lab can show a case: its Nodes are those of the lab, and every Pod is where its addresses are."""
+    """Return whether a lab can run a case: its Nodes are those of the lab, and every Pod is where its addresses are."""
     nodes = {change.file for change in case.steps[0].changes if change.document and change.document["kind"] == "Node"}
     changes = [change for step in case.steps for change in step.changes]
     gone = {change.file for change in changes if change.document is None}

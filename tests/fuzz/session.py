@@ -1,4 +1,4 @@
-"""One run: case after case until the time is up, and what becomes of the first that fails."""
+"""One run: cases until the time is up, and the handling of the first that fails."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from nfagent.lab.topology_plan import Attachment
 from tests.fuzz.case import Case, Finding
 from tests.fuzz.folder import read_case, write_case
 from tests.fuzz.generator import draw_case, generator
-from tests.fuzz.oracle_runner import Judges
+from tests.fuzz.oracle_runner import OracleRunner
 from tests.fuzz.oracles import Make
 from tests.fuzz.packets import PacketLab, fits
-from tests.fuzz.report import Found, Replayed, Report, under_way
+from tests.fuzz.report import Found, Replayed, Report, progress_text
 from tests.fuzz.shrink import shrink
-from tests.fuzz.stats import Tally
+from tests.fuzz.stats import Counts
 
 _STEADY_EVERY = 4
-"""Of so many cases one is put to the lab too: it takes longer than all the others."""
+"""One in so many cases uses the lab too, which takes longer than all the others."""
 
 _TRIES = 2
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What a run is to do.
+class FuzzPlan(msgspec.Struct, frozen=True):
+    """Parameters of a run.
 
-    seed:    decides every case
-    seconds: after which no case is begun
-    packets: whether there is a lab (root)
+    seed:       determines every case
+    seconds:    no case is started after these
+    packets:    whether there is a lab (root)
     attachment: how the lab's nodes attach their Pods
-    build:   the folder for cases that fail, each in its own
-    shrink:  how many seconds more a case that fails may take to become smaller
+    build:      folder of failing cases, each in its own
+    shrink:     additional seconds for shrinking a failing case
     """
 
     seed: int
@@ -48,69 +48,69 @@ class Plan(msgspec.Struct, frozen=True):
     shrink: float = 120.0
 
 
-def fuzz(plan: Plan, show: Callable[[str], None], make: Make = DesiredState) -> Report:
-    """Run; ends with the first case that fails. Raises MachineError, KernelError.
+def fuzz(plan: FuzzPlan, show: Callable[[str], None], make: Make = DesiredState) -> Report:
+    """Run until the first failing case. Raises HostError, KernelError.
 
-    show: is told where it is
-    make: makes a node's state
+    show: shows progress
+    make: returns a node's state
     """
-    began, tally = time.monotonic(), Tally()
+    began, counts = time.monotonic(), Counts()
     found = None
     number = 0
-    with _judges(tally, make, plan.attachment if plan.packets else None) as judges:
+    with _runner(counts, make, plan.attachment if plan.packets else None) as runner:
         while found is None and (number == 0 or time.monotonic() - began < plan.seconds):
-            show(under_way(tally, plan.seconds - (time.monotonic() - began)))
+            show(progress_text(counts, plan.seconds - (time.monotonic() - began)))
             random = generator(plan.seed, number)
             steady = number % _STEADY_EVERY == 0
             case = draw_case(random, steady=steady)
-            finding = judges.search(case, random, packets=steady and plan.packets)
+            finding = runner.search(case, random, packets=steady and plan.packets)
             if finding is not None:
-                found = keep(case, finding, judges, plan, number=number, show=show)
+                found = keep(case, finding, runner, plan, number=number, show=show)
             number += 1
     lab = plan.attachment if plan.packets else None
-    return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, tally, found, lab)
+    return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, counts, found, lab)
 
 
 def replay(folder: Path, make: Make = DesiredState, *, packets: bool = True) -> Replayed:
-    """Ask a case that failed once more.
+    """Repeat a failing case.
 
-    Raises UsageError, also where packets have to be asked and aren't wanted; MachineError, KernelError.
+    Raises UsageError, also where packets are needed and not allowed; HostError, KernelError.
     """
     case, recorded = read_case(folder)
     needed = "packets" in recorded.finding.verdicts
     if needed and not packets:
-        raise UsageError(f"{folder}: packets have shown it, and they alone can again: replay it as root, with packets")
-    with _judges(Tally(), make, recorded.attachment if needed else None) as judges:
-        now = judges.repeat(case, recorded.finding, alike=False)
+        raise UsageError(f"{folder}: the finding needs packets: replay it as root, with packets")
+    with _runner(Counts(), make, recorded.attachment if needed else None) as runner:
+        now = runner.repeat(case, recorded.finding, alike=False)
     return Replayed(str(folder), recorded.finding, now)
 
 
 @contextlib.contextmanager
-def _judges(tally: Tally, make: Make, attachment: Attachment | None) -> Iterator[Judges]:
+def _runner(counts: Counts, make: Make, attachment: Attachment | None) -> Iterator[OracleRunner]:
     with contextlib.ExitStack() as stack:
         lab = None
         if attachment is not None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-fuzz-"))
             lab = stack.enter_context(PacketLab(Path(scratch), attachment))
-        yield Judges(tally, lab, make)
+        yield OracleRunner(counts, lab, make)
 
 
 def keep(
-    case: Case, finding: Finding, judges: Judges, plan: Plan, *, number: int, show: Callable[[str], None]
+    case: Case, finding: Finding, runner: OracleRunner, plan: FuzzPlan, *, number: int, show: Callable[[str], None]
 ) -> Found:
-    """Shrink a case that failed, and write it down.
+    """Shrink a failing case, and write it.
 
     number: of the case in its run
-    show:   is told where it is
+    show:   shows progress
     """
-    # What comes after the failing step can't have to do with it.
+    # Steps after the failing one don't matter.
     case = Case(case.steps[: finding.step + 1])
-    fails = _Same(finding, judges, show)
+    fails = _Same(finding, runner, show)
     repeated = any(fails(case) for _ in range(_TRIES))
     end = time.monotonic() + plan.shrink
     small = shrink(case, fails, lambda: time.monotonic() > end) if repeated else case
     last = msgspec.structs.replace(finding, step=len(small.steps) - 1)
-    seen = (judges.repeat(small, finding) if repeated else None) or last
+    seen = (runner.repeat(small, finding) if repeated else None) or last
     folder = plan.build / str(plan.seed)
     command = write_case(folder, small, seen, seed=plan.seed, number=number, attachment=plan.attachment)
     documents, steps = (case.documents, small.documents), (len(case.steps), len(small.steps))
@@ -118,11 +118,11 @@ def keep(
 
 
 class _Same:
-    """Tells whether a case fails as one before did."""
+    """Whether a case has the same finding."""
 
-    def __init__(self, finding: Finding, judges: Judges, show: Callable[[str], None]) -> None:
+    def __init__(self, finding: Finding, runner: OracleRunner, show: Callable[[str], None]) -> None:
         self._finding = finding
-        self._judges = judges
+        self._runner = runner
         self._show = show
         self._tries = 0
 
@@ -131,4 +131,4 @@ class _Same:
         self._show(f"shrinking: {case.documents} documents in {len(case.steps)} steps, try {self._tries}")
         if "packets" in self._finding.verdicts and not fits(case):
             return False
-        return self._judges.repeat(case, self._finding) is not None
+        return self._runner.repeat(case, self._finding) is not None

@@ -1,4 +1,4 @@
-"""A smaller case that fails as well: fewer steps, fewer documents, less in each of them. Pure: it asks, and cuts."""
+"""Shrinks a failing case: fewer steps, fewer documents, smaller documents. Pure: it calls a predicate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from tests.fuzz.case import Case, Change, Document, Step, step_of
+from tests.fuzz.case import Case, Document, ManifestChange, Step, step_of
 from tests.fuzz.document_parts import Path, paths, without
 
 Fails: TypeAlias = Callable[[Case], bool]
-"""Tells whether a case still fails in the same way."""
+"""Whether a case still fails in the same manner."""
 
 _T = TypeVar("_T")
 
-# Without these a document is nobody's, so that taking them away says nothing that its deletion doesn't.
+# Without these a document has no name: removing them is the same as deleting the document.
 _KEPT: set[Path] = {
     ("apiVersion",),
     ("kind",),
@@ -27,7 +27,7 @@ _KEPT: set[Path] = {
 
 
 def shrink(case: Case, fails: Fails, over: Callable[[], bool]) -> Case:
-    """Cut a case that fails for as long as it goes on failing, until nothing can be cut or the time is over."""
+    """Reduce a failing case until nothing can be removed, or the time is over."""
 
     def still(smaller: Case) -> bool:
         return bool(smaller.steps) and not over() and fails(smaller)
@@ -38,13 +38,13 @@ def shrink(case: Case, fails: Fails, over: Callable[[], bool]) -> Case:
         before = case
         case = _fewer_steps(case, still)
         case = _fewer_changes(case, still)
-        case = _plainer_fates(case, still)
-        case = _less_in_documents(case, still)
+        case = _plainer_actions(case, still)
+        case = _smaller_documents(case, still)
     return case
 
 
 def fewest(items: Sequence[_T], fails: Callable[[Sequence[_T]], bool]) -> Sequence[_T]:
-    """Take away what isn't needed for failing: halves first, then ever smaller pieces, then one by one."""
+    """Remove items that aren't needed for failing: halves first, then smaller pieces, then one by one."""
     size = max(1, len(items) // 2)
     while items:
         start = 0
@@ -61,7 +61,7 @@ def fewest(items: Sequence[_T], fails: Callable[[Sequence[_T]], bool]) -> Sequen
 
 
 def smaller(document: Document) -> Iterator[Document]:
-    """Give a document with one thing less, for each thing that it could do without: the large ones first."""
+    """Yield the document with one part less, for each part that isn't needed; large parts first."""
     for path in paths(document):
         if path not in _KEPT:
             yield without(document, path)
@@ -69,9 +69,9 @@ def smaller(document: Document) -> Iterator[Document]:
 
 def _as_one_step(case: Case, still: Fails) -> Case:
     merged = _merged(case.steps)
-    # What is deleted in the end was never there.
-    world = Case((step_of((c for c in merged.changes if c.document is not None), merged.then),))
-    return world if len(case.steps) > 1 and still(world) else case
+    # Documents that are deleted in the end are omitted.
+    initial = Case((step_of((c for c in merged.changes if c.document is not None), merged.then),))
+    return initial if len(case.steps) > 1 and still(initial) else case
 
 
 def _merged(steps: Sequence[Step]) -> Step:
@@ -107,7 +107,7 @@ def _fewer_changes(case: Case, still: Fails) -> Case:
     return only(fewest(places, lambda kept: still(only(kept))))
 
 
-def _plainer_fates(case: Case, still: Fails) -> Case:
+def _plainer_actions(case: Case, still: Fails) -> Case:
     for number, step in enumerate(case.steps):
         plain = _with_step(case, number, msgspec.structs.replace(step, then="commit"))
         if plain != case and still(plain):
@@ -115,7 +115,7 @@ def _plainer_fates(case: Case, still: Fails) -> Case:
     return case
 
 
-def _less_in_documents(case: Case, still: Fails) -> Case:
+def _smaller_documents(case: Case, still: Fails) -> Case:
     for number, index in [(n, i) for n, step in enumerate(case.steps) for i in range(len(step.changes))]:
         trying = True
         while trying:
@@ -131,7 +131,7 @@ def _smaller_by(case: Case, number: int, index: int) -> Iterator[Case]:
     step = case.steps[number]
     document = step.changes[index].document
     for less in smaller(document) if document is not None else ():
-        changes = (*step.changes[:index], Change(step.changes[index].file, less), *step.changes[index + 1 :])
+        changes = (*step.changes[:index], ManifestChange(step.changes[index].file, less), *step.changes[index + 1 :])
         yield _with_step(case, number, msgspec.structs.replace(step, changes=changes))
 
 

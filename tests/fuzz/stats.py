@@ -1,19 +1,19 @@
-"""What a run has done so far."""
+"""Counts of a run."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class Tally(msgspec.Struct):
-    """Counts, of one run.
+class Counts(msgspec.Struct):
+    """Counts of one run.
 
-    cases, steps:       put to the judges; those that were put to the lab too are among them
-    packet_cases:       these alone
-    first, established: questions that evaluate and the rules have answered, about first packets and living connections
-    probes, standing:   questions that packets have answered, as above
-    link_scope:         of packets alone: whether somebody who is denied can be reached by an address of the link
-    again:              those of them whose answer differed at first, and were asked once more
+    cases, steps:       run through the oracles, with the lab or without
+    packet_cases:       with the lab
+    first, established: questions to the evaluator and the rules, about first packets and established connections
+    probes, long_lived: the same questions by packets
+    link_scope:         questions by packets: whether a denied flow passes to an address of the link
+    again:              questions whose answer differed at first, and were repeated
     """
 
     cases: int = 0
@@ -22,6 +22,6 @@ class Tally(msgspec.Struct):
     first: int = 0
     established: int = 0
     probes: int = 0
-    standing: int = 0
+    long_lived: int = 0
     link_scope: int = 0
     again: int = 0

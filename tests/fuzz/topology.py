@@ -1,4 +1,4 @@
-"""Where cases happen: places with addresses, the forms that connections have, and every flow between two places.
+"""The places of cases, with their addresses, the protocols and ports of connections, and all flows between places.
 
 Two nodes with six slots each, and a host outside the cluster. A Pod's document puts it into a slot; the slot itself is
 always there, so what comes and goes is known to the policies alone.
@@ -19,7 +19,7 @@ from tests.properties.objects import NODE_CIDRS
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES, OUTSIDE
 
 _SLOTS = 6
-_GATEWAY = 14  # no slot's, in the smallest of the Pod ranges
+_GATEWAY = 14  # not the number of a slot, in the smallest of the Pod ranges
 
 Form: TypeAlias = tuple[str, int | None]
 """Protocol and destination port; `icmp` is icmpv6 between IPv6 addresses."""
@@ -32,11 +32,11 @@ FORMS: tuple[Form, ...] = (
     ("47", None),
 )
 SENDABLE: tuple[Form, ...] = FORMS[:-1]
-"""Those that the lab has servers for."""
+"""The forms for which the lab has servers."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Somewhere a connection can begin or end: a slot or the node itself, or outside, where there is no node."""
+    """An end of connections: a slot or the node itself, or outside, with an empty node."""
 
     name: str
     addresses: tuple[str, str]
@@ -62,12 +62,12 @@ PLACES: tuple[Place, ...] = (
 GATEWAYS = {node: tuple(_nth(cidr, _GATEWAY) for cidr in NODE_CIDRS[node]) for node in NODES}
 """Each node's own addresses on its Pods' bridge."""
 AT = {address: place for place in PLACES for address in place.addresses}
-"""Address -> whose it is."""
+"""Address -> place."""
 
 
 @lru_cache
 def flows(form: Form) -> tuple[Flow, ...]:
-    """Give every flow of a form from one place to another, of both families."""
+    """Return every flow of a form from one place to another, of both families."""
     protocol, port = form
     families: tuple[Family, Family] = (4, 6)
     return tuple(
@@ -79,6 +79,6 @@ def flows(form: Form) -> tuple[Flow, ...]:
     )
 
 
-def judged_flows() -> tuple[Flow, ...]:
-    """Give every flow of every form with a slot at one end at least: only Pods are judged."""
+def pod_flows() -> tuple[Flow, ...]:
+    """Return every flow of every form with a slot at one end at least: policies apply to Pods only."""
     return tuple(flow for form in FORMS for flow in flows(form) if AT[flow.source].slot or AT[flow.destination].slot)

@@ -1,4 +1,4 @@
-"""The fuzzer with packets: a few histories of fixed numbers, and a fault that packets alone can show."""
+"""The fuzzer with packets: a few histories of fixed numbers, and a fault that only packets show."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nfagent.lab.topology_plan import NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.policy.evaluator import Flow
-from tests.fuzz.case import Case, Change, Document, Finding, Question, Step, Way, step_of
+from tests.fuzz.case import Case, Document, Finding, LinkDestination, ManifestChange, Question, Step, step_of
 from tests.fuzz.folder import read_case
 from tests.fuzz.generator import draw_case, file_of, generator
-from tests.fuzz.link_scope import PORT, WAYS
-from tests.fuzz.oracle_runner import Judges
-from tests.fuzz.oracles import Readings
+from tests.fuzz.link_scope import LINK_DESTINATIONS, PORT
+from tests.fuzz.oracle_runner import OracleRunner
+from tests.fuzz.oracles import Oracles
 from tests.fuzz.packets import PacketLab
-from tests.fuzz.session import Plan, keep
-from tests.fuzz.stats import Tally
+from tests.fuzz.session import FuzzPlan, keep
+from tests.fuzz.stats import Counts
 from tests.properties.objects import NODE_CIDRS
 from tests.support.packet_labs import node_document, pod_document, policy_document
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
@@ -40,27 +40,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacketLab]:
 
 @pytest.mark.parametrize("number", range(2))
 def test_evaluate_rules_and_packets_agree(lab: PacketLab, number: int) -> None:
-    tally, random = Tally(), generator(SEED, number)
+    counts, random = Counts(), generator(SEED, number)
     steps = draw_case(random, steady=True).steps[:STEPS]
-    case = Case((*steps[:-1], step_of(steps[-1].changes, "absolve")))
-    assert Judges(tally, lab).search(case, random, packets=True) is None
-    assert (tally.cases, tally.packet_cases, tally.steps) == (1, 1, len(steps))
-    assert tally.probes > 20
-    assert tally.again < tally.probes
+    case = Case((*steps[:-1], step_of(steps[-1].changes, "clear")))
+    assert OracleRunner(counts, lab).search(case, random, packets=True) is None
+    assert (counts.cases, counts.packet_cases, counts.steps) == (1, 1, len(steps))
+    assert counts.probes > 20
+    assert counts.again < counts.probes
 
 
 def put(*documents: Document) -> Step:
-    return step_of([Change(file_of(document), document) for document in documents], "absolve")
+    return step_of([ManifestChange(file_of(document), document) for document in documents], "clear")
 
 
-WORLD = put(
+CLUSTER = put(
     *(node_document(NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name])) for name in NODES),
     pod_document(PodPlan("shop", "near", "a", ("10.64.0.1",))),
     pod_document(PodPlan("shop", "far", "b", ("10.64.1.1", "2001:db8:0:b::1"))),
 )
 DENY = put(policy_document("shop", "deny", podSelector={"matchLabels": {"pod": "far"}}, policyTypes=["Ingress"]))
-LIFTED = step_of([Change(change.file, None) for change in DENY.changes], "absolve")
-LIVING = [
+LIFTED = step_of([ManifestChange(change.file, None) for change in DENY.changes], "clear")
+OPEN_FLOWS = [
     Flow("10.64.0.1", "10.64.1.1", "tcp", 80),
     Flow("10.64.0.1", "10.64.1.1", "udp", 53),
     Flow("203.0.113.7", "10.64.1.1", "tcp", 8080),
@@ -75,82 +75,82 @@ LIVING = [
         (DENY, put(), {"evaluate": "denied", "packets": "allowed"}),
         (put(), DENY, {"evaluate": "allowed", "packets": "denied"}),
     ],
-    ids=["revoked, as it must be", "going on though it is denied", "ended though it is allowed"],
+    ids=["revoked rightly", "open though denied", "ended though allowed"],
 )
-def test_a_living_connection_is(lab: PacketLab, told: Step, done: Step, found: dict[str, str] | None) -> None:
-    readings = Readings()
+def test_an_established_connection_is(lab: PacketLab, told: Step, done: Step, found: dict[str, str] | None) -> None:
+    oracles = Oracles()
     lab.clear()
-    readings.take(WORLD)
-    lab.take(WORLD)
-    lab.make(LIVING)
-    assert list(lab.established(readings, 1.0, lone=True)) == []
-    readings.take(told)
+    oracles.take(CLUSTER)
+    lab.take(CLUSTER)
+    lab.make(OPEN_FLOWS)
+    assert list(lab.established(oracles, 1.0, lone=True)) == []
+    oracles.take(told)
     lab.take(done)
-    findings = list(lab.established(readings, 1.0, lone=True))
+    findings = list(lab.established(oracles, 1.0, lone=True))
     assert [(finding.question, finding.verdicts) for finding in findings] == [
-        (Question(flow, "established"), found) for flow in LIVING if found is not None
+        (Question(flow, "established"), found) for flow in OPEN_FLOWS if found is not None
     ]
-    asked = readings.tally.standing
-    readings.take(LIFTED)
+    asked = oracles.counts.long_lived
+    oracles.take(LIFTED)
     lab.take(LIFTED)
-    assert list(lab.established(readings, 1.0, lone=True)) == []
-    # UDP goes on as soon as it may; TCP that has ended is no more.
-    assert readings.tally.standing - asked == (2 if done == DENY else 4)
+    assert list(lab.established(oracles, 1.0, lone=True)) == []
+    # UDP continues as soon as it is allowed; TCP that has ended is closed.
+    assert oracles.counts.long_lived - asked == (2 if done == DENY else 4)
 
 
-BRIDGED_WORLD = put(
+BRIDGED_CLUSTER = put(
     *(node_document(NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name])) for name in NODES),
     pod_document(PodPlan("shop", "near", "a", ("10.64.0.1", "2001:db8:0:a::1"))),
     pod_document(PodPlan("shop", "far", "a", ("10.64.0.2", "2001:db8:0:a::2"))),
 )
-CALLS: list[tuple[Flow, Way]] = [(Flow("10.64.0.1", "10.64.0.2", "udp", PORT), way) for way in WAYS[4]] + [
-    (Flow("2001:db8:0:a::1", "2001:db8:0:a::2", "udp", PORT), way) for way in WAYS[6]
-]
+CALLS: list[tuple[Flow, LinkDestination]] = [
+    (Flow("10.64.0.1", "10.64.0.2", "udp", PORT), to) for to in LINK_DESTINATIONS[4]
+] + [(Flow("2001:db8:0:a::1", "2001:db8:0:a::2", "udp", PORT), to) for to in LINK_DESTINATIONS[6]]
 
 
-def test_calls_by_addresses_of_the_link_arrive_only_where_nobody_is_isolated(tmp_path: Path) -> None:
-    readings = Readings()
+def test_packets_to_link_addresses_arrive_only_where_no_pod_is_isolated(tmp_path: Path) -> None:
+    oracles = Oracles()
     with PacketLab(tmp_path, "bridge") as lab:
-        readings.take(BRIDGED_WORLD)
-        lab.take(BRIDGED_WORLD)
+        oracles.take(BRIDGED_CLUSTER)
+        lab.take(BRIDGED_CLUSTER)
         assert set(lab.arrived(CALLS)) == {call for call in CALLS if ":" not in call[0].source}
-        readings.take(DENY)
+        oracles.take(DENY)
         lab.take(DENY)
         assert lab.arrived(CALLS) == ()
-        assert list(lab.link_scope(readings, CALLS)) == []
-    assert readings.tally.link_scope == len(CALLS)
+        assert list(lab.link_scope(oracles, CALLS)) == []
+    assert oracles.counts.link_scope == len(CALLS)
 
 
-class Deaf(DesiredState):
-    """Judges as if there were no NetworkPolicies, which the agents have."""
+class WithoutPolicies(DesiredState):
+    """A desired state without NetworkPolicies, which the agents have."""
 
     def put(self, item: Item) -> bool:
         return not isinstance(item, NetworkPolicy) and super().put(item)
 
 
-def search(judges: Judges) -> tuple[Case, Finding]:
-    """Search case by case, as a run does."""
+def search(runner: OracleRunner) -> tuple[Case, Finding]:
+    """Search case by case, as in a run."""
     for number in range(MOST_CASES):
         random = generator(SEED, number)
         case = draw_case(random, steady=True)
-        finding = judges.search(case, random, packets=True)
+        finding = runner.search(case, random, packets=True)
         if finding is not None:
             return case, finding
     raise AssertionError(f"no finding in {MOST_CASES} cases")
 
 
-def test_a_fault_that_packets_alone_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
-    judges = Judges(Tally(), lab, Deaf)
-    case, finding = search(judges)
+def test_a_fault_that_only_packets_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
+    runner = OracleRunner(Counts(), lab, WithoutPolicies)
+    case, finding = search(runner)
     assert finding.verdicts["evaluate"] == finding.verdicts["rules"] != finding.verdicts["packets"]
 
-    plan = Plan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)
-    found = keep(case, finding, judges, plan, number=0, show=lambda _words: None)
+    plan = FuzzPlan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)
+    found = keep(case, finding, runner, plan, number=0, show=lambda _words: None)
     assert found.repeated
     assert found.documents[1] < found.documents[0]
 
     small, recorded = read_case(Path(found.folder))
-    again = judges.repeat(small, recorded.finding)
+    again = runner.repeat(small, recorded.finding)
     assert again is not None
     assert again.like(finding)
-    assert Judges(Tally(), lab).repeat(small, recorded.finding, alike=False) is None
+    assert OracleRunner(Counts(), lab).repeat(small, recorded.finding, alike=False) is None

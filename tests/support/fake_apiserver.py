@@ -57,7 +57,7 @@ class Store:
         self.requests: list[Request] = []
         self.silent = False
         self.fault: Fault = lambda _who, _method, _path: None
-        self.unheard: Fault = lambda _who, _method, _path: None
+        self.lost_response: Fault = lambda _who, _method, _path: None
         self._time = time
         self._version = 0
 
@@ -95,7 +95,7 @@ class Store:
             self._note(who, method, path, body, 0)
             raise wrong
         answer = wrong if wrong is not None else self._answer(method, path, body, content_type)
-        lost = self.unheard(who, method, path)
+        lost = self.lost_response(who, method, path)
         self._note(who, method, path, body, 0 if lost is not None else answer.status)
         if isinstance(lost, Exception):
             raise lost

@@ -1,4 +1,4 @@
-"""Agents that speak to one store of objects, in time that a test lets pass."""
+"""Reporting agents against one fake API server, in simulated time."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ ENFORCED = policy_standing(EgressNATPolicy(name="default", action="NoSNAT"))
 HOUR = 3600.0
 
 
-class Stage:
-    """A store, time, and agents that run."""
+class ReportingCluster:
+    """A fake API server, its clock, and running agents."""
 
-    def __init__(self, lots: Callable[[], float]) -> None:
+    def __init__(self, jitter: Callable[[], float]) -> None:
         self.time = Time()
         self.store = Store(self.time)
-        self.nodes = 0  # where nothing else is said, those that run an agent
-        self._lots = lots
-        self.notaries: dict[str, ClusterReporter] = {}
+        self.nodes = 0  # 0: those that run an agent
+        self._random = jitter
+        self.reporters: dict[str, ClusterReporter] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, *names: str, speaks: bool = True) -> None:
+    def start(self, *names: str, publishes: bool = True) -> None:
         for number, name in enumerate(names, len(self._tasks)):
             clock = Clock(self.time, started=-77.0 * number, skew=31.0 * number)
-            notary = ClusterReporter(self.store.client(name), clock, name, self._count, self._lots)
-            self.notaries[name] = notary
-            if speaks:
-                notary.say([BROKEN])
-            self._tasks[name] = asyncio.create_task(notary.run())
+            reporter = ClusterReporter(self.store.client(name), clock, name, self._count, self._random)
+            self.reporters[name] = reporter
+            if publishes:
+                reporter.say([BROKEN])
+            self._tasks[name] = asyncio.create_task(reporter.run())
 
     async def stop(self, name: str) -> None:
         task = self._tasks.pop(name)
-        assert not task.done(), "the notary ended"
+        assert not task.done(), "the cluster reporter ended"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -55,11 +55,11 @@ class Stage:
             await self.stop(name)
 
     def _count(self) -> int:
-        return self.nodes or len(self.notaries)
+        return self.nodes or len(self.reporters)
 
     @property
     def leaders(self) -> list[str]:
-        return [name for name, notary in self.notaries.items() if notary.leads]
+        return [name for name, reporter in self.reporters.items() if reporter.leads]
 
     def owned(self, ref: ObjectRef, **content: object) -> None:
         self.store.put(object_path(ref), content)
@@ -73,14 +73,14 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(*names: str, lots: Callable[[], float] = lambda: 0.5) -> AsyncIterator[Stage]:
-    stage = Stage(lots)
-    stage.owned(DB)
-    stage.start(*names)
+async def reporting_cluster(*names: str, jitter: Callable[[], float] = lambda: 0.5) -> AsyncIterator[ReportingCluster]:
+    cluster = ReportingCluster(jitter)
+    cluster.owned(DB)
+    cluster.start(*names)
     try:
-        yield stage
+        yield cluster
     finally:
-        await stage.close()
+        await cluster.close()
 
 
 Scenario: TypeAlias = Callable[..., Coroutine[Any, Any, None]]

@@ -1,4 +1,4 @@
-"""The API server on paper serves what a cluster holds, and what the figures are made of is right."""
+"""The synthetic API server serves the whole cluster, and figures are computed correctly."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.data.synthetic_pods import LIFE, Stage, sizes, written
-from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, PODS, PaperServer, cluster_mix, peers_mix
-from benchmarks.suites.apiserver import slope, waits
-from benchmarks.suites.apiserver_child import Heeded
+from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, PODS, SyntheticAPIServer, cluster_mix, peers_mix
+from benchmarks.suites.apiserver import commit_waits, linear_fit
+from benchmarks.suites.apiserver_child import RecordedCommits
 from nfagent.clock import SystemClock
 from nfagent.decode.fast_pod import quick_pod_json
 from nfagent.desired.state import DesiredState
@@ -28,33 +28,33 @@ from nfagent.model.objects import ObjectRef, Pod
 SMALL = Size(300, 30, 40, 5)
 SECONDS = 20.0
 KINDS = 6
-"""So many are served; the others' CRDs are missing."""
+"""Number of served kinds; the others' CRDs are missing."""
 
 
-def heeded(commits: list[tuple[float, int]]) -> Heeded:
-    return Heeded(commits=commits, began=10, longest_turn=0.0, peak=0.0, transactions=0, took_at=0.0)
+def recorded(commits: list[tuple[float, int]]) -> RecordedCommits:
+    return RecordedCommits(commits=commits, began=10, longest_turn=0.0, peak=0.0, transactions=0, applied_at=0.0)
 
 
-def test_a_slope_is_the_line_s_and_its_error_that_of_the_points_beside_it() -> None:
-    flat = slope([(0, 7.0), (1, 7.0), (2, 7.0), (3, 7.0)])
+def test_a_linear_fit_has_the_slope_and_its_standard_error() -> None:
+    flat = linear_fit([(0, 7.0), (1, 7.0), (2, 7.0), (3, 7.0)])
     assert (flat.slope, flat.error) == (0.0, 0.0)
     # By hand: residuals 1/3, -2/3, 1/3 of the line x + 1/3; sqrt(2/3 / 1 / 2).
-    bent = slope([(0, 0.0), (1, 2.0), (2, 2.0)])
+    bent = linear_fit([(0, 0.0), (1, 2.0), (2, 2.0)])
     assert bent.slope == pytest.approx(1.0)
     assert bent.error == pytest.approx((1 / 3) ** 0.5)
 
 
-def test_an_event_waits_for_the_first_commit_that_brings_it() -> None:
-    found = waits([1.0, 2.0, 2.5], heeded([(1.5, 11), (3.0, 13), (4.0, 13)]))
+def test_an_event_waits_for_the_first_commit_that_includes_it() -> None:
+    found = commit_waits([1.0, 2.0, 2.5], recorded([(1.5, 11), (3.0, 13), (4.0, 13)]))
     assert found == pytest.approx([500.0, 1000.0, 500.0])
 
 
-def test_an_event_that_no_commit_brings_is_told() -> None:
+def test_an_event_without_commit_is_an_error() -> None:
     with pytest.raises(KernelError, match="1 of 2 events were never committed"):
-        waits([1.0, 2.0], heeded([(1.5, 11)]))
+        commit_waits([1.0, 2.0], recorded([(1.5, 11)]))
 
 
-def test_a_pod_on_paper_is_read_as_the_pod_that_it_was_made_of_and_has_a_pod_s_size() -> None:
+def test_a_synthetic_pod_document_decodes_to_its_pod_and_has_a_real_size() -> None:
     for pod in synthetic(SMALL, 1).pods:
         assert quick_pod_json(written(pod, 77)) == (pod, "77")
         assert 3_000 < len(written(pod, 77)) < 5_000
@@ -62,7 +62,7 @@ def test_a_pod_on_paper_is_read_as_the_pod_that_it_was_made_of_and_has_a_pod_s_s
 
 
 @pytest.mark.parametrize("stage", [*LIFE, "unready"])
-def test_a_pod_is_readable_at_every_stage_of_its_life(stage: Stage) -> None:
+def test_a_pod_is_decoded_at_every_stage_of_its_life(stage: Stage) -> None:
     pod = synthetic(SMALL, 1).pods[0]
     read = quick_pod_json(written(pod, 1, stage))
     assert read is not None
@@ -80,9 +80,9 @@ def test_a_rollout_s_events_leave_the_cluster_as_it_was() -> None:
         read = quick_pod_json(change.body(1))
         assert read is not None
         key = (read[0].namespace, read[0].name)
-        assert (key in known) == (change.word != b"ADDED")
-        changed[change.word == b"DELETED" or known.get(key) != read[0]] += 1
-        if change.word == b"DELETED":
+        assert (key in known) == (change.event_type != b"ADDED")
+        changed[change.event_type == b"DELETED" or known.get(key) != read[0]] += 1
+        if change.event_type == b"DELETED":
             del known[key]
         else:
             known[key] = read[0]
@@ -91,12 +91,12 @@ def test_a_rollout_s_events_leave_the_cluster_as_it_was() -> None:
 
 
 def test_peers_come_and_go_in_turns() -> None:
-    words = [change.word for change in peers_mix(synthetic(SMALL, 1), 6)]
+    words = [change.event_type for change in peers_mix(synthetic(SMALL, 1), 6)]
     assert words == [b"ADDED", b"DELETED"] * 3
 
 
-class Taker:
-    """Takes what is read into a state, and knows when all was."""
+class Sink:
+    """Applies changes to a desired state, and knows when everything was read."""
 
     def __init__(self) -> None:
         self.desired = DesiredState("node-1")
@@ -111,23 +111,23 @@ class Taker:
         self.whole.set()
 
 
-def follow(body: Callable[[PaperServer, Taker, Informers], Awaitable[None]], *, streaming: bool) -> None:
-    """Follow a small cluster on paper, and do something once it was read."""
+def follow(body: Callable[[SyntheticAPIServer, Sink, Informers], Awaitable[None]], *, streaming: bool) -> None:
+    """Follow a small synthetic cluster, and call `body` after it was read."""
 
     async def main() -> None:
-        server = PaperServer(synthetic(SMALL, 1), streaming=streaming)
+        server = SyntheticAPIServer(synthetic(SMALL, 1), streaming=streaming)
         access = ClientConfig(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
 
         async def find() -> ClientConfig:
             return access
 
-        taker, asked = Taker(), ApiClient(find, environment={})
-        source = Informers(asked, SystemClock(), taker, taker.desired.held)
+        sink, asked = Sink(), ApiClient(find, environment={})
+        source = Informers(asked, SystemClock(), sink, sink.desired.held)
         following = asyncio.create_task(source.run())
         try:
             async with asyncio.timeout(SECONDS):
-                await taker.whole.wait()
-                await body(server, taker, source)
+                await sink.whole.wait()
+                await body(server, sink, source)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -143,29 +143,29 @@ def versions(source: Informers) -> set[str]:
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streamed", "by pages"])
-def test_the_cluster_is_read_whole_and_a_relist_changes_nothing(streaming: bool) -> None:  # noqa: FBT001 - pytest's way
-    async def body(server: PaperServer, taker: Taker, source: Informers) -> None:
+def test_the_whole_cluster_is_read_and_a_relist_changes_nothing(streaming: bool) -> None:  # noqa: FBT001 - by parametrize
+    async def body(server: SyntheticAPIServer, sink: Sink, source: Informers) -> None:
         cluster = synthetic(SMALL, 1)
-        assert taker.desired.cluster.pods == {(pod.namespace, pod.name): pod for pod in cluster.pods}
-        assert len(taker.desired.index.policies) == len(cluster.policies)
-        changes = taker.changes
-        while server.watched < KINDS:  # noqa: ASYNC110 - nobody tells of a watch that began
+        assert sink.desired.cluster.pods == {(pod.namespace, pod.name): pod for pod in cluster.pods}
+        assert len(sink.desired.index.policies) == len(cluster.policies)
+        changes = sink.changes
+        while server.watched < KINDS:  # noqa: ASYNC110 - there is no event for a watch that began
             await asyncio.sleep(0)
         done = await server.do({"do": "expire"})
-        while versions(source) != {done.version}:  # noqa: ASYNC110 - nobody tells of a list that changed nothing
+        while versions(source) != {done.version}:  # noqa: ASYNC110 - there is no event for a list that changed nothing
             await asyncio.sleep(0)
-        assert taker.changes == changes
+        assert sink.changes == changes
 
     follow(body, streaming=streaming)
 
 
-def test_events_reach_the_watch_at_a_rate_or_as_fast_as_they_are_taken() -> None:
-    async def body(server: PaperServer, taker: Taker, _source: Informers) -> None:
-        before = taker.changes
+def test_events_reach_the_watch_at_a_rate_or_as_fast_as_they_are_read() -> None:
+    async def body(server: SyntheticAPIServer, sink: Sink, _source: Informers) -> None:
+        before = sink.changes
         done = await server.do({"do": "events", "mix": "peers", "count": 4, "rate": 1000})
         assert len(done.moments) == 4
         await server.do({"do": "events", "mix": "cluster", "count": EVENTS_A_ROLLOUT, "rate": 0})
-        while taker.changes < before + 54:  # noqa: ASYNC110 - as above
+        while sink.changes < before + 54:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
 
     follow(body, streaming=True)
@@ -173,7 +173,7 @@ def test_events_reach_the_watch_at_a_rate_or_as_fast_as_they_are_taken() -> None
 
 def test_pages_follow_each_other_without_a_gap() -> None:
     async def main() -> list[int]:
-        server = PaperServer(synthetic(SMALL, 1), streaming=False)
+        server = SyntheticAPIServer(synthetic(SMALL, 1), streaming=False)
         access = ClientConfig(server=f"http://127.0.0.1:{await server.serve()}", origin="a test")
 
         async def find() -> ClientConfig:
@@ -200,7 +200,7 @@ def test_pages_follow_each_other_without_a_gap() -> None:
 def test_pods_are_listed_in_the_order_of_their_keys() -> None:
     pods: list[Pod] = sorted(synthetic(SMALL, 1).pods, key=lambda pod: (pod.namespace, pod.name))
 
-    async def body(_server: PaperServer, taker: Taker, _source: Informers) -> None:
-        assert list(taker.desired.cluster.pods.values()) == pods
+    async def body(_server: SyntheticAPIServer, sink: Sink, _source: Informers) -> None:
+        assert list(sink.desired.cluster.pods.values()) == pods
 
     follow(body, streaming=True)

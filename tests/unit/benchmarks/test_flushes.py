@@ -1,4 +1,4 @@
-"""What is made of a flow's figures, and which rules the larger cluster has."""
+"""Figures of a flow, and the policies of the larger cluster."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.support.two_node_cluster import DECODERS
     [(Flushed(1000, 0, 0), 0.0, 0.0), (Flushed(1000, 20, 5), 2.0, 4.0), (Flushed(1000, 1000, 1), 100.0, 1000.0)],
     ids=["nothing passed", "some passed at each flush", "all passed"],
 )
-def test_what_passed_is_told_of_the_whole_and_of_each_flush(found: Flushed, share: float, each: float) -> None:
+def test_passed_packets_are_a_share_and_a_time_per_flush(found: Flushed, share: float, each: float) -> None:
     assert (found.share, found.each) == (share, each)
 
 
-def test_each_policy_of_the_larger_cluster_names_pods_of_its_own() -> None:
+def test_each_policy_of_the_larger_cluster_selects_peers_of_its_own() -> None:
     policies, pods = LARGE
     desired = DesiredState("n1")
     for document in more(*LARGE):

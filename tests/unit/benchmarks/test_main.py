@@ -1,4 +1,4 @@
-"""The command: which benchmarks run, what becomes of one that fails or can't run, and what is written."""
+"""The command: which suites run, what happens with one that fails or can't run, and what is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nfagent.errors import HostError
 
 @pytest.fixture(autouse=True)
 def _benches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register three benchmarks instead of the real ones: one that measures, one that can't, one that fails."""
+    """Register three suites instead of the real ones: one that measures, one that can't, one that fails."""
     for name in list(registry.BENCHES):
         monkeypatch.delitem(registry.BENCHES, name)
 
@@ -50,7 +50,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def test_only_those_asked_for_run() -> None:
+def test_only_the_named_suites_run() -> None:
     done = run("--only", "measures")
     assert done.exit_code == 0
     assert "event" in done.output
@@ -62,7 +62,7 @@ def test_rows_line_up_with_a_line_for_each_target() -> None:
     [header] = [line for line in lines if "worst" in line]
     table = lines[lines.index(header) : lines.index(header) + 4]
     assert [re.split(r"\s{2,}", line.strip()) for line in table] == [
-        ["what", "p50", "p99", "worst", "unit", "reference", "ratio", "target", "met"],
+        ["measured", "p50", "p99", "worst", "unit", "reference", "ratio", "target", "met"],
         ["event", "0.5", "7", "7", "ms", "p50 <= 1", "yes"],
         ["p99 <= 5", "no: 7"],
         ["rate", "1", "1", "1", "1/s", "twice 2", "0.5", "ratio >= 0.9", "no: 0.5"],
@@ -72,14 +72,14 @@ def test_rows_line_up_with_a_line_for_each_target() -> None:
     assert "1 of 3 targets met" in lines[-3]
 
 
-def test_what_the_machine_lacks_is_said_and_no_failure() -> None:
+def test_a_lack_of_the_machine_is_shown_and_is_no_failure() -> None:
     done = run("--only", "lacks")
     assert done.exit_code == 0
     assert "before" in done.output
     assert "skipped: clang is missing: apt-get install clang" in done.output
 
 
-def test_one_that_fails_is_told_keeps_its_rows_and_stops_no_other(tmp_path: Path) -> None:
+def test_a_failing_suite_is_shown_keeps_its_rows_and_stops_no_other(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     done = run("--quick", "--seed", "7", "--json", str(path))
     assert done.exit_code == 1
@@ -89,18 +89,18 @@ def test_one_that_fails_is_told_keeps_its_rows_and_stops_no_other(tmp_path: Path
     assert (written["quick"], written["seed"]) == (True, 7)
     assert written["skipped"] == {"lacks": "clang is missing: apt-get install clang"}
     assert written["failed"] == {"fails": "RuntimeError: the kernel said no"}
-    assert written["seconds"].keys() == {"measures", "lacks", "fails"}
+    assert written["suite_seconds"].keys() == {"measures", "lacks", "fails"}
     assert written["rows"][1]["count"] == 1
     assert written["rows"][0]["targets"][1] == {"target": "p99 <= 5", "value": 7.0, "met": False}
 
 
-def test_a_name_that_isn_t_there_is_answered_with_those_that_are() -> None:
+def test_an_unknown_name_is_answered_with_all_names() -> None:
     done = run("--only", "measure")
     assert done.exit_code == 2
-    assert "no benchmark 'measure'; there are measures, lacks, fails" in done.output
+    assert "no suite 'measure'; there are measures, lacks, fails" in done.output
 
 
-def test_the_list_names_all() -> None:
+def test_the_list_has_all_names() -> None:
     assert run("--list").output.splitlines() == [
         "measures  a figure",
         "lacks     a figure, and what needs clang",
@@ -108,8 +108,8 @@ def test_the_list_names_all() -> None:
     ]
 
 
-def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="a benchmark 'lacks' already"):
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="a suite 'lacks' already"):
         bench("lacks", "again")(lambda _run: [])
 
 
@@ -125,5 +125,5 @@ def test_a_name_is_taken_once() -> None:
         (5e4, "50,000"),
     ],
 )
-def test_figures_have_three_digits_that_count(value: float, written: str) -> None:
+def test_figures_have_three_significant_digits(value: float, written: str) -> None:
     assert number(value) == written

@@ -1,4 +1,4 @@
-"""Synthetic NFLOG datagrams are what the kernel writes: our decoder reads them, and every record is attributed."""
+"""Synthetic NFLOG datagrams are as the kernel's: the decoder reads them, and every record is attributed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nfagent.netlink.packet_header import TCP, decode_head
 from nfagent.verdicts.attribution import Attributor
 
 
-def test_datagrams_hold_the_packets_that_they_were_made_of() -> None:
+def test_datagrams_decode_to_their_packets() -> None:
     desired = loaded(synthetic(SIZES[1_000], 1))
     wanted = list(logged_packets(desired, 1, 500))
     read = [decode_datagram(datagram) for datagram in datagrams(iter(wanted))]

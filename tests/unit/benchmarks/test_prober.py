@@ -1,4 +1,4 @@
-"""The prober finds the packet at which a verdict changes, of a new connection and of a live one."""
+"""The prober finds the first packet with a changed verdict, of a new and of an established connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALL = _TABLE + "add rule inet judge forward meta l4proto udp drop"
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[NetnsTopology]:
+def topology() -> Iterator[NetnsTopology]:
     nodes, pods, _ = grid()
     with NetnsTopology(nodes, pods[:2], tag="tprober") as built:
         yield built
@@ -33,7 +33,7 @@ def fabric() -> Iterator[NetnsTopology]:
 
 @contextmanager
 def started(made: Prober) -> Iterator[Prober]:
-    """Start a prober; skip the test where there is no compiler."""
+    """Start a prober; skip the test without a compiler."""
     with ExitStack() as stack:
         try:
             stack.enter_context(made)
@@ -43,25 +43,25 @@ def started(made: Prober) -> Iterator[Prober]:
 
 
 @pytest.fixture
-def prober(fabric: NetnsTopology) -> Iterator[Prober]:
-    server, client = fabric.pods.values()
-    pods = fabric.pod_namespace(*client.key), fabric.pod_namespace(*server.key)
+def prober(topology: NetnsTopology) -> Iterator[Prober]:
+    server, client = topology.pods.values()
+    pods = topology.pod_namespace(*client.key), topology.pod_namespace(*server.key)
     with started(Prober(*pods, server.addresses[0])) as made:
         yield made
 
 
-def change(fabric: NetnsTopology, rules: str) -> tuple[float, float]:
-    """Load rules on the server's node; give the time before and after, by time.monotonic()."""
-    node = next(iter(fabric.pods.values())).node
+def change(topology: NetnsTopology, rules: str) -> tuple[float, float]:
+    """Load rules on the server's node; return the time before and after, by time.monotonic()."""
+    node = next(iter(topology.pods.values())).node
     before = time.monotonic()
-    subprocess.run(fabric.command(fabric.node_namespace(node), ["nft", rules]), check=True, timeout=10)
+    subprocess.run(topology.command(topology.node_namespace(node), ["nft", rules]), check=True, timeout=10)
     return before, time.monotonic()
 
 
-def dropped(fabric: NetnsTopology) -> int:
-    """Count what the rule about new connections has dropped."""
-    node = next(iter(fabric.pods.values())).node
-    command = fabric.command(fabric.node_namespace(node), ["nft", "list", "table", "inet", "judge"])
+def dropped(topology: NetnsTopology) -> int:
+    """Return the packets that the rule about new connections dropped."""
+    node = next(iter(topology.pods.values())).node
+    command = topology.command(topology.node_namespace(node), ["nft", "list", "table", "inet", "judge"])
     found = re.search(r"packets (\d+)", subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return int(found[1]) if found else 0
 
@@ -69,39 +69,39 @@ def dropped(fabric: NetnsTopology) -> int:
 _allow = functools.partial(change, rules="delete table inet judge")
 
 
-def test_a_packet_is_named_between_a_changes_beginning_and_the_packet_after_its_end(
-    fabric: NetnsTopology, prober: Prober
+def test_the_first_packet_is_between_the_start_of_a_change_and_the_packet_after_its_end(
+    topology: NetnsTopology, prober: Prober
 ) -> None:
     for rules, blocked in (_ALL, True), ("delete table inet judge", False):
         prober.watch(blocked=blocked)
-        before, after = change(fabric, rules)
+        before, after = change(topology, rules)
         first = prober.first()
         assert before < first.fresh
         assert first.fresh - first.gap < after
         assert before < first.live
 
 
-def test_a_live_connection_is_told_from_a_new_one(fabric: NetnsTopology, prober: Prober) -> None:
-    """What blocks new connections alone leaves the live one as it is, and the watch goes on until both are blocked."""
+def test_an_established_connection_is_distinguished_from_a_new_one(topology: NetnsTopology, prober: Prober) -> None:
+    """A rule about new connections doesn't block the established one; the watch lasts until both are blocked."""
     # The kernel tracks connections only where a rule asks.
-    change(fabric, _TABLE + "add rule inet judge forward ct state new accept")
+    change(topology, _TABLE + "add rule inet judge forward ct state new accept")
     prober.watch(blocked=True)
-    change(fabric, "flush chain inet judge forward; " + _NEW)
-    wait_until(lambda: dropped(fabric) > _MANY)
-    before, _ = change(fabric, "add rule inet judge forward meta l4proto udp drop")
+    change(topology, "flush chain inet judge forward; " + _NEW)
+    wait_until(lambda: dropped(topology) > _MANY)
+    before, _ = change(topology, "add rule inet judge forward meta l4proto udp drop")
     try:
         first = prober.first()
     finally:
-        _allow(fabric)
+        _allow(topology)
     assert first.fresh < before < first.live
 
 
-def test_a_watch_that_begins_with_the_wanted_verdict_is_refused(prober: Prober) -> None:
+def test_a_watch_that_starts_with_the_expected_verdict_is_an_error(prober: Prober) -> None:
     with pytest.raises(KernelError, match="packets pass before the change"):
         prober.watch(blocked=False)
 
 
-def test_packets_of_nowhere_are_an_error() -> None:
+def test_a_missing_namespace_is_an_error() -> None:
     prober = Prober("nfa-there-is-none", "nfa-there-is-none", "10.244.1.10")
     with started(prober), pytest.raises(KernelError):
         prober.watch(blocked=True)

@@ -1,4 +1,4 @@
-"""Synthetic clusters: the same for a seed, as large as asked for, readable by our decoders, and moved by events."""
+"""Synthetic clusters: reproducible, of the requested size, readable by the decoders, and changed by events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ each_stream = pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stre
 
 
 def digest(seed: int) -> str:
-    """Digest a cluster and what happens in it."""
+    """Return a digest of a cluster and its events."""
     cluster = synthetic(SMALL, seed)
     found = hashlib.sha256(msgspec.json.encode(list(cluster.items())))
     for stream in STREAMS:
@@ -46,13 +46,13 @@ def loaded(cluster: Synthetic) -> DesiredState:
     return desired
 
 
-def test_a_seed_gives_one_cluster_and_another_seed_another() -> None:
+def test_the_seed_determines_the_cluster() -> None:
     assert digest(1) == digest(1)
     assert digest(1) != digest(2)
 
 
 @pytest.mark.parametrize("size", [SIZES[1_000], SIZES[15_000], Size(300, 10, 50, 5), Size(200, 25, 20, 0)])
-def test_a_cluster_is_as_large_as_asked_for(size: Size) -> None:
+def test_a_cluster_has_the_requested_size(size: Size) -> None:
     cluster = synthetic(size, 1)
     assert (len(cluster.pods), len(cluster.policies)) == (size.pods, size.policies)
     assert sum(pod.node == cluster.node for pod in cluster.pods) == size.local
@@ -61,7 +61,7 @@ def test_a_cluster_is_as_large_as_asked_for(size: Size) -> None:
     assert max(elsewhere.values()) <= 61
 
 
-def test_names_and_addresses_are_given_once_and_lie_in_their_node_s_ranges() -> None:
+def test_names_and_addresses_are_unique_and_in_their_node_s_ranges() -> None:
     cluster = synthetic(SMALL, 1)
     items = list(cluster.items())
     assert max(Counter(item.ref for item in items).values()) == 1
@@ -80,7 +80,7 @@ def test_pods_share_identities() -> None:
     }
 
 
-def test_documents_are_read_as_the_objects_that_they_were_made_of() -> None:
+def test_documents_decode_to_their_objects() -> None:
     for item in synthetic(SMALL, 1).items():
         written = msgspec.json.decode(msgspec.json.encode(document(item)))
         assert DECODERS[written["apiVersion"], written["kind"]](written) == item
@@ -91,7 +91,7 @@ def ruleset(desired: DesiredState) -> Ruleset:
 
 
 @each_stream
-def test_every_event_changes_the_state_and_the_last_leaves_it_as_it_was(stream: Stream) -> None:
+def test_every_event_changes_the_state_and_the_last_restores_it(stream: Stream) -> None:
     cluster = synthetic(SMALL, 1)
     desired = loaded(cluster)
     before = ruleset(desired)
@@ -101,7 +101,7 @@ def test_every_event_changes_the_state_and_the_last_leaves_it_as_it_was(stream: 
     assert {(pod.namespace, pod.name): pod for pod in cluster.pods} == desired.cluster.pods
 
 
-def test_a_pod_that_joins_a_peer_set_changes_elements_alone() -> None:
+def test_a_pod_that_joins_a_peer_set_changes_elements_only() -> None:
     cluster = synthetic(SMALL, 1)
     desired = loaded(cluster)
     before = ruleset(desired)
@@ -112,7 +112,7 @@ def test_a_pod_that_joins_a_peer_set_changes_elements_alone() -> None:
         assert (after.chains, after.maps, after.sets.keys()) == (before.chains, before.maps, before.sets.keys())
 
 
-def test_an_isolation_puts_every_local_pod_of_the_farm_into_a_class() -> None:
+def test_an_isolation_puts_every_local_pod_of_the_farm_into_a_policy_set() -> None:
     cluster = synthetic(SMALL, 1)
     desired = loaded(cluster)
     before = len(ruleset(desired).maps["ingress4"].elements)
@@ -123,7 +123,7 @@ def test_an_isolation_puts_every_local_pod_of_the_farm_into_a_class() -> None:
 
 
 @pytest.mark.parametrize("stream", [events.relabels, events.namespace_relabels], ids=lambda stream: stream.__name__)
-def test_a_relabelling_moves_members_of_sets(stream: Stream) -> None:
+def test_a_relabelling_changes_members_of_sets(stream: Stream) -> None:
     cluster = synthetic(SMALL, 1)
     desired = loaded(cluster)
     before = ruleset(desired)

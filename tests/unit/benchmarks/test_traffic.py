@@ -1,4 +1,4 @@
-"""The traffic program carries what it says, over both families, and ends with its block."""
+"""The traffic program transfers the reported amounts, over both families, and ends with its block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfagent.lab.topology_plan import grid
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[NetnsTopology]:
+def topology() -> Iterator[NetnsTopology]:
     nodes, pods, _ = grid(nodes=1)
     with NetnsTopology(nodes, pods[:2], tag="ttraffic") as built:
         yield built
@@ -31,10 +31,10 @@ def traffic() -> Iterator[Traffic]:
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("family", [4, 6])
-def test_streams_connections_and_datagrams_arrive(fabric: NetnsTopology, traffic: Traffic, family: int) -> None:
-    client_pod, server_pod = fabric.pods
-    [address] = [one for one in fabric.pods[server_pod].addresses if (":" in one) == (family == 6)]
-    ends = fabric.pod_namespace(*client_pod), fabric.pod_namespace(*server_pod)
+def test_streams_connections_and_datagrams_arrive(topology: NetnsTopology, traffic: Traffic, family: int) -> None:
+    client_pod, server_pod = topology.pods
+    [address] = [one for one in topology.pods[server_pod].addresses if (":" in one) == (family == 6)]
+    ends = topology.pod_namespace(*client_pod), topology.pod_namespace(*server_pod)
     with traffic.pair(*ends, address) as client:
         for _turn in range(2):
             assert client.stream(0.02) > 0
@@ -47,9 +47,9 @@ def test_streams_connections_and_datagrams_arrive(fabric: NetnsTopology, traffic
 
 
 @pytest.mark.kernel
-def test_a_server_that_can_t_listen_is_said(fabric: NetnsTopology, traffic: Traffic) -> None:
-    client_pod, server_pod = fabric.pods
-    ends = fabric.pod_namespace(*client_pod), fabric.pod_namespace(*server_pod)
+def test_a_server_that_can_t_listen_is_an_error(topology: NetnsTopology, traffic: Traffic) -> None:
+    client_pod, server_pod = topology.pods
+    ends = topology.pod_namespace(*client_pod), topology.pod_namespace(*server_pod)
     with (
         pytest.raises(KernelError, match=r"no server on 203\.0\.113\.1 .*bind: Cannot assign requested address"),
         traffic.pair(*ends, "203.0.113.1"),
@@ -57,14 +57,14 @@ def test_a_server_that_can_t_listen_is_said(fabric: NetnsTopology, traffic: Traf
         pass
 
 
-def test_without_a_compiler_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="apt-get install gcc"), Traffic():
         pass
 
 
 def running() -> list[str]:
-    """Name this process's children."""
+    """Return the names of this process's children."""
     children = Path("/proc/self/task").glob("*/children")
     pids = [pid for path in children for pid in path.read_text("ascii").split()]
     return [Path(f"/proc/{pid}/comm").read_text("utf-8").strip() for pid in pids]

@@ -98,7 +98,7 @@ async def test_an_object_that_holds_in_part_is_said_to_whatever_its_kind() -> No
         stage.faults[node.ref] = node.problems
         await stage.time.passes(3.0)
         (said,) = (event["message"] for event in stage.store.events())
-        assert said.startswith("A part of the object can't be read: spec.ingress[0].ports[0].port '99999'")
+        assert said.startswith("Part of the object can't be read: spec.ingress[0].ports[0].port '99999'")
 
 
 @scenario

@@ -108,7 +108,7 @@ class Read:
         assert self._folder.update("sound.json", json.dumps(sound))
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
-        return self._folder.flaws.news()
+        return self._folder.issues.news()
 
 
 @pytest.mark.parametrize("source", [Followed, Read], ids=["an API server", "a folder"])

@@ -1,4 +1,4 @@
-"""The shrinker: it keeps what a case needs for failing, drops everything else, and knows when to stop."""
+"""The shrinker keeps what a case needs for failing, removes everything else, and stops in time."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz.case import Case, Change, Document, step_of
+from tests.fuzz.case import Case, Document, ManifestChange, step_of
 from tests.fuzz.shrink import fewest, shrink, smaller
 
 
-def thing(name: str, **spec: Any) -> Change:  # noqa: ANN401 - a document's own fields
+def thing(name: str, **spec: Any) -> ManifestChange:  # noqa: ANN401 - a document's own fields
     document = {"apiVersion": "v1", "kind": "Thing", "metadata": {"name": name, "labels": {"a": "b"}}, "spec": spec}
-    return Change(f"{name}.yaml", document)
+    return ManifestChange(f"{name}.yaml", document)
 
 
-def gone(name: str) -> Change:
-    return Change(f"{name}.yaml", None)
+def gone(name: str) -> ManifestChange:
+    return ManifestChange(f"{name}.yaml", None)
 
 
-def case(*steps: Sequence[Change]) -> Case:
-    return Case(tuple(step_of(changes, "absolve") for changes in steps))
+def case(*steps: Sequence[ManifestChange]) -> Case:
+    return Case(tuple(step_of(changes, "clear") for changes in steps))
 
 
 def never_over() -> bool:
@@ -29,7 +29,7 @@ def never_over() -> bool:
 
 
 def present(tried: Case) -> dict[str, Document]:
-    """Give the documents that are there in the end, by name."""
+    """Return the documents at the end, by name."""
     left: dict[str, Document] = {}
     for step in tried.steps:
         for change in step.changes:
@@ -43,14 +43,14 @@ NEEDED: dict[str, tuple[list[int], Callable[[Sequence[int]], bool]]] = {
     "the first of many": ([0], lambda kept: 0 in kept),
     "the last of many": ([16], lambda kept: 16 in kept),
     "three that stand apart": ([2, 9, 13], lambda kept: {2, 9, 13} <= set(kept)),
-    "two neighbours": ([7, 8], lambda kept: {7, 8} <= set(kept)),
+    "two link_flows": ([7, 8], lambda kept: {7, 8} <= set(kept)),
     "nothing": ([], lambda _kept: True),
     "everything": (list(range(17)), lambda kept: len(kept) == 17),
 }
 
 
 @pytest.mark.parametrize(("needed", "fails"), NEEDED.values(), ids=NEEDED)
-def test_only_what_is_needed_is_left(needed: list[int], fails: Callable[[Sequence[int]], bool]) -> None:
+def test_only_needed_items_are_left(needed: list[int], fails: Callable[[Sequence[int]], bool]) -> None:
     assert list(fewest(tuple(range(17)), fails)) == needed
 
 
@@ -77,7 +77,7 @@ def test_a_case_that_needs_its_history_keeps_the_steps_that_matter() -> None:
     assert {step.then for step in small.steps} == {"commit"}
 
 
-def test_a_document_loses_what_it_could_do_without() -> None:
+def test_unneeded_parts_of_a_document_are_removed() -> None:
     def has_the_port(tried: Case) -> bool:
         rules = present(tried).get("one", {}).get("spec", {}).get("rules", [])
         return any(80 in rule.get("ports", []) for rule in rules)
@@ -94,7 +94,7 @@ def test_a_document_loses_what_it_could_do_without() -> None:
     }
 
 
-def test_each_smaller_document_lacks_one_thing_and_the_large_ones_come_first() -> None:
+def test_each_smaller_document_lacks_one_part_and_large_parts_come_first() -> None:
     document = thing("one", ports=[1, 2]).document
     assert document is not None
     head = {"apiVersion": "v1", "kind": "Thing"}
@@ -109,7 +109,7 @@ def test_each_smaller_document_lacks_one_thing_and_the_large_ones_come_first() -
     ]
 
 
-def test_when_the_time_is_over_what_was_cut_until_then_counts() -> None:
+def test_when_the_time_is_over_the_smallest_case_so_far_is_returned() -> None:
     asked = 0
 
     def fails(_tried: Case) -> bool:
@@ -122,6 +122,6 @@ def test_when_the_time_is_over_what_was_cut_until_then_counts() -> None:
     assert asked == 1
 
 
-def test_a_case_that_can_lose_nothing_stays_as_it_is() -> None:
+def test_a_minimal_case_stays_unchanged() -> None:
     tried = case([thing("one")], [gone("one")])
     assert shrink(tried, lambda smaller: smaller == tried, never_over) == tried

@@ -1,4 +1,4 @@
-"""A manifest file's text: what is read of it, and what is said about the rest; no text raises anything."""
+"""Decoding of manifest files: objects, and issues; no text raises an exception."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def said(content: FileContent) -> list[str]:
     [
         pytest.param(f"{NODE}---\n{POD}", {"Node a": 1, "Pod shop/web": 5}, id="several documents"),
         pytest.param(f"# cluster\n---\n{NODE}---\n---\n", {"Node a": 3}, id="comments and empty documents"),
-        pytest.param(NODE.replace("\n", "\r\n"), {"Node a": 1}, id="lines as Windows ends them"),
+        pytest.param(NODE.replace("\n", "\r\n"), {"Node a": 1}, id="Windows line ends"),
         pytest.param(f"\ufeff{NODE}", {"Node a": 1}, id="a byte order mark"),
         pytest.param(
             '{"apiVersion": "v1",\n "kind": "Node", "metadata": {"name": "a"}}\n\n'
@@ -75,7 +75,7 @@ def said(content: FileContent) -> list[str]:
                 }
             ),
             {"Node a": 1},
-            id="JSON with a character as two escapes",
+            id="a surrogate pair",
         ),
         pytest.param(
             "\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node, metadata: {name: a}}\n"
@@ -86,11 +86,11 @@ def said(content: FileContent) -> list[str]:
         pytest.param(
             "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: web}}]", {"Pod default/web": 1}, id="a typed list"
         ),
-        pytest.param("apiVersion: v1\nkind: PodList\nitems: null", {}, id="an empty list, as the API server has it"),
+        pytest.param("apiVersion: v1\nkind: PodList\nitems: null", {}, id="an empty list, as the API server writes it"),
         pytest.param("", {}, id="nothing"),
     ],
 )
-def test_every_document_is_found_with_its_line(text: str, found: dict[str, int]) -> None:
+def test_every_document_is_decoded_with_its_line(text: str, found: dict[str, int]) -> None:
     content = read(text)
     assert lines(content) == found
     assert (content.problems, content.ignored) == ((), frozenset())
@@ -103,7 +103,7 @@ def test_a_label_that_looks_like_a_date_is_a_string_as_in_kubernetes() -> None:
     assert dict(item.labels) == {"since": "2001-01-31", "to": "2001-99-99"}
 
 
-def test_kinds_that_nfagent_does_not_read_are_named_once() -> None:
+def test_ignored_kinds_are_listed_once() -> None:
     deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n"
     content = read(f"{deployment}---\n{deployment}---\n{NODE}")
     assert content.ignored == {"apps/v1 Deployment"}
@@ -133,7 +133,7 @@ spec: {tier: Baseline, priority: 5, subject: {namespaces: {}}}
 """
 
 
-def test_policies_of_the_tiers_are_read_and_belong_to_no_namespace() -> None:
+def test_tier_policies_are_cluster_scoped() -> None:
     content = read(f"{ADMIN_POLICY}---\n{BASELINE}---\n{CLUSTER_POLICY}")
     assert lines(content) == {
         "AdminNetworkPolicy guard": 1,
@@ -144,7 +144,7 @@ def test_policies_of_the_tiers_are_read_and_belong_to_no_namespace() -> None:
     assert all(isinstance(item, TierPolicy) for item, _ in content.items.values())
 
 
-def test_every_rule_with_a_fault_is_named() -> None:
+def test_every_faulty_rule_is_an_issue() -> None:
     bad = ADMIN_POLICY.replace("[{action: Deny", "[{action: Log}, {action: Deny").replace("from: [{", "from: [{}, {")
     content = read(bad)
     start = "f.yaml:1: AdminNetworkPolicy guard: spec.ingress"
@@ -155,7 +155,7 @@ def test_every_rule_with_a_fault_is_named() -> None:
     assert lines(content) == {"AdminNetworkPolicy guard": 1}
 
 
-def test_a_policy_of_a_tier_without_a_usable_name_is_rejected_not_ignored() -> None:
+def test_a_tier_policy_without_a_valid_name_is_rejected_not_ignored() -> None:
     content = read(CLUSTER_POLICY.replace("guard", "Guard"))
     assert content.unnamed, "no object has that name, so it may be about any"
     assert (content.items, content.ignored) == ({}, frozenset())
@@ -182,7 +182,7 @@ def test_a_policy_of_a_tier_without_a_usable_name_is_rejected_not_ignored() -> N
         pytest.param(POD, "v2", "v1", id="a kind of the core group"),
     ],
 )
-def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: str, wanted: str) -> None:
+def test_a_known_kind_under_another_version_is_an_issue(text: str, version: str, wanted: str) -> None:
     first, _, rest = text.partition("\n")
     content = read(f"apiVersion: {version}\n{rest}")
     ((ref, _),) = read(text).items.items()
@@ -293,7 +293,7 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         ),
     ],
 )
-def test_a_kind_that_its_api_group_does_not_have_is_said_with_what_was_meant(
+def test_a_kind_that_its_api_group_does_not_have_is_an_issue_with_a_suggestion(
     kind: str, field: str, reason: str
 ) -> None:
     version, _, name = kind.partition(" ")
@@ -332,13 +332,13 @@ def test_a_kind_that_its_api_group_does_not_have_is_said_with_what_was_meant(
         "example.com/v1 Pod",
     ],
 )
-def test_kinds_of_other_groups_are_ignored_whatever_their_names(kind: str) -> None:
+def test_kinds_of_other_groups_are_ignored_under_any_name(kind: str) -> None:
     version, _, name = kind.partition(" ")
     content = read(f"apiVersion: {version}\nkind: {name}\nmetadata: {{name: guard}}\n")
     assert content == FileContent({}, ignored=frozenset({kind}))
 
 
-def test_other_config_maps_are_nobodys_business() -> None:
+def test_other_config_maps_are_ignored() -> None:
     content = read("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {config: '['}")
     assert content == FileContent({})
 
@@ -352,7 +352,7 @@ def test_other_config_maps_are_nobodys_business() -> None:
         pytest.param("metadata: {name: all}", "is missing", id="none, with a name"),
     ],
 )
-def test_a_list_whose_items_can_not_be_read_is_said_and_may_be_about_any_object(items: str, reason: str) -> None:
+def test_a_list_whose_items_can_not_be_read_is_an_issue_about_unknown_objects(items: str, reason: str) -> None:
     content = read(f"apiVersion: v1\nkind: List\n{items}\n")
     (problem,) = said(content)
     assert problem.startswith("f.yaml:1: List: items")
@@ -361,13 +361,13 @@ def test_a_list_whose_items_can_not_be_read_is_said_and_may_be_about_any_object(
 
 
 @pytest.mark.parametrize("key", ["nameSpace", "Namespace", "namespce"])
-def test_a_namespace_that_is_misspelt_is_not_the_default_one(key: str) -> None:
+def test_a_misspelt_namespace_is_not_the_default_one(key: str) -> None:
     content = read(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: web, {key}: shop}}\n")
     assert said(content) == [f"f.yaml:1: Pod: metadata.{key} 'shop': is not a field here; write namespace"]
     assert (content.items, content.unnamed) == ({}, True)
 
 
-def test_other_fields_of_metadata_are_no_namespace() -> None:
+def test_other_metadata_fields_are_no_misspelt_namespace() -> None:
     content = read("apiVersion: v1\nkind: Node\nmetadata: {name: a, generateName: a-, managedFields: [], uid: x}\n")
     assert (lines(content), said(content)) == ({"Node a": 1}, [])
 
@@ -382,7 +382,7 @@ NO_OBJECT = "f.yaml:1: is not a Kubernetes object; write apiVersion and kind"
         pytest.param("kind: Pod\nmetadata: {name: web}", NO_OBJECT, id="no apiVersion"),
         pytest.param("apiVersion: v1\nkind: 5", NO_OBJECT, id="a kind that is a number"),
         pytest.param("apiVersion: [v1]\nkind: Pod", NO_OBJECT, id="an apiVersion that is a list"),
-        pytest.param("[{apiVersion: v1, kind: Pod}]", NO_OBJECT, id="a list that is no List"),
+        pytest.param("[{apiVersion: v1, kind: Pod}]", NO_OBJECT, id="a sequence instead of a List"),
         pytest.param(
             "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: PodList, items: []}]",
             "f.yaml:1: PodList: is a list inside a list, which is not read; put its items into the outer one",
@@ -418,11 +418,11 @@ NO_OBJECT = "f.yaml:1: is not a Kubernetes object; write apiVersion and kind"
             f"{POD}sttaus: {{podIP: 10.0.0.1}}",
             "f.yaml:1: Pod shop/web: sttaus: is not a field here; write only apiVersion, kind, metadata, spec, status, "
             "data, binaryData and immutable",
-            id="a field of no object",
+            id="an unknown field",
         ),
         pytest.param(
             f"{POD}---\n{POD}",
-            "f.yaml:5: Pod shop/web: is in this file twice, at lines 1 and 5; the first holds, delete one",
+            "f.yaml:5: Pod shop/web: is in this file twice, at lines 1 and 5; the first is used, delete one",
             id="the same object twice",
         ),
         pytest.param(
@@ -432,11 +432,11 @@ NO_OBJECT = "f.yaml:1: is not a Kubernetes object; write apiVersion and kind"
         ),
     ],
 )
-def test_what_is_wrong_with_an_object_is_said_with_its_place(text: str, problem: str) -> None:
+def test_a_faulty_object_is_an_issue_with_its_place(text: str, problem: str) -> None:
     assert said(read(text)) == [problem]
 
 
-def test_a_wrong_object_does_not_touch_the_others_of_its_file() -> None:
+def test_a_faulty_object_does_not_affect_others_of_its_file() -> None:
     content = read(f"{NODE}---\nnonsense\n---\n{OLD_POD}---\n{POLICY}")
     assert lines(content) == {"Node a": 1, "NetworkPolicy shop/db": 11}
     assert content.rejected == {ObjectRef("Pod", "shop", "web")}
@@ -457,7 +457,7 @@ IN_PART = {
 
 
 @pytest.mark.parametrize("text", IN_PART.values(), ids=IN_PART)
-def test_an_object_that_can_be_read_in_part_is_there_with_its_problem(text: str) -> None:
+def test_a_partly_readable_object_is_returned_with_an_issue(text: str) -> None:
     content = read(f"\n{text}\n")
     ((ref, (item, _)),) = content.items.items()
     (problem,) = content.problems
@@ -466,7 +466,7 @@ def test_an_object_that_can_be_read_in_part_is_there_with_its_problem(text: str)
     assert content.rejected == frozenset()
 
 
-def test_of_one_object_that_is_good_once_and_wrong_once_the_good_one_holds() -> None:
+def test_of_a_valid_and_an_invalid_version_of_an_object_the_valid_one_is_used() -> None:
     content = read(f"{OLD_POD}---\n{POD}")
     assert (lines(content), content.rejected) == ({"Pod shop/web": 5}, frozenset())
 
@@ -478,32 +478,32 @@ def test_of_one_object_that_is_good_once_and_wrong_once_the_good_one_holds() -> 
             f"{NODE}a: [", "f.yaml:5: is not valid YAML: while parsing a flow node did not find", id="cut short"
         ),
         pytest.param(f"{NODE}\tx: 1", "f.yaml:4: is not valid YAML: ", id="a tab"),
-        pytest.param("\na: !!bool x", "f.yaml:2: is not valid YAML: 'x' is not a boolean", id="no boolean"),
-        pytest.param("a: !!int ''", "f.yaml:1: is not valid YAML: '' is not a whole number", id="no number at all"),
+        pytest.param("\na: !!bool x", "f.yaml:2: is not valid YAML: 'x' is not a boolean", id="an invalid boolean"),
+        pytest.param("a: !!int ''", "f.yaml:1: is not valid YAML: '' is not a whole number", id="an empty number"),
         pytest.param("a: .NaN", "f.yaml:1: is not valid YAML: '.NaN' is no number that JSON has", id="not a number"),
         pytest.param(
-            "a: !!float x", "f.yaml:1: is not valid YAML: 'x' is not a number; put it in quotes", id="no float"
+            "a: !!float x", "f.yaml:1: is not valid YAML: 'x' is not a number; put it in quotes", id="an invalid float"
         ),
         pytest.param(
             "? [a]\n: b", "f.yaml:1: is not valid YAML: a list or a mapping can't be a key", id="a list as key"
         ),
         pytest.param("~: b", "f.yaml:1: is not valid YAML: '~' can't be a key; put it in quotes", id="null as key"),
-        pytest.param("\na: *b", "f.yaml:2: is not valid YAML: alias *b has no anchor &b", id="an alias for nothing"),
+        pytest.param("\na: *b", "f.yaml:2: is not valid YAML: alias *b has no anchor &b", id="an alias without anchor"),
         pytest.param(
             "x: &a [*a]", "f.yaml:1: is not valid YAML: the value of anchor &a contains itself", id="a circle"
         ),
         pytest.param("a:\n  <<: [1]", "f.yaml:2: is not valid YAML: << merges mappings", id="a merge of a number"),
-        pytest.param("a: 1\nb: 2\na: 3", "f.yaml:3: is not valid YAML: 'a' is there twice", id="a key twice"),
+        pytest.param("a: 1\nb: 2\na: 3", "f.yaml:3: is not valid YAML: 'a' is there twice", id="a duplicate key"),
         pytest.param(
             "é: \n\na: \x01", "f.yaml:3: is not valid YAML: character #x01 can't be in it", id="a control character"
         ),
-        pytest.param("\na: \ud800", "f.yaml:2: is not valid YAML: a character is half of", id="half a character"),
-        # Releases of libyaml differ in who stops first, the library or nfagent's own limit, and in the words for it.
+        pytest.param("\na: \ud800", "f.yaml:2: is not valid YAML: a character is half of", id="a lone surrogate"),
+        # Releases of libyaml differ in whether the library or nfagent's own limit stops first, and in the message.
         pytest.param("[" * 50_000, "f.yaml:1: is not valid YAML: ", id="brackets"),
         pytest.param("- " * 50_000, "f.yaml:1: is not valid YAML: is nested deeper than 100 levels", id="dashes"),
     ],
 )
-def test_text_that_is_no_yaml_is_a_problem_with_its_line(text: str, problem: str) -> None:
+def test_invalid_yaml_is_an_issue_with_its_line(text: str, problem: str) -> None:
     assert refused(text).startswith(problem)
 
 
@@ -511,17 +511,17 @@ def test_text_that_is_no_yaml_is_a_problem_with_its_line(text: str, problem: str
     ("text", "problem"),
     [
         pytest.param('{\n"kind": 1,,}', "f.json:2: is not valid JSON: Expecting property name", id="two commas"),
-        pytest.param('{"a": 1, "a": 2}', "f.json: is not valid JSON: 'a' is there twice", id="a key twice"),
-        pytest.param('{"a": "\\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="half a character"),
-        pytest.param('{"a": "\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="and as it is"),
+        pytest.param('{"a": 1, "a": 2}', "f.json: is not valid JSON: 'a' is there twice", id="a duplicate key"),
+        pytest.param('{"a": "\\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="a lone surrogate"),
+        pytest.param('{"a": "\ud800"}', "f.json:1: is not valid JSON: a character is half of", id="unescaped"),
         pytest.param('{"a": ' * 5000, "f.json:1: is not valid YAML: is nested deeper than 100 levels", id="braces"),
     ],
 )
-def test_text_that_is_no_json_is_a_problem_with_its_line(text: str, problem: str) -> None:
+def test_invalid_json_is_an_issue_with_its_line(text: str, problem: str) -> None:
     assert refused(text, "f.json").startswith(problem)
 
 
-def test_merged_keys_are_overridden_not_there_twice() -> None:
+def test_merged_keys_are_overridden_and_not_duplicates() -> None:
     content = read(f"base: &base {{kind: Pod, a: 1}}\n---\n{NODE}---\nx: &m {{a: 1}}\ny: {{<<: *m, a: 2}}")
     assert "Node a" in lines(content)
     nested = "x: &x {a: 1}\ny: {y: &y {<<: *x, a: 2}}\nz: {<<: *y, a: 3}\n"
@@ -529,7 +529,7 @@ def test_merged_keys_are_overridden_not_there_twice() -> None:
 
 
 @pytest.mark.parametrize("written", ["[{}]", "{{a: {}, b: {}}}", "{{<<: [{}]}}"], ids=["lists", "mappings", "merges"])
-def test_aliases_that_stand_for_billions_of_values_are_refused_with_their_line(written: str) -> None:
+def test_aliases_that_expand_to_billions_of_values_are_rejected_with_their_line(written: str) -> None:
     nine = [
         written.format(*[", ".join([f"*x{number}"] * 9) if "[" in written else f"*x{number}"] * 2)
         for number in range(29)
@@ -539,7 +539,7 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_with_their_line(w
     assert re.fullmatch(r"f\.yaml:\d+: is not valid YAML: its aliases stand for too many values; .*", problem)
 
 
-def test_aliases_that_an_honest_file_has_are_read() -> None:
+def test_aliases_of_ordinary_files_are_read() -> None:
     pods = "".join(
         f"---\n{POD.replace('web', f'web-{number}')}spec: &s {{a: 1}}\nx: [*s, *s]\n" for number in range(2000)
     )
@@ -628,7 +628,7 @@ TEXTS = st.one_of(
 @example("&a {apiVersion: v1, kind: List, items: [*a]}")
 @example("&a [*a]")
 @given(TEXTS)
-def test_any_text_gives_content_or_a_problem_that_json_can_show(text: str) -> None:
+def test_any_text_gives_content_or_an_issue_that_json_can_encode(text: str) -> None:
     for name in ("f.yaml", "f.json"):
         found = read_documents(name, text)
         assert isinstance(found, FileContent | ValidationIssue)
@@ -653,7 +653,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(JSON, st.booleans())
-def test_whatever_else_json_holds_its_object_is_read(document: Any, escape: bool) -> None:  # noqa: ANN401, FBT001 - drawn
+def test_an_object_with_any_other_json_content_is_read(document: Any, escape: bool) -> None:  # noqa: ANN401, FBT001 - drawn
     around = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "annotations": {"x": document}}}
     content = read(json.dumps(around, ensure_ascii=escape), "f.json")
     item, _ = content.items[ObjectRef("Pod", "default", "web")]

@@ -1,4 +1,4 @@
-"""Reading a large folder of manifests, as SIGHUP asks and a timer does: the event loop stays free for packets' rules.
+"""Reading a large folder of manifests, at SIGHUP and by timer: the event loop stays responsive.
 
 What a turn of the loop costs is counted in the CPU time of its own thread, which other programs don't change.
 """
@@ -28,8 +28,8 @@ LONGEST = 0.02
 DEADLINE = 60.0
 
 
-class Taker:
-    """Takes changes as the agent does."""
+class Sink:
+    """Applies changes as the agent does."""
 
     def __init__(self) -> None:
         self.desired = DesiredState("a")
@@ -43,7 +43,7 @@ class Taker:
 
 
 class Turns:
-    """The CPU seconds of the longest turn of the loop, and how many there were."""
+    """CPU seconds of the longest turn of the loop, and the number of turns."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -84,7 +84,7 @@ def write(folder: Path, app: str) -> None:
 
 @pytest.fixture
 def _no_collections() -> Iterator[None]:
-    """As in the agent, whose collections are spared: here they would walk what all tests before left."""
+    """No garbage collection, as in the agent: here it would traverse the objects of all earlier tests."""
     gc.disable()
     yield
     gc.enable()
@@ -101,8 +101,8 @@ async def reload_it(source: FolderSource, _folder: Path) -> None:
     await source.reload()
 
 
-async def look_at_it(source: FolderSource, _folder: Path) -> None:
-    """Follow: that begins with a look at everything, the same that comes with the timer."""
+async def scan_it(source: FolderSource, _folder: Path) -> None:
+    """Follow: it begins with a full scan, the same as by timer."""
     before = set(source.status()["files"].values())
     followed = asyncio.create_task(source.run())
     try:
@@ -115,21 +115,21 @@ async def look_at_it(source: FolderSource, _folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_collections")
-@pytest.mark.parametrize("ask", [start_it, reload_it, look_at_it], ids=["the start", "a reload", "a look"])
-def test_the_loop_is_not_held_by(ask: Ask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ask", [start_it, reload_it, scan_it], ids=["the start", "a reload", "a look"])
+def test_the_loop_is_not_blocked_by(ask: Ask, tmp_path: Path) -> None:
     manifests = tmp_path / "manifests"
     manifests.mkdir()
     write(manifests, "db")
 
     async def body() -> None:
-        taker = Taker()
-        source = FolderSource(manifests, taker, CheckpointStore(tmp_path / "state", "a"))
+        sink = Sink()
+        source = FolderSource(manifests, sink, CheckpointStore(tmp_path / "state", "a"))
         if ask is not start_it:
             await source.start()
             write(manifests, "web")
         async with counted() as turns:
             await ask(source, manifests)
-        assert len(taker.desired.held("NetworkPolicy")) == FILES * POLICIES
+        assert len(sink.desired.held("NetworkPolicy")) == FILES * POLICIES
         assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
         assert turns.count > FILES
 
@@ -157,21 +157,21 @@ def pods(form: str, version: str) -> str:
 
 @pytest.mark.usefixtures("_no_collections")
 @pytest.mark.parametrize("form", ["documents of JSON", "documents of YAML", "a list"])
-def test_the_loop_is_not_held_by_one_large_file(form: str, tmp_path: Path) -> None:
+def test_the_loop_is_not_blocked_by_one_large_file(form: str, tmp_path: Path) -> None:
     manifests = tmp_path / "manifests"
     manifests.mkdir()
     file = manifests / ("f.yaml" if form == "documents of YAML" else "f.json")
 
     async def body() -> None:
-        taker = Taker()
-        source = FolderSource(manifests, taker, CheckpointStore(tmp_path / "state", "a"))
+        sink = Sink()
+        source = FolderSource(manifests, sink, CheckpointStore(tmp_path / "state", "a"))
         file.write_text(pods(form, "one"))
         await source.start()
         file.write_text(pods(form, "two"))
         assert file.stat().st_size > LARGE
         async with counted() as turns:
             await source.reload()
-        assert len(taker.desired.cluster.pods) == PODS
+        assert len(sink.desired.cluster.pods) == PODS
         assert source.problems == ()
         assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
         assert turns.count > PODS // 1000

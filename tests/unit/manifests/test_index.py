@@ -1,4 +1,4 @@
-"""A folder of manifests: the bookkeeping without a disk, then the disk in all the ways that people write to it."""
+"""A folder of manifests: the index without a disk, then a real folder under all common methods of writing files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.folder_listing import is_manifest
 from nfagent.manifests.folder_scan import read_folder
 from nfagent.manifests.follower import FolderReader, follow
-from nfagent.manifests.index import FolderReading, ManifestEvent, ManifestIndex
-from nfagent.manifests.inotify import way_to
+from nfagent.manifests.index import FileReading, ManifestEvent, ManifestIndex
+from nfagent.manifests.inotify import lookup_path
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
 
@@ -61,8 +61,8 @@ def folder_of(**texts: str) -> ManifestIndex:
     return folder
 
 
-class TestBookkeeping:
-    def test_objects_come_change_and_go_with_their_file(self) -> None:
+class TestIndex:
+    def test_objects_are_added_changed_and_removed_with_their_file(self) -> None:
         folder = ManifestIndex()
         assert brief(folder.update("f.yaml", together(pod("web"), pod("db")))) == ["shop/db@a", "shop/web@a"]
         assert brief(folder.update("f.yaml", together(pod("web", "b"), pod("db")))) == ["shop/web@b"]
@@ -70,15 +70,15 @@ class TestBookkeeping:
         assert brief(folder.update("f.yaml", None)) == ["-shop/web"]
         assert (folder.names, folder.digests, folder.problems) == (frozenset(), {}, ())
 
-    def test_the_same_content_again_is_no_event(self) -> None:
+    def test_unchanged_content_makes_no_event(self) -> None:
         folder = folder_of(f=pod())
         assert folder.update("f.yaml", pod()) == []
         assert folder.update("f.yaml", f"# moved\n{pod()}") == []
 
-    def test_a_file_that_no_one_knew_may_go(self) -> None:
+    def test_removing_an_unknown_file_makes_no_event(self) -> None:
         assert ManifestIndex().update("f.yaml", None) == []
 
-    def test_a_file_that_breaks_keeps_its_last_good_content_until_it_is_mended_or_gone(self) -> None:
+    def test_an_invalid_file_keeps_its_last_good_content_until_it_is_fixed_or_gone(self) -> None:
         folder = folder_of(f=pod())
         assert folder.update("f.yaml", BROKEN) == []
         assert said(folder) == [
@@ -93,7 +93,7 @@ class TestBookkeeping:
         assert brief(folder.update("f.yaml", None)) == ["-shop/web"]
         assert said(folder) == []
 
-    def test_a_file_that_breaks_and_comes_back_as_it_was_is_mended(self) -> None:
+    def test_an_invalid_file_that_gets_its_old_content_is_fixed(self) -> None:
         folder = folder_of(f=pod())
         folder.update("f.yaml", BROKEN)
         assert folder.update("f.yaml", pod()) == []
@@ -106,13 +106,13 @@ class TestBookkeeping:
         assert folder.update("f.yaml", pod()) == []
         assert said(folder) == []
 
-    def test_a_file_that_was_never_good_has_nothing_but_its_problem(self) -> None:
+    def test_a_file_that_was_never_valid_has_only_an_issue(self) -> None:
         folder = folder_of(f=BROKEN)
         assert folder.names == {"f.yaml"}
         assert folder.update("f.yaml", None) == []
         assert folder.names == frozenset()
 
-    def test_a_rejected_object_keeps_its_last_good_version_and_leaves_the_others_alone(self) -> None:
+    def test_a_rejected_object_keeps_its_last_good_version_and_others_change(self) -> None:
         folder = folder_of(f=together(pod("web"), pod("db")))
         assert brief(folder.update("f.yaml", together(REJECTED, pod("db", "b")))) == ["shop/db@b"]
         (problem,) = said(folder)
@@ -120,7 +120,7 @@ class TestBookkeeping:
         assert folder.update("f.yaml", together(REJECTED, "\n", pod("db", "b"))) == [], "however often"
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
 
-    def test_an_object_that_can_be_read_in_part_is_an_event_and_a_problem(self) -> None:
+    def test_a_partly_readable_object_makes_an_event_and_an_issue(self) -> None:
         folder = folder_of(f=pod())
         assert brief(folder.update("f.yaml", pod(node="b", ip="nonsense"))) == ["shop/web@b"]
         (problem,) = said(folder)
@@ -128,12 +128,12 @@ class TestBookkeeping:
         assert brief(folder.update("f.yaml", pod(node="b"))) == ["shop/web@b"]
         assert said(folder) == []
 
-    def test_an_object_that_is_rejected_from_the_start_is_not_there(self) -> None:
+    def test_an_object_that_was_never_valid_is_absent(self) -> None:
         folder = ManifestIndex()
         assert folder.update("f.yaml", REJECTED) == []
         assert brief(folder.update("f.yaml", pod())) == ["shop/web@a"]
 
-    def test_a_policy_that_can_not_be_compiled_is_an_event_and_a_problem(self) -> None:
+    def test_a_policy_that_can_not_be_compiled_makes_an_event_and_an_issue(self) -> None:
         text = (
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: p}\n"
             "spec: {podSelector: {matchExpressions: [{key: app, operator: Like}]}}\n"
@@ -149,25 +149,23 @@ class TestBookkeeping:
         ("now", "reason"),
         [
             pytest.param(
-                pod().replace("kind: Pod", "kind: Pood"), "did you mean Pod (apiVersion v1)?", id="a kind mistyped"
+                pod().replace("kind: Pod", "kind: Pood"), "did you mean Pod (apiVersion v1)?", id="a misspelt kind"
             ),
             pytest.param(
                 pod().replace("kind: Pod", "kind: Quux"), "of this group are read Namespace,", id="an unknown kind"
             ),
-            pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="another version of its group"),
+            pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="an unknown version"),
             pytest.param(pod().replace("v1", "extensions/v1"), "write v1", id="a group that never had it"),
             pytest.param(pod().replace("kind: Pod", ""), "write apiVersion and kind", id="no kind"),
             pytest.param(pod().replace("apiVersion: v1", ""), "write apiVersion and kind", id="no apiVersion"),
+            pytest.param(pod().replace("kind: Pod", "kind: 5"), "write apiVersion and kind", id="a number as kind"),
+            pytest.param(pod().replace("spec:", "sepc:"), "sepc: is not a field here", id="misspelt spec"),
             pytest.param(
-                pod().replace("kind: Pod", "kind: 5"), "write apiVersion and kind", id="a number for its kind"
-            ),
-            pytest.param(pod().replace("spec:", "sepc:"), "sepc: is not a field here", id="spec misspelt"),
-            pytest.param(
-                pod().replace("name: web", "name: web, lables: {a: b}"), "is not a field here", id="labels misspelt"
+                pod().replace("name: web", "name: web, label: {a: b}"), "is not a field here", id="misspelt labels"
             ),
         ],
     )
-    def test_an_object_that_turns_into_what_nobody_reads_stays_in_force_and_says_so(
+    def test_an_object_whose_new_version_is_not_readable_stays_in_force_with_an_issue(
         self, now: str, reason: str
     ) -> None:
         folder = folder_of(f=together(pod("web"), pod("db")))
@@ -191,16 +189,15 @@ class TestBookkeeping:
             "apiVersion: v1\nkind: List\nitmes: []",
         ],
     )
-    def test_a_document_of_which_nobody_knows_what_it_is_about_takes_nothing_away(self, unnamed: str) -> None:
+    def test_a_document_about_an_unknown_object_removes_no_object(self, unnamed: str) -> None:
         folder = folder_of(f=together(pod("web"), pod("db")))
         assert brief(folder.update("f.yaml", together(pod("db", "b"), unnamed))) == ["shop/db@b"]
-        assert (
-            "f.yaml: holds a document that is about an unknown object: all that it held before (1) stays in force"
-            in (said(folder))
+        assert "f.yaml: holds a document about an unknown object: all its previous objects (1) stay in force" in (
+            said(folder)
         )
         assert brief(folder.update("f.yaml", pod("db", "b"))) == ["-shop/web"]
 
-    def test_a_policy_whose_spec_is_misspelt_stays_in_force_and_says_so_once(self) -> None:
+    def test_a_policy_whose_spec_is_misspelt_stays_in_force_with_one_issue(self) -> None:
         head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: db}\n"
         folder = folder_of(f=f"{head}spec: {{podSelector: {{}}, policyTypes: [Egress]}}\n")
         assert folder.update("f.yaml", f"{head}sepc: {{podSelector: {{}}, policyTypes: [Egress]}}\n") == []
@@ -208,7 +205,7 @@ class TestBookkeeping:
         assert problem.startswith("f.yaml:1: NetworkPolicy shop/db: sepc: is not a field here; write only apiVersion,")
         assert problem.endswith("spec and status; its last good version stays in force")
 
-    def test_a_masquerade_list_whose_namespace_is_misspelt_stays_in_force_and_is_said(self) -> None:
+    def test_a_masquerade_list_whose_namespace_is_misspelt_stays_in_force_with_an_issue(self) -> None:
         text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: kube-system, name: ip-masq-agent}\n"
         folder = folder_of(f=f"{text}data: {{config: 'nonMasqueradeCIDRs: []'}}\n")
         assert folder.update("f.yaml", text.replace("namespace:", "namespce:")) == []
@@ -224,7 +221,7 @@ class TestBookkeeping:
         assert known.holder(WEB) == "g.yaml"
 
     @pytest.mark.parametrize("text", [BROKEN, "nonsense", pod().replace("name: web", "name: Web")])
-    def test_what_left_its_file_stays_in_force_in_a_new_one_that_can_not_be_read(
+    def test_an_object_that_left_its_file_stays_in_force_in_a_new_unreadable_file(
         self, tmp_path: Path, text: str
     ) -> None:
         known = ManifestIndex()
@@ -236,7 +233,7 @@ class TestBookkeeping:
         (tmp_path / "h.yaml").write_text(pod("db", "b"))
         assert brief(read_folder(tmp_path, known)) == ["-shop/db", "-shop/web", "shop/web@a", "shop/db@b"]
         assert known.holder(WEB) == "a.yaml"
-        kept = "a.yaml: what files held that are gone (1) stays in force: this one may be about it"
+        kept = "a.yaml: may hold objects of files that are gone: all of these (1) stay in force"
         assert kept in said(known)
         (tmp_path / "a.yaml").write_text(f"{BROKEN}b: [\n")
         assert read_folder(tmp_path, known) == []
@@ -244,7 +241,7 @@ class TestBookkeeping:
         assert brief(read_folder(tmp_path, known)) == ["shop/web@b"]
         assert said(known) == []
 
-    def test_what_left_its_file_before_the_start_stays_in_force_in_one_that_can_not_be_read(
+    def test_an_object_that_left_its_file_before_the_start_stays_in_force_in_an_unreadable_file(
         self, tmp_path: Path
     ) -> None:
         [item] = ManifestIndex().update("f.yaml", pod("web"))
@@ -253,28 +250,28 @@ class TestBookkeeping:
         known = ManifestIndex({"f.yaml": {WEB: item}})
         assert brief(read_folder(tmp_path, known)) == ["shop/web@a"]
 
-    def test_of_one_object_in_several_files_the_first_holds_and_every_other_is_named(self) -> None:
+    def test_of_one_object_in_several_files_the_first_is_used_and_every_other_is_an_issue(self) -> None:
         folder = folder_of(b=pod(node="b"))
         assert folder.update("a.yaml", pod(node="a")) == []
         folder.update("c.yaml", f"\n{pod(node='c')}")
         assert said(folder) == [
-            "a.yaml:1: Pod shop/web: is also in b.yaml:1, which holds; delete one of the two",
-            "c.yaml:2: Pod shop/web: is also in b.yaml:1, which holds; delete one of the two",
+            "a.yaml:1: Pod shop/web: is also in b.yaml:1, which is used; delete one of the two",
+            "c.yaml:2: Pod shop/web: is also in b.yaml:1, which is used; delete one of the two",
         ]
 
-    def test_where_the_holder_goes_the_next_file_takes_over(self) -> None:
+    def test_when_the_file_in_force_is_removed_the_next_is_used(self) -> None:
         folder = folder_of(b=pod(node="b"), a=pod(node="a"), c=pod(node="c"))
         assert folder.update("a.yaml", pod(node="a2")) == []
         assert brief(folder.update("b.yaml", None)) == ["shop/web@a2"]
         assert brief(folder.update("a.yaml", pod("db"))) == ["shop/db@a", "shop/web@c"]
         assert said(folder) == []
 
-    def test_the_holder_may_be_rejected_and_still_holds_its_last_good_version(self) -> None:
+    def test_a_rejected_version_in_the_file_in_force_keeps_the_last_good_one(self) -> None:
         folder = folder_of(a=pod(node="a"), b=pod(node="b"))
         assert folder.update("a.yaml", REJECTED) == []
         assert brief(folder.update("a.yaml", None)) == ["shop/web@b"]
 
-    def test_kinds_that_are_not_read_are_named_until_the_last_file_with_them_goes(self) -> None:
+    def test_ignored_kinds_are_listed_until_the_last_file_with_them_is_removed(self) -> None:
         event = "apiVersion: v1\nkind: Event\nmetadata: {name: x}\n"
         folder = folder_of(a=event, b=event)
         assert folder.ignored == {"v1 Event"}
@@ -282,7 +279,7 @@ class TestBookkeeping:
         folder.update("b.yaml", None)
         assert folder.ignored == frozenset()
 
-    def test_the_digest_is_that_of_the_text_that_was_read_last_broken_or_not(self) -> None:
+    def test_the_digest_is_that_of_the_last_text_valid_or_not(self) -> None:
         folder = folder_of(f=pod())
         good = folder.digests["f.yaml"]
         folder.update("f.yaml", BROKEN)
@@ -293,22 +290,22 @@ class TestBookkeeping:
     @pytest.mark.parametrize(
         ("before", "text", "unsettled"),
         [
-            pytest.param(pod(), "", True, id="empty, where it was good"),
-            pytest.param(pod(), BROKEN, True, id="broken, where it was good"),
-            pytest.param(pod(), pod("db"), False, id="good again"),
+            pytest.param(pod(), "", True, id="empty, previously valid"),
+            pytest.param(pod(), BROKEN, True, id="invalid, previously valid"),
+            pytest.param(pod(), pod("db"), False, id="valid again"),
             pytest.param(None, "", False, id="empty from the start"),
-            pytest.param(BROKEN, BROKEN, False, id="never good"),
+            pytest.param(BROKEN, BROKEN, False, id="never valid"),
         ],
     )
     def test_a_file_looks_half_written(self, before: str | None, text: str, *, unsettled: bool) -> None:
         folder = ManifestIndex()
         folder.update("f.yaml", before)
         reading = folder.read("f.yaml", text)
-        assert (reading is not None and reading.halfway) is unsettled
+        assert (reading is not None and reading.maybe_partial) is unsettled
 
 
 @pytest.mark.parametrize(
-    ("path", "counts"),
+    ("path", "is_relevant"),
     [
         ("cluster.yaml", True),
         ("team/shop/pods.yml", True),
@@ -321,8 +318,8 @@ class TestBookkeeping:
         ("..2026_11_23/pods.yaml", False),
     ],
 )
-def test_which_files_count(path: str, *, counts: bool) -> None:
-    assert is_manifest(Path("/etc/.hidden"), Path("/etc/.hidden", path)) is counts
+def test_manifest_names(path: str, *, is_relevant: bool) -> None:
+    assert is_manifest(Path("/etc/.hidden"), Path("/etc/.hidden", path)) is is_relevant
 
 
 VERSIONS = [
@@ -340,7 +337,7 @@ UPDATES = st.lists(st.tuples(st.sampled_from(["a.yaml", "b.yaml", "c.yaml"]), st
 
 @settings(max_examples=100)
 @given(UPDATES)
-def test_events_replayed_give_what_the_files_say_together(updates: list[tuple[str, str | None]]) -> None:
+def test_replayed_events_give_the_objects_of_all_files(updates: list[tuple[str, str | None]]) -> None:
     folder, replayed = ManifestIndex(), dict[ObjectRef, ManifestEvent]()
     good: dict[str, dict[ObjectRef, str]] = {}
     holders: dict[ObjectRef, list[str]] = {}
@@ -359,7 +356,7 @@ def test_events_replayed_give_what_the_files_say_together(updates: list[tuple[st
 def expect(
     good: dict[str, dict[ObjectRef, str]], holders: dict[ObjectRef, list[str]], name: str, text: str | None
 ) -> None:
-    """Tell by the rules alone: the last good version of each object in each file, the first file holds."""
+    """Return the expected state: the last good version of each object in each file; the first file is used."""
     last = good.get(name, {})
     if text == BROKEN or (text == "" and last):
         return
@@ -381,7 +378,7 @@ def expect(
 
 
 class TestReadFolder:
-    def test_files_of_subfolders_count_by_their_path_and_what_is_gone_goes(self, tmp_path: Path) -> None:
+    def test_files_of_subfolders_are_named_by_path_and_removed_files_remove_objects(self, tmp_path: Path) -> None:
         (tmp_path / "team").mkdir()
         (tmp_path / "team" / "web.yml").write_text(pod())
         (tmp_path / "db.json").write_text('{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "db"}}')
@@ -392,7 +389,7 @@ class TestReadFolder:
         (tmp_path / "db.json").unlink()
         assert brief(read_folder(tmp_path, known)) == ["-default/db"]
 
-    def test_a_file_that_moves_takes_its_objects_along(self, tmp_path: Path) -> None:
+    def test_a_renamed_file_keeps_its_objects(self, tmp_path: Path) -> None:
         known = ManifestIndex()
         (tmp_path / "b.yaml").write_text(pod())
         read_folder(tmp_path, known)
@@ -400,14 +397,14 @@ class TestReadFolder:
         assert brief(read_folder(tmp_path, known)) == ["-shop/web", "shop/web@a"]
         assert said(known) == []
 
-    def test_a_folder_may_have_a_name_as_files_have_and_what_is_neither_is_said(self, tmp_path: Path) -> None:
+    def test_a_folder_may_be_named_like_a_manifest_and_other_file_types_are_issues(self, tmp_path: Path) -> None:
         (tmp_path / "folder.yaml").mkdir()
         os.mkfifo(tmp_path / "pipe.yaml")
         known = ManifestIndex()
         assert read_folder(tmp_path, known) == []
         assert said(known) == ["pipe.yaml: is a FIFO; put a regular file there, or delete it"]
 
-    def test_a_link_that_leads_nowhere_is_said_and_keeps_what_was_good(self, tmp_path: Path) -> None:
+    def test_a_dangling_link_is_an_issue_and_keeps_the_last_good_content(self, tmp_path: Path) -> None:
         known = ManifestIndex()
         (tmp_path / "f.yaml").write_text(pod())
         (tmp_path / "g.yaml").symlink_to("nowhere")
@@ -416,15 +413,15 @@ class TestReadFolder:
         (tmp_path / "f.yaml").symlink_to("f.yaml")
         assert read_folder(tmp_path, known) == []
         assert said(known) == [
-            "f.yaml: is a link that leads in a circle; mend it, or delete it; what it held before stays in force",
-            "g.yaml: is a link that leads nowhere; mend it, or delete it",
+            "f.yaml: is a link that leads in a circle; fix it, or delete it; what it held before stays in force",
+            "g.yaml: is a link that leads nowhere; fix it, or delete it",
         ]
         (tmp_path / "f.yaml").unlink()
         (tmp_path / "g.yaml").unlink()
         assert brief(read_folder(tmp_path, known)) == ["-shop/web"]
         assert said(known) == []
 
-    def test_text_that_is_not_utf_8_is_named_with_its_line_and_keeps_what_was_good(self, tmp_path: Path) -> None:
+    def test_text_that_is_not_utf_8_is_an_issue_and_keeps_the_last_good_content(self, tmp_path: Path) -> None:
         known = ManifestIndex()
         (tmp_path / "f.yaml").write_text(pod())
         read_folder(tmp_path, known)
@@ -439,7 +436,7 @@ class TestReadFolder:
         assert [problem.place for problem in known.problems] == [r"\xff.yaml:2"]
 
     @pytest.mark.parametrize("kind", ["nothing", "a file"])
-    def test_what_is_no_folder_is_a_usage_error(self, tmp_path: Path, kind: str) -> None:
+    def test_a_path_that_is_no_folder_is_a_usage_error(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "manifests"
         if kind == "a file":
             path.touch()
@@ -448,7 +445,7 @@ class TestReadFolder:
 
 
 class TestLastGood:
-    """What an agent of before read, by file, and what this one finds."""
+    """The previous process's checkpoint by file, and the files as they are now."""
 
     def before(self, **files: str) -> ManifestIndex:
         read = {f"{name}.yaml": ManifestIndex().update(f"{name}.yaml", text) for name, text in files.items()}
@@ -459,14 +456,18 @@ class TestLastGood:
     @pytest.mark.parametrize(
         ("now", "holds"),
         [
-            pytest.param(BROKEN, ["shop/db@a", "shop/web@a"], id="a file that doesn't parse: all of it"),
-            pytest.param(together(REJECTED, pod("db", "b")), ["shop/db@b", "shop/web@a"], id="an object: that alone"),
-            pytest.param(pod("db", "b"), ["shop/db@b"], id="what is gone is gone"),
-            pytest.param(None, [], id="a file that is gone"),
-            pytest.param("nonsense", ["shop/db@a", "shop/web@a"], id="nobody knows what is gone"),
+            pytest.param(BROKEN, ["shop/db@a", "shop/web@a"], id="a file that doesn't parse keeps all objects"),
+            pytest.param(
+                together(REJECTED, pod("db", "b")),
+                ["shop/db@b", "shop/web@a"],
+                id="a rejected object is kept",
+            ),
+            pytest.param(pod("db", "b"), ["shop/db@b"], id="an object that is gone is removed"),
+            pytest.param(None, [], id="a file that is gone is removed"),
+            pytest.param("nonsense", ["shop/db@a", "shop/web@a"], id="an unknown document keeps all objects"),
         ],
     )
-    def test_it_holds_for_what_can_not_be_read(self, tmp_path: Path, now: str | None, holds: list[str]) -> None:
+    def test_it_is_in_force_for_what_can_not_be_read(self, tmp_path: Path, now: str | None, holds: list[str]) -> None:
         known = self.before(f=together(pod("web"), pod("db")))
         (tmp_path / "other.yaml").write_text("# nothing")
         if now is not None:
@@ -476,7 +477,7 @@ class TestLastGood:
         (tmp_path / "f.yaml").unlink(missing_ok=True)
         assert brief(read_folder(tmp_path, known)) == sorted(f"-{name.partition('@')[0]}" for name in holds)
 
-    def test_it_holds_in_another_file_where_its_own_is_gone_and_not_where_that_is_there(self, tmp_path: Path) -> None:
+    def test_it_is_in_force_in_another_file_only_where_its_own_is_gone(self, tmp_path: Path) -> None:
         (tmp_path / "g.yaml").write_text(REJECTED)
         assert brief(read_folder(tmp_path, self.before(f=pod()))) == ["shop/web@a"]
         (tmp_path / "f.yaml").write_text(pod("db"))
@@ -484,7 +485,7 @@ class TestLastGood:
 
 
 class Follower:
-    """What a folder's follower has told so far."""
+    """The events of a folder's follower so far."""
 
     def __init__(self, folder: Path, known: ManifestIndex | None = None, disk: FolderReader | None = None) -> None:
         self.folder = folder
@@ -497,7 +498,7 @@ class Follower:
 
     @property
     def state(self) -> set[str]:
-        """Replay what was told."""
+        """Return the objects after all events."""
         there: dict[str, str] = {}
         for event in self.told:
             name, _, node = event.removeprefix("-").partition("@")
@@ -506,8 +507,8 @@ class Follower:
                 there[name] = node
         return {f"{name}@{node}" for name, node in there.items()}
 
-    async def run(self, look_seconds: float) -> None:
-        async for events in follow(self.folder, self.known, self.stop, look_seconds, self.disk):
+    async def run(self, scan_seconds: float) -> None:
+        async for events in follow(self.folder, self.known, self.stop, scan_seconds, self.disk):
             async with self._news:
                 self.told += brief(events)
                 self.batches += 1
@@ -526,10 +527,10 @@ class Follower:
 
 @asynccontextmanager
 async def following(
-    folder: Path, look_seconds: float = 60.0, known: ManifestIndex | None = None, disk: FolderReader | None = None
+    folder: Path, scan_seconds: float = 60.0, known: ManifestIndex | None = None, disk: FolderReader | None = None
 ) -> AsyncIterator[Follower]:
     follower = Follower(folder, known, disk)
-    task = asyncio.create_task(follower.run(look_seconds))
+    task = asyncio.create_task(follower.run(scan_seconds))
     try:
         await follower.until(lambda: follower.batches > 0 or not folder.exists())
         yield follower
@@ -542,14 +543,14 @@ async def following(
 
 
 def replace(path: Path, text: str) -> None:
-    """Write as kubectl, editors and configuration management do: beside it, then renamed."""
+    """Write as kubectl, editors and configuration management do: to another file, then renamed."""
     beside = path.with_name(f".{path.name}.new")
     beside.write_text(text)
     beside.rename(path)
 
 
 def swap(folder: Path, name: str, text: str | None) -> None:
-    """Take a folder away; put another one into its place that has one file, or none where there is no text."""
+    """Replace a folder by another with one file, or none without text."""
     if folder.exists():
         folder.rename(folder.with_name(f"{folder.name}-before"))
     if text is not None:
@@ -574,7 +575,7 @@ def scenario(body: Body) -> Callable[[Path], None]:
 
 
 @scenario
-async def test_a_file_is_followed_through_renames_and_writes_in_place_to_its_end(folder: Path) -> None:
+async def test_a_file_is_followed_through_renames_and_writes_until_it_is_deleted(folder: Path) -> None:
     async with following(folder) as follower:
         replace(folder / "f.yaml", pod(node="a"))
         await follower.holds("shop/web@a")
@@ -591,12 +592,12 @@ async def test_a_file_is_followed_through_renames_and_writes_in_place_to_its_end
 
 @pytest.fixture
 def _endless_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have whoever gathers what follows an event wait for longer than any test does."""
-    monkeypatch.setattr("nfagent.manifests.inotify._GATHER_SECONDS", 10 * DEADLINE)
+    """Let the collection of further events wait for longer than any test does."""
+    monkeypatch.setattr("nfagent.manifests.inotify._BATCH_SECONDS", 10 * DEADLINE)
 
 
 @pytest.mark.usefixtures("_endless_pause")
-def test_nothing_is_waited_for_after_a_file_that_was_renamed_into_place(tmp_path: Path) -> None:
+def test_a_file_renamed_into_place_is_read_at_once(tmp_path: Path) -> None:
     async def body(folder: Path) -> None:
         async with following(folder) as follower:
             replace(folder / "f.yaml", pod(node="a"))
@@ -609,21 +610,21 @@ def test_nothing_is_waited_for_after_a_file_that_was_renamed_into_place(tmp_path
 
 
 async def turns() -> None:
-    """Let the loop turn often enough to read what inotify tells."""
+    """Let the event loop run until inotify events are read."""
     for _ in range(100):
         await asyncio.sleep(0)
 
 
 BEGINNINGS: dict[str, Callable[[Path], object]] = {
     "written in place": lambda path: path.write_text(pod(node="b")),
-    "deleted, and may be written anew": Path.unlink,
+    "deleted, and maybe written again": Path.unlink,
     "renamed, as editors do with the text before": lambda path: path.rename(path.with_name("f.yaml~")),
 }
 
 
 @pytest.mark.usefixtures("_endless_pause")
 @pytest.mark.parametrize("begin", BEGINNINGS.values(), ids=BEGINNINGS.keys())
-def test_what_may_follow_is_waited_for_after_a_file_that_was(begin: Callable[[Path], object], tmp_path: Path) -> None:
+def test_further_events_are_collected_after_a_file_is(begin: Callable[[Path], object], tmp_path: Path) -> None:
     async def body(folder: Path) -> None:
         path = folder / "f.yaml"
         path.write_text(pod(node="a"))
@@ -642,7 +643,7 @@ def test_what_may_follow_is_waited_for_after_a_file_that_was(begin: Callable[[Pa
 
 
 @scenario
-async def test_what_came_before_the_watch_is_told_first(folder: Path) -> None:
+async def test_changes_before_the_watch_are_reported_first(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod())
     async with following(folder) as follower:
         assert follower.state == {"shop/web@a"}
@@ -665,7 +666,7 @@ async def test_a_change_while_the_consumer_is_busy_is_not_lost(folder: Path) -> 
 
 
 class Half(ManifestIndex):
-    """Tells when it looks at a file that is half-written."""
+    """Reports when it reads a half-written file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -673,16 +674,19 @@ class Half(ManifestIndex):
         self.loop = asyncio.get_running_loop()
 
     def read(
-        self, name: str, text: str | ValidationIssue | None, parted: Mapping[ObjectRef, tuple[Item, int]] | None = None
-    ) -> FolderReading | None:
-        found = super().read(name, text, parted)
-        if found is not None and found.halfway:
+        self,
+        name: str,
+        text: str | ValidationIssue | None,
+        orphaned: Mapping[ObjectRef, tuple[Item, int]] | None = None,
+    ) -> FileReading | None:
+        found = super().read(name, text, orphaned)
+        if found is not None and found.maybe_partial:
             self.loop.call_soon_threadsafe(self.seen.set)
         return found
 
 
 @pytest.mark.parametrize("half", ["", "apiVersion: ["], ids=["emptied", "cut short"])
-def test_a_writer_that_takes_its_time_never_lets_go_of_its_objects(tmp_path: Path, half: str) -> None:
+def test_a_slow_writer_never_removes_its_objects(tmp_path: Path, half: str) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(pod(node="a"))
 
@@ -692,7 +696,7 @@ def test_a_writer_that_takes_its_time_never_lets_go_of_its_objects(tmp_path: Pat
             path.write_text(half)
             async with asyncio.timeout(DEADLINE):
                 await known.seen.wait()
-            # Due before the follower looks again: timers of one loop run in their order.
+            # Due before the follower's next scan: timers of one loop run in their order.
             asyncio.get_running_loop().call_later(0.02, path.write_text, pod(node="b"))
             await follower.holds("shop/web@b")
             assert follower.told == ["shop/web@a", "shop/web@b"]
@@ -702,13 +706,13 @@ def test_a_writer_that_takes_its_time_never_lets_go_of_its_objects(tmp_path: Pat
 
 
 @scenario
-async def test_a_file_that_stays_empty_keeps_its_objects_and_one_with_a_comment_lets_go_of_them(folder: Path) -> None:
+async def test_an_empty_file_keeps_its_objects_and_one_with_a_comment_removes_them(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod(node="a"))
     async with following(folder) as follower:
         (folder / "f.yaml").write_text("")
         await follower.complains(
-            "f.yaml: is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to have "
-            "nothing of it; what it held before stays in force"
+            "f.yaml: is empty (0 bytes), as a full disk leaves it; delete it, or write a comment into it, to "
+            "remove its objects; what it held before stays in force"
         )
         assert follower.told == ["shop/web@a"]
         (folder / "f.yaml").write_text("# nothing")
@@ -717,13 +721,13 @@ async def test_a_file_that_stays_empty_keeps_its_objects_and_one_with_a_comment_
 
 
 @scenario
-async def test_a_file_of_which_blanks_are_left_keeps_its_objects(folder: Path) -> None:
+async def test_a_file_of_blanks_keeps_its_objects(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod(node="a"))
     async with following(folder) as follower:
         (folder / "f.yaml").write_text("\ufeff\r\n \t\n")
         await follower.complains(
-            "f.yaml: is empty (blanks alone), as a full disk leaves it; delete it, or write a comment into it, to have "
-            "nothing of it; what it held before stays in force"
+            "f.yaml: is empty (blanks alone), as a full disk leaves it; delete it, or write a comment into it, to "
+            "remove its objects; what it held before stays in force"
         )
         assert follower.told == ["shop/web@a"]
         (folder / "f.yaml").unlink()
@@ -731,8 +735,8 @@ async def test_a_file_of_which_blanks_are_left_keeps_its_objects(folder: Path) -
         assert said(follower.known) == []
 
 
-def test_an_empty_file_that_comes_as_another_goes_is_said_and_holds_what_that_one_held(tmp_path: Path) -> None:
-    """A full disk leaves the new one empty; whoever wrote it deletes the old one all the same."""
+def test_an_empty_new_file_keeps_the_objects_of_one_that_was_deleted(tmp_path: Path) -> None:
+    """On a full disk the new file stays empty, and its writer deletes the old one all the same."""
     known = ManifestIndex()
     (tmp_path / "old.yaml").write_text(pod(node="a"))
     assert brief(read_folder(tmp_path, known)) == ["shop/web@a"]
@@ -741,14 +745,14 @@ def test_an_empty_file_that_comes_as_another_goes_is_said_and_holds_what_that_on
     assert brief(read_folder(tmp_path, known))[-1:] == ["shop/web@a"]
     empty, held = said(known)
     assert empty.startswith("new.yaml: is empty (0 bytes), as a full disk leaves it")
-    assert held == "new.yaml: what files held that are gone (1) stays in force: this one may be about it"
+    assert held == "new.yaml: may hold objects of files that are gone: all of these (1) stay in force"
     (tmp_path / "new.yaml").write_text("# nothing")
     assert brief(read_folder(tmp_path, known)) == ["-shop/web"]
     assert said(known) == []
 
 
 @scenario
-async def test_a_half_written_file_keeps_its_last_good_content_and_is_mended_by_the_rest(folder: Path) -> None:
+async def test_a_half_written_file_keeps_its_last_good_content_until_it_is_complete(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod(node="a"))
     async with following(folder) as follower:
         (folder / "f.yaml").write_text("apiVersion: [")
@@ -760,7 +764,7 @@ async def test_a_half_written_file_keeps_its_last_good_content_and_is_mended_by_
 
 
 @scenario
-async def test_folders_come_are_renamed_and_go_with_what_is_in_them(folder: Path) -> None:
+async def test_folders_are_created_renamed_and_deleted_with_their_files(folder: Path) -> None:
     async with following(folder) as follower:
         (folder / "team").mkdir()
         (folder / "team" / "f.yaml").write_text(pod())
@@ -801,7 +805,7 @@ async def test_a_mounted_config_map_changes_all_its_files_by_one_link(folder: Pa
 
 
 @scenario
-async def test_a_folder_that_goes_takes_nothing_along_and_is_followed_again_when_it_is_back(folder: Path) -> None:
+async def test_a_deleted_folder_keeps_its_objects_and_is_followed_again_when_it_is_back(folder: Path) -> None:
     (folder / "f.yaml").write_text(pod())
     async with following(folder) as follower:
         swap(folder, "g.yaml", pod("db"))
@@ -812,7 +816,7 @@ async def test_a_folder_that_goes_takes_nothing_along_and_is_followed_again_when
 
 
 def link(path: Path, target: str) -> None:
-    """Point a symbolic link elsewhere at one moment, as git-sync and `ln -sfn` do."""
+    """Replace a symbolic link atomically, as git-sync and `ln -sfn` do."""
     beside = path.with_name(f".{path.name}.new")
     beside.symlink_to(target)
     beside.rename(path)
@@ -820,7 +824,7 @@ def link(path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("within", ["", "manifests/team"], ids=["the folder itself", "a folder on the way"])
 @pytest.mark.parametrize("start", ["", "first"], ids=["a link to it", "a link to a link"])
-def test_a_link_that_is_pointed_elsewhere_is_followed(tmp_path: Path, within: str, start: str) -> None:
+def test_a_replaced_link_is_followed(tmp_path: Path, within: str, start: str) -> None:
     scenario(lambda folder: _swapped_links(folder.parent, within, start))(tmp_path)
 
 
@@ -844,7 +848,7 @@ async def _swapped_links(root: Path, within: str, start: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["a file", "nothing", "current"], ids=["to a file", "to nothing", "in a circle"])
-def test_a_link_that_leads_to_no_folder_any_more_takes_nothing_along_and_is_said(tmp_path: Path, target: str) -> None:
+def test_a_link_to_no_folder_keeps_the_objects_and_is_an_issue(tmp_path: Path, target: str) -> None:
     scenario(lambda folder: _link_to_no_folder(folder.parent, target))(tmp_path)
 
 
@@ -865,7 +869,7 @@ async def _link_to_no_folder(root: Path, target: str) -> None:
 
 
 @scenario
-async def test_a_link_to_a_folder_within_is_followed_and_what_changes_there_too(folder: Path) -> None:
+async def test_a_link_to_a_folder_within_is_followed_and_so_are_changes_there(folder: Path) -> None:
     for version, node in (("1", "a"), ("2", "b")):
         (folder.parent / version).mkdir()
         (folder.parent / version / "f.yaml").write_text(pod(node=node))
@@ -885,7 +889,7 @@ async def test_a_link_to_a_folder_within_is_followed_and_what_changes_there_too(
 
 
 @scenario
-async def test_a_folder_on_the_way_that_is_replaced_is_followed(folder: Path) -> None:
+async def test_a_replaced_parent_folder_is_followed(folder: Path) -> None:
     for version, node in (("1", "a"), ("2", "b")):
         (folder.parent / version / "team").mkdir(parents=True)
         (folder.parent / version / "team" / "f.yaml").write_text(pod(node=node))
@@ -896,20 +900,20 @@ async def test_a_folder_on_the_way_that_is_replaced_is_followed(folder: Path) ->
         await follower.holds("shop/web@b")
 
 
-def test_the_way_to_a_folder_is_every_link_and_folder_that_is_looked_up(tmp_path: Path) -> None:
+def test_the_lookup_path_of_a_folder_is_every_link_and_folder_that_is_resolved(tmp_path: Path) -> None:
     (tmp_path / "real" / "team").mkdir(parents=True)
     (tmp_path / "b").symlink_to("real")
     (tmp_path / "a").symlink_to(tmp_path / "b")
     above = [*[Path("/"), *reversed(tmp_path.parents)][2:], tmp_path]
     names = [tmp_path / name for name in ("a", "b", "real")]
-    assert way_to(tmp_path / "a" / "team") == [*above, names[0], *above, *names[1:]]
+    assert lookup_path(tmp_path / "a" / "team") == [*above, names[0], *above, *names[1:]]
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="Too many levels"):
-        way_to(tmp_path / "circle" / "team")
+        lookup_path(tmp_path / "circle" / "team")
 
 
 @scenario
-async def test_a_folder_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
+async def test_a_folder_that_does_not_exist_yet_is_waited_for(folder: Path) -> None:
     swap(folder, "f.yaml", None)
     async with following(folder) as follower:
         swap(folder, "f.yaml", pod())
@@ -917,18 +921,18 @@ async def test_a_folder_that_is_not_there_yet_is_waited_for(folder: Path) -> Non
 
 
 @scenario
-async def test_what_inotify_does_not_tell_is_found_by_looking(folder: Path) -> None:
+async def test_a_change_without_inotify_event_is_found_by_a_scan(folder: Path) -> None:
     elsewhere = folder.parent / "elsewhere.yaml"
     elsewhere.write_text(pod(node="a"))
     (folder / "f.yaml").symlink_to(elsewhere)
-    async with following(folder, look_seconds=0.05) as follower:
+    async with following(folder, scan_seconds=0.05) as follower:
         await follower.holds("shop/web@a")
         elsewhere.write_text(pod(node="b"))
         await follower.holds("shop/web@b")
 
 
 @scenario
-async def test_stopping_ends_it_and_cancelling_leaves_the_callers_event_alone(folder: Path) -> None:
+async def test_stop_ends_it_and_cancelling_does_not_change_the_callers_event(folder: Path) -> None:
     async with following(folder) as follower:
         pass
     assert follower.batches >= 1

@@ -1,4 +1,4 @@
-"""Large manifest files: parsed in a child process, to the same objects, within bounds that are said."""
+"""Large manifest files: parsed in a child process, to the same objects, within limits that issues name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DEADLINE = 60.0
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "web"}}
 NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: a}\n"
 PADDING = f"# {'x' * 998}\n" * (LARGE // 1000 + 1)
-"""What makes any YAML file a large one."""
+"""Padding that makes any YAML file a large one."""
 
 
 def children() -> list[str]:
-    """Name the processes that this one started and that have not ended."""
+    """Return the names of child processes that have not ended."""
     found: list[str] = []
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError):  # a thread that has ended since they were listed
@@ -66,13 +66,13 @@ def as_list(count: int) -> str:
         pytest.param("f.json", as_json, id="documents of JSON"),
         pytest.param("f.yaml", as_yaml, id="documents of YAML"),
         pytest.param("f.json", as_list, id="a list"),
-        pytest.param("f.yaml", lambda count: NODE + "---\nhello\n" + as_yaml(count), id="a file with a wrong document"),
-        pytest.param("f.yaml", lambda count: as_yaml(count) + "---\na: [", id="a file that breaks off"),
+        pytest.param("f.yaml", lambda count: NODE + "---\nhello\n" + as_yaml(count), id="an invalid document"),
+        pytest.param("f.yaml", lambda count: as_yaml(count) + "---\na: [", id="a truncated file"),
         pytest.param("f.json", lambda count: as_json(count) + '{"a": 1,,}', id="a file of JSON with two commas"),
-        pytest.param("f.yaml", lambda count: as_yaml(count) + "---\na: \ud800", id="half a character"),
+        pytest.param("f.yaml", lambda count: as_yaml(count) + "---\na: \ud800", id="a lone surrogate"),
     ],
 )
-def test_a_large_file_is_read_as_a_small_one(
+def test_a_large_file_is_decoded_like_a_small_one(
     name: str, written: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = written(6000)
@@ -84,7 +84,7 @@ def test_a_large_file_is_read_as_a_small_one(
     assert isinstance(here, ValidationIssue) or len(here.items) >= 6000
 
 
-def test_a_file_that_is_larger_than_any_is_not_even_read_and_what_it_held_stays(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_is_not_read_and_keeps_its_objects(tmp_path: Path) -> None:
     file = tmp_path / "f.yaml"
     file.write_text(NODE)
     folder = ManifestIndex()
@@ -97,12 +97,12 @@ def test_a_file_that_is_larger_than_any_is_not_even_read_and_what_it_held_stays(
     assert folder.holder(ObjectRef("Node", "", "a")) == "f.yaml"
 
 
-def test_a_text_that_is_larger_than_any_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_above_the_size_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml_loader, "LARGEST_FILE", len(NODE) - 1)
     assert str(read_documents("f.yaml", NODE)).startswith("f.yaml: is larger than 256 MiB, and is not read")
 
 
-def test_an_object_that_is_larger_than_any_is_refused_alone() -> None:
+def test_an_object_above_the_size_limit_is_rejected_alone() -> None:
     large = {**pod(1), "metadata": {"namespace": "shop", "name": "web", "annotations": {"x": "y" * LARGEST_OBJECT}}}
     secret = {**large, "kind": "Secret"}
     content = read_documents("f.json", f"{json.dumps(pod(0))}\n{json.dumps(large)}\n{json.dumps(secret)}")
@@ -122,7 +122,7 @@ def test_a_word_of_two_hundred_thousand_sexagesimal_places_is_text() -> None:
     assert "is not a CIDR" in str(content.problems[0])
 
 
-def test_aliases_that_stand_for_billions_of_values_are_refused_in_a_large_file_too() -> None:
+def test_aliases_that_expand_to_billions_of_values_are_rejected_in_a_large_file_too() -> None:
     text = f"{NODE}{PADDING}---\nx0: &x0 [a, b]\n"
     text += "".join(f"x{number}: &x{number} [{', '.join([f'*x{number - 1}'] * 9)}]\n" for number in range(1, 30))
     assert "its aliases stand for too many values" in str(read_documents("f.yaml", text))
@@ -131,11 +131,11 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_in_a_large_file_t
 @pytest.mark.parametrize(
     ("limit", "most", "reason"),
     [
-        pytest.param("_MOST_MEMORY", 96 * 1024**2, "_MEMORY", id="memory"),
-        pytest.param("_MOST_SECONDS", 1, "_SECONDS", id="time"),
+        pytest.param("_MAX_MEMORY", 96 * 1024**2, "_MEMORY_EXCEEDED", id="memory"),
+        pytest.param("_MAX_SECONDS", 1, "_TIME_EXCEEDED", id="time"),
     ],
 )
-def test_a_file_that_takes_more_than_a_child_may_have_is_refused(
+def test_a_file_that_exceeds_the_limits_of_the_child_is_rejected(
     limit: str, most: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "needs more than it may have"
@@ -148,14 +148,14 @@ def test_a_file_that_takes_more_than_a_child_may_have_is_refused(
     assert str(read_documents("f.yaml", text)) == f"f.yaml: {said}"
 
 
-def test_where_no_child_can_be_started_a_file_is_parsed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_child_process_a_file_is_parsed_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     content = read_documents("f.yaml", NODE + PADDING)
     assert isinstance(content, FileContent)
     assert [str(ref) for ref in content.items] == ["Node a"]
 
 
-def test_who_stops_does_not_wait_for_a_large_file() -> None:
+def test_a_stop_does_not_wait_for_a_large_file() -> None:
     text = f"{NODE}x: [{'[a, b, c], ' * 1_500_000}]\n"
 
     async def body() -> object:
@@ -166,4 +166,4 @@ def test_who_stops_does_not_wait_for_a_large_file() -> None:
                 await asyncio.sleep(0.001)
             return await reading
 
-    assert "the process that reads it was ended" in str(asyncio.run(body()))
+    assert "the process that parses it was killed" in str(asyncio.run(body()))

@@ -1,4 +1,4 @@
-"""Files with policies to try: what is read, what is refused, and in which words."""
+"""Policy files of `nfagent try`: what is read, what is rejected, and the messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.manifests.policy_files import MOST_BYTES, given_files, read_given
+from nfagent.manifests.policy_files import MAX_BYTES, given_files, read_given
 from nfagent.simulate.policy_files import PolicyFile
 
 POLICY = """
@@ -34,13 +34,13 @@ def files(*texts: str) -> list[PolicyFile]:
     return [PolicyFile(f"{number}.yaml", text) for number, text in enumerate(texts, start=1)]
 
 
-def test_policies_of_every_kind_are_taken_from_all_files() -> None:
+def test_policies_of_every_kind_are_read_from_all_files() -> None:
     given = read_given(files(POLICY, GUARD))
     assert [str(policy.ref) for policy in given.policies] == ["NetworkPolicy shop/wall", "AdminNetworkPolicy guard"]
     assert given.problems == ()
 
 
-def test_a_policy_that_fails_closed_is_taken_and_its_problem_told() -> None:
+def test_a_policy_that_fails_closed_is_returned_with_its_issue() -> None:
     given = read_given(files(BROKEN))
     assert [policy.name for policy in given.policies] == ["wall"]
     [problem] = given.problems
@@ -74,7 +74,7 @@ def test_a_policy_that_fails_closed_is_taken_and_its_problem_told() -> None:
         "no file",
     ],
 )
-def test_what_can_not_be_tried_is_refused_by_name(texts: tuple[str, ...], words: list[str]) -> None:
+def test_objects_that_can_not_be_tried_are_named_in_the_error(texts: tuple[str, ...], words: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         read_given(files(*texts))
     assert [word for word in words if word not in str(refused.value)] == []
@@ -102,13 +102,13 @@ def test_files_folders_and_standard_input_are_read(tmp_path: Path, monkeypatch: 
     [
         (b"", ["nowhere.yaml"], "nowhere.yaml can't be read: No such file or directory"),
         (b"a\n\xff", ["file.yaml"], "file.yaml:2: is not UTF-8 text"),
-        (b"x" * (MOST_BYTES + 1), ["file.yaml"], "more than 1024 KiB"),
+        (b"x" * (MAX_BYTES + 1), ["file.yaml"], "more than 1024 KiB"),
         (b"", ["."], "there are no manifests in this folder"),
         (b"", ["-", "-"], "standard input can be read only once"),
     ],
     ids=["a file that isn't there", "no text", "too much", "an empty folder", "standard input twice"],
 )
-def test_what_can_not_be_read_says_what_to_do(
+def test_errors_of_unreadable_files_tell_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, paths: list[str], words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,7 @@ def test_what_can_not_be_read_says_what_to_do(
         given_files(paths)
 
 
-def test_of_a_folder_only_regular_files_are_read(tmp_path: Path) -> None:
+def test_only_regular_files_of_a_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "wall.yaml").write_text(POLICY)
     (tmp_path / "z.yaml").symlink_to("/proc/kmsg")
     with pytest.raises(UsageError, match=r"z\.yaml is in a file system of the kernel's own"):

@@ -1,116 +1,119 @@
-"""Status conditions: when they are written, and what is left alone."""
+"""Status conditions: when they are written, and that other writers' conditions are kept."""
 
 from __future__ import annotations
 
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
-from nfagent.reporting.conditions import gateway_standing, policy_standing, rejected_standing
+from nfagent.reporting.conditions import gateway_standing, policy_standing, rejected_conditions
 from nfagent.reporting.notice import object_path
-from tests.support.reporting_agents import EGRESS, ENFORCED, HOUR, scenario, staged
+from tests.support.reporting_agents import EGRESS, ENFORCED, HOUR, reporting_cluster, scenario
 
 
 @scenario
-async def test_conditions_told_anew_while_the_old_are_written_are_written_next() -> None:
+async def test_conditions_that_change_during_a_write_are_written_next() -> None:
     unsupported = policy_standing(EgressNATPolicy(name="default", action="SNAT"))
-    async with staged() as stage:
-        stage.owned(EGRESS)
-        stage.start("a", speaks=False)
+    async with reporting_cluster() as cluster:
+        cluster.owned(EGRESS)
+        cluster.start("a", publishes=False)
 
         def meanwhile(_who: str, method: str, path: str) -> None:
             if method == "PATCH" and path.endswith("/status"):
-                stage.store.fault = lambda _who, _method, _path: None
-                stage.notaries["a"].say([], [unsupported])
+                cluster.store.fault = lambda _who, _method, _path: None
+                cluster.reporters["a"].say([], [unsupported])
 
-        stage.store.fault = meanwhile
-        stage.notaries["a"].say([], [ENFORCED])
-        await stage.time.passes(10.0)
-        assert stage.conditions(EGRESS)[1][1:3] == ("False", "NotSupported")
+        cluster.store.fault = meanwhile
+        cluster.reporters["a"].say([], [ENFORCED])
+        await cluster.time.passes(10.0)
+        assert cluster.conditions(EGRESS)[1][1:3] == ("False", "NotSupported")
 
 
 @scenario
-async def test_conditions_are_written_where_they_differ_and_others_are_left_alone() -> None:
+async def test_conditions_are_written_where_they_differ_and_those_of_other_writers_are_kept() -> None:
     foreign = {"type": "Audited", "status": "True", "reason": "x", "message": "", "observedGeneration": 1}
-    async with staged() as stage:
-        stage.owned(EGRESS, spec={}, status={"conditions": [foreign]})
-        stage.start("a", "b", speaks=False)
-        for notary in stage.notaries.values():
-            notary.say([], [ENFORCED])
-        await stage.time.passes(2 * HOUR)
+    async with reporting_cluster() as cluster:
+        cluster.owned(EGRESS, spec={}, status={"conditions": [foreign]})
+        cluster.start("a", "b", publishes=False)
+        for reporter in cluster.reporters.values():
+            reporter.say([], [ENFORCED])
+        await cluster.time.passes(2 * HOUR)
         ours = [("Accepted", "True", "Accepted", 1), ("Programmed", "True", "Programmed", 1)]
-        assert stage.conditions(EGRESS) == [("Audited", "True", "x", 1), *ours]
-        assert len(stage.store.asked("PATCH", "/status")) == 1
-        assert stage.notaries[stage.leaders[0]].status()["conditions"] == {"sent": 1, "failed": 0}
+        assert cluster.conditions(EGRESS) == [("Audited", "True", "x", 1), *ours]
+        assert len(cluster.store.asked("PATCH", "/status")) == 1
+        assert cluster.reporters[cluster.leaders[0]].status()["conditions"] == {"sent": 1, "failed": 0}
 
 
 @scenario
-async def test_a_new_generation_is_observed_and_a_transition_has_its_time() -> None:
-    async with staged() as stage:
-        stage.owned(EGRESS, spec={"n": 1})
-        stage.start("a", speaks=False)
-        stage.notaries["a"].say([], [ENFORCED])
-        await stage.time.passes(10.0)
+async def test_a_new_generation_is_observed_and_a_changed_status_gets_a_transition_time() -> None:
+    async with reporting_cluster() as cluster:
+        cluster.owned(EGRESS, spec={"n": 1})
+        cluster.start("a", publishes=False)
+        cluster.reporters["a"].say([], [ENFORCED])
+        await cluster.time.passes(10.0)
         since = {
             one["type"]: one["lastTransitionTime"]
-            for one in stage.store.objects[object_path(EGRESS)]["status"]["conditions"]
+            for one in cluster.store.objects[object_path(EGRESS)]["status"]["conditions"]
         }
-        stage.owned(EGRESS, spec={"n": 2})
-        stage.notaries["a"].say([], [policy_standing(EgressNATPolicy(name="default", action="SNAT"))])
-        await stage.time.passes(10.0)
-        assert stage.conditions(EGRESS) == [
+        cluster.owned(EGRESS, spec={"n": 2})
+        cluster.reporters["a"].say([], [policy_standing(EgressNATPolicy(name="default", action="SNAT"))])
+        await cluster.time.passes(10.0)
+        assert cluster.conditions(EGRESS) == [
             ("Accepted", "True", "Accepted", 2),
             ("Programmed", "False", "NotSupported", 2),
         ]
         after = {
             one["type"]: one["lastTransitionTime"]
-            for one in stage.store.objects[object_path(EGRESS)]["status"]["conditions"]
+            for one in cluster.store.objects[object_path(EGRESS)]["status"]["conditions"]
         }
         assert after["Accepted"] == since["Accepted"]
         assert after["Programmed"] > since["Programmed"]
 
 
 @scenario
-async def test_conditions_that_somebody_overwrote_come_back_within_minutes() -> None:
-    async with staged() as stage:
-        stage.owned(EGRESS, spec={})
-        stage.start("a", speaks=False)
-        stage.notaries["a"].say([], [ENFORCED])
-        await stage.time.passes(10.0)
-        stage.store.objects[object_path(EGRESS)]["status"]["conditions"] = []
-        await stage.time.passes(300.0)
-        assert [one[:2] for one in stage.conditions(EGRESS)] == [("Accepted", "True"), ("Programmed", "True")]
+async def test_conditions_that_another_client_overwrote_are_restored_within_minutes() -> None:
+    async with reporting_cluster() as cluster:
+        cluster.owned(EGRESS, spec={})
+        cluster.start("a", publishes=False)
+        cluster.reporters["a"].say([], [ENFORCED])
+        await cluster.time.passes(10.0)
+        cluster.store.objects[object_path(EGRESS)]["status"]["conditions"] = []
+        await cluster.time.passes(300.0)
+        assert [one[:2] for one in cluster.conditions(EGRESS)] == [("Accepted", "True"), ("Programmed", "True")]
 
 
 @scenario
-async def test_objects_that_can_not_be_read_and_gateways_say_so() -> None:
+async def test_unreadable_objects_and_gateways_have_false_conditions() -> None:
     gateway = NetworkGatewayGroup("shop", "gw", ("192.0.2.1",))
-    async with staged() as stage:
-        stage.owned(EGRESS)
-        stage.owned(gateway.ref)
-        stage.start("a", speaks=False)
+    async with reporting_cluster() as cluster:
+        cluster.owned(EGRESS)
+        cluster.owned(gateway.ref)
+        cluster.start("a", publishes=False)
         problem = ValidationIssue(field="spec.action", value="No", reason="is not an action; write NoSNAT or SNAT")
-        stage.notaries["a"].say([], [rejected_standing(EGRESS, [problem]), gateway_standing(gateway)])
-        await stage.time.passes(10.0)
-        assert stage.conditions(EGRESS) == [("Accepted", "False", "Invalid", 1), ("Programmed", "False", "Invalid", 1)]
-        assert stage.conditions(gateway.ref)[1][1:3] == ("False", "NotSupported")
-        said = stage.store.objects[object_path(EGRESS)]["status"]["conditions"][0]["message"]
+        cluster.reporters["a"].say([], [rejected_conditions(EGRESS, [problem]), gateway_standing(gateway)])
+        await cluster.time.passes(10.0)
+        assert cluster.conditions(EGRESS) == [
+            ("Accepted", "False", "Invalid", 1),
+            ("Programmed", "False", "Invalid", 1),
+        ]
+        assert cluster.conditions(gateway.ref)[1][1:3] == ("False", "NotSupported")
+        said = cluster.store.objects[object_path(EGRESS)]["status"]["conditions"][0]["message"]
         assert said == "spec.action 'No': is not an action; write NoSNAT or SNAT"
 
 
 @scenario
-async def test_an_object_made_anew_meanwhile_does_not_get_the_old_ones_conditions() -> None:
-    async with staged() as stage:
-        stage.owned(EGRESS)
-        stage.start("a", speaks=False)
+async def test_an_object_recreated_meanwhile_does_not_get_the_old_ones_conditions() -> None:
+    async with reporting_cluster() as cluster:
+        cluster.owned(EGRESS)
+        cluster.start("a", publishes=False)
 
-        def anew(_who: str, method: str, path: str) -> None:
+        def recreate(_who: str, method: str, path: str) -> None:
             if (method, path) == ("PATCH", f"{object_path(EGRESS)}/status"):
-                del stage.store.objects[object_path(EGRESS)]
-                stage.owned(EGRESS)
-                stage.store.fault = lambda _who, _method, _path: None
+                del cluster.store.objects[object_path(EGRESS)]
+                cluster.owned(EGRESS)
+                cluster.store.fault = lambda _who, _method, _path: None
 
-        stage.store.fault = anew
-        stage.notaries["a"].say([], [ENFORCED])
-        await stage.time.passes(5.0)
-        assert stage.conditions(EGRESS) == []
-        await stage.time.passes(10.0)
-        assert [one[1] for one in stage.conditions(EGRESS)] == ["True", "True"]
+        cluster.store.fault = recreate
+        cluster.reporters["a"].say([], [ENFORCED])
+        await cluster.time.passes(5.0)
+        assert cluster.conditions(EGRESS) == []
+        await cluster.time.passes(10.0)
+        assert [one[1] for one in cluster.conditions(EGRESS)] == ["True", "True"]

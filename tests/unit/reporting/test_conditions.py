@@ -1,4 +1,4 @@
-"""What conditions say, and when they have to be written."""
+"""Status conditions: their content, and when they are applied."""
 
 from __future__ import annotations
 
@@ -13,26 +13,36 @@ from nfagent.reporting.conditions import (
     ObjectConditions,
     gateway_standing,
     policy_standing,
-    rejected_standing,
+    rejected_conditions,
     standings,
     status_apply,
 )
-from nfagent.reporting.notice import ExistingEvent
+from nfagent.reporting.notice import ObjectMeta
 
 DEFAULT = EgressNATPolicy(name="default", action="NoSNAT")
-KNOWN = ExistingEvent("u1", "9", 3)
+KNOWN = ObjectMeta("u1", "9", 3)
 FAULT = ValidationIssue(object="EgressNATPolicy x", field="spec.action", value="No", reason="is not an action")
 
-STANDINGS = {
+CONDITIONS = {
     "NoSNAT for every Pod is programmed": (policy_standing(DEFAULT), "True", "True", "Programmed"),
-    "SNAT isn't yet": (policy_standing(EgressNATPolicy(name="x", action="SNAT")), "True", "False", "NotSupported"),
-    "sources aren't yet": (
+    "SNAT isn't programmed yet": (
+        policy_standing(EgressNATPolicy(name="x", action="SNAT")),
+        "True",
+        "False",
+        "NotSupported",
+    ),
+    "sources aren't programmed yet": (
         policy_standing(EgressNATPolicy(name="x", action="NoSNAT", sources=(EgressSource(),))),
         *("True", "False", "NotSupported"),
     ),
-    "gateways aren't yet": (gateway_standing(NetworkGatewayGroup("a", "b", ())), "True", "False", "NotSupported"),
-    "what can't be read is neither": (
-        rejected_standing(ObjectRef("EgressNATPolicy", "", "x"), [FAULT]),
+    "gateways aren't programmed yet": (
+        gateway_standing(NetworkGatewayGroup("a", "b", ())),
+        "True",
+        "False",
+        "NotSupported",
+    ),
+    "an unreadable object is neither accepted nor programmed": (
+        rejected_conditions(ObjectRef("EgressNATPolicy", "", "x"), [FAULT]),
         *("False",) * 2,
         "Invalid",
     ),
@@ -40,25 +50,25 @@ STANDINGS = {
 
 
 def applied(
-    standing: ObjectConditions, found: list[Any], known: ExistingEvent = KNOWN, now: str = "now"
+    wanted: ObjectConditions, found: list[Any], meta: ObjectMeta = KNOWN, now: str = "now"
 ) -> dict[str, Any] | None:
-    return status_apply(standing, found, known, now)
+    return status_apply(wanted, found, meta, now)
 
 
 def written(
-    standing: ObjectConditions, found: list[Any], known: ExistingEvent = KNOWN, now: str = "now"
+    wanted: ObjectConditions, found: list[Any], meta: ObjectMeta = KNOWN, now: str = "now"
 ) -> list[dict[str, Any]]:
-    body = applied(standing, found, known, now)
+    body = applied(wanted, found, meta, now)
     assert body is not None
     conditions: list[dict[str, Any]] = body["status"]["conditions"]
     return conditions
 
 
-@pytest.mark.parametrize(("standing", "accepted", "programmed", "reason"), STANDINGS.values(), ids=STANDINGS)
-def test_conditions_say_what_is_read_and_what_is_done(
-    standing: ObjectConditions, accepted: str, programmed: str, reason: str
+@pytest.mark.parametrize(("wanted", "accepted", "programmed", "reason"), CONDITIONS.values(), ids=CONDITIONS)
+def test_conditions_tell_whether_an_object_is_accepted_and_programmed(
+    wanted: ObjectConditions, accepted: str, programmed: str, reason: str
 ) -> None:
-    first, second = written(standing, [])
+    first, second = written(wanted, [])
     assert (first["type"], first["status"]) == ("Accepted", accepted)
     assert (second["type"], second["status"], second["reason"]) == ("Programmed", programmed, reason)
     for one in (first, second):
@@ -67,19 +77,19 @@ def test_conditions_say_what_is_read_and_what_is_done(
         assert one["reason"].isalpha()
 
 
-def test_a_rejected_object_says_what_to_write_instead() -> None:
-    (accepted, _) = written(rejected_standing(ObjectRef("EgressNATPolicy", "", "x"), [FAULT]), [])
+def test_the_condition_of_a_rejected_object_has_the_hint() -> None:
+    (accepted, _) = written(rejected_conditions(ObjectRef("EgressNATPolicy", "", "x"), [FAULT]), [])
     assert accepted["message"] == "spec.action 'No': is not an action"
 
 
-def test_the_body_names_the_object_by_its_uid() -> None:
+def test_the_body_has_the_uid_of_the_object() -> None:
     body = applied(gateway_standing(NetworkGatewayGroup("ns", "gw", ())), [])
     assert body is not None
     assert (body["apiVersion"], body["kind"]) == ("networking.gke.io/v1", "NetworkGatewayGroup")
     assert body["metadata"] == {"name": "gw", "namespace": "ns", "uid": "u1"}
 
 
-def test_conditions_that_are_as_they_should_be_are_not_written() -> None:
+def test_conditions_that_are_already_set_are_not_written() -> None:
     found = written(policy_standing(DEFAULT), [])
     assert applied(policy_standing(DEFAULT), [{"type": "Other"}, *reversed(found)], now="later") is None
 
@@ -92,7 +102,7 @@ def test_only_a_status_that_changes_is_a_transition() -> None:
 
 def test_a_new_generation_is_observed_without_a_transition() -> None:
     found = written(policy_standing(DEFAULT), [])
-    later = written(policy_standing(DEFAULT), found, ExistingEvent("u1", "10", 4), "later")
+    later = written(policy_standing(DEFAULT), found, ObjectMeta("u1", "10", 4), "later")
     assert [(one["observedGeneration"], one["lastTransitionTime"]) for one in later] == [(4, "now")] * 2
 
 
@@ -100,27 +110,29 @@ def test_a_new_generation_is_observed_without_a_transition() -> None:
     "found",
     [
         pytest.param([None, 7, "x", {}, {"type": 3}], id="no conditions at all"),
-        pytest.param([{"type": "Accepted", "status": "True", "lastTransitionTime": 5}], id="a time that is none"),
+        pytest.param(
+            [{"type": "Accepted", "status": "True", "lastTransitionTime": 5}], id="a time that isn't a string"
+        ),
     ],
 )
-def test_conditions_that_can_not_be_read_are_written_anew(found: list[Any]) -> None:
+def test_unreadable_conditions_are_replaced(found: list[Any]) -> None:
     assert [one["lastTransitionTime"] for one in written(policy_standing(DEFAULT), found)] == ["now"] * 2
 
 
-def test_what_was_read_of_an_object_makes_its_standing_another_one() -> None:
+def test_conditions_differ_where_the_object_differs() -> None:
     other = EgressNATPolicy(name="default", action="SNAT", sources=(EgressSource(),))
     plain = EgressNATPolicy(name="default", action="SNAT")
     assert policy_standing(plain) == policy_standing(EgressNATPolicy(name="default", action="SNAT"))
     assert policy_standing(plain) != policy_standing(other)
 
 
-def test_every_object_with_conditions_has_one_standing_and_other_kinds_have_none() -> None:
+def test_every_object_of_a_kind_with_conditions_has_them_once() -> None:
     gateway, lost = NetworkGatewayGroup("a", "gw", ()), ObjectRef("EgressNATPolicy", "", "lost")
     kept = EgressNATPolicy(name="kept", action="NoSNAT")
     faults = {gateway.ref: [FAULT], kept.ref: [FAULT], lost: [FAULT], ObjectRef("NetworkPolicy", "a", "b"): [FAULT]}
     assert standings(faults, [DEFAULT, kept], [gateway]) == [
         policy_standing(DEFAULT),
-        rejected_standing(gateway.ref, [FAULT]),
-        rejected_standing(kept.ref, [FAULT]),
-        rejected_standing(lost, [FAULT]),
+        rejected_conditions(gateway.ref, [FAULT]),
+        rejected_conditions(kept.ref, [FAULT]),
+        rejected_conditions(lost, [FAULT]),
     ]

@@ -1,4 +1,4 @@
-"""Where objects are, and messages that a terminal can show."""
+"""API paths of objects, and printable messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.model.objects import ObjectRef
-from nfagent.reporting.notice import LONGEST_MESSAGE, api_version, object_path, readable
+from nfagent.reporting.notice import MAX_MESSAGE_BYTES, api_version, object_path, readable
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from nfagent.reporting.notice import LONGEST_MESSAGE, api_version, object_path, 
     ],
     ids=lambda value: value.kind if isinstance(value, ObjectRef) else "",
 )
-def test_an_object_is_found_where_the_api_server_serves_it(about: ObjectRef, version: str, path: str) -> None:
+def test_an_object_has_the_path_under_which_the_api_server_serves_it(about: ObjectRef, version: str, path: str) -> None:
     assert (api_version(about), object_path(about)) == (version, path)
 
 
@@ -40,11 +40,11 @@ def test_an_object_is_found_where_the_api_server_serves_it(about: ObjectRef, ver
     ("message", "shown"),
     [
         pytest.param("a\n  b\tc ", "a b c", id="lines become one"),
-        pytest.param("\x1b[31mred\x07", "?[31mred?", id="nothing switches a terminal"),
-        pytest.param("\ud800", "?", id="half a character can't be sent"),
-        pytest.param("x" * 1024, "x" * 1024, id="what fits is whole"),
-        pytest.param("x" * 1025, "x" * 1021 + "…", id="what doesn't fit says that it goes on"),
-        pytest.param("é" * 513, "é" * 510 + "…", id="the limit is of bytes, the cut between characters"),
+        pytest.param("\x1b[31mred\x07", "?[31mred?", id="control characters are replaced"),
+        pytest.param("\ud800", "?", id="half of a surrogate pair is replaced"),
+        pytest.param("x" * 1024, "x" * 1024, id="a message within the limit is unchanged"),
+        pytest.param("x" * 1025, "x" * 1021 + "…", id="a longer one ends in an ellipsis"),
+        pytest.param("é" * 513, "é" * 510 + "…", id="the limit is in bytes, the cut between characters"),
     ],
 )
 def test_a_message_is_one_readable_line(message: str, shown: str) -> None:
@@ -52,7 +52,7 @@ def test_a_message_is_one_readable_line(message: str, shown: str) -> None:
 
 
 @given(st.text(max_size=2000))
-def test_whatever_the_message_it_fits_and_stays_as_it_is_when_shortened_again(message: str) -> None:
+def test_any_message_fits_and_shortening_is_idempotent(message: str) -> None:
     shown = readable(message)
-    assert len(shown.encode()) <= LONGEST_MESSAGE
+    assert len(shown.encode()) <= MAX_MESSAGE_BYTES
     assert readable(shown) == shown

@@ -1,4 +1,4 @@
-"""Slopes of known powers, and a plot that holds its points."""
+"""Slopes of known powers, and a plot with all points."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def test_a_flat_plot_of_one_size_can_be_drawn(tmp_path: Path) -> None:
     assert "<circle" in (tmp_path / "one.svg").read_text("utf-8")
 
 
-def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
+def test_a_plot_without_points_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="points above zero"):
         plot(tmp_path / "none.svg", "None", "ms", [])
