@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.nft_monitor import generation
+from nfagent.kernel.table_queries import generation
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, REMOVAL, TABLE_TEXT, BridgeTableListing, parse_frames
 
 log = logging.getLogger(__name__)

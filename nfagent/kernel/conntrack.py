@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import asking_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, request_socket
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
@@ -30,7 +30,6 @@ from nfagent.netlink.extack import Acknowledgement, decode_answer
 from nfagent.nftables.objects import FLOW_SET_SIZE
 
 _BUFFER = 1024 * 1024  # the kernel doubles it: enough for a batch of deletions, and for as many refusals
-_DATAGRAM = 65_536  # twice the most that a dump's have
 _SEQUENCE_MASK = 0xFFFF_FFFF
 _ATTEMPTS = 3
 _BATCH = 500  # deletions of one send: 60 KB, and 1 KiB of the receive buffer for each refusal
@@ -74,7 +73,7 @@ def open_socket() -> socket.socket:
 
     Raises MachineError where this machine stands in the way, KernelError otherwise.
     """
-    return asking_socket(_NEEDS_ROOT, blocking=True, send_buffer=_BUFFER, receive_buffer=_BUFFER)
+    return request_socket(_NEEDS_ROOT, blocking=True, send_buffer=_BUFFER, receive_buffer=_BUFFER)
 
 
 class ConntrackClient:
@@ -265,7 +264,7 @@ def _take_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> b
     """Take the answer to one request for a dump, and tell whether the kernel called it interrupted."""
     interrupted = done = False
     while not done:
-        part = decode_entries(opened.recv(_DATAGRAM), wanted)
+        part = decode_entries(opened.recv(DATAGRAM_BYTES), wanted)
         found.entries |= {(entry.zone, entry.id, entry.reply): entry for entry in part.entries}
         found.others += part.others
         found.others6 += part.others6
@@ -277,7 +276,7 @@ def _take_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> b
 def _answers(opened: socket.socket, last: int) -> Iterator[Acknowledgement]:
     """Give the answers to a batch up to the last; who lacks the right gets one answer, to the first."""
     while True:
-        for reply in codec.messages(opened.recv(_DATAGRAM)):
+        for reply in codec.messages(opened.recv(DATAGRAM_BYTES)):
             answer = decode_answer(reply)
             yield answer
             if answer.sequence == last or answer.errno == errno.EPERM:

@@ -23,7 +23,8 @@ import msgspec
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.pod_interfaces import node_links
 from nfagent.errors import KernelError, WireError
-from nfagent.kernel.rtnetlink import DATAGRAM, listed_links, raise_refusal, rtnetlink_socket
+from nfagent.kernel.rtnetlink import listed_links, raise_refusal, rtnetlink_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.model.netaddr import text
 from nfagent.netlink import codec
 from nfagent.netlink.rtnl_link import NETLINK_ROUTE
@@ -203,7 +204,7 @@ class LinkMonitor:
 def _event_socket() -> socket.socket:
     """Open a socket that is told of changes. Raises KernelError."""
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
+        opened = netlink_socket(NETLINK_ROUTE)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)
         opened.bind((0, _GROUPS))
     except OSError as error:
@@ -219,7 +220,7 @@ def _drain(events: socket.socket) -> None:
     """Take out what was told: all of it means the same. What there was no room for means it too."""
     for _ in range(_DRAINED):
         try:
-            events.recv(DATAGRAM)
+            events.recv(DATAGRAM_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
@@ -231,7 +232,7 @@ def _routes(opened: socket.socket, addresses: Iterable[str]) -> Generator[None, 
     found: list[Route | None] = []
     for sequence, address in enumerate(sorted(addresses), 1):
         opened.send(encode_route_request(sequence, address))
-        for part in codec.messages(opened.recv(DATAGRAM)):
+        for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
             if part.type == codec.NLMSG_ERROR and codec.ack_errno(part) in _NO_ROUTE:
                 continue
             raise_refusal(part)

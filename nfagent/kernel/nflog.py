@@ -16,10 +16,9 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import netfilter_socket
+from nfagent.kernel.sockets import SO_RCVBUFFORCE, netfilter_socket
 from nfagent.netlink import codec, nflog
 
-_SO_RCVBUFFORCE = 33
 _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
 _BIND_SEQUENCE = 1
 _DATAGRAM = 131_072  # the most that nfnetlink_log puts into one
@@ -194,7 +193,7 @@ def _open_socket(receive_buffer: int) -> socket.socket:
     opened = netfilter_socket(blocking=False)
     try:
         opened.bind((0, 0))
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
         raise HostError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`") from error

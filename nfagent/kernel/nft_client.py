@@ -20,8 +20,9 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import require_netlink, reserving
-from nfagent.kernel.nft_monitor import NftMonitor, flags_of_table, generation, table_flags
+from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.set_elements import NEEDS_ROOT, SetElementSocket, UnsentError
+from nfagent.kernel.table_queries import flags_of_table, generation, table_flags
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.listing_variants import ListingVariant, NamedObject, alike, differing, in_words, only, written
@@ -83,11 +84,11 @@ class NftClient:
         elements: SetElementSocket | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
-        drift: NftMonitor | None = None,
+        monitor: NftMonitor | None = None,
     ) -> None:
         """Load libnftables; `elements`, made where none is given, is closed with it; `monotonic` times commits.
 
-        drift: is told which commits are ours
+        monitor: is muted for large commits, and keeps the port ids of sockets that are closed here
         Raises MachineError where libnftables is missing, or can't speak to this kernel.
         """
         try:
@@ -96,7 +97,7 @@ class NftClient:
             raise HostError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         self._reserve = DescriptorReserve()
         self._open: Callable[[], Any] = reserving(nftables.Nftables, self._reserve)
-        self._drift = drift
+        self._monitor = monitor
         self._context: Any = None
         try:
             self._context = self._opened()
@@ -106,7 +107,7 @@ class NftClient:
         except OSError as error:
             self._reserve.close()
             raise HostError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
-        self._elements = elements or SetElementSocket(reopened=self._leave_out_own)
+        self._elements = elements or SetElementSocket()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
         # What the thread is at, or will be; who was waiting for it may have given up meanwhile.
@@ -220,7 +221,7 @@ class NftClient:
 
     def _commit_large(self, commit: Callable[[Transaction], None], phase: Transaction) -> None:
         try:
-            with nullcontext() if self._drift is None else self._drift.unheard():
+            with nullcontext() if self._monitor is None else self._monitor.muted():
                 commit(phase)
         finally:
             # Of a large policy that comes or goes, libnftables takes as much memory as a listing of it.
@@ -303,19 +304,12 @@ class NftClient:
         require_netlink()
         context = self._open()
         context.set_json_output(True)
-        if self._drift is not None:
-            # The library's socket gets its port id with its first request. This one asks for tables and flowtables;
-            # `list tables` would ask for every set's elements too (nft 1.0.6), and keep them.
-            context.cmd("list flowtables")
-            self._leave_out_own()
         return context
-
-    def _leave_out_own(self) -> None:
-        if self._drift is not None:
-            self._drift.leave_out_own()
 
     def _forget(self) -> None:
         """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
+        if self._monitor is not None:
+            self._monitor.own_ports.keep()  # a notification of this socket's last commit may still be unread
         self._context = None  # first, so that the next one's memory isn't put behind what goes
         with suppress(KernelError, HostError, OSError):  # whoever needs it next tries again, and says so
             self._context = self._opened()

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Generator
 
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.netlink import codec
 from nfagent.netlink.rtnl_link import (
     NETLINK_ROUTE,
@@ -19,14 +20,12 @@ from nfagent.netlink.rtnl_link import (
     encode_listing,
 )
 
-DATAGRAM = 65536
-"""Bytes: more than the kernel puts into one."""
 _TRIES = 3
 
 
 def rtnetlink_socket() -> socket.socket:
     """Open a socket that talks to the kernel alone. Raises OSError."""
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
+    opened = netlink_socket(NETLINK_ROUTE)
     opened.connect((0, 0))
     return opened
 
@@ -46,7 +45,7 @@ def listed_links(
         whole, ended = True, False
         while not ended:
             came: list[Interface] = []
-            for part in codec.messages(opened.recv(DATAGRAM)):
+            for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
                 whole = whole and not part.flags & NLM_F_DUMP_INTR
                 ended = ended or part.type == codec.NLMSG_DONE
                 raise_refusal(part)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nfagent.errors import HostError, KernelError, SetFullError, WireError
-from nfagent.kernel.sockets import asking_socket
+from nfagent.kernel.sockets import request_socket
 from nfagent.model.netaddr import Range
 from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_answer
@@ -64,19 +64,11 @@ class SetElementSocket:
 
     send_buffer:    half the bytes that a batch may have (the kernel doubles it); nothing is reserved
     receive_buffer: half the bytes that answers may take, about 1 KiB each: one, or one for each message refused
-    reopened:       called after a socket was opened in the place of one that failed, before anything is sent by it
     """
 
-    def __init__(
-        self,
-        *,
-        send_buffer: int = 128 * 1024 * 1024,
-        receive_buffer: int = 4 * 1024 * 1024,
-        reopened: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, *, send_buffer: int = 128 * 1024 * 1024, receive_buffer: int = 4 * 1024 * 1024) -> None:
         """Open it. Raises MachineError where this machine stands in the way, KernelError otherwise."""
         self._buffers = send_buffer, receive_buffer
-        self._reopened = reopened
         self._sequence = 1
         self._socket: socket.socket | None = self._open()
 
@@ -109,7 +101,7 @@ class SetElementSocket:
 
     def _open(self) -> socket.socket:
         send, receive = self._buffers
-        return asking_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+        return request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
 
     @contextmanager
     def _asking(self) -> Iterator[socket.socket]:
@@ -117,7 +109,6 @@ class SetElementSocket:
         try:
             if self._socket is None:
                 self._socket = self._open()
-                self._reopened()
             yield self._socket
         except UnsentError:
             raise

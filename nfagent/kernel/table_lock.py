@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from nfagent.errors import HostError, WireError
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.netlink import codec
 from nfagent.netlink.unix_diag import NETLINK_SOCK_DIAG, UnixSocket, decode_socket, encode_listing
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
@@ -39,7 +40,6 @@ _LOCK = struct.Struct("@hhqqi0q")  # struct flock with 64-bit offsets: type, whe
 _WHOLE_FILE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_OPEN = stat.S_IRWXG | stat.S_IRWXO
-_LISTING_BYTES = 65536  # more than the kernel puts into one datagram of a listing
 _TRIES, _TRY_SECONDS = 20, 0.005
 UNKNOWN = 0
 """Stands for a holder whose process can't be seen from here."""
@@ -292,11 +292,11 @@ def _address_holder() -> int | None:
 
 
 def _unix_sockets() -> Iterator[UnixSocket]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG) as opened:
+    with netlink_socket(NETLINK_SOCK_DIAG) as opened:
         opened.connect((0, 0))
         opened.send(encode_listing(1))  # the kernel has answered when this returns, or the next part is asked for
         while True:
-            for part in codec.messages(opened.recv(_LISTING_BYTES)):
+            for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
                 if part.type == codec.NLMSG_DONE:
                     return
                 if part.type == codec.NLMSG_ERROR:

@@ -16,7 +16,7 @@ import pytest
 from nfagent.cli.agent_client import ask
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import table_flags
+from nfagent.kernel.table_queries import table_flags
 from nfagent.nftables.objects import ABSENT
 from tests.kernel.test_cli import Site, site
 from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running

@@ -20,8 +20,8 @@ from nfagent.clock import SystemClock
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import generation
 from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.kernel.table_queries import generation
 from nfagent.model.gvk import Item
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr

@@ -13,7 +13,7 @@ import pytest
 from nfagent.clock import SystemClock
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import generation
+from nfagent.kernel.table_queries import generation
 from nfagent.nftables.matches import L4Proto
 from nfagent.nftables.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
 from tests.kernel.test_reconcile_kernel import nft

@@ -145,7 +145,7 @@ def test_a_socket_for_notifications_is_closed_said_and_told_once_where_it(
             assert told[-1] == CommitOrigin()
         assert (watch.listening, watch.problem.partition(":")[0]) == (
             False,
-            "nf_tables' notifications can't be read any more",
+            "cannot read nf_tables notifications",
         )
 
     run(body)
