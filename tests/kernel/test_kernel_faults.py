@@ -1,4 +1,4 @@
-"""What the kernel refuses while an agent runs: said once, tried again, and mended by itself when it is over."""
+"""What the kernel refuses while an agent runs: logged once, retried, and resolved by itself."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()
     assert said.count(OWNED) == 1
-    assert "mended: the kernel takes the rules again" in said
+    assert "resolved: nf_tables accepts commits again" in said
 
 
 @pytest.mark.usefixtures("_namespace")

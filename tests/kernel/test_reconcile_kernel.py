@@ -255,7 +255,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "EEXIST: somebody added a range that overlaps the one that we add": (
         "add element inet nfagent nonmasq4 { 172.20.0.0-172.40.0.0 }",
         (MORE_EXEMPT,),
-        r"overlaps with one that is \(EEXIST\)",
+        r"overlaps one in it \(EEXIST\)",
     ),
     "EEXIST: somebody made the set that we make, of another type": (
         f"add set inet nfagent {NEW_PEERS} {{ type ipv6_addr; }}",

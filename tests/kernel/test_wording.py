@@ -80,8 +80,8 @@ def test_what_is_listed_otherwise_is_said_once_and_then_left_alone(caplog: pytes
     asyncio.run(body())
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"listed otherwise than written, though nobody else changed it: chain allow/a \(nft \d[\d.]*\); "
-        r"taken as equal until that changes",
+        r"nft lists objects differently than they were written: chain allow/a \(nft \d[\d.]*\); "
+        r"accepted as equal until they change",
         message,
     )
 
@@ -108,7 +108,9 @@ def test_what_others_change_is_put_right_and_said_all_the_same(change: str, capl
             assert await stage.compares() == 0
 
     asyncio.run(body())
-    assert [message.partition(";")[0] for message in caplog.messages] == ["the table was changed by somebody else"]
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "table inet nfagent changed by another program"
+    ]
 
 
 def test_a_listing_that_is_known_says_nothing_about_another_rule() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nfagent.controllers.conntrack_revoker import blocking, flow_of
+from nfagent.controllers.conntrack_revoker import flow_of, revoke_commands
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.netlink.conntrack import ConntrackEntry
 from nfagent.netlink.packet_header import DCCP, ICMP, ICMPV6, SCTP, UDP
@@ -318,7 +318,7 @@ def test_where_the_sets_of_ways_are_full_what_fits_is_ended_and_the_rest_stays_u
             assert world.live == [*many[room:], unconcerned]
             assert world.recheck == {NEAR: 1}, "who has nothing waiting leaves"
             assert (status.revoked, status.waiting, status.judged) == (room, len(many) - room, room + 1)
-            assert status.last_error.startswith("revoked4 can remember no more ways")
+            assert status.last_error.startswith("no room in revoked4")
             tried = world.journal.count("block")
             assert tried < 30, "halves, not one by one"
             world.journal.clear()
@@ -410,4 +410,4 @@ BLOCKED: dict[str, tuple[list[ConntrackEntry], Transaction]] = {
 
 @pytest.mark.parametrize(("entries", "transaction"), BLOCKED.values(), ids=BLOCKED.keys())
 def test_a_servers_way_is_blocked(entries: list[ConntrackEntry], transaction: Transaction) -> None:
-    assert blocking(entries) == transaction
+    assert revoke_commands(entries) == transaction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.kernel.bridges import in_words, judged
+from nfagent.kernel.bridges import filtered_families, in_words
 from nfagent.model.netaddr import Family
 from nfagent.netlink.rtnl_link import Interface
 
@@ -31,7 +31,7 @@ from nfagent.netlink.rtnl_link import Interface
 def test_a_bridge_is_judged_where(
     own: tuple[Family, ...], switches: dict[Family, str | None], families: tuple[Family, ...]
 ) -> None:
-    assert judged(Interface(7, "cbr0", "bridge", calls=own), switches) == families
+    assert filtered_families(Interface(7, "cbr0", "bridge", calls=own), switches) == families
 
 
 def test_bridges_are_named_each_with_its_families() -> None:

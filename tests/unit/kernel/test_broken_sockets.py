@@ -97,13 +97,13 @@ def test_an_nflog_socket_is_opened_again_later_each_time_where_it(
         for _ in range(TURNS):
             await asyncio.sleep(0)
         assert (kernel.opened, clock.pauses) == (7, [1, 2, 4, 8, 16, 30, 30])
-        assert "NFLOG group 100 can't be read any more" in reading.problem
+        assert "NFLOG group 100 failed" in reading.problem
         task.cancel()
         source.close()
 
     run(body)
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("no verdict log for now; policies are enforced all the same: NFLOG group 100")
+    assert caplog.messages[0].startswith("verdict log interrupted: NFLOG group 100")
 
 
 def test_an_nflog_socket_that_packets_came_by_has_its_first_pause_again() -> None:

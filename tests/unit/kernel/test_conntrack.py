@@ -391,7 +391,7 @@ def test_a_refusal_is_put_into_words(code: int, error: type[Exception], words: s
 def test_the_next_call_gets_a_new_socket_after_an_answer_that_can_not_be_read(broken: list[bytes]) -> None:
     with played(lambda _: broken) as (connections, kernel):
         for opened in 1, 2:
-            with pytest.raises(KernelError, match="can't be read"):
+            with pytest.raises(KernelError, match="cannot decode"):
                 connections.entries(frozenset({"10.0.0.1"}))
             assert kernel.opened == opened
         kernel.answers = dumping(as_asked)
@@ -404,7 +404,7 @@ def test_the_next_call_gets_a_new_socket_after_an_answer_that_can_not_be_read(br
 def test_an_answer_that_never_comes_is_not_waited_for_for_ever() -> None:
     with (
         played(lambda _: [], timeout_seconds=0.1) as (connections, _),
-        pytest.raises(KernelError, match=r"nothing came within 0\.1 s"),
+        pytest.raises(KernelError, match=r"no reply within 0\.1 s"),
     ):
         connections.entries(frozenset({"10.0.0.1"}))
 

@@ -28,4 +28,4 @@ except HostError as error:
 def test_a_kernel_that_can_not_be_spoken_to_is_an_error_and_not_the_end_of_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "nf_tables can't be spoken to: Too many open files\n"
+    assert done.stdout == "cannot open a netlink socket for nf_tables: Too many open files\n"

@@ -70,7 +70,7 @@ input()
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the lock is root's alone, and network namespaces"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can open the lock, and network namespaces"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_without_a_claim_nobody_is_the_holder() -> None:
 def test_a_claim_holds_until_it_is_closed() -> None:
     with closing(claim_table()):
         assert holder() == os.getpid()
-        with pytest.raises(HostError, match=f"another agent keeps table inet nfagent .* process {os.getpid()}; "):
+        with pytest.raises(HostError, match=f"another agent holds table inet nfagent .* process {os.getpid()}; "):
             claim_table()
     assert holder() is None
     assert not lock_file().exists()
@@ -133,7 +133,7 @@ def test_another_process_is_named_with_what_to_do() -> None:
         with pytest.raises(HostError) as caught:
             claim_table()
         assert str(caught.value) == (
-            f"another agent keeps table inet nfagent in this network namespace: process {process}; "
+            f"another agent holds table inet nfagent in this network namespace: process {process}; "
             f"stop it (systemctl stop nfagent, or kill {process}), then start again"
         )
 
@@ -208,7 +208,7 @@ def test_what_an_ordinary_user_does_while_an_agent_runs_changes_nothing() -> Non
 def test_an_address_in_a_users_hands_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with claimed_elsewhere(BUSY_NOBODY, str(lock_file())), closing(claim_table()):
         assert caplog.messages == [
-            "the address @nfagent/inet/nfagent is taken by somebody who isn't root (Address already in use): ignored"
+            "unix address @nfagent/inet/nfagent is bound by a non-root process (Address already in use); ignored"
         ]
 
 
@@ -242,7 +242,7 @@ def test_a_users_socket_that_roots_process_has_inherited_is_no_agent() -> None:
 def test_an_agent_of_an_earlier_version_keeps_the_table() -> None:
     with claimed_elsewhere(OLD_AGENT) as process:
         assert holder() == process
-        with pytest.raises(HostError, match=f"another agent keeps table inet nfagent .* process {process}; "):
+        with pytest.raises(HostError, match=f"another agent holds table inet nfagent .* process {process}; "):
             claim_table()
     claim_table().close()
 
@@ -324,7 +324,7 @@ class TestFolder:
         folder.chmod(0o1777)
         with closing(claim_table()):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert caplog.messages == [f"others could write to {folder} (mode 1777): it is root's alone now"]
+        assert caplog.messages == [f"{folder} was writable by other users (mode 1777); mode is 0700 now"]
 
     def test_a_users_folder_is_refused_with_what_to_do(self, folder: Path) -> None:
         folder.mkdir()
@@ -334,5 +334,5 @@ class TestFolder:
 
     def test_a_link_is_refused(self, folder: Path, tmp_path: Path) -> None:
         folder.symlink_to(tmp_path)
-        with pytest.raises(HostError, match=f"can't be claimed: .*{folder}"):
+        with pytest.raises(HostError, match=f"cannot lock .*: .*{folder}"):
             claim_table()

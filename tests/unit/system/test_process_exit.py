@@ -36,7 +36,7 @@ def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk_that_neve
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert time.monotonic() - began < 30
     assert done.returncode == 0
-    assert "stopped without waiting any longer for threads that don't end" in done.stderr
+    assert "stopped: threads did not end in time" in done.stderr
 
 
 def test_a_stop_where_no_thread_can_be_started_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.system.readiness import COMMIT_SECONDS, PATIENCE_SECONDS, ReadinessNotifier
+from nfagent.system.readiness import COMMIT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, ReadinessNotifier
 from nfagent.system.systemd import process_age
 
 UNIT = Path(__file__).parents[3] / "systemd" / "nfagent.service"
-WAITING = "READY=1\nSTATUS=waiting to read the cluster; the rules of before stay in force"
+WAITING = "READY=1\nSTATUS=waiting to read the cluster; keeping the existing rules"
 READY = "READY=1\nSTATUS=enforcing"
-UNREAD = "enforcing; what was read before holds, the cluster couldn't be read again yet"
+UNREAD = "enforcing; cluster not read again yet; keeping the last known state"
 
 
 class Waits:
@@ -91,7 +91,9 @@ def test_a_process_knows_how_old_it_is() -> None:
     assert 0.0 < before <= process_age()
 
 
-@pytest.mark.parametrize("total", [PATIENCE_SECONDS, PATIENCE_SECONDS + COMMIT_SECONDS], ids=["a start", "a reload"])
+@pytest.mark.parametrize(
+    "total", [READ_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS], ids=["a start", "a reload"]
+)
 def test_systemd_waits_longer_than_the_agent_does(total: float) -> None:
     found = re.search(r"^TimeoutStartSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
     assert found is not None
@@ -199,8 +201,8 @@ def test_a_reload_does_not_wait_for_ever_for_a_kernel_that_refuses(said: Callabl
     async def body() -> None:
         reload = Reload()
         await reload.run(reload.everything_was_read)
-        assert words(said()) == [READY, "RELOADING=1", "READY=1\nSTATUS=the kernel doesn't hold yet what is wanted"]
-        assert sum(reload.clock.waited[1:]) == PATIENCE_SECONDS + COMMIT_SECONDS
+        assert words(said()) == [READY, "RELOADING=1", "READY=1\nSTATUS=the kernel is not in sync yet"]
+        assert sum(reload.clock.waited[1:]) == READ_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS
         reload.synced()
         assert said() == ["STATUS=enforcing"]
 

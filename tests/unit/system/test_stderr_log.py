@@ -65,7 +65,7 @@ def test_a_reader_that_stops_holds_nobody_up_and_learns_what_it_lost() -> None:
             found += os.read(reader, PAGE)
         *whole, said, last = found.decode().splitlines()
         assert whole == [f"{number:031}" for number in range(1000 - lost)]
-        assert (said, last) == (f"nobody read this log for a while, or its disk took none; lines lost: {lost}", "again")
+        assert (said, last) == (f"log output was blocked or refused; lost_lines={lost}", "again")
 
 
 def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(
     if mended != disk:
         os.close(mended)
     said, last = (tmp_path / "log").read_text().splitlines()
-    assert (said, last) == ("nobody read this log for a while, or its disk took none; lines lost: 2", "three")
+    assert (said, last) == ("log output was blocked or refused; lost_lines=2", "three")
 
 
 def test_a_pipe_that_does_not_wait_loses_nothing_to_a_slow_reader() -> None:
