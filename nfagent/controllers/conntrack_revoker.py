@@ -50,7 +50,7 @@ _SLICE_SECONDS = 0.01
 _PART = 4096
 """Connections that are ended in one part: policy changes are committed between parts. Also the size of the cache of
 verdicts: to free the verdicts of a large table at once would hold the event loop."""
-_FULL = "no room in {} for reply tuples of revoked connections; a tuple expires after five minutes without packets"
+_FULL = "full: {}; reply tuples of revoked connections expire after five minutes without packets"
 _WITH_PORTS: dict[int, Protocol] = {packet_header.TCP: "tcp", packet_header.UDP: "udp", packet_header.SCTP: "sctp"}
 _PROTOCOLS: dict[int, str] = {**_WITH_PORTS, packet_header.ICMP: "icmp", packet_header.ICMPV6: "icmpv6"}
 
@@ -93,19 +93,19 @@ class FlowPolicy(typing.Protocol):
 
 
 class RevokerStatus(msgspec.Struct):
-    """The state of the revoker.
+    """The state of the revoker; some keys of `dump state` have other names, from earlier versions.
 
-    suspects:     number of addresses under re-check at the last commit
-    suspected_at: monotonic time of the last commit that added one
-    judged:       number of evaluated connections
-    revoked:      number of denied and deleted connections
-    waiting:      connections that the last round denied but could not end, as the sets `revoked4/6` are full
-    last_error:   why the last round failed, '' after success
+    rechecking: number of addresses under re-check at the last commit
+    recheck_at: monotonic time of the last commit that added one
+    evaluated:  number of evaluated connections
+    revoked:    number of denied and deleted connections
+    waiting:    connections that the last round denied but could not end, as the sets `revoked4/6` are full
+    last_error: why the last round failed, '' after success
     """
 
-    suspects: int = 0
-    suspected_at: float = 0.0
-    judged: int = 0
+    rechecking: int = msgspec.field(default=0, name="suspects")  # codespell:ignore suspects
+    recheck_at: float = msgspec.field(default=0.0, name="suspected_at")
+    evaluated: int = msgspec.field(default=0, name="judged")
     revoked: int = 0
     waiting: int = 0
     last_error: str = ""
@@ -116,7 +116,7 @@ class ConntrackRevoker:
 
     def __init__(
         self,
-        judge: FlowPolicy,
+        policy: FlowPolicy,
         connections: ConntrackTable,
         kernel: RecheckKernel,
         clock: Clock,
@@ -130,14 +130,14 @@ class ConntrackRevoker:
 
         wake:        called after addresses left re-check
         cpu_seconds: returns the CPU time of this process, from an arbitrary start
-        own:         returns whether an address is local, whatever the Node object says: a node always reaches its Pods
+        own:         returns whether an address is local, independent of the Node object: a node always reaches its Pods
         undivided:   set while the policies are consistent: no batch of events is half applied
         """
         if undivided is None:
             undivided = asyncio.Event()
             undivided.set()
         self._undivided = undivided
-        self._policy = judge
+        self._policy = policy
         self._connections = connections
         self._kernel = kernel
         self._clock = clock
@@ -151,11 +151,11 @@ class ConntrackRevoker:
     def committed(self) -> None:
         """Start a round: the kernel has the whole desired ruleset, with the current addresses under re-check."""
         before, self._addresses = self._addresses, self._policy.suspects
-        self.status.suspects = len(self._addresses)
+        self.status.rechecking = len(self._addresses)
         if self._addresses:
             self._requested.set()
         if self._addresses.items() - before.items():
-            self.status.suspected_at = self._clock.monotonic()
+            self.status.recheck_at = self._clock.monotonic()
 
     async def run(self) -> None:
         """Run rounds until cancelled."""
@@ -193,7 +193,7 @@ class ConntrackRevoker:
                 full.append(name)
                 waiting += len(part)
                 affected |= await asyncio.to_thread(_endpoints, part)
-        self.status.judged += evaluated - waiting  # each once, also after a failed round
+        self.status.evaluated += evaluated - waiting  # each once, also after a failed round
         self.status.waiting = waiting
         log.log(
             logging.INFO if ended else logging.DEBUG,

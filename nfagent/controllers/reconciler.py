@@ -2,7 +2,7 @@
 
 A change is committed at once. Changes during a transaction, or in a burst, are committed together in the next one, so
 the newest state wins. After a refusal the kernel is read again: nothing is patched from memory. Changes by other
-programs are repaired on notification (`changed`), by a full comparison. A comparison every `resync` seconds finds
+programs are repaired on notification (`report_change`), by a full comparison. A comparison every `resync` seconds finds
 changes without a notification.
 
 The protocols here declare what the reconciler needs; the module imports no implementation of them.
@@ -66,11 +66,11 @@ class DesiredRuleset(Protocol):
     """The ruleset that the kernel must have."""
 
     def prepare(self) -> Iterator[None]:
-        """Compute pending changes in steps, which `take` and `ruleset` would otherwise compute in one."""
+        """Compute pending changes in steps, which `drain_changes` and `ruleset` would otherwise compute in one."""
         ...
 
     def take(self) -> Transaction:
-        """Return the changes since the last `take` or `settle`."""
+        """Return the changes since the last `drain_changes` or `mark_synced`."""
         ...
 
     def settle(self) -> None:
@@ -105,7 +105,7 @@ class ChangeGuard(Protocol):
 
 
 class ReconcileStatus(msgspec.Struct):
-    """The state of the reconciler.
+    """The state of the reconciler; `variants` is `worded` in `dump state`.
 
     in_sync:      the kernel has the whole desired ruleset
     transactions: number of commits      commands: number of commands in all of them
@@ -113,7 +113,7 @@ class ReconcileStatus(msgspec.Struct):
     comparisons:  number of comparisons of the whole table
     drifts:       number of comparisons that found changes by other programs
     drift_by:     the program of the latest drift, '' for an unknown one
-    worded:       objects that the kernel lists differently than they were written, by the last repair
+    variants:     objects that the kernel lists differently than they were written, by the last repair
     held:         why the table stays unchanged; '' where it may be changed
     applied_at:   monotonic time of the last commit
     """
@@ -125,7 +125,7 @@ class ReconcileStatus(msgspec.Struct):
     comparisons: int = 0
     drifts: int = 0
     drift_by: str = ""
-    worded: tuple[str, ...] = ()
+    variants: tuple[str, ...] = msgspec.field(default=(), name="worded")
     held: str = ""
     last_error: str = ""
     applied_at: float = 0.0
@@ -278,7 +278,7 @@ class Reconciler:
 
     @property
     def trusted(self) -> bool:
-        """Return whether the kernel was compared since the last `distrust`."""
+        """Return whether the kernel was compared since the last `invalidate`."""
         return self._trusted
 
     async def _is_held(self) -> bool:
@@ -336,7 +336,7 @@ class Reconciler:
         """Report a drift by an unknown program, unless nft lists what was written differently (a listing variant)."""
         variants = await self._kernel.listed_otherwise(wanted, _without(repair, recheck))
         if variants:
-            self.status.worded = variants
+            self.status.variants = variants
             log.warning(
                 "nft lists objects differently than they were written: %s; accepted as equal until they change",
                 ", ".join(variants),

@@ -46,7 +46,7 @@ class BridgeTableReconciler:
     """Keeps the table that drops frames which no rule can filter; removes it where the settings let them pass."""
 
     def __init__(self, commands: TextCommands, *, dropping: bool) -> None:
-        """Store the arguments; `run` and `look` access the kernel."""
+        """Store the arguments; `run` and `refresh` access the kernel."""
         self._commands = commands
         self._dropping = dropping
         self._accepted: tuple[bytes, ...] = EXPECTED  # as this nft lists the table
@@ -55,7 +55,7 @@ class BridgeTableReconciler:
         self._state = BridgeTableState("unknown", problem="not read yet")
 
     def changed(self) -> None:
-        """Mark the table as changed by another program; it is compared after the next `proceed`."""
+        """Mark the table as changed by another program; it is compared after the next `compare_if_changed`."""
         self._dirty = True
 
     def proceed(self) -> None:
@@ -64,7 +64,7 @@ class BridgeTableReconciler:
             self._changed.set()
 
     async def run(self, seconds: float = 60.0) -> None:
-        """Compare now, after `changed` and then `proceed`, and every so many seconds, until cancelled."""
+        """Compare now, after `mark_changed` and `compare_if_changed`, and every so many seconds, until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             self._changed.clear()

@@ -77,7 +77,7 @@ class BridgeWatch:
 
     def __init__(self) -> None:
         """Start without a reported bridge."""
-        self._unjudged: frozenset[tuple[str, Family]] = frozenset()
+        self._unfiltered: frozenset[tuple[str, Family]] = frozenset()
         self._problem = ""
 
     def look(self) -> None:
@@ -90,8 +90,8 @@ class BridgeWatch:
             self._problem = str(error)
             return
         self._problem = ""
-        found, resolved = now - self._unjudged, self._unjudged - now
-        self._unjudged = now
+        found, resolved = now - self._unfiltered, self._unfiltered - now
+        self._unfiltered = now
         if found:
             command = mending(family for _, family in found)
             log.warning(
@@ -103,9 +103,9 @@ class BridgeWatch:
     @property
     def unjudged(self) -> tuple[str, str]:
         """Return the unfiltered bridges as text, and the command that fixes them; both '' where all are filtered."""
-        if not self._unjudged:
+        if not self._unfiltered:
             return "", ""
-        return in_words(self._unjudged), mending(family for _, family in self._unjudged)
+        return in_words(self._unfiltered), mending(family for _, family in self._unfiltered)
 
     async def run(self, seconds: float = 60.0) -> None:
         """Read the bridges now and every so many seconds, until cancelled."""
@@ -117,7 +117,7 @@ class BridgeWatch:
         """Return the unfiltered bridges for `dump state`: [{'bridge': 'cbr0', 'unjudged': ['IPv4', 'IPv6']}]."""
         return [
             {"bridge": bridge, "unjudged": [f"IPv{family}" for family in families]}
-            for bridge, families in _by_bridge(self._unjudged).items()
+            for bridge, families in _by_bridge(self._unfiltered).items()
         ]
 
 

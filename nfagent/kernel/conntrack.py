@@ -248,7 +248,7 @@ class ConntrackClient:
     def _describe(self, error: OSError) -> str:
         if isinstance(error, TimeoutError):
             return f"no reply within {self._timeout_seconds:g} s"
-        return _errno_words(error.errno or 0)
+        return _errno_text(error.errno or 0)
 
 
 def _drained(entries: dict[_Key, ConntrackEntry]) -> list[ConntrackEntry]:
@@ -300,9 +300,9 @@ def _undeleted(entry: ConntrackEntry, answer: Acknowledgement, others: int) -> H
 
 
 def _reason(answer: Acknowledgement) -> str:
-    said = f"; the kernel says: {answer.text}" if answer.text else ""
-    return _errno_words(answer.errno) + said
+    detail = f"; the kernel says: {answer.text}" if answer.text else ""
+    return _errno_text(answer.errno) + detail
 
 
-def _errno_words(code: int) -> str:
+def _errno_text(code: int) -> str:
     return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})"

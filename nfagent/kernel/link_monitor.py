@@ -89,7 +89,7 @@ class LinkMonitor:
     """
 
     def __init__(self, ask: Callable[[], LinkQuery], changed: Callable[[NodeInterfaces], None]) -> None:
-        """Store the arguments; `look` and `run` read the interfaces.
+        """Store the arguments; `refresh` and `run` read the interfaces.
 
         ask:     returns the addresses to look up
         changed: called with the new state, after it changed

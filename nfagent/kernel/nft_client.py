@@ -280,7 +280,7 @@ class NftClient:
                 second = self.as_written(self.read_now(wanted), wanted)
                 if generation() == began + 1 and alike(first, second, names):
                     self._wording.note(second, wanted, names)
-                    return tuple(f"{words} (nft {self._version})" for words in in_words(names))
+                    return tuple(f"{name} (nft {self._version})" for name in in_words(names))
             return ()
         finally:
             give_back()

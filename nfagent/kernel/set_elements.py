@@ -43,12 +43,12 @@ class ElementError(KernelError):
         self.set = request.set
         self.element = request.element_at(answer.offset)
         lone = request.elements[0] if len(request.elements) == 1 else self.element
-        what = f"{len(request.elements)} elements" if lone is None else _element_words(lone)
-        words = f"{self.verb} element {TABLE_FAMILY} {TABLE} {self.set} {{ {what} }}: "
-        words += _reason(request, answer, self.element) + f" ({errno.errorcode.get(answer.errno, answer.errno)})"
-        words += f"; the kernel says: {answer.text}" if answer.text else ""
-        words += f"; {others} more of the batch's messages were refused" if others else ""
-        super().__init__(words)
+        what = f"{len(request.elements)} elements" if lone is None else _element_description(lone)
+        message = f"{self.verb} element {TABLE_FAMILY} {TABLE} {self.set} {{ {what} }}: "
+        message += _reason(request, answer, self.element) + f" ({errno.errorcode.get(answer.errno, answer.errno)})"
+        message += f"; the kernel says: {answer.text}" if answer.text else ""
+        message += f"; {others} more of the batch's messages were refused" if others else ""
+        super().__init__(message)
 
 
 class FullError(ElementError, SetFullError):
@@ -210,7 +210,7 @@ def _missing(request: ElementRequest, answer: Acknowledgement, element: Element 
     return os.strerror(answer.errno).lower()
 
 
-def _element_words(element: Element | MapElement) -> str:
+def _element_description(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"

@@ -30,7 +30,7 @@ from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 log = logging.getLogger(__name__)
 
 LOCK_FOLDER = Path("/run/nfagent")
-"""Fixed, whatever `socket_path` is: the owner of a table doesn't depend on settings."""
+"""Fixed, independent of `socket_path`: the owner of a table doesn't depend on settings."""
 _ADDRESS = f"nfagent/{TABLE_FAMILY}/{TABLE}"
 _PROC = Path("/proc")
 _TABLE = f"table {TABLE_FAMILY} {TABLE}"

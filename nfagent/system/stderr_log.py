@@ -1,7 +1,7 @@
 """Writes the agent's log to stderr from a thread, so that a stalled reader never blocks the agent.
 
 A pipe without a reader, or a journal that hangs, blocks writers after some kilobytes. So lines are queued, up to a
-limit. Lines that don't fit, or that a disk refuses, are counted, and reported when there is room again.
+limit. Lines that don't fit, or that a disk refuses, are counted, and reported when there is space again.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _send(state: str, target: str, flags: int = 0) -> None:
 
 
 class _Waiting:
-    """States that the listener's buffer had no room for, in order; the oldest are dropped beyond 64."""
+    """States that didn't fit into the listener's buffer, in order; the oldest are dropped beyond 64."""
 
     def __init__(self) -> None:
         self._states: deque[tuple[str, str]] = deque(maxlen=_MOST_WAITING)

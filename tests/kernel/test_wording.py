@@ -18,7 +18,7 @@ from nfagent.nftables.matches import L4Proto
 from nfagent.nftables.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
 from tests.kernel.test_reconcile_kernel import nft
 from tests.support.own_namespace import own_namespace
-from tests.unit.controllers.test_reconciler import Wish
+from tests.unit.controllers.test_reconciler import FakeRuleset
 
 pytestmark = [
     pytest.mark.kernel,
@@ -45,8 +45,8 @@ class Stage:
 
     def __init__(self, kernel: NftClient) -> None:
         self.kernel = kernel
-        self.wish = Wish(WANTED)
-        self.reconciler = Reconciler(kernel, SystemClock(), self.wish)
+        self.desired = FakeRuleset(WANTED)
+        self.reconciler = Reconciler(kernel, SystemClock(), self.desired)
 
     async def compares(self) -> int:
         """Compare once; give how many transactions that took."""
@@ -75,7 +75,7 @@ def test_what_is_listed_otherwise_is_said_once_and_then_left_alone(caplog: pytes
             for _ in range(3):
                 assert await stage.compares() == 0
             status = stage.reconciler.status
-            assert (len(status.worded), status.drifts) == (1, 0)
+            assert (len(status.variants), status.drifts) == (1, 0)
 
     asyncio.run(body())
     (message,) = caplog.messages
@@ -118,7 +118,7 @@ def test_a_listing_that_is_known_says_nothing_about_another_rule() -> None:
         async with synced() as stage:
             await stage.compares()
             other = Chain((Rule(verdict=Accept()),))
-            stage.wish.wanted = Ruleset(WANTED.sets, chains={**WANTED.chains, "allow/a": other})
+            stage.desired.wanted = Ruleset(WANTED.sets, chains={**WANTED.chains, "allow/a": other})
             assert await stage.compares() > 0
             assert (await stage.kernel.read()).chains["allow/a"] == other
 

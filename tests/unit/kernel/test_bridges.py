@@ -1,4 +1,4 @@
-"""When a bridge's own frames are judged, and how that is said."""
+"""Which families are filtered on a bridge, and how bridges are named in messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nfagent.netlink.rtnl_link import Interface
         "a kernel without IPv6 has no switch for it",
     ],
 )
-def test_a_bridge_is_judged_where(
+def test_a_bridge_is_filtered_where(
     own: tuple[Family, ...], switches: dict[Family, str | None], families: tuple[Family, ...]
 ) -> None:
     assert filtered_families(Interface(7, "cbr0", "bridge", calls=own), switches) == families

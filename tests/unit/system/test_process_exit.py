@@ -1,4 +1,4 @@
-"""The end of a process in which something hangs."""
+"""The exit of a process with a thread that hangs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a disk that never answers")
-def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk_that_never_answers(tmp_path: Path) -> None:
+def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk(tmp_path: Path) -> None:
     with hung(tmp_path / "disk"):
         began = time.monotonic()
         command = [sys.executable, "-c", HANGING, str(tmp_path / "disk" / "file")]
@@ -39,7 +39,7 @@ def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk_that_neve
     assert "stopped: threads did not end in time" in done.stderr
 
 
-def test_a_stop_where_no_thread_can_be_started_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_without_a_thread_has_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
