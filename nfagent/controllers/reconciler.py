@@ -248,14 +248,14 @@ class Reconciler:
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
             log.log(
                 logging.DEBUG if known == str(error) else logging.ERROR,
-                "cannot commit to nf_tables (failures=%d): %s; retrying in %.1f s",
+                "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s",
                 self.status.failures,
                 error,
                 pause,
             )
             return pause
         if self.status.failures:
-            log.info("resolved: nf_tables accepts commits again")
+            log.info("resolved: table inet nfagent is reconciled again")
         self.status.failures = 0
         self.status.last_error = ""
         self.status.in_sync = not (self.status.held or self._woken.is_set() or self._drifted)

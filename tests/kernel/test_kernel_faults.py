@@ -110,7 +110,7 @@ def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()
     assert said.count(OWNED) == 1
-    assert "resolved: nf_tables accepts commits again" in said
+    assert "resolved: table inet nfagent is reconciled again" in said
 
 
 @pytest.mark.usefixtures("_namespace")

@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from nfagent.clock import SystemClock
+from nfagent.errors import KernelError
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_monitor import NftMonitor
@@ -150,3 +151,24 @@ def test_a_notification_socket_is_closed_logged_and_reported_once_where_it(
 
     run(body)
     assert len(caplog.messages) == 1
+
+
+def test_a_notification_socket_that_cannot_be_opened_is_logged_once_and_tried_at_each_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opened: list[int] = []
+
+    def refuse(receive_buffer: int) -> socket.socket:
+        opened.append(receive_buffer)
+        raise KernelError("cannot open a notification socket: no memory")
+
+    async def body() -> None:
+        watch = NftMonitor(receive_buffer=4096, opening=refuse)
+        assert [watch.listen(lambda _origin: None) for _ in range(3)] == [False] * 3
+        assert (opened, watch.listening) == ([4096] * 3, False)
+        assert watch.problem == "cannot open a notification socket: no memory"
+
+    run(body)
+    assert caplog.messages == [
+        "cannot subscribe to nf_tables notifications: cannot open a notification socket: no memory; retrying"
+    ]
