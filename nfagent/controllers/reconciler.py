@@ -2,7 +2,7 @@
 
 A change is committed at once. Changes during a transaction, or in a burst, are committed together in the next one, so
 the newest state wins. After a refusal the kernel is read again: nothing is patched from memory. Changes by other
-programs are repaired on notification (`report_change`), by a full comparison. A comparison every `resync` seconds finds
+programs are repaired on notification (`mark_changed`), by a full comparison. A comparison every `resync` seconds finds
 changes without a notification.
 
 The protocols here declare what the reconciler needs; the module imports no implementation of them.
