@@ -27,7 +27,7 @@ from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
-from nfagent.errors import HostError, KernelError
+from nfagent.errors import KernelError
 from nfagent.introspection import http_server
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, standing_of
@@ -89,7 +89,7 @@ class Agent:
         )
         self._clock = SystemClock()
         self._drift = NftMonitor()
-        self._kernel = NftClient(drift=self._drift)
+        self._kernel = NftClient(monitor=self._drift)
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -322,14 +322,7 @@ class Agent:
     def _hear_of_drift(self) -> None:
         """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
         resync = self._settings.reconcile.resync_seconds
-        try:
-            self._drift.open(self._changed)
-            listening = self._drift.look()
-        except (KernelError, HostError) as error:
-            if self._drift.problem != str(error):
-                log.warning("whether others change the table isn't heard: %s", error)
-            self._drift.problem = str(error)
-            listening = False
+        listening = self._drift.listen(self._changed)
         self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
 
     def _changed(self, committer: CommitOrigin) -> None:

@@ -1,4 +1,4 @@
-"""Clocks: what decides by time takes one of these protocols, and the agent passes the machine's own."""
+"""Clock protocols for code that depends on time, and the system clock, which the agent passes in."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Turns of long answers: the event loop has other things to do, of which policy comes first.
+"""Shares the event loop's time among long computations, so that policy changes are never delayed for long.
 
-Of all answers that are being made one works at a time, for some milliseconds; then everybody else has a turn.
+One computation runs at a time, for some milliseconds; then other tasks of the event loop run.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from time import monotonic
 from typing import TypeVar
 
 TURN_SECONDS = 0.003
-"""How long the event loop is held at most, but for the step that ends a turn. A policy that is written meanwhile needs
-the loop some ten times on its way to the kernel, and waits for such a turn each time.
+"""The time for which a slice holds the event loop; its last step may exceed it. A policy change needs the loop some ten
+times on its path to the kernel, and waits for a slice each time.
 """
 
 _T = TypeVar("_T")
 
 
 class TimeSlices:
-    """Shares the event loop among all that is done in steps."""
+    """Runs computations that are split into steps, one slice at a time."""
 
     def __init__(self, seconds: float = TURN_SECONDS, clock: Callable[[], float] = monotonic) -> None:
-        """Give turns of so many seconds, by that clock."""
+        """Use slices of so many seconds of a monotonic clock."""
         self._seconds = seconds
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def taken(self, steps: Iterator[_T]) -> AsyncIterator[list[_T]]:
-        """Give what steps give, as much as a turn makes at a time. Raises what they raise."""
+        """Run steps; yield the values of each slice as a list. Raises what the steps raise."""
         ended = False
         while not ended:
-            async with self._turn:
+            async with self._lock:
                 made, ended = self._one(steps)
-                # With the turn still ours: who waits for one comes after everybody who doesn't.
+                # While holding the lock: tasks that don't wait for a slice run first.
                 await asyncio.sleep(0)
             yield made
 
     async def result(self, steps: Generator[object, None, _T]) -> _T:
-        """Take all steps, and give what they return. Raises what they raise."""
+        """Run all steps; return the generator's return value. Raises what the steps raise."""
         found: list[_T] = []
 
         def kept() -> Iterator[object]:
@@ -49,7 +49,7 @@ class TimeSlices:
         return found[0]
 
     def _one(self, steps: Iterator[_T]) -> tuple[list[_T], bool]:
-        """Take steps for one turn; tell also whether there are no more."""
+        """Run steps for one slice; return their values, and whether the steps have ended."""
         made: list[_T] = []
         start = self._clock()
         for step in steps:

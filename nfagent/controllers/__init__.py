@@ -1,5 +1,5 @@
-"""The control loops: events into the desired state, desired state into the kernel, live connections after a change.
+"""The control loops: apply events, reconcile the ruleset, revoke live connections, report status.
 
-May import: reporting and below. Controllers don't import each other, and declare the interfaces (kernel, clock,
-conntrack) that they need. Promises: a refused commit is retried with backoff; the old rules stay in force until then.
+May import: reporting and below. Controllers don't import each other; each declares the protocols (kernel,
+conntrack) that it needs. Guarantee: a refused commit is retried with backoff; the rules before it stay in force.
 """

@@ -1,11 +1,11 @@
-"""Events into the wanted state, in turns: however many come at once, the event loop is never held for long.
+"""Applies events to the desired state in 10 ms slices, so that a large batch never holds the event loop.
 
-A batch that takes longer than a turn is taken in several. Pods that were taken by the end of a turn go to the kernel
-while the rest is still being taken: no event waits for the end of a storm, and each Pod is judged for itself.
+A batch that takes longer is applied in several slices. Pods of a finished slice are committed while the rest is being
+applied: no event waits for the end of a burst, and a Pod takes effect independently of others.
 
-Anything else of a batch takes effect at once, in one transaction: policies that came together, in a file or a list,
-are meant together, and the last may allow what the others deny. That holds other changes up for as long as it takes to
-note the batch, well below a second for 10,000 policies; what they mean is worked out once, at its end.
+Other objects of a batch take effect in one transaction: policies in one file or list belong together, and the last may
+allow what the others deny. Meanwhile other commits wait, well below a second for 10,000 policies; the rules are
+computed once, at the end of the batch.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from nfagent.clock import MonotonicClock
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
 
-TURN_SECONDS = 0.01
-"""How long the event loop is held at most, but for the event that ends a turn."""
+SLICE_SECONDS = 0.01
+"""The time for which a slice holds the event loop; its last event may exceed it."""
 
-TOGETHER_SECONDS = 0.1
-"""How long Pods wait for the rest of a batch that holds other objects too; a folder may hold 150,000 of them."""
+ATOMIC_SECONDS = 0.1
+"""How long Pods wait for the rest of a batch with other objects; a folder may have 150,000 Pods."""
 
 
 class EventSlices(Protocol):
-    """What events go into."""
+    """The state that events change."""
 
     def put(self, item: Item) -> bool:
-        """Take in an object, new or changed."""
+        """Add or replace an object; return whether the desired ruleset may have changed."""
         ...
 
     def remove(self, ref: ObjectRef) -> bool:
-        """Drop an object."""
+        """Remove an object; return whether the desired ruleset may have changed."""
         ...
 
 
 class EventApplier:
-    """Takes batches of events, one batch after the other, in the order in which they were handed in.
+    """Applies batches of events one after the other, in order of arrival.
 
-    Until `open`, what was taken is part of something, and nobody is told of it.
+    Before `open` the state is incomplete, and `wake` isn't called.
     """
 
     def __init__(
@@ -50,57 +50,57 @@ class EventApplier:
         wake: Callable[[], None],
         undivided: asyncio.Event | None = None,
     ) -> None:
-        """Join what events go into and who is told that some came.
+        """Connect the state with the callback for changes.
 
-        undivided: set but while a batch is taken in part that takes effect as a whole
+        undivided: cleared while a batch that must take effect as a whole is half applied
         """
         self._wanted = wanted
         self._undivided = undivided or asyncio.Event()
         self._undivided.set()
         self._clock = clock
         self._wake = wake
-        self._taking = asyncio.Lock()
-        self._whole = False
+        self._lock = asyncio.Lock()
+        self._complete = False
 
     def open(self) -> None:
-        """Say that everything was taken once: from now on each change is told at once."""
-        self._whole = True
+        """Mark the state as complete and call `wake`; from now on each change calls it."""
+        self._complete = True
         self._wake()
 
     @property
     def busy(self) -> bool:
-        """Tell whether some of what was handed in isn't taken yet."""
-        return self._taking.locked()
+        """Return whether a batch is not fully applied."""
+        return self._lock.locked()
 
     async def take(self, events: Iterable[Item | ObjectRef]) -> None:
-        """Take in a batch, and let everybody else have a turn now and then."""
-        async with self._taking:
-            began = turn = self._clock.monotonic()
+        """Apply a batch, and yield to the event loop after each slice."""
+        async with self._lock:
+            began = slice_began = self._clock.monotonic()
             changed = False
             try:
                 for event in events:
                     alone = _is_pod(event)
                     if not alone:
                         self._undivided.clear()
-                    # Most events are about what no rule looks at: nobody needs to be told of those.
+                    # Most events change nothing that a rule matches: no commit for those.
                     changed |= self._wanted.remove(event) if isinstance(event, ObjectRef) else self._wanted.put(event)
                     now = self._clock.monotonic()
-                    if now - turn <= TURN_SECONDS:
+                    if now - slice_began <= SLICE_SECONDS:
                         continue
-                    if alone and (self._undivided.is_set() or now - began > TOGETHER_SECONDS):
-                        self._tell(changed=changed)
+                    if alone and (self._undivided.is_set() or now - began > ATOMIC_SECONDS):
+                        self._notify(changed=changed)
                         changed = False
                     await asyncio.sleep(0)
-                    turn = self._clock.monotonic()
+                    slice_began = self._clock.monotonic()
             finally:
-                self._tell(changed=changed)
+                self._notify(changed=changed)
 
-    def _tell(self, *, changed: bool) -> None:
+    def _notify(self, *, changed: bool) -> None:
         self._undivided.set()
-        if self._whole and changed:
+        if self._complete and changed:
             self._wake()
 
 
 def _is_pod(event: Item | ObjectRef) -> bool:
-    """Tell whether an event is about a Pod."""
+    """Return whether an event is about a Pod."""
     return event.kind == "Pod" if isinstance(event, ObjectRef) else isinstance(event, Pod)

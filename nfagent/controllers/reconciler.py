@@ -1,11 +1,11 @@
-"""Newest state to transaction: what is wanted becomes what the kernel holds, and stays so.
+"""Keeps the kernel's ruleset equal to the desired ruleset.
 
-A change acts at once; changes that come while a transaction is under way, or in a storm, go together into the
-next one, so the newest state wins. After any refusal the kernel is read again: nothing is ever patched from memory.
-What others change is put right as soon as it is told (`changed`), by a full comparison; there is one every `resync`
-seconds besides, for what nobody can tell.
+A change is committed at once. Changes during a transaction, or in a burst, are committed together in the next one, so
+the newest state wins. After a refusal the kernel is read again: nothing is patched from memory. Changes by other
+programs are repaired on notification (`mark_changed`), by a full comparison. A comparison every `resync` seconds finds
+changes without a notification.
 
-This module declares what a Kernel and a Clock must do, and knows no implementation of either.
+The protocols here declare what the reconciler needs; the module imports no implementation of them.
 """
 
 from __future__ import annotations
@@ -20,99 +20,101 @@ import msgspec
 
 from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.model.plurals import counted
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import AddTable, ChangeElements, Transaction
 
 log = logging.getLogger(__name__)
-_GATHER_SECONDS = 0.005
-"""A storm's changes are gathered this long: far below what an event may wait, far above what a commit takes."""
-_TURN_SECONDS = 0.01
-"""How long the event loop is held while changes are worked out."""
+_DEBOUNCE_SECONDS = 0.005
+"""Changes of a burst are collected for so long: far below the latency limit of an event, far above a commit's time."""
+_SLICE_SECONDS = 0.01
+"""The time for which computing changes holds the event loop."""
 _PREPARE_SECONDS = 1.0
-"""After so much work the rest is done in one piece: events that come without end must not keep all of them back."""
+"""After so much time the rest is computed without a break: an endless stream of events must not delay all commits."""
 _FIRST_RETRY = 0.1
 _SHARE, _CREDIT = 0.05, 3.0
-"""Others who change the table again and again have it compared for this share of the time, after so many seconds."""
+"""Token bucket: comparisons after changes by other programs use at most 5 % of the time, after a burst of 3 s."""
 _DOUBLINGS = 32
-"""No float grows out of its range, however long a kernel refuses."""
+"""Keeps the backoff within the range of a float."""
 
 
 class RulesetKernel(Protocol):
-    """What holds rulesets."""
+    """Access to the kernel's ruleset."""
 
     async def read(self) -> Ruleset:
-        """Read what is there now. Raises KernelError."""
+        """Return the current ruleset. Raises KernelError, HostError."""
         ...
 
     async def difference(self, wanted: Ruleset) -> Transaction:
-        """Read what is there now, and give what would make it equal to `wanted`. Raises KernelError, MachineError."""
+        """Return the transaction that makes the current ruleset equal to `wanted`. Raises KernelError, HostError."""
         ...
 
     async def apply(self, transaction: Transaction) -> None:
-        """Take all of a transaction, or refuse all of it with a KernelError or a MachineError."""
+        """Commit a transaction. Raises KernelError, HostError; then the contents are unknown."""
         ...
 
     async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
-        """Name what a repair, just committed, has written and is listed otherwise, where nobody else can have done it.
+        """Return the objects that the kernel lists differently than a committed repair wrote them.
 
-        From then on that listing counts as `wanted`, until either changes. Raises KernelError, MachineError.
+        Objects that another program may have changed are left out. From then on such a listing counts as equal to
+        `wanted`, until either changes. Raises KernelError, HostError.
         """
         ...
 
 
 class DesiredRuleset(Protocol):
-    """What says what the kernel must hold."""
+    """The ruleset that the kernel must have."""
 
     def prepare(self) -> Iterator[None]:
-        """Work out in steps what `take` and `ruleset` would work out in one."""
+        """Compute pending changes in steps, which `drain_changes` and `ruleset` would otherwise compute in one."""
         ...
 
     def take(self) -> Transaction:
-        """Give what changed since the last `take` or `settle`."""
+        """Return the changes since the last `drain_changes` or `mark_synced`."""
         ...
 
     def settle(self) -> None:
-        """Consider everything told."""
+        """Discard pending changes: the caller uses `ruleset`, which includes them."""
         ...
 
     def ruleset(self) -> Ruleset:
-        """Give all that the kernel must hold now."""
+        """Return the whole desired ruleset."""
         ...
 
     def distrusted(self) -> Transaction:
-        """Give what has every live connection judged again: for a kernel that let pass nobody knows what."""
+        """Return the transaction that re-checks all live connections: the previous contents are unknown."""
         ...
 
     @property
     def touched(self) -> bool:
-        """Tell whether `take` has something to give."""
+        """Return whether changes are pending."""
         ...
 
 
 class ChangeGuard(Protocol):
-    """What says whether the kernel's table may be changed at all."""
+    """Decides whether the kernel's table may be changed at all."""
 
     @property
     def doubts(self) -> bool:
-        """Tell whether it has to see what the table holds."""
+        """Return whether `objection` must be called, with the current ruleset."""
         ...
 
     def objection(self, held: Ruleset, wanted: Ruleset) -> str:
-        """Say why the table must stay as it is; '' where it may be changed."""
+        """Return why the table must stay unchanged; '' where it may be changed."""
         ...
 
 
 class ReconcileStatus(msgspec.Struct):
-    """How it stands.
+    """The state of the reconciler; `variants` is `worded` in `dump state`.
 
-    in_sync:      everything that was asked for is in the kernel
-    transactions: committed so far       commands: in all of them
-    failures:     in a row, since the last success; `last_error` is the latest of them, '' after success
-    comparisons:  of the whole table with what is wanted
-    drifts:       those of them that found what others had changed
-    drift_by:     who the latest of these others was, '' where nobody knows
-    worded:       objects that the kernel's listing words otherwise than they were written, as the last repair showed
-    held:         why the table stays as it is, whatever changes; '' where it doesn't
+    in_sync:      the kernel has the whole desired ruleset
+    transactions: number of commits      commands: number of commands in all of them
+    failures:     consecutive failures since the last success; `last_error` is the latest one, '' after success
+    comparisons:  number of comparisons of the whole table
+    drifts:       number of comparisons that found changes by other programs
+    drift_by:     the program of the latest drift, '' for an unknown one
+    variants:     objects that the kernel lists differently than they were written, by the last repair
+    held:         why the table stays unchanged; '' where it may be changed
     applied_at:   monotonic time of the last commit
     """
 
@@ -123,14 +125,14 @@ class ReconcileStatus(msgspec.Struct):
     comparisons: int = 0
     drifts: int = 0
     drift_by: str = ""
-    worded: tuple[str, ...] = ()
+    variants: tuple[str, ...] = msgspec.field(default=(), name="worded")
     held: str = ""
     last_error: str = ""
     applied_at: float = 0.0
 
 
 class Reconciler:
-    """Keeps one kernel equal to what is wanted."""
+    """Keeps the ruleset of one kernel equal to the desired one."""
 
     def __init__(
         self,
@@ -144,13 +146,16 @@ class Reconciler:
         on_hold: Callable[[], None] = lambda: None,
         guard: ChangeGuard | None = None,
     ) -> None:
-        """Join a kernel and what says what it must hold.
+        """Connect a kernel with the desired ruleset.
 
-        on_sync: called whenever they agree
-        on_hold: called whenever `guard` has the table stay as it is
+        resync:    seconds between two full comparisons
+        retry_max: the longest pause after a failure, in seconds
+        on_sync:   called after each round that ends in sync
+        on_hold:   called after each round in which `guard` forbids changes
+        guard:     decides whether the table may be changed; None for always
         """
         self.undivided = asyncio.Event()
-        """Set at moments at which what is wanted may be taken: no batch of events is half in it."""
+        """Set while the desired ruleset is consistent: no batch of events is half applied."""
         self.undivided.set()
         self._kernel = kernel
         self._clock = clock
@@ -163,76 +168,76 @@ class Reconciler:
         self._woken = asyncio.Event()
         self._begun = False
         self._trusted = False
-        self._agreed = False  # once, and since then no refusal: what differs then is somebody else's doing
+        self._agreed = False  # in sync since the last failure: a difference is then another program's change
         self._compared_at = 0.0
         self._credit = _CREDIT  # seconds, at `_compared_at`
-        self._suspected = False  # of having been changed by somebody, by `_changer` where that is known
+        self._drifted = False  # changed by another program, `_changer` where it is known
         self._changer = ""
-        self._commits = deque([-_GATHER_SECONDS] * 2, maxlen=2)
+        self._commits = deque([-_DEBOUNCE_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
 
     def wake(self) -> None:
-        """Say that what is wanted may have changed; the first time: that it is known what is wanted."""
+        """Reconcile soon: the desired ruleset may have changed. The first call starts the reconciler."""
         self._begun = True
-        self._stir()
+        self._wake()
 
     def distrust(self) -> None:
-        """Say that the kernel may hold something else than we think: read it before the next transaction."""
+        """Mark the last comparison as outdated: the kernel is read before the next transaction."""
         self._trusted = False
-        self._stir()
+        self._wake()
 
     def changed(self, by: str = "") -> None:
-        """Say that somebody else changed the table: it is compared at once, or once it has credit again.
+        """Report a change of the table by another program: it is compared at once, or when there is credit again.
 
-        by: who, in words, where that is known
+        by: the name of the program, '' for an unknown one
         """
-        self._suspected = True
+        self._drifted = True
         self._changer = by or self._changer
-        self._stir()
+        self._wake()
 
     def compare_every(self, seconds: float) -> None:
-        """Set the time between two full comparisons that nothing asks for."""
+        """Set the seconds between two full comparisons without a notification."""
         if seconds != self._resync:
             self._resync = seconds
-            self._stir()
+            self._wake()
 
     async def run(self) -> None:
-        """Reconcile until cancelled; the first round waits for the first `wake`."""
+        """Reconcile until cancelled; the first round follows the first `wake`."""
         await self._woken.wait()
         while True:
-            await self._breathe()
+            await self._debounce()
             await self._prepare()
             self._woken.clear()
             pause = await self.round()
             await self._clock.wait(self._woken, pause)
 
-    def _stir(self) -> None:
+    def _wake(self) -> None:
         self.status.in_sync = False
         if self._begun:
             self._woken.set()
 
-    async def _breathe(self) -> None:
-        """Let a storm gather: the first two transactions of every five milliseconds go at once, what follows waits."""
-        earlier = self._commits[0] + _GATHER_SECONDS - self._clock.monotonic()
-        if earlier > 0:
-            await self._clock.wait(asyncio.Event(), earlier)
+    async def _debounce(self) -> None:
+        """Delay a burst: two transactions in five milliseconds are committed at once, the next one waits."""
+        pause = self._commits[0] + _DEBOUNCE_SECONDS - self._clock.monotonic()
+        if pause > 0:
+            await self._clock.wait(asyncio.Event(), pause)
 
     async def _prepare(self) -> None:
-        """Work out in turns what is to be taken; return at a moment at which it may be taken."""
+        """Compute pending changes in slices; return while the desired ruleset is consistent."""
         await self.undivided.wait()
-        spent, turn = 0.0, self._clock.monotonic()
+        spent, began = 0.0, self._clock.monotonic()
         for _ in self._wanted.prepare():
             now = self._clock.monotonic()
-            if now - turn > _TURN_SECONDS:
-                spent += now - turn
+            if now - began > _SLICE_SECONDS:
+                spent += now - began
                 await asyncio.sleep(0)
                 await self.undivided.wait()
                 if spent > _PREPARE_SECONDS:
                     return
-                turn = self._clock.monotonic()
+                began = self._clock.monotonic()
 
     async def round(self) -> float:
-        """Make the kernel equal to what is wanted now; give how long to wait when nothing else happens."""
+        """Reconcile once; return the seconds until the next round without an event."""
         try:
             await self._reconcile()
         except (KernelError, HostError, WireError) as error:
@@ -243,17 +248,17 @@ class Reconciler:
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
             log.log(
                 logging.DEBUG if known == str(error) else logging.ERROR,
-                "the kernel refused (%d in a row), trying again in %.1f s, later each time: %s",
+                "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s",
                 self.status.failures,
-                pause,
                 error,
+                pause,
             )
             return pause
         if self.status.failures:
-            log.info("mended: the kernel takes the rules again")
+            log.info("resolved: table inet nfagent is reconciled again")
         self.status.failures = 0
         self.status.last_error = ""
-        self.status.in_sync = not (self.status.held or self._woken.is_set() or self._suspected)
+        self.status.in_sync = not (self.status.held or self._woken.is_set() or self._drifted)
         if self.status.held:
             self._on_hold()
         else:
@@ -261,11 +266,11 @@ class Reconciler:
         return max(0.0, self._due() - self._clock.monotonic())
 
     def _due(self) -> float:
-        """Give the time of the next comparison."""
-        return self._compared_at + (-self._credit / _SHARE if self._suspected else self._resync)
+        """Return the monotonic time of the next comparison."""
+        return self._compared_at + (-self._credit / _SHARE if self._drifted else self._resync)
 
     def _compared(self, began: float) -> None:
-        """Note that a comparison ended, and take what it took from the credit."""
+        """Record the end of a comparison, and subtract its duration from the credit."""
         now = self._clock.monotonic()
         self._credit = min(_CREDIT, self._credit + (began - self._compared_at) * _SHARE) - (now - began)
         self._compared_at = now
@@ -273,13 +278,13 @@ class Reconciler:
 
     @property
     def trusted(self) -> bool:
-        """Tell whether the kernel was compared since somebody last distrusted it."""
+        """Return whether the kernel was compared since the last `invalidate`."""
         return self._trusted
 
     async def _is_held(self) -> bool:
-        """Tell whether the table stays as it is; it is read to find out, once, and then as often as it is compared.
+        """Return whether the guard forbids changes; the table is read for it, as often as it would be compared.
 
-        What changes meanwhile gathers in what is wanted, and is part of the comparison that ends this.
+        Changes meanwhile stay pending; the comparison that ends the hold includes them.
         """
         was = self.status.held
         if self._guard is None or not self._guard.doubts:
@@ -288,14 +293,14 @@ class Reconciler:
             return False
         if was and self._trusted and self._clock.monotonic() < self._due():
             return True
-        self._trusted, self._suspected = True, False
+        self._trusted, self._drifted = True, False
         began = self._clock.monotonic()
         held = self.status.held = self._guard.objection(await self._kernel.read(), self._wanted.ruleset())
         self._compared(began)
         if not held:
             self._trusted = False
         elif held != was:
-            log.error("nothing is changed in the kernel: %s", held)
+            log.error("table inet nfagent stays unchanged: %s", held)
         return bool(held)
 
     async def _reconcile(self) -> None:
@@ -305,36 +310,36 @@ class Reconciler:
         if self._trusted and self._clock.monotonic() < self._due():
             await self._commit(self._wanted.take())
             return
-        # Before the kernel is asked: who distrusts or changes it meanwhile has it asked once more.
-        self._trusted, self._suspected = True, False
+        # Before the kernel is read: a change during the reading causes another comparison.
+        self._trusted, self._drifted = True, False
         changer, self._changer = self._changer, ""
         began = self._clock.monotonic()
-        # What is wanted now is compared; what changes meanwhile is a change to it, and taken next.
-        untouched = self._agreed and not self._wanted.touched
+        # The current desired ruleset is compared; later changes stay pending for the next transaction.
+        unchanged = self._agreed and not self._wanted.touched
         wanted = self._wanted.ruleset()
         self._wanted.settle()
         transaction = await self._kernel.difference(wanted)
         self._compared(began)
-        if transaction and untouched and changer:
+        if transaction and unchanged and changer:
             self._note_drift(changer, len(transaction))
-        doubts = self._wanted.distrusted() if transaction else ()
-        await self._commit(transaction + doubts)
+        recheck = self._wanted.distrusted() if transaction else ()
+        await self._commit(transaction + recheck)
         self._agreed = True
-        if transaction and untouched and not changer:
-            if self._suspected or isinstance(transaction[0], AddTable):
-                # No wording: the table was gone or asleep, or somebody has just changed it again, which can't wait.
+        if transaction and unchanged and not changer:
+            if self._drifted or isinstance(transaction[0], AddTable):
+                # Not a listing variant: the table was absent or dormant, or has just been changed again.
                 self._note_drift("", len(transaction))
             else:
-                await self._look_for_words(wanted, transaction, doubts)
+                await self._classify_difference(wanted, transaction, recheck)
 
-    async def _look_for_words(self, wanted: Ruleset, repair: Transaction, doubts: Transaction) -> None:
-        """Blame somebody unknown for a difference only where it isn't nft's own way to list what was written."""
-        wording = await self._kernel.listed_otherwise(wanted, _without(repair, doubts))
-        if wording:
-            self.status.worded = wording
+    async def _classify_difference(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> None:
+        """Report a drift by an unknown program, unless nft lists what was written differently (a listing variant)."""
+        variants = await self._kernel.listed_otherwise(wanted, _without(repair, recheck))
+        if variants:
+            self.status.variants = variants
             log.warning(
-                "listed otherwise than written, though nobody else changed it: %s; taken as equal until that changes",
-                ", ".join(wording),
+                "nft lists objects differently than they were written: %s; accepted as equal until they change",
+                ", ".join(variants),
             )
         else:
             self._note_drift("", len(repair))
@@ -342,8 +347,11 @@ class Reconciler:
     def _note_drift(self, changer: str, commands: int) -> None:
         self.status.drifts += 1
         self.status.drift_by = changer
-        words = "1 command" if commands == 1 else f"{commands} commands"
-        log.warning("the table was changed by %s; putting it right with %s", changer or "somebody else", words)
+        log.warning(
+            "table inet nfagent changed by %s; repairing it with %s",
+            changer or "another program",
+            counted(commands, "command"),
+        )
 
     async def _commit(self, transaction: Transaction) -> None:
         if transaction:
@@ -354,7 +362,7 @@ class Reconciler:
             self._commits.append(self.status.applied_at)
 
 
-def _without(repair: Transaction, doubts: Transaction) -> Transaction:
-    """Leave out what writes to a set that `doubts` writes to as well: that isn't as it was wanted before."""
-    doubted = {command.set for command in doubts if isinstance(command, ChangeElements)}
-    return tuple(command for command in repair if not (isinstance(command, ChangeElements) and command.set in doubted))
+def _without(repair: Transaction, recheck: Transaction) -> Transaction:
+    """Return a repair without the sets that `recheck` changes: these differ from `wanted` on purpose."""
+    rechecked = {command.set for command in recheck if isinstance(command, ChangeElements)}
+    return tuple(item for item in repair if not (isinstance(item, ChangeElements) and item.set in rechecked))

@@ -1,7 +1,6 @@
-"""What this agent has to say in the cluster, gathered every few seconds, and handed to who says it.
+"""Collects this agent's status every few seconds and passes changes to the cluster reporter.
 
-What there is to say comes from objects at fault, egress objects, and this node's own troubles; where none of them is
-another than before, nothing is handed over.
+The status has invalid objects, egress objects, and faults of this node. Without a change, nothing is passed on.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from nfagent.reporting.problems import NodeFaults, cluster_statements, node_stat
 from nfagent.reporting.reporter import ClusterReporter
 from nfagent.reporting.request_retrier import ApiRequests
 
-_GATHER_SECONDS = 2.0
+_COLLECT_SECONDS = 2.0
 
 
 class StatusReporter:
-    """Speaks for one agent."""
+    """Collects the status of one agent."""
 
     def __init__(
         self,
@@ -33,40 +32,40 @@ class StatusReporter:
         faults: Callable[[], Mapping[ObjectRef, tuple[ValidationIssue, ...]]],
         node_faults: Callable[[], NodeFaults],
     ) -> None:
-        """Join what is known with where it is said.
+        """Connect the sources of the status with the cluster reporter.
 
-        faults:      what is wrong with objects now, by object
-        node_faults: what goes wrong on this node now
+        faults:      returns the current issues, by object
+        node_faults: returns the current faults of this node
         """
         self._desired = desired
         self._clock = clock
         self._faults = faults
         self._node_faults = node_faults
-        self._notary = ClusterReporter(api, clock, desired.cluster.node, lambda: len(desired.cluster.nodes))
-        self._gathered: tuple[object, ...] = ()
+        self._reporter = ClusterReporter(api, clock, desired.cluster.node, lambda: len(desired.cluster.nodes))
+        self._last: tuple[object, ...] = ()
 
     async def run(self) -> None:
-        """Speak until cancelled."""
+        """Collect and report until cancelled."""
         never = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._notary.run())
+            tasks.create_task(self._reporter.run())
             while True:
-                self._gather()
-                await self._clock.wait(never, _GATHER_SECONDS)
+                self._collect()
+                await self._clock.wait(never, _COLLECT_SECONDS)
 
     def status(self) -> dict[str, Any]:
-        """Tell how it stands, for `dump state`."""
-        return self._notary.status()
+        """Return the state of the cluster reporter, for `dump state`."""
+        return self._reporter.status()
 
-    def _gather(self) -> None:
-        """Hand over what holds, where something that it is made of is another than before."""
-        desired, faults, troubles = self._desired, self._faults(), self._node_faults()
+    def _collect(self) -> None:
+        """Pass notices and conditions to the cluster reporter where their inputs have changed."""
+        desired, faults, node_faults = self._desired, self._faults(), self._node_faults()
         in_force = {ref: item for ref in faults if (item := desired.find(ref)) is not None}
         egress = (tuple(desired.egress.policies.values()), tuple(desired.egress.gateways.values()))
-        found = (faults, in_force, desired.logging_object, troubles, egress)
-        if found == self._gathered:
+        found = (faults, in_force, desired.logging_object, node_faults, egress)
+        if found == self._last:
             return
-        self._gathered = found
-        said = cluster_statements(faults, in_force, desired.logging_object)
-        said += node_statements(desired.cluster.node, troubles)
-        self._notary.say(said, standings(faults, *egress))
+        self._last = found
+        notices = cluster_statements(faults, in_force, desired.logging_object)
+        notices += node_statements(desired.cluster.node, node_faults)
+        self._reporter.say(notices, standings(faults, *egress))

@@ -1,5 +1,5 @@
-"""Sockets and libraries of the kernel's netfilter: libnftables, set elements, monitor, conntrack, NFLOG, bridges.
+"""Access to the kernel: libnftables, set elements, notifications, conntrack, NFLOG, interfaces, bridges.
 
-May import: system and below. Here things block, fail and take time. Promises: what is opened here is closed here;
-loss is counted, never silent; an error names the object and, where the kernel tells, its reason.
+May import: system and below. Calls here may block and fail. Guarantees: a module closes what it opens; lost messages
+are counted; an error names the object and, where the kernel reports one, the reason.
 """

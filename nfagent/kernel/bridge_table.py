@@ -1,4 +1,4 @@
-"""Keeps the bridge table (`nftables/bridge_table.py`) in the kernel: at the start, and when it changes."""
+"""Keeps the bridge table (`nftables/bridge_table.py`) in the kernel: writes it at the start and after a change."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.nft_monitor import generation
+from nfagent.kernel.table_queries import generation
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, REMOVAL, TABLE_TEXT, BridgeTableListing, parse_frames
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Run: TypeAlias = Callable[[str], str]
-"""Has libnftables run commands, and gives its answer."""
+"""Runs commands by libnftables and returns its output."""
 _ABSENT_MESSAGE = "No such file or directory"
 _TRIES = 3
-PASSING = "frames that Pods on a bridge send with VLAN tags, PPPoE and the like pass the rules by"
+PASSING = "tagged and encapsulated frames (VLAN, QinQ, PPPoE, MPLS) between Pods on a bridge are not filtered"
 
 
 class TextCommands(Protocol):
-    """What runs commands on the kernel's tables."""
+    """Runs nft commands on the kernel's tables."""
 
     async def by_text(self, call: Callable[[Run], _T]) -> _T:
-        """Let a call run commands while no transaction is under way."""
+        """Call a function that runs commands, while no transaction is under way; return its result."""
         ...
 
 
 class BridgeTableState(msgspec.Struct, frozen=True):
-    """How it stands.
+    """The last known state of the bridge table.
 
-    state:   'dropped', 'passed' as the settings say, or 'unknown', with its problem
-    dropped: frames counted since the table was made
+    state:   'dropped', 'passed' as configured, or 'unknown' with its problem
+    dropped: frames counted since the table was written
     """
 
     state: Literal["dropped", "passed", "unknown"]
@@ -43,35 +43,35 @@ class BridgeTableState(msgspec.Struct, frozen=True):
 
 
 class BridgeTableReconciler:
-    """Keeps frames that can't be judged dropped, or their table away where the settings let them pass."""
+    """Keeps the table that drops frames which no rule can filter; removes it where the settings let them pass."""
 
     def __init__(self, commands: TextCommands, *, dropping: bool) -> None:
-        """Do nothing yet."""
+        """Store the arguments; `run` and `refresh` access the kernel."""
         self._commands = commands
         self._dropping = dropping
-        self._worded: tuple[bytes, ...] = EXPECTED
-        self._suspected = False
+        self._accepted: tuple[bytes, ...] = EXPECTED  # as this nft lists the table
+        self._dirty = False
         self._changed = asyncio.Event()
-        self._state = BridgeTableState("unknown", problem="not looked at yet")
+        self._state = BridgeTableState("unknown", problem="not read yet")
 
     def changed(self) -> None:
-        """Say that somebody may have changed the table; it is looked at after the next `proceed`."""
-        self._suspected = True
+        """Mark the table as changed by another program; it is compared after the next `compare_if_changed`."""
+        self._dirty = True
 
     def proceed(self) -> None:
-        """Say that the rules, which come first, are right again."""
-        if self._suspected:
+        """Start the comparison of a changed table: table inet nfagent, which takes precedence, is in sync."""
+        if self._dirty:
             self._changed.set()
 
     async def run(self, seconds: float = 60.0) -> None:
-        """Look now, whenever `changed` and then `proceed` say so, and every so many seconds, until cancelled."""
+        """Compare now, after `mark_changed` and `compare_if_changed`, and every so many seconds, until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             self._changed.clear()
-            self._suspected = False
+            self._dirty = False
             began = clock()
             await self.look()
-            # Who changes tables without end has this looked at for a tenth of the time.
+            # A program that changes tables without end makes this take a tenth of the time at most.
             await asyncio.sleep((clock() - began) * 9)
             try:
                 async with asyncio.timeout(seconds):
@@ -80,28 +80,28 @@ class BridgeTableReconciler:
                 continue
 
     async def look(self) -> None:
-        """Make the table what it must be. A kernel that refuses is a line in the log, once."""
+        """Compare the table and write it where it differs. A refusal by the kernel is logged once."""
         before = self._state.problem
         try:
-            self._state = await self._commands.by_text(self._look_now)
+            self._state = await self._commands.by_text(self._refresh_now)
         except (KernelError, HostError, WireError) as error:
             self._state = BridgeTableState("unknown", problem=str(error))
             if str(error) != before:
-                log.warning("%s: %s", PASSING, error)
+                log.warning("%s: %s; retrying", PASSING, error)
 
     def status(self) -> dict[str, Any]:
-        """Give what `look` found last, for `dump state`."""
+        """Return the last known state, for `dump state`."""
         return {"table": BRIDGE_TABLE, **msgspec.to_builtins(self._state)}
 
-    def _look_now(self, run: Run) -> BridgeTableState:
+    def _refresh_now(self, run: Run) -> BridgeTableState:
         if not self._dropping:
             if remove_frames(run):
-                log.info("removed table %s: the settings let such frames pass", BRIDGE_TABLE)
+                log.info("removed table %s: bridges.unjudged_frames is 'passed'", BRIDGE_TABLE)
             return BridgeTableState("passed")
         found = read_frames(run)
-        if found is None or found.objects not in (EXPECTED, self._worded):
+        if found is None or found.objects not in (EXPECTED, self._accepted):
             if self._state.state == "dropped":
-                log.warning("table %s was changed by somebody else; it is made anew", BRIDGE_TABLE)
+                log.warning("table %s changed by another program; writing it again", BRIDGE_TABLE)
             found = self._write_now(run)
         return BridgeTableState("dropped", found.dropped or 0)
 
@@ -113,14 +113,14 @@ class BridgeTableReconciler:
             if found is not None and found.objects == EXPECTED:
                 return found
             if found is not None and generation() == before + 1:
-                # Nobody else has committed: these are this nft's words for what was written.
-                self._worded = found.objects
+                # No other program has committed: this is how this nft lists what was written.
+                self._accepted = found.objects
                 return found
-        raise KernelError(f"somebody else changes table {BRIDGE_TABLE} again and again; it is tried again")
+        raise KernelError(f"another program keeps changing table {BRIDGE_TABLE}")
 
 
 def remove_frames(run: Run) -> bool:
-    """Delete the table; tell whether there was one. Raises KernelError, MachineError."""
+    """Delete the table; return whether it existed. Raises KernelError, HostError."""
     found = read_frames(run)
     if found is not None:
         run(REMOVAL)
@@ -128,7 +128,7 @@ def remove_frames(run: Run) -> bool:
 
 
 def read_frames(run: Run) -> BridgeTableListing | None:
-    """Read the table; None where there is none. What can't be read isn't ours. Raises KernelError, MachineError."""
+    """Return the table, None without it; an unreadable listing is empty. Raises KernelError, HostError."""
     try:
         text = run(f"list table {BRIDGE_TABLE}")
     except KernelError as error:

@@ -1,11 +1,11 @@
 """Finds and deletes conntrack entries by ctnetlink, on a netlink socket of our own.
 
-These calls block, for some tenths of a second where there are many entries: they are made for a worker thread.
+These calls block, for some tenths of a second with many entries: they are meant for a worker thread.
 
-Whatever is asked for, the kernel walks its whole table, empty places too: 11 to 13 ms where it has 262,144 (tried). So
-one dump serves both families, where addresses of both are asked for. In a large table it is cheaper to have the kernel
-pick the entries of a few addresses; its filter is used once it has been seen to find what a whole dump found
-(`netlink.conntrack.encode_dump` says what filters do in some kernels). Else all entries come, and are picked here.
+For every dump, the kernel walks its whole hash table, empty buckets too: 11 to 13 ms with 262,144 buckets (measured).
+So one dump serves both families where addresses of both are requested. In a large table a kernel filter for a few
+addresses is cheaper; it is used once it has returned what a whole dump returned (`netlink.conntrack.encode_dump`
+lists what filters do in some kernels). Otherwise all entries are read, and selected here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import asking_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, request_socket
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
@@ -30,7 +30,6 @@ from nfagent.netlink.extack import Acknowledgement, decode_answer
 from nfagent.nftables.objects import FLOW_SET_SIZE
 
 _BUFFER = 1024 * 1024  # the kernel doubles it: enough for a batch of deletions, and for as many refusals
-_DATAGRAM = 65_536  # twice the most that a dump's have
 _SEQUENCE_MASK = 0xFFFF_FFFF
 _ATTEMPTS = 3
 _BATCH = 500  # deletions of one send: 60 KB, and 1 KiB of the receive buffer for each refusal
@@ -40,16 +39,16 @@ _NEEDS_ROOT = "conntrack needs root (CAP_NET_ADMIN); run nfagent with sudo, or a
 _NO_CTNETLINK = "this kernel has no nf_conntrack_netlink; load it with `modprobe nf_conntrack_netlink`"
 
 _LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
-_MOST_WAYS = 262_144
-"""Ways that a set has room for at most. Full of them it takes 26 MiB of the kernel's memory for IPv4, 35 for IPv6; a
-listing of the table has libnftables hold 2.5 KB for each besides, as long as it lasts.
+_MOST_TUPLES = 262_144
+"""The largest size of a set of revoked reply tuples. A full set takes 26 MiB of kernel memory for IPv4, 35 for IPv6.
+While the table is listed, libnftables holds another 2.5 KB per element.
 """
 
 _Key: TypeAlias = tuple[int, int, bytes]
 
 
 class _Dump(msgspec.Struct):
-    """Entries by what tells them apart, how many others the kernel gave, of IPv6 too, and its refusal, if any."""
+    """Selected entries by zone, id and tuple; counts of the others, all and IPv6; the kernel's refusal, if any."""
 
     entries: dict[_Key, ConntrackEntry]
     others: int = 0
@@ -58,32 +57,32 @@ class _Dump(msgspec.Struct):
 
 
 def room_for_ways(limit: Path = _LIMIT) -> int:
-    """Give how many ways of ended connections there shall be room for: as many as conntrack has for connections.
+    """Return the size of the sets `revoked4/6`: nf_conntrack_max, limited to 65,536..262,144.
 
-    Where conntrack isn't loaded, or its limit can't be read, the size that sets have anyway.
+    Without conntrack, or where its limit can't be read, the default size of sets (FLOW_SET_SIZE).
     """
     try:
         connections = int(limit.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return FLOW_SET_SIZE
-    return min(max(connections or _MOST_WAYS, FLOW_SET_SIZE), _MOST_WAYS)
+    return min(max(connections or _MOST_TUPLES, FLOW_SET_SIZE), _MOST_TUPLES)
 
 
 def open_socket() -> socket.socket:
-    """Open a netlink socket of this thread's network namespace, set up for `ConntrackClient`.
+    """Open a netlink socket for `ConntrackClient` in the network namespace of this thread.
 
-    Raises MachineError where this machine stands in the way, KernelError otherwise.
+    Raises HostError for what an administrator must change, KernelError otherwise.
     """
-    return asking_socket(_NEEDS_ROOT, blocking=True, send_buffer=_BUFFER, receive_buffer=_BUFFER)
+    return request_socket(_NEEDS_ROOT, blocking=True, send_buffer=_BUFFER, receive_buffer=_BUFFER)
 
 
 class ConntrackClient:
-    """The conntrack entries of the network namespace in which it is made. One thread at a time may use it.
+    """The conntrack entries of one network namespace, that of its constructor. One thread at a time may use it.
 
-    opening:      gives a connected netlink socket: now, and after a failure that left the old one with answers to come
-    filters_from: entries of a family, for each address asked for, from which on the kernel is to filter: it walks its
-                  table twice for an address, which takes as long as reading some 15,000 entries (tried)
-    timeout_seconds: for each answer; the kernel answers within the call, so this only ends what would never end
+    opening:      returns a connected netlink socket: at the start, and after a failure that left replies unread
+    filters_from: entries of a family per requested address, from which on the kernel filters. It walks its table
+                  twice per address, which takes as long as reading some 15,000 entries (measured)
+    timeout_seconds: for each reply. The kernel replies within the call, so this only limits a kernel that never does
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class ConntrackClient:
         self._filters_from = filters_from
         self._sequence = 0
         self._sizes: dict[Family, int] = {}  # entries in the last whole dump
-        self._filters: dict[Family, bool] = {}  # whether the kernel's filter is right, where that is known
+        self._filters: dict[Family, bool] = {}  # whether the kernel's filter is correct, once tested
         self._socket: socket.socket | None = self._open()
 
     def close(self) -> None:
@@ -109,14 +108,14 @@ class ConntrackClient:
             opened.close()
 
     def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
-        """Give the entries, in all zones, whose client or server is one of these canonical addresses, each once.
+        """Return the entries, in all zones, whose client or server is one of these canonical addresses, each once.
 
-        From a whole dump also those of link-local addresses, which are nobody's whom a policy knows.
+        A whole dump also returns entries of link-local addresses, which no policy selects.
 
-        Entries that come or go during the call may be among them or not. A dump that the kernel calls interrupted is
-        made again, three times at most; then what was found by any of them is given.
+        Entries created or deleted during the call may be missing or not. A dump that the kernel reports as interrupted
+        is repeated, three dumps at most; the result is the union of all of them.
 
-        Raises MachineError without the right to ask, or without ctnetlink; KernelError for other failures.
+        Raises HostError without CAP_NET_ADMIN or ctnetlink; KernelError for other failures.
         """
         found: list[ConntrackEntry] = []
         unpicked: dict[Family, frozenset[str]] = {}
@@ -132,10 +131,10 @@ class ConntrackClient:
         return found
 
     def delete(self, entries: Iterable[ConntrackEntry]) -> int:
-        """Delete entries; give how many of them were still there.
+        """Delete entries; return how many of them still existed.
 
-        One that is refused doesn't keep the others: KernelError names the first such one after all were asked for.
-        Raises MachineError without the right to delete; KernelError also where the outcome isn't known.
+        A refused deletion doesn't stop the others: after all requests, KernelError names the first one refused.
+        Raises HostError without CAP_NET_ADMIN; KernelError also where the outcome is unknown.
         """
         wanted = list(entries)
         refused = []
@@ -147,7 +146,7 @@ class ConntrackClient:
         return len(wanted) - len(refused)
 
     def _picked(self, family: Family, wanted: frozenset[str]) -> Iterable[ConntrackEntry] | None:
-        """Have the kernel pick the entries where that is cheaper, and right; None where a whole dump must tell."""
+        """Return the entries by the kernel's filter where it is cheaper and correct; None for a whole dump."""
         if not wanted:
             return ()
         if not (self._filters.get(family) and self._is_large(family, wanted)):
@@ -159,7 +158,7 @@ class ConntrackClient:
         return found.values()
 
     def _from_whole(self, unpicked: dict[Family, frozenset[str]]) -> Iterable[ConntrackEntry]:
-        """Pick the entries from one whole dump, and see how large the table is, and whether the filter would do."""
+        """Return the entries selected from one whole dump; measure the table's size and test the kernel's filter."""
         (family, *more), wanted = unpicked, frozenset[str]().union(*unpicked.values())
         whole = self._dump(None if more else family, wanted)
         if whole.refusal is not None:
@@ -181,7 +180,7 @@ class ConntrackClient:
         return self._sizes.get(family, 0) > len(wanted) * self._filters_from
 
     def _filter_finds(self, family: Family, key: _Key, known: ConntrackEntry) -> bool:
-        """Tell whether the kernel's filter gives a known entry by its client and by its server, and no others."""
+        """Return whether the kernel's filter finds a known entry by its client and its server, and no others."""
         by_client = self._filtered(family, frozenset({known.client}), "client")
         by_server = self._filtered(family, frozenset({known.server}), "server")
         return by_client is not None and by_server is not None and key in by_client and key in by_server
@@ -189,7 +188,7 @@ class ConntrackClient:
     def _filtered(
         self, family: Family, wanted: frozenset[str], *ends: Literal["client", "server"]
     ) -> dict[_Key, ConntrackEntry] | None:
-        """Let the kernel pick the entries whose ends are wanted; None where it refuses, or gives others too."""
+        """Return the entries by the kernel's filter; None where it refuses, or returns other entries too."""
         entries: dict[_Key, ConntrackEntry] = {}
         for address, end in product(sorted(wanted), ends):
             found = self._dump(family, wanted, **{end: address})
@@ -205,16 +204,16 @@ class ConntrackClient:
         for _ in range(_ATTEMPTS):
             self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
             request = encode_dump(family, self._sequence, client=client, server=server)
-            found.others = found.others6 = 0  # nothing tells them apart, so what one attempt gave is what counts
+            found.others = found.others6 = 0  # they have no identity here: the last attempt counts
             with self._asking() as opened:
                 opened.send(request)
-                interrupted = _take_dump(opened, found, wanted)
+                interrupted = _read_dump(opened, found, wanted)
             if not interrupted:
                 break
         return found
 
     def _delete_batch(self, batch: list[ConntrackEntry]) -> list[tuple[ConntrackEntry, Acknowledgement]]:
-        """Ask for deletions by one send, and give those that were refused. The last one alone is acknowledged."""
+        """Send deletions at once and return the refused ones. Only the last request asks for an acknowledgement."""
         asked = {(self._sequence + n) & _SEQUENCE_MASK: entry for n, entry in enumerate(batch, 1)}
         self._sequence = last = (self._sequence + len(batch)) & _SEQUENCE_MASK
         requests = [encode_delete(entry, number, acknowledge=number == last) for number, entry in asked.items()]
@@ -230,9 +229,9 @@ class ConntrackClient:
 
     @contextmanager
     def _asking(self) -> Iterator[socket.socket]:
-        """Give the socket, and put into words what fails.
+        """Return the socket, and raise KernelError for what fails.
 
-        Who asks next gets a new socket then: while a dump isn't taken to its end, the kernel begins no other.
+        After a failure the next request opens a new socket: the kernel starts no dump before the last one is read.
         """
         if self._socket is None:
             self._socket = self._open()
@@ -241,19 +240,19 @@ class ConntrackClient:
         except BaseException as error:
             self.close()
             if isinstance(error, WireError):
-                raise KernelError(f"conntrack's answer can't be read: {error}") from None
+                raise KernelError(f"cannot decode a conntrack reply: {error}") from None
             if isinstance(error, OSError):
-                raise KernelError(f"conntrack doesn't answer: {self._words(error)}") from error
+                raise KernelError(f"conntrack request failed: {self._describe(error)}") from error
             raise
 
-    def _words(self, error: OSError) -> str:
+    def _describe(self, error: OSError) -> str:
         if isinstance(error, TimeoutError):
-            return f"nothing came within {self._timeout_seconds:g} s"
-        return _errno_words(error.errno or 0)
+            return f"no reply within {self._timeout_seconds:g} s"
+        return _errno_text(error.errno or 0)
 
 
 def _drained(entries: dict[_Key, ConntrackEntry]) -> list[ConntrackEntry]:
-    """Give the entries in their order. Each key goes by itself: all at once would hold the event loop."""
+    """Return the entries in their order. Keys are freed one by one: all at once would hold the event loop."""
     found = []
     while entries:
         found.append(entries.popitem()[1])
@@ -261,11 +260,11 @@ def _drained(entries: dict[_Key, ConntrackEntry]) -> list[ConntrackEntry]:
     return found
 
 
-def _take_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> bool:
-    """Take the answer to one request for a dump, and tell whether the kernel called it interrupted."""
+def _read_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> bool:
+    """Read the replies to one dump request; return whether the kernel reports the dump as interrupted."""
     interrupted = done = False
     while not done:
-        part = decode_entries(opened.recv(_DATAGRAM), wanted)
+        part = decode_entries(opened.recv(DATAGRAM_BYTES), wanted)
         found.entries |= {(entry.zone, entry.id, entry.reply): entry for entry in part.entries}
         found.others += part.others
         found.others6 += part.others6
@@ -275,9 +274,9 @@ def _take_dump(opened: socket.socket, found: _Dump, wanted: frozenset[str]) -> b
 
 
 def _answers(opened: socket.socket, last: int) -> Iterator[Acknowledgement]:
-    """Give the answers to a batch up to the last; who lacks the right gets one answer, to the first."""
+    """Read the replies to a batch up to the last; without CAP_NET_ADMIN the kernel replies once, to the first."""
     while True:
-        for reply in codec.messages(opened.recv(_DATAGRAM)):
+        for reply in codec.messages(opened.recv(DATAGRAM_BYTES)):
             answer = decode_answer(reply)
             yield answer
             if answer.sequence == last or answer.errno == errno.EPERM:
@@ -287,7 +286,7 @@ def _answers(opened: socket.socket, last: int) -> Iterator[Acknowledgement]:
 def _undumped(answer: Acknowledgement) -> HostError | KernelError:
     if answer.errno == errno.EPERM:
         return HostError(_NEEDS_ROOT)
-    if answer.errno in {errno.EINVAL, errno.EOPNOTSUPP}:  # nfnetlink's answer for a subsystem that isn't there
+    if answer.errno in {errno.EINVAL, errno.EOPNOTSUPP}:  # nfnetlink's reply without the subsystem
         return HostError(_NO_CTNETLINK)
     return KernelError(f"the kernel refused to list conntrack entries: {_reason(answer)}")
 
@@ -301,9 +300,9 @@ def _undeleted(entry: ConntrackEntry, answer: Acknowledgement, others: int) -> H
 
 
 def _reason(answer: Acknowledgement) -> str:
-    said = f"; the kernel says: {answer.text}" if answer.text else ""
-    return _errno_words(answer.errno) + said
+    detail = f"; the kernel says: {answer.text}" if answer.text else ""
+    return _errno_text(answer.errno) + detail
 
 
-def _errno_words(code: int) -> str:
+def _errno_text(code: int) -> str:
     return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})"

@@ -1,8 +1,8 @@
-"""Follows this node's interfaces: which of them Pods are behind, and where its tunnels end.
+"""Follows this node's interfaces: which of them lead to Pods, and which are tunnels.
 
-The kernel says that interfaces or routes changed; what they are then is asked anew: all interfaces, and the route to
-each of this node's Pods. Routes are never listed: a node that speaks BGP has a million. However often they change,
-looking takes a twentieth of the time at most.
+The kernel notifies of changed interfaces and routes. After a notification, all interfaces are listed, and the route to
+each Pod of this node is looked up. Routes are never listed: a BGP node has a million. However often they change,
+reading takes a twentieth of the time at most.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import msgspec
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.pod_interfaces import node_links
 from nfagent.errors import KernelError, WireError
-from nfagent.kernel.rtnetlink import DATAGRAM, listed_links, raise_refusal, rtnetlink_socket
+from nfagent.kernel.rtnetlink import listed_links, raise_refusal, rtnetlink_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.model.netaddr import text
 from nfagent.netlink import codec
 from nfagent.netlink.rtnl_link import NETLINK_ROUTE
@@ -34,16 +35,16 @@ log = logging.getLogger(__name__)
 
 _GROUPS = 1 << 0 | 1 << 6 | 1 << 10  # RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE: linux/rtnetlink.h
 _DRAINED = 256
-_TURN_SECONDS = 0.005
+_SLICE_SECONDS = 0.005
 _PAUSE_SECONDS, _REST = 0.1, 20
-"""After a look nobody looks for so long, or for so many times what it took."""
+"""The pause after reading: so many seconds, or so many times the duration of reading, the longer of both."""
 _RETRY_SECONDS = 5.0
-_ANYWAY_SECONDS = 60.0
-"""What nobody tells of (a rule of policy routing, for one) is found after this long."""
+_RESYNC_SECONDS = 60.0
+"""Changes without a notification (policy routing rules, for one) are found after so long."""
 _EVENT_BUFFER = 32 * 1024
-_OTHERS = 8
-_WORLD = ("1.0.0.1", "203.0.113.1", "2001:4860::1", "2a00::1")
-"""Addresses far away, in either half of each family; nothing is sent there."""
+_OTHER_NODES = 8
+_INTERNET = ("1.0.0.1", "203.0.113.1", "2001:4860::1", "2a00::1")
+"""Remote addresses, one in either half of each family's range; nothing is sent to them."""
 _NO_ROUTE = {
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
@@ -53,44 +54,45 @@ _NO_ROUTE = {
     errno.EAFNOSUPPORT,
     errno.EOPNOTSUPP,
 }
-"""What the kernel answers of an address that it would send nothing to."""
+"""Errors of a route look-up for an address without a usable route."""
 
 
 class LinkQuery(msgspec.Struct, frozen=True):
-    """Addresses whose routes tell what the node's interfaces are for.
+    """Addresses whose routes show the purpose of the node's interfaces.
 
-    pods:   of Pods of this node, and of the end of its Pod ranges
-    beyond: of a few other Nodes, and of the world
+    pods:   addresses of Pods of this node, and the end of its Pod ranges
+    beyond: addresses of a few other Nodes, and of the internet
     """
 
     pods: frozenset[str] = frozenset()
-    beyond: frozenset[str] = frozenset(_WORLD)
+    beyond: frozenset[str] = frozenset(_INTERNET)
 
 
 def question_of(cluster: ClusterState) -> LinkQuery:
-    """Give what is to be asked for, in a cluster as it is known."""
+    """Return the addresses to look up, for the current cluster state."""
     pods = {address for pod in cluster.local.values() if pod.holds_addresses for address in pod.addresses}
     own = cluster.nodes.get(cluster.node)
     for item in own.pod_cidrs if own is not None else ():
-        # The last address but one: no broadcast, and rarely a Pod's. A bridge shows so before it has Pods.
+        # The last address but one: no broadcast, and rarely a Pod's. It finds a bridge before the first Pod.
         pods.add(text(item.family, max(item.first, item.last - 1)))
-    others = islice((node for node in cluster.nodes.values() if node.name != cluster.node), _OTHERS)
-    # A virtual kubelet's Node has the address of a Pod: that leads to the Pod, and nowhere else.
-    beyond = frozenset(_WORLD).union(*(node.addresses for node in others)) - pods
+    others = islice((node for node in cluster.nodes.values() if node.name != cluster.node), _OTHER_NODES)
+    # The Node of a virtual kubelet has the address of its Pod: its route leads to the Pod only.
+    beyond = frozenset(_INTERNET).union(*(node.addresses for node in others)) - pods
     return LinkQuery(frozenset(pods), beyond)
 
 
 class LinkMonitor:
-    """Keeps what is known of the node's interfaces; what can't be asked stays as it was known last.
+    """Keeps the last known state of the node's interfaces, also while it can't be read.
 
-    problem: why it can't be asked, or isn't told, '' where that isn't so
+    links:   the last known interfaces, None before the first reading
+    problem: why they can't be read or followed, '' without a problem
     """
 
     def __init__(self, ask: Callable[[], LinkQuery], changed: Callable[[NodeInterfaces], None]) -> None:
-        """Start with nothing known.
+        """Store the arguments; `refresh` and `run` read the interfaces.
 
-        ask:     what is to be asked for now
-        changed: called with what is known, whenever that has changed
+        ask:     returns the addresses to look up
+        changed: called with the new state, after it changed
         """
         self._ask = ask
         self._changed = changed
@@ -100,28 +102,28 @@ class LinkMonitor:
         self.problem = ""
 
     def look(self) -> None:
-        """Look now, in one piece. What can't be asked is a line in the log."""
+        """Read now, without a turn for the event loop. A failure is logged."""
         with suppress(KernelError):
             for _ in self._steps():
                 pass
 
     def pods_changed(self) -> None:
-        """Say that Pods of this node, or its ranges, have changed; looks where others are to be asked for."""
+        """Read soon where Pods of this node, or its ranges, have changed the addresses to look up."""
         if self._ask() != self._asked:
             self._woken.set()
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow changes until cancelled."""
         while True:
             try:
                 with _event_socket() as events:
                     await self._follow(events)
             except KernelError as error:
-                self._say(str(error))
+                self._set_problem(str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def status(self) -> dict[str, Any]:
-        """Give what is known, for `dump state`."""
+        """Return the last known state, for `dump state`."""
         known = self.links or NodeInterfaces()
         return {
             "pod_links": sorted(known.pod_links),
@@ -135,8 +137,8 @@ class LinkMonitor:
         while True:
             _drain(events)
             began = time.monotonic()
-            took = await self._look_in_turns()
-            self._say("")
+            took = await self._refresh_in_slices()
+            self._set_problem("")
             await asyncio.sleep(max(_PAUSE_SECONDS, took * _REST))
             try:
                 loop.add_reader(events, self._woken.set)
@@ -144,26 +146,26 @@ class LinkMonitor:
                 raise self._failed(os.strerror(error.errno or 0)) from error
             try:
                 with suppress(TimeoutError):
-                    # Not by `wait_for`, which Python 3.11 has swallow a cancellation now and then.
-                    async with asyncio.timeout(began + _ANYWAY_SECONDS - time.monotonic()):
+                    # Not by `wait_for`: in Python 3.11 it may swallow a cancellation.
+                    async with asyncio.timeout(began + _RESYNC_SECONDS - time.monotonic()):
                         await self._woken.wait()
             finally:
                 loop.remove_reader(events)
             self._woken.clear()
 
-    async def _look_in_turns(self) -> float:
-        """Look, and let others have their turn; give the seconds that it took itself."""
-        took, turn = 0.0, time.monotonic()
+    async def _refresh_in_slices(self) -> float:
+        """Read in slices of the event loop's time; return the seconds of all slices."""
+        took, began = 0.0, time.monotonic()
         for _ in self._steps():
-            spent = time.monotonic() - turn
-            if spent > _TURN_SECONDS:
+            spent = time.monotonic() - began
+            if spent > _SLICE_SECONDS:
                 took += spent
                 await asyncio.sleep(0)
-                turn = time.monotonic()
-        return took + time.monotonic() - turn
+                began = time.monotonic()
+        return took + time.monotonic() - began
 
     def _steps(self) -> Iterator[object]:
-        """Look in steps. Raises KernelError, and has said so."""
+        """Read in steps. Raises KernelError, which is logged."""
         try:
             asked = self._ask()
             with rtnetlink_socket() as opened:
@@ -177,61 +179,61 @@ class LinkMonitor:
             raise self._failed(os.strerror(error.errno or 0)) from error
         self._asked = asked
         if found != self.links:
-            self._tell(found)
+            self._publish(found)
 
-    def _tell(self, found: NodeInterfaces) -> None:
+    def _publish(self, found: NodeInterfaces) -> None:
         before = self.links.shared if self.links is not None else ()
         for name, why in found.shared:
             if (name, why) not in before:
-                log.warning("sources of Pods behind %s aren't held against the interface: %s", name, why)
+                log.warning("source addresses are not checked on interface %s: %s", name, why)
         self.links = found
         self._changed(found)
 
     def _failed(self, reason: str) -> KernelError:
-        error = KernelError(f"this node's interfaces can't be asked for, what was known stays: {reason}")
-        self._say(str(error))
+        error = KernelError(f"cannot read interfaces and routes: {reason}; keeping the last known state")
+        self._set_problem(str(error))
         return error
 
-    def _say(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem and problem != self.problem:
             log.warning("%s", problem)
         elif self.problem and not problem:
-            log.info("mended: this node's interfaces are known again")
+            log.info("resolved: interfaces and routes are read again")
         self.problem = problem
 
 
 def _event_socket() -> socket.socket:
-    """Open a socket that is told of changes. Raises KernelError."""
+    """Open a socket for notifications of interfaces and routes. Raises KernelError."""
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
+        opened = netlink_socket(NETLINK_ROUTE)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)
         opened.bind((0, _GROUPS))
     except OSError as error:
-        raise _unheard(error) from error
+        raise _unsubscribed(error) from error
     return opened
 
 
-def _unheard(error: OSError) -> KernelError:
-    return KernelError(f"changes of this node's interfaces aren't heard: {os.strerror(error.errno or 0)}")
+def _unsubscribed(error: OSError) -> KernelError:
+    return KernelError(f"cannot subscribe to rtnetlink notifications: {os.strerror(error.errno or 0)}")
 
 
 def _drain(events: socket.socket) -> None:
-    """Take out what was told: all of it means the same. What there was no room for means it too."""
+    """Discard queued notifications: each one, and an overrun, means that something changed."""
     for _ in range(_DRAINED):
         try:
-            events.recv(DATAGRAM)
+            events.recv(DATAGRAM_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:
-                raise _unheard(error) from error
+                raise _unsubscribed(error) from error
 
 
 def _routes(opened: socket.socket, addresses: Iterable[str]) -> Generator[None, None, list[Route | None]]:
     found: list[Route | None] = []
     for sequence, address in enumerate(sorted(addresses), 1):
         opened.send(encode_route_request(sequence, address))
-        for part in codec.messages(opened.recv(DATAGRAM)):
+        for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
             if part.type == codec.NLMSG_ERROR and codec.ack_errno(part) in _NO_ROUTE:
                 continue
             raise_refusal(part)

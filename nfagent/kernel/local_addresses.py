@@ -1,4 +1,4 @@
-"""Which addresses are this machine's own, in the network namespace of the calling thread."""
+"""Recognises local addresses of this machine, in the network namespace of the calling thread."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _DOMAINS: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_
 
 
 def is_own(address: str) -> bool:
-    """Tell whether an address is this machine's: whether what is sent there would come from there too.
+    """Return whether an address is local: whether a packet to it would have it as its source too.
 
-    That asks the routes; nothing is sent. (What a socket may be bound to says less where `ip_nonlocal_bind` is set.)
+    A route look-up by `connect`; nothing is sent. (`bind` would accept any address with `ip_nonlocal_bind` set.)
     """
     if is_link_local(address):
         return ipaddress.ip_address(address).packed.hex() in _link_locals()
@@ -26,9 +26,9 @@ def is_own(address: str) -> bool:
 
 
 def own_among(addresses: Iterable[str]) -> str:
-    """Return the first address that is this machine's, by its routes, and no link-local one; '' where none is.
+    """Return the first local address, link-local ones excluded; '' without one.
 
-    Asks with one socket a family: some microseconds an address.
+    One socket per family, some microseconds per address.
     """
     with ExitStack() as stack:
         sockets: dict[Family, socket.socket] = {}
@@ -47,7 +47,7 @@ def own_among(addresses: Iterable[str]) -> str:
 
 
 def _link_locals() -> set[str]:
-    """Give the addresses of all interfaces, in hexadecimal; a route to a link-local one says nothing without a link."""
+    """Return all interfaces' IPv6 addresses, in hexadecimal: a link-local route look-up needs an interface."""
     try:
         listed = _INTERFACES.read_text(encoding="ascii")
     except OSError:  # a kernel without IPv6

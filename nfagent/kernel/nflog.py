@@ -1,7 +1,7 @@
 """Reads an NFLOG group on the event loop: netlink datagrams in, batches of logged packets out.
 
 The kernel's receive buffer is the queue between a burst and its attribution: 8 MiB hold a second and more at
-10,000 packets a second. What overflows is counted by the gaps in the records' running numbers.
+10,000 packets a second. What overflows is counted by gaps in the sequence numbers of the records.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import netfilter_socket
+from nfagent.kernel.sockets import SO_RCVBUFFORCE, netfilter_socket
 from nfagent.netlink import codec, nflog
 
-_SO_RCVBUFFORCE = 33
 _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
 _BIND_SEQUENCE = 1
 _DATAGRAM = 131_072  # the most that nfnetlink_log puts into one
 _BATCH = 160  # records after which a wake-up ends: with one more datagram of them, 10 ms at 40 µs each
 _SEQUENCE_MASK = 0xFFFF_FFFF
-_ENDED = "its socket has ended"
+_ENDED = "end of file on the socket"
 
 OnPackets = Callable[[list[nflog.LoggedPacket]], None]
 OnFailure = Callable[[str], None]
@@ -34,10 +33,10 @@ OnFailure = Callable[[str], None]
 class NflogCounters(msgspec.Struct):
     """Records since the group was bound.
 
-    received:    handed on
-    undecodable: came, but could not be read
-    lost:        numbered by the kernel, but never came
-    overruns:    times that the kernel said that the receive buffer was full (ENOBUFS)
+    received:    passed to the callback
+    undecodable: received, but not decodable
+    lost:        numbered by the kernel, but not received
+    overruns:    times that the kernel reported a full receive buffer (ENOBUFS)
     """
 
     received: int = 0
@@ -50,12 +49,12 @@ class NflogSource:
     """One NFLOG group of the network namespace in which `open` is called.
 
     group:           number in `log group N`, 0..65535; a group has one reader
-    receive_buffer:  bytes that the kernel may queue for us
-    queue_threshold: records that the kernel gathers before it sends
-    timeout_cs:      hundredths of a second after which it sends what it has
+    receive_buffer:  bytes that the kernel may queue for the socket
+    queue_threshold: records that the kernel collects before it sends
+    timeout_cs:      hundredths of a second after which it sends incomplete batches
     buffer_size:     bytes of one datagram, 131072 at most
     copy_range:      bytes of each packet: enough for IPv6 with extension headers and the ports
-    opening:         gives a netlink socket whose receive buffer has so many bytes
+    opening:         returns a netlink socket with a receive buffer of so many bytes
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class NflogSource:
         copy_range: int = 128,
         opening: Callable[[int], socket.socket] | None = None,
     ) -> None:
-        """Keep the settings; nothing is opened yet."""
+        """Store the settings; `open` opens the socket."""
         self._opening = opening or _open_socket
         self.counters = NflogCounters()
         self._group = group
@@ -85,22 +84,22 @@ class NflogSource:
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last = _SEQUENCE_MASK  # the number before the first, which is 0
-        self._numbered = 0  # numbers that the kernel has given out, by the last one seen
-        self._accounted = 0  # of these, those that came, readable or not
+        self._numbered = 0  # numbers assigned by the kernel, by the last one received
+        self._accounted = 0  # of these, the received ones, decodable or not
         self._early: list[nflog.LoggedPacket] = []
 
     def open(self, on_packets: OnPackets, on_failure: OnFailure = lambda _problem: None) -> None:
-        """Bind the group and call back with batches, in order, from the running event loop.
+        """Bind the group and pass batches of packets to a callback, in order, on the running event loop.
 
-        Where the socket fails later, it is closed, and `on_failure` told why, once: it may be opened again.
+        A socket that fails later is closed, and `on_failure` called once with the reason; `open` may be called again.
 
-        Raises MachineError when this machine or another process stands in the way, KernelError when the
-        kernel refuses otherwise; nothing stays open then.
+        Raises HostError for what an administrator must change (another reader, a missing right or module), KernelError
+        for other refusals; the socket is closed then.
         """
         self._loop = asyncio.get_running_loop()
         opened = self._opening(self._receive_buffer)
         self._socket = opened
-        self._last = _SEQUENCE_MASK  # a group that is bound anew counts from the start
+        self._last = _SEQUENCE_MASK  # the kernel numbers a newly bound group from 0
         try:
             opened.send(self._request)
             self._await_ack(opened)
@@ -113,7 +112,7 @@ class NflogSource:
         self._loop.add_reader(opened, self._read, opened, on_packets, on_failure)
 
     def close(self) -> None:
-        """Give the group back; records still on their way are dropped. Closing twice is harmless."""
+        """Unbind the group; unread records are dropped. Closing twice is harmless."""
         opened, self._socket = self._socket, None
         if opened is not None and self._loop is not None:
             self._loop.remove_reader(opened)
@@ -134,7 +133,7 @@ class NflogSource:
                 raise self._refusal(code)
 
     def _refusal(self, code: int) -> HostError | KernelError:
-        # nfnetlink_log answers EPERM both without CAP_NET_ADMIN and for a group that is another socket's
+        # nfnetlink_log returns EPERM both without CAP_NET_ADMIN and for a group of another socket
         owner = _owner(self._group)
         if code == errno.EBUSY or (code == errno.EPERM and owner is not None):
             return HostError(
@@ -168,12 +167,12 @@ class NflogSource:
                 break
             batch += self._decode(datagram)
         if problem:
-            self.close()  # it stays readable, and would be read again and again
+            self.close()  # it would stay readable, and wake the event loop for ever
         if batch:
             self.counters.received += len(batch)
             on_packets(batch)
         if problem:
-            on_failure(f"NFLOG group {self._group} can't be read any more: {problem}")
+            on_failure(f"NFLOG group {self._group} failed: {problem}")
 
     def _decode(self, datagram: bytes) -> list[nflog.LoggedPacket]:
         found = nflog.decode_datagram(datagram)
@@ -185,7 +184,7 @@ class NflogSource:
             self._numbered += (last - self._last) & _SEQUENCE_MASK
             self._last = last
             self._accounted += sum(packet.sequence is not None for packet in packets)
-        # An unreadable record took a number too, and may be counted before the next number tells so: never go back.
+        # An undecodable record has a number too, and may be counted before the next number is known: never decrease.
         self.counters.lost = max(self.counters.lost, self._numbered - self._accounted)
         return packets
 
@@ -194,13 +193,13 @@ def _open_socket(receive_buffer: int) -> socket.socket:
     opened = netfilter_socket(blocking=False)
     try:
         opened.bind((0, 0))
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
         raise HostError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`") from error
     except OSError as error:
         opened.close()
-        raise KernelError(f"the NFLOG socket can't be set up: {os.strerror(error.errno or 0)}") from error
+        raise KernelError(f"cannot set up the NFLOG socket: {os.strerror(error.errno or 0)}") from error
     return opened
 
 

@@ -1,6 +1,6 @@
-"""Keeps an NFLOG group read: opened again, each time later, whenever it can't be opened or its socket fails.
+"""Reads an NFLOG group continuously: opens it again, with exponential backoff, after its socket failed.
 
-What stands in the way is said once in the log, and again only after packets have come meanwhile.
+A failure is logged once, and again only after packets have arrived in between.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ _LONGEST_PAUSE = 30.0
 
 
 class NflogReader:
-    """A group, and what is called with its packets.
+    """Reads one group and passes its packets to a callback.
 
-    problem: why nothing is read now, '' while something is
+    problem: why the group is not being read, '' while it is
     """
 
     def __init__(self, source: NflogSource, clock: Clock, on_packets: OnPackets) -> None:
-        """Open nothing yet."""
+        """Store the arguments; `run` opens the group."""
         self.problem = ""
         self._source = source
         self._clock = clock
         self._on_packets = on_packets
-        self._said = ""
+        self._logged = ""
 
     async def run(self) -> None:
-        """Read until cancelled; the group stays open then."""
+        """Read until cancelled; the group then stays open."""
         pause = _FIRST_PAUSE
         while True:
             before = self._source.counters.received
             problem = await self._read()
             if self._source.counters.received > before:
-                pause, self._said = _FIRST_PAUSE, ""
+                pause, self._logged = _FIRST_PAUSE, ""
             self.problem = problem
-            if problem != self._said:
-                log.error("no verdict log for now; policies are enforced all the same: %s", problem)
-            self._said = problem
+            if problem != self._logged:
+                log.error("verdict log interrupted: %s; retrying, policies stay enforced", problem)
+            self._logged = problem
             await self._clock.wait(asyncio.Event(), pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _read(self) -> str:
-        """Open the group, read it for as long as that goes well, and give what came in the way."""
+        """Open the group and read it until it fails; return the reason."""
         failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         try:
             self._source.open(self._on_packets, failed.set_result)

@@ -1,7 +1,7 @@
-"""The kernel's nftables through libnftables: one context, one table, one call at a time.
+"""Reads and changes table inet nfagent: by libnftables, and for set elements by netlink.
 
-Transactions go as nft text, all or nothing; listings come as JSON. Only `inet nfagent` is named here
-(`kernel/bridge_table.py` names `bridge nfagent`), in the network namespace that the process runs in.
+libnftables takes transactions as nft text, atomically, and returns listings as JSON; there is one context and one call
+at a time. The network namespace is that of the process. (`kernel/bridge_table.py` has the table bridge nfagent.)
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.nft_library import require_netlink, reserving
-from nfagent.kernel.nft_monitor import NftMonitor, flags_of_table, generation, table_flags
+from nfagent.kernel.nft_library import require_netlink, with_reserve
+from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.set_elements import NEEDS_ROOT, SetElementSocket, UnsentError
+from nfagent.kernel.table_queries import flags_of_table, generation, table_flags
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.listing_variants import ListingVariant, NamedObject, alike, differing, in_words, only, written
@@ -54,18 +55,18 @@ _T = TypeVar("_T")
 _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
-"""Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
+"""Elements that are committed on the event loop: a millisecond of kernel time at most."""
 _VERSION = re.compile(r'"version": ?"([^"]*)"')
 _OWNED = (
     f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
     f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
 )
 _WORDING_TRIES = 3
-"""Others commit to their tables meanwhile, and nothing is certain then."""
+"""Other programs may commit meanwhile; the result counts only where none did."""
 _SHORT_TEXT = 16 * 1024
 _SHORT_COMMANDS = 256
 _QUICK_SECONDS = 0.003
-"""Short text goes on the event loop while the last one took less: handing it to the thread would cost as much again."""
+"""Short text is committed on the event loop while the last one took less: a thread switch would take as long."""
 
 _PERSISTENT = Ruleset(foreign=frozenset((TABLE_FLAGS, TABLE_PERSISTS)))
 
@@ -73,9 +74,9 @@ INSTALL_HINT = "apt-get install python3-nftables nftables"
 
 
 class NftClient:
-    """Reads and changes the table, in the one worker thread, or on the event loop while nothing is handed to that.
+    """Reads and changes the table, in one worker thread, or on the event loop while that thread is idle.
 
-    Satisfies reconcile.Kernel.
+    Implements controllers.reconciler.RulesetKernel and controllers.conntrack_revoker.RecheckKernel.
     """
 
     def __init__(
@@ -83,20 +84,22 @@ class NftClient:
         elements: SetElementSocket | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
-        drift: NftMonitor | None = None,
+        monitor: NftMonitor | None = None,
     ) -> None:
-        """Load libnftables; `elements`, made where none is given, is closed with it; `monotonic` times commits.
+        """Load libnftables.
 
-        drift: is told which commits are ours
-        Raises MachineError where libnftables is missing, or can't speak to this kernel.
+        elements: the socket for set elements, a new one by default; closed by `close`
+        monotonic: the clock that times commits
+        monitor: muted for large commits, and told to keep port ids before a socket is closed
+        Raises HostError where libnftables is missing or can't access nf_tables.
         """
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
             raise HostError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
         self._reserve = DescriptorReserve()
-        self._open: Callable[[], Any] = reserving(nftables.Nftables, self._reserve)
-        self._drift = drift
+        self._open: Callable[[], Any] = with_reserve(nftables.Nftables, self._reserve)
+        self._monitor = monitor
         self._context: Any = None
         try:
             self._context = self._opened()
@@ -105,37 +108,37 @@ class NftClient:
             raise HostError(str(error)) from None
         except OSError as error:
             self._reserve.close()
-            raise HostError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
-        self._elements = elements or SetElementSocket(reopened=self._leave_out_own)
+            raise HostError(f"cannot load libnftables ({error}); run: {INSTALL_HINT}") from None
+        self._elements = elements or SetElementSocket()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
-        # What the thread is at, or will be; who was waiting for it may have given up meanwhile.
-        self._handed: set[Future[Any]] = set()
+        # Calls that the thread runs or has queued, those included whose caller was cancelled.
+        self._submitted: set[Future[Any]] = set()
         self._monotonic = monotonic
-        self._last_seconds = math.inf  # of the last short text's commit
-        self._version = ""  # of the library, as it says in its listings
+        self._last_seconds = math.inf  # duration of the last short text's commit
+        self._version = ""  # of libnftables, as its listings state it
         self._wording = ListingVariant()
-        # The last comparison found something foreign; and the kernel refused to have only that removed.
+        # The last comparison found foreign objects; the kernel refused to remove only them.
         self._removing = self._anew = False
-        self._grown = False  # sets of flows that an earlier start made smaller
+        self._grown = False  # whether larger sets of flows were requested
 
     async def read(self) -> Ruleset:
-        """Give what the table holds. Raises KernelError."""
+        """Return the ruleset in the table. Raises KernelError, HostError."""
         return await self._in_thread(self.read_now)
 
     async def difference(self, wanted: Ruleset) -> Transaction:
-        """Give what would make the table equal to `wanted`. Raises KernelError.
+        """Read the table and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
 
-        A large table takes seconds to list and compare: that is the thread's work, not the event loop's.
+        Listing and comparing a large table takes seconds, in the worker thread.
         """
         return await self._in_thread(self._difference_now, wanted)
 
     async def apply(self, transaction: Transaction) -> None:
-        """Commit a transaction, in phases where packets can't tell. Raises KernelError: then read what there is.
+        """Commit a transaction, in several phases where packets see no difference. Raises KernelError, HostError.
 
-        A few elements go at once, on the event loop, and so do a few commands while libnftables is quick about them:
-        that takes less than handing them to the thread. Where there is no room for a batch of elements, libnftables
-        takes it: its socket grows with what it has to send.
+        After an error the contents of the table are unknown. Few elements are committed on the event loop, and few
+        commands too while libnftables is fast: that costs less than a thread switch. A batch of elements that exceeds
+        the send buffer is committed by libnftables, whose socket buffer grows.
         """
         async with self._turn:
             try:
@@ -147,28 +150,31 @@ class NftClient:
             self._anew = self._removing = False
 
     async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
-        """Name what this nft lists otherwise than `repair` has just written it. Raises KernelError, MachineError."""
+        """Return objects that this nft lists differently than `repair` wrote them, and accept these listings.
+
+        Raises KernelError, HostError.
+        """
         return await self._in_thread(self._listed_otherwise_now, wanted, written(repair))
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
-        """Give a listing without what only nft's wording makes different, or how large sets of flows are."""
+        """Return a listing without accepted listing variants and without the sizes of sets of flows."""
         return self._wording.as_written(sized(listed, wanted), wanted)
 
     async def counters(self) -> dict[str, CounterValue]:
-        """Give the named counters' values. Raises KernelError."""
+        """Return the values of named counters. Raises KernelError, HostError."""
         return await self._in_thread(self.counters_now)
 
     async def by_text(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
-        """Let a call run commands by libnftables, in the thread, while no transaction is under way."""
+        """Call a function that runs commands by libnftables, in the worker thread, between transactions."""
         async with self._turn:
             return await self._in_thread(self.by_text_now, call)
 
     def by_text_now(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
-        """Let a call run commands in this thread."""
+        """Call a function that runs commands by libnftables, in this thread."""
         return call(self._run)
 
     def try_now(self, text: str) -> None:
-        """Have the kernel check commands, and take none of them. Raises KernelError, MachineError."""
+        """Check commands by a dry run of libnftables. Raises KernelError, HostError."""
         self._context.set_dry_run(True)
         try:
             self._run(text)
@@ -176,13 +182,13 @@ class NftClient:
             self._context.set_dry_run(False)
 
     def close(self) -> None:
-        """End the worker thread."""
+        """End the worker thread and close the sockets."""
         self._thread.shutdown(wait=True)
         self._elements.close()
         self._reserve.close()
 
     def read_now(self, known: Ruleset = ABSENT) -> Ruleset:
-        """Read in this thread; what is equal to something of `known` is given as that."""
+        """Read the table in this thread; objects equal to one of `known` are returned as that one."""
         text = self._list(f"list table {TABLE_FAMILY} {TABLE}")
         if text is not None and (found := _VERSION.search(text, 0, 200)) is not None:
             self._version = found[1]
@@ -213,17 +219,17 @@ class NftClient:
         text = transaction_text(phase) if _is_short(phase) else None
         if text is None or len(text) > _SHORT_TEXT:
             await self._in_thread(self._commit_large, self.apply_now, phase)
-        elif self._last_seconds < _QUICK_SECONDS and not self._handed:
-            self._timed(text)  # the thread has nothing to do, and gets nothing before this returns
+        elif self._last_seconds < _QUICK_SECONDS and not self._submitted:
+            self._timed(text)  # the thread is idle, and gets no call before this returns
         else:
             await self._in_thread(self._timed, text)
 
     def _commit_large(self, commit: Callable[[Transaction], None], phase: Transaction) -> None:
         try:
-            with nullcontext() if self._drift is None else self._drift.unheard():
+            with nullcontext() if self._monitor is None else self._monitor.muted():
                 commit(phase)
         finally:
-            # Of a large policy that comes or goes, libnftables takes as much memory as a listing of it.
+            # For a large transaction, libnftables allocates as much memory as for a listing of it.
             if len(phase) > _SHORT_COMMANDS:
                 give_back()
 
@@ -235,34 +241,34 @@ class NftClient:
             self._last_seconds = self._monotonic() - started
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
-        handed = self._thread.submit(call, *arguments)
-        self._handed.add(handed)
-        # Called when the call has returned, or will never begin; not when its waiter gives up.
-        handed.add_done_callback(self._handed.discard)
-        return await asyncio.wrap_future(handed)
+        submitted = self._thread.submit(call, *arguments)
+        self._submitted.add(submitted)
+        # Runs when the call has returned or was dropped, not when its caller was cancelled.
+        submitted.add_done_callback(self._submitted.discard)
+        return await asyncio.wrap_future(submitted)
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         flags = flags_of_table()
         if flags is None:
-            # Nothing to read, nor to give back: packets pass until the table is there again.
+            # Nothing to read, no memory to trim: packets pass unfiltered until the table is written.
             self._removing = False
             return diff(ABSENT, wanted)
         if flags & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
-            # Unread: nft 1.0.6 can't name this flag, and lists something else. All of it goes at one moment.
+            # Not read: nft 1.0.6 doesn't know this flag and lists another. The table is replaced in one transaction.
             return diff(_PERSISTENT, wanted)
         try:
-            woken = self._wake_now(flags)
+            cleared = self._clear_flags_now(flags)
             read = self.read_now(wanted)
             self._grow_now(read, wanted)
             found = self.as_written(read, wanted)
             self._removing = found.exists and not is_clean(found, wanted)
-            return woken + diff(found, wanted, anew=self._anew)
+            return cleared + diff(found, wanted, anew=self._anew)
         finally:
-            # What was read is as large as the table, and nobody needs it any more.
+            # The listing is as large as the table, and no longer needed.
             give_back()
 
     def _listed_otherwise_now(self, wanted: Ruleset, names: frozenset[NamedObject]) -> tuple[str, ...]:
-        """Write once more what is listed otherwise: nobody else's doing where it stays, and nobody else committed."""
+        """Write differing objects again; those that stay different, without another program's commit, are variants."""
         try:
             for _ in range(_WORDING_TRIES):
                 began = generation()
@@ -274,15 +280,15 @@ class NftClient:
                 second = self.as_written(self.read_now(wanted), wanted)
                 if generation() == began + 1 and alike(first, second, names):
                     self._wording.note(second, wanted, names)
-                    return tuple(f"{words} (nft {self._version})" for words in in_words(names))
+                    return tuple(f"{name} (nft {self._version})" for name in in_words(names))
             return ()
         finally:
             give_back()
 
-    def _wake_now(self, flags: int) -> Transaction:
-        """Take flags such as `dormant` from the table; give the command that does, as packets have passed meanwhile.
+    def _clear_flags_now(self, flags: int) -> Transaction:
+        """Clear flags such as `dormant`; return the command that did, so that connections are re-checked.
 
-        This can't wait for the comparison: nft 1.0.6 may cut a listing as JSON short where a table has flags.
+        To be done before the table is listed: nft 1.0.6 may truncate the JSON listing of a table with flags.
         """
         if flags & TABLE_OWNER:
             raise HostError(_OWNED)
@@ -292,7 +298,7 @@ class NftClient:
         return (AddTable(),)
 
     def _grow_now(self, listed: Ruleset, wanted: Ruleset) -> None:
-        """Ask once for sets of flows that are as large as they shall be; a kernel that can't leaves them."""
+        """Resize sets of flows that are too small, once; a kernel that refuses keeps their size."""
         commands = () if self._grown else growing(listed, wanted)
         self._grown = True
         if commands:
@@ -303,21 +309,14 @@ class NftClient:
         require_netlink()
         context = self._open()
         context.set_json_output(True)
-        if self._drift is not None:
-            # The library's socket gets its port id with its first request. This one asks for tables and flowtables;
-            # `list tables` would ask for every set's elements too (nft 1.0.6), and keep them.
-            context.cmd("list flowtables")
-            self._leave_out_own()
         return context
 
-    def _leave_out_own(self) -> None:
-        if self._drift is not None:
-            self._drift.leave_out_own()
-
-    def _forget(self) -> None:
-        """Have libnftables forget a listing: it keeps a kilobyte an element until it sees another one."""
-        self._context = None  # first, so that the next one's memory isn't put behind what goes
-        with suppress(KernelError, HostError, OSError):  # whoever needs it next tries again, and says so
+    def _replace_context(self) -> None:
+        """Replace the context: libnftables caches a listing, a kilobyte per element, until the next one."""
+        if self._monitor is not None:
+            self._monitor.own_ports.keep()  # a notification of this socket's last commit may still be unread
+        self._context = None  # first: malloc can then reuse its memory for the next one
+        with suppress(KernelError, HostError, OSError):  # the next call tries again, and raises
             self._context = self._opened()
         give_back()
 
@@ -329,14 +328,14 @@ class NftClient:
                 return None
             raise
         finally:
-            self._forget()
+            self._replace_context()
 
     def _run(self, command: str) -> str:
         if self._context is None:
             try:
                 self._context = self._opened()
             except OSError as reason:
-                raise KernelError(f"libnftables can't be opened again: {reason}") from None
+                raise KernelError(f"cannot open libnftables again: {reason}") from None
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
@@ -346,7 +345,7 @@ class NftClient:
 
 
 def _is_short(phase: Transaction) -> bool:
-    """Tell whether writing a phase as text is quick, so that its length can be looked at."""
+    """Return whether a phase is small enough to render it as text on the event loop."""
     elements = sum(
         len(command.elements) for command in phase if isinstance(command, ChangeElements | ChangeMapElements)
     )
@@ -354,33 +353,33 @@ def _is_short(phase: Transaction) -> bool:
 
 
 def _first_line(error: str) -> str:
-    """Keep libnftables' first complaint, and the command that it is about, on one line."""
+    """Return libnftables' first error, and the command that it is about, as one line."""
     lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
-    return " | ".join(lines[:2])[:500] or "libnftables failed without saying why"
+    return " | ".join(lines[:2])[:500] or "libnftables failed without a message"
 
 
 def owner_of_table() -> str:
-    """Say that the table belongs to another process, which alone may change it; '' where it doesn't."""
+    """Return the error message for a table with the flag `owner`; '' where it has none. Raises KernelError."""
     return _OWNED if table_flags() & TABLE_OWNER else ""
 
 
 def _with_flags(listed: Ruleset) -> Ruleset:
-    """Add to a listing which flag it is that only goes with the table: nft 1.0.6 doesn't know its name."""
+    """Add the flag `persist` to a listing; only deleting the table clears it, and nft 1.0.6 doesn't know its name."""
     if TABLE_FLAGS not in listed.foreign or not table_flags() & TABLE_PERSIST:
         return listed
     return msgspec.structs.replace(listed, foreign=listed.foreign | {TABLE_PERSISTS})
 
 
 def _listed(parse: Callable[[str], _T], text: str) -> _T:
-    """Read a listing; one that can't be read may be of a table with flags, which nft 1.0.6 cuts short."""
+    """Parse a listing. Raises KernelError, for flags too: nft 1.0.6 truncates the listing of a table with flags."""
     try:
         return _decoded(parse, text)
     except KernelError:
         flags = table_flags()
         if not flags:
             raise
-        told = _OWNED if flags & TABLE_OWNER else f"{FLAGGED} ({UNFLAGGED}), and this nft can't list it"
-        raise KernelError(told) from None
+        message = _OWNED if flags & TABLE_OWNER else f"{FLAGGED} ({UNFLAGGED}), and this nft can't list it"
+        raise KernelError(message) from None
 
 
 def _decoded(parse: Callable[[str], _T], text: str) -> _T:
@@ -389,4 +388,4 @@ def _decoded(parse: Callable[[str], _T], text: str) -> _T:
     except WireError as error:
         raise KernelError(str(error)) from None
     except msgspec.DecodeError as error:
-        raise KernelError(f"libnftables answered something that is no JSON: {error}") from None
+        raise KernelError(f"the output of libnftables is not JSON: {error}") from None

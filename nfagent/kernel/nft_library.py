@@ -1,45 +1,47 @@
-"""How libnftables is opened: with descriptors kept for its sockets, and only where the kernel can be spoken to."""
+"""Opens libnftables with reserved file descriptors, after a check that netlink sockets can be opened."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from nfagent.errors import HostError, KernelError
-from nfagent.netlink import codec
+from nfagent.kernel.sockets import netlink_socket
+from nfagent.netlink.codec import NETLINK_NETFILTER
 from nfagent.system.descriptors import DescriptorReserve
+
+_FAILED = "cannot open a netlink socket for nf_tables"
 
 
 class NftContextFactory:
-    """Stands for the library's function that opens a context: it ends the whole process where it gets no socket."""
+    """Replaces the library's `nft_ctx_new`, which calls exit(3) where it gets no socket."""
 
     def __init__(self, reserve: DescriptorReserve) -> None:
-        """Free the reserve for each opening."""
+        """Store the reserve, which is freed for each call."""
         self._reserve = reserve
 
     def __get__(self, library: object, kind: type | None = None) -> NftContextFactory:
-        """Be found as what it stands for."""
+        """Return itself in the place of the replaced function."""
         return self
 
     def __set__(self, library: object, function: object) -> None:
-        """Leave out the one that lets other threads run meanwhile."""
+        """Ignore the library's own function, which releases the interpreter lock."""
 
     def __call__(self, flags: int) -> Any:  # noqa: ANN401 - a pointer
-        """Open a context, while no other thread runs. Raises KernelError without a descriptor."""
+        """Open a context while the interpreter lock is held. Raises KernelError without a free descriptor."""
         opening = ctypes.PyDLL("libnftables.so.1").nft_ctx_new
         opening.restype, opening.argtypes = ctypes.c_void_p, [ctypes.c_int]
         try:
             return self._reserve.use(opening, flags)
         except OSError as error:
-            raise KernelError(f"nf_tables can't be spoken to: {error.strerror}") from None
+            raise KernelError(f"{_FAILED}: {error.strerror}") from None
 
 
-def reserving(library: Any, reserve: DescriptorReserve) -> Callable[[], Any]:  # noqa: ANN401 - the library is untyped
-    """Return the library, but for how it opens a context, and for freeing one that it never got."""
+def with_reserve(library: Any, reserve: DescriptorReserve) -> Callable[[], Any]:  # noqa: ANN401 - the library is untyped
+    """Return the library's class with `nft_ctx_new` replaced; a context that was never opened isn't freed."""
 
     def free(opened: object) -> None:
         if hasattr(opened, f"_{library.__name__}__ctx"):
@@ -51,16 +53,16 @@ def reserving(library: Any, reserve: DescriptorReserve) -> Callable[[], Any]:  #
 
 
 def require_netlink() -> None:
-    """Look whether there are netlink sockets to be had. Raises KernelError, MachineError.
+    """Check that a netlink socket can be opened. Raises KernelError, HostError.
 
-    libnftables ends the whole process where it gets none: so we look first, and keep some descriptors.
+    libnftables calls exit(3) where it gets no socket: so this check comes first, and descriptors are reserved.
     """
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, codec.NETLINK_NETFILTER).close()
+        netlink_socket(NETLINK_NETFILTER).close()
     except OSError as error:
         if error.errno == errno.EMFILE:
-            return  # those that are kept may do
+            return  # the reserved descriptors are left
         reason = os.strerror(error.errno or 0)
         if error.errno in {errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-            raise KernelError(f"nf_tables can't be spoken to: {reason}") from None
-        raise HostError(f"nf_tables can't be spoken to: {reason}; load it with: modprobe nf_tables") from None
+            raise KernelError(f"{_FAILED}: {reason}") from None
+        raise HostError(f"{_FAILED}: {reason}; load it with: modprobe nf_tables") from None

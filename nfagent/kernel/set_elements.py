@@ -1,8 +1,8 @@
-"""Commits element changes on a netlink socket of our own: one sendmsg, one answer, nothing read back.
+"""Commits changes of set elements on a netlink socket of our own: one sendmsg, one acknowledgement, no read-back.
 
-The kernel does the work within sendmsg and has answered when it returns, so `commit` may be called on the event
-loop: it takes as long as the kernel's own work. nf_tables commits one transaction at a time in a network namespace:
-while another one is under way, on another thread or in another process, `commit` waits for it.
+The kernel commits within sendmsg and has replied when it returns, so `commit` may be called on the event loop: it
+takes as long as the kernel's own work. nf_tables commits one transaction at a time in a network namespace: during a
+transaction of another thread or process, `commit` waits.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nfagent.errors import HostError, KernelError, SetFullError, WireError
-from nfagent.kernel.sockets import asking_socket
+from nfagent.kernel.sockets import request_socket
 from nfagent.model.netaddr import Range
 from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_answer
@@ -23,60 +23,52 @@ from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Element, LinkName, Por
 from nfagent.nftables.render import element_text
 from nfagent.nftables.transaction import Transaction
 
-_ANSWER_BYTES = 8192  # an answer is some 60 bytes, and words
+_ACK_BYTES = 8192  # an acknowledgement has some 60 bytes, and a message text
 NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
 
 
 class ElementError(KernelError):
-    """The kernel refused an element change, and with it the whole batch: nothing of it was applied.
+    """The kernel refused an element change, and with it the whole batch: nothing was applied.
 
-    errno:   why, as in errno(3)
+    errno:   the reason, as in errno(3)
     verb:    'add' or 'delete'
     set:     name of the set or map
-    element: the one at fault; None where it is the set or the table, or where an old kernel doesn't tell
+    element: the refused element; None where the set or the table is at fault, or where an old kernel doesn't report it
     """
 
     def __init__(self, request: ElementRequest, answer: Acknowledgement, others: int = 0) -> None:
-        """Put request and answer into words; `others` counts further messages that were refused."""
+        """Build the message from request and acknowledgement; `others` counts further refused requests."""
         self.errno = answer.errno
         self.verb = request.verb
         self.set = request.set
         self.element = request.element_at(answer.offset)
         lone = request.elements[0] if len(request.elements) == 1 else self.element
-        what = f"{len(request.elements)} elements" if lone is None else _element_words(lone)
-        words = f"{self.verb} element {TABLE_FAMILY} {TABLE} {self.set} {{ {what} }}: "
-        words += _reason(request, answer, self.element) + f" ({errno.errorcode.get(answer.errno, answer.errno)})"
-        words += f"; the kernel says: {answer.text}" if answer.text else ""
-        words += f"; {others} more of the batch's messages were refused" if others else ""
-        super().__init__(words)
+        what = f"{len(request.elements)} elements" if lone is None else _element_description(lone)
+        message = f"{self.verb} element {TABLE_FAMILY} {TABLE} {self.set} {{ {what} }}: "
+        message += _reason(request, answer, self.element) + f" ({errno.errorcode.get(answer.errno, answer.errno)})"
+        message += f"; the kernel says: {answer.text}" if answer.text else ""
+        message += f"; {others} more of the batch's messages were refused" if others else ""
+        super().__init__(message)
 
 
 class FullError(ElementError, SetFullError):
-    """The set has as many elements as it has room for."""
+    """The set has as many elements as its size allows."""
 
 
 class UnsentError(KernelError):
-    """There was no room for a batch, in the socket's send buffer or in memory: the kernel has seen nothing of it."""
+    """A batch exceeds the socket's send buffer or free memory: the kernel has received nothing."""
 
 
 class SetElementSocket:
-    """A netlink socket of the network namespace in which it is made. One thread at a time may use it.
+    """A netlink socket in the network namespace of its constructor. One thread at a time may use it.
 
-    send_buffer:    half the bytes that a batch may have (the kernel doubles it); nothing is reserved
-    receive_buffer: half the bytes that answers may take, about 1 KiB each: one, or one for each message refused
-    reopened:       called after a socket was opened in the place of one that failed, before anything is sent by it
+    send_buffer:    half the bytes of the largest batch (the kernel doubles it); no memory is reserved
+    receive_buffer: half the bytes of all replies, about 1 KiB each: one, or one for each refused request
     """
 
-    def __init__(
-        self,
-        *,
-        send_buffer: int = 128 * 1024 * 1024,
-        receive_buffer: int = 4 * 1024 * 1024,
-        reopened: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Open it. Raises MachineError where this machine stands in the way, KernelError otherwise."""
+    def __init__(self, *, send_buffer: int = 128 * 1024 * 1024, receive_buffer: int = 4 * 1024 * 1024) -> None:
+        """Open the socket. Raises HostError for what an administrator must change, KernelError otherwise."""
         self._buffers = send_buffer, receive_buffer
-        self._reopened = reopened
         self._sequence = 1
         self._socket: socket.socket | None = self._open()
 
@@ -87,37 +79,36 @@ class SetElementSocket:
             opened.close()
 
     def commit(self, transaction: Transaction) -> None:
-        """Apply a transaction that has element commands only, all of it or nothing.
+        """Commit a transaction of element commands atomically.
 
-        Raises ElementError, which says what was refused and why; UnsentError where there is no room for the batch;
-        KernelError where it failed as a whole or its outcome isn't known (read the table then); MachineError
-        without the right to do it; WireError for what can't be written.
+        Raises ElementError for a refused element; UnsentError for a batch that is too large to send; KernelError where
+        the batch failed as a whole or its outcome is unknown (then read the table); HostError without CAP_NET_ADMIN;
+        WireError for a command that can't be encoded.
         """
         if not is_elements_only(transaction):
-            raise WireError("a batch of elements can't carry other commands; commit them through libnftables")
+            raise WireError("a batch of elements has other commands; commit them by libnftables")
         batch = encode_batch(transaction, self._sequence)
         if not batch.requests:
             return
         self._sequence = batch.following
-        with self._asking() as opened:
+        with self._opened() as opened:
             try:
                 opened.send(batch.data)
             except OSError as error:
                 raise _unsent(error, len(batch.data)) from error
             answers, lost = self._answers(opened, batch)
-        self._judge(batch, answers, lost=lost)
+        self._check(batch, answers, lost=lost)
 
     def _open(self) -> socket.socket:
         send, receive = self._buffers
-        return asking_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+        return request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
 
     @contextmanager
-    def _asking(self) -> Iterator[socket.socket]:
-        """Give the socket. One that fails is closed, for it may never work again: who commits next gets a new one."""
+    def _opened(self) -> Iterator[socket.socket]:
+        """Return the socket. One that fails is closed, as it may never work again; the next commit opens a new one."""
         try:
             if self._socket is None:
                 self._socket = self._open()
-                self._reopened()
             yield self._socket
         except UnsentError:
             raise
@@ -125,7 +116,7 @@ class SetElementSocket:
             self.close()
             raise
 
-    def _judge(self, batch: Batch, answers: list[Acknowledgement], *, lost: bool) -> None:
+    def _check(self, batch: Batch, answers: list[Acknowledgement], *, lost: bool) -> None:
         refusals = [answer for answer in answers if answer.errno]
         whole = next((answer for answer in refusals if answer.sequence not in batch.requests), None)
         if whole is not None:
@@ -135,28 +126,28 @@ class SetElementSocket:
             kind = FullError if first.errno == errno.ENFILE else ElementError
             raise kind(batch.requests[first.sequence], first, len(refusals) - 1)
         if lost or not answers:
-            why = "its answers overflowed the receive buffer (ENOBUFS)" if lost else "the kernel didn't answer"
+            why = "replies overflowed the receive buffer (ENOBUFS)" if lost else "no reply from the kernel"
             raise KernelError(f"the outcome of a batch of {len(batch.requests)} messages is unknown: {why}")
 
     def _answers(self, opened: socket.socket, batch: Batch) -> tuple[list[Acknowledgement], bool]:
-        """Take the answers to a batch, in their order, and tell whether some were lost."""
+        """Read the replies to a batch, in order; return them, and whether some were lost."""
         found: list[Acknowledgement] = []
         expected = {batch.first, *batch.requests}
         lost = False
         while True:
             try:
-                datagram = opened.recv(_ANSWER_BYTES)
+                datagram = opened.recv(_ACK_BYTES)
             except BlockingIOError:
                 return found, lost
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise KernelError(
-                        f"the answer to a batch can't be read: {os.strerror(error.errno or 0)}"
+                        f"cannot receive the reply to a batch: {os.strerror(error.errno or 0)}"
                     ) from error
                 lost = True
                 continue
             if not datagram:
-                raise KernelError("the answer to a batch can't be read: its socket has ended")
+                raise KernelError("cannot receive the reply to a batch: end of file on the socket")
             found += [answer for answer in _decoded(datagram) if answer.sequence in expected]
             if found and found[-1].sequence == batch.last:
                 return found, lost
@@ -166,16 +157,16 @@ def _decoded(datagram: bytes) -> list[Acknowledgement]:
     try:
         return [decode_answer(reply) for reply in codec.messages(datagram) if reply.type == codec.NLMSG_ERROR]
     except WireError as error:
-        raise KernelError(f"a batch's answer can't be read: {error}") from None
+        raise KernelError(f"cannot decode the reply to a batch: {error}") from None
 
 
 def _unsent(error: OSError, size: int) -> KernelError:
     match error.errno:
         case errno.EMSGSIZE:
-            return UnsentError(f"a batch of {size} bytes is more than the socket's send buffer (EMSGSIZE)")
+            return UnsentError(f"a batch of {size} bytes exceeds the socket's send buffer (EMSGSIZE)")
         case errno.ENOBUFS | errno.ENOMEM:
             return UnsentError(f"the kernel has no memory for a batch of {size} bytes (ENOBUFS)")
-    return KernelError(f"a batch of {size} bytes can't be sent: {os.strerror(error.errno or 0)}")
+    return KernelError(f"cannot send a batch of {size} bytes: {os.strerror(error.errno or 0)}")
 
 
 def _refused_whole(answer: Acknowledgement) -> HostError | KernelError:
@@ -183,9 +174,11 @@ def _refused_whole(answer: Acknowledgement) -> HostError | KernelError:
         return HostError(NEEDS_ROOT)
     if answer.errno == errno.EOPNOTSUPP:
         return HostError("this kernel has no nf_tables; load it with `modprobe nf_tables`")
-    said = f"; the kernel says: {answer.text}" if answer.text else ""
+    detail = f"; the kernel says: {answer.text}" if answer.text else ""
     name = errno.errorcode.get(answer.errno, answer.errno)
-    return KernelError(f"the kernel refused a batch of elements as a whole: {os.strerror(answer.errno)} ({name}){said}")
+    return KernelError(
+        f"the kernel refused a batch of elements as a whole: {os.strerror(answer.errno)} ({name}){detail}"
+    )
 
 
 def _reason(request: ElementRequest, answer: Acknowledgement, element: Element | MapElement | None) -> str:
@@ -193,11 +186,11 @@ def _reason(request: ElementRequest, answer: Acknowledgement, element: Element |
     match answer.errno:
         case errno.ENOENT:
             return _missing(request, answer, element, kind)
-        # kernels differ in which of the two they answer
+        # which of the two depends on the kernel version
         case errno.EEXIST | errno.EBUSY if request.is_map:
             return "the address has another target already"
         case errno.EEXIST | errno.EBUSY if isinstance(element, Range | PortRange):
-            return "the interval is in the set already, or overlaps with one that is"
+            return "the interval is in the set already, or overlaps one in it"
         case errno.EINVAL if element is not None:
             return f"it isn't of the {kind}'s type"
         case errno.ENFILE:
@@ -217,7 +210,7 @@ def _missing(request: ElementRequest, answer: Acknowledgement, element: Element 
     return os.strerror(answer.errno).lower()
 
 
-def _element_words(element: Element | MapElement) -> str:
+def _element_description(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"

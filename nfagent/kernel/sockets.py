@@ -1,4 +1,4 @@
-"""Netlink sockets of the kernel's netfilter subsystems, opened in the calling thread's network namespace."""
+"""Netlink sockets, opened in the network namespace of the calling thread."""
 
 from __future__ import annotations
 
@@ -9,42 +9,48 @@ import socket
 from nfagent.errors import HostError, KernelError
 from nfagent.netlink.codec import NETLINK_NETFILTER
 
-_SOL_NETLINK = 270
+DATAGRAM_BYTES = 65_536
+"""More than the kernel puts into one netlink datagram; NFLOG alone has larger ones."""
+SOL_NETLINK = 270
+SO_RCVBUFFORCE = 33
+_SO_SNDBUFFORCE = 32
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
+
+
+def netlink_socket(protocol: int, *, blocking: bool = False) -> socket.socket:
+    """Open a netlink socket of a protocol (NETLINK_*), without options. Raises OSError."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | (0 if blocking else socket.SOCK_NONBLOCK), protocol)
 
 
 def netfilter_socket(*, blocking: bool) -> socket.socket:
-    """Open a socket that nothing is set on. Raises MachineError without nfnetlink, KernelError otherwise."""
-    kind = socket.SOCK_RAW | (0 if blocking else socket.SOCK_NONBLOCK)
+    """Open a socket of NETLINK_NETFILTER. Raises HostError without nfnetlink, KernelError otherwise."""
     try:
-        return socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+        return netlink_socket(NETLINK_NETFILTER, blocking=blocking)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
             raise HostError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
-        raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
+        raise KernelError(f"cannot open a netlink socket: {os.strerror(error.errno or 0)}") from error
 
 
-def asking_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive_buffer: int) -> socket.socket:
-    """Open a socket that talks to the kernel alone, whose refusals say what was wrong, and where.
+def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive_buffer: int) -> socket.socket:
+    """Open a socket of NETLINK_NETFILTER connected to the kernel, with extended acknowledgements.
 
-    needs_root: what to say where the process may not
-    send_buffer, receive_buffer: half the bytes that the kernel may hold (it doubles them); nothing is reserved
-    Raises MachineError where this machine stands in the way, KernelError otherwise.
+    needs_root: message of the HostError where the process lacks CAP_NET_ADMIN
+    send_buffer, receive_buffer: half the bytes that the kernel may hold (it doubles them); no memory is reserved
+    Raises HostError for what an administrator must change, KernelError otherwise.
     """
     opened = netfilter_socket(blocking=blocking)
     try:
         opened.connect((0, 0))
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        opened.setsockopt(SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        opened.setsockopt(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, send_buffer)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
         raise HostError(needs_root) from error
     except OSError as error:
         opened.close()
-        raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error
+        raise KernelError(f"cannot set up a netlink socket: {os.strerror(error.errno or 0)}") from error
     return opened

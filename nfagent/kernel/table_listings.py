@@ -1,7 +1,7 @@
-"""What people ask of the kernel's table: each listing has a thread and a libnftables context of its own.
+"""Listings of the kernel's table for the unix socket, each with a thread and a libnftables context of its own.
 
-Commits so never wait for a listing, which takes seconds where the table is large. There is one at a time, and whoever
-asks meanwhile shares the next one: a hundred questions at once are two listings.
+So commits never wait for a listing, which takes seconds for a large table. One listing runs at a time; requests that
+arrive meanwhile share the next one: a hundred concurrent requests cause two listings.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _T = TypeVar("_T")
 
 
 class SharedListing(Generic[_T]):
-    """A question that is asked once at a time, for all who wait for its answer."""
+    """A call that runs once at a time; concurrent requests share its result."""
 
     def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
-        """Keep how it is asked."""
+        """Store the call."""
         self._ask = ask
         self._now: asyncio.Task[_T] | None = None
         self._next: asyncio.Task[_T] | None = None
 
     async def answer(self) -> _T:
-        """Give an answer to a question that was asked after this call. Raises what asking raises."""
+        """Return the result of a call that starts after this request. Raises what the call raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._now))
-        # Who waits and gives up takes nothing from the others.
+        # A cancelled request doesn't cancel the call for the others.
         return await asyncio.shield(self._next)
 
     async def _after(self, before: asyncio.Task[_T] | None) -> _T:
@@ -42,23 +42,23 @@ class SharedListing(Generic[_T]):
 
 
 class TableListings:
-    """The table of the network namespace that the process is in."""
+    """Shared listings of the table in the network namespace of the process."""
 
     def __init__(
         self,
         read: Callable[[], Ruleset] | None = None,
         counters: Callable[[], dict[str, CounterValue]] | None = None,
     ) -> None:
-        """Read by these calls, each in a thread; by libnftables where none are given."""
+        """Read by these calls, each in a thread; by default by libnftables."""
         self._ruleset = SharedListing(lambda: asyncio.to_thread(read or _read))
         self._counters = SharedListing(lambda: asyncio.to_thread(counters or _counters))
 
     async def ruleset(self) -> Ruleset:
-        """Give what the table holds, or held since this was called. Raises KernelError, MachineError."""
+        """Return the ruleset of the table, read after this call. Raises KernelError, HostError."""
         return await self._ruleset.answer()
 
     async def counters(self) -> dict[str, CounterValue]:
-        """Give the named counters' values. Raises KernelError, MachineError."""
+        """Return the values of named counters, read after this call. Raises KernelError, HostError."""
         return await self._counters.answer()
 
 

@@ -1,10 +1,10 @@
-"""One agent a table: the claim is a lock on a file that root alone can open, one for each network namespace.
+"""One agent per table: a lock on a file that only root can open, one file per network namespace.
 
-The kernel frees the lock with the process that holds it, however that ends; the file's name has the namespace's
-device and inode, so agents in several namespaces of one machine don't meet.
+The kernel releases the lock when its process ends. The file's name has the device and inode of the namespace, so
+agents in several namespaces of one machine don't conflict.
 
-Agents of earlier versions have bound an abstract unix address, which any user can bind. It is still bound, for them
-and for agents that see another folder, as in containers; but only a holder that root made counts.
+Earlier versions bound an abstract unix address, which any user can bind. It is still bound, to exclude those versions
+and agents with another /run, as in containers; only a socket created by root counts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from nfagent.errors import HostError, WireError
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.netlink import codec
 from nfagent.netlink.unix_diag import NETLINK_SOCK_DIAG, UnixSocket, decode_socket, encode_listing
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
@@ -29,7 +30,7 @@ from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 log = logging.getLogger(__name__)
 
 LOCK_FOLDER = Path("/run/nfagent")
-"""Wherever the socket is told to be: who keeps a table doesn't depend on settings."""
+"""Fixed, independent of `socket_path`: the owner of a table doesn't depend on settings."""
 _ADDRESS = f"nfagent/{TABLE_FAMILY}/{TABLE}"
 _PROC = Path("/proc")
 _TABLE = f"table {TABLE_FAMILY} {TABLE}"
@@ -39,25 +40,27 @@ _LOCK = struct.Struct("@hhqqi0q")  # struct flock with 64-bit offsets: type, whe
 _WHOLE_FILE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_OPEN = stat.S_IRWXG | stat.S_IRWXO
-_LISTING_BYTES = 65536  # more than the kernel puts into one datagram of a listing
 _TRIES, _TRY_SECONDS = 20, 0.005
 UNKNOWN = 0
-"""Stands for a holder whose process can't be seen from here."""
+"""The process id of a holder in another PID namespace."""
 
 
 class TableLock:
-    """The right to a network namespace's table, until it is closed."""
+    """The lock on the table of a network namespace, held until `close`.
+
+    address: the socket that holds the abstract unix address, None where another user holds it
+    """
 
     def __init__(self, lock: int, folder: int) -> None:
-        """Keep the locked file, and the folder that has it."""
+        """Store the descriptors of the locked file and of its folder."""
         self._held: tuple[int, int] | None = (lock, folder)
         self._name = _lock_name()
         self.address: socket.socket | None = None
 
     def renew(self) -> bool:
-        """Lock the name again where its file, or the folder, was removed; tell whether that was so.
+        """Create and lock the file again where it, or its folder, was removed; return whether that was so.
 
-        Raises OSError, and MachineError where another agent was faster.
+        Raises OSError, and HostError where another agent was faster.
         """
         if self._held is None or self._is_there(self._held[0]):
             return False
@@ -75,20 +78,20 @@ class TableLock:
         return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
     def close(self) -> None:
-        """Give the table up. Closing twice is harmless."""
+        """Release the lock. Closing twice is harmless."""
         held, self._held = self._held, None
         if self.address is not None:
             self.address.close()
         if held is not None:
             lock, folder = held
             with suppress(OSError):
-                os.unlink(self._name, dir_fd=folder)  # while it is locked: who waits for it looks at the name again
+                os.unlink(self._name, dir_fd=folder)  # while locked: a waiting agent compares the name again
             os.close(lock)
             os.close(folder)
 
 
 def _locked_in_folder() -> tuple[int, int]:
-    """Open the folder and lock the file there; give both, the file first. Raises OSError, MachineError."""
+    """Open the folder and lock the file in it; return both descriptors, the file's first. Raises OSError, HostError."""
     folder = _open_folder()
     try:
         return _locked(folder), folder
@@ -98,26 +101,25 @@ def _locked_in_folder() -> tuple[int, int]:
 
 
 def claim_table() -> TableLock:
-    """Claim the table of this thread's network namespace. Raises MachineError where another agent has it."""
+    """Lock the table of this thread's network namespace. Raises HostError where another agent holds it."""
     try:
         lock, folder = _locked_in_folder()
     except OSError as error:
-        raise HostError(f"{_TABLE} can't be claimed: {error}; run nfagent with sudo, or as its service") from None
-    claim = TableLock(lock, folder)
+        raise HostError(f"cannot lock {_TABLE}: {error}; run nfagent with sudo, or as its service") from None
+    acquired = TableLock(lock, folder)
     _remove_abandoned(folder)
     try:
-        claim.address = _bound_address()
+        acquired.address = _bound_address()
     except BaseException:
-        claim.close()
+        acquired.close()
         raise
-    return claim
+    return acquired
 
 
 def holder() -> int | None:
-    """Give the process that keeps this network namespace's table: None where nobody does, UNKNOWN where it isn't seen.
+    """Return the process that holds this network namespace's table: None without one, UNKNOWN for an invisible one.
 
-    Nothing is asked of the holder itself, and nothing is held for a moment that would keep an agent from starting.
-    Raises MachineError where only root can tell.
+    The check takes no lock, so it never keeps an agent from starting. Raises HostError where only root can read it.
     """
     path = LOCK_FOLDER / _lock_name()
     try:
@@ -127,17 +129,17 @@ def holder() -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise HostError(f"who keeps {_TABLE} isn't known: {error}; run it with sudo") from None
+        raise HostError(f"cannot find out which process holds {_TABLE}: {error}; run it with sudo") from None
     return _address_holder()
 
 
 def holder_name(process: int) -> str:
-    """Name a holder."""
-    return f"process {process}" if process else "a process that can't be seen from here"
+    """Return a holder as text."""
+    return f"process {process}" if process else "a process in another PID namespace"
 
 
 def remedy(process: int) -> str:
-    """Say how the holder is ended."""
+    """Return the command that stops the holder."""
     return f"systemctl stop nfagent{f', or kill {process}' if process else ''}"
 
 
@@ -148,14 +150,14 @@ def _lock_name() -> str:
 
 
 def _open_folder() -> int:
-    """Open the folder, which root alone may write to."""
+    """Open the folder, writable by root only. Raises OSError, HostError."""
     with suppress(FileExistsError):
         LOCK_FOLDER.mkdir(mode=0o700)
     try:
         opened = os.open(LOCK_FOLDER, _FOLDER_FLAGS)
     except NotADirectoryError:
         raise HostError(
-            f"{_TABLE} can't be claimed: {LOCK_FOLDER} is no folder; look at what it is, then: rm {LOCK_FOLDER}"
+            f"cannot lock {_TABLE}: {LOCK_FOLDER} is not a folder; look at what it is, then: rm {LOCK_FOLDER}"
         ) from None
     found = os.fstat(opened)
     if found.st_uid not in {0, os.geteuid()}:
@@ -166,19 +168,19 @@ def _open_folder() -> int:
         )
     if found.st_mode & _OTHERS_WRITE:
         os.fchmod(opened, 0o700)
-        log.warning("others could write to %s (mode %04o): it is root's alone now", LOCK_FOLDER, found.st_mode & 0o7777)
+        log.warning("%s was writable by other users (mode %04o); mode is 0700 now", LOCK_FOLDER, found.st_mode & 0o7777)
     return opened
 
 
 def _locked(folder: int) -> int:
-    """Give this namespace's lock file, locked. Raises MachineError where another agent has it."""
+    """Open and lock the file of this namespace. Raises OSError, HostError where another agent holds it."""
     name = _lock_name()
     while True:
         opened = _opened(name, folder)
         try:
             if not _is_roots_alone(os.fstat(opened)):
-                # Whoever could open it may have it locked, or lock it any time: it is no lock of ours.
-                log.warning("%s isn't root's alone: it is made anew", LOCK_FOLDER / name)
+                # A user who could open it may hold the lock, or take it at any time: it proves nothing.
+                log.warning("%s can be opened by other users; creating it again", LOCK_FOLDER / name)
                 os.unlink(name, dir_fd=folder)
             elif _lock(opened) and _is_named(opened, name, folder):
                 os.ftruncate(opened, 0)
@@ -207,11 +209,11 @@ def _is_roots_alone(found: os.stat_result) -> bool:
 
 
 def _lock(opened: int) -> bool:
-    """Lock a file. Raises MachineError where another agent has it locked."""
+    """Lock a file. Raises HostError where another agent holds the lock."""
     for _ in range(_TRIES):
         if _try_lock(opened):
             return True
-        time.sleep(_TRY_SECONDS)  # whoever removes what is abandoned has it for a moment
+        time.sleep(_TRY_SECONDS)  # an agent that removes abandoned files holds each for a moment
     raise _taken(_written_process(opened))
 
 
@@ -226,7 +228,7 @@ def _try_lock(opened: int) -> bool:
 
 
 def _remove_abandoned(folder: int) -> None:
-    """Delete what agents have left that were killed in other network namespaces, which may be gone with them."""
+    """Delete lock files of killed agents in other network namespaces, which may no longer exist."""
     for name in os.listdir(folder):
         if not name.startswith(f"{TABLE}-") or not name.endswith(".lock") or name == _lock_name():
             continue
@@ -245,7 +247,7 @@ def _is_locked(opened: int) -> bool:
 
 
 def _is_named(opened: int, name: str, folder: int) -> bool:
-    """Tell whether the name still leads to this file: whoever had it locked before has deleted it."""
+    """Return whether the name still refers to this file: the holder before deletes it."""
     try:
         named = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -261,13 +263,13 @@ def _written_process(opened: int) -> int:
 
 def _taken(process: int) -> HostError:
     return HostError(
-        f"another agent keeps {_TABLE} in this network namespace: {holder_name(process)}; "
+        f"another agent holds {_TABLE} in this network namespace: {holder_name(process)}; "
         f"stop it ({remedy(process)}), then start again"
     )
 
 
 def _bound_address() -> socket.socket | None:
-    """Bind the address; None where somebody has it who is no agent. Raises MachineError where an agent has it."""
+    """Bind the address; None where it is not root's. Raises HostError where an agent has bound it."""
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         opened.bind(f"\0{_ADDRESS}")
@@ -276,27 +278,27 @@ def _bound_address() -> socket.socket | None:
         process = _address_holder()
         if process is not None:
             raise _taken(process) from None
-        log.warning("the address @%s is taken by somebody who isn't root (%s): ignored", _ADDRESS, error.strerror)
+        log.warning("unix address @%s is bound by a non-root process (%s); ignored", _ADDRESS, error.strerror)
         return None
     return opened
 
 
 def _address_holder() -> int | None:
-    """Give the process that has bound the address by a socket that root made; None where none is seen."""
+    """Return the process with a socket, created by root, that has bound the address; None without one."""
     try:
         inode = next((found.inode for found in _unix_sockets() if found.name == f"\0{_ADDRESS}".encode()), None)
     except (OSError, WireError) as error:
-        log.warning("whether an agent of an earlier version runs isn't known: unix sockets can't be listed: %s", error)
+        log.warning("cannot check for an agent of an earlier version: listing unix sockets failed: %s", error)
         return None
     return None if inode is None else _process_with(Path(f"socket:[{inode}]"))
 
 
 def _unix_sockets() -> Iterator[UnixSocket]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG) as opened:
+    with netlink_socket(NETLINK_SOCK_DIAG) as opened:
         opened.connect((0, 0))
-        opened.send(encode_listing(1))  # the kernel has answered when this returns, or the next part is asked for
+        opened.send(encode_listing(1))  # the kernel replies within send, and queues the next part within recv
         while True:
-            for part in codec.messages(opened.recv(_LISTING_BYTES)):
+            for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
                 if part.type == codec.NLMSG_DONE:
                     return
                 if part.type == codec.NLMSG_ERROR:
@@ -307,7 +309,7 @@ def _unix_sockets() -> Iterator[UnixSocket]:
 
 def _process_with(link: Path) -> int | None:
     for folder in _PROC.glob("[0-9]*/fd"):
-        # A process that ended meanwhile, or that isn't ours to look into.
+        # A process that ended meanwhile, or whose files this one may not read.
         with suppress(OSError):
             if any(_is_roots_link(entry, link) for entry in folder.iterdir()):
                 return int(folder.parent.name)
@@ -315,7 +317,7 @@ def _process_with(link: Path) -> int | None:
 
 
 def _is_roots_link(entry: Path, link: Path) -> bool:
-    # A socket belongs to the user who made it; a set-user-ID program that inherits it changes nothing about that.
+    # A socket belongs to the user who created it, also after a set-user-ID program inherits it.
     with suppress(OSError):
         return entry.readlink() == link and entry.stat().st_uid == 0
     return False

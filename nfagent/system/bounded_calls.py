@@ -1,7 +1,7 @@
-"""Calls to file systems, any of which may never answer: a dead NFS server, a FUSE daemon that hangs. Blocking.
+"""Blocking file system calls with a time limit: an NFS server or FUSE daemon may never reply.
 
-Calls are made one after the other in a daemon thread. One that takes too long is left alone with its thread, and the
-others go on in a new one. It isn't made again before it has returned.
+Calls run one after the other in a daemon thread. A call that exceeds the limit keeps its thread, and the next calls
+run in a new one. The same call isn't repeated before it has returned.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 SECONDS = 5.0
-"""How long the first call may take that doesn't answer; each further one of the same look gets half of the time."""
+"""The limit of a call; halved after each stuck call within one `each`."""
 _LEAST_SECONDS = 0.25
 _MOST_STUCK = 64
-"""Threads that wait for a file system; with more of them, nothing more is asked."""
+"""The largest number of stuck threads; beyond it, calls fail at once."""
 
 
 class BoundedCalls:
-    """Calls with a limit of time."""
+    """Runs calls with a time limit."""
 
     def __init__(self, seconds: float = SECONDS, most_stuck: int = _MOST_STUCK) -> None:
-        """Give every call so long; have no more than so many that don't answer."""
+        """Set the limit of a call in seconds, and the largest number of stuck calls."""
         self._seconds = seconds
         self._most_stuck = most_stuck
         self._stuck: set[Hashable] = set()
         self._lock = threading.Lock()
 
     def each(self, call: Callable[[_K], _T], keys: Iterable[_K]) -> Iterator[tuple[_K, _T | OSError]]:
-        """Give what a call returns for each key, or why it can't be had. Raises what calls raise but for OSError."""
+        """Yield each key with the result of its call, or the OSError. Raises other exceptions of the calls."""
         waiting, seconds = deque(keys), self._seconds
         while waiting:
             if waiting[0] in self._stuck or len(self._stuck) >= self._most_stuck:
@@ -42,8 +42,8 @@ class BoundedCalls:
                 continue
             try:
                 thread = _CallThread(call, waiting, self._stuck, self._lock)
-            except RuntimeError:  # the machine, or the service, has as many threads as it may have
-                yield waiting.popleft(), OSError(errno.EAGAIN, "no thread can be started; see TasksMax, pid_max")
+            except RuntimeError:  # the limit of threads of the machine, or of the service, is reached
+                yield waiting.popleft(), OSError(errno.EAGAIN, "cannot start a thread; see TasksMax, pid_max")
                 continue
             stuck = yield from thread.answers(seconds)
             if stuck is not None:
@@ -51,7 +51,7 @@ class BoundedCalls:
                 seconds = max(seconds / 2, _LEAST_SECONDS)
 
     def ask(self, call: Callable[[], _T], key: Hashable) -> _T:
-        """Return what one call returns; the key tells it from others. Raises OSError, and what the call raises."""
+        """Return the result of one call, identified by its key. Raises OSError, and what the call raises."""
         for _, answer in self.each(lambda _: call(), [key]):
             if isinstance(answer, OSError):
                 raise answer
@@ -60,7 +60,7 @@ class BoundedCalls:
 
 
 class _CallThread(Generic[_K, _T]):
-    """A thread that works through keys, until it comes to one that was found stuck, or it is stuck itself."""
+    """A thread that runs the calls of keys in order, up to a key that is stuck."""
 
     def __init__(
         self, call: Callable[[_K], _T], waiting: deque[_K], stuck: set[Hashable], lock: threading.Lock
@@ -75,7 +75,7 @@ class _CallThread(Generic[_K, _T]):
         threading.Thread(target=self._work, name="bounded-calls", daemon=True).start()
 
     def answers(self, seconds: float) -> Generator[tuple[_K, _T | OSError], None, _K | None]:
-        """Give answers as they come; return the key whose call takes longer than so many seconds, or None."""
+        """Yield results as they arrive; return the key whose call exceeds the limit in seconds, or None."""
         while True:
             try:
                 found = self._found.get(timeout=seconds)
@@ -112,9 +112,9 @@ class _CallThread(Generic[_K, _T]):
     def _answer(self, key: _K) -> _T | BaseException:
         try:
             return self._call(key)
-        except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
+        except BaseException as error:  # noqa: BLE001 - raised in the caller
             return error
 
 
 def _no_answer() -> OSError:
-    return OSError(errno.ETIMEDOUT, "the file system doesn't answer")
+    return OSError(errno.ETIMEDOUT, "the file system does not respond")

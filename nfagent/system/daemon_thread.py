@@ -1,4 +1,4 @@
-"""A thread for calls that block: a daemon, so that a disk that never answers doesn't hold up the agent's end."""
+"""A daemon thread for blocking calls, so that a disk that never responds doesn't delay the agent's exit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _T = TypeVar("_T")
 
 
 class DaemonThread:
-    """One thread, which is started with the first call."""
+    """One thread, started with the first call."""
 
     def __init__(self, name: str) -> None:
-        """Name it; nothing is started yet."""
+        """Store the thread's name; the first call starts it."""
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._started = False
 
     def run(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Have something called in the thread, after what was asked before."""
+        """Queue a call for the thread; return a future with its result."""
         loop = asyncio.get_running_loop()
         result: asyncio.Future[_T] = loop.create_future()
 
@@ -35,9 +35,9 @@ class DaemonThread:
             setter: Callable[[], None]
             try:
                 setter = partial(result.set_result, call())
-            except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
+            except Exception as error:  # noqa: BLE001 - raised in the caller
                 setter = partial(result.set_exception, error)
-            with suppress(RuntimeError):  # the loop has ended meanwhile: nobody waits
+            with suppress(RuntimeError):  # the event loop has ended meanwhile
                 loop.call_soon_threadsafe(answer, setter)
 
         if not self._started:

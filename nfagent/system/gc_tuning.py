@@ -1,4 +1,4 @@
-"""Memory after the first reading: what stays is set apart, what is no longer needed goes back to the machine."""
+"""Tunes Python's garbage collector for a large, mostly constant state, and returns free memory to the system."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import ctypes
 import gc
 
 _YOUNG = 20_000
-"""So many new objects before Python's collector looks at them; its default is 700. It finds little here (cycles of
-tasks and errors), and while a cluster is read, nearly all that is new stays."""
+"""New objects before a collection of the youngest generation; the default is 700. There is little to find here (cycles
+of tasks and errors), and while a cluster is read, nearly all new objects stay."""
 
 _MIDDLE, _OLD = 5, 80
-"""Collections of the young before one of the middle generation, which then walks 100,000 objects in 10 ms; and of those
-before one of all."""
+"""Collections of the youngest generation before one of the middle one, which then walks 100,000 objects in 10 ms; and
+collections of the middle one before a full one."""
 
 
 def spare_collections() -> None:
-    """Have the collector look at new objects more seldom; for a process's start."""
+    """Make collections less frequent; to be called at the start of a process."""
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
 
 
 def settle_memory() -> None:
-    """Settle what was allocated so far, once the state is whole; takes tens of milliseconds for a large cluster.
+    """Collect garbage, freeze the remaining objects and trim memory; takes tens of milliseconds for a large cluster.
 
-    What is here now mostly stays: collections that walk it again and again would each hold the event loop for as
-    long. And what reading needed and nobody needs any more is given back (glibc's malloc_trim(3), where there is one).
+    To be called when the state is complete: most of it stays, and every full collection that walks it would hold the
+    event loop for as long.
     """
     gc.collect()
     gc.freeze()
@@ -31,7 +31,7 @@ def settle_memory() -> None:
 
 
 def give_back() -> None:
-    """Give what is free back to the machine, in tens of milliseconds (glibc's malloc_trim(3), where there is one)."""
+    """Return free memory to the system by malloc_trim(3), where the C library has it; takes tens of milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

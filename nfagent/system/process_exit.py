@@ -1,7 +1,7 @@
-"""The end of a process that something hangs in: threads that wait for a disk are joined by nobody.
+"""Ends a process whose threads hang.
 
-Python waits for the threads of its executors when it ends, and a thread that reads a file of a server that doesn't
-answer stays in the kernel for as long.
+Python joins the threads of its executors at exit, and a thread that reads a file of a server that doesn't respond
+stays in the kernel.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextlib import suppress
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
-"""Less than the unit's TimeoutStopSec: what comes then is SIGKILL, and a unit that failed."""
+"""Less than the unit's TimeoutStopSec, after which systemd sends SIGKILL and reports a failed unit."""
 
 
 def end_within(seconds: float = STOP_SECONDS) -> None:
-    """Have this process end by then, whatever it waits for; it ends earlier where nothing hangs.
+    """Start a thread that ends this process after so many seconds, if it still runs.
 
-    Where no thread can be started, it ends when nothing hangs.
+    Where no thread can be started, there is no time limit.
     """
     with suppress(RuntimeError):
         threading.Thread(target=_end_after, args=(seconds,), name="end-within", daemon=True).start()
@@ -28,7 +28,7 @@ def end_within(seconds: float = STOP_SECONDS) -> None:
 
 def _end_after(seconds: float) -> None:
     time.sleep(seconds)
-    log.error("stopped without waiting any longer for threads that don't end; the rules stay in force")
+    log.error("stopped: threads did not end in time; the rules stay in force")
     for found in logging.getLogger().handlers:
         found.flush()
     os._exit(0)

@@ -1,6 +1,6 @@
-"""What systemd is told of this agent: READY at the start and after a reload, and a STATUS that is true by now.
+"""Notifies systemd: READY at the start and after a reload, and a current STATUS.
 
-Nobody is kept waiting for ever: after `PATIENCE_SECONDS` the agent calls itself ready with what it has, and says so.
+The wait is limited: after `READ_TIMEOUT_SECONDS` the agent reports READY with an explanation in STATUS.
 """
 
 from __future__ import annotations
@@ -14,49 +14,51 @@ from nfagent.model.printable import printable
 from nfagent.system import systemd
 
 log = logging.getLogger(__name__)
-PATIENCE_SECONDS = 45.0
-"""How long a cluster that can't be read keeps kubelet, or a reload, waiting: less than the unit's TimeoutStartSec."""
+READ_TIMEOUT_SECONDS = 45.0
+"""How long kubelet's start, or a reload, waits for a cluster that can't be read: less than TimeoutStartSec."""
 
-COMMIT_SECONDS = 10.0
-"""How much longer a reload waits for the kernel."""
+COMMIT_TIMEOUT_SECONDS = 10.0
+"""How much longer a reload waits for the comparison with the kernel."""
 
-_UNREAD = "what was read before holds, the cluster couldn't be read again yet"
+_UNREAD = "cluster not read again yet; keeping the last known state"
 
 
 class ReadinessNotifier:
-    """Tells systemd how it stands."""
+    """Sends READY, RELOADING and STATUS to systemd."""
 
     def __init__(self, clock: Clock) -> None:
-        """Start unready."""
+        """Start as not ready."""
         self._clock = clock
         self._ready = False
         self._reading = False
         self._unread = ""
         self._status = ""
-        self._beside = ""
+        self._side_problem = ""
         self._settled = asyncio.Event()
 
     async def await_start(self, gathered: asyncio.Event) -> None:
-        """Call the agent ready where the cluster can't be read for long: the API server may be one of this node's Pods.
+        """Report READY where the cluster can't be read for long: the API server may be one of this node's Pods.
 
-        The time counts from the start of the process: until credentials are found, a plugin may take a minute.
+        The time counts from the start of the process: a credential plugin may take a minute.
         """
-        left = max(0.0, PATIENCE_SECONDS - systemd.process_age())
+        left = max(0.0, READ_TIMEOUT_SECONDS - systemd.process_age())
         if not await self._clock.wait(gathered, left):
-            log.warning("still waiting to read the cluster; the rules of before stay in force, and none are written")
-            self._say("waiting to read the cluster; the rules of before stay in force")
+            log.warning(
+                "cluster not read within %.0f s; keeping the existing rules until it is read", READ_TIMEOUT_SECONDS
+            )
+            self._publish("waiting to read the cluster; keeping the existing rules")
 
     async def await_reload(self, read: asyncio.Event, compare: Callable[[], None]) -> None:
-        """Say that a reload begins, and that it has ended: when everything was read again and the kernel agrees.
+        """Report the begin of a reload, and its end: everything was read again and compared with the kernel.
 
         read:    set when everything was read again
-        compare: has the kernel compared with what is wanted, where the reading takes too long
+        compare: starts a comparison with the kernel, called where the reading takes too long
         """
-        until = self._clock.monotonic() + PATIENCE_SECONDS + COMMIT_SECONDS
+        until = self._clock.monotonic() + READ_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS
         self._ready, self._reading = False, True
         systemd.notify(systemd.reloading())
         self._settled.clear()
-        in_time = await self._clock.wait(read, PATIENCE_SECONDS)
+        in_time = await self._clock.wait(read, READ_TIMEOUT_SECONDS)
         self._reading = False
         if not in_time:
             self._unread = _UNREAD
@@ -64,35 +66,35 @@ class ReadinessNotifier:
             compare()
         left = max(0.0, until - self._clock.monotonic())
         if not (self._settled.is_set() or await self._clock.wait(self._settled, left)):
-            log.warning("reload: the kernel doesn't hold yet what is wanted")
-            self._say("the kernel doesn't hold yet what is wanted")
+            log.warning("reload: the kernel is not in sync yet; retrying")
+            self._publish("the kernel is not in sync yet")
 
     def whole(self) -> None:
-        """Take in that everything was read again: the next comparison with the kernel ends the reload."""
+        """Record that everything was read again: the next comparison with the kernel ends the reload."""
         self._reading = False
         self._unread = ""
 
     def settled(self, status: str = "enforcing") -> None:
-        """Take in that the kernel was compared with what is wanted: it holds it, or `status` says why it can't."""
+        """Record that the kernel was compared and is in sync, or `status` with the reason why it is not."""
         if self._reading:
             return
         self._settled.set()
-        self._say("; ".join(filter(None, (status, self._unread))))
+        self._publish("; ".join(filter(None, (status, self._unread))))
 
     def beside(self, problem: str) -> None:
-        """Take in what is wrong beside enforcement, such as with the verdict log; '' where nothing is."""
-        if problem != self._beside:
-            self._beside = problem
+        """Record a problem that doesn't affect enforcement, such as of the verdict log; '' without one."""
+        if problem != self._side_problem:
+            self._side_problem = problem
             if self._ready:
                 systemd.notify(f"STATUS={self._whole_status()}")
 
-    def _say(self, status: str) -> None:
-        told, self._status = self._status, status
+    def _publish(self, status: str) -> None:
+        before, self._status = self._status, status
         if not self._ready:
             self._ready = True
             systemd.notify(f"READY=1\nSTATUS={self._whole_status()}")
-        elif status != told:
+        elif status != before:
             systemd.notify(f"STATUS={self._whole_status()}")
 
     def _whole_status(self) -> str:
-        return printable("; ".join(filter(None, (self._status, self._beside))))
+        return printable("; ".join(filter(None, (self._status, self._side_problem))))

@@ -1,7 +1,7 @@
-"""Reading a file that somebody names: only a regular one, and not of a file system that the kernel makes up.
+"""Reads regular files only, and none of a pseudo file system. Blocking.
 
-A device may do something when it is opened, a FIFO and `/proc/kmsg` may never end. So a file is looked at before it is
-opened: by a descriptor that only names it (O_PATH), which is then opened for reading. Blocking.
+Opening a device may have side effects, and reading a FIFO or `/proc/kmsg` may never end. So a file is checked first by
+an O_PATH descriptor, which is then opened for reading.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 LARGEST_FILE = 256 * 1024 * 1024
-"""Bytes of a manifest file: 150,000 Pods as an API server writes them, with room."""
+"""The largest manifest file, in bytes: enough for 150,000 Pods as an API server returns them."""
 
 TOO_LARGE = f"is larger than {LARGEST_FILE >> 20} MiB, and is not read; give its objects in several files"
 _CHUNK = 1024 * 1024
@@ -48,19 +48,19 @@ PSEUDO = frozenset(
         0x6E736673,  # nsfs
     }
 )
-"""What statfs(2) calls the file systems that the kernel makes up as they are read."""
+"""The f_type of pseudo file systems in statfs(2)."""
 
 
 class UnsuitableError(OSError):
-    """What can't hold a manifest: `strerror` says what it is, and what to do."""
+    """A file that can't be a manifest: `strerror` has the reason, and what to do."""
 
-    def __init__(self, words: str) -> None:
-        """Say what it is."""
-        super().__init__(errno.EINVAL, words)
+    def __init__(self, reason: str) -> None:
+        """Store the reason as `strerror`."""
+        super().__init__(errno.EINVAL, reason)
 
 
 def read_regular(path: Path) -> bytes:
-    """Return what a regular file holds. Raises OSError, UnsuitableError."""
+    """Return the contents of a regular file. Raises OSError, UnsuitableError."""
     named = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         kind = stat.S_IFMT(os.fstat(named).st_mode)
@@ -77,12 +77,12 @@ def read_regular(path: Path) -> bytes:
 
 
 def refuse_pseudo(descriptor: int) -> None:
-    """Refuse a file, or a folder, of a file system that the kernel makes up. Raises OSError, UnsuitableError."""
+    """Raise UnsuitableError for a file or folder of a pseudo file system. Raises OSError."""
     found = ctypes.create_string_buffer(_STATFS_BYTES)
     if _LIBC.fstatfs(descriptor, found):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    # The first field, a long, or 32 bits of it, of which these are.
+    # The first field is a long, or 32 bits of it; the numbers have 32 bits.
     if int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF in PSEUDO:
         raise UnsuitableError(
             "is in a file system of the kernel's own, as /proc is, and isn't read; put files of a disk there"
@@ -94,6 +94,6 @@ def _whole(opened: int) -> bytes:
     while part := os.read(opened, _CHUNK):
         parts.append(part)
         size += len(part)
-        if size > LARGEST_FILE:  # it grows as it is read
+        if size > LARGEST_FILE:  # it grew while it was read
             raise UnsuitableError(TOO_LARGE)
     return b"".join(parts)

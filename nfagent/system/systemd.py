@@ -1,4 +1,4 @@
-"""Telling systemd how we are: the datagram protocol of sd_notify(3)."""
+"""Sends states to systemd by the datagram protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 _STAT = Path("/proc/self/stat")
 _STARTED = 22
-"""The field of the time of start, in clock ticks since the machine's. The third field follows the program's name."""
+"""The field of the start time, in clock ticks since boot. The third field follows the program's name."""
 
 _MOST_WAITING = 64
 
 
 def notify(state: str) -> bool:
-    """Send a state, `READY=1`; tell whether somebody listens (NOTIFY_SOCKET) and took it, or is to have it.
+    """Send a state such as `READY=1`; return whether it was sent or queued for a listener (NOTIFY_SOCKET).
 
-    Returns at once: what a listener that reads nothing has no room for waits in a thread, after what waits already.
+    Returns at once: where the listener's buffer is full, a thread sends the state, after the states queued before.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -37,12 +37,12 @@ def notify(state: str) -> bool:
 
 
 def reloading() -> str:
-    """Write the state that begins a reload; a unit of Type=notify-reload has to know when it did."""
+    """Return the state for the begin of a reload; Type=notify-reload requires its time."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def process_age() -> float:
-    """Give the seconds since this process was started (proc(5): field 22 of /proc/PID/stat)."""
+    """Return the seconds since the start of this process (proc(5): field 22 of /proc/PID/stat)."""
     fields = _STAT.read_text("utf-8", "replace").rpartition(")")[2].split()
     started = int(fields[_STARTED - 3]) / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
@@ -54,7 +54,7 @@ def _send(state: str, target: str, flags: int = 0) -> None:
 
 
 class _Waiting:
-    """States that a listener had no room for, in their order; of too many the oldest go."""
+    """States that didn't fit into the listener's buffer, in order; the oldest are dropped beyond 64."""
 
     def __init__(self) -> None:
         self._states: deque[tuple[str, str]] = deque(maxlen=_MOST_WAITING)
@@ -62,19 +62,19 @@ class _Waiting:
         self._sending = False
 
     def add_behind(self, state: str, target: str) -> bool:
-        """Add a state where others wait; tell whether any do."""
+        """Queue a state behind others; return False, without queueing it, where none are queued."""
         with self._lock:
             if self._sending:
                 self._states.append((state, target))
             return self._sending
 
     def add(self, state: str, target: str) -> None:
-        """Add a state, and have it sent."""
+        """Queue a state and start the thread that sends it."""
         with self._lock:
             self._states.append((state, target))
             if not self._sending:
                 self._sending = True
-                # A daemon: a listener that never reads doesn't hold up the agent's end.
+                # A daemon thread: a listener that never reads doesn't delay the agent's exit.
                 threading.Thread(target=self._run, name="sd-notify", daemon=True).start()
 
     def _run(self) -> None:

@@ -138,12 +138,12 @@ def test_the_log_tells_of_each_change_once(shared: Node, caplog: pytest.LogCaptu
     shared.switch(OFF)
     command = "sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
     assert looked() == [
-        f"WARNING packets between Pods on bridge cbr0 (IPv4, IPv6) pass the rules by; for policies to hold: {command}"
+        f"WARNING traffic between Pods on bridge cbr0 (IPv4, IPv6) is not filtered: br_netfilter is off; run: {command}"
     ]
     assert watch.status() == [{"bridge": "cbr0", "unjudged": ["IPv4", "IPv6"]}]
     assert looked() == []
     shared.switch({IP6TABLES: "1"})
-    assert looked() == ["INFO mended: no packets between Pods on bridge cbr0 (IPv6) pass the rules by any more"]
+    assert looked() == ["INFO resolved: traffic between Pods on bridge cbr0 (IPv6) is filtered or gone"]
     shared.ip("link del cbr0")
-    assert looked() == ["INFO mended: no packets between Pods on bridge cbr0 (IPv4) pass the rules by any more"]
+    assert looked() == ["INFO resolved: traffic between Pods on bridge cbr0 (IPv4) is filtered or gone"]
     assert watch.status() == []

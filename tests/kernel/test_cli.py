@@ -304,7 +304,7 @@ def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Si
         assert re.fullmatch(r"nft \(process \d+\)", state["drift_by"])
         said = agent.stop()
     assert re.search(
-        r"the table was changed by nft \(process \d+\); putting it right with 1 command$", said, re.MULTILINE
+        r"table inet nfagent changed by nft \(process \d+\); repairing it with 1 command$", said, re.MULTILINE
     )
 
 

@@ -17,9 +17,11 @@ import pytest
 from nfagent.errors import KernelError
 from nfagent.kernel import set_elements
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor, generation, own_ports
+from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor
+from nfagent.kernel.own_ports import OwnPorts, open_ports
 from nfagent.kernel.set_elements import SetElementSocket
-from nfagent.kernel.sockets import asking_socket, netfilter_socket
+from nfagent.kernel.sockets import netfilter_socket, request_socket
+from nfagent.kernel.table_queries import generation
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.nftables.objects import ABSENT, NamedSet, Ruleset
 from nfagent.nftables.transaction import ChangeElements, Transaction, diff
@@ -101,12 +103,12 @@ def send_to_loopback() -> None:
 async def hearing(receive_buffer: int = 4 * 1024 * 1024) -> AsyncIterator[Heard]:
     """Load the table, and hear from then on."""
     watch = NftMonitor(receive_buffer=receive_buffer)
-    kernel = NftClient(drift=watch)
+    kernel = NftClient(monitor=watch)
     try:
         await kernel.apply(diff(ABSENT, TABLE))
         heard = Heard(watch, kernel)
         watch.open(heard.take)
-        assert watch.look()
+        assert watch.refresh()
         heard.committers.clear()
         yield heard
     finally:
@@ -172,7 +174,7 @@ def test_no_commit_of_our_own_is_heard() -> None:
 def test_while_a_large_commit_goes_unheard_the_kernel_makes_no_notifications() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            with heard.watch.unheard():
+            with heard.watch.muted():
                 await command("nft", "add element inet nfagent blocks4/1 { 10.0.0.9 }")
             await heard.of(LAST)
             assert [committer.name for committer in heard.committers] == ["nft"], "one commit is taken for ours"
@@ -184,7 +186,7 @@ def test_while_a_large_commit_goes_unheard_the_kernel_makes_no_notifications() -
 def test_another_number_of_commits_than_one_while_unheard_is_a_change_by_nobody_knows_whom(others: int) -> None:
     async def body() -> None:
         async with hearing() as heard:
-            with heard.watch.unheard():
+            with heard.watch.muted():
                 for number in range(others):
                     await command("nft", f"add element inet nfagent blocks4/1 {{ 10.0.0.{9 + number} }}")
             assert (await heard.of(LAST))[0] == CommitOrigin()
@@ -211,11 +213,11 @@ def test_beside_large_tables_of_others_nobody_listens() -> None:
     async def body() -> None:
         async with hearing() as heard:
             await command("nft", "-f", "-", text="add table inet somebody\n" + chains(MOST_OTHERS + 1))
-            assert not heard.watch.look()
+            assert not heard.watch.refresh()
             assert (heard.watch.listening, heard.watch.others) == (False, MOST_OTHERS + 1)
             await command("nft", "flush set inet nfagent blocks4/1")
             await command("nft", "delete chain inet somebody c0")
-            assert heard.watch.look()
+            assert heard.watch.refresh()
             await heard.of(LAST)
             committers = [committer.name for committer in heard.committers]
             assert committers == ["", "nft"], "one for what was missed, one for what ends this test"
@@ -227,7 +229,7 @@ def test_our_own_table_may_be_as_large_as_it_likes() -> None:
     async def body() -> None:
         async with hearing() as heard:
             await command("nft", "-f", "-", text=chains(MOST_OTHERS + 1).replace("somebody", "nfagent"))
-            assert heard.watch.look()
+            assert heard.watch.refresh()
             assert heard.watch.others == 0
 
     run(body)
@@ -236,14 +238,14 @@ def test_our_own_table_may_be_as_large_as_it_likes() -> None:
 def test_a_large_commit_of_ours_while_nobody_listens_is_no_change_by_others() -> None:
     async def body() -> None:
         watch, told = NftMonitor(), list[CommitOrigin]()
-        kernel = NftClient(drift=watch)
+        kernel = NftClient(monitor=watch)
         try:
             watch.open(told.append)
             await kernel.apply(diff(ABSENT, TABLE))
             await kernel.apply(elements(1000))
             await asyncio.sleep(0)
             assert told == []
-            assert watch.look()
+            assert watch.refresh()
             assert told == [CommitOrigin()], "what happened before it listened"
         finally:
             kernel.close()
@@ -258,34 +260,71 @@ def test_the_generation_counts_commits() -> None:
     assert generation() == before + 1
 
 
-def test_a_socket_of_ours_that_nobody_told_of_is_heard_until_somebody_does() -> None:
+def test_a_commit_by_a_socket_that_was_opened_later_is_our_own() -> None:
     async def body() -> None:
         async with hearing() as heard:
             late = SetElementSocket()
             try:
                 late.commit(elements(1))
-                heard.watch.leave_out_own()
-                late.commit(elements(2))
-                assert len(await heard.of(LAST)) == 2
+                assert len(await heard.of(LAST)) == 1
             finally:
                 late.close()
 
     run(body)
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["its port id was kept", "its port id was not kept"])
+def test_a_commit_whose_socket_is_closed_before_its_notification_is_read_is_our_own_where(*, kept: bool) -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            late = SetElementSocket()
+            late.commit(elements(1))
+            if kept:
+                heard.watch.own_ports.keep()
+            late.close()
+            assert len(await heard.of(LAST)) == (1 if kept else 2)
+
+    run(body)
+
+
+def test_a_commit_of_libnftables_is_our_own_after_its_context_was_replaced() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            for number in range(3):
+                # Without a turn of the event loop: a listing replaces the context, and closes its socket.
+                heard.kernel.apply_now(elements(number + 1))
+                heard.kernel.read_now()
+            assert len(await heard.of(LAST)) == 1
+
+    run(body)
+
+
+def test_the_port_ids_of_the_last_64_closed_sockets_are_kept() -> None:
+    ports = OwnPorts()
+    closed = []
+    for _ in range(70):
+        with closing(netfilter_socket(blocking=False)) as opened:
+            opened.bind((0, 0))
+            closed.append(opened.getsockname()[0])
+            ports.keep()
+    distinct = list(dict.fromkeys(closed))
+    assert all(ports.owns(port) for port in distinct[-64:])
+    assert not ports.owns(0), "the kernel's own port id"
+
+
 def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[socket.socket] = []
 
     def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
-        opened.append(asking_socket(needs_root, **options))
+        opened.append(request_socket(needs_root, **options))
         return opened[-1]
 
-    monkeypatch.setattr(set_elements, "asking_socket", opening)
+    monkeypatch.setattr(set_elements, "request_socket", opening)
 
     async def body() -> None:
         async with hearing() as heard:
             os.dup2(0, opened[0].fileno())
-            with pytest.raises(KernelError, match="can't be sent"):
+            with pytest.raises(KernelError, match="cannot send"):
                 await heard.kernel.apply(elements(1))
             await heard.kernel.apply(elements(1))
             assert len(await heard.of(LAST)) == 1
@@ -331,7 +370,7 @@ def test_a_closed_watch_hears_nothing_and_can_be_opened_again() -> None:
             heard.watch.close()
             await command("nft", "delete", "table", "inet", "nfagent")
             heard.watch.open(heard.take)
-            assert heard.watch.look()
+            assert heard.watch.refresh()
             assert await heard.of("add table inet nfagent") == [CommitOrigin(), *heard.committers[1:]]
             assert [committer.name for committer in heard.committers[1:]] == ["nft"]
 
@@ -342,7 +381,7 @@ def test_looking_for_own_sockets_leaves_every_open_file_as_it_was() -> None:
     with closing(netfilter_socket(blocking=False)) as ours:
         ours.bind((0, 0))
         before = open_files()
-        assert ours.getsockname()[0] in own_ports()
+        assert ours.getsockname()[0] in open_ports()
         assert open_files() == before
 
 

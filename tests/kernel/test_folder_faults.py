@@ -430,8 +430,8 @@ def test_a_file_system_that_never_answers_holds_up_no_other_file(folder: Path) -
                 link(folder / "z.yaml", str(elsewhere / "x.yaml"))
                 await follower.until(lambda: len(said(follower.known)) == 2)
                 assert [words.partition(";")[0] for words in said(follower.known)] == [
-                    "team: can't be listed: the file system doesn't answer",
-                    "z.yaml: can't be read: the file system doesn't answer",
+                    "team: can't be listed: the file system does not respond",
+                    "z.yaml: can't be read: the file system does not respond",
                 ]
                 (folder / "f.yaml").write_text(pod(node="b"))
                 await follower.holds("shop/web@b", "shop/db@a")

@@ -330,7 +330,7 @@ def test_words_that_somebody_else_may_have_put_there_are_not_learned() -> None:
             watch = BridgeTableReconciler(commands, dropping=True)
             await watch.look()
             assert watch.status()["state"] == "unknown"
-            assert "again and again" in watch.status()["problem"]
+            assert "keeps changing table" in watch.status()["problem"]
         finally:
             kernel.close()
 

@@ -139,7 +139,7 @@ def test_where_the_set_is_as_large_as_conntracks_all_are_ended_in_one_round() ->
             stage.isolate()
             await stage.until(lambda: stage.revoker.status.revoked == MANY and not stage.desired.suspects)
             status = stage.revoker.status
-            assert (status.waiting, status.last_error, status.judged) == (0, "", MANY)
+            assert (status.waiting, status.last_error, status.evaluated) == (0, "", MANY)
         assert (tracked(), remembered(), ways()["size"]) == (0, MANY, room_for_ways())
 
     asyncio.run(body())
@@ -152,7 +152,7 @@ def test_where_the_set_is_full_what_fits_is_ended_and_the_rest_stays_closed_unti
             await stage.until(lambda: len(stage.clock.rests) == 1)
             status = stage.revoker.status
             assert (status.revoked, status.waiting) == (FLOW_SET_SIZE, MANY - FLOW_SET_SIZE)
-            assert status.last_error.startswith("revoked4 can remember no more ways")
+            assert status.last_error.startswith("full: revoked4")
             assert (tracked(), remembered()) == (MANY - FLOW_SET_SIZE, FLOW_SET_SIZE)
             assert stage.desired.suspects.keys() == {SERVER}, "closed: its packets are judged one by one"
             assert SERVER in nft("list", "set", "inet", "nfagent", "recheck4")

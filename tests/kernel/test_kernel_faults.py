@@ -1,4 +1,4 @@
-"""What the kernel refuses while an agent runs: said once, tried again, and mended by itself when it is over."""
+"""What the kernel refuses while an agent runs: logged once, retried, and resolved by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from nfagent.cli.agent_client import ask
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import table_flags
+from nfagent.kernel.table_queries import table_flags
 from nfagent.nftables.objects import ABSENT
 from tests.kernel.test_cli import Site, site
 from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running
@@ -110,7 +110,7 @@ def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()
     assert said.count(OWNED) == 1
-    assert "mended: the kernel takes the rules again" in said
+    assert "resolved: table inet nfagent is reconciled again" in said
 
 
 @pytest.mark.usefixtures("_namespace")

@@ -135,7 +135,7 @@ def test_what_was_known_stays_while_the_kernel_cant_be_asked(
         patched.setattr(link_monitor, "rtnetlink_socket", refused)
         for _ in range(2):
             machine.ask(watch.look)
-    reason = "this node's interfaces can't be asked for, what was known stays: Too many open files in system"
+    reason = "cannot read interfaces and routes: Too many open files in system; keeping the last known state"
     assert watch.status() == before | {"problem": reason}
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [reason]
     assert len(told) == 1

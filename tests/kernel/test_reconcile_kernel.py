@@ -20,8 +20,8 @@ from nfagent.clock import SystemClock
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import generation
 from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.kernel.table_queries import generation
 from nfagent.model.gvk import Item
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
@@ -255,7 +255,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "EEXIST: somebody added a range that overlaps the one that we add": (
         "add element inet nfagent nonmasq4 { 172.20.0.0-172.40.0.0 }",
         (MORE_EXEMPT,),
-        r"overlaps with one that is \(EEXIST\)",
+        r"overlaps one in it \(EEXIST\)",
     ),
     "EEXIST: somebody made the set that we make, of another type": (
         f"add set inet nfagent {NEW_PEERS} {{ type ipv6_addr; }}",

@@ -191,7 +191,7 @@ def test_under_a_wrong_name_the_rules_stay_and_everybody_is_told(node: Node) -> 
         node.until(in_sync)
         assert node.reached(), "the Node is there now, and so is the change"
     said = node.log.read_text()
-    assert "nothing is changed in the kernel: there is no Node n2.example" in said
+    assert "table inet nfagent stays unchanged: there is no Node n2.example" in said
     assert "--allow-unknown-node" in said
 
 

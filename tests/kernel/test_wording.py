@@ -13,12 +13,12 @@ import pytest
 from nfagent.clock import SystemClock
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import generation
+from nfagent.kernel.table_queries import generation
 from nfagent.nftables.matches import L4Proto
 from nfagent.nftables.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
 from tests.kernel.test_reconcile_kernel import nft
 from tests.support.own_namespace import own_namespace
-from tests.unit.controllers.test_reconciler import Wish
+from tests.unit.controllers.test_reconciler import FakeRuleset
 
 pytestmark = [
     pytest.mark.kernel,
@@ -45,8 +45,8 @@ class Stage:
 
     def __init__(self, kernel: NftClient) -> None:
         self.kernel = kernel
-        self.wish = Wish(WANTED)
-        self.reconciler = Reconciler(kernel, SystemClock(), self.wish)
+        self.desired = FakeRuleset(WANTED)
+        self.reconciler = Reconciler(kernel, SystemClock(), self.desired)
 
     async def compares(self) -> int:
         """Compare once; give how many transactions that took."""
@@ -75,13 +75,13 @@ def test_what_is_listed_otherwise_is_said_once_and_then_left_alone(caplog: pytes
             for _ in range(3):
                 assert await stage.compares() == 0
             status = stage.reconciler.status
-            assert (len(status.worded), status.drifts) == (1, 0)
+            assert (len(status.variants), status.drifts) == (1, 0)
 
     asyncio.run(body())
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"listed otherwise than written, though nobody else changed it: chain allow/a \(nft \d[\d.]*\); "
-        r"taken as equal until that changes",
+        r"nft lists objects differently than they were written: chain allow/a \(nft \d[\d.]*\); "
+        r"accepted as equal until they change",
         message,
     )
 
@@ -108,7 +108,9 @@ def test_what_others_change_is_put_right_and_said_all_the_same(change: str, capl
             assert await stage.compares() == 0
 
     asyncio.run(body())
-    assert [message.partition(";")[0] for message in caplog.messages] == ["the table was changed by somebody else"]
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "table inet nfagent changed by another program"
+    ]
 
 
 def test_a_listing_that_is_known_says_nothing_about_another_rule() -> None:
@@ -116,7 +118,7 @@ def test_a_listing_that_is_known_says_nothing_about_another_rule() -> None:
         async with synced() as stage:
             await stage.compares()
             other = Chain((Rule(verdict=Accept()),))
-            stage.wish.wanted = Ruleset(WANTED.sets, chains={**WANTED.chains, "allow/a": other})
+            stage.desired.wanted = Ruleset(WANTED.sets, chains={**WANTED.chains, "allow/a": other})
             assert await stage.compares() > 0
             assert (await stage.kernel.read()).chains["allow/a"] == other
 

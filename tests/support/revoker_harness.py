@@ -1,4 +1,4 @@
-"""A world for the revoker: policies, connections and rules that behave, and a clock that a test moves."""
+"""Fakes for the revoker: policies, conntrack, ruleset and a clock."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from nfagent.policy.evaluator import Flow
 from tests.support.ctnetlink_dump import GRE, Connection, entry_body, tuple_members
 
 TURNS = 30
-"""Turns of the event loop in which everything that can happen at once has happened."""
-PATIENCE = 10.0
+"""Turns of the event loop after which all callbacks have run."""
+DEADLINE = 10.0
 ESP = 50
 NEAR, FAR, OTHER, DB, SERVICE = "10.0.1.1", "10.0.2.1", "10.0.2.2", "10.0.1.9", "10.96.0.1"
 NEAR6, DB6 = "fd00::1", "fd00::9"
-WAY: Element = (DB, "tcp", 5432, NEAR, 40_000)
-"""Of the packets of `entry()`'s server."""
+REPLY: Element = (DB, "tcp", 5432, NEAR, 40_000)
+"""The reply tuple of `entry()`."""
 
 
 def entry(
     client: str = NEAR, server: str = DB, *, called: str = "", protocol: int = TCP, port: int = 40_000, at: int = 5432
 ) -> ConntrackEntry:
-    """Give what the kernel tells of a connection; at: the port that is called, where it isn't the server's."""
+    """Return a conntrack entry; `called` and `at` are address and port before a Service's translation."""
     numbered = protocol not in {ICMP, ICMPV6, GRE, ESP}
     connection = Connection(
         client=client,
@@ -46,26 +46,26 @@ def entry(
 
 
 def masqueraded(found: ConntrackEntry, address: str, port: int) -> ConntrackEntry:
-    """Have a connection's answers go to a node's address, in the place of the client's."""
+    """Return an entry whose replies go to an address of the node, instead of the client's."""
     members = tuple_members(found.server, address, found.protocol, (found.server_port, port), request=False)
     return msgspec.structs.replace(found, reply=b"".join(members))
 
 
-class World:
-    """Policies, connections and rules, with a journal of what was done to them in which order.
+class Fakes:
+    """Policies, conntrack and ruleset, with a journal of actions.
 
     denied:    the clients that policies deny
-    own:       this machine's addresses; asked: those about which that was asked
-    recheck:   suspects, each with the number of its last change
-    faults:    what fails the next times that it is done: 'look', 'block' or 'delete'
-    meanwhile: what happens elsewhere while something is done, or 'judge'
-    room:      set of ways -> how many it has room for; any number where it isn't named
+    own:       local addresses; asked: the addresses passed to `is_own`
+    recheck:   addresses under re-check, each with the number of its last change
+    faults:    errors of the next actions 'list', 'block' or 'delete'
+    meanwhile: called during each action, and during 'evaluate'
+    free:      set of reply tuples -> its size; unlimited where it is missing
     """
 
-    def __init__(self, *entries: ConntrackEntry, denied: Iterable[str] = (), suspects: Iterable[str] = ()) -> None:
+    def __init__(self, *entries: ConntrackEntry, denied: Iterable[str] = (), rechecked: Iterable[str] = ()) -> None:
         self.table = dict.fromkeys(entries)
         self.denied = set(denied)
-        self.recheck = dict.fromkeys(suspects, 1)
+        self.recheck = dict.fromkeys(rechecked, 1)
         self.blocked: set[Element] = set()
         self.faults: list[tuple[str, Exception]] = []
         self.journal: list[str] = []
@@ -73,8 +73,8 @@ class World:
         self.own: set[str] = set()
         self.asked: list[str] = []
         self.meanwhile: Callable[[str], object] = lambda _what: None
-        self.room: dict[str, int] = {}
-        self._remembered: dict[str, set[Element]] = {}
+        self.free: dict[str, int] = {}
+        self._elements: dict[str, set[Element]] = {}
 
     @property
     def live(self) -> list[ConntrackEntry]:
@@ -87,15 +87,15 @@ class World:
         self.meanwhile(what)
 
     def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
-        self._do("look")
+        self._do("list")
         return [found for found in self.table if {found.client, found.server} & addresses]
 
     def delete(self, entries: Iterable[ConntrackEntry]) -> int:
         self._do("delete")
-        doomed = [found for found in entries if found in self.table]
-        for found in doomed:
+        deleted = [found for found in entries if found in self.table]
+        for found in deleted:
             del self.table[found]
-        return len(doomed)
+        return len(deleted)
 
     async def apply(self, transaction: Transaction) -> None:
         await asyncio.sleep(0)
@@ -103,17 +103,17 @@ class World:
         for command in transaction:
             assert isinstance(command, ChangeElements)
             assert command.verb == "add"
-            known = self._remembered.setdefault(command.set, set())
-            if len(known | set(command.elements)) > self.room.get(command.set, 1_000_000):
+            known = self._elements.setdefault(command.set, set())
+            if len(known | set(command.elements)) > self.free.get(command.set, 1_000_000):
                 raise SetFullError(f"{command.set} is full")
         for command in transaction:
             assert isinstance(command, ChangeElements)
-            self._remembered[command.set].update(command.elements)
+            self._elements[command.set].update(command.elements)
             self.blocked.update(command.elements)
 
-    def forget_ways(self) -> None:
-        """Have all ways been silent for so long that no set remembers them."""
-        self._remembered.clear()
+    def expire_tuples(self) -> None:
+        """Remove all elements from the sets, as after five minutes without packets."""
+        self._elements.clear()
 
     @property
     def suspects(self) -> dict[str, int]:
@@ -121,7 +121,7 @@ class World:
 
     def permits(self, flow: Flow) -> bool:
         self.questions.append(flow)
-        self.meanwhile("judge")
+        self.meanwhile("evaluate")
         return flow.source not in self.denied
 
     def is_own(self, address: str) -> bool:
@@ -129,7 +129,7 @@ class World:
         return address in self.own
 
     def absolve(self, judged: Mapping[str, int]) -> None:
-        self._do("absolve")
+        self._do("clear")
         self.recheck = {address: change for address, change in self.recheck.items() if judged.get(address) != change}
 
     def wake(self) -> None:
@@ -137,9 +137,9 @@ class World:
 
 
 class Clock:
-    """Time that passes while somebody waits, or when a test says so.
+    """A clock that advances with each wait, or by a test.
 
-    most: how many pauses end; those behind them last
+    most: number of waits that end; later ones last
     """
 
     def __init__(self) -> None:
@@ -166,13 +166,13 @@ class Clock:
 
 
 class Stage:
-    """A revoker in its world."""
+    """A revoker with its fakes."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
         self.clock = Clock()
         self.revoker = ConntrackRevoker(
-            world, world, world, self.clock, world.wake, cpu_seconds=self.clock.cpu_seconds, own=world.is_own
+            fakes, fakes, fakes, self.clock, fakes.wake, cpu_seconds=self.clock.cpu_seconds, own=fakes.is_own
         )
 
     async def turn(self) -> None:
@@ -180,23 +180,23 @@ class Stage:
             await asyncio.sleep(0)
 
     async def rounds(self, number: int) -> None:
-        """Commit, and have so many rounds, and no more."""
+        """Commit, and run so many rounds."""
         self.clock.most = len(self.clock.pauses) + number - 1
         await self.commit(rests=number)
 
     async def commit(self, rests: int = 1) -> None:
-        """Commit, and wait until the revoker has rested so many times."""
+        """Commit, and wait for so many pauses of the revoker."""
         wanted = len(self.clock.pauses) + rests
         self.revoker.committed()
-        async with asyncio.timeout(PATIENCE):
-            while len(self.clock.pauses) < wanted:  # noqa: ASYNC110 - threads work, and nobody tells when they are done
+        async with asyncio.timeout(DEADLINE):
+            while len(self.clock.pauses) < wanted:  # noqa: ASYNC110 - threads work, and there is no event at their end
                 await asyncio.sleep(0)
         await self.turn()
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncIterator[Stage]:
-    stage = Stage(world)
+async def running(fakes: Fakes) -> AsyncIterator[Stage]:
+    stage = Stage(fakes)
     task = asyncio.create_task(stage.revoker.run())
     try:
         yield stage
@@ -210,7 +210,7 @@ Scenario: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 def scenario(body: Scenario) -> Callable[[], None]:
-    """Run a test's coroutine in an event loop of its own."""
+    """Return a test that runs a coroutine in an event loop."""
 
     def test() -> None:
         asyncio.run(body())

@@ -1,4 +1,4 @@
-"""A storm of events: taken in turns, few transactions, the newest state wins; and nobody waits who needn't."""
+"""A burst of events: applied in slices, few transactions, the newest state wins, no needless wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMIT_TURNS = 10
 EVENTS = 1000
 PODS = 50
 QUIET_TURNS = 100 * COMMIT_TURNS
-"""Turns after which all that can happen has happened: a hundred commits."""
+"""Turns after which all callbacks have run: a hundred commits."""
 DEADLINE = 60.0
 
 RULES = {"ingress": [{"from": [{"podSelector": labelled(app="db")}]}]}
@@ -33,7 +33,7 @@ SCENE = [pod("shop/web", "a", 10, app="web"), policy("shop/p", labelled(app="web
 
 
 class TurnKernel:
-    """tests.support.fake_nftables, whose commits take turns of the event loop."""
+    """A fake kernel whose commits take turns of the event loop."""
 
     def __init__(self, told: list[str]) -> None:
         self.fake = FakeKernel()
@@ -61,7 +61,7 @@ class TurnKernel:
 
 
 class TurnClock:
-    """Time that stands still, but for short pauses, which pass in a turn; `step` passes at each look at it."""
+    """A clock that stands still, except that a short pause ends in a turn, and each reading adds `step`."""
 
     def __init__(self, told: list[str], step: float = 0.0) -> None:
         self.now = 1000.0
@@ -82,7 +82,7 @@ class TurnClock:
 
 
 class Stage:
-    """Events, the wanted state, the reconciler and a kernel, put together as the agent does."""
+    """Events, the desired state, a reconciler and a kernel, connected as in the agent."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -130,7 +130,7 @@ def decoded(document: dict[str, object]) -> Item:
 
 
 def churn() -> Iterator[Item | ObjectRef]:
-    """Give events of some Pods that come as peers, change their address and go, over and over; half of them stay."""
+    """Return events of Pods that become peers, change their address and are deleted; half of them stay."""
     for number in range(EVENTS):
         name, round_ = number % PODS, number // PODS
         peer = Pod("shop", f"db{name}", (("app", "db"),), "b", (f"10.64.1.{name}",), workload_name=f"db{name}")
@@ -156,22 +156,24 @@ async def in_a_thousand_batches(stage: Stage) -> None:
 
 
 async def by_many_at_once(stage: Stage) -> None:
-    """Hand all over in tasks of their own, as a source for each kind would."""
+    """Apply the events in several tasks, as a source for each kind would."""
     events = list(churn())
     await asyncio.gather(*(stage.intake.take(events[start : start + 10]) for start in range(0, EVENTS, 10)))
 
 
-@pytest.mark.parametrize("storm", [in_one_batch, in_a_thousand_batches, by_many_at_once], ids=lambda way: way.__name__)
-def test_a_storm_becomes_few_transactions_and_its_newest_state_wins(storm: Callable[[Stage], Awaitable[None]]) -> None:
+@pytest.mark.parametrize(
+    "storm", [in_one_batch, in_a_thousand_batches, by_many_at_once], ids=lambda storm: storm.__name__
+)
+def test_a_burst_causes_few_transactions_and_its_newest_state_wins(storm: Callable[[Stage], Awaitable[None]]) -> None:
     async def body() -> None:
         async with running() as stage:
             before, turns = len(stage.kernel.commits), stage.turns
             await storm(stage)
             lasted = stage.turns - turns
             await stage.quiet()
-            # One transaction at a time while the storm lasts, one for what came last, one that was under way.
+            # One transaction at a time during the burst, one for the last change, one that was under way.
             assert 1 <= len(stage.kernel.commits) - before <= lasted // COMMIT_TURNS + 2
-            # Nobody looks after live connections here: what the storm put under re-check is taken out by hand.
+            # There is no revoker here: the test clears the addresses that the burst put under re-check.
             stage.desired.absolve(stage.desired.suspects)
             stage.reconciler.wake()
             await stage.quiet()
@@ -185,7 +187,7 @@ def test_a_storm_becomes_few_transactions_and_its_newest_state_wins(storm: Calla
     asyncio.run(body())
 
 
-def test_events_of_a_storm_do_not_wait_for_its_end() -> None:
+def test_events_of_a_burst_are_committed_before_its_end() -> None:
     async def body() -> None:
         async with running() as stage:
             before = len(stage.kernel.commits)
@@ -212,7 +214,7 @@ def test_an_idle_reconciler_commits_an_event_without_any_pause() -> None:
 
 
 class Listed:
-    """Keeps what was taken. Satisfies intake.Takes."""
+    """Records events. Implements event_applier.EventSlices."""
 
     def __init__(self) -> None:
         self.taken: list[Item | ObjectRef] = []
@@ -227,7 +229,7 @@ class Listed:
 
 
 class Bystander:
-    """Another task: how much was taken at each of its turns."""
+    """Another task, which counts the applied events at each of its turns."""
 
     def __init__(self, listed: Listed) -> None:
         self.seen: list[int] = []
@@ -235,7 +237,7 @@ class Bystander:
 
     @property
     def longest(self) -> int:
-        """The most that was taken from one of its turns to the next, the last one's rest aside."""
+        """The largest number of events applied between two of its turns, without the last ones."""
         return max(after - before for before, after in zip(self.seen, self.seen[1:], strict=False))
 
     async def run(self) -> None:
@@ -247,7 +249,7 @@ class Bystander:
 async def taking(
     *batches: list[Item | ObjectRef], step: float, whole: bool = True
 ) -> tuple[Listed, Bystander, list[int]]:
-    """Hand batches over at once, with a clock of which each look costs `step`; tell also when it woke somebody."""
+    """Apply batches concurrently, with a clock that adds `step` at each reading; also return when `wake` was called."""
     listed, woken = Listed(), list[int]()
     intake = EventApplier(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
     if whole:
@@ -270,7 +272,7 @@ MANY: list[Item | ObjectRef] = [Pod("shop", f"p{number}") for number in range(10
 
 
 @pytest.mark.parametrize(("step", "most"), [(0.001, 11), (0.005, 3), (0.02, 1)])
-def test_others_get_their_turn_while_ten_thousand_events_are_taken(step: float, most: int) -> None:
+def test_other_tasks_run_while_ten_thousand_events_are_applied(step: float, most: int) -> None:
     listed, bystander, woken = asyncio.run(taking(MANY, step=step))
     assert listed.taken == MANY
     assert bystander.longest <= most
@@ -278,29 +280,29 @@ def test_others_get_their_turn_while_ten_thousand_events_are_taken(step: float, 
     assert woken[-1] == len(MANY)
 
 
-def test_a_batch_that_takes_no_time_is_taken_in_one_turn() -> None:
+def test_a_batch_that_takes_no_time_is_applied_in_one_slice() -> None:
     listed, _, woken = asyncio.run(taking(MANY, step=0.0))
     assert (listed.taken, woken) == (MANY, [len(MANY)])
 
 
-def test_before_all_is_known_others_get_turns_and_nobody_is_woken() -> None:
+def test_before_the_state_is_complete_wake_is_not_called() -> None:
     _, bystander, woken = asyncio.run(taking(MANY, step=0.001, whole=False))
     assert (bystander.longest <= 11, woken) == (True, [])
 
 
-def test_once_all_is_known_somebody_is_woken() -> None:
+def test_when_the_state_is_complete_wake_is_called() -> None:
     woken: list[bool] = []
     EventApplier(Listed(), TurnClock([]), lambda: woken.append(True)).open()
     assert woken == [True]
 
 
-def test_a_batch_is_taken_whole_before_the_next_one() -> None:
+def test_a_batch_is_fully_applied_before_the_next_one() -> None:
     first, second = MANY[:1000], [item.ref for item in MANY[:1000] if isinstance(item, Pod)]
     listed, _, _ = asyncio.run(taking(first, [*second], step=0.02))
     assert listed.taken == [*first, *second]
 
 
-def test_nothing_is_committed_before_the_first_events_are_taken() -> None:
+def test_nothing_is_committed_before_the_first_events_are_applied() -> None:
     async def body() -> None:
         stage = Stage()
         task = asyncio.create_task(stage.reconciler.run())

@@ -1,4 +1,4 @@
-"""What came together takes effect together: one commit, nothing in between, and a cost in proportion."""
+"""The objects of one batch take effect in one commit, at a cost in proportion to their number."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCENE = [
 
 
 def file_of_policies(count: int, peers: int = 1) -> list[Item]:
-    """Give policies on one Pod, the last of which allows what the others don't."""
+    """Return policies on one Pod, of which only the last allows traffic."""
     found = []
     for number in range(count):
         names = ["last"] if number == count - 1 else [f"db{number}-{peer}" for peer in range(peers)]
@@ -52,7 +52,7 @@ def file_of_policies(count: int, peers: int = 1) -> list[Item]:
 
 
 class SlowKernel:
-    """A fake kernel, whose commits take turns of the event loop; keeps every ruleset that was in force."""
+    """A fake kernel whose commits take turns of the event loop; records every committed ruleset."""
 
     def __init__(self) -> None:
         self.fake = FakeKernel()
@@ -76,7 +76,7 @@ class SlowKernel:
 
 
 class SteppingClock:
-    """Time that passes by a step at each look: an event or a step of work takes that long."""
+    """A clock that advances by a step at each reading: the duration of an event or a computation step."""
 
     def __init__(self, step: float) -> None:
         self.now = 1000.0
@@ -94,7 +94,7 @@ class SteppingClock:
 
 
 class Stage:
-    """An agent's inner parts, and somebody who wakes the reconciler all the time, as others' changes do."""
+    """An applier and a reconciler, and a task that wakes the reconciler all the time, as changes of others do."""
 
     def __init__(self, step: float) -> None:
         self.desired = DesiredState("a")
@@ -137,14 +137,14 @@ def chains_of(ruleset: Ruleset, address: str) -> tuple[str | None, ...]:
 
 
 def policies_in_force(ruleset: Ruleset, address: str) -> set[str]:
-    """Name the outcomes that an address's rules lead to."""
+    """Return the verdict chains that an address's rules lead to."""
     chains = [chain for chain in chains_of(ruleset, address) if chain is not None]
     ways = (rule.verdict for chain in chains for rule in ruleset.chains[chain].rules)
     return {way.chain for way in ways if isinstance(way, Goto)}
 
 
 def rulesets_after(batch: list[Item | ObjectRef], step: float, scene: Iterable[Item] = SCENE) -> list[Ruleset]:
-    """Take in a batch; give every ruleset that was in force from then on."""
+    """Apply a batch; return every ruleset that was committed from then on."""
 
     async def body() -> list[Ruleset]:
         async with running(step, scene) as stage:
@@ -157,7 +157,9 @@ def rulesets_after(batch: list[Item | ObjectRef], step: float, scene: Iterable[I
 
 
 POLICIES = file_of_policies(100)
-SPEEDS = pytest.mark.parametrize("step", [0.0, 0.003, 0.02], ids=["at one go", "some a turn", "one a turn"])
+SPEEDS = pytest.mark.parametrize(
+    "step", [0.0, 0.003, 0.02], ids=["all in one slice", "several in a slice", "one in a slice"]
+)
 
 
 @SPEEDS
@@ -167,13 +169,13 @@ def test_the_policies_of_a_file_take_effect_in_one_commit(step: float) -> None:
 
 
 @SPEEDS
-def test_the_policies_of_a_file_that_is_deleted_go_in_one_commit(step: float) -> None:
+def test_the_policies_of_a_deleted_file_are_removed_in_one_commit(step: float) -> None:
     [only] = rulesets_after([item.ref for item in POLICIES], step, [*SCENE, *POLICIES])
     assert chains_of(only, WEB) == (None,) * len(only.maps)
 
 
 @SPEEDS
-def test_a_policy_and_the_namespace_that_it_is_about_take_effect_together(step: float) -> None:
+def test_a_policy_and_its_namespace_take_effect_in_one_commit(step: float) -> None:
     peers = [{"namespaceSelector": labelled(team="b")}]
     about = decoded(policy("shop/p", labelled(app="web"), ingress=[{"from": peers}]))
     far = Pod("far", "db", (("app", "db"),), "b", ("10.64.1.1",), workload_name="db")
@@ -187,7 +189,7 @@ def test_a_policy_and_the_namespace_that_it_is_about_take_effect_together(step: 
     assert {"10.64.1.1"} in [item.elements for item in only.sets.values()]
 
 
-def test_pods_of_a_large_batch_do_not_wait_for_its_end() -> None:
+def test_pods_of_a_large_batch_are_committed_before_its_end() -> None:
     many = [
         Pod("shop", f"p{number}", (("app", "last"),), "b", (f"10.65.{number >> 8}.{number & 255}",))
         for number in range(600)
@@ -202,7 +204,7 @@ def test_pods_of_a_large_batch_do_not_wait_for_its_end() -> None:
     st.sampled_from([0.0, 0.004, 0.02]),
 )
 def test_no_ruleset_in_force_has_a_part_of_a_batch(drawn: list[tuple[int, bool, bool]], step: float) -> None:
-    """Policies that are put, changed and removed in one batch: what is in force is that of before or of after."""
+    """Policies added, changed and removed in one batch: every committed ruleset is that of before or of after."""
     batch: list[Item | ObjectRef] = []
     for number, there, other in drawn:
         made = POLICIES[number + 10 * other]
@@ -221,7 +223,7 @@ def test_no_ruleset_in_force_has_a_part_of_a_batch(drawn: list[tuple[int, bool, 
 
 
 def calls(work: Callable[[], object]) -> int:
-    """Count the calls of Python functions that something makes: work, whatever the machine is doing besides."""
+    """Return the number of Python function calls, a measure of work that doesn't depend on the machine's load."""
     count = 0
 
     def note(_frame: FrameType, event: str, _argument: object) -> None:
@@ -251,7 +253,7 @@ def work_of(batch: list[Item]) -> int:
 
 
 @pytest.mark.parametrize("peers", [1, 10], ids=["one peer each", "ten peers each"])
-def test_a_file_of_four_times_as_many_policies_is_four_times_the_work(peers: int) -> None:
+def test_four_times_as_many_policies_cost_four_times_the_work(peers: int) -> None:
     few, many = (work_of(file_of_policies(count, peers)) for count in (50, 200))
     assert many < 5 * few
 

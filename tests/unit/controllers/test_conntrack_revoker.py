@@ -1,12 +1,13 @@
-"""The revoker between policies that change, a table of connections and a kernel, either of which may refuse."""
+"""The revoker with changing policies, a conntrack table and a kernel, both of which may refuse."""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from nfagent.controllers.conntrack_revoker import blocking, flow_of
+from nfagent.controllers.conntrack_revoker import RevokerStatus, flow_of, revoke_commands
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.netlink.conntrack import ConntrackEntry
 from nfagent.netlink.packet_header import DCCP, ICMP, ICMPV6, SCTP, UDP
@@ -22,9 +23,9 @@ from tests.support.revoker_harness import (
     NEAR,
     NEAR6,
     OTHER,
+    REPLY,
     SERVICE,
-    WAY,
-    World,
+    Fakes,
     entry,
     masqueraded,
     running,
@@ -33,81 +34,81 @@ from tests.support.revoker_harness import (
 
 
 @scenario
-async def test_ways_are_blocked_before_entries_are_deleted_and_both_before_addresses_are_absolved() -> None:
-    world = World(entry(NEAR), entry(FAR), denied=[NEAR], suspects=[DB])
-    async with running(world) as stage:
+async def test_reply_tuples_are_blocked_then_entries_deleted_then_addresses_cleared() -> None:
+    fakes = Fakes(entry(NEAR), entry(FAR), denied=[NEAR], rechecked=[DB])
+    async with running(fakes) as stage:
         await stage.commit()
-    assert world.journal == ["look", "block", "delete", "absolve", "wake"]
-    assert world.blocked == {WAY}
-    assert world.live == [entry(FAR)]
-    assert world.recheck == {}
-    assert (stage.revoker.status.judged, stage.revoker.status.revoked) == (2, 1)
+    assert fakes.journal == ["list", "block", "delete", "clear", "wake"]
+    assert fakes.blocked == {REPLY}
+    assert fakes.live == [entry(FAR)]
+    assert fakes.recheck == {}
+    assert (stage.revoker.status.evaluated, stage.revoker.status.revoked) == (2, 1)
 
 
 @scenario
-async def test_where_nothing_is_denied_nothing_is_blocked_or_deleted() -> None:
-    world = World(entry(NEAR), suspects=[DB, NEAR])
-    async with running(world) as stage:
+async def test_without_a_denied_connection_nothing_is_blocked_or_deleted() -> None:
+    fakes = Fakes(entry(NEAR), rechecked=[DB, NEAR])
+    async with running(fakes) as stage:
         await stage.commit()
-    assert world.journal == ["look", "absolve", "wake"]
-    assert world.live == [entry(NEAR)]
+    assert fakes.journal == ["list", "clear", "wake"]
+    assert fakes.live == [entry(NEAR)]
 
 
 @scenario
-async def test_what_this_machine_itself_called_goes_on_whatever_policies_say_of_its_address() -> None:
-    world = World(entry(NEAR), entry(FAR), entry(OTHER), denied=[NEAR, FAR], suspects=[DB])
-    world.own = {NEAR}
-    async with running(world) as stage:
+async def test_connections_from_the_node_itself_are_kept_though_policies_deny_its_address() -> None:
+    fakes = Fakes(entry(NEAR), entry(FAR), entry(OTHER), denied=[NEAR, FAR], rechecked=[DB])
+    fakes.own = {NEAR}
+    async with running(fakes) as stage:
         await stage.commit()
-    assert world.live == [entry(NEAR), entry(OTHER)]
-    assert world.asked == [NEAR, FAR], "only where policies deny"
+    assert fakes.live == [entry(NEAR), entry(OTHER)]
+    assert fakes.asked == [NEAR, FAR], "only for denied connections"
 
 
 @scenario
-async def test_nobody_looks_without_suspects_or_before_a_commit() -> None:
-    world = World(entry(NEAR), denied=[NEAR])
-    async with running(world) as stage:
+async def test_conntrack_is_not_read_before_a_commit_with_addresses_under_re_check() -> None:
+    fakes = Fakes(entry(NEAR), denied=[NEAR])
+    async with running(fakes) as stage:
         stage.revoker.committed()
         await stage.turn()
-        world.recheck = {DB: 1}
+        fakes.recheck = {DB: 1}
         await stage.turn()
-        assert (world.journal, stage.clock.pauses) == ([], [])
+        assert (fakes.journal, stage.clock.pauses) == ([], [])
         await stage.commit()
-    assert world.journal[0] == "look"
+    assert fakes.journal[0] == "list"
 
 
 @scenario
-async def test_a_suspect_of_a_change_that_is_not_committed_waits_for_its_commit() -> None:
+async def test_an_address_of_an_uncommitted_change_waits_for_its_commit() -> None:
     elsewhere = entry(NEAR, server=FAR)
-    world = World(entry(NEAR), elsewhere, denied=[NEAR], suspects=[DB])
-    async with running(world) as stage:
+    fakes = Fakes(entry(NEAR), elsewhere, denied=[NEAR], rechecked=[DB])
+    async with running(fakes) as stage:
         waiting = asyncio.create_task(stage.commit())
         await asyncio.sleep(0)
-        world.recheck[FAR] = 2
+        fakes.recheck[FAR] = 2
         await waiting
-        assert (world.live, world.recheck) == ([elsewhere], {FAR: 2})
+        assert (fakes.live, fakes.recheck) == ([elsewhere], {FAR: 2})
         await stage.commit()
-    assert (world.live, world.recheck) == ([], {})
+    assert (fakes.live, fakes.recheck) == ([], {})
 
 
-@pytest.mark.parametrize("when", ["look", "judge", "block", "delete"])
-@pytest.mark.parametrize("committed", [False, True], ids=["wanted", "committed"])
-def test_a_suspect_that_changes_meanwhile_stays_and_is_looked_at_again(when: str, *, committed: bool) -> None:
-    world = World(entry(NEAR), entry(FAR), denied=[NEAR], suspects=[DB, NEAR])
+@pytest.mark.parametrize("when", ["list", "evaluate", "block", "delete"])
+@pytest.mark.parametrize("committed", [False, True], ids=["uncommitted", "committed"])
+def test_an_address_that_changes_during_a_round_stays_under_re_check(when: str, *, committed: bool) -> None:
+    fakes = Fakes(entry(NEAR), entry(FAR), denied=[NEAR], rechecked=[DB, NEAR])
     rested: list[tuple[list[ConntrackEntry], dict[str, int]]] = []
 
     async def body() -> None:
-        async with running(world) as stage:
+        async with running(fakes) as stage:
             loop = asyncio.get_running_loop()
 
             def change(what: str) -> None:
-                if what == when and 2 not in world.recheck.values():
-                    world.recheck[DB] = 2
+                if what == when and 2 not in fakes.recheck.values():
+                    fakes.recheck[DB] = 2
                     if committed:
                         loop.call_soon_threadsafe(stage.revoker.committed)
 
-            world.meanwhile = change
-            stage.clock.resting = lambda: rested.append((world.live, world.suspects))
+            fakes.meanwhile = change
+            stage.clock.resting = lambda: rested.append((fakes.live, fakes.suspects))
             if committed:
                 await stage.commit(rests=2)
             else:
@@ -119,21 +120,21 @@ def test_a_suspect_that_changes_meanwhile_stays_and_is_looked_at_again(when: str
 
 
 @scenario
-async def test_the_status_says_when_somebody_was_last_put_under_re_check() -> None:
-    world = World(suspects=[DB])
-    async with running(world) as stage:
+async def test_the_status_has_the_time_of_the_last_added_address() -> None:
+    fakes = Fakes(rechecked=[DB])
+    async with running(fakes) as stage:
         stage.revoker.committed()
-        assert (stage.revoker.status.suspects, stage.revoker.status.suspected_at) == (1, 1000.0)
+        assert (stage.revoker.status.rechecking, stage.revoker.status.recheck_at) == (1, 1000.0)
         stage.clock.now = 1001.0
         stage.revoker.committed()
-        assert stage.revoker.status.suspected_at == 1000.0, "that commit was about somebody else"
-        world.recheck = {DB: 2, FAR: 2}
+        assert stage.revoker.status.recheck_at == 1000.0, "that commit added no address"
+        fakes.recheck = {DB: 2, FAR: 2}
         stage.revoker.committed()
-        assert (stage.revoker.status.suspects, stage.revoker.status.suspected_at) == (2, 1001.0)
+        assert (stage.revoker.status.rechecking, stage.revoker.status.recheck_at) == (2, 1001.0)
         stage.clock.now = 1002.0
-        world.recheck = {FAR: 2}
+        fakes.recheck = {FAR: 2}
         stage.revoker.committed()
-        assert (stage.revoker.status.suspects, stage.revoker.status.suspected_at) == (1, 1001.0)
+        assert (stage.revoker.status.rechecking, stage.revoker.status.recheck_at) == (1, 1001.0)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -142,29 +143,29 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 NOTHING: set[Element] = set()
 FAILURES = {
-    "look": (["look"], 2, NOTHING),
-    "block": (["look", "block"], 2, NOTHING),
-    "delete": (["look", "block", "delete"], 2, {WAY}),
+    "list": (["list"], 2, NOTHING),
+    "block": (["list", "block"], 2, NOTHING),
+    "delete": (["list", "block", "delete"], 2, {REPLY}),
 }
 
 
-@pytest.mark.parametrize("error", [KernelError("no room"), HostError("run it as root"), WireError("half a message")])
+@pytest.mark.parametrize("error", [KernelError("no memory"), HostError("run it as root"), WireError("half a message")])
 @pytest.mark.parametrize("what", FAILURES)
-def test_what_fails_keeps_everybody_under_re_check_is_said_once_and_tried_again(
+def test_after_a_failure_addresses_stay_under_re_check_and_the_round_is_retried_where(
     what: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     done, left, blocked = FAILURES[what]
-    world = World(entry(NEAR), entry(FAR), denied=[NEAR], suspects=[DB])
-    world.faults = [(what, error)] * 3
+    fakes = Fakes(entry(NEAR), entry(FAR), denied=[NEAR], rechecked=[DB])
+    fakes.faults = [(what, error)] * 3
     seen: list[tuple[list[str], int, set[Element], dict[str, int], str]] = []
 
     async def body() -> None:
-        async with running(world) as stage:
+        async with running(fakes) as stage:
 
             def note() -> None:
                 error_said = stage.revoker.status.last_error
-                seen.append((world.journal[:], len(world.table), set(world.blocked), world.suspects, error_said))
-                world.journal.clear()
+                seen.append((fakes.journal[:], len(fakes.table), set(fakes.blocked), fakes.suspects, error_said))
+                fakes.journal.clear()
 
             stage.clock.resting = note
             await stage.commit(rests=4)
@@ -173,26 +174,26 @@ def test_what_fails_keeps_everybody_under_re_check_is_said_once_and_tried_again(
 
     asyncio.run(body())
     assert seen[:3] == [(done, left, blocked, {DB: 1}, str(error))] * 3
-    assert seen[3:] == [(["look", "block", "delete", "absolve", "wake"], 1, {WAY}, {}, "")]
+    assert seen[3:] == [(["list", "block", "delete", "clear", "wake"], 1, {REPLY}, {}, "")]
     assert len(errors(caplog)) == 1
     assert str(error) in errors(caplog)[0]
 
 
 @scenario
-async def test_changes_in_a_storm_share_a_look() -> None:
-    world = World(entry(NEAR), suspects=[DB])
-    async with running(world) as stage:
+async def test_changes_of_a_burst_share_a_round() -> None:
+    fakes = Fakes(entry(NEAR), rechecked=[DB])
+    async with running(fakes) as stage:
 
         def storm(what: str) -> None:
-            if what == "judge" and not stage.clock.pauses:
+            if what == "evaluate" and not stage.clock.pauses:
                 for number in range(2, 50):
-                    world.recheck = {DB: number}
+                    fakes.recheck = {DB: number}
                     stage.revoker.committed()
 
-        world.meanwhile = storm
+        fakes.meanwhile = storm
         await stage.commit(rests=2)
-    assert world.journal == ["look", "absolve", "wake"] * 2
-    assert world.recheck == {}
+    assert fakes.journal == ["list", "clear", "wake"] * 2
+    assert fakes.recheck == {}
 
 
 @pytest.mark.parametrize(
@@ -200,16 +201,16 @@ async def test_changes_in_a_storm_share_a_look() -> None:
     [(0.0, 0.1), (0.001, 0.1), (0.02, 0.38), (1.0, 19.0), (60.0, 30.0)],
     ids=lambda value: f"{value:g} s",
 )
-def test_a_look_that_took_cpu_time_is_followed_by_rest(cpu_seconds: float, pause: float) -> None:
-    world = World(entry(NEAR), suspects=[DB])
+def test_the_pause_after_a_round_depends_on_its_cpu_time(cpu_seconds: float, pause: float) -> None:
+    fakes = Fakes(entry(NEAR), rechecked=[DB])
 
     async def body() -> None:
-        async with running(world) as stage:
+        async with running(fakes) as stage:
 
             def work(what: str) -> None:
-                stage.clock.cpu += cpu_seconds if what == "look" else 0.0
+                stage.clock.cpu += cpu_seconds if what == "list" else 0.0
 
-            world.meanwhile = work
+            fakes.meanwhile = work
             await stage.commit()
             assert stage.clock.pauses == [pytest.approx(pause)]
 
@@ -221,17 +222,17 @@ def test_a_look_that_took_cpu_time_is_followed_by_rest(cpu_seconds: float, pause
     [(0.0, 5.0), (0.2, 5.0), (1.0, 19.0), (3.8, 72.2), (60.0, 300.0)],
     ids=lambda value: f"{value:g} s",
 )
-def test_a_look_that_failed_is_followed_by_as_much_rest_for_its_cost(cpu_seconds: float, pause: float) -> None:
-    world = World(entry(NEAR), denied=[NEAR], suspects=[DB])
-    world.faults = [("block", KernelError("no"))] * 2
+def test_the_pause_after_a_failed_round_depends_on_its_cpu_time(cpu_seconds: float, pause: float) -> None:
+    fakes = Fakes(entry(NEAR), denied=[NEAR], rechecked=[DB])
+    fakes.faults = [("block", KernelError("no"))] * 2
 
     async def body() -> None:
-        async with running(world) as stage:
+        async with running(fakes) as stage:
 
             def work(what: str) -> None:
-                stage.clock.cpu += cpu_seconds if what == "look" else 0.0
+                stage.clock.cpu += cpu_seconds if what == "list" else 0.0
 
-            world.meanwhile = work
+            fakes.meanwhile = work
             await stage.rounds(2)
             assert stage.clock.pauses == [pytest.approx(pause)] * 2
 
@@ -239,59 +240,59 @@ def test_a_look_that_failed_is_followed_by_as_much_rest_for_its_cost(cpu_seconds
 
 
 @scenario
-async def test_others_have_their_turn_while_many_connections_are_judged() -> None:
+async def test_the_event_loop_runs_while_many_connections_are_evaluated() -> None:
     clients = [f"10.1.{number // 250}.{number % 250 + 1}" for number in range(100)]
-    world = World(*(entry(client) for client in clients), suspects=[DB])
-    async with running(world) as stage:
+    fakes = Fakes(*(entry(client) for client in clients), rechecked=[DB])
+    async with running(fakes) as stage:
         turns: list[int] = []
 
         def work(what: str) -> None:
-            stage.clock.now += 0.004 if what == "judge" else 0.0
+            stage.clock.now += 0.004 if what == "evaluate" else 0.0
 
         async def other() -> None:
-            while len(world.questions) < len(clients):
-                turns.append(len(world.questions))
+            while len(fakes.questions) < len(clients):
+                turns.append(len(fakes.questions))
                 await asyncio.sleep(0)
 
-        world.meanwhile = work
+        fakes.meanwhile = work
         busy = asyncio.create_task(other())
         await stage.commit()
         await busy
     assert len({asked for asked in turns if asked}) > 25
-    assert [question.source for question in world.questions] == clients
+    assert [question.source for question in fakes.questions] == clients
 
 
 @scenario
-async def test_connections_that_policies_cannot_tell_apart_are_judged_once() -> None:
+async def test_connections_of_one_flow_are_evaluated_once() -> None:
     same = [entry(NEAR, port=port) for port in range(40_000, 40_050)]
-    world = World(*same, entry(NEAR, called=SERVICE), entry(NEAR, protocol=UDP), denied=[NEAR], suspects=[DB])
-    async with running(world) as stage:
+    fakes = Fakes(*same, entry(NEAR, called=SERVICE), entry(NEAR, protocol=UDP), denied=[NEAR], rechecked=[DB])
+    async with running(fakes) as stage:
         await stage.commit()
-    assert len(world.questions) == 3
-    assert world.live == []
+    assert len(fakes.questions) == 3
+    assert fakes.live == []
     assert stage.revoker.status.revoked == 52
 
 
 @scenario
-async def test_very_many_are_ended_part_by_part_and_those_that_had_room_stay_ended() -> None:
+async def test_many_connections_are_ended_in_parts_and_finished_parts_stay_ended() -> None:
     many = [entry(NEAR, port=port) for port in range(10_000, 20_000)]
-    world = World(*many, denied=[NEAR], suspects=[DB])
-    async with running(world) as stage:
+    fakes = Fakes(*many, denied=[NEAR], rechecked=[DB])
+    async with running(fakes) as stage:
 
         def full(what: str) -> None:
-            if what == "block" and len(world.blocked) > 8000:
-                world.meanwhile = lambda _what: None
+            if what == "block" and len(fakes.blocked) > 8000:
+                fakes.meanwhile = lambda _what: None
                 raise KernelError("the set is full")
 
-        world.meanwhile = full
+        fakes.meanwhile = full
         await stage.commit(rests=2)
-    assert world.journal[:6] == ["look", "block", "delete", "block", "delete", "block"]
-    assert world.journal[6:] == ["look", "block", "delete", "absolve", "wake"]
-    assert (world.live, len(world.blocked)) == ([], 10_000)
+    assert fakes.journal[:6] == ["list", "block", "delete", "block", "delete", "block"]
+    assert fakes.journal[6:] == ["list", "block", "delete", "clear", "wake"]
+    assert (fakes.live, len(fakes.blocked)) == ([], 10_000)
     assert stage.revoker.status.revoked == 10_000
 
 
-ROOM = {
+FREE = {
     "none": 0,
     "one": 1,
     "less than a part": 1000,
@@ -301,61 +302,61 @@ ROOM = {
 }
 
 
-@pytest.mark.parametrize("room", ROOM.values(), ids=ROOM)
-def test_where_the_sets_of_ways_are_full_what_fits_is_ended_and_the_rest_stays_under_re_check(
-    room: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("free", FREE.values(), ids=FREE)
+def test_with_a_full_set_connections_that_fit_are_ended_and_the_rest_stays_under_re_check(
+    free: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     many = [entry(NEAR, port=port) for port in range(10_000, 20_000)]
-    unconcerned = entry(FAR, OTHER)
-    world = World(*many, unconcerned, denied=[NEAR], suspects=[NEAR, OTHER])
-    world.room = {"revoked4": room}
+    unaffected = entry(FAR, OTHER)
+    fakes = Fakes(*many, unaffected, denied=[NEAR], rechecked=[NEAR, OTHER])
+    fakes.free = {"revoked4": free}
 
     async def body() -> None:
-        async with running(world) as stage:
+        async with running(fakes) as stage:
             status = stage.revoker.status
             await stage.rounds(1)
-            assert len(world.blocked) == room, "no element that fits is left out"
-            assert world.live == [*many[room:], unconcerned]
-            assert world.recheck == {NEAR: 1}, "who has nothing waiting leaves"
-            assert (status.revoked, status.waiting, status.judged) == (room, len(many) - room, room + 1)
-            assert status.last_error.startswith("revoked4 can remember no more ways")
-            tried = world.journal.count("block")
-            assert tried < 30, "halves, not one by one"
-            world.journal.clear()
+            assert len(fakes.blocked) == free, "every element that fits is added"
+            assert fakes.live == [*many[free:], unaffected]
+            assert fakes.recheck == {NEAR: 1}, "an address without a waiting connection is cleared"
+            assert (status.revoked, status.waiting, status.evaluated) == (free, len(many) - free, free + 1)
+            assert status.last_error.startswith("full: revoked4")
+            tried = fakes.journal.count("block")
+            assert tried < 30, "the part is halved, not reduced by one"
+            fakes.journal.clear()
             await stage.rounds(2)
-            assert world.journal.count("look") == 2, "once after each rest"
-            assert world.recheck == {NEAR: 1}
-            world.forget_ways()
-            world.room = {}
+            assert fakes.journal.count("list") == 2, "once after each pause"
+            assert fakes.recheck == {NEAR: 1}
+            fakes.expire_tuples()
+            fakes.free = {}
             await stage.rounds(1)
-            assert (world.live, world.recheck) == ([unconcerned], {})
+            assert (fakes.live, fakes.recheck) == ([unaffected], {})
             assert (status.revoked, status.waiting, status.last_error) == (len(many), 0, "")
 
     asyncio.run(body())
     assert len(errors(caplog)) == 1
 
 
-def test_a_full_set_keeps_neither_the_other_family_nor_what_leaves_no_way() -> None:
-    world = World(
+def test_a_full_set_does_not_stop_the_other_family_or_protocols_without_ports() -> None:
+    fakes = Fakes(
         entry(NEAR),
         entry(NEAR6, DB6),
         entry(FAR, protocol=ICMP),
         denied=[NEAR, NEAR6, FAR],
-        suspects=[NEAR, NEAR6, FAR, DB6],
+        rechecked=[NEAR, NEAR6, FAR, DB6],
     )
-    world.room = {"revoked4": 0}
+    fakes.free = {"revoked4": 0}
 
     async def body() -> None:
-        async with running(world) as stage:
+        async with running(fakes) as stage:
             await stage.rounds(1)
-            assert world.live == [entry(NEAR)]
-            assert world.recheck == {NEAR: 1}
+            assert fakes.live == [entry(NEAR)]
+            assert fakes.recheck == {NEAR: 1}
             assert stage.revoker.status.waiting == 1
 
     asyncio.run(body())
 
 
-def test_a_connection_is_asked_about_as_policies_see_it() -> None:
+def test_the_flow_of_an_entry_is_the_one_that_policies_evaluate() -> None:
     asked = {
         entry(): Flow(NEAR, DB, "tcp", 5432),
         entry(protocol=UDP): Flow(NEAR, DB, "udp", 5432),
@@ -409,5 +410,10 @@ BLOCKED: dict[str, tuple[list[ConntrackEntry], Transaction]] = {
 
 
 @pytest.mark.parametrize(("entries", "transaction"), BLOCKED.values(), ids=BLOCKED.keys())
-def test_a_servers_way_is_blocked(entries: list[ConntrackEntry], transaction: Transaction) -> None:
-    assert blocking(entries) == transaction
+def test_the_reply_tuple_of_a_server_is_blocked(entries: list[ConntrackEntry], transaction: Transaction) -> None:
+    assert revoke_commands(entries) == transaction
+
+
+def test_the_keys_of_dump_state_are_those_of_earlier_versions() -> None:
+    keys = ["suspects", "suspected_at", "judged", "revoked", "waiting", "last_error"]  # codespell:ignore suspects
+    assert list(msgspec.to_builtins(RevokerStatus())) == keys

@@ -1,4 +1,4 @@
-"""The reconciler between what is wanted, a kernel that may be slow or refuse, and others who change the table."""
+"""The reconciler with a desired ruleset, a kernel that may be slow or refuse, and other programs' changes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.controllers.reconciler import Reconciler
+from nfagent.controllers.reconciler import Reconciler, ReconcileStatus
 from nfagent.errors import KernelError, WireError
 from nfagent.nftables.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset
 from nfagent.nftables.transaction import ChangeElements, Transaction, diff
 from tests.support.fake_nftables import FakeKernel, Refused
 
 TURNS = 30
-"""Turns of the event loop in which everything that can happen has happened."""
+"""Turns of the event loop after which all callbacks have run."""
 RESYNC = 60.0
 RETRY_MAX = 1.0
 
@@ -28,11 +29,11 @@ def holding(*addresses: str) -> Ruleset:
 
 
 IMPOSSIBLE = Ruleset(holding("10.0.0.9").sets, chains={"egress/shop/db": Chain((Rule(verdict=Goto("nowhere")),))})
-"""A set that the kernel would take, and a rule that it refuses."""
+"""A set that the kernel accepts, and a rule that it refuses."""
 
 
 class SlowKernel:
-    """A fake kernel behind the Kernel protocol. `gate` holds commits back; `faults` refuses the next calls."""
+    """A fake of the RulesetKernel protocol. `gate` delays calls; `faults` refuses the next ones."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
         self.fake = FakeKernel(ruleset)
@@ -75,7 +76,7 @@ class SlowKernel:
 
 
 class FakeClock:
-    """Time that passes when a test says so."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -92,66 +93,66 @@ class FakeClock:
         return event.is_set()
 
 
-class Wish:
-    """What is wanted, and what of it was told. Satisfies reconcile.Wanted. `doubts` is what distrust adds."""
+class FakeRuleset:
+    """Implements reconciler.DesiredRuleset. `recheck` is the transaction that re-checks all connections."""
 
     def __init__(self, wanted: Ruleset) -> None:
         self.wanted = wanted
         self.asked = 0
-        self.distrusts = 0
-        self.doubts: Transaction = ()
-        self._told = ABSENT
+        self.rechecks = 0
+        self.recheck: Transaction = ()
+        self._synced = ABSENT
 
     def prepare(self) -> Iterator[None]:
         yield from ()
 
     def take(self) -> Transaction:
         self.asked += 1
-        before, self._told = self._told, self.wanted
+        before, self._synced = self._synced, self.wanted
         return diff(before, self.wanted)
 
     def settle(self) -> None:
-        self._told = self.wanted
+        self._synced = self.wanted
 
     def ruleset(self) -> Ruleset:
         self.asked += 1
         return self.wanted
 
     def distrusted(self) -> Transaction:
-        self.distrusts += 1
-        return self.doubts
+        self.rechecks += 1
+        return self.recheck
 
     @property
     def touched(self) -> bool:
-        return self._told != self.wanted
+        return self._synced != self.wanted
 
 
-class Objector:
-    """Satisfies reconcile.Guard: objects as long as a test wants."""
+class FakeGuard:
+    """Implements reconciler.ChangeGuard: objects while a test sets a reason."""
 
     def __init__(self) -> None:
         self.doubts = False
-        self.words = ""
+        self.reason = ""
 
     def objection(self, held: Ruleset, wanted: Ruleset) -> str:
-        self.doubts = bool(self.words)
-        return self.words if held != wanted else ""
+        self.doubts = bool(self.reason)
+        return self.reason if held != wanted else ""
 
 
 class Stage:
-    """A reconciler that runs, and what is around it."""
+    """A running reconciler with its fakes."""
 
     def __init__(self, kernel: SlowKernel, wanted: Ruleset) -> None:
         self.kernel = kernel
         self.clock = FakeClock()
-        self.wish = Wish(wanted)
+        self.desired = FakeRuleset(wanted)
         self.syncs: list[bool] = []
         self.holds = 0
-        self.guard = Objector()
+        self.guard = FakeGuard()
         self.reconciler = Reconciler(
             kernel,
             self.clock,
-            self.wish,
+            self.desired,
             resync=RESYNC,
             retry_max=RETRY_MAX,
             on_sync=self._sync,
@@ -160,7 +161,7 @@ class Stage:
         )
 
     @property
-    def there(self) -> Ruleset:
+    def current(self) -> Ruleset:
         return self.kernel.fake.ruleset
 
     async def turn(self) -> None:
@@ -169,15 +170,15 @@ class Stage:
 
     @property
     def wanted(self) -> Ruleset:
-        return self.wish.wanted
+        return self.desired.wanted
 
     async def want(self, wanted: Ruleset) -> None:
-        self.wish.wanted = wanted
+        self.desired.wanted = wanted
         self.reconciler.wake()
         await self.turn()
 
     async def others_write(self, ruleset: Ruleset, by: str = "") -> None:
-        """Let others change the table, and the kernel tell of it."""
+        """Change the table as another program, with a notification."""
         self.kernel.fake.ruleset = ruleset
         self.reconciler.changed(by)
         await self.turn()
@@ -186,9 +187,9 @@ class Stage:
         self.clock.now += seconds
         await self.turn()
 
-    def object(self, words: str) -> None:
-        """Let the guard object from now on; with '', no more."""
-        self.guard.words, self.guard.doubts = words, bool(words)
+    def object(self, reason: str) -> None:
+        """Set the guard's reason; '' for none."""
+        self.guard.reason, self.guard.doubts = reason, bool(reason)
 
     def _hold(self) -> None:
         self.holds += 1
@@ -198,8 +199,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(wanted: Ruleset, there: Ruleset = ABSENT, *, wake: bool = True) -> AsyncIterator[Stage]:
-    stage = Stage(SlowKernel(there), wanted)
+async def running(wanted: Ruleset, current: Ruleset = ABSENT, *, wake: bool = True) -> AsyncIterator[Stage]:
+    stage = Stage(SlowKernel(current), wanted)
     task = asyncio.create_task(stage.reconciler.run())
     if wake:
         stage.reconciler.wake()
@@ -216,7 +217,7 @@ Scenario: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 def scenario(body: Scenario) -> Callable[[], None]:
-    """Run a test's coroutine in an event loop of its own."""
+    """Return a test that runs a coroutine in an event loop."""
 
     def test() -> None:
         asyncio.run(body())
@@ -229,10 +230,10 @@ def scenario(body: Scenario) -> Callable[[], None]:
 async def test_nothing_is_read_or_written_before_the_first_wake() -> None:
     async with running(holding("10.0.0.1"), wake=False) as stage:
         await stage.passes(2 * RESYNC)
-        assert (stage.kernel.reads, stage.wish.asked, stage.there) == (0, 0, ABSENT)
+        assert (stage.kernel.reads, stage.desired.asked, stage.current) == (0, 0, ABSENT)
         stage.reconciler.wake()
         await stage.turn()
-        assert stage.there == stage.wanted
+        assert stage.current == stage.wanted
 
 
 @scenario
@@ -254,14 +255,14 @@ async def test_changes_during_a_slow_commit_go_into_the_next_transaction_all_tog
         assert not stage.reconciler.status.in_sync
         stage.kernel.gate.set()
         await stage.passes(0.05)
-        assert len(stage.kernel.tried) == 3, "what came meanwhile is one transaction"
-        assert stage.there == holding("10.0.0.4", "10.0.0.5"), "the newest wins"
+        assert len(stage.kernel.tried) == 3, "later changes are one transaction"
+        assert stage.current == holding("10.0.0.4", "10.0.0.5"), "the newest state wins"
         assert stage.syncs == [True, False, True], "the commit in the middle was not of the newest"
 
 
 @scenario
 async def test_an_equal_state_commits_nothing_and_is_in_sync() -> None:
-    async with running(holding("10.0.0.1"), there=holding("10.0.0.1")) as stage:
+    async with running(holding("10.0.0.1"), current=holding("10.0.0.1")) as stage:
         await stage.want(holding("10.0.0.1"))
         assert stage.kernel.tried == []
         assert (stage.reconciler.status.in_sync, stage.reconciler.status.transactions, stage.syncs) == (
@@ -272,29 +273,29 @@ async def test_an_equal_state_commits_nothing_and_is_in_sync() -> None:
 
 
 @scenario
-async def test_a_start_changes_only_what_differs_from_what_is_there() -> None:
-    async with running(holding("10.0.0.1", "10.0.0.2"), there=holding("10.0.0.1")) as stage:
+async def test_the_first_round_changes_only_differences() -> None:
+    async with running(holding("10.0.0.1", "10.0.0.2"), current=holding("10.0.0.1")) as stage:
         assert stage.kernel.tried == [(ChangeElements("add", "peers4/x", ("10.0.0.2",)),)]
-        assert stage.reconciler.status.drifts == 0, "what an earlier agent left is no drift"
+        assert stage.reconciler.status.drifts == 0, "a difference left by an earlier agent is no drift"
 
 
 @scenario
-async def test_nothing_of_a_refused_transaction_is_there_and_the_status_says_why() -> None:
+async def test_a_refused_transaction_changes_nothing_and_the_status_has_the_reason() -> None:
     async with running(IMPOSSIBLE) as stage:
         status = stage.reconciler.status
-        assert stage.there == ABSENT
+        assert stage.current == ABSENT
         assert (status.in_sync, status.failures, status.transactions, stage.syncs) == (False, 1, 0, [])
         assert status.last_error == "no chain nowhere for a rule of egress/shop/db"
 
 
 @scenario
-async def test_after_a_refusal_the_kernel_is_read_again_and_the_next_try_heals() -> None:
+async def test_after_a_refusal_the_kernel_is_read_again_and_the_retry_succeeds() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.faults = 1
         await stage.want(holding("10.0.0.2"))
-        assert (stage.there, stage.reconciler.status.failures) == (holding("10.0.0.1"), 1)
+        assert (stage.current, stage.reconciler.status.failures) == (holding("10.0.0.1"), 1)
         await stage.passes(stage.clock.pauses[-1])
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.2"), 2)
+        assert (stage.current, stage.kernel.reads) == (holding("10.0.0.2"), 2)
         assert (stage.reconciler.status.failures, stage.reconciler.status.last_error) == (0, "")
 
 
@@ -306,7 +307,7 @@ async def test_pauses_between_tries_double_up_to_the_most_and_start_over_after_s
         await stage.want(holding("10.0.0.2"))
         for _ in range(7):
             await stage.passes(stage.clock.pauses[-1])
-        assert stage.there == holding("10.0.0.2")
+        assert stage.current == holding("10.0.0.2")
         stage.kernel.faults = 1
         await stage.want(holding("10.0.0.3"))
         assert stage.clock.pauses[:7] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0])
@@ -317,55 +318,55 @@ async def test_pauses_between_tries_double_up_to_the_most_and_start_over_after_s
 async def test_a_change_does_not_wait_for_the_pause_after_a_refusal() -> None:
     async with running(IMPOSSIBLE) as stage:
         await stage.want(holding("10.0.0.1"))
-        assert stage.there == holding("10.0.0.1")
+        assert stage.current == holding("10.0.0.1")
 
 
 @scenario
-async def test_a_kernel_that_refuses_for_days_ends_nobody() -> None:
+async def test_the_pause_stays_at_its_limit_after_a_thousand_refusals() -> None:
     stage = Stage(SlowKernel(), IMPOSSIBLE)
     for _ in range(1100):
         assert await stage.reconciler.round() <= RETRY_MAX
-    stage.wish.wanted = holding("10.0.0.1")
+    stage.desired.wanted = holding("10.0.0.1")
     await stage.reconciler.round()
-    assert stage.there == holding("10.0.0.1")
+    assert stage.current == holding("10.0.0.1")
 
 
 @scenario
-async def test_drift_is_found_counted_and_put_right_at_the_next_comparison() -> None:
+async def test_drift_is_counted_and_repaired_at_the_next_comparison() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = ABSENT
         await stage.passes(RESYNC - 1)
-        assert (stage.there, stage.reconciler.status.drifts) == (ABSENT, 0)
+        assert (stage.current, stage.reconciler.status.drifts) == (ABSENT, 0)
         await stage.passes(1)
-        assert (stage.there, stage.reconciler.status.drifts) == (holding("10.0.0.1"), 1)
+        assert (stage.current, stage.reconciler.status.drifts) == (holding("10.0.0.1"), 1)
         await stage.passes(RESYNC)
         assert stage.reconciler.status.drifts == 1, "a comparison that finds nothing counts nothing"
         assert stage.kernel.reads == 3
 
 
 @scenario
-async def test_a_change_by_others_that_is_told_is_put_right_at_once_and_its_author_named() -> None:
+async def test_a_reported_change_by_another_program_is_repaired_at_once_and_the_program_named() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.others_write(ABSENT, by="nft (process 4711)")
         status = stage.reconciler.status
-        assert (stage.there, status.drifts, status.drift_by) == (holding("10.0.0.1"), 1, "nft (process 4711)")
+        assert (stage.current, status.drifts, status.drift_by) == (holding("10.0.0.1"), 1, "nft (process 4711)")
         assert status.in_sync
 
 
 @scenario
-async def test_a_change_by_others_that_changed_nothing_is_no_drift() -> None:
+async def test_a_commit_by_another_program_without_a_difference_is_no_drift() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.others_write(holding("10.0.0.1"), by="nft (process 4711)")
         assert (stage.kernel.reads, stage.reconciler.status.drifts, stage.reconciler.status.drift_by) == (2, 0, "")
 
 
 @pytest.mark.parametrize(
-    ("there", "again", "looked"),
+    ("current", "again", "classified"),
     [(holding("10.0.0.9"), False, 1), (ABSENT, False, 0), (holding("10.0.0.9"), True, 0)],
     ids=["another element", "no table at all", "changed once more meanwhile"],
 )
-def test_nobody_waits_for_a_look_at_nft_s_wording_where_it_can_t_be_that(
-    there: Ruleset, looked: int, *, again: bool
+def test_a_difference_is_checked_for_a_listing_variant_only_where_it_can_be_one(
+    current: Ruleset, classified: int, *, again: bool
 ) -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
@@ -376,15 +377,15 @@ def test_nobody_waits_for_a_look_at_nft_s_wording_where_it_can_t_be_that(
                     stage.reconciler.changed("nft (process 4711)")
 
             stage.kernel.reading = changed_again
-            await stage.others_write(there)
-            assert (stage.there, stage.kernel.worded) == (holding("10.0.0.1"), looked)
+            await stage.others_write(current)
+            assert (stage.current, stage.kernel.worded) == (holding("10.0.0.1"), classified)
             assert stage.reconciler.status.drifts == 1
 
     asyncio.run(body())
 
 
 @scenario
-async def test_who_changed_something_is_not_blamed_for_what_nobody_told_of() -> None:
+async def test_an_earlier_program_is_not_named_for_a_later_drift_without_a_notification() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.others_write(ABSENT, by="nft (process 4711)")
         stage.kernel.fake.ruleset = ABSENT
@@ -393,7 +394,7 @@ async def test_who_changed_something_is_not_blamed_for_what_nobody_told_of() -> 
 
 
 @scenario
-async def test_an_author_that_was_told_of_is_named_though_later_notifications_were_lost() -> None:
+async def test_a_reported_program_is_named_though_later_notifications_were_lost() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = ABSENT
         stage.reconciler.changed("nft (process 4711)")
@@ -403,46 +404,46 @@ async def test_an_author_that_was_told_of_is_named_though_later_notifications_we
 
 
 def slow_to_read(stage: Stage, seconds: float) -> None:
-    """From now on a comparison takes so long."""
+    """Make each comparison take so many seconds."""
     stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + seconds)
 
 
 @scenario
-async def test_changes_of_others_in_a_row_are_each_put_right_at_once() -> None:
+async def test_consecutive_changes_by_other_programs_are_each_repaired_at_once() -> None:
     async with running(holding("10.0.0.1")) as stage:
         slow_to_read(stage, 0.5)
         for reads in range(2, 8):
             await stage.others_write(ABSENT)
-            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), reads)
+            assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), reads)
 
 
 @scenario
-async def test_others_who_never_end_to_change_the_table_cost_a_twentieth_of_the_time() -> None:
+async def test_endless_changes_by_other_programs_cost_a_twentieth_of_the_time() -> None:
     async with running(holding("10.0.0.1")) as stage:
         slow_to_read(stage, 4.0)
         await stage.others_write(ABSENT)
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
+        assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), 2)
         for reads, pause in ((3, 20.0), (4, 80.0), (5, 80.0)):
             await stage.others_write(ABSENT)
             await stage.passes(pause - 1)
-            assert (stage.there, stage.kernel.reads) == (ABSENT, reads - 1)
-            assert not stage.reconciler.status.in_sync, "it is known that the table isn't as it must be"
+            assert (stage.current, stage.kernel.reads) == (ABSENT, reads - 1)
+            assert not stage.reconciler.status.in_sync, "the table is known to differ"
             await stage.passes(1.1)
-            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), reads)
+            assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), reads)
             assert stage.reconciler.status.in_sync
 
 
 @scenario
-async def test_quiet_time_gives_credit_back_but_no_more_than_there_was() -> None:
+async def test_credit_is_restored_over_time_up_to_its_limit() -> None:
     async with running(holding("10.0.0.1")) as stage:
         slow_to_read(stage, 2.0)
         await stage.others_write(ABSENT)
         await stage.passes(RESYNC - 1)
         for reads in (3, 4):
             await stage.others_write(ABSENT)
-            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), reads)
+            assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), reads)
         await stage.others_write(ABSENT)
-        assert (stage.there, stage.kernel.reads) == (ABSENT, 4)
+        assert (stage.current, stage.kernel.reads) == (ABSENT, 4)
 
 
 @scenario
@@ -452,11 +453,11 @@ async def test_our_own_changes_do_not_wait_for_a_comparison_without_credit() -> 
         await stage.others_write(holding("10.0.0.1"))
         await stage.others_write(holding("10.0.0.1", "10.0.0.9"))
         await stage.want(holding("10.0.0.1", "10.0.0.2"))
-        assert (stage.kernel.reads, stage.there) == (2, holding("10.0.0.1", "10.0.0.2", "10.0.0.9"))
+        assert (stage.kernel.reads, stage.current) == (2, holding("10.0.0.1", "10.0.0.2", "10.0.0.9"))
 
 
 @scenario
-async def test_a_change_by_others_while_the_table_is_read_has_it_read_again() -> None:
+async def test_a_change_by_another_program_during_a_comparison_causes_another_one() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.gate.clear()
         await stage.others_write(ABSENT)
@@ -464,46 +465,48 @@ async def test_a_change_by_others_while_the_table_is_read_has_it_read_again() ->
         stage.kernel.gate.set()
         await stage.turn()
         await stage.passes(0.05)
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 3)
+        assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), 3)
 
 
 @pytest.mark.parametrize(
-    "tell", [Reconciler.changed, Reconciler.distrust], ids=["others change it", "it is distrusted"]
+    "notify",
+    [Reconciler.changed, Reconciler.distrust],
+    ids=["another program changed the table", "the comparison is outdated"],
 )
-def test_nothing_is_written_before_it_is_known_what_is_wanted(tell: Callable[[Reconciler], None]) -> None:
+def test_nothing_is_written_before_the_first_wake_where(notify: Callable[[Reconciler], None]) -> None:
     async def body() -> None:
-        async with running(ABSENT, there=holding("10.0.0.6"), wake=False) as stage:
-            tell(stage.reconciler)
+        async with running(ABSENT, current=holding("10.0.0.6"), wake=False) as stage:
+            notify(stage.reconciler)
             await stage.passes(RESYNC)
-            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.6"), 0)
+            assert (stage.current, stage.kernel.reads) == (holding("10.0.0.6"), 0)
             await stage.want(holding("10.0.0.1"))
-            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 1)
+            assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), 1)
 
     asyncio.run(body())
 
 
 @scenario
-async def test_more_frequent_comparisons_begin_before_the_next_of_the_old_ones_was_due() -> None:
+async def test_a_shorter_interval_applies_at_once() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = ABSENT
         stage.reconciler.compare_every(RESYNC / 2)
         await stage.passes(RESYNC / 2 - 1)
-        assert (stage.there, stage.kernel.reads) == (ABSENT, 1)
+        assert (stage.current, stage.kernel.reads) == (ABSENT, 1)
         await stage.passes(1)
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
+        assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), 2)
 
 
 @scenario
-async def test_a_comparison_is_due_though_changes_of_our_own_never_pause() -> None:
+async def test_own_changes_do_not_postpone_a_due_comparison() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = holding("10.0.0.1", "10.0.0.9")
         stage.clock.now += RESYNC
         await stage.want(holding("10.0.0.2"))
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.2"), 2)
+        assert (stage.current, stage.kernel.reads) == (holding("10.0.0.2"), 2)
 
 
 @scenario
-async def test_drift_that_makes_the_kernel_refuse_a_change_is_put_right_with_the_change() -> None:
+async def test_drift_that_makes_the_kernel_refuse_a_change_is_repaired_with_the_change() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = ABSENT
         await stage.want(holding("10.0.0.2"))
@@ -511,21 +514,21 @@ async def test_drift_that_makes_the_kernel_refuse_a_change_is_put_right_with_the
         stage.kernel.faults = 1
         await stage.passes(stage.clock.pauses[-1])
         await stage.passes(stage.clock.pauses[-1])
-        assert (stage.there, stage.reconciler.status.failures) == (holding("10.0.0.2"), 0)
+        assert (stage.current, stage.reconciler.status.failures) == (holding("10.0.0.2"), 0)
 
 
 @scenario
-async def test_an_element_that_can_not_be_written_does_not_end_the_reconciler() -> None:
+async def test_an_element_that_cannot_be_encoded_does_not_end_the_reconciler() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fault, stage.kernel.faults = WireError("no element of a set"), 1
         await stage.want(holding("10.0.0.2"))
         assert stage.reconciler.status.failures == 1
         await stage.passes(stage.clock.pauses[-1])
-        assert (stage.there, stage.reconciler.status.failures) == (holding("10.0.0.2"), 0)
+        assert (stage.current, stage.reconciler.status.failures) == (holding("10.0.0.2"), 0)
 
 
 @scenario
-async def test_a_change_of_our_own_puts_the_comparison_off_no_further() -> None:
+async def test_an_own_change_does_not_postpone_the_next_comparison() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.passes(RESYNC - 1)
         await stage.want(holding("10.0.0.2"))
@@ -533,61 +536,61 @@ async def test_a_change_of_our_own_puts_the_comparison_off_no_further() -> None:
 
 
 @scenario
-async def test_distrust_reads_the_kernel_before_the_next_transaction() -> None:
+async def test_after_invalidate_the_kernel_is_read_before_the_next_transaction() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = holding("10.0.0.6")
         stage.reconciler.distrust()
         await stage.turn()
-        assert (stage.there, stage.kernel.reads) == (holding("10.0.0.1"), 2)
+        assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), 2)
         assert stage.reconciler.status.drifts == 1
 
 
 RECHECKED = NamedSet("address", 4, frozenset({"10.0.0.1"}))
-DOUBT = ChangeElements("add", "recheck4", ("10.0.0.1",))
+RECHECK = ChangeElements("add", "recheck4", ("10.0.0.1",))
 
 
-def doubting(wanted: Ruleset) -> Ruleset:
-    """Add the set of those who are judged again, still without anybody."""
+def with_recheck_set(wanted: Ruleset) -> Ruleset:
+    """Add an empty set of addresses under re-check."""
     return Ruleset({**wanted.sets, "recheck4": NamedSet("address", 4)})
 
 
 @scenario
-async def test_what_a_comparison_puts_right_has_every_connection_judged_again_in_the_same_transaction() -> None:
-    async with running(doubting(holding("10.0.0.1"))) as stage:
-        assert stage.wish.distrusts == 1, "at the start nobody knows what passed before"
-        stage.wish.doubts = (DOUBT,)
-        stage.kernel.fake.ruleset = doubting(holding("10.0.0.6"))
+async def test_a_repair_re_checks_every_connection_in_the_same_transaction() -> None:
+    async with running(with_recheck_set(holding("10.0.0.1"))) as stage:
+        assert stage.desired.rechecks == 1, "at the start the previous contents are unknown"
+        stage.desired.recheck = (RECHECK,)
+        stage.kernel.fake.ruleset = with_recheck_set(holding("10.0.0.6"))
         await stage.passes(RESYNC)
-        assert stage.wish.distrusts == 2
-        assert stage.kernel.tried[-1][-1] == DOUBT
-        assert stage.there.sets["recheck4"] == RECHECKED
+        assert stage.desired.rechecks == 2
+        assert stage.kernel.tried[-1][-1] == RECHECK
+        assert stage.current.sets["recheck4"] == RECHECKED
 
 
 @scenario
-async def test_a_comparison_that_finds_nothing_has_nobody_judged_again() -> None:
-    async with running(holding("10.0.0.1"), there=holding("10.0.0.1")) as stage:
+async def test_a_comparison_without_a_difference_re_checks_no_connection() -> None:
+    async with running(holding("10.0.0.1"), current=holding("10.0.0.1")) as stage:
         await stage.passes(RESYNC)
-        assert (stage.kernel.reads, stage.wish.distrusts, stage.kernel.tried) == (2, 0, [])
+        assert (stage.kernel.reads, stage.desired.rechecks, stage.kernel.tried) == (2, 0, [])
 
 
 @scenario
-async def test_a_change_has_judged_again_whom_it_names_itself() -> None:
+async def test_a_change_re_checks_only_the_addresses_in_its_transaction() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.want(holding("10.0.0.2"))
-        assert (len(stage.kernel.tried), stage.wish.distrusts) == (2, 1)
+        assert (len(stage.kernel.tried), stage.desired.rechecks) == (2, 1)
 
 
 @scenario
-async def test_after_a_refusal_every_connection_is_judged_again() -> None:
+async def test_after_a_refusal_every_connection_is_re_checked() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.faults = 1
         await stage.want(holding("10.0.0.2"))
         await stage.passes(stage.clock.pauses[-1])
-        assert (stage.there, stage.wish.distrusts) == (holding("10.0.0.2"), 2)
+        assert (stage.current, stage.desired.rechecks) == (holding("10.0.0.2"), 2)
 
 
 @pytest.mark.parametrize("moment", ["while a transaction is under way", "while the kernel is read"])
-def test_distrust_that_comes_in_the_middle_is_not_forgotten(moment: str) -> None:
+def test_invalidate_causes_another_comparison(moment: str) -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
             stage.kernel.gate.clear()
@@ -605,7 +608,7 @@ def test_distrust_that_comes_in_the_middle_is_not_forgotten(moment: str) -> None
 
 
 @scenario
-async def test_status_counts_transactions_and_commands_and_says_when() -> None:
+async def test_the_status_has_the_numbers_of_transactions_and_commands_and_the_time() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.passes(5)
         await stage.want(holding("10.0.0.2"))
@@ -619,7 +622,7 @@ STEPS = st.one_of(
     st.tuples(st.just("want"), st.frozensets(st.integers(1, 6))),
     st.tuples(st.just("others write"), st.frozensets(st.integers(1, 6))),
     st.tuples(st.just("others delete"), st.none()),
-    st.tuples(st.just("others write, and the kernel tells"), st.frozensets(st.integers(1, 6))),
+    st.tuples(st.just("others write, with a notification"), st.frozensets(st.integers(1, 6))),
     st.tuples(st.just("want the impossible"), st.none()),
     st.tuples(st.just("fail"), st.integers(1, 3)),
     st.tuples(st.just("hold back"), st.none()),
@@ -634,11 +637,11 @@ def numbered(numbers: frozenset[int]) -> Ruleset:
 
 
 async def step(stage: Stage, verb: str, what: Any) -> None:  # noqa: ANN401 - each verb's own
-    deeds: dict[str, Callable[[], Awaitable[None] | None]] = {
+    actions: dict[str, Callable[[], Awaitable[None] | None]] = {
         "want": lambda: stage.want(numbered(what)),
         "want the impossible": lambda: stage.want(IMPOSSIBLE),
         "others write": lambda: setattr(stage.kernel.fake, "ruleset", numbered(what)),
-        "others write, and the kernel tells": lambda: stage.others_write(numbered(what)),
+        "others write, with a notification": lambda: stage.others_write(numbered(what)),
         "others delete": lambda: setattr(stage.kernel.fake, "ruleset", ABSENT),
         "fail": lambda: setattr(stage.kernel, "faults", what),
         "hold back": stage.kernel.gate.clear,
@@ -646,14 +649,14 @@ async def step(stage: Stage, verb: str, what: Any) -> None:  # noqa: ANN401 - ea
         "distrust": stage.reconciler.distrust,
         "pass": lambda: stage.passes(what),
     }
-    done = deeds[verb]()
+    done = actions[verb]()
     if done is not None:
         await done
 
 
 @settings(max_examples=200)
 @given(st.lists(STEPS, max_size=12), st.frozensets(st.integers(1, 6)))
-def test_whatever_happened_the_kernel_ends_up_with_what_is_wanted(
+def test_after_any_history_the_kernel_has_the_desired_ruleset(
     steps: list[tuple[str, Any]], last: frozenset[int]
 ) -> None:
     async def body() -> None:
@@ -663,12 +666,12 @@ def test_whatever_happened_the_kernel_ends_up_with_what_is_wanted(
                 await step(stage, verb, what)
             stage.kernel.gate.set()
             await stage.want(numbered(last))
-            # What others did is found by the next comparison, which waits for twenty times as long as one before it was
-            # held back; faults that are left refuse it at most three times.
+            # Drift is found by the next comparison, after twenty times the duration of the delayed one; the remaining
+            # faults refuse it three times at most.
             await stage.passes(RESYNC + 20 * (stage.clock.now - began))
             for _ in range(4):
                 await stage.passes(RETRY_MAX)
-            assert stage.there == numbered(last)
+            assert stage.current == numbered(last)
             status = stage.reconciler.status
             assert (status.in_sync, status.failures, status.last_error) == (True, 0, "")
 
@@ -677,46 +680,46 @@ def test_whatever_happened_the_kernel_ends_up_with_what_is_wanted(
 
 def test_while_the_guard_objects_nothing_is_changed_and_the_table_is_read_once() -> None:
     async def body() -> None:
-        there = holding("10.0.0.1")
-        async with running(ABSENT, there, wake=False) as stage:
+        current = holding("10.0.0.1")
+        async with running(ABSENT, current, wake=False) as stage:
             stage.object("no")
             stage.reconciler.wake()
             await stage.turn()
             for number in (2, 3):
                 await stage.want(holding(f"10.0.0.{number}"))
-            assert (stage.there, stage.kernel.tried, stage.kernel.reads) == (there, [], 1)
+            assert (stage.current, stage.kernel.tried, stage.kernel.reads) == (current, [], 1)
             assert (stage.reconciler.status.held, stage.reconciler.status.in_sync, stage.syncs) == ("no", False, [])
             assert stage.holds == 3
 
     asyncio.run(body())
 
 
-def test_when_it_objects_no_more_everything_is_compared_and_what_gathered_takes_effect() -> None:
+def test_after_the_guard_s_objection_ends_pending_changes_take_effect() -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
             stage.object("no")
             await stage.want(holding("10.0.0.2"))
-            assert stage.there == holding("10.0.0.1")
+            assert stage.current == holding("10.0.0.1")
             stage.object("")
             await stage.want(holding("10.0.0.3"))
             status = stage.reconciler.status
-            assert (stage.there, status.held, status.in_sync) == (holding("10.0.0.3"), "", True)
-            assert status.drifts == 0, "nobody else changed anything"
+            assert (stage.current, status.held, status.in_sync) == (holding("10.0.0.3"), "", True)
+            assert status.drifts == 0, "no other program changed the table"
 
     asyncio.run(body())
 
 
-def test_a_guard_that_finds_nothing_to_object_to_lets_the_same_round_go_on() -> None:
+def test_a_guard_without_an_objection_does_not_delay_the_round() -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
             stage.guard.doubts = True
             await stage.want(holding("10.0.0.2"))
-            assert (stage.there, stage.guard.doubts) == (holding("10.0.0.2"), False)
+            assert (stage.current, stage.guard.doubts) == (holding("10.0.0.2"), False)
 
     asyncio.run(body())
 
 
-def test_an_objection_is_asked_for_again_when_others_change_the_table_or_a_comparison_is_due() -> None:
+def test_the_guard_is_called_again_after_a_reported_change_or_when_a_comparison_is_due() -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
             stage.object("no")
@@ -724,14 +727,14 @@ def test_an_objection_is_asked_for_again_when_others_change_the_table_or_a_compa
             reads = stage.kernel.reads
             await stage.others_write(holding("10.0.0.7"))
             await stage.passes(RESYNC + 1)
-            assert (stage.there, stage.kernel.reads) == (holding("10.0.0.7"), reads + 2)
+            assert (stage.current, stage.kernel.reads) == (holding("10.0.0.7"), reads + 2)
             await stage.others_write(holding("10.0.0.2"))
             assert stage.reconciler.status.held == ""
 
     asyncio.run(body())
 
 
-def test_a_kernel_that_cannot_be_read_is_asked_again_and_nothing_changed_meanwhile() -> None:
+def test_a_failed_read_for_the_guard_is_retried_without_a_change() -> None:
     async def body() -> None:
         async with running(ABSENT, holding("10.0.0.1"), wake=False) as stage:
             stage.object("no")
@@ -740,6 +743,10 @@ def test_a_kernel_that_cannot_be_read_is_asked_again_and_nothing_changed_meanwhi
             await stage.turn()
             assert (stage.reconciler.status.failures, stage.kernel.tried) == (1, [])
             await stage.passes(RETRY_MAX)
-            assert (stage.reconciler.status.held, stage.there) == ("no", holding("10.0.0.1"))
+            assert (stage.reconciler.status.held, stage.current) == ("no", holding("10.0.0.1"))
 
     asyncio.run(body())
+
+
+def test_the_key_of_listing_variants_in_dump_state_is_that_of_earlier_versions() -> None:
+    assert msgspec.to_builtins(ReconcileStatus(variants=("chain allow/a",)))["worded"] == ("chain allow/a",)

@@ -1,4 +1,4 @@
-"""What an agent hands over to be said in the cluster, and when."""
+"""Which notices and conditions an agent reports, and when."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAWED = decode_network_policy(
 
 
 class CountingClock(Clock):
-    """Counts who waits: whoever is woken waits again."""
+    """A clock that counts calls of `wait`."""
 
     waits = 0
 
@@ -36,7 +36,7 @@ class CountingClock(Clock):
 
 
 class Stage:
-    """One agent's state, and what an API server has of its words."""
+    """The state of one agent, and the Events that the API server has."""
 
     def __init__(self) -> None:
         self.time = Time()
@@ -45,7 +45,7 @@ class Stage:
         self.faults: dict[ObjectRef, tuple[ValidationIssue, ...]] = {}
         self.troubles = NodeFaults()
         self.clock = clock = CountingClock(self.time)
-        # A source gives another mapping each time.
+        # A source returns a new mapping each time.
         self.voice = StatusReporter(
             self.desired, self.store.client("n1"), clock, lambda: dict(self.faults), lambda: self.troubles
         )
@@ -71,7 +71,7 @@ async def speaking() -> AsyncIterator[Stage]:
 
 
 @scenario
-async def test_what_comes_to_hold_is_said_within_seconds_each_on_its_object() -> None:
+async def test_a_new_fault_is_reported_within_seconds_on_its_object() -> None:
     async with speaking() as stage:
         await stage.time.passes(100.0)
         assert stage.reasons() == []
@@ -90,7 +90,7 @@ async def test_what_comes_to_hold_is_said_within_seconds_each_on_its_object() ->
 
 
 @scenario
-async def test_an_object_that_holds_in_part_is_said_to_whatever_its_kind() -> None:
+async def test_a_partly_invalid_object_of_each_kind_is_reported() -> None:
     async with speaking() as stage:
         node = Node("n2", problems=FLAWED.problems)
         stage.store.put(object_path(node.ref), {})
@@ -102,7 +102,7 @@ async def test_an_object_that_holds_in_part_is_said_to_whatever_its_kind() -> No
 
 
 @scenario
-async def test_a_policy_that_is_replaced_by_one_that_can_not_be_read_says_so() -> None:
+async def test_a_policy_replaced_by_an_invalid_one_is_reported() -> None:
     async with speaking() as stage:
         stage.store.put(object_path(DB), {})
         await stage.time.passes(3.0)
@@ -127,7 +127,7 @@ async def test_an_egress_policy_that_changes_gets_its_conditions() -> None:
 
 
 @scenario
-async def test_what_no_longer_holds_is_no_longer_said_and_what_holds_is_repeated() -> None:
+async def test_a_resolved_fault_is_not_repeated_and_others_are() -> None:
     async with speaking() as stage:
         stage.store.put(object_path(DB), {})
         stage.desired.put(FLAWED)
@@ -140,11 +140,11 @@ async def test_what_no_longer_holds_is_no_longer_said_and_what_holds_is_repeated
 
 
 @scenario
-async def test_while_nothing_changes_nobody_is_woken() -> None:
+async def test_without_a_change_no_task_is_woken() -> None:
     async with speaking() as stage:
         stage.desired.put(FLAWED)
         stage.faults[DB] = FLAWED.problems
         await stage.time.passes(10.0)
         before = stage.clock.waits
         await stage.time.passes(200.0)
-        assert stage.clock.waits - before < 120, "a hundred looks, and the Lease's renewals"
+        assert stage.clock.waits - before < 120, "a hundred collections, and the renewals of the Lease"

@@ -73,7 +73,7 @@ def test_what_is_removed_is_made_again_and_said(folder: Path, removed: str, capl
             assert await answers(kept.path)
             assert [mode_of(folder), mode_of(kept.path)] == [0o700, 0o600]
             assert holder() == os.getpid()
-            with pytest.raises(HostError, match=f"another agent keeps .*process {os.getpid()}"):
+            with pytest.raises(HostError, match=f"another agent holds .*process {os.getpid()}"):
                 claim_table()
             await kept.upkeep.look()
         assert list_of(folder) == []

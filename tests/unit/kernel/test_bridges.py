@@ -1,10 +1,10 @@
-"""When a bridge's own frames are judged, and how that is said."""
+"""Which families are filtered on a bridge, and how bridges are named in messages."""
 
 from __future__ import annotations
 
 import pytest
 
-from nfagent.kernel.bridges import in_words, judged
+from nfagent.kernel.bridges import filtered_families, in_words
 from nfagent.model.netaddr import Family
 from nfagent.netlink.rtnl_link import Interface
 
@@ -28,10 +28,10 @@ from nfagent.netlink.rtnl_link import Interface
         "a kernel without IPv6 has no switch for it",
     ],
 )
-def test_a_bridge_is_judged_where(
+def test_a_bridge_is_filtered_where(
     own: tuple[Family, ...], switches: dict[Family, str | None], families: tuple[Family, ...]
 ) -> None:
-    assert judged(Interface(7, "cbr0", "bridge", calls=own), switches) == families
+    assert filtered_families(Interface(7, "cbr0", "bridge", calls=own), switches) == families
 
 
 def test_bridges_are_named_each_with_its_families() -> None:

@@ -1,4 +1,4 @@
-"""Netlink sockets that fail for good: closed, opened again later each time, and said once; never read in a circle."""
+"""Netlink sockets that fail: closed, opened again with backoff, logged once; they never keep the event loop busy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from nfagent.clock import SystemClock
+from nfagent.errors import KernelError
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_monitor import NftMonitor
@@ -19,7 +20,7 @@ from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.nft_events import CommitOrigin
 
 TURNS = 50
-"""Turns of the event loop in which everything that can happen has happened."""
+"""Turns of the event loop after which all callbacks have run."""
 BOUND = codec.message(codec.NLMSG_ERROR, 0, 1, struct.pack("=iIHHII", 0, 20, 0, 0, 1, 0))
 HEADER = codec.attribute(1, struct.pack("!HBx", 0x0800, 1))
 LOGGED = codec.message(0x0400, 0, 0, codec.nfgen(2, 100) + HEADER + codec.attribute(9, bytes(20)))
@@ -27,12 +28,12 @@ NO_PACKETS: Callable[[list[LoggedPacket]], None] = lambda _packets: None  # noqa
 
 
 class Kernel:
-    """The other ends of the sockets that are opened, each closed at the next turn, up to the one that is whole."""
+    """The other ends of opened sockets; each is closed at the next turn, up to the first one that works."""
 
-    def __init__(self, *, unread: bool, whole_from: int = 1000) -> None:
+    def __init__(self, *, unread: bool, works_from: int = 1000) -> None:
         self.unread = unread
         self.opened = 0
-        self._whole_from = whole_from
+        self._works_from = works_from
         self.ends: list[socket.socket] = []
 
     def open(self, _receive_buffer: int) -> socket.socket:
@@ -41,12 +42,12 @@ class Kernel:
         ours.send(BOUND)
         self.opened += 1
         self.ends.append(ours)
-        if self.opened < self._whole_from:
+        if self.opened < self._works_from:
             asyncio.get_running_loop().call_soon(self._break, ours)
         return theirs
 
     def _break(self, ours: socket.socket) -> None:
-        # Closed with something unread, the other end fails with ECONNRESET; else it has ended.
+        # Closed with unread bytes, the other end fails with ECONNRESET; otherwise it reads end of file.
         if not self.unread:
             ours.setblocking(False)  # noqa: FBT003 - a socket's method
             with suppress(BlockingIOError):
@@ -55,7 +56,7 @@ class Kernel:
 
 
 class Clock(SystemClock):
-    """Time in which every wait is over at once, but for the last."""
+    """A clock whose waits end at once, except the last one."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
@@ -81,11 +82,11 @@ def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(watched())
 
 
-BREAKS = pytest.mark.parametrize("unread", [True, False], ids=["fails with an error", "has ended"])
+BREAKS = pytest.mark.parametrize("unread", [True, False], ids=["fails with an error", "reads end of file"])
 
 
 @BREAKS
-def test_an_nflog_socket_is_opened_again_later_each_time_where_it(
+def test_an_nflog_socket_is_opened_again_with_backoff_where_it(
     caplog: pytest.LogCaptureFixture, *, unread: bool
 ) -> None:
     async def body() -> None:
@@ -97,18 +98,18 @@ def test_an_nflog_socket_is_opened_again_later_each_time_where_it(
         for _ in range(TURNS):
             await asyncio.sleep(0)
         assert (kernel.opened, clock.pauses) == (7, [1, 2, 4, 8, 16, 30, 30])
-        assert "NFLOG group 100 can't be read any more" in reading.problem
+        assert "NFLOG group 100 failed" in reading.problem
         task.cancel()
         source.close()
 
     run(body)
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("no verdict log for now; policies are enforced all the same: NFLOG group 100")
+    assert caplog.messages[0].startswith("verdict log interrupted: NFLOG group 100")
 
 
-def test_an_nflog_socket_that_packets_came_by_has_its_first_pause_again() -> None:
+def test_the_backoff_of_an_nflog_socket_starts_over_after_packets() -> None:
     async def body() -> None:
-        kernel, clock = Kernel(unread=False, whole_from=3), Clock()
+        kernel, clock = Kernel(unread=False, works_from=3), Clock()
         clock.most = 3
         got = asyncio.Event()
         source = NflogSource(100, opening=kernel.open)
@@ -130,7 +131,7 @@ def test_an_nflog_socket_that_packets_came_by_has_its_first_pause_again() -> Non
 
 
 @BREAKS
-def test_a_socket_for_notifications_is_closed_said_and_told_once_where_it(
+def test_a_notification_socket_is_closed_logged_and_reported_once_where_it(
     caplog: pytest.LogCaptureFixture, *, unread: bool
 ) -> None:
     async def body() -> None:
@@ -138,15 +139,36 @@ def test_a_socket_for_notifications_is_closed_said_and_told_once_where_it(
         watch = NftMonitor(opening=kernel.open)
         for times in range(1, 4):
             watch.open(told.append)
-            watch.open(told.append)  # what is open stays so
+            watch.open(told.append)  # an open monitor stays open
             for _ in range(TURNS):
                 await asyncio.sleep(0)
-            assert (kernel.opened, len(told)) == (times, times), "as often as somebody looked"
+            assert (kernel.opened, len(told)) == (times, times), "once for each open"
             assert told[-1] == CommitOrigin()
         assert (watch.listening, watch.problem.partition(":")[0]) == (
             False,
-            "nf_tables' notifications can't be read any more",
+            "cannot read nf_tables notifications",
         )
 
     run(body)
     assert len(caplog.messages) == 1
+
+
+def test_a_notification_socket_that_cannot_be_opened_is_logged_once_and_tried_at_each_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opened: list[int] = []
+
+    def refuse(receive_buffer: int) -> socket.socket:
+        opened.append(receive_buffer)
+        raise KernelError("cannot open a notification socket: no memory")
+
+    async def body() -> None:
+        watch = NftMonitor(receive_buffer=4096, opening=refuse)
+        assert [watch.listen(lambda _origin: None) for _ in range(3)] == [False] * 3
+        assert (opened, watch.listening) == ([4096] * 3, False)
+        assert watch.problem == "cannot open a notification socket: no memory"
+
+    run(body)
+    assert caplog.messages == [
+        "cannot subscribe to nf_tables notifications: cannot open a notification socket: no memory; retrying"
+    ]

@@ -1,4 +1,4 @@
-"""Connections before kernels that this machine doesn't have, played at the other end of a socket pair."""
+"""ConntrackClient with kernels that this machine doesn't have, simulated at the other end of a socket pair."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TABLE = [
 
 
 class Dump(msgspec.Struct, frozen=True):
-    """What a request for a dump asks: its family, None for both, and the addresses that filter it."""
+    """A dump request: its family, None for both, and the addresses of its filter."""
 
     v6: bool | None
     client: str | None
@@ -41,8 +41,8 @@ class Dump(msgspec.Struct, frozen=True):
 Answers = Callable[[list[codec.Message]], list[bytes]]
 
 
-class PlayedKernel:
-    """Answers what comes over the sockets that it opens, each in a thread of its own, and keeps the requests.
+class SimulatedKernel:
+    """Replies on the sockets that it opens, each in a thread, and records the requests.
 
     sends: the messages of each datagram that came
     """
@@ -68,7 +68,7 @@ class PlayedKernel:
             thread.join()
 
     def dumps(self) -> list[Dump]:
-        """Give what was asked for since the last time."""
+        """Return the requests since the last call."""
         asked = [dump_of(message) for sent in self.sends for message in sent]
         self.sends.clear()
         return asked
@@ -84,8 +84,8 @@ class PlayedKernel:
 @contextmanager
 def played(
     answers: Answers, *, filters_from: int = 0, timeout_seconds: float = 60.0
-) -> Iterator[tuple[ConntrackClient, PlayedKernel]]:
-    kernel = PlayedKernel(answers)
+) -> Iterator[tuple[ConntrackClient, SimulatedKernel]]:
+    kernel = SimulatedKernel(answers)
     try:
         opened = ConntrackClient(kernel.open, filters_from=filters_from, timeout_seconds=timeout_seconds)
         with closing(opened) as connections:
@@ -110,7 +110,7 @@ def dump_of(message: codec.Message) -> Dump:
 
 
 def listing(connections: list[Connection], sequence: int, flags: int = 0) -> list[bytes]:
-    """Write a dump: a datagram for each entry, with these flags, then its end."""
+    """Encode a dump: a datagram for each entry, with these flags, then the end."""
     entries = [codec.message(NEW, MULTI | flags, sequence, entry_body(one)) for one in connections]
     return [*entries, codec.message(codec.NLMSG_DONE, MULTI, sequence, bytes(4))]
 
@@ -130,14 +130,14 @@ def of_family(v6: bool | None) -> list[Connection]:  # noqa: FBT001 - one of two
 
 
 def as_asked(dump: Dump) -> list[Connection]:
-    """Pick as a kernel should."""
+    """Filter correctly."""
     return [
         one for one in of_family(dump.v6) if dump.client in {None, one.client} and dump.server in {None, one.server}
     ]
 
 
-def turned_round(dump: Dump) -> list[Connection]:
-    """Give all but those that were asked for, as Linux 6.18 does with IPv6."""
+def inverted(dump: Dump) -> list[Connection]:
+    """Return all entries except the requested ones, as Linux 6.18 does for IPv6."""
     return [
         one
         for one in of_family(dump.v6)
@@ -146,17 +146,17 @@ def turned_round(dump: Dump) -> list[Connection]:
 
 
 def no_servers(dump: Dump) -> list[Connection]:
-    """Give nothing for a server, as kernels do that look for 0.0.0.0."""
+    """Return no entry for a server, as kernels that compare with 0.0.0.0."""
     return [] if dump.server is not None else as_asked(dump)
 
 
 def no_clients(dump: Dump) -> list[Connection]:
-    """Give nothing for a client."""
+    """Return no entry for a client."""
     return [] if dump.client is not None else as_asked(dump)
 
 
 def unfiltered(dump: Dump) -> list[Connection]:
-    """Give all, as kernels before 5.8."""
+    """Return all entries, as kernels before 5.8."""
     return of_family(dump.v6)
 
 
@@ -175,13 +175,13 @@ def refusing_filters(code: int) -> Answers:
 
 
 WHOLE = Dump(v6=None, client=None, server=None)
-"""Of both families, whichever is asked about: link-local entries come with it."""
+"""A dump request of both families; link-local entries are in every whole dump."""
 WHOLE6 = Dump(v6=True, client=None, server=None)
 BY_CLIENT = Dump(v6=False, client="10.0.0.1", server=None)
 BY_SERVER = Dump(v6=False, client=None, server="10.0.0.1")
 
 
-def test_a_filter_that_finds_what_a_whole_dump_found_is_used_from_then_on() -> None:
+def test_a_filter_that_returns_what_a_whole_dump_returned_is_used_from_then_on() -> None:
     with played(dumping(as_asked)) as (connections, kernel):
         assert connections.entries(frozenset({"10.0.0.1"})) == entries(1, 2, 3)
         assert kernel.dumps() == [WHOLE, BY_CLIENT, Dump(v6=False, client=None, server="10.0.0.2")]
@@ -192,7 +192,7 @@ def test_a_filter_that_finds_what_a_whole_dump_found_is_used_from_then_on() -> N
         assert len(kernel.dumps()) == 6
 
 
-def test_a_filter_is_not_tried_before_there_is_an_entry_to_find() -> None:
+def test_a_filter_is_not_tested_without_an_entry() -> None:
     with played(dumping(as_asked)) as (connections, kernel):
         assert connections.entries(frozenset({"10.0.0.9"})) == []
         assert connections.entries(frozenset({"10.0.0.9"})) == []
@@ -203,7 +203,7 @@ def test_a_filter_is_not_tried_before_there_is_an_entry_to_find() -> None:
 
 
 def test_each_family_has_its_own_filter() -> None:
-    with played(dumping(lambda dump: turned_round(dump) if dump.v6 else as_asked(dump))) as (connections, kernel):
+    with played(dumping(lambda dump: inverted(dump) if dump.v6 else as_asked(dump))) as (connections, kernel):
         asked = frozenset({"10.0.0.1", "fd00::2"})
         assert connections.entries(asked) == entries(1, 2, 3, 5)
         assert kernel.dumps() == [
@@ -224,20 +224,18 @@ def test_each_family_has_its_own_filter() -> None:
         pytest.param({"10.0.0.1", "fd00::2"}, [1, 2, 3, 5], [WHOLE], id="both"),
         pytest.param({"10.0.0.4", "10.0.0.1"}, [1, 2, 3, 4], [WHOLE], id="IPv4 alone"),
         pytest.param({"fd00::3"}, [6], [WHOLE6], id="IPv6 alone"),
-        pytest.param({"10.0.0.9", "fd00::9"}, [], [WHOLE], id="both, and nobody there"),
+        pytest.param({"10.0.0.9", "fd00::9"}, [], [WHOLE], id="both, without an entry"),
         pytest.param(set(), [], [], id="none"),
     ],
 )
-def test_one_dump_is_made_for_the_families_that_addresses_are_of(
-    asked: set[str], ids: list[int], dumps: list[Dump]
-) -> None:
+def test_one_dump_serves_the_families_of_the_addresses(asked: set[str], ids: list[int], dumps: list[Dump]) -> None:
     with played(dumping(as_asked), filters_from=len(TABLE)) as (connections, kernel):
         for _ in range(2):
             assert connections.entries(frozenset(asked)) == entries(*ids)
             assert kernel.dumps() == dumps
 
 
-def test_a_dump_of_both_families_tells_how_large_the_table_is_for_each() -> None:
+def test_a_dump_of_both_families_counts_the_entries_of_each() -> None:
     with played(dumping(as_asked), filters_from=3) as (connections, kernel):
         assert connections.entries(frozenset({"10.0.0.4", "fd00::1"})) == entries(4, 5)
         assert kernel.dumps() == [
@@ -250,14 +248,14 @@ def test_a_dump_of_both_families_tells_how_large_the_table_is_for_each() -> None
         assert kernel.dumps() == [BY_CLIENT, BY_SERVER, WHOLE6]
 
 
-def test_a_family_is_not_large_because_the_other_is_there_too() -> None:
+def test_the_size_of_a_family_does_not_include_the_other() -> None:
     with played(dumping(as_asked), filters_from=4) as (connections, kernel):
         for _ in range(2):
             assert connections.entries(frozenset({"10.0.0.4", "fd00::1"})) == entries(4, 5)
             assert kernel.dumps() == [WHOLE], "of six entries"
 
 
-def test_a_filter_that_is_given_up_takes_no_dump_of_its_own_where_the_other_family_is_dumped() -> None:
+def test_a_family_without_a_filter_shares_the_dump_of_the_other() -> None:
     with played(dumping(as_asked), filters_from=3) as (connections, kernel):
         connections.entries(frozenset({"10.0.0.1"}))
         kernel.answers = refusing_filters(errno.EOPNOTSUPP)
@@ -271,14 +269,14 @@ def test_a_filter_that_is_given_up_takes_no_dump_of_its_own_where_the_other_fami
     "answers",
     [
         pytest.param(refusing_filters(errno.EOPNOTSUPP), id="refuses it"),
-        pytest.param(refusing_filters(errno.EINVAL), id="refuses what it can't read"),
-        pytest.param(dumping(unfiltered), id="doesn't know it"),
-        pytest.param(dumping(turned_round), id="turns it round"),
+        pytest.param(refusing_filters(errno.EINVAL), id="refuses an unknown attribute"),
+        pytest.param(dumping(unfiltered), id="ignores it"),
+        pytest.param(dumping(inverted), id="inverts it"),
         pytest.param(dumping(no_servers), id="finds no servers by it"),
         pytest.param(dumping(no_clients), id="finds no clients by it"),
     ],
 )
-def test_all_is_found_without_a_filter_where_the_kernel(answers: Answers) -> None:
+def test_all_entries_are_found_without_a_filter_where_the_kernel(answers: Answers) -> None:
     with played(answers) as (connections, kernel):
         assert connections.entries(frozenset({"10.0.0.1"})) == entries(1, 2, 3)
         kernel.dumps()
@@ -291,11 +289,11 @@ def test_all_is_found_without_a_filter_where_the_kernel(answers: Answers) -> Non
 @pytest.mark.parametrize(
     "later",
     [
-        pytest.param(dumping(unfiltered), id="lets others through"),
+        pytest.param(dumping(unfiltered), id="returns other entries"),
         pytest.param(refusing_filters(errno.EOPNOTSUPP), id="is refused"),
     ],
 )
-def test_a_filter_is_given_up_when_it_later(later: Answers) -> None:
+def test_a_filter_is_not_used_any_more_when_it_later(later: Answers) -> None:
     with played(dumping(as_asked)) as (connections, kernel):
         connections.entries(frozenset({"10.0.0.1"}))
         kernel.answers = later
@@ -314,7 +312,7 @@ def test_a_small_table_is_dumped_whole() -> None:
             assert kernel.dumps() == [WHOLE]
 
 
-def test_a_dump_that_was_made_again_counts_every_entry_once() -> None:
+def test_a_repeated_dump_counts_every_entry_once() -> None:
     left = [INTERRUPTED, INTERRUPTED, 0]
 
     def answers(asked: list[codec.Message]) -> list[bytes]:
@@ -325,10 +323,10 @@ def test_a_dump_that_was_made_again_counts_every_entry_once() -> None:
         assert sorted(entry.id for entry in connections.entries(frozenset({"10.0.0.1"}))) == [1, 2, 3]
         assert kernel.dumps() == [WHOLE, WHOLE, WHOLE]
         connections.entries(frozenset({"10.0.0.1"}))
-        assert kernel.dumps() == [WHOLE], "the table is as small as ever, so no filter is tried"
+        assert kernel.dumps() == [WHOLE], "the table is still small, so no filter is tested"
 
 
-def test_many_addresses_are_picked_from_a_whole_dump() -> None:
+def test_many_addresses_are_selected_from_a_whole_dump() -> None:
     with played(dumping(as_asked), filters_from=3) as (connections, kernel):
         connections.entries(frozenset({"10.0.0.1"}))
         kernel.dumps()
@@ -342,12 +340,12 @@ def test_many_addresses_are_picked_from_a_whole_dump() -> None:
 @pytest.mark.parametrize(
     ("interrupted", "ids", "times"),
     [
-        pytest.param([False], [4], 1, id="whole at once"),
-        pytest.param([True, False], [3, 4], 2, id="whole at the second time"),
-        pytest.param([True, True, True, False], [2, 3, 4], 3, id="never whole in three times"),
+        pytest.param([False], [4], 1, id="complete at once"),
+        pytest.param([True, False], [3, 4], 2, id="complete at the second attempt"),
+        pytest.param([True, True, True, False], [2, 3, 4], 3, id="never complete in three attempts"),
     ],
 )
-def test_an_interrupted_dump_is_made_again(interrupted: list[bool], ids: list[int], times: int) -> None:
+def test_an_interrupted_dump_is_repeated(interrupted: list[bool], ids: list[int], times: int) -> None:
     left = [one for one in TABLE if ":" not in one.client]
     pending = list(interrupted)
 
@@ -360,7 +358,7 @@ def test_an_interrupted_dump_is_made_again(interrupted: list[bool], ids: list[in
         assert kernel.dumps() == [WHOLE] * times
 
 
-def test_an_entry_that_comes_twice_is_given_once() -> None:
+def test_an_entry_received_twice_is_returned_once() -> None:
     with played(dumping(lambda dump: of_family(dump.v6) * 2)) as (connections, _):
         assert connections.entries(frozenset({"10.0.0.4"})) == entries(4)
 
@@ -368,13 +366,13 @@ def test_an_entry_that_comes_twice_is_given_once() -> None:
 @pytest.mark.parametrize(
     ("code", "error", "words"),
     [
-        pytest.param(errno.EPERM, HostError, "needs root", id="no right"),
+        pytest.param(errno.EPERM, HostError, "needs root", id="no CAP_NET_ADMIN"),
         pytest.param(errno.EINVAL, HostError, "modprobe nf_conntrack_netlink", id="no ctnetlink"),
-        pytest.param(errno.EOPNOTSUPP, HostError, "modprobe nf_conntrack_netlink", id="no ctnetlink, it says"),
+        pytest.param(errno.EOPNOTSUPP, HostError, "modprobe nf_conntrack_netlink", id="no ctnetlink, EOPNOTSUPP"),
         pytest.param(errno.ENOMEM, KernelError, r"list conntrack entries: Cannot .* memory \(ENOMEM\)", id="no memory"),
     ],
 )
-def test_a_refusal_is_put_into_words(code: int, error: type[Exception], words: str) -> None:
+def test_a_refusal_has_a_message(code: int, error: type[Exception], words: str) -> None:
     with played(lambda asked: [refusal(asked[0], code)]) as (connections, _):
         for asked in {"10.0.0.1"}, {"10.0.0.1", "fd00::1"}:
             with pytest.raises(error, match=words):
@@ -385,13 +383,13 @@ def test_a_refusal_is_put_into_words(code: int, error: type[Exception], words: s
     "broken",
     [
         pytest.param([b"\x10\0\0"], id="from its start"),
-        pytest.param([*listing(TABLE[:1], 1)[:1], b"\x10\0\0"], id="half way"),
+        pytest.param([*listing(TABLE[:1], 1)[:1], b"\x10\0\0"], id="after an entry"),
     ],
 )
-def test_the_next_call_gets_a_new_socket_after_an_answer_that_can_not_be_read(broken: list[bytes]) -> None:
+def test_the_next_call_opens_a_new_socket_after_an_undecodable_reply(broken: list[bytes]) -> None:
     with played(lambda _: broken) as (connections, kernel):
         for opened in 1, 2:
-            with pytest.raises(KernelError, match="can't be read"):
+            with pytest.raises(KernelError, match="cannot decode"):
                 connections.entries(frozenset({"10.0.0.1"}))
             assert kernel.opened == opened
         kernel.answers = dumping(as_asked)
@@ -401,10 +399,10 @@ def test_the_next_call_gets_a_new_socket_after_an_answer_that_can_not_be_read(br
         assert kernel.opened == 3
 
 
-def test_an_answer_that_never_comes_is_not_waited_for_for_ever() -> None:
+def test_a_missing_reply_is_an_error_after_the_timeout() -> None:
     with (
         played(lambda _: [], timeout_seconds=0.1) as (connections, _),
-        pytest.raises(KernelError, match=r"nothing came within 0\.1 s"),
+        pytest.raises(KernelError, match=r"no reply within 0\.1 s"),
     ):
         connections.entries(frozenset({"10.0.0.1"}))
 
@@ -430,7 +428,7 @@ def deleting(refused: dict[int, int]) -> Answers:
 MANY = [decode_entry(entry_body(Connection(client_port=number, id=number))) for number in range(1, 1_201)]
 
 
-def test_deletions_go_together_and_one_answer_comes() -> None:
+def test_deletions_are_sent_together_and_acknowledged_once() -> None:
     with played(deleting({})) as (connections, kernel):
         assert connections.delete(iter(MANY)) == 1_200
 
@@ -441,13 +439,13 @@ def test_deletions_go_together_and_one_answer_comes() -> None:
         assert acknowledged == [500, 1_000, 1_200]
 
 
-def test_entries_that_are_gone_are_not_counted() -> None:
+def test_missing_entries_are_not_counted() -> None:
     with played(deleting({1: errno.ENOENT, 7: errno.ENOENT, 500: errno.ENOENT, 1_200: errno.ENOENT})) as played_:
         assert played_[0].delete(MANY) == 1_196
         assert played_[0].delete([]) == 0
 
 
-def test_one_that_is_refused_is_named_and_does_not_keep_the_others() -> None:
+def test_a_refused_deletion_is_named_and_does_not_stop_the_others() -> None:
     with played(deleting({7: errno.EBUSY, 8: errno.ENOENT, 1_200: errno.EBUSY})) as (connections, kernel):
         with pytest.raises(
             KernelError, match=r"protocol 6 from 10\.0\.0\.1 to 10\.0\.0\.2: .*\(EBUSY\); 1 more were refused"
@@ -456,7 +454,7 @@ def test_one_that_is_refused_is_named_and_does_not_keep_the_others() -> None:
         assert sum(map(len, kernel.sends)) == 1_200
 
 
-def test_who_lacks_the_right_to_delete_is_told_at_once() -> None:
+def test_a_deletion_without_the_right_is_an_error_at_once() -> None:
     with (
         played(deleting(dict.fromkeys(range(1, 1_201), errno.EPERM))) as (connections, _),
         pytest.raises(HostError, match="needs root"),
@@ -472,7 +470,7 @@ def test_closing_twice_is_harmless() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "room"),
+    ("limit", "size"),
     [
         pytest.param("131072\n", 131_072, id="as many as conntrack has"),
         pytest.param("1000", 65_536, id="no fewer than every set has"),
@@ -482,10 +480,10 @@ def test_closing_twice_is_harmless() -> None:
         pytest.param(None, 65_536, id="as many as every set has without conntrack"),
     ],
 )
-def test_there_is_room_for_as_many_ways_as_conntrack_has_connections(
-    limit: str | None, room: int, tmp_path: Path
+def test_the_size_of_the_sets_of_revoked_tuples_is_that_of_conntrack(
+    limit: str | None, size: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "nf_conntrack_max"
     if limit is not None:
         path.write_text(limit)
-    assert room_for_ways(path) == room
+    assert room_for_ways(path) == size

@@ -1,4 +1,4 @@
-"""What happens where libnftables has no kernel to speak to."""
+"""libnftables without a netlink socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("nftables", reason="Debian's python3-nftables is not installed")
 
-# With no file descriptor to spare, no netlink socket can be had, as on a kernel without nfnetlink.
+# Without a free file descriptor no netlink socket can be opened, as on a kernel without nfnetlink.
 PROGRAM = """
 import os, resource, sys
 from nfagent.kernel.nft_client import NftClient
@@ -25,7 +25,7 @@ except HostError as error:
 """
 
 
-def test_a_kernel_that_can_not_be_spoken_to_is_an_error_and_not_the_end_of_the_process() -> None:
+def test_a_failed_netlink_socket_is_an_error_and_does_not_end_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "nf_tables can't be spoken to: Too many open files\n"
+    assert done.stdout == "cannot open a netlink socket for nf_tables: Too many open files\n"

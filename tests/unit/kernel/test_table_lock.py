@@ -1,4 +1,4 @@
-"""One agent a table: who has the claim keeps it until it ends, and root alone can have it, or keep it."""
+"""One agent per table: a lock is held until it is closed, and only root can hold it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ opened.bind(chr(0) + "nfagent/inet/nfagent")
 print("claimed", flush=True)
 input()
 """
-"""What an agent of an earlier version does, or a user who wants to be in its way."""
-BUSY_NOBODY = """
+"""Binds the address, as an agent of an earlier version, or as a user who wants to block agents."""
+BUSY_USER = """
 import os, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 opened = socket.socket(socket.AF_UNIX)
@@ -55,7 +55,7 @@ for name, attempt in {
 print(*done, "claimed", flush=True)
 input()
 """
-FORGING_NOBODY = """
+FORGING_USER = """
 import os, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 row = f"0000: 00000002 00000000 00010000 0001 01 {sys.argv[1]} @nfagent/inet/nfagent"
@@ -66,17 +66,17 @@ for number, opened in enumerate(bound[1:]):
 print("claimed", flush=True)
 input()
 """
-"""A user whose sockets' names look like rows of /proc/net/unix about a socket of root's."""
+"""A user with sockets whose names look like rows of /proc/net/unix for a socket of root."""
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the lock is root's alone, and network namespaces"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can open the lock, and network namespaces"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own, for other agents may run in this one."""
+    """Move the test's thread to its own network namespace: other agents may run in this one."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     libc("unshare", CLONE_NEWNET)
     try:
@@ -97,7 +97,7 @@ AGENT = "from nfagent.kernel.table_lock import claim_table; c = claim_table(); p
 
 @contextmanager
 def claimed_elsewhere(program: str = AGENT, *arguments: str, before: Sequence[str] = ()) -> Iterator[int]:
-    """Let another process have the claim; give its id."""
+    """Hold the lock in another process; return its id."""
     with subprocess.Popen(
         [*before, sys.executable, "-c", program, *arguments],
         stdin=subprocess.PIPE,
@@ -113,32 +113,32 @@ def claimed_elsewhere(program: str = AGENT, *arguments: str, before: Sequence[st
             process.wait(DEADLINE)
 
 
-def test_without_a_claim_nobody_is_the_holder() -> None:
+def test_without_a_lock_there_is_no_holder() -> None:
     assert holder() is None
 
 
-def test_a_claim_holds_until_it_is_closed() -> None:
+def test_a_lock_is_held_until_it_is_closed() -> None:
     with closing(claim_table()):
         assert holder() == os.getpid()
-        with pytest.raises(HostError, match=f"another agent keeps table inet nfagent .* process {os.getpid()}; "):
+        with pytest.raises(HostError, match=f"another agent holds table inet nfagent .* process {os.getpid()}; "):
             claim_table()
     assert holder() is None
     assert not lock_file().exists()
     claim_table().close()
 
 
-def test_another_process_is_named_with_what_to_do() -> None:
+def test_another_holder_is_named_with_the_command_that_stops_it() -> None:
     with claimed_elsewhere() as process:
         assert holder() == process
         with pytest.raises(HostError) as caught:
             claim_table()
         assert str(caught.value) == (
-            f"another agent keeps table inet nfagent in this network namespace: process {process}; "
+            f"another agent holds table inet nfagent in this network namespace: process {process}; "
             f"stop it (systemctl stop nfagent, or kill {process}), then start again"
         )
 
 
-def test_a_claim_is_gone_with_its_process_however_that_ends() -> None:
+def test_a_lock_ends_with_its_process() -> None:
     with claimed_elsewhere() as process:
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
@@ -146,12 +146,12 @@ def test_a_claim_is_gone_with_its_process_however_that_ends() -> None:
         claim_table().close()
 
 
-def test_the_holder_is_named_however_often_somebody_asks() -> None:
+def test_the_holder_can_be_read_any_number_of_times() -> None:
     with closing(claim_table()):
         assert {holder() for _ in range(12)} == {os.getpid()}
 
 
-def test_a_refused_claim_leaves_no_socket_open() -> None:
+def test_a_refused_lock_leaves_no_socket_open() -> None:
     with closing(claim_table()):
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a folder of the kernel's
         with pytest.raises(HostError):
@@ -160,7 +160,7 @@ def test_a_refused_claim_leaves_no_socket_open() -> None:
 
 
 def elsewhere(ask: Callable[[], T]) -> T:
-    """Ask from a network namespace of the asker's own, which ends with its thread."""
+    """Call in a new network namespace, which ends with its thread."""
     answers: list[T] = []
 
     def run() -> None:
@@ -179,7 +179,7 @@ def libc(name: str, *arguments: int) -> None:
         raise OSError(ctypes.get_errno(), name)
 
 
-def test_every_network_namespace_has_a_claim_of_its_own() -> None:
+def test_every_network_namespace_has_its_own_lock() -> None:
     with closing(claim_table()):
         assert elsewhere(holder) is None
         with closing(elsewhere(claim_table)) as other:
@@ -187,33 +187,33 @@ def test_every_network_namespace_has_a_claim_of_its_own() -> None:
             assert holder() == os.getpid()
 
 
-def test_whatever_an_ordinary_user_does_keeps_no_agent_from_starting() -> None:
+def test_an_ordinary_user_cannot_keep_an_agent_from_starting() -> None:
     claim_table().close()
-    with claimed_elsewhere(BUSY_NOBODY, str(lock_file())):
+    with claimed_elsewhere(BUSY_USER, str(lock_file())):
         assert holder() is None
         with closing(claim_table()):
             assert holder() == os.getpid()
 
 
-def test_what_an_ordinary_user_does_while_an_agent_runs_changes_nothing() -> None:
+def test_an_ordinary_user_cannot_disturb_a_running_agent() -> None:
     with closing(claim_table()) as ours:
         assert ours.address is not None
         ours.address.close()
-        with claimed_elsewhere(BUSY_NOBODY, str(lock_file())):
+        with claimed_elsewhere(BUSY_USER, str(lock_file())):
             assert holder() == os.getpid()
             with pytest.raises(HostError, match=f"process {os.getpid()}; "):
                 claim_table()
 
 
-def test_an_address_in_a_users_hands_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with claimed_elsewhere(BUSY_NOBODY, str(lock_file())), closing(claim_table()):
+def test_an_address_bound_by_a_user_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with claimed_elsewhere(BUSY_USER, str(lock_file())), closing(claim_table()):
         assert caplog.messages == [
-            "the address @nfagent/inet/nfagent is taken by somebody who isn't root (Address already in use): ignored"
+            "unix address @nfagent/inet/nfagent is bound by a non-root process (Address already in use); ignored"
         ]
 
 
-def test_names_that_look_like_rows_about_roots_sockets_keep_no_agent_from_starting() -> None:
-    with socket.socket() as roots, claimed_elsewhere(FORGING_NOBODY, str(os.fstat(roots.fileno()).st_ino)):
+def test_socket_names_that_look_like_rows_of_proc_keep_no_agent_from_starting() -> None:
+    with socket.socket() as roots, claimed_elsewhere(FORGING_USER, str(os.fstat(roots.fileno()).st_ino)):
         assert holder() is None
         with closing(claim_table()):
             assert holder() == os.getpid()
@@ -227,7 +227,7 @@ def test_where_unix_sockets_cannot_be_listed_the_file_alone_counts(monkeypatch: 
             assert holder() == os.getpid()
 
 
-def test_a_users_socket_that_roots_process_has_inherited_is_no_agent() -> None:
+def test_a_user_s_socket_inherited_by_a_process_of_root_is_no_agent() -> None:
     program = (
         "import os, socket, sys\n"
         "os.seteuid(65534)\n"
@@ -239,15 +239,15 @@ def test_a_users_socket_that_roots_process_has_inherited_is_no_agent() -> None:
         claim_table().close()
 
 
-def test_an_agent_of_an_earlier_version_keeps_the_table() -> None:
+def test_an_agent_of_an_earlier_version_holds_the_table() -> None:
     with claimed_elsewhere(OLD_AGENT) as process:
         assert holder() == process
-        with pytest.raises(HostError, match=f"another agent keeps table inet nfagent .* process {process}; "):
+        with pytest.raises(HostError, match=f"another agent holds table inet nfagent .* process {process}; "):
             claim_table()
     claim_table().close()
 
 
-def test_an_agent_keeps_those_of_earlier_versions_from_starting() -> None:
+def test_an_agent_keeps_earlier_versions_from_starting() -> None:
     with closing(claim_table()):
         done = subprocess.run(
             [sys.executable, "-c", OLD_AGENT], capture_output=True, text=True, check=False, timeout=DEADLINE
@@ -255,7 +255,7 @@ def test_an_agent_keeps_those_of_earlier_versions_from_starting() -> None:
         assert "Address already in use" in done.stderr
 
 
-def test_the_lock_is_roots_alone() -> None:
+def test_only_root_can_open_the_lock() -> None:
     before = os.umask(0)
     try:
         with closing(claim_table()):
@@ -270,11 +270,11 @@ def test_the_lock_is_roots_alone() -> None:
     [
         pytest.param(lambda path: path.symlink_to("/etc/hostname"), id="a symbolic link"),
         pytest.param(lambda path: os.mkfifo(path, 0o666), id="a FIFO"),
-        pytest.param(lambda path: (path.touch(), path.chmod(0o666)), id="a file that everybody can open"),
+        pytest.param(lambda path: (path.touch(), path.chmod(0o666)), id="a file that every user can open"),
         pytest.param(lambda path: (path.touch(0o600), shutil.chown(path, 65534)), id="a user's file"),
     ],
 )
-def test_what_others_can_have_put_in_the_locks_place_is_made_anew(plant: Callable[[Path], object]) -> None:
+def test_a_file_that_is_not_a_lock_of_root_is_replaced(plant: Callable[[Path], object]) -> None:
     claim_table().close()
     plant(lock_file())
     with closing(claim_table()):
@@ -284,7 +284,7 @@ def test_what_others_can_have_put_in_the_locks_place_is_made_anew(plant: Callabl
     assert Path("/etc/hostname").exists()
 
 
-def test_a_lock_that_was_left_behind_by_a_crash_is_taken_over() -> None:
+def test_the_lock_file_of_a_crashed_agent_is_locked_again() -> None:
     with claimed_elsewhere() as process:
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
@@ -293,7 +293,7 @@ def test_a_lock_that_was_left_behind_by_a_crash_is_taken_over() -> None:
             assert holder() == os.getpid()
 
 
-def test_what_agents_have_left_in_other_namespaces_is_deleted_unless_one_runs_there() -> None:
+def test_lock_files_of_other_namespaces_are_deleted_unless_an_agent_runs_there() -> None:
     with claimed_elsewhere() as process:
         kept = lock_file()
         elsewhere(lambda: claim_table().close())
@@ -305,7 +305,7 @@ def test_what_agents_have_left_in_other_namespaces_is_deleted_unless_one_runs_th
 
 
 class TestFolder:
-    """The folder of the locks, in a place of the test's own."""
+    """The folder of the locks, below a temporary folder."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -313,20 +313,20 @@ class TestFolder:
         monkeypatch.setattr(table_lock, "LOCK_FOLDER", folder)
         return folder
 
-    def test_it_is_made_for_root_alone(self, folder: Path) -> None:
+    def test_it_is_created_for_root_only(self, folder: Path) -> None:
         with closing(claim_table()):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
-    def test_one_that_others_can_write_to_is_mended_and_said(
+    def test_a_mode_that_lets_others_write_is_changed_and_logged(
         self, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder.mkdir()
         folder.chmod(0o1777)
         with closing(claim_table()):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert caplog.messages == [f"others could write to {folder} (mode 1777): it is root's alone now"]
+        assert caplog.messages == [f"{folder} was writable by other users (mode 1777); mode is 0700 now"]
 
-    def test_a_users_folder_is_refused_with_what_to_do(self, folder: Path) -> None:
+    def test_a_folder_of_a_user_is_refused_with_a_command(self, folder: Path) -> None:
         folder.mkdir()
         os.chown(folder, 65534, 65534)
         with pytest.raises(HostError, match=f"{folder} belongs to user 65534, .*: rm -r {folder}"):
@@ -334,5 +334,5 @@ class TestFolder:
 
     def test_a_link_is_refused(self, folder: Path, tmp_path: Path) -> None:
         folder.symlink_to(tmp_path)
-        with pytest.raises(HostError, match=f"can't be claimed: .*{folder}"):
+        with pytest.raises(HostError, match=f"cannot lock .*: .*{folder}"):
             claim_table()

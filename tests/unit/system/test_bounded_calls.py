@@ -1,4 +1,4 @@
-"""Calls to file systems that may never answer: the others go on, and nothing is asked twice at once."""
+"""File system calls that may never return: other calls go on, and a stuck call isn't repeated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = 60.0
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Give what a stuck call waits for; opened in the end."""
+    """Return the event that a stuck call waits for; it is set at the end."""
     gate = threading.Event()
     yield gate
     gate.set()
@@ -26,7 +26,7 @@ def brief(answer: str | OSError) -> str:
     return errno.errorcode[answer.errno or 0] if isinstance(answer, OSError) else answer
 
 
-def test_every_key_has_its_answer_in_order_and_errors_are_answers() -> None:
+def test_results_and_errors_come_in_the_order_of_the_keys() -> None:
     def call(key: str) -> str:
         if key == "b":
             raise OSError(errno.EIO, "Input/output error")
@@ -40,7 +40,7 @@ def no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_where_no_thread_can_be_started_that_is_an_error_of_each_and_the_next_look_is_none(
+def test_without_a_thread_every_call_fails_and_later_calls_succeed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = BoundedCalls(LONG)
@@ -53,12 +53,12 @@ def test_where_no_thread_can_be_started_that_is_an_error_of_each_and_the_next_lo
     assert [(key, brief(answer)) for key, answer in calls.each(str.upper, "ab")] == [("a", "A"), ("b", "B")]
 
 
-def test_an_error_that_is_none_of_the_file_system_is_the_caller_s() -> None:
+def test_other_exceptions_are_raised_in_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         BoundedCalls(LONG).ask(lambda: 1 // 0, "key")
 
 
-def test_one_that_never_answers_holds_up_no_other_and_is_not_asked_again_before_it_has(gate: threading.Event) -> None:
+def test_a_stuck_call_delays_no_other_and_is_not_repeated_before_it_returns(gate: threading.Event) -> None:
     asked: list[str] = []
     returned = threading.Event()
 
@@ -82,7 +82,7 @@ def test_one_that_never_answers_holds_up_no_other_and_is_not_asked_again_before_
     assert answers == {"stuck"}
 
 
-def test_with_too_many_that_never_answer_nothing_more_is_asked(gate: threading.Event) -> None:
+def test_with_too_many_stuck_calls_the_others_fail_at_once(gate: threading.Event) -> None:
     asked: list[int] = []
 
     def call(key: int) -> str:

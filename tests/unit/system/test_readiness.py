@@ -1,4 +1,4 @@
-"""When the agent calls itself ready: at its start, and after a reload. Time is the test's own."""
+"""When the agent reports READY: at its start, and after a reload."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.system.readiness import COMMIT_SECONDS, PATIENCE_SECONDS, ReadinessNotifier
+from nfagent.system.readiness import COMMIT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, ReadinessNotifier
 from nfagent.system.systemd import process_age
 
 UNIT = Path(__file__).parents[3] / "systemd" / "nfagent.service"
-WAITING = "READY=1\nSTATUS=waiting to read the cluster; the rules of before stay in force"
+WAITING = "READY=1\nSTATUS=waiting to read the cluster; keeping the existing rules"
 READY = "READY=1\nSTATUS=enforcing"
-UNREAD = "enforcing; what was read before holds, the cluster couldn't be read again yet"
+UNREAD = "enforcing; cluster not read again yet; keeping the last known state"
 
 
 class Waits:
-    """A clock by which what isn't there comes too late, unless the test brings it in time."""
+    """A clock on which every wait times out, unless the test sets the event."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -41,7 +41,7 @@ class Waits:
 
 @pytest.fixture
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """Give what systemd was told since the last call."""
+    """Return the states sent since the last call."""
     path = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
@@ -77,7 +77,7 @@ def test_the_node_starts_without_rules_only_where_the_cluster_is_read_too_late(
 @pytest.mark.parametrize(
     ("age", "left"), [(0.0, 45.0), (20.0, 25.0), (60.0, 0.0)], ids=["at once", "in time", "after a plugin's minute"]
 )
-def test_patience_counts_from_the_start_of_the_process(
+def test_the_timeout_counts_from_the_start_of_the_process(
     monkeypatch: pytest.MonkeyPatch, age: float, left: float
 ) -> None:
     monkeypatch.setattr("nfagent.system.systemd.process_age", lambda: age)
@@ -86,32 +86,34 @@ def test_patience_counts_from_the_start_of_the_process(
     assert clock.waited == [left]
 
 
-def test_a_process_knows_how_old_it_is() -> None:
+def test_the_age_of_the_process() -> None:
     before = process_age()
     assert 0.0 < before <= process_age()
 
 
-@pytest.mark.parametrize("total", [PATIENCE_SECONDS, PATIENCE_SECONDS + COMMIT_SECONDS], ids=["a start", "a reload"])
+@pytest.mark.parametrize(
+    "total", [READ_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS], ids=["a start", "a reload"]
+)
 def test_systemd_waits_longer_than_the_agent_does(total: float) -> None:
     found = re.search(r"^TimeoutStartSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
     assert found is not None
     assert int(found[1]) > total
 
 
-def test_what_holds_is_said_once_and_anew_where_it_changes(said: Callable[[], list[str]]) -> None:
+def test_a_status_is_sent_again_only_after_a_change(said: Callable[[], list[str]]) -> None:
     readiness = ReadinessNotifier(Waits())
     for status in ("enforcing", "enforcing", "nothing is changed: x", "enforcing"):
         readiness.settled(status)
     assert said() == [READY, "STATUS=nothing is changed: x", "STATUS=enforcing"]
 
 
-def test_a_message_of_others_is_no_state_of_its_own(said: Callable[[], list[str]]) -> None:
+def test_a_line_break_in_a_problem_does_not_start_another_state(said: Callable[[], list[str]]) -> None:
     ReadinessNotifier(Waits()).settled("API server: x\nMAINPID=1\x1b[2J")
     assert said() == ["READY=1\nSTATUS=API server: x\\nMAINPID=1\\x1b[2J"]
 
 
 class Reload:
-    """A reload of an agent that is ready, and what happens while it is waited for."""
+    """A reload of a ready agent, with steps that run during its waits."""
 
     def __init__(self) -> None:
         self.clock = Waits()
@@ -120,7 +122,7 @@ class Reload:
         self.read = asyncio.Event()
 
     def synced(self) -> None:
-        """Take in a comparison that has nothing to do with the reload, or ends it."""
+        """Record a comparison, before or after everything was read again."""
         self.readiness.settled()
 
     def everything_was_read(self) -> None:
@@ -137,16 +139,16 @@ class Reload:
 
 
 def words(told: list[str]) -> list[str]:
-    """Leave out when the reload began."""
+    """Return states without the time of the reload."""
     return [re.sub(r"(RELOADING=1)\nMONOTONIC_USEC=\d+$", r"\1", state) for state in told]
 
 
-def test_a_reload_says_when_it_began(said: Callable[[], list[str]]) -> None:
+def test_a_reload_has_its_start_time(said: Callable[[], list[str]]) -> None:
     asyncio.run(Reload().run())
     assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=[1-9]\d+", said()[1])
 
 
-def test_a_reload_ends_when_the_kernel_agrees_with_what_was_read_again(said: Callable[[], list[str]]) -> None:
+def test_a_reload_ends_when_the_kernel_is_in_sync_with_the_new_objects(said: Callable[[], list[str]]) -> None:
     async def body() -> None:
         reload = Reload()
 
@@ -165,7 +167,7 @@ def test_a_reload_ends_when_the_kernel_agrees_with_what_was_read_again(said: Cal
     asyncio.run(body())
 
 
-def test_a_kernel_that_agreed_at_once_is_not_waited_for(said: Callable[[], list[str]]) -> None:
+def test_a_comparison_that_was_faster_ends_the_reload_at_once(said: Callable[[], list[str]]) -> None:
     async def body() -> None:
         reload = Reload()
 
@@ -180,7 +182,9 @@ def test_a_kernel_that_agreed_at_once_is_not_waited_for(said: Callable[[], list[
     asyncio.run(body())
 
 
-def test_a_reload_of_a_cluster_that_cannot_be_read_ends_and_says_so_until_it_was(said: Callable[[], list[str]]) -> None:
+def test_a_reload_without_a_readable_cluster_ends_and_the_status_says_so_until_it_is_read(
+    said: Callable[[], list[str]],
+) -> None:
     async def body() -> None:
         reload = Reload()
         await reload.run(lambda: None, reload.synced)
@@ -195,12 +199,12 @@ def test_a_reload_of_a_cluster_that_cannot_be_read_ends_and_says_so_until_it_was
     asyncio.run(body())
 
 
-def test_a_reload_does_not_wait_for_ever_for_a_kernel_that_refuses(said: Callable[[], list[str]]) -> None:
+def test_a_reload_ends_although_the_kernel_refuses(said: Callable[[], list[str]]) -> None:
     async def body() -> None:
         reload = Reload()
         await reload.run(reload.everything_was_read)
-        assert words(said()) == [READY, "RELOADING=1", "READY=1\nSTATUS=the kernel doesn't hold yet what is wanted"]
-        assert sum(reload.clock.waited[1:]) == PATIENCE_SECONDS + COMMIT_SECONDS
+        assert words(said()) == [READY, "RELOADING=1", "READY=1\nSTATUS=the kernel is not in sync yet"]
+        assert sum(reload.clock.waited[1:]) == READ_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS
         reload.synced()
         assert said() == ["STATUS=enforcing"]
 

@@ -1,4 +1,4 @@
-"""The agent's own log, where nobody reads it: nobody is held up, and what is lost is counted and said."""
+"""The agent's log without a reader: no caller is blocked, and lost lines are counted and reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_CALL = 0.5
 
 @contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """Make a pipe that takes a page."""
+    """Return a pipe with a capacity of one page."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
     try:
@@ -36,7 +36,7 @@ def record(words: str) -> logging.LogRecord:
     return logging.LogRecord("nfagent", logging.INFO, "", 0, words, (), None)
 
 
-def test_lines_come_in_their_order() -> None:
+def test_lines_are_written_in_order() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer)
         for number in range(10):
@@ -46,7 +46,7 @@ def test_lines_come_in_their_order() -> None:
         assert log.lost_lines == 0
 
 
-def test_a_reader_that_stops_holds_nobody_up_and_learns_what_it_lost() -> None:
+def test_a_stalled_reader_blocks_no_caller_and_gets_the_number_of_lost_lines() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer, queue_bytes=2 * PAGE)
         began = time.monotonic()
@@ -65,10 +65,10 @@ def test_a_reader_that_stops_holds_nobody_up_and_learns_what_it_lost() -> None:
             found += os.read(reader, PAGE)
         *whole, said, last = found.decode().splitlines()
         assert whole == [f"{number:031}" for number in range(1000 - lost)]
-        assert (said, last) == (f"nobody read this log for a while, or its disk took none; lines lost: {lost}", "again")
+        assert (said, last) == (f"log output was blocked or refused; lost_lines={lost}", "again")
 
 
-def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(tmp_path: Path) -> None:
+def test_lines_refused_by_a_full_disk_are_reported_when_there_is_space_again(tmp_path: Path) -> None:
     disk = os.open("/dev/full", os.O_WRONLY)
     log = StderrLog(disk)
     log.emit(record("one"))
@@ -77,18 +77,18 @@ def test_what_a_full_disk_refuses_is_counted_and_said_when_it_takes_lines_again(
     wait_until(lambda: not log.waiting)
     assert log.lost_lines == 2
     os.close(disk)
-    mended = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(mended, disk)
+    resolved = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(resolved, disk)
     log.emit(record("three"))
     log.flush()
     os.close(disk)
-    if mended != disk:
-        os.close(mended)
+    if resolved != disk:
+        os.close(resolved)
     said, last = (tmp_path / "log").read_text().splitlines()
-    assert (said, last) == ("nobody read this log for a while, or its disk took none; lines lost: 2", "three")
+    assert (said, last) == ("log output was blocked or refused; lost_lines=2", "three")
 
 
-def test_a_pipe_that_does_not_wait_loses_nothing_to_a_slow_reader() -> None:
+def test_a_non_blocking_pipe_loses_no_line_to_a_slow_reader() -> None:
     with pipe() as (reader, writer):
         os.set_blocking(writer, False)
         log = StderrLog(writer)
@@ -104,7 +104,7 @@ def test_a_pipe_that_does_not_wait_loses_nothing_to_a_slow_reader() -> None:
         assert log.lost_lines == 0
 
 
-def test_what_this_process_lost_is_counted() -> None:
+def test_lost_lines_of_the_process_are_counted() -> None:
     with pipe() as (_, writer):
         log = StderrLog(writer, queue_bytes=PAGE)
         logging.getLogger().addHandler(log)
@@ -115,7 +115,7 @@ def test_what_this_process_lost_is_counted() -> None:
             logging.getLogger().removeHandler(log)
 
 
-def test_a_flush_waits_no_longer_than_it_may() -> None:
+def test_a_flush_has_a_time_limit() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer)
         log.emit(record("x" * 3 * PAGE))
@@ -123,25 +123,25 @@ def test_a_flush_waits_no_longer_than_it_may() -> None:
         log.flush(0.05)
         assert log.waiting
         assert time.monotonic() - began < LONGEST_CALL
-        # The last read must not wait: the log may have written everything and not have said so yet.
+        # The last read must not block: all lines may be written, though `waiting` is not updated yet.
         while log.waiting:
             if select.select([reader], [], [], 0.01)[0]:
                 os.read(reader, PAGE)
 
 
-def test_a_reader_that_went_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
         log = StderrLog(writer)
-        log.emit(record("to nobody"))
+        log.emit(record("to no reader"))
         wait_until(lambda: not log.waiting)
         assert not log.waiting
     finally:
         os.close(writer)
 
 
-def test_a_record_that_does_not_fit_its_arguments_is_written_all_the_same() -> None:
+def test_a_record_with_wrong_arguments_is_written() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer)
         log.emit(logging.LogRecord("nfagent", logging.ERROR, "", 0, "%d Pods", ("no number",), None))
@@ -157,6 +157,6 @@ logging.getLogger("nfagent").info("x" * 100_000)
 """
 
 
-def test_a_process_ends_whose_log_nobody_reads() -> None:
+def test_a_process_whose_log_has_no_reader_ends() -> None:
     with pipe() as (_, writer):
         subprocess.run([sys.executable, "-c", ENDING], stderr=writer, check=True, timeout=50)

@@ -1,4 +1,4 @@
-"""What is told to systemd, and that nobody minds when it isn't there."""
+"""States sent to systemd, and that its absence is no error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_state_is_one_datagram(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("address", [None, "", "relative/notify", "vsock:2:1234"])
-def test_where_nobody_asked_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+def test_without_a_listener_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
@@ -41,14 +41,12 @@ def test_where_nobody_asked_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, add
 
 
 @pytest.mark.parametrize("length", [10, 200])
-def test_a_socket_that_is_gone_or_can_not_be_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int
-) -> None:
+def test_a_missing_or_invalid_socket_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / ("x" * length)))
     assert not notify("READY=1")
 
 
-def test_a_listener_that_reads_nothing_holds_nobody_up_and_gets_all_in_the_end(listener: socket.socket) -> None:
+def test_a_listener_that_does_not_read_blocks_no_caller_and_gets_all_states_later(listener: socket.socket) -> None:
     target = listener.getsockname()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others:
         filled = 0

@@ -1,0 +1,75 @@
+"""Single nf_tables queries by netlink: the generation, and name, size and flags of each table.
+
+Each query opens a socket in the network namespace of the calling thread and closes it. The kernel answers within
+`send`, so the calls take a fraction of a millisecond and may run on the event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.set_elements import NEEDS_ROOT
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netfilter_socket
+from nfagent.netlink import codec
+from nfagent.netlink.nft_events import (
+    NFPROTO_INET,
+    decode_generation,
+    decode_table_flags,
+    decode_table_size,
+    encode_generation_request,
+    encode_tables_request,
+)
+from nfagent.nftables.objects import TABLE
+
+_T = TypeVar("_T")
+
+
+def generation() -> int:
+    """Return the number of transactions committed in this network namespace, by all processes. Raises KernelError."""
+    with netfilter_socket(blocking=False) as opened:
+        try:
+            opened.send(encode_generation_request(1))
+            return decode_generation(opened.recv(DATAGRAM_BYTES))
+        except (OSError, WireError) as error:
+            raise KernelError(f"cannot read the generation of nf_tables: {error}") from error
+
+
+def table_sizes() -> list[tuple[str, int]]:
+    """Return each table's name, and its number of chains, sets, maps and objects. Raises KernelError, HostError."""
+    return _tables(decode_table_size)
+
+
+def table_flags() -> int:
+    """Return the flags of table inet nfagent (NFT_TABLE_F_*), 0 without the table. Raises KernelError, HostError."""
+    return flags_of_table() or 0
+
+
+def flags_of_table() -> int | None:
+    """Return the flags of table inet nfagent, None without the table. Raises KernelError, HostError."""
+    ours = (NFPROTO_INET, TABLE)
+    return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), None)
+
+
+def _tables(decode: Callable[[codec.Message], _T]) -> list[_T]:
+    with netfilter_socket(blocking=False) as opened:
+        try:
+            opened.send(encode_tables_request(1))
+            return [decode(part) for part in _dumped(opened)]
+        except (OSError, WireError) as error:
+            raise KernelError(f"cannot list the tables of nf_tables: {error}") from error
+
+
+def _dumped(opened: socket.socket) -> Iterator[codec.Message]:
+    while True:  # the kernel queues the next datagram while this one is received
+        for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
+            if part.type == codec.NLMSG_DONE:
+                return
+            if part.type == codec.NLMSG_ERROR:
+                code = codec.ack_errno(part)
+                raise HostError(NEEDS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
+            yield part
