@@ -7,9 +7,8 @@ by every class. A level exists while an address needs it; at rest there is none.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from nfagent.desired.tracker import RulesetTracker
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.base_chains import base_chains, verdict_maps
 from nfagent.policy.options import PolicyOptions
 
@@ -21,13 +20,12 @@ class AddressLevels:
         """Start without any."""
         self._live = live
         self._choices = choices
-        self._users: Counter[int] = Counter()
+        self._users: RefCounts[int] = RefCounts()
 
     def use(self, classes: int) -> None:
         """Count one more address with this many classes in a direction."""
         for level in range(1, classes):
-            self._users[level] += 1
-            if self._users[level] == 1:
+            if self._users.acquire(level):
                 for name, item in verdict_maps(level):
                     self._live.add_map(name, item.family)
                 for name, chain in base_chains(self._choices, level):
@@ -36,8 +34,7 @@ class AddressLevels:
     def release(self, classes: int) -> None:
         """Count one address less."""
         for level in range(1, classes):
-            self._users[level] -= 1
-            if not self._users[level]:
+            if self._users.release(level):
                 for name, _ in base_chains(self._choices, level):
                     self._live.drop_chain(name)
                 for name, _ in verdict_maps(level):

@@ -20,6 +20,7 @@ from nfagent.desired.tracker import RulesetTracker
 from nfagent.desired.verdict_chains import VerdictChains
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import DIRECTIONS, ObjectRef
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
 from nfagent.nftables.policy_chains import LogConfig, class_chain, names_ends
@@ -37,7 +38,7 @@ class PolicySet(msgspec.Struct):
     sections:  those that it jumps to
     """
 
-    addresses: dict[Family, int]
+    addresses: RefCounts[Family]
     families: tuple[Family, ...] = ()
     sections: tuple[TierChainKey, ...] = ()
 
@@ -196,9 +197,9 @@ class PolicySets:
         else:
             self._shown.pop(address, None)
         for key in before:
-            self._count(key, family, -1)
+            self._release(key, family)
         for key in wanted:
-            self._count(key, family, 1)
+            self._acquire(key, family)
         for direction in DIRECTIONS:
             was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
             self._levels.use(len(now))
@@ -209,17 +210,22 @@ class PolicySets:
             if direction == "ingress" and bool(was) != bool(now):
                 (self._live.add if now else self._live.remove)(ISOLATED, family)
 
-    def _count(self, key: PolicySetKey, family: Family, by: int) -> None:
+    def _acquire(self, key: PolicySetKey, family: Family) -> None:
         live = self.known.get(key)
         if live is None:
-            live = self.known[key] = PolicySet({})
+            live = self.known[key] = PolicySet(RefCounts())
             for ref in key.refs:
                 self._of_policy.setdefault(ref, set()).add(key)
-        count = live.addresses.get(family, 0) + by
-        if count:
-            live.addresses[family] = count
-        else:
-            del live.addresses[family]
+        live.addresses.acquire(family)
+        self._mark(key, live)
+
+    def _release(self, key: PolicySetKey, family: Family) -> None:
+        live = self.known[key]
+        live.addresses.release(family)
+        self._mark(key, live)
+
+    def _mark(self, key: PolicySetKey, live: PolicySet) -> None:
+        """Mark a policy set for an update where its chain is written for other families than its addresses have."""
         if tuple(family for family in FAMILIES if family in live.addresses) != live.families:
             self._stale.add(key)
 

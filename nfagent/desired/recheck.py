@@ -8,13 +8,13 @@ the sets (`revoke`). Putting an address under re-check that nothing was revoked 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from nfagent.desired.rule_coverage import RuleCoverage
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.model.netaddr import Family, family_of
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.base_chains import RECHECK, RECHECKING, recheck_sets
 from nfagent.nftables.objects import (
@@ -41,7 +41,7 @@ class RecheckSets:
         self._live = live
         self._members = members
         self.suspects: dict[str, int] = {}
-        self._families: Counter[Family] = Counter()
+        self._families: RefCounts[Family] = RefCounts()
         self._change = 0
         for name, shape in recheck_sets(ways):
             live.add_set(name, shape)
@@ -84,8 +84,7 @@ class RecheckSets:
             family = family_of(address)
             del self.suspects[address]
             self._live.remove(names.set_name(RECHECK, family), address)
-            self._families[family] -= 1
-            if not self._families[family]:
+            if self._families.release(family):
                 self._live.remove(RECHECKING, family)
 
     def _enrol(self, addresses: Iterable[str]) -> Iterator[tuple[str, Element]]:
@@ -94,9 +93,8 @@ class RecheckSets:
         for address in sorted(addresses):
             family = family_of(address)
             if address not in self.suspects:
-                self._families[family] += 1
                 yield names.set_name(RECHECK, family), address
-                if self._families[family] == 1:
+                if self._families.acquire(family):
                     yield RECHECKING, family
             self.suspects[address] = self._change
 

@@ -7,7 +7,6 @@ brings its elements as often.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar
 
@@ -16,6 +15,7 @@ from nfagent.model.admin_policy import NodePeer
 from nfagent.model.netaddr import Family, family_of
 from nfagent.model.networkpolicy import PodPeer, PortProtocol
 from nfagent.model.objects import Node, Pod
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.icmp_errors import pair_sets, pairs_of
 from nfagent.nftables.objects import Element
 from nfagent.nftables.policy_chains import SetContent, set_shape
@@ -51,8 +51,8 @@ class SetMembership:
         self._cluster = cluster
         self._index = index
         self._live = live
-        self.closing: Counter[str] = Counter()
-        self._users: dict[str, int] = {}
+        self.closing: RefCounts[str] = RefCounts()
+        self._users: RefCounts[str] = RefCounts()
         self._content: dict[str, SetContent] = {}
         self._of_peer: dict[PodPeer, _Sets] = {}
         self._of_nodes: dict[NodePeer, _Sets] = {}
@@ -67,10 +67,9 @@ class SetMembership:
 
         closing: an element more can end a connection there
         """
-        users = self._users.get(name, 0)
-        self.closing[name] += closing
-        self._users[name] = users + 1
-        if users:
+        if closing:
+            self.closing.acquire(name)
+        if not self._users.acquire(name):
             return
         shape = set_shape(name, content)
         self._content[name] = content
@@ -89,11 +88,10 @@ class SetMembership:
 
     def release(self, name: str, *, closing: bool) -> None:
         """Count one chain less; the last takes the set away."""
-        self._users[name] -= 1
-        self.closing[name] -= closing
-        if self._users[name]:
+        if closing:
+            self.closing.release(name)
+        if not self._users.release(name):
             return
-        del self._users[name], self.closing[name]
         content, family = self._content.pop(name), self._live.sets[name].shape.family
         self._live.drop_set(name)
         for peer in peers_of(content):

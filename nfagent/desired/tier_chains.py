@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from nfagent.desired.chain_store import ChainStore
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.model.objects import ObjectRef
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.policy_chains import names_ends, section_chain
 from nfagent.policy.compiler import CompiledPolicies, TierChainKey
@@ -20,7 +20,7 @@ class TierChains:
         """Start without classes."""
         self._compiled = compiled
         self._chains = chains
-        self._users: dict[TierChainKey, Counter[Family]] = {}
+        self._users: dict[TierChainKey, RefCounts[Family]] = {}
         self._shown: dict[TierChainKey, tuple[Family, ...]] = {}
         self._of_policy: dict[ObjectRef, set[TierChainKey]] = {}
         self._stale: set[TierChainKey] = set()
@@ -29,15 +29,17 @@ class TierChains:
     def use(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
         """Count one more class, for the families that it is written for."""
         if key not in self._users:
-            self._users[key] = Counter()
+            self._users[key] = RefCounts()
             for ref in key.policies:
                 self._of_policy.setdefault(ref, set()).add(key)
-        self._users[key].update(families)
+        for family in families:
+            self._users[key].acquire(family)
         self._stale.add(key)
 
     def release(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
         """Count one class less."""
-        self._users[key].subtract(families)
+        for family in families:
+            self._users[key].release(family)
         self._stale.add(key)
 
     def rewrite(self, policies: Iterable[ObjectRef]) -> None:
@@ -79,7 +81,7 @@ class TierChains:
         self._shown[key] = families
 
     def _families(self, key: TierChainKey) -> tuple[Family, ...]:
-        return tuple(family for family in FAMILIES if self._users[key][family])
+        return tuple(family for family in FAMILIES if family in self._users[key])
 
     def _drop(self, key: TierChainKey) -> None:
         del self._users[key]

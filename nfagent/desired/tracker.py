@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nfagent.model.netaddr import Family
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
 from nfagent.nftables.transaction import Transaction, diff
 
@@ -28,7 +29,7 @@ class TrackedSet:
     def __init__(self, shape: NamedSet) -> None:
         """Start without elements."""
         self.shape = shape
-        self.elements: dict[Element, int] = {}
+        self.elements: RefCounts[Element] = RefCounts()
         self.whole: NamedSet | None = None
 
 
@@ -70,33 +71,28 @@ class RulesetTracker:
 
     def recount(self, name: str, elements: Iterable[Element]) -> None:
         """Give a set new elements, each as often as it comes."""
-        live, wanted = self.sets[name], Counter(elements)
+        live = self.sets[name]
+        wanted: RefCounts[Element] = RefCounts(Counter(elements))
         for element in live.elements.keys() - wanted.keys():
             self._touch(name, element, was=True)
         for element in wanted.keys() - live.elements.keys():
             self._touch(name, element, was=False)
-        live.elements = dict(wanted)
+        live.elements = wanted
 
     def add(self, name: str, element: Element) -> None:
         """Count one more Pod that brings an element."""
-        elements = self.sets[name].elements
-        count = elements.get(element, 0)
-        if not count:
+        if self.sets[name].elements.acquire(element):
             self._touch(name, element, was=False)
-        elements[element] = count + 1
 
     def add_told(self, name: str, element: Element) -> None:
         """Add an element that somebody tells the kernel by other means than `take`."""
         live = self.sets[name]
         live.whole = None
-        live.elements[element] = live.elements.get(element, 0) + 1
+        live.elements.acquire(element)
 
     def remove(self, name: str, element: Element) -> None:
         """Count one Pod less; the last takes the element away."""
-        elements = self.sets[name].elements
-        elements[element] -= 1
-        if not elements[element]:
-            del elements[element]
+        if self.sets[name].elements.release(element):
             self._touch(name, element, was=True)
 
     def add_map(self, name: str, family: Family) -> None:

@@ -6,6 +6,7 @@ Switching the log on or off changes these chains alone, whatever leads to them.
 from __future__ import annotations
 
 from nfagent.desired.tracker import RulesetTracker
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.policy_chains import LogConfig, outcome_chain
 from nfagent.nftables.verdict_keys import VerdictKey, VerdictKeys
 
@@ -20,23 +21,19 @@ class VerdictChains:
         """Start without any."""
         self._live = live
         self._log = log
-        self._users: dict[VerdictKey, int] = {}
+        self._users: RefCounts[VerdictKey] = RefCounts()
         self.origins = VerdictKeys()
 
     def use(self, outcome: VerdictKey) -> None:
         """Count one more chain that goes there; the first makes it."""
-        users = self._users.get(outcome, 0)
-        self._users[outcome] = users + 1
-        if not users:
+        if self._users.acquire(outcome):
             self._live.put_counter(outcome.name)
             self._live.put_chain(outcome.name, outcome_chain(outcome, self._log))
             self.origins.add(outcome)
 
     def release(self, outcome: VerdictKey) -> None:
         """Count one chain less; the last takes it away."""
-        self._users[outcome] -= 1
-        if not self._users[outcome]:
-            del self._users[outcome]
+        if self._users.release(outcome):
             self._live.drop_chain(outcome.name)
             self._live.drop_counter(outcome.name)
             self.origins.retire(outcome)

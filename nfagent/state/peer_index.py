@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import Labels
+from nfagent.model.ref_counts import RefCounts
 from nfagent.model.selectors import Requirement
 from nfagent.state.cluster import ClusterState, Identity, labels_of
 
@@ -33,13 +34,12 @@ class PeerIndex:
         self._cluster = cluster
         self.members: dict[PodPeer, set[Identity]] = {}
         self.of: dict[Identity, set[PodPeer]] = {}
-        self._users: dict[PodPeer, int] = {}
+        self._users: RefCounts[PodPeer] = RefCounts()
         self._filed: dict[PeerIndexKey, set[PodPeer]] = {}
 
     def use(self, peer: PodPeer) -> None:
         """Count one more policy that names a peer; the first brings its members."""
-        self._users[peer] = self._users.get(peer, 0) + 1
-        if self._users[peer] > 1:
+        if not self._users.acquire(peer):
             return
         for drawer in _drawers(peer):
             self._filed.setdefault(drawer, set()).add(peer)
@@ -50,10 +50,8 @@ class PeerIndex:
 
     def release(self, peer: PodPeer) -> None:
         """Count one policy less; the last takes the members away."""
-        self._users[peer] -= 1
-        if self._users[peer]:
+        if not self._users.release(peer):
             return
-        del self._users[peer]
         for drawer in _drawers(peer):
             self._filed[drawer].discard(peer)
             if not self._filed[drawer]:
