@@ -11,31 +11,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from nfagent.decode.retained_fields import with_last_good
+from nfagent.desired.masquerade_rules import MasqueradeRules
 from nfagent.desired.node_interfaces import InterfaceSets, NodeInterfaces
 from nfagent.desired.policy_sets import PolicySets
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
-from nfagent.egress.cluster_addresses import ClusterAddresses
-from nfagent.egress.masquerade import MasqueradeSettings, is_source, masquerade_plan
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject, Item
 from nfagent.model.ip_masq import IpMasqConfig
-from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
+from nfagent.model.netaddr import Family, Range
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Pod, ServiceCIDR
 from nfagent.model.services import Service
-from nfagent.nftables import names
 from nfagent.nftables.base_chains import BASE_COUNTERS, base_chains, verdict_maps
 from nfagent.nftables.interface_chains import frames_chain
-from nfagent.nftables.masquerade_chains import (
-    OUTSIDE,
-    UNTRANSLATED_COUNTER,
-    masquerade_sets,
-    outside_set,
-    translation_chains,
-)
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.nftables.policy_chains import LogConfig
 from nfagent.nftables.transaction import Transaction
@@ -45,7 +37,7 @@ from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import NO_CHANGE, ClusterDelta, ClusterState, PodKey
 from nfagent.state.egress import EGRESS_KINDS, EgressState
-from nfagent.state.policy_index import IndexDelta, NetworkPolicyKeys, PolicyIndex
+from nfagent.state.policy_index import IndexDelta, PolicyIndex
 
 _POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
 
@@ -75,8 +67,7 @@ class DesiredState:
         self.generation = 0
         self.local_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
-        self._masquerade = masquerade or MasqueradeSettings()
-        self._addresses = ClusterAddresses(self.cluster, self._masquerade.cluster_ranges)
+        self._masquerade_settings = masquerade or MasqueradeSettings()
         self._log_group = log_group
         self._live = RulesetTracker()
         self._members = SetMembership(self.cluster, self.index, self._live)
@@ -90,7 +81,7 @@ class DesiredState:
         self._links = InterfaceSets(self._live, self.cluster, frames_chain())
         self._ways = ways
         self._recheck = RecheckSets(self._live, self._members, ways)
-        self._planned = False
+        self._masquerade = MasqueradeRules(self._live, self.cluster, self.egress, self._masquerade_settings)
 
     def put(self, item: Item) -> bool:
         """Take in an object, new or changed; tell whether anything changed."""
@@ -124,25 +115,13 @@ class DesiredState:
 
         A view for Pods and NetworkPolicies, of which there are many: it changes with the next `put` or `remove`.
         """
-        cluster = self.cluster
-        match kind:
-            case "Pod":
-                return cluster.pods.keys()
-            case "Namespace" | "Node" | "ServiceCIDR":
-                named: dict[str, Collection[str]] = {
-                    "Namespace": cluster.namespaces,
-                    "Node": cluster.nodes,
-                    "ServiceCIDR": cluster.service_ranges,
-                }
-                return {("", name) for name in named[kind]}
-            case "NetworkLogging":
-                return () if self._logging is None else {("", self._logging.ref.name)}
-            case "NetworkPolicy":
-                return NetworkPolicyKeys(self.index)
-            case _:
-                tiers = (policy.ref for policy in self.index.in_namespace(""))
-                refs = (*cluster.services, *tiers, *self.egress.objects)
-                return {(ref.namespace, ref.name) for ref in refs if ref.kind == kind}
+        if kind in _POLICY_KINDS:
+            return self.index.keys(kind)
+        if kind in EGRESS_KINDS:
+            return self.egress.keys(kind)
+        if kind == "NetworkLogging":
+            return () if self._logging is None else {("", self._logging.ref.name)}
+        return self.cluster.keys(kind)
 
     def find(self, ref: ObjectRef) -> Item | None:
         """Return the object of that name as it is in force; None where there is none."""
@@ -177,11 +156,7 @@ class DesiredState:
         yield from self._classes.steps()
         self._members.settle()
         yield from self._links.steps()
-        if self._masquerade.families:
-            for moved in self._addresses.steps():
-                self._put_outside(moved)
-                yield
-            self._plan_masquerade()
+        yield from self._masquerade.steps()
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
@@ -241,7 +216,7 @@ class DesiredState:
 
     def rebuilt(self) -> DesiredState:
         """Make the same anew from its objects alone."""
-        fresh = DesiredState(self.cluster.node, self._masquerade, self._log_group, self.choices, self._ways)
+        fresh = DesiredState(self.cluster.node, self._masquerade_settings, self._log_group, self.choices, self._ways)
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
         items += [*self.cluster.pods.values(), *self.cluster.services.values()]
         items += [*self.cluster.service_ranges.values(), *self.index.policies.values(), *self.egress.objects.values()]
@@ -281,7 +256,7 @@ class DesiredState:
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """Destinations outside the cluster that see Pod addresses."""
-        return self.egress.exempt(all_reserved_ranges=self._masquerade.all_reserved_ranges)
+        return self._masquerade.exempt
 
     def origin(self, prefix: str) -> VerdictKey | None:
         """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
@@ -329,14 +304,13 @@ class DesiredState:
                 self._classes.move((pod.namespace, pod.name))
         if change.namespace is not None:
             self._members.refill_ports()
-        if self._masquerade.families and (self._addresses.follow(change) or is_source(self.cluster, change)):
-            self._planned = False
+        self._masquerade.follow(change)
         return self._spread(footprint)
 
     def _configure(self, event: EgressObject | ObjectRef) -> bool:
         changed = self.egress.remove(event) if isinstance(event, ObjectRef) else self.egress.put(event)
         if changed:
-            self._planned = False
+            self._masquerade.invalidate()
             self.generation += 1
         return changed
 
@@ -348,42 +322,3 @@ class DesiredState:
             self._classes.outcomes.switch(log)
             self.generation += 1
         return changed
-
-    def _put_outside(self, addresses: list[str]) -> None:
-        """Tell of Pods that lie outside the cluster's ranges since, or no longer; the first and last, in the rules."""
-        for address in addresses:
-            family = family_of(address)
-            if family not in self._masquerade.families:
-                continue
-            name = names.set_name(OUTSIDE, family)
-            if address not in self._addresses.outside[family]:
-                self._live.remove(name, address)
-                continue
-            if name not in self._live.sets:
-                self._live.add_set(name, outside_set(family))
-                self._planned = False
-            self._live.add(name, address)
-
-    def _plan_masquerade(self) -> None:
-        """Plan anew where something changed it: once for all Nodes that come together, not once for each."""
-        for family in FAMILIES:
-            name = names.set_name(OUTSIDE, family)
-            if name in self._live.sets and not self._addresses.outside[family]:
-                self._live.drop_set(name)
-                self._planned = False
-        if self._planned:
-            return
-        self._planned = True
-        plan = masquerade_plan(self.cluster, self.egress, self._masquerade, self._addresses)
-        self._live.put_counter(UNTRANSLATED_COUNTER)
-        for name, chain in translation_chains(plan):
-            self._live.put_chain(name, chain)
-        wanted = dict(masquerade_sets(plan))
-        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:
-            shape = wanted.get(name)
-            if shape is None and name in self._live.sets:
-                self._live.drop_set(name)
-            elif shape is not None and name not in self._live.sets:
-                self._live.add_set(name, shape)
-            elif shape is not None:
-                self._live.recount(name, shape.elements)

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
-from heapq import nsmallest
-from itertools import islice
 from typing import Literal, TypeAlias, cast
 
 import msgspec
 
 from nfagent.errors import UsageError
 from nfagent.model.netaddr import AddressError, canonical, family_of
-from nfagent.model.objects import ContainerPort, ObjectRef, Pod, Protocol
+from nfagent.model.objects import ContainerPort, ObjectRef, Protocol
 from nfagent.model.services import Service, ServicePort
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
+from nfagent.state.pod_lookup import pod_of, similar_names
 
 FlowDirection: TypeAlias = Literal["cluster", "external", "node", "name"]
 """By which address of a Service a client calls: the cluster's, an external one, a node's, or by name alone."""
@@ -34,9 +32,6 @@ _END = re.compile(
 _SERVICE = "svc/"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _PORT_DIGITS = 5
-_SUGGESTED = 3
-_LOOKED_AT, _COMPARED = 5000, 200
-"""Names among which one that was mistyped is looked for, and those that are compared letter by letter."""
 
 
 class ServiceTarget(msgspec.Struct, frozen=True):
@@ -108,17 +103,6 @@ def read_question(cluster: ClusterState, source: str, destination: str) -> Quest
     return _to_address(cluster, sources, destinations, there)
 
 
-def pod_of(cluster: ClusterState, path: str) -> Pod:
-    """Find a Pod by `NAMESPACE/POD`. Raises UsageError."""
-    namespace, _, name = path.partition("/")
-    pod = cluster.pods.get((namespace, name))
-    if not (namespace and name) or "/" in name:
-        raise UsageError(f"{path!r} is not a Pod's name; write NAMESPACE/POD, a port behind a colon: shop/db:5432/tcp")
-    if pod is None:
-        raise UsageError(f"there is no Pod {path}{_similar(cluster, namespace, name)}")
-    return pod
-
-
 def in_words(cluster: ClusterState, address: str) -> str:
     """Name who is at an address: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
     pod = cluster.holder(address)
@@ -158,39 +142,6 @@ def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
     return pod.addresses
 
 
-def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
-    identities = cluster.by_namespace.get(namespace, ())
-    here = (pod for identity in identities for _, pod in cluster.members[identity])
-    near = _alike(here, namespace, name, (space for space in cluster.by_namespace if (space, name) in cluster.pods))
-    if near:
-        return f"; did you mean {near}?"
-    if ObjectRef("Service", namespace, name) in cluster.services:
-        return f", but a Service of that name: write svc/{namespace}/{name}"
-    if not identities:
-        return f", nor any other in namespace {namespace}; `nfagent dump state` lists all Pods"
-    return f"; `nfagent dump state -n {namespace}` lists Pods"
-
-
-def _alike(here: Iterable[str], namespace: str, name: str, elsewhere: Iterable[str]) -> str:
-    """Give a few names that were perhaps meant: `shop/web or shop/web-2`.
-
-    here:      the names in that namespace; of very many not all are looked at
-    elsewhere: other namespaces in which this name is
-    """
-    looked_at = list(islice(here, _LOOKED_AT))
-    near = [f"{namespace}/{other}" for other in sorted(other for other in looked_at if name and other.startswith(name))]
-    near += [f"{namespace}/{other}" for other in close_names(name, looked_at)]
-    near += [f"{space}/{name}" for space in sorted(elsewhere)]
-    return " or ".join(list(dict.fromkeys(near))[:_SUGGESTED])
-
-
-def close_names(name: str, known: Iterable[str]) -> list[str]:
-    """Give the names that are most like one; of many, only those of about its length are compared with it."""
-    length = len(name)
-    compared = nsmallest(_COMPARED, islice(known, _LOOKED_AT), key=lambda other: (abs(len(other) - length), other))
-    return get_close_matches(name, sorted(compared), n=_SUGGESTED)
-
-
 def _number(end: _End) -> int | None:
     """Read a port that is a number; None where it is a name. Raises UsageError."""
     if not end.port.isdecimal():
@@ -225,7 +176,7 @@ def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Q
     service = cluster.services.get(ObjectRef("Service", namespace, name))
     if service is None:
         here = (ref.name for ref in cluster.services if ref.namespace == namespace)
-        near = _alike(here, namespace, name, (ref.namespace for ref in cluster.services if ref.name == name))
+        near = similar_names(here, namespace, name, (ref.namespace for ref in cluster.services if ref.name == name))
         raise UsageError(f"there is no Service {namespace}/{name}{f'; did you mean {near}?' if near else ''}")
     _check_known(service)
     number = _number(end) if end.port else None

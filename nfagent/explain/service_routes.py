@@ -149,7 +149,7 @@ class _Passage:
             what = f"{endpoint(self._flow.destination, self._flow.port)}/{called.port.protocol} is {what}"
         count = len(self.routes)
         if not count:
-            return f"{what}: no Pod stands behind it, as {self._lacking()}"
+            return f"{what}: no Pod serves it, as {self._lacking()}"
         who = "its only Pod" if count == 1 else f"one of {count} Pods"
         return f"{what}: it goes to {who}{', by the address of the Pod itself' if service.headless else ''}"
 

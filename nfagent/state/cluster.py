@@ -7,7 +7,7 @@ that changes it; `rebuilt` makes them anew from the objects alone, and tests hol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
@@ -171,6 +171,21 @@ class ClusterState:
         if ref.kind == "Node":
             return self.nodes.get(ref.name)
         return self.namespaces.get(ref.name) if ref.kind == "Namespace" else self.service_ranges.get(ref.name)
+
+    def keys(self, kind: str) -> Collection[PodKey]:
+        """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind; for Pods a live view."""
+        match kind:
+            case "Pod":
+                return self.pods.keys()
+            case "Service":
+                return {(ref.namespace, ref.name) for ref in self.services}
+            case "Node":
+                return {("", name) for name in self.nodes}
+            case "Namespace":
+                return {("", name) for name in self.namespaces}
+            case "ServiceCIDR":
+                return {("", name) for name in self.service_ranges}
+        return ()
 
     def namespace_labels(self, name: str) -> Labels:
         """Give a Namespace's labels; one that nobody described has the label of its name alone."""

@@ -40,6 +40,10 @@ class EgressState:
         """Drop an object; tell whether it was there."""
         return self.objects.pop(ref, None) is not None
 
+    def keys(self, kind: str) -> set[tuple[str, str]]:
+        """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind."""
+        return {(ref.namespace, ref.name) for ref in self.objects if ref.kind == kind}
+
     @property
     def ip_masq(self) -> IpMasqConfig | None:
         """The ip-masq-agent configuration; None where there is none."""

@@ -122,6 +122,15 @@ class PolicyIndex:
         """Give all policies of a Namespace, by name; those of the tiers for ''."""
         return tuple(self.policies[ref] for ref in sorted(self._by_namespace.get(namespace, ())))
 
+    def keys(self, kind: str) -> Collection[PodKey]:
+        """Return namespace ('' for cluster-scoped kinds) and name of every policy of a kind.
+
+        For NetworkPolicies a live view: there may be many.
+        """
+        if kind == "NetworkPolicy":
+            return NetworkPolicyKeys(self)
+        return {(ref.namespace, ref.name) for ref in self._by_namespace.get("", ()) if ref.kind == kind}
+
     def judging(self, *pods: Pod | None) -> list[Policy]:
         """Give every policy that could judge one of these Pods, on whatever node they are."""
         namespaces = sorted({"", *(pod.namespace for pod in pods if pod is not None)})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import Question, in_words, pod_of, read_question
+from nfagent.explain.endpoints import Question, in_words, read_question
 from nfagent.explain.service_routes import routes_of
+from nfagent.state.pod_lookup import pod_of
 from tests.support.two_node_cluster import Document, Scene, pod, port, service
 
 PODS = (

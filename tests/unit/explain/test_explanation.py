@@ -209,8 +209,8 @@ EXPLANATIONS = [
         ("shop/web", "10.96.0.30:80"),
         (service("shop/ghost", {"app": "ghost"}, clusterIP="10.96.0.30"),),
         """
-        shop/web (10.64.0.10) -> Service shop/ghost (10.96.0.30):80/tcp: no Pod stands behind it
-        10.96.0.30:80/tcp is Service shop/ghost, port http: no Pod stands behind it, as no Pod in namespace shop has the labels app=ghost
+        shop/web (10.64.0.10) -> Service shop/ghost (10.96.0.30):80/tcp: no Pod serves it
+        10.96.0.30:80/tcp is Service shop/ghost, port http: no Pod serves it, as no Pod in namespace shop has the labels app=ghost
         """,
         id="a Service without Pods",
     ),

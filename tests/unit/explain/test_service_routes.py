@@ -298,4 +298,4 @@ def test_why_nobody_stands_behind_a_service(source: str, spec: dict[str, Any], w
     behind = {**web(), "spec": described}
     found = routes(source, "svc/shop/web:80", behind, ENDED, four, six, pod("shop/far", "b", 32, on="b"))
     assert found.routes == ()
-    assert found.lines[0].endswith(f"no Pod stands behind it, {why}")
+    assert found.lines[0].endswith(f"no Pod serves it, {why}")
