@@ -39,9 +39,9 @@ class ChainStore:
 
     def _take(self, written: RenderedChain) -> None:
         for name, content in written.contents.items():
-            self._members.use(name, content, closing=name in written.closing)
+            self._members.acquire(name, content, closing=name in written.closing)
         for outcome in written.outcomes:
-            self._outcomes.use(outcome)
+            self._outcomes.acquire(outcome)
 
     def _release(self, written: RenderedChain) -> None:
         for name in written.contents:

@@ -63,24 +63,24 @@ class InterfaceSets:
         self._live = live
         self._frames = frames
         self._cluster = cluster
-        self._stale = False
+        self._dirty = False
         self.links = NodeInterfaces()
         for name, shape in link_sets():
             live.add_set(name, shape)
 
     @property
-    def asks_for_nodes(self) -> bool:
+    def has_tunnels(self) -> bool:
         """Tell whether rules need to know whose tunnels may end here."""
         return bool(self.links.tunnels) or self.links.portless
 
-    def closed_to(self, flow: Flow) -> bool:
+    def drops_outgoing(self, flow: Flow) -> bool:
         """Tell whether a connection is a Pod's of this node to a Node's tunnel."""
         if not any(pod.node == self._cluster.node for pod in self._senders(flow)):
             return False
         nodes = self._live.sets[names.set_name(NODES, family_of(flow.destination))].elements
         return self._tunnelled(flow) and flow.destination in nodes
 
-    def closed_here(self, flow: Flow) -> bool:
+    def drops_incoming(self, flow: Flow) -> bool:
         """Tell whether a connection is another node's Pod's to this node's own tunnel."""
         own = self._cluster.nodes.get(self._cluster.node)
         if not self._tunnelled(flow) or flow.destination not in set(_addresses(own)):
@@ -91,7 +91,7 @@ class InterfaceSets:
 
     def _senders(self, flow: Flow) -> tuple[Pod, ...]:
         """Give the Pods that a connection may be of, where rules ask for Nodes."""
-        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
+        holders = self._cluster.holders(flow.source) if self.has_tunnels else ()
         return tuple(pod for pod in holders if not pod.host_network)
 
     def _tunnelled(self, flow: Flow) -> bool:
@@ -101,7 +101,7 @@ class InterfaceSets:
 
     def follow_links(self, links: NodeInterfaces) -> bool:
         """Take in what the node's interfaces are now; tell whether there are tunnels that weren't known."""
-        asked, before = self.asks_for_nodes, self.links
+        asked, before = self.has_tunnels, self.links
         self.links = links
         self._live.recount(POD_LINKS, map(LinkName, links.pod_links))
         self._live.recount(TUNNELS, links.tunnels)
@@ -109,9 +109,9 @@ class InterfaceSets:
             self._live.put_chain(FRAMES, self._frames)
         elif before.bridged and not links.bridged:
             self._live.drop_chain(FRAMES)
-        if self.asks_for_nodes != asked:
-            self._stale = True
-            nodes = self._cluster.nodes.values() if self.asks_for_nodes else ()
+        if self.has_tunnels != asked:
+            self._dirty = True
+            nodes = self._cluster.nodes.values() if self.has_tunnels else ()
             addresses = [address for node in nodes for address in _addresses(node)]
             for family in FAMILIES:
                 own = (address for address in addresses if family_of(address) == family)
@@ -120,19 +120,19 @@ class InterfaceSets:
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
         """Take in a Node that came, changed or went."""
-        if not self.asks_for_nodes:
+        if not self.has_tunnels:
             return
         for address in _addresses(after):
             self._live.add(names.set_name(NODES, family_of(address)), address)
         for address in _addresses(before):
             self._live.remove(names.set_name(NODES, family_of(address)), address)
-        self._stale = self._stale or _ranges(before) != _ranges(after)
+        self._dirty = self._dirty or _ranges(before) != _ranges(after)
 
     def steps(self) -> Iterator[None]:
         """Work out the ranges of all Nodes' Pods, where they changed, in steps: a cluster may have 15,000 Nodes."""
-        while self._stale:
-            self._stale = False
-            nodes = list(self._cluster.nodes.values()) if self.asks_for_nodes else []
+        while self._dirty:
+            self._dirty = False
+            nodes = list(self._cluster.nodes.values()) if self.has_tunnels else []
             runs = []
             for start in range(0, len(nodes), _PART):
                 runs.append(sorted(item for node in nodes[start : start + _PART] for item in node.pod_cidrs))

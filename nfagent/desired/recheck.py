@@ -33,32 +33,32 @@ from nfagent.nftables.transaction import ChangeElements, Transaction
 class RecheckSets:
     """The addresses under re-check.
 
-    suspects: address -> number of the last change that concerns it
+    addresses: address -> number of the last change that concerns it
     """
 
     def __init__(self, live: RulesetTracker, members: SetMembership, ways: int = FLOW_SET_SIZE) -> None:
-        """Start without suspects; the sets for them are made, and those for so many ways of each family."""
+        """Start without addresses; the sets for them are made, and those for so many ways of each family."""
         self._live = live
         self._members = members
-        self.suspects: dict[str, int] = {}
+        self.addresses: dict[str, int] = {}
         self._families: RefCounts[Family] = RefCounts()
         self._change = 0
         for name, shape in recheck_sets(ways):
             live.add_set(name, shape)
 
-    def note(self) -> bool:
+    def note_changes(self) -> bool:
         """Put under re-check what the changes since the last transaction may revoke; part of the next one.
 
         Tells whether anybody is new there.
         """
         before, after = self._live.changes()
-        found = revocable(before, after, self._live, self._members.closing)
-        new = list(self._enrol(found))
+        found = revocable(before, after, self._live, self._members.deny_sets)
+        new = list(self._add(found))
         for name, element in new:
             self._live.add(name, element)
         return bool(new)
 
-    def everybody(self, others: Iterable[str] = ()) -> Transaction:
+    def add_all(self, others: Iterable[str] = ()) -> Transaction:
         """Put every Pod that any policy judges under re-check; give the commands for it, as they are told by no other.
 
         For when it isn't known what the kernel let pass before.
@@ -66,37 +66,37 @@ class RecheckSets:
         """
         judged = {address for item in self._live.maps.values() for address in item.elements}.union(others)
         found: dict[str, list[Element]] = {}
-        for name, element in self._enrol(judged):
+        for name, element in self._add(judged):
             found.setdefault(name, []).append(element)
-            self._live.add_told(name, element)
+            self._live.add_committed(name, element)
         return tuple(ChangeElements("add", name, tuple(elements)) for name, elements in sorted(found.items()))
 
-    def suspect(self, addresses: Iterable[str]) -> None:
+    def add(self, addresses: Iterable[str]) -> None:
         """Put addresses under re-check for a reason that the ruleset's changes don't show; part of the next one."""
-        for name, element in list(self._enrol(addresses)):
+        for name, element in list(self._add(addresses)):
             self._live.add(name, element)
 
-    def absolve(self, judged: Mapping[str, int]) -> None:
+    def clear(self, judged: Mapping[str, int]) -> None:
         """Take addresses out whose connections were judged, unless a later change concerns them again."""
         for address, change in judged.items():
-            if self.suspects.get(address) != change:
+            if self.addresses.get(address) != change:
                 continue
             family = family_of(address)
-            del self.suspects[address]
+            del self.addresses[address]
             self._live.remove(names.set_name(RECHECK, family), address)
             if self._families.release(family):
                 self._live.remove(RECHECKING, family)
 
-    def _enrol(self, addresses: Iterable[str]) -> Iterator[tuple[str, Element]]:
+    def _add(self, addresses: Iterable[str]) -> Iterator[tuple[str, Element]]:
         """Give the elements that are new for these addresses, set by set."""
         self._change += 1
         for address in sorted(addresses):
             family = family_of(address)
-            if address not in self.suspects:
+            if address not in self.addresses:
                 yield names.set_name(RECHECK, family), address
                 if self._families.acquire(family):
                     yield RECHECKING, family
-            self.suspects[address] = self._change
+            self.addresses[address] = self._change
 
 
 def revocable(
@@ -111,27 +111,27 @@ def revocable(
     live:          all of it, as it is after the change
     closing:       sets in which an element more can end a connection
     """
-    found = set(_redirected(before, after)) | set(_regrouped(before, after, closing))
-    changed = {name for name in before.chains.keys() & after.chains if _is_judging(name)}
+    found = set(_remapped(before, after)) | set(_changed_members(before, after, closing))
+    changed = {name for name in before.chains.keys() & after.chains if _is_policy_chain(name)}
     widening = RuleCoverage(before, after, live.sets)
     changed = {name for name in changed if _tightened(before.chains[name].rules, after.chains[name].rules, widening)}
     if changed:
         for item in live.maps.values():
-            found |= {address for address, chain in item.elements.items() if _leads(chain, live.chains, changed)}
+            found |= {address for address, chain in item.elements.items() if _leads_to(chain, live.chains, changed)}
     return found
 
 
-def _redirected(before: Ruleset, after: Ruleset) -> Iterator[str]:
+def _remapped(before: Ruleset, after: Ruleset) -> Iterator[str]:
     """Give the Pods that other policies judge than before, or any at all."""
     for name, item in after.maps.items():
         was = before.maps[name].elements if name in before.maps else {}
         yield from (address for address, chain in item.elements.items() if was.get(address) != chain)
 
 
-def _regrouped(before: Ruleset, after: Ruleset, closing: Mapping[str, int]) -> Iterator[str]:
+def _changed_members(before: Ruleset, after: Ruleset, closing: Mapping[str, int]) -> Iterator[str]:
     """Give the peers that rules mean no longer, or that rules which deny or pass mean now."""
     for name in before.sets.keys() & after.sets:
-        if not _means_peers(name):
+        if not _is_peer_set(name):
             continue
         was, now = before.sets[name].elements, after.sets[name].elements
         yield from filter(None, map(address_of, was - now))
@@ -139,12 +139,12 @@ def _regrouped(before: Ruleset, after: Ruleset, closing: Mapping[str, int]) -> I
             yield from filter(None, map(address_of, now - was))
 
 
-def _means_peers(name: str) -> bool:
+def _is_peer_set(name: str) -> bool:
     # Our own fixed sets say nothing about policies: an address that leaves recheck4 was judged.
     return "/" in name
 
 
-def _is_judging(chain: str) -> bool:
+def _is_policy_chain(chain: str) -> bool:
     # Outcome chains change by what they log alone.
     return chain.partition("/")[0] in {"egress", "ingress", "admin", "policy", "baseline"}
 
@@ -172,7 +172,7 @@ def _about_connections(rule: Rule) -> bool:
     return not (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("stray/"))
 
 
-def _leads(chain: str, chains: Mapping[str, Chain], changed: set[str]) -> bool:
+def _leads_to(chain: str, chains: Mapping[str, Chain], changed: set[str]) -> bool:
     if chain in changed:
         return True
     ways = (rule.verdict for rule in chains[chain].rules)

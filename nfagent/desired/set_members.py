@@ -21,11 +21,11 @@ from nfagent.nftables.objects import Element
 from nfagent.nftables.policy_chains import SetContent, set_shape
 from nfagent.policy.compiler import (
     NamedPorts,
-    addresses_meant,
     node_addresses,
     peer_addresses,
     pod_port_elements,
     port_elements,
+    selected_addresses,
 )
 from nfagent.policy.merged_peers import AnyOf, peers_of
 from nfagent.state.cluster import ClusterState, Identity, identity_of
@@ -51,24 +51,24 @@ class SetMembership:
         self._cluster = cluster
         self._index = index
         self._live = live
-        self.closing: RefCounts[str] = RefCounts()
+        self.deny_sets: RefCounts[str] = RefCounts()
         self._users: RefCounts[str] = RefCounts()
         self._content: dict[str, SetContent] = {}
         self._of_peer: dict[PodPeer, _Sets] = {}
         self._of_nodes: dict[NodePeer, _Sets] = {}
         # By whose ports they are, so that a Pod is held only against those that could be its own.
         self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
-        self._adrift: set[PodPeer] = set()
+        self._detached: set[PodPeer] = set()
         for name, shape in pair_sets():
             live.add_set(name, shape)
 
-    def use(self, name: str, content: SetContent, *, closing: bool) -> None:
+    def acquire(self, name: str, content: SetContent, *, closing: bool) -> None:
         """Count one more chain that names a set; the first makes and fills it.
 
         closing: an element more can end a connection there
         """
         if closing:
-            self.closing.acquire(name)
+            self.deny_sets.acquire(name)
         if not self._users.acquire(name):
             return
         shape = set_shape(name, content)
@@ -89,7 +89,7 @@ class SetMembership:
     def release(self, name: str, *, closing: bool) -> None:
         """Count one chain less; the last takes the set away."""
         if closing:
-            self.closing.release(name)
+            self.deny_sets.release(name)
         if not self._users.release(name):
             return
         content, family = self._content.pop(name), self._live.sets[name].shape.family
@@ -114,20 +114,20 @@ class SetMembership:
             if not owned:
                 del self._of_port[owner]
 
-    def leave(self, pod: Pod) -> None:
+    def remove_pod(self, pod: Pod) -> None:
         """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
-        for name, element in self._brought(pod):
+        for name, element in self._elements_of_pod(pod):
             self._live.remove(name, element)
 
-    def join(self, pod: Pod) -> None:
+    def add_pod(self, pod: Pod) -> None:
         """Put a Pod's elements into every set that means it; after the indexes heard of the change."""
-        for name, element in self._brought(pod):
+        for name, element in self._elements_of_pod(pod):
             self._live.add(name, element)
 
-    def move(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
+    def move_identity(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
         """Take in that an identity became, or ceased to be, a member of a peer."""
         sets = self._of_peer.get(peer)
-        if not sets or peer in self._adrift:
+        if not sets or peer in self._detached:
             return
         change = self._live.add if joined else self._live.remove
         for pod in self._cluster.members[identity].values():
@@ -139,22 +139,22 @@ class SetMembership:
         """Take in that a Node came, went or changed."""
         for peer, sets in self._of_nodes.items():
             for change, node in ((self._live.remove, before), (self._live.add, after)):
-                for address in addresses_meant(peer, node):
+                for address in selected_addresses(peer, node):
                     for name in sets.get(family_of(address), ()):
                         change(name, address)
 
-    def forget(self, peers: Iterable[PodPeer]) -> None:
+    def detach(self, peers: Iterable[PodPeer]) -> None:
         """Take in that no policy names these peers any more; chains that are still to be written anew may.
 
         Their sets follow no Pod from now on: another policy may name them again before that, and events in between
         were not told.
         """
-        self._adrift.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
+        self._detached.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
 
-    def settle(self) -> None:
+    def refill_detached(self) -> None:
         """Fill the sets anew that followed no Pod for a while and are named all the same; every chain is written."""
-        while self._adrift:
-            peer = self._adrift.pop()
+        while self._detached:
+            peer = self._detached.pop()
             sets = {name for found in self._of_peer.get(peer, {}).values() for name in found}
             for named in self._of_port.get(peer, {}).values():
                 sets.update(name for ports in named.values() for name in ports.values())
@@ -168,7 +168,7 @@ class SetMembership:
             if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
                 self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
 
-    def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
+    def _elements_of_pod(self, pod: Pod) -> Iterator[tuple[str, Element]]:
         if not pod.holds_addresses:
             return
         local = pod.node == self._cluster.node
@@ -176,7 +176,7 @@ class SetMembership:
         if local:
             yield from pairs_of(pod)
         for peer in self._index.peers.of.get(identity_of(pod), ()):
-            if peer in self._adrift:
+            if peer in self._detached:
                 continue
             owners.append(peer)
             sets = self._of_peer.get(peer, {})
@@ -185,9 +185,9 @@ class SetMembership:
                     yield name, address
         for owner in owners:
             if owner in self._of_port:
-                yield from self._brought_ports(pod, self._of_port[owner])
+                yield from self._port_elements_of_pod(pod, self._of_port[owner])
 
-    def _brought_ports(
+    def _port_elements_of_pod(
         self, pod: Pod, owned: dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]
     ) -> Iterator[tuple[str, Element]]:
         declared = {(port.name, port.protocol) for port in pod.ports}

@@ -1,7 +1,7 @@
 """What this node's kernel must hold, kept up to date by the object.
 
 Objects go in, one after the other; what they change comes out as a transaction, or the whole as a ruleset.
-The cost of an object is that of its footprint: the indexes, classes and elements that it touches. Nothing here
+The cost of an object is that of its delta: the indexes, classes and elements that it touches. Nothing here
 knows where objects come from, or what becomes of the transactions. `rebuilt` makes the same anew from the
 objects alone: the full compile that the tests hold every history against.
 """
@@ -72,7 +72,9 @@ class DesiredState:
         self._live = RulesetTracker()
         self._members = SetMembership(self.cluster, self.index, self._live)
         log = LogConfig(group=log_group)
-        self._classes = PolicySets(self.cluster, self.index, self._live, self._members, log=log, choices=self.choices)
+        self._policy_sets = PolicySets(
+            self.cluster, self.index, self._live, self._members, log=log, choices=self.choices
+        )
         for counter in BASE_COUNTERS:
             self._live.put_counter(counter)
         for name, chain in base_chains(self.choices):
@@ -89,26 +91,26 @@ class DesiredState:
             case NetworkPolicy() | TierPolicy():
                 if isinstance(item, TierPolicy):
                     item = item.with_last_good(self.index.policies.get(item.ref))
-                footprint = self.index.put(item)
-                return footprint is not None and self._spread(footprint)
+                delta = self.index.put(item)
+                return delta is not None and self._apply_delta(delta)
             case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():
-                return self._configure(item)
+                return self._apply_egress(item)
             case NetworkLogging():
-                return self._switch(with_last_good(item, self._logging))
+                return self._set_logging(with_last_good(item, self._logging))
             case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
-                return self._follow(self.cluster.put(item))
+                return self._apply_cluster(self.cluster.put(item))
 
     def remove(self, ref: ObjectRef) -> bool:
         """Drop an object; tell whether anything changed."""
         if ref.kind in _POLICY_KINDS:
-            footprint = self.index.remove(ref)
-            return footprint is not None and self._spread(footprint)
+            delta = self.index.remove(ref)
+            return delta is not None and self._apply_delta(delta)
         if ref.kind in EGRESS_KINDS:
-            return self._configure(ref)
+            return self._apply_egress(ref)
         if ref.kind == "NetworkLogging":
             # There is one, `default`: another name's removal says nothing about it.
-            return self._logging is not None and ref == self._logging.ref and self._switch(None)
-        return self._follow(self.cluster.remove(ref))
+            return self._logging is not None and ref == self._logging.ref and self._set_logging(None)
+        return self._apply_cluster(self.cluster.remove(ref))
 
     def held(self, kind: str) -> Collection[PodKey]:
         """Give namespace ('' for cluster-scoped kinds) and name of every object of a kind that is held now.
@@ -139,7 +141,7 @@ class DesiredState:
         if links == self._links.links:
             return False
         if self._links.follow_links(links) and not held:
-            self._recheck.suspect(self._local_addresses())
+            self._recheck.add(self._local_addresses())
         self.generation += 1
         return True
 
@@ -153,22 +155,22 @@ class DesiredState:
 
         Objects that come between two steps are worked out too. Who gives others a turn in between needn't wait long.
         """
-        yield from self._classes.steps()
-        self._members.settle()
+        yield from self._policy_sets.steps()
+        self._members.refill_detached()
         yield from self._links.steps()
         yield from self._masquerade.steps()
 
     def take(self) -> Transaction:
         """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
         self._finish()
-        if self._recheck.note():
+        if self._recheck.note_changes():
             self._whole = None
-        return self._live.take()
+        return self._live.drain_changes()
 
     def settle(self) -> None:
         """Consider everything told: somebody compares the kernel with the whole ruleset."""
         self._finish()
-        self._live.settle()
+        self._live.mark_synced()
 
     def distrusted(self) -> Transaction:
         """Have every connection judged again that a policy judges: what the kernel let pass before isn't known.
@@ -177,27 +179,27 @@ class DesiredState:
         """
         self._finish()
         self._whole = None
-        return self._recheck.everybody(self._local_addresses() if self._links.asks_for_nodes else ())
+        return self._recheck.add_all(self._local_addresses() if self._links.has_tunnels else ())
 
     @property
     def suspects(self) -> dict[str, int]:
         """The addresses under re-check, each with the number of the change that put it there."""
-        return dict(self._recheck.suspects)
+        return dict(self._recheck.addresses)
 
     def absolve(self, judged: Mapping[str, int]) -> None:
         """Take in that the live connections of these suspects were judged, and the denied ones ended."""
         self._whole = None
-        self._recheck.absolve(judged)
+        self._recheck.clear(judged)
 
     def barred(self, flow: Flow) -> str:
         """Say why rules that ask for no policy drop a connection; '' where it is the policies' to judge."""
-        if self._links.closed_to(flow) or self._links.closed_here(flow):
+        if self._links.drops_outgoing(flow) or self._links.drops_incoming(flow):
             return "a Node takes packets out of a tunnel there, from Nodes alone"
         return ""
 
     def permits(self, flow: Flow) -> bool:
         """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
-        if self._links.closed_to(flow):
+        if self._links.drops_outgoing(flow):
             return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
         judgement = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
@@ -241,7 +243,7 @@ class DesiredState:
     def touched(self) -> bool:
         """Tell whether `take` has something to give."""
         self._finish()
-        return self._live.touched
+        return self._live.dirty
 
     @property
     def masquerade_families(self) -> tuple[Family, ...]:
@@ -251,7 +253,7 @@ class DesiredState:
     def classes_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""
         self._finish()
-        return self._classes.of(address)
+        return self._policy_sets.keys_of(address)
 
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
@@ -260,11 +262,11 @@ class DesiredState:
 
     def origin(self, prefix: str) -> VerdictKey | None:
         """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
-        origins = self._classes.outcomes.origins
-        found = origins.get(prefix)
-        if found is None and not self._classes.settled:
+        keys = self._policy_sets.verdict_chains.keys
+        found = keys.get(prefix)
+        if found is None and not self._policy_sets.is_current:
             self._finish()
-            found = origins.get(prefix)
+            found = keys.get(prefix)
         return found
 
     def _local_addresses(self) -> set[str]:
@@ -274,16 +276,16 @@ class DesiredState:
         for _ in self.prepare():
             pass
 
-    def _spread(self, footprint: IndexDelta) -> bool:
-        for peer, identity, joined in footprint.moved:
-            self._members.move(peer, identity, joined=joined)
-        self._members.forget(footprint.forgotten)
-        self._classes.rewrite(footprint.rewritten)
-        self._classes.reselect(footprint.reselected)
+    def _apply_delta(self, delta: IndexDelta) -> bool:
+        for peer, identity, joined in delta.moved:
+            self._members.move_identity(peer, identity, joined=joined)
+        self._members.detach(delta.forgotten)
+        self._policy_sets.mark_policies(delta.rewritten)
+        self._policy_sets.mark_identities(delta.reselected)
         self.generation += 1
         return True
 
-    def _follow(self, change: ClusterDelta) -> bool:
+    def _apply_cluster(self, change: ClusterDelta) -> bool:
         if change == NO_CHANGE:
             return False
         before, after = change.pod if change.pod is not None else (None, None)
@@ -292,33 +294,33 @@ class DesiredState:
             pod is not None and pod.node == here for pod in (before, after)
         )
         if before is not None:
-            self._members.leave(before)
+            self._members.remove_pod(before)
         if change.node is not None:
             self._members.follow_node(change.node_was, self.cluster.nodes.get(change.node))
             self._links.follow_node(change.node_was, self.cluster.nodes.get(change.node))
-        footprint = self.index.follow(change)
+        delta = self.index.follow(change)
         if after is not None:
-            self._members.join(after)
+            self._members.add_pod(after)
         for pod in (before, after):
             if pod is not None:
-                self._classes.move((pod.namespace, pod.name))
+                self._policy_sets.mark_pod((pod.namespace, pod.name))
         if change.namespace is not None:
             self._members.refill_ports()
         self._masquerade.follow(change)
-        return self._spread(footprint)
+        return self._apply_delta(delta)
 
-    def _configure(self, event: EgressObject | ObjectRef) -> bool:
+    def _apply_egress(self, event: EgressObject | ObjectRef) -> bool:
         changed = self.egress.remove(event) if isinstance(event, ObjectRef) else self.egress.put(event)
         if changed:
             self._masquerade.invalidate()
             self.generation += 1
         return changed
 
-    def _switch(self, logging: NetworkLogging | None) -> bool:
+    def _set_logging(self, logging: NetworkLogging | None) -> bool:
         changed = self._logging != logging
         if changed:
             self._logging = logging
             log = LogConfig(allow=self.logging.allow.log, deny=self.logging.deny.log, group=self._log_group)
-            self._classes.outcomes.switch(log)
+            self._policy_sets.verdict_chains.set_log(log)
             self.generation += 1
         return changed

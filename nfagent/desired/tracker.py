@@ -74,17 +74,17 @@ class RulesetTracker:
         live = self.sets[name]
         wanted: RefCounts[Element] = RefCounts(Counter(elements))
         for element in live.elements.keys() - wanted.keys():
-            self._touch(name, element, was=True)
+            self._note_element(name, element, was=True)
         for element in wanted.keys() - live.elements.keys():
-            self._touch(name, element, was=False)
+            self._note_element(name, element, was=False)
         live.elements = wanted
 
     def add(self, name: str, element: Element) -> None:
         """Count one more Pod that brings an element."""
         if self.sets[name].elements.acquire(element):
-            self._touch(name, element, was=False)
+            self._note_element(name, element, was=False)
 
-    def add_told(self, name: str, element: Element) -> None:
+    def add_committed(self, name: str, element: Element) -> None:
         """Add an element that somebody tells the kernel by other means than `take`."""
         live = self.sets[name]
         live.whole = None
@@ -93,7 +93,7 @@ class RulesetTracker:
     def remove(self, name: str, element: Element) -> None:
         """Count one Pod less; the last takes the element away."""
         if self.sets[name].elements.release(element):
-            self._touch(name, element, was=True)
+            self._note_element(name, element, was=True)
 
     def add_map(self, name: str, family: Family) -> None:
         """Make a verdict map; its elements follow by `map_to`."""
@@ -142,13 +142,13 @@ class RulesetTracker:
         self.counters.discard(name)
         self._counter_before.setdefault(name, True)
 
-    def take(self) -> Transaction:
+    def drain_changes(self) -> Transaction:
         """Give what changed since the last `take` or `settle`, and consider it told."""
         before, after = self.changes()
-        self.settle()
+        self.mark_synced()
         return diff(before, after)
 
-    def settle(self) -> None:
+    def mark_synced(self) -> None:
         """Consider everything told: the kernel is compared with `ruleset` as a whole."""
         self._set_before.clear()
         self._elements_before.clear()
@@ -159,7 +159,7 @@ class RulesetTracker:
         self._counter_before.clear()
 
     @property
-    def touched(self) -> bool:
+    def dirty(self) -> bool:
         """Tell whether anything was touched since."""
         return bool(
             self._set_before or self._elements_before or self._map_before or self._chain_before or self._counter_before
@@ -196,7 +196,7 @@ class RulesetTracker:
             frozenset(self.counters),
         )
 
-    def _touch(self, name: str, element: Element, *, was: bool) -> None:
+    def _note_element(self, name: str, element: Element, *, was: bool) -> None:
         self.sets[name].whole = None
         if name in self._set_before:
             return  # made since: all its elements are new

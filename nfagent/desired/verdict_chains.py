@@ -14,7 +14,7 @@ from nfagent.nftables.verdict_keys import VerdictKey, VerdictKeys
 class VerdictChains:
     """Outcome chains and their counters, counted by the chains that go to them.
 
-    origins: what the prefixes of their log rules stand for
+    keys: what the prefixes of their log rules stand for
     """
 
     def __init__(self, live: RulesetTracker, log: LogConfig) -> None:
@@ -22,24 +22,24 @@ class VerdictChains:
         self._live = live
         self._log = log
         self._users: RefCounts[VerdictKey] = RefCounts()
-        self.origins = VerdictKeys()
+        self.keys = VerdictKeys()
 
-    def use(self, outcome: VerdictKey) -> None:
+    def acquire(self, key: VerdictKey) -> None:
         """Count one more chain that goes there; the first makes it."""
-        if self._users.acquire(outcome):
-            self._live.put_counter(outcome.name)
-            self._live.put_chain(outcome.name, outcome_chain(outcome, self._log))
-            self.origins.add(outcome)
+        if self._users.acquire(key):
+            self._live.put_counter(key.name)
+            self._live.put_chain(key.name, outcome_chain(key, self._log))
+            self.keys.add(key)
 
-    def release(self, outcome: VerdictKey) -> None:
+    def release(self, key: VerdictKey) -> None:
         """Count one chain less; the last takes it away."""
-        if self._users.release(outcome):
-            self._live.drop_chain(outcome.name)
-            self._live.drop_counter(outcome.name)
-            self.origins.retire(outcome)
+        if self._users.release(key):
+            self._live.drop_chain(key.name)
+            self._live.drop_counter(key.name)
+            self.keys.retire(key)
 
-    def switch(self, log: LogConfig) -> None:
+    def set_log(self, log: LogConfig) -> None:
         """Log as planned from now on."""
         self._log = log
-        for outcome in self._users:
-            self._live.put_chain(outcome.name, outcome_chain(outcome, log))
+        for key in self._users:
+            self._live.put_chain(key.name, outcome_chain(key, log))

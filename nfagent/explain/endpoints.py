@@ -22,7 +22,7 @@ from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
 from nfagent.state.pod_lookup import pod_of, similar_names
 
-FlowDirection: TypeAlias = Literal["cluster", "external", "node", "name"]
+ServiceAddressKind: TypeAlias = Literal["cluster", "external", "node", "name"]
 """By which address of a Service a client calls: the cluster's, an external one, a node's, or by name alone."""
 
 _END = re.compile(
@@ -42,11 +42,11 @@ class ServiceTarget(msgspec.Struct, frozen=True):
 
     service: Service
     port: ServicePort
-    way: FlowDirection
+    way: ServiceAddressKind
     node: str = ""
 
 
-class Question(msgspec.Struct, frozen=True):
+class FlowQuery(msgspec.Struct, frozen=True):
     """A connection that somebody asks about.
 
     sources, destinations: addresses that the ends have, in the order in which they are preferred; a Service that is
@@ -82,7 +82,7 @@ class _End(msgspec.Struct, frozen=True):
     packet: bool
 
 
-def read_question(cluster: ClusterState, source: str, destination: str) -> Question:
+def read_query(cluster: ClusterState, source: str, destination: str) -> FlowQuery:
     """Read the two ends as people write them. Raises UsageError."""
     here, there = _split(source), _split(destination)
     if here.port:
@@ -99,7 +99,7 @@ def read_question(cluster: ClusterState, source: str, destination: str) -> Quest
         called = _called(cluster, destinations, there)
     if called is not None:
         port = called.port.node_port if called.way == "node" else called.port.port
-        return Question(sources, destinations, called.port.protocol, port, called)
+        return FlowQuery(sources, destinations, called.port.protocol, port, called)
     return _to_address(cluster, sources, destinations, there)
 
 
@@ -151,17 +151,17 @@ def _number(end: _End) -> int | None:
     raise UsageError(f"{end.text!r}: {end.port} is not a port number; write 1 to 65535")
 
 
-def _to_address(cluster: ClusterState, sources: tuple[str, ...], destinations: tuple[str, ...], end: _End) -> Question:
+def _to_address(cluster: ClusterState, sources: tuple[str, ...], destinations: tuple[str, ...], end: _End) -> FlowQuery:
     if not end.port:
-        return Question(sources, destinations, "", None, packet=end.packet)
+        return FlowQuery(sources, destinations, "", None, packet=end.packet)
     number = _number(end)
     if number is not None:
-        return Question(sources, destinations, end.protocol or "tcp", number, packet=end.packet)
+        return FlowQuery(sources, destinations, end.protocol or "tcp", number, packet=end.packet)
     pod = cluster.holder(destinations[0])
     declared: tuple[ContainerPort, ...] = pod.ports if pod is not None else ()
     for known in declared:
         if known.name == end.port and end.protocol in {"", known.protocol}:
-            return Question(sources, destinations, known.protocol, known.port, packet=end.packet)
+            return FlowQuery(sources, destinations, known.protocol, known.port, packet=end.packet)
     has = f", which has {', '.join(f'{known.name}/{known.protocol}' for known in declared)}" if declared else ""
     whose = in_words(cluster, destinations[0])
     raise UsageError(f"{end.text!r}: {_spelt(end)} is neither a port number nor the name of a port of {whose}{has}")
@@ -171,7 +171,7 @@ def _spelt(end: _End) -> str:
     return f"{end.port}/{end.protocol}" if end.protocol else end.port
 
 
-def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Question:
+def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> FlowQuery:
     _, namespace, name = end.host.split("/")
     service = cluster.services.get(ObjectRef("Service", namespace, name))
     if service is None:
@@ -190,14 +190,14 @@ def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Q
     if port is None:
         raise _no_port(f"{end.text!r}: Service {service.ref.path}", (service,), end)
     destinations = service.cluster_addresses or service.external_addresses
-    way: FlowDirection = "cluster" if service.cluster_addresses else "external" if destinations else "name"
-    return Question(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, way))
+    way: ServiceAddressKind = "cluster" if service.cluster_addresses else "external" if destinations else "name"
+    return FlowQuery(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, way))
 
 
 def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> ServiceTarget | None:
     """Find the Service that an address and a port stand for; None where they are nobody's."""
     for address in destinations:
-        services = cluster.called.by_address.get(address, ())
+        services = cluster.service_index.by_address.get(address, ())
         port = _port_of(services, end) if end.port else None
         nodes = [node for node in cluster.nodes.values() if address in node.addresses]
         if port is not None:
@@ -207,7 +207,7 @@ def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> 
         if services and not nodes:
             raise _no_port(f"{end.text!r}: {address} is Service {services[0].ref.path}, which", services, end)
         number = _number(end) if end.port else None
-        found = cluster.called.called_on_node(end.protocol or "tcp", number) if number is not None else None
+        found = cluster.service_index.find_by_node_port(end.protocol or "tcp", number) if number is not None else None
         if nodes and found is not None:
             _check_known(found[0])
             return ServiceTarget(*found, "node", nodes[0].name)

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from nfagent.explain.endpoints import Question, in_words, read_question
+from nfagent.explain.endpoints import FlowQuery, in_words, read_query
 from nfagent.explain.flow_explainer import ExplainedFlow, FlowExplainer, verdict_word, with_port
-from nfagent.explain.peer_naming import pods_labelled
+from nfagent.explain.peer_naming import peer_for_labels
 from nfagent.explain.service_routes import ServiceRoute, finding
 from nfagent.model.netaddr import is_group, single
 from nfagent.model.slices import result
@@ -73,13 +73,13 @@ def explaining(  # noqa: PLR0917 - the state, and the question
 
     bars: says of a flow why rules drop it whatever the policies; '' where these decide
     """
-    question = read_question(cluster, source, destination)
+    question = read_query(cluster, source, destination)
     found = yield from finding(cluster, question)
     explainer = FlowExplainer(cluster, index, choices, bars)
     called = question.called
     servers = None
     if called is not None:
-        servers = pods_labelled(called.service.selector or (), called.service.namespace)
+        servers = peer_for_labels(called.service.selector or (), called.service.namespace)
     judged: list[ExplainedFlow] = []
     lines_of: list[list[str]] = []
     for route in found.routes:
@@ -167,7 +167,7 @@ def _is_group(cluster: ClusterState, address: str) -> bool:
     return is_group(address) or any(cidr.family == 4 and cidr.last == single(address).last for cidr in ranges)
 
 
-def _destination(cluster: ClusterState, question: Question, flow: Flow | None) -> str:
+def _destination(cluster: ClusterState, question: FlowQuery, flow: Flow | None) -> str:
     """Write what is called as it was asked about: `Service shop/db (10.96.0.10):80/tcp`, `node a (10.0.0.1):22/tcp`."""
     called = question.called
     if flow is None:

@@ -26,23 +26,23 @@ _GENERATED = {
 """Keys that controllers write: their values are others after the next rollout."""
 
 
-def peer_telling(cluster: ClusterState, address: str) -> Peer:
+def peer_for_address(cluster: ClusterState, address: str) -> Peer:
     """Give the peer that means who is at an address: Pods that are labelled like the one there, or the address."""
     pod = cluster.holder(address)
-    return pods_like(cluster, pod) if pod is not None else IpBlock(single(address))
+    return peer_for_pod(cluster, pod) if pod is not None else IpBlock(single(address))
 
 
-def pods_like(cluster: ClusterState, pod: Pod) -> PodPeer:
+def peer_for_pod(cluster: ClusterState, pod: Pod) -> PodPeer:
     """Give the peer that takes a Pod by one label that no other in its Namespace has, or by all that people gave it."""
     labels = _given(pod.labels)
     here = cluster.by_namespace.get(pod.namespace, ())
     others = {label for known in here if _given(known.labels) != labels for label in known.labels}
     telling = sorted((label for label in labels if label not in others), key=_custom)
     chosen = tuple(telling[:1]) or labels
-    return pods_labelled(chosen, pod.namespace)
+    return peer_for_labels(chosen, pod.namespace)
 
 
-def pods_labelled(labels: Labels, namespace: str) -> PodPeer:
+def peer_for_labels(labels: Labels, namespace: str) -> PodPeer:
     """Give the peer that takes the Pods of a Namespace that have all these labels."""
     return PodPeer(Selector(tuple(Requirement(key, "In", (value,)) for key, value in labels)), namespace=namespace)
 

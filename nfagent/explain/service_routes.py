@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import Question, ServiceTarget
+from nfagent.explain.endpoints import FlowQuery, ServiceTarget
 from nfagent.model.netaddr import endpoint, family_of
 from nfagent.model.objects import Pod
 from nfagent.model.slices import in_order, result
@@ -43,12 +43,12 @@ class ServiceRoutes(msgspec.Struct, frozen=True):
     lines: tuple[str, ...] = ()
 
 
-def routes_of(cluster: ClusterState, question: Question) -> ServiceRoutes:
+def find_routes(cluster: ClusterState, question: FlowQuery) -> ServiceRoutes:
     """Find where a connection goes. Raises UsageError where the ends have no address of one family."""
     return result(finding(cluster, question))
 
 
-def finding(cluster: ClusterState, question: Question) -> Generator[None, None, ServiceRoutes]:
+def finding(cluster: ClusterState, question: FlowQuery) -> Generator[None, None, ServiceRoutes]:
     """Do the same in steps, of one Pod each. Raises UsageError."""
     flow = question.flow()
     if flow is None and question.destinations:
@@ -87,7 +87,7 @@ class _Passage:
 
     def find(self) -> Iterator[None]:
         """Find the Pods behind the Service, and the ways to them: before anything else is asked."""
-        pods = self._cluster.selected(self._called.service)
+        pods = self._cluster.selected_pods(self._called.service)
         for pod in in_order((pod for pod in pods if pod.runs), lambda pod: (pod.namespace, pod.name)):
             yield
             if pod is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from nfagent.explain.peer_naming import peer_telling, pods_like
+from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
 from nfagent.explain.policy_edits import AddPort, AddRule, AddTierRule, FixField, NewPolicy, RemoveRules, Suggestion
 from nfagent.model.admin_policy import Action, Policy, TierPolicy
 from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort
@@ -63,11 +63,11 @@ class _Finder:
         served = servers if cluster.holder(flow.destination) is not None else None
         own = served if side.direction == "ingress" else None
         # To tell a Pod's labels from others' takes a look at its whole Namespace.
-        self._pods = own or pods_like(cluster, cluster.pods[side.pod.namespace, side.pod.name])
+        self._pods = own or peer_for_pod(cluster, cluster.pods[side.pod.namespace, side.pod.name])
         if side.direction == "ingress":
-            self._peer = peer_telling(cluster, flow.source)
+            self._peer = peer_for_address(cluster, flow.source)
         else:
-            self._peer = served or peer_telling(cluster, flow.destination)
+            self._peer = served or peer_for_address(cluster, flow.destination)
 
     def isolate(self) -> NewPolicy:
         """Isolate the Pod, allowing nothing."""

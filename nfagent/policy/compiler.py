@@ -19,7 +19,7 @@ from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyP
 from nfagent.model.objects import DIRECTIONS, Direction, Node, ObjectRef, Pod, Protocol
 from nfagent.policy.merged_peers import AnyOf, PortNumbers, any_of, join_ports, peers_of
 from nfagent.state.cluster import ClusterState, identity_of
-from nfagent.state.peer_index import means
+from nfagent.state.peer_index import peer_selects
 from nfagent.state.policy_index import PolicyIndex
 
 PortElement: TypeAlias = tuple[str, Protocol, int]
@@ -109,7 +109,7 @@ class TierChainKey(msgspec.Struct, frozen=True, order=True):
     policies: tuple[ObjectRef, ...]
 
 
-def class_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
+def policy_set_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
     """Give the classes of a Pod that these policies judge, one for each direction that any of them speaks about."""
     networks = sorted((p for p in policies if isinstance(p, NetworkPolicy)), key=lambda policy: policy.ref)
     tiers = sorted((p for p in policies if isinstance(p, TierPolicy)), key=lambda policy: policy.rank)
@@ -212,10 +212,10 @@ def _peers(rule: Rule | TierRule) -> list[CompiledPeer | None]:
 def node_addresses(cluster: ClusterState, peer: NodePeer) -> Iterator[str]:
     """Give the addresses of the Nodes that a peer means; an address of two Nodes comes twice."""
     for node in cluster.nodes.values():
-        yield from addresses_meant(peer, node)
+        yield from selected_addresses(peer, node)
 
 
-def addresses_meant(peer: NodePeer, node: Node | None) -> tuple[str, ...]:
+def selected_addresses(peer: NodePeer, node: Node | None) -> tuple[str, ...]:
     """Give a Node's addresses where a peer means it."""
     return node.addresses if node is not None and peer.nodes.matches(dict(node.labels)) else ()
 
@@ -273,4 +273,4 @@ def _serving(cluster: ClusterState, servers: PodPeer | AnyOf | CIDRSet | None, p
         return [address for address in pod.addresses if any(block.holds(address) for block in servers.ranges)]
     identity = identity_of(pod)
     pods = (peer for peer in peers_of(servers) if isinstance(peer, PodPeer))
-    return pod.addresses if any(means(cluster, peer, identity) for peer in pods) else ()
+    return pod.addresses if any(peer_selects(cluster, peer, identity) for peer in pods) else ()

@@ -18,17 +18,17 @@ from nfagent.model.netaddr import endpoint, is_link_local
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.model.weighted_cache import WeightedCache
-from nfagent.policy.matching import EVERY_POD, FlowEndpoint, Labelled, port_matches
+from nfagent.policy.matching import EVERY_POD, FlowEndpoint, PodLabels, port_matches
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState
 
-TierOutcome: TypeAlias = Literal["matches", "peer", "port"]
+RuleMatch: TypeAlias = Literal["matches", "peer", "port"]
 """What became of a rule: it matches, its peers don't, or its peers do and its ports don't."""
 
 _REMEMBERED_CHARACTERS = 128 * 1024
 """Of rules in words."""
 
-StageTier: TypeAlias = Tier | Literal["network"]
+EvaluatedTier: TypeAlias = Tier | Literal["network"]
 """NetworkPolicy stands between the two tiers."""
 
 
@@ -63,7 +63,7 @@ class RuleOutcome(msgspec.Struct, frozen=True):
     index: int
     total: int
     words: str
-    outcome: TierOutcome
+    outcome: RuleMatch
     action: Action = "allow"
     name: str = ""
 
@@ -76,7 +76,7 @@ class TierResult(msgspec.Struct, frozen=True):
     verdict:  allow and deny are final, pass goes on to the next tier, and so does '': no rule matches
     """
 
-    tier: StageTier
+    tier: EvaluatedTier
     policies: tuple[ObjectRef, ...]
     rules: tuple[RuleOutcome, ...]
     verdict: Action | Literal[""]
@@ -198,7 +198,7 @@ def judge(
     pod: one with addresses of its own; host-network Pods are never judged
     """
     admin, network, baseline = _speaking(cluster, policies, pod, direction)
-    question = _Question(cluster, flow, direction)
+    question = _RuleMatcher(cluster, flow, direction)
     stages: list[TierResult] = []
     if admin:
         stages.append(_tier_stage(question, "admin", admin))
@@ -209,7 +209,7 @@ def judge(
     return DirectionVerdict(direction, pod.ref, tuple(stages))
 
 
-class _Question:
+class _RuleMatcher:
     """A flow as the rules of one direction are asked about it."""
 
     __slots__ = ("_cluster", "_flow", "_other", "direction")
@@ -220,9 +220,9 @@ class _Question:
         self._flow = flow
         self._other = FlowEndpoint(cluster, flow.source if direction == "ingress" else flow.destination)
 
-    def ask(self, policy: Policy, rule: Rule | TierRule) -> TierOutcome:
+    def ask(self, policy: Policy, rule: Rule | TierRule) -> RuleMatch:
         """Tell what becomes of one rule."""
-        if rule.peers and not any(map(self._other.meant_by, rule.peers)):
+        if rule.peers and not any(map(self._other.selected_by, rule.peers)):
             return "peer"
         ports, flow = rule.ports, self._flow
         if not ports:
@@ -240,21 +240,21 @@ class _Question:
     def _servers(self, policy: Policy, rule: Rule | TierRule) -> tuple[Pod, ...]:
         """Give the Pods whose named ports count: those at the destination that the rule is about."""
         if self.direction == "egress":
-            return self._other.pods_meant_by(rule.peers or (EVERY_POD,))
-        return FlowEndpoint(self._cluster, self._flow.destination).pods_meant_by(_subject(policy))
+            return self._other.pods_selected_by(rule.peers or (EVERY_POD,))
+        return FlowEndpoint(self._cluster, self._flow.destination).pods_selected_by(_subject(policy))
 
 
 def _speaking(
     cluster: ClusterState, policies: Iterable[Policy], pod: Pod, direction: Direction
 ) -> tuple[list[TierPolicy], list[NetworkPolicy], list[TierPolicy]]:
     """Give the policies that have a say about a Pod: admin tier, NetworkPolicies, baseline tier, each in order."""
-    judged = Labelled(cluster, pod)
+    judged = PodLabels(cluster, pod)
     namespace, labels = pod.namespace, judged.labels
     network: list[NetworkPolicy] = []
     tiers: list[TierPolicy] = []
     for policy in policies:
         if isinstance(policy, TierPolicy):
-            if policy.rules(direction) and policy.subject is not None and judged.meant_by(policy.subject):
+            if policy.rules(direction) and policy.subject is not None and judged.selected_by(policy.subject):
                 tiers.append(policy)
         elif policy.namespace == namespace and direction in policy.isolates and policy.pods.matches(labels):
             network.append(policy)
@@ -266,7 +266,7 @@ def _speaking(
     return [tier for tier in tiers if tier.tier == "admin"], network, [tier for tier in tiers if tier.tier != "admin"]
 
 
-def _network_stage(question: _Question, policies: list[NetworkPolicy]) -> TierResult:
+def _network_stage(question: _RuleMatcher, policies: list[NetworkPolicy]) -> TierResult:
     """Ask every rule: any of them allows, and all that do are named."""
     refs: list[ObjectRef] = []
     outcomes: list[RuleOutcome] = []
@@ -282,7 +282,7 @@ def _network_stage(question: _Question, policies: list[NetworkPolicy]) -> TierRe
     return TierResult("network", tuple(refs), tuple(outcomes), verdict)
 
 
-def _tier_stage(question: _Question, tier: Tier, policies: list[TierPolicy]) -> TierResult:
+def _tier_stage(question: _RuleMatcher, tier: Tier, policies: list[TierPolicy]) -> TierResult:
     """Ask rule by rule, until the first that matches."""
     refs = tuple(policy.ref for policy in policies)
     outcomes: list[RuleOutcome] = []

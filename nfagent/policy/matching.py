@@ -18,7 +18,7 @@ EVERY_POD = PodPeer(Selector(), namespaces=Selector())
 """Every Pod of every Namespace, as a peer."""
 
 
-class Labelled:
+class PodLabels:
     """A Pod with the labels that selectors ask about, put into dictionaries once for all that ask."""
 
     __slots__ = ("_cluster", "_namespace_labels", "labels", "pod")
@@ -30,7 +30,7 @@ class Labelled:
         self.pod = pod
         self.labels: Mapping[str, str] = dict(pod.labels)
 
-    def meant_by(self, peer: PodPeer) -> bool:
+    def selected_by(self, peer: PodPeer) -> bool:
         """Tell whether the peer's selectors take this Pod."""
         if peer.namespaces is None:
             return self.pod.namespace == peer.namespace and peer.pods.matches(self.labels)
@@ -52,29 +52,29 @@ class FlowEndpoint:
     def __init__(self, cluster: ClusterState, address: str) -> None:
         """Look at a canonical address."""
         self._cluster = cluster
-        self._pods: tuple[Labelled, ...] | None = None
+        self._pods: tuple[PodLabels, ...] | None = None
         self._nodes: tuple[Mapping[str, str], ...] | None = None
         self.address = address
 
-    def meant_by(self, peer: TierPeer) -> bool:
+    def selected_by(self, peer: TierPeer) -> bool:
         """Tell whether a peer means this address: Pods with addresses of their own, Nodes, or a CIDR."""
         if isinstance(peer, PodPeer):
-            return any(map(Labelled.meant_by, self._holders(), repeat(peer)))
+            return any(map(PodLabels.selected_by, self._holders(), repeat(peer)))
         if isinstance(peer, NodePeer):
             return any(peer.nodes.matches(labels) for labels in self._node_labels())
         return _in_block(peer, self.address)
 
-    def pods_meant_by(self, peers: Iterable[TierPeer]) -> tuple[Pod, ...]:
+    def pods_selected_by(self, peers: Iterable[TierPeer]) -> tuple[Pod, ...]:
         """Give those Pods here that any of the peers means: of two that hold one address, it may be one."""
         return tuple(holder.pod for holder in self._holders() if any(self._means(holder, peer) for peer in peers))
 
-    def _means(self, holder: Labelled, peer: TierPeer) -> bool:
-        return holder.meant_by(peer) if isinstance(peer, PodPeer) else self.meant_by(peer)
+    def _means(self, holder: PodLabels, peer: TierPeer) -> bool:
+        return holder.selected_by(peer) if isinstance(peer, PodPeer) else self.selected_by(peer)
 
-    def _holders(self) -> tuple[Labelled, ...]:
+    def _holders(self) -> tuple[PodLabels, ...]:
         if self._pods is None:
             held = self._cluster.by_address.get(self.address, ())
-            self._pods = tuple([Labelled(self._cluster, pod) for pod in held])
+            self._pods = tuple([PodLabels(self._cluster, pod) for pod in held])
         return self._pods
 
     def _node_labels(self) -> tuple[Mapping[str, str], ...]:

@@ -39,7 +39,7 @@ class Identity(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=Tru
     labels: Labels
 
 
-class Holders(dict[PodKey, Pod]):
+class IdentityPods(dict[PodKey, Pod]):
     """The Pods of an identity, and the very object that all indexes hold of it: it is found there by being the same."""
 
     __slots__ = ("identity",)
@@ -98,7 +98,7 @@ class ClusterState:
     by_namespace:  namespace -> its identities
     by_address:    address -> the Pods that hold it, in the order of `holder_key` (two, when an address is reused)
     local:         this node's Pods with addresses of their own, whether or not they have one yet
-    called:        the Services by what clients call: no rule depends on them, so they change nothing
+    service_index:     the Services by what clients call: no rule depends on them, so they change nothing
     """
 
     def __init__(self, node: str) -> None:
@@ -108,18 +108,18 @@ class ClusterState:
         self.nodes: dict[str, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
         self.service_ranges: dict[str, ServiceCIDR] = {}
-        self.members: dict[Identity, Holders] = {}
+        self.members: dict[Identity, IdentityPods] = {}
         self.by_label: dict[tuple[str, str], set[Identity]] = {}
         self.by_key: dict[str, set[Identity]] = {}
         self.by_namespace: dict[str, set[Identity]] = {}
         self.by_address: dict[str, tuple[Pod, ...]] = {}
         self.local: dict[PodKey, Pod] = {}
-        self.called = ServiceIndex()
+        self.service_index = ServiceIndex()
 
     @property
     def services(self) -> dict[ObjectRef, Service]:
         """Every Service."""
-        return self.called.services
+        return self.service_index.services
 
     def put(self, item: ClusterObject) -> ClusterDelta:
         """Take in an object, new or changed; an equal one changes nothing."""
@@ -133,7 +133,7 @@ class ClusterState:
             self.nodes[item.name] = node
             return ClusterDelta(node=item.name, node_was=known)
         if isinstance(item, Service):
-            self.called.put(item)
+            self.service_index.put(item)
             return NO_CHANGE
         if isinstance(item, ServiceCIDR):
             before_it = self.service_ranges.get(item.name)
@@ -154,7 +154,7 @@ class ClusterState:
             lost = self.nodes.pop(ref.name, None)
             return ClusterDelta(node=ref.name, node_was=lost) if lost is not None else NO_CHANGE
         if ref.kind == "Service":
-            self.called.remove(ref)
+            self.service_index.remove(ref)
             return NO_CHANGE
         if ref.kind == "ServiceCIDR":
             return ClusterDelta(service_range=True) if self.service_ranges.pop(ref.name, None) else NO_CHANGE
@@ -206,11 +206,11 @@ class ClusterState:
         first = self.holder(address)
         return () if first is None else tuple(pod for pod in self.by_address[address] if pod.node == first.node)
 
-    def behind(self, service: Service) -> list[Pod]:
+    def serving_pods(self, service: Service) -> list[Pod]:
         """Give the Pods that a Service's selector takes, by name: those that run and have an address."""
-        return sorted((pod for pod in self.selected(service) if pod.runs), key=_pod_key)
+        return sorted((pod for pod in self.selected_pods(service) if pod.runs), key=_pod_key)
 
-    def selected(self, service: Service) -> list[Pod]:
+    def selected_pods(self, service: Service) -> list[Pod]:
         """Give all Pods that a Service's selector takes, in no order."""
         if service.selector is None:
             return []
@@ -251,7 +251,7 @@ class ClusterState:
         key, identity = (pod.namespace, pod.name), identity_of(pod)
         self.pods[key] = pod
         if identity not in self.members:
-            self.members[identity] = Holders(identity)
+            self.members[identity] = IdentityPods(identity)
             self.by_namespace.setdefault(identity.namespace, set()).add(identity)
             for label in identity.labels:
                 self.by_label.setdefault(label, set()).add(identity)

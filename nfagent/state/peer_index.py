@@ -37,33 +37,33 @@ class PeerIndex:
         self._users: RefCounts[PodPeer] = RefCounts()
         self._filed: dict[PeerIndexKey, set[PodPeer]] = {}
 
-    def use(self, peer: PodPeer) -> None:
+    def acquire(self, peer: PodPeer) -> None:
         """Count one more policy that names a peer; the first brings its members."""
         if not self._users.acquire(peer):
             return
-        for drawer in _drawers(peer):
-            self._filed.setdefault(drawer, set()).add(peer)
+        for key in _peer_keys(peer):
+            self._filed.setdefault(key, set()).add(peer)
         self.members[peer] = set()
         for identity in self._candidates(peer):
-            if means(self._cluster, peer, identity):
+            if peer_selects(self._cluster, peer, identity):
                 self._join(peer, identity)
 
     def release(self, peer: PodPeer) -> None:
         """Count one policy less; the last takes the members away."""
         if not self._users.release(peer):
             return
-        for drawer in _drawers(peer):
-            self._filed[drawer].discard(peer)
-            if not self._filed[drawer]:
-                del self._filed[drawer]
+        for key in _peer_keys(peer):
+            self._filed[key].discard(peer)
+            if not self._filed[key]:
+                del self._filed[key]
         for identity in list(self.members[peer]):
             self._leave(peer, identity)
         del self.members[peer]
 
     def appear(self, identity: Identity) -> None:
         """Take in an identity that had no Pod before."""
-        for peer in self._takers(identity):
-            if means(self._cluster, peer, identity):
+        for peer in self._candidate_peers(identity):
+            if peer_selects(self._cluster, peer, identity):
                 self._join(peer, identity)
 
     def vanish(self, identity: Identity) -> None:
@@ -74,10 +74,10 @@ class PeerIndex:
     def relabel(self, namespace: str) -> Iterator[tuple[PodPeer, Identity, bool]]:
         """Judge a relabelled Namespace's identities again (corner-cases.md 18); give who joined (True) or left what."""
         for identity in self._cluster.by_namespace.get(namespace, ()):
-            for peer in self._takers(identity):
+            for peer in self._candidate_peers(identity):
                 if peer.namespaces is None:
                     continue
-                before, now = identity in self.members[peer], means(self._cluster, peer, identity)
+                before, now = identity in self.members[peer], peer_selects(self._cluster, peer, identity)
                 if before != now:
                     (self._join if now else self._leave)(peer, identity)
                     yield peer, identity, now
@@ -92,11 +92,11 @@ class PeerIndex:
         if not self.of[identity]:
             del self.of[identity]
 
-    def _takers(self, identity: Identity) -> list[PodPeer]:
+    def _candidate_peers(self, identity: Identity) -> list[PodPeer]:
         """Give the peers in use whose selectors could take an identity."""
         found: list[PodPeer] = []
-        for drawer in _open(identity.namespace, identity.labels):
-            found += self._filed.get(drawer, ())
+        for key in _identity_keys(identity.namespace, identity.labels):
+            found += self._filed.get(key, ())
         return found
 
     def _candidates(self, peer: PodPeer) -> Collection[Identity]:
@@ -120,7 +120,7 @@ class PeerIndex:
         return None
 
 
-def means(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
+def peer_selects(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
     """Tell whether a peer means the Pods of an identity, by the Namespaces' labels of now."""
     if peer.namespaces is None:
         in_namespace = identity.namespace == peer.namespace
@@ -129,8 +129,8 @@ def means(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
     return in_namespace and peer.pods.matches(labels_of(identity))
 
 
-def _drawers(peer: PodPeer) -> list[PeerIndexKey]:
-    """File a peer where every identity that it could mean looks: one drawer, or one for each value of a label."""
+def _peer_keys(peer: PodPeer) -> list[PeerIndexKey]:
+    """File a peer where every identity that it could mean looks: one key, or one for each value of a label."""
     for requirement in peer.pods.requirements:
         if requirement.operator == "In":
             return [("label", requirement.key, value) for value in requirement.values]
@@ -142,7 +142,7 @@ def _drawers(peer: PodPeer) -> list[PeerIndexKey]:
     return [_ANY]
 
 
-def _open(namespace: str, labels: Labels) -> Iterator[PeerIndexKey]:
+def _identity_keys(namespace: str, labels: Labels) -> Iterator[PeerIndexKey]:
     yield _ANY
     yield ("namespace", namespace, "")
     for key, value in labels:

@@ -2,7 +2,7 @@
 
 A NetworkPolicy selects in its own Namespace; a policy of the tiers has a subject, wherever its Pods are.
 Kept by the event, never rebuilt per change: a policy is *active* while it selects an identity that has a
-Pod on this node, and only the peers of active policies have members here. Each change gives its *footprint*:
+Pod on this node, and only the peers of active policies have members here. Each change gives its *delta*:
 whose policies it touched, and which peers' members. `rebuilt` makes the same index anew, for tests to compare.
 """
 
@@ -16,7 +16,7 @@ from nfagent.model.admin_policy import Policy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import ObjectRef, Pod
 from nfagent.state.cluster import ClusterDelta, ClusterState, Identity, PodKey, identity_of, labels_of
-from nfagent.state.peer_index import PeerIndex, means
+from nfagent.state.peer_index import PeerIndex, peer_selects
 
 
 class IndexDelta(msgspec.Struct, kw_only=True):
@@ -56,31 +56,31 @@ class PolicyIndex:
         self.active: dict[ObjectRef, set[Identity]] = {}
         self.peers = PeerIndex(cluster)
         for pod in cluster.local.values():
-            self._enrol(pod)
+            self._add_pod(pod)
 
     def put(self, policy: Policy) -> IndexDelta | None:
         """Take in a policy, new or changed; None where it is the same."""
         before = self.policies.get(policy.ref)
         if before == policy:
             return None
-        footprint = IndexDelta(rewritten={policy.ref})
+        delta = IndexDelta(rewritten={policy.ref})
         namespace = policy.ref.namespace
         near = self._local_in.get(namespace, ()) if namespace else self.local
         wanted = {identity for identity in near if self.selects(policy, identity)}
         had = set(self.active.get(policy.ref, ()))
         if wanted:
             for peer in pod_peers(policy):
-                self.peers.use(peer)
+                self.peers.acquire(peer)
         if before is not None and had:
-            self._release(before, footprint)
+            self._release(before, delta)
         self.policies[policy.ref] = policy
         self._by_namespace.setdefault(namespace, set()).add(policy.ref)
         for identity in had - wanted:
             self._unlink(policy.ref, identity)
         for identity in wanted:
             self._link(policy.ref, identity)
-        footprint.reselected |= had | wanted
-        return footprint
+        delta.reselected |= had | wanted
+        return delta
 
     def remove(self, ref: ObjectRef) -> IndexDelta | None:
         """Drop a policy; None where it wasn't there."""
@@ -88,35 +88,35 @@ class PolicyIndex:
         if policy is None:
             return None
         selected = set(self.active.get(ref, ()))
-        footprint = IndexDelta(reselected=selected)
+        delta = IndexDelta(reselected=selected)
         for identity in selected:
             self._unlink(ref, identity)
         if selected:
-            self._release(policy, footprint)
+            self._release(policy, delta)
         del self.policies[ref]
         self._by_namespace[ref.namespace].discard(ref)
         if not self._by_namespace[ref.namespace]:
             del self._by_namespace[ref.namespace]
-        return footprint
+        return delta
 
     def follow(self, change: ClusterDelta) -> IndexDelta:
         """Take in what an event changed in the cluster."""
-        footprint = IndexDelta()
+        delta = IndexDelta()
         if change.vanished is not None:
             self.peers.vanish(change.vanished)
         if change.appeared is not None:
             self.peers.appear(change.appeared)
         if change.namespace is not None:
-            footprint.moved += self.peers.relabel(change.namespace)
-            self._reselect(change.namespace, footprint)
+            delta.moved += self.peers.relabel(change.namespace)
+            self._reselect(change.namespace, delta)
         if change.pod is not None:
             before, after = change.pod
             # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
             if after is not None and self._is_local(after):
-                self._enrol(after)
+                self._add_pod(after)
             if before is not None and self._is_local(before):
-                self._dismiss(before, after, footprint)
-        return footprint
+                self._remove_pod(before, after, delta)
+        return delta
 
     def in_namespace(self, namespace: str) -> tuple[Policy, ...]:
         """Give all policies of a Namespace, by name; those of the tiers for ''."""
@@ -151,7 +151,7 @@ class PolicyIndex:
     def _is_local(self, pod: Pod) -> bool:
         return pod.node == self._cluster.node and not pod.host_network
 
-    def _enrol(self, pod: Pod) -> None:
+    def _add_pod(self, pod: Pod) -> None:
         identity = identity_of(pod)
         self.local.setdefault(identity, set()).add((pod.namespace, pod.name))
         if len(self.local[identity]) > 1 or identity in self._local_in.get(identity.namespace, ()):
@@ -159,9 +159,9 @@ class PolicyIndex:
         self._local_in.setdefault(identity.namespace, set()).add(identity)
         for ref in (*self._by_namespace.get(identity.namespace, ()), *self._by_namespace.get("", ())):
             if self.selects(self.policies[ref], identity):
-                self._begin(ref, identity)
+                self._select(ref, identity)
 
-    def _dismiss(self, pod: Pod, staying: Pod | None, footprint: IndexDelta) -> None:
+    def _remove_pod(self, pod: Pod, staying: Pod | None, delta: IndexDelta) -> None:
         identity = identity_of(pod)
         if staying is not None and self._is_local(staying) and identity_of(staying) == identity:
             return
@@ -173,42 +173,42 @@ class PolicyIndex:
         if not self._local_in[identity.namespace]:
             del self._local_in[identity.namespace]
         for ref in list(self.selecting.get(identity, ())):
-            self._end(ref, identity, footprint)
+            self._unselect(ref, identity, delta)
 
-    def _reselect(self, namespace: str, footprint: IndexDelta) -> None:
+    def _reselect(self, namespace: str, delta: IndexDelta) -> None:
         """Hold a relabelled Namespace's identities against the subjects of the tiers."""
         for identity in self._local_in.get(namespace, ()):
             for ref in self._by_namespace.get("", ()):
                 wanted = self.selects(self.policies[ref], identity)
                 if wanted != (identity in self.active.get(ref, ())):
                     if wanted:
-                        self._begin(ref, identity)
+                        self._select(ref, identity)
                     else:
-                        self._end(ref, identity, footprint)
-                    footprint.reselected.add(identity)
+                        self._unselect(ref, identity, delta)
+                    delta.reselected.add(identity)
 
     def selects(self, policy: Policy, identity: Identity) -> bool:
         """Tell whether a policy judges the Pods of an identity."""
         if isinstance(policy, NetworkPolicy):
             return policy.namespace == identity.namespace and policy.pods.matches(labels_of(identity))
-        return policy.subject is not None and means(self._cluster, policy.subject, identity)
+        return policy.subject is not None and peer_selects(self._cluster, policy.subject, identity)
 
-    def _begin(self, ref: ObjectRef, identity: Identity) -> None:
+    def _select(self, ref: ObjectRef, identity: Identity) -> None:
         if ref not in self.active:
             for peer in pod_peers(self.policies[ref]):
-                self.peers.use(peer)
+                self.peers.acquire(peer)
         self._link(ref, identity)
 
-    def _end(self, ref: ObjectRef, identity: Identity, footprint: IndexDelta) -> None:
+    def _unselect(self, ref: ObjectRef, identity: Identity, delta: IndexDelta) -> None:
         self._unlink(ref, identity)
         if ref not in self.active:
-            self._release(self.policies[ref], footprint)
+            self._release(self.policies[ref], delta)
 
-    def _release(self, policy: Policy, footprint: IndexDelta) -> None:
+    def _release(self, policy: Policy, delta: IndexDelta) -> None:
         for peer in pod_peers(policy):
             self.peers.release(peer)
             if peer not in self.peers.members:
-                footprint.forgotten.add(peer)
+                delta.forgotten.add(peer)
 
     def _link(self, ref: ObjectRef, identity: Identity) -> None:
         self.selecting.setdefault(identity, set()).add(ref)

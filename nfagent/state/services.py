@@ -47,7 +47,7 @@ class ServiceIndex:
         for key in _node_ports(service):
             _unfile(self.by_node_port, key, ref)
 
-    def called_on_node(self, protocol: str, port: int) -> tuple[Service, ServicePort] | None:
+    def find_by_node_port(self, protocol: str, port: int) -> tuple[Service, ServicePort] | None:
         """Find whose node port a client calls on a node's own address; None where it is nobody's."""
         for service in self.by_node_port.get((protocol, port), ()):
             for known in service.ports:

@@ -1,4 +1,4 @@
-"""Long histories of a cluster: what each event changes leads the kernel to the whole, and costs its footprint alone."""
+"""Long histories of a cluster: what each event changes leads the kernel to the whole, and costs its delta alone."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import Question, in_words, read_question
-from nfagent.explain.service_routes import routes_of
+from nfagent.explain.endpoints import FlowQuery, in_words, read_query
+from nfagent.explain.service_routes import find_routes
 from nfagent.state.pod_lookup import pod_of
 from tests.support.two_node_cluster import Document, Scene, pod, port, service
 
@@ -39,14 +39,14 @@ SERVICES = (
 )
 
 
-def asked(source: str, destination: str, *documents: Document) -> Question:
-    return read_question(Scene(*PODS, *documents).views["a"].cluster, source, destination)
+def asked(source: str, destination: str, *documents: Document) -> FlowQuery:
+    return read_query(Scene(*PODS, *documents).views["a"].cluster, source, destination)
 
 
 def complaint(source: str, destination: str, *documents: Document) -> str:
     cluster = Scene(*PODS, *documents).views["a"].cluster
     with pytest.raises(UsageError) as caught:
-        routes_of(cluster, read_question(cluster, source, destination))
+        find_routes(cluster, read_query(cluster, source, destination))
     return str(caught.value)
 
 

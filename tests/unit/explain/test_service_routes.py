@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nfagent.explain.endpoints import read_question
-from nfagent.explain.service_routes import ServiceRoutes, routes_of
+from nfagent.explain.endpoints import read_query
+from nfagent.explain.service_routes import ServiceRoutes, find_routes
 from tests.support.two_node_cluster import Document, Scene, pod, port, service
 
 CLIENT, HERE, THERE = "10.64.0.10", "10.64.0.11", "10.64.1.12"
@@ -27,7 +27,7 @@ def web(**spec: Any) -> Document:  # noqa: ANN401 - a document's own fields
 
 def routes(source: str, destination: str, *documents: Document) -> ServiceRoutes:
     cluster = Scene(*PODS, *documents).views["a"].cluster
-    return routes_of(cluster, read_question(cluster, source, destination))
+    return find_routes(cluster, read_query(cluster, source, destination))
 
 
 def seen(found: ServiceRoutes) -> list[tuple[str, str]]:

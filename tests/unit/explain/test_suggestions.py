@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from nfagent.errors import ValidationIssue
-from nfagent.explain.peer_naming import peer_telling, pods_like
+from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
 from nfagent.explain.suggestions import remedies
 from nfagent.model.admin_policy import Policy, TierPolicy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
@@ -251,18 +251,18 @@ def labelled(name: str, number: int, **labels: str) -> Pod:
 def test_a_pod_is_told_by_labels(labels: dict[str, str], neighbours: list[dict[str, str]], selector: str) -> None:
     pod = labelled("one", 1, **labels)
     state = cluster(pod, *(labelled(f"n{number}", number, **found) for number, found in enumerate(neighbours, start=2)))
-    peer = pods_like(state, pod)
+    peer = peer_for_pod(state, pod)
     assert (str(peer.pods), peer.namespace) == (selector, "shop")
     assert peer.pods.matches(dict(pod.labels))
-    assert peer_telling(state, "10.64.9.1") == peer
-    assert peer_telling(state, "192.168.0.1") == network("192.168.0.1/32")
+    assert peer_for_address(state, "10.64.9.1") == peer
+    assert peer_for_address(state, "192.168.0.1") == network("192.168.0.1/32")
 
 
 def test_a_label_that_cannot_be_read_is_not_offered_in_a_rule() -> None:
     state = cluster()
     odd = Pod("shop", "odd", labels=(("app", "odd"), ("key", UNREADABLE)))
     state.put(odd)
-    assert pods_like(state, odd) == PodPeer(selecting(app="odd"), namespace="shop")
+    assert peer_for_pod(state, odd) == PodPeer(selecting(app="odd"), namespace="shop")
     only = Pod("other", "odd", labels=(("key", UNREADABLE),))
     state.put(only)
-    assert pods_like(state, only) == PodPeer(selecting(), namespace="other")
+    assert peer_for_pod(state, only) == PodPeer(selecting(), namespace="other")

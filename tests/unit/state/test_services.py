@@ -161,9 +161,9 @@ def test_services_are_found_by_what_clients_call() -> None:
     for item in (web, tls):
         index.put(item)
     assert index.by_address == {"10.96.0.10": (web,), "203.0.113.1": (tls, web)}
-    assert index.called_on_node("tcp", 30080) == (web, http)
-    assert index.called_on_node("udp", 30080) is None
-    assert index.called_on_node("udp", 0) is None
+    assert index.find_by_node_port("tcp", 30080) == (web, http)
+    assert index.find_by_node_port("udp", 30080) is None
+    assert index.find_by_node_port("udp", 0) is None
 
 
 def test_a_service_that_changes_or_goes_leaves_nothing_behind() -> None:
@@ -206,6 +206,6 @@ def test_behind_a_service_stand_the_pods_of_its_namespace_that_run_and_have_an_a
     state.put(Node("a", addresses=("192.168.0.1",)))
     for item in (pod("two"), host, pod("one"), *others):
         state.put(item)
-    assert [found.name for found in state.behind(service(selector=WEB))] == ["host", "one", "two"]
-    assert [found.name for found in state.behind(service(selector=(*WEB, ("v", "two"))))] == ["two"]
-    assert state.behind(service(selector=None)) == []
+    assert [found.name for found in state.serving_pods(service(selector=WEB))] == ["host", "one", "two"]
+    assert [found.name for found in state.serving_pods(service(selector=(*WEB, ("v", "two"))))] == ["two"]
+    assert state.serving_pods(service(selector=None)) == []

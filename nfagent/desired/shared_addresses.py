@@ -22,7 +22,7 @@ class AddressLevels:
         self._choices = choices
         self._users: RefCounts[int] = RefCounts()
 
-    def use(self, classes: int) -> None:
+    def acquire(self, classes: int) -> None:
         """Count one more address with this many classes in a direction."""
         for level in range(1, classes):
             if self._users.acquire(level):
