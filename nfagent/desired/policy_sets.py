@@ -1,9 +1,10 @@
-"""Which class this node's Pods are in, and the chains and sets that the classes need.
+"""The policy sets of this node's Pods, with their chains and verdict map elements.
 
-A Pod that comes, goes or is judged by others moves between classes; a class that got its first Pod, lost its last,
-or whose policies changed is written anew; a set exists while a chain names it. Events only note what they concern:
-it is worked off by `steps`, once for all that came together. A class stands for a set of policies, so one chain for
-each policy of a file would be as many chains, each with the rules of all before it.
+A policy set is the combination of policies that select a Pod in one direction; Pods with the same one share a chain.
+A Pod that is added, removed or selected by other policies moves between policy sets. A chain is written when its
+policy set gets the first Pod, and again when its policies change; it is removed after the last Pod. Events only mark
+Pods and policies; `steps` processes all marks at once. If each policy of a file were processed by itself, each would
+make a policy set of its own, with a chain that repeats the rules of all policies before it.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from nfagent.state.policy_index import PolicyIndex
 
 
 class PolicySet(msgspec.Struct):
-    """A class with Pods.
+    """The state of one policy set.
 
-    addresses: how many addresses of each family dispatch to it
-    families:  those that its chain was written for
-    sections:  those that it jumps to
+    addresses:   the number of addresses of each family that the verdict maps send to it
+    families:    the families that its chain is written for
+    tier_chains: the tier chains that it jumps to
     """
 
     addresses: RefCounts[Family]
@@ -44,7 +45,7 @@ class PolicySet(msgspec.Struct):
 
 
 class PolicySets:
-    """The classes of this node, and their part of the live ruleset."""
+    """The policy sets of this node, and their part of the desired ruleset."""
 
     def __init__(
         self,
@@ -68,35 +69,35 @@ class PolicySets:
         self._tier_chains = TierChains(self._compiled, self._chains)
         self.known: dict[PolicySetKey, PolicySet] = {}
         self._keys_of_policy: dict[ObjectRef, set[PolicySetKey]] = {}
-        # Address -> local Pods that hold it, in the order of `holding`, each with its classes: all of them judge it.
+        # Address -> local Pods with that address, each with its policy sets: all of them apply.
         self._holders_of: dict[str, dict[HolderKey, tuple[PolicySetKey, ...]]] = {}
         self._order: dict[PodKey, HolderKey] = {}
         self._addresses_of: dict[PodKey, tuple[str, ...]] = {}
         self._keys_of_address: dict[str, tuple[PolicySetKey, ...]] = {}
-        # What is to be worked off: identities, Pods, classes to be counted, classes to be written.
+        # Marks for `steps`: identities, Pods, policy sets with other families or policies, policy sets to write.
         self._dirty_identities: set[Identity] = set()
         self._dirty_pods: dict[PodKey, None] = {}
         self._dirty: set[PolicySetKey] = set()
         self._unwritten: dict[PolicySetKey, None] = {}
 
     def mark_pod(self, key: PodKey) -> None:
-        """Note that a Pod came, went or changed; other nodes' Pods are in no class."""
+        """Mark a Pod that was added, changed or removed; Pods of other nodes have no policy set."""
         if key in self._cluster.local or key in self._addresses_of:
             self._dirty_pods[key] = None
 
     def mark_identities(self, identities: Iterable[Identity]) -> None:
-        """Note that other policies judge these identities' Pods."""
+        """Mark identities that other policies select now."""
         self._dirty_identities.update(identities)
 
     @property
     def is_current(self) -> bool:
-        """Tell whether everything that was noted is worked off."""
+        """Return whether no mark is left to process."""
         return not (self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten)
 
     def steps(self) -> Iterator[None]:
-        """Work off what was noted, a Pod or a chain at a time; who stops in between leaves the rest for later.
+        """Process the marks, one Pod or chain a step. A caller that stops early leaves the rest for the next call.
 
-        Before the end, maps lead to chains that aren't written yet: nothing may be taken then.
+        Until the end, maps may name chains that aren't written yet: changes must not be committed before.
         """
         while not self.is_current:
             while self._dirty_pods or self._dirty_identities:
@@ -114,7 +115,7 @@ class PolicySets:
                 self._tier_chains.drop()
 
     def _assign(self, key: PodKey) -> None:
-        """Put a Pod into the classes that its policies make; take one that is gone, or holds no address, out of all."""
+        """Move a Pod to the policy sets of its policies; to none if it is gone or has no address."""
         pod = self._cluster.local.get(key)
         addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
         wanted = tuple(policy_set_keys(self._index.policies_of(pod))) if pod is not None else ()
@@ -132,43 +133,43 @@ class PolicySets:
             self._holders_of.setdefault(address, {})[self._order[key]] = wanted
         for address in touched:
             holders = self._holders_of.get(address, {})
-            classes = [found for holder in sorted(holders) for found in holders[holder]]
-            self._map_address(address, tuple(dict.fromkeys(classes)))
+            keys = [key for holder in sorted(holders) for key in holders[holder]]
+            self._map_address(address, tuple(dict.fromkeys(keys)))
 
     def keys_of(self, address: str) -> tuple[PolicySetKey, ...]:
-        """Name the classes that an address dispatches to."""
+        """Return the policy sets that apply to an address."""
         return self._keys_of_address.get(address, ())
 
     def mark_policies(self, policies: Iterable[ObjectRef]) -> None:
-        """Have the classes and sections of changed policies written anew."""
+        """Mark the policy sets and tier chains of changed policies."""
         changed = tuple(policies)
         self._tier_chains.mark_policies(changed)
         for ref in changed:
             self._dirty |= self._keys_of_policy.get(ref, set())
 
     def _update_tier_chains(self) -> None:
-        """Write the sections that classes need now, before the chains that lead there.
+        """Write the tier chains that policy sets need now, before the chains that jump there.
 
-        Chains without Pods go last: what others name as well stays as it is.
+        Policy sets without Pods come first here, so their chains are removed last: what other chains also name is kept.
         """
         for _, key in sorted((bool(self.known[key].addresses), key) for key in self._dirty & self.known.keys()):
             live = self.known[key]
             families = tuple(family for family in FAMILIES if family in live.addresses)
-            # Of a class without Pods, the policies may be gone.
+            # The policies of a policy set without Pods may be gone.
             wanted = self._compiled.sections(key) if families else ()
-            for section in wanted:
-                self._tier_chains.acquire(section, families)
-            for section in live.tier_chains:
-                self._tier_chains.release(section, live.families)
+            for tier_chain in wanted:
+                self._tier_chains.acquire(tier_chain, families)
+            for tier_chain in live.tier_chains:
+                self._tier_chains.release(tier_chain, live.families)
             live.families, live.tier_chains = families, wanted
             self._unwritten[key] = None
         self._dirty.clear()
         self._tier_chains.write()
 
     def _write(self, key: PolicySetKey) -> None:
-        """Write a class's chain, and one for packets without a conntrack entry where they read it otherwise.
+        """Write the chain of a policy set, and the variant for untracked packets if its rules differ for them.
 
-        Where no Pod is in the class, drop both.
+        Remove both if the policy set has no Pods.
         """
         live = self.known.get(key)
         if live is None:
@@ -177,15 +178,19 @@ class PolicySets:
             self._drop(key)
             return
         rules, name, families = self._compiled.rules(key), names.class_chain(key), live.families
-        sections = live.tier_chains
-        strays = frozenset(filter(self._tier_chains.has_untracked_chain, sections))
-        stray = names.stray_chain(name)
-        if strays or names_ends(rules):
-            self._chains.put(stray, class_chain(key, rules, families, "packet", sections=sections, strays=strays))
-            self._chains.put(name, class_chain(key, rules, families, "connection", sections=sections, strays=strays))
+        tier_chains = live.tier_chains
+        untracked = frozenset(filter(self._tier_chains.has_untracked_chain, tier_chains))
+        variant = names.stray_chain(name)
+        if untracked or names_ends(rules):
+            self._chains.put(
+                variant, class_chain(key, rules, families, "packet", sections=tier_chains, strays=untracked)
+            )
+            self._chains.put(
+                name, class_chain(key, rules, families, "connection", sections=tier_chains, strays=untracked)
+            )
         else:
-            self._chains.put(name, class_chain(key, rules, families, sections=sections))
-            self._chains.drop(stray)
+            self._chains.put(name, class_chain(key, rules, families, sections=tier_chains))
+            self._chains.drop(variant)
 
     def _map_address(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
         before = self._keys_of_address.get(address, ())

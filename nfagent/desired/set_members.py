@@ -1,8 +1,7 @@
-"""What the sets hold: elements that follow the Pods.
+"""The elements of the sets that rules name: addresses and named ports of Pods and Nodes.
 
-A set is filled once, when a chain first names it. From then on a Pod that leaves takes its elements out, and
-one that joins brings its own, in the sets that mean it and in no others. Where several peers of a set mean a Pod, it
-brings its elements as often.
+A set is filled when the first chain names it. From then on, a Pod that is added or removed changes the sets that
+select it, and no others. A Pod that several peers of a set select has as many references to its elements.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ from nfagent.state.policy_index import PolicyIndex
 
 _K = TypeVar("_K")
 _Sets: TypeAlias = dict[Family, set[str]]
-"""The sets that mean a peer, alone or beside others."""
+"""The sets that have the members of a peer, by family."""
 _Owner: TypeAlias = PodPeer | Literal["local", "any"]
-"""Whose named ports: a peer's Pods, this node's, or any Pod's."""
+"""Whose named ports: those of a peer's Pods, of this node's Pods, or of every Pod."""
 
 _ANY_PROTOCOL: PortProtocol = "any"
 
 
 class SetMembership:
-    """The sets in use, and which of them a Pod or a Node concerns.
+    """The sets in use, and the index from peers to the sets that have their members.
 
-    closing: set -> how many chains name it in a rule that denies or passes
+    deny_sets: the sets that rules which deny or pass name, each with the number of chains
     """
 
     def __init__(self, cluster: ClusterState, index: PolicyIndex, live: RulesetTracker) -> None:
@@ -56,16 +55,16 @@ class SetMembership:
         self._content: dict[str, SetContent] = {}
         self._of_peer: dict[PodPeer, _Sets] = {}
         self._of_nodes: dict[NodePeer, _Sets] = {}
-        # By whose ports they are, so that a Pod is held only against those that could be its own.
+        # By owner, so that a Pod is compared only with the ports that it could have.
         self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
         self._detached: set[PodPeer] = set()
         for name, shape in pair_sets():
             live.add_set(name, shape)
 
     def acquire(self, name: str, content: SetContent, *, closing: bool) -> None:
-        """Count one more chain that names a set; the first makes and fills it.
+        """Add a chain that names a set; the first one adds and fills it.
 
-        closing: an element more can end a connection there
+        closing: a new element of the set can end a connection
         """
         if closing:
             self.deny_sets.acquire(name)
@@ -76,9 +75,9 @@ class SetMembership:
         self._live.add_set(name, shape)
         for peer in peers_of(content):
             if isinstance(peer, PodPeer):
-                _note(self._of_peer, peer, shape.family, name)
+                _index_set(self._of_peer, peer, shape.family, name)
             else:
-                _note(self._of_nodes, peer, shape.family, name)
+                _index_set(self._of_nodes, peer, shape.family, name)
         if isinstance(content, NamedPorts):
             for owner in _owners(content):
                 named = self._of_port.setdefault(owner, {}).setdefault((content.name, content.protocol), {})
@@ -87,7 +86,7 @@ class SetMembership:
             self._live.add(name, element)
 
     def release(self, name: str, *, closing: bool) -> None:
-        """Count one chain less; the last takes the set away."""
+        """Remove a chain that named a set; the last one removes it."""
         if closing:
             self.deny_sets.release(name)
         if not self._users.release(name):
@@ -96,13 +95,13 @@ class SetMembership:
         self._live.drop_set(name)
         for peer in peers_of(content):
             if isinstance(peer, PodPeer):
-                _forget(self._of_peer, peer, family, name)
+                _unindex_set(self._of_peer, peer, family, name)
             else:
-                _forget(self._of_nodes, peer, family, name)
+                _unindex_set(self._of_nodes, peer, family, name)
         if isinstance(content, NamedPorts):
-            self._forget_ports(content, family)
+            self._unindex_ports(content, family)
 
-    def _forget_ports(self, ports: NamedPorts, family: Family) -> None:
+    def _unindex_ports(self, ports: NamedPorts, family: Family) -> None:
         for owner in _owners(ports):
             owned = self._of_port[owner]
             named = owned[ports.name, ports.protocol]
@@ -115,17 +114,17 @@ class SetMembership:
                 del self._of_port[owner]
 
     def remove_pod(self, pod: Pod) -> None:
-        """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
+        """Remove a Pod's elements from every set that selects it: call it before the indexes are updated."""
         for name, element in self._elements_of_pod(pod):
             self._live.remove(name, element)
 
     def add_pod(self, pod: Pod) -> None:
-        """Put a Pod's elements into every set that means it; after the indexes heard of the change."""
+        """Add a Pod's elements to every set that selects it: call it after the indexes are updated."""
         for name, element in self._elements_of_pod(pod):
             self._live.add(name, element)
 
     def move_identity(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
-        """Take in that an identity became, or ceased to be, a member of a peer."""
+        """Apply that a peer selects an identity now, or no longer."""
         sets = self._of_peer.get(peer)
         if not sets or peer in self._detached:
             return
@@ -136,7 +135,7 @@ class SetMembership:
                     change(name, address)
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
-        """Take in that a Node came, went or changed."""
+        """Apply a Node that was added, changed or removed."""
         for peer, sets in self._of_nodes.items():
             for change, node in ((self._live.remove, before), (self._live.add, after)):
                 for address in selected_addresses(peer, node):
@@ -144,15 +143,15 @@ class SetMembership:
                         change(name, address)
 
     def detach(self, peers: Iterable[PodPeer]) -> None:
-        """Take in that no policy names these peers any more; chains that are still to be written anew may.
+        """Stop updating the sets of peers that no policy names any more, while chains may still name the sets.
 
-        Their sets follow no Pod from now on: another policy may name them again before that, and events in between
-        were not told.
+        The peer index has no members for such peers, so events in between are lost. If a policy names a peer again
+        before the chains are written, `refill_detached` fills its sets.
         """
         self._detached.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
 
     def refill_detached(self) -> None:
-        """Fill the sets anew that followed no Pod for a while and are named all the same; every chain is written."""
+        """Fill the sets of detached peers that chains still name: call it after all chains are written."""
         while self._detached:
             peer = self._detached.pop()
             sets = {name for found in self._of_peer.get(peer, {}).values() for name in found}
@@ -162,7 +161,7 @@ class SetMembership:
                 self._live.recount(name, self._elements(self._content[name], self._live.sets[name].shape.family))
 
     def refill_ports(self) -> None:
-        """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
+        """Resolve the named ports that depend on Namespace labels again, after a Namespace was relabelled."""
         for name, content in self._content.items():
             servers = peers_of(content.servers) if isinstance(content, NamedPorts) else ()
             if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
@@ -218,11 +217,11 @@ def _owners(ports: NamedPorts) -> tuple[_Owner, ...]:
     return ("any",)
 
 
-def _note(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+def _index_set(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
     sets.setdefault(key, {}).setdefault(family, set()).add(name)
 
 
-def _forget(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+def _unindex_set(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
     sets[key][family].discard(name)
     if not sets[key][family]:
         del sets[key][family]

@@ -1,8 +1,8 @@
-"""Base chains and maps for addresses that several Pods of this node hold, whose classes differ.
+"""Base chains and maps for addresses that several Pods of this node share while their policy sets differ.
 
-The first class of an address stands in the maps that every ruleset has. Each further one stands in maps of a level of
-its own, which base chains of that level look up: `accept` is a verdict for one base chain, so what passes was allowed
-by every class. A level exists while an address needs it; at rest there is none.
+The first policy set of an address is in the maps that every ruleset has. Each further one is in the maps of its own
+level, which the base chains of that level look up: `accept` ends one base chain only, so every policy set must allow
+a packet. A level exists while an address needs it; normally there is none.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from nfagent.policy.options import PolicyOptions
 
 
 class AddressLevels:
-    """The levels beyond the first, counted by the addresses that need them."""
+    """The levels beyond the first, each with the number of addresses that need it."""
 
     def __init__(self, live: RulesetTracker, choices: PolicyOptions) -> None:
-        """Start without any."""
+        """Start without levels."""
         self._live = live
         self._choices = choices
         self._users: RefCounts[int] = RefCounts()
 
-    def acquire(self, classes: int) -> None:
-        """Count one more address with this many classes in a direction."""
-        for level in range(1, classes):
+    def acquire(self, policy_sets: int) -> None:
+        """Add an address that has this many policy sets in one direction."""
+        for level in range(1, policy_sets):
             if self._users.acquire(level):
                 for name, item in verdict_maps(level):
                     self._live.add_map(name, item.family)
                 for name, chain in base_chains(self._choices, level):
                     self._live.put_chain(name, chain)
 
-    def release(self, classes: int) -> None:
-        """Count one address less."""
-        for level in range(1, classes):
+    def release(self, policy_sets: int) -> None:
+        """Remove an address that had this many policy sets in one direction."""
+        for level in range(1, policy_sets):
             if self._users.release(level):
                 for name, _ in base_chains(self._choices, level):
                     self._live.drop_chain(name)

@@ -1,9 +1,9 @@
-"""What this node's kernel must hold, kept up to date by the object.
+"""The desired ruleset of this node, updated object by object.
 
-Objects go in, one after the other; what they change comes out as a transaction, or the whole as a ruleset.
-The cost of an object is that of its delta: the indexes, classes and elements that it touches. Nothing here
-knows where objects come from, or what becomes of the transactions. `rebuilt` makes the same anew from the
-objects alone: the full compile that the tests hold every history against.
+Objects are put or removed one by one; the changes are returned as a transaction, or the whole as a ruleset. The cost
+of an object is that of its delta: the indexes, policy sets and elements that depend on it. The module depends neither
+on the source of the objects nor on the commit. `rebuilt` computes the same from the objects alone: the full compile
+that tests compare every history with.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
 class DesiredState:
     """The state of the cluster, and the ruleset that this node needs for it.
 
-    generation: a number that grows with every object that changed something
-    egress:     the objects of masquerade
-    local_changes: a number that grows with every change of this node's Pods, and of its Node
+    generation:    grows with every object that changed anything
+    egress:        the objects that configure masquerade
+    local_changes: grows with every change of this node's Pods and of its Node
     """
 
     def __init__(
@@ -58,7 +58,10 @@ class DesiredState:
         choices: PolicyOptions | None = None,
         ways: int = FLOW_SET_SIZE,
     ) -> None:
-        """Start empty, for the node of that name; ways: those of ended connections that there is room for."""
+        """Start empty, seen from a node.
+
+        ways: how many reply tuples of ended connections the sets of each family can hold
+        """
         self.choices = choices or PolicyOptions()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
@@ -86,7 +89,7 @@ class DesiredState:
         self._masquerade = MasqueradeRules(self._live, self.cluster, self.egress, self._masquerade_settings)
 
     def put(self, item: Item) -> bool:
-        """Take in an object, new or changed; tell whether anything changed."""
+        """Add or replace an object. Return whether anything changed."""
         match item:
             case NetworkPolicy() | TierPolicy():
                 if isinstance(item, TierPolicy):
@@ -101,21 +104,21 @@ class DesiredState:
                 return self._apply_cluster(self.cluster.put(item))
 
     def remove(self, ref: ObjectRef) -> bool:
-        """Drop an object; tell whether anything changed."""
+        """Remove an object. Return whether anything changed."""
         if ref.kind in _POLICY_KINDS:
             delta = self.index.remove(ref)
             return delta is not None and self._apply_delta(delta)
         if ref.kind in EGRESS_KINDS:
             return self._apply_egress(ref)
         if ref.kind == "NetworkLogging":
-            # There is one, `default`: another name's removal says nothing about it.
+            # Only `default` is used: an object of another name was never kept.
             return self._logging is not None and ref == self._logging.ref and self._set_logging(None)
         return self._apply_cluster(self.cluster.remove(ref))
 
     def held(self, kind: str) -> Collection[PodKey]:
-        """Give namespace ('' for cluster-scoped kinds) and name of every object of a kind that is held now.
+        """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind.
 
-        A view for Pods and NetworkPolicies, of which there are many: it changes with the next `put` or `remove`.
+        A live view for Pods and NetworkPolicies, which may be many: it changes with the next `put` or `remove`.
         """
         if kind in _POLICY_KINDS:
             return self.index.keys(kind)
@@ -126,7 +129,7 @@ class DesiredState:
         return self.cluster.keys(kind)
 
     def find(self, ref: ObjectRef) -> Item | None:
-        """Return the object of that name as it is in force; None where there is none."""
+        """Return the object of that name as it is enforced; None if there is none."""
         if ref.kind in _POLICY_KINDS:
             return self.index.policies.get(ref)
         if ref.kind in EGRESS_KINDS:
@@ -134,9 +137,9 @@ class DesiredState:
         return self._logging if ref.kind == "NetworkLogging" else self.cluster.find(ref)
 
     def follow_links(self, links: NodeInterfaces, *, held: bool = False) -> bool:
-        """Take in what this node's interfaces are now; tell whether that changed anything.
+        """Apply the present interfaces of this node. Return whether anything changed.
 
-        held: the kernel's table says so itself, so its rules had it in force
+        held: read from the kernel's table, whose rules already enforce it: no connection is re-checked
         """
         if links == self._links.links:
             return False
@@ -147,13 +150,14 @@ class DesiredState:
 
     @property
     def links(self) -> NodeInterfaces:
-        """What is known of this node's interfaces."""
+        """The interfaces of this node, as last applied."""
         return self._links.links
 
     def prepare(self) -> Iterator[None]:
-        """Work out what the objects since the last `take` mean for the ruleset, in steps; `take` does what is left.
+        """Update the ruleset for the objects since the last `drain_changes`, in steps; `drain_changes` does the rest.
 
-        Objects that come between two steps are worked out too. Who gives others a turn in between needn't wait long.
+        Objects may be put between two steps, and are processed too. Each step is short, so that a caller on an event
+        loop can yield in between.
         """
         yield from self._policy_sets.steps()
         self._members.refill_detached()
@@ -161,21 +165,21 @@ class DesiredState:
         yield from self._masquerade.steps()
 
     def take(self) -> Transaction:
-        """Give what changed since the last `take` or `settle`: what the kernel has to be told."""
+        """Return the changes since the last `drain_changes` or `mark_synced`: the transaction to commit."""
         self._finish()
         if self._recheck.note_changes():
             self._whole = None
         return self._live.drain_changes()
 
     def settle(self) -> None:
-        """Consider everything told: somebody compares the kernel with the whole ruleset."""
+        """Forget the changes: the caller compares the kernel's whole table with the ruleset."""
         self._finish()
         self._live.mark_synced()
 
     def distrusted(self) -> Transaction:
-        """Have every connection judged again that a policy judges: what the kernel let pass before isn't known.
+        """Re-check every connection that policies apply to: the previous contents of the table are unknown.
 
-        Gives the commands for it, to go with the transaction that puts the kernel right.
+        Return the commands for it, to be committed with the transaction that repairs the table.
         """
         self._finish()
         self._whole = None
@@ -183,41 +187,44 @@ class DesiredState:
 
     @property
     def suspects(self) -> dict[str, int]:
-        """The addresses under re-check, each with the number of the change that put it there."""
+        """The addresses to re-check, each with the number of the last change that added it."""
         return dict(self._recheck.addresses)
 
     def absolve(self, judged: Mapping[str, int]) -> None:
-        """Take in that the live connections of these suspects were judged, and the denied ones ended."""
+        """Clear addresses whose connections were re-checked, and the denied ones deleted.
+
+        judged: as `recheck_addresses` returned them
+        """
         self._whole = None
         self._recheck.clear(judged)
 
     def barred(self, flow: Flow) -> str:
-        """Say why rules that ask for no policy drop a connection; '' where it is the policies' to judge."""
+        """Return why rules drop a flow independent of policies; '' if the policies decide."""
         if self._links.drops_outgoing(flow) or self._links.drops_incoming(flow):
-            return "a Node takes packets out of a tunnel there, from Nodes alone"
+            return "it goes to a Node's tunnel port, which accepts packets from Nodes only"
         return ""
 
     def permits(self, flow: Flow) -> bool:
-        """Tell whether the policies of this node's Pods allow a connection; other nodes judge their own."""
+        """Return whether the policies of this node's Pods allow a flow; other nodes enforce the policies of theirs."""
         if self._links.drops_outgoing(flow):
             return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
-        judgement = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
-        sides = zip(ends, (judgement.egress, judgement.ingress), strict=True)
-        if judgement.barred:
+        verdict = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
+        sides = zip(ends, (verdict.egress, verdict.ingress), strict=True)
+        if verdict.barred:
             return False
         local = (side for pods, side in sides if pods and pods[0].node == self.cluster.node)
         return all(side is None or side.allowed for side in local)
 
     def ruleset(self) -> Ruleset:
-        """Give what the kernel must hold now, whole; the same value until something changes."""
+        """Return the whole desired ruleset; the same value until something changes."""
         self._finish()
         if self._whole is None or self._whole[0] != self.generation:
             self._whole = (self.generation, self._live.ruleset())
         return self._whole[1]
 
     def rebuilt(self) -> DesiredState:
-        """Make the same anew from its objects alone."""
+        """Compute the same state from the objects alone."""
         fresh = DesiredState(self.cluster.node, self._masquerade_settings, self._log_group, self.choices, self._ways)
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
         items += [*self.cluster.pods.values(), *self.cluster.services.values()]
@@ -231,37 +238,37 @@ class DesiredState:
 
     @property
     def logging(self) -> NetworkLogging:
-        """What is logged; nothing without a NetworkLogging object."""
+        """The log settings; nothing is logged without a NetworkLogging object."""
         return self._logging or NetworkLogging()
 
     @property
     def logging_object(self) -> NetworkLogging | None:
-        """The NetworkLogging object; None where there is none."""
+        """The NetworkLogging object; None if there is none."""
         return self._logging
 
     @property
     def touched(self) -> bool:
-        """Tell whether `take` has something to give."""
+        """Return whether there are changes to drain."""
         self._finish()
         return self._live.dirty
 
     @property
     def masquerade_families(self) -> tuple[Family, ...]:
-        """The families that this node translates; none where masquerade is off."""
+        """The families that this node masquerades; none where masquerade is off."""
         return self._masquerade.families
 
     def classes_of(self, address: str) -> tuple[PolicySetKey, ...]:
-        """Name the classes that judge a local Pod's address: none, or one for each direction that is isolated."""
+        """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
         self._finish()
         return self._policy_sets.keys_of(address)
 
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
-        """Destinations outside the cluster that see Pod addresses."""
+        """The destinations outside the cluster that are not masqueraded."""
         return self._masquerade.exempt
 
     def origin(self, prefix: str) -> VerdictKey | None:
-        """Tell what an NFLOG prefix stands for; also for a while after its rule is gone."""
+        """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""
         keys = self._policy_sets.verdict_chains.keys
         found = keys.get(prefix)
         if found is None and not self._policy_sets.is_current:

@@ -1,4 +1,4 @@
-"""Parts that classes share: one chain for all whose Pods the same policies of a tier judge, or one large policy."""
+"""Chains that policy sets share: one for each combination of a tier's policies, one for each large NetworkPolicy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nfagent.policy.compiler import CompiledPolicies, TierChainKey
 
 
 class TierChains:
-    """Section chains, counted by the classes that jump there, family by family."""
+    """The tier chains, with the number of policy sets of each family that jump to them."""
 
     def __init__(self, compiled: CompiledPolicies, chains: ChainStore) -> None:
-        """Start without classes."""
+        """Start without chains."""
         self._compiled = compiled
         self._chains = chains
         self._users: dict[TierChainKey, RefCounts[Family]] = {}
@@ -27,7 +27,7 @@ class TierChains:
         self._untracked: set[TierChainKey] = set()
 
     def acquire(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
-        """Count one more class, for the families that it is written for."""
+        """Add a policy set that jumps to a tier chain, for the families that it is written for."""
         if key not in self._users:
             self._users[key] = RefCounts()
             for ref in key.policies:
@@ -37,27 +37,27 @@ class TierChains:
         self._dirty.add(key)
 
     def release(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
-        """Count one class less."""
+        """Remove a policy set that jumped to a tier chain."""
         for family in families:
             self._users[key].release(family)
         self._dirty.add(key)
 
     def mark_policies(self, policies: Iterable[ObjectRef]) -> None:
-        """Have the sections of changed policies written anew."""
+        """Mark the tier chains of changed policies to be written again."""
         for ref in policies:
             for key in self._keys_of_policy.get(ref, ()):
                 self._dirty.add(key)
                 self._written_families.pop(key, None)
 
     def write(self) -> None:
-        """Write what is new or changed: before the chains that lead there."""
+        """Write new and changed tier chains: call it before the chains that jump there are written."""
         for key in sorted(self._dirty):
             families = self._families(key)
             if families and families != self._written_families.get(key):
                 self._write(key, families)
 
     def drop(self) -> None:
-        """Drop what no class leads to any more: after the chains that led there."""
+        """Remove tier chains without users: call it after the chains that jumped there are written."""
         for key in self._dirty:
             if not self._families(key):
                 self._drop(key)
@@ -66,13 +66,13 @@ class TierChains:
         self._dirty.clear()
 
     def has_untracked_chain(self, key: TierChainKey) -> bool:
-        """Tell whether packets without a conntrack entry have a chain of their own in a section's place."""
+        """Return whether a tier chain has a variant for untracked packets."""
         return key in self._untracked
 
     def _write(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
         rules, name = self._compiled.rules(key), names.section_chain(key)
         self._chains.put(name, section_chain(key, rules, families))
-        # By the rules alone, whatever the families: whether a class jumps there changes with its policies only.
+        # Decided by the rules, not the families: which variant a policy set jumps to changes only with its policies.
         if names_ends(rules):
             self._chains.put(names.stray_chain(name), section_chain(key, rules, families, "packet"))
             self._untracked.add(key)

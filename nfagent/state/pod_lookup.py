@@ -17,17 +17,17 @@ _SCANNED_NAMES, _COMPARED_NAMES = 5000, 200
 
 
 def pod_of(cluster: ClusterState, path: str) -> Pod:
-    """Find a Pod by `NAMESPACE/POD`. Raises UsageError."""
+    """Return the Pod that `NAMESPACE/POD` names. Raises UsageError, with similar names, if there is none."""
     namespace, _, name = path.partition("/")
     pod = cluster.pods.get((namespace, name))
     if not (namespace and name) or "/" in name:
         raise UsageError(f"{path!r} is not a Pod's name; write NAMESPACE/POD, a port behind a colon: shop/db:5432/tcp")
     if pod is None:
-        raise UsageError(f"there is no Pod {path}{_similar(cluster, namespace, name)}")
+        raise UsageError(f"there is no Pod {path}{_hint(cluster, namespace, name)}")
     return pod
 
 
-def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
+def _hint(cluster: ClusterState, namespace: str, name: str) -> str:
     identities = cluster.by_namespace.get(namespace, ())
     here = (pod for identity in identities for _, pod in cluster.members[identity])
     near = similar_names(
@@ -43,20 +43,20 @@ def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
 
 
 def similar_names(here: Iterable[str], namespace: str, name: str, elsewhere: Iterable[str]) -> str:
-    """Give a few names that were perhaps meant: `shop/web or shop/web-2`.
+    """Return up to three similar names as text: `shop/web or shop/web-2`; '' if there are none.
 
-    here:      the names in that namespace; of very many not all are looked at
-    elsewhere: other namespaces in which this name is
+    here:      the names in that namespace; only the first 5,000 are scanned
+    elsewhere: other namespaces that have this name
     """
-    looked_at = list(islice(here, _SCANNED_NAMES))
-    near = [f"{namespace}/{other}" for other in sorted(other for other in looked_at if name and other.startswith(name))]
-    near += [f"{namespace}/{other}" for other in close_names(name, looked_at)]
+    scanned = list(islice(here, _SCANNED_NAMES))
+    near = [f"{namespace}/{other}" for other in sorted(other for other in scanned if name and other.startswith(name))]
+    near += [f"{namespace}/{other}" for other in close_names(name, scanned)]
     near += [f"{space}/{name}" for space in sorted(elsewhere)]
     return " or ".join(list(dict.fromkeys(near))[:_SUGGESTED])
 
 
 def close_names(name: str, known: Iterable[str]) -> list[str]:
-    """Give the names that are most like one; of many, only those of about its length are compared with it."""
+    """Return the most similar names; of many, only the 200 closest in length are compared."""
     length = len(name)
     compared = nsmallest(
         _COMPARED_NAMES, islice(known, _SCANNED_NAMES), key=lambda other: (abs(len(other) - length), other)

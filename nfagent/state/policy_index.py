@@ -1,9 +1,9 @@
-"""Which policies judge this node's Pods, and which identities are peers of those policies.
+"""The policies that select this node's Pods, and the identities that are peers of those policies.
 
-A NetworkPolicy selects in its own Namespace; a policy of the tiers has a subject, wherever its Pods are.
-Kept by the event, never rebuilt per change: a policy is *active* while it selects an identity that has a
-Pod on this node, and only the peers of active policies have members here. Each change gives its *delta*:
-whose policies it touched, and which peers' members. `rebuilt` makes the same index anew, for tests to compare.
+A NetworkPolicy selects Pods of its own Namespace; an admin tier policy has a subject in any Namespace. A policy is
+*active* while it selects an identity with a Pod on this node; only peers of active policies have members here. Each
+event updates the index and returns an IndexDelta: the identities that other policies select, and the peers whose
+members changed. `rebuilt` computes the same index from the objects, for tests to compare.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from nfagent.state.peer_index import PeerIndex, peer_selects
 
 
 class IndexDelta(msgspec.Struct, kw_only=True):
-    """What a change touched beyond the Pod that it is about.
+    """What a change affects beyond its own object.
 
-    reselected: local identities that other policies select now than before, or changed ones
+    reselected: local identities that other policies, or changed ones, select now
     rewritten:  policies whose rules are new or different
-    moved:      (peer, identity, joined or left) of identities that stayed and became or ceased to be members
+    moved:      (peer, identity, joined) for present identities that became members (True) or are members no longer
     forgotten:  peers that no active policy names any more
     """
 
@@ -35,20 +35,20 @@ class IndexDelta(msgspec.Struct, kw_only=True):
 
 
 class PolicyIndex:
-    """The policies, and what they mean for this node.
+    """The policies of the cluster, indexed for this node.
 
     policies:     every policy of the cluster
     local:        identities with Pods on this node -> those Pods' keys
-    selecting:    such an identity -> the policies that select it, or have it as their subject
+    selecting:    local identity -> the policies that select it, by podSelector or subject
     active:       policy -> the local identities that it selects; never empty
     peers:        members of the Pod peers of active policies
     """
 
     def __init__(self, cluster: ClusterState) -> None:
-        """Start without policies, over a cluster whose changes will be told to `follow`."""
+        """Start without policies; pass every change of the cluster to `follow`."""
         self._cluster = cluster
         self.policies: dict[ObjectRef, Policy] = {}
-        # By the policy's own Namespace: '' for those of the tiers.
+        # By the policy's own Namespace: '' for admin tier policies.
         self._by_namespace: dict[str, set[ObjectRef]] = {}
         self.local: dict[Identity, set[PodKey]] = {}
         self._local_in: dict[str, set[Identity]] = {}
@@ -59,7 +59,7 @@ class PolicyIndex:
             self._add_pod(pod)
 
     def put(self, policy: Policy) -> IndexDelta | None:
-        """Take in a policy, new or changed; None where it is the same."""
+        """Add or replace a policy. Return None for an equal one."""
         before = self.policies.get(policy.ref)
         if before == policy:
             return None
@@ -83,7 +83,7 @@ class PolicyIndex:
         return delta
 
     def remove(self, ref: ObjectRef) -> IndexDelta | None:
-        """Drop a policy; None where it wasn't there."""
+        """Remove a policy. Return None if it does not exist."""
         policy = self.policies.get(ref)
         if policy is None:
             return None
@@ -100,7 +100,7 @@ class PolicyIndex:
         return delta
 
     def follow(self, change: ClusterDelta) -> IndexDelta:
-        """Take in what an event changed in the cluster."""
+        """Apply a change of the cluster."""
         delta = IndexDelta()
         if change.vanished is not None:
             self.peers.vanish(change.vanished)
@@ -111,7 +111,7 @@ class PolicyIndex:
             self._reselect(change.namespace, delta)
         if change.pod is not None:
             before, after = change.pod
-            # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
+            # The new Pod first: a policy whose only local Pod changes stays active, and its peers keep their members.
             if after is not None and self._is_local(after):
                 self._add_pod(after)
             if before is not None and self._is_local(before):
@@ -119,7 +119,7 @@ class PolicyIndex:
         return delta
 
     def in_namespace(self, namespace: str) -> tuple[Policy, ...]:
-        """Give all policies of a Namespace, by name; those of the tiers for ''."""
+        """Return all policies of a Namespace, by name; the admin tier policies for ''."""
         return tuple(self.policies[ref] for ref in sorted(self._by_namespace.get(namespace, ())))
 
     def keys(self, kind: str) -> Collection[PodKey]:
@@ -132,17 +132,17 @@ class PolicyIndex:
         return {(ref.namespace, ref.name) for ref in self._by_namespace.get("", ()) if ref.kind == kind}
 
     def judging(self, *pods: Pod | None) -> list[Policy]:
-        """Give every policy that could judge one of these Pods, on whatever node they are."""
+        """Return every policy that could select one of these Pods, on any node."""
         namespaces = sorted({"", *(pod.namespace for pod in pods if pod is not None)})
         return [policy for namespace in namespaces for policy in self.in_namespace(namespace)]
 
     def policies_of(self, pod: Pod) -> tuple[Policy, ...]:
-        """Give the policies that judge a Pod of this node, in order of kind, namespace and name."""
+        """Return the policies that select a Pod of this node, sorted by kind, namespace and name."""
         refs = self.selecting.get(identity_of(pod), ())
         return tuple(self.policies[ref] for ref in sorted(refs))
 
     def rebuilt(self) -> PolicyIndex:
-        """Make the same index anew from cluster and policies alone."""
+        """Compute the same index from cluster and policies alone."""
         fresh = PolicyIndex(self._cluster)
         for policy in self.policies.values():
             fresh.put(policy)
@@ -176,7 +176,7 @@ class PolicyIndex:
             self._unselect(ref, identity, delta)
 
     def _reselect(self, namespace: str, delta: IndexDelta) -> None:
-        """Hold a relabelled Namespace's identities against the subjects of the tiers."""
+        """Compare a relabelled Namespace's identities with the subjects of the admin tier policies."""
         for identity in self._local_in.get(namespace, ()):
             for ref in self._by_namespace.get("", ()):
                 wanted = self.selects(self.policies[ref], identity)
@@ -188,7 +188,7 @@ class PolicyIndex:
                     delta.reselected.add(identity)
 
     def selects(self, policy: Policy, identity: Identity) -> bool:
-        """Tell whether a policy judges the Pods of an identity."""
+        """Return whether a policy selects the Pods of an identity."""
         if isinstance(policy, NetworkPolicy):
             return policy.namespace == identity.namespace and policy.pods.matches(labels_of(identity))
         return policy.subject is not None and peer_selects(self._cluster, policy.subject, identity)
@@ -224,28 +224,28 @@ class PolicyIndex:
 
 
 def pod_peers(policy: Policy) -> set[PodPeer]:
-    """Collect the Pod peers that a policy's rules name, each once."""
+    """Return the Pod peers that a policy's rules name, each once."""
     rules: tuple[Rule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
     return {peer for rule in rules for peer in rule.peers if isinstance(peer, PodPeer)}
 
 
 class NetworkPolicyKeys(Collection[PodKey]):
-    """Namespace and name of each; nothing is gone through to count them, or to look for one."""
+    """A live view of namespace and name of every NetworkPolicy; length and membership don't iterate."""
 
     def __init__(self, index: PolicyIndex) -> None:
-        """Look at an index, as it is whenever it is asked."""
+        """View an index."""
         self._index = index
 
     def __len__(self) -> int:
-        """Count them."""
+        """Return the number of NetworkPolicies."""
         return len(self._index.policies) - len(self._index.in_namespace(""))
 
     def __iter__(self) -> Iterator[PodKey]:
-        """Go through them."""
+        """Iterate over namespace and name."""
         return ((ref.namespace, ref.name) for ref in self._index.policies if ref.kind == "NetworkPolicy")
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether there is such a NetworkPolicy."""
+        """Return whether a NetworkPolicy of that namespace and name exists."""
         match key:
             case (str(namespace), str(name)):
                 return ObjectRef("NetworkPolicy", namespace, name) in self._index.policies

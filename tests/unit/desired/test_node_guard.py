@@ -44,15 +44,15 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
     "a wrong name, before a table that isolates": (table(WEB, CLOSED), (node("a"), WEB, CLOSED), "b", True),
     "the Node's name": (table(WEB, CLOSED), (node("a"), CLOSED), "a", False),
     "a wrong name, before no table": (ABSENT, (node("a"), WEB, CLOSED), "b", False),
-    "a wrong name, before a table that isolates nobody": (table(WEB), (node("a"), WEB, CLOSED), "b", False),
+    "a wrong name, before a table that isolates no Pod": (table(WEB), (node("a"), WEB, CLOSED), "b", False),
     "Pods of the name, whose Node is gone from among others": (
         table(WEB, CLOSED),
         (node("b"), WEB, CLOSED),
         "a",
         True,
     ),
-    "no Node at all, and everybody stays isolated": (table(WEB, CLOSED), (WEB, DB, CLOSED), "a", False),
-    "no Node at all, and somebody would not": (table(WEB, DB, CLOSED), (WEB, CLOSED), "a", True),
+    "no Node at all, and every isolated Pod stays isolated": (table(WEB, CLOSED), (WEB, DB, CLOSED), "a", False),
+    "no Node at all, and one Pod would lose its isolation": (table(WEB, DB, CLOSED), (WEB, CLOSED), "a", True),
     "nothing at all": (table(WEB, CLOSED), (), "a", True),
 }
 
@@ -83,15 +83,15 @@ def test_an_objection_says_what_is_at_stake_and_what_to_write() -> None:
     words = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys).objection(
         table(WEB, DB, CLOSED), desired.ruleset()
     )
-    for part in ("no Node b", "there: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
+    for part in ("no Node b", "known: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
         assert part in words
 
 
 ADVICE = {
-    "no Nodes": ("n1", [], "none at all was read"),
+    "no Nodes": ("n1", [], "no Nodes were read"),
     "one that is near": ("nod-7", ["node-7", "etcd", "other"], "did you mean node-7?"),
     "the same host in another domain": ("n1.old.example", ["n1.new.example", "n2.old.example"], "did you mean n1.new"),
-    "none that is near": ("x", ["alpha", "beta", "gamma", "delta"], "there: alpha, beta, delta and 1 more"),
+    "none that is near": ("x", ["alpha", "beta", "gamma", "delta"], "known: alpha, beta, delta and 1 more"),
 }
 
 
