@@ -1,9 +1,9 @@
-"""The two ends of a connection, as people write them.
+"""Parses the two ends of a connection.
 
-An end is `NAMESPACE/POD`, an address, or a Service: `svc/NAMESPACE/NAME`. The destination may name its port:
-`shop/db:5432/tcp`, `shop/db:postgres`, `10.0.0.7:53/udp`, `[2001:db8::7]:443`, `svc/shop/db:http`. Without a port, ICMP
-echo is judged. A Service's address with one of its ports, and a node's with a node port, mean the Service;
-`packet:10.0.0.7:80/tcp` never does: it is the address that a packet has after a Service's was translated.
+An end is `NAMESPACE/POD`, an address, or a Service: `svc/NAMESPACE/NAME`. The destination may have a port:
+`shop/db:5432/tcp`, `shop/db:postgres`, `10.0.0.7:53/udp`, `[2001:db8::7]:443`, `svc/shop/db:http`. Without a port, the
+flow is ICMP echo. A Service's address with one of its ports, and a node's address with a node port, stand for the
+Service; `packet:10.0.0.7:80/tcp` never does: it is the destination of a packet after DNAT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nfagent.state.cluster import ClusterState
 from nfagent.state.pod_lookup import pod_of, similar_names
 
 ServiceAddressKind: TypeAlias = Literal["cluster", "external", "node", "name"]
-"""By which address of a Service a client calls: the cluster's, an external one, a node's, or by name alone."""
+"""The kind of address by which a client reaches a Service; `name`: it has no address."""
 
 _END = re.compile(
     r"(?P<packet>packet:)?(?P<host>\[[^]]+\]|[^:\[\]]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
@@ -35,35 +35,38 @@ _PORT_DIGITS = 5
 
 
 class ServiceTarget(msgspec.Struct, frozen=True):
-    """The Service that a client calls, and how.
+    """The Service that a client connects to.
 
-    node: the node whose node port it is; '' by any other way
+    address_kind: the kind of address that it connects to
+    node:         the node whose node port it is; '' for every other kind
     """
 
     service: Service
     port: ServicePort
-    way: ServiceAddressKind
+    address_kind: ServiceAddressKind
     node: str = ""
 
 
 class FlowQuery(msgspec.Struct, frozen=True):
-    """A connection that somebody asks about.
+    """A connection to explain.
 
-    sources, destinations: addresses that the ends have, in the order in which they are preferred; a Service that is
-                           called by its name alone has no destination
-    port:                  the number that the client calls; None for ICMP echo
-    protocol:              '' where the destination's family decides which ICMP it is
+    sources, destinations: addresses of the ends, in order of preference; a Service without an address has no
+                           destination
+    protocol:              '' for ICMP echo: the destination's family decides between icmp and icmpv6
+    port:                  the destination port; None for ICMP echo
+    target:                the Service that the destination stands for; None if there is none
+    packet:                whether the destination was given as `packet:`
     """
 
     sources: tuple[str, ...]
     destinations: tuple[str, ...]
     protocol: str
     port: int | None
-    called: ServiceTarget | None = None
+    target: ServiceTarget | None = None
     packet: bool = False
 
     def flow(self) -> Flow | None:
-        """Give the flow to the first destination of one family with a source; None where there is none."""
+        """Return the flow of the first source and destination of one family; None if there is none."""
         for here in self.sources:
             for there in self.destinations:
                 if family_of(here) == family_of(there):
@@ -73,7 +76,7 @@ class FlowQuery(msgspec.Struct, frozen=True):
 
 
 class _End(msgspec.Struct, frozen=True):
-    """What a person wrote: the text, and its parts."""
+    """One end as written: the text, and its parts."""
 
     text: str
     host: str
@@ -83,28 +86,30 @@ class _End(msgspec.Struct, frozen=True):
 
 
 def read_query(cluster: ClusterState, source: str, destination: str) -> FlowQuery:
-    """Read the two ends as people write them. Raises UsageError."""
+    """Parse the two ends. Raises UsageError."""
     here, there = _split(source), _split(destination)
     if here.port:
-        raise UsageError(f"{source!r}: the source has no port; write it behind the destination, as in shop/db:5432/tcp")
+        raise UsageError(
+            f"{source!r}: a source has no port; write the port after the destination, as in shop/db:5432/tcp"
+        )
     if here.packet or here.host.count("/") > 1:
-        wrong = "packet: belongs before the destination" if here.packet else "a Service is called, it calls nobody"
+        wrong = "packet: belongs before the destination" if here.packet else "a Service can't be the source"
         raise UsageError(f"{source!r}: {wrong}; write a Pod or an address as source")
     sources = _addresses(cluster, here.host)
     if there.host.startswith(_SERVICE) and there.host.count("/") == 2:
         return _to_service(cluster, sources, there)
     destinations = _addresses(cluster, there.host)
-    called = None
+    target = None
     if not there.packet and not any(cluster.holder(address) for address in destinations):
-        called = _called(cluster, destinations, there)
-    if called is not None:
-        port = called.port.node_port if called.way == "node" else called.port.port
-        return FlowQuery(sources, destinations, called.port.protocol, port, called)
+        target = _service_target(cluster, destinations, there)
+    if target is not None:
+        port = target.port.node_port if target.address_kind == "node" else target.port.port
+        return FlowQuery(sources, destinations, target.port.protocol, port, target)
     return _to_address(cluster, sources, destinations, there)
 
 
 def in_words(cluster: ClusterState, address: str) -> str:
-    """Name who is at an address: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
+    """Return an address with its Pod or node: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
     pod = cluster.holder(address)
     if pod is not None:
         return f"{pod.ref.path} ({address})"
@@ -118,7 +123,7 @@ def _split(end: str) -> _End:
         raise UsageError(f"{end!r} is neither NAMESPACE/POD nor an address; write one like shop/web, 10.0.0.7:53/udp")
     host, protocol = cast("str", found["host"]).strip("[]"), (found["protocol"] or "").lower()
     if protocol in {"icmp", "icmpv6"}:
-        raise UsageError(f"{end!r}: {protocol} has no port; leave the port away, and ping is judged")
+        raise UsageError(f"{end!r}: {protocol} has no port; omit the port to explain a ping")
     if protocol and protocol not in _PROTOCOLS:
         raise UsageError(f"{end!r}: {protocol} is not a protocol; write {', '.join(_PROTOCOLS[:-1])} or sctp")
     return _End(end, host, found["port"] or "", protocol, found["packet"] is not None)
@@ -137,13 +142,13 @@ def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
         raise UsageError(f"Pod {host} has no address yet")
     if not (pod.holds_addresses or pod.host_network):
         raise UsageError(
-            f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address"
+            f"Pod {host} has ended ({pod.phase}): its addresses may belong to another Pod now; write the address"
         )
     return pod.addresses
 
 
 def _number(end: _End) -> int | None:
-    """Read a port that is a number; None where it is a name. Raises UsageError."""
+    """Return a port that is a number; None if it is a name. Raises UsageError."""
     if not end.port.isdecimal():
         return None
     if len(end.port) <= _PORT_DIGITS and 1 <= int(end.port) <= 65535:
@@ -181,7 +186,7 @@ def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> F
     _check_known(service)
     number = _number(end) if end.port else None
     if service.headless and number is not None:
-        # Its name stands for the Pods' own addresses: nothing translates the port that the client calls.
+        # Its name resolves to the Pods' addresses: the client's port is not translated.
         port: ServicePort | None = ServicePort(number, number, cast("Protocol", end.protocol or "tcp"))
     elif end.port:
         port = _port_of((service,), end)
@@ -190,12 +195,12 @@ def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> F
     if port is None:
         raise _no_port(f"{end.text!r}: Service {service.ref.path}", (service,), end)
     destinations = service.cluster_addresses or service.external_addresses
-    way: ServiceAddressKind = "cluster" if service.cluster_addresses else "external" if destinations else "name"
-    return FlowQuery(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, way))
+    kind: ServiceAddressKind = "cluster" if service.cluster_addresses else "external" if destinations else "name"
+    return FlowQuery(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, kind))
 
 
-def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> ServiceTarget | None:
-    """Find the Service that an address and a port stand for; None where they are nobody's."""
+def _service_target(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> ServiceTarget | None:
+    """Return the Service that an address and a port belong to; None if there is none."""
     for address in destinations:
         services = cluster.service_index.by_address.get(address, ())
         port = _port_of(services, end) if end.port else None
@@ -215,7 +220,7 @@ def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> 
 
 
 def _port_of(services: Iterable[Service], end: _End) -> ServicePort | None:
-    """Find the port that an end names among those of Services: TCP's where several protocols have it."""
+    """Return the Service port that an end names: TCP's if several protocols have it."""
     number = _number(end)
     ports = [port for service in services for port in service.ports if end.protocol in {"", port.protocol}]
     found = [port for port in ports if (port.name == end.port if number is None else port.port == number)]
@@ -226,17 +231,17 @@ def _no_port(who: str, services: Iterable[Service], end: _End) -> UsageError:
     has = ", ".join(dict.fromkeys(str(port) for service in services for port in service.ports)) or "none at all"
     if end.port:
         return UsageError(f"{who} has no port {_spelt(end)}; it has {has}")
-    return UsageError(f"{who} has ports of its own, and answers no ping; write one of them behind a colon: {has}")
+    return UsageError(f"{who} needs a port; write one of them after a colon: {has}")
 
 
 def _check_known(service: Service) -> None:
-    """Refuse a Service behind which nobody can be known from here."""
+    """Raise UsageError for a Service whose Pods the cluster state can't tell."""
     if service.external_name:
         raise UsageError(
-            f"Service {service.ref.path} is another name for {service.external_name}; ask for an address of that name"
+            f"Service {service.ref.path} is an alias of {service.external_name}; write an address of that name"
         )
     if service.selector is None:
         raise UsageError(
-            f"Service {service.ref.path} has no selector: others say who stands behind it, and that isn't read here; "
-            "ask for the server's own address and port"
+            f"Service {service.ref.path} has no selector: its EndpointSlices are written by another "
+            "program, and not read by nfagent; write the server's own address and port"
         )

@@ -1,6 +1,6 @@
-"""Why a connection is allowed or denied, in words: `evaluate`'s judgement for people, and what would turn it.
+"""Explains why a connection is allowed or denied, and which changes of policies would reverse that.
 
-How its ends are written is in `ends`; where a Service's address leads to is in `routes`.
+`endpoints` parses the two ends; `service_routes` returns the flows to a Service's Pods.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from nfagent.explain.endpoints import FlowQuery, in_words, read_query
 from nfagent.explain.flow_explainer import ExplainedFlow, FlowExplainer, verdict_word, with_port
 from nfagent.explain.peer_naming import peer_for_labels
-from nfagent.explain.service_routes import ServiceRoute, finding
+from nfagent.explain.service_routes import ServiceRoute, find_routes_in_steps
 from nfagent.model.netaddr import is_group, single
 from nfagent.model.slices import result
 from nfagent.policy.evaluator import Flow
@@ -23,22 +23,22 @@ from nfagent.state.policy_index import PolicyIndex
 
 _DEFAULTS = PolicyOptions()
 _GROUP = (
-    "whether it arrives: a node drops what is for everybody or a group while any Pod of it is isolated for ingress in "
-    "that family; ask `nfagent dump counters` there for drop/multicast"
+    "whether it is delivered: a node drops broadcast and multicast packets while any of its Pods is isolated for "
+    "ingress in that family; see drop/multicast in `nfagent dump counters` there"
 )
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Judgements and the words for them.
+    """The verdict on a connection, with its reasons.
 
-    connection: the connection in words: `shop/web (10.0.0.1) -> shop/db (10.0.0.2):5432/tcp`
-    verdict:    'allowed' or 'denied', of how many Pods behind a Service where they differ
-    allowed:    whether it is allowed whatever way it takes
-    lines:      what mattered, in order, and what would turn it
-    flow:       what the client calls; None where a Service has no address
-    judged:     one judgement, or one for each Pod behind a Service; none where there is no Pod
-    unknown:    what isn't known, and what to do next: the verdict may be another then
-    notes:      what may be older than it is
+    connection: the connection as text: `shop/web (10.0.0.1) -> shop/db (10.0.0.2):5432/tcp`
+    verdict:    'allowed' or 'denied'; for a Service whose Pods differ, the number of denied Pods
+    allowed:    whether every flow of the connection is allowed
+    lines:      the decisive policies and rules, in order, and what would reverse the verdict
+    flow:       the flow that the client starts; None for a Service without an address
+    judged:     one flow, or one for each Pod behind a Service; none if there is no Pod
+    unknown:    what is unknown, and what to do next: the real verdict may differ
+    notes:      what may be outdated
     """
 
     connection: str
@@ -54,11 +54,11 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(
     cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: PolicyOptions = _DEFAULTS
 ) -> Explanation:
-    """Judge a connection that a person wrote down. Raises UsageError where an end can't be understood."""
+    """Explain a connection. Raises UsageError for an end that can't be parsed or found."""
     return result(explaining(cluster, index, source, destination, choices))
 
 
-def explaining(  # noqa: PLR0917 - the state, and the question
+def explaining(  # noqa: PLR0917 - the state, and the query
     cluster: ClusterState,
     index: PolicyIndex,
     source: str,
@@ -66,53 +66,52 @@ def explaining(  # noqa: PLR0917 - the state, and the question
     choices: PolicyOptions = _DEFAULTS,
     bars: Callable[[Flow], str] = lambda _: "",
 ) -> Generator[None, None, Explanation]:
-    """Do the same in steps: behind a Service may stand thousands of Pods.
+    """Do the same in steps of one Pod: a Service may have thousands.
 
-    Those Pods are the ones of the moment of asking; each is judged, and put into words, by the policies of the moment
-    when its turn comes.
+    The Pods are those at the start; each is evaluated with the policies at its own step.
 
-    bars: says of a flow why rules drop it whatever the policies; '' where these decide
+    bars: returns why rules drop a flow independent of policies; '' if the policies decide
     """
-    question = read_query(cluster, source, destination)
-    found = yield from finding(cluster, question)
+    query = read_query(cluster, source, destination)
+    found = yield from find_routes_in_steps(cluster, query)
     explainer = FlowExplainer(cluster, index, choices, bars)
-    called = question.called
+    target = query.target
     servers = None
-    if called is not None:
-        servers = peer_for_labels(called.service.selector or (), called.service.namespace)
+    if target is not None:
+        servers = peer_for_labels(target.service.selector or (), target.service.namespace)
     judged: list[ExplainedFlow] = []
     lines_of: list[list[str]] = []
     for route in found.routes:
-        judged.append(explainer.judge(route, servers))
+        judged.append(explainer.explain(route, servers))
         lines_of.append(explainer.lines(judged[-1]))
         yield
-    lines = lines_of[0] if called is None else [*found.lines, *(yield from explainer.grouped(judged, lines_of))]
-    source = judged[0].leaving.source if judged else question.sources[0]
-    connection = f"{in_words(cluster, source)} -> {_destination(cluster, question, found.flow)}"
+    lines = lines_of[0] if target is None else [*found.lines, *(yield from explainer.grouped(judged, lines_of))]
+    source = judged[0].leaving.source if judged else query.sources[0]
+    connection = f"{in_words(cluster, source)} -> {_destination(cluster, query, found.flow)}"
     return _explanation(cluster, connection, tuple(judged), lines, found.flow)
 
 
 def explain_flow(
     cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: PolicyOptions = _DEFAULTS
 ) -> Explanation:
-    """Judge a flow as packets have it, after a Service's address was translated."""
+    """Explain a flow as packets have it after DNAT of a Service's address."""
     explainer = FlowExplainer(cluster, index, choices)
-    judged = explainer.judge(ServiceRoute(flow, flow))
+    judged = explainer.explain(ServiceRoute(flow, flow))
     connection = f"{in_words(cluster, flow.source)} -> {with_port(in_words(cluster, flow.destination), flow)}"
     return _explanation(cluster, connection, (judged,), explainer.lines(judged), flow)
 
 
 def explanation_view(found: Explanation) -> dict[str, Any]:
-    """Show an explanation with all its fields, as JSON can hold them, and what follows from them."""
+    """Return an explanation, and values derived from it, as builtins for JSON."""
     view = explanation_parts(found)
     return {**view, "judged": list(view["judged"])}
 
 
 def explanation_parts(found: Explanation) -> dict[str, Any]:
-    """Show the same, its judgements made as they are written: there is one for each Pod behind a Service."""
+    """Return the same with `judged` as an iterator: there is one item for each Pod behind a Service."""
     shown = msgspec.to_builtins(msgspec.structs.replace(found, judged=()))
     if found.unknown:
-        # Neither programs nor people take for a verdict what may not be one.
+        # Programs must not take an incomplete verdict for a final one.
         shown |= {"allowed": None, "verdict": f"not known ({found.verdict} by what is known)"}
     return {
         "complete": not found.unknown,
@@ -126,12 +125,12 @@ def _judged_view(judged: ExplainedFlow) -> dict[str, Any]:
     shown["allowed"] = judged.allowed
     for side, _ in judged.sides:
         decided = side.decided
-        shown["judgement"][side.direction] |= {
+        shown["judgement"][side.direction] |= {  # codespell:ignore judgement
             "allowed": side.allowed,
             "decided_by": "default" if decided is None else decided.tier,
         }
-    for remedy, fields in zip(judged.remedies, shown["remedies"], strict=True):
-        fields["words"] = str(remedy)
+    for suggestion, fields in zip(judged.suggestions, shown["remedies"], strict=True):
+        fields["words"] = str(suggestion)
     return shown
 
 
@@ -167,11 +166,11 @@ def _is_group(cluster: ClusterState, address: str) -> bool:
     return is_group(address) or any(cidr.family == 4 and cidr.last == single(address).last for cidr in ranges)
 
 
-def _destination(cluster: ClusterState, question: FlowQuery, flow: Flow | None) -> str:
-    """Write what is called as it was asked about: `Service shop/db (10.96.0.10):80/tcp`, `node a (10.0.0.1):22/tcp`."""
-    called = question.called
+def _destination(cluster: ClusterState, query: FlowQuery, flow: Flow | None) -> str:
+    """Return the destination as it was written: `Service shop/db (10.96.0.10):80/tcp`, `node a (10.0.0.1):22/tcp`."""
+    target = query.target
     if flow is None:
-        return f"{called.service.ref}:{question.port}/{question.protocol}" if called is not None else ""
-    if called is None or called.node:
+        return f"{target.service.ref}:{query.port}/{query.protocol}" if target is not None else ""
+    if target is None or target.node:
         return with_port(in_words(cluster, flow.destination), flow)
-    return with_port(f"{called.service.ref} ({flow.destination})", flow)
+    return with_port(f"{target.service.ref} ({flow.destination})", flow)

@@ -112,16 +112,18 @@ def test_each_change_turns_the_verdict_of_its_end_and_one_at_every_end_that_deni
         assert found.allowed == evaluate(cluster, policies.values(), flow).allowed
         after, shared = policies, False
         for side, seen in judged.sides:
-            for turned in changes_of(side.direction, policies, judged.remedies):
+            for turned in changes_of(side.direction, policies, judged.suggestions):
                 assert side_of(cluster, turned, flow, side.direction).allowed != side.allowed, f"{flow}: {found.lines}"
             address = seen.source if side.direction == "egress" else seen.destination
             if not side.allowed and len(cluster.holders(address)) > 1:
                 shared = True  # no change to one Pod's policies is sure to open an address that several hold
-                assert not any(remedy.direction == side.direction for remedy in judged.remedies)
+                assert not any(remedy.direction == side.direction for remedy in judged.suggestions)
             elif not side.allowed:
-                assert any(remedy.direction == side.direction for remedy in judged.remedies), f"{flow}: {found.lines}"
-                after = next(changes_of(side.direction, after, judged.remedies), after)
-        mended = [remedy for remedy in judged.remedies if isinstance(remedy, FixField) and remedy.peer is None]
+                assert any(remedy.direction == side.direction for remedy in judged.suggestions), (
+                    f"{flow}: {found.lines}"
+                )
+                after = next(changes_of(side.direction, after, judged.suggestions), after)
+        mended = [remedy for remedy in judged.suggestions if isinstance(remedy, FixField) and remedy.peer is None]
         if not (found.allowed or mended or shared):
             assert evaluate(cluster, after.values(), flow).allowed, f"{flow}: {found.lines}"
 

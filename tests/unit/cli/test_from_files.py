@@ -184,7 +184,7 @@ def test_explain_says_every_rule_that_mattered_and_what_would_turn_it(call: Call
     assert said.out.splitlines() == [
         "shop/web (10.0.0.1) -> shop/db (10.0.0.2):80/tcp: DENIED",
         "egress at shop/web (10.0.0.1): allowed",
-        "  default   no policy judges its egress: allowed",
+        "  default   no policy applies to its egress: allowed",
         "ingress at shop/db (10.0.0.2): denied",
         (
             "  network   NetworkPolicy shop/db isolates ingress; "

@@ -56,4 +56,4 @@ def test_beside_a_stale_record_of_its_address_a_pod_is_isolated(family: int) -> 
         assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes
         told = explain(view.cluster, view.index, source, destination)
         assert told.allowed == passes
-        assert any("is held by bug-b/srv, bug-a/aaa" in line for line in told.lines)
+        assert any("is shared by bug-b/srv, bug-a/aaa" in line for line in told.lines)

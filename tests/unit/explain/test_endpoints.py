@@ -117,7 +117,7 @@ def test_ends_are_read_as_people_write_them(source: str, destination: str, flow:
         pytest.param(
             "shop/web:80",
             "shop/db",
-            "'shop/web:80': the source has no port; write it behind the destination, as in shop/db:5432/tcp",
+            "'shop/web:80': a source has no port; write the port after the destination, as in shop/db:5432/tcp",
             id="a port of the source",
         ),
         pytest.param("shop/web", "shop/db:0", "'shop/db:0': 0 is not a port number; write 1 to 65535", id="port 0"),
@@ -147,7 +147,7 @@ def test_ends_are_read_as_people_write_them(source: str, destination: str, flow:
         pytest.param(
             "shop/web",
             "shop/db:80/icmp",
-            "'shop/db:80/icmp': icmp has no port; leave the port away, and ping is judged",
+            "'shop/db:80/icmp': icmp has no port; omit the port to explain a ping",
             id="a port of ICMP",
         ),
         pytest.param("shop/web", "shop/db:80/", "'shop/db:80/' is neither", id="a slash too many"),
@@ -168,7 +168,7 @@ def waiting(phase: str, **status: object) -> Document:
 def test_a_pod_without_an_address_or_with_one_that_it_gave_back_can_not_be_asked_about() -> None:
     assert complaint("shop/job", "shop/db", waiting("Pending", podIPs=[])) == "Pod shop/job has no address yet"
     assert complaint("shop/job", "shop/db", waiting("Succeeded")) == (
-        "Pod shop/job has ended (Succeeded): its addresses may be another's by now; ask for the address"
+        "Pod shop/job has ended (Succeeded): its addresses may belong to another Pod now; write the address"
     )
 
 
@@ -192,9 +192,9 @@ def test_a_pod_without_an_address_or_with_one_that_it_gave_back_can_not_be_asked
     ],
 )
 def test_a_service_is_meant_by_its_name_its_addresses_and_its_node_ports(destination: str, way: str, port: str) -> None:
-    called = asked("shop/db", destination, *SERVICES).called
+    called = asked("shop/db", destination, *SERVICES).target
     assert called is not None
-    assert (called.way, str(called.port)) == (way, port)
+    assert (called.address_kind, str(called.port)) == (way, port)
     assert called.node == ("b" if way == "node" else "")
 
 
@@ -212,7 +212,7 @@ def test_a_service_is_meant_by_its_name_its_addresses_and_its_node_ports(destina
     ],
 )
 def test_other_addresses_and_ports_mean_no_service(destination: str) -> None:
-    assert asked("shop/db", destination, *SERVICES).called is None
+    assert asked("shop/db", destination, *SERVICES).target is None
 
 
 def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
@@ -238,7 +238,7 @@ def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
         pytest.param(
             "shop/db",
             "svc/shop/web",
-            "'svc/shop/web': Service shop/web has ports of its own, and answers no ping; write one of them behind a "
+            "'svc/shop/web': Service shop/web needs a port; write one of them after a "
             "colon: http (80/tcp), dns (53/udp), dns-tcp (53/tcp), sig (99/sctp)",
             id="which port",
         ),
@@ -263,28 +263,27 @@ def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
         pytest.param(
             "shop/db",
             "10.96.0.11",
-            "'10.96.0.11': 10.96.0.11 is Service shop/one, which has ports of its own, and answers no ping; write one "
-            "of them behind a colon: 9/udp",
+            "'10.96.0.11': 10.96.0.11 is Service shop/one, which needs a port; write one of them after a colon: 9/udp",
             id="a ping",
         ),
         pytest.param("shop/db", "10.96.0.11:65536", "'10.96.0.11:65536': 65536 is not a port", id="no port number"),
         pytest.param(
             "shop/db",
             "10.96.0.1:80",
-            "Service ops/api has no selector: others say who stands behind it, and that isn't read here; ask for the "
-            "server's own address and port",
+            "Service ops/api has no selector: its EndpointSlices are written by another program, and not read by "
+            "nfagent; write the server's own address and port",
             id="a Service without a selector",
         ),
         pytest.param(
             "shop/db",
             "svc/ops/alias:80",
-            "Service ops/alias is another name for db.example; ask for an address of that name",
+            "Service ops/alias is an alias of db.example; write an address of that name",
             id="an alias",
         ),
         pytest.param(
             "svc/shop/web",
             "shop/db:80",
-            "'svc/shop/web': a Service is called, it calls nobody; write a Pod or an address as source",
+            "'svc/shop/web': a Service can't be the source; write a Pod or an address as source",
             id="a Service as source",
         ),
         pytest.param("packet:10.0.0.1", "shop/db", "'packet:10.0.0.1': packet: belongs before the dest", id="packet"),

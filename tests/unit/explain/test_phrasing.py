@@ -53,7 +53,7 @@ def lines(*policies: Policy, port: str = "80/tcp") -> list[str]:
 
 
 CASES = [
-    pytest.param((), ["  default   no policy judges its ingress: allowed"], id="nobody judges"),
+    pytest.param((), ["  default   no policy applies to its ingress: allowed"], id="nobody judges"),
     pytest.param(
         (isolating("db", Rule((FROM_DB,)), Rule((FROM_WEB,), ON_80), Rule((), ON_81)),),
         [f"  network   NetworkPolicy shop/db isolates ingress; rule 2 of 3 allows from {WEB_WORDS} on 80/tcp: matches"],

@@ -221,7 +221,7 @@ def test_a_plain_connection_takes_one_way() -> None:
             LOCAL,
             [
                 f"{A}:30080/tcp is Service shop/web, port http, on node a: it goes to its only Pod",
-                "externalTrafficPolicy is Local: only to Pods on node a, which see the client's own address",
+                "externalTrafficPolicy is Local: only to Pods on node a, which see the client's address",
             ],
             id="a node port and Local",
         ),
@@ -231,7 +231,7 @@ def test_a_plain_connection_takes_one_way() -> None:
             {},
             [
                 f"{B}:30080/tcp is Service shop/web, port http, on node b: it goes to one of 2 Pods",
-                "node b translates it: the client's own policies see the node's address and port",
+                "node b translates it: the client's policies see the node's address and port",
                 f"{CLUSTER}: Pods on other nodes see node b's address, {B}",
             ],
             id="another node's port",
@@ -242,7 +242,7 @@ def test_a_plain_connection_takes_one_way() -> None:
             EXTERNAL,
             [
                 f"{OUTSIDE}:80/tcp is Service shop/web, port http: it goes to one of 2 Pods",
-                f"{CLUSTER}: judged as from the client, but Pods on other nodes see the node that takes it in",
+                f"{CLUSTER}: evaluated with the client's address, but Pods on other nodes see the entry node's",
             ],
             id="an external address from outside",
         ),

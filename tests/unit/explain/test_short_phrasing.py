@@ -29,7 +29,7 @@ def guard(action: str, priority: int = 1) -> Document:
 
 
 CASES = [
-    pytest.param((), "no policy judges it", id="no policy"),
+    pytest.param((), "no policy applies to it", id="no policy"),
     pytest.param((guard("Pass"),), "no policy decides", id="a tier that passes"),
     pytest.param((guard("Deny"),), "rule 1 of 1 in AdminNetworkPolicy guard denies it", id="a tier that denies"),
     pytest.param((guard("Allow"),), "rule 1 of 1 in AdminNetworkPolicy guard allows it", id="a tier that allows"),

@@ -221,7 +221,7 @@ def test_an_allow_rule_that_can_not_be_read_matches_nothing_and_says_why() -> No
             ObjectRef("AdminNetworkPolicy", "", "p"),
             0,
             1,
-            "nobody, as it can't be read: no field of the peer is known",
+            "no peer, as it can't be read: no field of the peer is known",
             "peer",
             "allow",
             "new",
@@ -305,7 +305,11 @@ def test_51_a_pod_that_calls_its_own_node_is_judged_or_allowed_as_is_chosen(
     assert outcome(judged(*policies, destination="a", family=family).egress) == expected
     free = PolicyOptions(own_node="allowed")
     own = judged(*policies, destination="a", family=family, choices=free)
-    assert (own.allowed, own.egress, own.exempt) == (True, None, "a Pod may call its own node, a, as was chosen")
+    assert (own.allowed, own.egress, own.exempt) == (
+        True,
+        None,
+        "a Pod may always reach its own node, a: own_node = allowed",
+    )
     for other in ("b", "outside", "shop/db"):
         found = judged(*policies, destination=other, family=family, choices=free)
         assert found.exempt == ""
