@@ -184,8 +184,8 @@ def test_no_rule_of_the_tiers_can_let_somebody_outside_in() -> None:
 
 def test_a_ping_needs_a_rule_without_ports() -> None:
     assert said(isolating("db", Rule((FROM_WEB,), ON_80)), port="icmp") == [
-        "add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port and "
-        "protocol"
+        "add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port "
+        + "and protocol"
     ]
 
 
