@@ -1,4 +1,4 @@
-"""Random objects: few names and few addresses, so that things meet often.
+"""Random objects: few names and few addresses, so that they interact often.
 
 Policies are documents, as people write them, and go through the decoder: some break the API's rules, and fail closed.
 """

@@ -62,7 +62,7 @@ RANDOM = st.randoms(use_true_random=True)
 """Dice for what needs no shrinking: only the seed is drawn, so that a throw costs nothing."""
 
 RECHECK_SETS = ("recheck4", "recheck6", "rechecking")
-"""Whose live connections are judged again."""
+"""Addresses whose connections are re-checked."""
 
 
 def catch_up(view: DesiredState, kernel: FakeKernel) -> None:

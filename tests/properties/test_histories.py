@@ -1,4 +1,4 @@
-"""Long histories of a cluster: what each event changes leads the kernel to the whole, and costs its delta alone."""
+"""Long histories of a cluster: the changes add up to the whole ruleset, and each costs its own delta only."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def assert_both_readings_agree(
         assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes, flow
 
 
-# Footprint: what an event must not touch, and how much it may.
+# Deltas: what an event must not change, and how much it may.
 
 
 def decoded(document: Document) -> Item:
@@ -223,7 +223,7 @@ def scene() -> DesiredState:
 FAR = pod("shop/other", "b", 9, (port(9, "none"),), app="other")
 FREE_HERE = pod("shop/free2", "a", 9, app="free")
 DENY_ALL = [{"action": "Deny", "from": [{"namespaces": {}}]}]
-NOBODYS = policy("shop/none", labelled(app="none"), ingress=[{"from": from_pods(app="db")}])
+SELECTS_NO_POD = policy("shop/none", labelled(app="none"), ingress=[{"from": from_pods(app="db")}])
 
 NOTHING: dict[str, list[Event]] = {
     "a Pod of no peer set comes on another node": [decoded(FAR)],
@@ -233,10 +233,10 @@ NOTHING: dict[str, list[Event]] = {
         decoded(FAR),
         decoded(pod("shop/other", "b", 9, app="another")),
     ],
-    "a Pod of a peer set gets a label that nobody asks for": [
+    "a Pod of a peer set gets a label that no rule selects": [
         decoded(pod("shop/db", "b", 1, (port(5432, "sql"),), app="db", x="y"))
     ],
-    "a Pod of a peer set gets a port that nobody names": [
+    "a Pod of a peer set gets a port that no rule names": [
         decoded(pod("shop/db", "b", 1, (port(5432, "sql"), port(9, "none")), app="db"))
     ],
     "a local Pod comes that has no address yet": [decoded(FREE_HERE | {"status": {}})],
@@ -250,15 +250,18 @@ NOTHING: dict[str, list[Event]] = {
         msgspec.structs.replace(decoded(FAR), labels=(("app", "db"),), phase="Succeeded")
     ],
     "a Pod of a peer set becomes ready": [msgspec.structs.replace(decoded(SCENE[7]), phase="Pending")],
-    "a policy that selects nobody here comes": [decoded(NOBODYS)],
-    "a policy that selects nobody here changes": [decoded(NOBODYS), decoded(policy("shop/none", labelled(app="none")))],
-    "a policy that selects nobody here goes": [ObjectRef("NetworkPolicy", "shop", "far")],
+    "a policy that selects no local Pod comes": [decoded(SELECTS_NO_POD)],
+    "a policy that selects no local Pod changes": [
+        decoded(SELECTS_NO_POD),
+        decoded(policy("shop/none", labelled(app="none"))),
+    ],
+    "a policy that selects no local Pod goes": [ObjectRef("NetworkPolicy", "shop", "far")],
     "a policy of a namespace without local Pods comes": [
         decoded(policy("ops/all", ingress=[{"from": [{"podSelector": {}}]}]))
     ],
     "a namespace that no peer asks for is relabelled": [decoded(namespace("shop", team="green"))],
     "a namespace without Pods comes": [decoded(namespace("new", team="blue"))],
-    "a policy of a tier that nobody here is the subject of comes": [
+    "a policy of a tier with no local Pod as its subject comes": [
         decoded(tier_policy("AdminNetworkPolicy", "far", in_tiers(app="db"), priority=0, ingress=DENY_ALL))
     ],
     "a policy of a tier without rules comes": [
@@ -270,14 +273,20 @@ NOTHING: dict[str, list[Event]] = {
     "a policy of a tier gets another priority, and keeps its place": [
         decoded(SCENE[-1] | {"spec": SCENE[-1]["spec"] | {"priority": 2}})
     ],
-    "a node gets a label that nobody asks for": [decoded(labelled_node(role="work"))],
+    "a node gets a label that no rule selects": [decoded(labelled_node(role="work"))],
     "a node tells what it told before": [decoded(node("b"))],
     "a Pod is told again": [decoded(SCENE[7])],
     "a policy is told again": [decoded(SCENE[9])],
-    "a peer's Pod goes and comes back before anybody looks": [ObjectRef("Pod", "shop", "db"), decoded(SCENE[7])],
-    "a class goes and comes back before anybody looks": [ObjectRef("Pod", "shop", "web"), decoded(SCENE[4])],
-    "a policy goes and comes back before anybody looks": [ObjectRef("NetworkPolicy", "shop", "web"), decoded(SCENE[9])],
-    "logging is switched on and off before anybody looks": [
+    "a peer's Pod goes and comes back between two drains": [ObjectRef("Pod", "shop", "db"), decoded(SCENE[7])],
+    "a policy set goes and comes back between two drains": [
+        ObjectRef("Pod", "shop", "web"),
+        decoded(SCENE[4]),
+    ],
+    "a policy goes and comes back between two drains": [
+        ObjectRef("NetworkPolicy", "shop", "web"),
+        decoded(SCENE[9]),
+    ],
+    "logging is switched on and off between two drains": [
         decoded(
             {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": {"deny": {"log": True}}}}
         ),
@@ -287,7 +296,7 @@ NOTHING: dict[str, list[Event]] = {
 
 
 @pytest.mark.parametrize("events", NOTHING.values(), ids=NOTHING)
-def test_an_event_that_concerns_nobody_here_is_no_transaction(events: list[Event]) -> None:
+def test_an_event_that_concerns_no_local_pod_is_no_transaction(events: list[Event]) -> None:
     view = scene()
     before = view.ruleset()
     for event in events:
@@ -297,11 +306,11 @@ def test_an_event_that_concerns_nobody_here_is_no_transaction(events: list[Event
 
 
 # What comes back to what it was, or is written anew and the same, was touched.
-UNTOUCHED = [name for name in NOTHING if "before anybody looks" not in name]
+UNTOUCHED = [name for name in NOTHING if "between two drains" not in name]
 
 
 @pytest.mark.parametrize("events", [NOTHING[name] for name in UNTOUCHED], ids=UNTOUCHED)
-def test_an_event_that_concerns_nobody_here_touches_nothing(events: list[Event]) -> None:
+def test_an_event_that_concerns_no_local_pod_touches_nothing(events: list[Event]) -> None:
     view = scene()
     for event in events:
         happen(view, event)

@@ -1,4 +1,4 @@
-"""Indexes that are kept by the event, against the same made anew; a history, against its outcome."""
+"""Incremental indexes compared with rebuilt ones, and a history with its final state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live connections, whatever happens to the policies: those that are revoked have ended, the others lose no packet."""
+"""Established connections while policies change: revoked ones end with the commit, others lose no packet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nfagent.nftables.base_chains import REVOKED_COUNTER
 from nfagent.nftables.objects import Element, Ruleset
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
-from tests.properties import sharp
+from tests.properties import verdict_flips
 from tests.properties.strategies import PROTOCOLS, RANDOM, catch_up, flows, histories
 from tests.support.fake_nftables import FakeKernel
 from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run, seen_at
@@ -81,7 +81,7 @@ class Node:
                 del self.live[flow]
 
     def absolve(self) -> None:
-        """Take those out who were judged, whatever happened since."""
+        """Clear the addresses that were re-checked, with all that changed since."""
         if self.judged:
             self.view.absolve(self.judged)
             self.judged = {}
@@ -118,12 +118,12 @@ def watched(history: History, protocol: tuple[str, int | None], random: Random) 
     return random.sample(found, min(_WATCHED, len(found)))
 
 
-# Mostly everybody is absolved before the next event: who is still under re-check would hide whom it forgets.
+# Mostly all addresses are cleared before the next event: one that is still re-checked would hide an omission.
 FATES = ["commit", "wait", "restart", *["judge"] * 4, *["absolve"] * 6]
 
 
 def live_through(history: History, protocol: tuple[str, int | None], random: Random) -> None:
-    """Have a history happen, with commits, judgements and restarts wherever they come.
+    """Run a history with commits, re-checks and restarts at random points.
 
     Who was judged is absolved at once, or when the next event is told already: that may concern him again.
     """
@@ -145,24 +145,24 @@ def live_through(history: History, protocol: tuple[str, int | None], random: Ran
 
 
 @settings(max_examples=2 * settings().max_examples)
-@given(sharp.histories(), RANDOM)
+@given(verdict_flips.histories(), RANDOM)
 def test_a_revoked_connection_has_ended_with_the_commit_and_an_allowed_one_loses_no_packet(
     history: History, random: Random
 ) -> None:
-    live_through(history, (sharp.PROTOCOL, sharp.PORT), random)
+    live_through(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random)
 
 
 @given(histories(), PROTOCOLS, RANDOM)
-def test_so_it_is_whatever_the_policies_and_their_flaws(
+def test_the_same_holds_for_unreadable_policies(
     history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random
 ) -> None:
     live_through(([], history), protocol, random)
 
 
-@given(sharp.histories(), RANDOM)
-def test_who_is_not_under_re_check_takes_the_short_way_out_uncounted(history: History, random: Random) -> None:
+@given(verdict_flips.histories(), RANDOM)
+def test_connections_that_are_not_re_checked_bypass_the_policies_uncounted(history: History, random: Random) -> None:
     first, changes = history
-    node = Node(first, watched(history, (sharp.PROTOCOL, sharp.PORT), random))
+    node = Node(first, watched(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random))
     for item in changes:
         node.happen(item)
         node.kernel.apply(node.view.take())
@@ -188,16 +188,16 @@ def remembering(ruleset: Ruleset, flows: Iterable[Flow]) -> Ruleset:
     sets = dict(ruleset.sets)
     for flow in flows:
         name = f"revoked{family_of(flow.source)}"
-        way: Element = (flow.destination, "tcp", sharp.PORT, flow.source, CLIENT_PORT)
+        way: Element = (flow.destination, "tcp", verdict_flips.PORT, flow.source, CLIENT_PORT)
         sets[name] = msgspec.structs.replace(sets[name], elements=sets[name].elements | {way})
     return msgspec.structs.replace(ruleset, sets=sets)
 
 
-@given(sharp.histories(), RANDOM)
-def test_a_server_that_goes_on_with_an_ended_connection_is_stopped_and_nobody_else(
+@given(verdict_flips.histories(), RANDOM)
+def test_a_server_that_goes_on_with_an_ended_connection_is_stopped_and_no_other(
     history: History, random: Random
 ) -> None:
-    node = Node(history[0], watched(history, (sharp.PROTOCOL, sharp.PORT), random))
+    node = Node(history[0], watched(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random))
     judged = [flow for flow in node.watched if ways(flow, node.view.cluster)]
     ended = set(random.sample(judged, len(judged) // 2))
     ruleset = node.view.ruleset()

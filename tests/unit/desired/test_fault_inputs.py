@@ -1,4 +1,4 @@
-"""Inputs of tests/faults that once opened a Pod, as the rules of its node judge them."""
+"""Inputs that once opened a Pod, evaluated by the rules of its node."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def address(view: DesiredState, path: str, family: int) -> str:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_a_load_balancer_on_the_node_sends_with_a_pods_address_meets_the_ingress_policy(family: int) -> None:
+def test_packets_of_a_load_balancer_on_the_node_with_a_pods_address_meet_the_ingress_policy(family: int) -> None:
     view = loaded("ipvs-and-unknown-node-name", "n2")
     source, destination = address(view, "bug-a/cli", family), address(view, "bug-b/srv", family)
     packet = opening(Flow(source, destination, "tcp", 80))

@@ -1,4 +1,4 @@
-"""Whether the table may be changed under a node's name that no Node has, and what people are told."""
+"""Whether the table may be replaced while the node's name is wrong, and the message about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seen(name: str, *documents: Document) -> DesiredState:
     return desired
 
 
-def nobodys(_addresses: Iterable[str]) -> str:
+def no_own_address(_addresses: Iterable[str]) -> str:
     return ""
 
 
@@ -58,17 +58,17 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
 
 
 @pytest.mark.parametrize(("held", "documents", "name", "objects"), CASES.values(), ids=CASES)
-def test_the_table_is_held_by(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a table's column
+def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:
     desired = seen(name, *documents)
-    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
     assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects
     assert guard.doubts == objects
-    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=nobodys).doubts
+    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=no_own_address).doubts
 
 
-def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() -> None:
+def test_a_missing_node_is_accepted_until_a_node_of_the_name_was_added_and_removed() -> None:
     desired = seen("a", WEB, CLOSED)
-    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
     assert guard.objection(ABSENT, desired.ruleset()) == ""
     assert not guard.doubts
     made = decoded(node("a"))
@@ -78,9 +78,9 @@ def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() ->
     assert guard.doubts
 
 
-def test_an_objection_says_what_is_at_stake_and_what_to_write() -> None:
+def test_the_message_names_the_isolated_addresses_and_the_option_to_set() -> None:
     desired = seen("b", node("a"), CLOSED)
-    words = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys).objection(
+    words = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address).objection(
         table(WEB, DB, CLOSED), desired.ruleset()
     )
     for part in ("no Node b", "known: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):

@@ -1,4 +1,4 @@
-"""Which interfaces Pods are behind, which ports are tunnels': decided by interfaces and routes."""
+"""Pod interfaces and tunnel ports, derived from links and routes."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ WORLD = [Route((2, 3), near=False)]
         "nor where it is one of several uplinks",
         "a bridge with a network card doesn't count",
         "a bridge with a tunnel doesn't count",
-        "a kind that nobody knows of doesn't count",
+        "an unknown kind doesn't count",
         "a network card doesn't count",
         "a name with a quote can't be written",
         "a name that nft takes for a pattern can't be written",
     ],
 )
-def test_an_interface_counts_where_pods_alone_are_behind_it(
+def test_a_pod_interface_leads_to_pods_only(
     links: list[Interface], pods: list[Route | None], counted: set[str], reason: str
 ) -> None:
     found = node_links([UPLINK, *links], pods, WORLD)
@@ -95,10 +95,10 @@ def test_an_interface_counts_where_pods_alone_are_behind_it(
         "Geneve",
         "VXLAN that is switched off takes nothing",
         "IP in IP",
-        "the kernel's own IP in IP device, which nobody switched on",
+        "the kernel's own IP in IP device, which is down",
         "GRE over IPv6",
         "WireGuard proves who has sent it",
     ],
 )
-def test_tunnels_that_take_packets_are_known(link: Interface, expected: NodeInterfaces) -> None:
+def test_tunnels_that_decapsulate_packets_are_found(link: Interface, expected: NodeInterfaces) -> None:
     assert node_links([UPLINK, link], [], WORLD) == expected

@@ -1,4 +1,4 @@
-"""How people write the ends of a connection, and what they are told where that can't be understood."""
+"""Parsing of the two ends of a connection, and its error messages."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def complaint(source: str, destination: str, *documents: Document) -> str:
         pytest.param("shop/web", f"::ffff:{OUTSIDE}", f"{WEB} -> {OUTSIDE}/icmp", id="IPv4 written as IPv6"),
     ],
 )
-def test_ends_are_read_as_people_write_them(source: str, destination: str, flow: str) -> None:
+def test_ends_are_parsed(source: str, destination: str, flow: str) -> None:
     assert str(asked(source, destination).flow()) == flow
 
 
@@ -154,7 +154,7 @@ def test_ends_are_read_as_people_write_them(source: str, destination: str, flow:
         pytest.param(OUTSIDE, OUTSIDE6, f"{OUTSIDE} and {OUTSIDE6} have no address of one family", id="two families"),
     ],
 )
-def test_what_can_not_be_understood_is_said_with_what_to_write(source: str, destination: str, words: str) -> None:
+def test_an_error_says_what_to_write_instead(source: str, destination: str, words: str) -> None:
     said = complaint(source, destination)
     assert said.startswith(words)
 
@@ -165,7 +165,7 @@ def waiting(phase: str, **status: object) -> Document:
     return document
 
 
-def test_a_pod_without_an_address_or_with_one_that_it_gave_back_can_not_be_asked_about() -> None:
+def test_a_pod_without_an_address_or_with_a_released_one_is_an_error() -> None:
     assert complaint("shop/job", "shop/db", waiting("Pending", podIPs=[])) == "Pod shop/job has no address yet"
     assert complaint("shop/job", "shop/db", waiting("Succeeded")) == (
         "Pod shop/job has ended (Succeeded): its addresses may belong to another Pod now; write the address"
@@ -191,7 +191,7 @@ def test_a_pod_without_an_address_or_with_one_that_it_gave_back_can_not_be_asked
         pytest.param("192.168.0.2:30099/sctp", "node", "sig (99/sctp)", id="by a node port of SCTP"),
     ],
 )
-def test_a_service_is_meant_by_its_name_its_addresses_and_its_node_ports(destination: str, way: str, port: str) -> None:
+def test_a_service_is_found_by_its_name_its_addresses_and_its_node_ports(destination: str, way: str, port: str) -> None:
     called = asked("shop/db", destination, *SERVICES).target
     assert called is not None
     assert (called.address_kind, str(called.port)) == (way, port)
@@ -211,7 +211,7 @@ def test_a_service_is_meant_by_its_name_its_addresses_and_its_node_ports(destina
         pytest.param("packet:10.96.0.10", id="a packet's address, without a port"),
     ],
 )
-def test_other_addresses_and_ports_mean_no_service(destination: str) -> None:
+def test_other_addresses_and_ports_are_no_service(destination: str) -> None:
     assert asked("shop/db", destination, *SERVICES).target is None
 
 
@@ -301,7 +301,7 @@ def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_service_is_said(source: str, destination: str, words: str) -> None:
+def test_errors_about_a_service_name_the_problem(source: str, destination: str, words: str) -> None:
     assert complaint(source, destination, *SERVICES).startswith(words)
 
 
@@ -312,7 +312,7 @@ def test_a_pod_is_found_by_its_path() -> None:
         pod_of(cluster, "web")
 
 
-def test_an_address_is_named_by_who_is_there() -> None:
+def test_an_address_is_described_by_its_pod_or_node() -> None:
     cluster = Scene(*PODS).views["a"].cluster
     assert [in_words(cluster, address) for address in (WEB, DB6, "192.168.0.1", OUTSIDE)] == [
         f"shop/web ({WEB})",

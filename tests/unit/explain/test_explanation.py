@@ -1,4 +1,4 @@
-"""What people are told about a connection: both ends, every Pod behind a Service, and what would turn it."""
+"""The explanation of a connection: both ends, every Pod behind a Service, and what would reverse the verdict."""
 
 # ruff: noqa: E501 - explanations stand here as people see them
 
@@ -61,7 +61,7 @@ EXPLANATIONS = [
           egress:  add a NetworkPolicy that isolates egress of pods app=web in namespace shop
           ingress: add a NetworkPolicy that isolates ingress of pods at=b in namespace shop
         """,
-        id="nobody isolates",
+        id="no policy isolates",
     ),
     pytest.param(
         ("shop/web", "shop/db:postgres"),
@@ -284,7 +284,7 @@ def test_the_whole_explanation(ends: tuple[str, str], documents: tuple[Document,
     assert found.allowed is (found.verdict == "allowed")
 
 
-def test_many_pods_that_are_judged_alike_are_named_by_three() -> None:
+def test_of_many_pods_with_equal_verdicts_three_are_named() -> None:
     many = [pod(f"shop/n{number}", "b", 100 + number, app="many") for number in range(9)]
     found = asked("shop/web", "10.96.0.50:80", *many, service("shop/many", {"app": "many"}, clusterIP="10.96.0.50"))
     assert found.lines[2] == (
@@ -311,7 +311,7 @@ def test_pods_of_the_host_network_behind_a_service_are_named_by_their_addresses(
     ]
 
 
-def test_where_many_pods_are_judged_in_many_ways_the_rest_is_counted() -> None:
+def test_of_many_different_verdicts_the_rest_is_counted() -> None:
     hosts = [on_the_host(number) for number in range(1, 31)]
     found = asked("shop/web", "10.96.0.60:80", OUT, *hosts, service("shop/h", {"app": "host"}, clusterIP="10.96.0.60"))
     assert found.lines[-1] == "and 24 more Pods: 24 denied, 0 allowed"
@@ -360,12 +360,12 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
     assert (view["lines"], view["flow"]["destination"]) == (list(found.lines), "10.96.0.20")
     first = view["judged"][0]
     assert (first["allowed"], first["arriving"]["port"], first["arriving"]["translated"]) == (True, 5432, True)
-    ingress = first["judgement"]["ingress"]
+    ingress = first["judgement"]["ingress"]  # codespell:ignore judgement
     assert (ingress["allowed"], ingress["decided_by"]) == (True, "network")
     assert [stage["tier"] for stage in ingress["stages"]] == ["network"]
     assert [rule["outcome"] for rule in ingress["stages"][0]["rules"]] == ["matches", "port"]
-    assert first["judgement"]["egress"]["decided_by"] == "default"
-    assert [(remedy["type"], remedy["words"]) for remedy in first["remedies"]] == [
+    assert first["judgement"]["egress"]["decided_by"] == "default"  # codespell:ignore judgement
+    assert [(suggestion["type"], suggestion["words"]) for suggestion in first["remedies"]] == [
         ("NewPolicy", str(found.judged[0].suggestions[0])),
         ("RemoveRules", "remove ingress rule 1 of NetworkPolicy shop/db"),
     ]
@@ -379,7 +379,9 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
         pytest.param("fe80::1", "fe80::2:53/udp", "denied", id="between two"),
         pytest.param("shop/web", "224.0.0.251:5353/udp", "not known (allowed by what is known)", id="to a group"),
         pytest.param("shop/web", "[ff02::fb]:5353/udp", "not known (allowed by what is known)", id="to IPv6's"),
-        pytest.param("shop/web", "255.255.255.255:67/udp", "not known (allowed by what is known)", id="to everybody"),
+        pytest.param(
+            "shop/web", "255.255.255.255:67/udp", "not known (allowed by what is known)", id="to the broadcast address"
+        ),
         pytest.param("shop/web", "10.64.0.255:67/udp", "not known (allowed by what is known)", id="to a Pod range's"),
     ],
 )
@@ -389,7 +391,7 @@ def test_what_never_leaves_a_link_is_not_called_allowed(source: str, destination
     assert (shown["verdict"], bool(shown["allowed"])) == (verdict, False)
 
 
-def test_what_rules_drop_whatever_the_policies_is_denied_and_nothing_would_turn_it() -> None:
+def test_a_drop_independent_of_policies_is_denied_without_suggestions() -> None:
     view = Scene(*PODS, OUT, FROM_WEB).views["a"]
     steps = explaining(view.cluster, view.index, "shop/web", "shop/db:5432", bars=lambda flow: f"{flow.port} is closed")
     found = result(steps)

@@ -1,4 +1,4 @@
-"""Where a connection to a Service goes, and what the policies at its two ends see of it (corner-cases.md 28 to 30)."""
+"""The routes of a connection to a Service, and what policies see (docs/semantics.md, edge cases 28 to 30)."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ CLUSTER = "externalTrafficPolicy is Cluster"
             f"{OUTSIDE}:80",
             EXTERNAL,
             straight("198.51.100.1", HERE, THERE),
-            id="an external address, from outside: nobody knows which node",
+            id="an external address, from outside: the node is unknown",
         ),
     ],
 )
@@ -263,7 +263,7 @@ ENDED["status"]["phase"] = "Failed"
             "shop/client",
             {"selector": {"app": "ghost"}},
             "as no Pod in namespace shop has the labels app=ghost",
-            id="nobody has the labels",
+            id="no Pod has the labels",
         ),
         pytest.param(
             "shop/client",
@@ -275,7 +275,7 @@ ENDED["status"]["phase"] = "Failed"
             "shop/client",
             {"ports": [{"port": 80, "targetPort": "https"}]},
             "as none of its Pods has a tcp port of the name https",
-            id="nobody has a port of that name",
+            id="no Pod has a port of that name",
         ),
         pytest.param(
             "shop/client",
@@ -291,7 +291,7 @@ ENDED["status"]["phase"] = "Failed"
         ),
     ],
 )
-def test_why_nobody_stands_behind_a_service(source: str, spec: dict[str, Any], why: str) -> None:
+def test_why_no_pod_serves_a_service(source: str, spec: dict[str, Any], why: str) -> None:
     four, six = pod("shop/four", "a", 30), pod("shop/six", "a", 31, on="6")
     four["status"]["podIPs"], six["status"]["podIPs"] = [{"ip": "10.64.0.30"}], [{"ip": "2001:db8:0:a::31"}]
     described = {**web()["spec"], **spec}

@@ -1,4 +1,4 @@
-"""What would turn a verdict, in words; that each change does so is tests/properties/test_remedies.py's to show."""
+"""What would turn a verdict, in words; that each change does so is tests/properties/test_suggestions.py's to show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nfagent.explain.suggestions import suggest
 from nfagent.model.admin_policy import Policy, TierPolicy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import UNREADABLE, Pod
-from tests.unit.policy.judging import (
+from tests.unit.policy.tier_cluster import (
     DB,
     admin,
     allow,
@@ -56,14 +56,17 @@ def said(
     found = judged(*policies, source=source, destination=destination, port=port)
     side = found.egress if egress else found.ingress
     assert side is not None
-    return [str(remedy) for remedy in suggest(cluster(), {policy.ref: policy for policy in policies}, found.flow, side)]
+    return [
+        str(suggestion)
+        for suggestion in suggest(cluster(), {policy.ref: policy for policy in policies}, found.flow, side)
+    ]
 
 
 ISOLATE = f"add a NetworkPolicy that isolates ingress of {DB_PODS}"
 NEW = f"add a NetworkPolicy that allows ingress of {DB_PODS} from {WEB_ON_80}; it denies the rest"
 BEFORE = f"add an Allow rule for {WEB_ON_80} before ingress rule 2 of AdminNetworkPolicy guard"
-MEND = "fix spec.ingress[0].from[0] of {} (it has no known peer), and"
-DECIDES = f"{MEND.format('AdminNetworkPolicy guard')} its fixed rules decide"
+FIX = "fix spec.ingress[0].from[0] of {} (it has no known peer), and"
+DECIDES = f"{FIX.format('AdminNetworkPolicy guard')} its fixed rules decide"
 ON_BASELINE = f"add an Allow rule for {WEB_ON_80} before ingress rule 1 of BaselineAdminNetworkPolicy default"
 ON_CLUSTER = f"add an Accept rule for {WEB_ON_80} before ingress rule 1 of ClusterNetworkPolicy b"
 CLUSTER_BASELINE = "or in a ClusterNetworkPolicy of tier Baseline"
@@ -93,7 +96,7 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
         pytest.param(
             (isolating("a", problem=FAULT),),
             [
-                f"{MEND.format('NetworkPolicy shop/a')} let it allow {WEB_ON_80}",
+                f"{FIX.format('NetworkPolicy shop/a')} let it allow {WEB_ON_80}",
                 NEW,
             ],
             id="all fail closed",
@@ -139,7 +142,7 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
             ],
             id="a baseline with a priority",
         ),
-        pytest.param((), [ISOLATE], id="nobody judges"),
+        pytest.param((), [ISOLATE], id="no policy applies"),
         pytest.param((last(allow()),), [ISOLATE], id="the baseline allows"),
         pytest.param((admin("p", 1, leave()),), [ISOLATE], id="the admin tier passes it on"),
         pytest.param(
@@ -177,15 +180,17 @@ def test_an_address_outside_is_named_by_its_cidr() -> None:
     ]
 
 
-def test_no_rule_of_the_tiers_can_let_somebody_outside_in() -> None:
+def test_no_rule_of_the_tiers_can_select_a_source_outside() -> None:
     only = said(closed(admin("guard", 10)), source="outside")
     assert [words.split(" ", 1)[0] for words in only] == ["fix"]
 
 
 def test_a_ping_needs_a_rule_without_ports() -> None:
     assert said(isolating("db", Rule((FROM_WEB,), ON_80)), port="icmp") == [
-        "add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port "
-        + "and protocol"
+        (
+            "add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port "
+            "and protocol"
+        )
     ]
 
 
@@ -250,7 +255,9 @@ def labelled(name: str, number: int, **labels: str) -> Pod:
         pytest.param({}, [], "all", id="all Pods, for one without labels"),
     ],
 )
-def test_a_pod_is_told_by_labels(labels: dict[str, str], neighbours: list[dict[str, str]], selector: str) -> None:
+def test_a_pod_is_selected_by_its_own_label(
+    labels: dict[str, str], neighbours: list[dict[str, str]], selector: str
+) -> None:
     pod = labelled("one", 1, **labels)
     state = cluster(pod, *(labelled(f"n{number}", number, **found) for number, found in enumerate(neighbours, start=2)))
     peer = peer_for_pod(state, pod)

@@ -1,4 +1,4 @@
-"""A small cluster in which nearly every change turns a verdict: few labels, few rules, and each of them counts.
+"""A small cluster in which nearly every change reverses a verdict: few labels, few rules, and each of them counts.
 
 Everything is drawn from short lists, at once: a whole cluster costs as much as two policies of `objects`.
 """
@@ -34,7 +34,7 @@ _PODS: tuple[PodPeer, ...] = (
     *(PodPeer(_ALL, namespaces=selector) for selector in _LABELLED),
     PodPeer(_LABELLED[0], namespace="shop"),
 )
-_EVERYBODY = PodPeer(_ALL, namespaces=_ALL)
+_ALL_PODS = PodPeer(_ALL, namespaces=_ALL)
 _BLOCKS = tuple(IpBlock(parse_cidr(cidr)) for cidr in ("203.0.113.0/24", "10.64.1.0/29", "0.0.0.0/0"))
 _NODES = tuple(map(NodePeer, _LABELLED))
 _NUMBER = (PolicyPort("tcp", PORT, PORT),)
@@ -58,7 +58,7 @@ _INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules(_NAMELESS * 3)
 
 
 _LAST: tuple[tuple[TierRule, ...], ...] = (
-    *((TierRule(action, (_EVERYBODY,)),) for action in ("deny", "deny", "allow", "pass")),
+    *((TierRule(action, (_ALL_PODS,)),) for action in ("deny", "deny", "allow", "pass")),
     (),
 )
 
@@ -101,7 +101,7 @@ def tier_policies(draw: st.DrawFn) -> TierPolicy:
         name=name,
         tier="admin" if admin else "baseline",
         priority=draw(st.integers(0, 2)),
-        subject=draw(st.sampled_from([_EVERYBODY, _EVERYBODY, *_PODS])),
+        subject=draw(st.sampled_from([_ALL_PODS, _ALL_PODS, *_PODS])),
         ingress=draw(_some(_INWARDS)),
         egress=draw(_some(_OUTWARDS)),
     )

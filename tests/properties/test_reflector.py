@@ -1,6 +1,6 @@
-"""A reflector before an API server that forgets, breaks off, refuses and lacks things, whenever it likes.
+"""A reflector and an API server that compacts, disconnects, refuses requests and lacks kinds at random.
 
-Whatever happens: nothing that was there all the time is ever taken away, and when the server is well again, what the
+In every history: nothing that was there all the time is ever taken away, and when the server is well again, what the
 reflector gave is what the server has. Decoders take any bytes.
 """
 
@@ -53,7 +53,7 @@ def egress(name: str, version: int, number: int) -> Document:
     }
 
 
-UNHEARD_OF = {
+UNKNOWN_ERROR = {
     **status(504, "Timeout", "Too large resource version"),
     "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
 }
@@ -155,7 +155,7 @@ class ModelServer:
         if wanted and self.cached is not None:
             assert wanted == "0" or "limit" not in query, "a limit beside a version means exactly that one"
             if int(wanted) > self.cached:
-                return 504, encoded(UNHEARD_OF)
+                return 504, encoded(UNKNOWN_ERROR)
             return 200, page(*self._past[self.cached], version=str(self.cached))
         self._snapshots[self.version] = list(self.objects.values())
         if "limit" in query:
@@ -275,7 +275,7 @@ def _until_quiet(follower: Follower) -> None:
 
 @settings(max_examples=45)
 @given(st.data(), st.sampled_from([PODS, EGRESS]), st.booleans())
-def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
+def test_a_reflector_converges_to_the_servers_objects_in_every_history(
     data: st.DataObject,
     resource: Resource,
     streams: bool,  # noqa: FBT001 - drawn
@@ -381,7 +381,7 @@ def test_decoders_take_any_bytes(body: bytes) -> None:
 
 @settings(max_examples=60)
 @given(SOME_BYTES, st.sampled_from(RESOURCES))
-def test_objects_are_read_or_a_problem_is_told_whatever_the_bytes(body: bytes, resource: Resource) -> None:
+def test_objects_are_read_or_a_problem_is_reported_for_any_bytes(body: bytes, resource: Resource) -> None:
     read = reader(resource)(msgspec.Raw(body))
     assert isinstance(read, ValidationIssue) or (
         read.ref.kind == resource.kind and (read.item is None or read.item.ref == read.ref)
