@@ -127,11 +127,7 @@ def test_each_change_reverses_the_verdict_of_its_end_and_one_at_every_end_that_d
                     f"{flow}: {found.lines}"
                 )
                 after = next(changes_of(side.direction, after, judged.suggestions), after)
-        fixed = [
-            suggestion
-            for suggestion in judged.suggestions
-            if isinstance(suggestion, FixField) and suggestion.peer is None
-        ]
+        fixed = [suggestion for suggestion in judged.suggestions if _fixes_tier(suggestion)]
         if not (found.allowed or fixed or shared):
             assert evaluate(cluster, after.values(), flow).allowed, f"{flow}: {found.lines}"
 

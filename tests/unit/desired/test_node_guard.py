@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
 
 
 @pytest.mark.parametrize(("held", "documents", "name", "objects"), CASES.values(), ids=CASES)
-def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:
+def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a column
     desired = seen(name, *documents)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
     assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects

@@ -58,7 +58,7 @@ TO_ITSELF = [{"podSelector": labelled(app="web")}]
         ),
     ],
 )
-def test_policies_apply_to_a_hairpin_through_a_service_only(spec: Document, passes: bool) -> None:
+def test_policies_apply_to_a_hairpin_through_a_service_only(spec: Document, passes: bool) -> None:  # noqa: FBT001 - a column
     scene = Scene(*CLUSTER, policy("shop/p", labelled(app="web"), **spec))
     through = Flow(WEB, WEB, "tcp", 80, translated=True)
     assert verdict(scene, through) == passes
