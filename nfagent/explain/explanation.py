@@ -66,7 +66,7 @@ def explaining(  # noqa: PLR0917 - the state, and the query
     choices: PolicyOptions = _DEFAULTS,
     bars: Callable[[Flow], str] = lambda _: "",
 ) -> Generator[None, None, Explanation]:
-    """Do the same in steps of one Pod: a Service may have thousands.
+    """Return the same as `explain`, in steps of one Pod: a Service may have thousands.
 
     The Pods are those at the start; each is evaluated with the policies at its own step.
 

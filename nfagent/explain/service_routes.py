@@ -49,7 +49,7 @@ def find_routes(cluster: ClusterState, query: FlowQuery) -> ServiceRoutes:
 
 
 def find_routes_in_steps(cluster: ClusterState, query: FlowQuery) -> Generator[None, None, ServiceRoutes]:
-    """Do the same in steps of one Pod. Raises UsageError."""
+    """Return the same as `find_routes`, in steps of one Pod. Raises UsageError."""
     flow = query.flow()
     if flow is None and query.destinations:
         ends = " and ".join(", ".join(end) for end in (query.sources, query.destinations))

@@ -426,7 +426,7 @@ _TOGETHER = {"workload_name": "workload_kind", "cluster_addresses": "headless"}
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a document's part
-    """Give the paths of all values that hold no others, but those that name the object."""
+    """Return the paths of all values that hold no others, but those that name the object."""
     found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if found is None:
         if path[:1] != ("kind",) and path[:2] not in {("metadata", "name"), ("metadata", "namespace")}:

@@ -165,7 +165,7 @@ JUNK: st.SearchStrategy[Any] = st.recursive(
 
 
 def places(value: object) -> Iterator[tuple[Any, Any]]:
-    """Give every place in a document: the mapping or list, and the key or index."""
+    """Return every place in a document: the mapping or list, and the key or index."""
     found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in found:
         yield value, key

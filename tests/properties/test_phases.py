@@ -24,7 +24,7 @@ HOOKS: tuple[HookName, HookName] = ("forward", "input")
 
 
 def packets(judged: list[Flow]) -> list[Seen]:
-    """Give first packets, and those of live connections both ways."""
+    """Return first packets, and those of established connections in both directions."""
     return [packet for flow in judged for packet in (opening(flow), later(flow), reply(flow))]
 
 
@@ -34,7 +34,7 @@ def verdicts(ruleset: Ruleset, shown: list[Seen]) -> list[tuple[str, bool]]:
 
 
 def steps(before: Ruleset, transaction: Transaction) -> list[Ruleset]:
-    """Give what the kernel holds after each phase of the way."""
+    """Return the contents of the table after each phase."""
     kernel = FakeKernel(before)
     passed = []
     for phase in phases(transaction):

@@ -60,7 +60,7 @@ UNKNOWN_ERROR = {
 
 
 class ModelServer:
-    """What an API server has, and what it remembers of how it came to be.
+    """The objects of an API server, and its history of events.
 
     version:  of the last change
     oldest:   nothing before it is remembered: a watch from before is refused, the rest of a list too
@@ -112,11 +112,11 @@ class ModelServer:
         self._past[self.version] = list(self.objects.values())
 
     def catch_up(self) -> None:
-        """Let the cache, where there is one, know of all that has happened."""
+        """Update the watch cache, if there is one."""
         self.cached = self.version if self.cached is not None else None
 
     def compact(self) -> None:
-        """Forget what was."""
+        """Compact the history."""
         self.oldest = self.version
         self._snapshots.clear()
 
@@ -128,7 +128,7 @@ class ModelServer:
         self.compact()
 
     def answer(self, request: ReflectorRequest) -> tuple[int, bytes]:
-        """Give status and body; a watch's body is all that there is to say by now."""
+        """Return status and body; the body of a watch has all events up to now."""
         if not self.exists:
             return 404, encoded(status(404, "NotFound"))
         query = request.query
@@ -172,7 +172,7 @@ class ModelServer:
 
 
 class Follower:
-    """A reflector, asking a server through a connection that fails."""
+    """A reflector, with an unreliable connection to the server."""
 
     def __init__(self, server: ModelServer, data: st.DataObject) -> None:
         self.server = server
@@ -181,7 +181,7 @@ class Follower:
         self._draw = data.draw
 
     def ask(self, fault: str = "fine") -> None:
-        """Ask once, and take what comes."""
+        """Send one request, and process the response."""
         if self.reflector.missing:
             self.reflector.look_again()
         request = self.reflector.request(300)
@@ -231,7 +231,7 @@ class Follower:
 
     @property
     def held(self) -> dict[str, Any]:
-        """What is in force, by name: address or destination."""
+        """The present objects by name: address or destination."""
         return {item.ref.name: _content(item) for item in self.holder.items.values()}
 
 
@@ -248,7 +248,7 @@ def _of(document: Document) -> str:
 
 
 def _happens(server: ModelServer, data: st.DataObject) -> None:
-    """Let something happen to every object but `a`, which is there from the first to the last."""
+    """Change every object except `a`, which is there from the first to the last."""
     what = data.draw(st.sampled_from(["write", "write", "delete", "compact", "streams", "catches up"]))
     name = data.draw(st.sampled_from(NAMES[1:]))
     match what:
@@ -265,7 +265,7 @@ def _happens(server: ModelServer, data: st.DataObject) -> None:
 
 
 def _until_quiet(follower: Follower) -> None:
-    """Let connection and cache work: a list, its pages and a watch are a dozen requests at most."""
+    """Restore connection and cache: a list, its pages and a watch are a dozen requests at most."""
     follower.server.catch_up()
     for _ in range(12):
         follower.ask()

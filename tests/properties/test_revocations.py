@@ -27,11 +27,11 @@ CLIENT_PORT = 40_000
 Ways = tuple[tuple[HookName, Seen], ...]
 """Where node `a` sees a connection's packets: those of the client, those of the server."""
 History = tuple[list[Item], list[Item | ObjectRef]]
-"""What is there at first, and what happens to it."""
+"""The objects at the start, and the events."""
 
 
 def ways(flow: Flow, cluster: ClusterState) -> Ways:
-    """Give what node `a` judges of a connection; nothing of those that its own processes opened."""
+    """Return the flows of a connection that node `a` evaluates; none of those that its own processes opened."""
     there = dict(hops(flow, cluster)).get("a")
     if there is None or there == "output":
         return ()
@@ -42,7 +42,7 @@ def ways(flow: Flow, cluster: ClusterState) -> Ways:
 
 
 class Node:
-    """Node `a`: what is wanted, what the kernel holds, and the connections that conntrack knows there."""
+    """Node `a`: the desired ruleset, the kernel's table, and the conntrack entries."""
 
     def __init__(self, first: Iterable[Item], watched: list[Flow]) -> None:
         self.view = DesiredState("a")
@@ -63,18 +63,18 @@ class Node:
             self.view.put(item)
 
     def commit(self) -> None:
-        """Tell the kernel what happened; look at every connection right afterwards."""
+        """Commit the changes, and check every connection right afterwards."""
         self.kernel.apply(self.view.take())
         self.look()
 
     def restart(self) -> None:
-        """Start anew, on a kernel that holds what the agent before left: what happened meanwhile is unknown."""
+        """Restart with the table that the previous agent left: the events in between are unknown."""
         self.view, self.judged = self.view.rebuilt(), {}
         catch_up(self.view, self.kernel)
         self.look()
 
     def judge(self) -> None:
-        """Delete the conntrack entries of suspects' connections that are denied."""
+        """Delete the conntrack entries of denied connections of addresses to re-check."""
         self.judged = self.view.suspects
         for flow in [flow for flow in self.live if {flow.source, flow.destination} & self.judged.keys()]:
             if not self.view.permits(flow):
@@ -88,7 +88,7 @@ class Node:
             self.commit()
 
     def look(self) -> None:
-        """Hold every packet against the verdict of now, and have every connection made that can be."""
+        """Compare the result of every packet with the present verdict, and open every allowed connection."""
         for flow in self.watched:
             seen, permitted = ways(flow, self.view.cluster), self.view.permits(flow)
             if self.live.get(flow) != seen:  # its ends have moved: what is known of it here is of no connection
@@ -103,7 +103,7 @@ class Node:
                 self.live[flow] = seen
 
     def packets(self) -> Iterator[tuple[Flow, HookName, Seen]]:
-        """Give what this node sees of every connection that is watched, live or not."""
+        """Return the flows of every watched connection that this node sees, established or not."""
         for flow in self.watched:
             yield from ((flow, hook, packet) for hook, packet in ways(flow, self.view.cluster))
 
@@ -178,13 +178,13 @@ def test_connections_that_are_not_re_checked_bypass_the_policies_uncounted(histo
 
 
 def going_on(flow: Flow) -> Seen:
-    """Give a packet of a server that goes on after its connection's entry was deleted: it looks like a new client."""
+    """Return a packet of a server that goes on after its connection's entry was deleted: it looks like a new client."""
     sent = opening(Flow(flow.destination, flow.source, flow.protocol, CLIENT_PORT))
     return sent._replace(sport=flow.port or 0)
 
 
 def remembering(ruleset: Ruleset, flows: Iterable[Flow]) -> Ruleset:
-    """Put the ways of ended connections' servers where they are remembered."""
+    """Add the reply tuples of ended connections to their sets."""
     sets = dict(ruleset.sets)
     for flow in flows:
         name = f"revoked{family_of(flow.source)}"

@@ -17,7 +17,7 @@ WEB, DB = pod("shop/web", "a", 10), pod("shop/db", "a", 11)
 
 
 def seen(name: str, *documents: Document) -> DesiredState:
-    """Give what the node of a name wants."""
+    """Return what the node of a name wants."""
     desired = DesiredState(name)
     for document in documents:
         desired.put(decoded(document))
@@ -36,7 +36,7 @@ def decoded(document: Document) -> Item:
 
 
 def table(*documents: Document) -> Ruleset:
-    """Give the rules of node a."""
+    """Return the rules of node a."""
     return seen("a", *documents).ruleset()
 
 

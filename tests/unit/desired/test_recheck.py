@@ -90,7 +90,7 @@ Change = Callable[[Scene], object]
 
 
 def come(*documents: Document) -> Change:
-    """Say what comes or changes."""
+    """Return the event of a new or changed object."""
 
     def change(scene: Scene) -> None:
         for document in documents:
@@ -100,7 +100,7 @@ def come(*documents: Document) -> Change:
 
 
 def go(*refs: tuple[str, str, str]) -> Change:
-    """Say what goes, by kind, namespace and name."""
+    """Return the removal of an object by kind, namespace and name."""
     return lambda scene: [view.remove(ObjectRef(*ref)) for view in scene.views.values() for ref in refs]
 
 
@@ -416,7 +416,7 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
 
 
 def addresses(scene: Scene, whose: str) -> set[str]:
-    """Give the addresses of Pods by their names alone; an address is itself."""
+    """Return the addresses of Pods by their names alone; an address is itself."""
     by_name = {found.name: found.addresses for found in scene.views["a"].cluster.pods.values()}
     return {address for word in whose.split() for address in by_name.get(word, (word,))}
 
@@ -493,7 +493,7 @@ def test_a_cleared_address_leaves_the_sets_in_the_next_transaction_and_is_not_ad
 
 
 def elements(transaction: Transaction, verb: str) -> list[ChangeElements]:
-    """Give a transaction's commands, which have to be about elements alone."""
+    """Return a transaction's commands, which have to be about elements alone."""
     assert all(isinstance(command, ChangeElements) and command.verb == verb for command in transaction)
     return [command for command in transaction if isinstance(command, ChangeElements)]
 

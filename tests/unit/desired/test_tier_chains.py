@@ -43,7 +43,7 @@ def remove(scene: Scene, kind: str, namespace: str, name: str) -> None:
 
 
 def verdicts(chain: Chain) -> list[str]:
-    """Say where a chain's rules lead, without their matches."""
+    """Return where a chain's rules lead, without their matches."""
     return [rule_text(found).partition(" comment")[0] for found in chain.rules if not found.matches]
 
 

@@ -31,7 +31,7 @@ def routes(source: str, destination: str, *documents: Document) -> ServiceRoutes
 
 
 def seen(found: ServiceRoutes) -> list[tuple[str, str]]:
-    """Give each way as what the client's policies see, and what the server's do."""
+    """Return each way as what the client's policies see, and what the server's do."""
     return [(str(route.leaving), str(route.arriving)) for route in found.routes]
 
 

@@ -24,7 +24,7 @@ def pods(count: int) -> list[Document]:
 
 
 def ports(count: int, protocol: str = "TCP") -> list[Document]:
-    """Give odd ports: no two of them touch."""
+    """Return odd ports: no two of them touch."""
     return [{"protocol": protocol, "port": 2 * number + 1} for number in range(count)]
 
 
@@ -108,7 +108,7 @@ def test_ports_are_joined(some: list[Document], meant: list[set[int]]) -> None:
 
 
 def listed(count: int) -> list[Document]:
-    """Give rules of a peer each."""
+    """Return rules of a peer each."""
     return [{"from": [peer], "ports": [{"port": 80}]} for peer in pods(count)]
 
 
@@ -117,7 +117,7 @@ def open_policy(count: int) -> Document:
 
 
 def own(name: str) -> Document:
-    """Give a policy of one Pod alone, so that it is in a class of its own."""
+    """Return a policy of one Pod alone, so that it is in a class of its own."""
     return policy(f"shop/{name}", labelled(app=name), types=["Ingress"])
 
 

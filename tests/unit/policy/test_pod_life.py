@@ -31,12 +31,12 @@ def terminating(document: Document) -> Document:
 
 
 def reached(scene: Scene) -> tuple[bool, bool]:
-    """Tell whether the caller reaches the job's addresses: by IPv4, by IPv6."""
+    """Return whether the caller reaches the job's addresses: by IPv4, by IPv6."""
     return scene.passes("ops/caller", JOB4, "80/tcp"), scene.passes(CALLER6, JOB6, "80/tcp", 6)
 
 
 def reaches(scene: Scene) -> tuple[bool, bool]:
-    """Tell whether who has the job's addresses reaches the caller: by IPv4, by IPv6."""
+    """Return whether who has the job's addresses reaches the caller: by IPv4, by IPv6."""
     return scene.passes(JOB4, "ops/caller", "80/tcp"), scene.passes(JOB6, "ops/caller", "80/tcp", 6)
 
 

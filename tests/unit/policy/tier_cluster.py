@@ -172,7 +172,7 @@ def judged(
 
 
 def outcome(side: DirectionVerdict | None) -> str:
-    """Say what decided, and how: `admin deny`, `default`, or `not judged`."""
+    """Return the tier that decided, and its verdict: `admin deny`, `default`, or `not judged`."""
     if side is None:
         return "not judged"
     assert side.allowed == (not side.denying)
