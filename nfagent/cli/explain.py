@@ -49,7 +49,7 @@ def explain(
     A Service, by its name, its address, or a node's address with its node port, stands for the Pods behind it: each of
     them is judged.
 
-    Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod stands behind it;
+    Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod serves it;
     2: the verdict isn't known, and stderr says why.
     """
     from nfagent.cli.backends import find_answers

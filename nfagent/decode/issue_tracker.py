@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, MutableMapping
 from typing import TypeVar
 
 from nfagent.errors import ValidationIssue
+from nfagent.model.ref_counts import RefCounts
 
 K = TypeVar("K", bound=Hashable)
 
@@ -16,7 +17,7 @@ class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
     def __init__(self) -> None:
         """Start with nothing wrong."""
         self._of: dict[K, tuple[ValidationIssue, ...]] = {}
-        self._holders: dict[ValidationIssue, int] = {}
+        self._holders: RefCounts[ValidationIssue] = RefCounts()
         # Whether a problem was there when somebody last asked, of those that came or went since.
         self._was: dict[ValidationIssue, bool] = {}
 
@@ -38,14 +39,10 @@ class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
         if before == problems:
             return
         for problem in problems:
-            count = self._holders.get(problem, 0)
-            self._holders[problem] = count + 1
-            if not count:
+            if self._holders.acquire(problem):
                 self._was.setdefault(problem, False)
         for problem in before:
-            self._holders[problem] -= 1
-            if not self._holders[problem]:
-                del self._holders[problem]
+            if self._holders.release(problem):
                 self._was.setdefault(problem, True)
         if problems:
             self._of[owner] = problems

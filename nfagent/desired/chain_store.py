@@ -1,6 +1,7 @@
-"""Chains of rules with what they stand on: the sets that they name, the outcomes that they go to.
+"""Policy and tier chains, with references to the sets and verdict chains that they name.
 
-What is needed now is taken before what was needed is given back: what both versions of a chain name stays as it is.
+The references of a chain's new version are acquired before those of the old one are released, so a set that both
+name is not rebuilt.
 """
 
 from __future__ import annotations
@@ -12,39 +13,39 @@ from nfagent.nftables.policy_chains import RenderedChain
 
 
 class ChainStore:
-    """Class and section chains, as they stand in the live ruleset."""
+    """The chains of policy sets and tiers in the desired ruleset."""
 
-    def __init__(self, live: RulesetTracker, members: SetMembership, outcomes: VerdictChains) -> None:
+    def __init__(self, live: RulesetTracker, members: SetMembership, verdict_chains: VerdictChains) -> None:
         """Start without chains."""
         self._live = live
         self._members = members
-        self._outcomes = outcomes
-        self._written: dict[str, RenderedChain] = {}
+        self._verdict_chains = verdict_chains
+        self._chains: dict[str, RenderedChain] = {}
 
-    def put(self, name: str, written: RenderedChain) -> None:
-        """Write a chain, new or changed."""
-        before = self._written.get(name)
-        self._take(written)
-        self._live.put_chain(name, written.chain)
-        self._written[name] = written
+    def put(self, name: str, rendered: RenderedChain) -> None:
+        """Add or replace a chain."""
+        before = self._chains.get(name)
+        self._acquire(rendered)
+        self._live.put_chain(name, rendered.chain)
+        self._chains[name] = rendered
         if before is not None:
             self._release(before)
 
     def drop(self, name: str) -> None:
-        """Drop a chain; one that was never written is no matter."""
-        before = self._written.pop(name, None)
+        """Remove a chain, if it exists."""
+        before = self._chains.pop(name, None)
         if before is not None:
             self._live.drop_chain(name)
             self._release(before)
 
-    def _take(self, written: RenderedChain) -> None:
-        for name, content in written.contents.items():
-            self._members.use(name, content, closing=name in written.closing)
-        for outcome in written.outcomes:
-            self._outcomes.use(outcome)
+    def _acquire(self, rendered: RenderedChain) -> None:
+        for name, content in rendered.contents.items():
+            self._members.acquire(name, content, closing=name in rendered.closing)
+        for key in rendered.outcomes:
+            self._verdict_chains.acquire(key)
 
-    def _release(self, written: RenderedChain) -> None:
-        for name in written.contents:
-            self._members.release(name, closing=name in written.closing)
-        for outcome in written.outcomes:
-            self._outcomes.release(outcome)
+    def _release(self, rendered: RenderedChain) -> None:
+        for name in rendered.contents:
+            self._members.release(name, closing=name in rendered.closing)
+        for key in rendered.outcomes:
+            self._verdict_chains.release(key)

@@ -1,10 +1,10 @@
-"""A node's rules while no Node has its name, or another machine's has: a wrong `--node`, a host name that changed.
+"""Keeps the kernel's table while the node's name is wrong: a wrong `--node`, or a host name that changed.
 
-Such an agent has no Pods, or another machine's, so what it wants would take away the isolation of those that run here.
-The table stays as it is, whole, until a Node of that name is there; and where the Node of that name has none of this
-machine's addresses, and another Node has one. (A Node whose addresses nobody has here, behind NAT say, is believed.)
-Nothing is at stake where the table isolates nobody; nor where there are no Nodes at all, as in a folder of manifests
-without them, and everybody stays isolated.
+An agent with a wrong name finds no Pods, or another machine's Pods, so its desired ruleset would end the isolation of
+the Pods that run here. Two cases count as a wrong name: no Node has the name; or the Node of that name has none of
+this machine's addresses while another Node has one. A Node whose addresses no Node shares with this machine (behind
+NAT, for example) is accepted. The table is replaced all the same if it isolates no Pod, or if there are no Nodes at
+all (a folder of manifests without Nodes) and every isolated Pod stays isolated.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ _NAMED = 3
 
 
 class UnknownNodeGuard:
-    """Holds the table for a node without a Node, or with another machine's. Satisfies reconcile.Guard."""
+    """Refuses commits while the node's name is wrong. Implements reconciler.ChangeGuard."""
 
     def __init__(self, cluster: ClusterState, *, allowed: bool, own: Callable[[Iterable[str]], str]) -> None:
-        """Look at the Nodes that others keep up to date.
+        """Guard the node that `cluster` is seen from.
 
-        allowed: a node without a Node is meant
-        own:     gives the first of some addresses that is this machine's, '' where none is
+        allowed: never refuse (`--allow-unknown-node`)
+        own:     returns the first of some addresses that belongs to this machine; '' if none does
         """
         self._cluster = cluster
         self._allowed = allowed
         self._own = own
         self._harmless = False
-        self._believed: Node | None = None
-        self._mistaken = ""
+        self._accepted: Node | None = None
+        self._wrong_node = ""
 
     @property
     def doubts(self) -> bool:
-        """Tell whether what the table holds may be another node's, or this one's under its right name."""
+        """Return whether the node's name may be wrong."""
         node = self._cluster.nodes.get(self._cluster.node)
-        if node is not None and node is not self._believed:
-            self._mistaken = self._mistake(node)
-            self._believed = None if self._mistaken else node
-        if node is not None and not self._mistaken:
+        if node is not None and node is not self._accepted:
+            self._wrong_node = self._wrong_node_reason(node)
+            self._accepted = None if self._wrong_node else node
+        if node is not None and not self._wrong_node:
             self._harmless = False
             return False
         return not (self._allowed or self._harmless)
 
     def objection(self, held: Ruleset, wanted: Ruleset) -> str:
-        """Say why the table stays as it is; '' where nothing is at stake, unless a Node of that name comes and goes."""
+        """Return why the table must not be replaced; '' if it may be, which holds until a Node of that name appears."""
         if not self.doubts:
             return ""
         isolated = _isolated(held)
@@ -58,15 +58,15 @@ class UnknownNodeGuard:
         addresses = {address for _, address in isolated}
         pods = "1 Pod address" if len(addresses) == 1 else f"{len(addresses)} Pod addresses"
         there = self._cluster.node in self._cluster.nodes
-        until = "this node has its own name" if there else "there is a Node of that name"
+        until = "the node has its own name" if there else "a Node of that name exists"
+        wrong = self._wrong_node if there else advice(self._cluster.node, self._cluster.nodes)
         return (
-            f"{self._mistaken if there else advice(self._cluster.node, self._cluster.nodes)}. The rules, which isolate "
-            f"{pods}, stay as they are until {until}, and no change of policies takes effect here; "
-            "--allow-unknown-node has them go"
+            f"{wrong}. The present rules, which isolate {pods}, are kept until {until}: changes of policies "
+            "have no effect here; --allow-unknown-node replaces them"
         )
 
-    def _mistake(self, node: Node) -> str:
-        """Say that a Node is another machine, and which one is this; '' where that isn't certain."""
+    def _wrong_node_reason(self, node: Node) -> str:
+        """Return why a Node is another machine, and which one this machine is; '' if that is uncertain."""
         if not node.addresses or self._own(node.addresses):
             return ""
         others = {address: other.name for other in self._cluster.nodes.values() for address in other.addresses}
@@ -80,20 +80,20 @@ class UnknownNodeGuard:
 
 
 def advice(node: str, known: Iterable[str]) -> str:
-    """Say that there is no Node of a name, which ones are near, and what to write."""
+    """Return the message for a missing Node: similar names, and what to write."""
     names = sorted(known)
     short = node.partition(".")[0]
     near = [name for name in names if name.partition(".")[0] == short] or get_close_matches(node, names, _NAMED)
     if not names:
-        there = "none at all was read"
+        there = "no Nodes were read"
     elif near:
         there = f"did you mean {' or '.join(near[:_NAMED])}?"
     else:
         others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        there = f"there: {', '.join(names[:_NAMED])}{others}"
+        there = f"known: {', '.join(names[:_NAMED])}{others}"
     return f"there is no Node {node} ({there}); name this node with --node, as its Node object has it"
 
 
 def _isolated(ruleset: Ruleset) -> set[tuple[str, str]]:
-    """Give what is sent to policies: by direction and family, and address."""
+    """Return what the verdict maps send to policy chains: pairs of map name and address."""
     return {(name, address) for name, item in ruleset.maps.items() for address in item.elements}

@@ -1,7 +1,7 @@
-"""What the rules know of this node's interfaces: which of them Pods are behind, and where its tunnels end.
+"""The sets about this node's interfaces: Pod interfaces, tunnel ports, and the Nodes that tunnels end at.
 
-A value that `desired.pod_interfaces` decides from the kernel's words, and the sets that hold it. Tunnels concern the
-addresses of Nodes too: these sets are filled where this node has tunnels, and empty elsewhere.
+`desired.pod_interfaces` computes the value, a NodeInterfaces, from the kernel's links and routes. The sets of Node
+addresses are filled on nodes with tunnels, and empty on others.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
 
 _PART = 250
-"""How many Nodes, or ranges, one step looks at."""
+"""Nodes, or ranges, that one step processes."""
 _OWN_OF_RANGE = 2
-"""Of a Node's Pod range, the first addresses are the Node's: its tunnel interface's (flannel), and its bridge's."""
+"""The first addresses of a Pod range belong to the Node: its tunnel interface (flannel), and its bridge."""
 
 
 class NodeInterfaces(msgspec.Struct, frozen=True):
-    """Interfaces of this node, as far as rules ask.
+    """The properties of this node's interfaces that rules depend on.
 
-    pod_links: names of those that local Pods are behind, and nobody else
-    tunnels:   ports at which the node takes packets out of others' packets: VXLAN, Geneve
+    pod_links: names of the interfaces that lead to local Pods only
+    tunnels:   ports at which the node decapsulates packets: VXLAN, Geneve
     bridged:   whether one of `pod_links` is a bridge
     portless:  whether it has tunnels of protocols without ports: IP in IP, GRE
-    shared:    name of an interface that local Pods are behind and that doesn't count, and why
+    shared:    name of an interface that leads to local Pods and is not in `pod_links`, and the reason
     """
 
     pod_links: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ class NodeInterfaces(msgspec.Struct, frozen=True):
 
 
 def held_links(ruleset: Ruleset) -> NodeInterfaces:
-    """Read from a table what was known of this node's interfaces when it was written."""
+    """Read the interfaces from the sets of a table: what was known when it was written."""
     links, tunnels = (ruleset.sets[name].elements if name in ruleset.sets else () for name in (POD_LINKS, TUNNELS))
     nodes = (ruleset.sets.get(names.set_name(NODES, family)) for family in FAMILIES)
     return NodeInterfaces(
@@ -56,32 +56,32 @@ def held_links(ruleset: Ruleset) -> NodeInterfaces:
 
 
 class InterfaceSets:
-    """The sets about this node's interfaces, kept up to date."""
+    """Keeps the sets about this node's interfaces up to date."""
 
     def __init__(self, live: RulesetTracker, cluster: ClusterState, frames: Chain) -> None:
-        """Make the sets, without elements; `frames` is the chain that is there where Pods share a bridge."""
+        """Add the sets, empty; `frames` is the chain to add while Pods share a bridge."""
         self._live = live
         self._frames = frames
         self._cluster = cluster
-        self._stale = False
+        self._dirty = False
         self.links = NodeInterfaces()
         for name, shape in link_sets():
             live.add_set(name, shape)
 
     @property
-    def asks_for_nodes(self) -> bool:
-        """Tell whether rules need to know whose tunnels may end here."""
+    def has_tunnels(self) -> bool:
+        """Return whether this node has tunnels: only then do rules need the addresses of Nodes."""
         return bool(self.links.tunnels) or self.links.portless
 
-    def closed_to(self, flow: Flow) -> bool:
-        """Tell whether a connection is a Pod's of this node to a Node's tunnel."""
+    def drops_outgoing(self, flow: Flow) -> bool:
+        """Return whether a flow goes from a Pod of this node to the tunnel of a Node."""
         if not any(pod.node == self._cluster.node for pod in self._senders(flow)):
             return False
         nodes = self._live.sets[names.set_name(NODES, family_of(flow.destination))].elements
         return self._tunnelled(flow) and flow.destination in nodes
 
-    def closed_here(self, flow: Flow) -> bool:
-        """Tell whether a connection is another node's Pod's to this node's own tunnel."""
+    def drops_incoming(self, flow: Flow) -> bool:
+        """Return whether a flow goes from another node's Pod to this node's own tunnel."""
         own = self._cluster.nodes.get(self._cluster.node)
         if not self._tunnelled(flow) or flow.destination not in set(_addresses(own)):
             return False
@@ -90,8 +90,8 @@ class InterfaceSets:
         return any(_holds(item, source) for node in nodes if node is not None for item in node.pod_cidrs)
 
     def _senders(self, flow: Flow) -> tuple[Pod, ...]:
-        """Give the Pods that a connection may be of, where rules ask for Nodes."""
-        holders = self._cluster.holders(flow.source) if self.asks_for_nodes else ()
+        """Return the Pods that may be the source of a flow; none on a node without tunnels."""
+        holders = self._cluster.holders(flow.source) if self.has_tunnels else ()
         return tuple(pod for pod in holders if not pod.host_network)
 
     def _tunnelled(self, flow: Flow) -> bool:
@@ -100,8 +100,8 @@ class InterfaceSets:
         )
 
     def follow_links(self, links: NodeInterfaces) -> bool:
-        """Take in what the node's interfaces are now; tell whether there are tunnels that weren't known."""
-        asked, before = self.asks_for_nodes, self.links
+        """Apply the present interfaces. Return whether a tunnel is new."""
+        had_tunnels, before = self.has_tunnels, self.links
         self.links = links
         self._live.recount(POD_LINKS, map(LinkName, links.pod_links))
         self._live.recount(TUNNELS, links.tunnels)
@@ -109,9 +109,9 @@ class InterfaceSets:
             self._live.put_chain(FRAMES, self._frames)
         elif before.bridged and not links.bridged:
             self._live.drop_chain(FRAMES)
-        if self.asks_for_nodes != asked:
-            self._stale = True
-            nodes = self._cluster.nodes.values() if self.asks_for_nodes else ()
+        if self.has_tunnels != had_tunnels:
+            self._dirty = True
+            nodes = self._cluster.nodes.values() if self.has_tunnels else ()
             addresses = [address for node in nodes for address in _addresses(node)]
             for family in FAMILIES:
                 own = (address for address in addresses if family_of(address) == family)
@@ -119,20 +119,20 @@ class InterfaceSets:
         return links.portless > before.portless or bool(links.tunnels - before.tunnels)
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
-        """Take in a Node that came, changed or went."""
-        if not self.asks_for_nodes:
+        """Apply a Node that was added, changed or removed."""
+        if not self.has_tunnels:
             return
         for address in _addresses(after):
             self._live.add(names.set_name(NODES, family_of(address)), address)
         for address in _addresses(before):
             self._live.remove(names.set_name(NODES, family_of(address)), address)
-        self._stale = self._stale or _ranges(before) != _ranges(after)
+        self._dirty = self._dirty or _ranges(before) != _ranges(after)
 
     def steps(self) -> Iterator[None]:
-        """Work out the ranges of all Nodes' Pods, where they changed, in steps: a cluster may have 15,000 Nodes."""
-        while self._stale:
-            self._stale = False
-            nodes = list(self._cluster.nodes.values()) if self.asks_for_nodes else []
+        """Merge the Pod ranges of all Nodes, if one changed, in steps: a cluster may have 15,000 Nodes."""
+        while self._dirty:
+            self._dirty = False
+            nodes = list(self._cluster.nodes.values()) if self.has_tunnels else []
             runs = []
             for start in range(0, len(nodes), _PART):
                 runs.append(sorted(item for node in nodes[start : start + _PART] for item in node.pod_cidrs))
@@ -148,7 +148,7 @@ class InterfaceSets:
 
 
 def _addresses(node: Node | None) -> Iterator[str]:
-    """Give the addresses at which a Node's tunnels can be reached."""
+    """Yield the addresses at which a Node's tunnels can be reached."""
     if node is None:
         return
     yield from node.addresses

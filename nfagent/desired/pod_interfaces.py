@@ -1,8 +1,8 @@
-"""Which of a node's interfaces Pods are behind, by its interfaces and by the routes to its Pods.
+"""Determines which interfaces of a node lead to Pods only, from its links and from the routes to its Pods.
 
-An interface counts where a Pod of this node is reached by it without a router on the way, and nobody else can be: a
-Pod's own veth, tap or netkit, or a bridge with such ports alone. Whatever leads anywhere else doesn't count, and is
-named: a rule that took the node's uplink for a Pod's interface would cut the node off.
+A Pod interface reaches a Pod of this node without a gateway, and nothing else: a Pod's own veth, tap or netkit, or a
+bridge that has only such ports. Any other interface that leads to a Pod is reported with the reason, and left out: a
+rule that took the node's uplink for a Pod interface would cut the node off.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from nfagent.nftables.objects import ServicePort
 _OF_PODS = {"veth", "tun", "netkit"}
 _PORTLESS = {"ipip", "sit", "gre", "gretap", "erspan", "ip6tnl", "ip6gre", "ip6gretap", "ip6erspan"}
 _WRITABLE = re.compile(r"[A-Za-z0-9_.+@-]{1,15}")
-"""Names that nft's text can hold as they are."""
+"""Interface names that need no quoting in nft syntax."""
 
 
 def node_links(
     links: Iterable[Interface], pods: Iterable[Route | None], beyond: Iterable[Route | None]
 ) -> NodeInterfaces:
-    """Decide which interfaces count, and where tunnels end.
+    """Return the Pod interfaces and the tunnels of this node.
 
-    pods:   the ways to Pods of this node
-    beyond: the ways to other Nodes, and to the world
+    pods:   the routes to Pods of this node
+    beyond: the routes to other Nodes, and the default routes
     """
     known = {link.index: link for link in links}
     ports: dict[int, list[Interface]] = {}
@@ -36,7 +36,7 @@ def node_links(
     away = {link for route in beyond if route is not None for link in route.links}
     found: dict[int, str] = {}
     for route in pods:
-        # A Pod that isn't there yet, or no longer, would be sent to a router, as whatever nobody knows.
+        # The route of a Pod without an interface (not created yet, or deleted) is the default route, with a gateway.
         if route is not None and route.near and route.links[0] in known:
             link = known[route.links[0]]
             found[link.index] = _reason_against(link, ports, away)
@@ -53,14 +53,14 @@ def node_links(
 
 
 def _reason_against(link: Interface, ports: Mapping[int, list[Interface]], away: set[int]) -> str:
-    """Say why an interface that a Pod is reached by doesn't count; '' where it does."""
+    """Return why an interface that leads to a Pod is not a Pod interface; '' if it is one."""
     if link.index in away:
-        return "other hosts are reached by it too"
+        return "it also leads to other hosts"
     if not _WRITABLE.fullmatch(link.name):
-        return "nftables can't be told its name"
+        return "its name cannot be written in nft syntax"
     if link.kind in _OF_PODS:
         return ""
     if link.kind != "bridge":
-        return f"it is {f'of kind {link.kind}' if link.kind else 'a device of its own'}, which the node may use too"
+        return f"it is {f'of kind {link.kind}' if link.kind else 'a physical device'}, which the node may also use"
     others = sorted(port.name for port in ports.get(link.index, ()) if port.kind not in _OF_PODS or port.index in away)
     return f"its port {others[0]} may lead to other hosts" if others else ""

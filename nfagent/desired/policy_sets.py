@@ -1,9 +1,10 @@
-"""Which class this node's Pods are in, and the chains and sets that the classes need.
+"""The policy sets of this node's Pods, with their chains and verdict map elements.
 
-A Pod that comes, goes or is judged by others moves between classes; a class that got its first Pod, lost its last,
-or whose policies changed is written anew; a set exists while a chain names it. Events only note what they concern:
-it is worked off by `steps`, once for all that came together. A class stands for a set of policies, so one chain for
-each policy of a file would be as many chains, each with the rules of all before it.
+A policy set is the combination of policies that select a Pod in one direction; Pods with the same one share a chain.
+A Pod that is added, removed or selected by other policies moves between policy sets. A chain is written when its
+policy set gets the first Pod, and again when its policies change; it is removed after the last Pod. Events only mark
+Pods and policies; `steps` processes all marks at once. If each policy of a file were processed by itself, each would
+make a policy set of its own, with a chain that repeats the rules of all policies before it.
 """
 
 from __future__ import annotations
@@ -12,38 +13,39 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.desired.address_levels import AddressLevels
 from nfagent.desired.chain_store import ChainStore
 from nfagent.desired.set_members import SetMembership
+from nfagent.desired.shared_addresses import AddressLevels
 from nfagent.desired.tier_chains import TierChains
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.desired.verdict_chains import VerdictChains
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import DIRECTIONS, ObjectRef
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
 from nfagent.nftables.policy_chains import LogConfig, class_chain, names_ends
-from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, class_keys
+from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, policy_set_keys
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key
 from nfagent.state.policy_index import PolicyIndex
 
 
 class PolicySet(msgspec.Struct):
-    """A class with Pods.
+    """The state of one policy set.
 
-    addresses: how many addresses of each family dispatch to it
-    families:  those that its chain was written for
-    sections:  those that it jumps to
+    addresses:   the number of addresses of each family that the verdict maps send to it
+    families:    the families that its chain is written for
+    tier_chains: the tier chains that it jumps to
     """
 
-    addresses: dict[Family, int]
+    addresses: RefCounts[Family]
     families: tuple[Family, ...] = ()
-    sections: tuple[TierChainKey, ...] = ()
+    tier_chains: tuple[TierChainKey, ...] = ()
 
 
 class PolicySets:
-    """The classes of this node, and their part of the live ruleset."""
+    """The policy sets of this node, and their part of the desired ruleset."""
 
     def __init__(
         self,
@@ -61,113 +63,113 @@ class PolicySets:
         self._cluster = cluster
         self._index = index
         self._live = live
-        self.outcomes = VerdictChains(live, log)
-        self._chains = ChainStore(live, members, self.outcomes)
+        self.verdict_chains = VerdictChains(live, log)
+        self._chains = ChainStore(live, members, self.verdict_chains)
         self._compiled = CompiledPolicies(index)
-        self._sections = TierChains(self._compiled, self._chains)
+        self._tier_chains = TierChains(self._compiled, self._chains)
         self.known: dict[PolicySetKey, PolicySet] = {}
-        self._of_policy: dict[ObjectRef, set[PolicySetKey]] = {}
-        # Address -> local Pods that hold it, in the order of `holding`, each with its classes: all of them judge it.
-        self._claims: dict[str, dict[HolderKey, tuple[PolicySetKey, ...]]] = {}
+        self._keys_of_policy: dict[ObjectRef, set[PolicySetKey]] = {}
+        # Address -> local Pods with that address, each with its policy sets: all of them apply.
+        self._holders_of: dict[str, dict[HolderKey, tuple[PolicySetKey, ...]]] = {}
         self._order: dict[PodKey, HolderKey] = {}
-        self._claimed: dict[PodKey, tuple[str, ...]] = {}
-        self._shown: dict[str, tuple[PolicySetKey, ...]] = {}
-        # What is to be worked off: identities, Pods, classes to be counted, classes to be written.
-        self._reselected: set[Identity] = set()
-        self._moved: dict[PodKey, None] = {}
-        self._stale: set[PolicySetKey] = set()
+        self._addresses_of: dict[PodKey, tuple[str, ...]] = {}
+        self._keys_of_address: dict[str, tuple[PolicySetKey, ...]] = {}
+        # Marks for `steps`: identities, Pods, policy sets with other families or policies, policy sets to write.
+        self._dirty_identities: set[Identity] = set()
+        self._dirty_pods: dict[PodKey, None] = {}
+        self._dirty: set[PolicySetKey] = set()
         self._unwritten: dict[PolicySetKey, None] = {}
 
-    def move(self, key: PodKey) -> None:
-        """Note that a Pod came, went or changed; other nodes' Pods are in no class."""
-        if key in self._cluster.local or key in self._claimed:
-            self._moved[key] = None
+    def mark_pod(self, key: PodKey) -> None:
+        """Mark a Pod that was added, changed or removed; Pods of other nodes have no policy set."""
+        if key in self._cluster.local or key in self._addresses_of:
+            self._dirty_pods[key] = None
 
-    def reselect(self, identities: Iterable[Identity]) -> None:
-        """Note that other policies judge these identities' Pods."""
-        self._reselected.update(identities)
+    def mark_identities(self, identities: Iterable[Identity]) -> None:
+        """Mark identities that other policies select now."""
+        self._dirty_identities.update(identities)
 
     @property
-    def settled(self) -> bool:
-        """Tell whether everything that was noted is worked off."""
-        return not (self._reselected or self._moved or self._stale or self._unwritten)
+    def is_current(self) -> bool:
+        """Return whether no mark is left to process."""
+        return not (self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten)
 
     def steps(self) -> Iterator[None]:
-        """Work off what was noted, a Pod or a chain at a time; who stops in between leaves the rest for later.
+        """Process the marks, one Pod or chain a step. A caller that stops early leaves the rest for the next call.
 
-        Before the end, maps lead to chains that aren't written yet: nothing may be taken then.
+        Until the end, maps may name chains that aren't written yet: changes must not be committed before.
         """
-        while not self.settled:
-            while self._moved or self._reselected:
-                for identity in self._reselected:
-                    self._moved.update(dict.fromkeys(self._index.local.get(identity, ())))
-                self._reselected.clear()
-                if self._moved:
-                    self._assign(self._moved.popitem()[0])
+        while not self.is_current:
+            while self._dirty_pods or self._dirty_identities:
+                for identity in self._dirty_identities:
+                    self._dirty_pods.update(dict.fromkeys(self._index.local.get(identity, ())))
+                self._dirty_identities.clear()
+                if self._dirty_pods:
+                    self._assign(self._dirty_pods.popitem()[0])
                     yield
-            self._count_sections()
-            while self._unwritten and not (self._moved or self._reselected):
+            self._update_tier_chains()
+            while self._unwritten and not (self._dirty_pods or self._dirty_identities):
                 self._write(self._unwritten.popitem()[0])
                 yield
             if not self._unwritten:
-                self._sections.drop()
+                self._tier_chains.drop()
 
     def _assign(self, key: PodKey) -> None:
-        """Put a Pod into the classes that its policies make; take one that is gone, or holds no address, out of all."""
+        """Move a Pod to the policy sets of its policies; to none if it is gone or has no address."""
         pod = self._cluster.local.get(key)
         addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
-        wanted = tuple(class_keys(self._index.policies_of(pod))) if pod is not None else ()
-        touched = dict.fromkeys((*self._claimed.get(key, ()), *addresses))
+        wanted = tuple(policy_set_keys(self._index.policies_of(pod))) if pod is not None else ()
+        touched = dict.fromkeys((*self._addresses_of.get(key, ()), *addresses))
         before = self._order.pop(key, None)
-        for address in self._claimed.pop(key, ()):
+        for address in self._addresses_of.pop(key, ()):
             if before is not None:
-                del self._claims[address][before]
-            if not self._claims[address]:
-                del self._claims[address]
+                del self._holders_of[address][before]
+            if not self._holders_of[address]:
+                del self._holders_of[address]
         if addresses and pod is not None:
-            self._claimed[key] = addresses
+            self._addresses_of[key] = addresses
             self._order[key] = holder_key(pod)
         for address in addresses:
-            self._claims.setdefault(address, {})[self._order[key]] = wanted
+            self._holders_of.setdefault(address, {})[self._order[key]] = wanted
         for address in touched:
-            holders = self._claims.get(address, {})
-            classes = [found for holder in sorted(holders) for found in holders[holder]]
-            self._show(address, tuple(dict.fromkeys(classes)))
+            holders = self._holders_of.get(address, {})
+            keys = [key for holder in sorted(holders) for key in holders[holder]]
+            self._map_address(address, tuple(dict.fromkeys(keys)))
 
-    def of(self, address: str) -> tuple[PolicySetKey, ...]:
-        """Name the classes that an address dispatches to."""
-        return self._shown.get(address, ())
+    def keys_of(self, address: str) -> tuple[PolicySetKey, ...]:
+        """Return the policy sets that apply to an address."""
+        return self._keys_of_address.get(address, ())
 
-    def rewrite(self, policies: Iterable[ObjectRef]) -> None:
-        """Have the classes and sections of changed policies written anew."""
+    def mark_policies(self, policies: Iterable[ObjectRef]) -> None:
+        """Mark the policy sets and tier chains of changed policies."""
         changed = tuple(policies)
-        self._sections.rewrite(changed)
+        self._tier_chains.mark_policies(changed)
         for ref in changed:
-            self._stale |= self._of_policy.get(ref, set())
+            self._dirty |= self._keys_of_policy.get(ref, set())
 
-    def _count_sections(self) -> None:
-        """Write the sections that classes need now, before the chains that lead there.
+    def _update_tier_chains(self) -> None:
+        """Write the tier chains that policy sets need now, before the chains that jump there.
 
-        Chains without Pods go last: what others name as well stays as it is.
+        Policy sets without Pods come first here, so their chains are removed last: what other chains also name is kept.
         """
-        for _, key in sorted((bool(self.known[key].addresses), key) for key in self._stale & self.known.keys()):
+        for _, key in sorted((bool(self.known[key].addresses), key) for key in self._dirty & self.known.keys()):
             live = self.known[key]
             families = tuple(family for family in FAMILIES if family in live.addresses)
-            # Of a class without Pods, the policies may be gone.
+            # The policies of a policy set without Pods may be gone.
             wanted = self._compiled.sections(key) if families else ()
-            for section in wanted:
-                self._sections.use(section, families)
-            for section in live.sections:
-                self._sections.release(section, live.families)
-            live.families, live.sections = families, wanted
+            for tier_chain in wanted:
+                self._tier_chains.acquire(tier_chain, families)
+            for tier_chain in live.tier_chains:
+                self._tier_chains.release(tier_chain, live.families)
+            live.families, live.tier_chains = families, wanted
             self._unwritten[key] = None
-        self._stale.clear()
-        self._sections.write()
+        self._dirty.clear()
+        self._tier_chains.write()
 
     def _write(self, key: PolicySetKey) -> None:
-        """Write a class's chain, and one for packets without a conntrack entry where they read it otherwise.
+        """Write the chain of a policy set, and the variant for untracked packets if its rules differ for them.
 
-        Where no Pod is in the class, drop both.
+        Remove both if the policy set has no Pods.
         """
         live = self.known.get(key)
         if live is None:
@@ -176,32 +178,36 @@ class PolicySets:
             self._drop(key)
             return
         rules, name, families = self._compiled.rules(key), names.class_chain(key), live.families
-        sections = live.sections
-        strays = frozenset(filter(self._sections.has_stray, sections))
-        stray = names.stray_chain(name)
-        if strays or names_ends(rules):
-            self._chains.put(stray, class_chain(key, rules, families, "packet", sections=sections, strays=strays))
-            self._chains.put(name, class_chain(key, rules, families, "connection", sections=sections, strays=strays))
+        tier_chains = live.tier_chains
+        untracked = frozenset(filter(self._tier_chains.has_untracked_chain, tier_chains))
+        variant = names.stray_chain(name)
+        if untracked or names_ends(rules):
+            self._chains.put(
+                variant, class_chain(key, rules, families, "packet", sections=tier_chains, strays=untracked)
+            )
+            self._chains.put(
+                name, class_chain(key, rules, families, "connection", sections=tier_chains, strays=untracked)
+            )
         else:
-            self._chains.put(name, class_chain(key, rules, families, sections=sections))
-            self._chains.drop(stray)
+            self._chains.put(name, class_chain(key, rules, families, sections=tier_chains))
+            self._chains.drop(variant)
 
-    def _show(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
-        before = self._shown.get(address, ())
+    def _map_address(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
+        before = self._keys_of_address.get(address, ())
         if before == wanted:
             return
         family = family_of(address)
         if wanted:
-            self._shown[address] = wanted
+            self._keys_of_address[address] = wanted
         else:
-            self._shown.pop(address, None)
+            self._keys_of_address.pop(address, None)
         for key in before:
-            self._count(key, family, -1)
+            self._release(key, family)
         for key in wanted:
-            self._count(key, family, 1)
+            self._acquire(key, family)
         for direction in DIRECTIONS:
             was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
-            self._levels.use(len(now))
+            self._levels.acquire(len(now))
             for level in range(max(len(was), len(now))):
                 chain = names.class_chain(now[level]) if level < len(now) else None
                 self._live.map_to(names.class_map(direction, family, level), address, chain)
@@ -209,26 +215,31 @@ class PolicySets:
             if direction == "ingress" and bool(was) != bool(now):
                 (self._live.add if now else self._live.remove)(ISOLATED, family)
 
-    def _count(self, key: PolicySetKey, family: Family, by: int) -> None:
+    def _acquire(self, key: PolicySetKey, family: Family) -> None:
         live = self.known.get(key)
         if live is None:
-            live = self.known[key] = PolicySet({})
+            live = self.known[key] = PolicySet(RefCounts())
             for ref in key.refs:
-                self._of_policy.setdefault(ref, set()).add(key)
-        count = live.addresses.get(family, 0) + by
-        if count:
-            live.addresses[family] = count
-        else:
-            del live.addresses[family]
+                self._keys_of_policy.setdefault(ref, set()).add(key)
+        live.addresses.acquire(family)
+        self._mark(key, live)
+
+    def _release(self, key: PolicySetKey, family: Family) -> None:
+        live = self.known[key]
+        live.addresses.release(family)
+        self._mark(key, live)
+
+    def _mark(self, key: PolicySetKey, live: PolicySet) -> None:
+        """Mark a policy set for an update where its chain is written for other families than its addresses have."""
         if tuple(family for family in FAMILIES if family in live.addresses) != live.families:
-            self._stale.add(key)
+            self._dirty.add(key)
 
     def _drop(self, key: PolicySetKey) -> None:
         del self.known[key]
         for ref in key.refs:
-            self._of_policy[ref].discard(key)
-            if not self._of_policy[ref]:
-                del self._of_policy[ref]
+            self._keys_of_policy[ref].discard(key)
+            if not self._keys_of_policy[ref]:
+                del self._keys_of_policy[ref]
                 self._compiled.forget(ref)
         self._chains.drop(names.class_chain(key))
         self._chains.drop(names.stray_chain(names.class_chain(key)))

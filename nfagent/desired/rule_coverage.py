@@ -1,6 +1,6 @@
-"""Whether a rule of before is covered by a rule of now: whatever the one matched, the other does.
+"""Compares rules before and after a change: a rule covers another if it matches every packet that the other matched.
 
-One set means all peers of a rule, so a peer more is another set in the rule's place.
+One set has the members of all peers of a rule, so a rule with one more peer names another set.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from nfagent.nftables.objects import Element, PortRange, Rule, Ruleset
 
 
 class RuleCoverage(msgspec.Struct, frozen=True):
-    """Compares rules over a change.
+    """Compares rules before and after a change.
 
     before, after: the part of the ruleset that changed
-    sets:          all of them, as they are after the change
+    sets:          all sets, as they are after the change
     """
 
     before: Ruleset
@@ -26,7 +26,7 @@ class RuleCoverage(msgspec.Struct, frozen=True):
     sets: Mapping[str, TrackedSet]
 
     def covers(self, now: Rule, was: Rule) -> bool:
-        """Tell whether what matched one rule matches the other, match by match; what isn't certain is False."""
+        """Return whether `now` covers `was`, match by match; False if that is uncertain."""
         return len(now.matches) == len(was.matches) and all(
             found == former or self._wider(found, former)
             for found, former in zip(now.matches, was.matches, strict=True)
@@ -35,28 +35,30 @@ class RuleCoverage(msgspec.Struct, frozen=True):
     def _wider(self, now: Match, was: Match) -> bool:
         match now, was:
             case AddressInSet(key, name, negated=False), AddressInSet(before, former, negated=False) if key == before:
-                return self._held(former) <= self.sets[name].elements.keys()
-            case NamedPort(family, name, way), NamedPort(4 | 6 as before, former, went) if (family, way) == (
+                return self._elements_before(former) <= self.sets[name].elements.keys()
+            case NamedPort(family, name, side), NamedPort(4 | 6 as before, former, former_side) if (family, side) == (
                 before,
-                went,
+                former_side,
             ):
-                return self._held(former) <= self.sets[name].elements.keys()
+                return self._elements_before(former) <= self.sets[name].elements.keys()
             case ((ServerPort() | ServerPortIn()), (ServerPort() | ServerPortIn())):
                 ranges = self._ports(now, self.sets[now.set].elements if isinstance(now, ServerPortIn) else ())
-                former_ranges = self._ports(was, self._held(was.set) if isinstance(was, ServerPortIn) else ())
+                former_ranges = self._ports(
+                    was, self._elements_before(was.set) if isinstance(was, ServerPortIn) else ()
+                )
                 return all(
                     any(one.first <= former.first and former.last <= one.last for one in ranges)
                     for former in former_ranges
                 )
         return False
 
-    def _held(self, name: str) -> set[Element]:
-        """Give what a set held before the change."""
+    def _elements_before(self, name: str) -> set[Element]:
+        """Return the elements that a set had before the change."""
         if name in self.before.sets and name not in self.after.sets:
             return set(self.before.sets[name].elements)
-        gone = self.before.sets[name].elements if name in self.before.sets else frozenset()
-        come = self.after.sets[name].elements if name in self.after.sets else frozenset()
-        return set(self.sets[name].elements) - come | gone
+        removed = self.before.sets[name].elements if name in self.before.sets else frozenset()
+        added = self.after.sets[name].elements if name in self.after.sets else frozenset()
+        return set(self.sets[name].elements) - added | removed
 
     @staticmethod
     def _ports(match: ServerPort | ServerPortIn, elements: Collection[Element]) -> list[PortRange]:

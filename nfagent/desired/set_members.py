@@ -1,13 +1,11 @@
-"""What the sets hold: elements that follow the Pods.
+"""The elements of the sets that rules name: addresses and named ports of Pods and Nodes.
 
-A set is filled once, when a chain first names it. From then on a Pod that leaves takes its elements out, and
-one that joins brings its own, in the sets that mean it and in no others. Where several peers of a set mean a Pod, it
-brings its elements as often.
+A set is filled when the first chain names it. From then on, a Pod that is added or removed changes the sets that
+select it, and no others. A Pod that several peers of a set select has as many references to its elements.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar
 
@@ -16,16 +14,17 @@ from nfagent.model.admin_policy import NodePeer
 from nfagent.model.netaddr import Family, family_of
 from nfagent.model.networkpolicy import PodPeer, PortProtocol
 from nfagent.model.objects import Node, Pod
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.icmp_errors import pair_sets, pairs_of
 from nfagent.nftables.objects import Element
 from nfagent.nftables.policy_chains import SetContent, set_shape
 from nfagent.policy.compiler import (
     NamedPorts,
-    addresses_meant,
     node_addresses,
     peer_addresses,
     pod_port_elements,
     port_elements,
+    selected_addresses,
 )
 from nfagent.policy.merged_peers import AnyOf, peers_of
 from nfagent.state.cluster import ClusterState, Identity, identity_of
@@ -33,17 +32,17 @@ from nfagent.state.policy_index import PolicyIndex
 
 _K = TypeVar("_K")
 _Sets: TypeAlias = dict[Family, set[str]]
-"""The sets that mean a peer, alone or beside others."""
+"""The sets that have the members of a peer, by family."""
 _Owner: TypeAlias = PodPeer | Literal["local", "any"]
-"""Whose named ports: a peer's Pods, this node's, or any Pod's."""
+"""Whose named ports: those of a peer's Pods, of this node's Pods, or of every Pod."""
 
 _ANY_PROTOCOL: PortProtocol = "any"
 
 
 class SetMembership:
-    """The sets in use, and which of them a Pod or a Node concerns.
+    """The sets in use, and the index from peers to the sets that have their members.
 
-    closing: set -> how many chains name it in a rule that denies or passes
+    deny_sets: the sets that rules which deny or pass name, each with the number of chains
     """
 
     def __init__(self, cluster: ClusterState, index: PolicyIndex, live: RulesetTracker) -> None:
@@ -51,35 +50,34 @@ class SetMembership:
         self._cluster = cluster
         self._index = index
         self._live = live
-        self.closing: Counter[str] = Counter()
-        self._users: dict[str, int] = {}
+        self.deny_sets: RefCounts[str] = RefCounts()
+        self._users: RefCounts[str] = RefCounts()
         self._content: dict[str, SetContent] = {}
         self._of_peer: dict[PodPeer, _Sets] = {}
         self._of_nodes: dict[NodePeer, _Sets] = {}
-        # By whose ports they are, so that a Pod is held only against those that could be its own.
+        # By owner, so that a Pod is compared only with the ports that it could have.
         self._of_port: dict[_Owner, dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]] = {}
-        self._adrift: set[PodPeer] = set()
+        self._detached: set[PodPeer] = set()
         for name, shape in pair_sets():
             live.add_set(name, shape)
 
-    def use(self, name: str, content: SetContent, *, closing: bool) -> None:
-        """Count one more chain that names a set; the first makes and fills it.
+    def acquire(self, name: str, content: SetContent, *, closing: bool) -> None:
+        """Add a chain that names a set; the first one adds and fills it.
 
-        closing: an element more can end a connection there
+        closing: a new element of the set can end a connection
         """
-        users = self._users.get(name, 0)
-        self.closing[name] += closing
-        self._users[name] = users + 1
-        if users:
+        if closing:
+            self.deny_sets.acquire(name)
+        if not self._users.acquire(name):
             return
         shape = set_shape(name, content)
         self._content[name] = content
         self._live.add_set(name, shape)
         for peer in peers_of(content):
             if isinstance(peer, PodPeer):
-                _note(self._of_peer, peer, shape.family, name)
+                _index_set(self._of_peer, peer, shape.family, name)
             else:
-                _note(self._of_nodes, peer, shape.family, name)
+                _index_set(self._of_nodes, peer, shape.family, name)
         if isinstance(content, NamedPorts):
             for owner in _owners(content):
                 named = self._of_port.setdefault(owner, {}).setdefault((content.name, content.protocol), {})
@@ -88,23 +86,22 @@ class SetMembership:
             self._live.add(name, element)
 
     def release(self, name: str, *, closing: bool) -> None:
-        """Count one chain less; the last takes the set away."""
-        self._users[name] -= 1
-        self.closing[name] -= closing
-        if self._users[name]:
+        """Remove a chain that named a set; the last one removes it."""
+        if closing:
+            self.deny_sets.release(name)
+        if not self._users.release(name):
             return
-        del self._users[name], self.closing[name]
         content, family = self._content.pop(name), self._live.sets[name].shape.family
         self._live.drop_set(name)
         for peer in peers_of(content):
             if isinstance(peer, PodPeer):
-                _forget(self._of_peer, peer, family, name)
+                _unindex_set(self._of_peer, peer, family, name)
             else:
-                _forget(self._of_nodes, peer, family, name)
+                _unindex_set(self._of_nodes, peer, family, name)
         if isinstance(content, NamedPorts):
-            self._forget_ports(content, family)
+            self._unindex_ports(content, family)
 
-    def _forget_ports(self, ports: NamedPorts, family: Family) -> None:
+    def _unindex_ports(self, ports: NamedPorts, family: Family) -> None:
         for owner in _owners(ports):
             owned = self._of_port[owner]
             named = owned[ports.name, ports.protocol]
@@ -116,20 +113,20 @@ class SetMembership:
             if not owned:
                 del self._of_port[owner]
 
-    def leave(self, pod: Pod) -> None:
-        """Take a Pod's elements out of every set that means it; before the indexes hear of the change."""
-        for name, element in self._brought(pod):
+    def remove_pod(self, pod: Pod) -> None:
+        """Remove a Pod's elements from every set that selects it: call it before the indexes are updated."""
+        for name, element in self._elements_of_pod(pod):
             self._live.remove(name, element)
 
-    def join(self, pod: Pod) -> None:
-        """Put a Pod's elements into every set that means it; after the indexes heard of the change."""
-        for name, element in self._brought(pod):
+    def add_pod(self, pod: Pod) -> None:
+        """Add a Pod's elements to every set that selects it: call it after the indexes are updated."""
+        for name, element in self._elements_of_pod(pod):
             self._live.add(name, element)
 
-    def move(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
-        """Take in that an identity became, or ceased to be, a member of a peer."""
+    def move_identity(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
+        """Apply that a peer selects an identity now, or no longer."""
         sets = self._of_peer.get(peer)
-        if not sets or peer in self._adrift:
+        if not sets or peer in self._detached:
             return
         change = self._live.add if joined else self._live.remove
         for pod in self._cluster.members[identity].values():
@@ -138,25 +135,25 @@ class SetMembership:
                     change(name, address)
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
-        """Take in that a Node came, went or changed."""
+        """Apply a Node that was added, changed or removed."""
         for peer, sets in self._of_nodes.items():
             for change, node in ((self._live.remove, before), (self._live.add, after)):
-                for address in addresses_meant(peer, node):
+                for address in selected_addresses(peer, node):
                     for name in sets.get(family_of(address), ()):
                         change(name, address)
 
-    def forget(self, peers: Iterable[PodPeer]) -> None:
-        """Take in that no policy names these peers any more; chains that are still to be written anew may.
+    def detach(self, peers: Iterable[PodPeer]) -> None:
+        """Stop updating the sets of peers that no policy names any more, while chains may still name the sets.
 
-        Their sets follow no Pod from now on: another policy may name them again before that, and events in between
-        were not told.
+        The peer index has no members for such peers, so events in between are lost. If a policy names a peer again
+        before the chains are written, `refill_detached` fills its sets.
         """
-        self._adrift.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
+        self._detached.update(peer for peer in peers if peer in self._of_peer or peer in self._of_port)
 
-    def settle(self) -> None:
-        """Fill the sets anew that followed no Pod for a while and are named all the same; every chain is written."""
-        while self._adrift:
-            peer = self._adrift.pop()
+    def refill_detached(self) -> None:
+        """Fill the sets of detached peers that chains still name: call it after all chains are written."""
+        while self._detached:
+            peer = self._detached.pop()
             sets = {name for found in self._of_peer.get(peer, {}).values() for name in found}
             for named in self._of_port.get(peer, {}).values():
                 sets.update(name for ports in named.values() for name in ports.values())
@@ -164,13 +161,13 @@ class SetMembership:
                 self._live.recount(name, self._elements(self._content[name], self._live.sets[name].shape.family))
 
     def refill_ports(self) -> None:
-        """Resolve the named ports that depend on Namespaces' labels anew: a Namespace was relabelled."""
+        """Resolve the named ports that depend on Namespace labels again, after a Namespace was relabelled."""
         for name, content in self._content.items():
             servers = peers_of(content.servers) if isinstance(content, NamedPorts) else ()
             if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
                 self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
 
-    def _brought(self, pod: Pod) -> Iterator[tuple[str, Element]]:
+    def _elements_of_pod(self, pod: Pod) -> Iterator[tuple[str, Element]]:
         if not pod.holds_addresses:
             return
         local = pod.node == self._cluster.node
@@ -178,7 +175,7 @@ class SetMembership:
         if local:
             yield from pairs_of(pod)
         for peer in self._index.peers.of.get(identity_of(pod), ()):
-            if peer in self._adrift:
+            if peer in self._detached:
                 continue
             owners.append(peer)
             sets = self._of_peer.get(peer, {})
@@ -187,9 +184,9 @@ class SetMembership:
                     yield name, address
         for owner in owners:
             if owner in self._of_port:
-                yield from self._brought_ports(pod, self._of_port[owner])
+                yield from self._port_elements_of_pod(pod, self._of_port[owner])
 
-    def _brought_ports(
+    def _port_elements_of_pod(
         self, pod: Pod, owned: dict[tuple[str, PortProtocol], dict[NamedPorts, dict[Family, str]]]
     ) -> Iterator[tuple[str, Element]]:
         declared = {(port.name, port.protocol) for port in pod.ports}
@@ -220,11 +217,11 @@ def _owners(ports: NamedPorts) -> tuple[_Owner, ...]:
     return ("any",)
 
 
-def _note(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+def _index_set(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
     sets.setdefault(key, {}).setdefault(family, set()).add(name)
 
 
-def _forget(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
+def _unindex_set(sets: dict[_K, _Sets], key: _K, family: Family, name: str) -> None:
     sets[key][family].discard(name)
     if not sets[key][family]:
         del sets[key][family]

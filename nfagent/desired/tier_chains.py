@@ -1,93 +1,95 @@
-"""Parts that classes share: one chain for all whose Pods the same policies of a tier judge, or one large policy."""
+"""Chains that policy sets share: one for each combination of a tier's policies, one for each large NetworkPolicy."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from nfagent.desired.chain_store import ChainStore
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.model.objects import ObjectRef
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.policy_chains import names_ends, section_chain
 from nfagent.policy.compiler import CompiledPolicies, TierChainKey
 
 
 class TierChains:
-    """Section chains, counted by the classes that jump there, family by family."""
+    """The tier chains, with the number of policy sets of each family that jump to them."""
 
     def __init__(self, compiled: CompiledPolicies, chains: ChainStore) -> None:
-        """Start without classes."""
+        """Start without chains."""
         self._compiled = compiled
         self._chains = chains
-        self._users: dict[TierChainKey, Counter[Family]] = {}
-        self._shown: dict[TierChainKey, tuple[Family, ...]] = {}
-        self._of_policy: dict[ObjectRef, set[TierChainKey]] = {}
-        self._stale: set[TierChainKey] = set()
-        self._strays: set[TierChainKey] = set()
+        self._users: dict[TierChainKey, RefCounts[Family]] = {}
+        self._written_families: dict[TierChainKey, tuple[Family, ...]] = {}
+        self._keys_of_policy: dict[ObjectRef, set[TierChainKey]] = {}
+        self._dirty: set[TierChainKey] = set()
+        self._untracked: set[TierChainKey] = set()
 
-    def use(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
-        """Count one more class, for the families that it is written for."""
+    def acquire(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
+        """Add a policy set that jumps to a tier chain, for the families that it is written for."""
         if key not in self._users:
-            self._users[key] = Counter()
+            self._users[key] = RefCounts()
             for ref in key.policies:
-                self._of_policy.setdefault(ref, set()).add(key)
-        self._users[key].update(families)
-        self._stale.add(key)
+                self._keys_of_policy.setdefault(ref, set()).add(key)
+        for family in families:
+            self._users[key].acquire(family)
+        self._dirty.add(key)
 
     def release(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
-        """Count one class less."""
-        self._users[key].subtract(families)
-        self._stale.add(key)
+        """Remove a policy set that jumped to a tier chain."""
+        for family in families:
+            self._users[key].release(family)
+        self._dirty.add(key)
 
-    def rewrite(self, policies: Iterable[ObjectRef]) -> None:
-        """Have the sections of changed policies written anew."""
+    def mark_policies(self, policies: Iterable[ObjectRef]) -> None:
+        """Mark the tier chains of changed policies to be written again."""
         for ref in policies:
-            for key in self._of_policy.get(ref, ()):
-                self._stale.add(key)
-                self._shown.pop(key, None)
+            for key in self._keys_of_policy.get(ref, ()):
+                self._dirty.add(key)
+                self._written_families.pop(key, None)
 
     def write(self) -> None:
-        """Write what is new or changed: before the chains that lead there."""
-        for key in sorted(self._stale):
+        """Write new and changed tier chains: call it before the chains that jump there are written."""
+        for key in sorted(self._dirty):
             families = self._families(key)
-            if families and families != self._shown.get(key):
+            if families and families != self._written_families.get(key):
                 self._write(key, families)
 
     def drop(self) -> None:
-        """Drop what no class leads to any more: after the chains that led there."""
-        for key in self._stale:
+        """Remove tier chains without users: call it after the chains that jumped there are written."""
+        for key in self._dirty:
             if not self._families(key):
                 self._drop(key)
-            elif key not in self._strays:
+            elif key not in self._untracked:
                 self._chains.drop(names.stray_chain(names.section_chain(key)))
-        self._stale.clear()
+        self._dirty.clear()
 
-    def has_stray(self, key: TierChainKey) -> bool:
-        """Tell whether packets without a conntrack entry have a chain of their own in a section's place."""
-        return key in self._strays
+    def has_untracked_chain(self, key: TierChainKey) -> bool:
+        """Return whether a tier chain has a variant for untracked packets."""
+        return key in self._untracked
 
     def _write(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
         rules, name = self._compiled.rules(key), names.section_chain(key)
         self._chains.put(name, section_chain(key, rules, families))
-        # By the rules alone, whatever the families: whether a class jumps there changes with its policies only.
+        # Decided by the rules, not the families: which variant a policy set jumps to changes only with its policies.
         if names_ends(rules):
             self._chains.put(names.stray_chain(name), section_chain(key, rules, families, "packet"))
-            self._strays.add(key)
+            self._untracked.add(key)
         else:
-            self._strays.discard(key)
-        self._shown[key] = families
+            self._untracked.discard(key)
+        self._written_families[key] = families
 
     def _families(self, key: TierChainKey) -> tuple[Family, ...]:
-        return tuple(family for family in FAMILIES if self._users[key][family])
+        return tuple(family for family in FAMILIES if family in self._users[key])
 
     def _drop(self, key: TierChainKey) -> None:
         del self._users[key]
-        self._shown.pop(key, None)
+        self._written_families.pop(key, None)
         for ref in key.policies:
-            self._of_policy[ref].discard(key)
-            if not self._of_policy[ref]:
-                del self._of_policy[ref]
-        self._strays.discard(key)
+            self._keys_of_policy[ref].discard(key)
+            if not self._keys_of_policy[ref]:
+                del self._keys_of_policy[ref]
+        self._untracked.discard(key)
         self._chains.drop(names.section_chain(key))
         self._chains.drop(names.stray_chain(names.section_chain(key)))

@@ -1,8 +1,7 @@
-"""The wanted ruleset, kept up to date by small changes, and what of it the kernel has not been told yet.
+"""The desired ruleset, and the changes to it that are not committed yet.
 
-Everything in here is counted by its users: an element by the Pods that bring it, a set, an outcome chain or a
-counter by the chains that name it. What nobody uses any more is gone. The first touch of a thing after the
-last `take` notes how it was, so `take` looks at what was touched, however much else there is.
+Elements are counted by the Pods that they belong to; the callers count what chains name. The first change of an object
+after a `drain_changes` records its previous state, so `drain_changes` reads only what changed.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nfagent.model.netaddr import Family
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
 from nfagent.nftables.transaction import Transaction, diff
 
 
 class TrackedSet:
-    """A set's shape, and its elements with the number of Pods that bring each.
+    """A set's shape, and its elements with the number of Pods that each belongs to.
 
-    whole: the set as a value, None after a change; made when somebody asks for it
+    whole: the set as a value; None after a change, until it is needed
     """
 
     __slots__ = ("elements", "shape", "whole")
@@ -28,12 +28,12 @@ class TrackedSet:
     def __init__(self, shape: NamedSet) -> None:
         """Start without elements."""
         self.shape = shape
-        self.elements: dict[Element, int] = {}
+        self.elements: RefCounts[Element] = RefCounts()
         self.whole: NamedSet | None = None
 
 
 class RulesetTracker:
-    """Sets, maps, chains and counters as they must be."""
+    """The desired sets, maps, chains and counters, with the previous state of those that changed."""
 
     def __init__(self) -> None:
         """Start with an empty table."""
@@ -41,78 +41,73 @@ class RulesetTracker:
         self.maps: dict[str, VerdictMap] = {}
         self.chains: dict[str, Chain] = {}
         self.counters: set[str] = set()
-        # What was touched since the last `take`, as it was before: None for what was not there.
+        # The previous state of what changed since the last `drain_changes`: None for what did not exist.
         self._set_before: dict[str, NamedSet | None] = {}
         self._elements_before: dict[str, dict[Element, bool]] = {}
         self._map_before: dict[str, dict[str, str | None]] = {}
-        # Whether a map was made since, or dropped; and the families of those that were dropped.
+        # Whether a map was added since (else removed); and the families of removed maps.
         self._map_made: dict[str, bool] = {}
         self._families: dict[str, Family] = {}
         self._chain_before: dict[str, Chain | None] = {}
         self._counter_before: dict[str, bool] = {}
 
     def add_set(self, name: str, shape: NamedSet) -> None:
-        """Make a set; its elements follow by `add`."""
+        """Add a set, with the elements of its shape."""
         self._set_before.setdefault(name, None)
         self.sets[name] = TrackedSet(msgspec.structs.replace(shape, elements=frozenset()))
         for element in shape.elements:
             self.add(name, element)
 
     def drop_set(self, name: str) -> None:
-        """Drop a set with its elements."""
+        """Remove a set with its elements."""
         live = self.sets.pop(name)
         if name not in self._set_before:
-            touched = self._elements_before.get(name, {})
-            before = {element for element in live.elements if touched.get(element, True)}
-            before |= {element for element, was in touched.items() if was}
+            changed = self._elements_before.get(name, {})
+            before = {element for element in live.elements if changed.get(element, True)}
+            before |= {element for element, was in changed.items() if was}
             self._set_before[name] = msgspec.structs.replace(live.shape, elements=frozenset(before))
         self._elements_before.pop(name, None)
 
     def recount(self, name: str, elements: Iterable[Element]) -> None:
-        """Give a set new elements, each as often as it comes."""
-        live, wanted = self.sets[name], Counter(elements)
+        """Replace the elements of a set; an element that occurs twice has two users."""
+        live = self.sets[name]
+        wanted: RefCounts[Element] = RefCounts(Counter(elements))
         for element in live.elements.keys() - wanted.keys():
-            self._touch(name, element, was=True)
+            self._note_element(name, element, was=True)
         for element in wanted.keys() - live.elements.keys():
-            self._touch(name, element, was=False)
-        live.elements = dict(wanted)
+            self._note_element(name, element, was=False)
+        live.elements = wanted
 
     def add(self, name: str, element: Element) -> None:
-        """Count one more Pod that brings an element."""
-        elements = self.sets[name].elements
-        count = elements.get(element, 0)
-        if not count:
-            self._touch(name, element, was=False)
-        elements[element] = count + 1
+        """Add one user of an element; the first one adds it."""
+        if self.sets[name].elements.acquire(element):
+            self._note_element(name, element, was=False)
 
-    def add_told(self, name: str, element: Element) -> None:
-        """Add an element that somebody tells the kernel by other means than `take`."""
+    def add_committed(self, name: str, element: Element) -> None:
+        """Add an element that the caller commits, so that `drain_changes` omits it."""
         live = self.sets[name]
         live.whole = None
-        live.elements[element] = live.elements.get(element, 0) + 1
+        live.elements.acquire(element)
 
     def remove(self, name: str, element: Element) -> None:
-        """Count one Pod less; the last takes the element away."""
-        elements = self.sets[name].elements
-        elements[element] -= 1
-        if not elements[element]:
-            del elements[element]
-            self._touch(name, element, was=True)
+        """Remove one user of an element; the last one removes it."""
+        if self.sets[name].elements.release(element):
+            self._note_element(name, element, was=True)
 
     def add_map(self, name: str, family: Family) -> None:
-        """Make a verdict map; its elements follow by `map_to`."""
+        """Add an empty verdict map."""
         self._map_made.setdefault(name, True)
         self._map_before.setdefault(name, {})
         self.maps[name] = VerdictMap(family, {})
 
     def drop_map(self, name: str) -> None:
-        """Drop a verdict map that has no elements any more."""
+        """Remove an empty verdict map."""
         self._map_made.setdefault(name, False)
         self._map_before.setdefault(name, {})
         self._families[name] = self.maps.pop(name).family
 
     def map_to(self, name: str, address: str, chain: str | None) -> None:
-        """Point an address to a chain; None takes it out of the map."""
+        """Map an address to a chain; None removes it from the map."""
         elements = self.maps[name].elements
         before = elements.get(address)
         if before == chain:
@@ -124,36 +119,36 @@ class RulesetTracker:
             elements[address] = chain
 
     def put_chain(self, name: str, chain: Chain) -> None:
-        """Make a chain, or give it other rules."""
+        """Add or replace a chain."""
         before = self.chains.get(name)
         if before != chain:
             self._chain_before.setdefault(name, before)
             self.chains[name] = chain
 
     def drop_chain(self, name: str) -> None:
-        """Drop a chain."""
+        """Remove a chain."""
         before = self.chains.pop(name)
         self._chain_before.setdefault(name, before)
 
     def put_counter(self, name: str) -> None:
-        """Make a named counter."""
+        """Add a named counter."""
         if name not in self.counters:
             self._counter_before.setdefault(name, False)
             self.counters.add(name)
 
     def drop_counter(self, name: str) -> None:
-        """Drop a named counter."""
+        """Remove a named counter."""
         self.counters.discard(name)
         self._counter_before.setdefault(name, True)
 
-    def take(self) -> Transaction:
-        """Give what changed since the last `take` or `settle`, and consider it told."""
+    def drain_changes(self) -> Transaction:
+        """Return the changes since the last `drain_changes` or `mark_synced` as a transaction, and forget them."""
         before, after = self.changes()
-        self.settle()
+        self.mark_synced()
         return diff(before, after)
 
-    def settle(self) -> None:
-        """Consider everything told: the kernel is compared with `ruleset` as a whole."""
+    def mark_synced(self) -> None:
+        """Forget the changes: the caller compares the kernel's whole table with `ruleset`."""
         self._set_before.clear()
         self._elements_before.clear()
         self._map_before.clear()
@@ -163,25 +158,25 @@ class RulesetTracker:
         self._counter_before.clear()
 
     @property
-    def touched(self) -> bool:
-        """Tell whether anything was touched since."""
+    def dirty(self) -> bool:
+        """Return whether there are changes."""
         return bool(
             self._set_before or self._elements_before or self._map_before or self._chain_before or self._counter_before
         )
 
     def changes(self) -> tuple[Ruleset, Ruleset]:
-        """Give the touched part of the ruleset, as it was and as it is: `diff` of the two is the whole change."""
+        """Return the changed part of the ruleset, before and after: `diff` of the two is the whole change."""
         sets_before = {name: item for name, item in self._set_before.items() if item is not None}
         sets_after = {name: _whole(self.sets[name]) for name in self._set_before if name in self.sets}
-        for name, touched in self._elements_before.items():
+        for name, changed in self._elements_before.items():
             live = self.sets[name]
-            was = frozenset(element for element, there in touched.items() if there)
-            now = frozenset(element for element in touched if element in live.elements)
+            was = frozenset(element for element, there in changed.items() if there)
+            now = frozenset(element for element in changed if element in live.elements)
             sets_before[name] = msgspec.structs.replace(live.shape, elements=was)
             sets_after[name] = msgspec.structs.replace(live.shape, elements=now)
         maps = self._map_before.items()
-        maps_before = {name: self._part(name, touched) for name, touched in maps if not self._map_made.get(name)}
-        maps_after = {name: self._part(name, self._now(name, touched)) for name, touched in maps if name in self.maps}
+        maps_before = {name: self._part(name, changed) for name, changed in maps if not self._map_made.get(name)}
+        maps_after = {name: self._part(name, self._now(name, changed)) for name, changed in maps if name in self.maps}
         chains_before = {name: chain for name, chain in self._chain_before.items() if chain is not None}
         chains_after = {name: self.chains[name] for name in self._chain_before if name in self.chains}
         counters_before = frozenset(name for name, was in self._counter_before.items() if was)
@@ -192,7 +187,7 @@ class RulesetTracker:
         )
 
     def ruleset(self) -> Ruleset:
-        """Give everything, as a value of its own."""
+        """Return the whole ruleset, as a copy."""
         return Ruleset(
             {name: _whole(live) for name, live in self.sets.items()},
             {name: VerdictMap(item.family, dict(item.elements)) for name, item in self.maps.items()},
@@ -200,18 +195,18 @@ class RulesetTracker:
             frozenset(self.counters),
         )
 
-    def _touch(self, name: str, element: Element, *, was: bool) -> None:
+    def _note_element(self, name: str, element: Element, *, was: bool) -> None:
         self.sets[name].whole = None
         if name in self._set_before:
-            return  # made since: all its elements are new
-        touched = self._elements_before.setdefault(name, {})
-        if element in touched:
-            if touched[element] != was:  # back to how it was
-                del touched[element]
-                if not touched:
+            return  # the set was added since: all its elements are new
+        changed = self._elements_before.setdefault(name, {})
+        if element in changed:
+            if changed[element] != was:  # back to its previous state
+                del changed[element]
+                if not changed:
                     del self._elements_before[name]
         else:
-            touched[element] = was
+            changed[element] = was
 
     def _now(self, name: str, addresses: Iterable[str]) -> dict[str, str | None]:
         elements = self.maps[name].elements

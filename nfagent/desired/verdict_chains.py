@@ -1,48 +1,45 @@
-"""Outcome chains in use: what policies allow and deny, counted and logged in one place each.
+"""Verdict chains in use: each counts and logs what one set of policies allows or denies.
 
-Switching the log on or off changes these chains alone, whatever leads to them.
+Turning the log on or off changes these chains only, not the chains that go to them.
 """
 
 from __future__ import annotations
 
 from nfagent.desired.tracker import RulesetTracker
+from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.policy_chains import LogConfig, outcome_chain
 from nfagent.nftables.verdict_keys import VerdictKey, VerdictKeys
 
 
 class VerdictChains:
-    """Outcome chains and their counters, counted by the chains that go to them.
+    """The verdict chains with their counters, each with the number of chains that go to it.
 
-    origins: what the prefixes of their log rules stand for
+    keys: log prefix -> the verdict that it stands for
     """
 
     def __init__(self, live: RulesetTracker, log: LogConfig) -> None:
-        """Start without any."""
+        """Start without chains."""
         self._live = live
         self._log = log
-        self._users: dict[VerdictKey, int] = {}
-        self.origins = VerdictKeys()
+        self._users: RefCounts[VerdictKey] = RefCounts()
+        self.keys = VerdictKeys()
 
-    def use(self, outcome: VerdictKey) -> None:
-        """Count one more chain that goes there; the first makes it."""
-        users = self._users.get(outcome, 0)
-        self._users[outcome] = users + 1
-        if not users:
-            self._live.put_counter(outcome.name)
-            self._live.put_chain(outcome.name, outcome_chain(outcome, self._log))
-            self.origins.add(outcome)
+    def acquire(self, key: VerdictKey) -> None:
+        """Add a chain that goes to a verdict chain; the first one creates it."""
+        if self._users.acquire(key):
+            self._live.put_counter(key.name)
+            self._live.put_chain(key.name, outcome_chain(key, self._log))
+            self.keys.add(key)
 
-    def release(self, outcome: VerdictKey) -> None:
-        """Count one chain less; the last takes it away."""
-        self._users[outcome] -= 1
-        if not self._users[outcome]:
-            del self._users[outcome]
-            self._live.drop_chain(outcome.name)
-            self._live.drop_counter(outcome.name)
-            self.origins.retire(outcome)
+    def release(self, key: VerdictKey) -> None:
+        """Remove a chain that went to a verdict chain; the last one removes it."""
+        if self._users.release(key):
+            self._live.drop_chain(key.name)
+            self._live.drop_counter(key.name)
+            self.keys.retire(key)
 
-    def switch(self, log: LogConfig) -> None:
-        """Log as planned from now on."""
+    def set_log(self, log: LogConfig) -> None:
+        """Apply another log configuration to every verdict chain."""
         self._log = log
-        for outcome in self._users:
-            self._live.put_chain(outcome.name, outcome_chain(outcome, log))
+        for key in self._users:
+            self._live.put_chain(key.name, outcome_chain(key, log))

@@ -1,6 +1,7 @@
-"""What people are told: why a connection is allowed or denied, what would turn that, what other policies would do.
+"""Explains verdicts: why a connection is allowed or denied, and which change of policies would reverse that.
 
-`ends` reads what they ask, `routes` finds who stands behind a Service, `explanation` composes the answer of `words` and
-`remedy`; `trial` judges before and after. All of it asks `evaluate`, and nothing here decides. May import: policy,
-cluster, errors. Pure. Promises: what is suggested does what is said; tests apply it and judge again.
+`endpoints` parses the two ends, `service_routes` finds the Pods behind a Service, `flow_explainer` evaluates each flow,
+`phrasing` and `suggestions` provide the lines, `explanation` composes them. Every verdict is the evaluator's. Pure.
+May import: desired and below. Guarantees: each suggestion has the effect that it states; tests apply it and evaluate
+the flow again.
 """

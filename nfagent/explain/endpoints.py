@@ -1,31 +1,29 @@
-"""The two ends of a connection, as people write them.
+"""Parses the two ends of a connection.
 
-An end is `NAMESPACE/POD`, an address, or a Service: `svc/NAMESPACE/NAME`. The destination may name its port:
-`shop/db:5432/tcp`, `shop/db:postgres`, `10.0.0.7:53/udp`, `[2001:db8::7]:443`, `svc/shop/db:http`. Without a port, ICMP
-echo is judged. A Service's address with one of its ports, and a node's with a node port, mean the Service;
-`packet:10.0.0.7:80/tcp` never does: it is the address that a packet has after a Service's was translated.
+An end is `NAMESPACE/POD`, an address, or a Service: `svc/NAMESPACE/NAME`. The destination may have a port:
+`shop/db:5432/tcp`, `shop/db:postgres`, `10.0.0.7:53/udp`, `[2001:db8::7]:443`, `svc/shop/db:http`. Without a port, the
+flow is ICMP echo. A Service's address with one of its ports, and a node's address with a node port, stand for the
+Service; `packet:10.0.0.7:80/tcp` never does: it is the destination of a packet after DNAT.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
-from heapq import nsmallest
-from itertools import islice
 from typing import Literal, TypeAlias, cast
 
 import msgspec
 
 from nfagent.errors import UsageError
 from nfagent.model.netaddr import AddressError, canonical, family_of
-from nfagent.model.objects import ContainerPort, ObjectRef, Pod, Protocol
+from nfagent.model.objects import ContainerPort, ObjectRef, Protocol
 from nfagent.model.services import Service, ServicePort
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
+from nfagent.state.pod_lookup import pod_of, similar_names
 
-FlowDirection: TypeAlias = Literal["cluster", "external", "node", "name"]
-"""By which address of a Service a client calls: the cluster's, an external one, a node's, or by name alone."""
+ServiceAddressKind: TypeAlias = Literal["cluster", "external", "node", "name"]
+"""The kind of address by which a client reaches a Service; `name`: it has no address."""
 
 _END = re.compile(
     r"(?P<packet>packet:)?(?P<host>\[[^]]+\]|[^:\[\]]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
@@ -34,41 +32,41 @@ _END = re.compile(
 _SERVICE = "svc/"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _PORT_DIGITS = 5
-_SUGGESTED = 3
-_LOOKED_AT, _COMPARED = 5000, 200
-"""Names among which one that was mistyped is looked for, and those that are compared letter by letter."""
 
 
 class ServiceTarget(msgspec.Struct, frozen=True):
-    """The Service that a client calls, and how.
+    """The Service that a client connects to.
 
-    node: the node whose node port it is; '' by any other way
+    address_kind: the kind of address that it connects to
+    node:         the node whose node port it is; '' for every other kind
     """
 
     service: Service
     port: ServicePort
-    way: FlowDirection
+    address_kind: ServiceAddressKind
     node: str = ""
 
 
-class Question(msgspec.Struct, frozen=True):
-    """A connection that somebody asks about.
+class FlowQuery(msgspec.Struct, frozen=True):
+    """A connection to explain.
 
-    sources, destinations: addresses that the ends have, in the order in which they are preferred; a Service that is
-                           called by its name alone has no destination
-    port:                  the number that the client calls; None for ICMP echo
-    protocol:              '' where the destination's family decides which ICMP it is
+    sources, destinations: addresses of the ends, in order of preference; a Service without an address has no
+                           destination
+    protocol:              '' for ICMP echo: the destination's family decides between icmp and icmpv6
+    port:                  the destination port; None for ICMP echo
+    target:                the Service that the destination stands for; None if there is none
+    packet:                whether the destination was given as `packet:`
     """
 
     sources: tuple[str, ...]
     destinations: tuple[str, ...]
     protocol: str
     port: int | None
-    called: ServiceTarget | None = None
+    target: ServiceTarget | None = None
     packet: bool = False
 
     def flow(self) -> Flow | None:
-        """Give the flow to the first destination of one family with a source; None where there is none."""
+        """Return the flow of the first source and destination of one family; None if there is none."""
         for here in self.sources:
             for there in self.destinations:
                 if family_of(here) == family_of(there):
@@ -78,7 +76,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class _End(msgspec.Struct, frozen=True):
-    """What a person wrote: the text, and its parts."""
+    """One end as written: the text, and its parts."""
 
     text: str
     host: str
@@ -87,40 +85,31 @@ class _End(msgspec.Struct, frozen=True):
     packet: bool
 
 
-def read_question(cluster: ClusterState, source: str, destination: str) -> Question:
-    """Read the two ends as people write them. Raises UsageError."""
+def read_query(cluster: ClusterState, source: str, destination: str) -> FlowQuery:
+    """Parse the two ends. Raises UsageError."""
     here, there = _split(source), _split(destination)
     if here.port:
-        raise UsageError(f"{source!r}: the source has no port; write it behind the destination, as in shop/db:5432/tcp")
+        raise UsageError(
+            f"{source!r}: a source has no port; write the port after the destination, as in shop/db:5432/tcp"
+        )
     if here.packet or here.host.count("/") > 1:
-        wrong = "packet: belongs before the destination" if here.packet else "a Service is called, it calls nobody"
+        wrong = "packet: belongs before the destination" if here.packet else "a Service can't be the source"
         raise UsageError(f"{source!r}: {wrong}; write a Pod or an address as source")
     sources = _addresses(cluster, here.host)
     if there.host.startswith(_SERVICE) and there.host.count("/") == 2:
         return _to_service(cluster, sources, there)
     destinations = _addresses(cluster, there.host)
-    called = None
+    target = None
     if not there.packet and not any(cluster.holder(address) for address in destinations):
-        called = _called(cluster, destinations, there)
-    if called is not None:
-        port = called.port.node_port if called.way == "node" else called.port.port
-        return Question(sources, destinations, called.port.protocol, port, called)
+        target = _service_target(cluster, destinations, there)
+    if target is not None:
+        port = target.port.node_port if target.address_kind == "node" else target.port.port
+        return FlowQuery(sources, destinations, target.port.protocol, port, target)
     return _to_address(cluster, sources, destinations, there)
 
 
-def pod_of(cluster: ClusterState, path: str) -> Pod:
-    """Find a Pod by `NAMESPACE/POD`. Raises UsageError."""
-    namespace, _, name = path.partition("/")
-    pod = cluster.pods.get((namespace, name))
-    if not (namespace and name) or "/" in name:
-        raise UsageError(f"{path!r} is not a Pod's name; write NAMESPACE/POD, a port behind a colon: shop/db:5432/tcp")
-    if pod is None:
-        raise UsageError(f"there is no Pod {path}{_similar(cluster, namespace, name)}")
-    return pod
-
-
 def in_words(cluster: ClusterState, address: str) -> str:
-    """Name who is at an address: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
+    """Return an address with its Pod or node: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
     pod = cluster.holder(address)
     if pod is not None:
         return f"{pod.ref.path} ({address})"
@@ -134,7 +123,7 @@ def _split(end: str) -> _End:
         raise UsageError(f"{end!r} is neither NAMESPACE/POD nor an address; write one like shop/web, 10.0.0.7:53/udp")
     host, protocol = cast("str", found["host"]).strip("[]"), (found["protocol"] or "").lower()
     if protocol in {"icmp", "icmpv6"}:
-        raise UsageError(f"{end!r}: {protocol} has no port; leave the port away, and ping is judged")
+        raise UsageError(f"{end!r}: {protocol} has no port; omit the port to explain a ping")
     if protocol and protocol not in _PROTOCOLS:
         raise UsageError(f"{end!r}: {protocol} is not a protocol; write {', '.join(_PROTOCOLS[:-1])} or sctp")
     return _End(end, host, found["port"] or "", protocol, found["packet"] is not None)
@@ -153,46 +142,13 @@ def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
         raise UsageError(f"Pod {host} has no address yet")
     if not (pod.holds_addresses or pod.host_network):
         raise UsageError(
-            f"Pod {host} has ended ({pod.phase}): its addresses may be another's by now; ask for the address"
+            f"Pod {host} has ended ({pod.phase}): its addresses may belong to another Pod now; write the address"
         )
     return pod.addresses
 
 
-def _similar(cluster: ClusterState, namespace: str, name: str) -> str:
-    identities = cluster.by_namespace.get(namespace, ())
-    here = (pod for identity in identities for _, pod in cluster.members[identity])
-    near = _alike(here, namespace, name, (space for space in cluster.by_namespace if (space, name) in cluster.pods))
-    if near:
-        return f"; did you mean {near}?"
-    if ObjectRef("Service", namespace, name) in cluster.services:
-        return f", but a Service of that name: write svc/{namespace}/{name}"
-    if not identities:
-        return f", nor any other in namespace {namespace}; `nfagent dump state` lists all Pods"
-    return f"; `nfagent dump state -n {namespace}` lists Pods"
-
-
-def _alike(here: Iterable[str], namespace: str, name: str, elsewhere: Iterable[str]) -> str:
-    """Give a few names that were perhaps meant: `shop/web or shop/web-2`.
-
-    here:      the names in that namespace; of very many not all are looked at
-    elsewhere: other namespaces in which this name is
-    """
-    looked_at = list(islice(here, _LOOKED_AT))
-    near = [f"{namespace}/{other}" for other in sorted(other for other in looked_at if name and other.startswith(name))]
-    near += [f"{namespace}/{other}" for other in close_names(name, looked_at)]
-    near += [f"{space}/{name}" for space in sorted(elsewhere)]
-    return " or ".join(list(dict.fromkeys(near))[:_SUGGESTED])
-
-
-def close_names(name: str, known: Iterable[str]) -> list[str]:
-    """Give the names that are most like one; of many, only those of about its length are compared with it."""
-    length = len(name)
-    compared = nsmallest(_COMPARED, islice(known, _LOOKED_AT), key=lambda other: (abs(len(other) - length), other))
-    return get_close_matches(name, sorted(compared), n=_SUGGESTED)
-
-
 def _number(end: _End) -> int | None:
-    """Read a port that is a number; None where it is a name. Raises UsageError."""
+    """Return a port that is a number; None if it is a name. Raises UsageError."""
     if not end.port.isdecimal():
         return None
     if len(end.port) <= _PORT_DIGITS and 1 <= int(end.port) <= 65535:
@@ -200,17 +156,17 @@ def _number(end: _End) -> int | None:
     raise UsageError(f"{end.text!r}: {end.port} is not a port number; write 1 to 65535")
 
 
-def _to_address(cluster: ClusterState, sources: tuple[str, ...], destinations: tuple[str, ...], end: _End) -> Question:
+def _to_address(cluster: ClusterState, sources: tuple[str, ...], destinations: tuple[str, ...], end: _End) -> FlowQuery:
     if not end.port:
-        return Question(sources, destinations, "", None, packet=end.packet)
+        return FlowQuery(sources, destinations, "", None, packet=end.packet)
     number = _number(end)
     if number is not None:
-        return Question(sources, destinations, end.protocol or "tcp", number, packet=end.packet)
+        return FlowQuery(sources, destinations, end.protocol or "tcp", number, packet=end.packet)
     pod = cluster.holder(destinations[0])
     declared: tuple[ContainerPort, ...] = pod.ports if pod is not None else ()
     for known in declared:
         if known.name == end.port and end.protocol in {"", known.protocol}:
-            return Question(sources, destinations, known.protocol, known.port, packet=end.packet)
+            return FlowQuery(sources, destinations, known.protocol, known.port, packet=end.packet)
     has = f", which has {', '.join(f'{known.name}/{known.protocol}' for known in declared)}" if declared else ""
     whose = in_words(cluster, destinations[0])
     raise UsageError(f"{end.text!r}: {_spelt(end)} is neither a port number nor the name of a port of {whose}{has}")
@@ -220,17 +176,17 @@ def _spelt(end: _End) -> str:
     return f"{end.port}/{end.protocol}" if end.protocol else end.port
 
 
-def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Question:
+def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> FlowQuery:
     _, namespace, name = end.host.split("/")
     service = cluster.services.get(ObjectRef("Service", namespace, name))
     if service is None:
         here = (ref.name for ref in cluster.services if ref.namespace == namespace)
-        near = _alike(here, namespace, name, (ref.namespace for ref in cluster.services if ref.name == name))
+        near = similar_names(here, namespace, name, (ref.namespace for ref in cluster.services if ref.name == name))
         raise UsageError(f"there is no Service {namespace}/{name}{f'; did you mean {near}?' if near else ''}")
     _check_known(service)
     number = _number(end) if end.port else None
     if service.headless and number is not None:
-        # Its name stands for the Pods' own addresses: nothing translates the port that the client calls.
+        # Its name resolves to the Pods' addresses: the client's port is not translated.
         port: ServicePort | None = ServicePort(number, number, cast("Protocol", end.protocol or "tcp"))
     elif end.port:
         port = _port_of((service,), end)
@@ -239,14 +195,14 @@ def _to_service(cluster: ClusterState, sources: tuple[str, ...], end: _End) -> Q
     if port is None:
         raise _no_port(f"{end.text!r}: Service {service.ref.path}", (service,), end)
     destinations = service.cluster_addresses or service.external_addresses
-    way: FlowDirection = "cluster" if service.cluster_addresses else "external" if destinations else "name"
-    return Question(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, way))
+    kind: ServiceAddressKind = "cluster" if service.cluster_addresses else "external" if destinations else "name"
+    return FlowQuery(sources, destinations, port.protocol, port.port, ServiceTarget(service, port, kind))
 
 
-def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> ServiceTarget | None:
-    """Find the Service that an address and a port stand for; None where they are nobody's."""
+def _service_target(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> ServiceTarget | None:
+    """Return the Service that an address and a port belong to; None if there is none."""
     for address in destinations:
-        services = cluster.called.by_address.get(address, ())
+        services = cluster.service_index.by_address.get(address, ())
         port = _port_of(services, end) if end.port else None
         nodes = [node for node in cluster.nodes.values() if address in node.addresses]
         if port is not None:
@@ -256,7 +212,7 @@ def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> 
         if services and not nodes:
             raise _no_port(f"{end.text!r}: {address} is Service {services[0].ref.path}, which", services, end)
         number = _number(end) if end.port else None
-        found = cluster.called.called_on_node(end.protocol or "tcp", number) if number is not None else None
+        found = cluster.service_index.find_by_node_port(end.protocol or "tcp", number) if number is not None else None
         if nodes and found is not None:
             _check_known(found[0])
             return ServiceTarget(*found, "node", nodes[0].name)
@@ -264,7 +220,7 @@ def _called(cluster: ClusterState, destinations: tuple[str, ...], end: _End) -> 
 
 
 def _port_of(services: Iterable[Service], end: _End) -> ServicePort | None:
-    """Find the port that an end names among those of Services: TCP's where several protocols have it."""
+    """Return the Service port that an end names: TCP's if several protocols have it."""
     number = _number(end)
     ports = [port for service in services for port in service.ports if end.protocol in {"", port.protocol}]
     found = [port for port in ports if (port.name == end.port if number is None else port.port == number)]
@@ -275,17 +231,17 @@ def _no_port(who: str, services: Iterable[Service], end: _End) -> UsageError:
     has = ", ".join(dict.fromkeys(str(port) for service in services for port in service.ports)) or "none at all"
     if end.port:
         return UsageError(f"{who} has no port {_spelt(end)}; it has {has}")
-    return UsageError(f"{who} has ports of its own, and answers no ping; write one of them behind a colon: {has}")
+    return UsageError(f"{who} needs a port; write one of them after a colon: {has}")
 
 
 def _check_known(service: Service) -> None:
-    """Refuse a Service behind which nobody can be known from here."""
+    """Raise UsageError for a Service whose Pods the cluster state can't tell."""
     if service.external_name:
         raise UsageError(
-            f"Service {service.ref.path} is another name for {service.external_name}; ask for an address of that name"
+            f"Service {service.ref.path} is an alias of {service.external_name}; write an address of that name"
         )
     if service.selector is None:
         raise UsageError(
-            f"Service {service.ref.path} has no selector: others say who stands behind it, and that isn't read here; "
-            "ask for the server's own address and port"
+            f"Service {service.ref.path} has no selector: its EndpointSlices are written by another "
+            "program, and not read by nfagent; write the server's own address and port"
         )

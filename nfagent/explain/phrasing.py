@@ -1,8 +1,8 @@
-"""A judgement in words: tier by tier what was asked, and what the rules that mattered said.
+"""The text of a verdict: for each tier, the policies that apply and the results of their decisive rules.
 
 A line reads `NetworkPolicy shop/db isolates ingress; rule 2 of 3 allows from pods app=web in namespace shop on
-5432/tcp: matches`. Rules that didn't match are shown where that decided, the nearest misses first, and the rest is
-counted: a long list must not bury the answer.
+5432/tcp: matches`. Rules that didn't match are listed if that decided, the closest ones first; the rest is counted, so
+that the text stays short.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from nfagent.model.objects import Direction, ObjectRef
 from nfagent.policy.evaluator import DirectionVerdict, Flow, RuleOutcome, TierResult
 
 MISSES_SHOWN = 12
-"""Rules of one policy that are shown although they didn't match."""
+"""Rules of one policy that are listed although they didn't match."""
 
 _POLICIES_SHOWN = 6
 _MISSES_IN_ALL = 24
-_FEWEST = 3
-_TAG = 8
+_SHORT_LIST = 3
+_TAG_WIDTH = 8
 _LONGEST_LIST = 160
-"""Characters of the peers, and of the ports, of one rule."""
+"""Characters of the peers, and of the ports, of one rule; more are counted."""
 _ACTIONS = {"allow": "allows", "deny": "denies", "pass": "passes"}
 
 
 def side_lines(side: DirectionVerdict, flow: Flow, policies: Mapping[ObjectRef, Policy]) -> list[str]:
-    """Say how one end was judged, stage by stage.
+    """Return the lines about the verdict at one end, tier by tier.
 
-    flow:     as it was judged there
-    policies: at least those that the judgement names
+    flow:     as this end sees it
+    policies: at least those that the verdict names
     """
-    teller = _Teller(side.direction, flow, policies)
+    phrases = _TierPhrases(side.direction, flow, policies)
     lines = []
     for stage in side.stages:
-        told = teller.network(stage) if stage.tier == "network" else teller.tier(stage)
-        lines += _tagged(stage.tier, told)
+        described = phrases.network(stage) if stage.tier == "network" else phrases.tier(stage)
+        lines += _tagged(stage.tier, described)
     if side.decided is None:
-        why = "no policy decides" if side.stages else f"no policy judges its {side.direction}"
+        why = "no policy decides" if side.stages else f"no policy applies to its {side.direction}"
         lines += _tagged("default", [f"{why}: allowed"])
     return lines
 
 
 def _tagged(tag: str, lines: Sequence[str]) -> list[str]:
     tags = [tag, *[""] * (len(lines) - 1)]
-    return [f"  {shown:<{_TAG}}  {line}" for shown, line in zip(tags, lines, strict=True)]
+    return [f"  {shown:<{_TAG_WIDTH}}  {line}" for shown, line in zip(tags, lines, strict=True)]
 
 
-class _Teller:
-    """Says what policies and rules of one direction said."""
+class _TierPhrases:
+    """Describes the results of policies and rules of one direction."""
 
     def __init__(self, direction: Direction, flow: Flow, policies: Mapping[ObjectRef, Policy]) -> None:
         self._direction = direction
         self._flow = flow
         self._policies = policies
-        self._way, self._other = ("from", "source") if direction == "ingress" else ("to", "destination")
+        self._preposition, self._other = ("from", "source") if direction == "ingress" else ("to", "destination")
 
     def network(self, stage: TierResult) -> list[str]:
-        """Tell of the NetworkPolicies: those that allow; where none does, all, with the rules that came near."""
+        """Return lines about the NetworkPolicies: those that allow; if none does, all, with the closest rules."""
         if stage.verdict == "deny":
-            return self._missed(stage)
+            return self._without_match(stage)
         lines = []
         others = []
         for policy, rules in _by_policy(stage.policies, stage.rules):
@@ -72,93 +72,93 @@ class _Teller:
                 continue
             lines.append(f"{self._head(policy)}; {matching[0]}")
             lines += [f"  {words}" for words in matching[1 : MISSES_SHOWN + 1]]
-            lines += _more(len(matching) - 1 - MISSES_SHOWN, "that match")
+            lines += _and_more(len(matching) - 1 - MISSES_SHOWN, "that match")
         if not others:
             return lines
-        if len(others) <= _FEWEST:
-            return [*lines, *(f"{self._head(policy)}; {self._nothing(policy, stage.rules)}" for policy in others)]
+        if len(others) <= _SHORT_LIST:
+            return [*lines, *(f"{self._head(policy)}; {self._no_match(policy, stage.rules)}" for policy in others)]
         return [*lines, f"{len(others)} more NetworkPolicies isolate {self._direction}; none of their rules matches"]
 
     def tier(self, stage: TierResult) -> list[str]:
-        """Tell of a tier: the rule that matched, or how near its rules came."""
+        """Return lines about an admin tier: the rule that matched, or the closest rules."""
         if not stage.verdict:
-            return self._missed(stage)
+            return self._without_match(stage)
         decider = stage.rules[-1]
         before = stage.policies[: stage.policies.index(decider.policy)]
         lines = []
         if len(before) == 1:
-            lines = [f"{self._head(before[0])}; {self._nothing(before[0], stage.rules)}"]
+            lines = [f"{self._head(before[0])}; {self._no_match(before[0], stage.rules)}"]
         elif before:
-            asked = sum(rule.policy != decider.policy for rule in stage.rules)
-            lines = [f"{len(before)} policies before it; {self._no_rule_of(asked, one=False)}"]
+            evaluated = sum(rule.policy != decider.policy for rule in stage.rules)
+            lines = [f"{len(before)} policies before it; {self._no_rule_of(evaluated, one=False)}"]
         then = "; the next tier decides" if stage.verdict == "pass" else ""
         return [*lines, f"{self._head(decider.policy)}; {self._rule(decider)}{then}"]
 
-    def _missed(self, stage: TierResult) -> list[str]:
-        """Tell of policies of which no rule matched: those that came nearest first, and the rest counted."""
-        asked = _by_policy(stage.policies, stage.rules)
-        asked.sort(key=lambda entry: all(rule.outcome == "peer" for rule in entry[1]))
-        shown, rest = asked[:_POLICIES_SHOWN], asked[_POLICIES_SHOWN:]
-        most = max(_FEWEST, min(MISSES_SHOWN, _MISSES_IN_ALL // len(shown)))
+    def _without_match(self, stage: TierResult) -> list[str]:
+        """Return lines about policies without a matching rule: the closest first, and the number of the rest."""
+        evaluated = _by_policy(stage.policies, stage.rules)
+        evaluated.sort(key=lambda entry: all(rule.outcome == "peer" for rule in entry[1]))
+        shown, rest = evaluated[:_POLICIES_SHOWN], evaluated[_POLICIES_SHOWN:]
+        most = max(_SHORT_LIST, min(MISSES_SHOWN, _MISSES_IN_ALL // len(shown)))
         lines = []
         for policy, missed in shown:
             if len(missed) == 1:
                 lines.append(f"{self._head(policy)}; {self._rule(missed[0])}")
                 continue
-            lines.append(f"{self._head(policy)}; {self._nothing(policy, missed)}")
+            lines.append(f"{self._head(policy)}; {self._no_match(policy, missed)}")
             near = sorted(missed, key=lambda rule: rule.outcome == "peer")
-            if stage.tier != "network" and len(near) > _FEWEST:
-                # Another tier decides: of many rules here only those matter that nearly did.
+            if stage.tier != "network" and len(near) > _SHORT_LIST:
+                # Another tier decides: of many rules here, only the closest ones are of interest.
                 near = [rule for rule in near if rule.outcome != "peer"]
             lines += [f"  {self._rule(rule)}" for rule in near[:most]]
-            lines += _more(len(near) - most, "that don't match")
+            lines += _and_more(len(near) - most, "that don't match")
         if rest:
             count = sum(len(missed) for _, missed in rest)
             lines.append(f"{self._rest(len(rest), stage)}; {self._no_rule_of(count, one=len(rest) == 1)}")
         return lines
 
     def _rest(self, count: int, stage: TierResult) -> str:
-        """Count the policies that aren't named."""
+        """Return the number of policies that aren't listed, as text."""
         if stage.tier == "network":
             return "1 more policy isolates it" if count == 1 else f"{count} more policies isolate it"
         return "1 more policy has rules for it" if count == 1 else f"{count} more policies have rules for it"
 
     def _no_rule_of(self, count: int, *, one: bool) -> str:
-        """Say that none of the rules of one policy, or of several, matches."""
+        """Return that none of the rules of one policy, or of several, matches."""
         whose, has = ("its", "it has") if one else ("their", "they have")
         if count > 1:
             return f"none of {whose} {count} {self._direction} rules matches"
         return f"{whose} only {self._direction} rule doesn't match" if count else f"{has} no {self._direction} rules"
 
     def _head(self, ref: ObjectRef) -> str:
-        """Name a policy, and what makes it speak here."""
+        """Return a policy's name, and why it applies."""
         policy = self._policies[ref]
         if not isinstance(policy, TierPolicy):
             return f"{ref} isolates {self._direction}"
         return f"{ref}, priority {policy.priority}" if policy.priority <= LAST_PRIORITY else str(ref)
 
-    def _nothing(self, ref: ObjectRef, rules: Sequence[RuleOutcome]) -> str:
-        """Say that no rule of a policy matched."""
+    def _no_match(self, ref: ObjectRef, rules: Sequence[RuleOutcome]) -> str:
+        """Return that no rule of a policy matched, and why."""
         count = sum(rule.policy == ref for rule in rules)
         problem = self._policies[ref].problem
         if problem is not None:
-            return f"it can't be read, so it fails closed and allows nothing: {_fault(problem)}"
+            return f"it can't be read, so it fails closed and allows nothing: {_issue(problem)}"
         if not count:
             return f"it has no {self._direction} rules, so it allows nothing"
         return f"none of its {count} rules matches" if count > 1 else "its only rule doesn't match"
 
     def _rule(self, rule: RuleOutcome) -> str:
-        """Say what one rule is about, and what became of it."""
+        """Return a rule as text, and its result."""
         name = f' "{_printable(rule.name)}"' if rule.name else ""
         which = f"rule {rule.index + 1} of {rule.total}{name}"
         policy = self._policies[rule.policy]
         if isinstance(policy, TierPolicy):
             problem = policy.rules(self._direction)[rule.index].problem
             if problem is not None:
-                who = "it" if policy.problem is not None else which
+                subject = "it" if policy.problem is not None else which
                 closed = "allows nothing" if rule.action == "allow" else "denies everything"
-                return f"{who} can't be read, so it fails closed and {closed}: {_fault(problem)}"
-        return f"{which} {_ACTIONS[rule.action]} {self._way} {_shortened(rule.words)}: {self._why(rule)}"
+                return f"{subject} can't be read, so it fails closed and {closed}: {_issue(problem)}"
+        return f"{which} {_ACTIONS[rule.action]} {self._preposition} {_shortened(rule.words)}: {self._why(rule)}"
 
     def _why(self, rule: RuleOutcome) -> str:
         if rule.outcome == "peer":
@@ -177,16 +177,16 @@ def _by_policy(
     return list(found.items())
 
 
-def _more(count: int, why: str) -> list[str]:
+def _and_more(count: int, why: str) -> list[str]:
     return [f"  and {count} more {why}"] if count > 0 else []
 
 
-def _fault(problem: ValidationIssue) -> str:
+def _issue(problem: ValidationIssue) -> str:
     return str(msgspec.structs.replace(problem, place="", object=""))
 
 
 def _shortened(words: str) -> str:
-    """Keep the first of many peers and ports, and count the others."""
+    """Return a rule's text with the first of many peers and ports, and the number of the others."""
     peers, on, ports = words.rpartition(" on ") if " on " in words else (words, "", "")
     return f"{_first(peers, ' or ')}{on}{_first(ports, ', ')}"
 
@@ -202,5 +202,5 @@ def _first(words: str, between: str) -> str:
 
 
 def _printable(name: str) -> str:
-    """Keep a name from steering the terminal: its API lets it hold anything."""
+    """Replace control characters of a rule's name, which the API doesn't restrict."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)

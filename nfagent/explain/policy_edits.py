@@ -1,6 +1,6 @@
-"""Changes of policies, as values and in words: each of them turns the verdict of one end of a connection.
+"""Changes of policies, as values and as text: each of them reverses the verdict at one end of a connection.
 
-`remedy` finds those that would turn a judgement.
+`suggestions` finds the changes that reverse a given verdict.
 """
 
 from __future__ import annotations
@@ -14,61 +14,62 @@ from nfagent.model.networkpolicy import IpBlock, Peer, PodPeer, PolicyPort
 from nfagent.model.objects import Direction, ObjectRef
 
 _NAMED = 5
-"""Rules that are named one by one."""
+"""Rules to remove that are listed; more are counted."""
 
 
 class PolicyEdit(msgspec.Struct, frozen=True, tag=True):
-    """One change that turns the verdict of one end."""
+    """A change that reverses the verdict at one end."""
 
     direction: Direction
 
 
 class AddPort(PolicyEdit, frozen=True, tag=True):
-    """A port more for a rule of a NetworkPolicy whose peers match; `rule` counts from 0."""
+    """Adds a port to a NetworkPolicy rule whose peers match; `rule` counts from 0."""
 
     policy: ObjectRef
     rule: int
     port: PolicyPort
 
     def __str__(self) -> str:
-        """Say it as an instruction."""
+        """Return it as an instruction."""
         return f"add {self.port} to {self.direction} rule {self.rule + 1} of {self.policy}"
 
 
 class AddRule(PolicyEdit, frozen=True, tag=True):
-    """A rule more for a NetworkPolicy that isolates; no port: a rule without ports."""
+    """Adds a rule to a NetworkPolicy that isolates the Pod; no port: a rule without ports."""
 
     policy: ObjectRef
     peer: Peer
     port: PolicyPort | None
 
     def __str__(self) -> str:
-        """Say it as an instruction."""
-        return f"let an {self.direction} rule of {self.policy} allow {_traffic(self.peer, self.port)}"
+        """Return it as an instruction."""
+        return f"add an {self.direction} rule to {self.policy} that allows {_traffic(self.peer, self.port)}"
 
 
 class NewPolicy(PolicyEdit, frozen=True, tag=True):
-    """A NetworkPolicy more, which selects `pods` and isolates them; no peer: it allows nothing this way."""
+    """Adds a NetworkPolicy that selects `pods` and isolates them in this direction; no peer: it allows nothing."""
 
     pods: PodPeer
     peer: Peer | None = None
     port: PolicyPort | None = None
 
     def __str__(self) -> str:
-        """Say it as an instruction, and what comes with it."""
+        """Return it as an instruction, with the side effect."""
         if self.peer is None:
-            return f"isolate {self.direction} of {self.pods} by a NetworkPolicy"
-        way = "from" if self.direction == "ingress" else "to"
+            return f"add a NetworkPolicy that isolates {self.direction} of {self.pods}"
+        preposition = "from" if self.direction == "ingress" else "to"
         traffic = _traffic(self.peer, self.port)
-        return f"let a new NetworkPolicy allow {self.direction} of {self.pods} {way} {traffic}; it denies the rest"
+        allowed = f"{self.direction} of {self.pods} {preposition} {traffic}"
+        return f"add a NetworkPolicy that allows {allowed}; it denies the rest"
 
 
 class AddTierRule(PolicyEdit, frozen=True, tag=True):
-    """A rule that comes before the one that decides in a tier.
+    """Adds a rule that precedes the decisive rule of a tier.
 
-    policy, rule: the rule that decides, counted from 0; the new one comes before it, unless `closed`: the policy can't
-                  be read as a whole
-    priority:     the rule may as well be in a policy of the tier with a priority below this one; 0: there is none
+    policy, rule: the decisive rule, counted from 0; the new one precedes it, unless `closed`
+    priority:     the new rule may also be in a policy of the tier with a lower priority than this; 0: it may not
+    closed:       the policy fails closed as a whole, so a rule in it has no effect
     """
 
     policy: ObjectRef
@@ -81,7 +82,7 @@ class AddTierRule(PolicyEdit, frozen=True, tag=True):
     closed: bool
 
     def __str__(self) -> str:
-        """Say it as an instruction."""
+        """Return it as an instruction."""
         places = []
         if not self.closed:
             places.append(f"before {self.direction} rule {self.rule + 1} of {self.policy}")
@@ -90,10 +91,10 @@ class AddTierRule(PolicyEdit, frozen=True, tag=True):
         allow = "Accept" if self.policy.kind == "ClusterNetworkPolicy" else "Allow"
         action = "Deny" if self.action == "deny" else allow
         article = "a" if action == "Deny" else "an"
-        return f"put {article} {action} rule for {_traffic(self.peer, self.port)} {', or '.join(places)}"
+        return f"add {article} {action} rule for {_traffic(self.peer, self.port)} {', or '.join(places)}"
 
     def _elsewhere(self) -> str:
-        """Say in which other policy the rule may stand."""
+        """Return the other policies that the rule may be in."""
         if self.tier == "baseline":
             which = "a ClusterNetworkPolicy of tier Baseline"
         else:
@@ -103,30 +104,30 @@ class AddTierRule(PolicyEdit, frozen=True, tag=True):
 
 
 class RemoveRules(PolicyEdit, frozen=True, tag=True):
-    """Rules of NetworkPolicies to be taken away, counted from 0: every one that allows it.
+    """Removes rules of NetworkPolicies, counted from 0: every one that allows the connection.
 
-    keep_type: a policy has no egress rule left then, and isolates egress only where its policyTypes say so
+    keep_type: a policy then has no egress rule left, and isolates egress only if its policyTypes include it
     """
 
     rules: tuple[tuple[ObjectRef, int], ...]
     keep_type: bool = False
 
     def __str__(self) -> str:
-        """Say it as an instruction."""
+        """Return it as an instruction."""
         named = [f"rule {index + 1} of {policy}" for policy, index in self.rules[:_NAMED]]
         more = len(self.rules) - _NAMED
         if more > 0:
             named.append(f"{more} more")
         shown = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}: each of them allows it"
         kept = "; keep Egress in policyTypes" if self.keep_type else ""
-        return f"take away {self.direction} {shown}{kept}"
+        return f"remove {self.direction} {shown}{kept}"
 
 
 class FixField(PolicyEdit, frozen=True, tag=True):
-    """A fault to be mended in a policy that fails closed.
+    """Fixes a field of a policy that fails closed.
 
-    field, reason: the path of the field at fault, and what is wrong with it
-    peer, port:    what a NetworkPolicy has to allow then; no peer: a policy of a tier, and what it then says decides
+    field, reason: the path of the invalid field, and what is wrong with it
+    peer, port:    what the fixed NetworkPolicy must allow; no peer: an admin tier policy, whose fixed rules decide
     """
 
     policy: ObjectRef
@@ -136,23 +137,23 @@ class FixField(PolicyEdit, frozen=True, tag=True):
     port: PolicyPort | None = None
 
     def __str__(self) -> str:
-        """Say it as an instruction."""
+        """Return it as an instruction."""
         where = f"{self.field} of {self.policy}" if self.field else str(self.policy)
-        then = "what it says then decides" if self.peer is None else f"let it allow {_traffic(self.peer, self.port)}"
-        return f"mend {where} (it {self.reason}), and {then}"
+        then = "its fixed rules decide" if self.peer is None else f"let it allow {_traffic(self.peer, self.port)}"
+        return f"fix {where} (it {self.reason}), and {then}"
 
 
 Suggestion: TypeAlias = AddPort | AddRule | NewPolicy | AddTierRule | RemoveRules | FixField
-"""Whatever may turn a verdict."""
+"""Any change that reverses a verdict."""
 
 
 def _traffic(peer: Peer, port: PolicyPort | None) -> str:
-    """Say whom and what a rule has to be about: `pods app=web in namespace shop on 80/tcp`."""
+    """Return the traffic that a rule must match as text: `pods app=web in namespace shop on 80/tcp`."""
     who = str(peer) if isinstance(peer, PodPeer) else _cidr(peer)
     return f"{who} on {port}" if port is not None else f"{who} on every port and protocol"
 
 
 def _cidr(block: IpBlock) -> str:
-    """Write one address as a policy has to: as a CIDR."""
+    """Return an address as a CIDR, as policies require."""
     shown = str(block)
     return shown if "/" in shown else f"{shown}/{128 if ':' in shown else 32}"

@@ -1,8 +1,8 @@
-"""Where a connection goes: to the address that was called, or to the Pods behind a Service.
+"""The flows that a connection may become: one to an address, or one to each Pod behind a Service.
 
-Policies at the client and at the server may see different ends. A node port of another node is an ordinary address
-to the client's policies; and a node that passes a connection on to another node's Pod puts its own address into the
-place of the client's, unless externalTrafficPolicy is Local (corner-cases.md 28 to 30; as kube-proxy does it).
+The client's and the server's policies may see different addresses. To the client's policies, a node port of another
+node is an ordinary address; and a node that forwards a connection to a Pod of another node replaces the client's
+address with its own, unless externalTrafficPolicy is Local (as kube-proxy does; docs/semantics.md, edge cases 28-30).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import Question, ServiceTarget
+from nfagent.explain.endpoints import FlowQuery, ServiceTarget
 from nfagent.model.netaddr import endpoint, family_of
 from nfagent.model.objects import Pod
 from nfagent.model.slices import in_order, result
@@ -21,10 +21,10 @@ from nfagent.state.cluster import ClusterState
 
 
 class ServiceRoute(msgspec.Struct, frozen=True):
-    """One way that a connection may take.
+    """One flow that a connection may become.
 
     leaving:  the flow as the client's policies see it
-    arriving: the same as the server's policies see it
+    arriving: the flow as the server's policies see it
     """
 
     leaving: Flow
@@ -32,10 +32,10 @@ class ServiceRoute(msgspec.Struct, frozen=True):
 
 
 class ServiceRoutes(msgspec.Struct, frozen=True):
-    """All ways that it may take: one, or one for each Pod behind a Service.
+    """All flows that a connection may become: one, or one for each Pod behind a Service.
 
-    flow:  what the client calls; None where a Service has no address
-    lines: what is to be said about the Service
+    flow:  the flow that the client starts; None for a Service without an address
+    lines: remarks about the Service
     """
 
     flow: Flow | None
@@ -43,51 +43,51 @@ class ServiceRoutes(msgspec.Struct, frozen=True):
     lines: tuple[str, ...] = ()
 
 
-def routes_of(cluster: ClusterState, question: Question) -> ServiceRoutes:
-    """Find where a connection goes. Raises UsageError where the ends have no address of one family."""
-    return result(finding(cluster, question))
+def find_routes(cluster: ClusterState, query: FlowQuery) -> ServiceRoutes:
+    """Return the flows of a connection. Raises UsageError if the ends have no address of one family."""
+    return result(find_routes_in_steps(cluster, query))
 
 
-def finding(cluster: ClusterState, question: Question) -> Generator[None, None, ServiceRoutes]:
-    """Do the same in steps, of one Pod each. Raises UsageError."""
-    flow = question.flow()
-    if flow is None and question.destinations:
-        ends = " and ".join(", ".join(end) for end in (question.sources, question.destinations))
+def find_routes_in_steps(cluster: ClusterState, query: FlowQuery) -> Generator[None, None, ServiceRoutes]:
+    """Return the same as `find_routes`, in steps of one Pod. Raises UsageError."""
+    flow = query.flow()
+    if flow is None and query.destinations:
+        ends = " and ".join(", ".join(end) for end in (query.sources, query.destinations))
         raise UsageError(f"{ends} have no address of one family")
-    if question.called is None:
+    if query.target is None:
         return ServiceRoutes(flow, () if flow is None else (ServiceRoute(flow, flow),))
-    clients = question.sources if flow is None else (flow.source,)
-    passages = [_Passage(cluster, question.called, client, flow) for client in clients]
-    for passage in passages:
-        yield from passage.find()
-    chosen = next((passage for passage in passages if passage.routes), passages[0])
+    clients = query.sources if flow is None else (flow.source,)
+    paths = [_ServicePath(cluster, query.target, client, flow) for client in clients]
+    for path in paths:
+        yield from path.find()
+    chosen = next((path for path in paths if path.routes), paths[0])
     return ServiceRoutes(flow, chosen.routes, (chosen.headline(), *chosen.remarks()))
 
 
-class _Passage:
-    """The way of one client's connections through a Service.
+class _ServicePath:
+    """The routes of one client's connections to a Service.
 
-    entry: the node that translates the Service's address; '' where that isn't known
+    _entry: the node that translates the Service's address; '' if it is unknown
     """
 
-    def __init__(self, cluster: ClusterState, called: ServiceTarget, client: str, flow: Flow | None) -> None:
+    def __init__(self, cluster: ClusterState, target: ServiceTarget, client: str, flow: Flow | None) -> None:
         self._cluster = cluster
-        self._called = called
+        self._target = target
         self._client = client
         self._flow = flow
         self._family = family_of(client)
         self._home = self._node_of(client)
-        self._entry = called.node or self._home
-        self._external = called.way in {"external", "node"}
-        policy = called.service.external if self._external else called.service.internal
-        self._local = policy == "Local" and not called.service.headless
-        self._masked = self._external and not self._local
+        self._entry = target.node or self._home
+        self._external = target.address_kind in {"external", "node"}
+        policy = target.service.external if self._external else target.service.internal
+        self._local = policy == "Local" and not target.service.headless
+        self._masqueraded = self._external and not self._local
         self._selected: list[Pod] = []
         self.routes: tuple[ServiceRoute, ...] = ()
 
     def find(self) -> Iterator[None]:
-        """Find the Pods behind the Service, and the ways to them: before anything else is asked."""
-        pods = self._cluster.selected(self._called.service)
+        """Find the Pods behind the Service, and the route to each: call it first."""
+        pods = self._cluster.selected_pods(self._target.service)
         for pod in in_order((pod for pod in pods if pod.runs), lambda pod: (pod.namespace, pod.name)):
             yield
             if pod is not None:
@@ -101,79 +101,81 @@ class _Passage:
         self.routes = tuple(routes)
 
     def _node_of(self, address: str) -> str:
-        """Name the node where an address is; '' outside the cluster."""
+        """Return the node of an address; '' outside the cluster."""
         pod = self._cluster.holder(address)
         if pod is not None:
             return pod.node
         return next((node.name for node in self._cluster.nodes.values() if address in node.addresses), "")
 
     @property
-    def _kept(self) -> bool:
-        """Whether only Pods on the node that translates take part; its own clients reach all by external addresses."""
+    def _local_only(self) -> bool:
+        """Whether only Pods on the entry node get traffic; its own clients reach all Pods by external addresses."""
         return self._local and bool(self._entry) and not (self._external and self._home == self._entry)
 
     def _eligible(self) -> list[Pod]:
-        """Give the Pods that traffic policies leave."""
-        return [pod for pod in self._selected if pod.node == self._entry] if self._kept else self._selected
+        """Return the Pods that the traffic policy allows."""
+        return [pod for pod in self._selected if pod.node == self._entry] if self._local_only else self._selected
 
     def _server(self, pod: Pod) -> tuple[str, int] | None:
-        """Give a Pod's address and port; None where it has none of this family, or no port of that name."""
+        """Return a Pod's address and port; None if it has no address of the family, or no port of that name."""
         address = next((known for known in pod.addresses if family_of(known) == self._family), None)
-        port = self._called.port.on(pod)
+        port = self._target.port.on(pod)
         return (address, port) if address is not None and port is not None else None
 
     def _route(self, pod: Pod, address: str, port: int) -> ServiceRoute:
-        protocol = self._called.port.protocol
-        translated = not self._called.service.headless
+        protocol = self._target.port.protocol
+        translated = not self._target.service.headless
         direct = Flow(self._client, address, protocol, port, translated)
-        leaving = self._flow if self._flow is not None and self._called.node not in {"", self._home} else direct
+        leaving = self._flow if self._flow is not None and self._target.node not in {"", self._home} else direct
         seen = self._seen_by(pod)
         return ServiceRoute(
             leaving, direct if seen == self._client else Flow(seen, address, protocol, port, translated)
         )
 
     def _seen_by(self, pod: Pod) -> str:
-        """Give the address that a Pod sees: the client's, or that of the node that passes the connection on."""
+        """Return the source address that a Pod sees: the client's, or that of the node that forwards the connection."""
         node = self._cluster.nodes.get(self._entry)
-        if not self._masked or node is None or pod.node == self._entry:
+        if not self._masqueraded or node is None or pod.node == self._entry:
             return self._client
         return next((known for known in node.addresses if family_of(known) == self._family), self._client)
 
     def headline(self) -> str:
-        """Say which Service it is, and how many Pods stand behind it."""
-        called, service = self._called, self._called.service
+        """Return the line about the Service and the number of its Pods."""
+        target, service = self._target, self._target.service
         what = f"Service {service.ref.path}"
-        what += f", port {called.port.name}" if called.port.name else ""
-        what += f", on node {called.node}" if called.node else ""
+        what += f", port {target.port.name}" if target.port.name else ""
+        what += f", on node {target.node}" if target.node else ""
         if self._flow is not None:
-            what = f"{endpoint(self._flow.destination, self._flow.port)}/{called.port.protocol} is {what}"
+            what = f"{endpoint(self._flow.destination, self._flow.port)}/{target.port.protocol} is {what}"
         count = len(self.routes)
         if not count:
-            return f"{what}: no Pod stands behind it, as {self._lacking()}"
+            return f"{what}: no Pod serves it, as {self._why_no_pods()}"
         who = "its only Pod" if count == 1 else f"one of {count} Pods"
         return f"{what}: it goes to {who}{', by the address of the Pod itself' if service.headless else ''}"
 
     def remarks(self) -> list[str]:
-        """Say what traffic policies make of it: who takes part, and which address a Pod sees."""
-        said = []
+        """Return the lines about the traffic policy: which Pods get traffic, and which address they see."""
+        lines = []
         field = f"{'external' if self._external else 'internal'}TrafficPolicy"
-        if self._kept:
-            seen = ", which see the client's own address" if self._external else ""
-            said.append(f"{field} is Local: only to Pods on node {self._entry}{seen}")
+        if self._local_only:
+            seen = ", which see the client's address" if self._external else ""
+            lines.append(f"{field} is Local: only to Pods on node {self._entry}{seen}")
         if self._cluster.holder(self._client) and any(route.leaving == self._flow for route in self.routes):
-            said.append(f"node {self._entry} translates it: the client's own policies see the node's address and port")
-        masks = {route.arriving.source for route in self.routes} - {self._client}
-        if masks:
-            said.append(f"{field} is Cluster: Pods on other nodes see node {self._entry}'s address, {masks.pop()}")
-        elif self._masked and not self._entry and self.routes:
-            said.append(
-                f"{field} is Cluster: judged as from the client, but Pods on other nodes see the node that takes it in"
+            lines.append(f"node {self._entry} translates it: the client's policies see the node's address and port")
+        masquerading = {route.arriving.source for route in self.routes} - {self._client}
+        if masquerading:
+            lines.append(
+                f"{field} is Cluster: Pods on other nodes see node {self._entry}'s address, {masquerading.pop()}"
             )
-        return said
+        elif self._masqueraded and not self._entry and self.routes:
+            lines.append(
+                f"{field} is Cluster: evaluated with the client's address, but Pods on other nodes see the entry node's"
+            )
+        return lines
 
-    def _lacking(self) -> str:
-        """Say why no Pod stands behind the Service."""
-        service, port = self._called.service, self._called.port
+    def _why_no_pods(self) -> str:
+        """Return why the Service has no Pods."""
+        service, port = self._target.service, self._target.port
         wanted = set(service.selector or ())
         labels = ",".join(f"{key}={value}" for key, value in service.selector or ())
         known = self._cluster.by_namespace.get(service.namespace, ())

@@ -1,4 +1,4 @@
-"""Who decided at one end of a connection, in a few words: for tables, where `words` would say too much."""
+"""The reason for a verdict in one line, for tables; `phrasing` has the full text."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ _ACTIONS = {"allow": "allows", "deny": "denies", "pass": "passes"}
 
 
 def reason(side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
-    """Say which tier, policy and rule decided: `NetworkPolicy shop/db isolates it; none of its 2 rules matches`.
+    """Return the tier, policy and rule that decided: `NetworkPolicy shop/db isolates it; none of its 2 rules matches`.
 
-    policies: at least those that the judgement names
+    policies: at least those that the verdict names
     """
     decided = side.decided
     if decided is None:
-        return "no policy decides" if side.stages else "no policy judges it"
+        return "no policy decides" if side.stages else "no policy applies to it"
     if decided.tier != "network":
-        return _tier(decided, side, policies)
-    return _allowing(decided) if decided.verdict == "allow" else _isolating(decided, policies)
+        return _tier_reason(decided, side, policies)
+    return _allow_reason(decided) if decided.verdict == "allow" else _isolation_reason(decided, policies)
 
 
-def _tier(stage: TierResult, side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
+def _tier_reason(stage: TierResult, side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
     decider = stage.rules[-1]
     policy = policies[decider.policy]
     if isinstance(policy, TierPolicy):
         if policy.problem is not None:
             return f"{decider.policy} can't be read: it fails closed"
         if policy.rules(side.direction)[decider.index].problem is not None:
-            return f"{_which(decider)} in {decider.policy} can't be read: it fails closed"
-    return f"{_which(decider)} in {decider.policy} {_ACTIONS[decider.action]} it"
+            return f"{_position(decider)} in {decider.policy} can't be read: it fails closed"
+    return f"{_position(decider)} in {decider.policy} {_ACTIONS[decider.action]} it"
 
 
-def _allowing(stage: TierResult) -> str:
+def _allow_reason(stage: TierResult) -> str:
     first, *others = [rule for rule in stage.rules if rule.outcome == "matches"]
     also = f" (and {len(others)} more)" if others else ""
-    return f"{_which(first)} in {first.policy} allows it{also}"
+    return f"{_position(first)} in {first.policy} allows it{also}"
 
 
-def _isolating(stage: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
-    """Name those that isolate; of one alone, say how near its rules came."""
+def _isolation_reason(stage: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
+    """Return the policies that isolate; for a single one, also how close its rules came."""
     if len(stage.policies) > 1:
         named = [ref.path for ref in stage.policies[:_NAMED]]
         more = len(stage.policies) - _NAMED
@@ -56,11 +56,11 @@ def _isolating(stage: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
         return f"{ref} isolates it; it has no rules"
     near = next((rule for rule in stage.rules if rule.outcome == "port"), None)
     if near is not None:
-        return f"{ref} isolates it; {_which(near)} has other ports"
+        return f"{ref} isolates it; {_position(near)} has other ports"
     return f"{ref} isolates it; " + (
         "its only rule doesn't match" if len(stage.rules) == 1 else f"none of its {len(stage.rules)} rules matches"
     )
 
 
-def _which(rule: RuleOutcome) -> str:
+def _position(rule: RuleOutcome) -> str:
     return f"rule {rule.index + 1} of {rule.total}"

@@ -1,6 +1,6 @@
-"""What would turn a verdict: the smallest change of policies that allows what is denied, or denies what is allowed.
+"""Suggestions: the smallest changes of policies that allow a denied connection, or deny an allowed one.
 
-Found from the judgement alone, and exact: a test makes each change and judges again.
+Derived from the verdict alone, and exact: a test applies each change and evaluates the flow again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from nfagent.explain.peer_naming import peer_telling, pods_like
+from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
 from nfagent.explain.policy_edits import AddPort, AddRule, AddTierRule, FixField, NewPolicy, RemoveRules, Suggestion
 from nfagent.model.admin_policy import Action, Policy, TierPolicy
 from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort
@@ -17,37 +17,37 @@ from nfagent.policy.evaluator import DirectionVerdict, Flow, TierResult
 from nfagent.state.cluster import ClusterState
 
 
-def remedies(
+def suggest(
     cluster: ClusterState,
     policies: Mapping[ObjectRef, Policy],
     flow: Flow,
     side: DirectionVerdict,
     servers: PodPeer | None = None,
 ) -> tuple[Suggestion, ...]:
-    """Give the changes of which each one turns the verdict of this end, the smallest first.
+    """Return changes that each reverse the verdict of one end, the smallest first.
 
-    policies: those that the end was judged by
-    flow:     as it was judged there
-    servers:  how to name the Pod at the destination: with all others behind its Service; None: by its own labels
+    policies: at least those that the verdict names
+    flow:     as this end sees it
+    servers:  the peer for the Pod at the destination: all Pods of its Service; None: by the Pod's own labels
     """
-    found = _Finder(cluster, policies, flow, side, servers)
+    builder = _SuggestionBuilder(cluster, policies, flow, side, servers)
     decided = side.decided
     if decided is None:
-        return (found.isolate(),)
+        return (builder.isolate(),)
     match decided.tier, decided.verdict:
         case "network", "deny":
-            return found.allow_in(decided)
+            return builder.allow_in_network_tier(decided)
         case "network", _:
-            return (found.take_away(decided),)
+            return (builder.remove_rules(decided),)
         case _, "deny":
-            return found.allow_before(decided)
+            return builder.allow_before_tier(decided)
         case "admin", _:
-            return found.before(decided, "deny")
-    return (found.isolate(),)
+            return builder.precede(decided, "deny")
+    return (builder.isolate(),)
 
 
-class _Finder:
-    """Makes the changes for one end: whom a rule would have to name, and on which port."""
+class _SuggestionBuilder:
+    """Builds the changes for one end: the peer and the port that a rule must have."""
 
     def __init__(
         self,
@@ -62,26 +62,26 @@ class _Finder:
         self._port = _port_of(flow)
         served = servers if cluster.holder(flow.destination) is not None else None
         own = served if side.direction == "ingress" else None
-        # To tell a Pod's labels from others' takes a look at its whole Namespace.
-        self._pods = own or pods_like(cluster, cluster.pods[side.pod.namespace, side.pod.name])
+        # Finding a label that only this Pod has reads its whole Namespace: not for the Pods of a Service.
+        self._pods = own or peer_for_pod(cluster, cluster.pods[side.pod.namespace, side.pod.name])
         if side.direction == "ingress":
-            self._peer = peer_telling(cluster, flow.source)
+            self._peer = peer_for_address(cluster, flow.source)
         else:
-            self._peer = served or peer_telling(cluster, flow.destination)
+            self._peer = served or peer_for_address(cluster, flow.destination)
 
     def isolate(self) -> NewPolicy:
-        """Isolate the Pod, allowing nothing."""
+        """Return a policy that isolates the Pod and allows nothing."""
         return NewPolicy(self._direction, self._pods)
 
-    def take_away(self, stage: TierResult) -> RemoveRules:
-        """Take away all rules of NetworkPolicies that match."""
+    def remove_rules(self, stage: TierResult) -> RemoveRules:
+        """Return the removal of all NetworkPolicy rules that match."""
         rules = tuple((rule.policy, rule.index) for rule in stage.rules if rule.outcome == "matches")
-        taken = [policy for policy, _ in rules]
-        left = any(taken.count(rule.policy) == rule.total for rule in stage.rules)
-        return RemoveRules(self._direction, rules, keep_type=left and self._direction == "egress")
+        changed = [policy for policy, _ in rules]
+        emptied = any(changed.count(rule.policy) == rule.total for rule in stage.rules)
+        return RemoveRules(self._direction, rules, keep_type=emptied and self._direction == "egress")
 
-    def allow_in(self, stage: TierResult) -> tuple[Suggestion, ...]:
-        """Have one of the NetworkPolicies allow it: by a port more where a rule's peers match, else by a rule more."""
+    def allow_in_network_tier(self, stage: TierResult) -> tuple[Suggestion, ...]:
+        """Return changes of the NetworkPolicies: a port for a rule whose peers match, else a new rule."""
         near = next((rule for rule in stage.rules if rule.outcome == "port"), None)
         if near is not None and self._port is not None:
             return (AddPort(self._direction, near.policy, near.index, self._port),)
@@ -90,11 +90,11 @@ class _Finder:
             if ref not in faults:
                 return (AddRule(self._direction, ref, self._peer, self._port),)
         ref, fault = next(iter(faults.items()))
-        mended = FixField(self._direction, ref, fault.field, fault.reason, self._peer, self._port)
-        return (mended, NewPolicy(self._direction, self._pods, self._peer, self._port))
+        fixed = FixField(self._direction, ref, fault.field, fault.reason, self._peer, self._port)
+        return (fixed, NewPolicy(self._direction, self._pods, self._peer, self._port))
 
-    def allow_before(self, stage: TierResult) -> tuple[Suggestion, ...]:
-        """Have it allowed where the rule of a tier that denies isn't reached, or mend that rule."""
+    def allow_before_tier(self, stage: TierResult) -> tuple[Suggestion, ...]:
+        """Return changes that allow it before the denying rule of a tier is reached, or that fix that rule."""
         decider = stage.rules[-1]
         policy = self._policies[decider.policy]
         found: list[Suggestion] = []
@@ -103,14 +103,14 @@ class _Finder:
             found.append(FixField(self._direction, decider.policy, fault.field, fault.reason))
         if stage.tier == "baseline":
             found.append(NewPolicy(self._direction, self._pods, self._peer, self._port))
-        return (*found, *self.before(stage, "allow"))
+        return (*found, *self.precede(stage, "allow"))
 
-    def before(self, stage: TierResult, action: Action) -> tuple[Suggestion, ...]:
-        """Put a rule before the one that decides; none where no rule of the tiers can name the other end."""
+    def precede(self, stage: TierResult, action: Action) -> tuple[Suggestion, ...]:
+        """Return a rule that precedes the decisive one; none if no rule of a tier can select the other end."""
         decider = stage.rules[-1]
         policy = self._policies[decider.policy]
-        nameless = self._direction == "ingress" and isinstance(self._peer, IpBlock)
-        if not isinstance(policy, TierPolicy) or nameless:
+        unselectable = self._direction == "ingress" and isinstance(self._peer, IpBlock)
+        if not isinstance(policy, TierPolicy) or unselectable:
             return ()
         closed = policy.problem is not None
         if closed and not policy.priority:
@@ -131,7 +131,7 @@ class _Finder:
 
 
 def _port_of(flow: Flow) -> PolicyPort | None:
-    """Give the port that a rule has to name; None where only a rule without ports matches."""
+    """Return the port that a rule must have; None if only a rule without ports matches."""
     if flow.port is None or flow.protocol not in {"tcp", "udp", "sctp"}:
         return None
     return PolicyPort(cast("Protocol", flow.protocol), flow.port, flow.port)

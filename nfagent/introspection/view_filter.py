@@ -9,11 +9,11 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import close_names, pod_of
 from nfagent.introspection.freshness import Freshness
 from nfagent.model.objects import Pod
 from nfagent.nftables.objects import TABLE_FLAGS, Chain, Rule, Ruleset
 from nfagent.nftables.render import rule_text
+from nfagent.state.pod_lookup import close_names, pod_of
 
 _NODES_NAMED = 3
 _RULES_A_STEP = 256

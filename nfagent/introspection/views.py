@@ -15,7 +15,6 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
-from nfagent.explain.endpoints import pod_of
 from nfagent.introspection.chunks import Deferred, TextLines, whole
 from nfagent.introspection.freshness import WHOLE, Freshness, head
 from nfagent.introspection.view_filter import ViewFilter, elsewhere, local_addresses, pods_in, scoped, unjudged
@@ -30,6 +29,7 @@ from nfagent.nftables.render import Annotate, table_parts
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.policy.compiler import PolicySetKey
 from nfagent.state.cluster import Identity, identity_of
+from nfagent.state.pod_lookup import pod_of
 
 __all__ = ["View", "ViewFilter", "scoped"]
 

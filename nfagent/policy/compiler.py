@@ -1,9 +1,9 @@
-"""Policies to classes: what this node's Pods need, in the terms of policies.
+"""Compiles policies to policy sets: rules and set elements, in terms of policies.
 
-*Structure* is the classes: local Pods that the same policies judge share one list of rules per direction, and the
-tiers' parts of such lists, *sections*, are shared among classes.
-*Elements* are the members of what those rules name, each as often as there are Pods that bring it. A Pod that
-comes or goes among a rule's peers changes elements only. The ruleset room turns both into nftables' terms.
+*Rules*: local Pods that the same policies select share one list of rules per direction, their *policy set*; the
+parts of a tier, *tier chains*, are shared by policy sets.
+*Elements*: the addresses and ports that the peers of those rules select, each as often as Pods have it. A Pod that
+joins or leaves a rule's peers changes elements only. The nftables package renders both.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyP
 from nfagent.model.objects import DIRECTIONS, Direction, Node, ObjectRef, Pod, Protocol
 from nfagent.policy.merged_peers import AnyOf, PortNumbers, any_of, join_ports, peers_of
 from nfagent.state.cluster import ClusterState, identity_of
-from nfagent.state.peer_index import means
+from nfagent.state.peer_index import peer_selects
 from nfagent.state.policy_index import PolicyIndex
 
 PortElement: TypeAlias = tuple[str, Protocol, int]
-"""A named port of one Pod, resolved: address, protocol, number."""
+"""A resolved named port of one Pod: address, protocol, number."""
 
 
 class CIDRSet(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """All ipBlocks of one rule: disjoint ranges, and the words that they came from."""
+    """The ipBlocks of one rule: disjoint ranges, and the blocks as text."""
 
     ranges: tuple[Range, ...]
     words: str
 
     def family(self, family: Family) -> tuple[Range, ...]:
-        """Give the ranges of one family."""
+        """Return the ranges of one family."""
         return tuple(item for item in self.ranges if item.family == family)
 
 
 class NamedPorts(msgspec.Struct, frozen=True, order=True):
-    """Ports of one name and protocol, on the Pods that may serve them (corner-cases.md 2, 13, 14).
+    """A named port on the Pods that may serve it (docs/semantics.md, edge cases 2, 13, 14).
 
-    protocol: 'any' where each port's own counts, as in the tiers' policies
-    servers:  whose ports: Pods by label, Pods inside ranges, or every Pod where None
-    local:    only this node's Pods count, as on ingress, where the Pods that a policy selects are the servers
+    protocol: 'any': each container port's own protocol, as in admin tier policies
+    servers:  the Pods that define the port: Pods by label, Pods inside ranges; None: every Pod
+    local:    only this node's Pods: on ingress, the servers are the Pods that the policy selects
     """
 
     name: str
@@ -51,21 +51,21 @@ class NamedPorts(msgspec.Struct, frozen=True, order=True):
     local: bool
 
     def __str__(self) -> str:
-        """Say it in words: `port http/tcp of pods app=web in namespace shop`."""
+        """Return it as text: `port http/tcp of pods app=web in namespace shop`."""
         whose = self.servers.words if isinstance(self.servers, CIDRSet) else self.servers or "all pods"
         name = self.name if self.protocol == "any" else f"{self.name}/{self.protocol}"
         return f"port {name} of {whose}{' on this node' if self.local else ''}"
 
 
 CompiledPeer: TypeAlias = PodPeer | NodePeer | AnyOf | CIDRSet
-"""What a rule's peers become: each kind of it is a set of addresses."""
+"""The merged peers of a rule: each kind is rendered as a set of addresses."""
 
 
 class CompiledRule(msgspec.Struct, frozen=True):
-    """One rule of a class or section: its action where peer and port match; None matches everything.
+    """One rule of a policy set or tier chain: its action if peer and port match; None matches everything.
 
     index: the rule's place in the policy's list
-    name:  what its author calls it, '' where it has no name
+    name:  the name field of an admin tier rule; '' if it has none
     """
 
     policy: ObjectRef
@@ -77,11 +77,11 @@ class CompiledRule(msgspec.Struct, frozen=True):
 
 
 class PolicySetKey(msgspec.Struct, frozen=True, order=True):
-    """What makes two Pods one class: direction, and the policies that judge them, in the order of their judgement.
+    """The identity of a policy set: direction, and the policies that select its Pods, in order of evaluation.
 
     policies: isolating NetworkPolicies, sorted
     admin:    policies of the admin tier
-    baseline: policies of the baseline tier; none where a NetworkPolicy isolates, whose verdict is final
+    baseline: policies of the baseline tier; none if a NetworkPolicy isolates, whose verdict is final
     """
 
     direction: Direction
@@ -91,75 +91,75 @@ class PolicySetKey(msgspec.Struct, frozen=True, order=True):
 
     @property
     def refs(self) -> tuple[ObjectRef, ...]:
-        """Give all its policies, in the order of their judgement."""
+        """All policies, in order of evaluation."""
         return (*self.admin, *self.policies, *self.baseline)
 
     @property
     def sections(self) -> tuple[TierChainKey, ...]:
-        """Give the tiers' parts of the class."""
+        """The tier chains of the admin and baseline tiers."""
         parts: tuple[tuple[Tier, tuple[ObjectRef, ...]], ...] = (("admin", self.admin), ("baseline", self.baseline))
         return tuple(TierChainKey(tier, self.direction, refs) for tier, refs in parts if refs)
 
 
 class TierChainKey(msgspec.Struct, frozen=True, order=True):
-    """A part of classes: one tier's, whose Pods the same policies of that tier judge, or one NetworkPolicy's."""
+    """The identity of a chain that policy sets share: policies of one tier, or one large NetworkPolicy."""
 
     tier: Tier | Literal["policy"]
     direction: Direction
     policies: tuple[ObjectRef, ...]
 
 
-def class_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
-    """Give the classes of a Pod that these policies judge, one for each direction that any of them speaks about."""
+def policy_set_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
+    """Yield the policy sets of a Pod that these policies select: one for each direction that any has rules for."""
     networks = sorted((p for p in policies if isinstance(p, NetworkPolicy)), key=lambda policy: policy.ref)
     tiers = sorted((p for p in policies if isinstance(p, TierPolicy)), key=lambda policy: policy.rank)
     for direction in DIRECTIONS:
         isolating = tuple(policy.ref for policy in networks if direction in policy.isolates)
-        spoken = [policy for policy in tiers if policy.rules(direction)]
-        admin = tuple(policy.ref for policy in spoken if policy.tier == "admin")
-        baseline = tuple(policy.ref for policy in spoken if policy.tier == "baseline" and not isolating)
+        applying = [policy for policy in tiers if policy.rules(direction)]
+        admin = tuple(policy.ref for policy in applying if policy.tier == "admin")
+        baseline = tuple(policy.ref for policy in applying if policy.tier == "baseline" and not isolating)
         if isolating or admin or baseline:
             yield PolicySetKey(direction, isolating, admin, baseline)
 
 
 INLINE_RULES = 4
-"""Rules of a NetworkPolicy that stand in the classes themselves; more are in a chain that all its classes jump to."""
+"""NetworkPolicies of up to this many rules are repeated in each policy set; larger ones have a chain of their own."""
 
 
 class CompiledPolicies:
-    """Policies' rules, compiled once for all classes and sections that they are part of."""
+    """The rules of policies, compiled once for all policy sets and tier chains."""
 
     def __init__(self, index: PolicyIndex) -> None:
-        """Start without any."""
+        """Start with an empty cache."""
         self._index = index
-        self._kept: dict[ObjectRef, tuple[Policy, dict[Direction, tuple[CompiledRule, ...]]]] = {}
+        self._cache: dict[ObjectRef, tuple[Policy, dict[Direction, tuple[CompiledRule, ...]]]] = {}
 
     def rules(self, key: PolicySetKey | TierChainKey) -> tuple[CompiledRule, ...]:
-        """Give the rules that a class has of its own, or those of a section, in order."""
+        """Return the rules of a policy set's own chain, or of a tier chain, in order."""
         policies = key.policies if isinstance(key, TierChainKey) else self._inline(key)
         return tuple(rule for ref in policies for rule in self._of(ref, key.direction))
 
     def sections(self, key: PolicySetKey) -> tuple[TierChainKey, ...]:
-        """Give the parts that a class shares with others: the tiers', and policies of more than a few rules."""
+        """Return the tier chains that a policy set jumps to: those of the tiers, and those of large NetworkPolicies."""
         inline = set(self._inline(key))
         large = (ref for ref in key.policies if ref not in inline)
         return (*key.sections, *(TierChainKey("policy", key.direction, (ref,)) for ref in large))
 
     def forget(self, ref: ObjectRef) -> None:
-        """Let go of a policy that no class needs."""
-        self._kept.pop(ref, None)
+        """Remove a policy that no policy set needs from the cache."""
+        self._cache.pop(ref, None)
 
     def _inline(self, key: PolicySetKey) -> tuple[ObjectRef, ...]:
         return tuple(ref for ref in key.policies if len(self._of(ref, key.direction)) <= INLINE_RULES)
 
     def _of(self, ref: ObjectRef, direction: Direction) -> tuple[CompiledRule, ...]:
         policy = self._index.policies[ref]
-        kept = self._kept.get(ref)
-        if kept is None or kept[0] is not policy:
-            kept = self._kept[ref] = (policy, {})
-        if direction not in kept[1]:
-            kept[1][direction] = tuple(_compile(policy, direction))
-        return kept[1][direction]
+        cached = self._cache.get(ref)
+        if cached is None or cached[0] is not policy:
+            cached = self._cache[ref] = (policy, {})
+        if direction not in cached[1]:
+            cached[1][direction] = tuple(_compile(policy, direction))
+        return cached[1][direction]
 
 
 def _compile(policy: Policy, direction: Direction) -> Iterator[CompiledRule]:
@@ -169,7 +169,7 @@ def _compile(policy: Policy, direction: Direction) -> Iterator[CompiledRule]:
 
 
 def _compile_rule(policy: Policy, direction: Direction, number: int, rule: Rule | TierRule) -> Iterator[CompiledRule]:
-    """Join a rule's peers, and its ports of each protocol; at most two peers are left: addresses, and ranges."""
+    """Merge a rule's peers, and its ports by protocol: at most two peers remain, addresses and ranges."""
     if isinstance(rule, TierRule) and rule.void:
         return
     action: Action = rule.action if isinstance(rule, TierRule) else "allow"
@@ -187,7 +187,7 @@ def _servers(peer: CompiledPeer | None) -> PodPeer | AnyOf | CIDRSet | None:
     if isinstance(peer, AnyOf):
         pods = tuple(one for one in peer.peers if isinstance(one, PodPeer))
         return any_of(pods) if pods else CIDRSet((), str(peer))
-    # Nodes have no named ports: the decoder refuses the pair, and here it means nobody's.
+    # Nodes have no named ports: the decoder rejects the combination, and here it matches nothing.
     return CIDRSet((), str(peer)) if isinstance(peer, NodePeer) else peer
 
 
@@ -210,30 +210,30 @@ def _peers(rule: Rule | TierRule) -> list[CompiledPeer | None]:
 
 
 def node_addresses(cluster: ClusterState, peer: NodePeer) -> Iterator[str]:
-    """Give the addresses of the Nodes that a peer means; an address of two Nodes comes twice."""
+    """Yield the addresses of the Nodes that a peer selects; an address of two Nodes twice."""
     for node in cluster.nodes.values():
-        yield from addresses_meant(peer, node)
+        yield from selected_addresses(peer, node)
 
 
-def addresses_meant(peer: NodePeer, node: Node | None) -> tuple[str, ...]:
-    """Give a Node's addresses where a peer means it."""
+def selected_addresses(peer: NodePeer, node: Node | None) -> tuple[str, ...]:
+    """Return a Node's addresses if a peer selects it, else none."""
     return node.addresses if node is not None and peer.nodes.matches(dict(node.labels)) else ()
 
 
 def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[str]:
-    """Give the addresses that the Pods of a peer hold; an address of two Pods comes twice."""
+    """Yield the addresses of the Pods that a peer selects; an address of two Pods twice."""
     for pod in _peer_pods(cluster, index, peer):
         yield from pod.addresses
 
 
 def port_elements(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterator[PortElement]:
-    """Resolve a named port on every Pod that may serve it; an element of two Pods, or two peers, comes twice."""
+    """Resolve a named port on every Pod that may serve it; an element of two Pods, or of two peers, twice."""
     for pod in _may_serve(cluster, index, ports):
         yield from pod_port_elements(cluster, ports, pod)
 
 
 def _may_serve(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterable[Pod]:
-    """Look no further than needed: a name like `metrics` stands on every other Pod of a cluster."""
+    """Return the Pods that may serve a port; as few as possible: half of a cluster's Pods may have a `metrics` port."""
     if ports.local:
         return [pod for pod in cluster.local.values() if pod.holds_addresses]
     if isinstance(ports.servers, AnyOf):
@@ -241,7 +241,7 @@ def _may_serve(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> 
         return (pod for peer in servers for pod in _peer_pods(cluster, index, peer))
     if isinstance(ports.servers, PodPeer) and ports.servers in index.peers.members:
         return _peer_pods(cluster, index, ports.servers)
-    # Ports by name of any Pod, or inside a range, are rare: then every Pod is looked at, once.
+    # Named ports of any Pod, or inside a range, are rare: every Pod is read, once.
     return [pod for pod in cluster.pods.values() if pod.holds_addresses]
 
 
@@ -273,4 +273,4 @@ def _serving(cluster: ClusterState, servers: PodPeer | AnyOf | CIDRSet | None, p
         return [address for address in pod.addresses if any(block.holds(address) for block in servers.ranges)]
     identity = identity_of(pod)
     pods = (peer for peer in peers_of(servers) if isinstance(peer, PodPeer))
-    return pod.addresses if any(means(cluster, peer, identity) for peer in pods) else ()
+    return pod.addresses if any(peer_selects(cluster, peer, identity) for peer in pods) else ()

@@ -1,8 +1,8 @@
-"""The verdict on one flow, with its reasons: a second reading of the policies.
+"""The verdict on one flow, with its reasons: the second implementation of policies.
 
-Independent of `compile`: straight from the objects, no index but the Pods' addresses, one flow at a time.
-It is the oracle of the tests, the mind of `nfagent explain`, and it names every policy that allowed a
-logged connection.
+Independent of the compiler: it evaluates the objects themselves, with no index but the Pods' addresses, one flow at a
+time. Tests use it as oracle, `nfagent explain` for its answers, and the verdict log for every policy that allowed a
+connection.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from nfagent.model.netaddr import endpoint, is_link_local
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.model.weighted_cache import WeightedCache
-from nfagent.policy.matching import EVERY_POD, FlowEndpoint, Labelled, port_matches
+from nfagent.policy.matching import EVERY_POD, FlowEndpoint, PodLabels, port_matches
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState
 
-TierOutcome: TypeAlias = Literal["matches", "peer", "port"]
-"""What became of a rule: it matches, its peers don't, or its peers do and its ports don't."""
+RuleMatch: TypeAlias = Literal["matches", "peer", "port"]
+"""The result of a rule: it matches, its peers don't, or its peers match and its ports don't."""
 
-_REMEMBERED_CHARACTERS = 128 * 1024
-"""Of rules in words."""
+_CACHED_CHARACTERS = 128 * 1024
+"""Total length of the cached rule texts."""
 
-StageTier: TypeAlias = Tier | Literal["network"]
-"""NetworkPolicy stands between the two tiers."""
+EvaluatedTier: TypeAlias = Tier | Literal["network"]
+"""In order of evaluation: admin, network (all NetworkPolicies), baseline."""
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """One new connection, as judged: after a Service's address was translated, before masquerade.
+    """A new connection as policies see it: after DNAT of a Service's address, before masquerade.
 
     source, destination: canonical addresses of one family
     protocol:            'tcp', 'udp', 'sctp', 'icmp', 'icmpv6', or another protocol's number as text
-    port:                the destination port; None where the protocol has none
-    translated:          the client called another address than the destination's: a Service's
+    port:                the destination port; None for a protocol without ports
+    translated:          the client connected to another address, a Service's, which was translated to the destination
     """
 
     source: str
@@ -48,50 +48,55 @@ class Flow(msgspec.Struct, frozen=True):
     translated: bool = False
 
     def __str__(self) -> str:
-        """Write it as `10.0.0.1 -> 10.0.0.2:80/tcp`."""
+        """Return it as text: `10.0.0.1 -> 10.0.0.2:80/tcp`."""
         return f"{self.source} -> {endpoint(self.destination, self.port)}/{self.protocol}"
 
 
 class RuleOutcome(msgspec.Struct, frozen=True):
-    """What became of one rule: policy, place in its list, how many it has, the rule in words.
+    """The result of one rule.
 
-    action: what becomes of a connection that it matches
-    name:   the rule's own name, '' where it has none
+    policy:  the rule's policy
+    index:   the rule's position in the policy's list, from 0
+    total:   the number of rules in that list
+    words:   the rule as text
+    outcome: whether it matches, or what doesn't match
+    action:  what happens to a connection that it matches
+    name:    the rule's name field; '' if it has none
     """
 
     policy: ObjectRef
     index: int
     total: int
     words: str
-    outcome: TierOutcome
+    outcome: RuleMatch
     action: Action = "allow"
     name: str = ""
 
 
 class TierResult(msgspec.Struct, frozen=True):
-    """What one tier says, of those that were reached and have policies for the Pod in this direction.
+    """The result of one tier that was reached and has policies for the Pod in this direction.
 
-    policies: those policies, in the order in which they are asked
-    rules:    NetworkPolicy: every rule; the other tiers: those up to the first that matches
-    verdict:  allow and deny are final, pass goes on to the next tier, and so does '': no rule matches
+    policies: those policies, in order of evaluation
+    rules:    NetworkPolicy: every rule; the other tiers: the rules up to the first that matches
+    verdict:  allow and deny are final; after pass, and after '' (no rule matches), the next tier decides
     """
 
-    tier: StageTier
+    tier: EvaluatedTier
     policies: tuple[ObjectRef, ...]
     rules: tuple[RuleOutcome, ...]
     verdict: Action | Literal[""]
 
     @property
     def final(self) -> bool:
-        """Tell whether no later tier is asked."""
+        """Return whether no later tier is evaluated."""
         return self.verdict in {"allow", "deny"}
 
 
 class DirectionVerdict(msgspec.Struct, frozen=True):
-    """The judgement at one end.
+    """The verdict at one end of a flow.
 
-    pod:    the Pod whose policies judge
-    stages: the tiers that were reached and have policies for it, in order
+    pod:    the Pod whose policies apply
+    stages: the results of the tiers that were reached and have policies for it, in order
     """
 
     direction: Direction
@@ -100,23 +105,23 @@ class DirectionVerdict(msgspec.Struct, frozen=True):
 
     @property
     def decided(self) -> TierResult | None:
-        """The stage that decided; None where none did: allowed by default."""
+        """The tier that decided; None if none did: allowed by default."""
         return self.stages[-1] if self.stages and self.stages[-1].final else None
 
     @property
     def allowed(self) -> bool:
-        """Tell the verdict."""
+        """Return whether this end allows the flow."""
         decided = self.decided
         return decided is None or decided.verdict == "allow"
 
     @property
     def isolating(self) -> tuple[ObjectRef, ...]:
-        """Name the NetworkPolicies that isolate the Pod, where the verdict was theirs."""
+        """The NetworkPolicies that isolate the Pod, if their tier was reached."""
         return next((stage.policies for stage in self.stages if stage.tier == "network"), ())
 
     @property
     def allowing(self) -> tuple[ObjectRef, ...]:
-        """Name every policy that allows, each once, in order; none where nobody had to."""
+        """Every policy that allows the flow, each once, in order; none if it is allowed by default."""
         decided = self.decided
         if decided is None or decided.verdict != "allow":
             return ()
@@ -124,7 +129,7 @@ class DirectionVerdict(msgspec.Struct, frozen=True):
 
     @property
     def denying(self) -> tuple[ObjectRef, ...]:
-        """Name who denies: the policy of a tier whose rule does, or all NetworkPolicies that isolate."""
+        """The policy whose rule denies the flow, or all NetworkPolicies that isolate the Pod."""
         decided = self.decided
         if decided is None or decided.verdict != "deny":
             return ()
@@ -132,10 +137,10 @@ class DirectionVerdict(msgspec.Struct, frozen=True):
 
 
 class FlowVerdict(msgspec.Struct, frozen=True):
-    """Both ends' judgements; None where an end is no Pod, or is not asked.
+    """The verdicts at both ends; None for an end that is no Pod, or is exempt.
 
-    exempt: why an end was not asked though it is a Pod: it talks to itself, or with its own node; '' otherwise
-    barred: why no node lets it pass, whatever the policies; '' where they decide
+    exempt: why policies don't apply to an end that is a Pod: the other end is itself, or its own node; '' otherwise
+    barred: why every node drops the flow independent of policies; '' if they decide
     """
 
     flow: Flow
@@ -146,7 +151,7 @@ class FlowVerdict(msgspec.Struct, frozen=True):
 
     @property
     def allowed(self) -> bool:
-        """Tell the verdict: every end that was asked allows."""
+        """Return whether every end that policies apply to allows the flow."""
         return not self.barred and all(side.allowed for side in (self.egress, self.ingress) if side is not None)
 
 
@@ -159,12 +164,12 @@ def evaluate(
     flow: Flow,
     choices: PolicyOptions = _DEFAULTS,
 ) -> FlowVerdict:
-    """Judge one flow: egress at the source Pod, then ingress at the destination Pod; both must allow.
+    """Return the verdict on a flow: egress at the source Pod and ingress at the destination Pod must both allow it.
 
-    Where several Pods hold an address, each of them must.
+    If several Pods share an address, each of them must allow it.
     """
     if is_link_local(flow.source) or is_link_local(flow.destination):
-        return FlowVerdict(flow, None, None, barred="link-local addresses are never forwarded, between Pods neither")
+        return FlowVerdict(flow, None, None, barred="link-local addresses are never forwarded, not even between Pods")
     source, destination = cluster.holder(flow.source), cluster.holder(flow.destination)
     if source is not None and flow.source == flow.destination and not flow.translated:
         return FlowVerdict(flow, None, None, exempt="a Pod always reaches itself by its own address")
@@ -172,20 +177,20 @@ def evaluate(
     egress = ingress = None
     exempt = []
     if source is not None and choices.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
-        exempt.append(f"a Pod may call its own node, {source.node}, as was chosen")
+        exempt.append(f"a Pod may always reach its own node, {source.node}: own_node = allowed")
     elif source is not None:
-        egress = _judge_all(cluster, everything, flow, cluster.holders(flow.source), "egress")
+        egress = _evaluate_pods(cluster, everything, flow, cluster.holders(flow.source), "egress")
     if destination is not None and _is_node_of(cluster, destination, flow.source):
         exempt.append(f"node {destination.node} always reaches its own Pods")
     elif destination is not None:
-        ingress = _judge_all(cluster, everything, flow, cluster.holders(flow.destination), "ingress")
+        ingress = _evaluate_pods(cluster, everything, flow, cluster.holders(flow.destination), "ingress")
     return FlowVerdict(flow, egress, ingress, exempt="; ".join(exempt))
 
 
-def _judge_all(
+def _evaluate_pods(
     cluster: ClusterState, policies: list[Policy], flow: Flow, pods: tuple[Pod, ...], direction: Direction
 ) -> DirectionVerdict:
-    """Give the judgement that counts: the first that denies, else the first that some policy gave, else the first."""
+    """Return the decisive verdict of several Pods: a denial, else one that a policy decided, else the first."""
     sides = [judge(cluster, policies, flow, pod, direction) for pod in pods]
     return min(sides, key=lambda side: (side.allowed, side.decided is None)) if len(sides) > 1 else sides[0]
 
@@ -193,24 +198,24 @@ def _judge_all(
 def judge(
     cluster: ClusterState, policies: Iterable[Policy], flow: Flow, pod: Pod, direction: Direction
 ) -> DirectionVerdict:
-    """Judge one end: admin tier, NetworkPolicy, baseline tier, until one of them decides.
+    """Return the verdict at one end: admin tier, NetworkPolicy, baseline tier, until one of them decides.
 
-    pod: one with addresses of its own; host-network Pods are never judged
+    pod: a Pod outside the host network; policies never apply to host-network Pods
     """
-    admin, network, baseline = _speaking(cluster, policies, pod, direction)
-    question = _Question(cluster, flow, direction)
+    admin, network, baseline = _applying(cluster, policies, pod, direction)
+    matcher = _RuleMatcher(cluster, flow, direction)
     stages: list[TierResult] = []
     if admin:
-        stages.append(_tier_stage(question, "admin", admin))
+        stages.append(_evaluate_tier(matcher, "admin", admin))
     if network and not (stages and stages[-1].final):
-        stages.append(_network_stage(question, network))
+        stages.append(_evaluate_network(matcher, network))
     if baseline and not (stages and stages[-1].final):
-        stages.append(_tier_stage(question, "baseline", baseline))
+        stages.append(_evaluate_tier(matcher, "baseline", baseline))
     return DirectionVerdict(direction, pod.ref, tuple(stages))
 
 
-class _Question:
-    """A flow as the rules of one direction are asked about it."""
+class _RuleMatcher:
+    """Matches rules of one direction with a flow."""
 
     __slots__ = ("_cluster", "_flow", "_other", "direction")
 
@@ -220,9 +225,9 @@ class _Question:
         self._flow = flow
         self._other = FlowEndpoint(cluster, flow.source if direction == "ingress" else flow.destination)
 
-    def ask(self, policy: Policy, rule: Rule | TierRule) -> TierOutcome:
-        """Tell what becomes of one rule."""
-        if rule.peers and not any(map(self._other.meant_by, rule.peers)):
+    def match(self, policy: Policy, rule: Rule | TierRule) -> RuleMatch:
+        """Return whether a rule matches, or what doesn't match."""
+        if rule.peers and not any(map(self._other.selected_by, rule.peers)):
             return "peer"
         ports, flow = rule.ports, self._flow
         if not ports:
@@ -238,23 +243,23 @@ class _Question:
         return "port"
 
     def _servers(self, policy: Policy, rule: Rule | TierRule) -> tuple[Pod, ...]:
-        """Give the Pods whose named ports count: those at the destination that the rule is about."""
+        """Return the Pods that resolve named ports: those at the destination that the rule selects."""
         if self.direction == "egress":
-            return self._other.pods_meant_by(rule.peers or (EVERY_POD,))
-        return FlowEndpoint(self._cluster, self._flow.destination).pods_meant_by(_subject(policy))
+            return self._other.pods_selected_by(rule.peers or (EVERY_POD,))
+        return FlowEndpoint(self._cluster, self._flow.destination).pods_selected_by(_subject(policy))
 
 
-def _speaking(
+def _applying(
     cluster: ClusterState, policies: Iterable[Policy], pod: Pod, direction: Direction
 ) -> tuple[list[TierPolicy], list[NetworkPolicy], list[TierPolicy]]:
-    """Give the policies that have a say about a Pod: admin tier, NetworkPolicies, baseline tier, each in order."""
-    judged = Labelled(cluster, pod)
-    namespace, labels = pod.namespace, judged.labels
+    """Return the policies that apply to a Pod: admin tier, NetworkPolicies, baseline tier, each in order."""
+    labelled = PodLabels(cluster, pod)
+    namespace, labels = pod.namespace, labelled.labels
     network: list[NetworkPolicy] = []
     tiers: list[TierPolicy] = []
     for policy in policies:
         if isinstance(policy, TierPolicy):
-            if policy.rules(direction) and policy.subject is not None and judged.meant_by(policy.subject):
+            if policy.rules(direction) and policy.subject is not None and labelled.selected_by(policy.subject):
                 tiers.append(policy)
         elif policy.namespace == namespace and direction in policy.isolates and policy.pods.matches(labels):
             network.append(policy)
@@ -266,49 +271,51 @@ def _speaking(
     return [tier for tier in tiers if tier.tier == "admin"], network, [tier for tier in tiers if tier.tier != "admin"]
 
 
-def _network_stage(question: _Question, policies: list[NetworkPolicy]) -> TierResult:
-    """Ask every rule: any of them allows, and all that do are named."""
+def _evaluate_network(matcher: _RuleMatcher, policies: list[NetworkPolicy]) -> TierResult:
+    """Evaluate every rule: one that matches is enough, and all that match are reported."""
     refs: list[ObjectRef] = []
     outcomes: list[RuleOutcome] = []
     verdict: Action = "deny"
     for policy in policies:
-        ref, rules = policy.ref, policy.rules(question.direction)
+        ref, rules = policy.ref, policy.rules(matcher.direction)
         refs.append(ref)
         for index, rule in enumerate(rules):
-            outcome = question.ask(policy, rule)
-            outcomes.append(RuleOutcome(ref, index, len(rules), _words(rule), outcome))
+            outcome = matcher.match(policy, rule)
+            outcomes.append(RuleOutcome(ref, index, len(rules), _cached_rule_text(rule), outcome))
             if outcome == "matches":
                 verdict = "allow"
     return TierResult("network", tuple(refs), tuple(outcomes), verdict)
 
 
-def _tier_stage(question: _Question, tier: Tier, policies: list[TierPolicy]) -> TierResult:
-    """Ask rule by rule, until the first that matches."""
+def _evaluate_tier(matcher: _RuleMatcher, tier: Tier, policies: list[TierPolicy]) -> TierResult:
+    """Evaluate the rules in order, up to the first that matches."""
     refs = tuple(policy.ref for policy in policies)
     outcomes: list[RuleOutcome] = []
     for policy, ref in zip(policies, refs, strict=True):
-        rules = policy.rules(question.direction)
+        rules = policy.rules(matcher.direction)
         for index, rule in enumerate(rules):
-            outcome = "peer" if rule.void else question.ask(policy, rule)
-            outcomes.append(RuleOutcome(ref, index, len(rules), _words(rule), outcome, rule.action, rule.name))
+            outcome = "peer" if rule.void else matcher.match(policy, rule)
+            outcomes.append(
+                RuleOutcome(ref, index, len(rules), _cached_rule_text(rule), outcome, rule.action, rule.name)
+            )
             if outcome == "matches":
                 return TierResult(tier, refs, tuple(outcomes), rule.action)
     return TierResult(tier, refs, tuple(outcomes), "")
 
 
-def _said(rule: Rule | TierRule) -> str:
+def _rule_text(rule: Rule | TierRule) -> str:
     if isinstance(rule, Rule) or rule.problem is None:
         return str(rule)
-    who = "nobody" if rule.void else str(rule)
-    return f"{who}, as it can't be read: {rule.problem.reason}"
+    peers = "no peer" if rule.void else str(rule)
+    return f"{peers}, as it can't be read: {rule.problem.reason}"
 
 
-_words = WeightedCache(_said, lambda _rule, words: len(words), _REMEMBERED_CHARACTERS)
-"""A rule in words: a verdict log asks about the same few thousand times a second."""
+_cached_rule_text = WeightedCache(_rule_text, lambda _rule, words: len(words), _CACHED_CHARACTERS)
+"""Rules as text, cached: the verdict log needs the same few rules thousands of times a second."""
 
 
 def _subject(policy: Policy) -> tuple[PodPeer, ...]:
-    """Give the Pods that a policy judges, as a peer; none where that can't be read."""
+    """Return the Pods that a policy selects, as a peer; none if its subject can't be read."""
     if isinstance(policy, NetworkPolicy):
         return (PodPeer(policy.pods, namespace=policy.namespace),)
     return () if policy.subject is None else (policy.subject,)

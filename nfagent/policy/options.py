@@ -1,4 +1,4 @@
-"""What the API leaves open, where nfagent lets its users choose (docs/semantics.md has every choice that was made)."""
+"""Settings for what the API leaves open (docs/semantics.md lists every choice, with or without a setting)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 
 
 class PolicyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The choices that are the user's: section `[policy]` of the settings.
+    """Section `[policy]` of the settings.
 
-    own_node: a Pod under egress isolation that calls its own node: 'judged' like any destination, or 'allowed'
-              always, as the API's documentation says (corner-cases.md 51)
-    unrouted_sources: packets from a Pod's interface whose source the node wouldn't answer by it: 'dropped', or
-              'judged' by that source, which is nobody's to any policy: for Pods that route for others
+    own_node: connections of an egress-isolated Pod to its own node: 'judged' by its policies like any destination,
+              or always 'allowed', as the API documentation says (docs/semantics.md, edge case 51)
+    unrouted_sources: packets from a Pod's interface with a source that the node routes elsewhere: 'dropped', or
+              'judged' by that source, which no Pod peer selects: for Pods that route for others
     """
 
     own_node: Literal["judged", "allowed"] = "judged"
@@ -21,5 +21,5 @@ class PolicyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def drops_unrouted(self) -> bool:
-        """Tell whether sources are held against the interface."""
+        """Return whether packets with a source that is not routed to their interface are dropped."""
         return self.unrouted_sources == "dropped"

@@ -1,4 +1,4 @@
-"""The objects that were read, with the indexes that answer in the size of the answer.
+"""The objects of the cluster, with indexes: a query costs what its result costs, not the size of the cluster.
 
-May import: decode and below. Pure. Promises: indexes are updated by the event, and always equal to rebuilt ones.
+Pure. May import: decode and below. Guarantees: each event updates the indexes, which always equal rebuilt ones.
 """

@@ -1,13 +1,13 @@
-"""The state of the cluster, with the indexes that answer in the size of the answer.
+"""The state of the cluster, with indexes by label, namespace and address.
 
-Pods that share namespace and labels share one *identity*: selectors are matched against identities, never
-against Pods one by one, and inverted indexes keep the candidates few. Every index is updated by the event
-that changes it; `rebuilt` makes them anew from the objects alone, and tests hold the two against each other.
+Pods with the same namespace and labels share one *identity*: selectors are matched with identities instead of single
+Pods, and inverted indexes keep the candidates few. Each event updates the indexes. `rebuilt` computes them from the
+objects alone; tests compare the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
@@ -27,39 +27,39 @@ HolderKey: TypeAlias = tuple[bool, str, str]
 """Whether a Pod is being deleted, its namespace and name."""
 
 _MANY_LABELS = 64
-"""From where on it takes longer to make a dictionary of them than to look for one."""
+"""From this number of labels on, finding a cached dictionary is faster than building one."""
 
 _K = TypeVar("_K")
 
 
 class Identity(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
-    """Namespace and labels that some Pods have in common: any number of labels, as far as an API server goes."""
+    """Namespace and labels of Pods; as many labels as an API server accepts."""
 
     namespace: str
     labels: Labels
 
 
-class Holders(dict[PodKey, Pod]):
-    """The Pods of an identity, and the very object that all indexes hold of it: it is found there by being the same."""
+class IdentityPods(dict[PodKey, Pod]):
+    """The Pods of an identity, and the one Identity object that all indexes share, so that look-ups compare by `is`."""
 
     __slots__ = ("identity",)
 
     def __init__(self, identity: Identity) -> None:
-        """Begin with none."""
+        """Start without Pods."""
         super().__init__()
         self.identity = identity
 
 
 class ClusterDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one event changed, in the terms that other indexes need.
+    """What one event changed, as other indexes need it.
 
-    pod:        the Pod before and after; None where it did not exist
-    appeared:   an identity that had no Pod before
-    vanished:   an identity that has no Pod any more
-    namespace:  a Namespace whose labels changed
-    node:       a Node that changed
-    node_was:   that Node before; None where it did not exist
-    service_range: whether a ServiceCIDR came, changed or went
+    pod:           the Pod before and after; None for a Pod that did not exist
+    appeared:      an identity that got its first Pod
+    vanished:      an identity that lost its last Pod
+    namespace:     a Namespace whose labels changed
+    node:          a Node that was added, changed or removed
+    node_was:      that Node before; None if it did not exist
+    service_range: whether a ServiceCIDR was added, changed or removed
     """
 
     pod: tuple[Pod | None, Pod | None] | None = None
@@ -75,12 +75,12 @@ NO_CHANGE = ClusterDelta()
 
 
 def identity_of(pod: Pod) -> Identity:
-    """Give the identity that a Pod has."""
+    """Return the identity of a Pod."""
     return Identity(pod.namespace, pod.labels)
 
 
 def labels_of(identity: Identity) -> Mapping[str, str]:
-    """Give an identity's labels, for selectors to ask about. Of many, the dictionary that was made last is kept."""
+    """Return an identity's labels as a dictionary; the last large one is cached."""
     return dict(identity.labels) if len(identity.labels) < _MANY_LABELS else _many_labels_of(identity)
 
 
@@ -90,39 +90,39 @@ def _many_labels_of(identity: Identity) -> Mapping[str, str]:
 
 
 class ClusterState:
-    """Namespaces, Nodes, Pods, Services and their ranges, as the events so far have left them.
+    """The present Namespaces, Nodes, Pods, Services and ServiceCIDRs.
 
     members:       identity -> its Pods
-    by_label:      (key, value) -> identities that carry the label
-    by_key:        key -> identities that carry the label key
+    by_label:      (key, value) -> identities with the label
+    by_key:        key -> identities with the label key
     by_namespace:  namespace -> its identities
-    by_address:    address -> the Pods that hold it, in the order of `holder_key` (two, when an address is reused)
-    local:         this node's Pods with addresses of their own, whether or not they have one yet
-    called:        the Services by what clients call: no rule depends on them, so they change nothing
+    by_address:    address -> its Pods, in the order of `holder_key` (two while an address is reused)
+    local:         this node's Pods outside the host network, with or without an address
+    service_index:     the Services by address and node port: no rule depends on them, so they make no delta
     """
 
     def __init__(self, node: str) -> None:
-        """Start empty, seen from the node of that name."""
+        """Start empty, seen from a node."""
         self.node = node
         self.namespaces: dict[str, Namespace] = {}
         self.nodes: dict[str, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
         self.service_ranges: dict[str, ServiceCIDR] = {}
-        self.members: dict[Identity, Holders] = {}
+        self.members: dict[Identity, IdentityPods] = {}
         self.by_label: dict[tuple[str, str], set[Identity]] = {}
         self.by_key: dict[str, set[Identity]] = {}
         self.by_namespace: dict[str, set[Identity]] = {}
         self.by_address: dict[str, tuple[Pod, ...]] = {}
         self.local: dict[PodKey, Pod] = {}
-        self.called = ServiceIndex()
+        self.service_index = ServiceIndex()
 
     @property
     def services(self) -> dict[ObjectRef, Service]:
         """Every Service."""
-        return self.called.services
+        return self.service_index.services
 
     def put(self, item: ClusterObject) -> ClusterDelta:
-        """Take in an object, new or changed; an equal one changes nothing."""
+        """Add or replace an object. Return NO_CHANGE for an equal one."""
         if isinstance(item, Pod):
             return self._put_pod(item)
         if isinstance(item, Node):
@@ -133,7 +133,7 @@ class ClusterState:
             self.nodes[item.name] = node
             return ClusterDelta(node=item.name, node_was=known)
         if isinstance(item, Service):
-            self.called.put(item)
+            self.service_index.put(item)
             return NO_CHANGE
         if isinstance(item, ServiceCIDR):
             before_it = self.service_ranges.get(item.name)
@@ -146,7 +146,7 @@ class ClusterState:
         return ClusterDelta(namespace=item.name) if before != namespace.labels else NO_CHANGE
 
     def remove(self, ref: ObjectRef) -> ClusterDelta:
-        """Drop an object; one that isn't there changes nothing."""
+        """Remove an object. Return NO_CHANGE if it does not exist."""
         if ref.kind == "Pod":
             key = (ref.namespace, ref.name)
             return self._drop_pod(key) if key in self.pods else NO_CHANGE
@@ -154,7 +154,7 @@ class ClusterState:
             lost = self.nodes.pop(ref.name, None)
             return ClusterDelta(node=ref.name, node_was=lost) if lost is not None else NO_CHANGE
         if ref.kind == "Service":
-            self.called.remove(ref)
+            self.service_index.remove(ref)
             return NO_CHANGE
         if ref.kind == "ServiceCIDR":
             return ClusterDelta(service_range=True) if self.service_ranges.pop(ref.name, None) else NO_CHANGE
@@ -163,7 +163,7 @@ class ClusterState:
         return ClusterDelta(namespace=ref.name) if changed else NO_CHANGE
 
     def find(self, ref: ObjectRef) -> ClusterObject | None:
-        """Return the object of that name; None where there is none."""
+        """Return the object of that name; None if there is none."""
         if ref.kind == "Pod":
             return self.pods.get((ref.namespace, ref.name))
         if ref.kind == "Service":
@@ -172,13 +172,28 @@ class ClusterState:
             return self.nodes.get(ref.name)
         return self.namespaces.get(ref.name) if ref.kind == "Namespace" else self.service_ranges.get(ref.name)
 
+    def keys(self, kind: str) -> Collection[PodKey]:
+        """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind; for Pods a live view."""
+        match kind:
+            case "Pod":
+                return self.pods.keys()
+            case "Service":
+                return {(ref.namespace, ref.name) for ref in self.services}
+            case "Node":
+                return {("", name) for name in self.nodes}
+            case "Namespace":
+                return {("", name) for name in self.namespaces}
+            case "ServiceCIDR":
+                return {("", name) for name in self.service_ranges}
+        return ()
+
     def namespace_labels(self, name: str) -> Labels:
-        """Give a Namespace's labels; one that nobody described has the label of its name alone."""
+        """Return a Namespace's labels; an unknown Namespace has only `kubernetes.io/metadata.name`."""
         known = self.namespaces.get(name)
         return known.labels if known is not None else named_labels(name, ())
 
     def holder(self, address: str) -> Pod | None:
-        """Give the Pod that an address is called by; of two, one of this node, one that isn't deleted, then by name."""
+        """Return the Pod with an address: this node's first, then one that is not being deleted, then by name."""
         holders = self.by_address.get(address)
         if holders is None:
             return None
@@ -187,16 +202,16 @@ class ClusterState:
         return next((pod for pod in holders if pod.node == self.node), holders[0])
 
     def holders(self, address: str) -> tuple[Pod, ...]:
-        """Give the Pods whose policies judge an address: its holder, and others of that node which hold it as well."""
+        """Return the Pods whose policies apply to an address: its holder, and others of the same node that have it."""
         first = self.holder(address)
         return () if first is None else tuple(pod for pod in self.by_address[address] if pod.node == first.node)
 
-    def behind(self, service: Service) -> list[Pod]:
-        """Give the Pods that a Service's selector takes, by name: those that run and have an address."""
-        return sorted((pod for pod in self.selected(service) if pod.runs), key=_pod_key)
+    def serving_pods(self, service: Service) -> list[Pod]:
+        """Return the Pods that serve a Service, by name: selected, running, with an address."""
+        return sorted((pod for pod in self.selected_pods(service) if pod.runs), key=_pod_key)
 
-    def selected(self, service: Service) -> list[Pod]:
-        """Give all Pods that a Service's selector takes, in no order."""
+    def selected_pods(self, service: Service) -> list[Pod]:
+        """Return all Pods that a Service selects, in no order."""
         if service.selector is None:
             return []
         wanted = set(service.selector)
@@ -204,7 +219,7 @@ class ClusterState:
         return [pod for known in chosen for pod in self.members[known].values()]
 
     def rebuilt(self) -> ClusterState:
-        """Make the same state anew from its objects alone."""
+        """Compute the same state from the objects alone."""
         fresh = ClusterState(self.node)
         items: list[ClusterObject] = [*self.namespaces.values(), *self.nodes.values(), *self.pods.values()]
         items += [*self.services.values(), *self.service_ranges.values()]
@@ -236,7 +251,7 @@ class ClusterState:
         key, identity = (pod.namespace, pod.name), identity_of(pod)
         self.pods[key] = pod
         if identity not in self.members:
-            self.members[identity] = Holders(identity)
+            self.members[identity] = IdentityPods(identity)
             self.by_namespace.setdefault(identity.namespace, set()).add(identity)
             for label in identity.labels:
                 self.by_label.setdefault(label, set()).add(identity)
@@ -273,7 +288,7 @@ class ClusterState:
 
 
 def holder_key(pod: Pod) -> HolderKey:
-    """Order the Pods that hold one address: those that are being deleted last, then by namespace and name."""
+    """Return the sort key for Pods with the same address: Pods being deleted last, then by namespace and name."""
     return pod.deleting, pod.namespace, pod.name
 
 

@@ -1,12 +1,12 @@
-"""The objects of masquerade, as the events so far have left them, and what they say together.
+"""The objects that configure masquerade, and the destinations that they exempt.
 
-Destinations outside the cluster that see Pod addresses are the sum of
+The destinations outside the cluster that are not masqueraded are the union of
 
-    a base        the EgressNATPolicy `default`; without one the ip-masq-agent list; without that the built-in list
-    every other   EgressNATPolicy of action NoSNAT without sources
-    link-local    unless the ip-masq-agent configuration translates it
+    the base           the EgressNATPolicy `default`; without it the ip-masq-agent list; without that the built-in list
+    every other        EgressNATPolicy of action NoSNAT without sources
+    link-local ranges  unless the ip-masq-agent configuration masquerades them
 
-A policy that isn't enforced counts as absent, `default` too.
+A policy that isn't enforced counts as absent, also `default`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _DEFAULT = ObjectRef("EgressNATPolicy", "", DEFAULT_POLICY)
 
 
 class EgressState:
-    """Whatever says who is translated; objects by name."""
+    """The present objects that configure masquerade."""
 
     def __init__(self) -> None:
         """Start empty."""
         self.objects: dict[ObjectRef, EgressObject] = {}
 
     def put(self, item: EgressObject) -> bool:
-        """Take in an object, new or changed; tell whether it differs."""
+        """Add or replace an object. Return whether it differs."""
         before = self.objects.get(item.ref)
         if isinstance(item, IpMasqConfig):
             item = item.with_last_good(self.ip_masq)
@@ -37,18 +37,22 @@ class EgressState:
         return before != item
 
     def remove(self, ref: ObjectRef) -> bool:
-        """Drop an object; tell whether it was there."""
+        """Remove an object. Return whether it existed."""
         return self.objects.pop(ref, None) is not None
+
+    def keys(self, kind: str) -> set[tuple[str, str]]:
+        """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind."""
+        return {(ref.namespace, ref.name) for ref in self.objects if ref.kind == kind}
 
     @property
     def ip_masq(self) -> IpMasqConfig | None:
-        """The ip-masq-agent configuration; None where there is none."""
+        """The ip-masq-agent configuration; None if there is none."""
         found = self.objects.get(CONFIG_MAP)
         return found if isinstance(found, IpMasqConfig) else None
 
     @property
     def policies(self) -> dict[str, EgressNATPolicy]:
-        """Every EgressNATPolicy by name, in the names' order."""
+        """Every EgressNATPolicy by name, sorted."""
         found = (item for item in self.objects.values() if isinstance(item, EgressNATPolicy))
         return {item.name: item for item in sorted(found, key=lambda item: item.name)}
 
@@ -59,7 +63,7 @@ class EgressState:
 
     @property
     def base(self) -> ObjectRef | None:
-        """Name the object that gives the base of the exempt destinations; None for the built-in list."""
+        """The object that the base of the exempt destinations is from; None for the built-in list."""
         found = self.objects.get(_DEFAULT)
         if isinstance(found, EgressNATPolicy) and not found.unenforced:
             return _DEFAULT
@@ -67,11 +71,11 @@ class EgressState:
 
     @property
     def enforced(self) -> list[EgressNATPolicy]:
-        """Give the policies whose destinations add up, by name, `default` among them."""
+        """The policies whose destinations are exempt, by name, including `default`."""
         return [policy for policy in self.policies.values() if not policy.unenforced]
 
     def exempt(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
-        """Give the destinations outside the cluster that see Pod addresses; they may overlap."""
+        """Return the destinations outside the cluster that are not masqueraded; they may overlap."""
         config = self.ip_masq or IpMasqConfig()
         base = () if self.base == _DEFAULT else config.listed(all_reserved_ranges=all_reserved_ranges)
         named = (destination for policy in self.enforced for destination in policy.destinations)

@@ -1,8 +1,8 @@
-"""Which identities are meant by the peers that are in use, and the other way round.
+"""The members of the peers in use: peer to identities, and identity to peers.
 
-A peer is in use while an active policy names it. An identity that appears is held only against the peers
-whose selectors could take it: peers are filed under one thing that they require (a label's value, a label's
-key, a namespace), so an event's cost doesn't grow with the number of peers.
+A peer is in use while an active policy names it. A new identity is compared only with peers that could select it:
+each peer is indexed by one requirement (a label, a label key, or a namespace), so the cost of an event does not grow
+with the number of peers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import TypeAlias
 
 from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import Labels
+from nfagent.model.ref_counts import RefCounts
 from nfagent.model.selectors import Requirement
 from nfagent.state.cluster import ClusterState, Identity, labels_of
 
 PeerIndexKey: TypeAlias = tuple[str, str, str]
-"""Where a peer is filed: ('label', key, value), ('key', key, ''), ('namespace', name, '') or ('any', '', '')."""
+"""What a peer is indexed by: ('label', key, value), ('key', key, ''), ('namespace', name, '') or ('any', '', '')."""
 
 _ANY: PeerIndexKey = ("any", "", "")
 
@@ -24,8 +25,8 @@ _ANY: PeerIndexKey = ("any", "", "")
 class PeerIndex:
     """Members of the peers in use.
 
-    members: peer -> identities that it means
-    of:      identity -> peers that mean it; never empty
+    members: peer -> identities that it selects
+    of:      identity -> peers that select it; never empty
     """
 
     def __init__(self, cluster: ClusterState) -> None:
@@ -33,76 +34,76 @@ class PeerIndex:
         self._cluster = cluster
         self.members: dict[PodPeer, set[Identity]] = {}
         self.of: dict[Identity, set[PodPeer]] = {}
-        self._users: dict[PodPeer, int] = {}
-        self._filed: dict[PeerIndexKey, set[PodPeer]] = {}
+        self._users: RefCounts[PodPeer] = RefCounts()
+        self._by_requirement: dict[PeerIndexKey, set[PodPeer]] = {}
 
-    def use(self, peer: PodPeer) -> None:
-        """Count one more policy that names a peer; the first brings its members."""
-        self._users[peer] = self._users.get(peer, 0) + 1
-        if self._users[peer] > 1:
+    def acquire(self, peer: PodPeer) -> None:
+        """Add a policy that names a peer; the first one adds its members."""
+        if not self._users.acquire(peer):
             return
-        for drawer in _drawers(peer):
-            self._filed.setdefault(drawer, set()).add(peer)
+        for key in _peer_keys(peer):
+            self._by_requirement.setdefault(key, set()).add(peer)
         self.members[peer] = set()
         for identity in self._candidates(peer):
-            if means(self._cluster, peer, identity):
-                self._join(peer, identity)
+            if peer_selects(self._cluster, peer, identity):
+                self._add_member(peer, identity)
 
     def release(self, peer: PodPeer) -> None:
-        """Count one policy less; the last takes the members away."""
-        self._users[peer] -= 1
-        if self._users[peer]:
+        """Remove a policy that named a peer; the last one removes its members."""
+        if not self._users.release(peer):
             return
-        del self._users[peer]
-        for drawer in _drawers(peer):
-            self._filed[drawer].discard(peer)
-            if not self._filed[drawer]:
-                del self._filed[drawer]
+        for key in _peer_keys(peer):
+            self._by_requirement[key].discard(peer)
+            if not self._by_requirement[key]:
+                del self._by_requirement[key]
         for identity in list(self.members[peer]):
-            self._leave(peer, identity)
+            self._remove_member(peer, identity)
         del self.members[peer]
 
     def appear(self, identity: Identity) -> None:
-        """Take in an identity that had no Pod before."""
-        for peer in self._takers(identity):
-            if means(self._cluster, peer, identity):
-                self._join(peer, identity)
+        """Add an identity that got its first Pod."""
+        for peer in self._candidate_peers(identity):
+            if peer_selects(self._cluster, peer, identity):
+                self._add_member(peer, identity)
 
     def vanish(self, identity: Identity) -> None:
-        """Forget an identity that has no Pod any more."""
+        """Remove an identity that lost its last Pod."""
         for peer in list(self.of.get(identity, ())):
-            self._leave(peer, identity)
+            self._remove_member(peer, identity)
 
     def relabel(self, namespace: str) -> Iterator[tuple[PodPeer, Identity, bool]]:
-        """Judge a relabelled Namespace's identities again (corner-cases.md 18); give who joined (True) or left what."""
+        """Compare a relabelled Namespace's identities with the peers again (docs/semantics.md, edge case 18).
+
+        Yield peer, identity, and whether it joined (True) or left.
+        """
         for identity in self._cluster.by_namespace.get(namespace, ()):
-            for peer in self._takers(identity):
+            for peer in self._candidate_peers(identity):
                 if peer.namespaces is None:
                     continue
-                before, now = identity in self.members[peer], means(self._cluster, peer, identity)
+                before, now = identity in self.members[peer], peer_selects(self._cluster, peer, identity)
                 if before != now:
-                    (self._join if now else self._leave)(peer, identity)
+                    (self._add_member if now else self._remove_member)(peer, identity)
                     yield peer, identity, now
 
-    def _join(self, peer: PodPeer, identity: Identity) -> None:
+    def _add_member(self, peer: PodPeer, identity: Identity) -> None:
         self.members[peer].add(identity)
         self.of.setdefault(identity, set()).add(peer)
 
-    def _leave(self, peer: PodPeer, identity: Identity) -> None:
+    def _remove_member(self, peer: PodPeer, identity: Identity) -> None:
         self.members[peer].discard(identity)
         self.of[identity].discard(peer)
         if not self.of[identity]:
             del self.of[identity]
 
-    def _takers(self, identity: Identity) -> list[PodPeer]:
-        """Give the peers in use whose selectors could take an identity."""
+    def _candidate_peers(self, identity: Identity) -> list[PodPeer]:
+        """Return the peers in use that could select an identity."""
         found: list[PodPeer] = []
-        for drawer in _open(identity.namespace, identity.labels):
-            found += self._filed.get(drawer, ())
+        for key in _identity_keys(identity.namespace, identity.labels):
+            found += self._by_requirement.get(key, ())
         return found
 
     def _candidates(self, peer: PodPeer) -> Collection[Identity]:
-        """Narrow the identities by the cluster's inverted indexes, as far as the selector lets us."""
+        """Return the identities that a peer could select, narrowed by the cluster's inverted indexes."""
         narrowest: Collection[Identity] = self._cluster.members
         if peer.namespaces is None:
             narrowest = self._cluster.by_namespace.get(peer.namespace, ())
@@ -122,8 +123,8 @@ class PeerIndex:
         return None
 
 
-def means(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
-    """Tell whether a peer means the Pods of an identity, by the Namespaces' labels of now."""
+def peer_selects(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
+    """Return whether a peer selects the Pods of an identity, by the present labels of the Namespaces."""
     if peer.namespaces is None:
         in_namespace = identity.namespace == peer.namespace
     else:
@@ -131,8 +132,8 @@ def means(cluster: ClusterState, peer: PodPeer, identity: Identity) -> bool:
     return in_namespace and peer.pods.matches(labels_of(identity))
 
 
-def _drawers(peer: PodPeer) -> list[PeerIndexKey]:
-    """File a peer where every identity that it could mean looks: one drawer, or one for each value of a label."""
+def _peer_keys(peer: PodPeer) -> list[PeerIndexKey]:
+    """Return keys such that every identity that the peer could select has one of them: one for each value of `In`."""
     for requirement in peer.pods.requirements:
         if requirement.operator == "In":
             return [("label", requirement.key, value) for value in requirement.values]
@@ -144,7 +145,7 @@ def _drawers(peer: PodPeer) -> list[PeerIndexKey]:
     return [_ANY]
 
 
-def _open(namespace: str, labels: Labels) -> Iterator[PeerIndexKey]:
+def _identity_keys(namespace: str, labels: Labels) -> Iterator[PeerIndexKey]:
     yield _ANY
     yield ("namespace", namespace, "")
     for key, value in labels:

@@ -1,9 +1,9 @@
-"""Which policies judge this node's Pods, and which identities are peers of those policies.
+"""The policies that select this node's Pods, and the identities that are peers of those policies.
 
-A NetworkPolicy selects in its own Namespace; a policy of the tiers has a subject, wherever its Pods are.
-Kept by the event, never rebuilt per change: a policy is *active* while it selects an identity that has a
-Pod on this node, and only the peers of active policies have members here. Each change gives its *footprint*:
-whose policies it touched, and which peers' members. `rebuilt` makes the same index anew, for tests to compare.
+A NetworkPolicy selects Pods of its own Namespace; an admin tier policy has a subject in any Namespace. A policy is
+*active* while it selects an identity with a Pod on this node; only peers of active policies have members here. Each
+event updates the index and returns an IndexDelta: the identities that other policies select, and the peers whose
+members changed. `rebuilt` computes the same index from the objects, for tests to compare.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from nfagent.model.admin_policy import Policy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import ObjectRef, Pod
 from nfagent.state.cluster import ClusterDelta, ClusterState, Identity, PodKey, identity_of, labels_of
-from nfagent.state.peer_index import PeerIndex, means
+from nfagent.state.peer_index import PeerIndex, peer_selects
 
 
 class IndexDelta(msgspec.Struct, kw_only=True):
-    """What a change touched beyond the Pod that it is about.
+    """What a change affects beyond its own object.
 
-    reselected: local identities that other policies select now than before, or changed ones
+    reselected: local identities that other policies, or changed ones, select now
     rewritten:  policies whose rules are new or different
-    moved:      (peer, identity, joined or left) of identities that stayed and became or ceased to be members
+    moved:      (peer, identity, joined) for present identities that became members (True) or are members no longer
     forgotten:  peers that no active policy names any more
     """
 
@@ -35,20 +35,20 @@ class IndexDelta(msgspec.Struct, kw_only=True):
 
 
 class PolicyIndex:
-    """The policies, and what they mean for this node.
+    """The policies of the cluster, indexed for this node.
 
     policies:     every policy of the cluster
     local:        identities with Pods on this node -> those Pods' keys
-    selecting:    such an identity -> the policies that select it, or have it as their subject
+    selecting:    local identity -> the policies that select it, by podSelector or subject
     active:       policy -> the local identities that it selects; never empty
     peers:        members of the Pod peers of active policies
     """
 
     def __init__(self, cluster: ClusterState) -> None:
-        """Start without policies, over a cluster whose changes will be told to `follow`."""
+        """Start without policies; pass every change of the cluster to `follow`."""
         self._cluster = cluster
         self.policies: dict[ObjectRef, Policy] = {}
-        # By the policy's own Namespace: '' for those of the tiers.
+        # By the policy's own Namespace: '' for admin tier policies.
         self._by_namespace: dict[str, set[ObjectRef]] = {}
         self.local: dict[Identity, set[PodKey]] = {}
         self._local_in: dict[str, set[Identity]] = {}
@@ -56,84 +56,93 @@ class PolicyIndex:
         self.active: dict[ObjectRef, set[Identity]] = {}
         self.peers = PeerIndex(cluster)
         for pod in cluster.local.values():
-            self._enrol(pod)
+            self._add_pod(pod)
 
     def put(self, policy: Policy) -> IndexDelta | None:
-        """Take in a policy, new or changed; None where it is the same."""
+        """Add or replace a policy. Return None for an equal one."""
         before = self.policies.get(policy.ref)
         if before == policy:
             return None
-        footprint = IndexDelta(rewritten={policy.ref})
+        delta = IndexDelta(rewritten={policy.ref})
         namespace = policy.ref.namespace
         near = self._local_in.get(namespace, ()) if namespace else self.local
         wanted = {identity for identity in near if self.selects(policy, identity)}
         had = set(self.active.get(policy.ref, ()))
         if wanted:
             for peer in pod_peers(policy):
-                self.peers.use(peer)
+                self.peers.acquire(peer)
         if before is not None and had:
-            self._release(before, footprint)
+            self._release(before, delta)
         self.policies[policy.ref] = policy
         self._by_namespace.setdefault(namespace, set()).add(policy.ref)
         for identity in had - wanted:
             self._unlink(policy.ref, identity)
         for identity in wanted:
             self._link(policy.ref, identity)
-        footprint.reselected |= had | wanted
-        return footprint
+        delta.reselected |= had | wanted
+        return delta
 
     def remove(self, ref: ObjectRef) -> IndexDelta | None:
-        """Drop a policy; None where it wasn't there."""
+        """Remove a policy. Return None if it does not exist."""
         policy = self.policies.get(ref)
         if policy is None:
             return None
         selected = set(self.active.get(ref, ()))
-        footprint = IndexDelta(reselected=selected)
+        delta = IndexDelta(reselected=selected)
         for identity in selected:
             self._unlink(ref, identity)
         if selected:
-            self._release(policy, footprint)
+            self._release(policy, delta)
         del self.policies[ref]
         self._by_namespace[ref.namespace].discard(ref)
         if not self._by_namespace[ref.namespace]:
             del self._by_namespace[ref.namespace]
-        return footprint
+        return delta
 
     def follow(self, change: ClusterDelta) -> IndexDelta:
-        """Take in what an event changed in the cluster."""
-        footprint = IndexDelta()
+        """Apply a change of the cluster."""
+        delta = IndexDelta()
         if change.vanished is not None:
             self.peers.vanish(change.vanished)
         if change.appeared is not None:
             self.peers.appear(change.appeared)
         if change.namespace is not None:
-            footprint.moved += self.peers.relabel(change.namespace)
-            self._reselect(change.namespace, footprint)
+            delta.moved += self.peers.relabel(change.namespace)
+            self._reselect(change.namespace, delta)
         if change.pod is not None:
             before, after = change.pod
-            # The newcomer first: a policy whose only Pod here changes stays active, and its peers stay known.
+            # The new Pod first: a policy whose only local Pod changes stays active, and its peers keep their members.
             if after is not None and self._is_local(after):
-                self._enrol(after)
+                self._add_pod(after)
             if before is not None and self._is_local(before):
-                self._dismiss(before, after, footprint)
-        return footprint
+                self._remove_pod(before, after, delta)
+        return delta
 
     def in_namespace(self, namespace: str) -> tuple[Policy, ...]:
-        """Give all policies of a Namespace, by name; those of the tiers for ''."""
+        """Return all policies of a Namespace, by name; the admin tier policies for ''."""
         return tuple(self.policies[ref] for ref in sorted(self._by_namespace.get(namespace, ())))
 
+    def keys(self, kind: str) -> Collection[PodKey]:
+        """Return namespace ('' for cluster-scoped kinds) and name of every policy of a kind.
+
+        For NetworkPolicies a live view: there may be many.
+        """
+        if kind == "NetworkPolicy":
+            return NetworkPolicyKeys(self)
+        return {(ref.namespace, ref.name) for ref in self._by_namespace.get("", ()) if ref.kind == kind}
+
     def judging(self, *pods: Pod | None) -> list[Policy]:
-        """Give every policy that could judge one of these Pods, on whatever node they are."""
+        """Return every policy that could select one of these Pods, on any node."""
         namespaces = sorted({"", *(pod.namespace for pod in pods if pod is not None)})
         return [policy for namespace in namespaces for policy in self.in_namespace(namespace)]
 
     def policies_of(self, pod: Pod) -> tuple[Policy, ...]:
-        """Give the policies that judge a Pod of this node, in order of kind, namespace and name."""
+        """Return the policies that select a Pod of this node, sorted by kind, namespace and name."""
         refs = self.selecting.get(identity_of(pod), ())
         return tuple(self.policies[ref] for ref in sorted(refs))
 
     def rebuilt(self) -> PolicyIndex:
-        """Make the same index anew from cluster and policies alone."""
+        """Compute the same index from cluster and policies alone."""
         fresh = PolicyIndex(self._cluster)
         for policy in self.policies.values():
             fresh.put(policy)
@@ -142,7 +151,7 @@ class PolicyIndex:
     def _is_local(self, pod: Pod) -> bool:
         return pod.node == self._cluster.node and not pod.host_network
 
-    def _enrol(self, pod: Pod) -> None:
+    def _add_pod(self, pod: Pod) -> None:
         identity = identity_of(pod)
         self.local.setdefault(identity, set()).add((pod.namespace, pod.name))
         if len(self.local[identity]) > 1 or identity in self._local_in.get(identity.namespace, ()):
@@ -150,9 +159,9 @@ class PolicyIndex:
         self._local_in.setdefault(identity.namespace, set()).add(identity)
         for ref in (*self._by_namespace.get(identity.namespace, ()), *self._by_namespace.get("", ())):
             if self.selects(self.policies[ref], identity):
-                self._begin(ref, identity)
+                self._select(ref, identity)
 
-    def _dismiss(self, pod: Pod, staying: Pod | None, footprint: IndexDelta) -> None:
+    def _remove_pod(self, pod: Pod, staying: Pod | None, delta: IndexDelta) -> None:
         identity = identity_of(pod)
         if staying is not None and self._is_local(staying) and identity_of(staying) == identity:
             return
@@ -164,42 +173,42 @@ class PolicyIndex:
         if not self._local_in[identity.namespace]:
             del self._local_in[identity.namespace]
         for ref in list(self.selecting.get(identity, ())):
-            self._end(ref, identity, footprint)
+            self._unselect(ref, identity, delta)
 
-    def _reselect(self, namespace: str, footprint: IndexDelta) -> None:
-        """Hold a relabelled Namespace's identities against the subjects of the tiers."""
+    def _reselect(self, namespace: str, delta: IndexDelta) -> None:
+        """Compare a relabelled Namespace's identities with the subjects of the admin tier policies."""
         for identity in self._local_in.get(namespace, ()):
             for ref in self._by_namespace.get("", ()):
                 wanted = self.selects(self.policies[ref], identity)
                 if wanted != (identity in self.active.get(ref, ())):
                     if wanted:
-                        self._begin(ref, identity)
+                        self._select(ref, identity)
                     else:
-                        self._end(ref, identity, footprint)
-                    footprint.reselected.add(identity)
+                        self._unselect(ref, identity, delta)
+                    delta.reselected.add(identity)
 
     def selects(self, policy: Policy, identity: Identity) -> bool:
-        """Tell whether a policy judges the Pods of an identity."""
+        """Return whether a policy selects the Pods of an identity."""
         if isinstance(policy, NetworkPolicy):
             return policy.namespace == identity.namespace and policy.pods.matches(labels_of(identity))
-        return policy.subject is not None and means(self._cluster, policy.subject, identity)
+        return policy.subject is not None and peer_selects(self._cluster, policy.subject, identity)
 
-    def _begin(self, ref: ObjectRef, identity: Identity) -> None:
+    def _select(self, ref: ObjectRef, identity: Identity) -> None:
         if ref not in self.active:
             for peer in pod_peers(self.policies[ref]):
-                self.peers.use(peer)
+                self.peers.acquire(peer)
         self._link(ref, identity)
 
-    def _end(self, ref: ObjectRef, identity: Identity, footprint: IndexDelta) -> None:
+    def _unselect(self, ref: ObjectRef, identity: Identity, delta: IndexDelta) -> None:
         self._unlink(ref, identity)
         if ref not in self.active:
-            self._release(self.policies[ref], footprint)
+            self._release(self.policies[ref], delta)
 
-    def _release(self, policy: Policy, footprint: IndexDelta) -> None:
+    def _release(self, policy: Policy, delta: IndexDelta) -> None:
         for peer in pod_peers(policy):
             self.peers.release(peer)
             if peer not in self.peers.members:
-                footprint.forgotten.add(peer)
+                delta.forgotten.add(peer)
 
     def _link(self, ref: ObjectRef, identity: Identity) -> None:
         self.selecting.setdefault(identity, set()).add(ref)
@@ -215,28 +224,28 @@ class PolicyIndex:
 
 
 def pod_peers(policy: Policy) -> set[PodPeer]:
-    """Collect the Pod peers that a policy's rules name, each once."""
+    """Return the Pod peers that a policy's rules name, each once."""
     rules: tuple[Rule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
     return {peer for rule in rules for peer in rule.peers if isinstance(peer, PodPeer)}
 
 
 class NetworkPolicyKeys(Collection[PodKey]):
-    """Namespace and name of each; nothing is gone through to count them, or to look for one."""
+    """A live view of namespace and name of every NetworkPolicy; length and membership don't iterate."""
 
     def __init__(self, index: PolicyIndex) -> None:
-        """Look at an index, as it is whenever it is asked."""
+        """View an index."""
         self._index = index
 
     def __len__(self) -> int:
-        """Count them."""
+        """Return the number of NetworkPolicies."""
         return len(self._index.policies) - len(self._index.in_namespace(""))
 
     def __iter__(self) -> Iterator[PodKey]:
-        """Go through them."""
+        """Iterate over namespace and name."""
         return ((ref.namespace, ref.name) for ref in self._index.policies if ref.kind == "NetworkPolicy")
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether there is such a NetworkPolicy."""
+        """Return whether a NetworkPolicy of that namespace and name exists."""
         match key:
             case (str(namespace), str(name)):
                 return ObjectRef("NetworkPolicy", namespace, name) in self._index.policies

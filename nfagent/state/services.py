@@ -1,7 +1,7 @@
-"""Services: who stands behind an address that a client calls.
+"""The Services, by the addresses and node ports that clients connect to.
 
-Policies judge connections after a Service's address was translated, so no Service ever changes a rule. They are read
-for people's sake: who asks about `10.96.0.10:80` means the Pods behind it.
+Policies apply after a Service's address was translated to a Pod's, so no Service ever changes a rule. Services are
+read for `explain` only: a question about `10.96.0.10:80` is about the Pods behind it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _K = TypeVar("_K")
 
 
 class ServiceIndex:
-    """The Services, found by what clients call.
+    """The Services, indexed by address and by node port.
 
     services:     every Service of the cluster
-    by_address:   an address -> the Services that have it: one, but for external addresses that several share
-    by_node_port: (protocol, port) on every node -> the Services that have it: one, but while two change places
+    by_address:   address -> its Services: one, except for external addresses that several share
+    by_node_port: (protocol, node port) -> its Services: one, except while two exchange their ports
     """
 
     def __init__(self) -> None:
@@ -29,26 +29,26 @@ class ServiceIndex:
         self.by_node_port: dict[tuple[str, int], tuple[Service, ...]] = {}
 
     def put(self, service: Service) -> None:
-        """Take in a Service, new or changed."""
+        """Add or replace a Service."""
         self.remove(service.ref)
         self.services[service.ref] = service
         for address in service.addresses:
-            _file(self.by_address, address, service)
+            _add_to(self.by_address, address, service)
         for key in _node_ports(service):
-            _file(self.by_node_port, key, service)
+            _add_to(self.by_node_port, key, service)
 
     def remove(self, ref: ObjectRef) -> None:
-        """Drop a Service; one that isn't there changes nothing."""
+        """Remove a Service, if it exists."""
         service = self.services.pop(ref, None)
         if service is None:
             return
         for address in service.addresses:
-            _unfile(self.by_address, address, ref)
+            _remove_from(self.by_address, address, ref)
         for key in _node_ports(service):
-            _unfile(self.by_node_port, key, ref)
+            _remove_from(self.by_node_port, key, ref)
 
-    def called_on_node(self, protocol: str, port: int) -> tuple[Service, ServicePort] | None:
-        """Find whose node port a client calls on a node's own address; None where it is nobody's."""
+    def find_by_node_port(self, protocol: str, port: int) -> tuple[Service, ServicePort] | None:
+        """Return the Service, and its port, with a node port; None if there is none."""
         for service in self.by_node_port.get((protocol, port), ()):
             for known in service.ports:
                 if (known.protocol, known.node_port) == (protocol, port):
@@ -60,11 +60,11 @@ def _node_ports(service: Service) -> set[tuple[str, int]]:
     return {(port.protocol, port.node_port) for port in service.ports if port.node_port}
 
 
-def _file(index: dict[_K, tuple[Service, ...]], key: _K, service: Service) -> None:
+def _add_to(index: dict[_K, tuple[Service, ...]], key: _K, service: Service) -> None:
     index[key] = tuple(sorted((*index.get(key, ()), service), key=lambda known: known.ref))
 
 
-def _unfile(index: dict[_K, tuple[Service, ...]], key: _K, ref: ObjectRef) -> None:
+def _remove_from(index: dict[_K, tuple[Service, ...]], key: _K, ref: ObjectRef) -> None:
     index[key] = tuple(known for known in index[key] if known.ref != ref)
     if not index[key]:
         del index[key]

@@ -1,4 +1,4 @@
-"""Random objects: few names and few addresses, so that things meet often.
+"""Random objects: few names and few addresses, so that they interact often.
 
 Policies are documents, as people write them, and go through the decoder: some break the API's rules, and fail closed.
 """
@@ -40,7 +40,7 @@ NODE_CIDRS = {"a": ("10.64.0.0/28", "2001:db8:0:a::/64"), "b": ("10.64.1.0/28", 
 _PREFIXES = {"a": ("10.64.0.", "2001:db8:0:a::"), "b": ("10.64.1.", "2001:db8:0:b::")}
 _ADDRESSES_PER_NODE = 6
 
-# Small spaces are listed, and drawn at once: that is ten times as fast as drawing their parts.
+# Small spaces are enumerated and sampled: ten times as fast as drawing their parts.
 _EACH_KEY: list[list[dict[str, str]]] = [[{}, *({key: value} for value in VALUES)] for key in KEYS]
 _LABEL_SETS = sorted(({**app, **tier} for app, tier in product(*_EACH_KEY)), key=len)
 LABEL_SETS = st.sampled_from(_LABEL_SETS).map(dict)

@@ -1,4 +1,4 @@
-"""Random clusters, what happens to them, and flows.
+"""Random clusters, events and flows.
 
 The objects that they are made of: `objects`, and `tier_strategies` for the policies of the tiers.
 """
@@ -48,7 +48,7 @@ def worlds(draw: st.DrawFn) -> list[Item]:
 
 
 def desired(node: str, world: Iterable[Item]) -> DesiredState:
-    """Take a world in, seen from a node."""
+    """Return the state of a cluster, seen from a node."""
     made = DesiredState(node)
     for item in world:
         made.put(item)
@@ -56,17 +56,17 @@ def desired(node: str, world: Iterable[Item]) -> DesiredState:
 
 
 IN_NO_RANGE = Pod("far", "stays", node="c", addresses=("100.99.0.1", "2001:db8:99::1"))
-"""A Pod in no Node's range: the set of such Pods is there, and another is one more element."""
+"""A Pod outside all Node ranges: the set of such Pods exists, so another one is one more element."""
 
 RANDOM = st.randoms(use_true_random=True)
-"""Dice for what needs no shrinking: only the seed is drawn, so that a throw costs nothing."""
+"""Randomness that needs no shrinking: only the seed is drawn, so that a value costs nothing."""
 
 RECHECK_SETS = ("recheck4", "recheck6", "rechecking")
-"""Whose live connections are judged again."""
+"""Addresses whose connections are re-checked."""
 
 
 def catch_up(view: DesiredState, kernel: FakeKernel) -> None:
-    """Compare the kernel as a whole with what is wanted and put it right, as the reconciler does at a start."""
+    """Compare the whole table with the desired ruleset and repair it, as the reconciler does at a start."""
     difference = diff(kernel.ruleset, view.ruleset())
     view.settle()
     kernel.apply((*difference, *(view.distrusted() if difference else ())))
@@ -93,7 +93,7 @@ def changed_tiers(draw: st.DrawFn, policy: TierPolicy) -> TierPolicy:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Item | ObjectRef]:
-    """Draw what happens to a cluster: objects come, change, and go (as the Ref of what is gone)."""
+    """Draw events of a cluster: objects that are added, changed and removed (as ObjectRef)."""
     history: list[Item | ObjectRef] = list(draw(worlds()))
     present: dict[ObjectRef, Item] = {item.ref: item for item in history if not isinstance(item, ObjectRef)}
     for _ in range(draw(st.integers(1, 12))):
@@ -146,7 +146,7 @@ PROTOCOLS = st.sampled_from(
 
 
 def flows(addresses: Iterable[str], protocol: str, port: int | None) -> Iterator[Flow]:
-    """Give every flow of a protocol between two of the addresses; icmp is icmpv6 between IPv6 ones."""
+    """Return every flow of a protocol between two of the addresses; icmp is icmpv6 between IPv6 ones."""
     known = sorted({*addresses, *OUTSIDE, *(address for both in NODE_ADDRESSES.values() for address in both)})
     families: tuple[Family, Family] = (4, 6)
     for family in families:

@@ -426,7 +426,7 @@ _TOGETHER = {"workload_name": "workload_kind", "cluster_addresses": "headless"}
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a document's part
-    """Give the paths of all values that hold no others, but those that name the object."""
+    """Return the paths of all values that hold no others, but those that name the object."""
     found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if found is None:
         if path[:1] != ("kind",) and path[:2] not in {("metadata", "name"), ("metadata", "namespace")}:
@@ -453,7 +453,7 @@ _PARTS = [(decode, path) for decode in VALID if decode not in _WHOLE for path in
 def test_what_is_wrong_in_one_place_changes_nothing_that_is_read_of_another(
     decode: Decode, path: tuple[Any, ...], depth: int, junk: object
 ) -> None:
-    """Whatever stands there instead, at most one field is another."""
+    """With any other value there, at most one field differs."""
     if decode is decode_ip_masq:
         return  # its text is one place; the configuration's keys have tests of their own
     place = path[: max(3 if decode is decode_network_logging else 2, len(path) - depth)]

@@ -1,4 +1,4 @@
-"""Batches of element changes: what is written reads back, whatever the elements, and any bytes are an answer or not."""
+"""Batches of element changes: every batch reads back as written, and any bytes decode or raise WireError."""
 
 from __future__ import annotations
 

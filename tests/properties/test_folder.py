@@ -1,4 +1,4 @@
-"""What a folder's files say together, kept by the change, against the same found by looking at all of them."""
+"""The incremental index of a folder compared with one built from all files."""
 
 from __future__ import annotations
 

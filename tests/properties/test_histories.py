@@ -1,4 +1,4 @@
-"""Long histories of a cluster: what each event changes leads the kernel to the whole, and costs its footprint alone."""
+"""Long histories of a cluster: the changes add up to the whole ruleset, and each costs its own delta only."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ EVENTS: st.SearchStrategy[Item] = st.one_of(
 
 @st.composite
 def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
-    """Draw a world and its churn: each event with what happens behind it ('take', 'wait', 'absolve', 'restart')."""
+    """Draw a world and its churn: each event with what follows it ('take', 'wait', 'absolve', 'restart')."""
     first = draw(worlds())
-    # Names are few, so what comes is mostly a change, often back to what was; half as many go, of those that are there.
+    # Names are few, so most events change an object, often back to a previous version; a third of them remove one.
     drawn = draw(st.lists(EVENTS, min_size=_LONG // 4, max_size=_LONG // 2))
     random = draw(RANDOM)
     present = {item.ref: item for item in first}
@@ -80,7 +80,7 @@ def happen(view: DesiredState, event: Event) -> None:
 
 
 def left_over(events: Iterable[Event]) -> list[Item]:
-    """Give the objects that are there in the end."""
+    """Return the objects that are there in the end."""
     left: dict[ObjectRef, Item] = {}
     for event in events:
         if isinstance(event, ObjectRef):
@@ -91,14 +91,14 @@ def left_over(events: Iterable[Event]) -> list[Item]:
 
 
 def started(objects: Iterable[Item], kernel: FakeKernel) -> DesiredState:
-    """Start anew from a cluster's objects, on a kernel that holds what the agent before left."""
+    """Restart from the cluster's objects, with the table that the previous agent left."""
     view = desired("a", objects)
     catch_up(view, kernel)
     return view
 
 
 def absolve(view: DesiredState, kernel: FakeKernel, random: Random) -> None:
-    """Have some of those judged who are under re-check, while others wait."""
+    """Clear some of the addresses to re-check, while others wait."""
     judged = {address: change for address, change in view.suspects.items() if random.random() < 0.7}
     view.absolve(judged)
     assert view.suspects.keys().isdisjoint(judged)
@@ -106,7 +106,7 @@ def absolve(view: DesiredState, kernel: FakeKernel, random: Random) -> None:
 
 
 def under_re_check(ruleset: Ruleset) -> set[Element]:
-    """Give the addresses whose connections are judged again; their families have to be there."""
+    """Return the addresses to re-check; their families must be in the set."""
     found = ruleset.sets["recheck4"].elements | ruleset.sets["recheck6"].elements
     assert ruleset.sets["rechecking"].elements == {family_of(str(address)) for address in found}
     return set(found)
@@ -156,7 +156,7 @@ def assert_both_readings_agree(
         assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes, flow
 
 
-# Footprint: what an event must not touch, and how much it may.
+# Deltas: what an event must not change, and how much it may.
 
 
 def decoded(document: Document) -> Item:
@@ -223,7 +223,7 @@ def scene() -> DesiredState:
 FAR = pod("shop/other", "b", 9, (port(9, "none"),), app="other")
 FREE_HERE = pod("shop/free2", "a", 9, app="free")
 DENY_ALL = [{"action": "Deny", "from": [{"namespaces": {}}]}]
-NOBODYS = policy("shop/none", labelled(app="none"), ingress=[{"from": from_pods(app="db")}])
+SELECTS_NO_POD = policy("shop/none", labelled(app="none"), ingress=[{"from": from_pods(app="db")}])
 
 NOTHING: dict[str, list[Event]] = {
     "a Pod of no peer set comes on another node": [decoded(FAR)],
@@ -233,10 +233,10 @@ NOTHING: dict[str, list[Event]] = {
         decoded(FAR),
         decoded(pod("shop/other", "b", 9, app="another")),
     ],
-    "a Pod of a peer set gets a label that nobody asks for": [
+    "a Pod of a peer set gets a label that no rule selects": [
         decoded(pod("shop/db", "b", 1, (port(5432, "sql"),), app="db", x="y"))
     ],
-    "a Pod of a peer set gets a port that nobody names": [
+    "a Pod of a peer set gets a port that no rule names": [
         decoded(pod("shop/db", "b", 1, (port(5432, "sql"), port(9, "none")), app="db"))
     ],
     "a local Pod comes that has no address yet": [decoded(FREE_HERE | {"status": {}})],
@@ -250,15 +250,18 @@ NOTHING: dict[str, list[Event]] = {
         msgspec.structs.replace(decoded(FAR), labels=(("app", "db"),), phase="Succeeded")
     ],
     "a Pod of a peer set becomes ready": [msgspec.structs.replace(decoded(SCENE[7]), phase="Pending")],
-    "a policy that selects nobody here comes": [decoded(NOBODYS)],
-    "a policy that selects nobody here changes": [decoded(NOBODYS), decoded(policy("shop/none", labelled(app="none")))],
-    "a policy that selects nobody here goes": [ObjectRef("NetworkPolicy", "shop", "far")],
+    "a policy that selects no local Pod comes": [decoded(SELECTS_NO_POD)],
+    "a policy that selects no local Pod changes": [
+        decoded(SELECTS_NO_POD),
+        decoded(policy("shop/none", labelled(app="none"))),
+    ],
+    "a policy that selects no local Pod goes": [ObjectRef("NetworkPolicy", "shop", "far")],
     "a policy of a namespace without local Pods comes": [
         decoded(policy("ops/all", ingress=[{"from": [{"podSelector": {}}]}]))
     ],
     "a namespace that no peer asks for is relabelled": [decoded(namespace("shop", team="green"))],
     "a namespace without Pods comes": [decoded(namespace("new", team="blue"))],
-    "a policy of a tier that nobody here is the subject of comes": [
+    "a policy of a tier with no local Pod as its subject comes": [
         decoded(tier_policy("AdminNetworkPolicy", "far", in_tiers(app="db"), priority=0, ingress=DENY_ALL))
     ],
     "a policy of a tier without rules comes": [
@@ -270,14 +273,20 @@ NOTHING: dict[str, list[Event]] = {
     "a policy of a tier gets another priority, and keeps its place": [
         decoded(SCENE[-1] | {"spec": SCENE[-1]["spec"] | {"priority": 2}})
     ],
-    "a node gets a label that nobody asks for": [decoded(labelled_node(role="work"))],
+    "a node gets a label that no rule selects": [decoded(labelled_node(role="work"))],
     "a node tells what it told before": [decoded(node("b"))],
     "a Pod is told again": [decoded(SCENE[7])],
     "a policy is told again": [decoded(SCENE[9])],
-    "a peer's Pod goes and comes back before anybody looks": [ObjectRef("Pod", "shop", "db"), decoded(SCENE[7])],
-    "a class goes and comes back before anybody looks": [ObjectRef("Pod", "shop", "web"), decoded(SCENE[4])],
-    "a policy goes and comes back before anybody looks": [ObjectRef("NetworkPolicy", "shop", "web"), decoded(SCENE[9])],
-    "logging is switched on and off before anybody looks": [
+    "a peer's Pod goes and comes back between two drains": [ObjectRef("Pod", "shop", "db"), decoded(SCENE[7])],
+    "a policy set goes and comes back between two drains": [
+        ObjectRef("Pod", "shop", "web"),
+        decoded(SCENE[4]),
+    ],
+    "a policy goes and comes back between two drains": [
+        ObjectRef("NetworkPolicy", "shop", "web"),
+        decoded(SCENE[9]),
+    ],
+    "logging is switched on and off between two drains": [
         decoded(
             {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": {"deny": {"log": True}}}}
         ),
@@ -287,7 +296,7 @@ NOTHING: dict[str, list[Event]] = {
 
 
 @pytest.mark.parametrize("events", NOTHING.values(), ids=NOTHING)
-def test_an_event_that_concerns_nobody_here_is_no_transaction(events: list[Event]) -> None:
+def test_an_event_that_concerns_no_local_pod_is_no_transaction(events: list[Event]) -> None:
     view = scene()
     before = view.ruleset()
     for event in events:
@@ -296,12 +305,12 @@ def test_an_event_that_concerns_nobody_here_is_no_transaction(events: list[Event
     assert view.ruleset() == before == view.rebuilt().ruleset()
 
 
-# What comes back to what it was, or is written anew and the same, was touched.
-UNTOUCHED = [name for name in NOTHING if "before anybody looks" not in name]
+# What returns to its previous state, or is rewritten unchanged, counts as changed.
+UNTOUCHED = [name for name in NOTHING if "between two drains" not in name]
 
 
 @pytest.mark.parametrize("events", [NOTHING[name] for name in UNTOUCHED], ids=UNTOUCHED)
-def test_an_event_that_concerns_nobody_here_touches_nothing(events: list[Event]) -> None:
+def test_an_event_that_concerns_no_local_pod_touches_nothing(events: list[Event]) -> None:
     view = scene()
     for event in events:
         happen(view, event)
@@ -309,7 +318,7 @@ def test_an_event_that_concerns_nobody_here_touches_nothing(events: list[Event])
 
 
 def elements_of(transaction: Transaction) -> list[tuple[str, object]]:
-    """Give every element that a transaction changes but those of re-check; it must change nothing else."""
+    """Return every element that a transaction changes, except those of re-check; it must change nothing else."""
     found: list[tuple[str, object]] = []
     for command in transaction:
         assert isinstance(command, ChangeElements | ChangeMapElements), command.text()
@@ -319,8 +328,8 @@ def elements_of(transaction: Transaction) -> list[tuple[str, object]]:
 
 
 ELEMENTS: dict[str, tuple[Event, int, int]] = {
-    # The event, and how many addresses of the Pod times sets that mean it come and go. Whoever's address goes, or
-    # leads elsewhere, is judged again besides: once, however many sets he was in.
+    # The event, and the number of elements added and removed: addresses of the Pod times sets that select it.
+    # An address that is removed or mapped to another chain is also re-checked: once, for any number of sets.
     "a Pod joins the one set that means it": (decoded(pod("ops/s2", "b", 9, app="x")), 2, 0),
     "a Pod joins two sets": (decoded(pod("shop/db2", "b", 9, app="db", tier="x")), 4, 0),
     "a Pod joins two peers' sets, and a port's": (
@@ -355,7 +364,7 @@ ELEMENTS: dict[str, tuple[Event, int, int]] = {
     ),
     "a local Pod that nothing selects comes: by its addresses alone": (decoded(FREE_HERE), 2, 0),
     "a local Pod that nothing selects goes": (ObjectRef("Pod", "shop", "free"), 0, 2),
-    # Two elements say which Pods are here; two are the maps'; two the named port's of the class.
+    # Two elements are of the local Pods' sets, two of the maps, two of the policy set's named port.
     "a local Pod joins a class that is there": (
         decoded(pod("shop/web2", "a", 9, (port(80, "http"),), app="web")),
         6,
@@ -414,7 +423,7 @@ def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: l
 
 
 def closing_in(view: DesiredState, found: list[tuple[str, object]]) -> set[object]:
-    """Give the addresses that came into sets which a rule that denies or passes names."""
+    """Return the addresses that were added to deny sets."""
     closing = {
         match.set
         for name, chain in view.ruleset().chains.items()
@@ -432,7 +441,7 @@ def after_set(view: DesiredState, name: str) -> frozenset[object]:
 
 
 def newly_outside(view: DesiredState, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
-    """Give a Pod's addresses that no Node's and no Services' range holds, where no other Pod had them already."""
+    """Return a Pod's addresses outside the ranges of Nodes and Services, unless another Pod had them already."""
     ranges = [item for node in view.cluster.nodes.values() for item in node.pod_cidrs]
     ranges += [item for known in view.cluster.service_ranges.values() for item in known.cidrs]
     nodes = {address for node in view.cluster.nodes.values() for address in node.addresses}
@@ -447,7 +456,7 @@ def newly_outside(view: DesiredState, before: Ruleset, newcomer: Pod) -> set[tup
 
 
 def new_addresses(view: DesiredState, before: Ruleset, newcomer: Pod) -> set[tuple[str, object]]:
-    """Ask every peer of every policy in force whether it means a Pod, and which of its addresses are new to its set."""
+    """Return the addresses of a Pod that are new to the set of a peer that selects it, over all active policies."""
     found: set[tuple[str, object]] = set()
     labels = dict(newcomer.labels)
     around = dict(view.cluster.namespace_labels(newcomer.namespace))

@@ -1,4 +1,4 @@
-"""Indexes that are kept by the event, against the same made anew; a history, against its outcome."""
+"""Incremental indexes compared with rebuilt ones, and a history with its final state."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def final_objects(history: list[Item | ObjectRef]) -> list[Item]:
 
 
 def with_last_good(item: Item, before: Item | None) -> Item:
-    """Give a tier's policy whose subject can't be read the one of the version before."""
+    """Return a tier policy with the subject of its previous version, if its own is unreadable."""
     if isinstance(item, TierPolicy) and (before is None or isinstance(before, TierPolicy)):
         return item.with_last_good(before)
     return item
@@ -77,7 +77,7 @@ def test_a_history_ends_in_what_its_last_objects_make_in_any_order(
 
 @given(HISTORIES, RANDOM)
 def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Item | ObjectRef], random: Random) -> None:
-    """Taken after every event or after a few, with restarts in the middle that compare everything."""
+    """Drained after every event or after a few, with restarts in between that compare the whole table."""
     desired = DesiredState("a")
     kernel = FakeKernel()
     catch_up(desired, kernel)

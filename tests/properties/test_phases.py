@@ -1,4 +1,4 @@
-"""A transaction in phases is what it is at once, and no packet sees anything in between."""
+"""A transaction in phases has the effect of one commit, and no packet sees a state in between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOOKS: tuple[HookName, HookName] = ("forward", "input")
 
 
 def packets(judged: list[Flow]) -> list[Seen]:
-    """Give first packets, and those of live connections both ways."""
+    """Return first packets, and those of established connections in both directions."""
     return [packet for flow in judged for packet in (opening(flow), later(flow), reply(flow))]
 
 
@@ -34,7 +34,7 @@ def verdicts(ruleset: Ruleset, shown: list[Seen]) -> list[tuple[str, bool]]:
 
 
 def steps(before: Ruleset, transaction: Transaction) -> list[Ruleset]:
-    """Give what the kernel holds after each phase of the way."""
+    """Return the contents of the table after each phase."""
     kernel = FakeKernel(before)
     passed = []
     for phase in phases(transaction):
@@ -55,7 +55,7 @@ def assert_nothing_in_between(before: Ruleset, transaction: Transaction, after: 
 
 
 @given(worlds(), worlds(), PROTOCOLS)
-def test_packets_see_either_of_two_rulesets_whatever_the_way_between_them(
+def test_packets_see_either_of_two_rulesets_for_every_transaction_between_them(
     first: list[Item], second: list[Item], protocol: tuple[str, int | None]
 ) -> None:
     before, after = desired("a", first), desired("a", second)

@@ -1,4 +1,4 @@
-"""Two readings of the same policies: `evaluate` against what both nodes compile, interpreted."""
+"""Two implementations of policies: the evaluator compared with the interpreted rulesets of both nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.two_node_cluster import NODES, hops
 
 @settings(max_examples=4 * settings().max_examples)
 @given(worlds(), st.lists(PROTOCOLS, min_size=1, max_size=2, unique=True))
-def test_evaluate_says_what_the_rules_of_both_nodes_do(
+def test_the_evaluator_agrees_with_the_rules_of_both_nodes(
     world: list[Item], protocols: list[tuple[str, int | None]]
 ) -> None:
     views = {node: desired(node, world) for node in NODES}
@@ -36,7 +36,7 @@ def test_evaluate_says_what_the_rules_of_both_nodes_do(
 
 
 @given(worlds(), PROTOCOLS)
-def test_whatever_was_allowed_goes_on_and_its_replies_pass(world: list[Item], protocol: tuple[str, int | None]) -> None:
+def test_an_allowed_connection_and_its_replies_pass(world: list[Item], protocol: tuple[str, int | None]) -> None:
     view = desired("a", world)
     ruleset = view.ruleset()
     for flow in flows(view.cluster.by_address, *protocol):
@@ -53,7 +53,7 @@ def test_an_invalid_packet_is_judged_as_an_untracked_one_and_leaves_only_where_n
     ruleset = view.ruleset()
     for flow in flows(view.cluster.by_address, *protocol):
         passes = run(ruleset, "forward", stray(flow, "untracked")).accepted
-        # What conntrack calls invalid isn't translated: it may not leave with a Pod's address (corner-cases.md 33).
+        # Conntrack doesn't translate invalid packets: they may not leave with a Pod's address (edge case 33).
         translated = run(ruleset, "forward", opening(flow)).translated
         invalid = run(ruleset, "forward", stray(flow, "invalid"))
         assert invalid.accepted <= passes

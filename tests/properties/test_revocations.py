@@ -1,4 +1,4 @@
-"""Live connections, whatever happens to the policies: those that are revoked have ended, the others lose no packet."""
+"""Established connections while policies change: revoked ones end with the commit, others lose no packet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nfagent.nftables.base_chains import REVOKED_COUNTER
 from nfagent.nftables.objects import Element, Ruleset
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
-from tests.properties import sharp
+from tests.properties import verdict_flips
 from tests.properties.strategies import PROTOCOLS, RANDOM, catch_up, flows, histories
 from tests.support.fake_nftables import FakeKernel
 from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run, seen_at
@@ -27,11 +27,11 @@ CLIENT_PORT = 40_000
 Ways = tuple[tuple[HookName, Seen], ...]
 """Where node `a` sees a connection's packets: those of the client, those of the server."""
 History = tuple[list[Item], list[Item | ObjectRef]]
-"""What is there at first, and what happens to it."""
+"""The objects at the start, and the events."""
 
 
 def ways(flow: Flow, cluster: ClusterState) -> Ways:
-    """Give what node `a` judges of a connection; nothing of those that its own processes opened."""
+    """Return the flows of a connection that node `a` evaluates; none of those that its own processes opened."""
     there = dict(hops(flow, cluster)).get("a")
     if there is None or there == "output":
         return ()
@@ -42,7 +42,7 @@ def ways(flow: Flow, cluster: ClusterState) -> Ways:
 
 
 class Node:
-    """Node `a`: what is wanted, what the kernel holds, and the connections that conntrack knows there."""
+    """Node `a`: the desired ruleset, the kernel's table, and the conntrack entries."""
 
     def __init__(self, first: Iterable[Item], watched: list[Flow]) -> None:
         self.view = DesiredState("a")
@@ -63,32 +63,32 @@ class Node:
             self.view.put(item)
 
     def commit(self) -> None:
-        """Tell the kernel what happened; look at every connection right afterwards."""
+        """Commit the changes, and check every connection right afterwards."""
         self.kernel.apply(self.view.take())
         self.look()
 
     def restart(self) -> None:
-        """Start anew, on a kernel that holds what the agent before left: what happened meanwhile is unknown."""
+        """Restart with the table that the previous agent left: the events in between are unknown."""
         self.view, self.judged = self.view.rebuilt(), {}
         catch_up(self.view, self.kernel)
         self.look()
 
     def judge(self) -> None:
-        """Delete the conntrack entries of suspects' connections that are denied."""
+        """Delete the conntrack entries of denied connections of addresses to re-check."""
         self.judged = self.view.suspects
         for flow in [flow for flow in self.live if {flow.source, flow.destination} & self.judged.keys()]:
             if not self.view.permits(flow):
                 del self.live[flow]
 
     def absolve(self) -> None:
-        """Take those out who were judged, whatever happened since."""
+        """Clear the addresses that were re-checked, with all that changed since."""
         if self.judged:
             self.view.absolve(self.judged)
             self.judged = {}
             self.commit()
 
     def look(self) -> None:
-        """Hold every packet against the verdict of now, and have every connection made that can be."""
+        """Compare the result of every packet with the present verdict, and open every allowed connection."""
         for flow in self.watched:
             seen, permitted = ways(flow, self.view.cluster), self.view.permits(flow)
             if self.live.get(flow) != seen:  # its ends have moved: what is known of it here is of no connection
@@ -103,7 +103,7 @@ class Node:
                 self.live[flow] = seen
 
     def packets(self) -> Iterator[tuple[Flow, HookName, Seen]]:
-        """Give what this node sees of every connection that is watched, live or not."""
+        """Return the flows of every watched connection that this node sees, established or not."""
         for flow in self.watched:
             yield from ((flow, hook, packet) for hook, packet in ways(flow, self.view.cluster))
 
@@ -118,12 +118,12 @@ def watched(history: History, protocol: tuple[str, int | None], random: Random) 
     return random.sample(found, min(_WATCHED, len(found)))
 
 
-# Mostly everybody is absolved before the next event: who is still under re-check would hide whom it forgets.
+# Mostly all addresses are cleared before the next event: one that is still re-checked would hide an omission.
 FATES = ["commit", "wait", "restart", *["judge"] * 4, *["absolve"] * 6]
 
 
 def live_through(history: History, protocol: tuple[str, int | None], random: Random) -> None:
-    """Have a history happen, with commits, judgements and restarts wherever they come.
+    """Run a history with commits, re-checks and restarts at random points.
 
     Who was judged is absolved at once, or when the next event is told already: that may concern him again.
     """
@@ -145,24 +145,24 @@ def live_through(history: History, protocol: tuple[str, int | None], random: Ran
 
 
 @settings(max_examples=2 * settings().max_examples)
-@given(sharp.histories(), RANDOM)
+@given(verdict_flips.histories(), RANDOM)
 def test_a_revoked_connection_has_ended_with_the_commit_and_an_allowed_one_loses_no_packet(
     history: History, random: Random
 ) -> None:
-    live_through(history, (sharp.PROTOCOL, sharp.PORT), random)
+    live_through(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random)
 
 
 @given(histories(), PROTOCOLS, RANDOM)
-def test_so_it_is_whatever_the_policies_and_their_flaws(
+def test_the_same_holds_for_unreadable_policies(
     history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random
 ) -> None:
     live_through(([], history), protocol, random)
 
 
-@given(sharp.histories(), RANDOM)
-def test_who_is_not_under_re_check_takes_the_short_way_out_uncounted(history: History, random: Random) -> None:
+@given(verdict_flips.histories(), RANDOM)
+def test_connections_that_are_not_re_checked_bypass_the_policies_uncounted(history: History, random: Random) -> None:
     first, changes = history
-    node = Node(first, watched(history, (sharp.PROTOCOL, sharp.PORT), random))
+    node = Node(first, watched(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random))
     for item in changes:
         node.happen(item)
         node.kernel.apply(node.view.take())
@@ -178,26 +178,26 @@ def test_who_is_not_under_re_check_takes_the_short_way_out_uncounted(history: Hi
 
 
 def going_on(flow: Flow) -> Seen:
-    """Give a packet of a server that goes on after its connection's entry was deleted: it looks like a new client."""
+    """Return a packet of a server that goes on after its connection's entry was deleted: it looks like a new client."""
     sent = opening(Flow(flow.destination, flow.source, flow.protocol, CLIENT_PORT))
     return sent._replace(sport=flow.port or 0)
 
 
 def remembering(ruleset: Ruleset, flows: Iterable[Flow]) -> Ruleset:
-    """Put the ways of ended connections' servers where they are remembered."""
+    """Add the reply tuples of ended connections to their sets."""
     sets = dict(ruleset.sets)
     for flow in flows:
         name = f"revoked{family_of(flow.source)}"
-        way: Element = (flow.destination, "tcp", sharp.PORT, flow.source, CLIENT_PORT)
+        way: Element = (flow.destination, "tcp", verdict_flips.PORT, flow.source, CLIENT_PORT)
         sets[name] = msgspec.structs.replace(sets[name], elements=sets[name].elements | {way})
     return msgspec.structs.replace(ruleset, sets=sets)
 
 
-@given(sharp.histories(), RANDOM)
-def test_a_server_that_goes_on_with_an_ended_connection_is_stopped_and_nobody_else(
+@given(verdict_flips.histories(), RANDOM)
+def test_a_server_that_goes_on_with_an_ended_connection_is_stopped_and_no_other(
     history: History, random: Random
 ) -> None:
-    node = Node(history[0], watched(history, (sharp.PROTOCOL, sharp.PORT), random))
+    node = Node(history[0], watched(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random))
     judged = [flow for flow in node.watched if ways(flow, node.view.cluster)]
     ended = set(random.sample(judged, len(judged) // 2))
     ruleset = node.view.ruleset()

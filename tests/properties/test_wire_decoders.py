@@ -231,7 +231,7 @@ GENERATIONS = st.builds(
 
 
 @given(mutated(GENERATIONS) | GENERATIONS | st.binary(max_size=64))
-def test_any_bytes_are_a_committer_nobody_or_a_wire_error(raw: bytes) -> None:
+def test_any_bytes_are_a_commit_origin_none_or_a_wire_error(raw: bytes) -> None:
     assert not nft_events.names_table(raw) or b"nfagent" in raw
     with suppress(WireError):
         committer = nft_events.decode_committer(raw)

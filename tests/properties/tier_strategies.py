@@ -1,4 +1,4 @@
-"""Random policies of the tiers, over the names, labels, ports and networks of `objects`, so that things meet often.
+"""Random admin tier policies with the names, labels, ports and networks of `objects`.
 
 They are documents, as people write them, and go through the decoder. One in ten has a flaw, and fails closed.
 """

@@ -184,7 +184,7 @@ def test_explain_says_every_rule_that_mattered_and_what_would_turn_it(call: Call
     assert said.out.splitlines() == [
         "shop/web (10.0.0.1) -> shop/db (10.0.0.2):80/tcp: DENIED",
         "egress at shop/web (10.0.0.1): allowed",
-        "  default   no policy judges its egress: allowed",
+        "  default   no policy applies to its egress: allowed",
         "ingress at shop/db (10.0.0.2): denied",
         (
             "  network   NetworkPolicy shop/db isolates ingress; "
@@ -240,7 +240,7 @@ status: {phase: Running, podIPs: [{ip: 10.0.0.12}]}
         ("svc/shop/sql", 0, "Service shop/sql (10.96.0.10):3306/tcp: ALLOWED"),
         ("192.0.2.1:30306", 0, "node node-a (192.0.2.1):30306/tcp: ALLOWED"),
         ("10.96.0.11:80", 1, "Service shop/all (10.96.0.11):80/tcp: DENIED for 1 of 2 Pods"),
-        ("10.96.0.12:80", 1, "Service shop/ghost (10.96.0.12):80/tcp: no Pod stands behind it"),
+        ("10.96.0.12:80", 1, "Service shop/ghost (10.96.0.12):80/tcp: no Pod serves it"),
     ],
     ids=["by its address", "by its name", "by a node port", "some of its Pods deny", "nobody is there"],
 )

@@ -127,7 +127,7 @@ def test_what_would_be_denied_is_shown_with_its_count_and_its_reason(call: Call,
     assert header.split() == ["FLOW", "TRAFFIC", "COUNT", "BEFORE", "AFTER", "WHY"]
     assert row[: header.index("WHY")].split() == ["203.0.113.7", "->", "shop/web", "443/tcp", "1", "allowed", "denied"]
     assert row[header.index("WHY") :] == (
-        "ingress at shop/web: NetworkPolicy shop/wall isolates it; it has no rules (before: no policy judges it)"
+        "ingress at shop/web: NetworkPolicy shop/wall isolates it; it has no rules (before: no policy applies to it)"
     )
     assert sentence == (
         "1 of 4 flows of the log would be denied that is allowed now; none would be allowed that are denied now"

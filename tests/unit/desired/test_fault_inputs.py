@@ -1,4 +1,4 @@
-"""Inputs of tests/faults that once opened a Pod, as the rules of its node judge them."""
+"""Inputs that once opened a Pod, evaluated by the rules of its node."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def address(view: DesiredState, path: str, family: int) -> str:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_a_load_balancer_on_the_node_sends_with_a_pods_address_meets_the_ingress_policy(family: int) -> None:
+def test_packets_of_a_load_balancer_on_the_node_with_a_pods_address_meet_the_ingress_policy(family: int) -> None:
     view = loaded("ipvs-and-unknown-node-name", "n2")
     source, destination = address(view, "bug-a/cli", family), address(view, "bug-b/srv", family)
     packet = opening(Flow(source, destination, "tcp", 80))
@@ -56,4 +56,4 @@ def test_beside_a_stale_record_of_its_address_a_pod_is_isolated(family: int) -> 
         assert evaluate(view.cluster, view.index.policies.values(), flow).allowed == passes
         told = explain(view.cluster, view.index, source, destination)
         assert told.allowed == passes
-        assert any("is held by bug-b/srv, bug-a/aaa" in line for line in told.lines)
+        assert any("is shared by bug-b/srv, bug-a/aaa" in line for line in told.lines)

@@ -1,4 +1,4 @@
-"""Whether the table may be changed under a node's name that no Node has, and what people are told."""
+"""Whether the table may be replaced while the node's name is wrong, and the message about it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ WEB, DB = pod("shop/web", "a", 10), pod("shop/db", "a", 11)
 
 
 def seen(name: str, *documents: Document) -> DesiredState:
-    """Give what the node of a name wants."""
+    """Return what the node of a name wants."""
     desired = DesiredState(name)
     for document in documents:
         desired.put(decoded(document))
     return desired
 
 
-def nobodys(_addresses: Iterable[str]) -> str:
+def no_own_address(_addresses: Iterable[str]) -> str:
     return ""
 
 
@@ -36,7 +36,7 @@ def decoded(document: Document) -> Item:
 
 
 def table(*documents: Document) -> Ruleset:
-    """Give the rules of node a."""
+    """Return the rules of node a."""
     return seen("a", *documents).ruleset()
 
 
@@ -44,31 +44,31 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
     "a wrong name, before a table that isolates": (table(WEB, CLOSED), (node("a"), WEB, CLOSED), "b", True),
     "the Node's name": (table(WEB, CLOSED), (node("a"), CLOSED), "a", False),
     "a wrong name, before no table": (ABSENT, (node("a"), WEB, CLOSED), "b", False),
-    "a wrong name, before a table that isolates nobody": (table(WEB), (node("a"), WEB, CLOSED), "b", False),
+    "a wrong name, before a table that isolates no Pod": (table(WEB), (node("a"), WEB, CLOSED), "b", False),
     "Pods of the name, whose Node is gone from among others": (
         table(WEB, CLOSED),
         (node("b"), WEB, CLOSED),
         "a",
         True,
     ),
-    "no Node at all, and everybody stays isolated": (table(WEB, CLOSED), (WEB, DB, CLOSED), "a", False),
-    "no Node at all, and somebody would not": (table(WEB, DB, CLOSED), (WEB, CLOSED), "a", True),
+    "no Node at all, and every isolated Pod stays isolated": (table(WEB, CLOSED), (WEB, DB, CLOSED), "a", False),
+    "no Node at all, and one Pod would lose its isolation": (table(WEB, DB, CLOSED), (WEB, CLOSED), "a", True),
     "nothing at all": (table(WEB, CLOSED), (), "a", True),
 }
 
 
 @pytest.mark.parametrize(("held", "documents", "name", "objects"), CASES.values(), ids=CASES)
-def test_the_table_is_held_by(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a table's column
+def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a column
     desired = seen(name, *documents)
-    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
     assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects
     assert guard.doubts == objects
-    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=nobodys).doubts
+    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=no_own_address).doubts
 
 
-def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() -> None:
+def test_a_missing_node_is_accepted_until_a_node_of_the_name_was_added_and_removed() -> None:
     desired = seen("a", WEB, CLOSED)
-    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys)
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
     assert guard.objection(ABSENT, desired.ruleset()) == ""
     assert not guard.doubts
     made = decoded(node("a"))
@@ -78,20 +78,20 @@ def test_what_was_harmless_is_so_until_a_node_of_the_name_has_come_and_gone() ->
     assert guard.doubts
 
 
-def test_an_objection_says_what_is_at_stake_and_what_to_write() -> None:
+def test_the_message_names_the_isolated_addresses_and_the_option_to_set() -> None:
     desired = seen("b", node("a"), CLOSED)
-    words = UnknownNodeGuard(desired.cluster, allowed=False, own=nobodys).objection(
+    words = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address).objection(
         table(WEB, DB, CLOSED), desired.ruleset()
     )
-    for part in ("no Node b", "there: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
+    for part in ("no Node b", "known: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
         assert part in words
 
 
 ADVICE = {
-    "no Nodes": ("n1", [], "none at all was read"),
+    "no Nodes": ("n1", [], "no Nodes were read"),
     "one that is near": ("nod-7", ["node-7", "etcd", "other"], "did you mean node-7?"),
     "the same host in another domain": ("n1.old.example", ["n1.new.example", "n2.old.example"], "did you mean n1.new"),
-    "none that is near": ("x", ["alpha", "beta", "gamma", "delta"], "there: alpha, beta, delta and 1 more"),
+    "none that is near": ("x", ["alpha", "beta", "gamma", "delta"], "known: alpha, beta, delta and 1 more"),
 }
 
 

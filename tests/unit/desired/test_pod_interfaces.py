@@ -1,4 +1,4 @@
-"""Which interfaces Pods are behind, which ports are tunnels': decided by interfaces and routes."""
+"""Pod interfaces and tunnel ports, derived from links and routes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ WORLD = [Route((2, 3), near=False)]
         ([BRIDGE], [Route((5,))], {"cbr0"}, ""),
         ([BRIDGE, Interface(7, "veth1", "veth", 5), Interface(8, "tap1", "tun", 5)], [Route((5,))], {"cbr0"}, ""),
         ([VETH], [Route((7,), near=False), Route((7,))], {"cali1"}, ""),
-        ([], [Route((2,))], set(), "other hosts are reached by it too"),
-        ([Interface(2, "eth0", "veth")], [Route((2,))], set(), "other hosts are reached by it too"),
-        ([Interface(2, "br0", "bridge")], [Route((2,))], set(), "other hosts are reached by it too"),
+        ([], [Route((2,))], set(), "it also leads to other hosts"),
+        ([Interface(2, "eth0", "veth")], [Route((2,))], set(), "it also leads to other hosts"),
+        ([Interface(2, "br0", "bridge")], [Route((2,))], set(), "it also leads to other hosts"),
         ([VETH], [Route((7,), near=False)], set(), ""),
-        ([Interface(3, "eth1", "veth")], [Route((3,))], set(), "other hosts are reached by it too"),
+        ([Interface(3, "eth1", "veth")], [Route((3,))], set(), "it also leads to other hosts"),
         ([BRIDGE, Interface(3, "eth1", "", 5)], [Route((5,))], set(), "its port eth1 may lead to other hosts"),
         ([BRIDGE, Interface(3, "vx0", "vxlan", 5)], [Route((5,))], set(), "its port vx0 may lead to other hosts"),
-        ([Interface(7, "shim", "macvlan")], [Route((7,))], set(), "it is of kind macvlan, which the node may use too"),
-        ([Interface(7, "eth1")], [Route((7,))], set(), "it is a device of its own, which the node may use too"),
-        ([Interface(7, 'ca"li', "veth")], [Route((7,))], set(), "nftables can't be told its name"),
-        ([Interface(7, "cali*", "veth")], [Route((7,))], set(), "nftables can't be told its name"),
+        ([Interface(7, "shim", "macvlan")], [Route((7,))], set(), "it is of kind macvlan, which the node may also use"),
+        ([Interface(7, "eth1")], [Route((7,))], set(), "it is a physical device, which the node may also use"),
+        ([Interface(7, 'ca"li', "veth")], [Route((7,))], set(), "its name cannot be written in nft syntax"),
+        ([Interface(7, "cali*", "veth")], [Route((7,))], set(), "its name cannot be written in nft syntax"),
     ],
     ids=[
         "a routed Pod's veth counts",
@@ -59,13 +59,13 @@ WORLD = [Route((2, 3), near=False)]
         "nor where it is one of several uplinks",
         "a bridge with a network card doesn't count",
         "a bridge with a tunnel doesn't count",
-        "a kind that nobody knows of doesn't count",
+        "an unknown kind doesn't count",
         "a network card doesn't count",
         "a name with a quote can't be written",
         "a name that nft takes for a pattern can't be written",
     ],
 )
-def test_an_interface_counts_where_pods_alone_are_behind_it(
+def test_a_pod_interface_leads_to_pods_only(
     links: list[Interface], pods: list[Route | None], counted: set[str], reason: str
 ) -> None:
     found = node_links([UPLINK, *links], pods, WORLD)
@@ -95,10 +95,10 @@ def test_an_interface_counts_where_pods_alone_are_behind_it(
         "Geneve",
         "VXLAN that is switched off takes nothing",
         "IP in IP",
-        "the kernel's own IP in IP device, which nobody switched on",
+        "the kernel's own IP in IP device, which is down",
         "GRE over IPv6",
         "WireGuard proves who has sent it",
     ],
 )
-def test_tunnels_that_take_packets_are_known(link: Interface, expected: NodeInterfaces) -> None:
+def test_tunnels_that_decapsulate_packets_are_found(link: Interface, expected: NodeInterfaces) -> None:
     assert node_links([UPLINK, link], [], WORLD) == expected

@@ -1,4 +1,4 @@
-"""Which change puts whose live connections under re-check, and how they get out again."""
+"""Which addresses a change adds to the re-check sets, and when they are cleared."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ Change = Callable[[Scene], object]
 
 
 def come(*documents: Document) -> Change:
-    """Say what comes or changes."""
+    """Return the event of a new or changed object."""
 
     def change(scene: Scene) -> None:
         for document in documents:
@@ -100,7 +100,7 @@ def come(*documents: Document) -> Change:
 
 
 def go(*refs: tuple[str, str, str]) -> Change:
-    """Say what goes, by kind, namespace and name."""
+    """Return the removal of an object by kind, namespace and name."""
     return lambda scene: [view.remove(ObjectRef(*ref)) for view in scene.views.values() for ref in refs]
 
 
@@ -119,7 +119,7 @@ def moved_node(name: str, address: str) -> Document:
 
 
 def settled(scene: Scene) -> DesiredState:
-    """Have the kernel know everything, and nobody under re-check."""
+    """Commit everything, and clear the addresses to re-check."""
     view = scene.views["a"]
     view.take()
     view.absolve(view.suspects)
@@ -131,8 +131,8 @@ def settled(scene: Scene) -> DesiredState:
 # What was there, what happens, and whose connections are judged again.
 POLICIES: dict[str, tuple[list[Document], Change, str]] = {
     "a NetworkPolicy comes: its Pods": ([], come(CLOSED), "web"),
-    "one that selects no Pod here comes: nobody": ([], come(policy("shop/p", labelled(app="cache"))), ""),
-    "one goes, and no tier is asked instead: nobody": ([CLOSED], go(NETWORK_POLICY), ""),
+    "one that selects no Pod here comes: no address": ([], come(policy("shop/p", labelled(app="cache"))), ""),
+    "one goes, and no other tier decides: no address": ([CLOSED], go(NETWORK_POLICY), ""),
     "one goes, and the baseline tier is asked instead": ([CLOSED, floor(rule("Deny"))], go(NETWORK_POLICY), "web"),
     "one goes that was one of two": ([OPEN_TO_CACHE, policy("shop/q", types=["Ingress"])], go(NETWORK_POLICY), "web"),
     "a second one comes: more may be allowed, and the class is another": (
@@ -140,17 +140,17 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         come(policy("shop/q", labelled(app="web"), ingress=[{}])),
         "web",
     ),
-    "its rules allow more, behind those that were there: nobody": (
+    "its rules allow more, behind those that were there: no address": (
         [OPEN_TO_CACHE],
         come(web({"from": [from_pods(app="cache")]}, {"from": [from_pods(app="mon")]})),
         "",
     ),
-    "its rules allow more, before those that were there: nobody": (
+    "its rules allow more, before those that were there: no address": (
         [OPEN_TO_CACHE],
         come(web({"ports": [{"port": 80}]}, {"from": [from_pods(app="cache")]})),
         "",
     ),
-    "a rule allows one peer more: nobody": (
+    "a rule allows one peer more: no address": (
         [OPEN_TO_CACHE],
         come(web({"from": [from_pods(app="cache"), from_pods(app="mon")]})),
         "",
@@ -171,12 +171,12 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         come(guard(rule("Deny", pods(app="bad")))),
         "web",
     ),
-    "a rule gets one port more, and they become a set: nobody": (
+    "a rule gets one port more, and they become a set: no address": (
         [web({"ports": numbers(1, 3, 5)})],
         come(web({"ports": numbers(1, 3, 5, 7)})),
         "",
     ),
-    "a rule of many ports gets a range around some of them: nobody": (
+    "a rule of many ports gets a range around some of them: no address": (
         [web({"ports": numbers(1, 3, 5, 7, 9)})],
         come(web({"ports": [*numbers(1, 3, 9), {"port": 5, "endPort": 7}]})),
         "",
@@ -186,7 +186,7 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         come(web({"ports": numbers(1, 3, 5, 7)})),
         "web",
     ),
-    "the first rule comes: nobody": ([CLOSED], come(OPEN_TO_CACHE), ""),
+    "the first rule comes: no address": ([CLOSED], come(OPEN_TO_CACHE), ""),
     "a rule goes": ([OPEN_TO_CACHE], come(CLOSED), "web"),
     "a rule is about another port": (
         [web({"ports": [{"port": 80}]})],
@@ -215,9 +215,9 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
     ),
     "a policy of the admin tier comes": ([], come(guard(rule("Deny", team("red")))), "web"),
     "one comes that only allows: the class is another": ([CLOSED], come(guard(rule("Allow"))), "web"),
-    "one goes that denied, and nobody is asked instead: nobody": ([guard(rule("Deny"))], go(GUARD), ""),
+    "one goes that denied, and no other tier decides: no address": ([guard(rule("Deny"))], go(GUARD), ""),
     "one goes that allowed, and a NetworkPolicy is asked instead": ([guard(rule("Allow")), CLOSED], go(GUARD), "web"),
-    "a rule that allows comes first: nobody": (
+    "a rule that allows comes first: no address": (
         [guard(rule("Deny"))],
         come(guard(rule("Allow", team("red")), rule("Deny"))),
         "",
@@ -253,7 +253,7 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         come(guard(rule("Deny"), rule("Allow", team("red")))),
         "web",
     ),
-    "a rule gets another name: nobody": (
+    "a rule gets another name: no address": (
         [guard(rule("Deny", name="one"))],
         come(guard(rule("Deny", name="two"))),
         "",
@@ -263,12 +263,12 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         come(guard(rule("Deny"), priority=10)),
         "web",
     ),
-    "a policy of a tier gets another priority and keeps its place: nobody": (
+    "a policy of a tier gets another priority and keeps its place: no address": (
         [guard(rule("Deny")), guard(rule("Allow"), name="last", priority=9)],
         come(guard(rule("Deny"), priority=8)),
         "",
     ),
-    "a policy of the baseline tier changes under a NetworkPolicy: nobody": (
+    "a policy of the baseline tier changes under a NetworkPolicy: no address": (
         [CLOSED, floor(rule("Allow"))],
         come(floor(rule("Deny"))),
         "",
@@ -278,12 +278,12 @@ POLICIES: dict[str, tuple[list[Document], Change, str]] = {
         come(floor(rule("Deny"), subject=ANY)),
         "web free",
     ),
-    "the log is switched on: nobody": ([CLOSED, guard(rule("Deny", team("red")))], come(LOGGED), ""),
-    "the log is switched off: nobody": ([CLOSED, LOGGED], go(("NetworkLogging", "", "default")), ""),
+    "the log is switched on: no address": ([CLOSED, guard(rule("Deny", team("red")))], come(LOGGED), ""),
+    "the log is switched off: no address": ([CLOSED, LOGGED], go(("NetworkLogging", "", "default")), ""),
 }
 
 PEERS: dict[str, tuple[list[Document], Change, str]] = {
-    "a Pod joins whom a rule allows: nobody": (
+    "a Pod joins whom a rule allows: no address": (
         [OPEN_TO_CACHE],
         come(pod("ops/mon", "b", 21, app="cache")),
         "",
@@ -323,7 +323,7 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
         come(pod("ops/mon", "b", 21, app="cache")),
         "mon",
     ),
-    "a Pod joins whom a rule denied that is gone: nobody": (
+    "a Pod joins whom a rule denied that is gone: no address": (
         [OPEN_TO_CACHE, guard(rule("Deny", pods(app="cache")))],
         both(go(GUARD), settled, come(pod("ops/mon", "b", 21, app="cache"))),
         "",
@@ -338,7 +338,7 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
         come(pod("ops/mon", "b", 21, (port(6379, "redis"),), app="mon")),
         "mon",
     ),
-    "a Pod brings a named port that a rule allows: nobody": (
+    "a Pod brings a named port that a rule allows: no address": (
         [outward(to("Allow", ANY, ports=[{"namedPort": "redis"}]), to("Deny"))],
         come(pod("ops/mon", "b", 21, (port(6379, "redis"),), app="mon")),
         "",
@@ -348,7 +348,7 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
         come(namespace("ops", team="green")),
         "mon bad",
     ),
-    "a Namespace is relabelled into what a rule allows: nobody": (
+    "a Namespace is relabelled into what a rule allows: no address": (
         [web({"from": [{"namespaceSelector": labelled(team="green")}]})],
         come(namespace("ops", team="green")),
         "",
@@ -363,21 +363,25 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
         come(namespace("shop", team="green")),
         "web db free",
     ),
-    "a Namespace is relabelled out of a subject, and nobody is asked instead: nobody": (
+    "a Namespace is relabelled out of a subject, and no other tier decides: no address": (
         [guard(rule("Deny"), subject=team("blue"))],
         come(namespace("shop", team="green")),
         "",
     ),
     "a Pod here is relabelled into a policy": ([CLOSED], come(pod("shop/free", "a", 12, app="web")), "free"),
-    "a Pod here is relabelled out of every policy: nobody": ([CLOSED], come(pod("shop/web", "a", 10, app="none")), ""),
+    "a Pod here is relabelled out of every policy: no address": (
+        [CLOSED],
+        come(pod("shop/web", "a", 10, app="none")),
+        "",
+    ),
     "a Pod here comes that a policy selects": ([CLOSED], come(pod("shop/web2", "a", 13, app="web")), "web2"),
-    "a Pod here goes: nobody": ([CLOSED], go(("Pod", "shop", "web")), ""),
+    "a Pod here goes: no address": ([CLOSED], go(("Pod", "shop", "web")), ""),
     "another Pod takes over an address here, under another policy": (
         [CLOSED, policy("shop/q", labelled(app="db"))],
         both(go(("Pod", "shop", "web")), come(pod("shop/db2", "a", 10, app="db"))),
         "db2",
     ),
-    "another Pod takes over an address here, under the same policy: nobody": (
+    "another Pod takes over an address here, under the same policy: no address": (
         [CLOSED],
         both(go(("Pod", "shop", "web")), come(pod("shop/web2", "a", 10, (HTTP,), app="web"))),
         "",
@@ -402,8 +406,8 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
         come(moved_node("b", "192.168.0.9")),
         "192.168.0.2 fd00::2",
     ),
-    "a Node changes that no rule names: nobody": ([CLOSED], come(moved_node("b", "192.168.0.9")), ""),
-    "it comes and goes before anybody looks: nobody": (
+    "a Node changes that no rule names: no address": ([CLOSED], come(moved_node("b", "192.168.0.9")), ""),
+    "it comes and goes before the next transaction: no address": (
         [OPEN_TO_CACHE],
         both(go(("Pod", "shop", "cache")), come(CACHE)),
         "",
@@ -412,13 +416,13 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
 
 
 def addresses(scene: Scene, whose: str) -> set[str]:
-    """Give the addresses of Pods by their names alone; an address is itself."""
+    """Return the addresses of Pods by their names alone; an address is itself."""
     by_name = {found.name: found.addresses for found in scene.views["a"].cluster.pods.values()}
     return {address for word in whose.split() for address in by_name.get(word, (word,))}
 
 
 @pytest.mark.parametrize(("before", "change", "whose"), (POLICIES | PEERS).values(), ids=POLICIES | PEERS)
-def test_a_change_puts_those_under_re_check_whom_it_may_revoke_something_for(
+def test_a_change_puts_those_addresses_under_re_check_whose_connections_it_may_revoke(
     before: list[Document], change: Change, whose: str
 ) -> None:
     scene = Scene(*CLUSTER, *before)
@@ -432,7 +436,7 @@ def held(view: DesiredState, name: str) -> set[Element]:
     return set(view.ruleset().sets[name].elements)
 
 
-def test_suspects_are_in_the_sets_of_their_family_from_the_transaction_of_the_change_on() -> None:
+def test_addresses_to_re_check_are_in_the_sets_of_their_family_from_the_transaction_of_the_change_on() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -474,7 +478,7 @@ def test_a_second_address_of_a_family_keeps_it_under_re_check() -> None:
     assert view.suspects.keys() == addresses(scene, "free")
 
 
-def test_who_is_absolved_leaves_the_sets_in_the_next_transaction_and_is_not_put_there_again() -> None:
+def test_a_cleared_address_leaves_the_sets_in_the_next_transaction_and_is_not_added_again() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -489,12 +493,12 @@ def test_who_is_absolved_leaves_the_sets_in_the_next_transaction_and_is_not_put_
 
 
 def elements(transaction: Transaction, verb: str) -> list[ChangeElements]:
-    """Give a transaction's commands, which have to be about elements alone."""
+    """Return a transaction's commands, which have to be about elements alone."""
     assert all(isinstance(command, ChangeElements) and command.verb == verb for command in transaction)
     return [command for command in transaction if isinstance(command, ChangeElements)]
 
 
-def test_who_is_absolved_stays_where_a_later_change_concerns_him_again() -> None:
+def test_an_address_is_not_cleared_if_a_later_change_concerns_it_again() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -510,7 +514,7 @@ def test_who_is_absolved_stays_where_a_later_change_concerns_him_again() -> None
     assert view.suspects == {}
 
 
-def test_who_is_absolved_twice_or_was_never_suspected_changes_nothing() -> None:
+def test_clearing_an_address_twice_or_one_that_is_not_re_checked_changes_nothing() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -522,7 +526,7 @@ def test_who_is_absolved_twice_or_was_never_suspected_changes_nothing() -> None:
     assert (view.suspects, view.touched) == ({}, False)
 
 
-def test_the_whole_ruleset_has_whom_transactions_put_there_and_took_out() -> None:
+def test_the_whole_ruleset_has_the_addresses_that_transactions_added_and_not_those_removed() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     kernel = FakeKernel(view.ruleset())
@@ -535,7 +539,7 @@ def test_the_whole_ruleset_has_whom_transactions_put_there_and_took_out() -> Non
     assert kernel.ruleset == view.ruleset()
 
 
-def test_a_change_that_nobody_took_puts_nobody_under_re_check() -> None:
+def test_a_change_that_was_not_drained_adds_no_address_to_re_check() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -544,7 +548,7 @@ def test_a_change_that_nobody_took_puts_nobody_under_re_check() -> None:
     assert view.suspects == {}
 
 
-def test_a_full_compile_has_nobody_under_re_check() -> None:
+def test_a_full_compile_has_no_address_to_re_check() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -556,7 +560,7 @@ def test_a_full_compile_has_nobody_under_re_check() -> None:
 # Distrust: what the kernel let pass before isn't known.
 
 
-def test_distrust_puts_every_judged_pod_of_this_node_under_re_check() -> None:
+def test_invalidation_re_checks_every_local_pod_that_policies_select() -> None:
     scene = Scene(*CLUSTER, CLOSED, floor(rule("Deny"), subject=pods(app="db")))
     view = settled(scene)
     added = {(command.set, element) for command in elements(view.distrusted(), "add") for element in command.elements}
@@ -568,7 +572,7 @@ def test_distrust_puts_every_judged_pod_of_this_node_under_re_check() -> None:
     }
 
 
-def test_distrust_tells_its_elements_by_itself() -> None:
+def test_invalidation_returns_its_own_commands() -> None:
     scene = Scene(*CLUSTER, CLOSED)
     view = settled(scene)
     kernel = FakeKernel(view.ruleset())
@@ -577,7 +581,7 @@ def test_distrust_tells_its_elements_by_itself() -> None:
     assert view.take() == ()
 
 
-def test_distrust_says_only_what_is_new() -> None:
+def test_invalidation_returns_new_addresses_only() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
@@ -589,7 +593,7 @@ def test_distrust_says_only_what_is_new() -> None:
     assert view.suspects.keys() == addresses(scene, "web db")
 
 
-def test_after_a_restart_what_the_agent_before_had_under_re_check_is_judged_again() -> None:
+def test_after_a_restart_the_addresses_that_were_to_be_re_checked_are_re_checked() -> None:
     scene = Scene(*CLUSTER)
     view = settled(scene)
     kernel = FakeKernel()
@@ -631,7 +635,7 @@ def test_32_what_is_allowed_at_a_pod_under_re_check_goes_on_named_ports_included
     assert all(run(view.ruleset(), "forward", packet).accepted for packet in (opening(flow), later(flow), reply(flow)))
 
 
-def test_32_once_judged_live_connections_take_the_short_way_out_again() -> None:
+def test_32_once_re_checked_live_connections_bypass_the_policies_again() -> None:
     scene = Scene(*CLUSTER, OPEN_TO_CACHE)
     view = settled(scene)
     scene.put(CLOSED)

@@ -1,4 +1,4 @@
-"""Objects in, rulesets out: what changes, and how long an NFLOG prefix keeps its meaning."""
+"""Objects in, rulesets out: what changes, and how long an NFLOG prefix stays known."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BASELINE = TierPolicy(
 )
 
 
-def test_an_origin_outlives_its_rule_and_the_next_one_of_the_name_takes_over() -> None:
+def test_a_log_prefix_outlives_its_rule_until_another_rule_has_the_name() -> None:
     desired = DesiredState("a")
     assert desired.origin(DENIED) is None
     desired.put(WEB)
@@ -80,7 +80,7 @@ def test_the_whole_ruleset_is_the_same_value_until_something_changes() -> None:
     assert desired.ruleset() != before
 
 
-def test_what_was_taken_is_not_given_again() -> None:
+def test_drained_changes_are_not_returned_again() -> None:
     desired = DesiredState("a")
     desired.settle()
     desired.put(WEB)
@@ -89,7 +89,7 @@ def test_what_was_taken_is_not_given_again() -> None:
     assert taken == [(True, True), (False, False)]
 
 
-def test_what_comes_and_goes_between_two_takes_is_no_change() -> None:
+def test_what_is_added_and_removed_between_two_drains_is_no_change() -> None:
     desired = DesiredState("a")
     for item in (WEB, POLICY):
         desired.put(item)
@@ -101,7 +101,7 @@ def test_what_comes_and_goes_between_two_takes_is_no_change() -> None:
     assert desired.take() == ()
 
 
-def test_put_and_remove_tell_whether_anything_changed() -> None:
+def test_put_and_remove_return_whether_anything_changed() -> None:
     desired = DesiredState("a")
     for item in (WEB, POLICY, Node("a", addresses=("192.168.0.1",)), IpMasqConfig(())):
         assert desired.put(item)
@@ -135,7 +135,7 @@ EVERY_KIND: tuple[Item, ...] = (
 
 
 @pytest.mark.parametrize("item", EVERY_KIND, ids=lambda item: item.ref.kind)
-def test_what_is_held_of_a_kind_comes_and_goes_with_its_objects(item: Item) -> None:
+def test_the_keys_of_a_kind_follow_its_objects(item: Item) -> None:
     desired = DesiredState("a")
     held = []
     for happens in (desired.put, lambda item: desired.remove(item.ref)):
@@ -145,11 +145,11 @@ def test_what_is_held_of_a_kind_comes_and_goes_with_its_objects(item: Item) -> N
     assert held == [[], [(item.ref.namespace, item.ref.name)], []]
 
 
-def test_every_kind_that_is_read_was_held_above() -> None:
+def test_every_kind_that_is_read_is_tested_above() -> None:
     assert {item.ref.kind for item in EVERY_KIND} == {kind for _, kind in DECODERS}
 
 
-def test_ten_thousand_policies_are_not_gone_through_to_count_them_or_to_find_one() -> None:
+def test_counting_and_finding_keys_of_ten_thousand_policies_does_not_iterate_over_them() -> None:
     desired = DesiredState("a")
     for number in range(10_000):
         desired.put(NetworkPolicy(namespace="shop", name=f"p{number}"))
@@ -165,7 +165,7 @@ def test_ten_thousand_policies_are_not_gone_through_to_count_them_or_to_find_one
     assert ("", "guard") not in set(desired.held("NetworkPolicy"))
 
 
-def test_of_a_kind_that_is_not_read_nothing_is_held() -> None:
+def test_a_kind_that_is_not_read_has_no_keys() -> None:
     assert list(DesiredState("a").held("Secret")) == []
 
 
@@ -174,7 +174,7 @@ def test_removing_a_pod_that_is_not_there_changes_nothing() -> None:
     assert not desired.remove(ObjectRef("Pod", "shop", "none"))
 
 
-def test_a_policy_that_selects_nobody_here_needs_no_chain() -> None:
+def test_a_policy_that_selects_no_local_pod_needs_no_chain() -> None:
     desired = DesiredState("a")
     desired.put(Node("b", pod_cidrs=(parse_cidr("10.64.1.0/24"),)))
     desired.put(Pod("shop", "far", node="b", addresses=("10.64.1.1",)))
@@ -237,7 +237,7 @@ def test_a_policy_of_the_tiers_whose_subject_can_not_be_read_any_more_keeps_it()
         ),
     ],
 )
-def test_a_pods_classes_are_by_direction_the_policies_that_have_a_say(
+def test_the_policy_sets_of_a_pod_are_by_direction_the_policies_that_apply(
     policies: list[Item], classes: list[tuple[str, int, int, int]]
 ) -> None:
     desired = DesiredState("a")

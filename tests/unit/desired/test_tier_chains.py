@@ -1,4 +1,4 @@
-"""Chains of the tiers: shared among classes, written for their families, gone with the last; outcomes likewise."""
+"""Tier chains and verdict chains: shared by policy sets, written for their families, removed with the last user."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tests.support.two_node_cluster import Document, Scene, labelled, pod, polic
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "a", 11, app="db")
 MON = pod("ops/mon", "a", 12, app="mon")
-EVERYBODY: Document = {"namespaces": {}}
+ALL_PODS: Document = {"namespaces": {}}
 OTHERS: Document = {"namespaces": labelled(team="red")}
 SECTION = "admin/ingress/anp.guard"
 STANDING = {*BASE_COUNTERS, UNTRANSLATED_COUNTER}
 
 
-def guard(*rules: Document, subject: Document = EVERYBODY, **more: object) -> Document:
+def guard(*rules: Document, subject: Document = ALL_PODS, **more: object) -> Document:
     return tier_policy("AdminNetworkPolicy", "guard", subject, priority=1, ingress=list(rules), **more)
 
 
 def floor(*rules: Document) -> Document:
-    return tier_policy("BaselineAdminNetworkPolicy", "default", EVERYBODY, ingress=list(rules))
+    return tier_policy("BaselineAdminNetworkPolicy", "default", ALL_PODS, ingress=list(rules))
 
 
 def rule(action: str, *peers: Document) -> Document:
-    return {"action": action, "from": list(peers or (EVERYBODY,))}
+    return {"action": action, "from": list(peers or (ALL_PODS,))}
 
 
 def ruleset(scene: Scene) -> Ruleset:
@@ -43,7 +43,7 @@ def remove(scene: Scene, kind: str, namespace: str, name: str) -> None:
 
 
 def verdicts(chain: Chain) -> list[str]:
-    """Say where a chain's rules lead, without their matches."""
+    """Return where a chain's rules lead, without their matches."""
     return [rule_text(found).partition(" comment")[0] for found in chain.rules if not found.matches]
 
 
@@ -71,7 +71,7 @@ def verdicts(chain: Chain) -> list[str]:
         ),
     ],
 )
-def test_a_class_asks_its_tiers_in_their_order(documents: list[Document], chain: str, leads: list[str]) -> None:
+def test_a_policy_set_jumps_to_its_tiers_in_order(documents: list[Document], chain: str, leads: list[str]) -> None:
     made = ruleset(Scene(WEB, *documents))
     assert made.maps["ingress4"].elements == {"10.64.0.10": chain}
     assert verdicts(made.chains[chain]) == leads
@@ -87,14 +87,14 @@ def test_what_a_rule_of_a_tier_does_is_a_goto_or_a_return() -> None:
     ]
 
 
-def test_classes_of_several_namespaces_share_a_section() -> None:
+def test_policy_sets_of_several_namespaces_share_a_tier_chain() -> None:
     made = ruleset(Scene(WEB, MON, policy("shop/p"), guard(rule("Deny"))))
     jumping = [name for name, chain in made.chains.items() if any(r.verdict == Jump(SECTION) for r in chain.rules)]
     assert sorted(jumping) == ["ingress/admin_anp.guard", "ingress/admin_anp.guard/shop/p"]
     assert [name for name in made.chains if name.startswith("admin/")] == [SECTION]
 
 
-def test_a_section_goes_with_the_last_class_and_not_before() -> None:
+def test_a_tier_chain_is_removed_with_its_last_policy_set() -> None:
     scene = Scene(WEB, MON, policy("shop/p"), guard(rule("Deny")))
     remove(scene, "Pod", "shop", "web")
     assert SECTION in ruleset(scene).chains
@@ -105,7 +105,7 @@ def test_a_section_goes_with_the_last_class_and_not_before() -> None:
     assert left.counters == STANDING
 
 
-def test_a_section_comes_back_as_it_was() -> None:
+def test_a_tier_chain_returns_unchanged() -> None:
     scene = Scene(WEB, guard(rule("Deny"), rule("Allow", OTHERS)))
     before = ruleset(scene)
     remove(scene, "AdminNetworkPolicy", "", "guard")
@@ -123,7 +123,7 @@ def families(made: Ruleset, chain: str) -> list[str]:
     return [rule_text(found).split()[2] for found in made.chains[chain].rules if found.matches]
 
 
-def test_a_section_has_rules_for_the_families_of_all_its_classes() -> None:
+def test_a_tier_chain_has_rules_for_the_families_of_all_its_policy_sets() -> None:
     scene = Scene(one_family("shop/old", "10.64.0.10"), guard(rule("Deny")), policy("shop/p"))
     assert families(ruleset(scene), SECTION) == ["ip"]
     scene.put(one_family("ops/new", "2001:db8:0:a::9"))
@@ -133,7 +133,7 @@ def test_a_section_has_rules_for_the_families_of_all_its_classes() -> None:
     assert families(ruleset(scene), SECTION) == ["ip6"]
 
 
-def test_a_changed_policy_of_a_tier_changes_its_section_and_no_class() -> None:
+def test_a_changed_policy_of_a_tier_changes_its_tier_chain_and_no_policy_set() -> None:
     scene = Scene(WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny")))
     before = ruleset(scene)
     scene.put(guard(rule("Deny", OTHERS), rule("Deny")))
@@ -145,10 +145,10 @@ def test_a_changed_policy_of_a_tier_changes_its_section_and_no_class() -> None:
     assert touched == {SECTION, f"stray/{SECTION}"}
 
 
-def test_another_priority_is_another_section() -> None:
+def test_another_priority_is_another_tier_chain() -> None:
     def second(priority: int) -> Document:
         return tier_policy(
-            "ClusterNetworkPolicy", "b", EVERYBODY, tier="Admin", priority=priority, ingress=[rule("Accept")]
+            "ClusterNetworkPolicy", "b", ALL_PODS, tier="Admin", priority=priority, ingress=[rule("Accept")]
         )
 
     scene = Scene(WEB, guard(rule("Deny")), second(2))
@@ -167,13 +167,13 @@ def test_rules_that_can_not_be_read_are_written_as_what_they_became() -> None:
     assert "allow/ingress/anp.guard" not in made.chains
 
 
-def test_a_section_whose_rules_match_nothing_is_empty_and_decides_nothing() -> None:
+def test_a_tier_chain_whose_rules_match_nothing_is_empty_and_decides_nothing() -> None:
     scene = Scene(WEB, guard(rule("Allow", {"newer": {}})))
     assert ruleset(scene).chains[SECTION] == Chain()
     assert scene.passes("outside", "shop/web", "80/tcp")
 
 
-def test_an_outcome_is_there_while_a_rule_leads_to_it() -> None:
+def test_a_verdict_chain_exists_while_a_rule_goes_to_it() -> None:
     scene = Scene(WEB, DB, MON, policy("shop/p", ingress=[{}]), policy("shop/q", labelled(app="db"), ingress=[{}]))
     chains = ruleset(scene).chains
     assert {name for name in chains if name.startswith(("allow/", "deny/"))} == {
@@ -185,7 +185,7 @@ def test_an_outcome_is_there_while_a_rule_leads_to_it() -> None:
     }
 
 
-def test_an_outcome_goes_with_the_rule_that_decided_it_and_another_comes() -> None:
+def test_a_verdict_chain_is_replaced_with_the_rule_that_decides() -> None:
     scene = Scene(WEB, guard(rule("Allow")))
     assert ruleset(scene).counters == STANDING | {"allow/ingress/anp.guard"}
     scene.put(guard(rule("Deny")))
@@ -194,7 +194,7 @@ def test_an_outcome_goes_with_the_rule_that_decided_it_and_another_comes() -> No
     assert ruleset(scene).counters == STANDING
 
 
-def test_switching_the_log_changes_outcomes_alone() -> None:
+def test_switching_the_log_changes_verdict_chains_only() -> None:
     scene = Scene(
         WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny", OTHERS), rule("Allow")), floor(rule("Deny"))
     )

@@ -1,12 +1,13 @@
-"""How people write the ends of a connection, and what they are told where that can't be understood."""
+"""Parsing of the two ends of a connection, and its error messages."""
 
 from __future__ import annotations
 
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import Question, in_words, pod_of, read_question
-from nfagent.explain.service_routes import routes_of
+from nfagent.explain.endpoints import FlowQuery, in_words, read_query
+from nfagent.explain.service_routes import find_routes
+from nfagent.state.pod_lookup import pod_of
 from tests.support.two_node_cluster import Document, Scene, pod, port, service
 
 PODS = (
@@ -38,14 +39,14 @@ SERVICES = (
 )
 
 
-def asked(source: str, destination: str, *documents: Document) -> Question:
-    return read_question(Scene(*PODS, *documents).views["a"].cluster, source, destination)
+def asked(source: str, destination: str, *documents: Document) -> FlowQuery:
+    return read_query(Scene(*PODS, *documents).views["a"].cluster, source, destination)
 
 
 def complaint(source: str, destination: str, *documents: Document) -> str:
     cluster = Scene(*PODS, *documents).views["a"].cluster
     with pytest.raises(UsageError) as caught:
-        routes_of(cluster, read_question(cluster, source, destination))
+        find_routes(cluster, read_query(cluster, source, destination))
     return str(caught.value)
 
 
@@ -71,7 +72,7 @@ def complaint(source: str, destination: str, *documents: Document) -> str:
         pytest.param("shop/web", f"::ffff:{OUTSIDE}", f"{WEB} -> {OUTSIDE}/icmp", id="IPv4 written as IPv6"),
     ],
 )
-def test_ends_are_read_as_people_write_them(source: str, destination: str, flow: str) -> None:
+def test_ends_are_parsed(source: str, destination: str, flow: str) -> None:
     assert str(asked(source, destination).flow()) == flow
 
 
@@ -116,7 +117,7 @@ def test_ends_are_read_as_people_write_them(source: str, destination: str, flow:
         pytest.param(
             "shop/web:80",
             "shop/db",
-            "'shop/web:80': the source has no port; write it behind the destination, as in shop/db:5432/tcp",
+            "'shop/web:80': a source has no port; write the port after the destination, as in shop/db:5432/tcp",
             id="a port of the source",
         ),
         pytest.param("shop/web", "shop/db:0", "'shop/db:0': 0 is not a port number; write 1 to 65535", id="port 0"),
@@ -146,14 +147,14 @@ def test_ends_are_read_as_people_write_them(source: str, destination: str, flow:
         pytest.param(
             "shop/web",
             "shop/db:80/icmp",
-            "'shop/db:80/icmp': icmp has no port; leave the port away, and ping is judged",
+            "'shop/db:80/icmp': icmp has no port; omit the port to explain a ping",
             id="a port of ICMP",
         ),
         pytest.param("shop/web", "shop/db:80/", "'shop/db:80/' is neither", id="a slash too many"),
         pytest.param(OUTSIDE, OUTSIDE6, f"{OUTSIDE} and {OUTSIDE6} have no address of one family", id="two families"),
     ],
 )
-def test_what_can_not_be_understood_is_said_with_what_to_write(source: str, destination: str, words: str) -> None:
+def test_an_error_says_what_to_write_instead(source: str, destination: str, words: str) -> None:
     said = complaint(source, destination)
     assert said.startswith(words)
 
@@ -164,10 +165,10 @@ def waiting(phase: str, **status: object) -> Document:
     return document
 
 
-def test_a_pod_without_an_address_or_with_one_that_it_gave_back_can_not_be_asked_about() -> None:
+def test_a_pod_without_an_address_or_with_a_released_one_is_an_error() -> None:
     assert complaint("shop/job", "shop/db", waiting("Pending", podIPs=[])) == "Pod shop/job has no address yet"
     assert complaint("shop/job", "shop/db", waiting("Succeeded")) == (
-        "Pod shop/job has ended (Succeeded): its addresses may be another's by now; ask for the address"
+        "Pod shop/job has ended (Succeeded): its addresses may belong to another Pod now; write the address"
     )
 
 
@@ -190,10 +191,10 @@ def test_a_pod_without_an_address_or_with_one_that_it_gave_back_can_not_be_asked
         pytest.param("192.168.0.2:30099/sctp", "node", "sig (99/sctp)", id="by a node port of SCTP"),
     ],
 )
-def test_a_service_is_meant_by_its_name_its_addresses_and_its_node_ports(destination: str, way: str, port: str) -> None:
-    called = asked("shop/db", destination, *SERVICES).called
+def test_a_service_is_found_by_its_name_its_addresses_and_its_node_ports(destination: str, way: str, port: str) -> None:
+    called = asked("shop/db", destination, *SERVICES).target
     assert called is not None
-    assert (called.way, str(called.port)) == (way, port)
+    assert (called.address_kind, str(called.port)) == (way, port)
     assert called.node == ("b" if way == "node" else "")
 
 
@@ -210,8 +211,8 @@ def test_a_service_is_meant_by_its_name_its_addresses_and_its_node_ports(destina
         pytest.param("packet:10.96.0.10", id="a packet's address, without a port"),
     ],
 )
-def test_other_addresses_and_ports_mean_no_service(destination: str) -> None:
-    assert asked("shop/db", destination, *SERVICES).called is None
+def test_other_addresses_and_ports_are_no_service(destination: str) -> None:
+    assert asked("shop/db", destination, *SERVICES).target is None
 
 
 def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
@@ -237,7 +238,7 @@ def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
         pytest.param(
             "shop/db",
             "svc/shop/web",
-            "'svc/shop/web': Service shop/web has ports of its own, and answers no ping; write one of them behind a "
+            "'svc/shop/web': Service shop/web needs a port; write one of them after a "
             "colon: http (80/tcp), dns (53/udp), dns-tcp (53/tcp), sig (99/sctp)",
             id="which port",
         ),
@@ -262,28 +263,27 @@ def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
         pytest.param(
             "shop/db",
             "10.96.0.11",
-            "'10.96.0.11': 10.96.0.11 is Service shop/one, which has ports of its own, and answers no ping; write one "
-            "of them behind a colon: 9/udp",
+            "'10.96.0.11': 10.96.0.11 is Service shop/one, which needs a port; write one of them after a colon: 9/udp",
             id="a ping",
         ),
         pytest.param("shop/db", "10.96.0.11:65536", "'10.96.0.11:65536': 65536 is not a port", id="no port number"),
         pytest.param(
             "shop/db",
             "10.96.0.1:80",
-            "Service ops/api has no selector: others say who stands behind it, and that isn't read here; ask for the "
-            "server's own address and port",
+            "Service ops/api has no selector: its EndpointSlices are written by another program, and not read by "
+            "nfagent; write the server's own address and port",
             id="a Service without a selector",
         ),
         pytest.param(
             "shop/db",
             "svc/ops/alias:80",
-            "Service ops/alias is another name for db.example; ask for an address of that name",
+            "Service ops/alias is an alias of db.example; write an address of that name",
             id="an alias",
         ),
         pytest.param(
             "svc/shop/web",
             "shop/db:80",
-            "'svc/shop/web': a Service is called, it calls nobody; write a Pod or an address as source",
+            "'svc/shop/web': a Service can't be the source; write a Pod or an address as source",
             id="a Service as source",
         ),
         pytest.param("packet:10.0.0.1", "shop/db", "'packet:10.0.0.1': packet: belongs before the dest", id="packet"),
@@ -301,7 +301,7 @@ def test_a_packet_to_its_own_sender_has_come_through_a_service() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_service_is_said(source: str, destination: str, words: str) -> None:
+def test_errors_about_a_service_name_the_problem(source: str, destination: str, words: str) -> None:
     assert complaint(source, destination, *SERVICES).startswith(words)
 
 
@@ -312,7 +312,7 @@ def test_a_pod_is_found_by_its_path() -> None:
         pod_of(cluster, "web")
 
 
-def test_an_address_is_named_by_who_is_there() -> None:
+def test_an_address_is_described_by_its_pod_or_node() -> None:
     cluster = Scene(*PODS).views["a"].cluster
     assert [in_words(cluster, address) for address in (WEB, DB6, "192.168.0.1", OUTSIDE)] == [
         f"shop/web ({WEB})",

@@ -1,4 +1,4 @@
-"""What people are told about a connection: both ends, every Pod behind a Service, and what would turn it."""
+"""The explanation of a connection: both ends, every Pod behind a Service, and what would reverse the verdict."""
 
 # ruff: noqa: E501 - explanations stand here as people see them
 
@@ -54,14 +54,14 @@ EXPLANATIONS = [
         """
         shop/web (10.64.0.10) -> shop/db (10.64.1.20):5432/tcp: allowed
         egress at shop/web (10.64.0.10): allowed
-          default   no policy judges its egress: allowed
+          default   no policy applies to its egress: allowed
         ingress at shop/db (10.64.1.20): allowed
-          default   no policy judges its ingress: allowed
+          default   no policy applies to its ingress: allowed
         to deny it, change either end:
-          egress:  isolate egress of pods app=web in namespace shop by a NetworkPolicy
-          ingress: isolate ingress of pods at=b in namespace shop by a NetworkPolicy
+          egress:  add a NetworkPolicy that isolates egress of pods app=web in namespace shop
+          ingress: add a NetworkPolicy that isolates ingress of pods at=b in namespace shop
         """,
-        id="nobody isolates",
+        id="no policy isolates",
     ),
     pytest.param(
         ("shop/web", "shop/db:postgres"),
@@ -69,13 +69,13 @@ EXPLANATIONS = [
         """
         shop/web (10.64.0.10) -> shop/db (10.64.1.20):5432/tcp: allowed
         egress at shop/web (10.64.0.10): allowed
-          default   no policy judges its egress: allowed
+          default   no policy applies to its egress: allowed
         ingress at shop/db (10.64.1.20): allowed
           admin     AdminNetworkPolicy guard, priority 10; rule 1 of 1 "no-web" denies from all pods in all namespaces on 22/tcp: port doesn't match
           network   NetworkPolicy shop/db isolates ingress; rule 1 of 2 allows from pods app=web in namespace shop on 5432/tcp: matches
         to deny it, change either end:
-          egress:  isolate egress of pods app=web in namespace shop by a NetworkPolicy
-          ingress: take away ingress rule 1 of NetworkPolicy shop/db
+          egress:  add a NetworkPolicy that isolates egress of pods app=web in namespace shop
+          ingress: remove ingress rule 1 of NetworkPolicy shop/db
         """,
         id="a rule allows, below a tier that doesn't decide",
     ),
@@ -99,7 +99,7 @@ EXPLANATIONS = [
         shop/web (2001:db8:0:a::10) -> [2606:4700::1]:443/tcp: denied
         egress at shop/web (2001:db8:0:a::10): denied
           network   NetworkPolicy shop/out isolates egress; it has no egress rules, so it allows nothing
-        to allow it: let an egress rule of NetworkPolicy shop/out allow 2606:4700::1/128 on 443/tcp
+        to allow it: add an egress rule to NetworkPolicy shop/out that allows 2606:4700::1/128 on 443/tcp
         """,
         id="an IPv6 address outside",
     ),
@@ -113,8 +113,8 @@ EXPLANATIONS = [
         ingress at shop/db (10.64.1.20): denied
           admin     AdminNetworkPolicy guard, priority 10; rule 1 of 1 "no-web" denies from all pods in all namespaces on 22/tcp: matches
         to allow it, change both ends:
-          egress:  let an egress rule of NetworkPolicy shop/out allow pods at=b in namespace shop on 22/tcp
-          ingress: put an Allow rule for pods app=web in namespace shop on 22/tcp before ingress rule 1 of AdminNetworkPolicy guard, or in one with the same subject and a priority below 10
+          egress:  add an egress rule to NetworkPolicy shop/out that allows pods at=b in namespace shop on 22/tcp
+          ingress: add an Allow rule for pods app=web in namespace shop on 22/tcp before ingress rule 1 of AdminNetworkPolicy guard, or in one with the same subject and a priority below 10
         """,
         id="both ends deny",
     ),
@@ -130,8 +130,8 @@ EXPLANATIONS = [
                       rule 1 of 2 allows from pods app=web in namespace shop on 5432/tcp: it has ports, and icmp none
                       rule 2 of 2 allows from anywhere on 22/tcp: it has ports, and icmp none
         to allow it, change both ends:
-          egress:  let an egress rule of NetworkPolicy shop/out allow pods at=b in namespace shop on every port and protocol
-          ingress: let an ingress rule of NetworkPolicy shop/db allow pods app=web in namespace shop on every port and protocol
+          egress:  add an egress rule to NetworkPolicy shop/out that allows pods at=b in namespace shop on every port and protocol
+          ingress: add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port and protocol
         """,
         id="a ping",
     ),
@@ -140,7 +140,7 @@ EXPLANATIONS = [
         (OUT,),
         """
         shop/web (10.64.0.10) -> shop/web (10.64.0.10):80/tcp: allowed
-        not judged: a Pod always reaches itself by its own address
+        exempt from policies: a Pod always reaches itself by its own address
         """,
         id="a Pod and itself",
     ),
@@ -149,7 +149,7 @@ EXPLANATIONS = [
         (FROM_WEB,),
         """
         node b (192.168.0.2) -> shop/db (10.64.1.20):80/tcp: allowed
-        not judged: node b always reaches its own Pods
+        exempt from policies: node b always reaches its own Pods
         """,
         id="a node and its Pod",
     ),
@@ -158,7 +158,7 @@ EXPLANATIONS = [
         (FROM_WEB,),
         """
         203.0.113.7 -> node a (192.168.0.1):22/tcp: allowed
-        not judged: neither end is a Pod with an address of its own
+        no policy applies: neither end is a Pod with an address of its own
         """,
         id="no Pod at all",
     ),
@@ -171,12 +171,12 @@ EXPLANATIONS = [
 
         shop/db (10.64.1.20):5432/tcp, shop/db-2 (10.64.1.21):5432/tcp: allowed
           egress at shop/web (10.64.0.10): allowed
-            default   no policy judges its egress: allowed
+            default   no policy applies to its egress: allowed
           ingress at shop/db (10.64.1.20): allowed
             network   NetworkPolicy shop/db isolates ingress; rule 1 of 2 allows from pods app=web in namespace shop on 5432/tcp: matches
           to deny it, change either end:
-            egress:  isolate egress of pods app=web in namespace shop by a NetworkPolicy
-            ingress: take away ingress rule 1 of NetworkPolicy shop/db
+            egress:  add a NetworkPolicy that isolates egress of pods app=web in namespace shop
+            ingress: remove ingress rule 1 of NetworkPolicy shop/db
         """,
         id="[28] a Service whose Pods are judged alike, after its address was translated",
     ),
@@ -189,19 +189,19 @@ EXPLANATIONS = [
 
         shop/db-2 (10.64.1.21):5432/tcp: denied
           egress at shop/web (10.64.0.10): allowed
-            default   no policy judges its egress: allowed
+            default   no policy applies to its egress: allowed
           ingress at shop/db-2 (10.64.1.21): denied
             network   NetworkPolicy shop/half isolates ingress; it has no ingress rules, so it allows nothing
-          to allow it: let an ingress rule of NetworkPolicy shop/half allow pods app=web in namespace shop on 5432/tcp
+          to allow it: add an ingress rule to NetworkPolicy shop/half that allows pods app=web in namespace shop on 5432/tcp
 
         shop/db (10.64.1.20):5432/tcp: allowed
           egress at shop/web (10.64.0.10): allowed
-            default   no policy judges its egress: allowed
+            default   no policy applies to its egress: allowed
           ingress at shop/db (10.64.1.20): allowed
-            default   no policy judges its ingress: allowed
+            default   no policy applies to its ingress: allowed
           to deny it, change either end:
-            egress:  isolate egress of pods app=web in namespace shop by a NetworkPolicy
-            ingress: isolate ingress of pods app=db in namespace shop by a NetworkPolicy
+            egress:  add a NetworkPolicy that isolates egress of pods app=web in namespace shop
+            ingress: add a NetworkPolicy that isolates ingress of pods app=db in namespace shop
         """,
         id="a Service whose Pods differ: the denied ones first",
     ),
@@ -209,8 +209,8 @@ EXPLANATIONS = [
         ("shop/web", "10.96.0.30:80"),
         (service("shop/ghost", {"app": "ghost"}, clusterIP="10.96.0.30"),),
         """
-        shop/web (10.64.0.10) -> Service shop/ghost (10.96.0.30):80/tcp: no Pod stands behind it
-        10.96.0.30:80/tcp is Service shop/ghost, port http: no Pod stands behind it, as no Pod in namespace shop has the labels app=ghost
+        shop/web (10.64.0.10) -> Service shop/ghost (10.96.0.30):80/tcp: no Pod serves it
+        10.96.0.30:80/tcp is Service shop/ghost, port http: no Pod serves it, as no Pod in namespace shop has the labels app=ghost
         """,
         id="a Service without Pods",
     ),
@@ -223,12 +223,12 @@ EXPLANATIONS = [
 
         shop/db (10.64.1.20):5432/tcp: allowed
           egress at shop/web (10.64.0.10): allowed
-            default   no policy judges its egress: allowed
+            default   no policy applies to its egress: allowed
           ingress at shop/db (10.64.1.20): allowed
-            default   no policy judges its ingress: allowed
+            default   no policy applies to its ingress: allowed
           to deny it, change either end:
-            egress:  isolate egress of pods app=web in namespace shop by a NetworkPolicy
-            ingress: isolate ingress of pods at=b in namespace shop by a NetworkPolicy
+            egress:  add a NetworkPolicy that isolates egress of pods app=web in namespace shop
+            ingress: add a NetworkPolicy that isolates ingress of pods at=b in namespace shop
         """,
         id="a headless Service",
     ),
@@ -245,7 +245,7 @@ EXPLANATIONS = [
 
         shop/db (10.64.1.20):80/tcp: denied
           egress at shop/web (10.64.0.10): allowed
-            default   no policy judges its egress: allowed
+            default   no policy applies to its egress: allowed
           ingress at shop/db (10.64.1.20), from node a (192.168.0.1): denied
             network   NetworkPolicy shop/db isolates ingress; none of its 2 rules matches
                         rule 2 of 2 allows from anywhere on 22/tcp: port doesn't match
@@ -263,14 +263,14 @@ EXPLANATIONS = [
         """
         shop/web (10.64.0.10) -> node b (192.168.0.2):30080/tcp: denied
         192.168.0.2:30080/tcp is Service shop/np, on node b: it goes to its only Pod
-        node b translates it: the client's own policies see the node's address and port
+        node b translates it: the client's policies see the node's address and port
 
         shop/db (10.64.1.20):80/tcp: denied
           egress at shop/web (10.64.0.10), to node b (192.168.0.2):30080/tcp: denied
             network   NetworkPolicy shop/out isolates egress; it has no egress rules, so it allows nothing
           ingress at shop/db (10.64.1.20): allowed
-            default   no policy judges its ingress: allowed
-          to allow it: let an egress rule of NetworkPolicy shop/out allow 192.168.0.2/32 on 30080/tcp
+            default   no policy applies to its ingress: allowed
+          to allow it: add an egress rule to NetworkPolicy shop/out that allows 192.168.0.2/32 on 30080/tcp
         """,
         id="another node's port: the client's policies see that node",
     ),
@@ -284,7 +284,7 @@ def test_the_whole_explanation(ends: tuple[str, str], documents: tuple[Document,
     assert found.allowed is (found.verdict == "allowed")
 
 
-def test_many_pods_that_are_judged_alike_are_named_by_three() -> None:
+def test_of_many_pods_with_equal_verdicts_three_are_named() -> None:
     many = [pod(f"shop/n{number}", "b", 100 + number, app="many") for number in range(9)]
     found = asked("shop/web", "10.96.0.50:80", *many, service("shop/many", {"app": "many"}, clusterIP="10.96.0.50"))
     assert found.lines[2] == (
@@ -306,12 +306,12 @@ def test_pods_of_the_host_network_behind_a_service_are_named_by_their_addresses(
     found = asked("shop/web", "10.96.0.60:80", OUT, *hosts, service("shop/h", {"app": "host"}, clusterIP="10.96.0.60"))
     assert found.verdict == "denied"
     assert [line.strip() for line in found.lines if "to allow it" in line] == [
-        f"to allow it: let an egress rule of NetworkPolicy shop/out allow 192.168.1.{number}/32 on 80/tcp"
+        f"to allow it: add an egress rule to NetworkPolicy shop/out that allows 192.168.1.{number}/32 on 80/tcp"
         for number in (1, 2)
     ]
 
 
-def test_where_many_pods_are_judged_in_many_ways_the_rest_is_counted() -> None:
+def test_of_many_different_verdicts_the_rest_is_counted() -> None:
     hosts = [on_the_host(number) for number in range(1, 31)]
     found = asked("shop/web", "10.96.0.60:80", OUT, *hosts, service("shop/h", {"app": "host"}, clusterIP="10.96.0.60"))
     assert found.lines[-1] == "and 24 more Pods: 24 denied, 0 allowed"
@@ -332,7 +332,7 @@ def test_a_pod_of_the_host_network_is_its_node() -> None:
     found = asked("ops/agent", "shop/db:80", document)
     assert text(found).splitlines() == [
         "node b (192.168.0.2) -> shop/db (10.64.1.20):80/tcp: allowed",
-        "not judged: node b always reaches its own Pods",
+        "exempt from policies: node b always reaches its own Pods",
     ]
 
 
@@ -342,7 +342,7 @@ def test_choices_are_followed() -> None:
     assert not explain(view.cluster, view.index, *ends).allowed
     chosen = explain(view.cluster, view.index, *ends, PolicyOptions(own_node="allowed"))
     assert chosen.allowed
-    assert [line.partition(": ")[0] for line in chosen.lines] == ["not judged"]
+    assert [line.partition(": ")[0] for line in chosen.lines] == ["exempt from policies"]
 
 
 def test_a_flow_is_explained_as_packets_have_it() -> None:
@@ -360,14 +360,14 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
     assert (view["lines"], view["flow"]["destination"]) == (list(found.lines), "10.96.0.20")
     first = view["judged"][0]
     assert (first["allowed"], first["arriving"]["port"], first["arriving"]["translated"]) == (True, 5432, True)
-    ingress = first["judgement"]["ingress"]
+    ingress = first["judgement"]["ingress"]  # codespell:ignore judgement
     assert (ingress["allowed"], ingress["decided_by"]) == (True, "network")
     assert [stage["tier"] for stage in ingress["stages"]] == ["network"]
     assert [rule["outcome"] for rule in ingress["stages"][0]["rules"]] == ["matches", "port"]
-    assert first["judgement"]["egress"]["decided_by"] == "default"
-    assert [(remedy["type"], remedy["words"]) for remedy in first["remedies"]] == [
-        ("NewPolicy", str(found.judged[0].remedies[0])),
-        ("RemoveRules", "take away ingress rule 1 of NetworkPolicy shop/db"),
+    assert first["judgement"]["egress"]["decided_by"] == "default"  # codespell:ignore judgement
+    assert [(suggestion["type"], suggestion["words"]) for suggestion in first["remedies"]] == [
+        ("NewPolicy", str(found.judged[0].suggestions[0])),
+        ("RemoveRules", "remove ingress rule 1 of NetworkPolicy shop/db"),
     ]
 
 
@@ -379,7 +379,9 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
         pytest.param("fe80::1", "fe80::2:53/udp", "denied", id="between two"),
         pytest.param("shop/web", "224.0.0.251:5353/udp", "not known (allowed by what is known)", id="to a group"),
         pytest.param("shop/web", "[ff02::fb]:5353/udp", "not known (allowed by what is known)", id="to IPv6's"),
-        pytest.param("shop/web", "255.255.255.255:67/udp", "not known (allowed by what is known)", id="to everybody"),
+        pytest.param(
+            "shop/web", "255.255.255.255:67/udp", "not known (allowed by what is known)", id="to the broadcast address"
+        ),
         pytest.param("shop/web", "10.64.0.255:67/udp", "not known (allowed by what is known)", id="to a Pod range's"),
     ],
 )
@@ -389,7 +391,7 @@ def test_what_never_leaves_a_link_is_not_called_allowed(source: str, destination
     assert (shown["verdict"], bool(shown["allowed"])) == (verdict, False)
 
 
-def test_what_rules_drop_whatever_the_policies_is_denied_and_nothing_would_turn_it() -> None:
+def test_a_drop_independent_of_policies_is_denied_without_suggestions() -> None:
     view = Scene(*PODS, OUT, FROM_WEB).views["a"]
     steps = explaining(view.cluster, view.index, "shop/web", "shop/db:5432", bars=lambda flow: f"{flow.port} is closed")
     found = result(steps)
@@ -401,4 +403,4 @@ def test_a_group_that_policies_deny_is_denied() -> None:
     view = Scene(pod("shop/web", "a", 10, app="web"), closed).views["a"]
     assert explain(view.cluster, view.index, "shop/web", "224.0.0.251:5353/udp").verdict == "denied"
     found = explain(view.cluster, view.index, "shop/web", "fe80::1")
-    assert found.lines == ("dropped: link-local addresses are never forwarded, between Pods neither",)
+    assert found.lines == ("dropped: link-local addresses are never forwarded, not even between Pods",)

@@ -1,4 +1,4 @@
-"""How a judgement reads."""
+"""The text of verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nfagent.explain.phrasing import MISSES_SHOWN, side_lines
 from nfagent.model.admin_policy import Policy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.policy.evaluator import FlowVerdict
-from tests.unit.policy.judging import (
+from tests.unit.policy.tier_cluster import (
     DB,
     WEB,
     admin,
@@ -24,7 +24,7 @@ from tests.unit.policy.judging import (
     numbered,
     selecting,
 )
-from tests.unit.policy.judging import network as cidr
+from tests.unit.policy.tier_cluster import network as cidr
 
 FROM_WEB, FROM_DB = PodPeer(selecting(app="web"), namespace="shop"), PodPeer(selecting(app="db"), namespace="shop")
 ON_80, ON_81 = (numbered(80),), (numbered(81),)
@@ -33,7 +33,7 @@ FAULT = ValidationIssue(
 )
 BROKEN = ValidationIssue(field="spec.podSelector", value="7", reason="is not a mapping")
 WEB_WORDS = "pods app=web in namespace shop"
-EVERYBODY, WEBS = "all pods in all namespaces", "pods app=web in all namespaces"
+ALL_PODS, WEBS = "all pods in all namespaces", "pods app=web in all namespaces"
 ONLY, MISS, NEXT = "rule 1 of 1", "port doesn't match", "matches; the next tier decides"
 BAD = "spec.podSelector '7': is not a mapping"
 CLOSED, WHY = "can't be read, so it fails closed and", "spec.ingress[0].from: is empty; write peers"
@@ -53,7 +53,7 @@ def lines(*policies: Policy, port: str = "80/tcp") -> list[str]:
 
 
 CASES = [
-    pytest.param((), ["  default   no policy judges its ingress: allowed"], id="nobody judges"),
+    pytest.param((), ["  default   no policy applies to its ingress: allowed"], id="no policy applies"),
     pytest.param(
         (isolating("db", Rule((FROM_DB,)), Rule((FROM_WEB,), ON_80), Rule((), ON_81)),),
         [f"  network   NetworkPolicy shop/db isolates ingress; rule 2 of 3 allows from {WEB_WORDS} on 80/tcp: matches"],
@@ -125,8 +125,8 @@ CASES = [
         (admin("first", 1, deny(DB)), cluster_wide("guard", 5, leave()), last(allow())),
         [
             "  admin     AdminNetworkPolicy first, priority 1; its only rule doesn't match",
-            f"            ClusterNetworkPolicy guard, priority 5; rule 1 of 1 passes from {EVERYBODY}: {NEXT}",
-            f"  baseline  BaselineAdminNetworkPolicy default; rule 1 of 1 allows from {EVERYBODY}: matches",
+            f"            ClusterNetworkPolicy guard, priority 5; rule 1 of 1 passes from {ALL_PODS}: {NEXT}",
+            f"  baseline  BaselineAdminNetworkPolicy default; rule 1 of 1 allows from {ALL_PODS}: matches",
         ],
         id="a pass, and the baseline after it",
     ),

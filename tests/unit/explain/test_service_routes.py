@@ -1,4 +1,4 @@
-"""Where a connection to a Service goes, and what the policies at its two ends see of it (corner-cases.md 28 to 30)."""
+"""The routes of a connection to a Service, and what policies see (docs/semantics.md, edge cases 28 to 30)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nfagent.explain.endpoints import read_question
-from nfagent.explain.service_routes import ServiceRoutes, routes_of
+from nfagent.explain.endpoints import read_query
+from nfagent.explain.service_routes import ServiceRoutes, find_routes
 from tests.support.two_node_cluster import Document, Scene, pod, port, service
 
 CLIENT, HERE, THERE = "10.64.0.10", "10.64.0.11", "10.64.1.12"
@@ -27,11 +27,11 @@ def web(**spec: Any) -> Document:  # noqa: ANN401 - a document's own fields
 
 def routes(source: str, destination: str, *documents: Document) -> ServiceRoutes:
     cluster = Scene(*PODS, *documents).views["a"].cluster
-    return routes_of(cluster, read_question(cluster, source, destination))
+    return find_routes(cluster, read_query(cluster, source, destination))
 
 
 def seen(found: ServiceRoutes) -> list[tuple[str, str]]:
-    """Give each way as what the client's policies see, and what the server's do."""
+    """Return each way as what the client's policies see, and what the server's do."""
     return [(str(route.leaving), str(route.arriving)) for route in found.routes]
 
 
@@ -150,7 +150,7 @@ CLUSTER = "externalTrafficPolicy is Cluster"
             f"{OUTSIDE}:80",
             EXTERNAL,
             straight("198.51.100.1", HERE, THERE),
-            id="an external address, from outside: nobody knows which node",
+            id="an external address, from outside: the node is unknown",
         ),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_plain_connection_takes_one_way() -> None:
             LOCAL,
             [
                 f"{A}:30080/tcp is Service shop/web, port http, on node a: it goes to its only Pod",
-                "externalTrafficPolicy is Local: only to Pods on node a, which see the client's own address",
+                "externalTrafficPolicy is Local: only to Pods on node a, which see the client's address",
             ],
             id="a node port and Local",
         ),
@@ -231,7 +231,7 @@ def test_a_plain_connection_takes_one_way() -> None:
             {},
             [
                 f"{B}:30080/tcp is Service shop/web, port http, on node b: it goes to one of 2 Pods",
-                "node b translates it: the client's own policies see the node's address and port",
+                "node b translates it: the client's policies see the node's address and port",
                 f"{CLUSTER}: Pods on other nodes see node b's address, {B}",
             ],
             id="another node's port",
@@ -242,7 +242,7 @@ def test_a_plain_connection_takes_one_way() -> None:
             EXTERNAL,
             [
                 f"{OUTSIDE}:80/tcp is Service shop/web, port http: it goes to one of 2 Pods",
-                f"{CLUSTER}: judged as from the client, but Pods on other nodes see the node that takes it in",
+                f"{CLUSTER}: evaluated with the client's address, but Pods on other nodes see the entry node's",
             ],
             id="an external address from outside",
         ),
@@ -263,7 +263,7 @@ ENDED["status"]["phase"] = "Failed"
             "shop/client",
             {"selector": {"app": "ghost"}},
             "as no Pod in namespace shop has the labels app=ghost",
-            id="nobody has the labels",
+            id="no Pod has the labels",
         ),
         pytest.param(
             "shop/client",
@@ -275,7 +275,7 @@ ENDED["status"]["phase"] = "Failed"
             "shop/client",
             {"ports": [{"port": 80, "targetPort": "https"}]},
             "as none of its Pods has a tcp port of the name https",
-            id="nobody has a port of that name",
+            id="no Pod has a port of that name",
         ),
         pytest.param(
             "shop/client",
@@ -291,11 +291,11 @@ ENDED["status"]["phase"] = "Failed"
         ),
     ],
 )
-def test_why_nobody_stands_behind_a_service(source: str, spec: dict[str, Any], why: str) -> None:
+def test_why_no_pod_serves_a_service(source: str, spec: dict[str, Any], why: str) -> None:
     four, six = pod("shop/four", "a", 30), pod("shop/six", "a", 31, on="6")
     four["status"]["podIPs"], six["status"]["podIPs"] = [{"ip": "10.64.0.30"}], [{"ip": "2001:db8:0:a::31"}]
     described = {**web()["spec"], **spec}
     behind = {**web(), "spec": described}
     found = routes(source, "svc/shop/web:80", behind, ENDED, four, six, pod("shop/far", "b", 32, on="b"))
     assert found.routes == ()
-    assert found.lines[0].endswith(f"no Pod stands behind it, {why}")
+    assert found.lines[0].endswith(f"no Pod serves it, {why}")

@@ -10,7 +10,7 @@ from tests.support.two_node_cluster import Document, Scene, labelled, pod, polic
 
 WEB = [{"podSelector": labelled(app="web")}]
 ELSE = [{"podSelector": labelled(app="else")}]
-ANYBODY: list[Document] = [{"namespaces": {}}]
+ANY_NAMESPACE: list[Document] = [{"namespaces": {}}]
 SUBJECT: Document = {"namespaces": {}}
 CIDR = {"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}
 NO_DOMAINS = tier_policy(
@@ -24,12 +24,12 @@ NO_DOMAINS = tier_policy(
 
 
 def guard(action: str, priority: int = 1) -> Document:
-    rules = [{"action": action, "from": ANYBODY}]
+    rules = [{"action": action, "from": ANY_NAMESPACE}]
     return tier_policy("AdminNetworkPolicy", "guard", SUBJECT, priority=priority, ingress=rules)
 
 
 CASES = [
-    pytest.param((), "no policy judges it", id="no policy"),
+    pytest.param((), "no policy applies to it", id="no policy"),
     pytest.param((guard("Pass"),), "no policy decides", id="a tier that passes"),
     pytest.param((guard("Deny"),), "rule 1 of 1 in AdminNetworkPolicy guard denies it", id="a tier that denies"),
     pytest.param((guard("Allow"),), "rule 1 of 1 in AdminNetworkPolicy guard allows it", id="a tier that allows"),

@@ -1,4 +1,4 @@
-"""What would turn a verdict, in words; that each change does so is tests/properties/test_remedies.py's to show."""
+"""What would turn a verdict, in words; that each change does so is tests/properties/test_suggestions.py's to show."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from nfagent.errors import ValidationIssue
-from nfagent.explain.peer_naming import peer_telling, pods_like
-from nfagent.explain.suggestions import remedies
+from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
+from nfagent.explain.suggestions import suggest
 from nfagent.model.admin_policy import Policy, TierPolicy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import UNREADABLE, Pod
-from tests.unit.policy.judging import (
+from tests.unit.policy.tier_cluster import (
     DB,
     admin,
     allow,
@@ -57,17 +57,18 @@ def said(
     side = found.egress if egress else found.ingress
     assert side is not None
     return [
-        str(remedy) for remedy in remedies(cluster(), {policy.ref: policy for policy in policies}, found.flow, side)
+        str(suggestion)
+        for suggestion in suggest(cluster(), {policy.ref: policy for policy in policies}, found.flow, side)
     ]
 
 
-ISOLATE = f"isolate ingress of {DB_PODS} by a NetworkPolicy"
-NEW = f"let a new NetworkPolicy allow ingress of {DB_PODS} from {WEB_ON_80}; it denies the rest"
-BEFORE = f"put an Allow rule for {WEB_ON_80} before ingress rule 2 of AdminNetworkPolicy guard"
-MEND = "mend spec.ingress[0].from[0] of {} (it has no known peer), and"
-DECIDES = f"{MEND.format('AdminNetworkPolicy guard')} what it says then decides"
-ON_BASELINE = f"put an Allow rule for {WEB_ON_80} before ingress rule 1 of BaselineAdminNetworkPolicy default"
-ON_CLUSTER = f"put an Accept rule for {WEB_ON_80} before ingress rule 1 of ClusterNetworkPolicy b"
+ISOLATE = f"add a NetworkPolicy that isolates ingress of {DB_PODS}"
+NEW = f"add a NetworkPolicy that allows ingress of {DB_PODS} from {WEB_ON_80}; it denies the rest"
+BEFORE = f"add an Allow rule for {WEB_ON_80} before ingress rule 2 of AdminNetworkPolicy guard"
+FIX = "fix spec.ingress[0].from[0] of {} (it has no known peer), and"
+DECIDES = f"{FIX.format('AdminNetworkPolicy guard')} its fixed rules decide"
+ON_BASELINE = f"add an Allow rule for {WEB_ON_80} before ingress rule 1 of BaselineAdminNetworkPolicy default"
+ON_CLUSTER = f"add an Accept rule for {WEB_ON_80} before ingress rule 1 of ClusterNetworkPolicy b"
 CLUSTER_BASELINE = "or in a ClusterNetworkPolicy of tier Baseline"
 RULES = [f"rule {number} of NetworkPolicy shop/db" for number in range(1, 6)]
 EACH = "each of them allows it"
@@ -89,13 +90,13 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
         ),
         pytest.param(
             (isolating("a", problem=FAULT), isolating("db", Rule((PodPeer(selecting(app="x")),)))),
-            [f"let an ingress rule of NetworkPolicy shop/db allow {WEB_ON_80}"],
+            [f"add an ingress rule to NetworkPolicy shop/db that allows {WEB_ON_80}"],
             id="no peer matches: a policy that can be read",
         ),
         pytest.param(
             (isolating("a", problem=FAULT),),
             [
-                f"{MEND.format('NetworkPolicy shop/a')} let it allow {WEB_ON_80}",
+                f"{FIX.format('NetworkPolicy shop/a')} let it allow {WEB_ON_80}",
                 NEW,
             ],
             id="all fail closed",
@@ -106,7 +107,7 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
         pytest.param((admin("guard", 0, allow(DB), deny()),), [BEFORE], id="there is nothing below priority 0"),
         pytest.param(
             (cluster_wide("guard", 10, deny()),),
-            [f"put an Accept rule for {WEB_ON_80} before ingress rule 1 of ClusterNetworkPolicy guard, {ELSEWHERE}"],
+            [f"add an Accept rule for {WEB_ON_80} before ingress rule 1 of ClusterNetworkPolicy guard, {ELSEWHERE}"],
             id="v1alpha2 accepts",
         ),
         pytest.param(
@@ -121,7 +122,7 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
             (closed(admin("guard", 10)),),
             [
                 DECIDES,
-                f"put an Allow rule for {WEB_ON_80} {ELSEWHERE.replace('or in one', 'in a policy of the admin tier')}",
+                f"add an Allow rule for {WEB_ON_80} {ELSEWHERE.replace('or in one', 'in a policy of the admin tier')}",
             ],
             id="a policy that fails closed can't have a rule before",
         ),
@@ -141,22 +142,22 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
             ],
             id="a baseline with a priority",
         ),
-        pytest.param((), [ISOLATE], id="nobody judges"),
+        pytest.param((), [ISOLATE], id="no policy applies"),
         pytest.param((last(allow()),), [ISOLATE], id="the baseline allows"),
         pytest.param((admin("p", 1, leave()),), [ISOLATE], id="the admin tier passes it on"),
         pytest.param(
             (isolating("db", Rule((), ON_81), Rule((FROM_WEB,))),),
-            ["take away ingress rule 2 of NetworkPolicy shop/db"],
+            ["remove ingress rule 2 of NetworkPolicy shop/db"],
             id="one rule allows",
         ),
         pytest.param(
             (isolating("a", Rule()), isolating("db", Rule(), Rule((FROM_WEB,)))),
-            [f"take away ingress rule 1 of NetworkPolicy shop/a, {RULES[0]} and {RULES[1]}: {EACH}"],
+            [f"remove ingress rule 1 of NetworkPolicy shop/a, {RULES[0]} and {RULES[1]}: {EACH}"],
             id="several rules allow",
         ),
         pytest.param(
             (isolating("db", *[Rule()] * 9),),
-            [f"take away ingress {', '.join(RULES)} and 4 more: {EACH}"],
+            [f"remove ingress {', '.join(RULES)} and 4 more: {EACH}"],
             id="many rules allow",
         ),
         pytest.param(
@@ -172,29 +173,32 @@ def test_what_would_turn_the_verdict_of_the_server(policies: tuple[Policy, ...],
 
 def test_an_address_outside_is_named_by_its_cidr() -> None:
     assert said(isolating("db"), source="outside") == [
-        "let an ingress rule of NetworkPolicy shop/db allow 203.0.113.7/32 on 80/tcp"
+        "add an ingress rule to NetworkPolicy shop/db that allows 203.0.113.7/32 on 80/tcp"
     ]
     assert said(outward("web"), destination="outside", egress=True) == [
-        "let an egress rule of NetworkPolicy shop/web allow 203.0.113.7/32 on 80/tcp"
+        "add an egress rule to NetworkPolicy shop/web that allows 203.0.113.7/32 on 80/tcp"
     ]
 
 
-def test_no_rule_of_the_tiers_can_let_somebody_outside_in() -> None:
+def test_no_rule_of_the_tiers_can_select_a_source_outside() -> None:
     only = said(closed(admin("guard", 10)), source="outside")
-    assert [words.split(" ", 1)[0] for words in only] == ["mend"]
+    assert [words.split(" ", 1)[0] for words in only] == ["fix"]
 
 
 def test_a_ping_needs_a_rule_without_ports() -> None:
     assert said(isolating("db", Rule((FROM_WEB,), ON_80)), port="icmp") == [
-        "let an ingress rule of NetworkPolicy shop/db allow pods app=web in namespace shop on every port and protocol"
+        (
+            "add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port "
+            "and protocol"
+        )
     ]
 
 
 def test_an_egress_policy_without_rules_isolates_only_where_its_types_say_so() -> None:
     two = outward("web", Rule(), Rule((DB,), ON_81))
-    assert said(two, egress=True) == ["take away egress rule 1 of NetworkPolicy shop/web"]
+    assert said(two, egress=True) == ["remove egress rule 1 of NetworkPolicy shop/web"]
     assert said(outward("web", Rule()), egress=True) == [
-        "take away egress rule 1 of NetworkPolicy shop/web; keep Egress in policyTypes"
+        "remove egress rule 1 of NetworkPolicy shop/web; keep Egress in policyTypes"
     ]
 
 
@@ -204,15 +208,18 @@ def test_pods_behind_a_service_are_named_together() -> None:
     assert found.ingress is not None
     assert found.egress is not None
     ((isolated,), (out,)) = (
-        remedies(cluster(), {}, found.flow, side, servers) for side in (found.ingress, found.egress)
+        suggest(cluster(), {}, found.flow, side, servers) for side in (found.ingress, found.egress)
     )
-    assert str(isolated) == "isolate ingress of pods tier=back in namespace shop by a NetworkPolicy"
-    assert str(out) == "isolate egress of pods app=web in namespace shop by a NetworkPolicy"
+    assert str(isolated) == "add a NetworkPolicy that isolates ingress of pods tier=back in namespace shop"
+    assert str(out) == "add a NetworkPolicy that isolates egress of pods app=web in namespace shop"
     denied = outward("web")
     found = judged(denied)
     assert found.egress is not None
-    (rule,) = remedies(cluster(), {denied.ref: denied}, found.flow, found.egress, servers)
-    assert str(rule) == "let an egress rule of NetworkPolicy shop/web allow pods tier=back in namespace shop on 80/tcp"
+    (rule,) = suggest(cluster(), {denied.ref: denied}, found.flow, found.egress, servers)
+    assert (
+        str(rule)
+        == "add an egress rule to NetworkPolicy shop/web that allows pods tier=back in namespace shop on 80/tcp"
+    )
 
 
 def labelled(name: str, number: int, **labels: str) -> Pod:
@@ -248,21 +255,23 @@ def labelled(name: str, number: int, **labels: str) -> Pod:
         pytest.param({}, [], "all", id="all Pods, for one without labels"),
     ],
 )
-def test_a_pod_is_told_by_labels(labels: dict[str, str], neighbours: list[dict[str, str]], selector: str) -> None:
+def test_a_pod_is_selected_by_its_own_label(
+    labels: dict[str, str], neighbours: list[dict[str, str]], selector: str
+) -> None:
     pod = labelled("one", 1, **labels)
     state = cluster(pod, *(labelled(f"n{number}", number, **found) for number, found in enumerate(neighbours, start=2)))
-    peer = pods_like(state, pod)
+    peer = peer_for_pod(state, pod)
     assert (str(peer.pods), peer.namespace) == (selector, "shop")
     assert peer.pods.matches(dict(pod.labels))
-    assert peer_telling(state, "10.64.9.1") == peer
-    assert peer_telling(state, "192.168.0.1") == network("192.168.0.1/32")
+    assert peer_for_address(state, "10.64.9.1") == peer
+    assert peer_for_address(state, "192.168.0.1") == network("192.168.0.1/32")
 
 
 def test_a_label_that_cannot_be_read_is_not_offered_in_a_rule() -> None:
     state = cluster()
     odd = Pod("shop", "odd", labels=(("app", "odd"), ("key", UNREADABLE)))
     state.put(odd)
-    assert pods_like(state, odd) == PodPeer(selecting(app="odd"), namespace="shop")
+    assert peer_for_pod(state, odd) == PodPeer(selecting(app="odd"), namespace="shop")
     only = Pod("other", "odd", labels=(("key", UNREADABLE),))
     state.put(only)
-    assert pods_like(state, only) == PodPeer(selecting(), namespace="other")
+    assert peer_for_pod(state, only) == PodPeer(selecting(), namespace="other")

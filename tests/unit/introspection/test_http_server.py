@@ -102,7 +102,7 @@ def test_namespace_and_pod_are_the_scope_of_a_view(path: Path) -> None:
 def test_an_explanation_has_its_verdict_and_its_words(path: Path) -> None:
     (status, found), _ = answer(path, "/v1/explain", source="shop/web", destination="shop/db:80/tcp")
     assert (status, found["allowed"], found["verdict"]) == (200, False, "denied")
-    assert found["lines"][-1].startswith("to allow it: let an ingress rule of NetworkPolicy shop/all allow ")
+    assert found["lines"][-1].startswith("to allow it: add an ingress rule to NetworkPolicy shop/all that allows ")
 
 
 @pytest.mark.parametrize(

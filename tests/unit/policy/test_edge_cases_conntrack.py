@@ -1,4 +1,4 @@
-"""corner-cases.md 28 to 32: connections whose addresses others translate, and those that live when policies change."""
+"""docs/semantics.md, edge cases 28 to 32: connections with NAT, and established connections when policies change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def verdict(scene: Scene, flow: Flow) -> bool:
     return said.pop()
 
 
-def test_28_a_service_is_judged_by_the_pod_and_the_port_behind_it() -> None:
+def test_28_a_service_is_subject_to_the_policies_of_the_pod_and_port_behind_it() -> None:
     # The client calls 198.18.0.1:80; what is judged is where the connection goes after DNAT, with the Pod's own port.
     behind = {"to": [{"podSelector": labelled(app="cache")}], "ports": [{"port": 6379}]}
     called = {"to": cidrs("198.18.0.0/16"), "ports": [{"port": 80}]}
@@ -58,7 +58,7 @@ TO_ITSELF = [{"podSelector": labelled(app="web")}]
         ),
     ],
 )
-def test_a_hairpin_through_a_service_is_judged_and_a_pods_own_address_is_not(spec: Document, passes: bool) -> None:  # noqa: FBT001 - a table's column
+def test_policies_apply_to_a_hairpin_through_a_service_only(spec: Document, passes: bool) -> None:  # noqa: FBT001 - a column
     scene = Scene(*CLUSTER, policy("shop/p", labelled(app="web"), **spec))
     through = Flow(WEB, WEB, "tcp", 80, translated=True)
     assert verdict(scene, through) == passes
@@ -68,7 +68,7 @@ def test_a_hairpin_through_a_service_is_judged_and_a_pods_own_address_is_not(spe
     assert explain_flow(view.cluster, view.index, direct).allowed
 
 
-def test_30_behind_a_node_port_the_address_that_arrives_is_judged() -> None:
+def test_30_behind_a_node_port_policies_see_the_address_that_arrives() -> None:
     # Node b took the connection in. By externalTrafficPolicy Cluster it puts its own address into the client's place.
     client = policy("shop/p", labelled(app="web"), ingress=[{"from": cidrs("203.0.113.0/24")}])
     scene = Scene(*CLUSTER, client)

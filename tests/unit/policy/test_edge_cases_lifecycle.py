@@ -1,4 +1,4 @@
-"""corner-cases.md 26, 39 to 42, and 51: nodes, and Pods that come, end and hand their addresses on."""
+"""docs/semantics.md, edge cases 26, 39 to 42, and 51: nodes, and Pods that start, end and reuse addresses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CASES = {
         ),
         choices=OWN_NODE_ALLOWED,
     ),
-    "[51] by IPv6 too, and whatever the setting the node reaches its Pods": Case(
+    "[51] by IPv6 too, and with either setting the node reaches its Pods": Case(
         [CLOSED],
         passing=("shop/web > a 80/tcp", "shop/db > b icmpv6", "a > shop/web 80/tcp"),
         dropped=("shop/web > b 80/tcp", "b > shop/web 80/tcp"),
@@ -61,13 +61,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_corner_case(case: Case) -> None:
+def test_edge_case(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_39_who_spoofs_the_nodes_address_is_judged(family: int) -> None:
-    # What the node sends to its Pods passes its output hook; in the forward hook its address is somebody else's claim.
+def test_39_a_spoofed_node_address_is_subject_to_policies(family: int) -> None:
+    # What the node sends to its Pods passes its output hook; in the forward hook its address is spoofed.
     scene = Scene(*CLUSTER, CLOSED)
     ruleset = scene.views["a"].ruleset()
     for destination in ("shop/web", "shop/cache"):
@@ -88,12 +88,12 @@ def test_26_a_mapped_address_and_its_ipv4_form_are_one() -> None:
 def lively(**changes: Any) -> Document:  # noqa: ANN401 - a document's own fields
     found = pod("shop/job", "a", 40, app="job")
     for path, value in changes.items():
-        room, _, key = path.partition("_")
-        found[room][key] = value
+        section, _, key = path.partition("_")
+        found[section][key] = value
     return found
 
 
-def test_40_a_host_network_pod_does_not_enrol_the_nodes_addresses() -> None:
+def test_40_a_host_network_pod_does_not_add_the_nodes_addresses() -> None:
     host = lively(spec_hostNetwork=True, status_podIPs=[{"ip": address} for address in NODE_ADDRESSES["a"]])
     scene = Scene(*CLUSTER, host, CLOSED)
     ruleset = scene.views["a"].ruleset()
@@ -136,7 +136,7 @@ def test_41_a_pod_still_pending_inherits_the_address_and_its_own_policies_hold(p
     assert not scene.passes("outside", "10.64.0.40", "80/tcp")
 
 
-def test_41_a_peers_rules_are_the_heirs_and_no_longer_the_finished_pods() -> None:
+def test_41_a_peers_rules_apply_for_the_pod_that_reuses_the_address_only() -> None:
     from_jobs = policy("shop/p", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="job")}]}])
     scene = Scene(*CLUSTER, lively(), from_jobs)
     assert scene.passes("10.64.0.40", "shop/db", "80/tcp")
@@ -174,7 +174,7 @@ def opened(name: str, *ports: int, kind: str = "Ingress") -> Document:
 @pytest.mark.parametrize(
     ("policies", "passing"),
     [
-        pytest.param([], {80, 81, 82, 83}, id="everything where nobody is isolated"),
+        pytest.param([], {80, 81, 82, 83}, id="everything if no Pod is isolated"),
         pytest.param([opened("two", 80, 81)], {80, 81}, id="what the one that is isolated allows"),
         pytest.param([opened("one", 80, 81), opened("two", 81, 82)], {81}, id="what both allow where two are"),
         pytest.param([opened("one", 80), opened("two", 81)], set(), id="nothing where they allow nothing in common"),
@@ -216,7 +216,7 @@ def test_41_from_an_address_that_two_pods_hold_passes_what_both_allow() -> None:
     assert {number for number in range(80, 84) if scene.passes(HELD, "ops/spy", f"{number}/tcp")} == {81}
 
 
-def test_41_once_one_pod_holds_the_address_its_policies_alone_judge_and_nothing_is_left_of_the_others() -> None:
+def test_41_once_one_pod_holds_the_address_only_its_policies_apply() -> None:
     policies = (opened("one", 80), opened("two", 81))
     scene = Scene(*CLUSTER, *HOLDERS, *policies)
     assert "forward-ingress-2" in scene.views["a"].ruleset().chains
@@ -227,7 +227,7 @@ def test_41_once_one_pod_holds_the_address_its_policies_alone_judge_and_nothing_
     assert scene.views["a"].ruleset() == Scene(*CLUSTER, HOLDERS[1], *policies).views["a"].ruleset()
 
 
-def test_41_a_pod_that_is_not_being_deleted_is_who_an_address_is_called_by() -> None:
+def test_41_a_pod_that_is_not_being_deleted_names_an_address() -> None:
     stale = pod("shop/aaa", "a", 40)
     stale["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     cluster = Scene(*CLUSTER, stale, HOLDERS[0]).views["a"].cluster

@@ -1,4 +1,4 @@
-"""corner-cases.md 10 to 15, and 37: what a port of a rule means."""
+"""docs/semantics.md, edge cases 10 to 15, and 37: the ports of rules."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_corner_case(case: Case) -> None:
+def test_edge_case(case: Case) -> None:
     check(case)
 
 

@@ -1,4 +1,4 @@
-"""corner-cases.md 1 to 9 and 16 to 20: who is isolated, and who may call."""
+"""docs/semantics.md, edge cases 1 to 9 and 16 to 20: which Pods are isolated, and which connections are allowed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CASES = {
         passing=("shop/web > ops/spy 80/tcp", "shop/web > shop/cache 80/tcp"),
         dropped=("shop/web > shop/db 80/tcp", "shop/web > outside 80/tcp"),
     ),
-    "[4] except equal to the whole block allows nobody": Case(
+    "[4] except equal to the whole block allows no address": Case(
         [
             policy(
                 "shop/p",
@@ -69,7 +69,7 @@ CASES = {
         ],
         dropped=("ops/spy > shop/web 80/tcp", "outside > shop/web 80/tcp"),
     ),
-    "[4] both halves of everything allow everybody": Case(
+    "[4] both halves of everything allow every address": Case(
         [
             policy(
                 "shop/p", types=["Ingress"], ingress=[{"from": blocks({"cidr": "0.0.0.0/1"}, {"cidr": "128.0.0.0/1"})}]
@@ -89,7 +89,7 @@ CASES = {
         passing=("shop/db > shop/web 80/tcp", "ops/spy > shop/web 80/tcp"),
         dropped=("shop/cache > shop/web 80/tcp",),
     ),
-    "[4] both halves of everything allow everybody by IPv6 too": Case(
+    "[4] both halves of everything allow every address by IPv6 too": Case(
         [policy("shop/p", types=["Ingress"], ingress=[{"from": cidrs("::/1", "8000::/1")}])],
         passing=("ops/spy > shop/web 80/tcp", "outside > shop/web 80/tcp"),
         dropped=("fe80::1 > shop/web 80/tcp",),
@@ -323,7 +323,7 @@ CASES = {
         passing=("shop/db > shop/cache 80/tcp",),
         dropped=("shop/db > shop/web 80/tcp", "shop/web > shop/db 80/tcp"),
     ),
-    "[19] a rule with a field that isn't known opens nothing: `form` for `from` would let everybody in": Case(
+    "[19] a rule with a field that isn't known opens nothing: `form` for `from` would allow every source": Case(
         [policy("shop/p", ingress=[{"form": [{"podSelector": labelled(app="db")}]}])],
         dropped=("ops/spy > shop/web 80/tcp", "shop/db > shop/web 80/tcp"),
     ),
@@ -341,7 +341,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_corner_case(case: Case) -> None:
+def test_edge_case(case: Case) -> None:
     check(case)
 
 

@@ -1,4 +1,4 @@
-"""A judgement by NetworkPolicies names what decided: who isolates, who allows, and what became of each rule."""
+"""A verdict by NetworkPolicies names the isolating and the allowing policies, and the result of each rule."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_policy_that_allows_is_named_in_order_and_every_rule_has_its_outco
     ]
 
 
-def test_a_denied_flow_names_who_isolates_and_nobody_who_allows() -> None:
+def test_a_denied_flow_names_the_isolating_policies_and_no_allowing_one() -> None:
     found = judged("shop/web", "shop/db", "80/tcp", policy("shop/p", labelled(app="web"), types=["Egress"]))
     assert found.egress is not None
     refs = (ObjectRef("NetworkPolicy", "shop", "p"),)
@@ -45,7 +45,7 @@ def test_a_denied_flow_names_who_isolates_and_nobody_who_allows() -> None:
     assert not found.allowed
 
 
-def test_an_end_that_nothing_isolates_has_no_stage_and_nobody_to_name() -> None:
+def test_an_end_that_nothing_isolates_has_no_stage_and_names_no_policy() -> None:
     found = judged("shop/web", "shop/db", "80/tcp", policy("shop/p", labelled(app="web"), types=["Ingress"]))
     for side in (found.egress, found.ingress):
         assert side is not None
@@ -63,6 +63,6 @@ def test_a_pod_reaches_itself_and_a_node_its_own_pods() -> None:
     assert "node a" in probe.exempt
 
 
-def test_ends_that_are_no_pods_are_not_asked() -> None:
+def test_ends_that_are_no_pods_have_no_verdict() -> None:
     found = judged("outside", "203.0.113.9", "80/tcp")
     assert (found.allowed, found.egress, found.ingress) == (True, None, None)

@@ -1,4 +1,4 @@
-"""The tiers as `evaluate` reads them: who is judged, in which order, and by which rule."""
+"""The admin tiers in the evaluator: subjects, order of evaluation, decisive rule."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import RuleOutcome
 from nfagent.policy.options import PolicyOptions
-from tests.unit.policy.judging import (
+from tests.unit.policy.tier_cluster import (
     ALL,
+    ALL_PODS,
     DB,
-    EVERYBODY,
     WEB,
     admin,
     allow,
@@ -77,7 +77,7 @@ ORDER = [
     pytest.param((admin("p", 10, deny()), admin("q", 9, allow())), "admin allow", id="priorities are numbers"),
     pytest.param((admin("p", 0, deny()), admin("q", 1000, allow())), "admin deny", id="from 0 to 1000"),
     pytest.param((admin("p", 5, allow()), admin("q", 5, deny())), "admin allow", id="a tie goes by name"),
-    pytest.param((admin("q", 5, allow()), admin("p", 5, deny())), "admin deny", id="whatever the actions are"),
+    pytest.param((admin("q", 5, allow()), admin("p", 5, deny())), "admin deny", id="for all actions"),
     pytest.param(
         (admin("p", 5, deny(DB)), admin("q", 5, deny(WEB))), "admin deny", id="both policies of a tie are asked"
     ),
@@ -109,7 +109,7 @@ ORDER = [
     pytest.param((admin("p", 5),), "default", id="being a subject denies nothing"),
     pytest.param((admin("p", 5, egress=(deny(),)),), "default", id="rules of the other direction don't matter"),
     pytest.param((admin("p", 5, deny(), subject=WEB),), "default", id="a policy judges its subject alone"),
-    pytest.param((admin("p", 5, deny(), subject=None),), "default", id="without a subject it judges nobody"),
+    pytest.param((admin("p", 5, deny(), subject=None),), "default", id="without a subject it applies to no Pod"),
     pytest.param(
         (admin("p", 5, deny(), subject=pods(selecting(team="blue"))),), "admin deny", id="a subject by its Namespace"
     ),
@@ -144,13 +144,13 @@ def test_what_decides(policies: tuple[Policy, ...], expected: str) -> None:
         pytest.param(((allow(),), ()), (SEALED,), ("network deny", "admin allow"), id="allowed in isn't allowed out"),
         pytest.param(
             ((), (leave(),)),
-            (last(deny(), egress=(allow(),), subject=EVERYBODY),),
+            (last(deny(), egress=(allow(),), subject=ALL_PODS),),
             ("baseline allow", "baseline deny"),
             id="pass leaves the tier in its own direction",
         ),
         pytest.param(
             ((allow(),), (leave(),)),
-            (last(deny(), egress=(deny(),), subject=EVERYBODY),),
+            (last(deny(), egress=(deny(),), subject=ALL_PODS),),
             ("baseline deny", "admin allow"),
             id="and doesn't stop the other",
         ),
@@ -160,12 +160,12 @@ def test_egress_and_ingress_are_independent(
     rules: tuple[tuple[TierRule, ...], tuple[TierRule, ...]], others: tuple[Policy, ...], expected: tuple[str, str]
 ) -> None:
     ingress, egress = rules
-    found = judged(admin("p", 1, *ingress, egress=egress, subject=EVERYBODY), *others)
+    found = judged(admin("p", 1, *ingress, egress=egress, subject=ALL_PODS), *others)
     assert (outcome(found.egress), outcome(found.ingress)) == expected
     assert not found.allowed
 
 
-def test_the_stages_say_what_was_asked_in_order_up_to_what_decided() -> None:
+def test_the_stages_are_the_evaluated_tiers_up_to_the_decisive_one() -> None:
     first, second = admin("z", 1, deny(DB, name="stray"), allow(ports=(numbered(81),))), admin("a", 2, leave())
     unasked, closing = admin("b", 3, deny()), last(allow(DB), deny(WEB, name="to the rest"), allow())
     found = judged(closing, unasked, second, first).ingress
@@ -212,7 +212,7 @@ def test_isolating_policies_deny_together_and_a_policy_of_a_tier_alone() -> None
     assert granted.allowing == (ObjectRef("ClusterNetworkPolicy", "", "q"),)
 
 
-def test_an_allow_rule_that_can_not_be_read_matches_nothing_and_says_why() -> None:
+def test_an_allow_rule_that_can_not_be_read_matches_nothing_and_gives_the_reason() -> None:
     void = TierRule("allow", name="new", problem=UNKNOWN)
     found = judged(admin("p", 1, void), CLOSED).ingress
     assert found is not None
@@ -221,7 +221,7 @@ def test_an_allow_rule_that_can_not_be_read_matches_nothing_and_says_why() -> No
             ObjectRef("AdminNetworkPolicy", "", "p"),
             0,
             1,
-            "nobody, as it can't be read: no field of the peer is known",
+            "no peer, as it can't be read: no field of the peer is known",
             "peer",
             "allow",
             "new",
@@ -235,7 +235,7 @@ def test_an_allow_rule_that_can_not_be_read_matches_nothing_and_says_why() -> No
 
 @pytest.mark.parametrize("source", ["shop/web", "outside", "a"])
 @pytest.mark.parametrize("port", ["80/tcp", "icmp"])
-def test_a_rule_that_fails_closed_denies_everybody_and_says_why(source: str, port: str) -> None:
+def test_a_rule_that_fails_closed_denies_every_peer_and_gives_the_reason(source: str, port: str) -> None:
     found = judged(admin("p", 1, TierRule("deny", problem=UNKNOWN), allow()), OPEN, source=source, port=port).ingress
     assert outcome(found) == "admin deny"
     assert found is not None
@@ -251,7 +251,7 @@ def test_rules_before_one_that_fails_closed_still_decide() -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
-def test_host_network_pods_are_never_judged(family: int) -> None:
+def test_policies_never_apply_to_host_network_pods(family: int) -> None:
     closed = admin("p", 1, TierRule("deny"), egress=(TierRule("deny"),), subject=WEB)
     found = judged(closed, source="a", destination="outside", family=family)
     assert (found.allowed, found.egress, found.ingress) == (True, None, None)
@@ -260,7 +260,7 @@ def test_host_network_pods_are_never_judged(family: int) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
-def test_a_node_reaches_its_own_pods_whatever_the_tiers_say_and_others_are_judged(family: int) -> None:
+def test_a_node_reaches_its_own_pods_despite_tiers_and_other_sources_do_not(family: int) -> None:
     closed = admin("p", 1, TierRule("deny"))
     own = judged(closed, source="b", family=family)
     assert (own.allowed, own.exempt) == (True, "node b always reaches its own Pods")
@@ -275,7 +275,7 @@ def test_a_node_reaches_its_own_pods_whatever_the_tiers_say_and_others_are_judge
         pytest.param(SEALED, ("network deny", "network deny"), id="by NetworkPolicy"),
     ],
 )
-def test_a_pod_reaches_itself_unless_by_way_of_a_service(policy: Policy, expected: tuple[str, str]) -> None:
+def test_a_pod_reaches_itself_unless_through_a_service(policy: Policy, expected: tuple[str, str]) -> None:
     direct = judged(policy, source="shop/db")
     assert (direct.allowed, direct.egress, direct.ingress) == (True, None, None)
     assert direct.exempt == "a Pod always reaches itself by its own address"
@@ -283,7 +283,7 @@ def test_a_pod_reaches_itself_unless_by_way_of_a_service(policy: Policy, expecte
     assert (outcome(hairpin.egress), outcome(hairpin.ingress), hairpin.exempt) == (*expected, "")
 
 
-def test_translation_alone_exempts_nobody_and_allows_nothing() -> None:
+def test_translation_alone_exempts_no_flow_and_allows_none() -> None:
     assert outcome(judged(admin("p", 1, deny()), translated=True).ingress) == "admin deny"
     assert judged(admin("p", 1, deny()), source="outside", destination="outside").exempt == ""
 
@@ -299,13 +299,17 @@ OWN_NODE = [
 
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize(("policies", "expected"), OWN_NODE)
-def test_51_a_pod_that_calls_its_own_node_is_judged_or_allowed_as_is_chosen(
+def test_51_a_pod_that_calls_its_own_node_is_evaluated_or_allowed_by_setting(
     policies: tuple[Policy, ...], expected: str, family: int
 ) -> None:
     assert outcome(judged(*policies, destination="a", family=family).egress) == expected
     free = PolicyOptions(own_node="allowed")
     own = judged(*policies, destination="a", family=family, choices=free)
-    assert (own.allowed, own.egress, own.exempt) == (True, None, "a Pod may call its own node, a, as was chosen")
+    assert (own.allowed, own.egress, own.exempt) == (
+        True,
+        None,
+        "a Pod may always reach its own node, a: own_node = allowed",
+    )
     for other in ("b", "outside", "shop/db"):
         found = judged(*policies, destination=other, family=family, choices=free)
         assert found.exempt == ""

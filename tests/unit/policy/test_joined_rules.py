@@ -1,4 +1,4 @@
-"""What a policy costs: its peers plus its ports, whatever their number, and what they mean stays what it was."""
+"""A policy costs the sum of its peers and ports, not the product, and merging does not change its meaning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pods(count: int) -> list[Document]:
 
 
 def ports(count: int, protocol: str = "TCP") -> list[Document]:
-    """Give odd ports: no two of them touch."""
+    """Return odd ports: no two of them touch."""
     return [{"protocol": protocol, "port": 2 * number + 1} for number in range(count)]
 
 
@@ -77,10 +77,10 @@ def test_a_hundred_peers_share_one_set_for_a_port_by_name() -> None:
         pytest.param("ops/last", "shop/web", "2/tcp", False, id="not to a port between"),
         pytest.param("ops/last", "shop/web", "801/tcp", False, id="nor beyond the last"),
         pytest.param("ops/last", "shop/web", "799/udp", False, id="nor by another protocol"),
-        pytest.param("shop/other", "shop/web", "1/tcp", False, id="nor from anybody else"),
+        pytest.param("shop/other", "shop/web", "1/tcp", False, id="nor from any other Pod"),
     ],
 )
-def test_of_many_peers_and_ports_each_means_what_it_would_alone(
+def test_each_of_many_peers_and_ports_matches_as_it_does_alone(
     source: str,
     destination: str,
     sent: str,
@@ -108,16 +108,16 @@ def test_ports_are_joined(some: list[Document], meant: list[set[int]]) -> None:
 
 
 def listed(count: int) -> list[Document]:
-    """Give rules of a peer each."""
+    """Return rules of a peer each."""
     return [{"from": [peer], "ports": [{"port": 80}]} for peer in pods(count)]
 
 
-def everybody(count: int) -> Document:
+def open_policy(count: int) -> Document:
     return policy("shop/large", types=["Ingress"], ingress=listed(count))
 
 
 def own(name: str) -> Document:
-    """Give a policy of one Pod alone, so that it is in a class of its own."""
+    """Return a policy of one Pod alone, so that it is in a class of its own."""
     return policy(f"shop/{name}", labelled(app=name), types=["Ingress"])
 
 
@@ -125,9 +125,9 @@ def members(count: int) -> list[Document]:
     return [item for n in range(count) for item in (pod(f"shop/m{n}", "a", 100 + n, app=f"m{n}"), own(f"m{n}"))]
 
 
-def test_a_large_policy_s_rules_stand_in_one_chain_whatever_the_number_of_classes() -> None:
+def test_a_large_policy_s_rules_are_in_one_chain_for_any_number_of_policy_sets() -> None:
     def growth(rules: int) -> int:
-        one, many = (cost(ruleset(everybody(rules), *members(count)))[0] for count in (1, 21))
+        one, many = (cost(ruleset(open_policy(rules), *members(count)))[0] for count in (1, 21))
         return many - one
 
     assert growth(500) == growth(INLINE_RULES + 1)
@@ -145,21 +145,21 @@ def test_a_large_policy_s_rules_stand_in_one_chain_whatever_the_number_of_classe
     ],
 )
 def test_a_policy_has_a_chain_of_its_own_by_the_number_of_its_rules(count: int, chains: list[str]) -> None:
-    found = ruleset(everybody(count), own("web"))
+    found = ruleset(open_policy(count), own("web"))
     assert sorted(name for name in found.chains if "policy/" in name) == chains
-    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(count), own("web"))
+    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(count), own("web"))
     assert scene.passes("shop/first", "shop/web", "80/tcp")
     assert not scene.passes("shop/other", "shop/web", "80/tcp")
 
 
 def test_a_policy_that_grows_and_shrinks_leaves_nothing_behind() -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(INLINE_RULES))
+    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(INLINE_RULES))
     view = scene.views["a"]
     kernel = FakeKernel(view.ruleset())
     view.settle()
     few = view.ruleset()
     for count in (50, INLINE_RULES + 1, INLINE_RULES):
-        scene.put(everybody(count))
+        scene.put(open_policy(count))
         kernel.apply(view.take())
         view.absolve(view.suspects)
         kernel.apply(view.take())
@@ -168,20 +168,20 @@ def test_a_policy_that_grows_and_shrinks_leaves_nothing_behind() -> None:
 
 
 def test_a_change_of_a_large_policy_writes_its_own_chains_alone() -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(50), *members(5))
+    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(50), *members(5))
     view = scene.views["a"]
     view.settle()
-    scene.put(everybody(51))
+    scene.put(open_policy(51))
     written = {command.chain for command in view.take() if isinstance(command, AddRule)}
     assert written == {"policy/ingress/shop/large", "stray/policy/ingress/shop/large"}
     assert not view.suspects
 
 
 def test_a_large_policy_that_allows_less_puts_its_pods_under_re_check() -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, everybody(50))
+    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(50))
     view = scene.views["a"]
     view.settle()
-    scene.put(everybody(49))
+    scene.put(open_policy(49))
     view.take()
     assert {"10.64.0.10", "10.64.0.11"} <= view.suspects.keys()
 
@@ -205,7 +205,7 @@ def test_pods_that_come_and_go_while_a_policy_is_away_leave_its_set_as_it_must_b
     assert view.ruleset() == view.rebuilt().ruleset()
 
 
-def test_a_pod_that_two_peers_of_a_rule_mean_stays_until_neither_does() -> None:
+def test_a_pod_that_two_peers_of_a_rule_select_stays_until_neither_does() -> None:
     both = [{"podSelector": labelled(app="x")}, {"podSelector": labelled(tier="y")}]
     scene = Scene(WEB, web("ingress", both, [{"port": 80}]))
     kernel = FakeKernel(scene.views["a"].ruleset())

@@ -18,7 +18,7 @@ def without(key: str) -> Selector:
     return Selector((Requirement(key, "DoesNotExist"),))
 
 
-def test_what_it_costs_to_be_held_against_many_selectors_is_no_product_of_both() -> None:
+def test_matching_many_labels_with_many_selectors_costs_no_product_of_both() -> None:
     cluster = ClusterState("a")
     index = PolicyIndex(cluster)
     index.follow(cluster.put(Pod("shop", "other", (("app", "other"),), "a", ("10.0.0.1",))))

@@ -1,4 +1,4 @@
-"""Whom the tiers' peers mean, and which ports, as `evaluate` reads them."""
+"""Peers and ports of the admin tiers in the evaluator."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from nfagent.model.admin_policy import TierPeer, TierPolicy, TierRule
 from nfagent.model.networkpolicy import PodPeer, PolicyPort
 from nfagent.model.objects import ContainerPort
-from tests.unit.policy.judging import (
+from tests.unit.policy.tier_cluster import (
+    ALL_PODS,
     DB,
-    EVERYBODY,
     WEB,
     admin,
     deny,
@@ -30,8 +30,8 @@ PEERS = [
     pytest.param((pods(selecting(team="blue"), app="db"),), "ops/db", False, id="which both must match"),
     pytest.param((pods(selecting(team="blue"), app="web"),), "shop/db", False, id="whichever fails"),
     pytest.param((WEB, DB), "shop/db", True, id="peers are alternatives"),
-    pytest.param((EVERYBODY,), "outside", False, id="all Pods are no outside address"),
-    pytest.param((EVERYBODY,), "a", False, id="nor a host-network Pod"),
+    pytest.param((ALL_PODS,), "outside", False, id="all Pods are no outside address"),
+    pytest.param((ALL_PODS,), "a", False, id="nor a host-network Pod"),
     pytest.param((WEB,), "a", False, id="not even by its labels"),
     pytest.param((nodes(role="edge"),), "a", True, id="a Node by its labels"),
     pytest.param((nodes(role="edge"),), "b", False, id="but not another"),
@@ -57,19 +57,19 @@ NETWORKS = [
 
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize(("peers", "destination", "matches"), PEERS)
-def test_whom_a_peer_means(peers: tuple[TierPeer, ...], destination: str, matches: bool, family: int) -> None:  # noqa: FBT001 - a column
+def test_what_a_peer_selects(peers: tuple[TierPeer, ...], destination: str, matches: bool, family: int) -> None:  # noqa: FBT001 - a column
     policy = admin("p", 1, egress=(deny(*peers),), subject=WEB)
     assert judged(policy, destination=destination, family=family).allowed == (not matches)
 
 
 @pytest.mark.parametrize(("peers", "destination", "family", "matches"), NETWORKS)
-def test_what_a_network_holds(peers: tuple[TierPeer, ...], destination: str, family: int, matches: bool) -> None:  # noqa: FBT001 - a column
+def test_what_a_network_contains(peers: tuple[TierPeer, ...], destination: str, family: int, matches: bool) -> None:  # noqa: FBT001 - a column
     policy = admin("p", 1, egress=(deny(*peers),), subject=WEB)
     assert judged(policy, destination=destination, family=family).allowed == (not matches)
 
 
 @pytest.mark.parametrize("destination", ["shop/db", "outside", "a", "b"])
-def test_a_rule_without_peers_is_about_everybody(destination: str) -> None:
+def test_a_rule_without_peers_matches_every_destination(destination: str) -> None:
     policy = admin("p", 1, egress=(TierRule("deny"),), subject=WEB)
     assert not judged(policy, destination=destination).allowed
 
@@ -79,11 +79,11 @@ def test_a_rule_without_peers_is_about_everybody(destination: str) -> None:
     [
         pytest.param(WEB, "shop/web", True, id="a Pod by its labels"),
         pytest.param(pods(selecting(team="red")), "ops/db", True, id="a Pod by its Namespace's"),
-        pytest.param(EVERYBODY, "outside", False, id="no rule can name an outside source"),
-        pytest.param(EVERYBODY, "a", False, id="nor a node, nor a host-network Pod on it"),
+        pytest.param(ALL_PODS, "outside", False, id="no rule can name an outside source"),
+        pytest.param(ALL_PODS, "a", False, id="nor a node, nor a host-network Pod on it"),
     ],
 )
-def test_whom_an_ingress_peer_means(peer: PodPeer, source: str, matches: bool) -> None:  # noqa: FBT001 - a column
+def test_what_an_ingress_peer_selects(peer: PodPeer, source: str, matches: bool) -> None:  # noqa: FBT001 - a column
     assert judged(admin("p", 1, deny(peer)), source=source).allowed == (not matches)
 
 
@@ -119,7 +119,7 @@ def test_whom_an_ingress_peer_means(peer: PodPeer, source: str, matches: bool) -
         pytest.param((numbered(80), named("sql")), "5432/tcp", True, id="a name beside a number"),
     ],
 )
-def test_which_ports_are_meant(ports: tuple[PolicyPort, ...], flow: str, matches: bool) -> None:  # noqa: FBT001 - a column
+def test_which_ports_match(ports: tuple[PolicyPort, ...], flow: str, matches: bool) -> None:  # noqa: FBT001 - a column
     into = admin("p", 1, deny(ports=ports))
     out = admin("p", 1, egress=(deny(ports=ports),), subject=WEB)
     for policy in (into, out):
@@ -151,7 +151,7 @@ def test_a_named_port_is_resolved_for_each_pod(destination: str, port: str, matc
         assert judged(policy, destination=destination, port=port).allowed == (not matches)
 
 
-def test_of_two_pods_that_hold_an_address_those_that_the_rule_is_about_name_its_ports() -> None:
+def test_of_two_pods_that_hold_an_address_those_that_the_rule_selects_resolve_its_ports() -> None:
     newcomer = pod("shop/db-new", "b", 20, ContainerPort("sql", 6543, "tcp"), app="other")
 
     def refuses(policy: TierPolicy) -> bool:
@@ -161,4 +161,4 @@ def test_of_two_pods_that_hold_an_address_those_that_the_rule_is_about_name_its_
         out = admin("p", 1, egress=(deny(pods(app=app), ports=(named("sql"),)),), subject=WEB)
         assert refuses(out) == refused
     assert not refuses(admin("p", 1, deny(ports=(named("sql"),))))
-    assert refuses(admin("p", 1, deny(ports=(named("sql"),)), subject=EVERYBODY))
+    assert refuses(admin("p", 1, deny(ports=(named("sql"),)), subject=ALL_PODS))

@@ -1,4 +1,4 @@
-"""What a Pod's addresses mean from its first to its last, further than test_corners_lifecycle.py goes."""
+"""The life of a Pod's addresses, beyond test_edge_cases_lifecycle.py."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def terminating(document: Document) -> Document:
 
 
 def reached(scene: Scene) -> tuple[bool, bool]:
-    """Tell whether the caller reaches the job's addresses: by IPv4, by IPv6."""
+    """Return whether the caller reaches the job's addresses: by IPv4, by IPv6."""
     return scene.passes("ops/caller", JOB4, "80/tcp"), scene.passes(CALLER6, JOB6, "80/tcp", 6)
 
 
 def reaches(scene: Scene) -> tuple[bool, bool]:
-    """Tell whether who has the job's addresses reaches the caller: by IPv4, by IPv6."""
+    """Return whether who has the job's addresses reaches the caller: by IPv4, by IPv6."""
     return scene.passes(JOB4, "ops/caller", "80/tcp"), scene.passes(JOB6, "ops/caller", "80/tcp", 6)
 
 
-def test_42_a_pod_is_judged_by_each_address_from_the_moment_that_it_has_it() -> None:
+def test_42_policies_apply_to_each_address_of_a_pod_as_soon_as_it_has_it() -> None:
     scene = Scene(*PLACES, CLOSED, FROM_JOBS)
     for addresses, isolated in (
         ((), (False, False)),
@@ -62,7 +62,7 @@ def test_a_pod_without_an_address_changes_nothing_in_the_kernel(phase: str) -> N
     assert {name: view.ruleset() for name, view in scene.views.items()} == before
 
 
-def test_a_pod_without_an_address_holds_up_nobody_under_its_policy() -> None:
+def test_a_pod_without_an_address_delays_no_other_pod_of_its_policy() -> None:
     other = pod("shop/other", "a", 41, app="job")
     scene = Scene(*PLACES, CLOSED, job(phase="Pending"), other)
     assert not scene.passes("ops/caller", "shop/other", "80/tcp")
@@ -78,7 +78,7 @@ def test_a_pod_that_comes_back_with_another_address_leaves_the_first_one_free() 
     assert (reached(scene), reaches(scene)) == ((False, False), (True, True))
 
 
-def test_41_a_terminating_pod_stays_judged_until_it_is_gone() -> None:
+def test_41_a_terminating_pod_stays_isolated_until_it_is_gone() -> None:
     scene = Scene(*PLACES, CLOSED, FROM_JOBS, job(JOB4, JOB6))
     before = {name: view.ruleset() for name, view in scene.views.items()}
     scene.put(terminating(job(JOB4, JOB6)))
@@ -89,6 +89,6 @@ def test_41_a_terminating_pod_stays_judged_until_it_is_gone() -> None:
     assert (reached(scene), reaches(scene)) == ((True, True), (False, False))
 
 
-def test_41_an_heir_that_takes_over_one_family_leaves_the_other_free() -> None:
+def test_41_a_pod_that_reuses_the_address_of_one_family_leaves_the_other_free() -> None:
     scene = Scene(*PLACES, CLOSED, job(JOB4, JOB6, phase="Failed"), job(JOB4, name="heir"))
     assert reached(scene) == (False, True)

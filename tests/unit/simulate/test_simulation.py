@@ -72,7 +72,7 @@ CASES = [
         "5432/tcp",
         (
             "allowed > denied",
-            "ingress at shop/db: no policy judges it > NetworkPolicy shop/wall isolates it; it has no rules",
+            "ingress at shop/db: no policy applies to it > NetworkPolicy shop/wall isolates it; it has no rules",
         ),
         id="a policy that isolates a Pod denies what was allowed by default",
     ),
@@ -84,8 +84,8 @@ CASES = [
         "5432/tcp",
         (
             "allowed > denied",
-            "egress at shop/web: no policy judges it > NetworkPolicy shop/shut isolates it; it has no rules",
-            "ingress at shop/db: no policy judges it > NetworkPolicy shop/wall isolates it; it has no rules",
+            "egress at shop/web: no policy applies to it > NetworkPolicy shop/shut isolates it; it has no rules",
+            "ingress at shop/db: no policy applies to it > NetworkPolicy shop/wall isolates it; it has no rules",
         ),
         id="both ends are named where both turn",
     ),
@@ -136,7 +136,7 @@ CASES = [
             "denied > allowed",
             (
                 "ingress at shop/db: NetworkPolicy shop/db isolates it; rule 1 of 1 has other ports"
-                " > no policy judges it"
+                " > no policy applies to it"
             ),
         ),
         id="nobody isolates any more",
@@ -160,7 +160,7 @@ CASES = [
         "5432/tcp",
         (
             "allowed > denied",
-            "ingress at shop/db: no policy judges it > NetworkPolicy shop/broken can't be read: it fails closed",
+            "ingress at shop/db: no policy applies to it > NetworkPolicy shop/broken can't be read: it fails closed",
         ),
         id="a policy that can't be read is judged as it would be enforced",
     ),

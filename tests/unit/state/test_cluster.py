@@ -1,4 +1,4 @@
-"""What each event says that it changed."""
+"""The delta that each event returns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def state() -> ClusterState:
     return ClusterState("a")
 
 
-def test_the_first_pod_of_an_identity_makes_it_appear_and_the_last_takes_it_along(state: ClusterState) -> None:
+def test_the_first_pod_of_an_identity_makes_it_appear_and_the_last_makes_it_vanish(state: ClusterState) -> None:
     identity = Identity("shop", WEB)
     assert state.put(pod("one")) == ClusterDelta(pod=(None, pod("one")), appeared=identity)
     assert state.put(pod("two")) == ClusterDelta(pod=(None, pod("two")))
@@ -68,7 +68,7 @@ def test_a_namespace_changes_where_its_labels_do(state: ClusterState) -> None:
     assert state.namespace_labels("shop") == plain
 
 
-def test_an_address_held_twice_belongs_to_the_first_by_name(state: ClusterState) -> None:
+def test_an_address_of_two_pods_belongs_to_the_first_by_name(state: ClusterState) -> None:
     state.put(pod("two"))
     state.put(pod("one"))
     assert state.holder("10.0.0.1") == pod("one")

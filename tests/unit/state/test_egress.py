@@ -1,4 +1,4 @@
-"""What the objects of masquerade say together: which destinations see Pod addresses, and where the list comes from."""
+"""The destinations that are not masqueraded, and the objects that they come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NINE, TEN, ELEVEN = map(parse_cidr, ("9.0.0.0/8", "10.0.0.0/8", "11.0.0.0/8"))
 LISTED = IpMasqConfig((NINE,))
 DEFAULT = EgressNATPolicy(name="default", action="NoSNAT", destinations=(TEN,))
 MORE = EgressNATPolicy(name="more", action="NoSNAT", destinations=(ELEVEN,))
-EVERYBODY = EgressNATPolicy(name="default", action="NoSNAT")
+ALL_PODS = EgressNATPolicy(name="default", action="NoSNAT")
 BY_SOURCE = EgressNATPolicy(name="default", action="NoSNAT", destinations=(TEN,), sources=(EgressSource(),))
 SNAT = EgressNATPolicy(name="default", action="SNAT", destinations=(TEN,))
 
@@ -36,13 +36,13 @@ def state(*objects: EgressObject) -> EgressState:
             (DEFAULT, LISTED), "EgressNATPolicy default", (TEN, *LINK_LOCAL), id="`default` in place of that list"
         ),
         pytest.param(
-            (EVERYBODY, LISTED),
+            (ALL_PODS, LISTED),
             "EgressNATPolicy default",
             LINK_LOCAL,
             id="an empty `default` translates all but link-local",
         ),
         pytest.param(
-            (EVERYBODY, IpMasqConfig((NINE,), (True, True))),
+            (ALL_PODS, IpMasqConfig((NINE,), (True, True))),
             "EgressNATPolicy default",
             (),
             id="and that too, by the ConfigMap's switches",
@@ -58,7 +58,7 @@ def state(*objects: EgressObject) -> EgressState:
         pytest.param((SNAT, LISTED), str(CONFIG_MAP), (NINE, *LINK_LOCAL), id="and so does one of action SNAT"),
     ],
 )
-def test_destinations_that_see_pod_addresses(
+def test_destinations_that_are_not_masqueraded(
     objects: tuple[EgressObject, ...], base: str, exempt: tuple[Range, ...]
 ) -> None:
     found = state(*objects)
@@ -70,12 +70,12 @@ def test_reserved_ranges_are_part_of_the_built_in_list_alone() -> None:
     assert state(DEFAULT).exempt(all_reserved_ranges=True) == (TEN, *LINK_LOCAL)
 
 
-def test_objects_come_change_and_go() -> None:
+def test_objects_are_added_changed_and_removed() -> None:
     gateways = NetworkGatewayGroup("kube-system", "gw", ("192.0.2.10",))
     found = state(MORE, DEFAULT, gateways, LISTED)
     assert (list(found.policies), list(found.gateways), found.ip_masq) == (["default", "more"], [gateways.ref], LISTED)
     assert not found.put(DEFAULT)
-    assert found.put(EVERYBODY)
-    for item in (MORE, EVERYBODY, gateways, LISTED):
+    assert found.put(ALL_PODS)
+    for item in (MORE, ALL_PODS, gateways, LISTED):
         assert [found.remove(item.ref), found.remove(item.ref)] == [True, False]
     assert (found.policies, found.gateways, found.ip_masq) == ({}, {}, None)

@@ -1,4 +1,4 @@
-"""Documents to Services, who calls which of them, and which Pods stand behind."""
+"""Services: decoding, look-up by address and node port, and the Pods behind them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def service(name: str = "web", *ports: ServicePort, **fields: Any) -> Service:  
     return Service(namespace="shop", name=name, ports=ports or (ServicePort(80, 8080, name="http"),), **fields)
 
 
-def test_a_service_is_read_whole() -> None:
+def test_a_full_service_is_decoded() -> None:
     found = decode_service(
         document(
             {"loadBalancer": {"ingress": [{"ip": "203.0.113.2"}, {"hostname": "lb.example"}]}},
@@ -80,7 +80,7 @@ def test_a_service_is_read_whole() -> None:
         pytest.param(
             {"type": "ExternalName", "externalName": "db.example", "selector": {"app": "web"}},
             service("web", ServicePort(80, 80, name="http"), external_name="db.example"),
-            id="an alias has no Pods, whatever it selects",
+            id="an alias has no Pods, even with a selector",
         ),
         pytest.param(
             {"selector": {}},
@@ -138,7 +138,7 @@ def test_a_balancer_that_replaces_its_address_is_an_address_outside(mode: str, a
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(spec: Document, field: str, reason: str) -> None:
+def test_errors_name_field_and_reason(spec: Document, field: str, reason: str) -> None:
     (problem,) = decode_service(document(**spec)).problems
     assert (problem.object, problem.field) == ("Service shop/web", field)
     assert reason in problem.reason
@@ -153,7 +153,7 @@ def test_a_port_on_a_pod_is_its_number_or_the_pods_own_port_of_that_name_and_pro
     assert [str(ServicePort(80, 1, name="http")), str(ServicePort(53, 1, "udp"))] == ["http (80/tcp)", "53/udp"]
 
 
-def test_services_are_found_by_what_clients_call() -> None:
+def test_services_are_found_by_address_and_node_port() -> None:
     index = ServiceIndex()
     http, dns = ServicePort(80, 8080, name="http", node_port=30080), ServicePort(53, 53, "udp")
     web = service("web", http, dns, cluster_addresses=("10.96.0.10",), external_addresses=("203.0.113.1",))
@@ -161,9 +161,9 @@ def test_services_are_found_by_what_clients_call() -> None:
     for item in (web, tls):
         index.put(item)
     assert index.by_address == {"10.96.0.10": (web,), "203.0.113.1": (tls, web)}
-    assert index.called_on_node("tcp", 30080) == (web, http)
-    assert index.called_on_node("udp", 30080) is None
-    assert index.called_on_node("udp", 0) is None
+    assert index.find_by_node_port("tcp", 30080) == (web, http)
+    assert index.find_by_node_port("udp", 30080) is None
+    assert index.find_by_node_port("udp", 0) is None
 
 
 def test_a_service_that_changes_or_goes_leaves_nothing_behind() -> None:
@@ -178,7 +178,7 @@ def test_a_service_that_changes_or_goes_leaves_nothing_behind() -> None:
     assert (index.services, index.by_address, index.by_node_port) == ({}, {}, {})
 
 
-def test_the_state_keeps_services_and_says_that_nothing_changed() -> None:
+def test_a_service_makes_no_delta() -> None:
     state = ClusterState("a")
     web = service(cluster_addresses=("10.96.0.10",), selector=WEB)
     assert state.put(web) == NO_CHANGE
@@ -188,7 +188,7 @@ def test_the_state_keeps_services_and_says_that_nothing_changed() -> None:
     assert state.services == {}
 
 
-def test_behind_a_service_stand_the_pods_of_its_namespace_that_run_and_have_an_address() -> None:
+def test_a_service_is_served_by_the_running_pods_of_its_namespace_with_an_address() -> None:
     def pod(
         name: str, *, space: str = "shop", phase: str = "Running", addresses: tuple[str, ...] = ("10.0.0.1",)
     ) -> Pod:
@@ -206,6 +206,6 @@ def test_behind_a_service_stand_the_pods_of_its_namespace_that_run_and_have_an_a
     state.put(Node("a", addresses=("192.168.0.1",)))
     for item in (pod("two"), host, pod("one"), *others):
         state.put(item)
-    assert [found.name for found in state.behind(service(selector=WEB))] == ["host", "one", "two"]
-    assert [found.name for found in state.behind(service(selector=(*WEB, ("v", "two"))))] == ["two"]
-    assert state.behind(service(selector=None)) == []
+    assert [found.name for found in state.serving_pods(service(selector=WEB))] == ["host", "one", "two"]
+    assert [found.name for found in state.serving_pods(service(selector=(*WEB, ("v", "two"))))] == ["two"]
+    assert state.serving_pods(service(selector=None)) == []

@@ -1,4 +1,4 @@
-"""A small cluster in which nearly every change turns a verdict: few labels, few rules, and each of them counts.
+"""A small cluster in which nearly every change reverses a verdict: few labels, few rules, and each of them counts.
 
 Everything is drawn from short lists, at once: a whole cluster costs as much as two policies of `objects`.
 """
@@ -21,11 +21,11 @@ from tests.support.two_node_cluster import NODE_ADDRESSES
 
 LABELS: tuple[Labels, ...] = ((("app", "web"),), (("app", "db"),), ())
 PROTOCOL, PORT = "tcp", 80
-"""What all connections that matter here go to."""
+"""Protocol and port of all connections here."""
 
 _NAMED = tuple((ContainerPort("http", number, "tcp"),) for number in (PORT, 8080))
 _PLACES = (("shop", "a"), ("shop", "a"), ("ops", "a"), ("shop", "b"), ("ops", "b"))
-"""Where p0, p1 and so on are."""
+"""Namespace and node of p0, p1 and so on."""
 
 _ALL = Selector()
 _LABELLED = tuple(Selector((Requirement("app", "In", (value,)),)) for value in ("web", "db"))
@@ -34,7 +34,7 @@ _PODS: tuple[PodPeer, ...] = (
     *(PodPeer(_ALL, namespaces=selector) for selector in _LABELLED),
     PodPeer(_LABELLED[0], namespace="shop"),
 )
-_EVERYBODY = PodPeer(_ALL, namespaces=_ALL)
+_ALL_PODS = PodPeer(_ALL, namespaces=_ALL)
 _BLOCKS = tuple(IpBlock(parse_cidr(cidr)) for cidr in ("203.0.113.0/24", "10.64.1.0/29", "0.0.0.0/0"))
 _NODES = tuple(map(NodePeer, _LABELLED))
 _NUMBER = (PolicyPort("tcp", PORT, PORT),)
@@ -58,7 +58,7 @@ _INWARDS, _OUTWARDS = _tier_rules(()), _tier_rules(_NAMELESS * 3)
 
 
 _LAST: tuple[tuple[TierRule, ...], ...] = (
-    *((TierRule(action, (_EVERYBODY,)),) for action in ("deny", "deny", "allow", "pass")),
+    *((TierRule(action, (_ALL_PODS,)),) for action in ("deny", "deny", "allow", "pass")),
     (),
 )
 
@@ -101,7 +101,7 @@ def tier_policies(draw: st.DrawFn) -> TierPolicy:
         name=name,
         tier="admin" if admin else "baseline",
         priority=draw(st.integers(0, 2)),
-        subject=draw(st.sampled_from([_EVERYBODY, _EVERYBODY, *_PODS])),
+        subject=draw(st.sampled_from([_ALL_PODS, _ALL_PODS, *_PODS])),
         ingress=draw(_some(_INWARDS)),
         egress=draw(_some(_OUTWARDS)),
     )
@@ -116,7 +116,7 @@ _CONDITIONS = tuple(product(LABELS, (*_NAMED, ()), ("Running", "Running", "Runni
 
 @st.composite
 def pods(draw: st.DrawFn) -> Pod:
-    """Draw a Pod; one in five has taken over the address of the next one's place."""
+    """Draw a Pod; one in five reuses the address of the next one."""
     number = draw(st.integers(0, len(_PLACES) - 1))
     labels, ports, phase = draw(st.sampled_from(_CONDITIONS))
     return _pod(number, labels, ports, phase, moved=draw(st.integers(0, 4)) == 4)
@@ -151,7 +151,7 @@ def clusters(draw: st.DrawFn) -> list[Item]:
 
 
 def _variations(policy: Policy) -> Iterator[Policy]:
-    """Give the policies that differ from one in a rule less, or in the order of its rules."""
+    """Return the policies that differ from one in a rule less, or in the order of its rules."""
     for direction in DIRECTIONS:
         rules = policy.rules(direction)
         for index in range(len(rules)):
@@ -162,7 +162,7 @@ def _variations(policy: Policy) -> Iterator[Policy]:
 
 @st.composite
 def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | ObjectRef]:
-    """Draw what happens to a cluster: policies lose and turn rules, Pods and Namespaces are relabelled."""
+    """Draw events of a cluster: policies lose and reorder rules, Pods and Namespaces are relabelled."""
     history: list[Item | ObjectRef] = []
     present = {item.ref: item for item in cluster}
     for _ in range(draw(st.integers(4, 14))):
@@ -186,6 +186,6 @@ def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | ObjectRef]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Item], list[Item | ObjectRef]]:
-    """Draw a cluster, and what happens to it."""
+    """Draw a cluster, and its events."""
     cluster = draw(clusters())
     return cluster, draw(changes(cluster))

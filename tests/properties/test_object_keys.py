@@ -1,4 +1,4 @@
-"""What `DesiredState` says that it holds: a relist takes away what it doesn't name, so it is exact for every kind."""
+"""The keys of `DesiredState` are exact for every kind: a relist removes objects that it doesn't list."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def held(desired: DesiredState) -> set[ObjectRef]:
 
 
 @given(EVENTS)
-def test_what_is_held_is_what_was_put_and_not_removed(events: list[tuple[Item, bool]]) -> None:
+def test_the_keys_are_those_that_were_put_and_not_removed(events: list[tuple[Item, bool]]) -> None:
     desired = DesiredState("a")
     present: set[ObjectRef] = set()
     for item, comes in events:

@@ -1,4 +1,4 @@
-"""Policies of the tiers and a small cluster, straight from the model, and what `evaluate` says of them.
+"""Admin tier policies and a small cluster, built from the model, with the verdicts of `evaluate`.
 
 Nodes a (role=edge) and b (role=core), Namespaces shop (team=blue) and ops (team=red), Pods shop/web on a, shop/db and
 ops/db on b, and shop/agent, a host-network Pod on a that has web's labels.
@@ -45,20 +45,20 @@ def named(name: str, protocol: PortProtocol = "any") -> PolicyPort:
     return PolicyPort(protocol, name=name)
 
 
-EVERYBODY = pods()
+ALL_PODS = pods()
 DB, WEB = pods(app="db"), pods(app="web")
 
 
 def allow(*peers: TierPeer, ports: tuple[PolicyPort, ...] = (), name: str = "") -> TierRule:
-    return TierRule("allow", peers or (EVERYBODY,), ports, name)
+    return TierRule("allow", peers or (ALL_PODS,), ports, name)
 
 
 def deny(*peers: TierPeer, ports: tuple[PolicyPort, ...] = (), name: str = "") -> TierRule:
-    return TierRule("deny", peers or (EVERYBODY,), ports, name)
+    return TierRule("deny", peers or (ALL_PODS,), ports, name)
 
 
 def leave(*peers: TierPeer) -> TierRule:
-    return TierRule("pass", peers or (EVERYBODY,))
+    return TierRule("pass", peers or (ALL_PODS,))
 
 
 def admin(
@@ -172,7 +172,7 @@ def judged(
 
 
 def outcome(side: DirectionVerdict | None) -> str:
-    """Say what decided, and how: `admin deny`, `default`, or `not judged`."""
+    """Return the tier that decided, and its verdict: `admin deny`, `default`, or `not judged`."""
     if side is None:
         return "not judged"
     assert side.allowed == (not side.denying)

@@ -1,6 +1,6 @@
-"""A reflector before an API server that forgets, breaks off, refuses and lacks things, whenever it likes.
+"""A reflector and an API server that compacts, disconnects, refuses requests and lacks kinds at random.
 
-Whatever happens: nothing that was there all the time is ever taken away, and when the server is well again, what the
+In every history: nothing that was there all the time is ever taken away, and when the server is well again, what the
 reflector gave is what the server has. Decoders take any bytes.
 """
 
@@ -53,14 +53,14 @@ def egress(name: str, version: int, number: int) -> Document:
     }
 
 
-UNHEARD_OF = {
+UNKNOWN_ERROR = {
     **status(504, "Timeout", "Too large resource version"),
     "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]},
 }
 
 
 class ModelServer:
-    """What an API server has, and what it remembers of how it came to be.
+    """The objects of an API server, and its history of events.
 
     version:  of the last change
     oldest:   nothing before it is remembered: a watch from before is refused, the rest of a list too
@@ -112,11 +112,11 @@ class ModelServer:
         self._past[self.version] = list(self.objects.values())
 
     def catch_up(self) -> None:
-        """Let the cache, where there is one, know of all that has happened."""
+        """Update the watch cache, if there is one."""
         self.cached = self.version if self.cached is not None else None
 
     def compact(self) -> None:
-        """Forget what was."""
+        """Compact the history."""
         self.oldest = self.version
         self._snapshots.clear()
 
@@ -128,7 +128,7 @@ class ModelServer:
         self.compact()
 
     def answer(self, request: ReflectorRequest) -> tuple[int, bytes]:
-        """Give status and body; a watch's body is all that there is to say by now."""
+        """Return status and body; the body of a watch has all events up to now."""
         if not self.exists:
             return 404, encoded(status(404, "NotFound"))
         query = request.query
@@ -155,7 +155,7 @@ class ModelServer:
         if wanted and self.cached is not None:
             assert wanted == "0" or "limit" not in query, "a limit beside a version means exactly that one"
             if int(wanted) > self.cached:
-                return 504, encoded(UNHEARD_OF)
+                return 504, encoded(UNKNOWN_ERROR)
             return 200, page(*self._past[self.cached], version=str(self.cached))
         self._snapshots[self.version] = list(self.objects.values())
         if "limit" in query:
@@ -172,7 +172,7 @@ class ModelServer:
 
 
 class Follower:
-    """A reflector, asking a server through a connection that fails."""
+    """A reflector, with an unreliable connection to the server."""
 
     def __init__(self, server: ModelServer, data: st.DataObject) -> None:
         self.server = server
@@ -181,7 +181,7 @@ class Follower:
         self._draw = data.draw
 
     def ask(self, fault: str = "fine") -> None:
-        """Ask once, and take what comes."""
+        """Send one request, and process the response."""
         if self.reflector.missing:
             self.reflector.look_again()
         request = self.reflector.request(300)
@@ -231,7 +231,7 @@ class Follower:
 
     @property
     def held(self) -> dict[str, Any]:
-        """What is in force, by name: address or destination."""
+        """The present objects by name: address or destination."""
         return {item.ref.name: _content(item) for item in self.holder.items.values()}
 
 
@@ -248,7 +248,7 @@ def _of(document: Document) -> str:
 
 
 def _happens(server: ModelServer, data: st.DataObject) -> None:
-    """Let something happen to every object but `a`, which is there from the first to the last."""
+    """Change every object except `a`, which is there from the first to the last."""
     what = data.draw(st.sampled_from(["write", "write", "delete", "compact", "streams", "catches up"]))
     name = data.draw(st.sampled_from(NAMES[1:]))
     match what:
@@ -265,7 +265,7 @@ def _happens(server: ModelServer, data: st.DataObject) -> None:
 
 
 def _until_quiet(follower: Follower) -> None:
-    """Let connection and cache work: a list, its pages and a watch are a dozen requests at most."""
+    """Restore connection and cache: a list, its pages and a watch are a dozen requests at most."""
     follower.server.catch_up()
     for _ in range(12):
         follower.ask()
@@ -275,7 +275,7 @@ def _until_quiet(follower: Follower) -> None:
 
 @settings(max_examples=45)
 @given(st.data(), st.sampled_from([PODS, EGRESS]), st.booleans())
-def test_what_a_reflector_gave_is_what_the_server_has_whatever_happened(
+def test_a_reflector_converges_to_the_servers_objects_in_every_history(
     data: st.DataObject,
     resource: Resource,
     streams: bool,  # noqa: FBT001 - drawn
@@ -381,7 +381,7 @@ def test_decoders_take_any_bytes(body: bytes) -> None:
 
 @settings(max_examples=60)
 @given(SOME_BYTES, st.sampled_from(RESOURCES))
-def test_objects_are_read_or_a_problem_is_told_whatever_the_bytes(body: bytes, resource: Resource) -> None:
+def test_objects_are_read_or_a_problem_is_reported_for_any_bytes(body: bytes, resource: Resource) -> None:
     read = reader(resource)(msgspec.Raw(body))
     assert isinstance(read, ValidationIssue) or (
         read.ref.kind == resource.kind and (read.item is None or read.item.ref == read.ref)

@@ -1,4 +1,4 @@
-"""A trial says what happens when the same change is made in earnest; and no pair of Pods that changes is left out."""
+"""A simulation predicts the effect of the real change, and lists every pair of Pods whose verdict changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAFFIC = st.one_of(
 
 
 @st.composite
-def amendments(draw: st.DrawFn, view: DesiredState) -> PolicyPatch:
+def patches(draw: st.DrawFn, view: DesiredState) -> PolicyPatch:
     """Draw a change of policies: some come, or come instead of others of their name, or some go."""
     known = sorted(view.index.policies)
     goes: bool = draw(st.booleans())
@@ -33,12 +33,12 @@ def amendments(draw: st.DrawFn, view: DesiredState) -> PolicyPatch:
     return PolicyPatch(put=tuple(put))
 
 
-def amended(world: list[Item], amendment: PolicyPatch) -> DesiredState:
+def patched(world: list[Item], patch: PolicyPatch) -> DesiredState:
     """Make the change in earnest."""
     made = desired("a", world)
-    for policy in amendment.put:
+    for policy in patch.put:
         made.put(policy)
-    for ref in amendment.taken:
+    for ref in patch.taken:
         made.remove(ref)
     return made
 
@@ -47,8 +47,8 @@ def allows(view: DesiredState, flow: Flow) -> bool:
     return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
 
 
-def trial_of(view: DesiredState, amendment: PolicyPatch) -> PolicySimulation:
-    return PolicySimulation(view.cluster, view.index, amendment, view.choices)
+def simulation_of(view: DesiredState, patch: PolicyPatch) -> PolicySimulation:
+    return PolicySimulation(view.cluster, view.index, patch, view.choices)
 
 
 def policies_of(view: DesiredState) -> dict[ObjectRef, Policy]:
@@ -57,13 +57,13 @@ def policies_of(view: DesiredState) -> dict[ObjectRef, Policy]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data(), worlds(), TRAFFIC)
-def test_a_trial_says_what_happens_when_the_change_is_made(
+def test_a_simulation_predicts_the_effect_of_the_change(
     data: st.DataObject, world: list[Item], traffic: tuple[str, int | None]
 ) -> None:
     view = desired("a", world)
-    amendment = data.draw(amendments(view))
-    after, before = amended(world, amendment), policies_of(view)
-    tried = trial_of(view, amendment)
+    patch = data.draw(patches(view))
+    after, before = patched(world, patch), policies_of(view)
+    tried = simulation_of(view, patch)
     wrong = []
     for flow in flows(view.cluster.by_address, *traffic):
         change = tried.judge(ObservedFlow(flow))
@@ -82,9 +82,9 @@ def test_the_pairs_show_every_change_between_pods(
     data: st.DataObject, world: list[Item], traffic: list[tuple[str, int | None]]
 ) -> None:
     view = desired("a", world)
-    amendment = data.draw(amendments(view))
-    after = amended(world, amendment)
-    tried = trial_of(view, amendment)
+    patch = data.draw(patches(view))
+    after = patched(world, patch)
+    tried = simulation_of(view, patch)
     survey = PodPairEnumerator(view.cluster, tried.amended)
     for _ in survey.steps():
         pass

@@ -1,4 +1,4 @@
-"""What `explain` says would turn a verdict, made and judged again: it does."""
+"""Each suggestion of `explain`, applied and evaluated again, reverses the verdict."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def network(policies: Policies, ref: ObjectRef) -> NetworkPolicy:
     return policy
 
 
-def changed(policies: Policies, remedy: Suggestion) -> Iterator[Policies]:
+def changed(policies: Policies, suggestion: Suggestion) -> Iterator[Policies]:
     """Make a change, in every way that it names."""
-    way = remedy.direction
-    match remedy:
+    way = suggestion.direction
+    match suggestion:
         case AddPort(policy=ref, rule=index, port=port):
             rules = list(network(policies, ref).rules(way))
             rules[index] = Rule(rules[index].peers, (*rules[index].ports, port))
@@ -61,48 +61,52 @@ def changed(policies: Policies, remedy: Suggestion) -> Iterator[Policies]:
                 left[ref] = with_rules(policies[ref], way, tuple(kept))
             yield left
         case FixField(policy=ref, peer=peer, port=port) if peer is not None:
-            mended = msgspec.structs.replace(network(policies, ref), problem=None)
-            yield policies | {ref: with_rules(mended, way, (Rule((peer,), listed(port)),))}
+            fixed = msgspec.structs.replace(network(policies, ref), problem=None)
+            yield policies | {ref: with_rules(fixed, way, (Rule((peer,), listed(port)),))}
         case AddTierRule():
-            yield from with_tier_rule(policies, remedy)
+            yield from with_tier_rule(policies, suggestion)
 
 
-def with_tier_rule(policies: Policies, remedy: AddTierRule) -> Iterator[Policies]:
-    rule = TierRule(remedy.action, (remedy.peer,), listed(remedy.port))
-    policy = policies[remedy.policy]
+def with_tier_rule(policies: Policies, suggestion: AddTierRule) -> Iterator[Policies]:
+    rule = TierRule(suggestion.action, (suggestion.peer,), listed(suggestion.port))
+    policy = policies[suggestion.policy]
     assert isinstance(policy, TierPolicy)
-    if not remedy.closed:
-        rules = list(policy.rules(remedy.direction))
-        rules.insert(remedy.rule, rule)
-        yield policies | {policy.ref: with_rules(policy, remedy.direction, tuple(rules))}
-    if remedy.priority:
+    if not suggestion.closed:
+        rules = list(policy.rules(suggestion.direction))
+        rules.insert(suggestion.rule, rule)
+        yield policies | {policy.ref: with_rules(policy, suggestion.direction, tuple(rules))}
+    if suggestion.priority:
         new = TierPolicy(
             kind="ClusterNetworkPolicy",
             name="zzz",
-            tier=remedy.tier,
-            priority=remedy.priority - 1,
+            tier=suggestion.tier,
+            priority=suggestion.priority - 1,
             subject=policy.subject,
         )
-        yield policies | {new.ref: with_rules(new, remedy.direction, (rule,))}
+        yield policies | {new.ref: with_rules(new, suggestion.direction, (rule,))}
 
 
 def side_of(cluster: ClusterState, policies: Policies, flow: Flow, direction: Direction) -> DirectionVerdict:
-    judgement = evaluate(cluster, policies.values(), flow)
-    side = judgement.egress if direction == "egress" else judgement.ingress
+    verdict = evaluate(cluster, policies.values(), flow)
+    side = verdict.egress if direction == "egress" else verdict.ingress
     assert side is not None
     return side
 
 
-def changes_of(end: Direction, policies: Policies, remedies: tuple[Suggestion, ...]) -> Iterator[Policies]:
-    for remedy in remedies:
-        if remedy.direction == end:
-            event(type(remedy).__name__)
-            yield from changed(policies, remedy)
+def _fixes_tier(suggestion: Suggestion) -> bool:
+    return isinstance(suggestion, FixField) and suggestion.peer is None
+
+
+def changes_of(end: Direction, policies: Policies, suggestions: tuple[Suggestion, ...]) -> Iterator[Policies]:
+    for suggestion in suggestions:
+        if suggestion.direction == end:
+            event(type(suggestion).__name__)
+            yield from changed(policies, suggestion)
 
 
 @settings(max_examples=2 * settings().max_examples)
 @given(worlds(), st.lists(tier_policies(), max_size=3), PROTOCOLS, st.data())
-def test_each_change_turns_the_verdict_of_its_end_and_one_at_every_end_that_denies_allows_it(
+def test_each_change_reverses_the_verdict_of_its_end_and_one_at_every_end_that_denies_allows_it(
     world: list[Item], tiers: list[TierPolicy], protocol: tuple[str, int | None], data: st.DataObject
 ) -> None:
     cluster, index, policies = taken_in(world, tiers)
@@ -112,17 +116,19 @@ def test_each_change_turns_the_verdict_of_its_end_and_one_at_every_end_that_deni
         assert found.allowed == evaluate(cluster, policies.values(), flow).allowed
         after, shared = policies, False
         for side, seen in judged.sides:
-            for turned in changes_of(side.direction, policies, judged.remedies):
+            for turned in changes_of(side.direction, policies, judged.suggestions):
                 assert side_of(cluster, turned, flow, side.direction).allowed != side.allowed, f"{flow}: {found.lines}"
             address = seen.source if side.direction == "egress" else seen.destination
             if not side.allowed and len(cluster.holders(address)) > 1:
                 shared = True  # no change to one Pod's policies is sure to open an address that several hold
-                assert not any(remedy.direction == side.direction for remedy in judged.remedies)
+                assert not any(suggestion.direction == side.direction for suggestion in judged.suggestions)
             elif not side.allowed:
-                assert any(remedy.direction == side.direction for remedy in judged.remedies), f"{flow}: {found.lines}"
-                after = next(changes_of(side.direction, after, judged.remedies), after)
-        mended = [remedy for remedy in judged.remedies if isinstance(remedy, FixField) and remedy.peer is None]
-        if not (found.allowed or mended or shared):
+                assert any(suggestion.direction == side.direction for suggestion in judged.suggestions), (
+                    f"{flow}: {found.lines}"
+                )
+                after = next(changes_of(side.direction, after, judged.suggestions), after)
+        fixed = [suggestion for suggestion in judged.suggestions if _fixes_tier(suggestion)]
+        if not (found.allowed or fixed or shared):
             assert evaluate(cluster, after.values(), flow).allowed, f"{flow}: {found.lines}"
 
 

@@ -1,0 +1,107 @@
+"""The masquerade chains and sets of the desired ruleset.
+
+The chains and the fixed sets are planned again after a change of a Node, of a ServiceCIDR or of an egress object: once
+for all changes of a batch. The `outside` sets follow single Pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nfagent.desired.tracker import RulesetTracker
+from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.masquerade import MasqueradeSettings, is_source, masquerade_plan
+from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
+from nfagent.nftables import names
+from nfagent.nftables.masquerade_chains import (
+    OUTSIDE,
+    UNTRANSLATED_COUNTER,
+    masquerade_sets,
+    outside_set,
+    translation_chains,
+)
+from nfagent.state.cluster import ClusterDelta, ClusterState
+from nfagent.state.egress import EgressState
+
+
+class MasqueradeRules:
+    """The masquerade part of the ruleset; none of it where masquerade is off."""
+
+    def __init__(
+        self, live: RulesetTracker, cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings
+    ) -> None:
+        """Start without chains: the first `steps` writes them."""
+        self._live = live
+        self._cluster = cluster
+        self._egress = egress
+        self._settings = settings
+        self._addresses = ClusterAddresses(cluster, settings.cluster_ranges)
+        self._planned = False
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that this node masquerades; none where masquerade is off."""
+        return self._settings.families
+
+    @property
+    def exempt(self) -> tuple[Range, ...]:
+        """The destinations outside the cluster that are not masqueraded."""
+        return self._egress.exempt(all_reserved_ranges=self._settings.all_reserved_ranges)
+
+    def follow(self, change: ClusterDelta) -> None:
+        """Apply a change of the cluster."""
+        if self.families and (self._addresses.follow(change) or is_source(self._cluster, change)):
+            self._planned = False
+
+    def invalidate(self) -> None:
+        """Plan the chains again at the next `steps`."""
+        self._planned = False
+
+    def steps(self) -> Iterator[None]:
+        """Update chains and sets, in steps."""
+        if self.families:
+            for moved in self._addresses.steps():
+                self._put_outside(moved)
+                yield
+            self._plan()
+
+    def _put_outside(self, addresses: list[str]) -> None:
+        """Update the `outside` sets for Pods that left the cluster's ranges or returned.
+
+        The first address of a family adds its set, and the rules that name it.
+        """
+        for address in addresses:
+            family = family_of(address)
+            if family not in self.families:
+                continue
+            name = names.set_name(OUTSIDE, family)
+            if address not in self._addresses.outside[family]:
+                self._live.remove(name, address)
+                continue
+            if name not in self._live.sets:
+                self._live.add_set(name, outside_set(family))
+                self._planned = False
+            self._live.add(name, address)
+
+    def _plan(self) -> None:
+        for family in FAMILIES:
+            name = names.set_name(OUTSIDE, family)
+            if name in self._live.sets and not self._addresses.outside[family]:
+                self._live.drop_set(name)
+                self._planned = False
+        if self._planned:
+            return
+        self._planned = True
+        plan = masquerade_plan(self._cluster, self._egress, self._settings, self._addresses)
+        self._live.put_counter(UNTRANSLATED_COUNTER)
+        for name, chain in translation_chains(plan):
+            self._live.put_chain(name, chain)
+        wanted = dict(masquerade_sets(plan))
+        for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:
+            shape = wanted.get(name)
+            if shape is None and name in self._live.sets:
+                self._live.drop_set(name)
+            elif shape is not None and name not in self._live.sets:
+                self._live.add_set(name, shape)
+            elif shape is not None:
+                self._live.recount(name, shape.elements)
