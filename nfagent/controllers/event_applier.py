@@ -25,7 +25,7 @@ ATOMIC_SECONDS = 0.1
 """How long Pods wait for the rest of a batch with other objects; a folder may have 150,000 Pods."""
 
 
-class EventSlices(Protocol):
+class EventTarget(Protocol):
     """The state that events change."""
 
     def put(self, item: Item) -> bool:
@@ -45,7 +45,7 @@ class EventApplier:
 
     def __init__(
         self,
-        wanted: EventSlices,
+        wanted: EventTarget,
         clock: MonotonicClock,
         wake: Callable[[], None],
         undivided: asyncio.Event | None = None,

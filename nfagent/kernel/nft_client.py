@@ -61,7 +61,7 @@ _OWNED = (
     f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
     f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
 )
-_WORDING_TRIES = 3
+_VARIANT_TRIES = 3
 """Other programs may commit meanwhile; the result counts only where none did."""
 _SHORT_TEXT = 16 * 1024
 _SHORT_COMMANDS = 256
@@ -117,7 +117,7 @@ class NftClient:
         self._monotonic = monotonic
         self._last_seconds = math.inf  # duration of the last short text's commit
         self._version = ""  # of libnftables, as its listings state it
-        self._wording = ListingVariant()
+        self._variants = ListingVariant()
         # The last comparison found foreign objects; the kernel refused to remove only them.
         self._removing = self._anew = False
         self._grown = False  # whether larger sets of flows were requested
@@ -158,7 +158,7 @@ class NftClient:
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without accepted listing variants and without the sizes of sets of flows."""
-        return self._wording.as_written(sized(listed, wanted), wanted)
+        return self._variants.as_written(sized(listed, wanted), wanted)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Return the values of named counters. Raises KernelError, HostError."""
@@ -270,7 +270,7 @@ class NftClient:
     def _listed_otherwise_now(self, wanted: Ruleset, names: frozenset[NamedObject]) -> tuple[str, ...]:
         """Write differing objects again; those that stay different, without another program's commit, are variants."""
         try:
-            for _ in range(_WORDING_TRIES):
+            for _ in range(_VARIANT_TRIES):
                 began = generation()
                 first = self.as_written(self.read_now(wanted), wanted)
                 names = differing(first, wanted, names)
@@ -279,7 +279,7 @@ class NftClient:
                 self.apply_now(diff(only(first, wanted, names), wanted))
                 second = self.as_written(self.read_now(wanted), wanted)
                 if generation() == began + 1 and alike(first, second, names):
-                    self._wording.note(second, wanted, names)
+                    self._variants.note(second, wanted, names)
                     return tuple(f"{name} (nft {self._version})" for name in in_words(names))
             return ()
         finally:

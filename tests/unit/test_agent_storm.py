@@ -214,7 +214,7 @@ def test_an_idle_reconciler_commits_an_event_without_any_pause() -> None:
 
 
 class Listed:
-    """Records events. Implements event_applier.EventSlices."""
+    """Records events. Implements event_applier.EventTarget."""
 
     def __init__(self) -> None:
         self.taken: list[Item | ObjectRef] = []
