@@ -134,7 +134,7 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite
 	@mkdir -p build
-	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json
+	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json --markdown build/bench.md
 
 .PHONY: lint
 lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd unit

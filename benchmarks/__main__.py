@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 import click
+import msgspec
 
 from benchmarks import report
 from benchmarks.registry import BENCHES, SEED, Bench, Run
@@ -57,7 +58,7 @@ class Session:
         began, rows = time.monotonic(), list[Summary]()
         try:
             for row in bench.function(self._run):
-                rows.append(summarise(row))
+                rows.append(msgspec.structs.replace(summarise(row), suite=bench.name))
         except HostError as error:
             self._skipped[bench.name] = str(error)
         except Exception as error:  # noqa: BLE001 - a failing suite must not lose the others' figures
@@ -100,9 +101,10 @@ def _print_list(context: click.Context, _parameter: click.Parameter, wanted: boo
 @click.option("--quick", is_flag=True, help="Fewer rounds, smaller clusters: two minutes in all.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this suite; may be given more than once.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write figures to it.")
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write tables to it.")
 @click.option("--seed", default=SEED, show_default=True, help="Seed of synthetic clusters and of measuring orders.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_print_list, help="Print all names.")
-def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: int) -> None:
+def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, markdown: Path | None, seed: int) -> None:
     """Measure nfagent beside its references, in this machine's kernel (as root, for rows about packets).
 
     Exit code: 0 when every suite ran or was skipped, whether or not targets are met; 1 when a suite failed.
@@ -123,6 +125,8 @@ def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, seed: in
     done = session.report()
     if json_path is not None:
         report.write(done, json_path)
+    if markdown is not None:
+        markdown.write_text(report.markdown(done, {bench.name: bench.about for bench in BENCHES.values()}), "utf-8")
     _summary(stage, done, time.monotonic() - began)
     sys.exit(1 if session.failed else 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +68,27 @@ def write(report: Report, path: Path) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
+def markdown(report: Report, about: Mapping[str, str]) -> str:
+    """Return the report as Markdown: the machine, then a table for each suite; `about` describes suites by name."""
+    machine = report.machine
+    parts = [
+        (
+            f"Measured {report.started} on {machine.cores} cores of {machine.processor}, {machine.memory_mib:,} MiB, "
+            f"Linux {machine.kernel}, Python {machine.python}; load {machine.load} at the start, seed {report.seed}.\n"
+        )
+    ]
+    for suite, seconds in report.suite_seconds.items():
+        rows = [row for row in report.rows if row.suite == suite]
+        parts.append(f"### {suite}\n\n{about[suite][:1].upper()}{about[suite][1:]} ({seconds:,.0f} s).\n")
+        if suite in report.skipped:
+            parts.append(f"Skipped: {report.skipped[suite]}.\n")
+        if rows:
+            lines = ["| measured | p50 | p99 | unit | reference | ratio | target |", "|---|---|---|---|---|---|---|"]
+            parts.append("\n".join([*lines, *map(_markdown_row, rows)]) + "\n")
+            parts += [f"*{row.name}*: {row.note}.\n" for row in rows if row.note]
+    return "\n".join(parts)
+
+
 def table(stage: DemoOutput, rows: Sequence[Summary]) -> None:
     """Show rows in aligned columns; columns that no row fills are omitted."""
     cells = [line for row in rows for line in _cells(stage, row)]
@@ -96,6 +117,19 @@ def number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def _markdown_row(row: Summary) -> str:
+    reference = f"{row.reference_name} {number(row.reference_p50)}" if row.reference_p50 is not None else ""
+    ratio = number(row.ratio) if row.ratio is not None else ""
+    if row.ratio_p25 is not None and row.ratio_p75 is not None:
+        ratio += f" ({number(row.ratio_p25)} to {number(row.ratio_p75)})"
+    tail = number(row.p99) if row.better == "lower" and row.count > 1 else ""
+    extra = [f"{number(row.cpu_seconds)} s of CPU"] if row.cpu_seconds is not None else []
+    extra += [f"{number(row.rss_mib)} MiB"] if row.rss_mib is not None else []
+    name = f"{row.name} ({', '.join(extra)})" if extra else row.name
+    targets = "; ".join(f"{one.target}: {target_text(one)}" for one in row.targets)
+    return f"| {name} | {number(row.p50)} | {tail} | {row.unit} | {reference} | {ratio} | {targets} |"
 
 
 def _cells(stage: DemoOutput, row: Summary) -> list[list[str]]:

@@ -85,6 +85,7 @@ class TargetResult(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of a row; `ratio_p25` and `ratio_p75` are quartiles of the rounds' ratios, where paired."""
 
+    suite: str = ""
     name: str
     unit: str
     better: Literal["lower", "higher"]

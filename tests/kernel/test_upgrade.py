@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.kernel.nft_monitor import generation
+from nfagent.kernel.table_queries import generation
 from tests.kernel.test_cli import Site, site
 
 __all__ = ["site"]
