@@ -43,10 +43,12 @@ class ApiClientProtocol(Protocol):
         """Close all connections."""
         ...
 
-    def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[ResponseStream]:
+    def stream(
+        self, path: str, query: dict[str, str], read_timeout: float
+    ) -> AbstractAsyncContextManager[ResponseStream]:
         """Send a GET request and return its response as a stream.
 
-        silence: read timeout: the most seconds between two parts of the body
+        read_timeout: the most seconds between two parts of the body
         Raises ClusterError.
         """
         ...

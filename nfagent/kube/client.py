@@ -160,15 +160,15 @@ class ApiClient:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Query | None, silence: float, *, accept: str = "application/json"
+        self, path: str, query: Query | None, read_timeout: float, *, accept: str = "application/json"
     ) -> AsyncIterator[ApiStream]:
         """Send a GET request and return its response as a stream, without a total timeout.
 
-        silence: read timeout: the most seconds between two parts of the body
+        read_timeout: the most seconds between two parts of the body
         Raises ClusterError without a response; the stream raises it where the response is interrupted.
         """
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=silence)
-        request = _Request("GET", _target(path, query), {"Accept": accept}, timeout, silence)
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=read_timeout)
+        request = _Request("GET", _target(path, query), {"Accept": accept}, timeout, read_timeout)
         response, failed = await self._sent(request)
         try:
             yield ApiStream(response, failed)

@@ -26,10 +26,10 @@ from nfagent.model.objects import ObjectRef
 
 log = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 240.0
+READ_TIMEOUT_SECONDS = 240.0
 """Read timeout of a watch: the server sends a bookmark every two minutes at least (measured)."""
 
-_LIST_SILENCE_SECONDS = 60.0
+_LIST_READ_TIMEOUT = 60.0
 _WATCH_SECONDS = 300
 """Requested length of a watch, times one to two at random, so that agents spread over the server's replicas."""
 
@@ -77,7 +77,7 @@ class Informers:
         last_good: CheckpointStore | None = None,
         *,
         resources: tuple[Resource, ...] = RESOURCES,
-        silence: float = SILENCE_SECONDS,
+        read_timeout: float = READ_TIMEOUT_SECONDS,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Set up the reflectors; `run` sends the first request.
@@ -90,7 +90,7 @@ class Informers:
         self._clock = clock
         self._sink = sink
         self._keys = keys
-        self._silence = silence
+        self._read_timeout = read_timeout
         self._jitter = jitter
         self._availability = APIAvailability(server, clock, self._count_nodes, jitter)
         self._last_good = last_good or CheckpointStore(None, "")
@@ -145,9 +145,11 @@ class Informers:
         while True:
             self._again.clear()
             async with asyncio.TaskGroup() as tasks:
-                following = [tasks.create_task(self._follow(reflector)) for reflector in self._reflectors.values()]
+                watching = [
+                    tasks.create_task(self._list_and_watch(reflector)) for reflector in self._reflectors.values()
+                ]
                 await self._again.wait()
-                for task in following:
+                for task in watching:
                     task.cancel()
             # Only after the tasks have ended: what one was still reading isn't part of the new lists.
             for reflector in self._reflectors.values():
@@ -201,7 +203,7 @@ class Informers:
                     return failure.reason
         return ""
 
-    async def _follow(self, reflector: Reflector) -> None:
+    async def _list_and_watch(self, reflector: Reflector) -> None:
         backoff, probed = Backoff(), False
         while True:
             began = self._clock.monotonic()
@@ -231,7 +233,7 @@ class Informers:
         except UnreachableError:
             raise
         except ClusterError as error:
-            reflector.end(silent=isinstance(error, ReadTimeoutError))
+            reflector.end(timed_out=isinstance(error, ReadTimeoutError))
             return WatchFailure("lost", str(error))
         if reflector.setback is None and request.watch and self._clock.monotonic() - began < _SHORT_SECONDS:
             return WatchFailure("lost", "the API server ended a watch as soon as it began")
@@ -258,8 +260,8 @@ class Informers:
 
     async def _ask(self, reflector: Reflector, request: ReflectorRequest) -> None:
         """Send a request and pass on the changes of its response. Raises ClusterError."""
-        silence = self._silence if request.watch else _LIST_SILENCE_SECONDS
-        async with self._server.stream(request.path, request.query, silence) as stream:
+        read_timeout = self._read_timeout if request.watch else _LIST_READ_TIMEOUT
+        async with self._server.stream(request.path, request.query, read_timeout) as stream:
             if stream.status != _OK:
                 await self._refused(reflector, stream)
             elif not request.watch:

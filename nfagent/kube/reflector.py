@@ -89,7 +89,7 @@ class Reflector:
         self._unmentioned: set[ObjectRef] = set()
         self._absences = 0
         self._failed_at = ""
-        self._silent_at: str | None = None
+        self._timed_out_at: str | None = None
 
     @property
     def phase(self) -> Phase:
@@ -152,18 +152,18 @@ class Reflector:
         except DecodeError as error:
             self._start_over("broken", str(error))
 
-    def end(self, *, silent: bool = False) -> None:
+    def end(self, *, timed_out: bool = False) -> None:
         """End a watch or an interrupted response: the next request continues from what was read.
 
-        silent: the read timeout expired. Once may be the connection. Twice at one version means that the server waits
-                for that version (etcd was restored from an older backup, for example): then the next request lists
+        timed_out: the read timeout expired. Once may be the connection. Twice at one version means that the server
+                   waits for that version (after a restore of etcd, for example): then the next request lists
         Initial events without their end mark are a failure: they are read again.
         """
-        if silent and self._phase == "watching":
-            if self._silent_at == self.version:
+        if timed_out and self._phase == "watching":
+            if self._timed_out_at == self.version:
                 self.look_again()
                 return
-            self._silent_at = self.version
+            self._timed_out_at = self.version
         if self._phase == "initial":
             self._forget_list()
             self.setback = WatchFailure("refused", "the API server ended the initial events before they were complete")

@@ -79,9 +79,8 @@ def test_who_has_no_rights_is_told_of_none_and_the_command_says_that_the_node_is
     assert done.returncode == 2, done.stderr
     lines = done.stdout.splitlines()
     number = next(number for number, line in enumerate(lines) if line.startswith("permissions"))
-    assert (
-        f"FAIL    none of {TOTAL} is allowed to User nobody: nothing is enforced" in lines[number]
-    )  # codespell:ignore nobody
+    denied = f"FAIL    none of {TOTAL} is allowed to User nobody: nothing is enforced"  # codespell:ignore nobody
+    assert denied in lines[number]
     assert "--clusterrole=nfagent --user=nobody" in lines[number + 2]  # codespell:ignore nobody
     assert lines[-1] == "this node can't run nfagent yet"
     assert done.stderr == ""

@@ -117,13 +117,7 @@ class TestObjects:
         assert clean.ask("GET", "/apis/test.invalid/v1/widgets/one").status == 404
 
     def test_a_namespace_goes_with_all_that_is_in_it(self, clean: LabApiClient) -> None:
-        held = settings("held") | {
-            "metadata": {
-                "name": "held",
-                "namespace": "x",
-                "finalizers": ["test.invalid/nobody"],
-            }  # codespell:ignore nobody
-        }
+        held = settings("held") | {"metadata": {"name": "held", "namespace": "x", "finalizers": ["test.invalid/none"]}}
         clean.put_all([pod("web"), held])
         clean.delete(namespace_document("x"))
         assert clean.get(namespace_document("x")) is None

@@ -1,4 +1,4 @@
-"""An agent's source before a scripted API server. Time is the test's own, and so are the lots."""
+"""Informers with a scripted API server, and with the clock and the random numbers of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BY_KIND = {resource.kind: resource for resource in RESOURCES}
 PODS, POLICIES, EGRESS = BY_KIND["Pod"], BY_KIND["NetworkPolicy"], BY_KIND["EgressNATPolicy"]
 EGRESS_POLICY = {"metadata": {"name": "e", "resourceVersion": "6"}, "spec": {"action": "NoSNAT", "destinations": []}}
 PATIENT = 60.0
-"""Seconds of silence that no test reaches."""
+"""A read timeout that no test reaches, in seconds."""
 
 GONE = status(410, "Expired", "too old resource version")
 A, B, C = pod("a", 1), pod("b", 2), pod("c", 6)
@@ -59,17 +59,17 @@ class HandClock:
 
     @property
     def sleeps(self) -> bool:
-        """Tell whether anybody waits."""
+        """Return whether a task waits."""
         return bool(self._sleeping)
 
     async def paused(self, number: int) -> float:
-        """Wait for the first, second, ... pause, and tell how long it is."""
+        """Wait for the first, second, ... pause, and return its seconds."""
         await self._bell.until(lambda: len(self.pauses) >= number)
         return self.pauses[number - 1]
 
 
 class Stage:
-    """One agent before one scripted server, and what it holds. Satisfies following.Taker."""
+    """The EventSink of one agent with a scripted server, and the objects that it holds."""
 
     def __init__(self, script: HttpScript, bell: Bell, nodes: int = 10) -> None:
         self.script = script
@@ -104,7 +104,7 @@ class Stage:
         raise AssertionError("it didn't come in a thousand seconds")
 
     def begins(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin something whose end can be waited for by `comes`."""
+        """Start a task whose end `comes` can wait for."""
         begun = asyncio.create_task(what)
         begun.add_done_callback(lambda _: self.bell.ring())
         return begun
@@ -122,7 +122,7 @@ def api_server(script: HttpScript) -> ApiClient:
 
 @asynccontextmanager
 async def waiting(
-    *resources: Resource, nodes: int = 10, jitter: float = 0.5, silence: float = PATIENT
+    *resources: Resource, nodes: int = 10, jitter: float = 0.5, read_timeout: float = PATIENT
 ) -> AsyncIterator[tuple[Stage, Informers]]:
     """Put a source before a scripted server that is ready; it doesn't run yet."""
     bell = Bell()
@@ -136,7 +136,7 @@ async def waiting(
             stage,
             stage.held,
             resources=resources or (PODS,),
-            silence=silence,
+            read_timeout=read_timeout,
             jitter=lambda: jitter,
         )
         try:
@@ -158,9 +158,12 @@ async def running(source: Informers) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def following(
-    *resources: Resource, nodes: int = 10, jitter: float = 0.5, silence: float = PATIENT
+    *resources: Resource, nodes: int = 10, jitter: float = 0.5, read_timeout: float = PATIENT
 ) -> AsyncIterator[Stage]:
-    async with waiting(*resources, nodes=nodes, jitter=jitter, silence=silence) as (stage, source), running(source):
+    async with (
+        waiting(*resources, nodes=nodes, jitter=jitter, read_timeout=read_timeout) as (stage, source),
+        running(source),
+    ):
         yield stage
 
 

@@ -176,7 +176,7 @@ def test_objects_of_an_interrupted_list_do_not_count_for_the_next(end: tuple[Fau
 
 def test_a_watch_is_restarted_after_a_read_timeout() -> None:
     async def body() -> None:
-        async with following(silence=0.05) as stage:
+        async with following(read_timeout=0.05) as stage:
             stage.script.on(PODS.path, initial(A), "silent")
             stage.script.on(PODS.path, bookmark("8"), "silent", query={"resourceVersion": "5"})
             stage.clock.advance(await stage.clock.paused(1))
@@ -191,7 +191,7 @@ def test_a_watch_is_restarted_after_a_read_timeout() -> None:
 
 def test_two_read_timeouts_at_one_version_lead_to_a_list() -> None:
     async def body() -> None:
-        async with following(silence=0.05) as stage:
+        async with following(read_timeout=0.05) as stage:
             stage.script.on(PODS.path, initial(A), "silent")
             stage.script.on(PODS.path, "silent", query={"resourceVersion": "5"})
             stage.clock.advance(await stage.clock.paused(1))

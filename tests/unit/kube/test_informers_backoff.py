@@ -230,9 +230,11 @@ class Elsewhere:
     async def close(self) -> None:
         """Do nothing."""
 
-    def stream(self, path: str, query: dict[str, str], silence: float) -> AbstractAsyncContextManager[ResponseStream]:
+    def stream(
+        self, path: str, query: dict[str, str], read_timeout: float
+    ) -> AbstractAsyncContextManager[ResponseStream]:
         self.tries += 1
-        raise UnreachableError(f"{path}?{query} in {silence}")
+        raise UnreachableError(f"{path}?{query} in {read_timeout}")
 
     async def ask(self, method: str, path: str, *, accept: str = "", etag: str = "") -> ApiResponse:
         assert (method, path, accept, etag) == ("GET", "/readyz", "", "")

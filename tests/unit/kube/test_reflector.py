@@ -434,7 +434,7 @@ TOO_LARGE = {
 
 def fell_silent(followed: Followed) -> None:
     followed.reflector.request(300)
-    followed.reflector.end(silent=True)
+    followed.reflector.end(timed_out=True)
 
 
 QUERIES: dict[str, tuple[list[Step], dict[str, str]]] = {
