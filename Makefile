@@ -91,7 +91,7 @@ help: ## this list
 	done
 
 .PHONY: demo
-demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work (root; a minute)
+demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work (root)
 	@exec $(bin)/nfagent lab demo
 
 # What tests/apiserver needs is built meanwhile, at the lowest priority: it takes minutes the first time. Those
@@ -107,11 +107,11 @@ test: $(VENV)/ready modules ## lint, then every test (root for those that need t
 	$(bin)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
 .PHONY: apiserver
-apiserver: $(VENV)/ready ## build/etcd, build/kube-apiserver for tests/apiserver (Go; 5 minutes)
+apiserver: $(VENV)/ready ## etcd and kube-apiserver into build/, for tests/apiserver
 	@exec $(bin)/python -m nfagent.lab.binaries
 
 .PHONY: unit
-unit: $(VENV)/ready ## the tests that need no kernel
+unit: $(VENV)/ready ## tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
 
 .PHONY: conformance
@@ -125,8 +125,8 @@ trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables (root)
 	NFAGENT_DEBIAN_13=build $(bin)/pytest tests/kernel/test_debian_13.py
 
 .PHONY: fuzz
-fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root, or PACKETS=no)
-#: SECONDS=  SEED=  REPLAY=build/fuzz/SEED
+fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root)
+#: SECONDS=  SEED=  PACKETS=no  REPLAY=build/fuzz/SEED
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
@@ -141,7 +141,7 @@ lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd unit
 	@$(linting)
 
 .PHONY: fresh
-fresh: ## make demo and make test on a bare Debian 12 (root; 20 minutes)
+fresh: ## make demo, make test on a bare Debian 12 (root; 20 minutes)
 	@exec .ci/fresh
 
 .PHONY: lock
