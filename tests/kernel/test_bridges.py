@@ -53,7 +53,7 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture
 def shared(node: Node) -> Node:
-    """Give a node with a bridge that a Pod hangs on."""
+    """Return a node with a bridge that a Pod hangs on."""
     node.ip(
         "link add cbr0 type bridge",
         "link add pod1 type veth peer name eth0",

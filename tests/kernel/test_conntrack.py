@@ -280,7 +280,7 @@ def test_entries_of_both_families_come_from_one_dump(stack: ExitStack) -> None:
         return Counting(fileno=open_socket().detach())
 
     def ports(*addresses: str) -> tuple[list[int], list[int]]:
-        """Give the clients' ports that were found, and the families of the dumps that were made for it."""
+        """Return the clients' ports that were found, and the families of the dumps that were made for it."""
         Counting.sent.clear()
         found = sorted(entry.client_port or 0 for entry in counted.entries(frozenset(addresses)))
         return found, [message.payload[0] for message in Counting.sent]

@@ -65,7 +65,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def held(lab: Lab) -> Iterator[contextlib.ExitStack]:
-    """Give what closes a test's sockets; take its policies away after that."""
+    """Return what closes a test's sockets; take its policies away after that."""
     with contextlib.ExitStack() as stack:
         stack.callback(lab.only_cluster)
         yield stack

@@ -46,7 +46,7 @@ def servers(fabric: NetnsTopology) -> Iterator[Listeners]:
 
 @pytest.fixture
 def path(fabric: NetnsTopology) -> Iterator[EbpfPath]:
-    """Give the program, loaded on the server's node, where the clients' identities are known."""
+    """Return the program, loaded on the server's node, where the clients' identities are known."""
     with EbpfPath(fabric.node_namespace(fabric.pods[SERVER].node)) as loaded:
         for pod, identity in ((CLIENT, CLIENTS), (STRANGER, STRANGERS)):
             for address in fabric.pods[pod].addresses:

@@ -46,7 +46,7 @@ UNMOUNTED = "may be unmounted, or mounted over"
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Give a folder that every user may look into, with one manifest, and one in a subfolder."""
+    """Return a folder that every user may look into, with one manifest, and one in a subfolder."""
     with tempfile.TemporaryDirectory(prefix="nfagent-manifests-") as made:
         Path(made).chmod(0o755)
         manifests = Path(made) / "manifests"

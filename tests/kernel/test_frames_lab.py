@@ -109,7 +109,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def agent(lab: Lab) -> LabAgent:
-    """Give the node's agent, with its table of the bridge family in force."""
+    """Return the node's agent, with its table of the bridge family in force."""
     found = lab.cluster.agent("n1")
     wait_until(lambda: frames(found)["state"] == "dropped")
     return found

@@ -48,7 +48,7 @@ def nft(*arguments: str) -> str:
 
 
 def ways() -> dict[str, Any]:
-    """Give the set of ways of IPv4, as nft lists it."""
+    """Return the set of ways of IPv4, as nft lists it."""
     listed = json.loads(nft("-j", "list", "set", "inet", "nfagent", "revoked4"))["nftables"]
     found: dict[str, Any] = next(item["set"] for item in listed if "set" in item)
     return found

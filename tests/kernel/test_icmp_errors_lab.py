@@ -88,7 +88,7 @@ def connected(
 
 
 def errors(lab: Lab, capture: Capture, place: str, family: Family) -> list[Arrival]:
-    """Give the ICMP errors that came before a datagram that is sent to this place now, by a Pod of another node."""
+    """Return the ICMP errors that came before a datagram that is sent to this place now, by a Pod of another node."""
     last = marker()
     with udp_socket(lab.pod("y/far"), lab.address("y/far", family)) as sock:
         sock.sendto(last, (address_at(lab, place, family), MARKER_PORT))

@@ -45,7 +45,7 @@ def make(target: str, source: Path, destination: Path) -> str:
 
 
 def pins(package: str) -> str:
-    """Give what the lock says of a package."""
+    """Return what the lock says of a package."""
     lock = (ROOT / "requirements.txt").read_text()
     found = re.search(rf"^{package}==.*\n(    --hash=.*\n)+", lock, re.MULTILINE)
     assert found is not None

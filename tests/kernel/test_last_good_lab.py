@@ -105,7 +105,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartLab]:
 
 @pytest.fixture
 def lab(running: RestartLab) -> RestartLab:
-    """Give the lab with the good manifests read, whatever a test before left."""
+    """Return the lab with the good manifests read, whatever a test before left."""
     for agent in running.cluster.agents.values():
         if not agent.runs:
             agent.start()

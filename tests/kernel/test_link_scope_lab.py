@@ -76,7 +76,7 @@ def held(request: pytest.FixtureRequest) -> Iterator[contextlib.ExitStack]:
 
 
 def link_local(namespace: str, device: str = "eth0") -> str:
-    """Give the link-local address of a namespace's interface."""
+    """Return the link-local address of a namespace's interface."""
     asked = ["ip", "-n", namespace, "-o", "-6", "address", "show", "dev", device, "scope", "link"]
     return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()[3].split("/")[0]
 
@@ -122,13 +122,13 @@ def icmpv6(namespace: str, destination: str, kind: int, body: bytes, *, code: in
 def passing(
     lab: Lab, capture: Capture, sent: Sequence[bytes], source: str = "y/near", target: str = "x/a"
 ) -> list[bytes]:
-    """Give those of the contents that came before a datagram that may come, and is sent now."""
+    """Return those of the contents that came before a datagram that may come, and is sent now."""
     came = [arrival.content for arrival in arrived(lab, capture, source, lab.address(target, 4))]
     return [content for content in sent if any(packet.endswith(content) for packet in came)]
 
 
 def connects(namespace: str, destination: str, source: str = "") -> bool:
-    """Tell whether TCP gets through, from the namespace's eth0."""
+    """Return whether TCP gets through, from the namespace's eth0."""
 
     def connect() -> bool:
         index = socket.if_nametoindex("eth0")
@@ -240,7 +240,7 @@ def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a
 
 
 def senders(lab: Lab) -> dict[str, tuple[str, str, Callable[[Family], str]]]:
-    """Give namespace, device and address of who can send to n1's bridge."""
+    """Return namespace, device and address of who can send to n1's bridge."""
     return {
         "a Pod": (lab.pod("y/near"), "eth0", lambda family: lab.address("y/near", family)),
         "a host on the uplink": (lab.fabric.outside_namespace("outside"), HOST, HOST_ADDRESSES.__getitem__),

@@ -74,7 +74,7 @@ def _namespace() -> Iterator[None]:
 
 @pytest.fixture
 def nftables(_namespace: None) -> Iterator[NftClient]:
-    """Give libnftables, in this thread, with EMPTY loaded."""
+    """Return libnftables, in this thread, with EMPTY loaded."""
     kernel = NftClient()
     kernel.apply_now(diff(ABSENT, EMPTY))
     yield kernel
@@ -100,7 +100,7 @@ def route(verb: str, *pairs: tuple[str, str]) -> ChangeMapElements:
 
 
 def holding(**sets: frozenset[Element] | dict[str, str]) -> Ruleset:
-    """Give EMPTY with elements in some of its sets and maps."""
+    """Return EMPTY with elements in some of its sets and maps."""
     made = msgspec.structs.replace(EMPTY, sets=dict(EMPTY.sets), maps=dict(EMPTY.maps))
     for name, members in sets.items():
         if isinstance(members, dict):

@@ -105,7 +105,7 @@ class Collector:
 
 @contextmanager
 def udp(address: str) -> Iterator[socket.socket]:
-    """Give a UDP socket connected from SOURCE_PORT to PORT of a loopback address, where somebody listens."""
+    """Return a UDP socket connected from SOURCE_PORT to PORT of a loopback address, where somebody listens."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with (
         closing(socket.socket(family, socket.SOCK_DGRAM)) as sink,

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kernel
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[str]:
-    """Give a network namespace with some addresses, and a route to others."""
+    """Return a network namespace with some addresses, and a route to others."""
     name = f"{netns.prefix('t', os.getpid())}own"
     netns.make([name])
     try:

@@ -58,7 +58,7 @@ def job(*addresses: str, phase: str = "Running", terminating: bool = False) -> D
 
 
 def asked(lab: Lab, ways: dict[tuple[str, int], list[Probe]]) -> set[tuple[str, int]]:
-    """Give the ways by which all probes were answered; on none may only some be."""
+    """Return the ways by which all probes were answered; on none may only some be."""
     outcomes = lab.ask((probe for probes in ways.values() for probe in probes), 0.4)
     found = {way: {outcomes[probe].reached for probe in probes} for way, probes in ways.items()}
     assert all(len(reached) == 1 for reached in found.values()), found

@@ -73,7 +73,7 @@ def node_address(lab: Lab, node: str, family: Family) -> str:
 
 
 def receivers(lab: Lab, family: Family) -> dict[str, tuple[str, str]]:
-    """Give namespace and address of who a Pod of n1 may send to."""
+    """Return namespace and address of who a Pod of n1 may send to."""
     host = lab.fabric.outside["outside"]
     return {
         "a Pod of its node": (lab.pod("y/b"), lab.address("y/b", family)),
@@ -85,7 +85,7 @@ def receivers(lab: Lab, family: Family) -> dict[str, tuple[str, str]]:
 
 
 def arrived(receiver: socket.socket, send: Callable[[], None], fence: Callable[[], None]) -> list[bytes]:
-    """Give the datagrams that a socket gets of what is sent, before that of `fence`, which arrives for sure."""
+    """Return the datagrams that a socket gets of what is sent, before that of `fence`, which arrives for sure."""
     assert heard(receiver) == []
     send()
     fence()
@@ -199,14 +199,14 @@ def into_tunnel(lab: Lab, pod: str, entry: str, content: bytes) -> None:
 
 
 def entries(lab: Lab, node: str, family: Family) -> list[str]:
-    """Give the addresses at which a node's tunnel can be reached."""
+    """Return the addresses at which a node's tunnel can be reached."""
     plan = lab.fabric.nodes[node]
     found = [node_address(lab, node, family), tunnel_address(family_address(plan.pod_cidrs, family))]
     return [*found, gateway(family_address(plan.pod_cidrs, family))] if plan.attachment == "bridge" else found
 
 
 def pod_hears(lab: Lab, send: Callable[[], None]) -> list[bytes]:
-    """Give what y/a hears of what is sent."""
+    """Return what y/a hears of what is sent."""
     address = lab.address("y/a", 4)
     with udp_socket(lab.pod("y/a"), address, PORT) as listening:
         return arrived(
@@ -307,7 +307,7 @@ def test_what_a_pod_sends_to_a_tunnel_ends_with_the_rules_though_it_was_answered
 
 
 def link_local(namespace: str, link: str) -> tuple[str, int]:
-    """Give an interface's own link-local address and index; its first, where there are more."""
+    """Return an interface's own link-local address and index; its first, where there are more."""
     listed = subprocess.run(
         ["ip", "-n", namespace, "-j", "address", "show", "dev", link],
         check=True,
@@ -322,7 +322,7 @@ def link_local(namespace: str, link: str) -> tuple[str, int]:
 
 
 def link_of(lab: Lab, pod: str) -> str:
-    """Give the node's interface behind which a Pod is."""
+    """Return the node's interface behind which a Pod is."""
     plan = lab.fabric.pods[tuple(pod.split("/"))]  # type: ignore[index]
     route = subprocess.run(
         ["ip", "-n", lab.fabric.node_namespace(plan.node), "-j", "route", "get", plan.addresses[0]],

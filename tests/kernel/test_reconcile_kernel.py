@@ -64,7 +64,7 @@ def nft(*arguments: str, text: str = "") -> str:
 
 
 def listed() -> Ruleset:
-    """Give what nft, a process of its own, says is there."""
+    """Return what nft, a process of its own, says is there."""
     return parse_ruleset(json.loads(nft("-j", "list", "ruleset")))
 
 
@@ -320,7 +320,7 @@ def assert_refused(caplog: pytest.LogCaptureFixture, said: str) -> None:
 
 
 def peers_of_three_hundred_kinds() -> Document:
-    """Give a policy with 300 peers, each of which means every Pod with the label app: 300 sets."""
+    """Return a policy with 300 peers, each of which means every Pod with the label app: 300 sets."""
     kinds = [
         {"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": [f"v{number}"]}]}}
         for number in range(300)
@@ -564,6 +564,6 @@ def test_what_can_not_be_removed_alone_goes_with_the_whole_table(caplog: pytest.
 
 
 def table_handle() -> int:
-    """Give what tells this table from one that was made anew."""
+    """Return what tells this table from one that was made anew."""
     entries = json.loads(nft("-j", "list", "tables", "inet"))["nftables"]
     return int(next(entry["table"]["handle"] for entry in entries if entry.get("table", {}).get("name") == "nfagent"))

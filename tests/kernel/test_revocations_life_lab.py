@@ -60,7 +60,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def agent(lab: Lab) -> Iterator[LabAgent]:
-    """Give the agent of the db's node; it runs afterwards, whatever became of it."""
+    """Return the agent of the db's node; it runs afterwards, whatever became of it."""
     found = lab.cluster.agent(NODE)
     yield found
     if not found.runs:

@@ -40,7 +40,7 @@ def address(addresses: Iterable[str], family: Family) -> str:
 
 
 def services() -> Iterator[Service]:
-    """Give shop/web a Service that is open to the world by both traffic policies."""
+    """Return shop/web a Service that is open to the world by both traffic policies."""
     for family, protocol in itertools.product(FAMILIES, TRANSPORTS):
         web = ((address(PODS[0].addresses, family), TARGET),)
         yield Service(SERVICE[family], PORT, protocol, web, CLUSTER_PORT)
@@ -87,7 +87,7 @@ def calls(source: str, addresses: Iterable[str], port: int) -> list[Probe]:
 
 
 def verdicts(lab: Lab, *, near: bool, far: bool) -> dict[Probe, bool]:
-    """Give the calls to the Service of the client on the server's node, and of that on the other one."""
+    """Return the calls to the Service of the client on the server's node, and of that on the other one."""
     expected = {"shop/near": near, "shop/far": far}
     return {
         probe: verdict
@@ -97,7 +97,7 @@ def verdicts(lab: Lab, *, near: bool, far: bool) -> dict[Probe, bool]:
 
 
 def sources(lab: Lab, probes: Iterable[Probe]) -> set[str | None]:
-    """Give the addresses that the server saw; all the probes have to reach it."""
+    """Return the addresses that the server saw; all the probes have to reach it."""
     outcomes = lab.ask(probes, 3.0)
     assert [probe for probe, outcome in outcomes.items() if not outcome.reached] == []
     return {outcome.seen_from for outcome in outcomes.values()}

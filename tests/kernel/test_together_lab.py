@@ -34,7 +34,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def one_file() -> list[Document]:
-    """Give policies on x/a, the last of which lets x/b in; the others let nobody in that there is."""
+    """Return policies on x/a, the last of which lets x/b in; the others let nobody in that there is."""
     names = [f"nobody-{number}" for number in range(POLICIES - 1)] + ["b"]
     return [
         policy_document(
@@ -63,7 +63,7 @@ def lost_while_it_settles(lab: Lab) -> int:
 
 
 def enforces(lab: Lab) -> bool:
-    """Tell whether x/c is kept out."""
+    """Return whether x/c is kept out."""
     return not lab.reaches(Probe(lab.pod("x/c"), lab.address("x/a", 4), "tcp", 80), deadline=0.25)
 
 

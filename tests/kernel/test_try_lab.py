@@ -71,7 +71,7 @@ def agent(lab: Lab) -> LabAgent:
 
 
 def probes(lab: Lab) -> dict[tuple[str, str], Probe]:
-    """Give every way of calling x/a, by the client's address and the protocol that the log names."""
+    """Return every way of calling x/a, by the client's address and the protocol that the log names."""
     return {
         (lab.address(client, family), "icmpv6" if (protocol, family) == ("icmp", 6) else protocol): Probe(
             lab.pod(client), lab.address("x/a", family), protocol, port

@@ -77,7 +77,7 @@ class Stage:
         return self.where()
 
     def where(self) -> list[str]:
-        """Give where commits were timed since the last time."""
+        """Return where commits were timed since the last time."""
         asked, self._asked = self._asked, []
         return asked[::2]
 

@@ -108,7 +108,7 @@ class Node:
         return ask(self._folder / "run" / "agent.sock", "/v1/dump/state", {})
 
     def shown(self) -> str:
-        """Give what `nfagent dump state` prints."""
+        """Return what `nfagent dump state` prints."""
         command = [sys.executable, "-m", "nfagent", "dump", "state"]
         return subprocess.run(
             command, env=self._environment, capture_output=True, text=True, check=True, timeout=DEADLINE
@@ -121,7 +121,7 @@ class Node:
             assert time.monotonic() < end, self.state()["agent"]["reconcile"]
 
     def reached(self) -> bool:
-        """Tell whether bug-a/oth gets a connection to bug-b/srv."""
+        """Return whether bug-a/oth gets a connection to bug-b/srv."""
         call = ["ip", "netns", "exec", self._caller, sys.executable, "-c", CALL]
         return subprocess.run(call, check=False, capture_output=True, timeout=DEADLINE).returncode == 0
 

@@ -73,7 +73,7 @@ def records(lab: Lab) -> list[Record]:
 
 
 def fresh(lab: Lab, count: int, act: Callable[[], object], seconds: float = 5.0) -> list[Record]:
-    """Give the records that an act brings about; `count` of them are waited for."""
+    """Return the records that an act brings about; `count` of them are waited for."""
     known = len(records(lab))
     act()
     wait_until(lambda: len(records(lab)) >= known + count, seconds)

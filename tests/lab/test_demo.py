@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "nfagent", "lab", "demo"]
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """Give a folder with a short name: a unix socket below it has 107 bytes for its path."""
+    """Return a folder with a short name: a unix socket below it has 107 bytes for its path."""
     with TemporaryDirectory(prefix="nfagent-test-") as folder:
         yield Path(folder)
 

@@ -160,13 +160,13 @@ def test_a_lab_of_one_family_is_of_that_family() -> None:
 
 
 def received(fabric: NetnsTopology, node: str, device: str) -> int:
-    """Give how many packets a device of a node has taken from its peers."""
+    """Return how many packets a device of a node has taken from its peers."""
     counters = f"/sys/class/net/{device}/statistics/rx_packets"
     return int(output(fabric, fabric.node_namespace(node), "cat", counters))
 
 
 def fragments(fabric: NetnsTopology) -> int:
-    """Give how many fragments the nodes have made of packets."""
+    """Return how many fragments the nodes have made of packets."""
     made = 0
     for node in fabric.nodes:
         name = fabric.node_namespace(node)

@@ -66,7 +66,7 @@ def run_nft(fabric: NetnsTopology, node: str, script: str) -> None:
 
 
 def members(fabric: NetnsTopology) -> dict[str, tuple[str, ...]]:
-    """Give the addresses of every namespace that sends and receives."""
+    """Return the addresses of every namespace that sends and receives."""
     return {
         **{fabric.pod_namespace(*pod.key): pod.addresses for pod in fabric.pods.values()},
         **{fabric.node_namespace(node.name): node.addresses for node in fabric.nodes.values()},
@@ -75,7 +75,7 @@ def members(fabric: NetnsTopology) -> dict[str, tuple[str, ...]]:
 
 
 def probes_between(fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable[tuple[Protocol, int]]) -> list[Probe]:
-    """Give probes from one Pod 'namespace/name' to another, to each of its addresses."""
+    """Return probes from one Pod 'namespace/name' to another, to each of its addresses."""
     source, destination = (tuple(end.split("/")) for end in ends)
     return [
         Probe(fabric.pod_namespace(*source), address, protocol, port)
@@ -85,7 +85,7 @@ def probes_between(fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable
 
 
 def reached(outcomes: dict[Probe, ProbeResult]) -> set[tuple[str, int]]:
-    """Give protocol and port of what was reached."""
+    """Return protocol and port of what was reached."""
     return {(probe.protocol, probe.port) for probe, outcome in outcomes.items() if outcome.reached}
 
 

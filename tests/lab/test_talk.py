@@ -48,7 +48,7 @@ def fabric() -> Iterator[NetnsTopology]:
 
 @pytest.fixture
 def node(fabric: NetnsTopology) -> Iterator[str]:
-    """Give the node's namespace, with a table that tracks connections."""
+    """Return the node's namespace, with a table that tracks connections."""
     name = fabric.node_namespace("n1")
     nft(fabric, TABLE)
     yield name

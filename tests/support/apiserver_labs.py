@@ -102,7 +102,7 @@ def account_token(plane: ControlPlane, client: LabApiClient) -> str:
 def may(
     client: LabApiClient, verb: str, resource: str, *, group: str = "", namespace: str = "kube-system", name: str = ""
 ) -> bool:
-    """Ask whether a client's user is allowed something (SelfSubjectAccessReview). Raises ClusterError."""
+    """Return whether a client's user is allowed something (SelfSubjectAccessReview). Raises ClusterError."""
     resource, _, subresource = resource.partition("/")
     wanted = {
         "verb": verb,
@@ -128,7 +128,7 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def shipped_definitions() -> list[Document]:
-    """Give the CustomResourceDefinitions of deploy/crds."""
+    """Return the CustomResourceDefinitions of deploy/crds."""
     found = [document for path in sorted((DEPLOY / "crds").glob("*.yaml")) for document in read_documents(path)]
     return [document for document in found if document["kind"] == "CustomResourceDefinition"]
 

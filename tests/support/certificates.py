@@ -38,7 +38,7 @@ class Authority:
         return file
 
     def serving(self, name: str = "server", *, clients: bool = False) -> ssl.SSLContext:
-        """Give a server's TLS; clients: it asks for certificates of this CA."""
+        """Return a server's TLS; clients: it asks for certificates of this CA."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         file = self._folder / f"{name}.pem"
         context.load_cert_chain(file if file.exists() else self.certificate(name))

@@ -34,7 +34,7 @@ _BATCH = 256
 
 
 def limit() -> int:
-    """Give the number of connections that a namespace has room for, 0 for any number."""
+    """Return the number of connections that a namespace has room for, 0 for any number."""
     return int(_LIMIT.read_text(encoding="ascii"))
 
 

@@ -64,14 +64,14 @@ def denied_packets(lab: Lab) -> int:
 
 
 def name_of(lab: Lab, place: str) -> str:
-    """Give the network namespace of a Pod, of `n1`, or of `outside`."""
+    """Return the network namespace of a Pod, of `n1`, or of `outside`."""
     if place == "outside":
         return lab.fabric.outside_namespace(place)
     return lab.pod(place) if "/" in place else lab.fabric.node_namespace(place)
 
 
 def address_at(lab: Lab, place: str, family: Family) -> str:
-    """Give an address of such a place; outside, one that is translated for."""
+    """Return an address of such a place; outside, one that is translated for."""
     if place == "outside":
         return TRANSLATED[family]
     if "/" in place:
@@ -80,7 +80,7 @@ def address_at(lab: Lab, place: str, family: Family) -> str:
 
 
 def arrived(lab: Lab, capture: Capture, source: str, destination: str) -> list[Arrival]:
-    """Give what a capture has before a datagram that a Pod sends there now, to the marker's port."""
+    """Return what a capture has before a datagram that a Pod sends there now, to the marker's port."""
     last = marker()
     with udp_socket(lab.pod(source), lab.address(source, family_of(destination))) as sock:
         sock.sendto(last, (destination, MARKER_PORT))

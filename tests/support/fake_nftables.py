@@ -139,7 +139,7 @@ class _Table:
                 raise Refused(f"too many links: chain {name}")
 
     def _depth(self, name: str, known: dict[str, int]) -> int:
-        """Give how many chains lie below one, one behind the other."""
+        """Return how many chains lie below one, one behind the other."""
         if name not in known:
             known[name] = _JUMPS  # what a loop finds when it comes back here
             known[name] = max((1 + self._depth(target, known) for target in set(self._targets(name))), default=0)

@@ -71,7 +71,7 @@ class Follower:
         return [str(problem) for problem in self._source.problems]
 
     def settle(self, client: LabApiClient, documents: Iterable[Document]) -> bool:
-        """Tell whether it comes to hold what the server holds of these documents' kinds."""
+        """Return whether it comes to hold what the server holds of these documents' kinds."""
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
         held = {kind: served(client, version, kind) for version, kind in kinds}
 

@@ -138,7 +138,7 @@ class Result(NamedTuple):
 
 
 def opening(flow: Flow) -> Seen:
-    """Give a connection's first packet."""
+    """Return a connection's first packet."""
     port = flow.port or 0
     conntrack = Conntrack("new", flow.source, flow.destination, port)
     icmpv6_type = "echo-request" if flow.protocol == "icmpv6" else ""
@@ -147,25 +147,25 @@ def opening(flow: Flow) -> Seen:
 
 
 def later(flow: Flow) -> Seen:
-    """Give a packet of the client, once the server has answered."""
+    """Return a packet of the client, once the server has answered."""
     first = opening(flow)
     return first._replace(conntrack=first.conntrack._replace(state="established", confirmed=True))
 
 
 def reply(flow: Flow) -> Seen:
-    """Give the server's answer to a flow."""
+    """Return the server's answer to a flow."""
     sent = later(flow)
     conntrack = sent.conntrack._replace(way="reply")
     return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport, conntrack=conntrack)
 
 
 def seen_at(hook: HookName, packet: Seen) -> Seen:
-    """Give a packet as a hook sees it where its sender is who it says: what passes output is the node's own."""
+    """Return a packet as a hook sees it where its sender is who it says: what passes output is the node's own."""
     return packet._replace(local_source=hook == "output")
 
 
 def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
-    """Give a packet that conntrack has no entry for."""
+    """Return a packet that conntrack has no entry for."""
     hops = 255 if icmpv6_type.startswith("nd-") else 63
     return opening(flow)._replace(conntrack=Conntrack(state), icmpv6_type=icmpv6_type, hop_limit=hops)
 
@@ -221,7 +221,7 @@ class _Machine:
         return ""
 
     def _act(self, verdict: Verdict, address: Address | None, packet: Seen, trail: _Trail) -> str:
-        """Give 'accept' or 'drop', '' to go on with the next rule, or _END to leave the chain undecided."""
+        """Return 'accept' or 'drop', '' to go on with the next rule, or _END to leave the chain undecided."""
         match verdict:
             case VmapLookup(_, name):
                 found = self.ruleset.maps[name].elements.get(address(packet)) if address is not None else None

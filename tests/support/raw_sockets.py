@@ -52,7 +52,7 @@ class Capture:
         self._socket.close()
 
     def until(self, last: Callable[[Arrival], bool], seconds: float = SECONDS) -> list[Arrival]:
-        """Give what arrived since the last call, up to the packet that `last` waits for. Raises TimeoutError."""
+        """Return what arrived since the last call, up to the packet that `last` waits for. Raises TimeoutError."""
         found: list[Arrival] = []
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -121,7 +121,7 @@ def send_raw(namespace: str, destination: str, protocol: int, payload: bytes) ->
 
 
 def marker(size: int = 8) -> bytes:
-    """Give content that no other packet has."""
+    """Return content that no other packet has."""
     return secrets.token_bytes(size)
 
 
@@ -152,7 +152,7 @@ def becomes(sock: socket.socket, event: int, seconds: float = SECONDS) -> bool:
 
 
 def heard(sock: socket.socket) -> list[bytes]:
-    """Give the datagrams that wait in a socket's queue."""
+    """Return the datagrams that wait in a socket's queue."""
     found = []
     while becomes(sock, select.POLLIN, 0):
         found.append(sock.recv(_LONGEST))

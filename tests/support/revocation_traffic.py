@@ -139,7 +139,7 @@ def every_kind(lab: Lab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
 
 
 def suspected_at(agent: LabAgent) -> float:
-    """Say when an agent last committed that somebody is under re-check."""
+    """Return when an agent last committed that somebody is under re-check."""
     return float(agent.ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"])
 
 
@@ -161,7 +161,7 @@ def connections(lab: Lab, node: str) -> Iterator[ConntrackClient]:
 
 
 def entries_at(lab: Lab, node: str) -> list[ConntrackEntry]:
-    """Give a node's conntrack entries of all Pods."""
+    """Return a node's conntrack entries of all Pods."""
     with connections(lab, node) as table:
         return table.entries(frozenset(address for pod in PODS.values() for address in pod.addresses))
 
@@ -208,10 +208,10 @@ class Watch:
 
     @property
     def late(self) -> list[str]:
-        """Name the connections whose packets arrived after the commit that revoked them."""
+        """Describe the connections with packets that passed after the commit that revoked them."""
         found = []
         for talk, node in self.ended.items():
-            after = [when - self.committed[node] for when in talk.arrivals() if when > self.committed[node]]
+            after = [when - self.committed[node] for when in talk.passed_after(self.committed[node])]
             if after:
                 found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {talk.line}")
         return found
@@ -256,7 +256,7 @@ class Watch:
 
 
 def passed(lab: Lab, planned: StreamPlan) -> set[str]:
-    """Give the nodes that a connection of two Pods passes."""
+    """Return the nodes that a connection of two Pods passes."""
     ends = {planned.client, planned.server}
     return {pod.node for pod in lab.fabric.pods.values() if lab.pod("/".join(pod.key)) in ends}
 
@@ -270,5 +270,5 @@ def watching(ended: Mapping[StreamPlan, str], kept: Iterable[StreamPlan]) -> Ite
 
 
 def cidrs(path: str) -> list[str]:
-    """Give a Pod's addresses as CIDRs, IPv4's first."""
+    """Return a Pod's addresses as CIDRs, IPv4's first."""
     return [f"{address}/{32 if family_of(address) == 4 else 128}" for address in PODS[path].addresses]

@@ -31,7 +31,7 @@ WAY: Element = (DB, "tcp", 5432, NEAR, 40_000)
 def entry(
     client: str = NEAR, server: str = DB, *, called: str = "", protocol: int = TCP, port: int = 40_000, at: int = 5432
 ) -> ConntrackEntry:
-    """Give what the kernel tells of a connection; at: the port that is called, where it isn't the server's."""
+    """Return what the kernel tells of a connection; at: the port that is called, where it isn't the server's."""
     numbered = protocol not in {ICMP, ICMPV6, GRE, ESP}
     connection = Connection(
         client=client,

@@ -103,7 +103,7 @@ class HttpScript:
         self.on("/readyz", b"[-]poststarthook failed", status=500, lasting=True)
 
     def of(self, path: str) -> list[Asked]:
-        """Give the requests for a path."""
+        """Return the requests for a path."""
         return [asked for asked in self.asked if asked.path == path]
 
     async def nth(self, path: str, number: int) -> Asked:

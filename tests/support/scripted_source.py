@@ -59,7 +59,7 @@ class HandClock:
 
     @property
     def sleeps(self) -> bool:
-        """Tell whether anybody waits."""
+        """Return whether anybody waits."""
         return bool(self._sleeping)
 
     async def paused(self, number: int) -> float:

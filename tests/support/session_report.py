@@ -28,7 +28,7 @@ def skipped_lines(reports: Iterable[pytest.TestReport | pytest.CollectReport], r
 
 
 def printed_lines(reports: Iterable[pytest.TestReport]) -> Iterator[str]:
-    """Give the tables that tests made."""
+    """Return the tables that tests made."""
     for report in reports:
         for name, value in report.user_properties:
             if name == PRINTED:

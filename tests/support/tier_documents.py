@@ -68,7 +68,7 @@ class Version:
         return rule
 
     def fault(self, fields: Document, direction: str = "egress") -> str:
-        """Give what is said about a rule with a fault; an allow rule matches nothing, a deny rule everything."""
+        """Return what is said about a rule with a fault; an allow rule matches nothing, a deny rule everything."""
         allow = self.rule(self.allow, fields, direction)
         deny = self.rule("Deny", fields, direction)
         assert allow.problem is not None

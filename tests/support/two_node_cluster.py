@@ -112,7 +112,7 @@ def labelled(**labels: str) -> Document:
 
 
 def hops(flow: Flow, cluster: ClusterState) -> Iterator[tuple[str, HookName]]:
-    """Give the nodes that a flow passes, and the hook that sees it there."""
+    """Return the nodes that a flow passes, and the hook that sees it there."""
     owners = {address: found.name for found in cluster.nodes.values() for address in found.addresses}
     places = []
     for address in (flow.source, flow.destination):
@@ -143,7 +143,7 @@ class Scene:
             view.put(item)
 
     def address(self, end: str, family: int = 4) -> str:
-        """Give the address of `namespace/pod`, of node `a` or `b`, or of `outside`; an address is itself."""
+        """Return the address of `namespace/pod`, of node `a` or `b`, or of `outside`; an address is itself."""
         if end in NODE_ADDRESSES or end == "outside":
             return (NODE_ADDRESSES | {"outside": OUTSIDE})[end][family == 6]
         if "/" not in end:
@@ -174,5 +174,5 @@ class Scene:
         return evaluated
 
     def translates(self, source: str, destination: str, port: str = "80/tcp", family: int = 4) -> bool:
-        """Tell whether some node on the way puts its own address into the place of the source's."""
+        """Return whether some node on the way puts its own address into the place of the source's."""
         return any(result.translated for result in self.results(self.flow(source, destination, port, family)))

@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 
 def documents(path: Path) -> Iterator[Document]:
-    """Give the documents of a file, or of everything that a kustomization's folder reaches."""
+    """Return the documents of a file, or of everything that a kustomization's folder reaches."""
     if path.is_dir():
         (kustomization,) = documents(path / "kustomization.yaml")
         for name in kustomization["resources"]:

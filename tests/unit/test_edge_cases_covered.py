@@ -27,13 +27,13 @@ LATER = frozenset({45, 46, 47, 49})
 
 
 def corners() -> set[int]:
-    """Give the numbers that need a test: those known when this was written, and whatever the list has gained."""
+    """Return the numbers that need a test: those known when this was written, and whatever the list has gained."""
     listed = REFERENCE.read_text(encoding="utf-8") if REFERENCE.exists() else ""
     return {*KNOWN, *(int(number) for number in re.findall(r"^(\d+)\. ", listed, re.MULTILINE))} - LATER
 
 
 def numbers_in(source: str) -> Iterator[int]:
-    """Give the numbers that a test module's names and ids carry."""
+    """Return the numbers that a test module's names and ids carry."""
     tree = ast.parse(source)
     told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):

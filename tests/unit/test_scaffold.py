@@ -39,7 +39,7 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["re
 
 @pytest.fixture
 def skeleton(tmp_path: Path) -> Path:
-    """Give a checkout with every package and nothing in it, under the repository's own contracts."""
+    """Return a checkout with every package and nothing in it, under the repository's own contracts."""
     for package in PACKAGES:
         (tmp_path / "nfagent" / package).mkdir(parents=True)
         (tmp_path / "nfagent" / package / "__init__.py").touch()
@@ -50,7 +50,7 @@ def skeleton(tmp_path: Path) -> Path:
 
 
 def broken_contracts(checkout: Path) -> tuple[str, ...]:
-    """Give the names of the contracts that import-linter finds broken in a checkout."""
+    """Return the names of the contracts that import-linter finds broken in a checkout."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=120)
     found = tuple(re.findall(r"^(.+) BROKEN$", done.stdout, re.MULTILINE))
