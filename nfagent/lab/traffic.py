@@ -98,7 +98,7 @@ class TrafficStream:
         """Number of packets with a payload that the speaker has sent; for TCP, with its retransmissions."""
         if self.line.protocol == "udp":
             return len(self._sent_at)
-        info = self._speaking.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         return int(_U32.unpack_from(info, _DATA_SEGMENTS_OUT)[0])
 
     @property

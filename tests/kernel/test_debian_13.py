@@ -23,7 +23,7 @@ from nfagent.nftables.matches import Match, UnknownExpr
 from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.transaction import diff, transaction_text
-from tests.kernel.test_ruleset_kernel import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
+from tests.kernel.test_ruleset_round_trip import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
 from tests.support.packet_labs import logging_document
 from tests.support.two_node_cluster import Scene, labelled, policy
 

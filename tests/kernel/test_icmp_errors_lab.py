@@ -24,12 +24,12 @@ from tests.support.edge_case_lab import (
     UDP_OPEN,
     A,
     address_at,
-    corner_lab,
+    edge_case_lab,
     name_of,
     one_way,
     restrict,
 )
-from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import Arrival, Capture, bearing, marker, send_raw, udp_socket, unreachable
 
 pytestmark = pytest.mark.kernel
@@ -52,13 +52,13 @@ table inet service {
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
         yield running
 
 
 @pytest.fixture
-def held(lab: Lab) -> Iterator[contextlib.ExitStack]:
+def held(lab: ManifestLab) -> Iterator[contextlib.ExitStack]:
     """Close what a test opens, and take its policies away."""
     with contextlib.ExitStack() as stack:
         yield stack
@@ -75,7 +75,7 @@ def too_big(family: Family, source: str, destination: str) -> bytes:
 
 
 def connected(
-    lab: Lab, held: contextlib.ExitStack, client: str, server: str, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, client: str, server: str, family: Family
 ) -> tuple[socket.socket, socket.socket]:
     """Exchange datagrams between the ports that errors are written about; give both sockets."""
     here = held.enter_context(udp_socket(lab.pod(client), lab.address(client, family), CLIENT_PORT))
@@ -87,7 +87,7 @@ def connected(
     return here, there
 
 
-def errors(lab: Lab, capture: Capture, place: str, family: Family) -> list[Arrival]:
+def errors(lab: ManifestLab, capture: Capture, place: str, family: Family) -> list[Arrival]:
     """Return the ICMP errors that came before a datagram that is sent to this place now, by a Pod of another node."""
     last = marker()
     with udp_socket(lab.pod("y/far"), lab.address("y/far", family)) as sock:
@@ -107,7 +107,7 @@ ISOLATED: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("ends", [("y/near", "y/far"), ("y/near", "n1"), ("y/far", "y/near")], ids=" to ".join)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_sends_no_error_about_other_pods_connections(  # noqa: PLR0917 - a table
-    lab: Lab,
+    lab: ManifestLab,
     held: contextlib.ExitStack,
     family: Family,
     ends: tuple[str, str],
@@ -125,7 +125,7 @@ def test_an_isolated_pod_sends_no_error_about_other_pods_connections(  # noqa: P
 @pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin(
-    lab: Lab, held: contextlib.ExitStack, family: Family, receiver: str
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, receiver: str
 ) -> None:
     """A bridge has conntrack know what came in a group's frame, whatever the rules of the forward hook say."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
@@ -140,7 +140,7 @@ def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin
 @pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_for_one_host_and_comes_in_a_frame_for_many_makes_no_connection_known(
-    lab: Lab, held: contextlib.ExitStack, family: Family, receiver: str
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, receiver: str
 ) -> None:
     """What pretends to be its answer would make it established, and everything after that passes."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
@@ -173,7 +173,7 @@ def send_in_a_groups_frame(family: Family, packet: bytes) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_sends_its_node_no_error_about_anothers_connection(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
     client, server = connected(lab, held, "y/near", "n1", family)
@@ -188,7 +188,7 @@ def test_an_isolated_pod_sends_its_node_no_error_about_anothers_connection(
 @pytest.mark.parametrize("ends", [("y/near", "y/far"), ("y/far", "y/near")], ids=" to ".join)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pod_that_is_isolated_gets_no_error_about_its_connection_from_a_third_pod(
-    lab: Lab, held: contextlib.ExitStack, family: Family, ends: tuple[str, str]
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, ends: tuple[str, str]
 ) -> None:
     near = {"matchLabels": {"pod": "near"}}
     rule = {"ingress": [{"from": [OF_Y], "ports": [UDP_MARKER, {"protocol": "UDP", "port": SERVER_PORT}]}]}
@@ -210,7 +210,7 @@ def about_answer(error: bytes) -> bytes:
 @pytest.mark.parametrize("source", ["y/far", "outside"], ids=["the other end", "a router"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_gets_the_errors_about_its_connection_from(
-    lab: Lab, held: contextlib.ExitStack, family: Family, source: str
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, source: str
 ) -> None:
     restrict(lab, **one_way("egress", {"ports": [{"protocol": "UDP", "port": SERVER_PORT}]}), ingress=MARKED)
     connected(lab, held, "x/a", "y/far", family)
@@ -227,7 +227,7 @@ MARKED = [{"from": [OF_Y], "ports": [UDP_MARKER]}]
 @pytest.mark.parametrize("by", ["the Pod's address", "a Service"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_client_hears_from_an_isolated_server_that_nobody_listens(
-    lab: Lab, held: contextlib.ExitStack, family: Family, by: str, client: str
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, by: str, client: str
 ) -> None:
     rule = {"from": [OF_Y], "ports": [{"protocol": "UDP", "port": SERVER_PORT}]}
     restrict(lab, ingress=[rule])
@@ -244,14 +244,14 @@ def test_a_client_hears_from_an_isolated_server_that_nobody_listens(
     assert refused.value.errno == errno.ECONNREFUSED
 
 
-def nft(lab: Lab, client: str, text: str) -> None:
+def nft(lab: ManifestLab, client: str, text: str) -> None:
     node = lab.fabric.node_namespace("n1" if client == "y/near" else "n2")
     subprocess.run(lab.fabric.command(node, ["nft", "-f", "-"]), input=text, text=True, check=True, timeout=30)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_server_outside_hears_from_a_masqueraded_client_that_nobody_listens_any_more(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     port = {"protocol": "UDP", "port": SERVER_PORT}
     restrict(lab, egress=[{"ports": [port, UDP_OPEN]}])
@@ -267,7 +267,7 @@ def test_a_server_outside_hears_from_a_masqueraded_client_that_nobody_listens_an
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pod_that_nobody_isolates_may_be_a_router_for_others(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     connected(lab, held, "y/near", "y/far", family)
     capture = held.enter_context(Capture(lab.pod("y/near")))

@@ -128,7 +128,7 @@ def pods() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-class Judged:
+class RecheckedNode:
     """The rules of the node, changed by hand: nobody ends what a change revoked, so it stays under re-check."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ def test_what_db_answers_web_after_a_policy_revoked_it_is_recorded_as_web_s_conn
     web, db = ((addresses(document)[family == 6], port) for document, port in ((WEB, CLIENTS_PORT), (DB, PORT)))
 
     async def body() -> None:
-        judged, source = Judged(), NflogSource(GROUP)
+        judged, source = RecheckedNode(), NflogSource(GROUP)
         try:
             await judged.begin(node("a"), WEB, DB, logging_document(allow=False, deny=True))
             source.open(judged.take)
@@ -215,7 +215,7 @@ def test_a_packet_that_belongs_to_no_connection_is_recorded_as_it_goes(pods: tup
     web, db = (addresses(WEB)[0], CLIENTS_PORT), (addresses(DB)[0], PORT)
 
     async def body() -> None:
-        judged, source = Judged(), NflogSource(GROUP)
+        judged, source = RecheckedNode(), NflogSource(GROUP)
         try:
             await judged.begin(node("a"), WEB, DB, CLOSED["ingress"], logging_document(allow=False, deny=True))
             source.open(judged.take)

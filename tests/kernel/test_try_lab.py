@@ -15,7 +15,7 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import (
     Document,
-    Lab,
+    ManifestLab,
     as_text,
     logging_document,
     namespace_document,
@@ -58,7 +58,7 @@ GUARD: Document = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     documents.append(logging_document(allow=True, deny=True))
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
@@ -66,11 +66,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-def agent(lab: Lab) -> LabAgent:
+def agent(lab: ManifestLab) -> LabAgent:
     return lab.cluster.agent(lab.fabric.pods["x", "a"].node)
 
 
-def probes(lab: Lab) -> dict[tuple[str, str], Probe]:
+def probes(lab: ManifestLab) -> dict[tuple[str, str], Probe]:
     """Return every way of calling x/a, by the client's address and the protocol that the log names."""
     return {
         (lab.address(client, family), "icmpv6" if (protocol, family) == ("icmp", 6) else protocol): Probe(
@@ -82,7 +82,7 @@ def probes(lab: Lab) -> dict[tuple[str, str], Probe]:
     }
 
 
-def tried(lab: Lab, folder: Path, code: int, *documents: Document, delete: bool = False) -> dict[str, Any]:
+def tried(lab: ManifestLab, folder: Path, code: int, *documents: Document, delete: bool = False) -> dict[str, Any]:
     given = folder / "given.yaml"
     given.write_text(as_text(documents))
     done = agent(lab).run("try", "-f", str(given), "-o", "json", *(["--delete"] if delete else []))
@@ -99,7 +99,7 @@ def turned(found: dict[str, Any]) -> dict[tuple[str, str], bool]:
     }
 
 
-def test_the_packets_do_what_the_trial_said(lab: Lab, tmp_path: Path) -> None:
+def test_the_packets_do_what_the_trial_said(lab: ManifestLab, tmp_path: Path) -> None:
     ways = probes(lab)
     lab.apply("door", OPEN)
     verdicts = dict.fromkeys(ways, True)
@@ -128,7 +128,7 @@ def test_the_packets_do_what_the_trial_said(lab: Lab, tmp_path: Path) -> None:
     assert all(changes.values())
 
 
-def test_pairs_of_pods_that_the_trial_lists_change_and_others_do_not(lab: Lab, tmp_path: Path) -> None:
+def test_pairs_of_pods_that_the_trial_lists_change_and_others_do_not(lab: ManifestLab, tmp_path: Path) -> None:
     lab.apply("door", OPEN)
     given = tmp_path / "given.yaml"
     given.write_text(as_text([AJAR, GUARD]))

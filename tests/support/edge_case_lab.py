@@ -11,7 +11,14 @@ from pathlib import Path
 
 from nfagent.lab.topology_plan import Attachment, OutsideHost, PodPlan, grid
 from nfagent.model.netaddr import Family, family_of
-from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+)
 from tests.support.raw_sockets import Arrival, Capture, bearing, marker, udp_socket
 
 PODS = tuple(
@@ -35,7 +42,7 @@ OF_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}
 
 
 @contextlib.contextmanager
-def corner_lab(folder: Path, attachment: Attachment) -> Iterator[Lab]:
+def edge_case_lab(folder: Path, attachment: Attachment) -> Iterator[ManifestLab]:
     """Build it, without a policy."""
     nodes, _, _ = grid(attachment)
     documents = [*(namespace_document(name) for name in "xy"), *map(pod_document, PODS)]
@@ -43,7 +50,7 @@ def corner_lab(folder: Path, attachment: Attachment) -> Iterator[Lab]:
         yield running
 
 
-def restrict(lab: Lab, **spec: object) -> None:
+def restrict(lab: ManifestLab, **spec: object) -> None:
     """Isolate x/a in both directions, but for the rules given."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Ingress", "Egress"], **spec))
 
@@ -57,20 +64,20 @@ def blocks(*addresses: str) -> list[Document]:
     return [{"ipBlock": {"cidr": f"{address}/{128 if ':' in address else 32}"}} for address in addresses]
 
 
-def denied_packets(lab: Lab) -> int:
+def denied_packets(lab: ManifestLab) -> int:
     """Count what the policies on n1 have dropped so far."""
     counters = lab.cluster.agent("n1").ask("/v1/dump/counters")["counters"]
     return sum(int(row["packets"]) for row in counters if row["verdict"] == "deny")
 
 
-def name_of(lab: Lab, place: str) -> str:
+def name_of(lab: ManifestLab, place: str) -> str:
     """Return the network namespace of a Pod, of `n1`, or of `outside`."""
     if place == "outside":
         return lab.fabric.outside_namespace(place)
     return lab.pod(place) if "/" in place else lab.fabric.node_namespace(place)
 
 
-def address_at(lab: Lab, place: str, family: Family) -> str:
+def address_at(lab: ManifestLab, place: str, family: Family) -> str:
     """Return an address of such a place; outside, one that is translated for."""
     if place == "outside":
         return TRANSLATED[family]
@@ -79,7 +86,7 @@ def address_at(lab: Lab, place: str, family: Family) -> str:
     return next(address for address in lab.fabric.nodes[place].addresses if family_of(address) == family)
 
 
-def arrived(lab: Lab, capture: Capture, source: str, destination: str) -> list[Arrival]:
+def arrived(lab: ManifestLab, capture: Capture, source: str, destination: str) -> list[Arrival]:
     """Return what a capture has before a datagram that a Pod sends there now, to the marker's port."""
     last = marker()
     with udp_socket(lab.pod(source), lab.address(source, family_of(destination))) as sock:

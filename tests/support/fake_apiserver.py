@@ -76,8 +76,8 @@ class Store:
         self.objects[path] = made
         return made
 
-    def client(self, who: str) -> Client:
-        return Client(self, who)
+    def client(self, who: str) -> StoreClient:
+        return StoreClient(self, who)
 
     def events(self) -> list[dict[str, Any]]:
         return [found for path, found in self.objects.items() if "/events/" in path]
@@ -134,7 +134,7 @@ def _applied(found: Body, body: Body) -> Said:
     return Said(200, msgspec.json.encode(found))
 
 
-class Client:
+class StoreClient:
     """One agent's way to the store. Satisfies reporting.request_retrier.Api."""
 
     def __init__(self, store: Store, who: str) -> None:

@@ -137,7 +137,7 @@ class ProbedLab(Generic[Agents]):
         ]
 
 
-class Lab(ProbedLab[LabCluster]):
+class ManifestLab(ProbedLab[LabCluster]):
     """A lab whose agents follow a folder of manifests."""
 
     def apply(self, name: str, *documents: Document) -> None:
@@ -158,7 +158,7 @@ def running_lab(
     pods: Sequence[PodPlan],
     outside: Sequence[OutsideHost] = (),
     documents: Iterable[Document] = (),
-) -> Iterator[Lab]:
+) -> Iterator[ManifestLab]:
     """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`."""
     manifests = folder / "manifests"
     manifests.mkdir()
@@ -168,4 +168,4 @@ def running_lab(
         Listeners() as servers,
         LabCluster(fabric, manifests, folder / "agents") as cluster,
     ):
-        yield Lab(fabric, servers, cluster)
+        yield ManifestLab(fabric, servers, cluster)

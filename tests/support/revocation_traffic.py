@@ -24,7 +24,15 @@ from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, Traffic
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink.conntrack import ConntrackEntry
 from nfagent.netlink.packet_header import TCP, UDP
-from tests.support.packet_labs import Document, Lab, as_text, namespace_document, pod_document, running_lab, wait_until
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    as_text,
+    namespace_document,
+    pod_document,
+    running_lab,
+    wait_until,
+)
 
 PORT, OTHER_PORT = 7000, 7001
 INTERVAL = 0.004
@@ -75,7 +83,7 @@ def world(
 
 
 @contextlib.contextmanager
-def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[Lab]:
+def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[ManifestLab]:
     """Build it: `world()` in a file of that name."""
     nodes, _, outside = grid(attachment)
     with running_lab(folder, nodes, tuple(PODS.values()), outside) as lab:
@@ -95,7 +103,7 @@ def _hasten(namespace: str) -> None:
     netns.ip_batch(lines, namespace)
 
 
-def present(lab: Lab, documents: Iterable[Document], policies: Sequence[Document]) -> None:
+def present(lab: ManifestLab, documents: Iterable[Document], policies: Sequence[Document]) -> None:
     """Have the agents enforce just these, and have nothing left to do."""
     lab.cluster.place("world.yaml", as_text(documents))
     if policies:
@@ -106,7 +114,7 @@ def present(lab: Lab, documents: Iterable[Document], policies: Sequence[Document
 
 
 def line(
-    lab: Lab,
+    lab: ManifestLab,
     ends: str,
     protocol: StreamProtocol,
     speaker: StreamSender,
@@ -128,7 +136,7 @@ def line(
     )
 
 
-def every_kind(lab: Lab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
+def every_kind(lab: ManifestLab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
     """Plan a connection of each kind, the families in turns: TCP and UDP, either end speaking, UDP never answered."""
     other: Family = 6 if first == 4 else 4
     yield line(lab, ends, "tcp", "client", first)
@@ -151,7 +159,7 @@ def dropped(agent: LabAgent) -> int:
 
 
 @contextlib.contextmanager
-def connections(lab: Lab, node: str) -> Iterator[ConntrackClient]:
+def connections(lab: ManifestLab, node: str) -> Iterator[ConntrackClient]:
     """Open a node's conntrack table."""
     opened = ConntrackClient(functools.partial(netns.inside, lab.fabric.node_namespace(node), open_socket))
     try:
@@ -160,7 +168,7 @@ def connections(lab: Lab, node: str) -> Iterator[ConntrackClient]:
         opened.close()
 
 
-def entries_at(lab: Lab, node: str) -> list[ConntrackEntry]:
+def entries_at(lab: ManifestLab, node: str) -> list[ConntrackEntry]:
     """Return a node's conntrack entries of all Pods."""
     with connections(lab, node) as table:
         return table.entries(frozenset(address for pod in PODS.values() for address in pod.addresses))
@@ -187,7 +195,7 @@ class Watch:
         """Return when on every connection so many packets more were sent."""
         TrafficStreams.wait_until_sent(more, *self.ended, *self.kept)
 
-    def through(self, lab: Lab, change: Callable[[], object]) -> None:
+    def through(self, lab: ManifestLab, change: Callable[[], object]) -> None:
         """Make a change, and watch until everything is calm, and on for some packets."""
         self.wait_for(_HEARD)
         began = time.monotonic()
@@ -227,7 +235,7 @@ class Watch:
                 found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {talk.line}")
         return found
 
-    def tracked(self, lab: Lab) -> dict[TrafficStream, set[str]]:
+    def tracked(self, lab: ManifestLab) -> dict[TrafficStream, set[str]]:
         """Name the nodes that still know each connection."""
         known: dict[TrafficStream, set[str]] = {talk: set() for talk in (*self.ended, *self.kept)}
         owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
@@ -247,7 +255,7 @@ class Watch:
                     nodes.add(node)
         return known
 
-    def mistracked(self, lab: Lab) -> list[str]:
+    def mistracked(self, lab: ManifestLab) -> list[str]:
         """Name the ended connections that conntrack still knows, and the others that it doesn't."""
         tracked = self.tracked(lab)
         left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
@@ -255,7 +263,7 @@ class Watch:
         return left + [f"gone from {sorted(nodes)}: {talk.line}" for talk, nodes in missing.items() if nodes]
 
 
-def passed(lab: Lab, planned: StreamPlan) -> set[str]:
+def passed(lab: ManifestLab, planned: StreamPlan) -> set[str]:
     """Return the nodes that a connection of two Pods passes."""
     ends = {planned.client, planned.server}
     return {pod.node for pod in lab.fabric.pods.values() if lab.pod("/".join(pod.key)) in ends}

@@ -136,7 +136,7 @@ class World:
         self._do("wake")
 
 
-class Clock:
+class RevokerClock:
     """Time that passes while somebody waits, or when a test says so.
 
     most: how many pauses end; those behind them last
@@ -165,12 +165,12 @@ class Clock:
         return event.is_set()
 
 
-class Stage:
+class RevokerHarness:
     """A revoker in its world."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.clock = Clock()
+        self.clock = RevokerClock()
         self.revoker = ConntrackRevoker(
             world, world, world, self.clock, world.wake, cpu_seconds=self.clock.cpu_seconds, own=world.is_own
         )
@@ -195,8 +195,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncIterator[Stage]:
-    stage = Stage(world)
+async def running(world: World) -> AsyncIterator[RevokerHarness]:
+    stage = RevokerHarness(world)
     task = asyncio.create_task(stage.revoker.run())
     try:
         yield stage

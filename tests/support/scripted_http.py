@@ -45,7 +45,7 @@ class Bell:
                 await self._rung.wait()
 
 
-class Asked(msgspec.Struct):
+class ReceivedRequest(msgspec.Struct):
     """A request that came in."""
 
     method: str
@@ -54,7 +54,7 @@ class Asked(msgspec.Struct):
     headers: dict[str, str]
 
 
-class Step(msgspec.Struct):
+class ScriptedReply(msgspec.Struct):
     """How one request is answered; a headless one without so much as a status, lasting ones more than one."""
 
     path: str
@@ -70,10 +70,10 @@ class HttpScript:
     """The server. `asked` is every request, in the order in which they came."""
 
     def __init__(self, bell: Bell) -> None:
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedRequest] = []
         self.port = 0
         self._bell = bell
-        self._steps: list[Step] = []
+        self._steps: list[ScriptedReply] = []
         self._listening: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -91,22 +91,22 @@ class HttpScript:
         lasting: bool = False,
     ) -> None:
         """Add a step; a lasting one answers whatever has no other step."""
-        self._steps.append(Step(path, query or {}, status, headers or {}, parts, lasting=lasting))
+        self._steps.append(ScriptedReply(path, query or {}, status, headers or {}, parts, lasting=lasting))
 
     def drop(self, path: str, fault: Fault) -> None:
         """Answer whatever has no other step with a fault alone, not even a status line."""
-        self._steps.append(Step(path, {}, 0, {}, (fault,), headless=True, lasting=True))
+        self._steps.append(ScriptedReply(path, {}, 0, {}, (fault,), headless=True, lasting=True))
 
     def unready(self) -> None:
         """Answer from now on that the server isn't ready, whatever was to be answered."""
         self._steps = [step for step in self._steps if step.path != "/readyz"]
         self.on("/readyz", b"[-]poststarthook failed", status=500, lasting=True)
 
-    def of(self, path: str) -> list[Asked]:
+    def of(self, path: str) -> list[ReceivedRequest]:
         """Return the requests for a path."""
         return [asked for asked in self.asked if asked.path == path]
 
-    async def nth(self, path: str, number: int) -> Asked:
+    async def nth(self, path: str, number: int) -> ReceivedRequest:
         """Wait for the first, second, ... request for a path."""
         await self._bell.until(lambda: len(self.of(path)) >= number)
         return self.of(path)[number - 1]
@@ -140,7 +140,7 @@ class HttpScript:
             del self._open[task]
             writer.close()
 
-    async def _answer(self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, asked: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer a request; tell whether the connection goes on."""
         self.asked.append(asked)
         step = self._step(asked)
@@ -173,7 +173,7 @@ class HttpScript:
         await writer.drain()
         return True
 
-    def _step(self, asked: Asked) -> Step | None:
+    def _step(self, asked: ReceivedRequest) -> ScriptedReply | None:
         fitting = [
             step for step in self._steps if step.path == asked.path and step.query.items() <= asked.query.items()
         ]
@@ -192,13 +192,13 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def _read_head(reader: asyncio.StreamReader) -> Asked:
+async def _read_head(reader: asyncio.StreamReader) -> ReceivedRequest:
     text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = text.strip().split("\r\n")
     method, target, _ = first.split(" ")
     parts = urlsplit(target)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Asked(method, parts.path, dict(parse_qsl(parts.query)), headers)
+    return ReceivedRequest(method, parts.path, dict(parse_qsl(parts.query)), headers)
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ def test_a_round_of_the_churn_is_one_of_each_kind_and_like_no_other() -> None:
     assert not {item.ref for item in first} & {item.ref for item in second}
 
 
-class Asked:
+class RecordingFunction:
     """A function that notes which keys it was asked for."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ class Asked:
 
 
 def test_what_was_worked_out_lately_is_not_worked_out_again() -> None:
-    asked = Asked()
+    asked = RecordingFunction()
     recent = WeightedCache(asked, lambda key, _: len(key), 10)
     assert [recent("a"), recent("b"), recent("a")] == ["A", "B", "A"]
     assert (asked.keys, len(recent), recent.weight) == (["a", "b"], 2, 2)
 
 
 def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> None:
-    asked = Asked()
+    asked = RecordingFunction()
     recent = WeightedCache(asked, lambda key, _: len(key), 10)
     for key in ("aaaa", "bbbb", "cccc", "aaaa"):
         assert recent(key) == key.upper()
@@ -68,7 +68,7 @@ def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> No
 
 
 def test_what_weighs_too_much_alone_is_not_remembered_and_nothing_is_forgotten_for_it() -> None:
-    asked = Asked()
+    asked = RecordingFunction()
     recent = WeightedCache(asked, lambda key, _: len(key), 10)
     recent("a")
     assert recent("b" * 11) == "B" * 11
@@ -76,7 +76,7 @@ def test_what_weighs_too_much_alone_is_not_remembered_and_nothing_is_forgotten_f
 
 
 def test_what_can_not_be_worked_out_is_not_remembered() -> None:
-    recent = WeightedCache(Asked(), lambda key, _: len(key), 10)
+    recent = WeightedCache(RecordingFunction(), lambda key, _: len(key), 10)
     for _ in range(2):
         with pytest.raises(ValueError, match="bad"):
             recent("bad")

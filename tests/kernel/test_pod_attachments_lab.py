@@ -14,7 +14,14 @@ from nfagent.lab.ip_commands import BRIDGED
 from nfagent.lab.listeners import Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, grid
-from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -75,7 +82,7 @@ POLICIES = [
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: f"Pods {way[0]}, nodes {way[1]}")
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     nodes, _, _ = grid(request.param[0], 2, request.param[1])
     pods = {
         PodPlan("shop", name, f"n{node}", (f"10.244.{node}.{last}", f"2001:db8:244:{node}::{last:x}")): app
@@ -95,13 +102,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def _policies(lab: Lab) -> Iterator[None]:
+def _policies(lab: ManifestLab) -> Iterator[None]:
     lab.apply("policies", *POLICIES)
     yield
     lab.delete("policies")
 
 
-def reached(lab: Lab) -> dict[str, set[bool]]:
+def reached(lab: ManifestLab) -> dict[str, set[bool]]:
     """Ask for each row of REACHED by TCP and UDP over both families; all four have to agree."""
     probes = {
         Probe(lab.pod(f"shop/{source}"), lab.address(f"shop/{destination}", family), protocol, int(port)): row
@@ -116,18 +123,18 @@ def reached(lab: Lab) -> dict[str, set[bool]]:
     return found
 
 
-def test_without_a_policy_everybody_reaches_everybody(lab: Lab) -> None:
+def test_without_a_policy_everybody_reaches_everybody(lab: ManifestLab) -> None:
     assert reached(lab) == {row: {True} for row in REACHED}
 
 
 @pytest.mark.usefixtures("_policies")
-def test_with_policies_those_reach_each_other_whom_they_allow(lab: Lab) -> None:
+def test_with_policies_those_reach_each_other_whom_they_allow(lab: ManifestLab) -> None:
     assert reached(lab) == {row: {want} for row, want in REACHED.items()}
 
 
 @pytest.mark.parametrize("lab", [("bridge", "flat")], ids=["Pods bridge, nodes flat"], indirect=True)
 @pytest.mark.usefixtures("_policies")
-def test_where_br_netfilter_is_off_pods_of_one_bridge_reach_each_other_and_check_says_so(lab: Lab) -> None:
+def test_where_br_netfilter_is_off_pods_of_one_bridge_reach_each_other_and_check_says_so(lab: ManifestLab) -> None:
     node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
     netns.write_sysctls(node, dict.fromkeys(BRIDGED, "0"))
     try:

@@ -33,7 +33,7 @@ _SECONDS = 60
 _NAMELESS = ("unshare", "--mount", "sh", "-c", '[ ! -e /etc/protocols ] || mount --bind /dev/null /etc/protocols; "$@"')
 
 
-class Kernel:
+class NftNamespace:
     """nftables of one network namespace; `nameless`: without /etc/protocols, as in a small container image."""
 
     def __init__(self, namespace: str, *, nameless: bool = False) -> None:
@@ -58,11 +58,11 @@ class Kernel:
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Iterator[Kernel]:
+def kernel() -> Iterator[NftNamespace]:
     namespace = f"nfagent-ruleset-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", namespace], check=True, timeout=_SECONDS)
     try:
-        yield Kernel(namespace)
+        yield NftNamespace(namespace)
     finally:
         subprocess.run(["ip", "netns", "del", namespace], check=True, timeout=_SECONDS)
 
@@ -77,7 +77,7 @@ def golden(manifests: Path) -> Ruleset:
 
 
 @pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
-def test_a_golden_is_read_back_as_it_was_loaded(kernel: Kernel, manifests: Path) -> None:
+def test_a_golden_is_read_back_as_it_was_loaded(kernel: NftNamespace, manifests: Path) -> None:
     ruleset = golden(manifests)
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
@@ -85,30 +85,30 @@ def test_a_golden_is_read_back_as_it_was_loaded(kernel: Kernel, manifests: Path)
 
 
 @pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
-def test_a_goldens_text_loads_as_the_same_table(kernel: Kernel, manifests: Path) -> None:
+def test_a_goldens_text_loads_as_the_same_table(kernel: NftNamespace, manifests: Path) -> None:
     kernel.nft("flush", "ruleset")
     kernel.nft("-f", str(manifests.with_suffix(".nft")))
     assert kernel.ruleset() == golden(manifests)
 
 
 @pytest.mark.parametrize("manifests", GOLDENS, ids=lambda path: path.stem)
-def test_a_golden_loads_and_is_read_back_without_names_of_protocols(kernel: Kernel, manifests: Path) -> None:
-    nameless = Kernel(kernel.namespace, nameless=True)
+def test_a_golden_loads_and_is_read_back_without_names_of_protocols(kernel: NftNamespace, manifests: Path) -> None:
+    nameless = NftNamespace(kernel.namespace, nameless=True)
     ruleset = golden(manifests)
     nameless.start_with(ruleset)
     assert nameless.ruleset() == kernel.ruleset() == ruleset
     nameless.nft("-c", "-f", str(manifests.with_suffix(".nft")))
 
 
-def test_protocols_are_listed_by_number_where_their_names_are_hidden(kernel: Kernel) -> None:
+def test_protocols_are_listed_by_number_where_their_names_are_hidden(kernel: NftNamespace) -> None:
     """Otherwise the tests above compare names with names."""
     kernel.start_with(SCENE)
-    nameless = Kernel(kernel.namespace, nameless=True).nft("list", "table", "inet", "nfagent")
+    nameless = NftNamespace(kernel.namespace, nameless=True).nft("list", "table", "inet", "nfagent")
     assert "l4proto { 1, 58 }" in nameless
     assert "l4proto { icmp, ipv6-icmp }" in kernel.nft("list", "table", "inet", "nfagent")
 
 
-def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(kernel: Kernel) -> None:
+def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(kernel: NftNamespace) -> None:
     ports: list[Document] = [
         {"portNumber": {"protocol": "UDP", "port": 53}},
         {"portRange": {"protocol": "TCP", "start": 1, "end": 9}},
@@ -125,7 +125,7 @@ def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(
     kernel.nft("-c", "-f", "-", text=table_text(ruleset))
 
 
-def test_a_second_class_of_an_address_comes_and_goes_with_its_maps_and_base_chains(kernel: Kernel) -> None:
+def test_a_second_class_of_an_address_comes_and_goes_with_its_maps_and_base_chains(kernel: NftNamespace) -> None:
     alone = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
     shared = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
     shared.put(pod("ops/twin", "a", 10))
@@ -139,7 +139,7 @@ def test_a_second_class_of_an_address_comes_and_goes_with_its_maps_and_base_chai
 
 @settings(max_examples=20)
 @given(world=worlds())
-def test_a_random_ruleset_is_read_back_as_it_was_loaded(kernel: Kernel, world: list[Item]) -> None:
+def test_a_random_ruleset_is_read_back_as_it_was_loaded(kernel: NftNamespace, world: list[Item]) -> None:
     ruleset = desired("a", world).ruleset()
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
@@ -148,7 +148,9 @@ def test_a_random_ruleset_is_read_back_as_it_was_loaded(kernel: Kernel, world: l
 
 @settings(max_examples=20)
 @given(first=worlds(), second=worlds())
-def test_the_difference_turns_one_ruleset_into_the_other(kernel: Kernel, first: list[Item], second: list[Item]) -> None:
+def test_the_difference_turns_one_ruleset_into_the_other(
+    kernel: NftNamespace, first: list[Item], second: list[Item]
+) -> None:
     before, after = (desired("a", world).ruleset() for world in (first, second))
     kernel.start_with(before)
     kernel.apply(diff(before, after))
@@ -339,7 +341,7 @@ REVOKED = "10.64.0.10 . tcp . 80 . 10.64.0.11 . 4711"
 
 
 @pytest.mark.parametrize("commands", DAMAGE.values(), ids=DAMAGE)
-def test_44_damage_is_seen_and_repaired_and_what_is_ours_stays(kernel: Kernel, commands: str) -> None:
+def test_44_damage_is_seen_and_repaired_and_what_is_ours_stays(kernel: NftNamespace, commands: str) -> None:
     kernel.start_with(SCENE)
     # Nothing but packets counts: what was counted is put there, as a packet would have put it.
     kernel.nft(
@@ -362,14 +364,16 @@ def test_44_damage_is_seen_and_repaired_and_what_is_ours_stays(kernel: Kernel, c
     assert "dormant" not in kernel.nft("list", "table", "inet", "nfagent")
 
 
-def loads(kernel: Kernel, *documents: Document) -> Ruleset:
+def loads(kernel: NftNamespace, *documents: Document) -> Ruleset:
     ruleset = Scene(WEB, DB, *documents).views["a"].ruleset()
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
     return ruleset
 
 
-def test_32_whom_a_change_puts_under_re_check_is_in_the_same_transaction_and_goes_by_another(kernel: Kernel) -> None:
+def test_32_whom_a_change_puts_under_re_check_is_in_the_same_transaction_and_goes_by_another(
+    kernel: NftNamespace,
+) -> None:
     scene = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES))
     view = scene.views["a"]
     kernel.start_with(view.ruleset())
@@ -403,11 +407,11 @@ def blocks(*items: Document) -> Document:
         pytest.param([{"cidr": "10.0.0.1/32"}, {"cidr": "10.0.0.3/32"}], id="single addresses"),
     ],
 )
-def test_4_ranges_of_every_form_are_read_back(kernel: Kernel, items: list[Document]) -> None:
+def test_4_ranges_of_every_form_are_read_back(kernel: NftNamespace, items: list[Document]) -> None:
     loads(kernel, blocks(*items))
 
 
-def test_21_the_longest_names_and_comments_fit(kernel: Kernel) -> None:
+def test_21_the_longest_names_and_comments_fit(kernel: NftNamespace) -> None:
     space = "n" * 63
     # Every byte that a label can have, in selectors and names as long as the API server lets them be.
     values = [f"{number}{'v' * 60}" for number in range(9)]
@@ -428,7 +432,7 @@ KEYWORDS = ["fwd", "drop", "chain", "table", "0", "1.2.3.4", "accept.drop"]
 
 
 @pytest.mark.parametrize("name", KEYWORDS)
-def test_21_names_of_tiers_that_are_keywords_load(kernel: Kernel, name: str) -> None:
+def test_21_names_of_tiers_that_are_keywords_load(kernel: NftNamespace, name: str) -> None:
     rules = [{"action": "Accept", "from": [EVERYBODY]}, {"action": "Deny", "from": [EVERYBODY]}]
     both = [
         tier_policy("ClusterNetworkPolicy", f"{name}.{tier.lower()}", EVERYBODY, tier=tier, priority=1, ingress=rules)
@@ -453,12 +457,12 @@ def test_21_names_of_tiers_that_are_keywords_load(kernel: Kernel, name: str) -> 
     ],
 )
 @pytest.mark.parametrize("policy_name", ["a", f"{'p' * 125}.{'q' * 127}"], ids=["short", "long"])
-def test_21_any_name_of_a_rule_loads(kernel: Kernel, name: str, policy_name: str) -> None:
+def test_21_any_name_of_a_rule_loads(kernel: NftNamespace, name: str, policy_name: str) -> None:
     rules = [{"name": name, "action": action, "from": [EVERYBODY]} for action in ("Pass", "Allow", "Deny")]
     loads(kernel, tier_policy("AdminNetworkPolicy", policy_name, EVERYBODY, priority=1, ingress=rules))
 
 
-def test_21_the_longest_names_of_tiers_fit_where_many_meet(kernel: Kernel) -> None:
+def test_21_the_longest_names_of_tiers_fit_where_many_meet(kernel: NftNamespace) -> None:
     def longest(letter: str, tier: str) -> Document:
         rules = [{"action": "Accept", "from": [EVERYBODY]}, {"action": "Deny", "from": [EVERYBODY]}]
         spec = {"tier": tier, "priority": 1, "ingress": rules}
@@ -476,7 +480,7 @@ def test_21_the_longest_names_of_tiers_fit_where_many_meet(kernel: Kernel) -> No
 
 
 @pytest.mark.parametrize("name", KEYWORDS)
-def test_21_names_that_are_keywords_load(kernel: Kernel, name: str) -> None:
+def test_21_names_that_are_keywords_load(kernel: NftNamespace, name: str) -> None:
     space = name.replace(".", "-")
     loads(kernel, pod(f"{space}/web", "a", 12), policy(f"{space}/{name}", types=["Ingress", "Egress"], ingress=[{}]))
 
@@ -493,7 +497,7 @@ def test_21_names_that_are_keywords_load(kernel: Kernel, name: str) -> None:
     ],
     ids=str,
 )
-def test_22_a_range_changes_into_one_that_overlaps_it(kernel: Kernel, first: Document, second: Document) -> None:
+def test_22_a_range_changes_into_one_that_overlaps_it(kernel: NftNamespace, first: Document, second: Document) -> None:
     # The same set by name: what a masquerade list or a tier's CIDR group does when it is edited.
     before, after = (Scene(WEB, blocks(item)).views["a"].ruleset() for item in (first, second))
     word = "blocks6/" if ":" in first["cidr"] else "blocks4/"
@@ -504,7 +508,7 @@ def test_22_a_range_changes_into_one_that_overlaps_it(kernel: Kernel, first: Doc
     assert kernel.ruleset() == edited
 
 
-def test_22_ranges_of_a_set_that_keeps_its_shape_change_in_place(kernel: Kernel) -> None:
+def test_22_ranges_of_a_set_that_keeps_its_shape_change_in_place(kernel: NftNamespace) -> None:
     def config(cidrs: str) -> Document:
         return {
             "kind": "ConfigMap",
@@ -525,7 +529,7 @@ def test_22_ranges_of_a_set_that_keeps_its_shape_change_in_place(kernel: Kernel)
         held = wanted
 
 
-def test_counters_are_kept_by_a_change_of_rules(kernel: Kernel) -> None:
+def test_counters_are_kept_by_a_change_of_rules(kernel: NftNamespace) -> None:
     kernel.start_with(SCENE)
     kernel.nft("-f", "-", text=f"flush chain inet nfagent {CHAIN}\n")
     repair = transaction_text(diff(kernel.ruleset(), SCENE))
@@ -533,7 +537,7 @@ def test_counters_are_kept_by_a_change_of_rules(kernel: Kernel) -> None:
     assert "delete table" not in repair
 
 
-def test_many_peers_and_ports_are_read_back_as_they_were_loaded(kernel: Kernel) -> None:
+def test_many_peers_and_ports_are_read_back_as_they_were_loaded(kernel: NftNamespace) -> None:
     peers: list[Document] = [{"podSelector": labelled(app=f"a{number}")} for number in range(400)]
     ports: list[Document] = [{"protocol": "TCP", "port": 2 * number + 1} for number in range(400)]
     ports += [{"protocol": "UDP", "port": first, "endPort": first + 9} for first in (1, 100, 200, 65_526)]

@@ -13,7 +13,7 @@ from nfagent.lab.listeners import Endpoint, Listeners, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
-from tests.support.packet_labs import Lab, pod_plans, wait_until
+from tests.support.packet_labs import ManifestLab, pod_plans, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -39,7 +39,7 @@ def planned() -> tuple[list[NodePlan], list[PodPlan]]:
     return nodes, pods
 
 
-class RestartLab(Lab):
+class RestartLab(ManifestLab):
     """A lab whose agents start and stop; the manifests are those of an input."""
 
     def put(self, fault: str) -> None:

@@ -78,7 +78,7 @@ class RestingClock(SystemClock):
         return event.is_set()
 
 
-class Stage:
+class RevocationPipeline:
     """The wanted state, the kernel, the reconciler and the revoker, as in the agent."""
 
     def __init__(self, room: int) -> None:
@@ -113,8 +113,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(room: int) -> AsyncIterator[Stage]:
-    stage = Stage(room)
+async def running(room: int) -> AsyncIterator[RevocationPipeline]:
+    stage = RevocationPipeline(room)
     with closing(stage.kernel), closing(stage.connections):
         tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.revoker.run())]
         try:

@@ -23,7 +23,7 @@ OFF, ON = {IPTABLES: "0", IP6TABLES: "0"}, {IPTABLES: "1", IP6TABLES: "1"}
 Made = TypeVar("Made")
 
 
-class Node:
+class BridgeNamespace:
     """A network namespace with bridges."""
 
     def __init__(self, name: str) -> None:
@@ -40,19 +40,19 @@ class Node:
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
+def node() -> Iterator[BridgeNamespace]:
     if not Path("/proc/sys/net", IPTABLES).exists():
         pytest.skip("this kernel has no br_netfilter, or it isn't loaded")
     name = f"{netns.prefix('tb', os.getpid())}node"
     netns.make([name])
     try:
-        yield Node(name)
+        yield BridgeNamespace(name)
     finally:
         netns.remove([name])
 
 
 @pytest.fixture
-def shared(node: Node) -> Node:
+def shared(node: BridgeNamespace) -> BridgeNamespace:
     """Return a node with a bridge that a Pod hangs on."""
     node.ip(
         "link add cbr0 type bridge",
@@ -63,7 +63,7 @@ def shared(node: Node) -> Node:
     return node
 
 
-def test_a_bridge_that_no_pod_hangs_on_counts_for_nothing(node: Node) -> None:
+def test_a_bridge_that_no_pod_hangs_on_counts_for_nothing(node: BridgeNamespace) -> None:
     node.switch(OFF)
     node.ip(
         "link add docker0 type bridge",
@@ -84,21 +84,21 @@ def test_a_bridge_that_no_pod_hangs_on_counts_for_nothing(node: Node) -> None:
     ids=["on", "off", "on for IPv4 alone"],
 )
 def test_a_bridge_with_a_pod_where_br_netfilter_is(
-    shared: Node, switches: dict[str, str], unjudged: list[tuple[str, int]]
+    shared: BridgeNamespace, switches: dict[str, str], unjudged: list[tuple[str, int]]
 ) -> None:
     shared.switch(switches)
     assert shared.ask(unjudged_bridges) == unjudged
     assert [bridge.name for bridge in shared.ask(bridges)] == ["cbr0"]
 
 
-def test_a_bridge_that_switches_it_on_for_itself_is_judged(shared: Node) -> None:
+def test_a_bridge_that_switches_it_on_for_itself_is_judged(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     shared.ip("link set cbr0 type bridge nf_call_ip6tables 1")
     assert shared.ask(bridges) == [Bridge("cbr0", (6,))]
 
 
-def test_another_network_namespace_is_another_matter(node: Node) -> None:
-    other = Node(f"{netns.prefix('tb', os.getpid())}other")
+def test_another_network_namespace_is_another_matter(node: BridgeNamespace) -> None:
+    other = BridgeNamespace(f"{netns.prefix('tb', os.getpid())}other")
     netns.make([other.name])
     try:
         for place, switches in ((node, ON), (other, OFF)):
@@ -110,13 +110,13 @@ def test_another_network_namespace_is_another_matter(node: Node) -> None:
         netns.remove([other.name])
 
 
-def test_the_last_of_more_bridges_than_one_datagram_tells_of_is_found(shared: Node) -> None:
+def test_the_last_of_more_bridges_than_one_datagram_tells_of_is_found(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     shared.ip(*(f"link add other{number} type bridge" for number in range(60)), "link set pod1 master other59")
     assert shared.ask(unjudged_bridges) == [("other59", 4), ("other59", 6)]
 
 
-def test_what_is_said_to_run_mends_it(shared: Node) -> None:
+def test_what_is_said_to_run_mends_it(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     for family in (4, 6):
         command = shared.ask(functools.partial(mending, [family]))
@@ -124,7 +124,7 @@ def test_what_is_said_to_run_mends_it(shared: Node) -> None:
         assert family not in {unjudged for _, unjudged in shared.ask(unjudged_bridges)}
 
 
-def test_the_log_tells_of_each_change_once(shared: Node, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_tells_of_each_change_once(shared: BridgeNamespace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     watch = BridgeWatch()
 

@@ -9,7 +9,7 @@ import pytest
 from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, grid
-from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -17,7 +17,7 @@ PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     nodes, pods, _ = grid(request.param)
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, pods)]
     with running_lab(tmp_path_factory.mktemp("lab"), nodes, pods, documents=documents) as running:
@@ -31,24 +31,24 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(autouse=True)
-def _tidy(lab: Lab) -> Iterator[None]:
+def _tidy(lab: ManifestLab) -> Iterator[None]:
     yield
     lab.delete("policy")
 
 
-def reached(lab: Lab, source: str, addresses: tuple[str, ...]) -> set[bool]:
+def reached(lab: ManifestLab, source: str, addresses: tuple[str, ...]) -> set[bool]:
     probes = [Probe(source, address, protocol, port) for address in addresses for protocol, port in PROTOCOLS]
     return {outcome.reached for outcome in lab.ask(probes, 0.4).values()}
 
 
-def nodes_of(lab: Lab) -> tuple[NodePlan, NodePlan]:
+def nodes_of(lab: ManifestLab) -> tuple[NodePlan, NodePlan]:
     """x/a's node, and the other one."""
     own = lab.fabric.nodes[lab.fabric.pods["x", "a"].node]
     [other] = [node for node in lab.fabric.nodes.values() if node is not own]
     return own, other
 
 
-def test_51_egress_to_the_node_s_own_addresses_is_judged(lab: Lab) -> None:
+def test_51_egress_to_the_node_s_own_addresses_is_judged(lab: ManifestLab) -> None:
     own, other = nodes_of(lab)
     assert reached(lab, lab.pod("x/a"), own.addresses) == {True}
     lab.apply("policy", policy_document("x", "no-egress", podSelector={}, policyTypes=["Egress"]))
@@ -61,7 +61,7 @@ def test_51_egress_to_the_node_s_own_addresses_is_judged(lab: Lab) -> None:
     assert reached(lab, lab.pod("x/a"), other.addresses) == {False}
 
 
-def test_39_a_node_always_reaches_its_own_pods_and_other_nodes_are_judged(lab: Lab) -> None:
+def test_39_a_node_always_reaches_its_own_pods_and_other_nodes_are_judged(lab: ManifestLab) -> None:
     own, other = nodes_of(lab)
     addresses = lab.fabric.pods["x", "a"].addresses
     lab.apply("policy", policy_document("x", "closed", podSelector={}, policyTypes=["Ingress", "Egress"]))
@@ -69,13 +69,13 @@ def test_39_a_node_always_reaches_its_own_pods_and_other_nodes_are_judged(lab: L
     assert reached(lab, lab.fabric.node_namespace(other.name), addresses) == {False}
 
 
-def test_31_replies_pass_although_egress_is_denied(lab: Lab) -> None:
+def test_31_replies_pass_although_egress_is_denied(lab: ManifestLab) -> None:
     lab.apply("policy", policy_document("x", "no-egress", podSelector={}, policyTypes=["Egress"]))
     assert reached(lab, lab.pod("y/b"), lab.fabric.pods["x", "a"].addresses) == {True}
     assert reached(lab, lab.pod("x/a"), lab.fabric.pods["y", "b"].addresses) == {False}
 
 
-def test_1_ingress_of_one_policy_does_not_bleed_into_its_egress(lab: Lab) -> None:
+def test_1_ingress_of_one_policy_does_not_bleed_into_its_egress(lab: ManifestLab) -> None:
     pods = {"matchExpressions": [{"key": "pod", "operator": "In", "values": ["a", "c"]}]}
     both = policy_document("x", "both", podSelector=pods, policyTypes=["Ingress", "Egress"], ingress=[{}])
     lab.apply("policy", both)

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from nfagent.cli.agent_client import ask
-from tests.kernel.test_cli import CLUSTER, DEADLINE, Site, site
+from tests.kernel.test_cli import CLUSTER, DEADLINE, AgentSite, site
 from tests.support.disk_images import ext4, fill, hung, remount, tmpfs
 from tests.support.packet_labs import wait_until
 
@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 
-def enforce(site: Site, port: int) -> None:
+def enforce(site: AgentSite, port: int) -> None:
     """Change the policy, and wait until the kernel has the change."""
     (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", str(port)))
     end = time.monotonic() + DEADLINE
@@ -49,11 +49,11 @@ def listed() -> str:
     return done.stdout
 
 
-def state(site: Site) -> Any:  # noqa: ANN401 - JSON
+def state(site: AgentSite) -> Any:  # noqa: ANN401 - JSON
     return ask(site.socket, "/v1/dump/state", {})["agent"]
 
 
-def await_state(site: Site, wanted: Callable[[Any], object]) -> Any:  # noqa: ANN401 - JSON
+def await_state(site: AgentSite, wanted: Callable[[Any], object]) -> Any:  # noqa: ANN401 - JSON
     end = time.monotonic() + DEADLINE
     while not wanted(found := state(site)):
         assert time.monotonic() < end, f"that never came: {found}"
@@ -62,7 +62,7 @@ def await_state(site: Site, wanted: Callable[[Any], object]) -> Any:  # noqa: AN
 
 @pytest.mark.parametrize("folder", ["log", "state"])
 def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_another_starts(
-    site: Site, folder: str
+    site: AgentSite, folder: str
 ) -> None:
     with ext4(site.folder / folder) as disk, ExitStack() as kept:
         agent = kept.enter_context(site.agent())
@@ -88,7 +88,9 @@ def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_
 
 
 @pytest.mark.parametrize("folder", ["log", "state"])
-def test_a_disk_that_never_answers_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: Site, folder: str) -> None:
+def test_a_disk_that_never_answers_holds_up_neither_a_start_nor_a_policy_nor_a_stop(
+    site: AgentSite, folder: str
+) -> None:
     with hung(site.folder / folder), site.agent() as agent:
         site.drop_a_packet()
         enforce(site, 5433)
@@ -100,7 +102,7 @@ def test_a_disk_that_never_answers_holds_up_neither_a_start_nor_a_policy_nor_a_s
         assert time.monotonic() - began < STOP_SECONDS
 
 
-def test_a_log_that_nobody_reads_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: Site) -> None:
+def test_a_log_that_nobody_reads_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
     reader, writer = os.pipe()
     try:
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -119,7 +121,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_a_start_nor_a_policy_nor_a_sto
         os.close(writer)
 
 
-def test_a_systemd_that_does_not_listen_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: Site) -> None:
+def test_a_systemd_that_does_not_listen_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others,
@@ -177,7 +179,7 @@ def a_file(folder: Path) -> Iterator[Callable[[], object]]:
     ],
 )
 def test_a_log_that_takes_no_line_is_said_everywhere_before_one_is_lost_and_heals_by_itself(
-    site: Site, broken: Callable[[Path], Any], words: str
+    site: AgentSite, broken: Callable[[Path], Any], words: str
 ) -> None:
     with broken(site.folder / "log") as mend, site.agent() as agent:
         found = await_state(site, lambda found: found["verdict_log"]["problem"])["verdict_log"]
@@ -199,7 +201,7 @@ def test_a_log_that_takes_no_line_is_said_everywhere_before_one_is_lost_and_heal
     assert "mended: the verdict log is written again; lost so far: " in said
 
 
-def test_a_runtime_folder_that_is_removed_is_made_again(site: Site) -> None:
+def test_a_runtime_folder_that_is_removed_is_made_again(site: AgentSite) -> None:
     with site.agent() as agent:
         shutil.rmtree(site.folder / "run")
         wait_until(site.socket.exists)
@@ -209,7 +211,7 @@ def test_a_runtime_folder_that_is_removed_is_made_again(site: Site) -> None:
 
 @pytest.mark.parametrize("stalls", ["frozen", "hung"])
 def test_a_runtime_folder_on_a_disk_that_does_not_answer_holds_up_neither_a_policy_nor_a_stop(
-    site: Site, stalls: str
+    site: AgentSite, stalls: str
 ) -> None:
     with ExitStack() as kept:
         disk = kept.enter_context(ext4(site.folder / "run")) if stalls == "frozen" else None
@@ -233,7 +235,7 @@ def test_a_runtime_folder_on_a_disk_that_does_not_answer_holds_up_neither_a_poli
             assert state(site)["reconcile"]["in_sync"]
 
 
-def test_idle_connections_leave_descriptors_for_the_kernel_and_the_manifests_and_end(site: Site) -> None:
+def test_idle_connections_leave_descriptors_for_the_kernel_and_the_manifests_and_end(site: AgentSite) -> None:
     with site.agent() as agent, ExitStack() as kept:
         before = descriptors(agent.process.pid)
         for _ in range(100):
@@ -252,7 +254,7 @@ def descriptors(process: int) -> int:
     return sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
 
 
-def test_unfinished_bodies_hold_no_more_than_their_room(site: Site) -> None:
+def test_unfinished_bodies_hold_no_more_than_their_room(site: AgentSite) -> None:
     with site.agent() as agent, ExitStack() as kept:
         head = b"POST /v1/try HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (32 << 20)
         before = resident(agent.process.pid)

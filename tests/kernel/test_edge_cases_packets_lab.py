@@ -30,12 +30,12 @@ from tests.support.edge_case_lab import (
     UDP_OPEN,
     address_at,
     arrived,
-    corner_lab,
+    edge_case_lab,
     name_of,
     one_way,
     restrict,
 )
-from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import (
     Capture,
     accept,
@@ -56,13 +56,13 @@ NEIGHBOURS = {135, 136}  # RFC 4861: solicitation, advertisement
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
         yield running
 
 
 @pytest.fixture
-def held(lab: Lab) -> Iterator[contextlib.ExitStack]:
+def held(lab: ManifestLab) -> Iterator[contextlib.ExitStack]:
     """Return what closes a test's sockets; take its policies away after that."""
     with contextlib.ExitStack() as stack:
         stack.callback(lab.only_cluster)
@@ -77,7 +77,7 @@ def ends(direction: str, peer: str) -> tuple[str, str]:
 # 35
 
 
-class Datagram(NamedTuple):
+class OversizedDatagram(NamedTuple):
     """How large it is, and the destination options that go before its UDP header."""
 
     family: Family
@@ -91,16 +91,16 @@ PADDING = bytes([0, 0, 1, 4, 0, 0, 0, 0])  # RFC 8200, 4.6 and 4.2: 8 bytes of o
 @pytest.mark.parametrize(
     "datagram",
     [
-        pytest.param(Datagram(4, 4000), id="IPv4 fragments"),
-        pytest.param(Datagram(6, 4000), id="IPv6 fragments"),
-        pytest.param(Datagram(6, 100, PADDING), id="IPv6 destination options before UDP"),
-        pytest.param(Datagram(6, 4000, PADDING), id="IPv6 fragments with destination options"),
+        pytest.param(OversizedDatagram(4, 4000), id="IPv4 fragments"),
+        pytest.param(OversizedDatagram(6, 4000), id="IPv6 fragments"),
+        pytest.param(OversizedDatagram(6, 100, PADDING), id="IPv6 destination options before UDP"),
+        pytest.param(OversizedDatagram(6, 4000, PADDING), id="IPv6 fragments with destination options"),
     ],
 )
 @pytest.mark.parametrize("peer", OTHERS, ids=PLACES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_35_a_datagram_passes_whole_to_an_allowed_port_and_no_part_of_it_to_another(
-    lab: Lab, held: contextlib.ExitStack, direction: str, peer: str, datagram: Datagram
+    lab: ManifestLab, held: contextlib.ExitStack, direction: str, peer: str, datagram: OversizedDatagram
 ) -> None:
     source, destination = ends(direction, peer)
     restrict(lab, **one_way(direction, {"ports": [UDP_OPEN]}))
@@ -126,7 +126,7 @@ MTU_OF_PATH = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}  # linu
 
 
 @contextlib.contextmanager
-def narrowed(lab: Lab, pod: str, family: Family) -> Iterator[None]:
+def narrowed(lab: ManifestLab, pod: str, family: Family) -> Iterator[None]:
     """Let the link from the node to a Pod carry less than the others."""
     namespace, name = pod.split("/")
     node = lab.fabric.node_namespace(lab.fabric.pods[namespace, name].node)
@@ -141,7 +141,7 @@ def narrowed(lab: Lab, pod: str, family: Family) -> Iterator[None]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_36_the_error_that_tells_the_path_s_mtu_reaches_the_sender_of_an_allowed_flow(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     restrict(lab, **one_way("egress", {"ports": [TCP_OPEN]}))
     held.enter_context(narrowed(lab, "y/far", family))
@@ -156,7 +156,7 @@ def test_36_the_error_that_tells_the_path_s_mtu_reaches_the_sender_of_an_allowed
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_36_an_error_about_no_connection_reaches_a_pod_unless_it_is_isolated(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     own, outside = lab.address("x/a", family), name_of(lab, "outside")
     error = unreachable(family, own, TRANSLATED[family])
@@ -170,7 +170,7 @@ def test_36_an_error_about_no_connection_reaches_a_pod_unless_it_is_isolated(
 
 @pytest.mark.parametrize("source", ["n1", *OTHERS], ids=["the node", *PLACES])
 def test_36_neighbours_find_isolated_pods_before_the_first_contact(
-    lab: Lab, held: contextlib.ExitStack, source: str
+    lab: ManifestLab, held: contextlib.ExitStack, source: str
 ) -> None:
     restrict(lab, **({} if source == "n1" else one_way("ingress", {"ports": [TCP_OPEN]})))
     to_x = [{"to": [{"namespaceSelector": {"matchLabels": {"ns": "x"}}}], "ports": [TCP_OPEN]}]
@@ -204,7 +204,7 @@ PORTS = {"ports": [UDP_MARKER, {"protocol": "TCP"}, {"protocol": "SCTP"}]}
 @pytest.mark.parametrize("peer", OTHERS, ids=PLACES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_37_protocols_without_ports_4_47_50_and_icmp(  # noqa: PLR0917 - a case has these parts
-    lab: Lab,
+    lab: ManifestLab,
     held: contextlib.ExitStack,
     direction: str,
     peer: str,
@@ -234,7 +234,7 @@ PROBE = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_39_any_user_of_the_node_reaches_its_pods(lab: Lab, held: contextlib.ExitStack, family: Family) -> None:
+def test_39_any_user_of_the_node_reaches_its_pods(lab: ManifestLab, held: contextlib.ExitStack, family: Family) -> None:
     restrict(lab)
     listener = held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     probe = [sys.executable, "-IS", "-c", PROBE, *map(str, listener.getsockname()[:2])]
@@ -243,7 +243,7 @@ def test_39_any_user_of_the_node_reaches_its_pods(lab: Lab, held: contextlib.Exi
 
 
 @pytest.fixture
-def _gullible(lab: Lab) -> Iterator[None]:
+def _gullible(lab: ManifestLab) -> Iterator[None]:
     """Have the nodes take in IPv4 packets with their own address, as they do those of IPv6 and what a bridge passes."""
 
     def accept_local(value: str) -> None:
@@ -255,7 +255,7 @@ def _gullible(lab: Lab) -> Iterator[None]:
     accept_local("0")
 
 
-def heard_in_n1_s_name(lab: Lab, source: str, destination: str, family: Family) -> list[bytes]:
+def heard_in_n1_s_name(lab: ManifestLab, source: str, destination: str, family: Family) -> list[bytes]:
     """Have a Pod send in the name of node n1, by way of it, to a port that policies close; give what comes there."""
     place, there = name_of(lab, destination), address_at(lab, destination, family)
     lie = marker()
@@ -274,7 +274,7 @@ def heard_in_n1_s_name(lab: Lab, source: str, destination: str, family: Family) 
 
 
 @pytest.fixture
-def _unproven(lab: Lab) -> Iterator[None]:
+def _unproven(lab: ManifestLab) -> Iterator[None]:
     """Have the other node forward what its Pods send in others' names, as one without rules does."""
     agent = lab.cluster.agent("n2")
     for settings in ({"NFAGENT_POLICY_UNROUTED_SOURCES": "judged"}, {}):
@@ -287,7 +287,9 @@ def _unproven(lab: Lab) -> Iterator[None]:
 @pytest.mark.usefixtures("_gullible", "held", "_unproven")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("source", OTHERS, ids=PLACES)
-def test_39_in_the_node_s_name_a_pod_does_not_get_into_an_isolated_one(lab: Lab, source: str, family: Family) -> None:
+def test_39_in_the_node_s_name_a_pod_does_not_get_into_an_isolated_one(
+    lab: ManifestLab, source: str, family: Family
+) -> None:
     restrict(lab, **one_way("ingress", {"ports": [UDP_OPEN]}))
     assert heard_in_n1_s_name(lab, source, "x/a", family) == []
 
@@ -296,7 +298,7 @@ def test_39_in_the_node_s_name_a_pod_does_not_get_into_an_isolated_one(lab: Lab,
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("destination", [*OTHERS, "outside", "n1"], ids=[*PLACES, "outside", "the node"])
 def test_39_in_its_node_s_name_a_pod_does_not_get_out_of_its_isolation(
-    lab: Lab, destination: str, family: Family
+    lab: ManifestLab, destination: str, family: Family
 ) -> None:
     restrict(lab, egress=[{"ports": [UDP_OPEN]}])
     assert heard_in_n1_s_name(lab, "x/a", destination, family) == []

@@ -28,7 +28,7 @@ PODS = frozenset({"10.0.0.10", "2001:db8::10"})
 Made = TypeVar("Made")
 
 
-class Machine:
+class UplinkNamespace:
     """A network namespace with an uplink, and whatever a test adds."""
 
     def __init__(self, name: str) -> None:
@@ -42,8 +42,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    found = Machine(f"{netns.prefix('tl', os.getpid())}node")
+def machine() -> Iterator[UplinkNamespace]:
+    found = UplinkNamespace(f"{netns.prefix('tl', os.getpid())}node")
     netns.make([found.name])
     try:
         netns.write_sysctls(found.name, {"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0"})
@@ -74,7 +74,7 @@ def watching(question: LinkQuery) -> tuple[LinkMonitor, list[NodeInterfaces]]:
     return LinkMonitor(lambda: question, told.append), told
 
 
-def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: Machine) -> None:
+def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: UplinkNamespace) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(frozenset({"10.0.0.10", "192.0.2.77", "192.0.2.1", "203.0.113.7", "2001:db8::1"})))
     machine.ask(watch.look)
@@ -82,7 +82,7 @@ def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: Machine)
     assert [name for links in told for name, _ in links.shared] == ["eth0"]
 
 
-def test_a_pod_that_isnt_there_is_nobodys_news(machine: Machine) -> None:
+def test_a_pod_that_isnt_there_is_nobodys_news(machine: UplinkNamespace) -> None:
     """Its address would go by the default route, to a router or on the link itself."""
     watch, told = watching(LinkQuery(PODS))
     for default in ("via 192.0.2.254 dev eth0", "dev eth0"):
@@ -91,7 +91,7 @@ def test_a_pod_that_isnt_there_is_nobodys_news(machine: Machine) -> None:
         assert told == [NodeInterfaces()]
 
 
-def test_each_of_several_uplinks_is_one(machine: Machine) -> None:
+def test_each_of_several_uplinks_is_one(machine: UplinkNamespace) -> None:
     machine.ip(
         "link add eth1 type veth peer name far1",
         "link set eth1 up",
@@ -105,14 +105,14 @@ def test_each_of_several_uplinks_is_one(machine: Machine) -> None:
     assert [name for name, _ in told[-1].shared] == ["eth0", "eth1"]
 
 
-def test_more_interfaces_than_one_datagram_tells_of(machine: Machine) -> None:
+def test_more_interfaces_than_one_datagram_tells_of(machine: UplinkNamespace) -> None:
     machine.ip(*(line for number in range(10, 90) for line in pod_link(number)))
     watch, told = watching(LinkQuery(frozenset(f"10.0.0.{number}" for number in range(10, 90))))
     machine.ask(watch.look)
     assert told[-1].pod_links == {f"pod{number}" for number in range(10, 90)}
 
 
-def test_nobody_is_told_twice(machine: Machine) -> None:
+def test_nobody_is_told_twice(machine: UplinkNamespace) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(PODS))
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_nobody_is_told_twice(machine: Machine) -> None:
 
 
 def test_what_was_known_stays_while_the_kernel_cant_be_asked(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    machine: UplinkNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(PODS))
@@ -141,7 +141,7 @@ def test_what_was_known_stays_while_the_kernel_cant_be_asked(
     assert len(told) == 1
 
 
-def test_a_change_is_heard_and_a_pod_that_comes_is_asked_for(machine: Machine) -> None:
+def test_a_change_is_heard_and_a_pod_that_comes_is_asked_for(machine: UplinkNamespace) -> None:
     question, heard = [LinkQuery(frozenset({"10.0.0.10"}))], asyncio.Event()
     watch = LinkMonitor(lambda: question[0], lambda _: heard.set())
 
@@ -171,7 +171,7 @@ def test_a_change_is_heard_and_a_pod_that_comes_is_asked_for(machine: Machine) -
     assert found == [frozenset(), {"pod10"}, {"pod10", "pod11"}, {"pod11"}]
 
 
-def test_routes_that_change_without_end_take_a_small_share_of_the_time(machine: Machine) -> None:
+def test_routes_that_change_without_end_take_a_small_share_of_the_time(machine: UplinkNamespace) -> None:
     """As a BGP speaker's do: what is asked is the same each time, and nothing is read but that it changed."""
     machine.ip(*pod_link(10))
     looks, told = [0], asyncio.Event()

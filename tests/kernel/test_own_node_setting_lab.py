@@ -10,7 +10,7 @@ from nfagent.lab.agents import LabAgent
 from nfagent.lab.listeners import Endpoint, Protocol
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, grid
-from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -20,7 +20,7 @@ CLOSED = policy_document("x", "closed", podSelector={}, policyTypes=["Ingress", 
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS), CLOSED]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
         for node in NODES:
@@ -31,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-def restarted(lab: Lab, own_node: str) -> tuple[NodePlan, NodePlan]:
+def restarted(lab: ManifestLab, own_node: str) -> tuple[NodePlan, NodePlan]:
     """Start the agent of x/a's node anew with a setting; give that node, and the other one."""
     agent: LabAgent = lab.cluster.agent(lab.fabric.pods["x", "a"].node)
     agent.stop()
@@ -41,7 +41,7 @@ def restarted(lab: Lab, own_node: str) -> tuple[NodePlan, NodePlan]:
     return own, other
 
 
-def reached(lab: Lab, node: NodePlan) -> set[bool]:
+def reached(lab: ManifestLab, node: NodePlan) -> set[bool]:
     """Tell what comes of calling a node's addresses from x/a, by every protocol and family."""
     probes = [
         Probe(lab.pod("x/a"), address, protocol, port) for address in node.addresses for protocol, port in PROTOCOLS
@@ -49,7 +49,7 @@ def reached(lab: Lab, node: NodePlan) -> set[bool]:
     return {outcome.reached for outcome in lab.ask(probes, 0.4).values()}
 
 
-def test_51_the_setting_opens_the_way_to_the_pods_own_node_and_closes_it_again(lab: Lab) -> None:
+def test_51_the_setting_opens_the_way_to_the_pods_own_node_and_closes_it_again(lab: ManifestLab) -> None:
     own, other = restarted(lab, "allowed")
     assert (reached(lab, own), reached(lab, other)) == ({True}, {False})
     assert lab.cluster.agent(own.name).run("explain", "x/a", f"{own.addresses[0]}:80").returncode == 0

@@ -18,8 +18,8 @@ from nfagent.lab.packet_counter import PacketCounter
 from nfagent.lab.topology_plan import PodPlan
 from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
 from nfagent.model.netaddr import FAMILIES, Family, family_of
-from tests.support.kube_proxy_rules import Service, proxying
-from tests.support.packet_labs import Document, Lab, held, pod_document, policy_document, wait_until
+from tests.support.kube_proxy_rules import ProxiedService, proxying
+from tests.support.packet_labs import Document, ManifestLab, held, pod_document, policy_document, wait_until
 from tests.support.revocation_traffic import (
     INTERVAL,
     PODS,
@@ -50,7 +50,7 @@ TRACKING = (
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     with revocation_lab(tmp_path_factory.mktemp("lab"), "bridge") as running:
         for node in running.fabric.nodes:
             for command in TRACKING:
@@ -59,7 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def agent(lab: Lab) -> Iterator[LabAgent]:
+def agent(lab: ManifestLab) -> Iterator[LabAgent]:
     """Return the agent of the db's node; it runs afterwards, whatever became of it."""
     found = lab.cluster.agent(NODE)
     yield found
@@ -75,14 +75,14 @@ def isolating(*peers: Document, app: str = "db") -> Document:
 CLOSED = isolating(WEST)
 
 
-def from_east(lab: Lab) -> dict[StreamPlan, str]:
+def from_east(lab: ManifestLab) -> dict[StreamPlan, str]:
     """Plan connections of each kind to the db, from its own node and from the other one; its agent is to end them."""
     near = every_kind(lab, "east/near > shop/db", first=4)
     far = every_kind(lab, "east/far > shop/db", first=6)
     return dict.fromkeys((*near, *far), NODE)
 
 
-def from_west(lab: Lab) -> list[StreamPlan]:
+def from_west(lab: ManifestLab) -> list[StreamPlan]:
     return [
         line(lab, "west/ally > shop/db", "udp", "server", 4),
         line(lab, "west/pal > shop/db", "udp", "client", 6),
@@ -90,21 +90,21 @@ def from_west(lab: Lab) -> list[StreamPlan]:
     ]
 
 
-def faults(watch: Watch, lab: Lab) -> list[str]:
+def faults(watch: Watch, lab: ManifestLab) -> list[str]:
     return [*watch.late, *watch.lossy, *watch.mistracked(lab)]
 
 
-def test_32_pods_of_one_bridge(lab: Lab) -> None:
+def test_32_pods_of_one_bridge(lab: ManifestLab) -> None:
     present(lab, world(), [])
     with watching(from_east(lab), from_west(lab)) as watch:
         watch.through(lab, lambda: present(lab, world(), [CLOSED]))
         assert faults(watch, lab) == []
 
 
-def test_32_a_call_to_a_service(lab: Lab) -> None:
+def test_32_a_call_to_a_service(lab: ManifestLab) -> None:
     present(lab, world(), [])
     services = [
-        Service(address, SERVICE_PORT, protocol, ((lab.address("shop/db", family), PORT),))
+        ProxiedService(address, SERVICE_PORT, protocol, ((lab.address("shop/db", family), PORT),))
         for family, address in SERVICE.items()
         for protocol in ("tcp", "udp")
     ]
@@ -120,7 +120,7 @@ def test_32_a_call_to_a_service(lab: Lab) -> None:
             assert faults(watch, lab) == []
 
 
-def to_own_node(lab: Lab, speaker: StreamSender) -> Iterator[StreamPlan]:
+def to_own_node(lab: ManifestLab, speaker: StreamSender) -> Iterator[StreamPlan]:
     """Plan calls from east/near to its own node, by each protocol and family."""
     for address in lab.fabric.nodes[NODE].addresses:
         for protocol in ("tcp", "udp"):
@@ -137,7 +137,7 @@ def to_own_node(lab: Lab, speaker: StreamSender) -> Iterator[StreamPlan]:
 
 
 @pytest.mark.parametrize("speaker", ["client", "server"])
-def test_32_a_pods_call_to_its_own_node(lab: Lab, speaker: StreamSender) -> None:
+def test_32_a_pods_call_to_its_own_node(lab: ManifestLab, speaker: StreamSender) -> None:
     present(lab, world(), [])
     to_cache = {"podSelector": {"matchLabels": {"app": "cache"}}, "namespaceSelector": {}}
     only = policy_document("east", "only", podSelector={}, policyTypes=["Egress"], egress=[{"to": [to_cache]}])
@@ -147,7 +147,7 @@ def test_32_a_pods_call_to_its_own_node(lab: Lab, speaker: StreamSender) -> None
         assert faults(watch, lab) == []
 
 
-def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: Lab) -> None:
+def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: ManifestLab) -> None:
     present(lab, world(), [])
     kept = [
         StreamPlan(
@@ -171,7 +171,7 @@ def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: Lab) ->
 
 
 @contextlib.contextmanager
-def binding_to_anything(lab: Lab) -> Iterator[None]:
+def binding_to_anything(lab: ManifestLab) -> Iterator[None]:
     """Let the node's programs bind to addresses that it hasn't, as balancers and keepalived want it."""
     names = ("ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind")
     node = lab.fabric.node_namespace(NODE)
@@ -182,7 +182,7 @@ def binding_to_anything(lab: Lab) -> Iterator[None]:
         netns.write_sysctls(node, dict.fromkeys(names, "0"))
 
 
-def test_32_a_node_whose_programs_may_bind_to_any_address(lab: Lab) -> None:
+def test_32_a_node_whose_programs_may_bind_to_any_address(lab: ManifestLab) -> None:
     present(lab, world(), [])
     with binding_to_anything(lab), watching(from_east(lab), from_west(lab)) as watch:
         watch.through(lab, lambda: present(lab, world(), [CLOSED]))
@@ -190,7 +190,7 @@ def test_32_a_node_whose_programs_may_bind_to_any_address(lab: Lab) -> None:
 
 
 @contextlib.contextmanager
-def replaced(lab: Lab, path: str, heir: PodPlan) -> Iterator[None]:
+def replaced(lab: ManifestLab, path: str, heir: PodPlan) -> Iterator[None]:
     """End a Pod and start another with its addresses; in the end it is there again."""
     namespace, name = path.split("/")
     lab.fabric.remove_pod(namespace, name)
@@ -204,7 +204,7 @@ def replaced(lab: Lab, path: str, heir: PodPlan) -> Iterator[None]:
 
 @pytest.mark.parametrize(("path", "speaker"), [("shop/db", "client"), ("east/near", "server")])
 def test_32_who_gets_the_addresses_of_a_pod_gets_nothing_of_its_connections(
-    lab: Lab, agent: LabAgent, path: str, speaker: StreamSender
+    lab: ManifestLab, agent: LabAgent, path: str, speaker: StreamSender
 ) -> None:
     policies = [isolating(CALLERS), isolating(WEST, app="heir")]
     present(lab, world(), policies)
@@ -227,11 +227,11 @@ def test_32_who_gets_the_addresses_of_a_pod_gets_nothing_of_its_connections(
             assert [when - committed for when, _ in counter.arrivals() if when > committed] == []
 
 
-def heirs_counter(lab: Lab, talk: TrafficStream) -> PacketCounter:
+def heirs_counter(lab: ManifestLab, talk: TrafficStream) -> PacketCounter:
     return PacketCounter(lab.pod("shop/heir"), family_of(talk.line.address), "udp", talk.client_port)
 
 
-def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: Lab, agent: LabAgent) -> None:
+def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: ManifestLab, agent: LabAgent) -> None:
     present(lab, world(), [])
     with watching(from_east(lab), from_west(lab)) as watch:
         agent.stop()
@@ -240,7 +240,7 @@ def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: Lab, 
         assert faults(watch, lab) == []
 
 
-def test_32_what_was_opened_while_the_table_was_gone_ends_when_it_is_back(lab: Lab, agent: LabAgent) -> None:
+def test_32_what_was_opened_while_the_table_was_gone_ends_when_it_is_back(lab: ManifestLab, agent: LabAgent) -> None:
     present(lab, world(), [CLOSED])
     lab.cluster.calm()
     with contextlib.ExitStack() as stack:
@@ -252,7 +252,7 @@ def test_32_what_was_opened_while_the_table_was_gone_ends_when_it_is_back(lab: L
         assert faults(watch, lab) == []
 
 
-def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_way_closed(lab: Lab, agent: LabAgent) -> None:
+def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_way_closed(lab: ManifestLab, agent: LabAgent) -> None:
     about_others = policy_document("west", "open", podSelector={}, ingress=[{}])
     for _attempt in range(5):
         present(lab, world(), [])

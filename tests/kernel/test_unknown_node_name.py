@@ -1,4 +1,4 @@
-"""An agent whose name no Node has, before a table that isolates Pods: a live agent, a real table, real packets."""
+"""An agent whose name no IsolatingNode has, before a table that isolates Pods: a live agent, a real table, real packets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CALL = f"import socket; socket.create_connection(('{SERVER}', {PORT}), timeout=0
 LISTEN = f"import socket, time; s = socket.create_server(('{SERVER}', {PORT})); print(flush=True); time.sleep(600)"
 
 
-class Told:
+class SystemdMessages:
     """What the agent tells systemd; `ready` is how it did so first."""
 
     def __init__(self, listening: socket.socket) -> None:
@@ -46,7 +46,7 @@ class Told:
         return state
 
 
-class Node:
+class IsolatingNode:
     """A node that runs Pod bug-b/srv, which its policy closes, and bug-a/oth, who calls it."""
 
     def __init__(self, folder: Path, caller: str) -> None:
@@ -79,16 +79,16 @@ class Node:
         self.write()
 
     def rename(self, name: str) -> None:
-        """Have Node n2 join under another name, with its Pods."""
+        """Have IsolatingNode n2 join under another name, with its Pods."""
         for found in self.objects:
-            if found["kind"] == "Node" and found["metadata"]["name"] == "n2":
+            if found["kind"] == "IsolatingNode" and found["metadata"]["name"] == "n2":
                 found["metadata"]["name"] = name
             if found["kind"] == "Pod" and found["spec"]["nodeName"] == "n2":
                 found["spec"]["nodeName"] = name
         self.write()
 
     @contextmanager
-    def agent(self, name: str, *flags: str) -> Iterator[Told]:
+    def agent(self, name: str, *flags: str) -> Iterator[SystemdMessages]:
         """Run an agent of this name, from its READY to its end by SIGTERM."""
         address = self._folder / f"notify-{uuid4().hex[:6]}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening, self.log.open("w") as log:
@@ -98,7 +98,7 @@ class Node:
             environment = self._environment | {"NOTIFY_SOCKET": str(address)}
             with subprocess.Popen([*command, *flags], env=environment, stderr=log) as process:
                 try:
-                    yield Told(listening)
+                    yield SystemdMessages(listening)
                     process.send_signal(signal.SIGTERM)
                     assert process.wait(DEADLINE) == 0
                 finally:
@@ -135,7 +135,7 @@ def held(reconcile: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
+def node(tmp_path: Path) -> Iterator[IsolatingNode]:
     """Put the test's thread, and what it starts, into the node's namespace; the Pods are attached by veth."""
     here, server, caller = (f"nfagent-name-{word}-{uuid4().hex[:8]}" for word in ("node", "srv", "oth"))
     made: list[str] = []
@@ -163,7 +163,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
                 try:
                     assert listening.stdout is not None
                     listening.stdout.readline()
-                    yield Node(tmp_path, caller)
+                    yield IsolatingNode(tmp_path, caller)
                 finally:
                     listening.kill()
         finally:
@@ -174,7 +174,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
                 subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_under_a_wrong_name_the_rules_stay_and_everybody_is_told(node: Node) -> None:
+def test_under_a_wrong_name_the_rules_stay_and_everybody_is_told(node: IsolatingNode) -> None:
     assert node.reached()
     with node.agent("n2"):
         assert not node.reached()
@@ -182,20 +182,20 @@ def test_under_a_wrong_name_the_rules_stay_and_everybody_is_told(node: Node) -> 
         assert not node.reached()
         node.until(held)
         assert not node.state()["agent"]["reconcile"]["in_sync"]
-        assert "there is no Node n2.example (did you mean n2?)" in node.shown()
+        assert "there is no IsolatingNode n2.example (did you mean n2?)" in node.shown()
         node.drop(("NetworkPolicy", ""))
         node.until(held)
         assert not node.reached(), "no change of policies takes effect"
         node.rename("n2.example")
         told.until("STATUS=enforcing")
         node.until(in_sync)
-        assert node.reached(), "the Node is there now, and so is the change"
+        assert node.reached(), "the IsolatingNode is there now, and so is the change"
     said = node.log.read_text()
-    assert "nothing is changed in the kernel: there is no Node n2.example" in said
+    assert "nothing is changed in the kernel: there is no IsolatingNode n2.example" in said
     assert "--allow-unknown-node" in said
 
 
-def test_under_the_name_of_another_machines_node_the_rules_stay(node: Node) -> None:
+def test_under_the_name_of_another_machines_node_the_rules_stay(node: IsolatingNode) -> None:
     for command in ("link set lo up", "addr add 192.0.2.2/32 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
     with node.agent("n2"):
@@ -204,32 +204,32 @@ def test_under_the_name_of_another_machines_node_the_rules_stay(node: Node) -> N
         node.until(held)
         assert not node.reached()
         shown = " ".join(node.shown().split())
-        assert "Node n1 is another machine (192.0.2.1, 2001:db8:ffff::1)" in shown
-        assert "address 192.0.2.2 is Node n2's: name this node with --node n2" in shown
+        assert "IsolatingNode n1 is another machine (192.0.2.1, 2001:db8:ffff::1)" in shown
+        assert "address 192.0.2.2 is IsolatingNode n2's: name this node with --node n2" in shown
     with node.agent("n2"):
         node.until(in_sync)
         assert not node.reached()
 
 
-def test_the_agent_is_ready_all_the_same_as_kubelet_makes_the_node_and_starts_after_it(node: Node) -> None:
+def test_the_agent_is_ready_all_the_same_as_kubelet_makes_the_node_and_starts_after_it(node: IsolatingNode) -> None:
     with node.agent("n2"):
         pass
     with node.agent("n3") as told:
-        assert "STATUS=nothing is changed: there is no Node n3" in told.ready
+        assert "STATUS=nothing is changed: there is no IsolatingNode n3" in told.ready
         node.rename("n3")
         assert told.until("STATUS=") == "STATUS=enforcing"
-        node.drop(("Node", "n3"))
-        assert told.until("STATUS=").startswith("STATUS=nothing is changed: there is no Node n3")
+        node.drop(("IsolatingNode", "n3"))
+        assert told.until("STATUS=").startswith("STATUS=nothing is changed: there is no IsolatingNode n3")
 
 
-def test_a_node_that_is_deleted_while_the_agent_runs_keeps_its_rules(node: Node) -> None:
+def test_a_node_that_is_deleted_while_the_agent_runs_keeps_its_rules(node: IsolatingNode) -> None:
     with node.agent("n2") as told:
-        node.drop(("Node", "n2"), ("Pod", "srv"))
+        node.drop(("IsolatingNode", "n2"), ("Pod", "srv"))
         told.until("STATUS=nothing is changed")
         assert not node.reached()
 
 
-def test_whoever_means_it_says_so(node: Node) -> None:
+def test_whoever_means_it_says_so(node: IsolatingNode) -> None:
     with node.agent("n2"):
         pass
     with node.agent("n3", "--allow-unknown-node"):
@@ -237,8 +237,8 @@ def test_whoever_means_it_says_so(node: Node) -> None:
         assert node.reached()
 
 
-def test_an_empty_table_and_an_unknown_name_work_as_ever(node: Node) -> None:
-    node.drop(("Node", "n2"))
+def test_an_empty_table_and_an_unknown_name_work_as_ever(node: IsolatingNode) -> None:
+    node.drop(("IsolatingNode", "n2"))
     with node.agent("n2"):
         node.until(in_sync)
         assert not node.reached()
@@ -247,8 +247,8 @@ def test_an_empty_table_and_an_unknown_name_work_as_ever(node: Node) -> None:
         assert node.reached()
 
 
-def test_a_folder_without_nodes_goes_on_after_a_restart(node: Node) -> None:
-    node.drop(("Node", ""))
+def test_a_folder_without_nodes_goes_on_after_a_restart(node: IsolatingNode) -> None:
+    node.drop(("IsolatingNode", ""))
     for _ in range(2):
         with node.agent("n2"):
             node.until(in_sync)

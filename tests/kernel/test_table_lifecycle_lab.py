@@ -15,7 +15,7 @@ from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import (
-    Lab,
+    ManifestLab,
     held,
     namespace_document,
     pod_document,
@@ -37,7 +37,7 @@ SOMEBODY = (
 
 
 @pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
         running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80)]))
@@ -45,12 +45,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-def agent_of(lab: Lab, pod: str) -> LabAgent:
+def agent_of(lab: ManifestLab, pod: str) -> LabAgent:
     namespace, name = pod.split("/")
     return lab.cluster.agent(lab.fabric.pods[namespace, name].node)
 
 
-def reached(lab: Lab) -> set[bool]:
+def reached(lab: ManifestLab) -> set[bool]:
     probes = [Probe(lab.pod("y/a"), lab.address("x/a", family), "tcp", 80) for family in (4, 6)]
     return {outcome.reached for outcome in lab.ask(probes, 0.3).values()}
 
@@ -62,13 +62,13 @@ def handles(agent: LabAgent) -> set[str]:
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
-def test_48_the_rules_go_on_enforcing_when_the_agent_is_gone(lab: Lab, *, kill: bool) -> None:
+def test_48_the_rules_go_on_enforcing_when_the_agent_is_gone(lab: ManifestLab, *, kill: bool) -> None:
     agent = agent_of(lab, "x/a")
     agent.stop(kill=kill)
     assert reached(lab) == {False}
 
 
-def test_a_start_that_finds_the_right_rules_changes_nothing(lab: Lab) -> None:
+def test_a_start_that_finds_the_right_rules_changes_nothing(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     lab.cluster.calm()
     before = handles(agent)
@@ -78,7 +78,7 @@ def test_a_start_that_finds_the_right_rules_changes_nothing(lab: Lab) -> None:
     assert handles(agent) == before
 
 
-def test_a_start_changes_only_what_differs(lab: Lab) -> None:
+def test_a_start_changes_only_what_differs(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     lab.cluster.calm()
     before = handles(agent)
@@ -94,7 +94,7 @@ def test_a_start_changes_only_what_differs(lab: Lab) -> None:
     assert any("egress/x/other" in line for line in handles(agent) - before)
 
 
-def test_43_no_packet_slips_through_a_restart(lab: Lab) -> None:
+def test_43_no_packet_slips_through_a_restart(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     source, destination = lab.pod("y/a"), lab.address("x/a", 4)
     with ThreadPoolExecutor(1) as pool:
@@ -108,7 +108,7 @@ def test_43_no_packet_slips_through_a_restart(lab: Lab) -> None:
     assert reached(lab) == {True}
 
 
-def test_other_tables_are_neither_read_nor_touched(lab: Lab) -> None:
+def test_other_tables_are_neither_read_nor_touched(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     for command in SOMEBODY:
         agent.nft(command)
@@ -130,7 +130,7 @@ def test_other_tables_are_neither_read_nor_touched(lab: Lab) -> None:
     ["delete table inet nfagent", "flush ruleset", "flush chain inet nfagent forward-ingress"],
     ids=["the table is deleted", "the whole ruleset is flushed", "a base chain is flushed"],
 )
-def test_44_a_damaged_table_is_put_right_at_once_and_who_did_it_is_named(lab: Lab, damage: str) -> None:
+def test_44_a_damaged_table_is_put_right_at_once_and_who_did_it_is_named(lab: ManifestLab, damage: str) -> None:
     agent = agent_of(lab, "x/a")
     lab.cluster.calm()
     agent.nft(*damage.split())
@@ -146,7 +146,7 @@ def reconcile_status(agent: LabAgent) -> dict[str, Any]:
     return found
 
 
-def test_27_a_change_after_an_outside_deletion_of_an_element_heals_itself(lab: Lab) -> None:
+def test_27_a_change_after_an_outside_deletion_of_an_element_heals_itself(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     address = lab.address("x/a", 4)
     with held(agent):

@@ -74,7 +74,7 @@ def decoded(document: Document) -> Item:
     return item
 
 
-class Stage:
+class RunningReconciler:
     """The wanted state, the kernel and the reconciler between them, as in the agent."""
 
     def __init__(self, elements: SetElementSocket | None = None) -> None:
@@ -121,8 +121,8 @@ class Stage:
 @asynccontextmanager
 async def running(
     *documents: Document, elements: SetElementSocket | None = None, watched: bool = False
-) -> AsyncIterator[Stage]:
-    stage = Stage(elements)
+) -> AsyncIterator[RunningReconciler]:
+    stage = RunningReconciler(elements)
     tasks = [asyncio.create_task(stage.reconciler.run())]
     try:
         await stage.settles(*map(decoded, documents))

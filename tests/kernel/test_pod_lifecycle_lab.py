@@ -11,7 +11,14 @@ from nfagent.lab.first_packet import watch_change
 from nfagent.lab.listeners import Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import PodPlan, grid
-from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -37,7 +44,7 @@ POLICIES = [
 
 
 @pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [
         namespace_document("x"),
         pod_document(NEAR, {"app": "near"}),
@@ -57,7 +64,7 @@ def job(*addresses: str, phase: str = "Running", terminating: bool = False) -> D
     return found
 
 
-def asked(lab: Lab, ways: dict[tuple[str, int], list[Probe]]) -> set[tuple[str, int]]:
+def asked(lab: ManifestLab, ways: dict[tuple[str, int], list[Probe]]) -> set[tuple[str, int]]:
     """Return the ways by which all probes were answered; on none may only some be."""
     outcomes = lab.ask((probe for probes in ways.values() for probe in probes), 0.4)
     found = {way: {outcomes[probe].reached for probe in probes} for way, probes in ways.items()}
@@ -65,7 +72,7 @@ def asked(lab: Lab, ways: dict[tuple[str, int], list[Probe]]) -> set[tuple[str, 
     return {way for way, reached in found.items() if reached == {True}}
 
 
-def callers(lab: Lab) -> set[tuple[str, int]]:
+def callers(lab: ManifestLab) -> set[tuple[str, int]]:
     """Tell who reaches the addresses that are the job's at first, by which family."""
     return asked(
         lab,
@@ -77,7 +84,7 @@ def callers(lab: Lab) -> set[tuple[str, int]]:
     )
 
 
-def called(lab: Lab, source: str) -> set[int]:
+def called(lab: ManifestLab, source: str) -> set[int]:
     """Tell by which families a Pod reaches the one that only jobs may call."""
     ways = {
         ("", family): [Probe(lab.pod(source), lab.address("x/far", family), *port) for port in PORTS]
@@ -86,7 +93,7 @@ def called(lab: Lab, source: str) -> set[int]:
     return {family for _, family in asked(lab, ways)}
 
 
-def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: Lab) -> None:
+def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: ManifestLab) -> None:
     four, six = JOB.addresses
     for document, reached_by, reaching in (
         (job(phase="Pending"), BOTH, set()),
@@ -100,7 +107,7 @@ def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: 
         assert called(lab, "x/job") == reaching, document
 
 
-def test_41_who_gets_the_addresses_of_a_pod_that_has_ended_is_judged_as_itself(lab: Lab) -> None:
+def test_41_who_gets_the_addresses_of_a_pod_that_has_ended_is_judged_as_itself(lab: ManifestLab) -> None:
     lab.apply("job", job(*JOB.addresses))
     assert callers(lab) == NOBODY
     lab.apply("job", job(*JOB.addresses, phase="Succeeded"))
@@ -116,7 +123,7 @@ def test_41_who_gets_the_addresses_of_a_pod_that_has_ended_is_judged_as_itself(l
     assert called(lab, "x/heir") == set()
 
 
-def test_42_a_connection_from_before_the_second_family_was_known_ends_when_it_is(lab: Lab) -> None:
+def test_42_a_connection_from_before_the_second_family_was_known_ends_when_it_is(lab: ManifestLab) -> None:
     four, six = JOB.addresses
     lab.apply("job", job(four))
     with ThreadPoolExecutor(1) as pool:

@@ -11,7 +11,7 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import (
     Document,
-    Lab,
+    ManifestLab,
     as_text,
     namespace_document,
     pod_document,
@@ -26,7 +26,7 @@ POLICIES = 400
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
         running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80)]))
@@ -48,11 +48,11 @@ def one_file() -> list[Document]:
     ]
 
 
-def transactions(lab: Lab) -> int:
+def transactions(lab: ManifestLab) -> int:
     return int(lab.cluster.agent("n1").ask("/v1/dump/state")["agent"]["reconcile"]["transactions"])
 
 
-def lost_while_it_settles(lab: Lab) -> int:
+def lost_while_it_settles(lab: ManifestLab) -> int:
     """Make new connections from x/b to x/a, one after the other, until the policies are in force; count the lost."""
     agent = lab.cluster.agent("n1")
     probe, lost, done = Probe(lab.pod("x/b"), lab.address("x/a", 4), "tcp", 80), 0, False
@@ -62,12 +62,12 @@ def lost_while_it_settles(lab: Lab) -> int:
     return lost
 
 
-def enforces(lab: Lab) -> bool:
+def enforces(lab: ManifestLab) -> bool:
     """Return whether x/c is kept out."""
     return not lab.reaches(Probe(lab.pod("x/c"), lab.address("x/a", 4), "tcp", 80), deadline=0.25)
 
 
-def test_no_new_connection_is_lost_while_a_file_of_policies_takes_effect(lab: Lab) -> None:
+def test_no_new_connection_is_lost_while_a_file_of_policies_takes_effect(lab: ManifestLab) -> None:
     assert not enforces(lab)
     before = transactions(lab)
     lab.cluster.place("policies.yaml", as_text(one_file()))

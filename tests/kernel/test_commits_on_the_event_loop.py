@@ -57,7 +57,7 @@ class Held(SetElementSocket):
         super().commit(transaction)
 
 
-class Stage:
+class TimedCommits:
     """libnftables with a clock that says how long each short commit takes, and keeps where it was asked."""
 
     def __init__(self) -> None:
@@ -90,11 +90,11 @@ class Stage:
         return self._clock
 
 
-def scenario(body: Callable[[Stage], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def scenario(body: Callable[[TimedCommits], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Run a test's coroutine in an event loop of its own, with an empty table there."""
 
     async def run() -> None:
-        stage = Stage()
+        stage = TimedCommits()
         try:
             stage.kernel.apply_now((AddTable(),))
             async with asyncio.timeout(DEADLINE):
@@ -111,7 +111,7 @@ def scenario(body: Callable[[Stage], Coroutine[Any, Any, None]]) -> Callable[[],
 
 
 @scenario
-async def test_a_short_commit_goes_on_the_loop_while_the_last_one_was_quick(stage: Stage) -> None:
+async def test_a_short_commit_goes_on_the_loop_while_the_last_one_was_quick(stage: TimedCommits) -> None:
     assert await stage.commit() == [THREAD], "nothing is known yet"
     assert await stage.commit() == [LOOP]
     assert await stage.commit(SLOW) == [LOOP]
@@ -140,7 +140,7 @@ LONG = "x" * 200
     ],
 )
 def test_long_ones_go_in_the_thread_and_say_nothing_about_short_ones(long: Transaction) -> None:
-    async def body(stage: Stage) -> None:
+    async def body(stage: TimedCommits) -> None:
         stage.kernel.apply_now((AddChain("stays", Chain()),))
         await stage.commit()
         stage.takes = SLOW
@@ -152,7 +152,7 @@ def test_long_ones_go_in_the_thread_and_say_nothing_about_short_ones(long: Trans
 
 
 @scenario
-async def test_what_is_refused_on_the_loop_is_an_error_as_in_the_thread(stage: Stage) -> None:
+async def test_what_is_refused_on_the_loop_is_an_error_as_in_the_thread(stage: TimedCommits) -> None:
     for where in THREAD, LOOP:
         with pytest.raises(KernelError, match="nobody"):
             await stage.kernel.apply((Delete("set", "nobody"),))
@@ -160,7 +160,9 @@ async def test_what_is_refused_on_the_loop_is_an_error_as_in_the_thread(stage: S
 
 
 @scenario
-async def test_nothing_goes_on_the_loop_while_the_thread_is_at_work_though_its_waiter_gave_up(stage: Stage) -> None:
+async def test_nothing_goes_on_the_loop_while_the_thread_is_at_work_though_its_waiter_gave_up(
+    stage: TimedCommits,
+) -> None:
     await stage.commit()
     (name,) = (await stage.kernel.read()).sets
     given_up = asyncio.create_task(stage.kernel.apply((ChangeElements("add", name, MANY),)))

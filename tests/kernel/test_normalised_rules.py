@@ -16,7 +16,7 @@ from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import generation
 from nfagent.nftables.matches import L4Proto
 from nfagent.nftables.objects import Accept, Chain, Drop, NamedSet, Rule, Ruleset
-from tests.kernel.test_reconcile_kernel import nft
+from tests.kernel.test_reconciler import nft
 from tests.support.own_namespace import own_namespace
 from tests.unit.controllers.test_reconciler import Wish
 
@@ -40,7 +40,7 @@ def _namespace() -> Iterator[None]:
         yield
 
 
-class Stage:
+class ReconcilerInRounds:
     """A kernel, and a reconciler whose rounds the test asks for."""
 
     def __init__(self, kernel: NftClient) -> None:
@@ -58,10 +58,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def synced() -> AsyncIterator[Stage]:
+async def synced() -> AsyncIterator[ReconcilerInRounds]:
     kernel = NftClient()
     try:
-        stage = Stage(kernel)
+        stage = ReconcilerInRounds(kernel)
         assert await stage.compares() > 0
         yield stage
     finally:

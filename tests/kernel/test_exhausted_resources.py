@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.cli.agent_client import ask
-from tests.kernel.test_cli import DEADLINE, Agent, Site, nft, site
+from tests.kernel.test_cli import DEADLINE, AgentProcess, AgentSite, nft, site
 from tests.support.packet_labs import wait_until
 from tests.support.tmpfs_mounts import in_own_mounts, stalled
 
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 @contextmanager
-def without_descriptors(agent: Agent) -> Iterator[None]:
+def without_descriptors(agent: AgentProcess) -> Iterator[None]:
     """Let an agent open nothing more."""
     limits = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
@@ -38,7 +38,7 @@ def without_descriptors(agent: Agent) -> Iterator[None]:
         resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, limits)
 
 
-def await_said(agent: Agent, words: str) -> None:
+def await_said(agent: AgentProcess, words: str) -> None:
     """Wait until the agent says something."""
     assert agent.process.stderr is not None
     while words not in (line := agent.process.stderr.readline()):
@@ -50,17 +50,17 @@ def rules() -> list[str]:
     return [line for line in nft("-s", "list", "table", "inet", "nfagent").splitlines() if "elements" not in line]
 
 
-def isolated(site: Site) -> object:
+def isolated(site: AgentSite) -> object:
     """List the policies in force, and the chains of the Pods that they isolate."""
     policies = [policy["name"] for policy in site.ask("dump", "policies")["policies"]]
     return policies, sorted(line for line in rules() if line.startswith("\tchain egress/"))
 
 
-def places(site: Site) -> list[str]:
+def places(site: AgentSite) -> list[str]:
     return [problem["place"] for problem in ask(site.socket, "/v1/dump/state", {})["problems"]]
 
 
-def test_a_start_asks_for_as_many_descriptors_as_there_may_be(site: Site) -> None:
+def test_a_start_asks_for_as_many_descriptors_as_there_may_be(site: AgentSite) -> None:
     own = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, own[1]))
     try:
@@ -71,7 +71,9 @@ def test_a_start_asks_for_as_many_descriptors_as_there_may_be(site: Site) -> Non
         resource.setrlimit(resource.RLIMIT_NOFILE, own)
 
 
-def test_a_reload_without_descriptors_keeps_the_rules_and_what_is_foreign_goes_when_there_are_some(site: Site) -> None:
+def test_a_reload_without_descriptors_keeps_the_rules_and_what_is_foreign_goes_when_there_are_some(
+    site: AgentSite,
+) -> None:
     with site.agent() as agent:
         site.await_sync()
         before = rules()
@@ -90,7 +92,7 @@ def test_a_reload_without_descriptors_keeps_the_rules_and_what_is_foreign_goes_w
     assert "Traceback" not in said
 
 
-def test_an_agent_with_a_manifest_that_leads_to_the_kernel_s_log_starts_and_ends(site: Site) -> None:
+def test_an_agent_with_a_manifest_that_leads_to_the_kernel_s_log_starts_and_ends(site: AgentSite) -> None:
     (site.manifests / "z.yaml").symlink_to("/proc/kmsg")
     with site.agent() as agent:
         assert places(site) == ["z.yaml"]
@@ -100,7 +102,7 @@ def test_an_agent_with_a_manifest_that_leads_to_the_kernel_s_log_starts_and_ends
     assert "z.yaml: is in a file system of the kernel's own" in said
 
 
-def test_an_agent_whose_manifests_never_answer_starts_and_ends_with_what_it_had(site: Site) -> None:
+def test_an_agent_whose_manifests_never_answer_starts_and_ends_with_what_it_had(site: AgentSite) -> None:
     team = site.manifests / "team"
     team.mkdir()
     (team / "cluster.yaml").write_text((site.manifests / "cluster.yaml").read_text())
@@ -123,7 +125,7 @@ def test_an_agent_whose_manifests_never_answer_starts_and_ends_with_what_it_had(
     in_own_mounts(body)
 
 
-def test_manifests_that_are_mounted_over_change_no_rule(site: Site) -> None:
+def test_manifests_that_are_mounted_over_change_no_rule(site: AgentSite) -> None:
     def body() -> None:
         with site.agent() as agent:
             site.await_sync()

@@ -25,7 +25,14 @@ from nfagent.lab.topology_plan import grid
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.nftables.bridge_table import EXPECTED, parse_frames
 from tests.support.own_namespace import own_namespace
-from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
+from tests.support.packet_labs import (
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+    wait_until,
+)
 from tests.support.raw_sockets import marker
 
 pytestmark = [
@@ -99,7 +106,7 @@ STRIPPED = frozenset(list(SHAPES)[:7])
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
         running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80)]))
@@ -108,7 +115,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def agent(lab: Lab) -> LabAgent:
+def agent(lab: ManifestLab) -> LabAgent:
     """Return the node's agent, with its table of the bridge family in force."""
     found = lab.cluster.agent("n1")
     wait_until(lambda: frames(found)["state"] == "dropped")
@@ -127,7 +134,7 @@ def in_force(agent: LabAgent) -> bool:
     )
 
 
-def datagram(lab: Lab, family: Family, content: bytes) -> bytes:
+def datagram(lab: ManifestLab, family: Family, content: bytes) -> bytes:
     """Write an IP packet with a UDP datagram from the attacker to the target."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     ends = b"".join(socket.inet_pton(kind, lab.address(pod, family)) for pod in (ATTACKER, TARGET))
@@ -149,7 +156,7 @@ def checksum(content: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def frame_socket(lab: Lab, pod: str) -> socket.socket:
+def frame_socket(lab: ManifestLab, pod: str) -> socket.socket:
     def opened() -> socket.socket:
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
         made.bind(("eth0", 3))
@@ -159,7 +166,7 @@ def frame_socket(lab: Lab, pod: str) -> socket.socket:
     return netns.inside(lab.pod(pod), opened)
 
 
-def listener(lab: Lab, family: Family) -> socket.socket:
+def listener(lab: ManifestLab, family: Family) -> socket.socket:
     def opened() -> socket.socket:
         made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         made.bind((lab.address(TARGET, family), PORT))
@@ -169,7 +176,7 @@ def listener(lab: Lab, family: Family) -> socket.socket:
     return netns.inside(lab.pod(TARGET), opened)
 
 
-def arrivals(lab: Lab, shape: Callable[[Family, bytes], bytes], family: Family) -> tuple[bool, bool]:
+def arrivals(lab: ManifestLab, shape: Callable[[Family, bytes], bytes], family: Family) -> tuple[bool, bool]:
     """Send the target a packet in a frame of a shape: tell whether the frame arrived, and whether a socket has it."""
     content, end = marker(), marker()
     with (
@@ -194,12 +201,12 @@ def arrivals(lab: Lab, shape: Callable[[Family, bytes], bytes], family: Family) 
 @pytest.mark.parametrize("family", FAMILIES, ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("shape", [UNTAGGED, *SHAPES.values()], ids=["no tag", *SHAPES])
 def test_no_frame_of_any_shape_arrives_at_an_isolated_pod(
-    lab: Lab, shape: Callable[[Family, bytes], bytes], family: Family
+    lab: ManifestLab, shape: Callable[[Family, bytes], bytes], family: Family
 ) -> None:
     assert arrivals(lab, shape, family) == (False, False)
 
 
-def test_dropped_frames_are_counted_and_said(lab: Lab, agent: LabAgent) -> None:
+def test_dropped_frames_are_counted_and_said(lab: ManifestLab, agent: LabAgent) -> None:
     before = parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
     arrivals(lab, SHAPES["VLAN 5"], 4)
     after = parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
@@ -213,7 +220,7 @@ def test_dropped_frames_are_counted_and_said(lab: Lab, agent: LabAgent) -> None:
 
 @pytest.mark.usefixtures("agent")
 @pytest.mark.parametrize("family", FAMILIES, ids=["IPv4", "IPv6"])
-def test_packets_that_policies_allow_arrive_as_before(lab: Lab, family: Family) -> None:
+def test_packets_that_policies_allow_arrive_as_before(lab: ManifestLab, family: Family) -> None:
     for protocol in ("tcp", "udp"):
         assert lab.reaches(Probe(lab.pod(FRIEND), lab.address(TARGET, family), protocol, 80))
         assert not lab.reaches(Probe(lab.pod(ATTACKER), lab.address(TARGET, family), protocol, 80))
@@ -230,7 +237,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_44_a_table_that_was_changed_is_made_anew_at_once(lab: Lab, agent: LabAgent, damage: str) -> None:
+def test_44_a_table_that_was_changed_is_made_anew_at_once(lab: ManifestLab, agent: LabAgent, damage: str) -> None:
     agent.nft(damage)
     wait_until(partial(in_force, agent))
     assert in_force(agent)
@@ -261,7 +268,7 @@ def found_by_check(agent: LabAgent) -> tuple[str, str]:
     return next((check["result"], check["found"]) for check in checks if check["name"] == "bridge frames")
 
 
-def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: Lab, agent: LabAgent) -> None:
+def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: ManifestLab, agent: LabAgent) -> None:
     assert found_by_check(agent) == ("ok", "table bridge nfagent drops what no rule can judge")
     agent.stop()
     assert found_by_check(agent)[0] == "ok", "without an agent the kernel is asked"

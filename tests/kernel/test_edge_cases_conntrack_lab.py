@@ -29,13 +29,13 @@ from tests.support.edge_case_lab import (
     address_at,
     arrived,
     blocks,
-    corner_lab,
     denied_packets,
+    edge_case_lab,
     name_of,
     restrict,
 )
-from tests.support.kube_proxy_rules import Service, proxying
-from tests.support.packet_labs import Lab, policy_document, wait_until
+from tests.support.kube_proxy_rules import ProxiedService, proxying
+from tests.support.packet_labs import ManifestLab, policy_document, wait_until
 from tests.support.raw_sockets import (
     Arrival,
     Capture,
@@ -58,13 +58,13 @@ NO_EGRESS = policy_document("x", "no-egress", podSelector=A, policyTypes=["Egres
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
         yield running
 
 
 @pytest.fixture
-def held(lab: Lab) -> Iterator[contextlib.ExitStack]:
+def held(lab: ManifestLab) -> Iterator[contextlib.ExitStack]:
     """Return what closes a test's sockets; take its policies away after that."""
     with contextlib.ExitStack() as stack:
         stack.callback(lab.only_cluster)
@@ -77,7 +77,7 @@ def held(lab: Lab) -> Iterator[contextlib.ExitStack]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("client", OTHERS, ids=PLACES)
 def test_31_under_deny_egress_an_answer_to_udp_from_before_the_policy_passes(
-    lab: Lab, held: contextlib.ExitStack, client: str, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, client: str, family: Family
 ) -> None:
     here = held.enter_context(udp_socket(lab.pod(client), lab.address(client, family)))
     server = held.enter_context(udp_socket(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
@@ -94,7 +94,7 @@ def test_31_under_deny_egress_an_answer_to_udp_from_before_the_policy_passes(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("client", OTHERS, ids=PLACES)
 def test_31_under_deny_egress_a_tcp_server_goes_on_speaking_to_a_client_from_before(
-    lab: Lab, held: contextlib.ExitStack, client: str, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, client: str, family: Family
 ) -> None:
     listener = held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     here = held.enter_context(tcp_connect(lab.pod(client), *listener.getsockname()[:2]))
@@ -108,7 +108,7 @@ def test_31_under_deny_egress_a_tcp_server_goes_on_speaking_to_a_client_from_bef
 
 
 def test_32_a_syn_that_was_dropped_gets_through_by_its_repetition_once_the_policy_is_loosened(
-    lab: Lab, held: contextlib.ExitStack
+    lab: ManifestLab, held: contextlib.ExitStack
 ) -> None:
     clients: list[socket.socket] = []
     restrict(lab)
@@ -126,7 +126,7 @@ def test_32_a_syn_that_was_dropped_gets_through_by_its_repetition_once_the_polic
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("client", OTHERS, ids=PLACES)
 def test_32_a_udp_flow_that_was_dropped_passes_once_the_policy_is_loosened(
-    lab: Lab, held: contextlib.ExitStack, client: str, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, client: str, family: Family
 ) -> None:
     server = held.enter_context(udp_socket(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     here = held.enter_context(udp_socket(lab.pod(client), lab.address(client, family)))
@@ -157,7 +157,7 @@ def go_on(sock: socket.socket) -> None:
 
 
 def late(
-    lab: Lab, held: contextlib.ExitStack, server: tuple[str, str], act: Callable[[socket.socket], None]
+    lab: ManifestLab, held: contextlib.ExitStack, server: tuple[str, str], act: Callable[[socket.socket], None]
 ) -> list[Arrival]:
     """Let x/a connect, have its node forget that, act; give what came to the server's place and address after that."""
     namespace, address = name_of(lab, server[0]), server[1]
@@ -174,7 +174,7 @@ def late(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("act", [finish, reset, go_on], ids=["a FIN", "a RST", "data"])
 def test_33_after_a_connection_is_forgotten_its_pod_s_address_does_not_leave_the_cluster_by(
-    lab: Lab, held: contextlib.ExitStack, act: Callable[[socket.socket], None], family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, act: Callable[[socket.socket], None], family: Family
 ) -> None:
     found = late(lab, held, ("outside", TRANSLATED[family]), act)
     assert [arrival.head for arrival in found if arrival.head.source == lab.address("x/a", family)] == []
@@ -182,7 +182,7 @@ def test_33_after_a_connection_is_forgotten_its_pod_s_address_does_not_leave_the
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_33_nor_by_an_error_about_a_connection_that_is_not_known(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     own, there = lab.address("x/a", family), TRANSLATED[family]
     capture = held.enter_context(Capture(name_of(lab, "outside")))
@@ -194,7 +194,7 @@ def test_33_nor_by_an_error_about_a_connection_that_is_not_known(
 @pytest.mark.parametrize("act", [finish, reset], ids=["a FIN", "a RST"])
 @pytest.mark.parametrize("place", ["y/far", "outside"], ids=["to a Pod", "to a non-masquerade range"])
 def test_33_where_nothing_would_be_translated_a_late_end_passes(
-    lab: Lab, held: contextlib.ExitStack, place: str, act: Callable[[socket.socket], None]
+    lab: ManifestLab, held: contextlib.ExitStack, place: str, act: Callable[[socket.socket], None]
 ) -> None:
     found = late(lab, held, (place, UNTRANSLATED if place == "outside" else lab.address(place, 4)), act)
     assert (lab.address("x/a", 4), socket.IPPROTO_TCP) in {(head.source, head.protocol) for head, _ in found}
@@ -208,7 +208,7 @@ ROOM = 300_000
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_34_a_masqueraded_connection_is_judged_by_its_pod_s_address_both_ways(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     restrict(lab, egress=[{"to": blocks(TRANSLATED[family]), "ports": [TCP_OPEN]}])
     listener = held.enter_context(tcp_listener(name_of(lab, "outside"), TRANSLATED[family], OPEN_PORT))
@@ -220,7 +220,7 @@ def test_34_a_masqueraded_connection_is_judged_by_its_pod_s_address_both_ways(
 
 
 def test_34_where_conntrack_is_full_nothing_new_passes_and_what_is_known_goes_on(
-    lab: Lab, held: contextlib.ExitStack
+    lab: ManifestLab, held: contextlib.ExitStack
 ) -> None:
     """An isolated Pod stays isolated, and nothing leaves untranslated: such packets are dropped before all rules."""
     if not 0 < limit() <= ROOM:
@@ -280,7 +280,7 @@ print(len(missing))
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_50_of_two_queries_at_once_from_one_port_to_a_service_neither_is_lost(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     """Two processors send at the same time, and each packet may be given another server."""
     dns = [{"protocol": "UDP", "port": 53}]
@@ -292,7 +292,7 @@ def test_50_of_two_queries_at_once_from_one_port_to_a_service_neither_is_lost(
     for server in servers:
         held.callback(lab.servers.stop, server.netns)
     endpoints = tuple((server.address, server.port) for server in servers)
-    held.enter_context(proxying(lab.fabric, [Service(SERVICE[family], 53, "udp", endpoints)]))
+    held.enter_context(proxying(lab.fabric, [ProxiedService(SERVICE[family], 53, "udp", endpoints)]))
     command = lab.fabric.command(lab.pod("x/a"), [sys.executable, "-IS", "-c", QUERIES, SERVICE[family], str(PAIRS)])
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert (int(done.stdout), denied_packets(lab)) == (0, 0)

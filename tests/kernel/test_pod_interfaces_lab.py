@@ -20,7 +20,14 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.raw_packets import internet_checksum
 from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, gateway, grid, tunnel_address
 from nfagent.model.netaddr import FAMILIES, Family
-from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab, wait_until
+from tests.support.packet_labs import (
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+    wait_until,
+)
 from tests.support.raw_sockets import (
     Capture,
     accept,
@@ -53,7 +60,7 @@ def named(way: tuple[Attachment, Underlay]) -> str:
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=named)
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     nodes, pods, outside = grid(request.param[0], 2, request.param[1])
     documents = [*map(namespace_document, "xyz"), *map(pod_document, pods), ISOLATED]
     with running_lab(tmp_path_factory.mktemp("lab"), nodes, pods, outside, documents) as running:
@@ -68,11 +75,11 @@ def family_address(addresses: tuple[str, ...], family: Family) -> str:
     return next(address for address in addresses if (":" in address) == (family == 6))
 
 
-def node_address(lab: Lab, node: str, family: Family) -> str:
+def node_address(lab: ManifestLab, node: str, family: Family) -> str:
     return family_address(lab.fabric.nodes[node].addresses, family)
 
 
-def receivers(lab: Lab, family: Family) -> dict[str, tuple[str, str]]:
+def receivers(lab: ManifestLab, family: Family) -> dict[str, tuple[str, str]]:
     """Return namespace and address of who a Pod of n1 may send to."""
     host = lab.fabric.outside["outside"]
     return {
@@ -100,14 +107,14 @@ def said(namespace: str, source: str, destination: str, content: bytes, *, spoof
         sender.sendto(content, (destination, PORT))
 
 
-def dropped(lab: Lab, word: str, node: str = "n1") -> int:
+def dropped(lab: ManifestLab, word: str, node: str = "n1") -> int:
     listed = json.loads(lab.cluster.agent(node).nft("-j", "list", "counter", "inet", "nfagent", f"drop/{word}"))
     return int(next(item["counter"]["packets"] for item in listed["nftables"] if "counter" in item))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("receiver", ["a Pod of its node", "a Pod of the other node", "its node", "a host outside"])
-def test_a_source_that_nobody_holds_gets_nowhere(lab: Lab, receiver: str, family: Family) -> None:
+def test_a_source_that_nobody_holds_gets_nowhere(lab: ManifestLab, receiver: str, family: Family) -> None:
     namespace, address = receivers(lab, family)[receiver]
     honest = functools.partial(said, lab.pod("x/c"), lab.address("x/c", family), address, b"fence")
     before = dropped(lab, "unrouted")
@@ -120,7 +127,7 @@ def test_a_source_that_nobody_holds_gets_nowhere(lab: Lab, receiver: str, family
 
 @only(*FLAT)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_source_that_nobody_holds_gets_nowhere_without_a_conntrack_entry(lab: Lab, family: Family) -> None:
+def test_a_source_that_nobody_holds_gets_nowhere_without_a_conntrack_entry(lab: ManifestLab, family: Family) -> None:
     namespace, address = receivers(lab, family)["a Pod of the other node"]
     node = lab.fabric.node_namespace("n1")
     rules = "table inet exempt {\nchain arriving {\ntype filter hook prerouting priority -300\nnotrack\n}\n}\n"
@@ -137,7 +144,7 @@ def test_a_source_that_nobody_holds_gets_nowhere_without_a_conntrack_entry(lab: 
 
 @only(("routed", "flat"))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_another_pods_source_gets_nowhere_from_a_routed_pod(lab: Lab, family: Family) -> None:
+def test_another_pods_source_gets_nowhere_from_a_routed_pod(lab: ManifestLab, family: Family) -> None:
     namespace, address = receivers(lab, family)["a Pod of the other node"]
     with udp_socket(namespace, address, PORT) as listening:
         honest = functools.partial(said, lab.pod("x/c"), lab.address("x/c", family), address, b"fence")
@@ -147,7 +154,7 @@ def test_another_pods_source_gets_nowhere_from_a_routed_pod(lab: Lab, family: Fa
 
 @only(("routed", "flat"))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_source_that_the_node_has_a_route_to_by_the_pods_interface_passes(lab: Lab, family: Family) -> None:
+def test_a_source_that_the_node_has_a_route_to_by_the_pods_interface_passes(lab: ManifestLab, family: Family) -> None:
     """A Pod that routes for others, which its network plugin knows of."""
     namespace, address = receivers(lab, family)["a Pod of its node"]
     node, behind = lab.fabric.node_namespace("n1"), {4: "198.51.100.7", 6: "2001:db8:51::7"}[family]
@@ -162,7 +169,7 @@ def test_a_source_that_the_node_has_a_route_to_by_the_pods_interface_passes(lab:
 
 
 @only(("routed", "flat"))
-def test_the_setting_has_sources_that_nobody_holds_judged_by_themselves(lab: Lab) -> None:
+def test_the_setting_has_sources_that_nobody_holds_judged_by_themselves(lab: ManifestLab) -> None:
     namespace, address = receivers(lab, 4)["a Pod of its node"]
     agent = lab.cluster.agent("n1")
     try:
@@ -179,7 +186,7 @@ def test_the_setting_has_sources_that_nobody_holds_judged_by_themselves(lab: Lab
 # Tunnels.
 
 
-def inner_frame(lab: Lab, source: str, destination: str, content: bytes) -> bytes:
+def inner_frame(lab: ManifestLab, source: str, destination: str, content: bytes) -> bytes:
     """Write what a node that is joined by vxlan would take for another node's: a UDP datagram between Pods."""
     plan = lab.fabric.nodes["n2"]
     mac = bytes.fromhex(ip_commands.mac_of(map(tunnel_address, plan.pod_cidrs)).replace(":", ""))
@@ -191,21 +198,21 @@ def inner_frame(lab: Lab, source: str, destination: str, content: bytes) -> byte
     return vxlan + mac + bytes(6) + b"\x08\x00" + head + udp
 
 
-def into_tunnel(lab: Lab, pod: str, entry: str, content: bytes) -> None:
+def into_tunnel(lab: ManifestLab, pod: str, entry: str, content: bytes) -> None:
     family: Family = 6 if ":" in entry else 4
     frame = inner_frame(lab, lab.address("z/c", 4), lab.address("y/a", 4), content)
     with udp_socket(lab.pod(pod), lab.address(pod, family)) as sender:
         sender.sendto(frame, (entry, 8472))
 
 
-def entries(lab: Lab, node: str, family: Family) -> list[str]:
+def entries(lab: ManifestLab, node: str, family: Family) -> list[str]:
     """Return the addresses at which a node's tunnel can be reached."""
     plan = lab.fabric.nodes[node]
     found = [node_address(lab, node, family), tunnel_address(family_address(plan.pod_cidrs, family))]
     return [*found, gateway(family_address(plan.pod_cidrs, family))] if plan.attachment == "bridge" else found
 
 
-def pod_hears(lab: Lab, send: Callable[[], None]) -> list[bytes]:
+def pod_hears(lab: ManifestLab, send: Callable[[], None]) -> list[bytes]:
     """Return what y/a hears of what is sent."""
     address = lab.address("y/a", 4)
     with udp_socket(lab.pod("y/a"), address, PORT) as listening:
@@ -216,7 +223,7 @@ def pod_hears(lab: Lab, send: Callable[[], None]) -> list[bytes]:
 
 @only(*JOINED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_pod_sends_to_a_nodes_tunnel_comes_out_nowhere(lab: Lab, family: Family) -> None:
+def test_what_a_pod_sends_to_a_nodes_tunnel_comes_out_nowhere(lab: ManifestLab, family: Family) -> None:
     for entry in (*entries(lab, "n2", family), *entries(lab, "n1", family)[::2]):
         before = dropped(lab, "tunnel")
         assert pod_hears(lab, functools.partial(into_tunnel, lab, "x/c", entry, b"forged")) == [], entry
@@ -226,7 +233,7 @@ def test_what_a_pod_sends_to_a_nodes_tunnel_comes_out_nowhere(lab: Lab, family: 
 @only(*JOINED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_pod_of_a_node_without_rules_sends_to_another_nodes_tunnel_comes_out_nowhere(
-    lab: Lab, family: Family
+    lab: ManifestLab, family: Family
 ) -> None:
     agent = lab.cluster.agent("n1")
     agent.stop()
@@ -241,7 +248,7 @@ def test_what_a_pod_of_a_node_without_rules_sends_to_another_nodes_tunnel_comes_
 
 
 @only(*JOINED)
-def test_pods_may_tunnel_to_each_other_and_to_hosts_outside(lab: Lab) -> None:
+def test_pods_may_tunnel_to_each_other_and_to_hosts_outside(lab: ManifestLab) -> None:
     host = receivers(lab, 4)["a host outside"]
     for namespace, address in ((lab.pod("y/a"), lab.address("y/a", 4)), host):
         with (
@@ -254,7 +261,7 @@ def test_pods_may_tunnel_to_each_other_and_to_hosts_outside(lab: Lab) -> None:
 
 @only(*JOINED)
 @pytest.mark.parametrize("protocol", [4, 41, 47], ids=["IP in IP", "IPv6 in IP", "GRE"])
-def test_tunnels_without_ports_are_closed_to_pods(lab: Lab, protocol: int) -> None:
+def test_tunnels_without_ports_are_closed_to_pods(lab: ManifestLab, protocol: int) -> None:
     far, own = node_address(lab, "n2", 4), node_address(lab, "n1", 4)
     with Capture(lab.fabric.node_namespace("n2")) as capture:
         before, lie, fence = dropped(lab, "tunnel"), marker(), marker()
@@ -266,7 +273,7 @@ def test_tunnels_without_ports_are_closed_to_pods(lab: Lab, protocol: int) -> No
     assert dropped(lab, "tunnel") == before + 2
 
 
-def answer(lab: Lab, pod: str, protocol: int, port: int) -> None:
+def answer(lab: ManifestLab, pod: str, protocol: int, port: int) -> None:
     """Have n2 send what conntrack takes for an answer."""
     udp = struct.pack("!HHHH", 8472, port, 8, 0) if protocol == 17 else bytes(8)
     send_raw(lab.fabric.node_namespace("n2"), lab.address(pod, 4), protocol, udp)
@@ -275,7 +282,7 @@ def answer(lab: Lab, pod: str, protocol: int, port: int) -> None:
 @only(*JOINED)
 @pytest.mark.parametrize("protocol", [17, 47], ids=["VXLAN", "GRE"])
 def test_what_a_pod_sends_to_a_tunnel_ends_with_the_rules_though_it_was_answered_before(
-    lab: Lab, protocol: int
+    lab: ManifestLab, protocol: int
 ) -> None:
     """At the node's address in the tunnel, which is what it answers by."""
     agent, far = lab.cluster.agent("n1"), tunnel_address(family_address(lab.fabric.nodes["n2"].pod_cidrs, 4))
@@ -321,7 +328,7 @@ def link_local(namespace: str, link: str) -> tuple[str, int]:
     return own[0], int(found["ifindex"])
 
 
-def link_of(lab: Lab, pod: str) -> str:
+def link_of(lab: ManifestLab, pod: str) -> str:
     """Return the node's interface behind which a Pod is."""
     plan = lab.fabric.pods[tuple(pod.split("/"))]  # type: ignore[index]
     route = subprocess.run(
@@ -333,11 +340,11 @@ def link_of(lab: Lab, pod: str) -> str:
     return str(json.loads(route)[0]["dev"])
 
 
-def set_text(lab: Lab, name: str, node: str = "n1") -> str:
+def set_text(lab: ManifestLab, name: str, node: str = "n1") -> str:
     return lab.cluster.agent(node).nft("list", "set", "inet", "nfagent", name)
 
 
-def from_link_local(lab: Lab, pod: str, destination: str, content: bytes, port: int = PORT) -> None:
+def from_link_local(lab: ManifestLab, pod: str, destination: str, content: bytes, port: int = PORT) -> None:
     """Send a datagram from a Pod's link-local address."""
 
     def send() -> None:
@@ -351,7 +358,7 @@ def from_link_local(lab: Lab, pod: str, destination: str, content: bytes, port: 
 
 
 @pytest.mark.parametrize("destination", ["the node's link-local address", "its own address", "all nodes of the link"])
-def test_a_pod_reaches_nothing_of_its_node_from_a_link_local_source(lab: Lab, destination: str) -> None:
+def test_a_pod_reaches_nothing_of_its_node_from_a_link_local_source(lab: ManifestLab, destination: str) -> None:
     node = lab.fabric.node_namespace("n1")
     near, _ = link_local(node, link_of(lab, "x/a"))
     own = node_address(lab, "n1", 6)
@@ -364,7 +371,7 @@ def test_a_pod_reaches_nothing_of_its_node_from_a_link_local_source(lab: Lab, de
     assert dropped(lab, "link-local") > before
 
 
-def test_a_link_local_connection_that_began_before_the_rules_ends_with_them(lab: Lab) -> None:
+def test_a_link_local_connection_that_began_before_the_rules_ends_with_them(lab: ManifestLab) -> None:
     node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
     near, _ = link_local(node, link_of(lab, "x/c"))
     _, index = link_local(lab.pod("x/c"), "eth0")
@@ -388,7 +395,7 @@ def test_a_link_local_connection_that_began_before_the_rules_ends_with_them(lab:
             agent.start()
 
 
-def test_a_node_reaches_its_pod_at_its_link_local_address(lab: Lab) -> None:
+def test_a_node_reaches_its_pod_at_its_link_local_address(lab: ManifestLab) -> None:
     own, _ = link_local(lab.pod("x/c"), "eth0")
     node = lab.fabric.node_namespace("n1")
     _, index = link_local(node, link_of(lab, "x/c"))
@@ -401,7 +408,7 @@ def test_a_node_reaches_its_pod_at_its_link_local_address(lab: Lab) -> None:
         assert client.recv(100) == b"answer"
 
 
-def test_neighbour_discovery_and_listener_reports_pass_from_link_local_sources_and_from_none(lab: Lab) -> None:
+def test_neighbour_discovery_and_listener_reports_pass_from_link_local_sources_and_from_none(lab: ManifestLab) -> None:
     """By a Pod that knows no neighbour, takes a new address by duplicate address detection, and joins a group."""
     namespace, before = lab.pod("x/c"), dropped(lab, "link-local") + dropped(lab, "unrouted")
     node = lab.fabric.node_namespace("n1")
@@ -436,7 +443,7 @@ def address_text(namespace: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
-def test_dhcp_reaches_a_server_on_the_node(lab: Lab) -> None:
+def test_dhcp_reaches_a_server_on_the_node(lab: ManifestLab) -> None:
     node = lab.fabric.node_namespace("n1")
     with udp_socket(node, "0.0.0.0", 67) as four, udp_socket(node, "::", 547) as six:  # noqa: S104 - a namespace's own
         from_link_local(lab, "x/c", link_local(node, link_of(lab, "x/c"))[0], b"solicit", 547)
@@ -458,7 +465,7 @@ def _discover() -> None:
 # How the sets live.
 
 
-def knows(lab: Lab, name: str, element: str, *, there: bool = True) -> bool:
+def knows(lab: ManifestLab, name: str, element: str, *, there: bool = True) -> bool:
     """Wait until the kernel's set has an element, or has it no longer; tell whether it came to that."""
 
     def as_wanted() -> bool:
@@ -469,7 +476,7 @@ def knows(lab: Lab, name: str, element: str, *, there: bool = True) -> bool:
 
 
 @only(("routed", "flat"))
-def test_an_interface_is_known_as_soon_as_its_pod_is_and_gone_with_it(lab: Lab) -> None:
+def test_an_interface_is_known_as_soon_as_its_pod_is_and_gone_with_it(lab: ManifestLab) -> None:
     pod = PodPlan("x", "late", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
     names = []
     for _ in range(2):  # made anew, it has another interface
@@ -490,7 +497,7 @@ def test_an_interface_is_known_as_soon_as_its_pod_is_and_gone_with_it(lab: Lab) 
 
 
 @only(("routed", "flat"))
-def test_an_interface_that_is_renamed_is_known_by_its_new_name(lab: Lab) -> None:
+def test_an_interface_that_is_renamed_is_known_by_its_new_name(lab: ManifestLab) -> None:
     node, link = lab.fabric.node_namespace("n1"), link_of(lab, "z/c")
     netns.ip_batch([f"link set {link} name other"], node)
     try:
@@ -502,7 +509,7 @@ def test_an_interface_that_is_renamed_is_known_by_its_new_name(lab: Lab) -> None
 
 
 @only(("bridge", "flat"))
-def test_a_bridge_that_leads_elsewhere_no_longer_counts_and_is_named(lab: Lab) -> None:
+def test_a_bridge_that_leads_elsewhere_no_longer_counts_and_is_named(lab: ManifestLab) -> None:
     node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
     assert knows(lab, "podlinks", "cbr0")
     netns.ip_batch(["link add elsewhere type vxlan id 7 dstport 4790", "link set elsewhere master cbr0"], node)
@@ -521,7 +528,7 @@ def test_a_bridge_that_leads_elsewhere_no_longer_counts_and_is_named(lab: Lab) -
 
 
 @only(("routed", "flat"))
-def test_a_tunnel_that_is_switched_on_is_closed_and_open_when_it_is_off(lab: Lab) -> None:
+def test_a_tunnel_that_is_switched_on_is_closed_and_open_when_it_is_off(lab: ManifestLab) -> None:
     node = lab.fabric.node_namespace("n1")
     netns.ip_batch(["link add overlay type vxlan id 7 dstport 6081"], node)
     try:
@@ -535,7 +542,7 @@ def test_a_tunnel_that_is_switched_on_is_closed_and_open_when_it_is_off(lab: Lab
 
 
 @only(*FLAT, *JOINED)
-def test_over_a_restart_of_the_agent_everything_stays_known(lab: Lab) -> None:
+def test_over_a_restart_of_the_agent_everything_stays_known(lab: ManifestLab) -> None:
     agent = lab.cluster.agent("n1")
     names = ("podlinks", "tunnels", "nodes4", "podranges4")
     before = [sorted(set_text(lab, name).split()) for name in names]
@@ -547,7 +554,7 @@ def test_over_a_restart_of_the_agent_everything_stays_known(lab: Lab) -> None:
         assert agent.run("dump", "diff").returncode == 0
 
 
-def test_what_isnt_a_lie_passes(lab: Lab) -> None:
+def test_what_isnt_a_lie_passes(lab: ManifestLab) -> None:
     node = lab.fabric.node_namespace("n1")
     own = [node_address(lab, "n1", family) for family in FAMILIES]
     lab.servers.listen(Endpoint(node, address, "tcp", 80) for address in own)
