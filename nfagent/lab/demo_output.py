@@ -73,7 +73,7 @@ class DemoOutput:
 
     def closing(self, words: str, *, as_expected: bool) -> None:
         """Write the last line: whether all results are as expected."""
-        verdict = self.good("All results as expected.") if as_expected else self.bad("Some results not as expected.")
+        verdict = self.good("All as expected.") if as_expected else self.bad("Some results not as expected.")
         self._write(f"\n{verdict} {words}")
 
     def _paint(self, colour: str, words: str) -> str:

@@ -1,4 +1,4 @@
-"""Policies of one file take effect together: no new connection is lost that all of them together allow."""
+"""The policies of one file take effect in one commit: no allowed new connection is denied meanwhile."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
 
 
 def one_file() -> list[Document]:
-    """Return policies on x/a, the last of which lets x/b in; the others let nobody in that there is."""
-    names = [f"nobody-{number}" for number in range(POLICIES - 1)] + ["b"]
+    """Return policies on x/a, the last of which allows x/b; the others allow a peer that doesn't exist."""
+    names = [f"absent-{number}" for number in range(POLICIES - 1)] + ["b"]
     return [
         policy_document(
             "x",

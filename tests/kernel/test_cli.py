@@ -1,4 +1,4 @@
-"""The commands against a live agent and a real kernel, in a network namespace of their own, with one Pod."""
+"""The commands with a running agent and a real kernel, in a network namespace with one Pod."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def nft(*arguments: str) -> str:
     return subprocess.run(["nft", *arguments], capture_output=True, text=True, check=True, timeout=DEADLINE).stdout
 
 
-def test_every_view_of_a_live_agent_in_text_json_and_yaml(site: AgentSite) -> None:
+def test_every_view_of_a_running_agent_as_text_json_and_yaml(site: AgentSite) -> None:
     with site.agent():
         for view in VIEWS:
             assert site.said("dump", view).strip()
@@ -237,7 +237,7 @@ def test_every_view_of_a_live_agent_in_text_json_and_yaml(site: AgentSite) -> No
         assert site.said("dump", "diff").startswith("equal")
 
 
-def test_the_socket_is_root_s_alone(site: AgentSite) -> None:
+def test_only_root_may_connect_to_the_socket(site: AgentSite) -> None:
     with site.agent():
         assert stat.S_IMODE(site.socket.stat().st_mode) == 0o600
         done = site.nfagent("dump", before=["setpriv", *WITHOUT_ROOT, *READING])
@@ -305,11 +305,11 @@ def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Ag
     )
 
 
-def test_beside_large_tables_of_others_the_state_says_that_changes_are_looked_for_every_minute(
+def test_with_large_foreign_tables_the_state_shows_that_the_table_is_compared_every_minute(
     site: AgentSite,
 ) -> None:
-    nft("add", "table", "inet", "somebody")
-    chains = "".join(f"add chain inet somebody c{number}\n" for number in range(2001))
+    nft("add", "table", "inet", "foreign")
+    chains = "".join(f"add chain inet foreign c{number}\n" for number in range(2001))
     subprocess.run(["nft", "-f", "-"], input=chains, text=True, check=True, timeout=DEADLINE)
     with site.agent():
         assert site.ask("dump", "state")["agent"]["drift"] == {"listening": False, "others": 2001, "problem": ""}
@@ -318,7 +318,7 @@ def test_beside_large_tables_of_others_the_state_says_that_changes_are_looked_fo
         )
 
 
-def test_damage_is_named_with_what_mends_it_and_a_start_mends_it(site: AgentSite) -> None:
+def test_a_damaged_table_is_reported_with_the_fix_and_a_start_repairs_it(site: AgentSite) -> None:
     with site.agent() as agent:
         agent.stop()
     nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
@@ -342,7 +342,7 @@ def test_a_reload_reads_everything_again_and_changes_nothing_that_is_right(site:
         assert site.ask("dump", "state")["agent"]["reconcile"]["drifts"] == 0
 
 
-def test_what_diff_says_in_nft_mends_the_table_when_a_person_loads_it(site: AgentSite) -> None:
+def test_the_nft_commands_of_dump_diff_repair_the_table(site: AgentSite) -> None:
     with site.agent() as agent:
         agent.stop()
     nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
@@ -352,7 +352,7 @@ def test_what_diff_says_in_nft_mends_the_table_when_a_person_loads_it(site: Agen
     assert site.said("dump", "diff", *site.from_files).startswith("equal")
 
 
-def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: AgentSite) -> None:
+def test_the_rules_of_a_stopped_agent_are_still_shown(site: AgentSite) -> None:
     with site.agent() as agent:
         loaded = site.said("dump", "kernel", "-o", "nft")
         assert "the rules stay in force" in agent.stop()
@@ -365,7 +365,7 @@ def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: AgentSite) -> 
     assert site.nfagent("dump", "counters").returncode == 2
 
 
-def test_rules_of_a_table_that_was_put_to_sleep_are_not_shown_as_if_they_were_in_force(site: AgentSite) -> None:
+def test_rules_of_a_dormant_table_are_not_shown_as_enforced(site: AgentSite) -> None:
     with site.agent() as agent:
         agent.stop()
     nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
@@ -483,8 +483,8 @@ def test_check_looks_whether_traffic_within_a_bridge(site: AgentSite, sysctl: st
     found = results(site, 0)["br_netfilter"]
     assert found["result"] == result
     assert "bridge cni0" in found["found"]
-    mend = "sysctl -w net.bridge.bridge-nf-call-iptables=1"
-    assert found["mend"] == (mend if result == "warn" else "")
+    fix = "sysctl -w net.bridge.bridge-nf-call-iptables=1"
+    assert found["mend"] == (fix if result == "warn" else "")
 
 
 def test_check_beside_our_own_agent_is_content(site: AgentSite) -> None:
@@ -495,7 +495,7 @@ def test_check_beside_our_own_agent_is_content(site: AgentSite) -> None:
         assert found["NFLOG"]["found"] == "group 100 is read by the agent"
 
 
-def test_check_warns_of_a_verdict_log_group_that_somebody_else_reads(site: AgentSite) -> None:
+def test_check_warns_of_a_verdict_log_group_that_another_program_reads(site: AgentSite) -> None:
     async def while_it_is_taken() -> dict[str, Any]:
         source = NflogSource(100)
         source.open(lambda _packets: None)

@@ -1,4 +1,4 @@
-"""Where structure is committed: on the event loop while that is quick and libnftables is free, else in the thread."""
+"""Structural commits run on the event loop while they are short and libnftables is idle, otherwise in the thread."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Held(SetElementSocket):
 
 
 class TimedCommits:
-    """libnftables with a clock that says how long each short commit takes, and keeps where it was asked."""
+    """libnftables with a clock that sets the duration of each short commit; records the thread of each commit."""
 
     def __init__(self) -> None:
         self.elements = Held()
@@ -154,13 +154,13 @@ def test_long_ones_go_in_the_thread_and_say_nothing_about_short_ones(long: Trans
 @scenario
 async def test_what_is_refused_on_the_loop_is_an_error_as_in_the_thread(stage: TimedCommits) -> None:
     for where in THREAD, LOOP:
-        with pytest.raises(KernelError, match="nobody"):
-            await stage.kernel.apply((Delete("set", "nobody"),))
+        with pytest.raises(KernelError, match="absent"):
+            await stage.kernel.apply((Delete("set", "absent"),))
         assert stage.where() == [where]
 
 
 @scenario
-async def test_nothing_goes_on_the_loop_while_the_thread_is_at_work_though_its_waiter_gave_up(
+async def test_no_commit_runs_on_the_loop_while_the_thread_works_even_if_its_caller_was_cancelled(
     stage: TimedCommits,
 ) -> None:
     await stage.commit()

@@ -1,4 +1,4 @@
-"""Conntrack entries of real traffic: found by client and by server, deleted alone, never mistaken for a later one."""
+"""Conntrack entries of real traffic: found by client and by server, deleted singly, never confused with a later one."""
 
 from __future__ import annotations
 
@@ -384,7 +384,7 @@ def test_filtered_dumps_find_what_whole_dumps_find(connections: ConntrackClient,
             assert set(filtered) == set(whole)
 
 
-def test_a_connection_of_an_address_to_itself_is_found_by_whatever_dump(stack: ExitStack) -> None:
+def test_a_connection_of_an_address_to_itself_is_found_by_every_dump(stack: ExitStack) -> None:
     udp(stack, (CLIENT6, 1), (CLIENT6, 9), (CLIENT6, 9))
 
     # A filter that is turned round, as some kernels' is, gives neither this entry nor another one that tells of it.

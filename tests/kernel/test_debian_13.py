@@ -1,4 +1,4 @@
-"""Debian 13's nftables, in a folder of its own, lists what we write as the same objects.
+"""Debian 13's nftables lists the rulesets that nfagent writes as the same objects.
 
 The folder is `build/debian-13`. `make trixie` makes it by debootstrap (a minute, 270 MB; it sets NFAGENT_DEBIAN_13);
 with it these tests take seconds, in every run; without it they are skipped, and say so.

@@ -1,4 +1,4 @@
-"""The eBPF reference judges real packets as its maps say, and leaves nothing behind."""
+"""The eBPF reference allows and denies real packets after its maps, and is removed completely."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_an_identity_is_allowed_on_a_port_of_a_protocol_and_nothing_else(
         pytest.param((0, 81, "tcp"), both(("tcp", 81)), id="any identity on a port"),
         pytest.param((CLIENTS, 0, ""), EVERYTHING, id="an identity on every port"),
         pytest.param((0, 0, ""), EVERYTHING, id="everything"),
-        pytest.param((STRANGERS, 0, ""), NOTHING, id="somebody else"),
+        pytest.param((STRANGERS, 0, ""), NOTHING, id="another address"),
     ],
 )
 def test_a_wildcard_entry_allows(

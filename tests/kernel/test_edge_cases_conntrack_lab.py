@@ -1,4 +1,4 @@
-"""Item 2: what conntrack remembers, forgets and has no room for, shown by packets (corner-cases.md 31 to 34, 50)."""
+"""Edge cases 31 to 34 and 50 of docs/semantics.md with packets: tracked, deleted, untracked entries, a full table."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_33_where_nothing_would_be_translated_a_late_end_passes(
 
 # 34
 
-ROOM = 300_000
+MOST_ENTRIES = 300_000
 """Connections that a test may fill a table up with: under 100 MB of the kernel's memory."""
 
 
@@ -223,7 +223,7 @@ def test_34_where_conntrack_is_full_nothing_new_passes_and_what_is_known_goes_on
     lab: ManifestLab, held: contextlib.ExitStack
 ) -> None:
     """An isolated Pod stays isolated, and nothing leaves untranslated: such packets are dropped before all rules."""
-    if not 0 < limit() <= ROOM:
+    if not 0 < limit() <= MOST_ENTRIES:
         pytest.skip(f"nf_conntrack_max is {limit()}: filling it would take more of the kernel's memory than a test may")
     node = name_of(lab, "n1")
     restrict(lab, ingress=[{"from": [OF_Y], "ports": [TCP_OPEN, UDP_MARKER]}])

@@ -1,6 +1,6 @@
-"""corner-cases.md, those of nftables itself: what the corners make is loaded, changed and unloaded by a real kernel.
+"""Edge cases of nftables itself: their rulesets are loaded, changed and unloaded in a real kernel.
 
-As the agent does it: transactions in phases, elements by netlink, and after each the table is read back and compared.
+As in the agent: transactions in phases, elements by netlink, and after each the table is read back and compared.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Table:
 @pytest.fixture
 def table() -> Iterator[Table]:
     """Put the test's thread, and what it starts, into a network namespace of its own."""
-    name = f"nfagent-corners-{uuid4().hex[:8]}"
+    name = f"nfagent-edge-cases-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         netns.pushns(name)
@@ -145,10 +145,10 @@ RULE_NAMES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", RULE_NAMES.values(), ids=RULE_NAMES)
-def test_a_rules_own_name_is_read_back_whatever_it_is(table: Table, name: str) -> None:
-    everybody: Document = {"namespaces": {}}
-    rules = [{"name": name, "action": action, "from": [everybody]} for action in ("Pass", "Deny", "Accept")]
-    spec = {"tier": "Admin", "priority": 1, "subject": everybody, "ingress": rules}
+def test_the_name_of_a_rule_is_read_back_unchanged(table: Table, name: str) -> None:
+    all_pods: Document = {"namespaces": {}}
+    rules = [{"name": name, "action": action, "from": [all_pods]} for action in ("Pass", "Deny", "Accept")]
+    spec = {"tier": "Admin", "priority": 1, "subject": all_pods, "ingress": rules}
     named = {"kind": "ClusterNetworkPolicy", "metadata": {"name": "goto"}, "spec": spec}
     found = table.happens(named)
     comments = [rule.comment for rule in found.chains["admin/ingress/cnp.goto"].rules]

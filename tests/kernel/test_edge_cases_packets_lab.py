@@ -1,6 +1,6 @@
-"""Item 2: corners that only packets show: fragments, errors, neighbours, protocols without ports, spoofed addresses.
+"""Edge cases that only packets show: fragments, errors, neighbours, protocols without ports, spoofed addresses.
 
-The numbers are those of corner-cases.md: 35, 36, 37, 39.
+The numbers are those of docs/semantics.md: 35, 36, 37, 39.
 """
 
 from __future__ import annotations
@@ -238,8 +238,8 @@ def test_39_any_user_of_the_node_reaches_its_pods(lab: ManifestLab, held: contex
     restrict(lab)
     listener = held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     probe = [sys.executable, "-IS", "-c", PROBE, *map(str, listener.getsockname()[:2])]
-    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", *probe]
-    subprocess.run(lab.fabric.command(name_of(lab, "n1"), nobody), check=True, timeout=20)
+    unprivileged = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", *probe]
+    subprocess.run(lab.fabric.command(name_of(lab, "n1"), unprivileged), check=True, timeout=20)
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def _unproven(lab: ManifestLab) -> Iterator[None]:
 @pytest.mark.usefixtures("_gullible", "held", "_unproven")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("source", OTHERS, ids=PLACES)
-def test_39_in_the_node_s_name_a_pod_does_not_get_into_an_isolated_one(
+def test_39_a_pod_that_spoofs_its_node_does_not_reach_an_isolated_pod(
     lab: ManifestLab, source: str, family: Family
 ) -> None:
     restrict(lab, **one_way("ingress", {"ports": [UDP_OPEN]}))

@@ -1,4 +1,4 @@
-"""An agent that lacks something of its machine for a while: it goes on, says so, and ends when it is told to."""
+"""An agent without descriptors or memory for a while: it goes on, reports the cause, and still stops."""
 
 from __future__ import annotations
 

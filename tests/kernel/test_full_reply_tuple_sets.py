@@ -1,4 +1,4 @@
-"""More connections revoked at once than a set remembers ways of: what fits is ended, the rest is closed until then."""
+"""More connections revoked at once than the reply tuple sets take: the rest stays denied, under re-check."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ class RestingClock(SystemClock):
 
 
 class RevocationPipeline:
-    """The wanted state, the kernel, the reconciler and the revoker, as in the agent."""
+    """The desired state, the kernel, the reconciler and the revoker, as in the agent."""
 
-    def __init__(self, room: int) -> None:
-        self.desired = DesiredState("a", ways=room)
+    def __init__(self, capacity: int) -> None:
+        self.desired = DesiredState("a", ways=capacity)
         self.kernel = NftClient()
         self.connections = ConntrackClient()
         self.reconciler = Reconciler(self.kernel, SystemClock(), self.desired, on_sync=self._synced)
@@ -102,7 +102,7 @@ class RevocationPipeline:
 
     async def until(self, so: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE):
-            while not so():  # noqa: ASYNC110 - the kernel tells nobody
+            while not so():  # noqa: ASYNC110 - the kernel sends no notification
                 await asyncio.sleep(0.02)
 
     def isolate(self) -> None:
@@ -113,8 +113,8 @@ class RevocationPipeline:
 
 
 @asynccontextmanager
-async def running(room: int) -> AsyncIterator[RevocationPipeline]:
-    stage = RevocationPipeline(room)
+async def running(capacity: int) -> AsyncIterator[RevocationPipeline]:
+    stage = RevocationPipeline(capacity)
     with closing(stage.kernel), closing(stage.connections):
         tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.revoker.run())]
         try:
@@ -131,7 +131,7 @@ async def running(room: int) -> AsyncIterator[RevocationPipeline]:
 
 
 @pytest.mark.skipif(
-    os.geteuid() == 0 and 0 < limit() < MANY + FLOW_SET_SIZE, reason="conntrack has room for too few connections here"
+    os.geteuid() == 0 and 0 < limit() < MANY + FLOW_SET_SIZE, reason="the conntrack limit of this machine is too low"
 )
 def test_where_the_set_is_as_large_as_conntracks_all_are_ended_in_one_round() -> None:
     async def body() -> None:
@@ -167,9 +167,9 @@ def test_where_the_set_is_full_what_fits_is_ended_and_the_rest_stays_closed_unti
 
 
 @pytest.mark.skipif(
-    tuple(map(int, os.uname().release.split(".")[:2])) < (6, 5), reason="Linux gives a set more room from 6.5 on"
+    tuple(map(int, os.uname().release.split(".")[:2])) < (6, 5), reason="Linux enlarges a set from 6.5 on"
 )
-def test_a_set_that_an_earlier_start_made_smaller_gets_more_room_and_keeps_what_it_remembers() -> None:
+def test_a_smaller_set_of_an_earlier_start_is_enlarged_and_keeps_its_elements() -> None:
     async def body() -> None:
         small, large = DesiredState("a").ruleset(), DesiredState("a", ways=4 * FLOW_SET_SIZE).ruleset()
         with closing(NftClient()) as kernel:

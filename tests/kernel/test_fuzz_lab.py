@@ -1,4 +1,4 @@
-"""The fuzzer with packets: a few histories of fixed numbers, and a fault that packets alone can show."""
+"""The fuzzer with packets: a few histories with fixed seeds, and a fault that only packets show."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ CALLS: list[tuple[Flow, Way]] = [(Flow("10.64.0.1", "10.64.0.2", "udp", PORT), w
 ]
 
 
-def test_calls_by_addresses_of_the_link_arrive_only_where_nobody_is_isolated(tmp_path: Path) -> None:
+def test_packets_to_link_local_addresses_arrive_only_where_no_pod_is_isolated(tmp_path: Path) -> None:
     readings = Readings()
     with PacketLab(tmp_path, "bridge") as lab:
         readings.take(BRIDGED_WORLD)

@@ -1,4 +1,4 @@
-"""Who may send an ICMP error about a connection: an end of it, and a router; another Pod by its policies alone."""
+"""ICMP errors about a connection: its ends and routers may send them, another Pod only where policies allow it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def errors(lab: ManifestLab, capture: Capture, place: str, family: Family) -> li
 
 
 ISOLATED: dict[str, dict[str, object]] = {
-    "that may send to nobody": {"policyTypes": ["Egress"]},
+    "that may not send": {"policyTypes": ["Egress"]},
     "that may send to a port": {"policyTypes": ["Egress"], "egress": [{"to": [OF_Y], "ports": [UDP_MARKER]}]},
 }
 
@@ -127,7 +127,7 @@ def test_an_isolated_pod_sends_no_error_about_other_pods_connections(  # noqa: P
 def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family, receiver: str
 ) -> None:
-    """A bridge has conntrack know what came in a group's frame, whatever the rules of the forward hook say."""
+    """A bridge confirms the conntrack entry of a multicast frame, even if the forward hook drops the packet."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
     capture = held.enter_context(Capture(name_of(lab, receiver)))
     own, there = lab.address("x/a", family), address_at(lab, receiver, family)
@@ -172,7 +172,7 @@ def send_in_a_groups_frame(family: Family, packet: bytes) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_isolated_pod_sends_its_node_no_error_about_anothers_connection(
+def test_an_isolated_pod_sends_its_node_no_error_about_a_connection_of_another_pod(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
@@ -226,7 +226,7 @@ MARKED = [{"from": [OF_Y], "ports": [UDP_MARKER]}]
 @pytest.mark.parametrize("client", ["y/near", "y/far"])
 @pytest.mark.parametrize("by", ["the Pod's address", "a Service"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_client_hears_from_an_isolated_server_that_nobody_listens(
+def test_a_client_gets_port_unreachable_from_an_isolated_server(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family, by: str, client: str
 ) -> None:
     rule = {"from": [OF_Y], "ports": [{"protocol": "UDP", "port": SERVER_PORT}]}
@@ -238,7 +238,7 @@ def test_a_client_hears_from_an_isolated_server_that_nobody_listens(
         nft(lab, client, TABLE.replace("ADDRESS4", lab.address("x/a", 4)).replace("ADDRESS6", lab.address("x/a", 6)))
     sock = held.enter_context(udp_socket(lab.pod(client), lab.address(client, family)))
     sock.connect((address, SERVER_PORT))
-    sock.send(b"anybody")
+    sock.send(b"payload")
     with pytest.raises(OSError, match="refused") as refused:
         sock.recv(100)
     assert refused.value.errno == errno.ECONNREFUSED
@@ -250,7 +250,7 @@ def nft(lab: ManifestLab, client: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_server_outside_hears_from_a_masqueraded_client_that_nobody_listens_any_more(
+def test_an_outside_server_gets_port_unreachable_from_a_masqueraded_client(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     port = {"protocol": "UDP", "port": SERVER_PORT}
@@ -266,7 +266,7 @@ def test_a_server_outside_hears_from_a_masqueraded_client_that_nobody_listens_an
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_pod_that_nobody_isolates_may_be_a_router_for_others(
+def test_a_pod_that_no_policy_isolates_may_route_for_others(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     connected(lab, held, "y/near", "y/far", family)

@@ -19,7 +19,7 @@ SOURCES = ("nfagent", "systemd", "Makefile", "LICENSE", "pyproject.toml", "setup
 
 
 class Installation(NamedTuple):
-    """A copy of the source, the folder that it was installed into, and what was said."""
+    """A copy of the source, the folder that it was installed into, and the command's output."""
 
     source: Path
     destination: Path
@@ -54,7 +54,7 @@ def pins(package: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _pip_reaches_setuptools(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where pip gets nothing: a build needs setuptools, from wherever pip has its packages."""
+    """Skip where pip can't download setuptools, which a build needs."""
     folder = str(tmp_path_factory.mktemp("wheels"))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "setuptools"]
     if subprocess.run(command, capture_output=True, check=False, timeout=300).returncode != 0:

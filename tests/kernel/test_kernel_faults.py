@@ -1,4 +1,4 @@
-"""What the kernel refuses while an agent runs: said once, tried again, and mended by itself when it is over."""
+"""Commits that the kernel refuses while an agent runs: logged once, retried, and resolved when the cause is gone."""
 
 from __future__ import annotations
 

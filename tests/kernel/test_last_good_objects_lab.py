@@ -1,4 +1,4 @@
-"""A restart of the agent: what it can't read any more stays in force as it was last read."""
+"""A restart of the agent: the last valid version of an object that is unreadable now stays enforced."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartLab]:
 
 @pytest.fixture
 def lab(running: RestartLab) -> RestartLab:
-    """Return the lab with the good manifests read, whatever a test before left."""
+    """Return the lab with the valid manifests read."""
     for agent in running.cluster.agents.values():
         if not agent.runs:
             agent.start()
@@ -165,14 +165,14 @@ def test_a_link_to_the_manifests_that_is_swapped_takes_effect_and_keeps_what_bre
     assert lab.srv_reached == {True}
 
 
-@pytest.mark.parametrize("mended", ["deleted", "deleted while stopped", "allowing"])
-def test_what_is_gone_or_mended_is_not_kept(lab: RestartLab, mended: str) -> None:
+@pytest.mark.parametrize("change", ["deleted", "deleted while stopped", "allowing"])
+def test_a_deleted_or_corrected_object_is_not_kept(lab: RestartLab, change: str) -> None:
     agent = lab.cluster.agent("n2")
     lab.put(BROKEN["that has a tab"])
     lab.restart("n2")
-    if mended == "deleted while stopped":
+    if change == "deleted while stopped":
         agent.stop()
-    if mended == "allowing":
+    if change == "allowing":
         lab.cluster.write("pol.yaml", (FAULTS / GOOD / "pol.yaml").read_text() + "  ingress: [{}]\n")
     else:
         lab.cluster.delete("pol.yaml")

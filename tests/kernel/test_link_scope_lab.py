@@ -1,4 +1,4 @@
-"""What never leaves a link: link-local addresses, groups and broadcast, neighbour discovery and listener messages."""
+"""Link scope: link-local addresses, multicast groups and broadcast, neighbour discovery and listener messages."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def connects(namespace: str, destination: str, source: str = "") -> bool:
 # Link-local addresses
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["that may reach nobody", "that nobody isolates"])
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated in both directions", "not isolated"])
 def test_a_pod_reaches_no_pod_of_its_bridge_by_a_link_local_address(
     bridged: ManifestLab,
     held: contextlib.ExitStack,
@@ -359,7 +359,7 @@ def test_where_no_pod_is_isolated_such_messages_are_judged_like_any_packet_and_p
     capture.until(bearing(content))
 
 
-def test_an_isolated_pod_on_a_bridge_says_which_groups_it_listens_to(
+def test_an_isolated_pod_on_a_bridge_may_report_its_multicast_groups(
     bridged: ManifestLab, held: contextlib.ExitStack
 ) -> None:
     lab = bridged

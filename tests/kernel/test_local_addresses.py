@@ -1,4 +1,4 @@
-"""Which addresses are the machine's own: by its routes, in its own network namespace, whatever may be bound to."""
+"""The machine's own addresses, read from its local routes in its network namespace."""
 
 from __future__ import annotations
 

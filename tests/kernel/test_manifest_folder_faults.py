@@ -1,4 +1,4 @@
-"""Only what is certainly gone is taken away of a folder of manifests: real faults of file systems and machines."""
+"""Faults of a manifests folder: only objects that are certainly deleted are removed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 DEADLINE = 60.0
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 LOOK = 0.05
 """Seconds between looks: what inotify doesn't tell is found by looking."""
 HOLDS = "what was read before stays in force"
@@ -159,7 +159,7 @@ def _bind_over(place: Path) -> None:
 @pytest.mark.parametrize("where", ["the folder", "a folder within"])
 @pytest.mark.parametrize("change", [_unmount, _mount_over, _bind_over], ids=["unmounted", "mounted over", "bound over"])
 def test_what_a_folder_held_that_is(change: Callable[[Path], None], where: str, folder: Path) -> None:
-    """Stays in force until there are manifests in it again, or somebody says that there are none."""
+    """Stays enforced until the folder has manifests again, or a setting says that it has none."""
     place, name = (folder, "f.yaml") if where == "the folder" else (folder / "team", "g.yaml")
     shown = str(folder) if where == "the folder" else "team"
 
@@ -269,9 +269,9 @@ def test_a_manifest_that_a_full_disk_left_empty_keeps_what_it_held(folder: Path)
 
 
 @contextmanager
-def somebody_else() -> Iterator[None]:
-    """Be a user who may read what everybody may."""
-    os.seteuid(NOBODY)
+def unprivileged_user() -> Iterator[None]:
+    """Run as a user without privileges."""
+    os.seteuid(UNPRIVILEGED_UID)
     try:
         yield
     finally:
@@ -284,13 +284,13 @@ def root(call: Callable[[], object]) -> None:
     try:
         call()
     finally:
-        os.seteuid(NOBODY)
+        os.seteuid(UNPRIVILEGED_UID)
 
 
 @pytest.mark.parametrize("where", [".", "team"])
 def test_what_a_folder_held_that_may_not_be_listed_any_more_stays_in_force(where: str, folder: Path) -> None:
     async def body() -> None:
-        with somebody_else():
+        with unprivileged_user():
             async with following(folder, LOOK) as follower:
                 await follower.holds(WEB, "shop/db@a")
                 root(lambda: (folder / where).chmod(0))
@@ -342,11 +342,11 @@ async def started(folder: Path, state: Path) -> tuple[FolderSource, Taken]:
 def test_a_start_with_a_folder_within_that_may_not_be_listed_has_what_an_agent_of_before_read(folder: Path) -> None:
     state = folder.parent / "state"
     state.mkdir()
-    os.chown(state, NOBODY, NOBODY)
+    os.chown(state, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     (folder / "team" / "g.yaml").write_text(KEPT)
 
     async def body() -> None:
-        with somebody_else():
+        with unprivileged_user():
             _, first = await started(folder, state)
             assert WALL in first.held
             root(lambda: (folder / "team").chmod(0))
@@ -358,7 +358,7 @@ def test_a_start_with_a_folder_within_that_may_not_be_listed_has_what_an_agent_o
             root((folder / "team" / "g.yaml").unlink)
             (folder / "team").stat()
             _, last = await started(folder, state)
-            assert WALL in last.held, "nobody knows whether team is the folder that was read before"
+            assert WALL in last.held, "it is unknown whether team is the folder that was read before"
 
     asyncio.run(body())
 
@@ -382,7 +382,7 @@ def test_a_start_with_a_folder_that_is_not_mounted_yet_has_what_an_agent_of_befo
 
 def test_a_start_waits_for_a_folder_that_may_not_be_listed_where_nothing_is_known_of_it(folder: Path) -> None:
     async def body() -> None:
-        with somebody_else():
+        with unprivileged_user():
             root(lambda: folder.chmod(0))
             taken = Taken()
             source = FolderSource(folder, taken, CheckpointStore(None, "a"))

@@ -1,4 +1,4 @@
-"""Item 1: objects come from a folder; every way of writing to it reaches the packets."""
+"""Objects from a manifests folder: every method of writing a file changes the verdicts of packets."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_same_object_in_two_files_is_an_error_that_names_both_and_the_first_
     assert (reached(lab, "x/a"), reached(lab, "x/c")) == ({True}, {False})
 
 
-def test_a_policy_that_can_not_be_compiled_isolates_whom_it_selects_and_nobody_else(lab: ManifestLab) -> None:
+def test_a_policy_that_can_not_be_compiled_isolates_only_the_pods_that_it_selects(lab: ManifestLab) -> None:
     broken = policy_document(
         "x",
         "broken",

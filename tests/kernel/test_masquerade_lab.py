@@ -1,4 +1,4 @@
-"""Item 3: what leaves the cluster gets the node's address, by the ip-masq-agent ConfigMap."""
+"""Masquerade by the ip-masq-agent ConfigMap: packets to outside hosts get the node's address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NFLOG source against a real kernel: what a log statement says arrives, whole, and what doesn't is counted."""
+"""The NFLOG source with a real kernel: records of log statements arrive complete, and lost ones are counted."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Collector:
 
 @contextmanager
 def udp(address: str) -> Iterator[socket.socket]:
-    """Return a UDP socket connected from SOURCE_PORT to PORT of a loopback address, where somebody listens."""
+    """Return a UDP socket connected from SOURCE_PORT to PORT of a loopback address, with a listening socket."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with (
         closing(socket.socket(family, socket.SOCK_DGRAM)) as sink,

@@ -1,4 +1,4 @@
-"""Item 4, drift: the kernel tells when somebody else changes the table, and never of our own commits."""
+"""The nf_tables monitor: commits of other programs to the table are reported, the agent's own are not."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ pytestmark = [
 
 DEADLINE = 60.0
 TABLE = Ruleset({"blocks4/1": NamedSet("address", 4, frozenset({"10.0.0.1"}))})
-OTHERS = "add table inet somebody; add set inet somebody s { type ipv4_addr; }"
-LAST = "add table inet somebody; add table ip nfagent"
+OTHERS = "add table inet foreign; add set inet foreign s { type ipv4_addr; }"
+LAST = "add table inet foreign; add table ip nfagent"
 """Names a table of our name in another family: it is heard, and so ends what is waited for."""
 
 
@@ -92,7 +92,7 @@ async def listing(*what: str) -> str:
 
 
 def send_to_loopback() -> None:
-    """Send one packet over the loopback interface; nobody receives it."""
+    """Send one packet over the loopback interface, without a receiver."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"packet", ("127.0.0.1", 9))
 
@@ -141,7 +141,7 @@ def test_44_who_changes_the_table_is_heard_once_and_named(change: str) -> None:
 def test_what_happens_to_other_tables_is_not_heard() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            for text in (OTHERS, "delete table inet somebody", "add table ip nfagent-lab"):
+            for text in (OTHERS, "delete table inet foreign", "add table ip nfagent-lab"):
                 await command("nft", text)
             assert len(await heard.of(LAST)) == 1
 
@@ -163,13 +163,13 @@ def test_no_commit_of_our_own_is_heard() -> None:
             await kernel.read()  # libnftables opens another socket after a listing
             await kernel.apply(diff(TABLE, other))
             await kernel.counters()
-            kernel.apply_now(elements(2000))  # as where there is no room for the batch
+            kernel.apply_now(elements(2000))  # as where the batch exceeds the send buffer
             assert len(await heard.of(LAST)) == 1
 
     run(body)
 
 
-def test_while_a_large_commit_goes_unheard_the_kernel_makes_no_notifications() -> None:
+def test_during_a_muted_large_commit_the_kernel_builds_no_notifications() -> None:
     async def body() -> None:
         async with hearing() as heard:
             with heard.watch.unheard():
@@ -180,8 +180,8 @@ def test_while_a_large_commit_goes_unheard_the_kernel_makes_no_notifications() -
     run(body)
 
 
-@pytest.mark.parametrize("others", [0, 2], ids=["the commit was refused", "somebody else committed too"])
-def test_another_number_of_commits_than_one_while_unheard_is_a_change_by_nobody_knows_whom(others: int) -> None:
+@pytest.mark.parametrize("others", [0, 2], ids=["the commit was refused", "another program committed too"])
+def test_zero_or_two_commits_while_muted_are_a_change_by_an_unknown_program(others: int) -> None:
     async def body() -> None:
         async with hearing() as heard:
             with heard.watch.unheard():
@@ -192,7 +192,7 @@ def test_another_number_of_commits_than_one_while_unheard_is_a_change_by_nobody_
     run(body)
 
 
-def test_a_commit_that_fails_while_unheard_is_heard_of_again_afterwards() -> None:
+def test_after_a_failed_muted_commit_notifications_are_received_again() -> None:
     async def body() -> None:
         async with hearing() as heard:
             with pytest.raises(KernelError):
@@ -203,18 +203,18 @@ def test_a_commit_that_fails_while_unheard_is_heard_of_again_afterwards() -> Non
 
 
 def chains(count: int) -> str:
-    """Write a table of somebody's with so many chains."""
-    return "".join(f"add chain inet somebody c{number}\n" for number in range(count))
+    """Return nft commands for chains of a foreign table."""
+    return "".join(f"add chain inet foreign c{number}\n" for number in range(count))
 
 
-def test_beside_large_tables_of_others_nobody_listens() -> None:
+def test_with_large_foreign_tables_the_monitor_does_not_subscribe() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            await command("nft", "-f", "-", text="add table inet somebody\n" + chains(MOST_OTHERS + 1))
+            await command("nft", "-f", "-", text="add table inet foreign\n" + chains(MOST_OTHERS + 1))
             assert not heard.watch.look()
             assert (heard.watch.listening, heard.watch.others) == (False, MOST_OTHERS + 1)
             await command("nft", "flush set inet nfagent blocks4/1")
-            await command("nft", "delete chain inet somebody c0")
+            await command("nft", "delete chain inet foreign c0")
             assert heard.watch.look()
             await heard.of(LAST)
             committers = [committer.name for committer in heard.committers]
@@ -226,14 +226,14 @@ def test_beside_large_tables_of_others_nobody_listens() -> None:
 def test_our_own_table_may_be_as_large_as_it_likes() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            await command("nft", "-f", "-", text=chains(MOST_OTHERS + 1).replace("somebody", "nfagent"))
+            await command("nft", "-f", "-", text=chains(MOST_OTHERS + 1).replace("foreign", "nfagent"))
             assert heard.watch.look()
             assert heard.watch.others == 0
 
     run(body)
 
 
-def test_a_large_commit_of_ours_while_nobody_listens_is_no_change_by_others() -> None:
+def test_an_own_large_commit_without_a_subscription_is_no_drift() -> None:
     async def body() -> None:
         watch, told = NftMonitor(), list[CommitOrigin]()
         kernel = NftClient(drift=watch)
@@ -254,11 +254,11 @@ def test_a_large_commit_of_ours_while_nobody_listens_is_no_change_by_others() ->
 
 def test_the_generation_counts_commits() -> None:
     before = generation()
-    subprocess.run(["nft", "add table inet somebody"], check=True)
+    subprocess.run(["nft", "add table inet foreign"], check=True)
     assert generation() == before + 1
 
 
-def test_a_socket_of_ours_that_nobody_told_of_is_heard_until_somebody_does() -> None:
+def test_commits_of_an_own_socket_are_reported_until_its_port_is_registered() -> None:
     async def body() -> None:
         async with hearing() as heard:
             late = SetElementSocket()
@@ -313,12 +313,12 @@ def test_packets_and_time_are_not_heard() -> None:
     run(body)
 
 
-def test_lost_notifications_are_a_change_by_nobody_knows_whom() -> None:
+def test_lost_notifications_are_a_change_by_an_unknown_program() -> None:
     async def body() -> None:
         async with hearing(receive_buffer=4096) as heard:
             text = ", ".join(f"10.{i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(20000))
             # Who reads at once may keep up with a kernel that is slow, and loses nothing.
-            told = await heard.of(f"{OTHERS}; add element inet somebody s {{ {text} }}", attentive=False)
+            told = await heard.of(f"{OTHERS}; add element inet foreign s {{ {text} }}", attentive=False)
             assert CommitOrigin() in told
 
     run(body)

@@ -1,4 +1,4 @@
-"""The node's interfaces, asked of a real kernel: what is known stays when it can't be asked, and changes are heard."""
+"""The node's interfaces from a real kernel: changes are notified, the last known ones stay while it can't be read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Made = TypeVar("Made")
 
 
 class UplinkNamespace:
-    """A network namespace with an uplink, and whatever a test adds."""
+    """A network namespace with an uplink and the interfaces of a test."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -82,7 +82,7 @@ def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: UplinkNa
     assert [name for links in told for name, _ in links.shared] == ["eth0"]
 
 
-def test_a_pod_that_isnt_there_is_nobodys_news(machine: UplinkNamespace) -> None:
+def test_an_absent_pod_causes_no_notification(machine: UplinkNamespace) -> None:
     """Its address would go by the default route, to a router or on the link itself."""
     watch, told = watching(LinkQuery(PODS))
     for default in ("via 192.0.2.254 dev eth0", "dev eth0"):
@@ -112,7 +112,7 @@ def test_more_interfaces_than_one_datagram_tells_of(machine: UplinkNamespace) ->
     assert told[-1].pod_links == {f"pod{number}" for number in range(10, 90)}
 
 
-def test_nobody_is_told_twice(machine: UplinkNamespace) -> None:
+def test_each_change_is_notified_once(machine: UplinkNamespace) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(PODS))
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_nobody_is_told_twice(machine: UplinkNamespace) -> None:
     assert len(told) == 1
 
 
-def test_what_was_known_stays_while_the_kernel_cant_be_asked(
+def test_the_last_known_interfaces_stay_while_the_kernel_can_not_be_read(
     machine: UplinkNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.ip(*pod_link(10))

@@ -1,4 +1,4 @@
-"""Item 2: what concerns a node itself: its Pods' way to it is judged, its own way to its Pods is free."""
+"""Traffic of a node itself: policies apply from its Pods to it, not from it to its own Pods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames that no rule can judge, from a Pod to another Pod of its bridge: a table of the bridge family drops them."""
+"""Frames without IP between two Pods of one bridge: a table of the bridge family drops them."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: Manifes
 
 
 class OtherWords:
-    """An nft that lists a word of ours as another; `disturbs`: somebody else commits after each table of ours."""
+    """An nft that lists one keyword differently; `disturbs`: another program commits after each own commit."""
 
     def __init__(self, kernel: NftClient, *, disturbs: bool = False) -> None:
         self.written = 0
@@ -306,7 +306,7 @@ class OtherWords:
         if "add rule" in text:
             self.written += 1
             if self._disturbs:
-                run("add table ip somebody\ndelete table ip somebody")
+                run("add table ip foreign\ndelete table ip foreign")
         return answer
 
 
@@ -329,7 +329,7 @@ def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -
         asyncio.run(body())
 
 
-def test_words_that_somebody_else_may_have_put_there_are_not_learned() -> None:
+def test_differences_that_another_program_may_have_written_are_not_accepted() -> None:
     async def body() -> None:
         kernel = NftClient()
         try:

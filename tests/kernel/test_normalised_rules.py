@@ -1,4 +1,4 @@
-"""A rule that nft lists otherwise than it was written: not rewritten for ever, nobody blamed, and still guarded."""
+"""A rule that nft lists differently than written: written once, no drift reported, later drift detected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _namespace() -> Iterator[None]:
 
 
 class ReconcilerInRounds:
-    """A kernel, and a reconciler whose rounds the test asks for."""
+    """A kernel, and a reconciler whose rounds the test starts."""
 
     def __init__(self, kernel: NftClient) -> None:
         self.kernel = kernel

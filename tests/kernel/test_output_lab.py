@@ -1,6 +1,6 @@
-"""What leaves a node by its output hook: its own always passes, what it sends from another's address is judged.
+"""The output hook of a node: packets from its own addresses pass, those from other addresses meet policies.
 
-kube-proxy in IPVS mode sends so what it balances: with the client's address, by the output hook.
+kube-proxy in IPVS mode forwards this way: with the client's address, through the output hook.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def told(lab: ManifestLab, command: str) -> str:
 @pytest.mark.parametrize(
     ("spec", "port", "passes"),
     [
-        pytest.param(CLOSED, OPEN_PORT, False, id="that nobody may reach"),
+        pytest.param(CLOSED, OPEN_PORT, False, id="isolated"),
         pytest.param(FROM_Y, OPEN_PORT, True, id="that it may reach"),
         pytest.param(FROM_Y, OPEN_PORT + 1, False, id="at a port that it may not reach"),
     ],
@@ -101,7 +101,7 @@ def test_ingress_of_what_the_node_sends_with_a_pods_address_is_judged_at_a_pod( 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("allowed", [False, True], ids=["that may call nobody", "that may call it"])
+@pytest.mark.parametrize("allowed", [False, True], ids=["that may not connect to it", "that may connect to it"])
 def test_egress_of_what_the_node_sends_with_a_local_pods_address_is_judged_by_the_pods_own_policies(
     lab: ManifestLab,
     allowed: bool,  # noqa: FBT001 - a table's column
@@ -114,7 +114,7 @@ def test_egress_of_what_the_node_sends_with_a_local_pods_address_is_judged_by_th
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("allowed", [False, True], ids=["nobody may reach", "an ipBlock lets it reach"])
+@pytest.mark.parametrize("allowed", [False, True], ids=["that is isolated", "whose policy has an ipBlock for it"])
 def test_ingress_of_what_the_node_sends_for_a_client_outside_is_judged_where(
     lab: ManifestLab,
     allowed: bool,  # noqa: FBT001 - a table's column
@@ -126,9 +126,7 @@ def test_ingress_of_what_the_node_sends_for_a_client_outside_is_judged_where(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_39_from_every_address_of_its_own_the_node_reaches_a_pod_that_nobody_may_reach(
-    lab: ManifestLab, family: Family
-) -> None:
+def test_39_the_node_reaches_an_isolated_pod_from_every_own_address(lab: ManifestLab, family: Family) -> None:
     lab.apply("all", policy_document("x", "all", podSelector={}, policyTypes=["Ingress", "Egress"]))
     lines = told(lab, f"ip -o -{family} address show scope global").splitlines()
     own = [line.split()[3].partition("/")[0] for line in lines]

@@ -1,4 +1,4 @@
-"""The setting `own_node`: an isolated Pod's way to its own node is judged, or free; to other nodes it is judged."""
+"""The setting `own_node`: whether policies apply to a Pod's traffic to its own node; to other nodes they always do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Item 5: policies hold however Pods hang on their node and however nodes are joined."""
+"""Policies are enforced with every attachment of Pods and every underlay of nodes."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def reached(lab: ManifestLab) -> dict[str, set[bool]]:
     return found
 
 
-def test_without_a_policy_everybody_reaches_everybody(lab: ManifestLab) -> None:
+def test_without_a_policy_every_pod_reaches_every_pod(lab: ManifestLab) -> None:
     assert reached(lab) == {row: {True} for row in REACHED}
 
 

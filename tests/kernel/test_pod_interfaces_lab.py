@@ -1,4 +1,4 @@
-"""What no address tells: Pods' sources held against their interfaces, tunnels closed to Pods, link-local sources."""
+"""Checks by interface: Pods' source addresses, tunnels that Pods may not use, link-local sources."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def dropped(lab: ManifestLab, word: str, node: str = "n1") -> int:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("receiver", ["a Pod of its node", "a Pod of the other node", "its node", "a host outside"])
-def test_a_source_that_nobody_holds_gets_nowhere(lab: ManifestLab, receiver: str, family: Family) -> None:
+def test_a_packet_from_an_unassigned_source_is_dropped(lab: ManifestLab, receiver: str, family: Family) -> None:
     namespace, address = receivers(lab, family)[receiver]
     honest = functools.partial(said, lab.pod("x/c"), lab.address("x/c", family), address, b"fence")
     before = dropped(lab, "unrouted")
@@ -127,7 +127,7 @@ def test_a_source_that_nobody_holds_gets_nowhere(lab: ManifestLab, receiver: str
 
 @only(*FLAT)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_source_that_nobody_holds_gets_nowhere_without_a_conntrack_entry(lab: ManifestLab, family: Family) -> None:
+def test_a_packet_from_an_unassigned_source_leaves_no_conntrack_entry(lab: ManifestLab, family: Family) -> None:
     namespace, address = receivers(lab, family)["a Pod of the other node"]
     node = lab.fabric.node_namespace("n1")
     rules = "table inet exempt {\nchain arriving {\ntype filter hook prerouting priority -300\nnotrack\n}\n}\n"
@@ -169,15 +169,15 @@ def test_a_source_that_the_node_has_a_route_to_by_the_pods_interface_passes(lab:
 
 
 @only(("routed", "flat"))
-def test_the_setting_has_sources_that_nobody_holds_judged_by_themselves(lab: ManifestLab) -> None:
+def test_with_the_setting_packets_from_unassigned_sources_meet_policies(lab: ManifestLab) -> None:
     namespace, address = receivers(lab, 4)["a Pod of its node"]
     agent = lab.cluster.agent("n1")
     try:
         agent.stop()
         agent.start({"NFAGENT_POLICY_UNROUTED_SOURCES": "judged"})
         with udp_socket(namespace, address, PORT) as listening:
-            said(lab.pod("x/a"), "8.8.8.8", address, b"of nobody", spoofed=True)
-            assert listening.recv(100) == b"of nobody"
+            said(lab.pod("x/a"), "8.8.8.8", address, b"unassigned", spoofed=True)
+            assert listening.recv(100) == b"unassigned"
     finally:
         agent.stop()
         agent.start()
@@ -554,7 +554,7 @@ def test_over_a_restart_of_the_agent_everything_stays_known(lab: ManifestLab) ->
         assert agent.run("dump", "diff").returncode == 0
 
 
-def test_what_isnt_a_lie_passes(lab: ManifestLab) -> None:
+def test_packets_with_assigned_sources_pass(lab: ManifestLab) -> None:
     node = lab.fabric.node_namespace("n1")
     own = [node_address(lab, "n1", family) for family in FAMILIES]
     lab.servers.listen(Endpoint(node, address, "tcp", 80) for address in own)

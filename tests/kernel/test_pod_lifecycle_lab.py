@@ -1,4 +1,4 @@
-"""Item 5: a Pod's life as packets see it: its addresses come one by one, it ends, and another gets them."""
+"""The lifecycle of a Pod, with packets: it gets its addresses one by one, it ends, and another Pod gets them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JOB = PodPlan("x", "job", "n1", ("10.244.1.10", "2001:db8:244:1::a"))
 NEAR = PodPlan("x", "near", "n1", ("10.244.1.11", "2001:db8:244:1::b"))
 FAR = PodPlan("x", "far", "n2", ("10.244.2.12", "2001:db8:244:2::c"))
 PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80)]
-NOBODY: set[tuple[str, int]] = set()
+NO_CALLERS: set[tuple[str, int]] = set()
 BOTH = {("near", 4), ("near", 6), ("far", 4), ("far", 6)}
 
 
@@ -35,7 +35,7 @@ def labelled(app: str) -> Document:
     return {"podSelector": {"matchLabels": {"app": app}}}
 
 
-# Nobody reaches a job, and whoever is reached by jobs is reached by nobody else.
+# No Pod reaches a job, and a Pod that jobs may reach is reached by no other Pod.
 POLICIES = [
     policy_document("x", "closed", **labelled("job"), policyTypes=["Ingress"]),
     policy_document("x", "from-jobs", **labelled("server"), ingress=[{"from": [labelled("job")]}]),
@@ -98,8 +98,8 @@ def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: 
     for document, reached_by, reaching in (
         (job(phase="Pending"), BOTH, set()),
         (job(four), {("near", 6), ("far", 6)}, {4}),
-        (job(four, six), NOBODY, {4, 6}),
-        (job(four, six, terminating=True), NOBODY, {4, 6}),
+        (job(four, six), NO_CALLERS, {4, 6}),
+        (job(four, six, terminating=True), NO_CALLERS, {4, 6}),
         (job(four, six, phase="Failed", terminating=True), BOTH, set()),
     ):
         lab.apply("job", document)
@@ -109,7 +109,7 @@ def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: 
 
 def test_41_who_gets_the_addresses_of_a_pod_that_has_ended_is_judged_as_itself(lab: ManifestLab) -> None:
     lab.apply("job", job(*JOB.addresses))
-    assert callers(lab) == NOBODY
+    assert callers(lab) == NO_CALLERS
     lab.apply("job", job(*JOB.addresses, phase="Succeeded"))
     lab.servers.stop(lab.pod("x/job"))
     lab.fabric.remove_pod("x", "job")

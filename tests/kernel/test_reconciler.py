@@ -1,4 +1,4 @@
-"""The reconciler on a real kernel whose table others change behind its back: whatever it refuses, it ends up right."""
+"""The reconciler with a real kernel and other programs that change the table: it repairs it after a refused commit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def decoded(document: Document) -> Item:
 
 
 class RunningReconciler:
-    """The wanted state, the kernel and the reconciler between them, as in the agent."""
+    """The desired state, the kernel and the reconciler, as in the agent."""
 
     def __init__(self, elements: SetElementSocket | None = None) -> None:
         self.desired = DesiredState("a")
@@ -177,117 +177,117 @@ MINE = "add chain inet nfagent mine\n"
 
 # What others do, what happens then, and what the kernel says to our change.
 REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
-    "ENOENT: somebody deleted the address that we delete": (
+    "ENOENT: another program deleted the address that the agent deletes": (
         f"delete element inet nfagent {PEERS} {{ 10.64.1.11 }}",
         (decoded(DB).ref,),
         r"\{ 10.64.1.11 \}: it isn't in the set \(ENOENT\)",
     ),
-    "ENOENT: somebody flushed the set that we delete from": (
+    "ENOENT: another program flushed the set that the agent deletes from": (
         f"flush set inet nfagent {PEERS}",
         (decoded(pod("shop/db", "b", 15, app="db")),),
         r"it isn't in the set \(ENOENT\)",
     ),
-    "ENOENT: somebody deleted the set that we add to, and its rules": (
+    "ENOENT: another program deleted the set that the agent adds to, and its rules": (
         f"flush chain inet nfagent {CHAIN}\nflush chain inet nfagent stray/{CHAIN}\ndelete set inet nfagent {PEERS}",
         (decoded(SECOND_DB),),
         r"there is no set of that name \(ENOENT\)",
     ),
-    "ENOENT: somebody deleted the whole table before a change of elements": (
+    "ENOENT: another program deleted the whole table before a change of elements": (
         "delete table inet nfagent",
         (decoded(SECOND_DB),),
         r"there is no table inet nfagent \(ENOENT\)",
     ),
-    "ENOENT: somebody deleted the whole table before a change of rules": (
+    "ENOENT: another program deleted the whole table before a change of rules": (
         "delete table inet nfagent",
         (SELECTED_ANEW,),
         "No such file or directory",
     ),
-    "ENOENT: somebody deleted the whole table before logging is switched": (
+    "ENOENT: another program deleted the whole table before logging is switched": (
         "delete table inet nfagent",
         (NetworkLogging(deny=LoggingSwitch(log=True)),),
         "No such file or directory",
     ),
-    "ENOENT: somebody flushed all rulesets of the machine": (
+    "ENOENT: another program flushed all rulesets of the machine": (
         f"flush ruleset\n{NEIGHBOUR}",
         (decoded(SECOND_DB), decoded(SECOND_WEB)),
         r"there is no table inet nfagent \(ENOENT\)",
     ),
-    "ENOENT: somebody deleted the chain that a new Pod is sent to": (
+    "ENOENT: another program deleted the chain that a new Pod is mapped to": (
         f"flush map inet nfagent ingress4\nflush map inet nfagent ingress6\ndelete chain inet nfagent {CHAIN}",
         (WANTS_TWELVE,),
         r"there is no chain of that name \(ENOENT\)",
     ),
-    "ENOENT: somebody took the Pod that goes out of its map": (
+    "ENOENT: another program deleted the map element of a Pod that the agent deletes": (
         f"delete element inet nfagent ingress4 {{ 10.64.0.10 : goto {CHAIN} }}",
         (WANTS_TWELVE, decoded(WEB).ref),
         r"it isn't in the map \(ENOENT\)",
     ),
-    "ENOENT: somebody deleted the range that we delete": (
+    "ENOENT: another program deleted the range that the agent deletes": (
         "delete element inet nfagent nonmasq4 { 10.0.0.0/8 }",
         (IpMasqConfig(cidrs=()),),
         r"it isn't in the set \(ENOENT\)",
     ),
-    "ENOENT: somebody deleted the chain whose Pod we send elsewhere": (
+    "ENOENT: another program deleted the chain whose Pod the agent maps to another": (
         f"flush map inet nfagent ingress4\nflush map inet nfagent ingress6\ndelete chain inet nfagent {CHAIN}",
         (decoded(POLICY).ref,),
         r"it isn't in the map \(ENOENT\)",
     ),
-    "EEXIST: somebody sent the new Pod's address elsewhere": (
+    "EEXIST: another program mapped the new Pod's address to its own chain": (
         f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.12 : goto mine }}",
         (WANTS_TWELVE,),
         r"the address has another target already \(E(EXIST|BUSY)\)",
     ),
-    "EEXIST: somebody sent the new Pod's address to another chain of ours": (
+    "EEXIST: another program mapped the new Pod's address to another chain of the agent": (
         "add element inet nfagent ingress4 { 10.64.0.12 : goto allow/ingress/shop/p }",
         (WANTS_TWELVE,),
         r"the address has another target already \(E(EXIST|BUSY)\)",
     ),
-    "EEXIST: somebody sent the address elsewhere that goes to a new class": (
+    "EEXIST: another program mapped an address that the agent maps to a new policy set": (
         f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.14 : goto mine }}",
         (decoded(OTHER), decoded(pod("shop/other", "a", 14, app="other"))),
         r"the address has another target already \(E(EXIST|BUSY)\)",
     ),
-    "EEXIST: somebody added the range that we add": (
+    "EEXIST: another program added the range that the agent adds": (
         "add element inet nfagent nonmasq4 { 172.16.0.0/12 }",
         (MORE_EXEMPT,),
         r"the interval is in the set already.*\(EEXIST\)",
     ),
-    "EEXIST: somebody added a range that overlaps the one that we add": (
+    "EEXIST: another program added a range that overlaps one that the agent adds": (
         "add element inet nfagent nonmasq4 { 172.20.0.0-172.40.0.0 }",
         (MORE_EXEMPT,),
         r"overlaps with one that is \(EEXIST\)",
     ),
-    "EEXIST: somebody made the set that we make, of another type": (
+    "EEXIST: another program created a set of the same name with another type": (
         f"add set inet nfagent {NEW_PEERS} {{ type ipv6_addr; }}",
         (SELECTED_ANEW,),
         "File exists|datatype mismatch",
     ),
-    "EEXIST: somebody made the chain that we make a base chain": (
+    "EEXIST: another program created a base chain of the same name": (
         "add chain inet nfagent ingress/shop/p_r { type filter hook forward priority 5; policy drop; }",
         (SELECTED_ANEW,),
         "not supported|File exists|Device or resource busy|Invalid argument",
     ),
-    "EBUSY: somebody's rule goes to the class chain that we delete": (
+    "EBUSY: a foreign rule jumps to the policy set's chain that the agent deletes": (
         f"{MINE}add rule inet nfagent mine goto {CHAIN}",
         (decoded(POLICY).ref,),
         "resource busy",
     ),
-    "EBUSY: somebody's rule in a chain of ours goes to the class chain that we delete": (
+    "EBUSY: a foreign rule in a chain of the agent jumps to the chain that the agent deletes": (
         f"insert rule inet nfagent forward-ingress ip saddr 10.9.9.9 goto {CHAIN}",
         (decoded(POLICY).ref,),
         "resource busy",
     ),
-    "EBUSY: somebody's map element goes to the class chain that we delete": (
+    "EBUSY: a foreign map element has the chain that the agent deletes": (
         f"add element inet nfagent ingress4 {{ 10.9.9.9 : goto {CHAIN} }}",
         (decoded(WEB).ref,),
         "resource busy",
     ),
-    "EBUSY: somebody's rule names the set that we delete": (
+    "EBUSY: a foreign rule looks up the set that the agent deletes": (
         f"add rule inet nfagent stray-ingress ip saddr @{PEERS} drop",
         (decoded(POLICY).ref,),
         "resource busy",
     ),
-    "EBUSY: somebody's rule counts by the counter that we delete": (
+    "EBUSY: a foreign rule uses the counter that the agent deletes": (
         f'{MINE}add rule inet nfagent mine counter name "deny/{CHAIN}"',
         (decoded(POLICY).ref,),
         "resource busy",
@@ -338,7 +338,7 @@ def databases(count: int) -> list[Pod]:
 
 
 class Narrow(msgspec.Struct, frozen=True, kw_only=True):
-    """A socket with little room, what others do, what happens, and what the kernel says; '' where it takes it."""
+    """A socket with a small buffer, commands of another program, events, and the kernel's error; '' for none."""
 
     buffers: dict[str, Any]
     sabotage: str = ""
@@ -347,11 +347,11 @@ class Narrow(msgspec.Struct, frozen=True, kw_only=True):
     said: str = ""
 
 
-NO_ROOM: dict[str, Narrow] = {
-    "ENOBUFS: a batch that the send buffer has no room for": Narrow(
+SMALL_BUFFERS: dict[str, Narrow] = {
+    "ENOBUFS: a batch that exceeds the send buffer": Narrow(
         buffers={"send_buffer": 2_048}, events=tuple(databases(1_000))
     ),
-    "ENOBUFS: a small batch, in this thread, that the send buffer has no room for": Narrow(
+    "ENOBUFS: a small batch, in this thread, that exceeds the send buffer": Narrow(
         buffers={"send_buffer": 2_048},
         events=tuple(
             msgspec.structs.replace(item, addresses=(f"fd00::{n:x}",)) for n, item in enumerate(databases(250), 1)
@@ -364,7 +364,7 @@ NO_ROOM: dict[str, Narrow] = {
         events=(decoded(SECOND_DB),),
         said=r"there is no table inet nfagent \(ENOENT\)",
     ),
-    "ENOBUFS: a batch that there is no room for, and a table that is gone": Narrow(
+    "ENOBUFS: a batch that exceeds the send buffer, and a deleted table": Narrow(
         buffers={"send_buffer": 2_048},
         sabotage="delete table inet nfagent\n",
         events=tuple(databases(1_000)),
@@ -373,8 +373,8 @@ NO_ROOM: dict[str, Narrow] = {
 }
 
 
-@pytest.mark.parametrize("case", NO_ROOM.values(), ids=NO_ROOM)
-def test_a_socket_with_little_room_ends_in_the_right_ruleset(case: Narrow, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("case", SMALL_BUFFERS.values(), ids=SMALL_BUFFERS)
+def test_with_a_small_socket_buffer_the_ruleset_is_committed(case: Narrow, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with running(*case.documents, elements=SetElementSocket(**case.buffers)) as stage:
             nft("-f", "-", text=case.sabotage)
@@ -391,7 +391,7 @@ def test_a_socket_with_little_room_ends_in_the_right_ruleset(case: Narrow, caplo
 
 # What happens, and how many transactions of the kernel it takes: structure in, elements, structure out; or all at once.
 MIXED: dict[str, tuple[int, tuple[Item | ObjectRef, ...]]] = {
-    "a policy and its peers: the old class goes last": (
+    "a policy and its peers: the old policy set is deleted last": (
         3,
         (SELECTED_ANEW, decoded(pod("shop/x", "b", 20, app="x")), decoded(SECOND_DB)),
     ),
@@ -399,8 +399,8 @@ MIXED: dict[str, tuple[int, tuple[Item | ObjectRef, ...]]] = {
         2,
         (decoded(OTHER), decoded(pod("shop/other", "a", 14, app="other")), WANTS_TWELVE, decoded(SECOND_DB)),
     ),
-    "the last Pod of a class goes": (2, (decoded(WEB).ref, MORE_EXEMPT)),
-    "the policy of a class that stays changes, with its peers": (
+    "the last Pod of a policy set is deleted": (2, (decoded(WEB).ref, MORE_EXEMPT)),
+    "the policy of a policy set that stays changes, with its peers": (
         1,
         (
             decoded(policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="y")}]}])),
@@ -429,7 +429,7 @@ def test_a_change_of_rules_and_elements_takes_its_phases_and_no_more(
     asyncio.run(body())
 
 
-def test_a_few_elements_are_committed_before_anybody_else_has_a_turn() -> None:
+def test_a_few_elements_are_committed_before_any_other_task_runs() -> None:
     async def body() -> None:
         async with running(*SCENE, watched=True) as stage:
             before = generation()
@@ -512,7 +512,7 @@ def _without_peers(ruleset: Ruleset) -> Ruleset:
 def test_a_restart_takes_over_what_it_finds_without_a_transaction(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
-            assert stage.desired.suspects, "nobody knew what had passed before"
+            assert stage.desired.suspects, "the previous contents of the table are unknown"
             stage.desired.absolve(stage.desired.suspects)
             await stage.settles()
             left = stage.desired.ruleset()

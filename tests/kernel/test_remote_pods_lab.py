@@ -1,4 +1,4 @@
-"""Pods of other nodes that lie in no Node's podCIDRs are the cluster's: never translated, and met by policies."""
+"""Pods of other nodes outside all podCIDRs belong to the cluster: not masqueraded, and selected by policies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVERYTHING = {
 
 
 def plans(objects: dict[str, Any]) -> tuple[list[NodePlan], list[PodPlan]]:
-    """Plan a network that fits the objects: it knows the ways to Pods, whatever Nodes say of them."""
+    """Return a topology for the objects, with routes to Pods outside all podCIDRs."""
     items = objects["items"]
     pods = pod_plans(items)
     nodes = [

@@ -1,4 +1,4 @@
-"""Denied replies of a revoked connection, by real packets: the record goes from client to server."""
+"""Denied replies of a revoked connection, with packets: the verdict record has the client as source."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def pods() -> Iterator[tuple[str, str]]:
 
 
 class RecheckedNode:
-    """The rules of the node, changed by hand: nobody ends what a change revoked, so it stays under re-check."""
+    """The rules of a node without a revoker: a revoked connection stays under re-check."""
 
     def __init__(self) -> None:
         self.desired = DesiredState("a", log_group=GROUP)

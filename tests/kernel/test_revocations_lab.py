@@ -1,6 +1,6 @@
-"""Issue 5, live connections: what a change revokes has ended with its commit, and what it leaves allowed loses nothing.
+"""Live connections: one that a change denies ends with the commit, one that stays allowed loses no packet.
 
-Corner 32, with connections that carry traffic through every kind of change, counted at their receivers.
+Edge case 32 of docs/semantics.md: connections with traffic during every kind of change, counted at the receivers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
 
 
 def isolating(*peers: Document, app: str = "db", ports: Sequence[Document] = ()) -> Document:
-    """Write the NetworkPolicy of shop: who may call an app's Pods, and on which ports; nobody given is everybody."""
+    """Return the NetworkPolicy of shop: the allowed peers of an app's Pods, and ports; no peers allow all."""
     rule: Document = {"ports": list(ports)} if ports else {}
     rule |= {"from": list(peers)} if peers else {}
     return policy_document("shop", "db", podSelector={"matchLabels": {"app": app}}, ingress=[rule])
@@ -65,7 +65,7 @@ def both(port: int | str, last: int | None = None) -> list[Document]:
 
 
 def to_cache() -> Document:
-    """Let east's Pods call the cache, and nobody else."""
+    """Return a policy that allows east's Pods egress to the cache only."""
     cache = {"podSelector": CACHE, "namespaceSelector": {}}
     return policy_document("east", "to-cache", podSelector={}, policyTypes=["Egress"], egress=[{"to": [cache]}])
 
@@ -111,7 +111,7 @@ class PolicyChange(msgspec.Struct, frozen=True):
     policies, then:   the policies before and after
     pods, namespaces: labels that are others after it; None for a Pod that is gone
     at:               the end of its connections at which they are revoked
-    open_port:        a port of the db on which everybody may call it all the time
+    open_port:        a port of the db that stays allowed for all
     """
 
     policies: tuple[Document, ...]
@@ -156,7 +156,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_32_no_packet_passes_after_the_commit_and_others_lose_none(lab: ManifestLab, change: PolicyChange) -> None:
+def test_32_no_denied_packet_passes_after_the_commit_and_allowed_connections_lose_none(
+    lab: ManifestLab, change: PolicyChange
+) -> None:
     present(lab, world(), change.policies)
     ended = {
         planned: node if change.at == "client" else "n1"

@@ -1,4 +1,4 @@
-"""Issue 5, live connections: revocations around the life of a Pod, an agent and a table, and on other ways than routed.
+"""Live connections: revocations over the lifecycle of a Pod, an agent and a table, with Pods on a bridge.
 
 Pods share a bridge here; the kinds of changes are in test_revocations_lab.py.
 """
@@ -41,11 +41,11 @@ WEST = {"namespaceSelector": {"matchLabels": {"ns": "west"}}}
 CALLERS = {"podSelector": {"matchLabels": {"app": "caller"}}, "namespaceSelector": {}}
 SERVICE: dict[Family, str] = {4: "10.96.0.10", 6: "2001:db8:96::10"}
 SERVICE_PORT = 80
-# Another's rule about connections: where nobody's is left, the kernel stops to track them.
+# A foreign rule with a ct expression: without any, the kernel stops connection tracking.
 TRACKING = (
-    "add table inet somebody",
-    "add chain inet somebody c { type filter hook forward priority 10; }",
-    "add rule inet somebody c ct state established counter",
+    "add table inet foreign",
+    "add chain inet foreign c { type filter hook forward priority 10; }",
+    "add rule inet foreign c ct state established counter",
 )
 
 
@@ -60,7 +60,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
 
 @pytest.fixture
 def agent(lab: ManifestLab) -> Iterator[LabAgent]:
-    """Return the agent of the db's node; it runs afterwards, whatever became of it."""
+    """Return the agent of the db's node, and start it afterwards where the test ended it."""
     found = lab.cluster.agent(NODE)
     yield found
     if not found.runs:
@@ -147,7 +147,7 @@ def test_32_a_pods_call_to_its_own_node(lab: ManifestLab, speaker: StreamSender)
         assert faults(watch, lab) == []
 
 
-def test_32_a_node_goes_on_calling_its_own_pods_by_whatever_address(lab: ManifestLab) -> None:
+def test_32_a_node_goes_on_reaching_its_own_pods_from_every_own_address(lab: ManifestLab) -> None:
     present(lab, world(), [])
     kept = [
         StreamPlan(

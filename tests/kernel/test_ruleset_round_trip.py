@@ -1,4 +1,4 @@
-"""Rulesets in a real kernel, in a network namespace of the test's own: what is loaded is what is read back."""
+"""Rulesets in a real kernel: the loaded ruleset is read back unchanged."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(
     kernel.nft("-c", "-f", "-", text=table_text(ruleset))
 
 
-def test_a_second_class_of_an_address_comes_and_goes_with_its_maps_and_base_chains(kernel: NftNamespace) -> None:
+def test_a_second_policy_set_of_an_address_is_added_and_deleted_with_its_maps_and_base_chains(
+    kernel: NftNamespace,
+) -> None:
     alone = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
     shared = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
     shared.put(pod("ops/twin", "a", 10))
@@ -177,11 +179,11 @@ def peers(ruleset: Ruleset, word: str = "peers4/") -> str:
     return next(name for name in ruleset.sets if name.startswith(word))
 
 
-EVERYBODY: Document = {"namespaces": {}}
+ALL_NAMESPACES: Document = {"namespaces": {}}
 GUARD = tier_policy(
     "AdminNetworkPolicy",
     "guard",
-    EVERYBODY,
+    ALL_NAMESPACES,
     priority=1,
     ingress=[
         {
@@ -193,7 +195,9 @@ GUARD = tier_policy(
     ],
     egress=[{"action": "Allow", "to": [{"nodes": {}}]}, {"action": "Deny", "to": [{"networks": ["198.18.0.0/15"]}]}],
 )
-FLOOR = tier_policy("BaselineAdminNetworkPolicy", "default", EVERYBODY, egress=[{"action": "Deny", "to": [EVERYBODY]}])
+FLOOR = tier_policy(
+    "BaselineAdminNetworkPolicy", "default", ALL_NAMESPACES, egress=[{"action": "Deny", "to": [ALL_NAMESPACES]}]
+)
 VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR).views["a"]
 VIEW.distrusted()
 SCENE = VIEW.ruleset()
@@ -279,7 +283,7 @@ DAMAGE = {
             "with a comment": 'comment "mine"',
         }.items()
     },
-    "a set of ended connections with room for two": with_option("set", "revoked6", "size 2"),
+    "a set of reply tuples of size 2": with_option("set", "revoked6", "size 2"),
     "a set of ours in a map's place": f"{UNUSED_PEERS}delete set inet nfagent {PEERS}\n"
     f"add map inet nfagent {PEERS} {{ type ipv4_addr : verdict; }}",
     "a map of ours that jumps": "flush map inet nfagent ingress4\n"
@@ -310,7 +314,7 @@ DAMAGE = {
     f"add rule inet nfagent {CHAIN} ct original ip saddr @{PEERS} accept",
     "a section that is left at once": f"insert rule inet nfagent {SECTION} return",
     "a section that is flushed": f"flush chain inet nfagent {SECTION}",
-    "a class that asks no tier any more": f"flush chain inet nfagent {CHAIN}\n"
+    "a policy set without tiers any more": f"flush chain inet nfagent {CHAIN}\n"
     f"add rule inet nfagent {CHAIN} goto deny/ingress/shop/p",
     "an outcome that lets pass": "insert rule inet nfagent deny/ingress/anp.guard accept",
     "[32] an address under re-check taken out": "delete element inet nfagent recheck4 { 10.64.0.10 }",
@@ -433,9 +437,11 @@ KEYWORDS = ["fwd", "drop", "chain", "table", "0", "1.2.3.4", "accept.drop"]
 
 @pytest.mark.parametrize("name", KEYWORDS)
 def test_21_names_of_tiers_that_are_keywords_load(kernel: NftNamespace, name: str) -> None:
-    rules = [{"action": "Accept", "from": [EVERYBODY]}, {"action": "Deny", "from": [EVERYBODY]}]
+    rules = [{"action": "Accept", "from": [ALL_NAMESPACES]}, {"action": "Deny", "from": [ALL_NAMESPACES]}]
     both = [
-        tier_policy("ClusterNetworkPolicy", f"{name}.{tier.lower()}", EVERYBODY, tier=tier, priority=1, ingress=rules)
+        tier_policy(
+            "ClusterNetworkPolicy", f"{name}.{tier.lower()}", ALL_NAMESPACES, tier=tier, priority=1, ingress=rules
+        )
         for tier in ("Admin", "Baseline")
     ]
     loads(kernel, *both)
@@ -458,15 +464,15 @@ def test_21_names_of_tiers_that_are_keywords_load(kernel: NftNamespace, name: st
 )
 @pytest.mark.parametrize("policy_name", ["a", f"{'p' * 125}.{'q' * 127}"], ids=["short", "long"])
 def test_21_any_name_of_a_rule_loads(kernel: NftNamespace, name: str, policy_name: str) -> None:
-    rules = [{"name": name, "action": action, "from": [EVERYBODY]} for action in ("Pass", "Allow", "Deny")]
-    loads(kernel, tier_policy("AdminNetworkPolicy", policy_name, EVERYBODY, priority=1, ingress=rules))
+    rules = [{"name": name, "action": action, "from": [ALL_NAMESPACES]} for action in ("Pass", "Allow", "Deny")]
+    loads(kernel, tier_policy("AdminNetworkPolicy", policy_name, ALL_NAMESPACES, priority=1, ingress=rules))
 
 
 def test_21_the_longest_names_of_tiers_fit_where_many_meet(kernel: NftNamespace) -> None:
     def longest(letter: str, tier: str) -> Document:
-        rules = [{"action": "Accept", "from": [EVERYBODY]}, {"action": "Deny", "from": [EVERYBODY]}]
+        rules = [{"action": "Accept", "from": [ALL_NAMESPACES]}, {"action": "Deny", "from": [ALL_NAMESPACES]}]
         spec = {"tier": tier, "priority": 1, "ingress": rules}
-        return tier_policy("ClusterNetworkPolicy", f"{letter * 63}.{letter * 63}.{letter * 63}", EVERYBODY, **spec)
+        return tier_policy("ClusterNetworkPolicy", f"{letter * 63}.{letter * 63}.{letter * 63}", ALL_NAMESPACES, **spec)
 
     tiers = [longest(letter, tier) for tier in ("Admin", "Baseline") for letter in ("ab" if tier == "Admin" else "yz")]
     logging = {

@@ -1,4 +1,4 @@
-"""Item 3: a call to a Service is judged by where it goes and who made it: after DNAT, before masquerade."""
+"""Connections to a Service: policies see the endpoint (after DNAT) and the client (before masquerade)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def address(addresses: Iterable[str], family: Family) -> str:
 
 
 def services() -> Iterator[ProxiedService]:
-    """Return shop/web a Service that is open to the world by both traffic policies."""
+    """Yield Services of shop/web with node ports, of both external traffic policies."""
     for family, protocol in itertools.product(FAMILIES, TRANSPORTS):
         web = ((address(PODS[0].addresses, family), TARGET),)
         yield ProxiedService(SERVICE[family], PORT, protocol, web, CLUSTER_PORT)
@@ -151,7 +151,7 @@ def test_28_ingress_is_judged_by_the_calling_pod_and_the_target_port(lab: Manife
         pytest.param({"ports": ports(TARGET)}, True, id="the target port counts"),
         pytest.param({"ports": ports("http")}, True, id="the target port's name counts"),
         pytest.param({"ports": ports(PORT)}, False, id="the Service's port has no effect"),
-        pytest.param({"from": blocks(SERVICE.values())}, False, id="the Service's address is nobody's"),
+        pytest.param({"from": blocks(SERVICE.values())}, False, id="the Service's address matches no peer"),
         pytest.param({"from": blocks(NODES[1].addresses)}, False, id="a client's node is not the client"),
     ],
 )
@@ -171,7 +171,9 @@ def test_28_ingress_is_judged_after_dnat(lab: ManifestLab, rule: Document, *, al
         pytest.param({"to": [{"podSelector": CLIENTS}]}, False, id="other Pods do not count"),
     ],
 )
-def test_28_egress_is_judged_after_dnat(lab: ManifestLab, rule: Document, *, allowed: bool) -> None:
+def test_28_egress_policies_match_the_destination_after_dnat(
+    lab: ManifestLab, rule: Document, *, allowed: bool
+) -> None:
     lab.apply("policy", egress(rule))
     assert lab.wrong(verdicts(lab, near=allowed, far=allowed)) == []
 

@@ -1,4 +1,4 @@
-"""Element batches in a real kernel: they do what nft does, all of it or nothing, and say what was refused."""
+"""Batches of set elements in a real kernel: same result as nft, atomic, with the kernel's error and element."""
 
 from __future__ import annotations
 

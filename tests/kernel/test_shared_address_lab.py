@@ -1,4 +1,4 @@
-"""Two records of Pods with one address, by packets: what either's policies deny is dropped (corner-cases.md 41)."""
+"""Two Pod objects with one address: packets that the policies of either deny are dropped (edge case 41)."""
 
 from __future__ import annotations
 

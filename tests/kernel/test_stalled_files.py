@@ -1,6 +1,6 @@
-"""Files and sockets of an agent that stall: policies take effect all the same, and a stop isn't held up.
+"""Stalled files and sockets of an agent delay neither policies nor a stop.
 
-Disks are frozen as backups freeze them, and mounted from a server that never answers; a log that nobody reads is a
+Disks are frozen as backups freeze them, and mounted from a server that never answers; a log without a reader is a
 full pipe, a systemd that doesn't listen a full socket.
 """
 
@@ -88,9 +88,7 @@ def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_
 
 
 @pytest.mark.parametrize("folder", ["log", "state"])
-def test_a_disk_that_never_answers_holds_up_neither_a_start_nor_a_policy_nor_a_stop(
-    site: AgentSite, folder: str
-) -> None:
+def test_a_hung_disk_delays_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite, folder: str) -> None:
     with hung(site.folder / folder), site.agent() as agent:
         site.drop_a_packet()
         enforce(site, 5433)
@@ -102,7 +100,7 @@ def test_a_disk_that_never_answers_holds_up_neither_a_start_nor_a_policy_nor_a_s
         assert time.monotonic() - began < STOP_SECONDS
 
 
-def test_a_log_that_nobody_reads_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
+def test_a_log_without_a_reader_delays_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
     reader, writer = os.pipe()
     try:
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -178,10 +176,10 @@ def a_file(folder: Path) -> Iterator[Callable[[], object]]:
         pytest.param(a_file, "Not a directory", id="a file where the folder should be"),
     ],
 )
-def test_a_log_that_takes_no_line_is_said_everywhere_before_one_is_lost_and_heals_by_itself(
+def test_an_unwritable_log_is_reported_everywhere_before_a_record_is_lost_and_recovers(
     site: AgentSite, broken: Callable[[Path], Any], words: str
 ) -> None:
-    with broken(site.folder / "log") as mend, site.agent() as agent:
+    with broken(site.folder / "log") as repair, site.agent() as agent:
         found = await_state(site, lambda found: found["verdict_log"]["problem"])["verdict_log"]
         assert words in found["problem"]
         assert found["lost_lines"] == 0
@@ -193,7 +191,7 @@ def test_a_log_that_takes_no_line_is_said_everywhere_before_one_is_lost_and_heal
             agent.await_told(lambda: words in agent.told)
         site.drop_a_packet()
         await_state(site, lambda found: found["verdict_log"]["lost_lines"])
-        mend()
+        repair()
         await_state(site, lambda found: not found["verdict_log"]["problem"])
         agent.await_told(lambda: agent.told == "STATUS=enforcing")
         said = agent.stop()
@@ -210,9 +208,7 @@ def test_a_runtime_folder_that_is_removed_is_made_again(site: AgentSite) -> None
 
 
 @pytest.mark.parametrize("stalls", ["frozen", "hung"])
-def test_a_runtime_folder_on_a_disk_that_does_not_answer_holds_up_neither_a_policy_nor_a_stop(
-    site: AgentSite, stalls: str
-) -> None:
+def test_a_runtime_folder_on_a_stalled_disk_delays_neither_a_policy_nor_a_stop(site: AgentSite, stalls: str) -> None:
     with ExitStack() as kept:
         disk = kept.enter_context(ext4(site.folder / "run")) if stalls == "frozen" else None
         agent = kept.enter_context(site.agent())
@@ -254,7 +250,7 @@ def descriptors(process: int) -> int:
     return sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
 
 
-def test_unfinished_bodies_hold_no_more_than_their_room(site: AgentSite) -> None:
+def test_unfinished_request_bodies_are_limited_in_total(site: AgentSite) -> None:
     with site.agent() as agent, ExitStack() as kept:
         head = b"POST /v1/try HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (32 << 20)
         before = resident(agent.process.pid)

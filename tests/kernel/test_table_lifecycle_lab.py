@@ -1,4 +1,4 @@
-"""Item 4: one table, changed by its difference only, that outlives the agent; nobody else's is touched."""
+"""One table, changed by differences only, that stays when the agent ends; tables of other programs are untouched."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.kernel
 NODES, PODS, _OUTSIDE = grid()
 DENY = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"])
 ALLOW = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, ingress=[{}])
-SOMEBODY = (
-    "add table inet somebody",
-    "add chain inet somebody c { type filter hook forward priority 10; }",
-    "add rule inet somebody c ip saddr 192.0.2.77 counter drop",
+FOREIGN_TABLE = (
+    "add table inet foreign",
+    "add chain inet foreign c { type filter hook forward priority 10; }",
+    "add rule inet foreign c ip saddr 192.0.2.77 counter drop",
 )
 
 
@@ -110,9 +110,9 @@ def test_43_no_packet_slips_through_a_restart(lab: ManifestLab) -> None:
 
 def test_other_tables_are_neither_read_nor_touched(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
-    for command in SOMEBODY:
+    for command in FOREIGN_TABLE:
         agent.nft(command)
-    before = agent.nft("-a", "list", "table", "inet", "somebody")
+    before = agent.nft("-a", "list", "table", "inet", "foreign")
     agent.reload()
     lab.apply("deny", ALLOW)
     agent.stop()
@@ -121,7 +121,7 @@ def test_other_tables_are_neither_read_nor_touched(lab: ManifestLab) -> None:
     assert done.returncode == 2, "an agent keeps the table: cleanup must refuse"
     agent.stop()
     assert agent.run("cleanup").returncode == 0
-    assert agent.nft("-a", "list", "table", "inet", "somebody") == before
+    assert agent.nft("-a", "list", "table", "inet", "foreign") == before
     assert "nfagent" not in agent.nft("list", "tables")
 
 

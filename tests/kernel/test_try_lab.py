@@ -1,4 +1,4 @@
-"""What `nfagent try` says of the connections in a real log, held against real packets once the change is made."""
+"""The verdicts of `nfagent try` for logged connections, compared with packets after the change is made."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def turned(found: dict[str, Any]) -> dict[tuple[str, str], bool]:
     }
 
 
-def test_the_packets_do_what_the_trial_said(lab: ManifestLab, tmp_path: Path) -> None:
+def test_packets_meet_the_verdicts_that_try_predicted(lab: ManifestLab, tmp_path: Path) -> None:
     ways = probes(lab)
     lab.apply("door", OPEN)
     verdicts = dict.fromkeys(ways, True)
@@ -128,7 +128,7 @@ def test_the_packets_do_what_the_trial_said(lab: ManifestLab, tmp_path: Path) ->
     assert all(changes.values())
 
 
-def test_pairs_of_pods_that_the_trial_lists_change_and_others_do_not(lab: ManifestLab, tmp_path: Path) -> None:
+def test_only_the_pairs_of_pods_that_try_lists_change(lab: ManifestLab, tmp_path: Path) -> None:
     lab.apply("door", OPEN)
     given = tmp_path / "given.yaml"
     given.write_text(as_text([AJAR, GUARD]))

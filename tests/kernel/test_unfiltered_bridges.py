@@ -1,4 +1,4 @@
-"""Bridges whose frames pass the rules by: found in the network namespace at hand, and said once."""
+"""Bridges whose traffic bypasses the rules: found in the agent's network namespace, and logged once."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_last_of_more_bridges_than_one_datagram_tells_of_is_found(shared: Br
     assert shared.ask(unjudged_bridges) == [("other59", 4), ("other59", 6)]
 
 
-def test_what_is_said_to_run_mends_it(shared: BridgeNamespace) -> None:
+def test_the_reported_command_fixes_it(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     for family in (4, 6):
         command = shared.ask(functools.partial(mending, [family]))

@@ -1,4 +1,4 @@
-"""An agent whose name no IsolatingNode has, before a table that isolates Pods: a live agent, a real table, real packets."""
+"""An agent with an unknown node name and a table that isolates Pods, with a real table and packets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LISTEN = f"import socket, time; s = socket.create_server(('{SERVER}', {PORT})); 
 
 
 class SystemdMessages:
-    """What the agent tells systemd; `ready` is how it did so first."""
+    """The agent's notifications to systemd; `ready` is the first with READY=1."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
@@ -47,7 +47,7 @@ class SystemdMessages:
 
 
 class IsolatingNode:
-    """A node that runs Pod bug-b/srv, which its policy closes, and bug-a/oth, who calls it."""
+    """A node with Pod bug-b/srv, which a policy isolates, and bug-a/oth, which connects to it."""
 
     def __init__(self, folder: Path, caller: str) -> None:
         self.manifests = folder / "manifests"
@@ -174,7 +174,7 @@ def node(tmp_path: Path) -> Iterator[IsolatingNode]:
                 subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_under_a_wrong_name_the_rules_stay_and_everybody_is_told(node: IsolatingNode) -> None:
+def test_with_a_wrong_node_name_the_rules_stay_and_every_output_says_so(node: IsolatingNode) -> None:
     assert node.reached()
     with node.agent("n2"):
         assert not node.reached()
@@ -229,7 +229,7 @@ def test_a_node_that_is_deleted_while_the_agent_runs_keeps_its_rules(node: Isola
         assert not node.reached()
 
 
-def test_whoever_means_it_says_so(node: IsolatingNode) -> None:
+def test_the_setting_for_an_intended_removal_removes_the_rules(node: IsolatingNode) -> None:
     with node.agent("n2"):
         pass
     with node.agent("n3", "--allow-unknown-node"):

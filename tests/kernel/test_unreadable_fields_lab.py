@@ -1,4 +1,4 @@
-"""Inputs that once took a whole object along for one of its fields, asked by packets.
+"""One unreadable field doesn't drop the whole object, with packets.
 
 The nodes and Pods are those of the inputs: Node n2, of role cp, has an ExternalIP that is empty.
 """
@@ -135,7 +135,7 @@ def test_pods_and_nodes_with_leading_zeros_in_their_addresses_are_judged_as_with
     assert lab.wrong(expected) == []
 
 
-def test_a_masquerade_list_counts_in_whatever_letter_case_its_keys_are(lab: ManifestLab) -> None:
+def test_a_masquerade_list_is_read_with_keys_in_any_letter_case(lab: ManifestLab) -> None:
     lab.apply("masquerade", *policies_of("masq-key-case"))
     probes = [Probe(lab.pod("bug-a/cli"), address, "tcp", 443) for address in OUTSIDE.addresses]
     outcomes = lab.ask(probes)

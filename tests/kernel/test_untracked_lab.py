@@ -1,4 +1,4 @@
-"""Packets that another table exempts from conntrack: judged by their own addresses and ports (corner-cases.md 33)."""
+"""Packets that another table exempts from conntrack meet policies by their own addresses and ports (edge case 33)."""
 
 from __future__ import annotations
 

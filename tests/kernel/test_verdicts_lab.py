@@ -1,4 +1,4 @@
-"""Item 5: logged packets become records, attributed, none lost, switched by the NetworkLogging object."""
+"""Verdict records of packets: attributed, none lost, switched on by the NetworkLogging object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vigil notices a verdict that is wrong, and nothing else."""
+"""A continuous probe reports each wrong verdict, and no right one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_round_finds(lab: tuple[NetnsTopology, Listeners], port: int, *, allow
     fabric, servers = lab
     source = fabric.pod_namespace("x", "a")
     probe = Probe(source, PODS[1].addresses[0], "tcp", port)
-    with ContinuousProbe(servers, {probe: allowed}) as vigil:
-        vigil.wait_for(1)
-    assert vigil.asked >= 2
-    assert set(vigil.wrong) == ({f"{source} -> 10.244.1.11 {port}/tcp: {found}"} if found else set())
+    with ContinuousProbe(servers, {probe: allowed}) as probing:
+        probing.wait_for(1)
+    assert probing.asked >= 2
+    assert set(probing.wrong) == ({f"{source} -> 10.244.1.11 {port}/tcp: {found}"} if found else set())

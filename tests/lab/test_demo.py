@@ -1,4 +1,4 @@
-"""Item 7: the demo shows what it says, and leaves nothing behind, also when it is interrupted."""
+"""The demo has the expected results, and removes everything, also when it is interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An interrupt while a process is started comes when it is known, and not between."""
+"""An interrupt while a process is being started is deferred until the process is recorded."""
 
 from __future__ import annotations
 

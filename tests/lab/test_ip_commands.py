@@ -1,4 +1,4 @@
-"""The lines that make a lab, without making one: what differs with the way in which nodes are joined."""
+"""The `ip` lines of a topology, and how they differ between underlays."""
 
 from __future__ import annotations
 

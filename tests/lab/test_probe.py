@@ -1,4 +1,4 @@
-"""Probes tell the truth: what passes is reached, what a rule drops isn't, and who was seen is who sent."""
+"""Probes: an accepted one is reached, a dropped one isn't, and the server records its source address."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def reached(outcomes: dict[Probe, ProbeResult]) -> set[tuple[str, int]]:
     return {(probe.protocol, probe.port) for probe, outcome in outcomes.items() if outcome.reached}
 
 
-def test_everybody_reaches_everybody_by_every_protocol_and_family(fabric: NetnsTopology) -> None:
+def test_every_pod_reaches_every_pod_with_every_protocol_and_family(fabric: NetnsTopology) -> None:
     ends = members(fabric)
     with Listeners() as servers:
         servers.listen(
@@ -207,7 +207,7 @@ def test_a_probe_from_nowhere_is_refused() -> None:
 
 
 def test_an_address_that_is_not_there_cannot_be_listened_to(fabric: NetnsTopology, servers: Listeners) -> None:
-    with pytest.raises(KernelError, match="the address isn't there"):
+    with pytest.raises(KernelError, match="no interface has the address"):
         servers.listen([Endpoint(fabric.pod_namespace("x", "a"), "10.244.1.250", "tcp", 80)])
 
 
@@ -250,7 +250,7 @@ def test_a_stream_tells_when_a_rule_bites_and_when_it_is_lifted(
 
 
 def test_a_stream_on_one_sctp_connection_is_refused() -> None:
-    with pytest.raises(UsageError, match="watch a live connection by tcp, udp or icmp"):
+    with pytest.raises(UsageError, match="probe a live connection by tcp, udp or icmp"):
         watch_change("nfa-none", "192.0.2.1", "sctp", 80, want=False, deadline=1, live=True)
 
 

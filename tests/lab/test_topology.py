@@ -1,4 +1,4 @@
-"""The fabric stands, carries packets through the forward hook, and leaves nothing behind."""
+"""A topology forwards packets through the forward hook, and is removed completely."""
 
 from __future__ import annotations
 
@@ -257,8 +257,8 @@ def test_nothing_is_left_when_it_is_interrupted(delay: float) -> None:
 
 def test_a_sweep_takes_what_dead_processes_left_and_nothing_else() -> None:
     program = (
-        "import os; from nfagent.lab.topology import Fabric; from nfagent.lab.topology_plan import grid\n"
-        "Fabric(*grid(), tag='tfsweep').up(); os._exit(0)"
+        "import os; from nfagent.lab.topology import NetnsTopology; from nfagent.lab.topology_plan import grid\n"
+        "NetnsTopology(*grid(), tag='tfsweep').up(); os._exit(0)"
     )
     root = Path(netns.__file__).parents[2]
     died = subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})

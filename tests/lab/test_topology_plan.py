@@ -1,4 +1,4 @@
-"""What a lab's plan refuses, and the packets and lines that are made without the world."""
+"""Checks of a lab's plan; encoded packets and `ip` lines, without I/O."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_plan_that_cannot_be_built_is_refused(pods: list[PodPlan], complaint: 
 @pytest.mark.parametrize(
     ("nodes", "pods", "complaint"),
     [
-        ([NODE, NodePlan("n2", ("192.0.2.2",), ("10.244.2.0/24",), underlay="vxlan")], [], "joined by flat and vxlan"),
+        ([NODE, NodePlan("n2", ("192.0.2.2",), ("10.244.2.0/24",), underlay="vxlan")], [], "underlays flat and vxlan"),
         ([NodePlan("n1", ("192.0.2.1",), (), underlay="vxlan")], [], "node 'n1' has no Pod range"),
         (
             [NodePlan("n1", ("192.0.2.1",), ("10.244.1.0/24",), underlay="vxlan")],
@@ -55,7 +55,7 @@ def test_a_plan_that_cannot_be_built_is_refused(pods: list[PodPlan], complaint: 
             "the tunnel's own",
         ),
     ],
-    ids=["nodes joined in two ways", "a tunnel without an end", "a Pod with the tunnel's address"],
+    ids=["nodes with two underlays", "a tunnel without an end", "a Pod with the tunnel's address"],
 )
 def test_nodes_that_cannot_be_joined_are_refused(nodes: list[NodePlan], pods: list[PodPlan], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
@@ -64,7 +64,7 @@ def test_nodes_that_cannot_be_joined_are_refused(nodes: list[NodePlan], pods: li
 
 @pytest.mark.parametrize("tag", ["", "Demo", "a-b", "a/b", "a" * 21])
 def test_a_tag_that_would_confuse_names_is_refused(tag: str) -> None:
-    with pytest.raises(UsageError, match="can't tag a lab"):
+    with pytest.raises(UsageError, match="is no tag for a lab"):
         netns.prefix(tag, 1)
 
 

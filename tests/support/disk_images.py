@@ -25,7 +25,7 @@ class Disk:
         self._frozen = False
 
     def freeze(self) -> None:
-        """Have whoever writes wait, in the kernel, as a backup's snapshot does."""
+        """Freeze the file system: writers wait in the kernel, as during a backup's snapshot."""
         subprocess.run(["fsfreeze", "-f", self.folder], check=True)
         self._frozen = True
 

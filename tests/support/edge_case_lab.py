@@ -1,6 +1,6 @@
-"""The lab of the corner cases that only packets show: x/a is judged, y/near lives on its node n1, y/far on n2.
+"""The lab of the edge cases that only packets show: policies select x/a; y/near is on its node n1, y/far on n2.
 
-The host `outside` sees the node's address in the place of a Pod's at two of its addresses, and the Pod's own at one.
+Connections of Pods to two addresses of the host `outside` are masqueraded, to the third they aren't.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PODS = tuple(
 )
 OTHERS = ("y/near", "y/far")
 PLACES = ("one node", "two nodes")
-"""What tests call these two."""
+"""Test ids for OTHERS."""
 
 TRANSLATED: dict[Family, str] = {4: "198.51.100.10", 6: "2001:db8:99::10"}
 UNTRANSLATED = "10.200.0.10"
@@ -43,7 +43,7 @@ OF_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}
 
 @contextlib.contextmanager
 def edge_case_lab(folder: Path, attachment: Attachment) -> Iterator[ManifestLab]:
-    """Build it, without a policy."""
+    """Build the lab, without a policy."""
     nodes, _, _ = grid(attachment)
     documents = [*(namespace_document(name) for name in "xy"), *map(pod_document, PODS)]
     with running_lab(folder, nodes, PODS, [OUTSIDE], documents) as running:
@@ -51,12 +51,12 @@ def edge_case_lab(folder: Path, attachment: Attachment) -> Iterator[ManifestLab]
 
 
 def restrict(lab: ManifestLab, **spec: object) -> None:
-    """Isolate x/a in both directions, but for the rules given."""
+    """Isolate x/a in both directions, with these rules."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Ingress", "Egress"], **spec))
 
 
 def one_way(direction: str, rule: Document) -> dict[str, object]:
-    """Write the only rule of one direction for `restrict`: y's Pods are the peers."""
+    """Return the only rule of one direction for `restrict`, with y's Pods as peers."""
     return {direction: [{"from" if direction == "ingress" else "to": [OF_Y]} | rule]}
 
 
@@ -65,7 +65,7 @@ def blocks(*addresses: str) -> list[Document]:
 
 
 def denied_packets(lab: ManifestLab) -> int:
-    """Count what the policies on n1 have dropped so far."""
+    """Return the number of packets that the policies on n1 have denied so far."""
     counters = lab.cluster.agent("n1").ask("/v1/dump/counters")["counters"]
     return sum(int(row["packets"]) for row in counters if row["verdict"] == "deny")
 
@@ -78,7 +78,7 @@ def name_of(lab: ManifestLab, place: str) -> str:
 
 
 def address_at(lab: ManifestLab, place: str, family: Family) -> str:
-    """Return an address of such a place; outside, one that is translated for."""
+    """Return an address of such a place; for `outside`, one with masquerade."""
     if place == "outside":
         return TRANSLATED[family]
     if "/" in place:
@@ -87,7 +87,7 @@ def address_at(lab: ManifestLab, place: str, family: Family) -> str:
 
 
 def arrived(lab: ManifestLab, capture: Capture, source: str, destination: str) -> list[Arrival]:
-    """Return what a capture has before a datagram that a Pod sends there now, to the marker's port."""
+    """Return the captured packets before a marker datagram that a Pod sends there now."""
     last = marker()
     with udp_socket(lab.pod(source), lab.address(source, family_of(destination))) as sock:
         sock.sendto(last, (destination, MARKER_PORT))

@@ -1,4 +1,4 @@
-"""A kernel that takes our transactions, and refuses what nftables refuses.
+"""A fake of nf_tables that applies transactions, and refuses those that nf_tables refuses.
 
 All of a transaction or nothing. Commands are judged in their order, each against what those before it left, as
 nf_tables does: what a rule names must be there, what is still referred to can't be deleted.
@@ -65,7 +65,7 @@ _TEXT_BYTES = 127
 _JUMPS = 16
 
 Reference = tuple[str, str]
-"""Kind and name of what is referred to."""
+"""Kind and name of the referenced object."""
 
 
 class Refused(Exception):  # noqa: N818 - it is what the kernel does, and reads so in tests
@@ -73,7 +73,7 @@ class Refused(Exception):  # noqa: N818 - it is what the kernel does, and reads 
 
 
 class FakeKernel:
-    """Holds one table. `ruleset` is what a listing would say."""
+    """A kernel with one table; `ruleset`: its listing."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
         self.ruleset = ruleset

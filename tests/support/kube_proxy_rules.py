@@ -1,4 +1,4 @@
-"""Services as plain nft rules in tables of another's, as kube-proxy's nftables mode does it.
+"""Services as nft rules in tables of their own, as in kube-proxy's nftables mode.
 
 A table per family: destinations are translated in prerouting and output, and what has to come back through this node
 is marked there and masqueraded in postrouting.
@@ -37,7 +37,7 @@ class ProxiedService(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def proxying(fabric: NetnsTopology, services: Sequence[ProxiedService]) -> Iterator[None]:
-    """Load every node's tables, and take them away in the end."""
+    """Load every node's tables, and delete them at the end."""
     nodes = tuple(fabric.nodes.values())
     try:
         for node in nodes:

@@ -1,4 +1,4 @@
-"""Agents that speak to one store of objects, in time that a test lets pass."""
+"""Cluster notaries of several agents with one fake API server, in time that a test advances."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HOUR = 3600.0
 
 
 class Stage:
-    """A store, time, and agents that run."""
+    """A store, time, and the running cluster notaries."""
 
     def __init__(self, lots: Callable[[], float]) -> None:
         self.time = Time()
         self.store = Store(self.time)
-        self.nodes = 0  # where nothing else is said, those that run an agent
+        self.nodes = 0  # 0: as many as run an agent
         self._lots = lots
         self.notaries: dict[str, ClusterReporter] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -38,15 +38,15 @@ class Stage:
     def start(self, *names: str, speaks: bool = True) -> None:
         for number, name in enumerate(names, len(self._tasks)):
             clock = Clock(self.time, started=-77.0 * number, skew=31.0 * number)
-            notary = ClusterReporter(self.store.client(name), clock, name, self._count, self._lots)
-            self.notaries[name] = notary
+            reporter = ClusterReporter(self.store.client(name), clock, name, self._count, self._lots)
+            self.notaries[name] = reporter
             if speaks:
-                notary.say([BROKEN])
-            self._tasks[name] = asyncio.create_task(notary.run())
+                reporter.say([BROKEN])
+            self._tasks[name] = asyncio.create_task(reporter.run())
 
     async def stop(self, name: str) -> None:
         task = self._tasks.pop(name)
-        assert not task.done(), "the notary ended"
+        assert not task.done(), "the cluster reporter ended"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -59,7 +59,7 @@ class Stage:
 
     @property
     def leaders(self) -> list[str]:
-        return [name for name, notary in self.notaries.items() if notary.leads]
+        return [name for name, reporter in self.notaries.items() if reporter.leads]
 
     def owned(self, ref: ObjectRef, **content: object) -> None:
         self.store.put(object_path(ref), content)

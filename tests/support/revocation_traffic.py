@@ -1,7 +1,7 @@
-"""Connections under traffic through a change: what it revokes has ended with its commit, the others lose nothing.
+"""Connections with traffic during a change: denied ones end with its commit, allowed ones lose no packet.
 
-Pods of the lab: `shop/db` (n1) is called on 7000 by `east/near` (n1) and `east/far` (n2), which a change may cut off,
-and by `west/pal` (n1) and `west/ally` (n2), which it may not. `shop/cache` (n2) is called by all of them.
+Pods of the lab: `shop/db` (n1) serves port 7000 to `east/near` (n1) and `east/far` (n2), which a change may deny,
+and to `west/pal` (n1) and `west/ally` (n2), which stay allowed. `shop/cache` (n2) serves all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PORT, OTHER_PORT = 7000, 7001
 INTERVAL = 0.004
 PROTOCOLS = {"tcp": TCP, "udp": UDP}
 LATER: dict[StreamProtocol, int] = {"udp": 25, "tcp": 1}
-"""How many packets more a speaker sends once everything is calm again; TCP repeats its first after a while."""
+"""Number of packets that a speaker sends after the re-check; TCP retransmits its first one after a while."""
 _HEARD = 8
 
 PODS = {
@@ -72,7 +72,7 @@ _LABELS = {"shop/db": {"app": "db"}, "shop/cache": {"app": "cache"}}
 def world(
     pods: Mapping[str, dict[str, str] | None] | None = None, namespaces: Mapping[str, dict[str, str]] | None = None
 ) -> list[Document]:
-    """Describe Namespaces and Pods, some with labels other than their own; None leaves a Pod out."""
+    """Return Namespaces and Pods, some with other labels than the default ones; None leaves a Pod out."""
     own: dict[str, dict[str, str] | None] = {path: _LABELS.get(path, {"app": "caller"}) for path in PODS}
     labels = {name: {"ns": name, "team": "blue"} for name in ("shop", "east", "west")} | dict(namespaces or {})
     found = [namespace_document(name, given) for name, given in labels.items()]
@@ -84,17 +84,17 @@ def world(
 
 @contextlib.contextmanager
 def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[ManifestLab]:
-    """Build it: `world()` in a file of that name."""
+    """Build the lab, with `world()` in world.yaml."""
     nodes, _, outside = grid(attachment)
     with running_lab(folder, nodes, tuple(PODS.values()), outside) as lab:
         for path in PODS:
-            _hasten(lab.pod(path))
+            _shorten_rto(lab.pod(path))
         lab.apply("world", *world())
         yield lab
 
 
-def _hasten(namespace: str) -> None:
-    """Have TCP repeat after 20 ms at first instead of 200: nobody here is far away."""
+def _shorten_rto(namespace: str) -> None:
+    """Set TCP's minimum retransmission timeout to 20 ms instead of 200: round trips are short here."""
     lines = []
     for family, everywhere in zip(FAMILIES, ("0.0.0.0/0", "::/0"), strict=True):
         command = ["ip", "-n", namespace, f"-{family}", "-json", "route", "show", "default"]
@@ -104,7 +104,7 @@ def _hasten(namespace: str) -> None:
 
 
 def present(lab: ManifestLab, documents: Iterable[Document], policies: Sequence[Document]) -> None:
-    """Have the agents enforce just these, and have nothing left to do."""
+    """Replace all objects but the nodes, and wait until the agents enforce the new ones."""
     lab.cluster.place("world.yaml", as_text(documents))
     if policies:
         lab.cluster.place("policies.yaml", as_text(policies))
@@ -123,7 +123,7 @@ def line(
     port: int = PORT,
     answered: bool = True,
 ) -> StreamPlan:
-    """Plan a connection between two Pods, written `east/near > shop/db`."""
+    """Return the plan of a connection between two Pods, written `east/near > shop/db`."""
     client, _, server = ends.partition(" > ")
     return StreamPlan(
         client=lab.pod(client),
@@ -137,7 +137,7 @@ def line(
 
 
 def every_kind(lab: ManifestLab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
-    """Plan a connection of each kind, the families in turns: TCP and UDP, either end speaking, UDP never answered."""
+    """Plan a connection of each kind, alternating families: TCP and UDP, either end sends, UDP never answered."""
     other: Family = 6 if first == 4 else 4
     yield line(lab, ends, "tcp", "client", first)
     yield line(lab, ends, "tcp", "server", other)
@@ -147,12 +147,12 @@ def every_kind(lab: ManifestLab, ends: str, first: Family = 4) -> Iterator[Strea
 
 
 def suspected_at(agent: LabAgent) -> float:
-    """Return when an agent last committed that somebody is under re-check."""
+    """Return when an agent last committed addresses under re-check, by time.monotonic()."""
     return float(agent.ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"])
 
 
 def dropped(agent: LabAgent) -> int:
-    """Count the packets by which servers tried to go on without a conntrack entry."""
+    """Return the number of dropped packets of revoked connections: replies without a conntrack entry."""
     found = re.search(r"packets (\d+)", agent.nft("list", "counter", "inet", "nfagent", "drop/revoked"))
     assert found is not None
     return int(found[1])
@@ -175,10 +175,10 @@ def entries_at(lab: ManifestLab, node: str) -> list[ConntrackEntry]:
 
 
 class Watch:
-    """Connections that talk, and what a change did to them.
+    """Connections with traffic, and the effect of a change on them.
 
-    ended:     those that the change is to end, each with the node whose agent does
-    kept:      those that it leaves alone
+    ended:     those that the change must end, each with the node whose agent ends it
+    kept:      those that must go on
     committed: when each of these agents had committed the change, by time.monotonic()
     """
 
@@ -188,30 +188,32 @@ class Watch:
         self.committed: dict[str, float] = {}
 
     def wait_for(self, more: int) -> None:
-        """Return when of every connection so many packets more have arrived."""
+        """Wait until this many more packets of every connection have arrived."""
         TrafficStreams.wait_for(more, *self.ended, *self.kept)
 
     def wait_until_sent(self, more: int) -> None:
-        """Return when on every connection so many packets more were sent."""
+        """Wait until this many more packets of every connection were sent."""
         TrafficStreams.wait_until_sent(more, *self.ended, *self.kept)
 
     def through(self, lab: ManifestLab, change: Callable[[], object]) -> None:
-        """Make a change, and watch until everything is calm, and on for some packets."""
+        """Make a change, wait until no address is under re-check, and for some more packets."""
         self.wait_for(_HEARD)
         began = time.monotonic()
         change()
         agents = {node: lab.cluster.agent(node) for node in set(self.ended.values())}
         wait_until(lambda: all(suspected_at(agent) > began for agent in agents.values()))
         self.committed = {node: suspected_at(agent) for node, agent in agents.items()}
-        assert all(when > began for when in self.committed.values()), "nobody was put under re-check"
+        assert all(when > began for when in self.committed.values()), "no address was put under re-check"
         lab.cluster.calm()
         self.watch_on()
 
     def watch_on(self) -> None:
-        """Return when those that ended tried on for a while, and the others have gone on."""
+        """Wait for further packets: sent on the ended connections, arrived on the others."""
         wanted = {talk: talk.sent + LATER[talk.line.protocol] for talk in self.ended}
         wait_until(lambda: all(talk.sent >= enough for talk, enough in wanted.items()))
-        assert [str(talk.line) for talk, enough in wanted.items() if talk.sent < enough] == [], "nobody speaks"
+        assert [str(talk.line) for talk, enough in wanted.items() if talk.sent < enough] == [], (
+            "a connection sends no more"
+        )
         TrafficStreams.wait_for(_HEARD, *self.kept)
 
     @property
@@ -226,7 +228,7 @@ class Watch:
 
     @property
     def lossy(self) -> list[str]:
-        """Name the connections that were to go on and lost a packet; TCP repeats, and has gone on."""
+        """Describe the kept connections that lost a UDP packet; TCP retransmits lost ones."""
         found = []
         for talk in self.kept:
             numbers = talk.numbers() if talk.line.protocol == "udp" else []
@@ -236,13 +238,13 @@ class Watch:
         return found
 
     def tracked(self, lab: ManifestLab) -> dict[TrafficStream, set[str]]:
-        """Name the nodes that still know each connection."""
+        """Return the nodes that have a conntrack entry of each connection."""
         known: dict[TrafficStream, set[str]] = {talk: set() for talk in (*self.ended, *self.kept)}
         owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
         for plan in lab.fabric.nodes.values():
             owners |= dict.fromkeys(plan.addresses, lab.fabric.node_namespace(plan.name))
         for node in lab.fabric.nodes:
-            # Ports of clients are used again, also while conntrack remembers who had them before.
+            # Client ports are used again while conntrack still has the entry of an earlier connection.
             found = {
                 (owners.get(one.client), one.client_port, owners.get(one.server), one.server_port, one.protocol, family)
                 for one in entries_at(lab, node)
@@ -256,7 +258,7 @@ class Watch:
         return known
 
     def mistracked(self, lab: ManifestLab) -> list[str]:
-        """Name the ended connections that conntrack still knows, and the others that it doesn't."""
+        """Describe the ended connections with a conntrack entry, and the kept ones without."""
         tracked = self.tracked(lab)
         left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
         missing = {talk: passed(lab, talk.line) - tracked[talk] for talk in self.kept}

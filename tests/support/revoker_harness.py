@@ -1,4 +1,4 @@
-"""A world for the revoker: policies, connections and rules that behave, and a clock that a test moves."""
+"""Fakes of the revoker's dependencies: policies, conntrack table, rules, and a clock that a test moves."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from nfagent.policy.evaluator import Flow
 from tests.support.ctnetlink_dump import GRE, Connection, entry_body, tuple_members
 
 TURNS = 30
-"""Turns of the event loop in which everything that can happen at once has happened."""
+"""Turns of the event loop in which all tasks that can run have run."""
 PATIENCE = 10.0
 ESP = 50
 NEAR, FAR, OTHER, DB, SERVICE = "10.0.1.1", "10.0.2.1", "10.0.2.2", "10.0.1.9", "10.96.0.1"
 NEAR6, DB6 = "fd00::1", "fd00::9"
 WAY: Element = (DB, "tcp", 5432, NEAR, 40_000)
-"""Of the packets of `entry()`'s server."""
+"""The reply tuple of `entry()`."""
 
 
 def entry(
     client: str = NEAR, server: str = DB, *, called: str = "", protocol: int = TCP, port: int = 40_000, at: int = 5432
 ) -> ConntrackEntry:
-    """Return what the kernel tells of a connection; at: the port that is called, where it isn't the server's."""
+    """Return a conntrack entry; at: the destination port, where it isn't the server's."""
     numbered = protocol not in {ICMP, ICMPV6, GRE, ESP}
     connection = Connection(
         client=client,
@@ -46,20 +46,20 @@ def entry(
 
 
 def masqueraded(found: ConntrackEntry, address: str, port: int) -> ConntrackEntry:
-    """Have a connection's answers go to a node's address, in the place of the client's."""
+    """Return the entry of a masqueraded connection: its replies go to a node's address."""
     members = tuple_members(found.server, address, found.protocol, (found.server_port, port), request=False)
     return msgspec.structs.replace(found, reply=b"".join(members))
 
 
 class World:
-    """Policies, connections and rules, with a journal of what was done to them in which order.
+    """Policies, a conntrack table and rules, with a journal of the calls in their order.
 
     denied:    the clients that policies deny
-    own:       this machine's addresses; asked: those about which that was asked
-    recheck:   suspects, each with the number of its last change
-    faults:    what fails the next times that it is done: 'look', 'block' or 'delete'
-    meanwhile: what happens elsewhere while something is done, or 'judge'
-    room:      set of ways -> how many it has room for; any number where it isn't named
+    own:       this machine's addresses; asked: the addresses that were looked up
+    recheck:   addresses to check again, each with the number of its last change
+    faults:    the next calls that fail: 'look', 'block' or 'delete', with the error
+    meanwhile: called during each of these calls, and with 'judge'
+    room:      set of reply tuples -> its size; unlimited where it isn't named
     """
 
     def __init__(self, *entries: ConntrackEntry, denied: Iterable[str] = (), suspects: Iterable[str] = ()) -> None:
@@ -112,7 +112,7 @@ class World:
             self.blocked.update(command.elements)
 
     def forget_ways(self) -> None:
-        """Have all ways been silent for so long that no set remembers them."""
+        """Expire all reply tuples of the sets."""
         self._remembered.clear()
 
     @property
@@ -137,9 +137,9 @@ class World:
 
 
 class RevokerClock:
-    """Time that passes while somebody waits, or when a test says so.
+    """Time that passes during a wait, or when a test moves it.
 
-    most: how many pauses end; those behind them last
+    most: number of pauses that end; later ones don't
     """
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class RevokerClock:
 
 
 class RevokerHarness:
-    """A revoker in its world."""
+    """A revoker with its fakes."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -180,16 +180,16 @@ class RevokerHarness:
             await asyncio.sleep(0)
 
     async def rounds(self, number: int) -> None:
-        """Commit, and have so many rounds, and no more."""
+        """Commit, and run this many rounds, and no more."""
         self.clock.most = len(self.clock.pauses) + number - 1
         await self.commit(rests=number)
 
     async def commit(self, rests: int = 1) -> None:
-        """Commit, and wait until the revoker has rested so many times."""
+        """Commit, and wait until the revoker has paused this many times."""
         wanted = len(self.clock.pauses) + rests
         self.revoker.committed()
         async with asyncio.timeout(PATIENCE):
-            while len(self.clock.pauses) < wanted:  # noqa: ASYNC110 - threads work, and nobody tells when they are done
+            while len(self.clock.pauses) < wanted:  # noqa: ASYNC110 - its threads have no event for their end
                 await asyncio.sleep(0)
         await self.turn()
 

@@ -1,4 +1,4 @@
-"""A server of HTTP on loopback that answers by a script, and fails by it: cuts, resets, falls silent, is away.
+"""An HTTP server on loopback that answers after a script, with faults: cut, reset, silent or refused connections.
 
 A step answers one request of its path whose query has what it names; steps of a path are used in their order. What has
 no step left gets no answer, and its connection stays open: a watch on which nothing happens.
@@ -20,7 +20,7 @@ DEADLINE = 60.0
 """Seconds after which a wait has failed."""
 
 Fault: TypeAlias = Literal["cut", "reset", "silent"]
-"""What a body may end in: FIN in its middle, RST, or nothing more."""
+"""The end of a body: a FIN in its middle, a RST, or no more bytes."""
 
 Part: TypeAlias = bytes | asyncio.Event | Fault
 """Bytes, one HTTP chunk; an event that is waited for; or a fault, which is the last."""
@@ -29,7 +29,7 @@ _LONGEST_HEAD = 65_536
 
 
 class Bell:
-    """Rings when something has happened that somebody may wait for."""
+    """Wakes a waiting test after each event."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
@@ -38,7 +38,7 @@ class Bell:
         self._rung.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds; it is looked at after every ring."""
+        """Wait until a condition holds; it is checked after every ring."""
         async with asyncio.timeout(DEADLINE):
             while not condition():
                 self._rung.clear()
@@ -46,7 +46,7 @@ class Bell:
 
 
 class ReceivedRequest(msgspec.Struct):
-    """A request that came in."""
+    """A request that the server received."""
 
     method: str
     path: str
@@ -55,7 +55,7 @@ class ReceivedRequest(msgspec.Struct):
 
 
 class ScriptedReply(msgspec.Struct):
-    """How one request is answered; a headless one without so much as a status, lasting ones more than one."""
+    """The response to one request; headless: without a status line; lasting: for any number of requests."""
 
     path: str
     query: dict[str, str]
@@ -90,15 +90,15 @@ class HttpScript:
         headers: dict[str, str] | None = None,
         lasting: bool = False,
     ) -> None:
-        """Add a step; a lasting one answers whatever has no other step."""
+        """Add a response; a lasting one answers all requests of the path without another response."""
         self._steps.append(ScriptedReply(path, query or {}, status, headers or {}, parts, lasting=lasting))
 
     def drop(self, path: str, fault: Fault) -> None:
-        """Answer whatever has no other step with a fault alone, not even a status line."""
+        """Answer requests without another response by a fault alone, without a status line."""
         self._steps.append(ScriptedReply(path, {}, 0, {}, (fault,), headless=True, lasting=True))
 
     def unready(self) -> None:
-        """Answer from now on that the server isn't ready, whatever was to be answered."""
+        """Answer /readyz with status 500 from now on."""
         self._steps = [step for step in self._steps if step.path != "/readyz"]
         self.on("/readyz", b"[-]poststarthook failed", status=500, lasting=True)
 
@@ -112,12 +112,12 @@ class HttpScript:
         return self.of(path)[number - 1]
 
     async def listen(self) -> None:
-        """Begin to listen, at the port that it had before."""
+        """Listen, on the same port as before."""
         self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_LONGEST_HEAD)
         self.port = self._listening.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Stop listening, and reset whatever is connected."""
+        """Stop listening, and reset all connections."""
         if self._listening is not None:
             self._listening.close()
             await self._listening.wait_closed()
@@ -146,7 +146,7 @@ class HttpScript:
         step = self._step(asked)
         self._bell.ring()
         if step is None:
-            await reader.read()  # until the other side ends it
+            await reader.read()  # until the peer closes the connection
             return False
         if not step.headless:
             head = {"Transfer-Encoding": "chunked", "Content-Type": "application/json", **step.headers}
@@ -185,7 +185,7 @@ class HttpScript:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection by RST: what lies in buffers is lost."""
+    """Close a connection by RST: buffered bytes are lost."""
     found = writer.get_extra_info("socket")
     if found is not None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

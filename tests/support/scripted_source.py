@@ -1,4 +1,4 @@
-"""An agent's source before a scripted API server. Time is the test's own, and so are the lots."""
+"""An agent's informers with a scripted API server; the test controls time and jitter."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BY_KIND = {resource.kind: resource for resource in RESOURCES}
 PODS, POLICIES, EGRESS = BY_KIND["Pod"], BY_KIND["NetworkPolicy"], BY_KIND["EgressNATPolicy"]
 EGRESS_POLICY = {"metadata": {"name": "e", "resourceVersion": "6"}, "spec": {"action": "NoSNAT", "destinations": []}}
 PATIENT = 60.0
-"""Seconds of silence that no test reaches."""
+"""A read timeout, in seconds, that no test reaches."""
 
 GONE = status(410, "Expired", "too old resource version")
 A, B, C = pod("a", 1), pod("b", 2), pod("c", 6)
 
 
 class HandClock:
-    """Time that passes when the test says so. `pauses` is every wait, in order, as long as it is meant to be."""
+    """Time that a test advances. `pauses`: the duration of every wait, in order."""
 
     def __init__(self, bell: Bell) -> None:
         self.now = 1000.0
@@ -39,7 +39,7 @@ class HandClock:
         return self.now
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        assert not event.is_set(), "nobody ends these pauses"
+        assert not event.is_set(), "no event ends these pauses"
         if seconds <= 0:
             await asyncio.sleep(0)
             return False
@@ -59,17 +59,17 @@ class HandClock:
 
     @property
     def sleeps(self) -> bool:
-        """Return whether anybody waits."""
+        """Whether a task waits."""
         return bool(self._sleeping)
 
     async def paused(self, number: int) -> float:
-        """Wait for the first, second, ... pause, and tell how long it is."""
+        """Wait for the first, second, ... pause; return its duration."""
         await self._bell.until(lambda: len(self.pauses) >= number)
         return self.pauses[number - 1]
 
 
 class Stage:
-    """One agent before one scripted server, and what it holds. Satisfies following.Taker."""
+    """The informers of one agent, a scripted server and a recording sink. Satisfies informers.EventSink."""
 
     def __init__(self, script: HttpScript, bell: Bell, nodes: int = 10) -> None:
         self.script = script
@@ -97,16 +97,16 @@ class Stage:
         await self.bell.until(lambda: self.holder.names == names)
 
     async def comes(self, condition: Callable[[], bool]) -> None:
-        """Wait for something, through all the pauses before it."""
+        """Wait for a condition; end all pauses before it."""
         for _ in range(200):
             if condition():
                 return
             await self.bell.until(lambda: self.clock.sleeps or condition())
             self.clock.advance(5)
-        raise AssertionError("it didn't come in a thousand seconds")
+        raise AssertionError("the condition wasn't met in 1000 s")
 
     def begins(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin something whose end can be waited for by `comes`."""
+        """Start a task whose end `comes` can wait for."""
         begun = asyncio.create_task(what)
         begun.add_done_callback(lambda _: self.bell.ring())
         return begun
@@ -126,7 +126,7 @@ def api_server(script: HttpScript) -> ApiClient:
 async def waiting(
     *resources: Resource, nodes: int = 10, lot: float = 0.5, silence: float = PATIENT
 ) -> AsyncIterator[tuple[Stage, Informers]]:
-    """Put a source before a scripted server that is ready; it doesn't run yet."""
+    """Create informers with a scripted server that is ready; they don't run yet."""
     bell = Bell()
     async with http_script(bell) as script:
         script.on("/readyz", b"ok", lasting=True)
@@ -146,7 +146,7 @@ async def running(source: Informers) -> AsyncIterator[None]:
     task = asyncio.create_task(source.run())
     try:
         yield
-        assert not task.done(), "following ended"
+        assert not task.done(), "the informers ended"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

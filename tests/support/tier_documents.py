@@ -1,4 +1,4 @@
-"""Documents of the tier kinds that are good but for what a test is about, and what becomes of a rule with a fault."""
+"""Valid documents of the tier kinds but for the tested field, and the decoded form of an invalid rule."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from nfagent.model.weighted_cache import WeightedCache
 
 ROUNDS = 500
 MOST_BYTES = 3 * 1024 * 1024
-"""What caches may hold, whatever has come and gone."""
+"""Caches stay bounded after many different keys."""
 
 
 def test_memory_does_not_grow_with_objects_that_come_and_go() -> None:
@@ -39,7 +39,7 @@ def test_a_round_of_the_churn_is_one_of_each_kind_and_like_no_other() -> None:
 
 
 class RecordingFunction:
-    """A function that notes which keys it was asked for."""
+    """A function that records its arguments."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []

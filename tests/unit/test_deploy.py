@@ -111,7 +111,7 @@ def test_kubectl_explain_has_words_for_every_field(definition: Document) -> None
     assert "description" in schema
 
 
-def test_nobody_may_change_more_than_events_conditions_and_one_lease() -> None:
+def test_the_rbac_rules_allow_writing_events_conditions_and_one_lease_only() -> None:
     roles = [found for found in documents(DEPLOY / "rbac.yaml") if found["kind"] in {"Role", "ClusterRole"}]
     written = {
         (found["metadata"].get("namespace", ""), resource, verb)

@@ -119,7 +119,7 @@ def asked(section: str, option: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_whatever_setup_cfg_asks_for_is_locked_and_what_builds_it(lock: str) -> None:
+def test_every_requirement_of_setup_cfg_and_of_the_build_is_locked(lock: str) -> None:
     wanted = asked("options", "install_requires") + [Requirement(line) for line in BUILD]
     if lock == "requirements-dev.txt":
         wanted += asked("options.extras_require", "dev")
@@ -129,7 +129,7 @@ def test_whatever_setup_cfg_asks_for_is_locked_and_what_builds_it(lock: str) -> 
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_whatever_a_locked_package_asks_for_is_locked(lock: str) -> None:
+def test_every_requirement_of_a_locked_package_is_locked(lock: str) -> None:
     """As the packages that are installed here say."""
     found = locked(lock)
     texts = [(name, text) for name in found for text in metadata.requires(name) or ()]
