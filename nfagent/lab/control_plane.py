@@ -2,7 +2,7 @@
 
     with ControlPlane(scratch) as plane:                       # on 127.0.0.1
         plane.client().put(document)
-        plane.kubeconfig("nobody")                             # for nfagent and kubectl
+        plane.kubeconfig("admin")                              # for nfagent and kubectl
         plane.kill(); plane.start()                            # etcd keeps all objects meanwhile
 
     with ControlPlane(scratch, address="192.0.2.250", netns=topology.outside_namespace("api")) as plane:

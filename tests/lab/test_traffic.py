@@ -146,7 +146,7 @@ def test_an_udp_packet_passes_when_it_is_sent_however_late_it_arrives(fabric: Ne
         assert len(sent) == len(arrivals)
         assert all(before < after for before, after in zip(sent, arrivals, strict=True))
         assert stream.passed_after(committed) == [when for when in sent if when > committed]
-        assert 20 <= len(stream.passed_after(committed)) + 1 < len(sent)
+        assert 0 < len(stream.passed_after(committed)) < len(sent)
 
 
 @pytest.mark.usefixtures("node")

@@ -62,7 +62,7 @@ def fill(namespace: str) -> None:
 
 
 def create(connections: int) -> None:
-    """Put so many UDP connections to SERVER, or a few more, into the table of this thread's namespace."""
+    """Add at least this many UDP connections to SERVER to the table of this thread's namespace."""
     batch = b"".join(_connection(port) for port in range(1024, 1024 + _BATCH))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, codec.NETLINK_NETFILTER) as sock:
         for number in range(-(-connections // _BATCH)):

@@ -1,7 +1,7 @@
 """Services as nft rules in tables of their own, as in kube-proxy's nftables mode.
 
-A table per family: destinations are translated in prerouting and output, and what has to come back through this node
-is marked there and masqueraded in postrouting.
+A table per family: destinations are translated in prerouting and output, and connections whose replies must
+come back through this node are marked there and masqueraded in postrouting.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An HTTP server on loopback that answers after a script, with faults: cut, reset, silent or refused connections.
 
-A step answers one request of its path whose query has what it names; steps of a path are used in their order. What has
-no step left gets no answer, and its connection stays open: a watch on which nothing happens.
+Each response answers one request with its path and query; those of a path are used in their order. A request
+without one gets no answer, and its connection stays open, as a watch without events.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 DEADLINE = 60.0
-"""Seconds after which a wait has failed."""
+"""Seconds after which a wait fails."""
 
 Fault: TypeAlias = Literal["cut", "reset", "silent"]
 """The end of a body: a FIN in its middle, a RST, or no more bytes."""
@@ -67,7 +67,7 @@ class ScriptedReply(msgspec.Struct):
 
 
 class HttpScript:
-    """The server. `asked` is every request, in the order in which they came."""
+    """The server; `asked`: all requests in the order of arrival."""
 
     def __init__(self, bell: Bell) -> None:
         self.asked: list[ReceivedRequest] = []
@@ -141,7 +141,7 @@ class HttpScript:
             writer.close()
 
     async def _answer(self, asked: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer a request; tell whether the connection goes on."""
+        """Answer a request; return whether the connection stays open."""
         self.asked.append(asked)
         step = self._step(asked)
         self._bell.ring()
@@ -203,7 +203,7 @@ async def _read_head(reader: asyncio.StreamReader) -> ReceivedRequest:
 
 @asynccontextmanager
 async def http_script(bell: Bell | None = None) -> AsyncIterator[HttpScript]:
-    """Run a server; nothing of it is left at the end."""
+    """Run a server; close its socket and connections at the end."""
     server = HttpScript(bell or Bell())
     await server.listen()
     try:
