@@ -99,7 +99,7 @@ class TcpFlow(LabFlow):
         self._received = b""
 
     def prepare(self) -> None:
-        """Take a source port."""
+        """Bind to the next source port."""
         self._bind()
 
     def send(self, nonce: int) -> None:
@@ -141,7 +141,7 @@ class UdpFlow(LabFlow):
         super().__init__(address, port, socket.SOCK_DGRAM)
 
     def prepare(self) -> None:
-        """Take a source port."""
+        """Bind to the next source port."""
         self._bind()
         self.sock.connect((self.address, self.port))
 
@@ -162,7 +162,7 @@ class SctpFlow(LabFlow):
         self._source_port = _next_port()
 
     def prepare(self) -> None:
-        """Let the raw socket receive only what this one peer sends."""
+        """Connect the raw socket, so that it receives from this peer only."""
         self.sock.connect((self.address, 0))
 
     def send(self, nonce: int) -> None:
@@ -185,7 +185,7 @@ class IcmpFlow(LabFlow):
         self._identifier = _next_port()
 
     def prepare(self) -> None:
-        """Let the raw socket receive only what this one peer sends."""
+        """Connect the raw socket, so that it receives from this peer only."""
         self.sock.connect((self.address, 0))
 
     def send(self, nonce: int) -> None:

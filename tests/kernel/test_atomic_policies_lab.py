@@ -53,7 +53,7 @@ def transactions(lab: ManifestLab) -> int:
 
 
 def lost_while_it_settles(lab: ManifestLab) -> int:
-    """Make new connections from x/b to x/a, one after the other, until the policies are in force; count the lost."""
+    """Connect from x/b to x/a again and again until the policies are enforced; count the failed ones."""
     agent = lab.cluster.agent("n1")
     probe, lost, done = Probe(lab.pod("x/b"), lab.address("x/a", 4), "tcp", 80), 0, False
     while not done:

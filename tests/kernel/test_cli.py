@@ -160,7 +160,7 @@ class AgentSite:
             assert time.monotonic() < end, "the agent never noticed"
 
     def drop_a_packet(self) -> None:
-        """Have the Pod call its node, which its policy denies."""
+        """Send a datagram from the Pod to its node, which its policy denies."""
         program = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.0.254', 9))"
         subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
 
@@ -193,7 +193,7 @@ class AgentProcess:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[AgentSite]:
-    """Put the test's thread, and the processes it starts, into a namespace that a Pod is attached to by veth."""
+    """Enter a network namespace that a Pod is attached to by veth, with this thread and its processes."""
     node, pod = (f"nfagent-cli-{word}-{uuid4().hex[:8]}" for word in ("node", "pod"))
     made: list[str] = []
     try:
@@ -245,7 +245,7 @@ def test_only_root_may_connect_to_the_socket(site: AgentSite) -> None:
         assert "only root may ask the agent; use sudo" in done.stderr
 
 
-def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_comparison(site: AgentSite) -> None:
+def test_a_start_compares_the_table_once_and_own_commits_cause_no_other_comparison(site: AgentSite) -> None:
     with site.agent():
         (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", "5433"))
         end = time.monotonic() + DEADLINE
@@ -394,7 +394,7 @@ def test_a_folder_that_is_named_answers_instead_of_the_agent(site: AgentSite) ->
         assert not site.ask("dump", "diff", "--manifests", str(other), "--node", "node-a", code=1)["equal"]
 
 
-def test_a_second_agent_is_refused_and_told_of_the_first(site: AgentSite) -> None:
+def test_a_second_agent_is_refused_with_the_process_id_of_the_first(site: AgentSite) -> None:
     with site.agent() as agent:
         done = site.nfagent(*site.running)
         assert done.returncode == 2
@@ -435,7 +435,7 @@ def test_cleanup_is_refused_while_an_agent_runs(site: AgentSite) -> None:
         assert site.said("dump", "diff").startswith("equal")
 
 
-def test_cleanup_says_what_it_removed_and_touches_no_other_table(site: AgentSite) -> None:
+def test_cleanup_prints_what_it_removed_and_changes_no_other_table(site: AgentSite) -> None:
     nft("add table inet neighbour; add chain inet neighbour kept; add rule inet neighbour kept accept")
     neighbour = nft("list", "table", "inet", "neighbour")
     with site.agent() as agent:
@@ -511,7 +511,7 @@ def test_check_warns_of_a_verdict_log_group_that_another_program_reads(site: Age
     assert "set another group" in netlink["mend"]
 
 
-def test_check_names_an_agent_that_is_not_ours(site: AgentSite) -> None:
+def test_check_reports_an_agent_of_another_program(site: AgentSite) -> None:
     with site.agent() as agent:
         site.environment["NFAGENT_RUNTIME_DIR"] = str(site.folder / "elsewhere")
         found = results(site, 2)
@@ -522,7 +522,7 @@ def test_check_names_an_agent_that_is_not_ours(site: AgentSite) -> None:
 @pytest.mark.parametrize(
     "taken", [["--bounding-set", "-net_admin"], [*WITHOUT_ROOT, *READING]], ids=["capability", "root"]
 )
-def test_without_privileges_check_and_run_say_what_is_missing(site: AgentSite, taken: list[str]) -> None:
+def test_without_privileges_check_and_run_name_the_missing_ones(site: AgentSite, taken: list[str]) -> None:
     before = ["setpriv", *taken]
     found = results(site, 2, before)
     assert found["privileges"]["result"] == "FAIL"

@@ -39,7 +39,7 @@ MANY = tuple(f"10.0.{number // 200}.{number % 200}" for number in range(257))
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread, and those that it starts, into a network namespace of its own."""
+    """Enter a new network namespace with this thread and its threads."""
     with own_namespace("turns"):
         yield
 
@@ -69,7 +69,7 @@ class TimedCommits:
         self._number = 0
 
     async def commit(self, takes: float = QUICK, *, sets: int = 1) -> list[str]:
-        """Make some sets; give where that was timed."""
+        """Commit some sets; return the threads in which that was timed."""
         self.takes = takes
         first, self._number = self._number, self._number + sets
         names = (f"made{number}" for number in range(first, first + sets))
@@ -111,7 +111,7 @@ def scenario(body: Callable[[TimedCommits], Coroutine[Any, Any, None]]) -> Calla
 
 
 @scenario
-async def test_a_short_commit_goes_on_the_loop_while_the_last_one_was_quick(stage: TimedCommits) -> None:
+async def test_a_short_commit_runs_on_the_loop_while_the_last_one_was_quick(stage: TimedCommits) -> None:
     assert await stage.commit() == [THREAD], "nothing is known yet"
     assert await stage.commit() == [LOOP]
     assert await stage.commit(SLOW) == [LOOP]
@@ -139,7 +139,7 @@ LONG = "x" * 200
         ),
     ],
 )
-def test_long_ones_go_in_the_thread_and_say_nothing_about_short_ones(long: Transaction) -> None:
+def test_long_commits_run_in_the_thread_and_do_not_count_for_short_ones(long: Transaction) -> None:
     async def body(stage: TimedCommits) -> None:
         stage.kernel.apply_now((AddChain("stays", Chain()),))
         await stage.commit()

@@ -65,7 +65,7 @@ def test_what_is_refused_is_not_denied(lab: ConformanceLab) -> None:
     assert [failure.found for failure in result.failures] == ["refused: Connection refused"]
 
 
-def test_a_step_that_cannot_be_made_is_a_failure_and_says_why(lab: ConformanceLab) -> None:
+def test_a_step_that_fails_is_a_failure_with_its_reason(lab: ConformanceLab) -> None:
     content = small.content()
     content["cases"][0]["steps"][1]["apply"][0]["status"]["podIPs"] = [{"ip": "10.64.1.11"}, {"ip": "2001:db8:0:b::b"}]
     suite = read("small", content)

@@ -75,7 +75,7 @@ End: TypeAlias = tuple[str, int]
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own, in which loopback is tracked."""
+    """Enter a new network namespace with this thread, with connection tracking on loopback."""
     name = f"nfagent-conntrack-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -448,7 +448,7 @@ def test_another_network_namespace_is_not_seen(stack: ExitStack) -> None:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_without_the_capability_it_says_what_to_do(connections: ConntrackClient, stack: ExitStack) -> None:
+def test_without_the_capability_the_error_has_a_hint(connections: ConntrackClient, stack: ExitStack) -> None:
     udp(stack, (CLIENT4, 1), (SERVER4, 9), (SERVER4, 9))
     udp(stack, (CLIENT4, 2), (SERVER4, 10), (SERVER4, 10))
     entries = connections.entries(frozenset({CLIENT4}))

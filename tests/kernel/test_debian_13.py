@@ -62,7 +62,7 @@ def root() -> Path:
 
 
 def built() -> Path:
-    """Make the folder. What debootstrap mounts is in a mount namespace that ends with it."""
+    """Create the folder. debootstrap's mounts are in a mount namespace that ends with it."""
     debootstrap = shutil.which("debootstrap")
     if debootstrap is None:
         pytest.skip("debootstrap is missing; run: apt-get install debootstrap")

@@ -63,7 +63,7 @@ def server(fabric: NetnsTopology, path: EbpfPath) -> int:
 def reached(
     fabric: NetnsTopology, servers: Listeners, source: tuple[str, str] = CLIENT, to: tuple[str, str] = SERVER
 ) -> Reach:
-    """Tell which of the ports are reached, by family."""
+    """Return the ports that are reached, for each family."""
     found: Reach = {}
     probes = {
         Probe(fabric.pod_namespace(*source), address, protocol, port): (6 if ":" in address else 4)
@@ -149,7 +149,7 @@ def test_an_identity_that_moves_takes_its_rights_along(
     assert reached(fabric, servers) == NOTHING, "the longer prefix is the closer one"
 
 
-def test_egress_and_ingress_are_judged_apart(
+def test_egress_and_ingress_have_separate_verdicts(
     fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "egress", CLIENTS, 80, "tcp")
@@ -192,7 +192,7 @@ def test_nothing_is_left_after_it(fabric: NetnsTopology, servers: Listeners) -> 
     path.close()
 
 
-def test_it_ends_well_where_the_lab_is_gone_before_it() -> None:
+def test_closing_after_the_lab_is_down_succeeds() -> None:
     if lack := ebpf_baseline.missing():
         pytest.skip(lack)
     nodes, pods, _ = grid(nodes=1)
@@ -204,12 +204,12 @@ def test_it_ends_well_where_the_lab_is_gone_before_it() -> None:
     assert descriptors() == []
 
 
-def test_a_pod_that_isn_t_there_is_said() -> None:
+def test_a_missing_pod_is_an_error() -> None:
     with pytest.raises(KernelError, match="no eth0 in nowhere"):
         link_of("nowhere")
 
 
-def test_before_it_is_loaded_it_says_how() -> None:
+def test_use_before_loading_raises_with_a_hint() -> None:
     with pytest.raises(UsageError, match="`with` block"):
         EbpfPath("nowhere").identify("10.0.0.1", 7)
 

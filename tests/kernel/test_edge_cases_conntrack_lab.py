@@ -93,7 +93,7 @@ def test_31_under_deny_egress_an_answer_to_udp_from_before_the_policy_passes(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("client", OTHERS, ids=PLACES)
-def test_31_under_deny_egress_a_tcp_server_goes_on_speaking_to_a_client_from_before(
+def test_31_under_deny_egress_a_tcp_server_goes_on_sending_to_an_earlier_client(
     lab: ManifestLab, held: contextlib.ExitStack, client: str, family: Family
 ) -> None:
     listener = held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
@@ -147,7 +147,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def finish(sock: socket.socket) -> None:
-    """Say by a FIN that nothing more will come."""
+    """Send a FIN."""
     sock.shutdown(socket.SHUT_WR)
 
 
@@ -159,7 +159,7 @@ def go_on(sock: socket.socket) -> None:
 def late(
     lab: ManifestLab, held: contextlib.ExitStack, server: tuple[str, str], act: Callable[[socket.socket], None]
 ) -> list[Arrival]:
-    """Let x/a connect, have its node forget that, act; give what came to the server's place and address after that."""
+    """Connect from x/a, delete the conntrack entries on its node, act; return the packets that arrive afterwards."""
     namespace, address = name_of(lab, server[0]), server[1]
     listener = held.enter_context(tcp_listener(namespace, address, OPEN_PORT))
     client = held.enter_context(tcp_connect(lab.pod("x/a"), address, OPEN_PORT))
@@ -181,7 +181,7 @@ def test_33_after_a_connection_is_forgotten_its_pod_s_address_does_not_leave_the
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_33_nor_by_an_error_about_a_connection_that_is_not_known(
+def test_33_nor_by_an_icmp_error_about_an_untracked_connection(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     own, there = lab.address("x/a", family), TRANSLATED[family]
@@ -207,7 +207,7 @@ MOST_ENTRIES = 300_000
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_34_a_masqueraded_connection_is_judged_by_its_pod_s_address_both_ways(
+def test_34_a_masqueraded_connection_meets_policies_by_its_pods_address_in_both_directions(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     restrict(lab, egress=[{"to": blocks(TRANSLATED[family]), "ports": [TCP_OPEN]}])
@@ -219,7 +219,7 @@ def test_34_a_masqueraded_connection_is_judged_by_its_pod_s_address_both_ways(
     assert client.recv(100) == b"an answer"
 
 
-def test_34_where_conntrack_is_full_nothing_new_passes_and_what_is_known_goes_on(
+def test_34_with_a_full_conntrack_table_new_connections_are_dropped_and_tracked_ones_go_on(
     lab: ManifestLab, held: contextlib.ExitStack
 ) -> None:
     """An isolated Pod stays isolated, and nothing leaves untranslated: such packets are dropped before all rules."""

@@ -43,7 +43,7 @@ class Table:
         self.desired.settle()
 
     def happens(self, *documents: Document) -> Ruleset:
-        """Take documents in, tell the kernel what changed, and look at what it holds then."""
+        """Apply documents, commit the changes, and compare the kernel's table."""
         for document in documents:
             item = DECODERS[document["kind"]](document)
             assert item is not None
@@ -51,7 +51,7 @@ class Table:
         return self._told()
 
     def goes(self, document: Document) -> Ruleset:
-        """Take a document away again."""
+        """Delete a document."""
         item = DECODERS[document["kind"]](document)
         assert item is not None
         self.desired.remove(item.ref)
@@ -67,7 +67,7 @@ class Table:
 
 @pytest.fixture
 def table() -> Iterator[Table]:
-    """Put the test's thread, and what it starts, into a network namespace of its own."""
+    """Enter a new network namespace with this thread and its processes."""
     name = f"nfagent-edge-cases-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -86,7 +86,7 @@ def table() -> Iterator[Table]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_11_a_port_with_only_a_protocol_loads_in_every_place_that_it_can_have(table: Table) -> None:
+def test_11_a_port_with_only_a_protocol_loads_in_every_kind_of_rule(table: Table) -> None:
     ports: list[Document] = [{}, {"protocol": "TCP"}, {"protocol": "UDP"}, {"protocol": "SCTP"}]
     peers: list[list[Document]] = [[], [{"podSelector": {}}], cidrs("10.0.0.0/8", "fd00::/8")]
     rules = [(who, some) for who in peers for some in (*([one] for one in ports), ports)]
@@ -126,7 +126,7 @@ def test_21_names_of_every_length_have_their_comments_and_prefixes_read_back_who
     assert longest == 127
 
 
-def test_21_a_policy_that_can_not_be_read_holds_up_no_other(table: Table) -> None:
+def test_21_an_unreadable_policy_delays_no_other(table: Table) -> None:
     bad = policy("shop/bad", labelled(app="other"), types=BOTH, ingress=[{"from": cidrs("10.0.0.0/33")}])
     good = policy("shop/good", labelled(app="web"), types=BOTH, ingress=[{"from": cidrs("10.0.0.0/8")}])
     found = table.happens(bad, pod("shop/other", "a", 13, app="other"), good)
@@ -211,7 +211,7 @@ def test_ranges_of_one_set_come_and_go_in_any_order(table: Table, ranges: list[s
             assert "nonmasq4" in found.sets
 
 
-def test_24_ranges_of_addresses_and_of_ports_that_overlap_both_ways_load_and_go(table: Table) -> None:
+def test_24_overlapping_ranges_of_addresses_and_of_ports_are_loaded_and_unloaded(table: Table) -> None:
     spans: list[list[Document]] = [
         [{"port": 80, "endPort": 90}, {"port": 85, "endPort": 95}, {"port": 1, "endPort": 65535}],
         [{"port": 90, "endPort": 100}, {"port": "http"}, {"protocol": "UDP"}],
@@ -244,12 +244,12 @@ def test_25_host_bits_are_read_back_equal_and_compared_as_equal(table: Table) ->
 
 
 def peers_with(address: str, ruleset: Ruleset) -> set[str]:
-    """Name the kinds of peers' sets that hold an address."""
+    """Return the kinds of peers' sets that have an address."""
     held = {name.partition("/") for name, item in ruleset.sets.items() if address in item.elements}
     return {word for word, slash, _ in held if slash}
 
 
-def test_26_a_mapped_address_goes_where_ipv4_addresses_go(table: Table) -> None:
+def test_26_an_ipv4_mapped_address_is_in_the_ipv4_sets(table: Table) -> None:
     mapped = pod("shop/mapped", "a", 77, (port(80, "http"),), app="mapped")
     mapped["status"]["podIPs"] = [{"ip": "::ffff:10.64.0.77"}]
     rules = [{"from": [{"podSelector": {}}], "ports": [{"port": "http"}]}]

@@ -70,7 +70,7 @@ def held(lab: ManifestLab) -> Iterator[contextlib.ExitStack]:
 
 
 def ends(direction: str, peer: str) -> tuple[str, str]:
-    """Say who sends and who gets where x/a is judged in a direction."""
+    """Return sender and receiver of a packet for which a direction of x/a's policies counts."""
     return ("x/a", peer) if direction == "egress" else (peer, "x/a")
 
 
@@ -127,7 +127,7 @@ MTU_OF_PATH = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}  # linu
 
 @contextlib.contextmanager
 def narrowed(lab: ManifestLab, pod: str, family: Family) -> Iterator[None]:
-    """Let the link from the node to a Pod carry less than the others."""
+    """Lower the MTU of the link from the node to a Pod."""
     namespace, name = pod.split("/")
     node = lab.fabric.node_namespace(lab.fabric.pods[namespace, name].node)
     asked = ["ip", "-n", node, "-json", "route", "get", lab.address(pod, family)]
@@ -140,7 +140,7 @@ def narrowed(lab: ManifestLab, pod: str, family: Family) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_36_the_error_that_tells_the_path_s_mtu_reaches_the_sender_of_an_allowed_flow(
+def test_36_a_packet_too_big_error_reaches_the_sender_of_an_allowed_flow(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     restrict(lab, **one_way("egress", {"ports": [TCP_OPEN]}))
@@ -244,7 +244,7 @@ def test_39_any_user_of_the_node_reaches_its_pods(lab: ManifestLab, held: contex
 
 @pytest.fixture
 def _gullible(lab: ManifestLab) -> Iterator[None]:
-    """Have the nodes take in IPv4 packets with their own address, as they do those of IPv6 and what a bridge passes."""
+    """Set accept_local on the nodes: they accept IPv4 packets with their own source address."""
 
     def accept_local(value: str) -> None:
         for node in lab.fabric.nodes:
@@ -256,7 +256,7 @@ def _gullible(lab: ManifestLab) -> Iterator[None]:
 
 
 def heard_in_n1_s_name(lab: ManifestLab, source: str, destination: str, family: Family) -> list[bytes]:
-    """Have a Pod send in the name of node n1, by way of it, to a port that policies close; give what comes there."""
+    """Send from a Pod with node n1's source address, through n1, to a denied port; return the arrivals."""
     place, there = name_of(lab, destination), address_at(lab, destination, family)
     lie = marker()
     with (
@@ -275,7 +275,7 @@ def heard_in_n1_s_name(lab: ManifestLab, source: str, destination: str, family: 
 
 @pytest.fixture
 def _unproven(lab: ManifestLab) -> Iterator[None]:
-    """Have the other node forward what its Pods send in others' names, as one without rules does."""
+    """Forward spoofed packets of its Pods on the other node, as a node without rules does."""
     agent = lab.cluster.agent("n2")
     for settings in ({"NFAGENT_POLICY_UNROUTED_SOURCES": "judged"}, {}):
         agent.stop()

@@ -29,7 +29,7 @@ pytestmark = [
 
 @contextmanager
 def without_descriptors(agent: AgentProcess) -> Iterator[None]:
-    """Let an agent open nothing more."""
+    """Limit an agent to its open descriptors."""
     limits = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
@@ -71,7 +71,7 @@ def test_a_start_asks_for_as_many_descriptors_as_there_may_be(site: AgentSite) -
         resource.setrlimit(resource.RLIMIT_NOFILE, own)
 
 
-def test_a_reload_without_descriptors_keeps_the_rules_and_what_is_foreign_goes_when_there_are_some(
+def test_a_reload_without_descriptors_keeps_the_rules_and_foreign_ones_are_removed_later(
     site: AgentSite,
 ) -> None:
     with site.agent() as agent:

@@ -38,7 +38,7 @@ WAY = "10.0.0.1 . tcp . 80 . 10.0.0.2 . 4000"
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread, the threads and processes that it starts, into a network namespace of its own."""
+    """Enter a new network namespace with this thread, its threads and processes."""
     with own_namespace("ways"):
         yield
 

@@ -139,7 +139,7 @@ def search(judges: Judges) -> tuple[Case, Finding]:
     raise AssertionError(f"no finding in {MOST_CASES} cases")
 
 
-def test_a_fault_that_packets_alone_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
+def test_a_fault_that_only_packets_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
     judges = Judges(Tally(), lab, Deaf)
     case, finding = search(judges)
     assert finding.verdicts["evaluate"] == finding.verdicts["rules"] != finding.verdicts["packets"]

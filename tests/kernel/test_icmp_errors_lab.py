@@ -139,7 +139,7 @@ def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin
 
 @pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_for_one_host_and_comes_in_a_frame_for_many_makes_no_connection_known(
+def test_a_unicast_packet_in_a_multicast_frame_creates_no_conntrack_entry(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family, receiver: str
 ) -> None:
     """What pretends to be its answer would make it established, and everything after that passes."""
@@ -202,7 +202,7 @@ def test_a_pod_that_is_isolated_gets_no_error_about_its_connection_from_a_third_
 
 
 def about_answer(error: bytes) -> bytes:
-    """Have an error be about the answer to the datagram: its ports change places."""
+    """Return an error about the reply to the datagram: with its ports swapped."""
     ports, swapped = struct.pack("!HH", CLIENT_PORT, SERVER_PORT), struct.pack("!HH", SERVER_PORT, CLIENT_PORT)
     return error.replace(ports, swapped)  # the checksum doesn't change
 

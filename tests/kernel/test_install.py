@@ -93,7 +93,7 @@ def test_a_first_install_gives_the_default_settings(site: Installation) -> None:
     assert site.settings.read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
 
 
-def test_the_last_line_says_what_comes_next(site: Installation) -> None:
+def test_the_last_line_is_the_next_step(site: Installation) -> None:
     assert "systemctl enable --now nfagent" in site.said.splitlines()[-1]
 
 

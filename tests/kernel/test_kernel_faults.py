@@ -37,7 +37,7 @@ OWNED = "table inet nfagent belongs to another process (flags owner)"
 
 @pytest.fixture
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own."""
+    """Enter a new network namespace with this thread."""
     with own_namespace("faults"):
         yield
 
@@ -88,7 +88,7 @@ def test_a_table_that_another_process_owns_at_the_start_is_tried_until_it_is_fre
     asyncio.run(body())
 
 
-def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(site: AgentSite) -> None:
+def test_an_agent_whose_table_gets_another_owner_reports_it_and_recovers_when_it_is_free(site: AgentSite) -> None:
     def reconcile() -> dict[str, object]:
         found: dict[str, object] = ask(site.socket, "/v1/dump/state", {})["agent"]["reconcile"]
         return found
@@ -184,7 +184,7 @@ def node_port() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open nothing more."""
+    """Limit this process to its open descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:

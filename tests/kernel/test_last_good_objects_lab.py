@@ -43,7 +43,7 @@ class RestartLab(ManifestLab):
     """A lab whose agents start and stop; the manifests are those of an input."""
 
     def put(self, fault: str) -> None:
-        """Put an input's manifests in place of those that are there, and return when running agents have read them."""
+        """Replace the manifests, and return when the running agents have read the new ones."""
         for name in MANIFESTS:
             path = FAULTS / fault / name
             if path.exists():
@@ -199,7 +199,7 @@ def test_a_masquerade_list_stays_in_force_over_a_restart(lab: RestartLab, *, sto
     assert problem.endswith("has host bits set; write 192.168.9.0/24")
 
 
-def test_without_a_folder_for_it_rules_are_enforced_and_it_is_said(lab: RestartLab) -> None:
+def test_without_a_state_folder_rules_are_enforced_and_the_problem_is_reported(lab: RestartLab) -> None:
     agent = lab.cluster.agent("n2")
     agent.stop()
     agent.start({"NFAGENT_STATE_DIR": "/proc/nowhere"})
@@ -210,7 +210,7 @@ def test_without_a_folder_for_it_rules_are_enforced_and_it_is_said(lab: RestartL
     agent.stop()
 
 
-def test_cleanup_forgets_what_was_kept(lab: RestartLab) -> None:
+def test_cleanup_deletes_the_last_known_objects(lab: RestartLab) -> None:
     agent = lab.cluster.agent("n2")
     lab.put(BROKEN["that has a tab"])
     agent.stop()

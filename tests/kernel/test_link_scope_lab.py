@@ -52,7 +52,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    """Have the host `outside` on the bridge of n1's Pods too, as behind an uplink."""
+    """Connect the host `outside` to the bridge of n1's Pods too, as behind an uplink."""
     with edge_case_lab(tmp_path_factory.mktemp("bridged"), "bridge") as running:
         node, outside = running.fabric.node_namespace("n1"), running.fabric.outside_namespace("outside")
         netns.ip_batch([f"link add uplink netns {node} type veth peer name {HOST} netns {outside}"])
@@ -175,7 +175,7 @@ def listening(address: str) -> socket.socket:
     return sock
 
 
-def test_pods_with_ipv4_alone_do_not_reach_each_other_by_link_local_addresses(
+def test_pods_with_ipv4_only_do_not_reach_each_other_by_link_local_addresses(
     tmp_path: Path, held: contextlib.ExitStack
 ) -> None:
     nodes, _, _ = grid("bridge")
@@ -288,7 +288,7 @@ def test_what_the_node_itself_sends_to_all_of_its_bridge_passes(
     assert passing(lab, capture, [content]) == [content]
 
 
-def test_a_group_is_closed_in_the_families_alone_in_which_a_pod_is_isolated(
+def test_a_multicast_group_is_denied_only_in_the_families_of_isolated_pods(
     tmp_path: Path, held: contextlib.ExitStack
 ) -> None:
     nodes, _, _ = grid("bridge")
@@ -333,7 +333,7 @@ def test_messages_of_neighbours_and_listeners_carry_nothing_out_of_an_isolated_p
 
 
 @pytest.mark.parametrize("destination", ["y/near", "y/far"])
-def test_short_messages_of_neighbours_are_judged_where_they_are_not_such_as_rfc_4861_has_them(
+def test_malformed_neighbour_messages_meet_policies(
     lab: ManifestLab, held: contextlib.ExitStack, destination: str
 ) -> None:
     restrict(lab, egress=[{"to": [OF_Y], "ports": [UDP_MARKER]}])
@@ -349,9 +349,7 @@ def test_short_messages_of_neighbours_are_judged_where_they_are_not_such_as_rfc_
     assert [words for words, content in sent.items() if any(item.content.endswith(content) for item in came)] == []
 
 
-def test_where_no_pod_is_isolated_such_messages_are_judged_like_any_packet_and_pass(
-    lab: ManifestLab, held: contextlib.ExitStack
-) -> None:
+def test_without_isolated_pods_malformed_neighbour_messages_pass(lab: ManifestLab, held: contextlib.ExitStack) -> None:
     there = lab.address("y/far", 6)
     capture = held.enter_context(Capture(lab.pod("y/far")))
     content = marker(100)
@@ -377,7 +375,7 @@ def test_an_isolated_pod_on_a_bridge_may_report_its_multicast_groups(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pods_of_a_bridge_find_each_other_after_their_neighbours_were_forgotten(
+def test_pods_of_a_bridge_reach_each_other_after_their_neighbour_entries_were_deleted(
     bridged: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     lab = bridged

@@ -197,7 +197,7 @@ def under(place: Path, name: str) -> None:
     (place / name).write_text(held)
 
 
-def test_a_comment_says_that_a_folder_that_was_mounted_over_holds_nothing(folder: Path) -> None:
+def test_a_folder_with_a_comment_only_that_was_mounted_over_is_empty(folder: Path) -> None:
     async def body() -> None:
         async with following(folder, LOOK) as follower:
             await follower.holds(WEB, "shop/db@a")
@@ -211,7 +211,7 @@ def test_a_comment_says_that_a_folder_that_was_mounted_over_holds_nothing(folder
 
 
 @pytest.mark.parametrize("text", ["", "\n", "apiVersion: ["], ids=["empty", "blank", "half"])
-def test_a_file_that_says_nothing_is_no_manifest_in_a_folder_that_was_mounted_over(text: str, folder: Path) -> None:
+def test_an_empty_file_is_no_manifest_in_a_folder_that_was_mounted_over(text: str, folder: Path) -> None:
     async def body() -> None:
         async with following(folder, LOOK) as follower:
             await follower.holds(WEB, "shop/db@a")
@@ -380,7 +380,7 @@ def test_a_start_with_a_folder_that_is_not_mounted_yet_has_what_an_agent_of_befo
     in_own_mounts(lambda: asyncio.run(body()))
 
 
-def test_a_start_waits_for_a_folder_that_may_not_be_listed_where_nothing_is_known_of_it(folder: Path) -> None:
+def test_a_start_waits_for_an_unreadable_folder_without_last_known_objects(folder: Path) -> None:
     async def body() -> None:
         with unprivileged_user():
             root(lambda: folder.chmod(0))
@@ -418,7 +418,7 @@ async def complains_of_descriptors(follower: Follower) -> None:
     )
 
 
-def test_a_file_system_that_never_answers_holds_up_no_other_file(folder: Path) -> None:
+def test_a_hung_file_system_delays_no_other_file(folder: Path) -> None:
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()
 

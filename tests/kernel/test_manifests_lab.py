@@ -87,7 +87,7 @@ def test_a_file_in_a_new_subfolder_counts(lab: ManifestLab) -> None:
     assert reached(lab, "x/a") == {True}
 
 
-def test_the_last_good_content_holds_while_a_file_does_not_parse(lab: ManifestLab) -> None:
+def test_the_last_valid_content_stays_enforced_while_a_file_does_not_parse(lab: ManifestLab) -> None:
     assert enforced(lab, DENY_A)
     lab.cluster.write("policy.yaml", "kind: [unfinished\n")
     assert reached(lab, "x/a") == {False}
@@ -96,7 +96,7 @@ def test_the_last_good_content_holds_while_a_file_does_not_parse(lab: ManifestLa
     assert "policy.yaml:2" in lab.cluster.agent("n1").said
 
 
-def test_the_same_object_in_two_files_is_an_error_that_names_both_and_the_first_holds(lab: ManifestLab) -> None:
+def test_the_same_object_in_two_files_is_an_error_that_names_both_and_the_first_counts(lab: ManifestLab) -> None:
     assert enforced(lab, DENY_A)
     other = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "c"}}, policyTypes=["Ingress"])
     lab.apply("second", other)

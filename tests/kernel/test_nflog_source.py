@@ -55,7 +55,7 @@ for first in range(0, count, batch):
 
 @pytest.fixture(autouse=True)
 def _logging_namespace() -> Iterator[None]:
-    """Put the test's thread, and the processes it starts, into a namespace whose loopback logs UDP to one port."""
+    """Enter a network namespace whose loopback logs UDP to one port, with this thread and its processes."""
     name = f"nfagent-nflog-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -190,7 +190,7 @@ def test_ten_thousand_packets_a_second_arrive_without_loss_while_each_is_attribu
     assert (counters.received, counters.lost, counters.overruns, counters.undecodable) == (count, 0, 0, 0)
 
 
-def test_a_backlog_is_handed_on_in_pieces_that_leave_the_loop_to_others() -> None:
+def test_a_backlog_is_passed_on_in_slices_that_yield_to_the_event_loop() -> None:
     count = 2_000
 
     async def run() -> Collector:
@@ -256,7 +256,7 @@ def test_a_group_has_one_reader_and_is_free_again_once_closed() -> None:
     asyncio.run(run())
 
 
-def test_without_the_capability_it_says_what_to_do() -> None:
+def test_without_the_capability_the_error_has_a_hint() -> None:
     async def run() -> None:
         os.seteuid(65_534)
         try:

@@ -39,7 +39,7 @@ LAST = "add table inet foreign; add table ip nfagent"
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own."""
+    """Enter a new network namespace with this thread."""
     with own_namespace("drift"):
         yield
 
@@ -58,7 +58,7 @@ class Heard:
         self._news.set()
 
     async def of(self, text: str, *, attentive: bool = True) -> list[CommitOrigin]:
-        """Have a process of its own load text, and give all that was told of by the time that this was.
+        """Load text by nft in another process; return the notifications up to its commit.
 
         attentive: notifications are read as they come; otherwise none is before the process has ended
         """
@@ -129,7 +129,7 @@ def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
         pytest.param(f"{OTHERS}; add counter inet nfagent c", id="ours is the last table of a transaction"),
     ],
 )
-def test_44_who_changes_the_table_is_heard_once_and_named(change: str) -> None:
+def test_44_a_change_by_another_program_is_notified_once_with_its_name(change: str) -> None:
     async def body() -> None:
         async with hearing() as heard:
             (committer,) = await heard.of(change)
@@ -138,7 +138,7 @@ def test_44_who_changes_the_table_is_heard_once_and_named(change: str) -> None:
     run(body)
 
 
-def test_what_happens_to_other_tables_is_not_heard() -> None:
+def test_changes_of_other_tables_are_not_reported() -> None:
     async def body() -> None:
         async with hearing() as heard:
             for text in (OTHERS, "delete table inet foreign", "add table ip nfagent-lab"):
@@ -152,7 +152,7 @@ def elements(count: int, name: str = "blocks4/1") -> Transaction:
     return (ChangeElements("add", name, tuple(f"10.1.{i // 250}.{i % 250}" for i in range(count))),)
 
 
-def test_no_commit_of_our_own_is_heard() -> None:
+def test_own_commits_are_not_reported() -> None:
     async def body() -> None:
         async with hearing() as heard:
             kernel, other = heard.kernel, Ruleset({**TABLE.sets, "blocks4/2": NamedSet("address", 4)})
@@ -273,7 +273,7 @@ def test_commits_of_an_own_socket_are_reported_until_its_port_is_registered() ->
     run(body)
 
 
-def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_of_an_own_socket_that_replaces_a_failed_one_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[socket.socket] = []
 
     def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
@@ -293,7 +293,7 @@ def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypat
     run(body)
 
 
-def test_packets_and_time_are_not_heard() -> None:
+def test_counters_and_timeouts_are_not_reported() -> None:
     async def body() -> None:
         async with hearing() as heard:
             await command("ip", "link", "set", "lo", "up")
@@ -324,7 +324,7 @@ def test_lost_notifications_are_a_change_by_an_unknown_program() -> None:
     run(body)
 
 
-def test_a_closed_watch_hears_nothing_and_can_be_opened_again() -> None:
+def test_a_closed_monitor_reports_nothing_and_can_be_opened_again() -> None:
     async def body() -> None:
         async with hearing() as heard:
             heard.watch.close()
@@ -365,7 +365,7 @@ asyncio.run(main())
 """
 
 
-def test_who_may_not_listen_is_told_so() -> None:
+def test_without_the_right_to_subscribe_opening_raises() -> None:
     done = subprocess.run(
         ["setpriv", "--bounding-set=-net_admin", sys.executable, "-c", MAY_NOT],
         capture_output=True,

@@ -105,7 +105,7 @@ def test_each_of_several_uplinks_is_one(machine: UplinkNamespace) -> None:
     assert [name for name, _ in told[-1].shared] == ["eth0", "eth1"]
 
 
-def test_more_interfaces_than_one_datagram_tells_of(machine: UplinkNamespace) -> None:
+def test_more_interfaces_than_fit_into_one_datagram(machine: UplinkNamespace) -> None:
     machine.ip(*(line for number in range(10, 90) for line in pod_link(number)))
     watch, told = watching(LinkQuery(frozenset(f"10.0.0.{number}" for number in range(10, 90))))
     machine.ask(watch.look)
@@ -141,7 +141,7 @@ def test_the_last_known_interfaces_stay_while_the_kernel_can_not_be_read(
     assert len(told) == 1
 
 
-def test_a_change_is_heard_and_a_pod_that_comes_is_asked_for(machine: UplinkNamespace) -> None:
+def test_a_changed_interface_is_notified_and_that_of_a_new_pod_is_read(machine: UplinkNamespace) -> None:
     question, heard = [LinkQuery(frozenset({"10.0.0.10"}))], asyncio.Event()
     watch = LinkMonitor(lambda: question[0], lambda _: heard.set())
 
@@ -199,7 +199,7 @@ def test_routes_that_change_without_end_take_a_small_share_of_the_time(machine: 
     assert watch.links == NodeInterfaces()
 
 
-def test_the_question_is_about_this_nodes_pods_and_a_few_others() -> None:
+def test_only_interfaces_of_this_nodes_pods_and_a_few_others_are_read() -> None:
     cluster = ClusterState("a")
     cluster.put(Node("a", addresses=("192.0.2.1",), pod_cidrs=(parse_cidr("10.0.0.0/24"), parse_cidr("2001:db8::/64"))))
     for number in range(20):

@@ -48,7 +48,7 @@ def nodes_of(lab: ManifestLab) -> tuple[NodePlan, NodePlan]:
     return own, other
 
 
-def test_51_egress_to_the_node_s_own_addresses_is_judged(lab: ManifestLab) -> None:
+def test_51_egress_policies_apply_to_the_nodes_own_addresses(lab: ManifestLab) -> None:
     own, other = nodes_of(lab)
     assert reached(lab, lab.pod("x/a"), own.addresses) == {True}
     lab.apply("policy", policy_document("x", "no-egress", podSelector={}, policyTypes=["Egress"]))
@@ -61,7 +61,7 @@ def test_51_egress_to_the_node_s_own_addresses_is_judged(lab: ManifestLab) -> No
     assert reached(lab, lab.pod("x/a"), other.addresses) == {False}
 
 
-def test_39_a_node_always_reaches_its_own_pods_and_other_nodes_are_judged(lab: ManifestLab) -> None:
+def test_39_a_node_always_reaches_its_own_pods_and_policies_apply_to_other_nodes(lab: ManifestLab) -> None:
     own, other = nodes_of(lab)
     addresses = lab.fabric.pods["x", "a"].addresses
     lab.apply("policy", policy_document("x", "closed", podSelector={}, policyTypes=["Ingress", "Egress"]))

@@ -59,7 +59,7 @@ Made = TypeVar("Made")
 
 
 def tagged(*tags: tuple[int, int]) -> Callable[[Family, bytes], bytes]:
-    """Put tags before a packet: pairs of an EtherType, and a priority with a VLAN."""
+    """Return a packet with tags before it: pairs of an EtherType, and a priority with a VLAN."""
     head = b"".join(struct.pack("!HH", *tag) for tag in tags)
     return lambda family, packet: head + struct.pack("!H", ETHER_TYPE[family]) + packet
 
@@ -206,7 +206,7 @@ def test_no_frame_of_any_shape_arrives_at_an_isolated_pod(
     assert arrivals(lab, shape, family) == (False, False)
 
 
-def test_dropped_frames_are_counted_and_said(lab: ManifestLab, agent: LabAgent) -> None:
+def test_dropped_frames_are_counted_and_reported(lab: ManifestLab, agent: LabAgent) -> None:
     before = parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
     arrivals(lab, SHAPES["VLAN 5"], 4)
     after = parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
@@ -245,7 +245,7 @@ def test_44_a_table_that_was_changed_is_made_anew_at_once(lab: ManifestLab, agen
     wait_until(agent.is_calm)
 
 
-def test_a_start_that_finds_the_table_leaves_it_and_a_cleanup_takes_it_away(agent: LabAgent) -> None:
+def test_a_start_keeps_an_existing_table_and_cleanup_deletes_it(agent: LabAgent) -> None:
     before = agent.nft("-a", "list", "table", "bridge", "nfagent")
     agent.stop()
     assert agent.nft("-a", "list", "table", "bridge", "nfagent") == before
@@ -268,7 +268,9 @@ def found_by_check(agent: LabAgent) -> tuple[str, str]:
     return next((check["result"], check["found"]) for check in checks if check["name"] == "bridge frames")
 
 
-def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: ManifestLab, agent: LabAgent) -> None:
+def test_with_the_setting_for_such_frames_there_is_no_table_and_check_reports_it(
+    lab: ManifestLab, agent: LabAgent
+) -> None:
     assert found_by_check(agent) == ("ok", "table bridge nfagent drops what no rule can judge")
     agent.stop()
     assert found_by_check(agent)[0] == "ok", "without an agent the kernel is asked"

@@ -35,7 +35,7 @@ WANTED = Ruleset(
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own."""
+    """Enter a new network namespace with this thread."""
     with own_namespace("wording"):
         yield
 
@@ -68,7 +68,7 @@ async def synced() -> AsyncIterator[ReconcilerInRounds]:
         kernel.close()
 
 
-def test_what_is_listed_otherwise_is_said_once_and_then_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rule_that_is_listed_differently_is_logged_once_and_not_rewritten(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with synced() as stage:
             assert await stage.compares() == 2, "written once, and once more to be certain"
@@ -95,7 +95,7 @@ def test_what_is_listed_otherwise_is_said_once_and_then_left_alone(caplog: pytes
         pytest.param("flush set inet nfagent peers4/1", id="a set flushed"),
     ],
 )
-def test_what_others_change_is_put_right_and_said_all_the_same(change: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_changes_by_other_programs_are_still_repaired_and_logged(change: str, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with synced() as stage:
             await stage.compares()
@@ -111,7 +111,7 @@ def test_what_others_change_is_put_right_and_said_all_the_same(change: str, capl
     assert [message.partition(";")[0] for message in caplog.messages] == ["the table was changed by somebody else"]
 
 
-def test_a_listing_that_is_known_says_nothing_about_another_rule() -> None:
+def test_an_accepted_listing_of_one_rule_does_not_cover_another_rule() -> None:
     async def body() -> None:
         async with synced() as stage:
             await stage.compares()

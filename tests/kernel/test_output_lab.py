@@ -49,7 +49,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def lab(running: ManifestLab) -> Iterator[ManifestLab]:
-    """Take a test's policies away after it."""
+    """Delete a test's policies after it."""
     yield running
     running.only_cluster()
 
@@ -87,7 +87,7 @@ def told(lab: ManifestLab, command: str) -> str:
         pytest.param(FROM_Y, OPEN_PORT + 1, False, id="at a port that it may not reach"),
     ],
 )
-def test_ingress_of_what_the_node_sends_with_a_pods_address_is_judged_at_a_pod(  # noqa: PLR0917 - a table
+def test_output_packets_with_a_pods_source_meet_ingress_policies_at_a_pod(  # noqa: PLR0917 - a table
     lab: ManifestLab,
     spec: Document,
     port: int,
@@ -102,7 +102,7 @@ def test_ingress_of_what_the_node_sends_with_a_pods_address_is_judged_at_a_pod( 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("allowed", [False, True], ids=["that may not connect to it", "that may connect to it"])
-def test_egress_of_what_the_node_sends_with_a_local_pods_address_is_judged_by_the_pods_own_policies(
+def test_output_packets_with_a_local_pods_source_meet_its_egress_policies(
     lab: ManifestLab,
     allowed: bool,  # noqa: FBT001 - a table's column
     family: Family,
@@ -115,7 +115,7 @@ def test_egress_of_what_the_node_sends_with_a_local_pods_address_is_judged_by_th
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("allowed", [False, True], ids=["that is isolated", "whose policy has an ipBlock for it"])
-def test_ingress_of_what_the_node_sends_for_a_client_outside_is_judged_where(
+def test_output_packets_with_an_outside_clients_source_meet_ingress_policies_at(
     lab: ManifestLab,
     allowed: bool,  # noqa: FBT001 - a table's column
     family: Family,

@@ -42,14 +42,14 @@ def restarted(lab: ManifestLab, own_node: str) -> tuple[NodePlan, NodePlan]:
 
 
 def reached(lab: ManifestLab, node: NodePlan) -> set[bool]:
-    """Tell what comes of calling a node's addresses from x/a, by every protocol and family."""
+    """Return the results of probes from x/a to a node's addresses, by every protocol and family."""
     probes = [
         Probe(lab.pod("x/a"), address, protocol, port) for address in node.addresses for protocol, port in PROTOCOLS
     ]
     return {outcome.reached for outcome in lab.ask(probes, 0.4).values()}
 
 
-def test_51_the_setting_opens_the_way_to_the_pods_own_node_and_closes_it_again(lab: ManifestLab) -> None:
+def test_51_the_setting_allows_and_denies_traffic_to_the_pods_own_node(lab: ManifestLab) -> None:
     own, other = restarted(lab, "allowed")
     assert (reached(lab, own), reached(lab, other)) == ({True}, {False})
     assert lab.cluster.agent(own.name).run("explain", "x/a", f"{own.addresses[0]}:80").returncode == 0

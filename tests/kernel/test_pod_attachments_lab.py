@@ -109,7 +109,7 @@ def _policies(lab: ManifestLab) -> Iterator[None]:
 
 
 def reached(lab: ManifestLab) -> dict[str, set[bool]]:
-    """Ask for each row of REACHED by TCP and UDP over both families; all four have to agree."""
+    """Probe each row of REACHED by TCP and UDP over both families; all four must agree."""
     probes = {
         Probe(lab.pod(f"shop/{source}"), lab.address(f"shop/{destination}", family), protocol, int(port)): row
         for row in REACHED
@@ -128,13 +128,13 @@ def test_without_a_policy_every_pod_reaches_every_pod(lab: ManifestLab) -> None:
 
 
 @pytest.mark.usefixtures("_policies")
-def test_with_policies_those_reach_each_other_whom_they_allow(lab: ManifestLab) -> None:
+def test_with_policies_only_allowed_pods_reach_each_other(lab: ManifestLab) -> None:
     assert reached(lab) == {row: {want} for row, want in REACHED.items()}
 
 
 @pytest.mark.parametrize("lab", [("bridge", "flat")], ids=["Pods bridge, nodes flat"], indirect=True)
 @pytest.mark.usefixtures("_policies")
-def test_where_br_netfilter_is_off_pods_of_one_bridge_reach_each_other_and_check_says_so(lab: ManifestLab) -> None:
+def test_without_br_netfilter_pods_of_one_bridge_reach_each_other_and_check_reports_it(lab: ManifestLab) -> None:
     node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
     netns.write_sysctls(node, dict.fromkeys(BRIDGED, "0"))
     try:

@@ -223,7 +223,7 @@ def pod_hears(lab: ManifestLab, send: Callable[[], None]) -> list[bytes]:
 
 @only(*JOINED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_pod_sends_to_a_nodes_tunnel_comes_out_nowhere(lab: ManifestLab, family: Family) -> None:
+def test_tunnel_packets_of_a_pod_are_dropped(lab: ManifestLab, family: Family) -> None:
     for entry in (*entries(lab, "n2", family), *entries(lab, "n1", family)[::2]):
         before = dropped(lab, "tunnel")
         assert pod_hears(lab, functools.partial(into_tunnel, lab, "x/c", entry, b"forged")) == [], entry
@@ -232,9 +232,7 @@ def test_what_a_pod_sends_to_a_nodes_tunnel_comes_out_nowhere(lab: ManifestLab, 
 
 @only(*JOINED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_pod_of_a_node_without_rules_sends_to_another_nodes_tunnel_comes_out_nowhere(
-    lab: ManifestLab, family: Family
-) -> None:
+def test_tunnel_packets_of_a_pod_on_a_node_without_rules_are_dropped(lab: ManifestLab, family: Family) -> None:
     agent = lab.cluster.agent("n1")
     agent.stop()
     agent.nft("delete", "table", "inet", "nfagent")
@@ -274,7 +272,7 @@ def test_tunnels_without_ports_are_closed_to_pods(lab: ManifestLab, protocol: in
 
 
 def answer(lab: ManifestLab, pod: str, protocol: int, port: int) -> None:
-    """Have n2 send what conntrack takes for an answer."""
+    """Send a packet from n2 that conntrack takes for a reply."""
     udp = struct.pack("!HHHH", 8472, port, 8, 0) if protocol == 17 else bytes(8)
     send_raw(lab.fabric.node_namespace("n2"), lab.address(pod, 4), protocol, udp)
 
@@ -476,7 +474,7 @@ def knows(lab: ManifestLab, name: str, element: str, *, there: bool = True) -> b
 
 
 @only(("routed", "flat"))
-def test_an_interface_is_known_as_soon_as_its_pod_is_and_gone_with_it(lab: ManifestLab) -> None:
+def test_an_interface_is_known_as_soon_as_its_pod_and_forgotten_with_it(lab: ManifestLab) -> None:
     pod = PodPlan("x", "late", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
     names = []
     for _ in range(2):  # made anew, it has another interface
@@ -542,7 +540,7 @@ def test_a_tunnel_that_is_switched_on_is_closed_and_open_when_it_is_off(lab: Man
 
 
 @only(*FLAT, *JOINED)
-def test_over_a_restart_of_the_agent_everything_stays_known(lab: ManifestLab) -> None:
+def test_interfaces_stay_known_over_a_restart_of_the_agent(lab: ManifestLab) -> None:
     agent = lab.cluster.agent("n1")
     names = ("podlinks", "tunnels", "nodes4", "podranges4")
     before = [sorted(set_text(lab, name).split()) for name in names]

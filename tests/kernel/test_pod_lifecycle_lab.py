@@ -73,7 +73,7 @@ def asked(lab: ManifestLab, ways: dict[tuple[str, int], list[Probe]]) -> set[tup
 
 
 def callers(lab: ManifestLab) -> set[tuple[str, int]]:
-    """Tell who reaches the addresses that are the job's at first, by which family."""
+    """Return the Pods that reach the job's first addresses, with the family."""
     return asked(
         lab,
         {
@@ -85,7 +85,7 @@ def callers(lab: ManifestLab) -> set[tuple[str, int]]:
 
 
 def called(lab: ManifestLab, source: str) -> set[int]:
-    """Tell by which families a Pod reaches the one that only jobs may call."""
+    """Return the families by which a Pod reaches the one that only jobs may reach."""
     ways = {
         ("", family): [Probe(lab.pod(source), lab.address("x/far", family), *port) for port in PORTS]
         for family in (4, 6)
@@ -93,7 +93,7 @@ def called(lab: ManifestLab, source: str) -> set[int]:
     return {family for _, family in asked(lab, ways)}
 
 
-def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: ManifestLab) -> None:
+def test_42_policies_apply_to_each_address_of_a_pod_as_soon_as_it_is_known_until_the_pod_ends(lab: ManifestLab) -> None:
     four, six = JOB.addresses
     for document, reached_by, reaching in (
         (job(phase="Pending"), BOTH, set()),
@@ -107,7 +107,7 @@ def test_42_a_pod_is_judged_by_each_address_as_it_comes_until_it_has_ended(lab: 
         assert called(lab, "x/job") == reaching, document
 
 
-def test_41_who_gets_the_addresses_of_a_pod_that_has_ended_is_judged_as_itself(lab: ManifestLab) -> None:
+def test_41_a_pod_with_the_addresses_of_an_ended_one_meets_its_own_policies(lab: ManifestLab) -> None:
     lab.apply("job", job(*JOB.addresses))
     assert callers(lab) == NO_CALLERS
     lab.apply("job", job(*JOB.addresses, phase="Succeeded"))
@@ -123,7 +123,7 @@ def test_41_who_gets_the_addresses_of_a_pod_that_has_ended_is_judged_as_itself(l
     assert called(lab, "x/heir") == set()
 
 
-def test_42_a_connection_from_before_the_second_family_was_known_ends_when_it_is(lab: ManifestLab) -> None:
+def test_42_a_denied_connection_from_before_the_second_family_was_known_ends_when_it_is(lab: ManifestLab) -> None:
     four, six = JOB.addresses
     lab.apply("job", job(four))
     with ThreadPoolExecutor(1) as pool:

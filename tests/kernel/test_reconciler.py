@@ -41,7 +41,7 @@ NEIGHBOUR = 'table ip nfagent {\n\tchain ours {\n\t\tcomment "another family\'s 
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread, the threads and processes that it starts, into a network namespace of its own."""
+    """Enter a new network namespace with this thread, its threads and processes."""
     name = f"nfagent-reconcile-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -94,7 +94,7 @@ class RunningReconciler:
         self.reconciler.wake()
 
     async def settles(self, *events: Item | ObjectRef) -> None:
-        """Let something happen, and wait until wanted state and kernel agree."""
+        """Apply a change, and wait until the kernel is in sync."""
         self.happens(*events)
         async with asyncio.timeout(DEADLINE):
             await self._synced.wait()
@@ -527,7 +527,7 @@ def test_a_restart_takes_over_what_it_finds_without_a_transaction(caplog: pytest
     assert caplog.messages == []
 
 
-def test_drift_that_is_told_is_put_right_in_one_transaction() -> None:
+def test_notified_drift_is_repaired_in_one_transaction() -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
             nft("-f", "-", text=f"{MINE}flush set inet nfagent {PEERS}\nflush chain inet nfagent forward-egress\n")
@@ -544,7 +544,9 @@ KEYWORD = {"family": "inet", "table": "nfagent", "name": "over", "bytes": 5, "in
 """A quota whose name is a word of nft's syntax: JSON can make it, and no text can delete it."""
 
 
-def test_what_can_not_be_removed_alone_goes_with_the_whole_table(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_foreign_object_that_can_not_be_deleted_singly_is_deleted_with_the_whole_table(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
             nft("-j", "-f", "-", text=json.dumps({"nftables": [{"add": {"quota": KEYWORD}}]}))

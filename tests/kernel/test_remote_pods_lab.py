@@ -72,13 +72,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def asked(lab: ManifestLab, family: int) -> list[ProbeResult]:
-    """Call b, which a policy lets a alone in, from a, by every protocol."""
+    """Probe b, whose policy allows a only, from a, by every protocol."""
     probes = [Probe(lab.pod("bug-m/a"), lab.address("bug-m/b", family), protocol, port) for protocol, port in PROTOCOLS]
     return list(lab.ask(probes).values())
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_policy_lets_a_remote_pod_in_that_comes_with_its_own_address(lab: ManifestLab, family: int) -> None:
+def test_a_policy_allows_a_remote_pod_with_its_own_source_address(lab: ManifestLab, family: int) -> None:
     outcomes = asked(lab, family)
     own = lab.address("bug-m/a", family)
     assert [(outcome.reached, outcome.seen_from) for outcome in outcomes] == [(True, own)] * len(PROTOCOLS)

@@ -90,7 +90,7 @@ def end(namespace: str, bound: tuple[str, int], peer: tuple[str, int]) -> Iterat
 
 @pytest.fixture
 def pods() -> Iterator[tuple[str, str]]:
-    """Put the test's thread into a node's namespace; give those of Pods web and db, which it routes."""
+    """Enter a node's network namespace with this thread; yield those of its Pods web and db."""
     here, *made = (f"nfagent-reply-{word}-{uuid4().hex[:8]}" for word in ("node", "web", "db"))
     try:
         for name in (here, *made):
@@ -211,7 +211,7 @@ def test_what_db_answers_web_after_a_policy_revoked_it_is_recorded_as_web_s_conn
     asyncio.run(body())
 
 
-def test_a_packet_that_belongs_to_no_connection_is_recorded_as_it_goes(pods: tuple[str, str]) -> None:
+def test_a_packet_without_a_connection_is_recorded_by_its_own_addresses(pods: tuple[str, str]) -> None:
     web, db = (addresses(WEB)[0], CLIENTS_PORT), (addresses(DB)[0], PORT)
 
     async def body() -> None:

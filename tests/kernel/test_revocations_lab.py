@@ -56,7 +56,7 @@ def isolating(*peers: Document, app: str = "db", ports: Sequence[Document] = ())
 
 
 def both(port: int | str, last: int | None = None) -> list[Document]:
-    """Name a port by TCP and UDP."""
+    """Return a port for TCP and UDP."""
     return [
         {"protocol": protocol, "port": f"{port}-{protocol.lower()}" if isinstance(port, str) else port}
         | ({"endPort": last} if last else {})
@@ -80,7 +80,7 @@ def tier(version: str, kind: str, name: str, **spec: object) -> Document:
 
 
 def admin(action: str) -> Document:
-    """Say what becomes of east's calls to the db, as an AdminNetworkPolicy."""
+    """Return an AdminNetworkPolicy with this action for east's connections to the db."""
     subject = {"pods": {"namespaceSelector": {}, "podSelector": DB}}
     rule = {"action": action, "from": [{"namespaces": EAST["namespaceSelector"]}]}
     return tier("v1alpha1", "AdminNetworkPolicy", "east", priority=5, subject=subject, ingress=[rule])
@@ -94,7 +94,7 @@ def baseline() -> Document:
 
 
 def cluster(action: str, priority: int) -> Document:
-    """Say what becomes of east's calls to the db, as a ClusterNetworkPolicy about their egress."""
+    """Return a ClusterNetworkPolicy with this action for east's egress to the db."""
     rule = {"action": action, "to": [{"pods": {"namespaceSelector": {}, "podSelector": DB}}]}
     spec: Document = {"tier": "Admin", "priority": priority, "subject": {"namespaces": EAST["namespaceSelector"]}}
     return tier("v1alpha2", "ClusterNetworkPolicy", f"east-{priority}", **spec, egress=[rule])
@@ -185,7 +185,7 @@ def others(lab: ManifestLab, open_port: int) -> Iterator[StreamPlan]:
         yield line(lab, "east/far > shop/db", "tcp", "client", 4, port=port)
 
 
-def test_32_a_server_that_goes_on_is_no_client_and_may_be_called_again(lab: ManifestLab) -> None:
+def test_32_a_revoked_server_that_goes_on_sending_is_no_client_and_may_be_reached_again(lab: ManifestLab) -> None:
     present(lab, world(), [])
     agent = lab.cluster.agent(PODS["shop/db"].node)
     ended = [line(lab, "east/far > shop/db", "udp", "server", family) for family in (4, 6)]
@@ -203,7 +203,7 @@ def test_32_a_server_that_goes_on_is_no_client_and_may_be_called_again(lab: Mani
 
 @contextlib.contextmanager
 def strict_tracking(lab: ManifestLab) -> Iterator[None]:
-    """Have the db's node call TCP packets invalid that begin in the middle of a connection."""
+    """Turn off nf_conntrack_tcp_loose on the db's node: TCP packets from mid-connection are invalid."""
     node = lab.fabric.node_namespace(PODS["shop/db"].node)
     netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "0"})
     try:
@@ -212,7 +212,7 @@ def strict_tracking(lab: ManifestLab) -> Iterator[None]:
         netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "1"})
 
 
-def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: ManifestLab) -> None:
+def test_32_packets_of_a_revoked_server_are_dropped_also_where_they_are_invalid(lab: ManifestLab) -> None:
     present(lab, world(), [])
     ended = [line(lab, "east/near > shop/db", "tcp", "server", family) for family in FAMILIES]
     with strict_tracking(lab), watching(dict.fromkeys(ended, "n1"), []) as watch:
@@ -220,7 +220,7 @@ def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: Man
         assert watch.late == []
 
 
-def test_32_a_server_that_hangs_up_is_not_heard(lab: ManifestLab) -> None:
+def test_32_a_fin_of_a_revoked_server_is_dropped(lab: ManifestLab) -> None:
     present(lab, world(), [])
     ended = line(lab, "east/far > shop/db", "tcp", "client", 4)
     with watching({ended: "n1"}, []) as watch:

@@ -101,7 +101,7 @@ def test_32_pods_of_one_bridge(lab: ManifestLab) -> None:
         assert faults(watch, lab) == []
 
 
-def test_32_a_call_to_a_service(lab: ManifestLab) -> None:
+def test_32_a_connection_to_a_service_is_revoked(lab: ManifestLab) -> None:
     present(lab, world(), [])
     services = [
         ProxiedService(address, SERVICE_PORT, protocol, ((lab.address("shop/db", family), PORT),))
@@ -137,7 +137,7 @@ def to_own_node(lab: ManifestLab, speaker: StreamSender) -> Iterator[StreamPlan]
 
 
 @pytest.mark.parametrize("speaker", ["client", "server"])
-def test_32_a_pods_call_to_its_own_node(lab: ManifestLab, speaker: StreamSender) -> None:
+def test_32_a_pods_connection_to_its_own_node_is_revoked(lab: ManifestLab, speaker: StreamSender) -> None:
     present(lab, world(), [])
     to_cache = {"podSelector": {"matchLabels": {"app": "cache"}}, "namespaceSelector": {}}
     only = policy_document("east", "only", podSelector={}, policyTypes=["Egress"], egress=[{"to": [to_cache]}])
@@ -172,7 +172,7 @@ def test_32_a_node_goes_on_reaching_its_own_pods_from_every_own_address(lab: Man
 
 @contextlib.contextmanager
 def binding_to_anything(lab: ManifestLab) -> Iterator[None]:
-    """Let the node's programs bind to addresses that it hasn't, as balancers and keepalived want it."""
+    """Allow binding to non-local addresses on the node, as load balancers and keepalived do."""
     names = ("ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind")
     node = lab.fabric.node_namespace(NODE)
     netns.write_sysctls(node, dict.fromkeys(names, "1"))
@@ -203,7 +203,7 @@ def replaced(lab: ManifestLab, path: str, heir: PodPlan) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("path", "speaker"), [("shop/db", "client"), ("east/near", "server")])
-def test_32_who_gets_the_addresses_of_a_pod_gets_nothing_of_its_connections(
+def test_32_a_pod_with_the_addresses_of_an_earlier_one_gets_no_packet_of_its_connections(
     lab: ManifestLab, agent: LabAgent, path: str, speaker: StreamSender
 ) -> None:
     policies = [isolating(CALLERS), isolating(WEST, app="heir")]
@@ -240,7 +240,9 @@ def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: Manif
         assert faults(watch, lab) == []
 
 
-def test_32_what_was_opened_while_the_table_was_gone_ends_when_it_is_back(lab: ManifestLab, agent: LabAgent) -> None:
+def test_32_a_denied_connection_from_while_the_table_was_missing_ends_when_it_is_back(
+    lab: ManifestLab, agent: LabAgent
+) -> None:
     present(lab, world(), [CLOSED])
     lab.cluster.calm()
     with contextlib.ExitStack() as stack:
@@ -252,7 +254,9 @@ def test_32_what_was_opened_while_the_table_was_gone_ends_when_it_is_back(lab: M
         assert faults(watch, lab) == []
 
 
-def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_way_closed(lab: ManifestLab, agent: LabAgent) -> None:
+def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_connections_denied(
+    lab: ManifestLab, agent: LabAgent
+) -> None:
     about_others = policy_document("west", "open", podSelector={}, ingress=[{}])
     for _attempt in range(5):
         present(lab, world(), [])

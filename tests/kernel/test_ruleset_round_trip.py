@@ -208,7 +208,7 @@ UNUSED_PEERS = f"flush chain inet nfagent {CHAIN}\nflush chain inet nfagent stra
 
 
 def with_option(kind: str, name: str, option: str) -> str:
-    """Make a set or map of ours anew, with all that is in it and all rules that name it, and an option besides."""
+    """Recreate an own set or map with its elements, the rules that name it, and one more option."""
     table = Ruleset(SCENE.sets, SCENE.maps, SCENE.chains, SCENE.counters)
     users = [chain for chain, found in SCENE.chains.items() if any(repr(name) in repr(rule) for rule in found.rules)]
     made = [command.text() for command in diff(ABSENT, table) if name in command.text().split()]
@@ -345,7 +345,7 @@ REVOKED = "10.64.0.10 . tcp . 80 . 10.64.0.11 . 4711"
 
 
 @pytest.mark.parametrize("commands", DAMAGE.values(), ids=DAMAGE)
-def test_44_damage_is_seen_and_repaired_and_what_is_ours_stays(kernel: NftNamespace, commands: str) -> None:
+def test_44_changes_by_other_programs_are_repaired_and_own_objects_stay(kernel: NftNamespace, commands: str) -> None:
     kernel.start_with(SCENE)
     # Nothing but packets counts: what was counted is put there, as a packet would have put it.
     kernel.nft(
@@ -375,7 +375,7 @@ def loads(kernel: NftNamespace, *documents: Document) -> Ruleset:
     return ruleset
 
 
-def test_32_whom_a_change_puts_under_re_check_is_in_the_same_transaction_and_goes_by_another(
+def test_32_addresses_to_check_again_are_added_with_the_change_and_removed_by_a_later_transaction(
     kernel: NftNamespace,
 ) -> None:
     scene = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES))

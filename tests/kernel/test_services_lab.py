@@ -69,7 +69,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def reflect(lab: ManifestLab) -> None:
-    """Let the bridges send a frame back to the port that it came from, as a kubelet did: hairpin needs it."""
+    """Set hairpin mode on the bridges' ports, as kubelet did: they send frames back to the same port."""
     for node in NODES:
         name = lab.fabric.node_namespace(node.name)
         listed = subprocess.run(
@@ -89,7 +89,7 @@ def _tidy(lab: ManifestLab) -> Iterator[None]:
 
 
 def calls(source: str, addresses: Iterable[str], port: int) -> list[Probe]:
-    """Call each address by TCP and UDP."""
+    """Probe each address by TCP and UDP."""
     return [Probe(source, found, protocol, port) for found in addresses for protocol in TRANSPORTS]
 
 
@@ -139,7 +139,7 @@ def test_28_without_policies_a_service_is_reached_and_sees_its_clients(lab: Mani
 
 
 @pytest.mark.parametrize("client", ["near", "far"], ids=["one node", "two nodes"])
-def test_28_ingress_is_judged_by_the_calling_pod_and_the_target_port(lab: ManifestLab, client: str) -> None:
+def test_28_ingress_policies_match_the_client_pod_and_the_target_port(lab: ManifestLab, client: str) -> None:
     peer = {"podSelector": {"matchLabels": {"pod": client}}}
     lab.apply("policy", ingress({"from": [peer], "ports": ports(TARGET)}))
     assert lab.wrong(verdicts(lab, near=client == "near", far=client == "far")) == []
@@ -155,7 +155,7 @@ def test_28_ingress_is_judged_by_the_calling_pod_and_the_target_port(lab: Manife
         pytest.param({"from": blocks(NODES[1].addresses)}, False, id="a client's node is not the client"),
     ],
 )
-def test_28_ingress_is_judged_after_dnat(lab: ManifestLab, rule: Document, *, allowed: bool) -> None:
+def test_28_ingress_policies_match_the_port_after_dnat(lab: ManifestLab, rule: Document, *, allowed: bool) -> None:
     lab.apply("policy", ingress(rule))
     assert lab.wrong(verdicts(lab, near=allowed, far=allowed)) == []
 
@@ -178,13 +178,13 @@ def test_28_egress_policies_match_the_destination_after_dnat(
     assert lab.wrong(verdicts(lab, near=allowed, far=allowed)) == []
 
 
-def test_28_both_ends_have_to_allow_a_call(lab: ManifestLab) -> None:
+def test_28_egress_and_ingress_must_both_allow_a_connection(lab: ManifestLab) -> None:
     near = {"from": [{"podSelector": {"matchLabels": {"pod": "near"}}}], "ports": ports(TARGET)}
     lab.apply("policy", ingress(near), egress({"to": [{"podSelector": WEB}], "ports": ports(TARGET)}))
     assert lab.wrong(verdicts(lab, near=True, far=False)) == []
 
 
-def test_28_a_node_reaches_its_own_pods_through_a_service_and_no_others(lab: ManifestLab) -> None:
+def test_28_a_node_reaches_its_own_pods_through_a_service_but_no_other_isolated_pods(lab: ManifestLab) -> None:
     lab.apply("policy", closed("Ingress", "Egress"))
     expected = {
         probe: node.name == "n1"
@@ -194,7 +194,7 @@ def test_28_a_node_reaches_its_own_pods_through_a_service_and_no_others(lab: Man
     assert lab.wrong(expected) == []
 
 
-def test_28_a_pod_that_calls_its_node_s_port_is_judged_by_where_that_leads(lab: ManifestLab) -> None:
+def test_28_egress_to_a_node_port_matches_the_endpoint(lab: ManifestLab) -> None:
     own = calls(lab.pod("shop/near"), NODES[0].addresses, CLUSTER_PORT)
     lab.apply("policy", egress({"to": blocks(NODES[0].addresses)}))
     assert lab.wrong(dict.fromkeys(own, False)) == []
@@ -218,7 +218,7 @@ def test_30_cluster_policy_a_client_that_enters_at_another_node_has_that_node_s_
     assert lab.wrong(dict.fromkeys(through, True)) == []
 
 
-def test_30_cluster_policy_a_client_that_enters_at_the_server_s_node_is_judged_before_it_is_translated(
+def test_30_policy_cluster_a_client_at_the_servers_node_meets_policies_before_masquerade(
     lab: ManifestLab,
 ) -> None:
     through = from_outside(lab, 1, CLUSTER_PORT)
@@ -286,14 +286,14 @@ def test_29_a_pod_reaches_itself_through_its_service_and_sees_another_address(la
         pytest.param([egress({"to": [ITSELF]}, pods=WEB), ingress({"from": [ITSELF]})], True, id="egress and ingress"),
     ],
 )
-def test_29_hairpin_is_judged_at_both_ends_as_the_pod_s_call_to_itself(
+def test_29_hairpin_traffic_meets_the_pods_egress_and_ingress_policies(
     lab: ManifestLab, policies: list[Document], *, allowed: bool
 ) -> None:
     lab.apply("policy", *policies)
     assert lab.wrong(dict.fromkeys(to_itself(lab), allowed)) == []
 
 
-def test_29_a_pod_s_own_address_is_never_judged(lab: ManifestLab) -> None:
+def test_29_policies_never_apply_to_a_pods_own_address(lab: ManifestLab) -> None:
     lab.apply("policy", closed("Ingress", "Egress"))
     own = calls(lab.pod("shop/web"), lab.fabric.pods["shop", "web"].addresses, TARGET)
     assert lab.wrong(dict.fromkeys(own, True)) == []

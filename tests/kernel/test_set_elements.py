@@ -67,7 +67,7 @@ EMPTY = Ruleset(
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own."""
+    """Enter a new network namespace with this thread."""
     with own_namespace("elements"):
         yield
 
@@ -366,7 +366,7 @@ def test_a_range_is_refused(nftables: NftClient, elements: SetElementSocket, oth
     assert nftables.read_now() == HELD
 
 
-def test_a_table_that_is_gone_is_named(nftables: NftClient, elements: SetElementSocket) -> None:
+def test_a_missing_table_is_reported(nftables: NftClient, elements: SetElementSocket) -> None:
     nftables.apply_now(diff(EMPTY, ABSENT))
 
     with pytest.raises(ElementError, match=r"no table inet nfagent \(ENOENT\); 1 more of the batch's") as caught:
@@ -404,7 +404,7 @@ def test_a_hundred_thousand_elements_come_together_or_not_at_all(
     assert nftables.read_now() == EMPTY
 
 
-def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_goes(nftables: NftClient) -> None:
+def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_is_committed(nftables: NftClient) -> None:
     many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(2_000))
     with closing(SetElementSocket(send_buffer=8_192)) as narrow:
         with pytest.raises(KernelError, match="more than the socket's send buffer"):
@@ -435,7 +435,7 @@ def test_other_commands_are_refused_before_anything_is_sent(nftables: NftClient,
     assert nftables.read_now() == EMPTY
 
 
-def test_without_the_capability_it_says_what_to_do(nftables: NftClient, elements: SetElementSocket) -> None:
+def test_without_the_capability_the_error_has_a_hint(nftables: NftClient, elements: SetElementSocket) -> None:
     os.seteuid(65_534)
     try:
         with pytest.raises(HostError, match="needs root"):
@@ -448,7 +448,7 @@ def test_without_the_capability_it_says_what_to_do(nftables: NftClient, elements
 
 
 def broken(opened: socket.socket, *, ended: bool) -> None:
-    """Put something in a socket's place that will never commit anything."""
+    """Replace a socket by one that never commits."""
     ours, theirs = socket.socketpair()
     with ours, theirs, Path("/dev/null").open("r+b", buffering=0) as nothing:
         os.dup2(ours.fileno() if ended else nothing.fileno(), opened.fileno())

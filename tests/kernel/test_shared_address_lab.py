@@ -31,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
 
 
 def passing(lab: ManifestLab, source: str) -> list[set[int]]:
-    """Tell which ports of x/a a Pod reaches, family by family."""
+    """Return the ports of x/a that a Pod reaches, for each family."""
     asked = [
         {port: Probe(lab.pod(source), lab.address("x/a", family), "tcp", port) for port in PORTS} for family in FAMILIES
     ]

@@ -119,7 +119,7 @@ def test_a_log_without_a_reader_delays_neither_a_start_nor_a_policy_nor_a_stop(s
         os.close(writer)
 
 
-def test_a_systemd_that_does_not_listen_holds_up_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
+def test_a_systemd_that_does_not_read_delays_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others,

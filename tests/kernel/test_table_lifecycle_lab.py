@@ -130,7 +130,7 @@ def test_other_tables_are_neither_read_nor_touched(lab: ManifestLab) -> None:
     ["delete table inet nfagent", "flush ruleset", "flush chain inet nfagent forward-ingress"],
     ids=["the table is deleted", "the whole ruleset is flushed", "a base chain is flushed"],
 )
-def test_44_a_damaged_table_is_put_right_at_once_and_who_did_it_is_named(lab: ManifestLab, damage: str) -> None:
+def test_44_a_changed_table_is_repaired_at_once_and_the_program_is_named(lab: ManifestLab, damage: str) -> None:
     agent = agent_of(lab, "x/a")
     lab.cluster.calm()
     agent.nft(*damage.split())

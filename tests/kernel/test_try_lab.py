@@ -92,7 +92,7 @@ def tried(lab: ManifestLab, folder: Path, code: int, *documents: Document, delet
 
 
 def turned(found: dict[str, Any]) -> dict[tuple[str, str], bool]:
-    """Tell what becomes of the flows that change: allowed, or not."""
+    """Return the new verdicts of the flows that change."""
     return {
         (change["flow"]["source"], change["flow"]["protocol"]): change["after"] == "allowed"
         for change in found["changes"]

@@ -91,7 +91,7 @@ def test_a_bridge_with_a_pod_where_br_netfilter_is(
     assert [bridge.name for bridge in shared.ask(bridges)] == ["cbr0"]
 
 
-def test_a_bridge_that_switches_it_on_for_itself_is_judged(shared: BridgeNamespace) -> None:
+def test_a_bridge_with_its_own_br_netfilter_setting_is_filtered(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     shared.ip("link set cbr0 type bridge nf_call_ip6tables 1")
     assert shared.ask(bridges) == [Bridge("cbr0", (6,))]
@@ -110,7 +110,7 @@ def test_another_network_namespace_is_another_matter(node: BridgeNamespace) -> N
         netns.remove([other.name])
 
 
-def test_the_last_of_more_bridges_than_one_datagram_tells_of_is_found(shared: BridgeNamespace) -> None:
+def test_all_bridges_are_found_also_beyond_one_datagram(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     shared.ip(*(f"link add other{number} type bridge" for number in range(60)), "link set pod1 master other59")
     assert shared.ask(unjudged_bridges) == [("other59", 4), ("other59", 6)]
@@ -124,7 +124,7 @@ def test_the_reported_command_fixes_it(shared: BridgeNamespace) -> None:
         assert family not in {unjudged for _, unjudged in shared.ask(unjudged_bridges)}
 
 
-def test_the_log_tells_of_each_change_once(shared: BridgeNamespace, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_change_is_logged_once(shared: BridgeNamespace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     watch = BridgeWatch()
 

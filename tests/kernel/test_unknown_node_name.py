@@ -79,7 +79,7 @@ class IsolatingNode:
         self.write()
 
     def rename(self, name: str) -> None:
-        """Have IsolatingNode n2 join under another name, with its Pods."""
+        """Add node n2 with its Pods, under another name."""
         for found in self.objects:
             if found["kind"] == "IsolatingNode" and found["metadata"]["name"] == "n2":
                 found["metadata"]["name"] = name
@@ -136,7 +136,7 @@ def held(reconcile: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[IsolatingNode]:
-    """Put the test's thread, and what it starts, into the node's namespace; the Pods are attached by veth."""
+    """Enter the node's network namespace with this thread and its processes; the Pods are attached by veth."""
     here, server, caller = (f"nfagent-name-{word}-{uuid4().hex[:8]}" for word in ("node", "srv", "oth"))
     made: list[str] = []
     try:

@@ -120,7 +120,7 @@ def test_an_ip_block_with_leading_zeros_means_the_decimal_address(lab: ManifestL
     assert problems(lab) == [("Node n2", "status.addresses[2].address")]
 
 
-def test_pods_and_nodes_with_leading_zeros_in_their_addresses_are_judged_as_without(lab: ManifestLab) -> None:
+def test_addresses_with_leading_zeros_match_as_without(lab: ManifestLab) -> None:
     changed = copy.deepcopy(CLUSTER)
     for document in changed:
         for entry in document.get("status", {}).get("podIPs", ()):

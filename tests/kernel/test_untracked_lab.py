@@ -54,14 +54,14 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def policies(lab: ManifestLab) -> Iterator[ManifestLab]:
-    """Take a test's policies away after it."""
+    """Delete a test's policies after it."""
     yield lab
     lab.only_cluster()
 
 
 @contextlib.contextmanager
 def exempted(lab: ManifestLab, *addresses: str, priority: int = -300) -> Iterator[None]:
-    """Have n1 keep no conntrack entry of what goes to these addresses or comes from them."""
+    """Exempt packets from and to these addresses from conntrack on n1."""
     node = lab.fabric.node_namespace("n1")
     words = [("ip6" if ":" in address else "ip", address) for address in addresses]
     rules = [f"{ip} {side} {address} notrack" for ip, address in words for side in ("saddr", "daddr")]
@@ -99,7 +99,7 @@ def test_33_untracked_dns_to_a_node_local_address_passes_by_an_ipblock_and_port_
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("other", ["y/near", "y/far"], ids=["one node", "two nodes"])
-def test_33_untracked_packets_that_are_forwarded_are_judged_by_their_own_addresses_and_ports(
+def test_33_forwarded_untracked_packets_meet_policies_by_their_own_addresses_and_ports(
     policies: ManifestLab, other: str, family: Family
 ) -> None:
     lab = policies
@@ -118,7 +118,7 @@ def test_33_untracked_packets_that_are_forwarded_are_judged_by_their_own_address
 
 
 def guard(direction: str, action: str, port: int, **peers: object) -> Document:
-    """Have a tier decide about x's Pods, by both protocols at a port."""
+    """Return a tier policy for x's Pods with both protocols at a port."""
     ports = [{"portNumber": {"protocol": protocol.upper(), "port": port}} for protocol in QUERIES]
     return {
         "apiVersion": "policy.networking.k8s.io/v1alpha1",

@@ -127,7 +127,7 @@ def test_an_end_outside_the_cluster_is_an_instance(lab: ManifestLab) -> None:
     assert found[0].src.instance == OUTSIDE.addresses[0]
 
 
-def test_a_one_way_udp_stream_is_one_allowed_connection(lab: ManifestLab) -> None:
+def test_a_udp_stream_without_replies_is_one_allowed_connection(lab: ManifestLab) -> None:
     switch(lab, allow=True, deny=False)
     flood = [sys.executable, "-c", FLOOD, lab.address("x/a", 4), "20", "200"]
     command = lab.fabric.command(lab.pod("y/c"), flood)

@@ -63,7 +63,7 @@ def agents(folder: Path) -> list[int]:
     return found
 
 
-def test_everything_goes_as_the_demo_says_and_nothing_is_left(demo: subprocess.Popen[str], scratch: Path) -> None:
+def test_the_demo_has_the_expected_results_and_removes_everything(demo: subprocess.Popen[str], scratch: Path) -> None:
     output, said = demo.communicate(timeout=120)
     assert demo.returncode == 0, said
     result = json.loads(output)

@@ -47,7 +47,7 @@ def test_a_vlan_is_tagged_on_the_uplink_and_up_before_it_has_addresses() -> None
     ],
     ids=UNDERLAYS,
 )
-def test_a_node_s_way_to_the_pods_of_another(underlay: Underlay, way: str) -> None:
+def test_traffic_of_a_node_to_the_pods_of_another(underlay: Underlay, way: str) -> None:
     assert those_of(node_lines(underlay), "route add 10.244.2.0/24") == [way]
 
 
@@ -56,7 +56,7 @@ def test_the_tunnel_of_ipv6_pods_is_of_ipv6() -> None:
     assert "encap ip6 id 1 dst 2001:db8:ffff::2 csum via 2001:db8:244:2:: dev vxlan0" in way
 
 
-def test_a_node_knows_the_far_end_of_the_tunnel_by_the_address_that_it_has_there() -> None:
+def test_the_peer_of_a_tunnel_is_a_node_by_its_tunnel_address() -> None:
     nodes, _, _ = grid("routed", 2, "vxlan")
     [made] = those_of(list(ip_commands.node(nodes[1], nodes[:1])), "link add vxlan0")
     own = re.search(r"address (\S+)", made)

@@ -224,7 +224,7 @@ def test_a_stopped_server_answers_no_more_and_the_others_do(fabric: NetnsTopolog
     [("tcp", False), ("tcp", True), ("udp", False), ("udp", True), ("sctp", False), ("icmp", False), ("icmp", True)],
     ids=lambda value: {True: "on one connection", False: "each a connection"}.get(value, value),
 )
-def test_a_stream_tells_when_a_rule_bites_and_when_it_is_lifted(
+def test_the_first_packet_after_an_added_and_after_a_deleted_rule_is_found(
     fabric: NetnsTopology, protocol: Protocol, *, live: bool
 ) -> None:
     (probe, *_) = probes_between(fabric, ("x/a", "x/c"), [(protocol, 0 if protocol == "icmp" else 80)])

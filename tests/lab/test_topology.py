@@ -102,7 +102,7 @@ def test_the_node_of_a_bridge_brings_its_frames_to_the_forward_hook() -> None:
                 assert setting.strip() == "1"
 
 
-def test_a_pod_that_comes_later_is_reachable_and_one_that_went_is_not(fabric: NetnsTopology) -> None:
+def test_an_added_pod_is_reachable_and_a_removed_one_is_not(fabric: NetnsTopology) -> None:
     late = PodPlan("late", "pod", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
     near, far = fabric.pod_namespace("x", "b"), fabric.pod_namespace("x", "a")
     fabric.add_pod(late)
@@ -113,7 +113,7 @@ def test_a_pod_that_comes_later_is_reachable_and_one_that_went_is_not(fabric: Ne
     assert [ping(source, address) for source in (near, far) for address in late.addresses] == [True] * 4
 
 
-def test_a_pod_goes_from_the_network_while_a_socket_still_holds_its_namespace(fabric: NetnsTopology) -> None:
+def test_a_removed_pod_is_unreachable_while_a_socket_still_holds_its_namespace(fabric: NetnsTopology) -> None:
     pod = fabric.pods["x", "a"]
     with Listeners() as servers:
         servers.listen([Endpoint(fabric.pod_namespace("x", "a"), pod.addresses[0], "udp", 53)])
@@ -129,7 +129,7 @@ def test_a_pod_that_is_there_already_is_refused_and_stays(fabric: NetnsTopology)
     assert ping(fabric.pod_namespace("x", "b"), pod.addresses[0])
 
 
-def test_a_host_outside_without_routes_hears_pods_but_cannot_answer() -> None:
+def test_an_outside_host_without_routes_receives_from_pods_but_cannot_answer() -> None:
     nodes, pods, _outside = grid()
     hosts = (
         OutsideHost("knows", ("203.0.113.1", "2001:db8:beef::1")),
@@ -219,7 +219,7 @@ def test_nothing_is_left_after_it(fabric: NetnsTopology) -> None:
     fabric.down()
 
 
-def test_nothing_is_left_when_the_kernel_refuses_half_way() -> None:
+def test_nothing_is_left_when_the_kernel_refuses_a_step() -> None:
     twice = [NodePlan(f"n{number}", (f"192.0.2.{number}",), ("10.244.1.0/24",)) for number in (1, 2)]
     with pytest.raises(KernelError, match=r"route add 10\.244\.1\.0/24"):
         NetnsTopology(twice, tag="tf").up()
