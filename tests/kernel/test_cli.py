@@ -511,7 +511,7 @@ def test_check_warns_of_a_verdict_log_group_that_another_program_reads(site: Age
     assert "set another group" in netlink["mend"]
 
 
-def test_check_reports_an_agent_of_another_program(site: AgentSite) -> None:
+def test_check_fails_where_another_agent_enforces(site: AgentSite) -> None:
     with site.agent() as agent:
         site.environment["NFAGENT_RUNTIME_DIR"] = str(site.folder / "elsewhere")
         found = results(site, 2)

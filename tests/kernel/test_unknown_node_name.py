@@ -81,7 +81,7 @@ class IsolatingNode:
     def rename(self, name: str) -> None:
         """Add node n2 with its Pods, under another name."""
         for found in self.objects:
-            if found["kind"] == "IsolatingNode" and found["metadata"]["name"] == "n2":
+            if found["kind"] == "Node" and found["metadata"]["name"] == "n2":
                 found["metadata"]["name"] = name
             if found["kind"] == "Pod" and found["spec"]["nodeName"] == "n2":
                 found["spec"]["nodeName"] = name
@@ -182,16 +182,16 @@ def test_with_a_wrong_node_name_the_rules_stay_and_every_output_says_so(node: Is
         assert not node.reached()
         node.until(held)
         assert not node.state()["agent"]["reconcile"]["in_sync"]
-        assert "there is no IsolatingNode n2.example (did you mean n2?)" in node.shown()
+        assert "there is no Node n2.example (did you mean n2?)" in node.shown()
         node.drop(("NetworkPolicy", ""))
         node.until(held)
         assert not node.reached(), "no change of policies takes effect"
         node.rename("n2.example")
         told.until("STATUS=enforcing")
         node.until(in_sync)
-        assert node.reached(), "the IsolatingNode is there now, and so is the change"
+        assert node.reached(), "the Node is there now, and so is the change"
     said = node.log.read_text()
-    assert "nothing is changed in the kernel: there is no IsolatingNode n2.example" in said
+    assert "nothing is changed in the kernel: there is no Node n2.example" in said
     assert "--allow-unknown-node" in said
 
 
@@ -204,8 +204,8 @@ def test_under_the_name_of_another_machines_node_the_rules_stay(node: IsolatingN
         node.until(held)
         assert not node.reached()
         shown = " ".join(node.shown().split())
-        assert "IsolatingNode n1 is another machine (192.0.2.1, 2001:db8:ffff::1)" in shown
-        assert "address 192.0.2.2 is IsolatingNode n2's: name this node with --node n2" in shown
+        assert "Node n1 is another machine (192.0.2.1, 2001:db8:ffff::1)" in shown
+        assert "address 192.0.2.2 is Node n2's: name this node with --node n2" in shown
     with node.agent("n2"):
         node.until(in_sync)
         assert not node.reached()
@@ -215,21 +215,21 @@ def test_the_agent_is_ready_all_the_same_as_kubelet_makes_the_node_and_starts_af
     with node.agent("n2"):
         pass
     with node.agent("n3") as told:
-        assert "STATUS=nothing is changed: there is no IsolatingNode n3" in told.ready
+        assert "STATUS=nothing is changed: there is no Node n3" in told.ready
         node.rename("n3")
         assert told.until("STATUS=") == "STATUS=enforcing"
-        node.drop(("IsolatingNode", "n3"))
-        assert told.until("STATUS=").startswith("STATUS=nothing is changed: there is no IsolatingNode n3")
+        node.drop(("Node", "n3"))
+        assert told.until("STATUS=").startswith("STATUS=nothing is changed: there is no Node n3")
 
 
 def test_a_node_that_is_deleted_while_the_agent_runs_keeps_its_rules(node: IsolatingNode) -> None:
     with node.agent("n2") as told:
-        node.drop(("IsolatingNode", "n2"), ("Pod", "srv"))
+        node.drop(("Node", "n2"), ("Pod", "srv"))
         told.until("STATUS=nothing is changed")
         assert not node.reached()
 
 
-def test_the_setting_for_an_intended_removal_removes_the_rules(node: IsolatingNode) -> None:
+def test_with_allow_unknown_node_the_rules_are_removed(node: IsolatingNode) -> None:
     with node.agent("n2"):
         pass
     with node.agent("n3", "--allow-unknown-node"):
@@ -238,7 +238,7 @@ def test_the_setting_for_an_intended_removal_removes_the_rules(node: IsolatingNo
 
 
 def test_an_empty_table_and_an_unknown_name_work_as_ever(node: IsolatingNode) -> None:
-    node.drop(("IsolatingNode", "n2"))
+    node.drop(("Node", "n2"))
     with node.agent("n2"):
         node.until(in_sync)
         assert not node.reached()
@@ -248,7 +248,7 @@ def test_an_empty_table_and_an_unknown_name_work_as_ever(node: IsolatingNode) ->
 
 
 def test_a_folder_without_nodes_goes_on_after_a_restart(node: IsolatingNode) -> None:
-    node.drop(("IsolatingNode", ""))
+    node.drop(("Node", ""))
     for _ in range(2):
         with node.agent("n2"):
             node.until(in_sync)

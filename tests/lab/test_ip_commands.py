@@ -56,7 +56,7 @@ def test_the_tunnel_of_ipv6_pods_is_of_ipv6() -> None:
     assert "encap ip6 id 1 dst 2001:db8:ffff::2 csum via 2001:db8:244:2:: dev vxlan0" in way
 
 
-def test_the_peer_of_a_tunnel_is_a_node_by_its_tunnel_address() -> None:
+def test_the_next_hop_of_a_tunnel_route_has_the_nodes_tunnel_address_and_mac() -> None:
     nodes, _, _ = grid("routed", 2, "vxlan")
     [made] = those_of(list(ip_commands.node(nodes[1], nodes[:1])), "link add vxlan0")
     own = re.search(r"address (\S+)", made)
