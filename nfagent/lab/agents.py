@@ -36,10 +36,10 @@ _POLL_SECONDS = 0.002
 class LabAgent:
     """The agent process of one node, with its runtime, log and state folders."""
 
-    def __init__(self, fabric: NetnsTopology, node: str, source: Sequence[str], scratch: Path) -> None:
+    def __init__(self, topology: NetnsTopology, node: str, source: Sequence[str], scratch: Path) -> None:
         """Set the folders; `start` starts the process. source: the options of `nfagent run` for the object source."""
         self.node = node
-        self._fabric = fabric
+        self._topology = topology
         self._source = source
         self._folder = scratch / node
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,7 +87,7 @@ class LabAgent:
             environment = {**self.environment, **(settings or {}), "NOTIFY_SOCKET": str(ready)}
             with (self._folder / "stderr").open("ab") as stderr, deferred_interrupts():
                 self._process = subprocess.Popen(
-                    self._fabric.command(self._fabric.node_namespace(self.node), command),
+                    self._topology.command(self._topology.node_namespace(self.node), command),
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stderr,
@@ -129,7 +129,7 @@ class LabAgent:
         """Run an `nfagent` command in the node's namespace, with the agent's environment."""
         command = [sys.executable, "-m", "nfagent", *arguments]
         return subprocess.run(
-            self._fabric.command(self._fabric.node_namespace(self.node), command),
+            self._topology.command(self._topology.node_namespace(self.node), command),
             env=self.environment,
             capture_output=True,
             text=True,
@@ -140,7 +140,7 @@ class LabAgent:
     def nft(self, *arguments: str) -> str:
         """Run `nft` in the node's namespace. Raises KernelError."""
         done = subprocess.run(
-            self._fabric.command(self._fabric.node_namespace(self.node), ["nft", *arguments]),
+            self._topology.command(self._topology.node_namespace(self.node), ["nft", *arguments]),
             capture_output=True,
             text=True,
             check=False,
@@ -165,9 +165,9 @@ class LabAgent:
 class LabAgents:
     """The agents of all nodes of a topology; a context manager that starts and ends them."""
 
-    def __init__(self, fabric: NetnsTopology, source: Sequence[str], scratch: Path) -> None:
+    def __init__(self, topology: NetnsTopology, source: Sequence[str], scratch: Path) -> None:
         """Plan the agents; source: their options of `nfagent run`, scratch: the folder for their own folders."""
-        self.agents = {node: LabAgent(fabric, node, source, scratch) for node in fabric.nodes}
+        self.agents = {node: LabAgent(topology, node, source, scratch) for node in topology.nodes}
 
     def __enter__(self) -> Self:
         """Start the agents, and return when all are ready."""
@@ -210,9 +210,9 @@ class LabAgents:
 class LabCluster(LabAgents):
     """Agents that follow one folder of manifests."""
 
-    def __init__(self, fabric: NetnsTopology, manifests: Path, scratch: Path) -> None:
+    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path) -> None:
         """Plan the agents; manifests: the folder that they follow."""
-        super().__init__(fabric, ("--manifests", str(manifests)), scratch)
+        super().__init__(topology, ("--manifests", str(manifests)), scratch)
         self.manifests = manifests
 
     def write(self, name: str, text: str) -> None:

@@ -25,9 +25,9 @@ _POLL_SECONDS = 0.002
 class ApiCluster(LabAgents):
     """Agents that follow one API server, with the credentials of a kubeconfig."""
 
-    def __init__(self, fabric: NetnsTopology, kubeconfig: Path, client: LabApiClient, scratch: Path) -> None:
+    def __init__(self, topology: NetnsTopology, kubeconfig: Path, client: LabApiClient, scratch: Path) -> None:
         """Plan the agents; client: writes the objects."""
-        super().__init__(fabric, ("--kubeconfig", str(kubeconfig)), scratch)
+        super().__init__(topology, ("--kubeconfig", str(kubeconfig)), scratch)
         self.client = client
 
     def put(self, *documents: Document) -> None:

@@ -96,7 +96,7 @@ class _Demo:
         self._desired, _ = read_state(examples, "node-a", MasqueradeSettings(), 100)
         self._result: dict[str, Any] = {"as_expected": True}
         self._servers = Listeners()
-        self._fabric: NetnsTopology
+        self._topology: NetnsTopology
         self._cluster: LabCluster
 
     def run(self) -> dict[str, Any]:
@@ -130,12 +130,12 @@ class _Demo:
         nodes, pods = plans(self._desired)
         self._printer.step("Build the cluster and start an agent on each node")
         began = time.monotonic()
-        self._fabric = stack.enter_context(NetnsTopology(nodes, pods, (OUTSIDE,), tag=TAG))
+        self._topology = stack.enter_context(NetnsTopology(nodes, pods, (OUTSIDE,), tag=TAG))
         stack.enter_context(self._servers)
-        self._servers.listen(pod_endpoints(self._fabric, _PORTS))
-        outside = self._fabric.outside_namespace(OUTSIDE.name)
+        self._servers.listen(pod_endpoints(self._topology, _PORTS))
+        outside = self._topology.outside_namespace(OUTSIDE.name)
         self._servers.listen(Endpoint(outside, address, "tcp", 443) for address in OUTSIDE.addresses)
-        self._cluster = LabCluster(self._fabric, self._manifests, self._scratch)
+        self._cluster = LabCluster(self._topology, self._manifests, self._scratch)
         stack.enter_context(self._cluster)
         rows = [[f"{pod.namespace}/{pod.name}", pod.node, *pod.addresses] for pod in pods]
         rows.append([OUTSIDE.name, "(no node)", *OUTSIDE.addresses])
@@ -161,14 +161,14 @@ class _Demo:
             f"Live connections from shop/db and shop/web to guest/visitor while {_POLICY} is added again"
         )
         self._cluster.delete(_POLICY)
-        visitor = self._fabric.pod_namespace("guest", "visitor")
+        visitor = self._topology.pod_namespace("guest", "visitor")
         with TrafficStreams() as streams:
             opened = {
                 name: streams.open(
                     StreamPlan(
                         client=visitor,
-                        server=self._fabric.pod_namespace("shop", name),
-                        address=self._fabric.pods["shop", name].addresses[0],
+                        server=self._topology.pod_namespace("shop", name),
+                        address=self._topology.pods["shop", name].addresses[0],
                         protocol="udp",
                         port=_STREAM,
                         speaker="server",
@@ -193,11 +193,11 @@ class _Demo:
         self._expect(as_promised, "a denied connection went on, or an allowed one lost packets")
 
     def _matrix(self) -> dict[tuple[str, str, int], bool]:
-        pods = list(self._fabric.pods.values())
+        pods = list(self._topology.pods.values())
         probes = {
             (f"{pod.namespace}/{pod.name}", f"{namespace}/{name}", port): [
-                Probe(self._fabric.pod_namespace(*pod.key), address, "tcp", port)
-                for address in self._fabric.pods[namespace, name].addresses
+                Probe(self._topology.pod_namespace(*pod.key), address, "tcp", port)
+                for address in self._topology.pods[namespace, name].addresses
             ]
             for pod in pods
             for namespace, name, port in _TARGETS
@@ -222,8 +222,8 @@ class _Demo:
 
     def _outside(self) -> None:
         self._printer.step("Masquerade by the ip-masq-agent ConfigMap: source addresses that the outside host sees")
-        pod = self._fabric.pods["shop", "web"]
-        namespace = self._fabric.pod_namespace(*pod.key)
+        pod = self._topology.pods["shop", "web"]
+        namespace = self._topology.pod_namespace(*pod.key)
         probes = [Probe(namespace, address, "tcp", 443) for address in OUTSIDE.addresses]
         outcomes = run_probes(self._servers, probes)
         node = self._desired.cluster.nodes[pod.node]
@@ -251,8 +251,8 @@ class _Demo:
         self._expect(any('"isolating_policies"' in line for line in record), "the denial wasn't logged")
 
     def _denied_attempt(self) -> ProbeResult:
-        source = self._fabric.pod_namespace("guest", "visitor")
-        probe = Probe(source, self._fabric.pods["shop", "db"].addresses[0], "tcp", 5432)
+        source = self._topology.pod_namespace("guest", "visitor")
+        probe = Probe(source, self._topology.pods["shop", "db"].addresses[0], "tcp", 5432)
         return run_probes(self._servers, [probe], deadline=0.3)[probe]
 
     def _explain(self) -> None:
@@ -267,8 +267,8 @@ class _Demo:
         self._printer.step("Another program changes the table: the agent repairs it and names the program")
         agent = self._cluster.agent("node-b")
         damage = "flush chain inet nfagent ingress/shop/db; add rule inet nfagent forward-ingress accept"
-        source = self._fabric.pod_namespace("guest", "visitor")
-        address = self._fabric.pods["shop", "db"].addresses[0]
+        source = self._topology.pod_namespace("guest", "visitor")
+        address = self._topology.pods["shop", "db"].addresses[0]
         with ThreadPoolExecutor(1) as pool:
             passing = pool.submit(watch_change, source, address, "tcp", 5432, want=True, deadline=2.0)
             began = time.monotonic()
@@ -293,8 +293,8 @@ class _Demo:
 
     def _latency(self) -> None:
         self._printer.step(f"Time from changed manifest to first packet with the new verdict, {_ROUNDS} times each")
-        source = self._fabric.pod_namespace("guest", "visitor")
-        address = self._fabric.pods["shop", "db"].addresses[0]
+        source = self._topology.pod_namespace("guest", "visitor")
+        address = self._topology.pods["shop", "db"].addresses[0]
         text = (self._examples / _POLICY).read_text("utf-8")
         took: dict[str, list[float]] = {"policy deleted": [], "policy created": []}
         with ThreadPoolExecutor(1) as pool:

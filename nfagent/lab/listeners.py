@@ -50,12 +50,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-def pod_endpoints(fabric: NetnsTopology, ports: Iterable[tuple[Protocol, int]]) -> list[Endpoint]:
+def pod_endpoints(topology: NetnsTopology, ports: Iterable[tuple[Protocol, int]]) -> list[Endpoint]:
     """Return the endpoints of every Pod, on each of its addresses, for protocols and ports like ('tcp', 80)."""
     wanted = list(ports)
     return [
-        Endpoint(fabric.pod_namespace(*pod.key), address, protocol, port)
-        for pod in fabric.pods.values()
+        Endpoint(topology.pod_namespace(*pod.key), address, protocol, port)
+        for pod in topology.pods.values()
         for address in pod.addresses
         for protocol, port in wanted
     ]
