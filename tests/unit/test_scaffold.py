@@ -1,4 +1,4 @@
-"""The set-up of the repository itself: import contracts that hold, settings that parse, exceptions with a reason."""
+"""The repository itself: import contracts, settings, locked packages, lint exceptions with a reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONTRACTED = frozenset(
     for line in (ROOT / "setup.cfg").read_text().partition("[importlinter]")[2].splitlines()
     if line.startswith("    nfagent.")
 )
-"""Modules that a contract names: import-linter wants them to be there."""
+"""Modules that a contract names: import-linter requires them."""
 
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -39,7 +39,7 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["re
 
 @pytest.fixture
 def skeleton(tmp_path: Path) -> Path:
-    """Return a checkout with every package and nothing in it, under the repository's own contracts."""
+    """Return a checkout with empty packages and the repository's contracts."""
     for package in PACKAGES:
         (tmp_path / "nfagent" / package).mkdir(parents=True)
         (tmp_path / "nfagent" / package / "__init__.py").touch()
@@ -107,12 +107,12 @@ def test_every_exception_from_ruff_has_its_reason_beside_it() -> None:
 
 
 def locked(name: str) -> dict[str, str]:
-    """Read a lock: what is pinned, and its version."""
+    """Return the pinned packages of a lock, with their versions."""
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", (ROOT / name).read_text(), re.MULTILINE))
 
 
 def asked(section: str, option: str) -> list[Requirement]:
-    """Read what setup.cfg asks for."""
+    """Return the requirements of setup.cfg."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     return [Requirement(line) for line in config[section][option].splitlines() if line and not line.startswith("#")]
@@ -130,7 +130,7 @@ def test_every_requirement_of_setup_cfg_and_of_the_build_is_locked(lock: str) ->
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_requirement_of_a_locked_package_is_locked(lock: str) -> None:
-    """As the packages that are installed here say."""
+    """The requirements come from the metadata of the installed packages."""
     found = locked(lock)
     texts = [(name, text) for name in found for text in metadata.requires(name) or ()]
     wanted = [(name, Requirement(text)) for name, text in texts]
