@@ -169,7 +169,7 @@ TALKS = {TCP: tcp, UDP: udp, ICMP: ping, ICMPV6: ping, UNASSIGNED: unassigned}
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What a talk must look like: its ends (port 0 where there are none), protocol, zone, and status bits."""
+    """What a stream must look like: its ends (port 0 where there are none), protocol, zone, and status bits."""
 
     protocol: int
     client: End
@@ -226,19 +226,19 @@ TALKED = [
 ]
 
 
-@pytest.mark.parametrize("talk", TALKED)
+@pytest.mark.parametrize("stream", TALKED)
 def test_a_connection_is_found_by_either_end_and_deleted(
-    connections: ConntrackClient, stack: ExitStack, talk: Expected
+    connections: ConntrackClient, stack: ExitStack, stream: Expected
 ) -> None:
-    talk.start(stack)
+    stream.start(stack)
 
-    (entry,) = connections.entries(frozenset({talk.client[0]}))
-    assert talk.matches(entry), entry
-    assert entry.translated == (talk.called[0] != talk.server[0])
-    assert connections.entries(frozenset({talk.server[0]})) == [entry]
+    (entry,) = connections.entries(frozenset({stream.client[0]}))
+    assert stream.matches(entry), entry
+    assert entry.translated == (stream.called[0] != stream.server[0])
+    assert connections.entries(frozenset({stream.server[0]})) == [entry]
 
     assert connections.delete([entry]) == 1
-    assert connections.entries(frozenset({talk.client[0], talk.server[0]})) == []
+    assert connections.entries(frozenset({stream.client[0], stream.server[0]})) == []
     assert connections.delete([entry]) == 0
 
 

@@ -32,7 +32,7 @@ from tests.support.edge_case_lab import (
     arrived,
     edge_case_lab,
     name_of,
-    one_way,
+    only_rule,
     restrict,
 )
 from tests.support.packet_labs import Document, ManifestLab, policy_document
@@ -103,7 +103,7 @@ def test_35_a_datagram_passes_whole_to_an_allowed_port_and_no_part_of_it_to_anot
     lab: ManifestLab, held: contextlib.ExitStack, direction: str, peer: str, datagram: OversizedDatagram
 ) -> None:
     source, destination = ends(direction, peer)
-    restrict(lab, **one_way(direction, {"ports": [UDP_OPEN]}))
+    restrict(lab, **only_rule(direction, {"ports": [UDP_OPEN]}))
     address = lab.address(destination, datagram.family)
     allowed = held.enter_context(udp_socket(lab.pod(destination), address, OPEN_PORT))
     sender = held.enter_context(udp_socket(lab.pod(source), lab.address(source, datagram.family)))
@@ -143,7 +143,7 @@ def narrowed(lab: ManifestLab, pod: str, family: Family) -> Iterator[None]:
 def test_36_a_packet_too_big_error_reaches_the_sender_of_an_allowed_flow(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
-    restrict(lab, **one_way("egress", {"ports": [TCP_OPEN]}))
+    restrict(lab, **only_rule("egress", {"ports": [TCP_OPEN]}))
     held.enter_context(narrowed(lab, "y/far", family))
     listener = held.enter_context(tcp_listener(lab.pod("y/far"), lab.address("y/far", family), OPEN_PORT))
     client = held.enter_context(tcp_connect(lab.pod("x/a"), *listener.getsockname()[:2]))
@@ -172,7 +172,7 @@ def test_36_an_error_about_no_connection_reaches_a_pod_unless_it_is_isolated(
 def test_36_neighbours_find_isolated_pods_before_the_first_contact(
     lab: ManifestLab, held: contextlib.ExitStack, source: str
 ) -> None:
-    restrict(lab, **({} if source == "n1" else one_way("ingress", {"ports": [TCP_OPEN]})))
+    restrict(lab, **({} if source == "n1" else only_rule("ingress", {"ports": [TCP_OPEN]})))
     to_x = [{"to": [{"namespaceSelector": {"matchLabels": {"ns": "x"}}}], "ports": [TCP_OPEN]}]
     lab.apply("y", policy_document("y", "only", podSelector={}, policyTypes=["Ingress", "Egress"], egress=to_x))
     capture = held.enter_context(Capture(lab.pod("x/a")))
@@ -214,7 +214,7 @@ def test_37_protocols_without_ports_4_47_50_and_icmp(  # noqa: PLR0917 - a case 
     allowed: bool,
 ) -> None:
     source, destination = ends(direction, peer)
-    restrict(lab, **one_way(direction, rule))
+    restrict(lab, **only_rule(direction, rule))
     address = lab.address(destination, family)
     for node in lab.fabric.nodes:
         # Without ports, this is the connection that an earlier case made.
@@ -290,7 +290,7 @@ def _unproven(lab: ManifestLab) -> Iterator[None]:
 def test_39_a_pod_that_spoofs_its_node_does_not_reach_an_isolated_pod(
     lab: ManifestLab, source: str, family: Family
 ) -> None:
-    restrict(lab, **one_way("ingress", {"ports": [UDP_OPEN]}))
+    restrict(lab, **only_rule("ingress", {"ports": [UDP_OPEN]}))
     assert heard_in_n1_s_name(lab, source, "x/a", family) == []
 
 

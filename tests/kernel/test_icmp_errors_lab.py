@@ -26,7 +26,7 @@ from tests.support.edge_case_lab import (
     address_at,
     edge_case_lab,
     name_of,
-    one_way,
+    only_rule,
     restrict,
 )
 from tests.support.packet_labs import Document, ManifestLab, policy_document
@@ -212,7 +212,7 @@ def about_answer(error: bytes) -> bytes:
 def test_an_isolated_pod_gets_the_errors_about_its_connection_from(
     lab: ManifestLab, held: contextlib.ExitStack, family: Family, source: str
 ) -> None:
-    restrict(lab, **one_way("egress", {"ports": [{"protocol": "UDP", "port": SERVER_PORT}]}), ingress=MARKED)
+    restrict(lab, **only_rule("egress", {"ports": [{"protocol": "UDP", "port": SERVER_PORT}]}), ingress=MARKED)
     connected(lab, held, "x/a", "y/far", family)
     capture = held.enter_context(Capture(lab.pod("x/a")))
     error = unreachable(family, lab.address("x/a", family), lab.address("y/far", family))

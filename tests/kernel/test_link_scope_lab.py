@@ -27,7 +27,7 @@ from tests.support.edge_case_lab import (
     arrived,
     edge_case_lab,
     name_of,
-    one_way,
+    only_rule,
     restrict,
 )
 from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
@@ -254,7 +254,7 @@ def test_broadcast_and_groups_do_not_go_around_the_isolation_of_a_pod_on_a_bridg
 ) -> None:
     lab, family = bridged, family_of(group)
     namespace, device, address = senders(lab)[sender]
-    restrict(lab, **one_way("ingress", {"ports": [UDP_MARKER]}))
+    restrict(lab, **only_rule("ingress", {"ports": [UDP_MARKER]}))
     capture = held.enter_context(Capture(lab.pod("x/a")))
     content = marker(32)
     say(namespace, address(family), group, content, device)
@@ -280,7 +280,7 @@ def test_what_the_node_itself_sends_to_all_of_its_bridge_passes(
     bridged: ManifestLab, held: contextlib.ExitStack, group: str
 ) -> None:
     lab = bridged
-    restrict(lab, **one_way("ingress", {"ports": [UDP_MARKER]}))
+    restrict(lab, **only_rule("ingress", {"ports": [UDP_MARKER]}))
     own = {4: "10.244.1.1", 6: "2001:db8:244:1::1"}[family_of(group)]
     capture = held.enter_context(Capture(lab.pod("x/a")))
     content = marker(32)
@@ -361,7 +361,7 @@ def test_an_isolated_pod_on_a_bridge_may_report_its_multicast_groups(
     bridged: ManifestLab, held: contextlib.ExitStack
 ) -> None:
     lab = bridged
-    restrict(lab, **one_way("ingress", {"ports": [TCP_OPEN]}))
+    restrict(lab, **only_rule("ingress", {"ports": [TCP_OPEN]}))
     capture = held.enter_context(Capture(lab.pod("y/near")))
 
     def join() -> socket.socket:
@@ -379,7 +379,7 @@ def test_pods_of_a_bridge_reach_each_other_after_their_neighbour_entries_were_de
     bridged: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     lab = bridged
-    restrict(lab, **one_way("ingress", {"ports": [TCP_OPEN]}))
+    restrict(lab, **only_rule("ingress", {"ports": [TCP_OPEN]}))
     held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     for place in ("n1", "x/a", "y/near"):
         netns.ip_batch(["neigh flush all"], name_of(lab, place))

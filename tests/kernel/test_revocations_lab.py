@@ -224,11 +224,11 @@ def test_32_a_fin_of_a_revoked_server_is_dropped(lab: ManifestLab) -> None:
     present(lab, world(), [])
     ended = line(lab, "east/far > shop/db", "tcp", "client", 4)
     with watching({ended: "n1"}, []) as watch:
-        [talk] = watch.ended
-        with PacketCounter(ended.client, 4, "tcp", talk.client_port) as answers:
+        [stream] = watch.ended
+        with PacketCounter(ended.client, 4, "tcp", stream.client_port) as answers:
             watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
             before = dropped(lab.cluster.agent("n1"))
-            talk.hang_up()
+            stream.hang_up()
             wait_until(lambda: dropped(lab.cluster.agent("n1")) > before, 1.0)
             committed = watch.committed["n1"]
             assert [when - committed for when, _ in answers.arrivals() if when > committed] == []

@@ -210,25 +210,25 @@ def test_32_a_pod_with_the_addresses_of_an_earlier_one_gets_no_packet_of_its_con
     present(lab, world(), policies)
     heir = PodPlan("shop", "heir", NODE, PODS[path].addresses)
     with contextlib.ExitStack() as stack:
-        talks = stack.enter_context(TrafficStreams(INTERVAL))
-        ended = [talks.open(line(lab, "east/near > shop/db", "udp", speaker, family)) for family in FAMILIES]
-        talks.wait_for(10, *ended)
+        streams = stack.enter_context(TrafficStreams(INTERVAL))
+        ended = [streams.open(line(lab, "east/near > shop/db", "udp", speaker, family)) for family in FAMILIES]
+        streams.wait_for(10, *ended)
         stack.enter_context(replaced(lab, path, heir))
-        counters = [stack.enter_context(heirs_counter(lab, talk)) for talk in ended]
+        counters = [stack.enter_context(heirs_counter(lab, stream)) for stream in ended]
         wait_until(lambda: all(len(counter.arrivals()) >= 10 for counter in counters))
         began = time.monotonic()
         present(lab, [*world({path: None}), pod_document(heir, {"app": "heir"})], policies)
         committed = suspected_at(agent)
         assert committed > began
         lab.cluster.calm()
-        talks.wait_until_sent(40, *ended)
+        streams.wait_until_sent(40, *ended)
         for counter in counters:
             assert len(counter.arrivals()) >= 10, "the heir has the addresses"
             assert [when - committed for when, _ in counter.arrivals() if when > committed] == []
 
 
-def heirs_counter(lab: ManifestLab, talk: TrafficStream) -> PacketCounter:
-    return PacketCounter(lab.pod("shop/heir"), family_of(talk.line.address), "udp", talk.client_port)
+def heirs_counter(lab: ManifestLab, stream: TrafficStream) -> PacketCounter:
+    return PacketCounter(lab.pod("shop/heir"), family_of(stream.line.address), "udp", stream.client_port)
 
 
 def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: ManifestLab, agent: LabAgent) -> None:
@@ -269,7 +269,7 @@ def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_connections_den
             watch.committed = {NODE: suspected_at(agent)}
             agent.stop(kill=True)
             tracked = watch.tracked(lab)
-            if all(NODE in tracked[talk] for talk in watch.ended):
+            if all(NODE in tracked[stream] for stream in watch.ended):
                 watch.watch_on()
                 assert [*watch.late, *watch.lossy] == []
                 agent.start()

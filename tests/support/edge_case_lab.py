@@ -55,7 +55,7 @@ def restrict(lab: ManifestLab, **spec: object) -> None:
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Ingress", "Egress"], **spec))
 
 
-def one_way(direction: str, rule: Document) -> dict[str, object]:
+def only_rule(direction: str, rule: Document) -> dict[str, object]:
     """Return the only rule of one direction for `restrict`, with y's Pods as peers."""
     return {direction: [{"from" if direction == "ingress" else "to": [OF_Y]} | rule]}
 

@@ -209,9 +209,9 @@ class Watch:
 
     def watch_on(self) -> None:
         """Wait for further packets: sent on the ended connections, arrived on the others."""
-        wanted = {talk: talk.sent + LATER[talk.line.protocol] for talk in self.ended}
-        wait_until(lambda: all(talk.sent >= enough for talk, enough in wanted.items()))
-        assert [str(talk.line) for talk, enough in wanted.items() if talk.sent < enough] == [], (
+        wanted = {stream: stream.sent + LATER[stream.line.protocol] for stream in self.ended}
+        wait_until(lambda: all(stream.sent >= enough for stream, enough in wanted.items()))
+        assert [str(stream.line) for stream, enough in wanted.items() if stream.sent < enough] == [], (
             "a connection sends no more"
         )
         TrafficStreams.wait_for(_HEARD, *self.kept)
@@ -220,26 +220,26 @@ class Watch:
     def late(self) -> list[str]:
         """Describe the connections with packets that passed after the commit that revoked them."""
         found = []
-        for talk, node in self.ended.items():
-            after = [when - self.committed[node] for when in talk.passed_after(self.committed[node])]
+        for stream, node in self.ended.items():
+            after = [when - self.committed[node] for when in stream.passed_after(self.committed[node])]
             if after:
-                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {talk.line}")
+                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {stream.line}")
         return found
 
     @property
     def lossy(self) -> list[str]:
         """Describe the kept connections that lost a UDP packet; TCP retransmits lost ones."""
         found = []
-        for talk in self.kept:
-            numbers = talk.numbers() if talk.line.protocol == "udp" else []
+        for stream in self.kept:
+            numbers = stream.numbers() if stream.line.protocol == "udp" else []
             if numbers != list(range(1, len(numbers) + 1)):
                 lost = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
-                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {talk.line}")
+                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {stream.line}")
         return found
 
     def tracked(self, lab: ManifestLab) -> dict[TrafficStream, set[str]]:
         """Return the nodes that have a conntrack entry of each connection."""
-        known: dict[TrafficStream, set[str]] = {talk: set() for talk in (*self.ended, *self.kept)}
+        known: dict[TrafficStream, set[str]] = {stream: set() for stream in (*self.ended, *self.kept)}
         owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
         for plan in lab.fabric.nodes.values():
             owners |= dict.fromkeys(plan.addresses, lab.fabric.node_namespace(plan.name))
@@ -250,9 +250,9 @@ class Watch:
                 for one in entries_at(lab, node)
                 for family in [family_of(one.client)]
             }
-            for talk, nodes in known.items():
-                planned = talk.line
-                client, server = (planned.client, talk.client_port), (planned.server, planned.listens or planned.port)
+            for stream, nodes in known.items():
+                planned = stream.line
+                client, server = (planned.client, stream.client_port), (planned.server, planned.listens or planned.port)
                 if (*client, *server, PROTOCOLS[planned.protocol], family_of(planned.address)) in found:
                     nodes.add(node)
         return known
@@ -260,9 +260,9 @@ class Watch:
     def mistracked(self, lab: ManifestLab) -> list[str]:
         """Describe the ended connections with a conntrack entry, and the kept ones without."""
         tracked = self.tracked(lab)
-        left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
-        missing = {talk: passed(lab, talk.line) - tracked[talk] for talk in self.kept}
-        return left + [f"gone from {sorted(nodes)}: {talk.line}" for talk, nodes in missing.items() if nodes]
+        left = [f"left: {stream.line}" for stream, node in self.ended.items() if node in tracked[stream]]
+        missing = {stream: passed(lab, stream.line) - tracked[stream] for stream in self.kept}
+        return left + [f"gone from {sorted(nodes)}: {stream.line}" for stream, nodes in missing.items() if nodes]
 
 
 def passed(lab: ManifestLab, planned: StreamPlan) -> set[str]:
@@ -274,9 +274,9 @@ def passed(lab: ManifestLab, planned: StreamPlan) -> set[str]:
 @contextlib.contextmanager
 def watching(ended: Mapping[StreamPlan, str], kept: Iterable[StreamPlan]) -> Iterator[Watch]:
     """Open connections; of those that are to end, with the node whose agent ends them."""
-    with TrafficStreams(INTERVAL) as talks:
-        to_end = {talks.open(planned): node for planned, node in ended.items()}
-        yield Watch(to_end, [talks.open(planned) for planned in kept])
+    with TrafficStreams(INTERVAL) as streams:
+        to_end = {streams.open(planned): node for planned, node in ended.items()}
+        yield Watch(to_end, [streams.open(planned) for planned in kept])
 
 
 def cidrs(path: str) -> list[str]:
