@@ -36,15 +36,16 @@ SEEN_REPLY, ASSURED, CONFIRMED, DST_NAT = 1 << 1, 1 << 2, 1 << 3, 1 << 5  # IPS_
 CLIENT4, SERVER4, OTHER4, SERVICE4 = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.96.0.1"
 CLIENT6, SERVER6, OTHER6, SERVICE6 = "fd00::1", "fd00::2", "fd00::3", "fd00:96::1"
 # Loopback answers for all of these; conntrack works because of the ct expressions. What calls a Service gets to SERVER.
+# nodad: an IPv6 address is tentative until a kernel worker runs, also on loopback; bind(2) fails until then.
 LINKS = f"""
 link set lo up
 route add local 10.0.0.0/16 dev lo
 route add local 10.96.0.0/16 dev lo
 route add local fd00::/16 dev lo
-addr add {CLIENT6} dev lo
-addr add {SERVER6} dev lo
-addr add {OTHER6} dev lo
-addr add fd00:0:7::2 dev lo
+addr add {CLIENT6} dev lo nodad
+addr add {SERVER6} dev lo nodad
+addr add {OTHER6} dev lo nodad
+addr add fd00:0:7::2 dev lo nodad
 """
 RULES = f"""
 table inet tracked {{

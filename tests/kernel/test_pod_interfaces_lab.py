@@ -417,7 +417,7 @@ def test_neighbour_discovery_and_listener_reports_pass_from_link_local_sources_a
         netns.ip_batch(["neighbour flush dev eth0"], namespace)
     netns.write_sysctls(namespace, {"ipv6/conf/eth0/accept_dad": "1"})
     netns.ip_batch(
-        ["address add 2001:db8:244:1::99/128 dev eth0", "address add 224.9.9.9/32 dev eth0 autojoin"], namespace
+        ["address add 2001:db8:244:1::99/128 dev eth0 nodad", "address add 224.9.9.9/32 dev eth0 autojoin"], namespace
     )
     try:
         with udp_socket(node, "::", PORT) as listening:
