@@ -1,4 +1,4 @@
-"""For every test: how many examples properties try, who may run kernel tests, and a deadline for each test."""
+"""For every test: Hypothesis profiles, skipped kernel tests without root, and a deadline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.session_report import conclude
 
 DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "": 60}
-"""By marker. Tests of the API server may have to wait for it to be built."""
+"""By marker. Tests of the API server may wait for its build."""
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("quick", deadline=None, max_examples=30, suppress_health_check=_SLOW)

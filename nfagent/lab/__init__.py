@@ -1,27 +1,31 @@
-"""The network-namespace lab: nodes, Pods and hosts outside as namespaces of this machine, and probes between them.
+"""The network-namespace lab: nodes, Pods and outside hosts as network namespaces of one machine, with probes.
 
-May import: anything of the agent, and the world. Nothing of the agent imports it.
+May import any package of nfagent, and do I/O. No package of the agent imports it.
 Needs root, iproute2's `ip`, br_netfilter where Pods share a bridge, and the kernel's VLAN (8021q) or vxlan devices
 where nodes are joined by them.
 
-    plan      what a lab consists of, as plain values
-    wiring    the `ip -batch` lines that make a namespace what its plan says; pure
-    netns     network namespaces: names, entering one, sysctls, sweeping what dead processes left
-    fabric    a plan built: nodes forwarding, Pods attached, taken away without a trace
-    packet    the SCTP and ICMP packets that probes send without the kernel's help; pure
-    servers   listeners in any namespace, and who they saw knocking
-    flow      one connection under probe: TCP, UDP, SCTP or ICMP
-    probe     many probes at once: who reaches whom, seen from which address
-    stream    a probe a millisecond, to find the first packet that meets a changed verdict
-    talk      live connections under traffic, and who still hears whom
-    counter   the packets that come into a namespace, and when the kernel saw each
-    forgetting  when a namespace's conntrack forgot which connection
-    cluster   an agent on every node, all following one folder of manifests
-    api_cluster  the same, all following one API server
-    control_plane  a real kube-apiserver and its etcd; assets finds or builds them, processes and credentials keep them
-    api_client  changing objects as kubectl does; over https, by what discovery and resources know
+    topology_plan     nodes, Pods and outside hosts as plain values; pure
+    ip_commands       the `ip -batch` lines that configure a namespace after its plan; pure
+    netns             network namespaces: names, entering one, sysctls, removing those of dead processes
+    topology          builds a plan: nodes that forward, Pods attached to them; removes all of it
+    raw_packets       the SCTP and ICMP packets that probes build themselves; pure
+    listeners         servers in any namespace; they record the source address of each probe
+    flow              one connection that is probed: TCP, UDP, SCTP or ICMP
+    probe             many probes at once: which are answered, and from which source address they arrived
+    first_packet      a probe every millisecond, to find the first packet that meets a changed verdict
+    continuous_probe  repeats the same probes while verdicts must not change
+    traffic           connections with continuous traffic, and the packets that arrive on each
+    packet_counter    counts the packets that arrive in a namespace, with the kernel's timestamps
+    conntrack_events  the time at which conntrack destroyed each entry
+    agents            an agent on every node, all with one manifests folder
+    agents_apiserver  an agent on every node, all with one API server
+    agent_socket      HTTP requests to an agent's Unix socket
+    control_plane     a real kube-apiserver and its etcd; uses binaries, processes, credentials
+    kube_client       changes objects as kubectl does; uses https, discovery, resources
+    ebpf_baseline     the same policy as an eBPF program at tc, a reference for measurements
+    demo              `nfagent lab demo`; demo_output formats it
 
-Promises: no traffic leaves the lab's own namespaces; whatever it made is gone after `down()`, also when `up()` was
-interrupted half way; namespaces of processes that were killed are found by `netns.sweep`. The fabric loads no
-nftables rules: enforcement is the business of whoever runs in a node's namespace.
+Guarantees: no traffic leaves the lab's own namespaces. Everything that `up()` made is gone after `down()`, also when
+`up()` was interrupted. `netns.sweep` removes namespaces of processes that were killed. A topology loads no nftables
+rules: the agent that runs in a node's namespace enforces policies.
 """

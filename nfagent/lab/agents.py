@@ -1,10 +1,10 @@
-"""A fabric with an agent on every node: `LabCluster` feeds all of them from one folder of manifests.
+"""A topology with an agent on every node: with `LabCluster`, all of them follow one manifests folder.
 
-    with LabCluster(fabric, folder, scratch) as cluster:
+    with LabCluster(topology, folder, scratch) as cluster:
         cluster.write("policy.yaml", text)      # returns when every agent enforces it
         cluster.agent("n1").ask("/v1/dump/diff")
 
-An agent is a process of its own in its node's network namespace, as it would be on a machine of its own.
+Each agent is a process of its own in its node's network namespace.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nfagent.cli.agent_client import ask
 from nfagent.errors import KernelError, UsageError
-from nfagent.lab.interrupts import held_back
+from nfagent.lab import agent_socket
+from nfagent.lab.interrupts import deferred_interrupts
 from nfagent.lab.topology import NetnsTopology
 from nfagent.manifests.index import digest
 
@@ -34,12 +34,12 @@ _POLL_SECONDS = 0.002
 
 
 class LabAgent:
-    """One node's agent: its process, its folders, what it says."""
+    """The agent process of one node, with its runtime, log and state folders."""
 
-    def __init__(self, fabric: NetnsTopology, node: str, source: Sequence[str], scratch: Path) -> None:
-        """Plan it; `start` starts it. source: options of `nfagent run` that say what is followed."""
+    def __init__(self, topology: NetnsTopology, node: str, source: Sequence[str], scratch: Path) -> None:
+        """Set the folders; `start` starts the process. source: the options of `nfagent run` for the object source."""
         self.node = node
-        self._fabric = fabric
+        self._topology = topology
         self._source = source
         self._folder = scratch / node
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,12 +52,12 @@ class LabAgent:
 
     @property
     def verdict_log(self) -> Path:
-        """The file of its verdict records."""
+        """The path of its verdict log."""
         return self._folder / "log" / "policy_action.log"
 
     @property
     def said(self) -> str:
-        """What it wrote to its standard error so far."""
+        """Its standard error so far."""
         path = self._folder / "stderr"
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
@@ -70,24 +70,24 @@ class LabAgent:
 
     @property
     def runs(self) -> bool:
-        """Tell whether it was started, and not stopped."""
+        """Whether it was started, and not stopped."""
         return self._process is not None
 
     def start(self, settings: Mapping[str, str] | None = None, seconds: float = _START_SECONDS) -> None:
-        """Start it, and return when it enforces. Raises KernelError with its own words where it doesn't in time."""
+        """Start the agent and wait for READY=1. Raises KernelError, with its standard error, after `seconds`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(ready))
             listener.settimeout(_POLL_SECONDS * 10)
-            # setpriv: an agent doesn't outlive whoever started the lab, however that ends.
+            # setpriv: an agent ends with the process that started the lab, also when that one is killed.
             command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "nfagent", "run"]
             command += [*self._source, "--node", self.node]
             environment = {**self.environment, **(settings or {}), "NOTIFY_SOCKET": str(ready)}
-            with (self._folder / "stderr").open("ab") as stderr, held_back():
+            with (self._folder / "stderr").open("ab") as stderr, deferred_interrupts():
                 self._process = subprocess.Popen(
-                    self._fabric.command(self._fabric.node_namespace(self.node), command),
+                    self._topology.command(self._topology.node_namespace(self.node), command),
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stderr,
@@ -103,14 +103,14 @@ class LabAgent:
                 if b"READY=1" in listener.recv(4096):
                     return
         self.stop()
-        raise KernelError(f"the agent of node {self.node} didn't start: {self.said or 'it said nothing'}")
+        raise KernelError(f"the agent of node {self.node} didn't start: {self.said or 'no output'}")
 
     def reload(self) -> None:
-        """Have it read folder and kernel again, as `systemctl reload` does."""
+        """Send SIGHUP, as `systemctl reload` does: the agent reads its source and the kernel again."""
         self.process.send_signal(signal.SIGHUP)
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it by SIGTERM, or SIGKILL; the rules stay. One that isn't running is left alone."""
+        """End the agent by SIGTERM, or by SIGKILL; its rules stay. Does nothing where it isn't running."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -122,17 +122,14 @@ class LabAgent:
             process.wait(_STOP_SECONDS)
 
     def ask(self, path: str, **query: str) -> dict[str, Any]:
-        """Ask its unix socket. Raises UsageError."""
-        answer = ask(self._folder / "run" / "agent.sock", path, query)
-        if answer is None:
-            raise UsageError(f"the agent of node {self.node} isn't running")
-        return answer
+        """Return the reply to a GET on its Unix socket. Raises UsageError, HostError."""
+        return agent_socket.get(self._folder / "run" / "agent.sock", path, query)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run an `nfagent` command as root of this node would."""
+        """Run an `nfagent` command in the node's namespace, with the agent's environment."""
         command = [sys.executable, "-m", "nfagent", *arguments]
         return subprocess.run(
-            self._fabric.command(self._fabric.node_namespace(self.node), command),
+            self._topology.command(self._topology.node_namespace(self.node), command),
             env=self.environment,
             capture_output=True,
             text=True,
@@ -143,7 +140,7 @@ class LabAgent:
     def nft(self, *arguments: str) -> str:
         """Run `nft` in the node's namespace. Raises KernelError."""
         done = subprocess.run(
-            self._fabric.command(self._fabric.node_namespace(self.node), ["nft", *arguments]),
+            self._topology.command(self._topology.node_namespace(self.node), ["nft", *arguments]),
             capture_output=True,
             text=True,
             check=False,
@@ -154,26 +151,26 @@ class LabAgent:
         return done.stdout
 
     def has_read(self, files: Mapping[str, str]) -> bool:
-        """Tell whether it has read just these files (name -> digest), and enforces what they say."""
+        """Return whether it has read exactly these files (name -> digest), and the kernel is in sync with them."""
         status = self.ask("/v1/dump/state")["agent"]
         in_sync: bool = status["reconcile"]["in_sync"]
         return in_sync and status["files"] == dict(files)
 
     def is_calm(self) -> bool:
-        """Tell whether the kernel holds what it must, and no address is under re-check."""
+        """Return whether the kernel is in sync, and no address is under re-check."""
         status = self.ask("/v1/dump/state")["agent"]
         return bool(status["reconcile"]["in_sync"]) and not status["revoke"]["suspects"]
 
 
 class LabAgents:
-    """Agents on the nodes of a fabric; a context manager that runs them inside and has ended them after."""
+    """The agents of all nodes of a topology; a context manager that starts and ends them."""
 
-    def __init__(self, fabric: NetnsTopology, source: Sequence[str], scratch: Path) -> None:
-        """Plan them: source says what all of them follow, scratch holds their runtime and log folders."""
-        self.agents = {node: LabAgent(fabric, node, source, scratch) for node in fabric.nodes}
+    def __init__(self, topology: NetnsTopology, source: Sequence[str], scratch: Path) -> None:
+        """Plan the agents; source: their options of `nfagent run`, scratch: the folder for their own folders."""
+        self.agents = {node: LabAgent(topology, node, source, scratch) for node in topology.nodes}
 
     def __enter__(self) -> Self:
-        """Start the agents, and return when all enforce."""
+        """Start the agents, and return when all are ready."""
         try:
             for agent in self.agents.values():
                 agent.start()
@@ -189,51 +186,54 @@ class LabAgents:
         self.stop()
 
     def stop(self) -> None:
-        """End every agent that runs."""
+        """End all agents."""
         for agent in self.agents.values():
             agent.stop()
 
     def agent(self, node: str) -> LabAgent:
-        """Give a node's agent."""
+        """Return a node's agent."""
         return self.agents[node]
 
     def calm(self) -> None:
-        """Return when no address is under re-check: then no agent has anything left to do. Raises KernelError."""
+        """Wait until no agent has an address under re-check. Raises KernelError after ten seconds."""
         end = time.monotonic() + _SYNC_SECONDS
         for agent in (agent for agent in self.agents.values() if agent.runs):
             while not agent.is_calm():
                 if time.monotonic() > end:
-                    raise KernelError(f"the agent of node {agent.node} doesn't end its re-check: {agent.said[-2000:]}")
+                    raise KernelError(
+                        f"the agent of node {agent.node} still re-checks addresses after {_SYNC_SECONDS:.0f} s: "
+                        f"{agent.said[-2000:]}"
+                    )
                 time.sleep(_POLL_SECONDS)
 
 
 class LabCluster(LabAgents):
     """Agents that follow one folder of manifests."""
 
-    def __init__(self, fabric: NetnsTopology, manifests: Path, scratch: Path) -> None:
-        """Plan them: manifests is the folder."""
-        super().__init__(fabric, ("--manifests", str(manifests)), scratch)
+    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path) -> None:
+        """Plan the agents; manifests: the folder that they follow."""
+        super().__init__(topology, ("--manifests", str(manifests)), scratch)
         self.manifests = manifests
 
     def write(self, name: str, text: str) -> None:
-        """Put a manifest into the folder by rename, and return when every running agent enforces it."""
+        """Write a manifest by rename, and return when every running agent enforces it."""
         self.place(name, text)
         self.settle()
 
     def place(self, name: str, text: str) -> None:
-        """Put a manifest into the folder by rename, and return at once."""
+        """Write a manifest by rename, and return at once."""
         hidden = self.manifests / f".{name}.new"
         hidden.write_text(text, encoding="utf-8")
         hidden.rename(self.manifests / name)
 
     def delete(self, *names: str) -> None:
-        """Delete manifests, and return when every running agent enforces what is left."""
+        """Delete manifests, and return when every running agent enforces the rest."""
         for name in names:
             (self.manifests / name).unlink()
         self.settle()
 
     def settle(self, agents: Sequence[LabAgent] | None = None) -> None:
-        """Return when the running agents enforce what the folder holds. Raises KernelError after ten seconds."""
+        """Wait until the running agents enforce the folder's manifests. Raises KernelError after ten seconds."""
         files = {
             str(path.relative_to(self.manifests)): digest(path.read_text(encoding="utf-8"))
             for path in sorted(self.manifests.rglob("*"))
@@ -244,5 +244,8 @@ class LabCluster(LabAgents):
         for agent in running if agents is None else agents:
             while not agent.has_read(files):
                 if time.monotonic() > end:
-                    raise KernelError(f"the agent of node {agent.node} doesn't follow: {agent.said[-2000:]}")
+                    raise KernelError(
+                        f"the agent of node {agent.node} doesn't enforce the manifests after {_SYNC_SECONDS:.0f} s: "
+                        f"{agent.said[-2000:]}"
+                    )
                 time.sleep(_POLL_SECONDS)

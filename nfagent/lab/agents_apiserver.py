@@ -1,6 +1,6 @@
-"""A fabric with an agent on every node, all following one API server.
+"""A topology with an agent on every node, all with one API server.
 
-with ApiCluster(fabric, kubeconfig, client, scratch) as cluster:
+with ApiCluster(topology, kubeconfig, client, scratch) as cluster:
     cluster.put(policy)          # returns when every agent enforces it
     cluster.delete(policy)
 """
@@ -25,26 +25,26 @@ _POLL_SECONDS = 0.002
 class ApiCluster(LabAgents):
     """Agents that follow one API server, with the credentials of a kubeconfig."""
 
-    def __init__(self, fabric: NetnsTopology, kubeconfig: Path, client: LabApiClient, scratch: Path) -> None:
-        """Plan them; `client` is who changes objects here."""
-        super().__init__(fabric, ("--kubeconfig", str(kubeconfig)), scratch)
+    def __init__(self, topology: NetnsTopology, kubeconfig: Path, client: LabApiClient, scratch: Path) -> None:
+        """Plan the agents; client: writes the objects."""
+        super().__init__(topology, ("--kubeconfig", str(kubeconfig)), scratch)
         self.client = client
 
     def put(self, *documents: Document) -> None:
-        """Create or change objects, their status too, and return when every running agent enforces them."""
+        """Create or change objects with their status, and return when every running agent enforces them."""
         self.client.put_all(documents)
         self.settle(documents)
 
     def delete(self, *documents: Document) -> None:
-        """Delete objects, and return when every running agent enforces what is left."""
+        """Delete objects, and return when every running agent enforces the rest."""
         for document in documents:
             self.client.delete(document)
         self.settle(documents)
 
     def settle(self, documents: Iterable[Document]) -> None:
-        """Return when the running agents enforce what the server holds of these documents' kinds.
+        """Wait until the running agents enforce the server's objects of these documents' kinds.
 
-        Raises KernelError after a while.
+        Raises KernelError after twenty seconds.
         """
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
         wanted = {kind: served(self.client, version, kind) for version, kind in kinds}
@@ -52,12 +52,15 @@ class ApiCluster(LabAgents):
         for agent in (agent for agent in self.agents.values() if agent.runs):
             while not _has_seen(agent, wanted):
                 if time.monotonic() > end:
-                    raise KernelError(f"the agent of node {agent.node} doesn't follow: {agent.said[-2000:]}")
+                    raise KernelError(
+                        f"the agent of node {agent.node} doesn't enforce the server's objects after "
+                        f"{_SYNC_SECONDS:.0f} s: {agent.said[-2000:]}"
+                    )
                 time.sleep(_POLL_SECONDS)
 
 
 def served(client: LabApiClient, api_version: str, kind: str) -> tuple[int, int]:
-    """Give how many objects of a kind the server holds for agents, and the newest of their versions."""
+    """Return the number of a kind's objects that agents list from the server, and their highest resourceVersion."""
     resource = next(
         (each for each in (*RESOURCES, SERVICES) if (each.api_version, each.kind) == (api_version, kind)), None
     )
@@ -70,7 +73,7 @@ def served(client: LabApiClient, api_version: str, kind: str) -> tuple[int, int]
 
 
 def standing(agent: LabAgent, kind: str) -> dict[str, Any]:
-    """Give how an agent stands with a kind: phase, synced, version, objects, trouble."""
+    """Return an agent's status of one kind: phase, synced, version, objects, trouble."""
     found: dict[str, Any] = agent.ask("/v1/dump/state")["agent"]["apiserver"]["resources"][kind]
     return found
 
@@ -88,7 +91,7 @@ def _has_seen(agent: LabAgent, wanted: dict[str, tuple[int, int]]) -> bool:
 
 
 def all_follow(agents: Sequence[LabAgent]) -> bool:
-    """Tell whether every agent follows every kind that is served, with no trouble."""
+    """Return whether every agent watches every served kind without an error."""
     return all(
         there["phase"] in {"watching", "missing"} and not there["trouble"]
         for agent in agents

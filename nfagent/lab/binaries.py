@@ -1,10 +1,10 @@
 """The binaries of a real control plane: etcd and kube-apiserver, found or built.
 
-    python -m nfagent.lab.binaries        # builds them, where they aren't there yet; `make apiserver`
+    python -m nfagent.lab.binaries        # builds them where they are missing; `make apiserver`
 
-They are looked for in the folder that KUBEBUILDER_ASSETS names (the convention of the tools around Kubernetes), then in
-`build/` of the checkout; where Go is at hand, they are built into it from `tests/apiserver/server`.
-No two build at a time: who comes second waits for the first.
+Looks into the folder that KUBEBUILDER_ASSETS names (the convention of kubebuilder and its test tools), then into
+`build/` of the checkout. Where Go is installed, builds them there from `tests/apiserver/server`.
+A lock file allows one build at a time: a second process waits for the first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GO = (1, 24)
 _BUILD_SECONDS = 1200
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-_STEP = 200  # packages between two words of progress
+_STEP = 200  # packages between two lines of progress
 
 
 class ControlPlaneBinaries(msgspec.Struct, frozen=True):
@@ -46,25 +46,25 @@ class ControlPlaneBinaries(msgspec.Struct, frozen=True):
 
 
 def silent(_said: str) -> None:
-    """Say nothing of the progress."""
+    """Ignore the progress."""
 
 
 def find(say: Callable[[str], None] = silent, checkout: Path = CHECKOUT) -> ControlPlaneBinaries:
-    """Give the binaries; builds them where they can't be found, which takes minutes the first time and seconds later.
+    """Return the binaries; build them where they are missing: minutes the first time, seconds later.
 
-    Raises MachineError, which says what to install, or how the build failed.
+    Raises HostError, which names the packages to install, or the build's error.
     """
     named = os.environ.get(VARIABLE)
     if named:
         return _in_folder(Path(named).absolute())
     sources = checkout / "tests" / "apiserver" / "server"
     if not sources.is_dir():
-        raise HostError(f"no etcd and kube-apiserver: name their folder in {VARIABLE}, or start from a checkout")
+        raise HostError(f"no etcd and kube-apiserver: set {VARIABLE} to their folder, or run this in a checkout")
     build = checkout / "build"
     if not _is_built(sources, build):
         _check_go()
         with _alone(build, say):
-            # Whoever was first may have built them meanwhile.
+            # Another process may have built them meanwhile.
             if not _is_built(sources, build):
                 _build(sources, build, say)
     return _in_folder(build)
@@ -119,12 +119,14 @@ def _alone(build: Path, say: Callable[[str], None]) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise HostError(f"another build of kube-apiserver goes on for too long: {lock.name}") from None
+                    raise HostError(
+                        f"another build of kube-apiserver holds {lock.name} for more than {_BUILD_SECONDS} s"
+                    ) from None
             if not told:
-                say("waiting for the build of etcd and kube-apiserver that is under way")
+                say("waiting for another process that builds etcd and kube-apiserver")
                 told = True
             time.sleep(_POLL_SECONDS)
-        # Closing the file, or dying, gives the lock back.
+        # Closing the file, or the end of the process, releases the lock.
         yield
 
 
@@ -146,12 +148,12 @@ def _build(sources: Path, build: Path, say: Callable[[str], None]) -> None:
 
 
 def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None]) -> None:
-    # A build doesn't outlive whoever wanted it; one that hangs on the network ends. Not by SIGINT: what a script
-    # starts in the background ignores it, and so would the compilers.
+    # The build ends with this process, and after the timeout where the network hangs. Not by SIGINT: background jobs
+    # of a shell script ignore it, and so would the compilers.
     command = ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after", "10", str(_BUILD_SECONDS)]
     command += ["go", "build", "-v", "-trimpath", "-ldflags", _link_flags(sources)]
     command += ["-o", f"{scratch / 'bin'}{os.sep}", *(f"./{name}" for name in _NAMES)]
-    # GOTOOLCHAIN: no other Go is fetched behind anybody's back.
+    # GOTOOLCHAIN: Go doesn't download another version of itself.
     environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOTMPDIR": str(scratch / "tmp")}
     process = subprocess.Popen(
         command,
@@ -184,7 +186,7 @@ def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None])
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a build and the compilers that it started."""
+    """End a build and its compilers."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -198,7 +200,7 @@ def _link_flags(sources: Path) -> str:
         r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\S*)", (sources / "go.mod").read_text("utf-8"), re.MULTILINE
     )
     if found is None:
-        raise HostError(f"{sources / 'go.mod'} requires no k8s.io/kubernetes: take the file as it is committed")
+        raise HostError(f"{sources / 'go.mod'} requires no k8s.io/kubernetes: restore the committed file")
     version = "k8s.io/component-base/version"
     return f"-s -w -X {version}.gitVersion={found[1]} -X {version}.gitMajor={found[2]} -X {version}.gitMinor={found[3]}"
 
@@ -209,8 +211,8 @@ def _tell(said: str) -> None:
 
 
 def main(checkout: Path = CHECKOUT) -> int:
-    """Build what isn't there; give the exit code. With --quiet, only the end of it is told."""
-    # Ending on SIGTERM as on Ctrl-C, so that the compilers end too.
+    """Build the missing binaries; return the exit code. With --quiet, print the result only."""
+    # SIGTERM ends it as Ctrl-C does, so that the compilers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         found = find(silent if "--quiet" in sys.argv else _tell, checkout)

@@ -1,8 +1,7 @@
-"""When a network namespace's conntrack forgot which connection: its own notices of entries that are gone."""
+"""Records when conntrack destroyed an entry of a network namespace, from its DESTROY notifications."""
 
 from __future__ import annotations
 
-import functools
 import socket
 import threading
 import time
@@ -28,31 +27,31 @@ _SLICE = 0.05
 
 
 class ConntrackDestroyListener:
-    """Listens from when it is made; a context manager. Only connections with ports are noted."""
+    """Listens from its construction on; a context manager. Records connections with ports only."""
 
     def __init__(self, namespace: str) -> None:
-        """Begin to listen. Raises KernelError, OSError."""
-        self._sock = netns.inside(namespace, functools.partial(_notices))
-        self._forgotten: dict[DestroyedConnection, float] = {}
+        """Subscribe to the notifications. Raises KernelError, OSError."""
+        self._sock = netns.inside(namespace, _notification_socket)
+        self._destroyed: dict[DestroyedConnection, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="lab forgetting", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="lab conntrack events", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Listen no longer."""
+        """Close the socket."""
         self._stop.set()
         self._thread.join()
         self._sock.close()
 
     def forgotten_at(self, client: str, protocol: int, port: int) -> float | None:
-        """Say when a connection's last entry was gone, by time.monotonic(); None for one of which nothing was heard."""
-        return self._forgotten.get((client, protocol, port))
+        """Return when a connection's last entry was destroyed, by time.monotonic(); None without a notification."""
+        return self._destroyed.get((client, protocol, port))
 
     def _listen(self) -> None:
         while not self._stop.is_set():
@@ -69,12 +68,12 @@ class ConntrackDestroyListener:
                 try:
                     entry = decode_entry(message.payload)
                 except WireError:
-                    continue  # a notice without what `decode_entry` asks for is of no connection that is looked for
+                    continue  # no connection with ports: `decode_entry` misses an attribute
                 if entry.client_port is not None:
-                    self._forgotten[entry.client, entry.protocol, entry.client_port] = now
+                    self._destroyed[entry.client, entry.protocol, entry.client_port] = now
 
 
-def _notices() -> socket.socket:
+def _notification_socket() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, codec.NETLINK_NETFILTER)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
     sock.settimeout(_SLICE)

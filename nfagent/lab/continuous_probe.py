@@ -1,9 +1,9 @@
-"""The same questions over and over, while something happens that must change none of the answers.
+"""Repeats the same probes while an event happens that must not change any verdict.
 
-with Vigil(servers, {probe: True, other: False}) as vigil:
+with ContinuousProbe(listeners, {probe: True, other: False}) as probing:
     plane.kill()
-    vigil.wait_for(10)          # rounds
-assert vigil.wrong == []
+    probing.wait_for(10)          # rounds
+assert probing.wrong == []
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _PATIENCE = 60.0
 
 
 class ContinuousProbe:
-    """Asks in a thread of its own; a context manager that has ended it after.
+    """Probes in a thread of its own; a context manager that ends the thread.
 
-    asked: probes that were sent so far
-    wrong: those that ended otherwise than expected, in words. One that should have been answered and wasn't gets a
-           second, longer try: what a busy machine answers late is no verdict
+    asked: number of probes sent so far
+    wrong: a line for each probe with another result than expected. A probe that should have been answered and wasn't
+           is repeated with a longer deadline: a late answer of a busy machine is no verdict
     """
 
     def __init__(self, servers: Listeners, expected: Mapping[Probe, bool]) -> None:
-        """Plan it: expected says of each probe whether it must be answered."""
+        """Plan the probes; expected: whether each must be answered."""
         self.asked = 0
         self.wrong: list[str] = []
         self._servers = servers
@@ -40,10 +40,10 @@ class ContinuousProbe:
         self._rounds = 0
         self._round = threading.Condition()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="lab vigil", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="lab continuous probe", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin, and return after the first round."""
+        """Start, and return after the first round."""
         self._thread.start()
         self.wait_for(1)
         return self
@@ -51,12 +51,12 @@ class ContinuousProbe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End after the round that is under way."""
+        """End after the current round."""
         self._stop.set()
         self._thread.join()
 
     def wait_for(self, rounds: int) -> None:
-        """Return when so many more rounds are over. Raises KernelError when none is for a minute."""
+        """Wait for this many more rounds. Raises KernelError when one takes more than a minute."""
         with self._round:
             end = self._rounds + rounds
             while self._rounds < end:
@@ -80,7 +80,7 @@ class ContinuousProbe:
         self.asked += len(self._expected)
         for probe, allowed in self._expected.items():
             outcome = outcomes[probe]
-            # A packet that arrived was let pass, whatever became of its answer.
+            # A packet that arrived was accepted, even if its answer was lost.
             passed = outcome.reached or (not allowed and outcome.seen_from is not None)
             if passed != allowed:
                 found = "passed" if passed else outcome.error or "no answer"

@@ -1,14 +1,14 @@
-"""A real kube-apiserver on an etcd of its own: processes of this machine, without kubelet, scheduler or controllers.
+"""A real kube-apiserver with its own etcd, as local processes, without kubelet, scheduler or controllers.
 
     with ControlPlane(scratch) as plane:                       # on 127.0.0.1
         plane.client().put(document)
-        plane.kubeconfig("nobody")                             # for nfagent and kubectl
-        plane.kill(); plane.start()                            # etcd keeps everything meanwhile
+        plane.kubeconfig("admin")                              # for nfagent and kubectl
+        plane.kill(); plane.start()                            # etcd keeps all objects meanwhile
 
-    with ControlPlane(scratch, address="192.0.2.250", netns=fabric.outside_namespace("api")) as plane:
+    with ControlPlane(scratch, address="192.0.2.250", netns=topology.outside_namespace("api")) as plane:
 
-The second form is for labs: a host outside, in the fabric's plan, is where it runs, and every node's namespace reaches
-it as it would a machine of its own. The client here enters that namespace by itself.
+The second form is for labs: it runs on an outside host of the topology, and every node's namespace reaches it as a
+separate machine. The client of `client()` enters that namespace itself.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from nfagent.lab.processes import Processes, free_ports
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _TAIL = 3000
-# Made by the server after it calls itself ready.
+# Namespaces that the server creates after /readyz succeeds.
 _LATE = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
 class ControlPlane:
-    """One etcd and one kube-apiserver; a context manager that runs them inside and has ended them after."""
+    """One etcd and one kube-apiserver; a context manager that starts and ends them."""
 
     def __init__(
         self,
@@ -52,58 +52,58 @@ class ControlPlane:
         uncached: Sequence[str] = (),
         assets: ControlPlaneBinaries | None = None,
     ) -> None:
-        """Plan it; nothing runs before `up()`.
+        """Set the options; `up()` starts the processes.
 
-        scratch:  folder for its data, certificates and logs; made if it isn't there
-        address:  where the API server listens, IPv4 or IPv6, an address of the network namespace `netns` (this
-                  process's own where it's empty)
+        scratch:  folder for data, certificates and logs; created where it is missing
+        address:  the API server's listen address, IPv4 or IPv6, an address of the network namespace `netns` (this
+                  process's own where it is empty)
         users:    further users and their groups; the server reads them only when it starts
-        flags:    further ones of kube-apiserver, such as '--feature-gates=WatchList=false'
+        flags:    further flags of kube-apiserver, such as '--feature-gates=WatchList=false'
         uncached: resources, such as 'limitranges', that are served from etcd: there `compact()` ends old watches
-        Raises MachineError where the binaries are missing.
+        Raises HostError where the binaries are missing.
         """
         self.address, self.netns = address, netns
         self._assets = assets or find()
         self._scratch = scratch.absolute()
         self._credentials = Credentials(self._scratch, users or {})
-        # Resources that are said to have room for nothing have no cache.
+        # A watch cache of size 0 turns it off.
         self._flags = [*flags, f"--watch-cache-sizes={','.join(f'{name}#0' for name in uncached)}"]
         self._processes = Processes(self._scratch, netns)
         self.port = self._etcd_port = 0
 
     def __enter__(self) -> Self:
-        """Start it, and return when it is ready."""
+        """Start both, and return when the API server is ready."""
         self.up()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it."""
+        """End both."""
         self.down()
 
     @property
     def url(self) -> str:
-        """Where the API server is, such as 'https://127.0.0.1:21234'."""
+        """The API server's URL, such as 'https://127.0.0.1:21234'."""
         return f"https://{_host(self.address)}:{self.port}"
 
     @property
     def ca_file(self) -> Path:
-        """The certificates that vouch for the API server, as PEM."""
+        """The CA bundle (PEM) that verifies the API server."""
         return self._scratch / "certificates" / "apiserver.crt"
 
     @property
     def pid(self) -> int:
-        """The API server's process id. Raises UsageError where it doesn't run."""
+        """The API server's process id. Raises UsageError where it isn't running."""
         return self._processes["kube-apiserver"].pid
 
     @property
     def runs(self) -> bool:
-        """Tell whether the API server was started, and not killed."""
+        """Whether the API server was started, and not killed."""
         return "kube-apiserver" in self._processes
 
     def up(self) -> None:
-        """Start etcd and the API server. Raises ClusterError, with the log's end, where one isn't ready in time."""
+        """Start etcd and API server. Raises ClusterError, with the end of its log, where one isn't ready in time."""
         self._scratch.mkdir(parents=True, exist_ok=True)
         try:
             self._etcd_port, peer_port = free_ports("127.0.0.1", 2, self.netns)
@@ -116,12 +116,12 @@ class ControlPlane:
             raise
 
     def down(self) -> None:
-        """End both, for good: nothing that they know is kept. May be called twice."""
+        """Kill both processes; their objects are lost. May be called twice."""
         for name in ("kube-apiserver", "etcd"):
             self._processes.kill(name)
 
     def start(self) -> None:
-        """Start the API server, again where it was killed: same port, certificates and users. Raises ClusterError."""
+        """Start the API server; after `kill`, with the same port, certificates and users. Raises ClusterError."""
         options = {
             "etcd-servers": f"http://127.0.0.1:{self._etcd_port}",
             "bind-address": self.address,
@@ -133,55 +133,55 @@ class ControlPlane:
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": self._credentials.signing_key_file,
             "service-account-signing-key-file": self._credentials.signing_key_file,
-            # Nobody makes the service accounts that it would want for Pods.
+            # No controller creates the service accounts that this plugin requires for Pods.
             "disable-admission-plugins": "ServiceAccount",
-            # Of the family that its own address has.
+            # Of the same family as its own address.
             "service-cluster-ip-range": "fd00:10:96::/112" if ":" in self.address else "10.96.0.0/16",
-            # Nothing leads from a Service to here.
+            # No Service `kubernetes` leads to this server.
             "endpoint-reconciler-type": "none",
         }
         self._processes.start("kube-apiserver", [str(self._assets.kube_apiserver), *_flags(options), *self._flags])
         self._await_ready()
 
     def kill(self) -> None:
-        """End the API server by SIGKILL; etcd stays, and with it all objects."""
+        """End the API server by SIGKILL; etcd and its objects stay."""
         self._processes.kill("kube-apiserver")
 
     def freeze(self) -> None:
-        """Have the API server stand still (SIGSTOP): connections stay, and nothing is answered."""
+        """Stop the API server by SIGSTOP: connections stay open, requests get no reply."""
         self._processes["kube-apiserver"].send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Have it go on."""
+        """Resume the API server by SIGCONT."""
         self._processes["kube-apiserver"].send_signal(signal.SIGCONT)
 
     def compact(self) -> int:
-        """Have etcd forget all revisions before now; give now's. Raises ClusterError."""
+        """Compact etcd to its current revision, and return that revision. Raises ClusterError."""
         revision = int(self._ask_etcd("range", {"key": base64.b64encode(b"\0").decode()})["header"]["revision"])
         self._ask_etcd("compaction", {"revision": str(revision), "physical": True})
         return revision
 
     def token_for(self, user: str) -> str:
-        """Give a user's bearer token. Raises UsageError."""
+        """Return a user's bearer token. Raises UsageError."""
         return self._credentials.token_for(user)
 
     def client(
         self, user: str = ADMIN, *, token: str = "", netns: str | None = None, timeout: float = 60.0
     ) -> LabApiClient:
-        """Give a client for a user, or for any bearer token, such as a service account's.
+        """Return a client for a user, or for any bearer token, such as a service account's.
 
-        It calls from the API server's own network namespace, or from another. Raises UsageError.
+        It connects from the network namespace `netns`, None for the API server's own. Raises UsageError.
         """
         bearer = token or self.token_for(user)
         where = self.netns if netns is None else netns
         return LabApiClient(self.address, self.port, self.ca_file, bearer, netns=where, timeout=timeout)
 
     def kubeconfig(self, user: str = ADMIN, *, token: str = "") -> Path:
-        """Write a kubeconfig for a user, or for any bearer token under that name; give its path. Raises UsageError."""
+        """Write a kubeconfig for a user, or for any token under that name; return its path. Raises UsageError."""
         return self._credentials.kubeconfig(user, token or self.token_for(user), self.url, self.ca_file)
 
     def said(self, name: str = "kube-apiserver") -> str:
-        """Give the log of a process, 'etcd' or 'kube-apiserver', so far."""
+        """Return the log of a process, 'etcd' or 'kube-apiserver', so far."""
         return self._processes.said(name)
 
     def _start_etcd(self, peer_port: int) -> None:
@@ -202,7 +202,7 @@ class ControlPlane:
         end = time.monotonic() + _READY_SECONDS
         while not self._is_ready():
             if dead := self._processes.dead():
-                raise ClusterError(f"{dead} ended by itself: {self.said(dead)[-_TAIL:]}")
+                raise ClusterError(f"{dead} exited: {self.said(dead)[-_TAIL:]}")
             if time.monotonic() > end:
                 raise ClusterError(f"kube-apiserver isn't ready after {_READY_SECONDS:.0f} s: {self.said()[-_TAIL:]}")
             time.sleep(_POLL_SECONDS)
@@ -218,7 +218,7 @@ class ControlPlane:
         return False
 
     def _ask_etcd(self, what: str, body: Mapping[str, object]) -> dict[str, Any]:
-        """Ask etcd's gRPC gateway: its API as JSON, keys in base64 (etcd's api/etcdserverpb/rpc.proto)."""
+        """Call etcd's gRPC gateway: its API as JSON, keys in base64 (etcd's api/etcdserverpb/rpc.proto)."""
 
         def ask() -> tuple[int, bytes]:
             connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=_READY_SECONDS)

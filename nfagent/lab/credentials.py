@@ -1,4 +1,4 @@
-"""Who may speak to a lab's API server: tokens, the key that signs service accounts' tokens, kubeconfigs."""
+"""Credentials of a lab's API server: bearer tokens, the signing key of service account tokens, kubeconfigs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import yaml
 from nfagent.errors import UsageError
 
 ADMIN = "admin"
-NOBODY = "nobody"
-USERS: Mapping[str, Sequence[str]] = {ADMIN: ("system:masters",), NOBODY: ()}
-"""Who has a token everywhere, and in which groups: one who may do everything, and one without rights."""
+UNPRIVILEGED = "nobody"  # codespell:ignore nobody
+USERS: Mapping[str, Sequence[str]] = {ADMIN: ("system:masters",), UNPRIVILEGED: ()}
+"""The users of every control plane, with their groups: one with all rights, one without any."""
 
 
 class Credentials:
-    """Users of one API server, and the files that it and they read them from."""
+    """The users of one API server, and their credentials' files."""
 
     def __init__(self, folder: Path, users: Mapping[str, Sequence[str]]) -> None:
-        """Draw tokens for users, given with their groups, beside those of USERS; nothing is written before `write`."""
+        """Draw tokens for USERS and further users with their groups; `write` writes the files."""
         self._folder = folder
         self._groups = {**USERS, **users}
         self._tokens = {name: secrets.token_hex(16) for name in self._groups}
@@ -29,20 +29,22 @@ class Credentials:
         self.signing_key_file = folder / "service-accounts.pem"
 
     def write(self) -> None:
-        """Write what the server reads when it starts."""
+        """Write the files that the server reads when it starts."""
         # kube-apiserver --token-auth-file: token, user, user's id, "group,group".
         rows = (f'{self._tokens[name]},{name},{name},"{",".join(of)}"\n' for name, of in self._groups.items())
         _write_secret(self.tokens_file, "".join(rows))
         _write_secret(self.signing_key_file, _signing_key())
 
     def token_for(self, user: str) -> str:
-        """Give a user's bearer token. Raises UsageError."""
+        """Return a user's bearer token. Raises UsageError."""
         if user not in self._tokens:
-            raise UsageError(f"no user {user!r} here, only {', '.join(self._tokens)}: name others before it starts")
+            raise UsageError(
+                f"no user {user!r} here, only {', '.join(self._tokens)}: pass further users to ControlPlane"
+            )
         return self._tokens[user]
 
     def kubeconfig(self, user: str, token: str, server: str, ca_file: Path) -> Path:
-        """Write a kubeconfig with a bearer token, under a user's name; give its path."""
+        """Write a kubeconfig with a bearer token, under a user's name; return its path."""
         cluster = {"server": server, "certificate-authority": str(ca_file.resolve())}
         document = {
             "apiVersion": "v1",
@@ -63,7 +65,7 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 def _signing_key() -> str:
-    """Make a P-256 key, as PEM of an ECPrivateKey that leaves the public half to the reader (RFC 5915)."""
+    """Return a new P-256 key, as PEM of an ECPrivateKey without the optional public key (RFC 5915)."""
     # Above zero and below 2^255, so below the curve's order.
     scalar = bytes([secrets.randbelow(127) + 1]) + secrets.token_bytes(31)
     key = bytes.fromhex("30310201010420") + scalar + bytes.fromhex("a00a06082a8648ce3d030107")

@@ -13,7 +13,7 @@ ACCEPT = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 
 class ServedResource(msgspec.Struct, frozen=True):
-    """How a kind is served: its group ('' for v1), version, plural, whether its objects live in Namespaces."""
+    """One served kind: its group ('' for v1), version, plural, and whether it is namespaced."""
 
     group: str
     version: str
@@ -24,19 +24,19 @@ class ServedResource(msgspec.Struct, frozen=True):
     verbs: frozenset[str]
 
     def path(self, namespace: str = "", name: str = "") -> str:
-        """Give the path of an object, or of all in a Namespace, or of all where that is empty."""
+        """Return the path of one object; without a name, of all in a Namespace; without both, of all."""
         base = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         inside = f"/namespaces/{quote(namespace)}" if self.namespaced and namespace else ""
         return f"{base}{inside}/{self.plural}" + (f"/{quote(name)}" if name else "")
 
 
 def resources(listed: dict[str, Any]) -> Iterator[ServedResource]:
-    """Read an APIGroupDiscoveryList, a group's preferred version first."""
+    """Read an APIGroupDiscoveryList; a group's preferred version comes first."""
     for group in listed["items"]:
         for version in group["versions"]:
-            # A group whose server is away has no resources.
+            # A group whose extension server is unreachable has no resources.
             for entry in version.get("resources", ()):
-                # The kind is missing where only subresources are served.
+                # An entry with subresources only has no kind.
                 if entry.get("responseKind", {}).get("kind"):
                     yield ServedResource(
                         group=group["metadata"].get("name", ""),

@@ -1,17 +1,17 @@
-"""The same policy by eBPF at tc, as a reference in the lab: what an eBPF dataplane would do on this link.
+"""The same policy as an eBPF program at tc: the reference for measurements, an eBPF dataplane on the same links.
 
-    with EbpfPath(fabric.node_namespace("n1")) as path:
-        web = path.attach(fabric.pod_namespace("shop", "web"))
+    with EbpfPath(topology.node_namespace("n1")) as path:
+        web = path.attach(topology.pod_namespace("shop", "web"))
         path.identify("10.244.2.11", 1001)
-        path.allow(web, "ingress", 1001, port=80, protocol="tcp")     # bites with the next connection
+        path.allow(web, "ingress", 1001, port=80, protocol="tcp")     # from the next connection on
         path.allow_all(web, "egress")
 
-A Pod attached denies every new connection in both directions until entries allow it. Nothing is pinned: maps and
-program are held by this process and by the links alone, and are gone with both.
+An attached Pod denies every new connection in both directions until entries allow it. Nothing is pinned: this process
+and the links hold maps and program, which are gone with both.
 
-The program, `ebpf/policy.c`, is compiled when it is loaded: that takes clang and libbpf's headers (apt-get install
-clang libbpf-dev). libbpf itself comes with iproute2. Whoever can do without the eBPF path asks `missing()` first, and
-says what it says.
+The program, `ebpf/policy.c`, is compiled when it is loaded, by clang with libbpf's headers (apt-get install clang
+libbpf-dev). libbpf itself comes with iproute2. `missing()` returns what the machine lacks, for callers that can do
+without the eBPF path.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Options(ctypes.Structure):
 
 
 def missing() -> str:
-    """Say what this machine lacks to build and load the program, as a sentence; '' where nothing is."""
+    """Return what this machine lacks to build and load the program, as a sentence; '' where it lacks nothing."""
     if shutil.which("clang") is None:
         return f"the eBPF path needs clang: {HINT}"
     if not (_INCLUDE / "bpf" / "bpf_helpers.h").exists():
@@ -90,11 +90,11 @@ def missing() -> str:
 
 
 def build(target: Path) -> None:
-    """Compile the program to an object file. Raises MachineError without clang, KernelError with its complaint."""
+    """Compile the program to an object file. Raises HostError without clang, KernelError with clang's message."""
     lack = missing()
     if lack:
         raise HostError(lack)
-    # <asm/types.h> is in a folder per architecture, which clang doesn't look into for the target bpf.
+    # <asm/types.h> is in a folder per architecture, which clang doesn't search for the target bpf.
     include = _INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
     # -g: libbpf reads the maps' types from BTF, which is debug information.
     flags = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-I", str(include)]
@@ -105,7 +105,7 @@ def build(target: Path) -> None:
 
 
 def address_key(block: str) -> bytes:
-    """Give the key of an address or CIDR in the map of identities: struct address_key. Raises UsageError."""
+    """Return the key of an address or CIDR in the map of identities: struct address_key. Raises UsageError."""
     try:
         network = ipaddress.ip_network(block)
     except ValueError as error:
@@ -117,21 +117,21 @@ def address_key(block: str) -> bytes:
 def policy_key(
     endpoint: int, direction: Direction, identity: int = 0, port: int = 0, protocol: Protocol | str = ""
 ) -> bytes:
-    """Give the key of an entry in the map of policies: struct policy_key; zeros and '' are wildcards.
+    """Return the key of an entry in the map of policies: struct policy_key; zeros and '' are wildcards.
 
-    Raises UsageError for a form that the program doesn't ask for: a port without a protocol.
+    Raises UsageError for a key that the program doesn't look up: a port without a protocol.
     """
     if port and not protocol:
-        raise UsageError(f"port {port} needs its protocol beside it: tcp, udp or sctp")
+        raise UsageError(f"port {port} needs its protocol: add tcp, udp or sctp")
     numbers = endpoint.to_bytes(4, _ORDER) + identity.to_bytes(4, _ORDER)
     return numbers + port.to_bytes(2, "big") + bytes([_PROTOCOLS[protocol], _DIRECTIONS[direction]])
 
 
 class EbpfMap:
-    """A map of the loaded program; keys and values are its structures' bytes."""
+    """A map of the loaded program; keys and values are the bytes of its C structures."""
 
     def __init__(self, name: str, descriptor: int) -> None:
-        """Wrap a map's file descriptor, which stays the program's."""
+        """Wrap a map's file descriptor, which the program owns."""
         self.name = name
         self._descriptor = descriptor
         self._update = _libbpf().bpf_map_update_elem
@@ -143,7 +143,7 @@ class EbpfMap:
             raise _failure(f"eBPF map {self.name}: update")
 
     def delete(self, key: bytes) -> bool:
-        """Delete an entry; tell whether it was there. Raises KernelError."""
+        """Delete an entry; return whether it existed. Raises KernelError."""
         if self._delete(self._descriptor, key):
             if ctypes.get_errno() == errno.ENOENT:
                 return False
@@ -167,17 +167,17 @@ NO_PACKETS = bytes(_VERDICT_SIZE)
 
 
 class EbpfPath:
-    """The program on some Pods' links of one node; a context manager that is loaded inside and gone after."""
+    """The program on the links of some Pods of one node; a context manager that loads and unloads it."""
 
     def __init__(self, node_netns: str) -> None:
-        """Plan it for a node's network namespace; nothing is loaded yet."""
+        """Set the node's network namespace; nothing is loaded yet."""
         self._netns = node_netns
         self._object = ctypes.c_void_p()
         self._maps: Maps | None = None
         self._links: list[int] = []
 
     def __enter__(self) -> Self:
-        """Compile and load it. Raises MachineError, KernelError."""
+        """Compile and load the program. Raises HostError, KernelError."""
         with tempfile.TemporaryDirectory(prefix="nfagent-ebpf-") as folder:
             compiled = Path(folder) / "policy.o"
             build(compiled)
@@ -187,18 +187,18 @@ class EbpfPath:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Detach it everywhere, and give maps and program back."""
+        """Detach the program from all links and unload it."""
         self.close()
 
     @property
     def maps(self) -> Maps:
-        """The maps, for keys made beforehand. Raises UsageError before it is loaded."""
+        """The maps, for keys that are encoded beforehand. Raises UsageError before the program is loaded."""
         if self._maps is None:
             raise UsageError("the eBPF path isn't loaded: use it in a `with` block")
         return self._maps
 
     def attach(self, pod_netns: str) -> int:
-        """Judge a Pod's packets from now on; give its endpoint: the interface index of its link on the node's side.
+        """Attach the program to a Pod's link; return its endpoint, the interface index of the link on the node's side.
 
         Raises KernelError, UsageError before it is loaded.
         """
@@ -209,33 +209,33 @@ class EbpfPath:
         return endpoint
 
     def identify(self, block: str, identity: int) -> None:
-        """Give an address or CIDR its identity. Raises UsageError, KernelError."""
+        """Add the identity of an address or CIDR. Raises UsageError, KernelError."""
         self.maps.identities.update(address_key(block), identity.to_bytes(4, _ORDER))
 
     def forget(self, block: str) -> bool:
-        """Take an address's identity away; tell whether it had one."""
+        """Remove an address's identity; return whether it had one."""
         return self.maps.identities.delete(address_key(block))
 
     def allow(
         self, endpoint: int, direction: Direction, identity: int = 0, port: int = 0, protocol: Protocol | str = ""
     ) -> None:
-        """Let new connections pass; zeros and '' are wildcards. Raises UsageError, KernelError."""
+        """Allow new connections; zeros and '' are wildcards. Raises UsageError, KernelError."""
         self.maps.policies.update(policy_key(endpoint, direction, identity, port, protocol), NO_PACKETS)
 
     def allow_all(self, endpoint: int, direction: Direction) -> None:
-        """Let everything pass in a direction, as where no policy isolates the Pod."""
+        """Allow all in one direction, as for a Pod that no policy isolates."""
         self.allow(endpoint, direction)
 
     def revoke(
         self, endpoint: int, direction: Direction, identity: int = 0, port: int = 0, protocol: Protocol | str = ""
     ) -> bool:
-        """Take an entry away; tell whether it was there. Connections that are established go on."""
+        """Remove an entry; return whether it existed. Established connections go on."""
         return self.maps.policies.delete(policy_key(endpoint, direction, identity, port, protocol))
 
     def close(self) -> None:
-        """Detach from every link that still is, and unload; may be called twice."""
+        """Detach from every link that still exists, and unload; may be called twice."""
         links, self._links = self._links, []
-        # Where the lab is down already, links and filters went with their namespace.
+        # Where the topology is down already, links and filters are gone with their namespace.
         with contextlib.suppress(KernelError):
             netns.inside(self._netns, functools.partial(_detach, links))
         loaded, self._object = self._object, ctypes.c_void_p()
@@ -272,7 +272,7 @@ class EbpfPath:
 
 
 def link_of(pod_netns: str) -> int:
-    """Give the interface index, in the node's namespace, of the other end of a Pod's eth0. Raises KernelError."""
+    """Return the interface index, in the node's namespace, of the other end of a Pod's eth0. Raises KernelError."""
     command = ["ip", "-n", pod_netns, "-json", "link", "show", "dev", "eth0"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=30)
     if done.returncode:
@@ -282,7 +282,7 @@ def link_of(pod_netns: str) -> int:
 
 
 def _detach(links: list[int]) -> None:
-    # The qdisc is ours alone: the lab's links have none before. Destroyed at both points, it goes with its filters.
+    # The lab's links have no other qdisc. Destroying the hook at both points removes the qdisc with its filters.
     for endpoint in links:
         hook = _hook(endpoint, _INGRESS | _EGRESS)
         _libbpf().bpf_tc_hook_destroy(ctypes.byref(hook))
@@ -298,12 +298,12 @@ def _failure(what: str) -> KernelError:
 
 
 @functools.lru_cache(maxsize=1)
-def _libbpf() -> Any:  # noqa: ANN401 - a shared library has the attributes that it has
+def _libbpf() -> Any:  # noqa: ANN401 - the attributes of a shared library have no types
     try:
         library = ctypes.CDLL(_LIBBPF, use_errno=True)
     except OSError:
         raise HostError("the eBPF path needs libbpf 1.x: apt-get install libbpf1") from None
-    # It writes its complaints to standard error otherwise, EEXIST for a qdisc that is there among them.
+    # libbpf prints errors to standard error by default, also EEXIST for an existing qdisc.
     library.libbpf_set_print(None)
     library.bpf_object__open_file.restype = ctypes.c_void_p
     library.bpf_object__find_program_by_name.restype = ctypes.c_void_p

@@ -1,6 +1,6 @@
-"""A probe a millisecond, to find the first packet that meets a changed verdict.
+"""Sends a probe every millisecond, to find the first packet that meets a changed verdict.
 
-Run it beside the change, and compare the times:
+Run it in parallel with the change, and compare the times:
 
     with ThreadPoolExecutor() as pool:
         first = pool.submit(watch_change, source, "10.244.2.11", "udp", 53, want=False, deadline=5)
@@ -21,7 +21,7 @@ from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import Protocol
 
 _INTERVAL = 0.001
-# How long a probe may wait for its answer: far above a lab's round trip, far below a SYN's second try.
+# How long a probe waits for its answer: far above a lab's round trip, far below a SYN's first retransmission.
 _PATIENCE = 0.25
 
 
@@ -30,39 +30,40 @@ def watch_change(
 ) -> float | None:
     """Send a probe about every millisecond until the verdict is the wanted one.
 
-    source: network namespace; want: True to wait until probes are answered, False until they no longer are
-    live:   False makes each probe a new connection; True sends them all on one (not SCTP), to see a live one cut
-            off; TCP that was cut off is heard of again only with its next retransmission
-    Gives time.monotonic() just after the first packet with the wanted verdict was sent, None when `deadline`
-    seconds went by without. A destination's server has to listen already; call it from a thread of its own.
-    Raises UsageError, KernelError for a source that isn't there.
+    source: network namespace
+    want:   True waits until probes are answered, False until they no longer are
+    live:   False makes each probe a new connection; True sends all on one connection (not SCTP), to detect the end of
+            a live one; a TCP connection that was cut off is answered again only with its next retransmission
+    Returns time.monotonic() just after the first packet with the wanted verdict was sent, None where there was none
+    within `deadline` seconds. The destination's server must listen already; call this from a thread of its own.
+    Raises UsageError, KernelError for a source that doesn't exist.
     """
     if live and protocol == "sctp":
-        raise UsageError("probes of SCTP are first packets only: watch a live connection by tcp, udp or icmp")
+        raise UsageError("SCTP probes are INIT packets only: probe a live connection by tcp, udp or icmp")
     make = functools.partial(open_flow, protocol, destination, port)
     return netns.inside(source, functools.partial(_watch, make, want=want, deadline=deadline, live=live))
 
 
 def _watch(make: functools.partial[LabFlow], *, want: bool, deadline: float, live: bool) -> float | None:
     with select.epoll() as epoll:
-        stream = _Stream(epoll, make, live=live)
+        stream = _ProbeStream(epoll, make, live=live)
         try:
             end = time.monotonic() + deadline
             while (now := time.monotonic()) < end:
                 stream.send(now)
-                answered = stream.hear(now + _INTERVAL)
+                answered = stream.read_until(now + _INTERVAL)
                 if want and answered is not None:
                     return answered
-                silent = stream.silent_since()
-                if not want and silent is not None and time.monotonic() - silent > _PATIENCE:
-                    return silent
+                unanswered = stream.unanswered_since()
+                if not want and unanswered is not None and time.monotonic() - unanswered > _PATIENCE:
+                    return unanswered
             return None
         finally:
             stream.close()
 
 
-class _Stream:
-    """Probes on their way, and when each was sent."""
+class _ProbeStream:
+    """The probes without an answer so far, and when each was sent."""
 
     def __init__(self, epoll: select.epoll, make: functools.partial[LabFlow], *, live: bool) -> None:
         self._epoll = epoll
@@ -73,7 +74,7 @@ class _Stream:
         self._sent: dict[int, float] = {}
 
     def send(self, now: float) -> None:
-        """Send one probe; what the kernel refuses to send is one without an answer."""
+        """Send one probe; one that the kernel refuses to send stays without an answer."""
         while self._ages and not self._live and self._ages[0][0] < now - _PATIENCE:
             self._end(self._ages.popleft()[1])
         nonce = next_nonce()
@@ -88,11 +89,11 @@ class _Stream:
                 self._epoll.register(flow.sock.fileno(), flow.events)
         except OSError:
             pass
-        # The packet has met its verdict by now: a lab's links pass it on within the call.
+        # The rules have seen the packet by now: a lab's veth links deliver it within the call.
         self._sent[nonce] = time.monotonic()
 
-    def hear(self, until: float) -> float | None:
-        """Read answers until then; give when the first packet answered was sent."""
+    def read_until(self, until: float) -> float | None:
+        """Read answers until a time; return when the first of the answered packets was sent."""
         first: float | None = None
         while (left := until - time.monotonic()) > 0:
             for descriptor, _mask in self._epoll.poll(left):
@@ -102,8 +103,8 @@ class _Stream:
                         first = sent if first is None else min(first, sent)
         return first
 
-    def silent_since(self) -> float | None:
-        """Give when the first of the packets was sent after which none was answered."""
+    def unanswered_since(self) -> float | None:
+        """Return when the first of the trailing unanswered packets was sent."""
         return next(iter(self._sent.values()), None)
 
     def close(self) -> None:
@@ -115,7 +116,7 @@ class _Stream:
         try:
             return list(self._flows[descriptor].answers())
         except OSError:
-            # Refused: there will be no answer.
+            # Refused: no answer will come.
             self._epoll.unregister(descriptor)
             return []
 

@@ -1,7 +1,7 @@
-"""One connection under probe, from the client's side: TCP, UDP, SCTP or ICMP.
+"""The client's side of one probed connection: TCP, UDP, SCTP or ICMP.
 
-A flow sends nonces, and tells which of them were answered. Each has a source port (for ICMP, an identifier) of
-its own that isn't used again for long: a flow is a new connection to the firewall, never a remembered one.
+A flow sends nonces and returns those that were answered. It has a source port (for ICMP, an identifier) that isn't
+used again for long, so that conntrack sees a new connection, never a tracked one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PORTS = 28232
 _RECEIVE = 2048
 _BATCH = 64
 
-# Both begin anywhere: another process may have probed the same namespaces a moment ago.
+# Both start at random: another process may have probed the same namespaces a moment ago.
 _NONCES = itertools.count(secrets.randbelow(1 << 30) + 1)
 _TURNS = itertools.count(secrets.randbelow(_PORTS))
 
 
 def next_nonce() -> int:
-    """Give a number, 1 to 2^32-1, that this process never gave before."""
+    """Return a number, 1 to 2^32-1, that is unique in this process."""
     return next(_NONCES)
 
 
@@ -38,10 +38,10 @@ def _next_port() -> int:
 
 
 class LabFlow(abc.ABC):
-    """A socket of the namespace in which it was made, connected to one destination."""
+    """A socket with one destination, in the network namespace in which it was opened."""
 
     events = select.EPOLLIN
-    """What epoll should tell about it, once the first nonce was sent."""
+    """The events to register with epoll once the first nonce was sent."""
 
     def __init__(self, address: str, port: int, kind: int, number: int = 0) -> None:
         self.address = address
@@ -52,15 +52,15 @@ class LabFlow(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self) -> None:
-        """Make the socket ready to send. Raises OSError, also where there is no route."""
+        """Prepare the socket for sending. Raises OSError, also where there is no route."""
 
     @abc.abstractmethod
     def send(self, nonce: int) -> None:
-        """Send a nonce. Raises OSError where the network or a rule on the way out of this host refuses it at once."""
+        """Send a nonce. Raises OSError where the network or an output rule of this host refuses it at once."""
 
     @abc.abstractmethod
     def answers(self) -> Iterator[int]:
-        """Give the nonces whose answers have come. Raises OSError when the other side, or a router, refused."""
+        """Return the nonces that were answered. Raises OSError where the peer, or a router, refused."""
 
     def close(self) -> None:
         """Close its socket."""
@@ -85,9 +85,9 @@ class LabFlow(abc.ABC):
 
 
 class TcpFlow(LabFlow):
-    """A TCP connection, made by its first nonce; an answer is an echo of the nonce."""
+    """A TCP connection, opened by its first nonce; an answer is an echo of the nonce."""
 
-    # Edge-triggered: it tells once that the connection is made, and then of what arrives.
+    # Edge-triggered: one event when the connection is established, then one for each arrival.
     events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
     def __init__(self, address: str, port: int) -> None:
@@ -99,11 +99,11 @@ class TcpFlow(LabFlow):
         self._received = b""
 
     def prepare(self) -> None:
-        """Take a source port."""
+        """Bind to the next source port."""
         self._bind()
 
     def send(self, nonce: int) -> None:
-        """Send a nonce, when the connection is made."""
+        """Send a nonce, as soon as the connection is established."""
         self._unsent += NONCE.pack(nonce)
         if self._connecting:
             self._flush()
@@ -115,11 +115,11 @@ class TcpFlow(LabFlow):
             return
 
     def answers(self) -> Iterator[int]:
-        """Give the nonces that came back, and send those that waited for the connection."""
+        """Return the echoed nonces, and send those that waited for the connection."""
         self._flush()
         for received in self._packets():
             if not received:
-                raise ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
+                raise ConnectionResetError(errno.ECONNRESET, "the peer closed the connection")
             self._received += received
         whole = len(self._received) // NONCE.size * NONCE.size
         complete, self._received = self._received[:whole], self._received[whole:]
@@ -141,7 +141,7 @@ class UdpFlow(LabFlow):
         super().__init__(address, port, socket.SOCK_DGRAM)
 
     def prepare(self) -> None:
-        """Take a source port."""
+        """Bind to the next source port."""
         self._bind()
         self.sock.connect((self.address, self.port))
 
@@ -150,19 +150,19 @@ class UdpFlow(LabFlow):
         self.sock.send(NONCE.pack(nonce))
 
     def answers(self) -> Iterator[int]:
-        """Give the nonces that came back."""
+        """Return the echoed nonces."""
         yield from (NONCE.unpack(received)[0] for received in self._packets() if len(received) == NONCE.size)
 
 
 class SctpFlow(LabFlow):
-    """An SCTP association in its first steps: the nonce is the initiate tag of an INIT, the answer an INIT ACK."""
+    """The first two packets of an SCTP association: the nonce is the INIT's initiate tag, the answer an INIT ACK."""
 
     def __init__(self, address: str, port: int) -> None:
         super().__init__(address, port, socket.SOCK_RAW, socket.IPPROTO_SCTP)
         self._source_port = _next_port()
 
     def prepare(self) -> None:
-        """Let the raw socket receive only what this one peer sends."""
+        """Connect the raw socket, so that it receives from this peer only."""
         self.sock.connect((self.address, 0))
 
     def send(self, nonce: int) -> None:
@@ -170,7 +170,7 @@ class SctpFlow(LabFlow):
         self.sock.send(raw_packets.sctp(raw_packets.SctpInit(raw_packets.INIT, self._source_port, self.port, 0, nonce)))
 
     def answers(self) -> Iterator[int]:
-        """Give the tags that INIT ACKs have acknowledged."""
+        """Return the initiate tags that INIT ACKs have acknowledged."""
         for received in self._packets():
             found = raw_packets.read_sctp(raw_packets.payload_of(self.family, received))
             if found and found.kind == raw_packets.INIT_ACK and found.destination_port == self._source_port:
@@ -178,14 +178,14 @@ class SctpFlow(LabFlow):
 
 
 class IcmpFlow(LabFlow):
-    """ICMP echo of one identifier; the nonce is in the echoed content."""
+    """ICMP echo with one identifier; the nonce is in the echoed payload."""
 
     def __init__(self, address: str, port: int) -> None:
         super().__init__(address, port, socket.SOCK_RAW, ICMP_NUMBERS[family_of(address)])
         self._identifier = _next_port()
 
     def prepare(self) -> None:
-        """Let the raw socket receive only what this one peer sends."""
+        """Connect the raw socket, so that it receives from this peer only."""
         self.sock.connect((self.address, 0))
 
     def send(self, nonce: int) -> None:
@@ -193,7 +193,7 @@ class IcmpFlow(LabFlow):
         self.sock.send(raw_packets.echo_request(self.family, self._identifier, nonce))
 
     def answers(self) -> Iterator[int]:
-        """Give the nonces of the echo replies; others' on the same host are among them."""
+        """Return the nonces of the echo replies; those of other flows on the same host are among them."""
         for received in self._packets():
             nonce = raw_packets.read_echo_reply(self.family, raw_packets.payload_of(self.family, received))
             if nonce is not None:
@@ -209,7 +209,7 @@ _FLOWS: dict[Protocol, Callable[[str, int], LabFlow]] = {
 
 
 def open_flow(protocol: Protocol, address: str, port: int) -> LabFlow:
-    """Make a flow in the network namespace of the calling thread.
+    """Return a new flow in the network namespace of the calling thread.
 
     Raises OSError, also where there is no route to the address.
     """

@@ -1,6 +1,6 @@
-"""HTTPS to one server from any network namespace: synchronous, by several threads, over connections that are kept.
+"""A synchronous, thread-safe HTTPS client for one server, from any network namespace, with keep-alive connections.
 
-It shares no code with the agent's own client, which it helps to test.
+It shares no code with the agent's own client, because it helps to test that one.
 """
 
 from __future__ import annotations
@@ -26,43 +26,46 @@ JSON = "application/json"
 
 
 class HttpReply(msgspec.Struct, frozen=True):
-    """An HTTP status and the body."""
+    """An HTTP status and body."""
 
     status: int
     text: str
 
     @property
     def ok(self) -> bool:
-        """Tell whether it is a success."""
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
     def document(self, what: str) -> dict[str, Any]:
-        """Read the body of what was asked as JSON. Raises ClusterError, with the server's words, where it failed."""
+        """Return the body as a JSON object. Raises ClusterError, with the server's message, for a failure.
+
+        what: the request, for the error message
+        """
         if self.ok:
             document: dict[str, Any] = json.loads(self.text)
             return document
         words = self.text
-        # A failure is a Status (meta.k8s.io/v1), but for what fails on the way.
+        # The API server's failures are a Status (meta.k8s.io/v1), those of a proxy aren't.
         with contextlib.suppress(ValueError, KeyError, TypeError):
             words = json.loads(words)["message"]
         raise ClusterError(f"{what}: {self.status}: {words}")
 
     @property
     def lines(self) -> list[Any]:
-        """Read the body as JSON documents, one a line, as a watch has them. Raises ValueError."""
+        """The body as JSON documents, one a line, as in a watch. Raises ValueError."""
         return [json.loads(line) for line in self.text.splitlines()]
 
 
 class HttpsClient:
-    """One user of one server, by a bearer token; connects when it is asked, and closes its connections on leaving."""
+    """A client with one bearer token; a context manager that closes its connections. Connects when first used."""
 
     def __init__(
         self, address: str, port: int, ca_file: Path, token: str, *, netns: str = "", timeout: float = 60.0
     ) -> None:
-        """Plan it.
+        """Set the options.
 
-        netns:   the network namespace to call from, this process's own where it's empty
-        timeout: how long it waits for a connection, and for each part of a reply, in seconds
+        netns:   the network namespace to connect from, this process's own where it is empty
+        timeout: seconds to wait for a connection, and for each part of a reply
         Raises OSError for a ca_file that can't be read.
         """
         self._address, self._port, self._netns = address, port, netns
@@ -71,7 +74,7 @@ class HttpsClient:
         self._idle: queue.LifoQueue[http.client.HTTPSConnection] = queue.LifoQueue()
 
     def __enter__(self) -> Self:
-        """Give the client."""
+        """Return the client."""
         return self
 
     def __exit__(
@@ -81,7 +84,7 @@ class HttpsClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections that nobody uses right now; the client can be used again."""
+        """Close the idle connections; the client can be used again."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
@@ -96,7 +99,7 @@ class HttpsClient:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> HttpReply:
-        """Ask anything, with a body that is sent as JSON; every HTTP status is a reply.
+        """Send a request with a JSON body; return the reply, with any status.
 
         Raises ClusterError where there is no reply.
         """
@@ -106,7 +109,7 @@ class HttpsClient:
         try:
             with contextlib.suppress(queue.Empty):
                 connection = self._idle.get_nowait()
-                # One that was kept may have died since; then a new one is asked.
+                # The server may have closed an idle connection; then a new one is used.
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     return self._ask(connection, method, target, content, headers)
             connection = http.client.HTTPSConnection(
@@ -140,7 +143,7 @@ class HttpsClient:
         def connect() -> socket.socket:
             return socket.create_connection((self._address, self._port), self._timeout)
 
-        # A socket stays in the namespace that it was made in.
+        # A socket stays in the network namespace in which it was opened.
         plain = network_namespaces.inside(self._netns, connect) if self._netns else connect()
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._tls.wrap_socket(plain, server_hostname=self._address)

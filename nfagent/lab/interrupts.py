@@ -1,4 +1,4 @@
-"""Interrupts that wait for the end of a block: a process that is being started is noted before anybody ends it."""
+"""Defers interrupts to the end of a block, so that a process that is being started is recorded before cleanup."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM take effect at the end of the block, as they would have before.
+def deferred_interrupts() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM to the end of the block; then the handlers from before it run.
 
-    Only the main thread is interrupted at all; in every other one this does nothing. Programs that are started in the
-    block have the usual handlers.
+    Signal handlers run in the main thread only; in every other thread this does nothing. Processes that are started in
+    the block have the default handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda seen, _frame: came.append(seen)) for number in _INTERRUPTS}
+    deferred: list[int] = []
+    before = {number: signal.signal(number, lambda seen, _frame: deferred.append(seen)) for number in _INTERRUPTS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if deferred:
+            signal.raise_signal(deferred[0])

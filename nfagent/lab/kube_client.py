@@ -1,11 +1,11 @@
-"""What tests and benchmarks say to an API server: kubectl-like calls, synchronous.
+"""A synchronous API client for tests and benchmarks, with kubectl-like calls.
 
-    client.put({"apiVersion": "v1", "kind": "Pod", ...})     # with its status, its Namespace made where it's missing
+    client.put({"apiVersion": "v1", "kind": "Pod", ...})     # with its status; creates a missing Namespace
     client.put_all(documents)                                # the same for thousands, over a few connections
     client.delete(document)
-    client.ask("GET", "/api/v1/pods").status                 # anything else
+    client.ask("GET", "/api/v1/pods").status                 # any other request
 
-No controller, scheduler or kubelet runs beside the server: what they would do for Namespaces and Pods is done here.
+No controller, scheduler or kubelet runs with the server: the client does their part for Namespaces and Pods.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["Document", "LabApiClient"]
 
 _APPLY = "application/apply-patch+yaml"
 _FIELD_MANAGER = "lab"
-# What others need before they can be made.
+# Kinds that other objects depend on.
 _FIRST = ("Namespace", "CustomResourceDefinition")
-# A Pod can't be without an image; nobody pulls it.
+# A Pod needs a container with an image; without a kubelet it is never pulled.
 _CONTAINER = {"name": "c", "image": "registry.invalid/none"}
 
 
 class LabApiClient(ResourceClient):
-    """One user of one API server, who speaks of documents."""
+    """A client of one API server with one user's credentials; its arguments are documents."""
 
     def get(self, document: Document) -> Document | None:
         """Read the object that a document names; None where there is none. Raises ClusterError."""
@@ -44,7 +44,7 @@ class LabApiClient(ResourceClient):
         return items
 
     def create(self, document: Document) -> Document:
-        """Create an object as it is written. Raises ClusterError, also for one that is there."""
+        """Create an object. Raises ClusterError, also where it exists."""
         path = self.resource(document).path(document["metadata"].get("namespace", "default"))
         return self.ask("POST", path, document).document(f"create {_name(document)}")
 
@@ -58,19 +58,19 @@ class LabApiClient(ResourceClient):
         return reply.document(f"patch {_name(document)}")
 
     def patch_status(self, document: Document) -> Document:
-        """Write the status that a document has, over the fields that it names. Raises ClusterError."""
+        """Merge a document's status into the object's status. Raises ClusterError."""
         status = dict(document["status"])
         if document["kind"] == "Pod" and status.get("podIPs"):
-            # Where both are there, the single one counts: an earlier one would win over what is written.
+            # Of podIP and podIPs, the server takes podIP: an earlier one would win over the new podIPs.
             status["podIP"] = status["podIPs"][0]["ip"]
         path = f"{self.path(document)}/status"
         return self.ask("PATCH", path, {"status": status}, content_type=MERGE).document(f"status of {_name(document)}")
 
     def put(self, document: Document) -> None:
-        """Have the object be as a document says, status included, as kubelet and controllers would have made it.
+        """Create or change an object with its status, as kubelet and controllers would.
 
-        A Namespace that is missing is made; a Pod's container gets an image; a Pod with a spec that can't be changed
-        in place is made anew; a definition's kind is served when this returns. Raises ClusterError.
+        Creates a missing Namespace, sets an image for a Pod's containers, and replaces a Pod whose spec can't be
+        changed in place. The kind of a CustomResourceDefinition is served on return. Raises ClusterError.
         """
         resource, wanted = self.resource(document), _complete(document)
         status = wanted.pop("status", None) if resource.has_status else None
@@ -89,7 +89,7 @@ class LabApiClient(ResourceClient):
             self._await_served(document)
 
     def put_all(self, documents: Iterable[Document], parallel: int = 4) -> None:
-        """Put many, over a few connections: Namespaces and definitions first, the rest in any order.
+        """Put many objects over a few connections: Namespaces and definitions first, the rest in any order.
 
         Raises the first ClusterError.
         """
@@ -99,10 +99,10 @@ class LabApiClient(ResourceClient):
         each([document for document in rest if document["kind"] not in _FIRST], self.put, parallel)
 
     def delete(self, document: Document, *, grace_seconds: int = 0) -> None:
-        """Delete an object, and return when it is gone; with a grace, when the server has noted it.
+        """Delete an object, and return when it is gone; with a grace period, when it is marked for deletion.
 
-        A Namespace goes with all that is in it, and finalizers are taken away: nobody is there to act on them.
-        One that is gone already is no error. Raises ClusterError.
+        Deletes a Namespace with all its objects, and removes finalizers, because no controller acts on them.
+        An object that doesn't exist is no error. Raises ClusterError.
         """
         path = self.path(document)
         if document["kind"] == "Namespace":
@@ -116,19 +116,19 @@ class LabApiClient(ResourceClient):
     def wait(
         self, document: Document, condition: Callable[[Document | None], bool], seconds: float = WAIT_SECONDS
     ) -> Document | None:
-        """Return the object that a document names when a condition holds of it, None where there is none.
+        """Wait until the object that a document names meets a condition; return it, None where there is none.
 
-        Raises ClusterError, with the object as it was last, when the time is up.
+        Raises ClusterError, with the object as read last, after `seconds`.
         """
         end = time.monotonic() + seconds
         while not condition(found := self.get(document)):
             if time.monotonic() > end:
-                raise ClusterError(f"{_name(document)}: not as wanted after {seconds:.0f} s: {found}")
+                raise ClusterError(f"{_name(document)}: condition not met after {seconds:.0f} s: {found}")
             time.sleep(POLL_SECONDS)
         return found
 
     def service_account_token(self, namespace: str, name: str, seconds: int = 3600) -> str:
-        """Have a token made for a service account that exists (TokenRequest). Raises ClusterError."""
+        """Return a new token for an existing service account (TokenRequest). Raises ClusterError."""
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",

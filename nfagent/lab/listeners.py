@@ -1,8 +1,7 @@
-"""Listeners in any network namespace, and who they saw knocking.
+"""Servers for probes in any network namespace, which record the source address of each probe.
 
-One thread serves them all: TCP and UDP echo what they get, SCTP answers an INIT with an INIT ACK, ICMP only looks on
-(the kernel answers). A probe's first four bytes are its nonce; a server notes from which address it came, which
-is how masquerade is observed.
+One thread serves all: TCP and UDP echo the payload, SCTP answers an INIT with an INIT ACK, ICMP only reads (the kernel
+answers). A probe's first four bytes are its nonce; the recorded source address shows whether it was masqueraded.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ ICMP_NUMBERS: dict[int, int] = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6
 # An abortive close leaves no half-closed connection behind that would keep its namespace alive.
 ABORT = struct.pack("ii", 1, 0)
 
-_BATCH = 256  # packets that one socket may hand over before the others have their turn
+_BATCH = 256  # packets that are read from one socket before the others
 _REMEMBERED = 1 << 17
 _RECEIVE = 2048
 _PATIENCE = 10.0
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """What is listened to: an address of a network namespace, a protocol, a port (0 for icmp)."""
+    """An address of a network namespace to listen on, with a protocol and a port (0 for icmp)."""
 
     netns: str
     address: str
@@ -51,22 +50,22 @@ class Endpoint(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-def pod_endpoints(fabric: NetnsTopology, ports: Iterable[tuple[Protocol, int]]) -> list[Endpoint]:
-    """Give the endpoints of every Pod, on each of its addresses, for protocols and ports like ('tcp', 80)."""
+def pod_endpoints(topology: NetnsTopology, ports: Iterable[tuple[Protocol, int]]) -> list[Endpoint]:
+    """Return the endpoints of every Pod, on each of its addresses, for protocols and ports like ('tcp', 80)."""
     wanted = list(ports)
     return [
-        Endpoint(fabric.pod_namespace(*pod.key), address, protocol, port)
-        for pod in fabric.pods.values()
+        Endpoint(topology.pod_namespace(*pod.key), address, protocol, port)
+        for pod in topology.pods.values()
         for address in pod.addresses
         for protocol, port in wanted
     ]
 
 
 class Listeners:
-    """Listeners of one lab; a context manager that serves inside and has closed everything after."""
+    """The servers of one lab; a context manager that serves and closes all sockets."""
 
     def __init__(self) -> None:
-        # A round of probes holds a few sockets per pair of Pods; the soft limit is 1024 nearly everywhere.
+        # A round of probes has a few sockets per pair of Pods; the usual soft limit is 1024.
         _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._sockets: dict[int, tuple[str, socket.socket, Callable[[], None]]] = {}
@@ -76,12 +75,12 @@ class Listeners:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._closing = False
         self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
-        # Held while sockets are read, so that nobody closes one under the thread's hands.
+        # Held while sockets are read, so that no other thread closes one meanwhile.
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="lab servers", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start to serve."""
+        """Start the thread."""
         self._thread.start()
         return self
 
@@ -98,7 +97,7 @@ class Listeners:
         os.close(self._wake)
 
     def listen(self, endpoints: Iterable[Endpoint]) -> None:
-        """Open endpoints; they answer when this returns. Raises KernelError for an address that isn't there."""
+        """Open endpoints; they answer on return. Raises KernelError for an address that doesn't exist."""
         by_netns: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
             by_netns.setdefault(endpoint.netns, []).append(endpoint)
@@ -109,22 +108,22 @@ class Listeners:
                     self._add(name, sock, self._handler(endpoint, sock))
 
     def stop(self, name: str) -> None:
-        """Close all that listens in a network namespace, before its Pod is removed."""
+        """Close all sockets of a network namespace, before its Pod is removed."""
         with self._turn:
             for descriptor in [number for number, (where, _, _) in self._sockets.items() if where == name]:
                 self._close(descriptor)
 
     def seen_from(self, nonce: int) -> str | None:
-        """Give the address that a probe came from, whether or not its answer found the way back; once only."""
+        """Return and delete the source address of a probe, also where its answer was lost; None for an unseen one."""
         return self._seen.pop(nonce, None)
 
     def settle(self) -> None:
-        """Wait until everything that has arrived by now was read."""
+        """Wait until all packets that have arrived so far are read."""
         done = threading.Event()
         self._settling.put(done)
         os.eventfd_write(self._wake, 1)
         if not done.wait(_PATIENCE):
-            raise KernelError(f"the lab's servers didn't answer within {_PATIENCE:.0f} s: is the thread still there?")
+            raise KernelError(f"the thread of the lab's servers didn't respond within {_PATIENCE:.0f} s")
 
     def _add(self, name: str, sock: socket.socket, handler: Callable[[], None]) -> None:
         self._sockets[sock.fileno()] = (name, sock, handler)
@@ -157,14 +156,14 @@ class Listeners:
             del self._seen[next(iter(self._seen))]
 
     def _handler(self, endpoint: Endpoint, sock: socket.socket) -> Callable[[], None]:
-        handlers = {"tcp": self._accept, "udp": self._echo, "sctp": self._answer_init, "icmp": self._look_on}
+        handlers = {"tcp": self._accept, "udp": self._echo, "sctp": self._answer_init, "icmp": self._read_echo}
         return functools.partial(handlers[endpoint.protocol], endpoint, sock)
 
     def _accept(self, endpoint: Endpoint, sock: socket.socket) -> None:
         for _turn in range(_BATCH):
             try:
                 connection, peer = sock.accept()
-            except OSError:  # none waiting, or the client has gone again
+            except OSError:  # none waiting, or the client has closed it already
                 return
             connection.setblocking(False)  # noqa: FBT003 - socket's own signature
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
@@ -180,7 +179,7 @@ class Listeners:
         if not received:
             self._close(connection.fileno())
             return
-        # Senders write whole nonces, far fewer than a segment holds.
+        # Senders write complete nonces, far fewer than fit into a segment.
         for (nonce,) in NONCE.iter_unpack(received[: len(received) // NONCE.size * NONCE.size]):
             self._note(nonce, peer)
         with contextlib.suppress(OSError):
@@ -190,7 +189,7 @@ class Listeners:
         for received, peer in _packets(sock):
             if len(received) == NONCE.size:
                 self._note(NONCE.unpack(received)[0], str(peer[0]))
-            # Where the answer can't go, the probe hears nothing: that is its outcome.
+            # Where the answer can't be sent, the probe stays unanswered.
             with contextlib.suppress(OSError):
                 sock.sendto(received, peer)
 
@@ -210,7 +209,7 @@ class Listeners:
             with contextlib.suppress(OSError):
                 sock.sendto(raw_packets.sctp(answer), (str(peer[0]), 0))
 
-    def _look_on(self, endpoint: Endpoint, sock: socket.socket) -> None:
+    def _read_echo(self, endpoint: Endpoint, sock: socket.socket) -> None:
         family = family_of(endpoint.address)
         for received, peer in _packets(sock):
             nonce = raw_packets.read_echo_request(family, raw_packets.payload_of(family, received))
@@ -250,7 +249,7 @@ def _open(endpoint: Endpoint) -> socket.socket:
             sock.listen(socket.SOMAXCONN)
     except OSError as error:
         sock.close()
-        hint = ": the address isn't there" if error.errno == errno.EADDRNOTAVAIL else ""
+        hint = ": no interface has the address" if error.errno == errno.EADDRNOTAVAIL else ""
         where = f"{endpoint.address} {endpoint.protocol} {endpoint.port}"
         raise KernelError(f"can't listen on {where} in {endpoint.netns}: {error.strerror}{hint}") from error
     return sock

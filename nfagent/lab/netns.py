@@ -1,7 +1,7 @@
 """Network namespaces of this machine: their names, entering one, their sysctls, and removing them.
 
-A lab's namespaces are named `nfa-TAG-PID-...`, with the process that made them in the name: what a killed process
-left behind is told from what a living one uses (`sweep`).
+A lab's namespaces are named `nfa-TAG-PID-...`, with the id of the process that made them, so that `sweep` removes
+those of dead processes only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TypeVar
 from nfagent.errors import HostError, KernelError, UsageError
 
 RUN = Path("/run/netns")
-"""Where iproute2 keeps named network namespaces."""
+"""The folder of iproute2's named network namespaces."""
 
 _CLONE_NEWNET = 0x40000000
 _TAG = re.compile(r"[a-z0-9]{1,20}")
@@ -35,17 +35,17 @@ Made = TypeVar("Made")
 
 
 def prefix(tag: str, pid: int) -> str:
-    """Give the beginning of the names of all namespaces that a process makes under a tag.
+    """Return the prefix of the names of all namespaces that a process makes with a tag.
 
     Raises UsageError for a tag that isn't lower-case letters and digits.
     """
     if not _TAG.fullmatch(tag):
-        raise UsageError(f"{tag!r} can't tag a lab: write up to 20 lower-case letters and digits, like 'demo'")
+        raise UsageError(f"{tag!r} is no tag for a lab: write up to 20 lower-case letters and digits, like 'demo'")
     return f"nfa-{tag}-{pid}-"
 
 
 def named(beginning: str) -> list[str]:
-    """List the network namespaces whose names begin so, sorted."""
+    """Return the names of the network namespaces with a prefix, sorted."""
     try:
         return sorted(path.name for path in RUN.iterdir() if path.name.startswith(beginning))
     except FileNotFoundError:
@@ -53,10 +53,10 @@ def named(beginning: str) -> list[str]:
 
 
 def inside(netns: str, function: Callable[[], Made]) -> Made:
-    """Call a function in a network namespace, by a thread that enters it and ends there.
+    """Call a function in a network namespace, in a new thread that enters it; return its result.
 
-    Sockets that the function makes stay in that namespace for life; /proc/sys/net is the namespace's.
-    Raises KernelError when the namespace can't be entered, and whatever the function raises.
+    Sockets that the function opens stay in that namespace; /proc/sys/net is the namespace's.
+    Raises KernelError where the namespace can't be entered, and the function's own exceptions.
     """
     made: list[Made] = []
     failed: list[BaseException] = []
@@ -65,7 +65,7 @@ def inside(netns: str, function: Callable[[], Made]) -> Made:
         try:
             _enter(netns)
             made.append(function())
-        except BaseException as error:  # noqa: BLE001 - it is raised again, in the thread that asked
+        except BaseException as error:  # noqa: BLE001 - it is raised again, in the calling thread
             failed.append(error)
 
     thread = threading.Thread(target=enter_and_call, name=f"in {netns}")
@@ -77,11 +77,11 @@ def inside(netns: str, function: Callable[[], Made]) -> Made:
 
 
 def _enter(netns: str) -> None:
-    # os.setns arrives with Python 3.12.
+    # os.setns exists since Python 3.12.
     try:
         descriptor = os.open(RUN / netns, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise KernelError(f"network namespace {netns}: {error.strerror}: is the lab still up?") from error
+        raise KernelError(f"network namespace {netns}: {error.strerror}; is the lab still up?") from error
     try:
         if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
             raise KernelError(f"network namespace {netns}: {os.strerror(ctypes.get_errno())}: run it as root")
@@ -92,7 +92,7 @@ def _enter(netns: str) -> None:
 def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
     """Write sysctls below net/ of a namespace, such as {'ipv4/ip_forward': '1'}, in the mapping's order.
 
-    Raises MachineError for one that this kernel doesn't have.
+    Raises HostError for one that doesn't exist in this kernel.
     """
 
     def write() -> None:
@@ -108,9 +108,9 @@ def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
 
 
 def await_links(netns: str, links: Iterable[str]) -> None:
-    """Wait until links that were set up are running: before that the kernel drops what is sent to them.
+    """Wait until links that were set up are running: before that the kernel drops packets to them.
 
-    It notices a carrier in a thread of its own, which a busy machine lets wait. Raises KernelError for one that isn't
+    The kernel detects a carrier in a worker thread, later on a busy machine. Raises KernelError for a link that isn't
     running within ten seconds.
     """
 
@@ -133,9 +133,9 @@ def _runs(asked: socket.socket, link: str) -> bool:
 
 
 def ip_batch(lines: Iterable[str], netns: str = "") -> None:
-    """Run many `ip` commands in one process, in a network namespace or in this process's own.
+    """Run many `ip` commands in one process, in a network namespace or, where `netns` is empty, in this process's own.
 
-    Raises KernelError, which names the first command that failed.
+    Raises KernelError with the first command that failed.
     """
     wanted = list(lines)
     where = ["-n", netns] if netns else []
@@ -151,32 +151,32 @@ def ip_batch(lines: Iterable[str], netns: str = "") -> None:
 
 
 def _first_failure(lines: list[str], complaint: str, netns: str) -> str:
-    # iproute2 ends its complaint with "Command failed -:LINE".
+    # iproute2's error output ends with "Command failed -:LINE".
     found = re.search(r"Command failed -:(\d+)", complaint)
     line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else lines[0]
     return f"ip {'-n ' + netns + ' ' if netns else ''}{line}: {complaint.splitlines()[0] if complaint else 'failed'}"
 
 
 def make(names: Iterable[str]) -> None:
-    """Make network namespaces. Raises KernelError."""
+    """Create network namespaces. Raises KernelError."""
     ip_batch(f"netns add {name}" for name in names)
 
 
 def remove(names: Iterable[str]) -> None:
-    """Remove network namespaces that may be there; one that another process removed meanwhile is no error.
+    """Remove network namespaces; one that no longer exists is no error.
 
-    A namespace lives on, without a name, until its last process and socket are gone.
+    The kernel keeps a namespace, without a name, until its last process and socket are gone.
     """
     lines = "".join(f"netns del {name}\n" for name in names)
     if lines:
-        # In a process group of its own: an interrupt from the terminal doesn't reach it half way.
+        # In a process group of its own, so that Ctrl-C in the terminal doesn't interrupt it.
         subprocess.run(
             ["ip", "-force", "-batch", "-"], input=lines, capture_output=True, text=True, check=False, process_group=0
         )
 
 
 def sweep(tag: str) -> list[str]:
-    """Remove the namespaces of a tag whose processes no longer live; give their names."""
+    """Remove the namespaces of a tag whose processes have ended; return their names."""
     beginning = prefix(tag, 0).removesuffix("0-")
     pattern = re.compile(re.escape(beginning) + r"(\d+)-")
     dead = [name for name in named(beginning) if (found := pattern.match(name)) and not _lives(int(found[1]))]

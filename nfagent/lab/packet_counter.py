@@ -1,11 +1,11 @@
-"""Counts the packets that come into a network namespace, and says when the kernel saw each.
+"""Counts the packets that arrive in a network namespace, with the kernel's timestamp of each.
 
-    with Counter(pod_netns, 4, "udp", 5353) as counter:
+    with PacketCounter(pod_netns, 4, "udp", 5353) as counter:
         change_the_policy()
         late = [when for when, number in counter.arrivals() if when > committed]
 
-Only packets with the port at either end are counted: the kernel picks them, by a filter on a packet socket, and keeps
-them until they are looked at.
+Counts only packets with the port as source or destination: a BPF filter on a packet socket selects them, and the
+socket queues them until they are read.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 263, 6, 23
 _STATISTICS = struct.Struct("II")
 # linux/filter.h: struct sock_filter, and four of its instructions
 _INSTRUCTION = struct.Struct("HBBI")
-_LOAD_BYTE, _LOAD_HALF, _IF_EQUAL, _GIVE = 0x30, 0x28, 0x15, 0x06
+_LOAD_BYTE, _LOAD_HALF, _IF_EQUAL, _RETURN = 0x30, 0x28, 0x15, 0x06
 
 
 class PacketCounter:
-    """Counts packets of one family and protocol, whoever they are for; a context manager, or closed by hand."""
+    """Counts packets of one family and protocol, to any address; a context manager that closes it."""
 
     def __init__(self, namespace: str, family: Family, protocol: StreamProtocol, port: int) -> None:
-        """Count from now on. Raises KernelError for a namespace that isn't there."""
+        """Count from now on. Raises KernelError for a namespace that doesn't exist."""
         self._family, self._protocol = family, protocol
         self._sock = netns.inside(namespace, functools.partial(_capture, family, protocol, port))
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class PacketCounter:
         self._lost = 0
 
     def __enter__(self) -> Self:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -71,13 +71,13 @@ class PacketCounter:
         self.close()
 
     def close(self) -> None:
-        """Count no longer; what was counted is kept."""
+        """Stop counting; the arrivals stay readable."""
         self.look()
         with self._lock:
             self._sock.close()
 
     def look(self) -> None:
-        """Note what has come: the kernel keeps some thousands of packets until then."""
+        """Read the queued packets; the socket's queue takes some thousands."""
         with self._lock:
             if self._sock.fileno() < 0:
                 return
@@ -86,11 +86,11 @@ class PacketCounter:
             self._lost += _STATISTICS.unpack(counted)[1]
 
     def arrivals(self) -> list[Arrival]:
-        """Give what has come so far. Raises KernelError where more came than there was room for."""
+        """Return the arrivals so far. Raises KernelError where the socket's queue overflowed."""
         self.look()
         if self._lost:
             raise KernelError(
-                f"{self._lost} {'packet' if self._lost == 1 else 'packets'} could not be counted: look more often"
+                f"{self._lost} {'packet' if self._lost == 1 else 'packets'} not counted: call look() more often"
             )
         return list(self._arrived)
 
@@ -101,12 +101,12 @@ class PacketCounter:
 
 
 def stamp(sock: socket.socket) -> None:
-    """Have the kernel note when each packet came, for `arrived`."""
+    """Enable the kernel's receive timestamps, for `arrived`."""
     sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
 
 def arrived(sock: socket.socket, number: Callable[[bytes], int]) -> list[Arrival]:
-    """Take all that has come to a socket that doesn't block; `number` reads a packet's from its beginning."""
+    """Read all queued packets of a non-blocking socket; number: reads a packet's number from its first bytes."""
     found: list[Arrival] = []
     for _turn in range(_AT_MOST):
         try:
@@ -114,7 +114,7 @@ def arrived(sock: socket.socket, number: Callable[[bytes], int]) -> list[Arrival
         except BlockingIOError:
             break
         except OSError:
-            continue  # an earlier packet was refused: what came is behind that
+            continue  # the error of an earlier packet that was refused; arrivals follow
         if not head:
             break
         found.append((_when(ancillary), number(head)))
@@ -122,7 +122,7 @@ def arrived(sock: socket.socket, number: Callable[[bytes], int]) -> list[Arrival
 
 
 def _capture(family: Family, protocol: StreamProtocol, port: int) -> socket.socket:
-    """Open a packet socket that gets what comes in of one protocol with a port at either end."""
+    """Open a packet socket for incoming packets of one protocol with a port as source or destination."""
     capture = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETHERTYPES[family]))
     try:
         capture.setblocking(False)  # noqa: FBT003 - socket's own signature
@@ -133,7 +133,7 @@ def _capture(family: Family, protocol: StreamProtocol, port: int) -> socket.sock
         code = ctypes.create_string_buffer(written, len(written))
         program = struct.pack("HL", len(written) // _INSTRUCTION.size, ctypes.addressof(code))
         capture.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-        arrived(capture, len)  # what came before the filter was there
+        arrived(capture, len)  # drop the packets from before the filter
     except OSError:
         capture.close()
         raise
@@ -141,7 +141,7 @@ def _capture(family: Family, protocol: StreamProtocol, port: int) -> socket.sock
 
 
 def _filter(family: Family, protocol: StreamProtocol, port: int) -> bytes:
-    """Write a classic BPF program for packets that begin with their IP head."""
+    """Encode a classic BPF program for packets that begin with their IP header."""
     ports = _IP_BYTES[family]
     program = (
         (_LOAD_BYTE, 0, 0, _PROTOCOL_AT[family]),
@@ -150,14 +150,14 @@ def _filter(family: Family, protocol: StreamProtocol, port: int) -> bytes:
         (_IF_EQUAL, 3, 0, port),
         (_LOAD_HALF, 0, 0, ports + 2),
         (_IF_EQUAL, 1, 0, port),
-        (_GIVE, 0, 0, 0),
-        (_GIVE, 0, 0, 0xFFFF),
+        (_RETURN, 0, 0, 0),
+        (_RETURN, 0, 0, 0xFFFF),
     )
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
 
 
 def _when(ancillary: list[tuple[int, int, bytes]]) -> float:
-    """Give when the kernel saw a packet come, by time.monotonic(); now, where it doesn't say."""
+    """Return a packet's receive timestamp as time.monotonic(); now, where there is none."""
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESPEC.unpack(content[: _TIMESPEC.size])
@@ -166,7 +166,7 @@ def _when(ancillary: list[tuple[int, int, bytes]]) -> float:
 
 
 def _wall_ahead() -> int:
-    """Give by how many ns the wall clock is ahead of time.monotonic(): of some tries, the one least disturbed."""
+    """Return by how many ns the wall clock is ahead of time.monotonic(): the measurement that took least time."""
     tries = []
     for _ in range(_CLOCK_TRIES):
         before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()

@@ -1,12 +1,12 @@
-"""Many probes at once: who reaches whom, and as which address it was seen.
+"""Many probes at once: which are answered, and which source address the server saw.
 
-    with Fabric(...) as fabric, Servers() as servers:
-        servers.listen(pod_endpoints(fabric, [("tcp", 80)]))
-        probe = Probe(fabric.pod_namespace("x", "a"), "10.244.2.11", "tcp", 80)
-        assert run_probes(servers, [probe])[probe].reached
+    with NetnsTopology(...) as topology, Listeners() as listeners:
+        listeners.listen(pod_endpoints(topology, [("tcp", 80)]))
+        probe = Probe(topology.pod_namespace("x", "a"), "10.244.2.11", "tcp", 80)
+        assert run_probes(listeners, [probe])[probe].reached
 
-A probe counts as reached when its answer came back, so both directions of the connection passed. A packet that was
-lost is no denial: each probe is repeated within the deadline.
+A probe is reached when its answer arrived, so both directions of the connection are allowed. A lost packet is no
+denial: each probe is repeated within the deadline.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import Listeners, Protocol
 
-# When a probe is repeated, in seconds. A SYN would be only after a second, so TCP tries another connection instead.
+# When a probe is repeated, in seconds. A SYN is retransmitted only after a second, so TCP opens another connection.
 _AGAIN = (0.2, 0.4)
 _TCP_FLOWS = 2
-# After the deadline answers are waited for as long as they keep coming: this long for the next one, that long for all.
+# After the deadline, answers are read as long as they keep arriving: seconds for the next one, and for all.
 _QUIET = 0.02
 _PATIENCE = 10.0
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A question: from a network namespace to an address, a protocol, and a port (0 for icmp)."""
+    """A connection attempt: from a network namespace to an address, with a protocol and a port (0 for icmp)."""
 
     source: str
     destination: str
@@ -41,13 +41,13 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
-    """The answer to a probe.
+    """The result of a probe.
 
-    reached:   an answer came back
-    seen_from: the source address that the destination's server saw; known too where only the answer was lost
-               (of TCP once the connection was made)
+    reached:   an answer arrived
+    seen_from: the source address that the destination's server saw; known also where only the answer was lost
+               (for TCP once the connection was established)
     latency:   seconds from the first packet sent to the answer, None without one
-    error:     what the sender's kernel said instead ('Connection refused'), empty for silence
+    error:     the sender's socket error ('Connection refused'), empty without an error
     """
 
     reached: bool
@@ -56,8 +56,8 @@ class ProbeResult(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class _Trial:
-    """A probe under way."""
+class _Attempt:
+    """A probe in progress."""
 
     def __init__(self, probe: Probe, flows: list[LabFlow], error: str = "") -> None:
         self.probe = probe
@@ -70,7 +70,7 @@ class _Trial:
         self.over = not flows
 
     def send(self) -> LabFlow | None:
-        """Send the probe once more; give the flow when it is a fresh one."""
+        """Send the probe once more; return the flow where it is a new one."""
         fresh = self.unused.pop() if self.unused else None
         if fresh is None and self.probe.protocol == "tcp":
             return None
@@ -81,12 +81,12 @@ class _Trial:
         try:
             (fresh or self.flows[-1]).send(nonce)
         except OSError as error:
-            # A rule in the sender's own namespace may let the next one pass: this isn't the end.
+            # Not final: a rule in the sender's own namespace may accept the next one.
             self.error = error.strerror or str(error)
         return fresh
 
-    def hear(self, flow: LabFlow) -> None:
-        """Read what a flow has got."""
+    def read(self, flow: LabFlow) -> None:
+        """Read a flow's answers."""
         try:
             if any(nonce in self.nonces for nonce in flow.answers()):
                 self.latency = time.monotonic() - self.began
@@ -96,101 +96,101 @@ class _Trial:
             self.over = True
 
     def outcome(self, servers: Listeners) -> ProbeResult:
-        """Sum up."""
+        """Return the result."""
         seen = [peer for nonce in self.nonces if (peer := servers.seen_from(nonce)) is not None]
         reached = self.latency is not None
         return ProbeResult(reached, seen[0] if seen else None, self.latency, "" if reached else self.error)
 
 
 def run_probes(servers: Listeners, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, ProbeResult]:
-    """Send all probes at once; done when all were answered, or refused, or `deadline` seconds after that.
+    """Send all probes at once; return when all are answered or refused, or after `deadline` seconds.
 
-    Where answers still come then, it goes on as long as they do. Raises KernelError for a source that isn't there.
+    Where answers still arrive then, it goes on as long as they do. Raises KernelError for a source that doesn't exist.
     """
-    trials = _open(list(dict.fromkeys(probes)))
+    attempts = _open(list(dict.fromkeys(probes)))
     try:
         with select.epoll() as epoll:
-            _Round(epoll, trials).run(servers, deadline)
-        # ICMP is answered by the kernel, often before the server that looks on has its turn.
+            _Round(epoll, attempts).run(servers, deadline)
+        # The kernel answers ICMP, often before the listener has read the request.
         servers.settle()
-        return {trial.probe: trial.outcome(servers) for trial in trials}
+        return {attempt.probe: attempt.outcome(servers) for attempt in attempts}
     finally:
-        _close(trials)
+        _close(attempts)
 
 
 class _Round:
-    """One run over all trials."""
+    """One run of all attempts."""
 
-    def __init__(self, epoll: select.epoll, trials: Sequence[_Trial]) -> None:
+    def __init__(self, epoll: select.epoll, attempts: Sequence[_Attempt]) -> None:
         self._epoll = epoll
-        self._open = [trial for trial in trials if not trial.over]
-        self._listening: dict[int, tuple[_Trial, LabFlow]] = {}
+        self._open = [attempt for attempt in attempts if not attempt.over]
+        self._listening: dict[int, tuple[_Attempt, LabFlow]] = {}
 
     def run(self, servers: Listeners, deadline: float) -> None:
         self._send()
         start = time.monotonic()
         for pause in (*(again for again in _AGAIN if again < deadline), deadline):
-            self._hear_until(start + pause)
+            self._read_until(start + pause)
             if not self._open:
                 return
             if pause != deadline:
                 self._send()
-        # On a busy machine answers wait for the servers' thread, or for this one, rather than for the network.
+        # On a busy machine, answers wait for the listeners' thread or for this one, not for the network.
         end = time.monotonic() + _PATIENCE
         while self._open and time.monotonic() < end:
             servers.settle()
             late = self._epoll.poll(_QUIET)
             if not late:
                 return
-            self._hear(late)
-            self._open = [trial for trial in self._open if not trial.over]
+            self._read(late)
+            self._open = [attempt for attempt in self._open if not attempt.over]
 
     def _send(self) -> None:
-        for trial in self._open:
-            fresh = trial.send()
+        for attempt in self._open:
+            fresh = attempt.send()
             if fresh is not None:
-                self._listening[fresh.sock.fileno()] = (trial, fresh)
+                self._listening[fresh.sock.fileno()] = (attempt, fresh)
                 self._epoll.register(fresh.sock.fileno(), fresh.events)
 
-    def _hear_until(self, end: float) -> None:
+    def _read_until(self, end: float) -> None:
         while self._open and (left := end - time.monotonic()) > 0:
-            self._hear(self._epoll.poll(left))
-            self._open = [trial for trial in self._open if not trial.over]
+            self._read(self._epoll.poll(left))
+            self._open = [attempt for attempt in self._open if not attempt.over]
 
-    def _hear(self, events: Sequence[tuple[int, int]]) -> None:
+    def _read(self, events: Sequence[tuple[int, int]]) -> None:
         for descriptor, _mask in events:
-            trial, flow = self._listening[descriptor]
-            if trial.over:
+            attempt, flow = self._listening[descriptor]
+            if attempt.over:
                 self._epoll.unregister(descriptor)
             else:
-                trial.hear(flow)
+                attempt.read(flow)
 
 
-def _open(probes: Sequence[Probe]) -> list[_Trial]:
+def _open(probes: Sequence[Probe]) -> list[_Attempt]:
     by_source: dict[str, list[Probe]] = {}
     for probe in probes:
         by_source.setdefault(probe.source, []).append(probe)
-    trials: list[_Trial] = []
+    attempts: list[_Attempt] = []
     try:
         for source, group in by_source.items():
-            netns.inside(source, functools.partial(_open_group, group, trials))
+            netns.inside(source, functools.partial(_open_group, group, attempts))
     except BaseException:
-        _close(trials)
+        _close(attempts)
         raise
-    return trials
+    return attempts
 
 
-def _open_group(probes: Sequence[Probe], trials: list[_Trial]) -> None:
+def _open_group(probes: Sequence[Probe], attempts: list[_Attempt]) -> None:
     for probe in probes:
         count = _TCP_FLOWS if probe.protocol == "tcp" else 1
         with contextlib.ExitStack() as unless_all_open:
             try:
                 flows = [_held(unless_all_open, probe) for _flow in range(count)]
             except OSError as refusal:
-                trials.append(_Trial(probe, [], refusal.strerror or str(refusal)))
+                attempts.append(_Attempt(probe, [], refusal.strerror or str(refusal)))
             else:
                 unless_all_open.pop_all()
-                trials.append(_Trial(probe, flows))
+                attempts.append(_Attempt(probe, flows))
 
 
 def _held(stack: contextlib.ExitStack, probe: Probe) -> LabFlow:
@@ -199,7 +199,7 @@ def _held(stack: contextlib.ExitStack, probe: Probe) -> LabFlow:
     return flow
 
 
-def _close(trials: Iterable[_Trial]) -> None:
-    for trial in trials:
-        for flow in trial.flows:
+def _close(attempts: Iterable[_Attempt]) -> None:
+    for attempt in attempts:
+        for flow in attempt.flows:
             flow.close()

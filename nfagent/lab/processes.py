@@ -1,4 +1,4 @@
-"""Processes that a lab starts in a network namespace, each with a log file, and ports for them to listen on."""
+"""Processes of a lab in a network namespace, each with a log file, and free ports for them to listen on."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pathlib import Path
 
 from nfagent.errors import KernelError, UsageError
 from nfagent.lab import netns as network_namespaces
-from nfagent.lab.interrupts import held_back
+from nfagent.lab.interrupts import deferred_interrupts
 
-# Below those that the kernel hands out: while a server is away, no connection takes its port, or meets itself there.
+# Below the ephemeral ports: while a server is down, no connection takes its port or connects to itself there.
 _PORTS = range(20_000, 30_000)
 _ATTEMPTS = 100
 
 
 class Processes:
-    """Named processes of one namespace (this process's own where it's empty). None of them outlives who starts it.
+    """Named processes of one namespace, this process's own where it is empty.
 
-    That is the thread that starts it (prctl(2), PR_SET_PDEATHSIG).
+    Each ends with the thread that started it (prctl(2), PR_SET_PDEATHSIG).
     """
 
     def __init__(self, folder: Path, netns: str = "") -> None:
-        """Plan it: folder is where they run and where their logs are; it must be there when one starts."""
+        """Set their working folder, which also has their logs; it must exist when a process starts."""
         self._folder, self._netns = folder, netns
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether a process was started, and not killed."""
+        """Return whether a process was started and not killed."""
         return name in self._running
 
     def __getitem__(self, name: str) -> subprocess.Popen[bytes]:
-        """Give a process. Raises UsageError where it isn't running."""
+        """Return a process. Raises UsageError where it isn't running."""
         if name not in self._running:
             raise UsageError(f"{name} isn't running")
         return self._running[name]
@@ -45,7 +45,7 @@ class Processes:
         if name in self._running:
             raise UsageError(f"{name} runs already")
         entering = ["ip", "netns", "exec", self._netns] if self._netns else []
-        with self._log(name).open("ab") as log, held_back():
+        with self._log(name).open("ab") as log, deferred_interrupts():
             self._running[name] = subprocess.Popen(
                 [*entering, "setpriv", "--pdeathsig", "KILL", *argv],
                 cwd=self._folder,
@@ -57,19 +57,19 @@ class Processes:
             )
 
     def kill(self, name: str) -> None:
-        """End a process by SIGKILL, and return when it is gone. One that isn't running is left alone."""
+        """End a process by SIGKILL, and return when it is gone. Does nothing where it isn't running."""
         process = self._running.pop(name, None)
         if process is not None:
             process.kill()
             process.wait()
 
     def said(self, name: str) -> str:
-        """Give a process's log so far."""
+        """Return a process's log so far."""
         path = self._log(name)
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
     def dead(self) -> str:
-        """Name one that ended by itself; empty where all live."""
+        """Return the name of a process that exited; empty where all are running."""
         return next((name for name, process in self._running.items() if process.poll() is not None), "")
 
     def _log(self, name: str) -> Path:
@@ -77,9 +77,9 @@ class Processes:
 
 
 def free_ports(address: str, count: int, netns: str = "") -> list[int]:
-    """Find TCP ports of an address that nobody listens on.
+    """Return free TCP ports of an address.
 
-    Raises KernelError where the address isn't one of the namespace's.
+    Raises KernelError where the namespace doesn't have the address.
     """
 
     def find() -> list[int]:
@@ -88,7 +88,7 @@ def free_ports(address: str, count: int, netns: str = "") -> list[int]:
             ports: list[int] = []
             for port in random.sample(_PORTS, _ATTEMPTS):
                 listener = held.enter_context(socket.socket(family))
-                # As servers do: what is left of earlier connections is in nobody's way.
+                # As servers do: connections in TIME_WAIT don't block the port.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 with contextlib.suppress(OSError):
                     listener.bind((address, port))

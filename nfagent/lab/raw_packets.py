@@ -1,7 +1,7 @@
-"""The packets that probes make themselves: SCTP INIT and INIT ACK (RFC 9260), ICMP echo (RFC 792, RFC 4443). Pure.
+"""Encodes and decodes SCTP INIT and INIT ACK (RFC 9260) and ICMP echo (RFC 792, RFC 4443) for probes. Pure.
 
-There are no SCTP sockets on many kernels, so both ends of an SCTP probe speak it over raw sockets. Connection
-tracking drops what has a wrong checksum, so the checksums are right. Readers are total: None for anything else.
+Many kernels have no SCTP sockets, so both ends of an SCTP probe use raw sockets. Conntrack drops packets with a wrong
+checksum, so the checksums are valid. Decoders return None for any other packet.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class SctpInit(msgspec.Struct, frozen=True):
 
 
 def sctp(packet: SctpInit) -> bytes:
-    """Write an INIT or INIT ACK, from the SCTP header on."""
+    """Encode an INIT or INIT ACK, from the SCTP header on."""
     parameters = _COOKIE if packet.kind == INIT_ACK else b""
     length = _INIT_CHUNK.size + len(parameters)
     chunk = _INIT_CHUNK.pack(packet.kind, 0, length, packet.initiate, _WINDOW, 1, 1, packet.initiate) + parameters
     header = _SCTP_HEADER.pack(packet.source_port, packet.destination_port, packet.verification)
-    # RFC 9260, appendix A: the checksum goes out in little-endian order.
+    # RFC 9260, appendix A: the checksum is sent in little-endian order.
     return header + struct.pack("<I", crc32c(header + bytes(4) + chunk)) + chunk
 
 
 def read_sctp(payload: bytes) -> SctpInit | None:
-    """Read an INIT or INIT ACK, from the SCTP header on; the checksum isn't judged here."""
+    """Decode an INIT or INIT ACK, from the SCTP header on; the checksum isn't verified."""
     start = _SCTP_HEADER.size + 4
     if len(payload) < start + _INIT_CHUNK.size:
         return None
@@ -60,7 +60,7 @@ def read_sctp(payload: bytes) -> SctpInit | None:
 
 
 def echo_request(family: int, identifier: int, nonce: int) -> bytes:
-    """Write an ICMP echo request; that of IPv6 leaves its checksum, which covers the addresses, to the kernel."""
+    """Encode an ICMP echo request; for IPv6 the kernel adds the checksum, which covers the addresses."""
     kind = _ECHO_TYPES[family][0]
     without = _ECHO.pack(kind, 0, 0, identifier, nonce & 0xFFFF, _ECHO_MAGIC, nonce)
     checksum = internet_checksum(without) if family == 4 else 0
@@ -68,12 +68,12 @@ def echo_request(family: int, identifier: int, nonce: int) -> bytes:
 
 
 def read_echo_request(family: int, payload: bytes) -> int | None:
-    """Give the nonce of an echo request of ours."""
+    """Return the nonce of a probe's echo request."""
     return _read_echo(_ECHO_TYPES[family][0], payload)
 
 
 def read_echo_reply(family: int, payload: bytes) -> int | None:
-    """Give the nonce of a reply to an echo request of ours."""
+    """Return the nonce of the reply to a probe's echo request."""
     return _read_echo(_ECHO_TYPES[family][1], payload)
 
 
@@ -87,14 +87,14 @@ def _read_echo(kind: int, payload: bytes) -> int | None:
 
 
 def payload_of(family: int, received: bytes) -> bytes:
-    """Give what a raw socket received without the IP header, which it has for IPv4 only (raw(7))."""
+    """Return a raw socket's packet without the IP header, which only IPv4 sockets receive (raw(7))."""
     if family == 6 or not received:
         return received
     return received[(received[0] & 0x0F) * 4 :]
 
 
 def internet_checksum(content: bytes) -> int:
-    """Sum up as RFC 1071 says; for content of even length."""
+    """Return the Internet checksum (RFC 1071) of content with an even length."""
     total: int = sum(struct.unpack(f"!{len(content) // 2}H", content))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
@@ -102,7 +102,7 @@ def internet_checksum(content: bytes) -> int:
 
 
 def crc32c(content: bytes) -> int:
-    """Give the CRC-32C (Castagnoli) of RFC 9260, appendix A."""
+    """Return the CRC-32C (Castagnoli) of RFC 9260, appendix A."""
     register = 0xFFFFFFFF
     for byte in content:
         register = _CRC_TABLE[(register ^ byte) & 0xFF] ^ (register >> 8)

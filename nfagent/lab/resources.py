@@ -1,4 +1,4 @@
-"""What an API server serves and holds, by paths: which kinds there are, all objects at once, taking them away."""
+"""An API client by paths: served kinds, the paths of all objects, and deleting them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Thing = TypeVar("Thing")
 MERGE = "application/merge-patch+json"
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
-# It makes one for each definition, and takes it away itself.
+# The server creates an APIService for each definition, and deletes it itself.
 _THE_SERVERS_OWN = ("apiregistration.k8s.io",)
 _LIST = "application/json;g=meta.k8s.io;v=v1;as=PartialObjectMetadataList"
 
 
 class ResourceClient(HttpsClient):
-    """One user of one API server, who speaks of paths."""
+    """A client of one API server with one user's credentials; its arguments are paths."""
 
     _served: tuple[ServedResource, ...] = ()
 
     def resources(self) -> tuple[ServedResource, ...]:
-        """Ask what is served (aggregated discovery, apidiscovery.k8s.io/v2). Raises ClusterError."""
+        """Return the served kinds (aggregated discovery, apidiscovery.k8s.io/v2). Raises ClusterError."""
         found: list[ServedResource] = []
         for root in discovery.ROOTS:
             found += discovery.resources(
@@ -40,7 +40,7 @@ class ResourceClient(HttpsClient):
         return self._served
 
     def resource(self, document: Document) -> ServedResource:
-        """Find how the kind of a document is served. Raises ClusterError."""
+        """Return how the kind of a document is served. Raises ClusterError."""
         group, _, version = document["apiVersion"].rpartition("/")
         wanted = (group, version, document["kind"])
         for served in (self._served, self.resources):
@@ -50,12 +50,12 @@ class ResourceClient(HttpsClient):
         raise ClusterError(f"{document['kind']} of {document['apiVersion']} isn't served: create its definition first")
 
     def path(self, document: Document) -> str:
-        """Give the path of the object that a document names. Raises ClusterError."""
+        """Return the path of the object that a document names. Raises ClusterError."""
         meta = document["metadata"]
         return self.resource(document).path(meta.get("namespace", "default"), meta["name"])
 
     def insist(self, method: str, path: str, body: object = None, **options: Any) -> HttpReply:  # noqa: ANN401 - as ask
-        """Ask as `ask` does, and again while the server says 429: its storage of a kind may be about to start."""
+        """Send a request as `ask` does, and repeat it on status 429: a new kind's storage may still be starting."""
         end = time.monotonic() + WAIT_SECONDS
         while (reply := self.ask(method, path, body, **options)).status == http.client.TOO_MANY_REQUESTS:
             if time.monotonic() > end:
@@ -64,8 +64,8 @@ class ResourceClient(HttpsClient):
         return reply
 
     def inventory(self) -> frozenset[str]:
-        """Give the paths of all objects that can be deleted. Raises ClusterError."""
-        # By way of one version only; the preferred one, which comes first.
+        """Return the paths of all objects that can be deleted. Raises ClusterError."""
+        # One version of each resource: the preferred one, which comes first.
         kinds = {(resource.group, resource.plural): resource for resource in reversed(self.resources())}
         paths = set[str]()
         for resource in kinds.values():
@@ -76,12 +76,12 @@ class ResourceClient(HttpsClient):
         return frozenset(paths)
 
     def remove(self, paths: Iterable[str], parallel: int = 4) -> None:
-        """Delete what an inventory names, and return when it is gone. Raises ClusterError."""
+        """Delete the objects at paths, and return when they are gone. Raises ClusterError."""
         ranked: tuple[list[str], ...] = ([], [], [])
         for path in paths:
             plural = path.split("/")[-2]
             ranked[2 if plural == "namespaces" else 1 if plural == "customresourcedefinitions" else 0].append(path)
-        # Objects of a kind go before its definition, and a Namespace after all that is in it.
+        # Objects are deleted before the definition of their kind and before their Namespace.
         for group in ranked:
             each(group, self._remove, parallel)
 
@@ -90,7 +90,7 @@ class ResourceClient(HttpsClient):
         end = time.monotonic() + WAIT_SECONDS
         while self.ask("GET", path).status != http.client.NOT_FOUND:
             if time.monotonic() > end:
-                raise ClusterError(f"{path} is still there, {WAIT_SECONDS:.0f} s after it was deleted")
+                raise ClusterError(f"{path} still exists {WAIT_SECONDS:.0f} s after it was deleted")
             time.sleep(POLL_SECONDS)
 
     def _ask_to_delete(self, path: str, grace_seconds: int) -> None:
@@ -102,12 +102,12 @@ class ResourceClient(HttpsClient):
             left["spec"]["finalizers"] = []
             self.ask("PUT", f"{path}/finalize", left).document(f"finalize {path}")
         elif left["kind"] != "CustomResourceDefinition" and left["metadata"].get("finalizers"):
-            # A definition's own is the server's, which acts on it.
+            # The server itself acts on the finalizer of a definition.
             self.ask("PATCH", path, {"metadata": {"finalizers": None}}, content_type=MERGE)
 
 
 def each(things: Sequence[Thing], act: Callable[[Thing], None], parallel: int) -> None:
-    """Act on each of many, by some threads at once; raises what the first raises."""
+    """Call a function for each item, in several threads; raises the first exception."""
     with ThreadPoolExecutor(parallel) as threads:
         for _ in threads.map(act, things):
             pass

@@ -1,11 +1,11 @@
-"""A plan built: nodes, Pods and hosts outside as network namespaces of this machine.
+"""Builds a plan: nodes, Pods and outside hosts as network namespaces of this machine.
 
-    with Fabric(nodes, pods, outside, tag="demo") as fabric:
-        fabric.pod_namespace("default", "web")           # the netns' name, for probes
-        fabric.command(fabric.node_namespace("n1"), ["nft", "list", "ruleset"])
+    with NetnsTopology(nodes, pods, outside, tag="demo") as topology:
+        topology.pod_namespace("default", "web")           # the netns' name, for probes
+        topology.command(topology.node_namespace("n1"), ["nft", "list", "ruleset"])
 
-A node's namespace is where an agent runs: it forwards all that its Pods send and receive. Pods of one node that
-share a bridge meet its forward hook too, by br_netfilter.
+An agent runs in a node's namespace, which forwards all packets of its Pods. Packets between two Pods on one bridge
+pass its forward hook too, by br_netfilter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MODULES = {"vlan": "8021q", "vxlan": "vxlan"}
 
 
 class NetnsTopology:
-    """Namespaces and links of one lab; a context manager that is up inside and gone after."""
+    """The namespaces and links of one lab; a context manager that builds and removes them."""
 
     def __init__(
         self,
@@ -35,36 +35,35 @@ class NetnsTopology:
         outside: Sequence[OutsideHost] = (),
         tag: str = "lab",
     ) -> None:
-        """Plan it; nothing is made before `up()`. Raises UsageError for a plan that can't be built."""
+        """Check the plan; `up()` builds it. Raises UsageError for a plan that can't be built."""
         check(nodes, pods, outside)
         self.nodes = {node.name: node for node in nodes}
         self.outside = {host.name: host for host in outside}
         self.pods: dict[tuple[str, str], PodPlan] = {}
         self._planned = tuple(pods)
         self._prefix = f"{netns.prefix(tag, os.getpid())}{next(_SERIAL)}-"
-        # The Pods' other ends in the nodes' namespaces: interface names have 15 characters at most.
+        # The Pods' peer interfaces in the nodes' namespaces; an interface name has at most 15 characters.
         self._ports: dict[tuple[str, str], str] = {}
         self._port_numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
-        """Build it."""
+        """Build the topology."""
         self.up()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove it, whatever happened inside."""
+        """Remove the topology, also after an exception."""
         self.down()
 
     def up(self) -> None:
-        """Build everything, or leave nothing: also an interrupt half way removes what was made.
+        """Build everything; after an error or an interrupt, remove all that was made.
 
-        Raises MachineError without root, without br_netfilter, or without the kernel's VLAN or vxlan devices where the
-        plan has them; KernelError.
+        Raises HostError without root, br_netfilter, or the VLAN or vxlan devices of the plan; KernelError.
         """
         if os.geteuid() != 0:
-            raise HostError("the lab makes network namespaces: run it as root, with sudo")
+            raise HostError("the lab creates network namespaces: run it as root, with sudo")
         try:
             self._build_members()
             self._attach(self._planned)
@@ -73,7 +72,7 @@ class NetnsTopology:
             raise
 
     def down(self) -> None:
-        """Remove every namespace of this lab, and with it all that is in there; may be called twice."""
+        """Remove every namespace of this lab with its interfaces; may be called twice."""
         try:
             netns.remove(netns.named(self._prefix))
         finally:
@@ -83,7 +82,7 @@ class NetnsTopology:
             self._ports.clear()
 
     def add_pod(self, pod: PodPlan) -> None:
-        """Start a Pod. Raises UsageError for one that is there already or can't be, KernelError."""
+        """Add a Pod. Raises UsageError for one that exists already or can't be built, KernelError."""
         check(tuple(self.nodes.values()), (*self.pods.values(), pod), tuple(self.outside.values()))
         try:
             self._attach((pod,))
@@ -93,30 +92,30 @@ class NetnsTopology:
             raise
 
     def remove_pod(self, namespace: str, name: str) -> None:
-        """End a Pod: its addresses are gone from the network when this returns. Raises UsageError, KernelError."""
+        """Remove a Pod; its addresses are unreachable on return. Raises UsageError, KernelError."""
         pod_netns = self.pod_namespace(namespace, name)
         pod = self.pods[namespace, name]
         try:
-            # The link goes at once; the namespace may live on while a socket or a process holds it.
+            # The link is deleted at once; the namespace stays as long as a socket or a process uses it.
             netns.ip_batch([f"link del {self._ports[pod.key]}"], self.node_namespace(pod.node))
         finally:
             netns.remove([pod_netns])
             self._forget(pod)
 
     def node_namespace(self, name: str) -> str:
-        """Give the network namespace of a node. Raises UsageError."""
+        """Return the network namespace of a node. Raises UsageError."""
         return self._of(name, self.nodes, "node", f"node-{name}")
 
     def pod_namespace(self, namespace: str, name: str) -> str:
-        """Give the network namespace of a Pod. Raises UsageError."""
+        """Return the network namespace of a Pod. Raises UsageError."""
         return self._of((namespace, name), self.pods, "Pod", _pod_name(namespace, name))
 
     def outside_namespace(self, name: str) -> str:
-        """Give the network namespace of a host outside. Raises UsageError."""
+        """Return the network namespace of an outside host. Raises UsageError."""
         return self._of(name, self.outside, "host outside", f"outside-{name}")
 
     def command(self, namespace: str, argv: Sequence[str]) -> list[str]:
-        """Give the command line that runs a command in one of the network namespaces."""
+        """Return the command line that runs a command in one of the network namespaces."""
         return ["ip", "netns", "exec", namespace, *argv]
 
     def _of(self, key: object, known: Iterable[object], what: str, name: str) -> str:
@@ -181,7 +180,7 @@ def _configure(lines: Iterable[str], name: str) -> None:
     try:
         netns.ip_batch(lines, name)
     except KernelError as error:
-        # rtnetlink's words for a kind of link that is neither built in nor a module at hand.
+        # rtnetlink's error for a link type that is neither built in nor an available module.
         found = re.search(r" type (vlan|vxlan)\b.*Unknown device type", str(error))
         if found is None:
             raise
@@ -191,5 +190,5 @@ def _configure(lines: Iterable[str], name: str) -> None:
 
 
 def _pod_name(namespace: str, name: str) -> str:
-    # Kubernetes namespaces have no dots, so that no two Pods come to one name.
+    # Kubernetes namespaces have no dots, so the name is unique.
     return f"pod-{namespace}.{name}"

@@ -1,7 +1,7 @@
-"""What a lab consists of, as plain values: nodes, Pods and hosts outside the cluster.
+"""The nodes, Pods and outside hosts of a lab, as plain values. Pure.
 
-Addresses are canonical text, one per family in any order; a family that a plan leaves out isn't there at all.
-Nodes and hosts outside share one link, so their addresses need no common prefix; all nodes are joined in the same way.
+Addresses are canonical text, one per family in any order; a plan may leave a family out.
+Nodes and outside hosts share one link, so their addresses need no common prefix; all nodes have the same underlay.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import msgspec
 from nfagent.errors import UsageError
 
 Attachment: TypeAlias = Literal["routed", "bridge"]
-"""How a node's Pods hang on it: a /32 route to each (as Calico, GKE), or one bridge for all (as kubenet)."""
+"""How a node's Pods are attached: a /32 route to each (as Calico, GKE), or one bridge for all (as kubenet)."""
 
 Underlay: TypeAlias = Literal["flat", "vlan", "vxlan"]
-"""How nodes are joined.
+"""How nodes are connected.
 
-flat:  their addresses are on the link itself, and each routes the others' Pod ranges to them
-vlan:  the same inside one tagged VLAN (IEEE 802.1Q) of the link; hosts outside are in it too
-vxlan: their addresses are on the link; what Pods of two nodes send each other goes in UDP from node to node (RFC 7348),
-       and what a node itself sends to another's Pods has the first address of its Pod range as source (as flannel)
+flat:  their addresses are on the link itself, and each node routes the others' Pod ranges to them
+vlan:  the same inside one tagged VLAN (IEEE 802.1Q) of the link; outside hosts are in it too
+vxlan: their addresses are on the link; packets between Pods of two nodes are sent in UDP from node to node (RFC 7348),
+       and packets of a node itself to another's Pods have the first address of its Pod range as source (as flannel)
 """
 
 LINK_MTU = 1500
-# Of an inner packet on the link: IP, UDP and VXLAN headers, and the inner frame's own head.
+# The overhead of an inner packet on the link: IP, UDP and VXLAN headers, and the inner Ethernet header.
 _VXLAN_BYTES = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
 
 
 class NodePlan(msgspec.Struct, frozen=True):
-    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs), how Pods hang on it, how it is joined.
+    """A node: its name, addresses on the nodes' network, Pod ranges (CIDRs), attachment of Pods, underlay.
 
-    gateways: the node's own addresses on its Pods' bridge; of a range without one it is the second address
+    gateways: the node's own addresses on its Pods' bridge; the second address of a range without one
     """
 
     name: str
@@ -47,18 +47,18 @@ class NodePlan(msgspec.Struct, frozen=True):
 
     @property
     def pod_mtu(self) -> int:
-        """Give the largest packet, in bytes, that its Pods can send to Pods of other nodes whole."""
+        """The largest packet, in bytes, that its Pods can send to Pods of other nodes without fragmentation."""
         if self.underlay != "vxlan":
             return LINK_MTU
         return LINK_MTU - max(_VXLAN_BYTES[6 if ":" in cidr else 4] for cidr in self.pod_cidrs)
 
     def pod_cidr_of(self, address: str) -> str | None:
-        """Give the Pod range that an address lies in."""
+        """Return the Pod range that an address lies in."""
         parsed = ipaddress.ip_address(address)
         return next((cidr for cidr in self.pod_cidrs if parsed in ipaddress.ip_network(cidr)), None)
 
     def gateway_of(self, cidr: str) -> str:
-        """Give the node's own address in a Pod range, where Pods share a bridge."""
+        """Return the node's own address in a Pod range, where Pods share a bridge."""
         return address_of(self.gateways, cidr) or gateway(cidr)
 
 
@@ -72,14 +72,14 @@ class PodPlan(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from every other Pod: namespace and name."""
+        """Namespace and name."""
         return (self.namespace, self.name)
 
 
 class OutsideHost(msgspec.Struct, frozen=True):
-    """A host that is no part of the cluster, on the nodes' network.
+    """A host outside the cluster, on the nodes' network.
 
-    routes_to_pods: whether its answers to an unmasqueraded Pod address find the way back
+    routes_to_pods: whether it has routes to Pod addresses, for answers to connections that aren't masqueraded
     """
 
     name: str
@@ -90,10 +90,10 @@ class OutsideHost(msgspec.Struct, frozen=True):
 def grid(
     attachment: Attachment = "routed", nodes: int = 2, underlay: Underlay = "flat"
 ) -> tuple[tuple[NodePlan, ...], tuple[PodPlan, ...], tuple[OutsideHost, ...]]:
-    """Plan the nine Pods of Kubernetes' own policy tests, and a host outside: namespaces x, y, z with a, b, c each.
+    """Return the nine Pods of Kubernetes' own policy tests, a to c in namespaces x to z, and an outside host.
 
-    Nodes n1, n2, ... take the Pods in turn. Dual-stack: node n1 is 192.0.2.1 and 2001:db8:ffff::1, its Pods are in
-    10.244.1.0/24 and 2001:db8:244:1::/64; the host outside is 192.0.2.100 and 2001:db8:ffff::100.
+    The Pods are assigned to nodes n1, n2, ... in turn. Dual-stack: node n1 is 192.0.2.1 and 2001:db8:ffff::1, its Pods
+    are in 10.244.1.0/24 and 2001:db8:244:1::/64; the outside host is 192.0.2.100 and 2001:db8:ffff::100.
     """
     node_plans = tuple(
         NodePlan(
@@ -114,24 +114,25 @@ def grid(
 
 
 def gateway(cidr: str) -> str:
-    """Give the second address of a Pod range: the node's own, where Pods share a bridge."""
+    """Return the second address of a Pod range: the node's own address, where Pods share a bridge."""
     return str(ipaddress.ip_network(cidr)[1])
 
 
 def tunnel_address(cidr: str) -> str:
-    """Give the first address of a Pod range: the node's own, where nodes are joined by vxlan."""
+    """Return the first address of a Pod range: the node's own address with vxlan."""
     return str(ipaddress.ip_network(cidr)[0])
 
 
 def address_of(addresses: Iterable[str], like: str) -> str | None:
-    """Give the first address of the same family as `like`, an address or a CIDR."""
+    """Return the first address of the same family as `like`, an address or a CIDR."""
     return next((address for address in addresses if (":" in address) == (":" in like)), None)
 
 
 def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[OutsideHost]) -> None:
-    """Refuse a plan that can't be built: a name or an address twice, a Pod without its node or outside its ranges.
+    """Check that a plan can be built.
 
-    Raises UsageError; also for nodes that are joined in different ways.
+    Raises UsageError for a duplicate name or address, a Pod without its node or outside the node's ranges, and nodes
+    with different underlays.
     """
     _once("node", (node.name for node in nodes))
     _once("Pod", ("/".join(pod.key) for pod in pods))
@@ -139,7 +140,7 @@ def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[
     plans: tuple[NodePlan | PodPlan | OutsideHost, ...] = (*nodes, *pods, *outside)
     for plan in plans:
         if not plan.addresses:
-            raise UsageError(f"{plan.name!r} has no address in the lab's plan: give it at least one")
+            raise UsageError(f"{plan.name!r} has no address in the lab's plan: add at least one")
     _once("address", (address for plan in plans for address in plan.addresses))
     _check_underlays(nodes)
     by_name = {node.name: node for node in nodes}
@@ -152,10 +153,10 @@ def check(nodes: Sequence[NodePlan], pods: Sequence[PodPlan], outside: Sequence[
 def _check_underlays(nodes: Sequence[NodePlan]) -> None:
     underlays = sorted({node.underlay for node in nodes})
     if len(underlays) > 1:
-        raise UsageError(f"nodes are joined by {' and '.join(underlays)} in the lab's plan: give all the same underlay")
+        raise UsageError(f"nodes have underlays {' and '.join(underlays)} in the lab's plan: use one for all nodes")
     for node in nodes:
         if node.underlay == "vxlan" and not node.pod_cidrs:
-            raise UsageError(f"node {node.name!r} has no Pod range in the lab's plan: vxlan takes its address from one")
+            raise UsageError(f"node {node.name!r} has no Pod range in the lab's plan: add one for its vxlan address")
 
 
 def _check_addresses(pod: PodPlan, node: NodePlan) -> None:
@@ -165,14 +166,14 @@ def _check_addresses(pod: PodPlan, node: NodePlan) -> None:
             ranges = ", ".join(node.pod_cidrs)
             raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} isn't in node {node.name}'s ranges: {ranges}")
         if node.attachment == "bridge" and address == node.gateway_of(cidr):
-            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the bridge's own: take a later address")
+            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the bridge's own: use a later address")
         if node.underlay == "vxlan" and address == tunnel_address(cidr):
-            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the tunnel's own: take a later address")
+            raise UsageError(f"Pod {pod.namespace}/{pod.name}: {address} is the tunnel's own: use a later address")
 
 
 def _once(what: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise UsageError(f"{what} {name!r} is in the lab's plan twice: give each its own")
+            raise UsageError(f"{what} {name!r} is in the lab's plan twice: write it once")
         seen.add(name)

@@ -1,15 +1,15 @@
-"""Live connections under traffic, with counters at their receivers: who still hears whom after a policy changed.
+"""Live connections with continuous traffic, and counters at their receivers: which are cut off by a policy change.
 
-    with Talks() as talks:
-        talk = talks.open(Line(client=client_netns, server=server_netns, address="10.244.2.11", protocol="tcp", port=80,
-                               speaker="server"))
-        talks.wait_for(20, talk)                # packets that arrived
-        committed = change_the_policy()         # time.monotonic() at the commit
-        talks.wait_until_sent(20, talk)         # more of them
-        late = [when for when in talk.arrivals() if when > committed]
+    with TrafficStreams() as streams:
+        stream = streams.open(StreamPlan(client=client_netns, server=server_netns, address="10.244.2.11",
+                                         protocol="tcp", port=80, speaker="server"))
+        streams.wait_for(20, stream)              # packets that arrived
+        committed = change_the_policy()           # time.monotonic() at the commit
+        streams.wait_until_sent(20, stream)       # more of them
+        late = stream.passed_after(committed)
 
-The speaker sends a small numbered packet every few milliseconds, the other end says nothing (TCP's own acknowledgements
-aside). Arrivals are counted on the receiver's interface, where they have met every rule on their way.
+One end, the speaker, sends a small numbered packet every few milliseconds; the other end sends only TCP's
+acknowledgements. Arrivals are counted on the receiver's interface, after all rules on their path.
 """
 
 from __future__ import annotations
@@ -38,22 +38,23 @@ _PATIENCE = 5.0
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16
-"""Turns; no buffer is full by then."""
+"""Turns after which a connection's buffers are read; none is full by then."""
 # linux/tcp.h: struct tcp_info
 _DATA_SEGMENTS_OUT, _TCP_INFO_BYTES = 156, 160
 _U32 = struct.Struct("I")
 
 
 class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Who talks to whom, and how.
+    """The ends, addresses and sender of one connection.
 
     client, server: network namespaces
-    address, port:  the server's, as the client calls them
-    listens:        the port that the server listens on, where a Service translates; 0 for the one that is called
-    bound:          the server's own address, where it has several of a family and answers by another; '' for any
-    answered:       UDP only: whether the server answered once, so that conntrack calls the connection established
+    address, port:  the server's, as the client connects to them
+    speaker:        the end that sends
+    listens:        the port that the server listens on, where a Service translates it; 0 for `port`
+    bound:          the server's own address, where it has several of a family and would answer by another; '' for any
+    answered:       UDP only: whether the server answered once, so that the conntrack entry is established
     counted:        where packets are counted: on the receiver's interface; or at its socket, for a receiver that is
-                    a node itself: on a node's interface nothing has met the node's rules yet
+                    a node itself, because packets on a node's interface haven't passed the node's rules yet
     """
 
     client: str
@@ -68,14 +69,14 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
     counted: Literal["interface", "socket"] = "interface"
 
     def __str__(self) -> str:
-        """Write it as `tcp nfa-1-pod-x.a -> nfa-1-pod-y.b, 10.244.2.11 port 80, the server speaks`."""
+        """Return it as `tcp nfa-1-pod-x.a -> nfa-1-pod-y.b, 10.244.2.11 port 80, the server sends`."""
         unanswered = "" if self.answered else ", never answered"
         ends = f"{self.protocol} {self.client} -> {self.server}, {self.address} port {self.port}"
-        return f"{ends}, the {self.speaker} speaks{unanswered}"
+        return f"{ends}, the {self.speaker} sends{unanswered}"
 
 
 class TrafficStream:
-    """One connection, made and counted; `TrafficStreams` opens it, has it speak, and closes it."""
+    """One connection and the counter of its arrivals; `TrafficStreams` opens it, sends on it and closes it."""
 
     def __init__(self, line: StreamPlan) -> None:
         """Connect. Raises OSError where that takes more than five seconds, KernelError."""
@@ -83,9 +84,9 @@ class TrafficStream:
         self._family = family_of(line.address)
         self._sockets: list[socket.socket] = []
         self._counter: PacketCounter | None = None
-        self._heard: list[Arrival] = []
+        self._received: list[Arrival] = []
         self._draining = threading.Lock()
-        self._sent = 0
+        self._sent_at: list[float] = []
         try:
             self._connect()
         except BaseException:
@@ -94,51 +95,63 @@ class TrafficStream:
 
     @property
     def sent(self) -> int:
-        """How many packets with content have left the speaker so far; of TCP, with those that it repeated."""
+        """Number of packets with a payload that the speaker has sent; for TCP, with its retransmissions."""
         if self.line.protocol == "udp":
-            return self._sent
-        info = self._speaking.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            return len(self._sent_at)
+        info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         return int(_U32.unpack_from(info, _DATA_SEGMENTS_OUT)[0])
 
     @property
     def heard(self) -> int:
-        """How many packets from the speaker have arrived so far. Raises KernelError for a lost count."""
+        """Number of packets from the speaker that have arrived. Raises KernelError where some weren't counted."""
         return len(self._all())
 
     def arrivals(self) -> list[float]:
-        """Give when packets from the speaker arrived, by time.monotonic(). Raises KernelError for a lost count."""
+        """Return when packets from the speaker arrived, by time.monotonic(). Raises KernelError as `heard` does."""
         return [when for when, _ in self._all()]
 
+    def passed_after(self, committed: float) -> list[float]:
+        """Return the times of the packets that passed the rules after a commit, by time.monotonic().
+
+        A UDP packet counts where it was sent after the commit: one from before may have passed in time and have waited
+        in a queue between two interfaces, for many milliseconds on a busy machine. A TCP segment counts by its
+        arrival, because it may be a retransmission.
+        """
+        times = self.arrivals()
+        if self.line.protocol == "udp":
+            times = [self._sent_at[number - 1] for number in self.numbers()]
+        return [when for when in times if when > committed]
+
     def numbers(self) -> list[int]:
-        """Give the numbers in the UDP packets that arrived: 1, 2, 3, ... as they were sent."""
+        """Return the numbers in the UDP packets that arrived; the speaker sends 1, 2, 3, ..."""
         return [number for _, number in self._all()]
 
     def hang_up(self) -> None:
-        """Have the silent end of TCP close its side: a FIN of its own."""
-        self._hearing.shutdown(socket.SHUT_WR)
+        """Send a FIN from the TCP end that doesn't send otherwise."""
+        self._receiver.shutdown(socket.SHUT_WR)
 
     def speak(self) -> None:
-        """Send the next number, or the same once more: an earlier packet was refused, or TCP's buffer is full.
+        """Send the next number; the same once more after a refused packet, or where TCP's buffer is full.
 
-        A packet that a rule drops on its way out of this very machine is sent too, though its speaker is told.
+        A packet that an output rule of the sender's own namespace drops counts as sent, though `send` fails.
         """
+        self._sent_at.append(time.monotonic())
         try:
-            self._speaking.send(_NUMBER.pack((self._sent + 1) & 0xFFFF_FFFF))
+            self._sender.send(_NUMBER.pack(len(self._sent_at) & 0xFFFF_FFFF))
         except PermissionError:
             pass
         except OSError:
-            return
-        self._sent += 1
+            self._sent_at.pop()
 
     def drain(self) -> None:
-        """Take out what has arrived, so that no buffer fills."""
+        """Read the arrivals, so that no buffer fills."""
         with self._draining:
-            self._heard += arrived(self._hearing, _number)
+            self._received += arrived(self._receiver, _number)
         if self._counter is not None:
             self._counter.look()
 
     def close(self) -> None:
-        """Close everything; what was counted is kept."""
+        """Close the sockets; the counts stay readable."""
         for sock in self._sockets:
             sock.close()
         if self._counter is not None:
@@ -147,26 +160,26 @@ class TrafficStream:
     def _all(self) -> list[Arrival]:
         if self._counter is not None:
             return self._counter.arrivals()
-        if self._hearing.fileno() >= 0:
+        if self._receiver.fileno() >= 0:
             self.drain()
-        return list(self._heard)
+        return list(self._received)
 
     def _connect(self) -> None:
         line = self.line
         listener = self._in(line.server, self._listen)
-        talker = self._in(line.client, self._call)
-        self.client_port = int(talker.getsockname()[1])
-        """The client's own port: what tells it from other connections of its Pod."""
-        serving, seen_port = self._greet(listener, talker)
-        client_hears = line.speaker == "server"
-        self._speaking, self._hearing = (serving, talker) if client_hears else (talker, serving)
+        calling = self._in(line.client, self._call)
+        self.client_port = int(calling.getsockname()[1])
+        """The client's own port: identifies the connection among those of its Pod."""
+        serving, seen_port = self._greet(listener, calling)
+        client_receives = line.speaker == "server"
+        self._sender, self._receiver = (serving, calling) if client_receives else (calling, serving)
         if line.counted == "socket":
-            stamp(self._hearing)
+            stamp(self._receiver)
         else:
-            # A port translated on the way is the client's to the server alone.
-            where, port = (line.client, self.client_port) if client_hears else (line.server, seen_port)
+            # Where the source port is translated, the server sees another one than the client has.
+            where, port = (line.client, self.client_port) if client_receives else (line.server, seen_port)
             self._counter = PacketCounter(where, self._family, line.protocol, port)
-        for sock in (talker, serving):
+        for sock in (calling, serving):
             sock.setblocking(False)  # noqa: FBT003 - socket's own signature
 
     def _in(self, namespace: str, make: Callable[[], socket.socket]) -> socket.socket:
@@ -190,109 +203,109 @@ class TrafficStream:
         return listener
 
     def _call(self) -> socket.socket:
-        talker = self._open()
+        calling = self._open()
         if self.line.protocol == "tcp":
-            _prompt(talker)
+            _disable_delays(calling)
         try:
-            talker.connect((self.line.address, self.line.port))
+            calling.connect((self.line.address, self.line.port))
         except OSError:
-            talker.close()
+            calling.close()
             raise
-        return talker
+        return calling
 
-    def _greet(self, listener: socket.socket, talker: socket.socket) -> tuple[socket.socket, int]:
-        """Make the connection known at both ends; give the server's socket, and the client's port as it sees it."""
+    def _greet(self, listener: socket.socket, calling: socket.socket) -> tuple[socket.socket, int]:
+        """Exchange the first packets; return the server's socket, and the client's port as the server sees it."""
         if self.line.protocol == "tcp":
             serving, caller = listener.accept()
             self._sockets.append(serving)
             listener.close()
-            _prompt(serving)
+            _disable_delays(serving)
             return serving, int(caller[1])
-        talker.send(_NUMBER.pack(0))
+        calling.send(_NUMBER.pack(0))
         _, caller = listener.recvfrom(_NUMBER.size)
         listener.connect(caller)
         if self.line.answered:
             listener.send(_NUMBER.pack(0))
-            talker.recv(_NUMBER.size)
+            calling.recv(_NUMBER.size)
         return listener, int(caller[1])
 
 
 class TrafficStreams:
-    """Connections that all talk, each in its turn; a context manager that has closed them after."""
+    """Connections on which one thread sends in turn; a context manager that closes them."""
 
     def __init__(self, interval: float = _INTERVAL) -> None:
-        """Start without any; interval: seconds from one packet of a connection's to the next."""
+        """Start without a connection; interval: seconds between two packets of one connection."""
         self._interval = interval
-        self._talks: list[TrafficStream] = []
+        self._streams: list[TrafficStream] = []
         self._turn = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._talk, name="lab talks", daemon=True)
+        self._thread = threading.Thread(target=self._send, name="lab traffic", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to talk."""
+        """Start sending."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Fall silent, and close everything."""
+        """Stop sending, and close all connections."""
         self._stop.set()
         self._thread.join()
-        self.close(*self._talks)
+        self.close(*self._streams)
 
     def open(self, line: StreamPlan) -> TrafficStream:
-        """Connect two ends, and have one of them speak. Raises OSError, KernelError."""
-        talk = TrafficStream(line)
+        """Open a connection, and send on it from now on. Raises OSError, KernelError."""
+        stream = TrafficStream(line)
         with self._turn:
-            self._talks.append(talk)
-        return talk
+            self._streams.append(stream)
+        return stream
 
-    def close(self, *talks: TrafficStream) -> None:
-        """Have some fall silent, and close them; what they counted is kept."""
+    def close(self, *streams: TrafficStream) -> None:
+        """Stop sending on some connections, and close them; their counts stay readable."""
         with self._turn:
-            self._talks = [talk for talk in self._talks if talk not in talks]
-        if talks:
-            # The kernel takes its time over every packet socket, and the same time for all of them at once.
-            with ThreadPoolExecutor(len(talks)) as pool:
-                list(pool.map(TrafficStream.close, talks))
+            self._streams = [stream for stream in self._streams if stream not in streams]
+        if streams:
+            # Closing a packet socket waits for an RCU grace period; in parallel all of them wait for the same one.
+            with ThreadPoolExecutor(len(streams)) as pool:
+                list(pool.map(TrafficStream.close, streams))
 
     @staticmethod
-    def wait_for(more: int, *talks: TrafficStream) -> None:
-        """Return when of each so many packets more have arrived. Raises KernelError when that takes five seconds."""
-        _await(talks, lambda talk: talk.heard, more, "arrived")
+    def wait_for(more: int, *streams: TrafficStream) -> None:
+        """Wait until this many more packets of each have arrived. Raises KernelError after five seconds."""
+        _await(streams, lambda stream: stream.heard, more, "arrived")
 
     @staticmethod
-    def wait_until_sent(more: int, *talks: TrafficStream) -> None:
-        """Return when of each so many packets more have left the speaker. Raises KernelError as `wait_for` does."""
-        _await(talks, lambda talk: talk.sent, more, "left")
+    def wait_until_sent(more: int, *streams: TrafficStream) -> None:
+        """Wait until this many more packets of each were sent. Raises KernelError after five seconds."""
+        _await(streams, lambda stream: stream.sent, more, "sent")
 
-    def _talk(self) -> None:
-        # One thread for all: as many as there are connections would wait for each other's interpreter lock.
+    def _send(self) -> None:
+        # One thread for all: a thread for each connection would wait for the interpreter lock.
         turn = 0
         while not self._stop.wait(self._interval):
             turn += 1
             with self._turn:
-                for talk in self._talks:
-                    talk.speak()
-                for talk in self._talks[turn % _DRAINED_EVERY :: _DRAINED_EVERY]:
-                    talk.drain()
+                for stream in self._streams:
+                    stream.speak()
+                for stream in self._streams[turn % _DRAINED_EVERY :: _DRAINED_EVERY]:
+                    stream.drain()
 
 
-def _await(talks: Iterable[TrafficStream], count: Callable[[TrafficStream], int], more: int, what: str) -> None:
-    wanted = {talk: count(talk) + more for talk in talks}
+def _await(streams: Iterable[TrafficStream], count: Callable[[TrafficStream], int], more: int, what: str) -> None:
+    wanted = {stream: count(stream) + more for stream in streams}
     end, pause = time.monotonic() + _PATIENCE, threading.Event()
-    for talk, enough in wanted.items():
-        while (found := count(talk)) < enough:
+    for stream, enough in wanted.items():
+        while (found := count(stream)) < enough:
             if time.monotonic() > end:
                 raise KernelError(
-                    f"{found} {'packet' if found == 1 else 'packets'} {what} instead of {enough}: {talk.line}"
+                    f"{found} {'packet' if found == 1 else 'packets'} {what} instead of {enough}: {stream.line}"
                 )
             pause.wait(_INTERVAL)
 
 
-def _prompt(sock: socket.socket) -> None:
-    """Have TCP send every write at once, and leave nothing behind when it is closed."""
+def _disable_delays(sock: socket.socket) -> None:
+    """Send every write at once (TCP_NODELAY), and close by RST, without TIME_WAIT."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

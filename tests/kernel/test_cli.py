@@ -1,4 +1,4 @@
-"""The commands against a live agent and a real kernel, in a network namespace of their own, with one Pod."""
+"""The commands with a running agent and a real kernel, in a network namespace with one Pod."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ WITHOUT_ROOT = ("--reuid", "65534", "--regid", "65534", "--clear-groups")
 READING = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
 
 
-class Site:
+class AgentSite:
     """A node: a network namespace, folders of its own, and an agent where it was started."""
 
     def __init__(self, folder: Path, pod: str) -> None:
@@ -126,7 +126,7 @@ class Site:
         return json.loads(self.said(*arguments, "-o", "json", code=code))
 
     @contextlib.contextmanager
-    def agent(self, checkout: str = "") -> Iterator[Agent]:
+    def agent(self, checkout: str = "") -> Iterator[AgentProcess]:
         """Start an agent, of another checkout if one is named; return it when it is ready; end it."""
         python = f"{checkout}/.venv/bin/python" if checkout else sys.executable
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -140,7 +140,7 @@ class Site:
                 stderr=subprocess.PIPE,
                 text=True,
             ) as process:
-                agent = Agent(process, notified)
+                agent = AgentProcess(process, notified)
                 try:
                     agent.await_state("READY=1")
                     yield agent
@@ -163,12 +163,12 @@ class Site:
             assert time.monotonic() < end, "the agent never noticed"
 
     def drop_a_packet(self) -> None:
-        """Have the Pod call its node, which its policy denies."""
+        """Send a datagram from the Pod to its node, which its policy denies."""
         program = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.0.254', 9))"
         subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
 
 
-class Agent:
+class AgentProcess:
     """A running agent, and what it tells systemd."""
 
     def __init__(self, process: subprocess.Popen[str], notified: socket.socket) -> None:
@@ -195,8 +195,8 @@ class Agent:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    """Put the test's thread, and the processes it starts, into a namespace that a Pod is attached to by veth."""
+def site(tmp_path: Path) -> Iterator[AgentSite]:
+    """Enter a network namespace that a Pod is attached to by veth, with this thread and its processes."""
     node, pod = (f"nfagent-cli-{word}-{uuid4().hex[:8]}" for word in ("node", "pod"))
     made: list[str] = []
     try:
@@ -214,7 +214,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 f"-n {pod} link set eth0 up",
             ):
                 subprocess.run(["ip", *command.split()], check=True)
-            yield Site(tmp_path, pod)
+            yield AgentSite(tmp_path, pod)
         finally:
             netns.popns()
     finally:
@@ -226,7 +226,7 @@ def nft(*arguments: str) -> str:
     return subprocess.run(["nft", *arguments], capture_output=True, text=True, check=True, timeout=DEADLINE).stdout
 
 
-def test_every_view_of_a_live_agent_in_text_json_and_yaml(site: Site) -> None:
+def test_every_view_of_a_running_agent_as_text_json_and_yaml(site: AgentSite) -> None:
     with site.agent():
         for view in VIEWS:
             assert site.said("dump", view).strip()
@@ -240,7 +240,7 @@ def test_every_view_of_a_live_agent_in_text_json_and_yaml(site: Site) -> None:
         assert site.said("dump", "diff").startswith("equal")
 
 
-def test_the_socket_is_root_s_alone(site: Site) -> None:
+def test_only_root_may_connect_to_the_socket(site: AgentSite) -> None:
     with site.agent():
         assert stat.S_IMODE(site.socket.stat().st_mode) == 0o600
         done = site.nfagent("dump", before=["setpriv", *WITHOUT_ROOT, *READING])
@@ -248,7 +248,7 @@ def test_the_socket_is_root_s_alone(site: Site) -> None:
         assert "only root may ask the agent; use sudo" in done.stderr
 
 
-def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_comparison(site: Site) -> None:
+def test_a_start_compares_the_table_once_and_own_commits_cause_no_other_comparison(site: AgentSite) -> None:
     with site.agent():
         (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", "5433"))
         end = time.monotonic() + DEADLINE
@@ -259,7 +259,7 @@ def test_a_start_compares_the_table_once_and_its_own_changes_call_for_no_other_c
         assert (status["comparisons"], status["drifts"]) == (1, 0)
 
 
-def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(site: Site) -> None:
+def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(site: AgentSite) -> None:
     plugin, kubeconfig, asked = site.folder / "plugin", site.folder / "kubeconfig", site.folder / "asked"
     plugin.write_text(f"#!/bin/sh\necho $$ >{asked}.new\nmv {asked}.new {asked}\nexec sleep 1000\n")
     plugin.chmod(0o755)
@@ -290,13 +290,13 @@ def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(s
             process.kill()
 
 
-def test_an_agent_counts_what_it_has_in_words(site: Site) -> None:
+def test_an_agent_counts_what_it_has_in_words(site: AgentSite) -> None:
     with site.agent() as agent:
         said = agent.stop()
     assert "in sync: 1 Pod of node node-a, 1 policy\n" in said
 
 
-def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Site) -> None:
+def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: AgentSite) -> None:
     with site.agent() as agent:
         nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
         state = site.await_drift()
@@ -308,9 +308,11 @@ def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: Si
     )
 
 
-def test_beside_large_tables_of_others_the_state_says_that_changes_are_looked_for_every_minute(site: Site) -> None:
-    nft("add", "table", "inet", "somebody")
-    chains = "".join(f"add chain inet somebody c{number}\n" for number in range(2001))
+def test_with_large_foreign_tables_the_state_shows_that_the_table_is_compared_every_minute(
+    site: AgentSite,
+) -> None:
+    nft("add", "table", "inet", "foreign")
+    chains = "".join(f"add chain inet foreign c{number}\n" for number in range(2001))
     subprocess.run(["nft", "-f", "-"], input=chains, text=True, check=True, timeout=DEADLINE)
     with site.agent():
         assert site.ask("dump", "state")["agent"]["drift"] == {"listening": False, "others": 2001, "problem": ""}
@@ -319,7 +321,7 @@ def test_beside_large_tables_of_others_the_state_says_that_changes_are_looked_fo
         )
 
 
-def test_damage_is_named_with_what_mends_it_and_a_start_mends_it(site: Site) -> None:
+def test_a_damaged_table_is_reported_with_the_fix_and_a_start_repairs_it(site: AgentSite) -> None:
     with site.agent() as agent:
         agent.stop()
     nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
@@ -333,7 +335,7 @@ def test_damage_is_named_with_what_mends_it_and_a_start_mends_it(site: Site) -> 
         assert site.said("dump", "diff").startswith("equal")
 
 
-def test_a_reload_reads_everything_again_and_changes_nothing_that_is_right(site: Site) -> None:
+def test_a_reload_reads_everything_again_and_changes_nothing_that_is_right(site: AgentSite) -> None:
     with site.agent() as agent:
         before = site.ask("dump", "kernel")
         agent.process.send_signal(signal.SIGHUP)
@@ -343,7 +345,7 @@ def test_a_reload_reads_everything_again_and_changes_nothing_that_is_right(site:
         assert site.ask("dump", "state")["agent"]["reconcile"]["drifts"] == 0
 
 
-def test_what_diff_says_in_nft_mends_the_table_when_a_person_loads_it(site: Site) -> None:
+def test_the_nft_commands_of_dump_diff_repair_the_table(site: AgentSite) -> None:
     with site.agent() as agent:
         agent.stop()
     nft("delete", "element", "inet", "nfagent", "egress4", "{ 10.0.0.1 }")
@@ -353,7 +355,7 @@ def test_what_diff_says_in_nft_mends_the_table_when_a_person_loads_it(site: Site
     assert site.said("dump", "diff", *site.from_files).startswith("equal")
 
 
-def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:
+def test_the_rules_of_a_stopped_agent_are_still_shown(site: AgentSite) -> None:
     with site.agent() as agent:
         loaded = site.said("dump", "kernel", "-o", "nft")
         assert "the rules stay in force" in agent.stop()
@@ -366,7 +368,7 @@ def test_a_stopped_agent_s_rules_are_still_there_to_be_seen(site: Site) -> None:
     assert site.nfagent("dump", "counters").returncode == 2
 
 
-def test_rules_of_a_table_that_was_put_to_sleep_are_not_shown_as_if_they_were_in_force(site: Site) -> None:
+def test_rules_of_a_dormant_table_are_not_shown_as_enforced(site: AgentSite) -> None:
     with site.agent() as agent:
         agent.stop()
     nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
@@ -385,7 +387,7 @@ def test_rules_of_a_table_that_was_put_to_sleep_are_not_shown_as_if_they_were_in
     assert f"{ASLEEP} ({WAKING})" in site.nfagent("dump", "kernel").stderr
 
 
-def test_a_folder_that_is_named_answers_instead_of_the_agent(site: Site) -> None:
+def test_a_folder_that_is_named_answers_instead_of_the_agent(site: AgentSite) -> None:
     other = site.folder / "other"
     other.mkdir()
     (other / "node.yaml").write_text("{apiVersion: v1, kind: Node, metadata: {name: node-a}}\n")
@@ -395,7 +397,7 @@ def test_a_folder_that_is_named_answers_instead_of_the_agent(site: Site) -> None
         assert not site.ask("dump", "diff", "--manifests", str(other), "--node", "node-a", code=1)["equal"]
 
 
-def test_a_second_agent_is_refused_and_told_of_the_first(site: Site) -> None:
+def test_a_second_agent_is_refused_with_the_process_id_of_the_first(site: AgentSite) -> None:
     with site.agent() as agent:
         done = site.nfagent(*site.running)
         assert done.returncode == 2
@@ -404,7 +406,7 @@ def test_a_second_agent_is_refused_and_told_of_the_first(site: Site) -> None:
         assert site.said("dump", "diff").startswith("equal")
 
 
-def test_a_denied_packet_is_logged_counted_and_explained(site: Site) -> None:
+def test_a_denied_packet_is_logged_counted_and_explained(site: AgentSite) -> None:
     with site.agent():
         command = [sys.executable, "-m", "nfagent", "logs", "-f", "-o", "json", "--pod", "shop/web"]
         with subprocess.Popen(command, env=site.environment, stdout=subprocess.PIPE, text=True) as follower:
@@ -428,7 +430,7 @@ def test_a_denied_packet_is_logged_counted_and_explained(site: Site) -> None:
         assert site.nfagent("explain", "shop/wob", "shop/db").returncode == 2
 
 
-def test_cleanup_is_refused_while_an_agent_runs(site: Site) -> None:
+def test_cleanup_is_refused_while_an_agent_runs(site: AgentSite) -> None:
     with site.agent() as agent:
         done = site.nfagent("cleanup")
         assert done.returncode == 2
@@ -436,7 +438,7 @@ def test_cleanup_is_refused_while_an_agent_runs(site: Site) -> None:
         assert site.said("dump", "diff").startswith("equal")
 
 
-def test_cleanup_says_what_it_removed_and_touches_no_other_table(site: Site) -> None:
+def test_cleanup_prints_what_it_removed_and_changes_no_other_table(site: AgentSite) -> None:
     nft("add table inet neighbour; add chain inet neighbour kept; add rule inet neighbour kept accept")
     neighbour = nft("list", "table", "inet", "neighbour")
     with site.agent() as agent:
@@ -455,13 +457,13 @@ def test_cleanup_says_what_it_removed_and_touches_no_other_table(site: Site) -> 
     assert site.said("cleanup") == "nothing to remove: there is no table inet nfagent\n"
 
 
-def results(site: Site, code: int, before: Sequence[str] = ()) -> dict[str, Any]:
+def results(site: AgentSite, code: int, before: Sequence[str] = ()) -> dict[str, Any]:
     done = site.nfagent("check", "-o", "json", before=before)
     assert done.returncode == code, done.stdout + done.stderr
     return {item["name"]: item for item in json.loads(done.stdout)["checks"]}
 
 
-def test_check_finds_an_able_node_able_and_warns_of_what_is_missing(site: Site) -> None:
+def test_check_finds_an_able_node_able_and_warns_of_what_is_missing(site: AgentSite) -> None:
     found = results(site, 0)
     assert {found[name]["result"] for name in ("privileges", "libnftables", "nf_tables", "NFLOG", "agent")} == {"ok"}
     assert found["IPv4 forwarding"]["result"] == "warn"
@@ -473,7 +475,7 @@ def test_check_finds_an_able_node_able_and_warns_of_what_is_missing(site: Site) 
 @pytest.mark.parametrize(
     ("sysctl", "result"), [("0", "warn"), ("1", "ok")], ids=["passes by the rules", "sees the rules"]
 )
-def test_check_looks_whether_traffic_within_a_bridge(site: Site, sysctl: str, result: str) -> None:
+def test_check_looks_whether_traffic_within_a_bridge(site: AgentSite, sysctl: str, result: str) -> None:
     switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if not switch.exists():
         pytest.skip("br_netfilter can't be loaded here")
@@ -484,11 +486,11 @@ def test_check_looks_whether_traffic_within_a_bridge(site: Site, sysctl: str, re
     found = results(site, 0)["br_netfilter"]
     assert found["result"] == result
     assert "bridge cni0" in found["found"]
-    mend = "sysctl -w net.bridge.bridge-nf-call-iptables=1"
-    assert found["mend"] == (mend if result == "warn" else "")
+    fix = "sysctl -w net.bridge.bridge-nf-call-iptables=1"
+    assert found["mend"] == (fix if result == "warn" else "")
 
 
-def test_check_beside_our_own_agent_is_content(site: Site) -> None:
+def test_check_beside_our_own_agent_is_content(site: AgentSite) -> None:
     with site.agent() as agent:
         found = results(site, 0)
         assert found["agent"]["result"] == "ok"
@@ -496,7 +498,7 @@ def test_check_beside_our_own_agent_is_content(site: Site) -> None:
         assert found["NFLOG"]["found"] == "group 100 is read by the agent"
 
 
-def test_check_warns_of_a_verdict_log_group_that_somebody_else_reads(site: Site) -> None:
+def test_check_warns_of_a_verdict_log_group_that_another_program_reads(site: AgentSite) -> None:
     async def while_it_is_taken() -> dict[str, Any]:
         source = NflogSource(100)
         source.open(lambda _packets: None)
@@ -512,7 +514,7 @@ def test_check_warns_of_a_verdict_log_group_that_somebody_else_reads(site: Site)
     assert "set another group" in netlink["mend"]
 
 
-def test_check_names_an_agent_that_is_not_ours(site: Site) -> None:
+def test_check_fails_where_another_agent_enforces(site: AgentSite) -> None:
     with site.agent() as agent:
         site.environment["NFAGENT_RUNTIME_DIR"] = str(site.folder / "elsewhere")
         found = results(site, 2)
@@ -523,7 +525,7 @@ def test_check_names_an_agent_that_is_not_ours(site: Site) -> None:
 @pytest.mark.parametrize(
     "taken", [["--bounding-set", "-net_admin"], [*WITHOUT_ROOT, *READING]], ids=["capability", "root"]
 )
-def test_without_privileges_check_and_run_say_what_is_missing(site: Site, taken: list[str]) -> None:
+def test_without_privileges_check_and_run_name_the_missing_ones(site: AgentSite, taken: list[str]) -> None:
     before = ["setpriv", *taken]
     found = results(site, 2, before)
     assert found["privileges"]["result"] == "FAIL"
@@ -535,14 +537,14 @@ def test_without_privileges_check_and_run_say_what_is_missing(site: Site, taken:
         assert "Traceback" not in done.stderr
 
 
-def test_render_needs_no_root(site: Site) -> None:
+def test_render_needs_no_root(site: AgentSite) -> None:
     done = site.nfagent("render", *site.from_files, before=["setpriv", *WITHOUT_ROOT, *READING])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("table inet nfagent {")
 
 
 @pytest.mark.parametrize("form", ["text", "nft"])
-def test_what_render_writes_can_be_loaded_and_is_what_the_agent_wants(site: Site, form: str) -> None:
+def test_what_render_writes_can_be_loaded_and_is_what_the_agent_wants(site: AgentSite, form: str) -> None:
     rules = site.folder / "rules.nft"
     rules.write_text(site.said("render", *site.from_files, "-o", form))
     nft("-f", str(rules))

@@ -1,4 +1,4 @@
-"""The recorded suites by real packets: every tag and support level at least once, both families, TCP, UDP and SCTP.
+"""The recorded suites with real packets: every tag and support level at least once, both families, TCP, UDP and SCTP.
 
 Set NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
 """
@@ -57,7 +57,7 @@ def test_packets_find_a_verdict_that_is_wrong(lab: ConformanceLab, rows: list[st
 
 
 def test_what_is_refused_is_not_denied(lab: ConformanceLab) -> None:
-    """Nobody listens on the port, so that the answer is a reset: a policy would have dropped the packet."""
+    """Without a listener the answer is a reset: a policy would have dropped the packet."""
     content = small.content()
     content["cases"][1]["steps"][0]["probes"][0] |= {"port": 81, "allowed": False}
     suite = read("small", content)
@@ -65,7 +65,7 @@ def test_what_is_refused_is_not_denied(lab: ConformanceLab) -> None:
     assert [failure.found for failure in result.failures] == ["refused: Connection refused"]
 
 
-def test_a_step_that_cannot_be_made_is_a_failure_and_says_why(lab: ConformanceLab) -> None:
+def test_a_step_that_fails_is_a_failure_with_its_reason(lab: ConformanceLab) -> None:
     content = small.content()
     content["cases"][0]["steps"][1]["apply"][0]["status"]["podIPs"] = [{"ip": "10.64.1.11"}, {"ip": "2001:db8:0:b::b"}]
     suite = read("small", content)

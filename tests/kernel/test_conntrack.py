@@ -1,4 +1,4 @@
-"""Conntrack entries of real traffic: found by client and by server, deleted alone, never mistaken for a later one."""
+"""Conntrack entries of real traffic: found by client and by server, deleted singly, never confused with a later one."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ SEEN_REPLY, ASSURED, CONFIRMED, DST_NAT = 1 << 1, 1 << 2, 1 << 3, 1 << 5  # IPS_
 CLIENT4, SERVER4, OTHER4, SERVICE4 = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.96.0.1"
 CLIENT6, SERVER6, OTHER6, SERVICE6 = "fd00::1", "fd00::2", "fd00::3", "fd00:96::1"
 # Loopback answers for all of these; conntrack works because of the ct expressions. What calls a Service gets to SERVER.
+# nodad: an IPv6 address is tentative until a kernel worker runs, also on loopback; bind(2) fails until then.
 LINKS = f"""
 link set lo up
 route add local 10.0.0.0/16 dev lo
 route add local 10.96.0.0/16 dev lo
 route add local fd00::/16 dev lo
-addr add {CLIENT6} dev lo
-addr add {SERVER6} dev lo
-addr add {OTHER6} dev lo
-addr add fd00:0:7::2 dev lo
+addr add {CLIENT6} dev lo nodad
+addr add {SERVER6} dev lo nodad
+addr add {OTHER6} dev lo nodad
+addr add fd00:0:7::2 dev lo nodad
 """
 RULES = f"""
 table inet tracked {{
@@ -75,7 +76,7 @@ End: TypeAlias = tuple[str, int]
 
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own, in which loopback is tracked."""
+    """Enter a new network namespace with this thread, with connection tracking on loopback."""
     name = f"nfagent-conntrack-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -169,7 +170,7 @@ TALKS = {TCP: tcp, UDP: udp, ICMP: ping, ICMPV6: ping, UNASSIGNED: unassigned}
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What a talk must look like: its ends (port 0 where there are none), protocol, zone, and status bits."""
+    """What a stream must look like: its ends (port 0 where there are none), protocol, zone, and status bits."""
 
     protocol: int
     client: End
@@ -226,19 +227,19 @@ TALKED = [
 ]
 
 
-@pytest.mark.parametrize("talk", TALKED)
+@pytest.mark.parametrize("stream", TALKED)
 def test_a_connection_is_found_by_either_end_and_deleted(
-    connections: ConntrackClient, stack: ExitStack, talk: Expected
+    connections: ConntrackClient, stack: ExitStack, stream: Expected
 ) -> None:
-    talk.start(stack)
+    stream.start(stack)
 
-    (entry,) = connections.entries(frozenset({talk.client[0]}))
-    assert talk.matches(entry), entry
-    assert entry.translated == (talk.called[0] != talk.server[0])
-    assert connections.entries(frozenset({talk.server[0]})) == [entry]
+    (entry,) = connections.entries(frozenset({stream.client[0]}))
+    assert stream.matches(entry), entry
+    assert entry.translated == (stream.called[0] != stream.server[0])
+    assert connections.entries(frozenset({stream.server[0]})) == [entry]
 
     assert connections.delete([entry]) == 1
-    assert connections.entries(frozenset({talk.client[0], talk.server[0]})) == []
+    assert connections.entries(frozenset({stream.client[0], stream.server[0]})) == []
     assert connections.delete([entry]) == 0
 
 
@@ -280,7 +281,7 @@ def test_entries_of_both_families_come_from_one_dump(stack: ExitStack) -> None:
         return Counting(fileno=open_socket().detach())
 
     def ports(*addresses: str) -> tuple[list[int], list[int]]:
-        """Give the clients' ports that were found, and the families of the dumps that were made for it."""
+        """Return the clients' ports that were found, and the families of the dumps that were made for it."""
         Counting.sent.clear()
         found = sorted(entry.client_port or 0 for entry in counted.entries(frozenset(addresses)))
         return found, [message.payload[0] for message in Counting.sent]
@@ -384,7 +385,7 @@ def test_filtered_dumps_find_what_whole_dumps_find(connections: ConntrackClient,
             assert set(filtered) == set(whole)
 
 
-def test_a_connection_of_an_address_to_itself_is_found_by_whatever_dump(stack: ExitStack) -> None:
+def test_a_connection_of_an_address_to_itself_is_found_by_every_dump(stack: ExitStack) -> None:
     udp(stack, (CLIENT6, 1), (CLIENT6, 9), (CLIENT6, 9))
 
     # A filter that is turned round, as some kernels' is, gives neither this entry nor another one that tells of it.
@@ -448,7 +449,7 @@ def test_another_network_namespace_is_not_seen(stack: ExitStack) -> None:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_without_the_capability_it_says_what_to_do(connections: ConntrackClient, stack: ExitStack) -> None:
+def test_without_the_capability_the_error_has_a_hint(connections: ConntrackClient, stack: ExitStack) -> None:
     udp(stack, (CLIENT4, 1), (SERVER4, 9), (SERVER4, 9))
     udp(stack, (CLIENT4, 2), (SERVER4, 10), (SERVER4, 10))
     entries = connections.entries(frozenset({CLIENT4}))

@@ -1,4 +1,4 @@
-"""Debian 13's nftables, in a folder of its own, lists what we write as the same objects.
+"""Debian 13's nftables lists the rulesets that nfagent writes as the same objects.
 
 The folder is `build/debian-13`. `make trixie` makes it by debootstrap (a minute, 270 MB; it sets NFAGENT_DEBIAN_13);
 with it these tests take seconds, in every run; without it they are skipped, and say so.
@@ -23,7 +23,7 @@ from nfagent.nftables.matches import Match, UnknownExpr
 from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.transaction import diff, transaction_text
-from tests.kernel.test_ruleset_kernel import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
+from tests.kernel.test_ruleset_round_trip import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
 from tests.support.packet_labs import logging_document
 from tests.support.two_node_cluster import Scene, labelled, policy
 
@@ -62,7 +62,7 @@ def root() -> Path:
 
 
 def built() -> Path:
-    """Make the folder. What debootstrap mounts is in a mount namespace that ends with it."""
+    """Create the folder. debootstrap's mounts are in a mount namespace that ends with it."""
     debootstrap = shutil.which("debootstrap")
     if debootstrap is None:
         pytest.skip("debootstrap is missing; run: apt-get install debootstrap")

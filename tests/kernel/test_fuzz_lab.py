@@ -1,4 +1,4 @@
-"""The fuzzer with packets: a few histories of fixed numbers, and a fault that only packets show."""
+"""The fuzzer with packets: a few histories with fixed seeds, and a fault that only packets show."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ CALLS: list[tuple[Flow, LinkDestination]] = [
 ] + [(Flow("2001:db8:0:a::1", "2001:db8:0:a::2", "udp", PORT), to) for to in LINK_DESTINATIONS[6]]
 
 
-def test_packets_to_link_addresses_arrive_only_where_no_pod_is_isolated(tmp_path: Path) -> None:
+def test_packets_to_link_local_addresses_arrive_only_where_no_pod_is_isolated(tmp_path: Path) -> None:
     oracles = Oracles()
     with PacketLab(tmp_path, "bridge") as lab:
         oracles.take(BRIDGED_CLUSTER)

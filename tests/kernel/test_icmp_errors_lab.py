@@ -1,4 +1,4 @@
-"""Who may send an ICMP error about a connection: an end of it, and a router; another Pod by its policies alone."""
+"""ICMP errors about a connection: its ends and routers may send them, another Pod only where policies allow it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.support.edge_case_lab import (
     UDP_OPEN,
     A,
     address_at,
-    corner_lab,
+    edge_case_lab,
     name_of,
-    one_way,
+    only_rule,
     restrict,
 )
-from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import Arrival, Capture, bearing, marker, send_raw, udp_socket, unreachable
 
 pytestmark = pytest.mark.kernel
@@ -52,13 +52,13 @@ table inet service {
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
         yield running
 
 
 @pytest.fixture
-def held(lab: Lab) -> Iterator[contextlib.ExitStack]:
+def held(lab: ManifestLab) -> Iterator[contextlib.ExitStack]:
     """Close what a test opens, and take its policies away."""
     with contextlib.ExitStack() as stack:
         yield stack
@@ -75,7 +75,7 @@ def too_big(family: Family, source: str, destination: str) -> bytes:
 
 
 def connected(
-    lab: Lab, held: contextlib.ExitStack, client: str, server: str, family: Family
+    lab: ManifestLab, held: contextlib.ExitStack, client: str, server: str, family: Family
 ) -> tuple[socket.socket, socket.socket]:
     """Exchange datagrams between the ports that errors are written about; give both sockets."""
     here = held.enter_context(udp_socket(lab.pod(client), lab.address(client, family), CLIENT_PORT))
@@ -87,8 +87,8 @@ def connected(
     return here, there
 
 
-def errors(lab: Lab, capture: Capture, place: str, family: Family) -> list[Arrival]:
-    """Give the ICMP errors that came before a datagram that is sent to this place now, by a Pod of another node."""
+def errors(lab: ManifestLab, capture: Capture, place: str, family: Family) -> list[Arrival]:
+    """Return the ICMP errors that came before a datagram that is sent to this place now, by a Pod of another node."""
     last = marker()
     with udp_socket(lab.pod("y/far"), lab.address("y/far", family)) as sock:
         sock.sendto(last, (address_at(lab, place, family), MARKER_PORT))
@@ -97,7 +97,7 @@ def errors(lab: Lab, capture: Capture, place: str, family: Family) -> list[Arriv
 
 
 ISOLATED: dict[str, dict[str, object]] = {
-    "that may send to nobody": {"policyTypes": ["Egress"]},
+    "that may not send": {"policyTypes": ["Egress"]},
     "that may send to a port": {"policyTypes": ["Egress"], "egress": [{"to": [OF_Y], "ports": [UDP_MARKER]}]},
 }
 
@@ -107,7 +107,7 @@ ISOLATED: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("ends", [("y/near", "y/far"), ("y/near", "n1"), ("y/far", "y/near")], ids=" to ".join)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_sends_no_error_about_other_pods_connections(  # noqa: PLR0917 - a table
-    lab: Lab,
+    lab: ManifestLab,
     held: contextlib.ExitStack,
     family: Family,
     ends: tuple[str, str],
@@ -125,9 +125,9 @@ def test_an_isolated_pod_sends_no_error_about_other_pods_connections(  # noqa: P
 @pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin(
-    lab: Lab, held: contextlib.ExitStack, family: Family, receiver: str
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, receiver: str
 ) -> None:
-    """A bridge has conntrack know what came in a group's frame, whatever the rules of the forward hook say."""
+    """A bridge confirms the conntrack entry of a multicast frame, even if the forward hook drops the packet."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
     capture = held.enter_context(Capture(name_of(lab, receiver)))
     own, there = lab.address("x/a", family), address_at(lab, receiver, family)
@@ -139,8 +139,8 @@ def test_an_isolated_pod_sends_no_error_about_a_connection_that_it_may_not_begin
 
 @pytest.mark.parametrize("receiver", ["y/near", "y/far", "outside", "n2"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_for_one_host_and_comes_in_a_frame_for_many_makes_no_connection_known(
-    lab: Lab, held: contextlib.ExitStack, family: Family, receiver: str
+def test_a_unicast_packet_in_a_multicast_frame_creates_no_conntrack_entry(
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, receiver: str
 ) -> None:
     """What pretends to be its answer would make it established, and everything after that passes."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
@@ -172,8 +172,8 @@ def send_in_a_groups_frame(family: Family, packet: bytes) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_isolated_pod_sends_its_node_no_error_about_anothers_connection(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+def test_an_isolated_pod_sends_its_node_no_error_about_a_connection_of_another_pod(
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Egress"]))
     client, server = connected(lab, held, "y/near", "n1", family)
@@ -188,7 +188,7 @@ def test_an_isolated_pod_sends_its_node_no_error_about_anothers_connection(
 @pytest.mark.parametrize("ends", [("y/near", "y/far"), ("y/far", "y/near")], ids=" to ".join)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pod_that_is_isolated_gets_no_error_about_its_connection_from_a_third_pod(
-    lab: Lab, held: contextlib.ExitStack, family: Family, ends: tuple[str, str]
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, ends: tuple[str, str]
 ) -> None:
     near = {"matchLabels": {"pod": "near"}}
     rule = {"ingress": [{"from": [OF_Y], "ports": [UDP_MARKER, {"protocol": "UDP", "port": SERVER_PORT}]}]}
@@ -202,7 +202,7 @@ def test_a_pod_that_is_isolated_gets_no_error_about_its_connection_from_a_third_
 
 
 def about_answer(error: bytes) -> bytes:
-    """Have an error be about the answer to the datagram: its ports change places."""
+    """Return an error about the reply to the datagram: with its ports swapped."""
     ports, swapped = struct.pack("!HH", CLIENT_PORT, SERVER_PORT), struct.pack("!HH", SERVER_PORT, CLIENT_PORT)
     return error.replace(ports, swapped)  # the checksum doesn't change
 
@@ -210,9 +210,9 @@ def about_answer(error: bytes) -> bytes:
 @pytest.mark.parametrize("source", ["y/far", "outside"], ids=["the other end", "a router"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_isolated_pod_gets_the_errors_about_its_connection_from(
-    lab: Lab, held: contextlib.ExitStack, family: Family, source: str
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, source: str
 ) -> None:
-    restrict(lab, **one_way("egress", {"ports": [{"protocol": "UDP", "port": SERVER_PORT}]}), ingress=MARKED)
+    restrict(lab, **only_rule("egress", {"ports": [{"protocol": "UDP", "port": SERVER_PORT}]}), ingress=MARKED)
     connected(lab, held, "x/a", "y/far", family)
     capture = held.enter_context(Capture(lab.pod("x/a")))
     error = unreachable(family, lab.address("x/a", family), lab.address("y/far", family))
@@ -226,8 +226,8 @@ MARKED = [{"from": [OF_Y], "ports": [UDP_MARKER]}]
 @pytest.mark.parametrize("client", ["y/near", "y/far"])
 @pytest.mark.parametrize("by", ["the Pod's address", "a Service"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_client_hears_from_an_isolated_server_that_nobody_listens(
-    lab: Lab, held: contextlib.ExitStack, family: Family, by: str, client: str
+def test_a_client_gets_port_unreachable_from_an_isolated_server(
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family, by: str, client: str
 ) -> None:
     rule = {"from": [OF_Y], "ports": [{"protocol": "UDP", "port": SERVER_PORT}]}
     restrict(lab, ingress=[rule])
@@ -238,20 +238,20 @@ def test_a_client_hears_from_an_isolated_server_that_nobody_listens(
         nft(lab, client, TABLE.replace("ADDRESS4", lab.address("x/a", 4)).replace("ADDRESS6", lab.address("x/a", 6)))
     sock = held.enter_context(udp_socket(lab.pod(client), lab.address(client, family)))
     sock.connect((address, SERVER_PORT))
-    sock.send(b"anybody")
+    sock.send(b"payload")
     with pytest.raises(OSError, match="refused") as refused:
         sock.recv(100)
     assert refused.value.errno == errno.ECONNREFUSED
 
 
-def nft(lab: Lab, client: str, text: str) -> None:
+def nft(lab: ManifestLab, client: str, text: str) -> None:
     node = lab.fabric.node_namespace("n1" if client == "y/near" else "n2")
     subprocess.run(lab.fabric.command(node, ["nft", "-f", "-"]), input=text, text=True, check=True, timeout=30)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_server_outside_hears_from_a_masqueraded_client_that_nobody_listens_any_more(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+def test_an_outside_server_gets_port_unreachable_from_a_masqueraded_client(
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     port = {"protocol": "UDP", "port": SERVER_PORT}
     restrict(lab, egress=[{"ports": [port, UDP_OPEN]}])
@@ -266,8 +266,8 @@ def test_a_server_outside_hears_from_a_masqueraded_client_that_nobody_listens_an
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_pod_that_nobody_isolates_may_be_a_router_for_others(
-    lab: Lab, held: contextlib.ExitStack, family: Family
+def test_a_pod_that_no_policy_isolates_may_route_for_others(
+    lab: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     connected(lab, held, "y/near", "y/far", family)
     capture = held.enter_context(Capture(lab.pod("y/near")))

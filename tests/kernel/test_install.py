@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("nfagent", "systemd", "Makefile", "LICENSE", "pyproject.toml", "setup.cfg")
 
 
-class Site(NamedTuple):
-    """A copy of the source, the folder that it was installed into, and what was said."""
+class Installation(NamedTuple):
+    """A copy of the source, the folder that it was installed into, and the command's output."""
 
     source: Path
     destination: Path
@@ -45,7 +45,7 @@ def make(target: str, source: Path, destination: Path) -> str:
 
 
 def pins(package: str) -> str:
-    """Give what the lock says of a package."""
+    """Return what the lock says of a package."""
     lock = (ROOT / "requirements.txt").read_text()
     found = re.search(rf"^{package}==.*\n(    --hash=.*\n)+", lock, re.MULTILINE)
     assert found is not None
@@ -54,7 +54,7 @@ def pins(package: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _pip_reaches_setuptools(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where pip gets nothing: a build needs setuptools, from wherever pip has its packages."""
+    """Skip where pip can't download setuptools, which a build needs."""
     folder = str(tmp_path_factory.mktemp("wheels"))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "setuptools"]
     if subprocess.run(command, capture_output=True, check=False, timeout=300).returncode != 0:
@@ -62,7 +62,7 @@ def _pip_reaches_setuptools(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """Install once for the tests that only look."""
     source, destination = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("machine")
     for name in SOURCES:
@@ -72,32 +72,32 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             shutil.copy(ROOT / name, source)
     # Of the lock, what it is built with: that packages can be had is the first thing that `make test` shows.
     (source / "requirements.txt").write_text(pins("setuptools"))
-    return Site(source, destination, make("install", source, destination))
+    return Installation(source, destination, make("install", source, destination))
 
 
-def test_the_package_is_installed_by_value_not_by_reference(site: Site) -> None:
+def test_the_package_is_installed_by_value_not_by_reference(site: Installation) -> None:
     program = "import nfagent; print(nfagent.__file__)"
     python = site.destination / "opt/nfagent/bin/python"
     done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith(f"{site.destination}/opt/nfagent/lib/")
 
 
-def test_the_command_starts_with_the_interpreter_of_the_machine_it_is_for(site: Site) -> None:
+def test_the_command_starts_with_the_interpreter_of_the_machine_it_is_for(site: Installation) -> None:
     command = site.destination / "opt/nfagent/bin/nfagent"
     assert os.access(command, os.X_OK)
     assert command.read_text().splitlines()[0] in {"#!/opt/nfagent/bin/python", "#!/opt/nfagent/bin/python3"}
     assert (site.destination / "usr/local/bin/nfagent").readlink() == Path("/opt/nfagent/bin/nfagent")
 
 
-def test_a_first_install_gives_the_default_settings(site: Site) -> None:
+def test_a_first_install_gives_the_default_settings(site: Installation) -> None:
     assert site.settings.read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
 
 
-def test_the_last_line_says_what_comes_next(site: Site) -> None:
+def test_the_last_line_is_the_next_step(site: Installation) -> None:
     assert "systemctl enable --now nfagent" in site.said.splitlines()[-1]
 
 
-def test_systemd_finds_no_fault_in_the_unit(site: Site, tmp_path: Path) -> None:
+def test_systemd_finds_no_fault_in_the_unit(site: Installation, tmp_path: Path) -> None:
     # The installed unit, with the one path that exists on this machine only below DESTDIR.
     command = "/opt/nfagent/bin/nfagent"
     text = site.unit.read_text()
@@ -109,7 +109,7 @@ def test_systemd_finds_no_fault_in_the_unit(site: Site, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_settings_survive_a_second_install_and_an_uninstall(site: Site, tmp_path: Path) -> None:
+def test_settings_survive_a_second_install_and_an_uninstall(site: Installation, tmp_path: Path) -> None:
     settings = tmp_path / "etc/nfagent/nfagent.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text('node = "mine"\n')

@@ -1,4 +1,4 @@
-"""What the kernel refuses while an agent runs: logged once, retried, and resolved by itself."""
+"""Commits that the kernel refuses while an agent runs: logged once, retried, and resolved when the cause is gone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.table_queries import table_flags
 from nfagent.nftables.objects import ABSENT
-from tests.kernel.test_cli import Site, site
-from tests.kernel.test_reconcile_kernel import DB, SCENE, SECOND_DB, Stage, decoded, listed, nft, running
+from tests.kernel.test_cli import AgentSite, site
+from tests.kernel.test_reconciler import DB, SCENE, SECOND_DB, RunningReconciler, decoded, listed, nft, running
 from tests.support.own_namespace import own_namespace
 from tests.support.owned_table import DORMANT, PERSIST, owned_table
 from tests.support.packet_labs import wait_until
@@ -37,12 +37,12 @@ OWNED = "table inet nfagent belongs to another process (flags owner)"
 
 @pytest.fixture
 def _namespace() -> Iterator[None]:
-    """Put the test's thread into a network namespace of its own."""
+    """Enter a new network namespace with this thread."""
     with own_namespace("faults"):
         yield
 
 
-async def refused(stage: Stage, said: str) -> None:
+async def refused(stage: RunningReconciler, said: str) -> None:
     """Wait until the kernel has refused three times in a row."""
     async with asyncio.timeout(30):
         while stage.reconciler.status.failures < 3:  # noqa: ASYNC110 - the status tells by counting
@@ -71,7 +71,7 @@ def test_a_process_that_loses_its_capability_tries_until_it_has_it_again(caplog:
 @pytest.mark.usefixtures("_namespace")
 def test_a_table_that_another_process_owns_at_the_start_is_tried_until_it_is_free() -> None:
     async def body() -> None:
-        stage = Stage()
+        stage = RunningReconciler()
         task = asyncio.create_task(stage.reconciler.run())
         try:
             with owned_table("nfagent"):
@@ -88,7 +88,7 @@ def test_a_table_that_another_process_owns_at_the_start_is_tried_until_it_is_fre
     asyncio.run(body())
 
 
-def test_an_agent_whose_table_is_taken_says_so_and_has_it_again_when_it_is_free(site: Site) -> None:
+def test_an_agent_whose_table_gets_another_owner_reports_it_and_recovers_when_it_is_free(site: AgentSite) -> None:
     def reconcile() -> dict[str, object]:
         found: dict[str, object] = ask(site.socket, "/v1/dump/state", {})["agent"]["reconcile"]
         return found
@@ -131,7 +131,7 @@ def test_a_table_that_was_put_to_sleep_is_woken_and_every_connection_looked_at_a
 
 @pytest.mark.parametrize("flags", [PERSIST, PERSIST | DORMANT], ids=["awake", "asleep"])
 @pytest.mark.parametrize("start", [False, True], ids=["while an agent runs", "before it starts"])
-def test_a_table_that_outlives_its_owner_is_made_anew(site: Site, flags: int, *, start: bool) -> None:
+def test_a_table_that_outlives_its_owner_is_made_anew(site: AgentSite, flags: int, *, start: bool) -> None:
     """The kernel takes a flag `persist` from no table: one in the place of ours would hold nothing for good."""
 
     def taken() -> None:
@@ -153,7 +153,7 @@ def test_a_table_that_outlives_its_owner_is_made_anew(site: Site, flags: int, *,
         assert not arrived()
 
 
-def test_a_table_that_was_put_to_sleep_stops_packets_again_at_once(site: Site) -> None:
+def test_a_table_that_was_put_to_sleep_stops_packets_again_at_once(site: AgentSite) -> None:
     with site.agent(), node_port() as arrived:
         nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
         assert site.await_drift()["drift_by"].startswith("nft ")
@@ -184,7 +184,7 @@ def node_port() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open nothing more."""
+    """Limit this process to its open descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:

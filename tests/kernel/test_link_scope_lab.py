@@ -1,4 +1,4 @@
-"""What never leaves a link: link-local addresses, groups and broadcast, neighbour discovery and listener messages."""
+"""Link scope: link-local addresses, multicast groups and broadcast, neighbour discovery and listener messages."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.support.edge_case_lab import (
     UDP_MARKER,
     address_at,
     arrived,
-    corner_lab,
+    edge_case_lab,
     name_of,
-    one_way,
+    only_rule,
     restrict,
 )
-from tests.support.packet_labs import Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
 from tests.support.raw_sockets import Capture, bearing, marker, tcp_listener, udp_socket
 
 pytestmark = pytest.mark.kernel
@@ -45,15 +45,15 @@ HOST_ADDRESSES: dict[Family, str] = {4: "10.244.1.200", 6: "2001:db8:244:1::200"
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Have the host `outside` on the bridge of n1's Pods too, as behind an uplink."""
-    with corner_lab(tmp_path_factory.mktemp("bridged"), "bridge") as running:
+def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    """Connect the host `outside` to the bridge of n1's Pods too, as behind an uplink."""
+    with edge_case_lab(tmp_path_factory.mktemp("bridged"), "bridge") as running:
         node, outside = running.fabric.node_namespace("n1"), running.fabric.outside_namespace("outside")
         netns.ip_batch([f"link add uplink netns {node} type veth peer name {HOST} netns {outside}"])
         netns.ip_batch([f"link set uplink master {BRIDGE} up"], node)
@@ -76,7 +76,7 @@ def held(request: pytest.FixtureRequest) -> Iterator[contextlib.ExitStack]:
 
 
 def link_local(namespace: str, device: str = "eth0") -> str:
-    """Give the link-local address of a namespace's interface."""
+    """Return the link-local address of a namespace's interface."""
     asked = ["ip", "-n", namespace, "-o", "-6", "address", "show", "dev", device, "scope", "link"]
     return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()[3].split("/")[0]
 
@@ -120,15 +120,15 @@ def icmpv6(namespace: str, destination: str, kind: int, body: bytes, *, code: in
 
 
 def passing(
-    lab: Lab, capture: Capture, sent: Sequence[bytes], source: str = "y/near", target: str = "x/a"
+    lab: ManifestLab, capture: Capture, sent: Sequence[bytes], source: str = "y/near", target: str = "x/a"
 ) -> list[bytes]:
-    """Give those of the contents that came before a datagram that may come, and is sent now."""
+    """Return those of the contents that came before a datagram that may come, and is sent now."""
     came = [arrival.content for arrival in arrived(lab, capture, source, lab.address(target, 4))]
     return [content for content in sent if any(packet.endswith(content) for packet in came)]
 
 
 def connects(namespace: str, destination: str, source: str = "") -> bool:
-    """Tell whether TCP gets through, from the namespace's eth0."""
+    """Return whether TCP gets through, from the namespace's eth0."""
 
     def connect() -> bool:
         index = socket.if_nametoindex("eth0")
@@ -148,9 +148,9 @@ def connects(namespace: str, destination: str, source: str = "") -> bool:
 # Link-local addresses
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["that may reach nobody", "that nobody isolates"])
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated in both directions", "not isolated"])
 def test_a_pod_reaches_no_pod_of_its_bridge_by_a_link_local_address(
-    bridged: Lab,
+    bridged: ManifestLab,
     held: contextlib.ExitStack,
     isolated: bool,  # noqa: FBT001 - a table's column
 ) -> None:
@@ -175,7 +175,7 @@ def listening(address: str) -> socket.socket:
     return sock
 
 
-def test_pods_with_ipv4_alone_do_not_reach_each_other_by_link_local_addresses(
+def test_pods_with_ipv4_only_do_not_reach_each_other_by_link_local_addresses(
     tmp_path: Path, held: contextlib.ExitStack
 ) -> None:
     nodes, _, _ = grid("bridge")
@@ -199,7 +199,7 @@ TRACKING = "table inet tracking { chain c { type filter hook forward priority 0;
 
 @pytest.mark.parametrize("when", ["at the start", "later"])
 def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a_pod_is_isolated(
-    bridged: Lab, held: contextlib.ExitStack, when: str
+    bridged: ManifestLab, held: contextlib.ExitStack, when: str
 ) -> None:
     lab, node, near, own = bridged, bridged.fabric.node_namespace("n1"), bridged.pod("y/near"), bridged.pod("x/a")
     there = link_local(near)
@@ -239,8 +239,8 @@ def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a
 # Groups and broadcast
 
 
-def senders(lab: Lab) -> dict[str, tuple[str, str, Callable[[Family], str]]]:
-    """Give namespace, device and address of who can send to n1's bridge."""
+def senders(lab: ManifestLab) -> dict[str, tuple[str, str, Callable[[Family], str]]]:
+    """Return namespace, device and address of who can send to n1's bridge."""
     return {
         "a Pod": (lab.pod("y/near"), "eth0", lambda family: lab.address("y/near", family)),
         "a host on the uplink": (lab.fabric.outside_namespace("outside"), HOST, HOST_ADDRESSES.__getitem__),
@@ -250,11 +250,11 @@ def senders(lab: Lab) -> dict[str, tuple[str, str, Callable[[Family], str]]]:
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("sender", ["a Pod", "a host on the uplink"])
 def test_broadcast_and_groups_do_not_go_around_the_isolation_of_a_pod_on_a_bridge(
-    bridged: Lab, held: contextlib.ExitStack, sender: str, group: str
+    bridged: ManifestLab, held: contextlib.ExitStack, sender: str, group: str
 ) -> None:
     lab, family = bridged, family_of(group)
     namespace, device, address = senders(lab)[sender]
-    restrict(lab, **one_way("ingress", {"ports": [UDP_MARKER]}))
+    restrict(lab, **only_rule("ingress", {"ports": [UDP_MARKER]}))
     capture = held.enter_context(Capture(lab.pod("x/a")))
     content = marker(32)
     say(namespace, address(family), group, content, device)
@@ -264,7 +264,7 @@ def test_broadcast_and_groups_do_not_go_around_the_isolation_of_a_pod_on_a_bridg
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("spec", [{}, {"policyTypes": ["Egress"], "egress": [{}]}], ids=["no policy", "egress alone"])
 def test_where_no_pod_is_isolated_for_ingress_broadcast_and_groups_pass(
-    bridged: Lab, held: contextlib.ExitStack, group: str, spec: dict[str, object]
+    bridged: ManifestLab, held: contextlib.ExitStack, group: str, spec: dict[str, object]
 ) -> None:
     lab, family = bridged, family_of(group)
     if spec:
@@ -277,10 +277,10 @@ def test_where_no_pod_is_isolated_for_ingress_broadcast_and_groups_pass(
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_what_the_node_itself_sends_to_all_of_its_bridge_passes(
-    bridged: Lab, held: contextlib.ExitStack, group: str
+    bridged: ManifestLab, held: contextlib.ExitStack, group: str
 ) -> None:
     lab = bridged
-    restrict(lab, **one_way("ingress", {"ports": [UDP_MARKER]}))
+    restrict(lab, **only_rule("ingress", {"ports": [UDP_MARKER]}))
     own = {4: "10.244.1.1", 6: "2001:db8:244:1::1"}[family_of(group)]
     capture = held.enter_context(Capture(lab.pod("x/a")))
     content = marker(32)
@@ -288,7 +288,7 @@ def test_what_the_node_itself_sends_to_all_of_its_bridge_passes(
     assert passing(lab, capture, [content]) == [content]
 
 
-def test_a_group_is_closed_in_the_families_alone_in_which_a_pod_is_isolated(
+def test_a_multicast_group_is_denied_only_in_the_families_of_isolated_pods(
     tmp_path: Path, held: contextlib.ExitStack
 ) -> None:
     nodes, _, _ = grid("bridge")
@@ -314,7 +314,7 @@ def test_a_group_is_closed_in_the_families_alone_in_which_a_pod_is_isolated(
 @pytest.mark.parametrize("destination", ["y/near", "y/far", "outside"])
 @pytest.mark.parametrize("hops", [1, 2, 64, 255])
 def test_messages_of_neighbours_and_listeners_carry_nothing_out_of_an_isolated_pod(
-    lab: Lab, held: contextlib.ExitStack, destination: str, hops: int
+    lab: ManifestLab, held: contextlib.ExitStack, destination: str, hops: int
 ) -> None:
     restrict(lab, egress=[{"to": [OF_Y], "ports": [UDP_MARKER]}])
     there = address_at(lab, destination, 6)
@@ -333,8 +333,8 @@ def test_messages_of_neighbours_and_listeners_carry_nothing_out_of_an_isolated_p
 
 
 @pytest.mark.parametrize("destination", ["y/near", "y/far"])
-def test_short_messages_of_neighbours_are_judged_where_they_are_not_such_as_rfc_4861_has_them(
-    lab: Lab, held: contextlib.ExitStack, destination: str
+def test_malformed_neighbour_messages_meet_policies(
+    lab: ManifestLab, held: contextlib.ExitStack, destination: str
 ) -> None:
     restrict(lab, egress=[{"to": [OF_Y], "ports": [UDP_MARKER]}])
     there = lab.address(destination, 6)
@@ -349,9 +349,7 @@ def test_short_messages_of_neighbours_are_judged_where_they_are_not_such_as_rfc_
     assert [words for words, content in sent.items() if any(item.content.endswith(content) for item in came)] == []
 
 
-def test_where_no_pod_is_isolated_such_messages_are_judged_like_any_packet_and_pass(
-    lab: Lab, held: contextlib.ExitStack
-) -> None:
+def test_without_isolated_pods_malformed_neighbour_messages_pass(lab: ManifestLab, held: contextlib.ExitStack) -> None:
     there = lab.address("y/far", 6)
     capture = held.enter_context(Capture(lab.pod("y/far")))
     content = marker(100)
@@ -359,9 +357,11 @@ def test_where_no_pod_is_isolated_such_messages_are_judged_like_any_packet_and_p
     capture.until(bearing(content))
 
 
-def test_an_isolated_pod_on_a_bridge_says_which_groups_it_listens_to(bridged: Lab, held: contextlib.ExitStack) -> None:
+def test_an_isolated_pod_on_a_bridge_may_report_its_multicast_groups(
+    bridged: ManifestLab, held: contextlib.ExitStack
+) -> None:
     lab = bridged
-    restrict(lab, **one_way("ingress", {"ports": [TCP_OPEN]}))
+    restrict(lab, **only_rule("ingress", {"ports": [TCP_OPEN]}))
     capture = held.enter_context(Capture(lab.pod("y/near")))
 
     def join() -> socket.socket:
@@ -375,11 +375,11 @@ def test_an_isolated_pod_on_a_bridge_says_which_groups_it_listens_to(bridged: La
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pods_of_a_bridge_find_each_other_after_their_neighbours_were_forgotten(
-    bridged: Lab, held: contextlib.ExitStack, family: Family
+def test_pods_of_a_bridge_reach_each_other_after_their_neighbour_entries_were_deleted(
+    bridged: ManifestLab, held: contextlib.ExitStack, family: Family
 ) -> None:
     lab = bridged
-    restrict(lab, **one_way("ingress", {"ports": [TCP_OPEN]}))
+    restrict(lab, **only_rule("ingress", {"ports": [TCP_OPEN]}))
     held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     for place in ("n1", "x/a", "y/near"):
         netns.ip_batch(["neigh flush all"], name_of(lab, place))

@@ -1,4 +1,4 @@
-"""Item 3: what leaves the cluster gets the node's address, by the ip-masq-agent ConfigMap."""
+"""Masquerade by the ip-masq-agent ConfigMap: packets to outside hosts get the node's address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, grid
-from tests.support.packet_labs import Document, Lab, pod_document, running_lab
+from tests.support.packet_labs import Document, ManifestLab, pod_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -19,7 +19,7 @@ PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
     with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=map(pod_document, PODS)) as running:
         outside = running.fabric.outside_namespace("outside")
@@ -34,7 +34,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(autouse=True)
-def _tidy(lab: Lab) -> Iterator[None]:
+def _tidy(lab: ManifestLab) -> Iterator[None]:
     yield
     if (lab.cluster.manifests / "masquerade.yaml").exists():
         lab.delete("masquerade")
@@ -49,12 +49,12 @@ def config_map(config: str) -> Document:
     }
 
 
-def node_of(lab: Lab, pod: str) -> NodePlan:
+def node_of(lab: ManifestLab, pod: str) -> NodePlan:
     namespace, name = pod.split("/")
     return lab.fabric.nodes[lab.fabric.pods[namespace, name].node]
 
 
-def seen(lab: Lab, address: str) -> str:
+def seen(lab: ManifestLab, address: str) -> str:
     """As whom a host outside sees x/a: 'pod' or 'node', the same by every protocol."""
     outcomes = lab.ask(Probe(lab.pod("x/a"), address, protocol, port) for protocol, port in PROTOCOLS)
     came = {outcome.seen_from for outcome in outcomes.values()}
@@ -64,25 +64,25 @@ def seen(lab: Lab, address: str) -> str:
     return "node" if source in node.addresses else "pod"
 
 
-def views(lab: Lab) -> list[str]:
+def views(lab: ManifestLab) -> list[str]:
     return [seen(lab, address) for address in OUTSIDE.addresses]
 
 
-def test_without_a_config_map_the_defaults_keep_pod_addresses_towards_private_ipv4_only(lab: Lab) -> None:
+def test_without_a_config_map_the_defaults_keep_pod_addresses_towards_private_ipv4_only(lab: ManifestLab) -> None:
     assert views(lab) == ["node", "pod", "node", "node"]
 
 
-def test_a_list_of_one_s_own_replaces_the_default_list_entirely_in_both_families(lab: Lab) -> None:
+def test_a_list_of_one_s_own_replaces_the_default_list_entirely_in_both_families(lab: ManifestLab) -> None:
     lab.apply("masquerade", config_map('nonMasqueradeCIDRs: ["198.51.100.0/24", "fd00::/8"]'))
     assert views(lab) == ["pod", "node", "node", "pod"]
 
 
-def test_an_empty_list_masquerades_everything_that_leaves_the_cluster(lab: Lab) -> None:
+def test_an_empty_list_masquerades_everything_that_leaves_the_cluster(lab: ManifestLab) -> None:
     lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
     assert views(lab) == ["node", "node", "node", "node"]
 
 
-def test_an_invalid_list_keeps_the_previous_one_and_says_so(lab: Lab) -> None:
+def test_an_invalid_list_keeps_the_previous_one_and_says_so(lab: ManifestLab) -> None:
     lab.apply("masquerade", config_map('{"nonMasqueradeCIDRs": ["198.51.100.0/24"]}'))
     lab.apply("masquerade", config_map('{"nonMasqueradeCIDRs": ["198.51.100.1/24"]}'))
     assert views(lab)[:2] == ["pod", "node"]
@@ -90,7 +90,7 @@ def test_an_invalid_list_keeps_the_previous_one_and_says_so(lab: Lab) -> None:
     assert (problem["object"], "host bits" in problem["reason"]) == ("ConfigMap kube-system/ip-masq-agent", True)
 
 
-def test_34_pods_and_nodes_always_see_pod_addresses_even_where_everything_is_masqueraded(lab: Lab) -> None:
+def test_34_pods_and_nodes_always_see_pod_addresses_even_where_everything_is_masqueraded(lab: ManifestLab) -> None:
     lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
     source = lab.fabric.pods["x", "a"]
     others = [pod for pod in PODS if pod.key != source.key]
@@ -100,7 +100,7 @@ def test_34_pods_and_nodes_always_see_pod_addresses_even_where_everything_is_mas
     assert {outcome.seen_from for outcome in outcomes.values()} == set(source.addresses)
 
 
-def test_the_node_s_own_traffic_keeps_its_address(lab: Lab) -> None:
+def test_the_node_s_own_traffic_keeps_its_address(lab: ManifestLab) -> None:
     node = NODES[0]
     probe = Probe(lab.fabric.node_namespace(node.name), OUTSIDE.addresses[0], "tcp", 443)
     assert lab.ask([probe])[probe].seen_from in node.addresses
@@ -113,7 +113,7 @@ def test_the_node_s_own_traffic_keeps_its_address(lab: Lab) -> None:
         pytest.param("IPV4", ["pod", "pod", "node", "node"], id="IPv4 off"),
     ],
 )
-def test_a_family_that_is_switched_off_keeps_pod_addresses(lab: Lab, family: str, expected: list[str]) -> None:
+def test_a_family_that_is_switched_off_keeps_pod_addresses(lab: ManifestLab, family: str, expected: list[str]) -> None:
     agent = lab.cluster.agent(node_of(lab, "x/a").name)
     agent.stop()
     agent.start({f"NFAGENT_MASQUERADE_{family}": "false"})

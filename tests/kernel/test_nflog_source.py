@@ -1,4 +1,4 @@
-"""The NFLOG source against a real kernel: what a log statement says arrives, whole, and what doesn't is counted."""
+"""The NFLOG source with a real kernel: records of log statements arrive complete, and lost ones are counted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ for first in range(0, count, batch):
 
 @pytest.fixture(autouse=True)
 def _logging_namespace() -> Iterator[None]:
-    """Put the test's thread, and the processes it starts, into a namespace whose loopback logs UDP to one port."""
+    """Enter a network namespace whose loopback logs UDP to one port, with this thread and its processes."""
     name = f"nfagent-nflog-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -105,7 +105,7 @@ class Collector:
 
 @contextmanager
 def udp(address: str) -> Iterator[socket.socket]:
-    """Give a UDP socket connected from SOURCE_PORT to PORT of a loopback address, where somebody listens."""
+    """Return a UDP socket connected from SOURCE_PORT to PORT of a loopback address, with a listening socket."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with (
         closing(socket.socket(family, socket.SOCK_DGRAM)) as sink,
@@ -190,7 +190,7 @@ def test_ten_thousand_packets_a_second_arrive_without_loss_while_each_is_attribu
     assert (counters.received, counters.lost, counters.overruns, counters.undecodable) == (count, 0, 0, 0)
 
 
-def test_a_backlog_is_handed_on_in_pieces_that_leave_the_loop_to_others() -> None:
+def test_a_backlog_is_passed_on_in_slices_that_yield_to_the_event_loop() -> None:
     count = 2_000
 
     async def run() -> Collector:
@@ -256,7 +256,7 @@ def test_a_group_has_one_reader_and_is_free_again_once_closed() -> None:
     asyncio.run(run())
 
 
-def test_without_the_capability_it_says_what_to_do() -> None:
+def test_without_the_capability_the_error_has_a_hint() -> None:
     async def run() -> None:
         os.seteuid(65_534)
         try:

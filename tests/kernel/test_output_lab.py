@@ -1,6 +1,6 @@
-"""What leaves a node by its output hook: its own always passes, what it sends from another's address is judged.
+"""The output hook of a node: packets from its own addresses pass, those from other addresses meet policies.
 
-kube-proxy in IPVS mode sends so what it balances: with the client's address, by the output hook.
+kube-proxy in IPVS mode forwards this way: with the client's address, through the output hook.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tests.support.edge_case_lab import (
     A,
     address_at,
     blocks,
-    corner_lab,
+    edge_case_lab,
     restrict,
 )
-from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import heard, udp_socket
 
 pytestmark = pytest.mark.kernel
@@ -40,21 +40,21 @@ FROM_Y: Document = {"ingress": [{"from": [OF_Y], "ports": [UDP_OPEN]}]}
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as lab:
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as lab:
         lines = [f"address add {address} dev lo nodad" for address in ("198.18.7.1/32", "2001:db8:777::1/128")]
         netns.ip_batch(lines, lab.fabric.node_namespace("n1"))
         yield lab
 
 
 @pytest.fixture
-def lab(running: Lab) -> Iterator[Lab]:
-    """Take a test's policies away after it."""
+def lab(running: ManifestLab) -> Iterator[ManifestLab]:
+    """Delete a test's policies after it."""
     yield running
     running.only_cluster()
 
 
-def passing(lab: Lab, sources: list[str], destination: str = "x/a", port: int = OPEN_PORT) -> list[str]:
+def passing(lab: ManifestLab, sources: list[str], destination: str = "x/a", port: int = OPEN_PORT) -> list[str]:
     """Send a datagram from n1 to a Pod from each of these addresses, the node's own last; name those that came."""
     family: Family = 6 if ":" in sources[0] else 4
     node, own = lab.fabric.node_namespace("n1"), address_at(lab, "n1", family)
@@ -71,7 +71,7 @@ def passing(lab: Lab, sources: list[str], destination: str = "x/a", port: int = 
     return [content.decode() for content in found if content != own.encode()]
 
 
-def told(lab: Lab, command: str) -> str:
+def told(lab: ManifestLab, command: str) -> str:
     """Run a command on n1."""
     argv = lab.fabric.command(lab.fabric.node_namespace("n1"), command.split())
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
@@ -82,13 +82,13 @@ def told(lab: Lab, command: str) -> str:
 @pytest.mark.parametrize(
     ("spec", "port", "passes"),
     [
-        pytest.param(CLOSED, OPEN_PORT, False, id="that nobody may reach"),
+        pytest.param(CLOSED, OPEN_PORT, False, id="isolated"),
         pytest.param(FROM_Y, OPEN_PORT, True, id="that it may reach"),
         pytest.param(FROM_Y, OPEN_PORT + 1, False, id="at a port that it may not reach"),
     ],
 )
-def test_ingress_of_what_the_node_sends_with_a_pods_address_is_judged_at_a_pod(  # noqa: PLR0917 - a table
-    lab: Lab,
+def test_output_packets_with_a_pods_source_meet_ingress_policies_at_a_pod(  # noqa: PLR0917 - a table
+    lab: ManifestLab,
     spec: Document,
     port: int,
     passes: bool,  # noqa: FBT001 - a table's column
@@ -101,9 +101,9 @@ def test_ingress_of_what_the_node_sends_with_a_pods_address_is_judged_at_a_pod( 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("allowed", [False, True], ids=["that may call nobody", "that may call it"])
-def test_egress_of_what_the_node_sends_with_a_local_pods_address_is_judged_by_the_pods_own_policies(
-    lab: Lab,
+@pytest.mark.parametrize("allowed", [False, True], ids=["that may not connect to it", "that may connect to it"])
+def test_output_packets_with_a_local_pods_source_meet_its_egress_policies(
+    lab: ManifestLab,
     allowed: bool,  # noqa: FBT001 - a table's column
     family: Family,
 ) -> None:
@@ -114,9 +114,9 @@ def test_egress_of_what_the_node_sends_with_a_local_pods_address_is_judged_by_th
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("allowed", [False, True], ids=["nobody may reach", "an ipBlock lets it reach"])
-def test_ingress_of_what_the_node_sends_for_a_client_outside_is_judged_where(
-    lab: Lab,
+@pytest.mark.parametrize("allowed", [False, True], ids=["that is isolated", "whose policy has an ipBlock for it"])
+def test_output_packets_with_an_outside_clients_source_meet_ingress_policies_at(
+    lab: ManifestLab,
     allowed: bool,  # noqa: FBT001 - a table's column
     family: Family,
 ) -> None:
@@ -126,9 +126,7 @@ def test_ingress_of_what_the_node_sends_for_a_client_outside_is_judged_where(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_39_from_every_address_of_its_own_the_node_reaches_a_pod_that_nobody_may_reach(
-    lab: Lab, family: Family
-) -> None:
+def test_39_the_node_reaches_an_isolated_pod_from_every_own_address(lab: ManifestLab, family: Family) -> None:
     lab.apply("all", policy_document("x", "all", podSelector={}, policyTypes=["Ingress", "Egress"]))
     lines = told(lab, f"ip -o -{family} address show scope global").splitlines()
     own = [line.split()[3].partition("/")[0] for line in lines]
@@ -136,7 +134,7 @@ def test_39_from_every_address_of_its_own_the_node_reaches_a_pod_that_nobody_may
     assert passing(lab, own) == [address for address in own if address != address_at(lab, "n1", family)]
 
 
-def test_39_so_it_does_from_its_link_local_address(lab: Lab) -> None:
+def test_39_so_it_does_from_its_link_local_address(lab: ManifestLab) -> None:
     lab.apply("all", policy_document("x", "all", podSelector={}, policyTypes=["Ingress", "Egress"]))
     there = lab.address("x/a", 6)
     device = told(lab, f"ip -o -6 route get {there}").partition(" dev ")[2].split()[0]

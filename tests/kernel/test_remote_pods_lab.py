@@ -1,4 +1,4 @@
-"""Pods of other nodes that lie in no Node's podCIDRs are the cluster's: never translated, and met by policies."""
+"""Pods of other nodes outside all podCIDRs belong to the cluster: not masqueraded, and selected by policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
-from tests.support.packet_labs import Lab, as_text, pod_plans
+from tests.support.packet_labs import ManifestLab, as_text, pod_plans
 
 pytestmark = pytest.mark.kernel
 
@@ -31,7 +31,7 @@ EVERYTHING = {
 
 
 def plans(objects: dict[str, Any]) -> tuple[list[NodePlan], list[PodPlan]]:
-    """Plan a network that fits the objects: it knows the ways to Pods, whatever Nodes say of them."""
+    """Return a topology for the objects, with routes to Pods outside all podCIDRs."""
     items = objects["items"]
     pods = pod_plans(items)
     nodes = [
@@ -52,7 +52,7 @@ def plans(objects: dict[str, Any]) -> tuple[list[NodePlan], list[PodPlan]]:
 
 
 @pytest.fixture(scope="module", params=["remote-pods-no-podcidr", "remote-pods-podcidr-v4-only"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
     objects = json.loads((FAULTS / request.param / "objs.json").read_text(encoding="utf-8"))
     nodes, pods = plans(objects)
@@ -68,24 +68,24 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         servers.listen(pod_endpoints(fabric, PROTOCOLS))
         namespace = fabric.outside_namespace("outside")
         servers.listen(Endpoint(namespace, address, "tcp", 80) for address in OUTSIDE.addresses)
-        yield Lab(fabric, servers, cluster)
+        yield ManifestLab(fabric, servers, cluster)
 
 
-def asked(lab: Lab, family: int) -> list[ProbeResult]:
-    """Call b, which a policy lets a alone in, from a, by every protocol."""
+def asked(lab: ManifestLab, family: int) -> list[ProbeResult]:
+    """Probe b, whose policy allows a only, from a, by every protocol."""
     probes = [Probe(lab.pod("bug-m/a"), lab.address("bug-m/b", family), protocol, port) for protocol, port in PROTOCOLS]
     return list(lab.ask(probes).values())
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_policy_lets_a_remote_pod_in_that_comes_with_its_own_address(lab: Lab, family: int) -> None:
+def test_a_policy_allows_a_remote_pod_with_its_own_source_address(lab: ManifestLab, family: int) -> None:
     outcomes = asked(lab, family)
     own = lab.address("bug-m/a", family)
     assert [(outcome.reached, outcome.seen_from) for outcome in outcomes] == [(True, own)] * len(PROTOCOLS)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_leaves_the_cluster_is_translated_all_the_same(lab: Lab, family: int) -> None:
+def test_what_leaves_the_cluster_is_translated_all_the_same(lab: ManifestLab, family: int) -> None:
     [target] = [address for address in OUTSIDE.addresses if (":" in address) == (family == 6)]
     probe = Probe(lab.pod("bug-m/a"), target, "tcp", 80)
     assert lab.ask([probe])[probe].seen_from in lab.fabric.nodes["n1"].addresses

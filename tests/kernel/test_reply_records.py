@@ -1,4 +1,4 @@
-"""Denied replies of a revoked connection, by real packets: the record goes from client to server."""
+"""Denied replies of a revoked connection, with packets: the verdict record has the client as source."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def end(namespace: str, bound: tuple[str, int], peer: tuple[str, int]) -> Iterat
 
 @pytest.fixture
 def pods() -> Iterator[tuple[str, str]]:
-    """Put the test's thread into a node's namespace; give those of Pods web and db, which it routes."""
+    """Enter a node's network namespace with this thread; yield those of its Pods web and db."""
     here, *made = (f"nfagent-reply-{word}-{uuid4().hex[:8]}" for word in ("node", "web", "db"))
     try:
         for name in (here, *made):
@@ -128,8 +128,8 @@ def pods() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-class Judged:
-    """The rules of the node, changed by hand: nobody ends what a change revoked, so it stays under re-check."""
+class RecheckedNode:
+    """The rules of a node without a revoker: a revoked connection stays under re-check."""
 
     def __init__(self) -> None:
         self.desired = DesiredState("a", log_group=GROUP)
@@ -188,7 +188,7 @@ def test_what_db_answers_web_after_a_policy_revoked_it_is_recorded_as_web_s_conn
     web, db = ((addresses(document)[family == 6], port) for document, port in ((WEB, CLIENTS_PORT), (DB, PORT)))
 
     async def body() -> None:
-        judged, source = Judged(), NflogSource(GROUP)
+        judged, source = RecheckedNode(), NflogSource(GROUP)
         try:
             await judged.begin(node("a"), WEB, DB, logging_document(allow=False, deny=True))
             source.open(judged.take)
@@ -211,11 +211,11 @@ def test_what_db_answers_web_after_a_policy_revoked_it_is_recorded_as_web_s_conn
     asyncio.run(body())
 
 
-def test_a_packet_that_belongs_to_no_connection_is_recorded_as_it_goes(pods: tuple[str, str]) -> None:
+def test_a_packet_without_a_connection_is_recorded_by_its_own_addresses(pods: tuple[str, str]) -> None:
     web, db = (addresses(WEB)[0], CLIENTS_PORT), (addresses(DB)[0], PORT)
 
     async def body() -> None:
-        judged, source = Judged(), NflogSource(GROUP)
+        judged, source = RecheckedNode(), NflogSource(GROUP)
         try:
             await judged.begin(node("a"), WEB, DB, CLOSED["ingress"], logging_document(allow=False, deny=True))
             source.open(judged.take)

@@ -1,6 +1,6 @@
-"""Issue 5, live connections: what a change revokes has ended with its commit, and what it leaves allowed loses nothing.
+"""Live connections: one that a change denies ends with the commit, one that stays allowed loses no packet.
 
-Corner 32, with connections that carry traffic through every kind of change, counted at their receivers.
+Edge case 32 of docs/semantics.md: connections with traffic during every kind of change, counted at the receivers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nfagent.lab import netns
 from nfagent.lab.packet_counter import PacketCounter
 from nfagent.lab.traffic import StreamPlan
 from nfagent.model.netaddr import FAMILIES
-from tests.support.packet_labs import Document, Lab, policy_document, wait_until
+from tests.support.packet_labs import Document, ManifestLab, policy_document, wait_until
 from tests.support.revocation_traffic import (
     OTHER_PORT,
     PODS,
@@ -43,20 +43,20 @@ HERE, THERE = ({"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0"))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     with revocation_lab(tmp_path_factory.mktemp("lab")) as running:
         yield running
 
 
 def isolating(*peers: Document, app: str = "db", ports: Sequence[Document] = ()) -> Document:
-    """Write the NetworkPolicy of shop: who may call an app's Pods, and on which ports; nobody given is everybody."""
+    """Return the NetworkPolicy of shop: the allowed peers of an app's Pods, and ports; no peers allow all."""
     rule: Document = {"ports": list(ports)} if ports else {}
     rule |= {"from": list(peers)} if peers else {}
     return policy_document("shop", "db", podSelector={"matchLabels": {"app": app}}, ingress=[rule])
 
 
 def both(port: int | str, last: int | None = None) -> list[Document]:
-    """Name a port by TCP and UDP."""
+    """Return a port for TCP and UDP."""
     return [
         {"protocol": protocol, "port": f"{port}-{protocol.lower()}" if isinstance(port, str) else port}
         | ({"endPort": last} if last else {})
@@ -65,7 +65,7 @@ def both(port: int | str, last: int | None = None) -> list[Document]:
 
 
 def to_cache() -> Document:
-    """Let east's Pods call the cache, and nobody else."""
+    """Return a policy that allows east's Pods egress to the cache only."""
     cache = {"podSelector": CACHE, "namespaceSelector": {}}
     return policy_document("east", "to-cache", podSelector={}, policyTypes=["Egress"], egress=[{"to": [cache]}])
 
@@ -80,7 +80,7 @@ def tier(version: str, kind: str, name: str, **spec: object) -> Document:
 
 
 def admin(action: str) -> Document:
-    """Say what becomes of east's calls to the db, as an AdminNetworkPolicy."""
+    """Return an AdminNetworkPolicy with this action for east's connections to the db."""
     subject = {"pods": {"namespaceSelector": {}, "podSelector": DB}}
     rule = {"action": action, "from": [{"namespaces": EAST["namespaceSelector"]}]}
     return tier("v1alpha1", "AdminNetworkPolicy", "east", priority=5, subject=subject, ingress=[rule])
@@ -94,7 +94,7 @@ def baseline() -> Document:
 
 
 def cluster(action: str, priority: int) -> Document:
-    """Say what becomes of east's calls to the db, as a ClusterNetworkPolicy about their egress."""
+    """Return a ClusterNetworkPolicy with this action for east's egress to the db."""
     rule = {"action": action, "to": [{"pods": {"namespaceSelector": {}, "podSelector": DB}}]}
     spec: Document = {"tier": "Admin", "priority": priority, "subject": {"namespaces": EAST["namespaceSelector"]}}
     return tier("v1alpha2", "ClusterNetworkPolicy", f"east-{priority}", **spec, egress=[rule])
@@ -105,13 +105,13 @@ def but_for_callers(block: Document, family: int) -> Document:
     return {"ipBlock": {**block["ipBlock"], "except": excepted}}
 
 
-class Change(msgspec.Struct, frozen=True):
+class PolicyChange(msgspec.Struct, frozen=True):
     """What the folder holds before a change, and after it.
 
     policies, then:   the policies before and after
     pods, namespaces: labels that are others after it; None for a Pod that is gone
     at:               the end of its connections at which they are revoked
-    open_port:        a port of the db on which everybody may call it all the time
+    open_port:        a port of the db that stays allowed for all
     """
 
     policies: tuple[Document, ...]
@@ -122,32 +122,32 @@ class Change(msgspec.Struct, frozen=True):
     open_port: int = 0
 
 
-def relabelled(policy: Document, **changed: Mapping[str, dict[str, str] | None]) -> Change:
-    return Change((policy,), (policy,), **changed)  # type: ignore[arg-type]
+def relabelled(policy: Document, **changed: Mapping[str, dict[str, str] | None]) -> PolicyChange:
+    return PolicyChange((policy,), (policy,), **changed)  # type: ignore[arg-type]
 
 
 CHANGES = {
-    "a NetworkPolicy is created": Change((), (isolating(WEST),)),
-    "a NetworkPolicy for egress is created": Change((), (to_cache(),), at="client"),
-    "a rule loses a peer": Change((isolating(EAST, WEST),), (isolating(WEST),)),
-    "ipBlocks get exceptions": Change(
+    "a NetworkPolicy is created": PolicyChange((), (isolating(WEST),)),
+    "a NetworkPolicy for egress is created": PolicyChange((), (to_cache(),), at="client"),
+    "a rule loses a peer": PolicyChange((isolating(EAST, WEST),), (isolating(WEST),)),
+    "ipBlocks get exceptions": PolicyChange(
         (isolating(HERE, THERE),), (isolating(but_for_callers(HERE, 0), but_for_callers(THERE, 1)),)
     ),
-    "a rule begins at a later port": Change(
+    "a rule begins at a later port": PolicyChange(
         (isolating(ports=both(PORT, 7009)),), (isolating(ports=both(OTHER_PORT, 7009)),), open_port=OTHER_PORT
     ),
-    "a rule loses a named port": Change(
+    "a rule loses a named port": PolicyChange(
         (isolating(ports=both("sql") + both("stat")),), (isolating(ports=both("stat")),), open_port=OTHER_PORT
     ),
-    "an AdminNetworkPolicy that allows goes, NetworkPolicy decides": Change(
+    "an AdminNetworkPolicy that allows goes, NetworkPolicy decides": PolicyChange(
         (admin("Allow"), isolating(WEST)), (isolating(WEST),)
     ),
-    "a ClusterNetworkPolicy that accepts goes, the next one decides": Change(
+    "a ClusterNetworkPolicy that accepts goes, the next one decides": PolicyChange(
         (cluster("Accept", 1), cluster("Deny", 2)), (cluster("Deny", 2),), at="client"
     ),
-    "a NetworkPolicy goes, the baseline decides": Change((isolating(), baseline()), (baseline(),)),
-    "an AdminNetworkPolicy that denies is created": Change((isolating(),), (isolating(), admin("Deny"))),
-    "a ClusterNetworkPolicy that denies egress is created": Change((), (cluster("Deny", 1),), at="client"),
+    "a NetworkPolicy goes, the baseline decides": PolicyChange((isolating(), baseline()), (baseline(),)),
+    "an AdminNetworkPolicy that denies is created": PolicyChange((isolating(),), (isolating(), admin("Deny"))),
+    "a ClusterNetworkPolicy that denies egress is created": PolicyChange((), (cluster("Deny", 1),), at="client"),
     "peers are relabelled": relabelled(isolating(CALLERS), pods={path: {"app": "stranger"} for path in CALLING}),
     "the Pod is relabelled": relabelled(isolating(WEST, app="vault"), pods={"shop/db": {"app": "vault"}}),
     "a Namespace is relabelled": relabelled(isolating(BLUE), namespaces={"east": {"ns": "east", "team": "red"}}),
@@ -156,7 +156,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_32_no_packet_passes_after_the_commit_and_others_lose_none(lab: Lab, change: Change) -> None:
+def test_32_no_denied_packet_passes_after_the_commit_and_allowed_connections_lose_none(
+    lab: ManifestLab, change: PolicyChange
+) -> None:
     present(lab, world(), change.policies)
     ended = {
         planned: node if change.at == "client" else "n1"
@@ -170,7 +172,7 @@ def test_32_no_packet_passes_after_the_commit_and_others_lose_none(lab: Lab, cha
         assert watch.mistracked(lab) == []
 
 
-def others(lab: Lab, open_port: int) -> Iterator[StreamPlan]:
+def others(lab: ManifestLab, open_port: int) -> Iterator[StreamPlan]:
     """Plan connections that a change leaves alone, with the Pods that it cuts off from each other among their ends."""
     port = open_port or PORT
     yield line(lab, "west/ally > shop/db", "udp", "server", 4, port=port)
@@ -183,7 +185,7 @@ def others(lab: Lab, open_port: int) -> Iterator[StreamPlan]:
         yield line(lab, "east/far > shop/db", "tcp", "client", 4, port=port)
 
 
-def test_32_a_server_that_goes_on_is_no_client_and_may_be_called_again(lab: Lab) -> None:
+def test_32_a_revoked_server_that_goes_on_sending_is_no_client_and_may_be_reached_again(lab: ManifestLab) -> None:
     present(lab, world(), [])
     agent = lab.cluster.agent(PODS["shop/db"].node)
     ended = [line(lab, "east/far > shop/db", "udp", "server", family) for family in (4, 6)]
@@ -200,8 +202,8 @@ def test_32_a_server_that_goes_on_is_no_client_and_may_be_called_again(lab: Lab)
 
 
 @contextlib.contextmanager
-def strict_tracking(lab: Lab) -> Iterator[None]:
-    """Have the db's node call TCP packets invalid that begin in the middle of a connection."""
+def strict_tracking(lab: ManifestLab) -> Iterator[None]:
+    """Turn off nf_conntrack_tcp_loose on the db's node: TCP packets from mid-connection are invalid."""
     node = lab.fabric.node_namespace(PODS["shop/db"].node)
     netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "0"})
     try:
@@ -210,7 +212,7 @@ def strict_tracking(lab: Lab) -> Iterator[None]:
         netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "1"})
 
 
-def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: Lab) -> None:
+def test_32_packets_of_a_revoked_server_are_dropped_also_where_they_are_invalid(lab: ManifestLab) -> None:
     present(lab, world(), [])
     ended = [line(lab, "east/near > shop/db", "tcp", "server", family) for family in FAMILIES]
     with strict_tracking(lab), watching(dict.fromkeys(ended, "n1"), []) as watch:
@@ -218,15 +220,15 @@ def test_32_a_server_goes_on_in_vain_also_where_its_packets_are_invalid(lab: Lab
         assert watch.late == []
 
 
-def test_32_a_server_that_hangs_up_is_not_heard(lab: Lab) -> None:
+def test_32_a_fin_of_a_revoked_server_is_dropped(lab: ManifestLab) -> None:
     present(lab, world(), [])
     ended = line(lab, "east/far > shop/db", "tcp", "client", 4)
     with watching({ended: "n1"}, []) as watch:
-        [talk] = watch.ended
-        with PacketCounter(ended.client, 4, "tcp", talk.client_port) as answers:
+        [stream] = watch.ended
+        with PacketCounter(ended.client, 4, "tcp", stream.client_port) as answers:
             watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
             before = dropped(lab.cluster.agent("n1"))
-            talk.hang_up()
+            stream.hang_up()
             wait_until(lambda: dropped(lab.cluster.agent("n1")) > before, 1.0)
             committed = watch.committed["n1"]
             assert [when - committed for when, _ in answers.arrivals() if when > committed] == []

@@ -1,4 +1,4 @@
-"""Item 3: a call to a Service is judged by where it goes and who made it: after DNAT, before masquerade."""
+"""Connections to a Service: policies see the endpoint (after DNAT) and the client (before masquerade)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import Attachment, PodPlan, grid
 from nfagent.model.netaddr import FAMILIES, Family, family_of
-from tests.support.kube_proxy_rules import Service, proxying
-from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.kube_proxy_rules import ProxiedService, proxying
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -39,16 +46,16 @@ def address(addresses: Iterable[str], family: Family) -> str:
     return next(found for found in addresses if family_of(found) == family)
 
 
-def services() -> Iterator[Service]:
-    """Give shop/web a Service that is open to the world by both traffic policies."""
+def services() -> Iterator[ProxiedService]:
+    """Yield Services of shop/web with node ports, of both external traffic policies."""
     for family, protocol in itertools.product(FAMILIES, TRANSPORTS):
         web = ((address(PODS[0].addresses, family), TARGET),)
-        yield Service(SERVICE[family], PORT, protocol, web, CLUSTER_PORT)
-        yield Service(LOCAL_SERVICE[family], PORT, protocol, web, LOCAL_PORT, "Local")
+        yield ProxiedService(SERVICE[family], PORT, protocol, web, CLUSTER_PORT)
+        yield ProxiedService(LOCAL_SERVICE[family], PORT, protocol, web, LOCAL_PORT, "Local")
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     attachment: Attachment = request.param
     nodes, _, _ = grid(attachment)
     web = [{"containerPort": TARGET, "name": "http", "protocol": protocol.upper()} for protocol in TRANSPORTS]
@@ -61,8 +68,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             yield running
 
 
-def reflect(lab: Lab) -> None:
-    """Let the bridges send a frame back to the port that it came from, as a kubelet did: hairpin needs it."""
+def reflect(lab: ManifestLab) -> None:
+    """Set hairpin mode on the bridges' ports, as kubelet did: they send frames back to the same port."""
     for node in NODES:
         name = lab.fabric.node_namespace(node.name)
         listed = subprocess.run(
@@ -76,18 +83,18 @@ def reflect(lab: Lab) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _tidy(lab: Lab) -> Iterator[None]:
+def _tidy(lab: ManifestLab) -> Iterator[None]:
     yield
     lab.only_cluster()
 
 
 def calls(source: str, addresses: Iterable[str], port: int) -> list[Probe]:
-    """Call each address by TCP and UDP."""
+    """Probe each address by TCP and UDP."""
     return [Probe(source, found, protocol, port) for found in addresses for protocol in TRANSPORTS]
 
 
-def verdicts(lab: Lab, *, near: bool, far: bool) -> dict[Probe, bool]:
-    """Give the calls to the Service of the client on the server's node, and of that on the other one."""
+def verdicts(lab: ManifestLab, *, near: bool, far: bool) -> dict[Probe, bool]:
+    """Return the calls to the Service of the client on the server's node, and of that on the other one."""
     expected = {"shop/near": near, "shop/far": far}
     return {
         probe: verdict
@@ -96,8 +103,8 @@ def verdicts(lab: Lab, *, near: bool, far: bool) -> dict[Probe, bool]:
     }
 
 
-def sources(lab: Lab, probes: Iterable[Probe]) -> set[str | None]:
-    """Give the addresses that the server saw; all the probes have to reach it."""
+def sources(lab: ManifestLab, probes: Iterable[Probe]) -> set[str | None]:
+    """Return the addresses that the server saw; all the probes have to reach it."""
     outcomes = lab.ask(probes, 3.0)
     assert [probe for probe, outcome in outcomes.items() if not outcome.reached] == []
     return {outcome.seen_from for outcome in outcomes.values()}
@@ -126,13 +133,13 @@ def egress(*rules: Document, pods: Document = CLIENTS) -> Document:
 # ClusterIP
 
 
-def test_28_without_policies_a_service_is_reached_and_sees_its_clients(lab: Lab) -> None:
+def test_28_without_policies_a_service_is_reached_and_sees_its_clients(lab: ManifestLab) -> None:
     expected = [found for pod in PODS if pod.name != "web" for found in pod.addresses]
     assert sources(lab, verdicts(lab, near=True, far=True)) == set(expected)
 
 
 @pytest.mark.parametrize("client", ["near", "far"], ids=["one node", "two nodes"])
-def test_28_ingress_is_judged_by_the_calling_pod_and_the_target_port(lab: Lab, client: str) -> None:
+def test_28_ingress_policies_match_the_client_pod_and_the_target_port(lab: ManifestLab, client: str) -> None:
     peer = {"podSelector": {"matchLabels": {"pod": client}}}
     lab.apply("policy", ingress({"from": [peer], "ports": ports(TARGET)}))
     assert lab.wrong(verdicts(lab, near=client == "near", far=client == "far")) == []
@@ -144,11 +151,11 @@ def test_28_ingress_is_judged_by_the_calling_pod_and_the_target_port(lab: Lab, c
         pytest.param({"ports": ports(TARGET)}, True, id="the target port counts"),
         pytest.param({"ports": ports("http")}, True, id="the target port's name counts"),
         pytest.param({"ports": ports(PORT)}, False, id="the Service's port has no effect"),
-        pytest.param({"from": blocks(SERVICE.values())}, False, id="the Service's address is nobody's"),
+        pytest.param({"from": blocks(SERVICE.values())}, False, id="the Service's address matches no peer"),
         pytest.param({"from": blocks(NODES[1].addresses)}, False, id="a client's node is not the client"),
     ],
 )
-def test_28_ingress_is_judged_after_dnat(lab: Lab, rule: Document, *, allowed: bool) -> None:
+def test_28_ingress_policies_match_the_port_after_dnat(lab: ManifestLab, rule: Document, *, allowed: bool) -> None:
     lab.apply("policy", ingress(rule))
     assert lab.wrong(verdicts(lab, near=allowed, far=allowed)) == []
 
@@ -164,18 +171,20 @@ def test_28_ingress_is_judged_after_dnat(lab: Lab, rule: Document, *, allowed: b
         pytest.param({"to": [{"podSelector": CLIENTS}]}, False, id="other Pods do not count"),
     ],
 )
-def test_28_egress_is_judged_after_dnat(lab: Lab, rule: Document, *, allowed: bool) -> None:
+def test_28_egress_policies_match_the_destination_after_dnat(
+    lab: ManifestLab, rule: Document, *, allowed: bool
+) -> None:
     lab.apply("policy", egress(rule))
     assert lab.wrong(verdicts(lab, near=allowed, far=allowed)) == []
 
 
-def test_28_both_ends_have_to_allow_a_call(lab: Lab) -> None:
+def test_28_egress_and_ingress_must_both_allow_a_connection(lab: ManifestLab) -> None:
     near = {"from": [{"podSelector": {"matchLabels": {"pod": "near"}}}], "ports": ports(TARGET)}
     lab.apply("policy", ingress(near), egress({"to": [{"podSelector": WEB}], "ports": ports(TARGET)}))
     assert lab.wrong(verdicts(lab, near=True, far=False)) == []
 
 
-def test_28_a_node_reaches_its_own_pods_through_a_service_and_no_others(lab: Lab) -> None:
+def test_28_a_node_reaches_its_own_pods_through_a_service_but_no_other_isolated_pods(lab: ManifestLab) -> None:
     lab.apply("policy", closed("Ingress", "Egress"))
     expected = {
         probe: node.name == "n1"
@@ -185,7 +194,7 @@ def test_28_a_node_reaches_its_own_pods_through_a_service_and_no_others(lab: Lab
     assert lab.wrong(expected) == []
 
 
-def test_28_a_pod_that_calls_its_node_s_port_is_judged_by_where_that_leads(lab: Lab) -> None:
+def test_28_egress_to_a_node_port_matches_the_endpoint(lab: ManifestLab) -> None:
     own = calls(lab.pod("shop/near"), NODES[0].addresses, CLUSTER_PORT)
     lab.apply("policy", egress({"to": blocks(NODES[0].addresses)}))
     assert lab.wrong(dict.fromkeys(own, False)) == []
@@ -196,11 +205,11 @@ def test_28_a_pod_that_calls_its_node_s_port_is_judged_by_where_that_leads(lab: 
 # NodePort
 
 
-def from_outside(lab: Lab, node: int, port: int) -> list[Probe]:
+def from_outside(lab: ManifestLab, node: int, port: int) -> list[Probe]:
     return calls(lab.fabric.outside_namespace("outside"), NODES[node - 1].addresses, port)
 
 
-def test_30_cluster_policy_a_client_that_enters_at_another_node_has_that_node_s_address(lab: Lab) -> None:
+def test_30_cluster_policy_a_client_that_enters_at_another_node_has_that_node_s_address(lab: ManifestLab) -> None:
     through = from_outside(lab, 2, CLUSTER_PORT)
     assert sources(lab, through) == set(NODES[1].addresses)
     lab.apply("policy", ingress({"from": blocks(OUTSIDE[0].addresses)}))
@@ -209,8 +218,8 @@ def test_30_cluster_policy_a_client_that_enters_at_another_node_has_that_node_s_
     assert lab.wrong(dict.fromkeys(through, True)) == []
 
 
-def test_30_cluster_policy_a_client_that_enters_at_the_server_s_node_is_judged_before_it_is_translated(
-    lab: Lab,
+def test_30_policy_cluster_a_client_at_the_servers_node_meets_policies_before_masquerade(
+    lab: ManifestLab,
 ) -> None:
     through = from_outside(lab, 1, CLUSTER_PORT)
     web = lab.fabric.pods["shop", "web"]
@@ -221,7 +230,7 @@ def test_30_cluster_policy_a_client_that_enters_at_the_server_s_node_is_judged_b
     assert lab.wrong(dict.fromkeys(through, False)) == []
 
 
-def test_30_local_policy_keeps_the_client_s_address(lab: Lab) -> None:
+def test_30_local_policy_keeps_the_client_s_address(lab: ManifestLab) -> None:
     through = from_outside(lab, 1, LOCAL_PORT)
     assert sources(lab, through) == set(OUTSIDE[0].addresses)
     lab.apply("policy", ingress({"from": blocks(OUTSIDE[0].addresses), "ports": ports(TARGET)}))
@@ -232,7 +241,7 @@ def test_30_local_policy_keeps_the_client_s_address(lab: Lab) -> None:
     assert lab.wrong(dict.fromkeys(through, False)) == []
 
 
-def test_30_under_deny_all_no_node_s_port_leads_to_the_pod_but_the_node_itself(lab: Lab) -> None:
+def test_30_under_deny_all_no_node_s_port_leads_to_the_pod_but_the_node_itself(lab: ManifestLab) -> None:
     """That a node always reaches its own Pods is said of what it sends, not of what it passes on."""
     lab.apply("policy", closed())
     arriving = [probe for node in (1, 2) for probe in from_outside(lab, node, CLUSTER_PORT)]
@@ -245,7 +254,7 @@ def test_30_under_deny_all_no_node_s_port_leads_to_the_pod_but_the_node_itself(l
 # Hairpin
 
 
-def to_itself(lab: Lab) -> list[Probe]:
+def to_itself(lab: ManifestLab) -> list[Probe]:
     return calls(lab.pod("shop/web"), SERVICE.values(), PORT)
 
 
@@ -253,7 +262,7 @@ ITSELF = {"podSelector": WEB}
 OTHERS = {"podSelector": CLIENTS}
 
 
-def test_29_a_pod_reaches_itself_through_its_service_and_sees_another_address(lab: Lab) -> None:
+def test_29_a_pod_reaches_itself_through_its_service_and_sees_another_address(lab: ManifestLab) -> None:
     seen = sources(lab, to_itself(lab))
     assert len(seen) == len(FAMILIES)
     assert seen.isdisjoint(lab.fabric.pods["shop", "web"].addresses)
@@ -277,14 +286,14 @@ def test_29_a_pod_reaches_itself_through_its_service_and_sees_another_address(la
         pytest.param([egress({"to": [ITSELF]}, pods=WEB), ingress({"from": [ITSELF]})], True, id="egress and ingress"),
     ],
 )
-def test_29_hairpin_is_judged_at_both_ends_as_the_pod_s_call_to_itself(
-    lab: Lab, policies: list[Document], *, allowed: bool
+def test_29_hairpin_traffic_meets_the_pods_egress_and_ingress_policies(
+    lab: ManifestLab, policies: list[Document], *, allowed: bool
 ) -> None:
     lab.apply("policy", *policies)
     assert lab.wrong(dict.fromkeys(to_itself(lab), allowed)) == []
 
 
-def test_29_a_pod_s_own_address_is_never_judged(lab: Lab) -> None:
+def test_29_policies_never_apply_to_a_pods_own_address(lab: ManifestLab) -> None:
     lab.apply("policy", closed("Ingress", "Egress"))
     own = calls(lab.pod("shop/web"), lab.fabric.pods["shop", "web"].addresses, TARGET)
     assert lab.wrong(dict.fromkeys(own, True)) == []

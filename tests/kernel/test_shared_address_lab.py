@@ -1,4 +1,4 @@
-"""Two records of Pods with one address, by packets: what either's policies deny is dropped (corner-cases.md 41)."""
+"""Two Pod objects with one address: packets that the policies of either deny are dropped (edge case 41)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from nfagent.lab.listeners import Endpoint
 from nfagent.lab.probe import Probe
 from nfagent.model.netaddr import FAMILIES
-from tests.support.edge_case_lab import OF_Y, A, corner_lab
-from tests.support.packet_labs import Document, Lab, pod_document, policy_document
+from tests.support.edge_case_lab import OF_Y, A, edge_case_lab
+from tests.support.packet_labs import Document, ManifestLab, pod_document, policy_document
 
 pytestmark = pytest.mark.kernel
 
@@ -18,9 +18,9 @@ PORTS = (80, 81, 82)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     """Beside x/a, give its addresses to a record that comes first by name: an earlier Pod's."""
-    with corner_lab(tmp_path_factory.mktemp("lab"), "routed") as running:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), "routed") as running:
         pod = running.pod("x/a")
         addresses = [running.address("x/a", family) for family in FAMILIES]
         running.servers.listen(Endpoint(pod, address, "tcp", port) for address in addresses for port in PORTS)
@@ -30,8 +30,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-def passing(lab: Lab, source: str) -> list[set[int]]:
-    """Tell which ports of x/a a Pod reaches, family by family."""
+def passing(lab: ManifestLab, source: str) -> list[set[int]]:
+    """Return the ports of x/a that a Pod reaches, for each family."""
     asked = [
         {port: Probe(lab.pod(source), lab.address("x/a", family), "tcp", port) for port in PORTS} for family in FAMILIES
     ]
@@ -39,13 +39,13 @@ def passing(lab: Lab, source: str) -> list[set[int]]:
     return [{port for port, probe in probes.items() if outcomes[probe].reached} for probes in asked]
 
 
-def opened(lab: Lab, name: str, pods: Document, *ports: int) -> None:
+def opened(lab: ManifestLab, name: str, pods: Document, *ports: int) -> None:
     rule: Document = {"from": [OF_Y], "ports": [{"protocol": "TCP", "port": port} for port in ports]}
     lab.apply(name, policy_document("x", name, podSelector=pods, policyTypes=["Ingress"], ingress=[rule]))
 
 
 def test_41_the_pod_is_isolated_though_another_record_comes_first_and_none_of_its_packets_pass_that_either_denies(
-    lab: Lab,
+    lab: ManifestLab,
 ) -> None:
     assert passing(lab, "y/near") == [{80, 81, 82}] * 2
     opened(lab, "own", A, 80, 81)

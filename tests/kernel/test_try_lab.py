@@ -1,4 +1,4 @@
-"""What `nfagent try` says of the connections in a real log, held against real packets once the change is made."""
+"""The verdicts of `nfagent try` for logged connections, compared with packets after the change is made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import (
     Document,
-    Lab,
+    ManifestLab,
     as_text,
     logging_document,
     namespace_document,
@@ -58,7 +58,7 @@ GUARD: Document = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     documents.append(logging_document(allow=True, deny=True))
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
@@ -66,12 +66,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-def agent(lab: Lab) -> LabAgent:
+def agent(lab: ManifestLab) -> LabAgent:
     return lab.cluster.agent(lab.fabric.pods["x", "a"].node)
 
 
-def probes(lab: Lab) -> dict[tuple[str, str], Probe]:
-    """Give every way of calling x/a, by the client's address and the protocol that the log names."""
+def probes(lab: ManifestLab) -> dict[tuple[str, str], Probe]:
+    """Return every way of calling x/a, by the client's address and the protocol that the log names."""
     return {
         (lab.address(client, family), "icmpv6" if (protocol, family) == ("icmp", 6) else protocol): Probe(
             lab.pod(client), lab.address("x/a", family), protocol, port
@@ -82,7 +82,7 @@ def probes(lab: Lab) -> dict[tuple[str, str], Probe]:
     }
 
 
-def tried(lab: Lab, folder: Path, code: int, *documents: Document, delete: bool = False) -> dict[str, Any]:
+def tried(lab: ManifestLab, folder: Path, code: int, *documents: Document, delete: bool = False) -> dict[str, Any]:
     given = folder / "given.yaml"
     given.write_text(as_text(documents))
     done = agent(lab).run("try", "-f", str(given), "-o", "json", *(["--delete"] if delete else []))
@@ -92,14 +92,14 @@ def tried(lab: Lab, folder: Path, code: int, *documents: Document, delete: bool 
 
 
 def turned(found: dict[str, Any]) -> dict[tuple[str, str], bool]:
-    """Tell what becomes of the flows that change: allowed, or not."""
+    """Return the new verdicts of the flows that change."""
     return {
         (change["flow"]["source"], change["flow"]["protocol"]): change["after"] == "allowed"
         for change in found["changes"]
     }
 
 
-def test_the_packets_do_what_the_trial_said(lab: Lab, tmp_path: Path) -> None:
+def test_packets_meet_the_verdicts_that_try_predicted(lab: ManifestLab, tmp_path: Path) -> None:
     ways = probes(lab)
     lab.apply("door", OPEN)
     verdicts = dict.fromkeys(ways, True)
@@ -128,7 +128,7 @@ def test_the_packets_do_what_the_trial_said(lab: Lab, tmp_path: Path) -> None:
     assert all(changes.values())
 
 
-def test_pairs_of_pods_that_the_trial_lists_change_and_others_do_not(lab: Lab, tmp_path: Path) -> None:
+def test_only_the_pairs_of_pods_that_try_lists_change(lab: ManifestLab, tmp_path: Path) -> None:
     lab.apply("door", OPEN)
     given = tmp_path / "given.yaml"
     given.write_text(as_text([AJAR, GUARD]))

@@ -1,4 +1,4 @@
-"""Inputs that once took a whole object along for one of its fields, asked by packets.
+"""One unreadable field doesn't drop the whole object, with packets.
 
 The nodes and Pods are those of the inputs: Node n2, of role cp, has an ExternalIP that is empty.
 """
@@ -17,7 +17,7 @@ from nfagent.lab.listeners import Endpoint, Listeners, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
-from tests.support.packet_labs import Document, Lab, as_text
+from tests.support.packet_labs import Document, ManifestLab, as_text
 
 pytestmark = pytest.mark.kernel
 
@@ -56,7 +56,7 @@ PODS = [pod_plan(document) for document in CLUSTER if document["kind"] == "Pod"]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
     manifests = folder / "manifests"
     manifests.mkdir()
@@ -72,17 +72,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         for node in NODES:
             name = fabric.node_namespace(node.name)
             servers.listen(Endpoint(name, address, "tcp", KUBELET) for address in node.addresses)
-        yield Lab(fabric, servers, cluster)
+        yield ManifestLab(fabric, servers, cluster)
 
 
 @pytest.fixture(autouse=True)
-def _tidy(lab: Lab) -> Iterator[None]:
+def _tidy(lab: ManifestLab) -> Iterator[None]:
     yield
     lab.only_cluster()
     lab.apply("cluster", *CLUSTER)
 
 
-def to_nodes(lab: Lab) -> dict[str, list[Probe]]:
+def to_nodes(lab: ManifestLab) -> dict[str, list[Probe]]:
     """By node, the tries of bug-a/cli to reach its addresses."""
     return {
         node.name: [Probe(lab.pod("bug-a/cli"), address, "tcp", KUBELET) for address in node.addresses]
@@ -90,29 +90,29 @@ def to_nodes(lab: Lab) -> dict[str, list[Probe]]:
     }
 
 
-def to_server(lab: Lab, client: str) -> list[Probe]:
+def to_server(lab: ManifestLab, client: str) -> list[Probe]:
     return [Probe(lab.pod(client), lab.address("bug-b/srv", family), "tcp", 80) for family in (4, 6)]
 
 
-def problems(lab: Lab) -> list[tuple[str, str]]:
+def problems(lab: ManifestLab) -> list[tuple[str, str]]:
     found = lab.cluster.agent("n1").ask("/v1/dump/state")["problems"]
     return [(problem["object"], problem["field"]) for problem in found]
 
 
-def test_a_deny_by_nodes_holds_for_a_node_whose_external_address_is_empty(lab: Lab) -> None:
+def test_a_deny_by_nodes_holds_for_a_node_whose_external_address_is_empty(lab: ManifestLab) -> None:
     lab.apply("policies", *policies_of("node-with-an-empty-externalip"))
     expected = {probe: node == "n1" for node, probes in to_nodes(lab).items() for probe in probes}
     assert lab.wrong(expected) == []
     assert problems(lab) == [("Node n2", "status.addresses[2].address")]
 
 
-def test_pods_see_pod_addresses_on_a_node_whose_external_address_is_empty(lab: Lab) -> None:
+def test_pods_see_pod_addresses_on_a_node_whose_external_address_is_empty(lab: ManifestLab) -> None:
     probes = [*to_server(lab, "bug-a/cli"), *to_nodes(lab)["n2"]]
     seen = {outcome.seen_from for outcome in lab.ask(probes).values()}
     assert seen == {lab.address("bug-a/cli", 4), lab.address("bug-a/cli", 6)}
 
 
-def test_an_ip_block_with_leading_zeros_means_the_decimal_address(lab: Lab) -> None:
+def test_an_ip_block_with_leading_zeros_means_the_decimal_address(lab: ManifestLab) -> None:
     lab.apply("policies", *policies_of("leading-zeros"))
     expected = {probe: False for client in ("bug-a/cli", "bug-a/oth") for probe in to_server(lab, client)}
     expected[to_server(lab, "bug-a/cli")[0]] = True
@@ -120,7 +120,7 @@ def test_an_ip_block_with_leading_zeros_means_the_decimal_address(lab: Lab) -> N
     assert problems(lab) == [("Node n2", "status.addresses[2].address")]
 
 
-def test_pods_and_nodes_with_leading_zeros_in_their_addresses_are_judged_as_without(lab: Lab) -> None:
+def test_addresses_with_leading_zeros_match_as_without(lab: ManifestLab) -> None:
     changed = copy.deepcopy(CLUSTER)
     for document in changed:
         for entry in document.get("status", {}).get("podIPs", ()):
@@ -135,7 +135,7 @@ def test_pods_and_nodes_with_leading_zeros_in_their_addresses_are_judged_as_with
     assert lab.wrong(expected) == []
 
 
-def test_a_masquerade_list_counts_in_whatever_letter_case_its_keys_are(lab: Lab) -> None:
+def test_a_masquerade_list_is_read_with_keys_in_any_letter_case(lab: ManifestLab) -> None:
     lab.apply("masquerade", *policies_of("masq-key-case"))
     probes = [Probe(lab.pod("bug-a/cli"), address, "tcp", 443) for address in OUTSIDE.addresses]
     outcomes = lab.ask(probes)

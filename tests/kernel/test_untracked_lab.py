@@ -1,4 +1,4 @@
-"""Packets that another table exempts from conntrack: judged by their own addresses and ports (corner-cases.md 33)."""
+"""Packets that another table exempts from conntrack meet policies by their own addresses and ports (edge case 33)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nfagent.lab.listeners import Endpoint, Protocol
 from nfagent.lab.probe import Probe
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.conntrack_table import count, forget
-from tests.support.edge_case_lab import OF_Y, A, blocks, corner_lab
-from tests.support.packet_labs import Document, Lab, policy_document
+from tests.support.edge_case_lab import OF_Y, A, blocks, edge_case_lab
+from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import heard, udp_socket
 
 pytestmark = pytest.mark.kernel
@@ -37,8 +37,8 @@ table inet exempt {
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with corner_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
         node = running.fabric.node_namespace("n1")
         own = [*DNS.values(), *BESIDE.values()]
         netns.ip_batch([f"address add {address}/{128 if ':' in address else 32} dev lo nodad" for address in own], node)
@@ -53,15 +53,15 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def policies(lab: Lab) -> Iterator[Lab]:
-    """Take a test's policies away after it."""
+def policies(lab: ManifestLab) -> Iterator[ManifestLab]:
+    """Delete a test's policies after it."""
     yield lab
     lab.only_cluster()
 
 
 @contextlib.contextmanager
-def exempted(lab: Lab, *addresses: str, priority: int = -300) -> Iterator[None]:
-    """Have n1 keep no conntrack entry of what goes to these addresses or comes from them."""
+def exempted(lab: ManifestLab, *addresses: str, priority: int = -300) -> Iterator[None]:
+    """Exempt packets from and to these addresses from conntrack on n1."""
     node = lab.fabric.node_namespace("n1")
     words = [("ip6" if ":" in address else "ip", address) for address in addresses]
     rules = [f"{ip} {side} {address} notrack" for ip, address in words for side in ("saddr", "daddr")]
@@ -76,13 +76,13 @@ def exempted(lab: Lab, *addresses: str, priority: int = -300) -> Iterator[None]:
         subprocess.run(lab.fabric.command(node, ["nft", "delete", "table", "inet", "exempt"]), check=True, timeout=30)
 
 
-def probes(lab: Lab, source: str, destination: str, port: int) -> list[Probe]:
+def probes(lab: ManifestLab, source: str, destination: str, port: int) -> list[Probe]:
     return [Probe(lab.pod(source), destination, protocol, port) for protocol in QUERIES]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_33_untracked_dns_to_a_node_local_address_passes_by_an_ipblock_and_port_53_and_nothing_beside_it(
-    policies: Lab, family: Family
+    policies: ManifestLab, family: Family
 ) -> None:
     lab = policies
     with exempted(lab, DNS[family], BESIDE[family]):
@@ -99,8 +99,8 @@ def test_33_untracked_dns_to_a_node_local_address_passes_by_an_ipblock_and_port_
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("other", ["y/near", "y/far"], ids=["one node", "two nodes"])
-def test_33_untracked_packets_that_are_forwarded_are_judged_by_their_own_addresses_and_ports(
-    policies: Lab, other: str, family: Family
+def test_33_forwarded_untracked_packets_meet_policies_by_their_own_addresses_and_ports(
+    policies: ManifestLab, other: str, family: Family
 ) -> None:
     lab = policies
     here, there = lab.address("x/a", family), lab.address(other, family)
@@ -118,7 +118,7 @@ def test_33_untracked_packets_that_are_forwarded_are_judged_by_their_own_address
 
 
 def guard(direction: str, action: str, port: int, **peers: object) -> Document:
-    """Have a tier decide about x's Pods, by both protocols at a port."""
+    """Return a tier policy for x's Pods with both protocols at a port."""
     ports = [{"portNumber": {"protocol": protocol.upper(), "port": port}} for protocol in QUERIES]
     return {
         "apiVersion": "policy.networking.k8s.io/v1alpha1",
@@ -133,7 +133,9 @@ def guard(direction: str, action: str, port: int, **peers: object) -> Document:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_33_a_tier_denies_an_untracked_packet_by_its_own_address_and_port(policies: Lab, family: Family) -> None:
+def test_33_a_tier_denies_an_untracked_packet_by_its_own_address_and_port(
+    policies: ManifestLab, family: Family
+) -> None:
     lab = policies
     networks = {"networks": [f"{DNS[family]}/{128 if family == 6 else 32}"]}
     lab.apply("policy", guard("egress", "Deny", 53, to=[networks]))
@@ -146,7 +148,7 @@ def test_33_a_tier_denies_an_untracked_packet_by_its_own_address_and_port(polici
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_35_untracked_fragments_pass_but_where_a_tier_denies_a_port_that_a_fragment_may_lack(
-    policies: Lab, family: Family
+    policies: ManifestLab, family: Family
 ) -> None:
     """Exempted before they are reassembled."""
     lab = policies

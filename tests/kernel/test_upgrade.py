@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.kernel.table_queries import generation
-from tests.kernel.test_cli import Site, site
+from tests.kernel.test_cli import AgentSite, site
 
 __all__ = ["site"]
 
@@ -28,7 +28,7 @@ TABLES = GOLDENS if EARLIER else [GOLDENS[0], GOLDENS[3], GOLDENS[-1]]
 
 
 @pytest.mark.parametrize("manifests", TABLES, ids=lambda path: path.stem)
-def test_the_next_agent_commits_nothing(site: Site, manifests: Path) -> None:
+def test_the_next_agent_commits_nothing(site: AgentSite, manifests: Path) -> None:
     (site.manifests / "cluster.yaml").unlink()
     shutil.copy(manifests, site.manifests)
     site.node = "a"
@@ -43,7 +43,7 @@ def test_the_next_agent_commits_nothing(site: Site, manifests: Path) -> None:
         agent.stop()
 
 
-def test_a_change_is_seen_as_commits(site: Site) -> None:
+def test_a_change_is_seen_as_commits(site: AgentSite) -> None:
     """Hold the measure of the test above: a policy more is a generation more."""
     with site.agent(EARLIER):
         site.await_sync()

@@ -1,4 +1,4 @@
-"""Item 5: logged packets become records, attributed, none lost, switched by the NetworkLogging object."""
+"""Verdict records of packets: attributed, none lost, switched on by the NetworkLogging object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import OutsideHost, grid
 from nfagent.verdicts.records import Record, decode
 from tests.support.packet_labs import (
-    Lab,
+    ManifestLab,
     logging_document,
     namespace_document,
     pod_document,
@@ -53,7 +53,7 @@ for number in range(count):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
         running.servers.listen(pod_endpoints(running.fabric, PORTS))
@@ -63,31 +63,31 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-def agent(lab: Lab) -> LabAgent:
+def agent(lab: ManifestLab) -> LabAgent:
     return lab.cluster.agent(lab.fabric.pods["x", "a"].node)
 
 
-def records(lab: Lab) -> list[Record]:
+def records(lab: ManifestLab) -> list[Record]:
     log = agent(lab).verdict_log
     return [decode(line) for line in log.read_bytes().splitlines()] if log.exists() else []
 
 
-def fresh(lab: Lab, count: int, act: Callable[[], object], seconds: float = 5.0) -> list[Record]:
-    """Give the records that an act brings about; `count` of them are waited for."""
+def fresh(lab: ManifestLab, count: int, act: Callable[[], object], seconds: float = 5.0) -> list[Record]:
+    """Return the records that an act brings about; `count` of them are waited for."""
     known = len(records(lab))
     act()
     wait_until(lambda: len(records(lab)) >= known + count, seconds)
     return records(lab)[known:]
 
 
-def switch(lab: Lab, *, allow: bool, deny: bool) -> None:
+def switch(lab: ManifestLab, *, allow: bool, deny: bool) -> None:
     lab.apply("logging", logging_document(allow=allow, deny=deny))
 
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("protocol", "port"), PORTS)
 def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
-    lab: Lab, protocol: Protocol, port: int, family: int
+    lab: ManifestLab, protocol: Protocol, port: int, family: int
 ) -> None:
     switch(lab, allow=False, deny=True)
     probe = Probe(lab.pod("z/c"), lab.address("x/a", family), protocol, port)
@@ -111,7 +111,7 @@ def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
     ids=["one policy", "the other policy", "every policy that allows it"],
 )
 def test_an_allowed_connection_is_one_record_that_names(
-    lab: Lab, source: str, policies: list[str], family: int
+    lab: ManifestLab, source: str, policies: list[str], family: int
 ) -> None:
     switch(lab, allow=True, deny=False)
     probe = Probe(lab.pod(source), lab.address("x/a", family), "tcp", 80)
@@ -120,14 +120,14 @@ def test_an_allowed_connection_is_one_record_that_names(
     assert (found[0].disposition, found[0].connection.dest_port) == ("allow", 80)
 
 
-def test_an_end_outside_the_cluster_is_an_instance(lab: Lab) -> None:
+def test_an_end_outside_the_cluster_is_an_instance(lab: ManifestLab) -> None:
     switch(lab, allow=True, deny=True)
     probe = Probe(lab.fabric.outside_namespace("outside"), lab.address("x/a", 4), "udp", 80)
     found = fresh(lab, 1, lambda: lab.reaches(probe, 0.15))
     assert found[0].src.instance == OUTSIDE.addresses[0]
 
 
-def test_a_one_way_udp_stream_is_one_allowed_connection(lab: Lab) -> None:
+def test_a_udp_stream_without_replies_is_one_allowed_connection(lab: ManifestLab) -> None:
     switch(lab, allow=True, deny=False)
     flood = [sys.executable, "-c", FLOOD, lab.address("x/a", 4), "20", "200"]
     command = lab.fabric.command(lab.pod("y/c"), flood)
@@ -137,7 +137,7 @@ def test_a_one_way_udp_stream_is_one_allowed_connection(lab: Lab) -> None:
     assert [record.connection.protocol for record in found] == ["udp", "tcp"]
 
 
-def test_without_the_object_nothing_is_logged_and_with_it_again_everything(lab: Lab) -> None:
+def test_without_the_object_nothing_is_logged_and_with_it_again_everything(lab: ManifestLab) -> None:
     switch(lab, allow=True, deny=True)
     lab.delete("logging")
     before = len(records(lab))
@@ -152,7 +152,7 @@ def test_without_the_object_nothing_is_logged_and_with_it_again_everything(lab: 
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_ten_thousand_packets_a_second_are_all_recorded(lab: Lab, family: int) -> None:
+def test_ten_thousand_packets_a_second_are_all_recorded(lab: ManifestLab, family: int) -> None:
     switch(lab, allow=False, deny=True)
     count = 30_000
     flood = [sys.executable, "-c", FLOOD, lab.address("x/a", family), str(count), "10000"]
@@ -164,10 +164,10 @@ def test_ten_thousand_packets_a_second_are_all_recorded(lab: Lab, family: int) -
     assert lines(lab) == written + count
 
 
-def counters(lab: Lab) -> dict[str, int]:
+def counters(lab: ManifestLab) -> dict[str, int]:
     found: dict[str, int] = agent(lab).ask("/v1/dump/state")["agent"]["verdict_log"]
     return found
 
 
-def lines(lab: Lab) -> int:
+def lines(lab: ManifestLab) -> int:
     return sum(path.read_bytes().count(b"\n") for path in agent(lab).verdict_log.parent.iterdir())

@@ -1,4 +1,4 @@
-"""Item 7: the demo shows what it says, and leaves nothing behind, also when it is interrupted."""
+"""The demo has the expected results, and removes everything, also when it is interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "nfagent", "lab", "demo"]
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """Give a folder with a short name: a unix socket below it has 107 bytes for its path."""
+    """Return a folder with a short name: a unix socket below it has 107 bytes for its path."""
     with TemporaryDirectory(prefix="nfagent-test-") as folder:
         yield Path(folder)
 
@@ -63,7 +63,7 @@ def agents(folder: Path) -> list[int]:
     return found
 
 
-def test_everything_goes_as_the_demo_says_and_nothing_is_left(demo: subprocess.Popen[str], scratch: Path) -> None:
+def test_the_demo_has_the_expected_results_and_removes_everything(demo: subprocess.Popen[str], scratch: Path) -> None:
     output, said = demo.communicate(timeout=120)
     assert demo.returncode == 0, said
     result = json.loads(output)

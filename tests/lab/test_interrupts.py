@@ -1,4 +1,4 @@
-"""An interrupt while a process is started comes when it is known, and not between."""
+"""An interrupt while a process is being started is deferred until the process is recorded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from nfagent.lab.interrupts import held_back
+from nfagent.lab.interrupts import deferred_interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
 def test_an_interrupt_takes_effect_at_the_end_of_the_block(number: signal.Signals) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - what comes after the signal is what is asked
-        with held_back():
+        with deferred_interrupts():
             signal.raise_signal(number)
             done.append("the rest of the block")
         done.append("what comes after it")
@@ -24,7 +24,7 @@ def test_an_interrupt_takes_effect_at_the_end_of_the_block(number: signal.Signal
 
 def test_without_an_interrupt_the_handlers_are_those_of_before() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with held_back():
+    with deferred_interrupts():
         pass
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -33,7 +33,7 @@ def test_in_another_thread_nothing_is_changed() -> None:
     during: list[object] = []
 
     def look() -> None:
-        with held_back():
+        with deferred_interrupts():
             during.append(signal.getsignal(signal.SIGINT))
 
     before = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Probes tell the truth: what passes is reached, what a rule drops isn't, and who was seen is who sent."""
+"""Probes: an accepted one is reached, a dropped one isn't, and the server records its source address."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run_nft(fabric: NetnsTopology, node: str, script: str) -> None:
 
 
 def members(fabric: NetnsTopology) -> dict[str, tuple[str, ...]]:
-    """Give the addresses of every namespace that sends and receives."""
+    """Return the addresses of every namespace that sends and receives."""
     return {
         **{fabric.pod_namespace(*pod.key): pod.addresses for pod in fabric.pods.values()},
         **{fabric.node_namespace(node.name): node.addresses for node in fabric.nodes.values()},
@@ -75,7 +75,7 @@ def members(fabric: NetnsTopology) -> dict[str, tuple[str, ...]]:
 
 
 def probes_between(fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable[tuple[Protocol, int]]) -> list[Probe]:
-    """Give probes from one Pod 'namespace/name' to another, to each of its addresses."""
+    """Return probes from one Pod 'namespace/name' to another, to each of its addresses."""
     source, destination = (tuple(end.split("/")) for end in ends)
     return [
         Probe(fabric.pod_namespace(*source), address, protocol, port)
@@ -85,11 +85,11 @@ def probes_between(fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable
 
 
 def reached(outcomes: dict[Probe, ProbeResult]) -> set[tuple[str, int]]:
-    """Give protocol and port of what was reached."""
+    """Return protocol and port of what was reached."""
     return {(probe.protocol, probe.port) for probe, outcome in outcomes.items() if outcome.reached}
 
 
-def test_everybody_reaches_everybody_by_every_protocol_and_family(fabric: NetnsTopology) -> None:
+def test_every_pod_reaches_every_pod_with_every_protocol_and_family(fabric: NetnsTopology) -> None:
     ends = members(fabric)
     with Listeners() as servers:
         servers.listen(
@@ -207,7 +207,7 @@ def test_a_probe_from_nowhere_is_refused() -> None:
 
 
 def test_an_address_that_is_not_there_cannot_be_listened_to(fabric: NetnsTopology, servers: Listeners) -> None:
-    with pytest.raises(KernelError, match="the address isn't there"):
+    with pytest.raises(KernelError, match="no interface has the address"):
         servers.listen([Endpoint(fabric.pod_namespace("x", "a"), "10.244.1.250", "tcp", 80)])
 
 
@@ -224,7 +224,7 @@ def test_a_stopped_server_answers_no_more_and_the_others_do(fabric: NetnsTopolog
     [("tcp", False), ("tcp", True), ("udp", False), ("udp", True), ("sctp", False), ("icmp", False), ("icmp", True)],
     ids=lambda value: {True: "on one connection", False: "each a connection"}.get(value, value),
 )
-def test_a_stream_tells_when_a_rule_bites_and_when_it_is_lifted(
+def test_the_first_packet_after_an_added_and_after_a_deleted_rule_is_found(
     fabric: NetnsTopology, protocol: Protocol, *, live: bool
 ) -> None:
     (probe, *_) = probes_between(fabric, ("x/a", "x/c"), [(protocol, 0 if protocol == "icmp" else 80)])
@@ -250,7 +250,7 @@ def test_a_stream_tells_when_a_rule_bites_and_when_it_is_lifted(
 
 
 def test_a_stream_on_one_sctp_connection_is_refused() -> None:
-    with pytest.raises(UsageError, match="watch a live connection by tcp, udp or icmp"):
+    with pytest.raises(UsageError, match="probe a live connection by tcp, udp or icmp"):
         watch_change("nfa-none", "192.0.2.1", "sctp", 80, want=False, deadline=1, live=True)
 
 

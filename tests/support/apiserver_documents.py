@@ -1,4 +1,4 @@
-"""What an API server writes, in shorthand; and somebody who holds what a reflector gives."""
+"""List pages and watch events of an API server, in shorthand; a sink that records a reflector's changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Document = dict[str, Any]
 
 
 def pod(name: str, version: int = 1, address: str = "10.64.0.1", **labels: str) -> Document:
-    """Describe a Pod of namespace `shop` on node `a`, as lists have it: without kind."""
+    """Return a Pod of namespace `shop` on node `a`, without kind, as in a list."""
     return {
         "metadata": {"namespace": "shop", "name": name, "resourceVersion": str(version), "labels": labels},
         "spec": {"nodeName": "a", "containers": [{"name": "main"}]},
@@ -24,62 +24,62 @@ def pod(name: str, version: int = 1, address: str = "10.64.0.1", **labels: str) 
 
 
 def broken_pod(name: str, version: int = 1) -> Document:
-    """Describe a Pod that no API server would take: its address is none."""
+    """Return a Pod with an invalid address."""
     return pod(name, version, address="10.64.0.300")
 
 
 def page(*objects: object, version: str = "10", rest: str = "") -> bytes:
-    """Write a page of a list; `rest` is its continue token."""
+    """Encode a page of a list; `rest` is its continue token."""
     metadata = {"resourceVersion": version, **({"continue": rest} if rest else {})}
     return json.dumps({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": list(objects)}).encode()
 
 
 def event(word: str, found: object) -> bytes:
-    """Write a line of a watch."""
+    """Encode a watch event."""
     return json.dumps({"type": word, "object": found}).encode() + b"\n"
 
 
 def added(*objects: object) -> bytes:
-    """Write a line for each object."""
+    """Encode an ADDED event for each object."""
     return b"".join(event("ADDED", found) for found in objects)
 
 
 def bookmark(version: str) -> bytes:
-    """Write a bookmark: everything up to this version was sent."""
+    """Encode a bookmark: all events up to this version were sent."""
     return event("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": version}})
 
 
 def end_mark(version: str) -> bytes:
-    """Write the bookmark that ends the initial events."""
+    """Encode the bookmark that ends the initial events."""
     marked = {"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}}
     return event("BOOKMARK", {"kind": "Pod", "metadata": marked})
 
 
 def status(code: int, reason: str = "", message: str = "", retry_after: float | None = None) -> Document:
-    """Describe a Status."""
+    """Return a Status (meta.k8s.io/v1)."""
     details = {} if retry_after is None else {"details": {"retryAfterSeconds": retry_after}}
     return {"kind": "Status", "code": code, "reason": reason, "message": message, "metadata": {}, **details}
 
 
 def encoded(document: object) -> bytes:
-    """Write a document as the body of an answer."""
+    """Encode a document as the body of a response."""
     return json.dumps(document).encode()
 
 
 def error(code: int, reason: str = "", message: str = "", retry_after: float | None = None) -> bytes:
-    """Write the watch event that says what is wrong."""
+    """Encode an ERROR event."""
     return event("ERROR", status(code, reason, message, retry_after))
 
 
 def _kept(item: Item, before: Item | None) -> Item:
-    """Take an object in as the state of the cluster does: what can't be read of a Pod stays."""
+    """Return an object as the cluster state keeps it: unreadable fields of a Pod keep their last valid value."""
     return with_last_good(item, before) if isinstance(item, Pod) and isinstance(before, Pod) else item
 
 
 class Holder:
-    """Holds what it is given, and remembers it.
+    """Applies changes, and records them.
 
-    items: what is in force
+    items: the current objects
     given: every change, in order
     """
 
@@ -100,10 +100,10 @@ class Holder:
 
     @property
     def names(self) -> str:
-        """The names of what is in force, in order."""
+        """The names of the current objects, sorted."""
         return " ".join(sorted(ref.name for ref in self.items))
 
     @property
     def gone(self) -> str:
-        """The names of what was taken away, in the order of events."""
+        """The names of the deleted objects, in the order of events."""
         return " ".join(change.name for change in self.given if isinstance(change, ObjectRef))

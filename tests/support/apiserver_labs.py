@@ -21,7 +21,7 @@ from nfagent.model.netaddr import FAMILIES
 from tests.support.packet_labs import Document, ProbedLab, node_document, wait_until
 
 API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
-"""Where the API server runs."""
+"""The host of the API server."""
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ACCOUNT = ("nfagent", "nfagent")
@@ -29,7 +29,7 @@ ACCOUNT = ("nfagent", "nfagent")
 
 
 class ApiLab(ProbedLab[ApiCluster]):
-    """A running lab, and its control plane."""
+    """A running lab with its control plane."""
 
     def __init__(self, fabric: NetnsTopology, servers: Listeners, cluster: ApiCluster, plane: ControlPlane) -> None:
         super().__init__(fabric, servers, cluster)
@@ -37,16 +37,16 @@ class ApiLab(ProbedLab[ApiCluster]):
 
     @property
     def client(self) -> LabApiClient:
-        """The administrator."""
+        """The client of the user `admin`."""
         return self.cluster.client
 
     def reach(self, source: str, destination: str) -> set[bool]:
-        """Whether one Pod reaches another: by TCP, of both families."""
+        """Return whether one Pod reaches another by TCP, as a set over both families."""
         probes = [Probe(self.pod(source), self.address(destination, family), "tcp", 80) for family in FAMILIES]
         return {outcome.reached for outcome in self.ask(probes, 0.3).values()}
 
     def restore(self, before: frozenset[str]) -> None:
-        """Delete what wasn't there before, and have the agents enforce what is left."""
+        """Delete all objects that didn't exist before, and wait until the agents enforce the rest."""
         extra = self.client.inventory() - before
         self.client.remove(extra)
         plurals = {path.split("/")[-2] for path in extra}
@@ -91,7 +91,7 @@ def running_api_lab(
 
 
 def account_token(plane: ControlPlane, client: LabApiClient) -> str:
-    """Apply deploy/rbac.yaml, and give a token of its service account, when the server grants it what is in there."""
+    """Apply deploy/rbac.yaml; return a token of its service account as soon as the server grants its rights."""
     client.put_all(read_documents(DEPLOY / "rbac.yaml"))
     token = client.service_account_token(*ACCOUNT)
     with plane.client(token=token) as account:
@@ -102,7 +102,7 @@ def account_token(plane: ControlPlane, client: LabApiClient) -> str:
 def may(
     client: LabApiClient, verb: str, resource: str, *, group: str = "", namespace: str = "kube-system", name: str = ""
 ) -> bool:
-    """Ask whether a client's user is allowed something (SelfSubjectAccessReview). Raises ClusterError."""
+    """Return whether a client's user is allowed something (SelfSubjectAccessReview). Raises ClusterError."""
     resource, _, subresource = resource.partition("/")
     wanted = {
         "verb": verb,
@@ -128,13 +128,13 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def shipped_definitions() -> list[Document]:
-    """Give the CustomResourceDefinitions of deploy/crds."""
+    """Return the CustomResourceDefinitions of deploy/crds."""
     found = [document for path in sorted((DEPLOY / "crds").glob("*.yaml")) for document in read_documents(path)]
     return [document for document in found if document["kind"] == "CustomResourceDefinition"]
 
 
 def tier_definitions() -> list[Document]:
-    """Describe the tiers' kinds, as far as it takes to have them served: of what is in them nothing is checked."""
+    """Return definitions of the tier kinds that have them served; their schema accepts any object."""
     return [
         _definition("v1alpha1", "AdminNetworkPolicy", "adminnetworkpolicies"),
         _definition("v1alpha1", "BaselineAdminNetworkPolicy", "baselineadminnetworkpolicies"),
@@ -150,7 +150,7 @@ def _definition(version: str, kind: str, plural: str) -> Document:
         "kind": "CustomResourceDefinition",
         "metadata": {
             "name": f"{plural}.{group}",
-            # Groups of *.k8s.io are kept from whoever can't say this.
+            # The server requires this annotation for definitions of *.k8s.io groups.
             "annotations": {"api-approved.kubernetes.io": "unapproved, test-only"},
         },
         "spec": {

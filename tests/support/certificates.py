@@ -1,4 +1,4 @@
-"""Certificates for tests that speak TLS on loopback, made by the `openssl` command: a CA, and what it signs."""
+"""A CA and its certificates for tests with TLS on loopback, made by the `openssl` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVER_NAMES = "IP:127.0.0.1,DNS:kubernetes.default.svc"
 
 
 class Authority:
-    """A CA. Each certificate is one PEM file that holds the key, too."""
+    """A CA. Each certificate is a PEM file that also has the key."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         if shutil.which("openssl") is None:
@@ -26,7 +26,7 @@ class Authority:
         )
 
     def certificate(self, name: str, alternatives: str = SERVER_NAMES, days: int = 2) -> Path:
-        """Sign a certificate with names of its own; days below 0: one that is over."""
+        """Return the file of a new certificate with subject alternative names; days below 0: an expired one."""
         request, key, file = (self._folder / f"{name}.{kind}" for kind in ("csr", "key", "pem"))
         extensions = self._folder / f"{name}.ext"
         extensions.write_text(f"subjectAltName={alternatives}\n")
@@ -38,7 +38,7 @@ class Authority:
         return file
 
     def serving(self, name: str = "server", *, clients: bool = False) -> ssl.SSLContext:
-        """Give a server's TLS; clients: it asks for certificates of this CA."""
+        """Return a server's TLS context; clients: it requires client certificates of this CA."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         file = self._folder / f"{name}.pem"
         context.load_cert_chain(file if file.exists() else self.certificate(name))

@@ -1,6 +1,6 @@
-"""The connections that a network namespace tracks: all of them forgotten, or more than there is room for.
+"""The conntrack table of a network namespace: deletes all entries, or fills it to the limit.
 
-Each namespace counts its own; the limit, nf_conntrack_max, is the machine's, and is only looked at.
+Each namespace has its own count; the limit, nf_conntrack_max, is the machine's and only read here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEW = 1 << 8
 _NLM_F_CREATE = 0x400
 _ORIGINAL, _REPLY, _STATUS, _TIMEOUT = 1, 2, 3, 7
 _IP, _PROTOCOL = 1, 2
-# IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED: what the kernel doesn't push out to make room
+# IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED: entries that the kernel doesn't evict early
 _KEPT = struct.pack("!I", 1 << 1 | 1 << 2 | 1 << 3)
 _SECONDS = struct.pack("!I", 600)
 _CLIENT = bytes.fromhex("f00df00d")  # stands for a client's address until that is known
@@ -34,17 +34,17 @@ _BATCH = 256
 
 
 def limit() -> int:
-    """Give the number of connections that a namespace has room for, 0 for any number."""
+    """Return the largest number of entries of a namespace, 0 for no limit."""
     return int(_LIMIT.read_text(encoding="ascii"))
 
 
 def count(namespace: str) -> int:
-    """Count a namespace's connections."""
+    """Return the number of a namespace's entries."""
     return netns.inside(namespace, lambda: int(_COUNT.read_text(encoding="ascii")))
 
 
 def forget(namespace: str) -> None:
-    """Take every connection out of a namespace's table, as their timeouts would."""
+    """Delete every entry of a namespace, as after their timeouts."""
 
     def flush() -> None:
         tracking = NFCTSocket()
@@ -57,12 +57,12 @@ def forget(namespace: str) -> None:
 
 
 def fill(namespace: str) -> None:
-    """Fill a namespace's table up with UDP connections that nobody made: some hundred bytes of memory for each."""
+    """Fill a namespace's table with invented UDP entries; each takes some hundred bytes of memory."""
     netns.inside(namespace, lambda: create(limit() + _BATCH))
 
 
 def create(connections: int) -> None:
-    """Put so many UDP connections to SERVER, or a few more, into the table of this thread's namespace."""
+    """Add at least this many UDP connections to SERVER to the table of this thread's namespace."""
     batch = b"".join(_connection(port) for port in range(1024, 1024 + _BATCH))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, codec.NETLINK_NETFILTER) as sock:
         for number in range(-(-connections // _BATCH)):

@@ -1,4 +1,4 @@
-"""Conntrack entries as the kernel writes them into a dump (ctnetlink_fill_info of nf_conntrack_netlink.c)."""
+"""Encodes conntrack entries as in a dump of the kernel (ctnetlink_fill_info of nf_conntrack_netlink.c)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ICMP, GRE, ICMPV6 = 1, 47, 58
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """An entry to be written; its fields are those of ConntrackEntry.
+    """An entry to encode; its fields are those of ConntrackEntry.
 
     zone_of: the directions that have the zone: 'both', 'original' or 'reply'
     """
@@ -35,7 +35,7 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 def entry_body(connection: Connection) -> bytes:
-    """Write the payload of the entry's message."""
+    """Encode the payload of the entry's message."""
     family = IPV6 if ":" in connection.client else IPV4
     c = connection
     original = tuple_members(c.client, c.called, c.protocol, (c.client_port, c.called_port), request=True)
@@ -60,7 +60,7 @@ def entry_body(connection: Connection) -> bytes:
 def tuple_members(
     source: str, destination: str, protocol: int, ports: tuple[int | None, int | None], *, request: bool
 ) -> list[bytes]:
-    """Write one direction: addresses, then what tells its protocol's flows apart."""
+    """Encode one direction: addresses, then ports or ICMP fields."""
     first = 3 if ":" in source else 1
     addresses = [
         codec.attribute(first + n, ipaddress.ip_address(end).packed) for n, end in enumerate((source, destination))

@@ -1,4 +1,4 @@
-"""Disks that fail as real ones do: frozen, full, read-only, and one whose server never answers. Needs root."""
+"""Disks with faults: frozen, full, read-only, and one whose server never answers. Needs root."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _FUSE_INIT = struct.Struct("=IIIIHHIIHHI28x")
 
 
 class Disk:
-    """A small ext4 of its own, mounted at a folder."""
+    """A small ext4 file system, mounted at a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._frozen = False
 
     def freeze(self) -> None:
-        """Have whoever writes wait, in the kernel, as a backup's snapshot does."""
+        """Freeze the file system: writers wait in the kernel, as during a backup's snapshot."""
         subprocess.run(["fsfreeze", "-f", self.folder], check=True)
         self._frozen = True
 
     def thaw(self) -> None:
-        """Let them go on. Thawing twice is harmless."""
+        """Thaw the file system; may be called twice."""
         if self._frozen:
             subprocess.run(["fsfreeze", "-u", self.folder], check=True)
         self._frozen = False
@@ -54,7 +54,7 @@ def ext4(folder: Path) -> Iterator[Disk]:
 
 @contextmanager
 def tmpfs(folder: Path, kibibytes: int) -> Iterator[Path]:
-    """Mount a disk of that size."""
+    """Mount a tmpfs of this size."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "none", folder], check=True)
     try:
@@ -69,7 +69,7 @@ def remount(folder: Path, how: str) -> None:
 
 
 def fill(folder: Path) -> Path:
-    """Fill a disk to its last byte; give the file that did."""
+    """Fill a disk to its last byte; return the file that fills it."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -81,7 +81,7 @@ def fill(folder: Path) -> Path:
 
 @contextmanager
 def hung(folder: Path) -> Iterator[None]:
-    """Mount a disk whose server never answers: who looks at it waits, but can be killed."""
+    """Mount a disk whose server never answers: a process that reads it blocks, but can be killed."""
     folder.mkdir(parents=True, exist_ok=True)
     device = os.open("/dev/fuse", os.O_RDWR)
     try:

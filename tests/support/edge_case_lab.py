@@ -1,6 +1,6 @@
-"""The lab of the corner cases that only packets show: x/a is judged, y/near lives on its node n1, y/far on n2.
+"""The lab of the edge cases that only packets show: policies select x/a; y/near is on its node n1, y/far on n2.
 
-The host `outside` sees the node's address in the place of a Pod's at two of its addresses, and the Pod's own at one.
+Connections of Pods to two addresses of the host `outside` are masqueraded, to the third they aren't.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from pathlib import Path
 
 from nfagent.lab.topology_plan import Attachment, OutsideHost, PodPlan, grid
 from nfagent.model.netaddr import Family, family_of
-from tests.support.packet_labs import Document, Lab, namespace_document, pod_document, policy_document, running_lab
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+)
 from tests.support.raw_sockets import Arrival, Capture, bearing, marker, udp_socket
 
 PODS = tuple(
@@ -20,7 +27,7 @@ PODS = tuple(
 )
 OTHERS = ("y/near", "y/far")
 PLACES = ("one node", "two nodes")
-"""What tests call these two."""
+"""Test ids for OTHERS."""
 
 TRANSLATED: dict[Family, str] = {4: "198.51.100.10", 6: "2001:db8:99::10"}
 UNTRANSLATED = "10.200.0.10"
@@ -35,21 +42,21 @@ OF_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}
 
 
 @contextlib.contextmanager
-def corner_lab(folder: Path, attachment: Attachment) -> Iterator[Lab]:
-    """Build it, without a policy."""
+def edge_case_lab(folder: Path, attachment: Attachment) -> Iterator[ManifestLab]:
+    """Build the lab, without a policy."""
     nodes, _, _ = grid(attachment)
     documents = [*(namespace_document(name) for name in "xy"), *map(pod_document, PODS)]
     with running_lab(folder, nodes, PODS, [OUTSIDE], documents) as running:
         yield running
 
 
-def restrict(lab: Lab, **spec: object) -> None:
-    """Isolate x/a in both directions, but for the rules given."""
+def restrict(lab: ManifestLab, **spec: object) -> None:
+    """Isolate x/a in both directions, with these rules."""
     lab.apply("policy", policy_document("x", "only", podSelector=A, policyTypes=["Ingress", "Egress"], **spec))
 
 
-def one_way(direction: str, rule: Document) -> dict[str, object]:
-    """Write the only rule of one direction for `restrict`: y's Pods are the peers."""
+def only_rule(direction: str, rule: Document) -> dict[str, object]:
+    """Return the only rule of one direction for `restrict`, with y's Pods as peers."""
     return {direction: [{"from" if direction == "ingress" else "to": [OF_Y]} | rule]}
 
 
@@ -57,21 +64,21 @@ def blocks(*addresses: str) -> list[Document]:
     return [{"ipBlock": {"cidr": f"{address}/{128 if ':' in address else 32}"}} for address in addresses]
 
 
-def denied_packets(lab: Lab) -> int:
-    """Count what the policies on n1 have dropped so far."""
+def denied_packets(lab: ManifestLab) -> int:
+    """Return the number of packets that the policies on n1 have denied so far."""
     counters = lab.cluster.agent("n1").ask("/v1/dump/counters")["counters"]
     return sum(int(row["packets"]) for row in counters if row["verdict"] == "deny")
 
 
-def name_of(lab: Lab, place: str) -> str:
-    """Give the network namespace of a Pod, of `n1`, or of `outside`."""
+def name_of(lab: ManifestLab, place: str) -> str:
+    """Return the network namespace of a Pod, of `n1`, or of `outside`."""
     if place == "outside":
         return lab.fabric.outside_namespace(place)
     return lab.pod(place) if "/" in place else lab.fabric.node_namespace(place)
 
 
-def address_at(lab: Lab, place: str, family: Family) -> str:
-    """Give an address of such a place; outside, one that is translated for."""
+def address_at(lab: ManifestLab, place: str, family: Family) -> str:
+    """Return an address of such a place; for `outside`, one with masquerade."""
     if place == "outside":
         return TRANSLATED[family]
     if "/" in place:
@@ -79,8 +86,8 @@ def address_at(lab: Lab, place: str, family: Family) -> str:
     return next(address for address in lab.fabric.nodes[place].addresses if family_of(address) == family)
 
 
-def arrived(lab: Lab, capture: Capture, source: str, destination: str) -> list[Arrival]:
-    """Give what a capture has before a datagram that a Pod sends there now, to the marker's port."""
+def arrived(lab: ManifestLab, capture: Capture, source: str, destination: str) -> list[Arrival]:
+    """Return the captured packets before a marker datagram that a Pod sends there now."""
     last = marker()
     with udp_socket(lab.pod(source), lab.address(source, family_of(destination))) as sock:
         sock.sendto(last, (destination, MARKER_PORT))

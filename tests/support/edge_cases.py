@@ -1,6 +1,6 @@
-"""Corner cases as tables: policies, and flows that pass or don't, asked every reading at once.
+"""Edge cases as tables of policies and flows, checked with the ruleset, the evaluator and explain at once.
 
-A test carries the number of the corner that it proves (corner-cases.md): `test_13_...`, or an id that begins `[13] `.
+A test's name has the number of its edge case in docs/semantics.md: `test_13_...`, or an id that begins `[13] `.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BOTH = ["Ingress", "Egress"]
 
 
 class Case(NamedTuple):
-    """Policies, and flows as `source > destination port` that pass or don't, in a cluster with some more documents."""
+    """Policies and further objects, and flows as `source > destination port` that pass or are dropped."""
 
     policies: list[Document]
     passing: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 def check(case: Case) -> Scene:
-    """Ask the rules of both nodes, `evaluate` and `explain` about every flow of a case: all say the same."""
+    """Check that the rules of both nodes, `evaluate` and `explain` have the expected verdict for every flow."""
     scene = Scene(*CLUSTER, *case.more, *case.policies, choices=case.choices)
     for written in (*case.passing, *case.dropped):
         source, destination, number = written.replace(">", " ").split()
@@ -41,16 +41,16 @@ def check(case: Case) -> Scene:
         view = scene.views["a"]
         flow = scene.flow(source, destination, number, case.family)
         assert explain_flow(view.cluster, view.index, flow, view.choices).allowed == passes, (
-            f"explain says otherwise: {written}"
+            f"explain has another verdict: {written}"
         )
     return scene
 
 
 def blocks(*blocks: Document) -> list[Document]:
-    """Write peers: one for each ipBlock."""
+    """Return peers: one for each ipBlock."""
     return [{"ipBlock": block} for block in blocks]
 
 
 def cidrs(*cidrs: str) -> list[Document]:
-    """Write peers: an ipBlock without except for each CIDR."""
+    """Return peers: an ipBlock without except for each CIDR."""
     return blocks(*({"cidr": cidr} for cidr in cidrs))

@@ -1,4 +1,4 @@
-"""An API server's store in memory, for what writes Events, conditions and a Lease; and time that a test lets pass.
+"""An API server's store in memory, for Events, conditions and a Lease; time that a test advances.
 
 Paths lead to objects. resourceVersion, uid and generation are kept as an API server keeps them; a PUT with another
 resourceVersion is a conflict; a server-side apply replaces the conditions that its manager owns by type.
@@ -16,13 +16,13 @@ import msgspec
 from nfagent.errors import ClusterError
 
 TURNS = 8
-"""Turns of the event loop after which whoever has something to ask for has asked."""
+"""Turns of the event loop after which every task has sent its request."""
 Body: TypeAlias = dict[str, Any]
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 
 class Said(msgspec.Struct, frozen=True):
-    """An answer."""
+    """A response."""
 
     status: int
     body: bytes = b""
@@ -35,7 +35,7 @@ def refusal(status: int, message: str = "no", cause: str = "") -> Said:
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What somebody asked for, when, and the status of the answer; 0 where there was none."""
+    """A request of a client, its time, and the status of the response; 0 where there was none."""
 
     who: str
     at: float
@@ -46,7 +46,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 Fault = Callable[[str, str, str], Said | Exception | None]
-"""(who, method, path) -> what comes instead of the answer; None where nothing is wrong."""
+"""(who, method, path) -> the response or error in place of the real one; None for the real one."""
 
 
 class Store:
@@ -76,8 +76,8 @@ class Store:
         self.objects[path] = made
         return made
 
-    def client(self, who: str) -> Client:
-        return Client(self, who)
+    def client(self, who: str) -> StoreClient:
+        return StoreClient(self, who)
 
     def events(self) -> list[dict[str, Any]]:
         return [found for path, found in self.objects.items() if "/events/" in path]
@@ -134,8 +134,8 @@ def _applied(found: Body, body: Body) -> Said:
     return Said(200, msgspec.json.encode(found))
 
 
-class Client:
-    """One agent's way to the store. Satisfies reporting.request_retrier.Api."""
+class StoreClient:
+    """One agent's client of the store. Satisfies reporting.request_retrier.Api."""
 
     def __init__(self, store: Store, who: str) -> None:
         self._store = store
@@ -161,7 +161,7 @@ class Client:
 
 
 class Time:
-    """What passes when a test says so; whoever waits wakes in order."""
+    """Time that a test advances; waiting tasks wake in the order of their deadlines."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -169,7 +169,7 @@ class Time:
         self._sleepers: dict[asyncio.Future[None], float] = {}
 
     async def turn(self) -> None:
-        """Let everything happen that can happen now."""
+        """Run all tasks that can run now."""
         before = -1
         while before != self.requests:
             before = self.requests
@@ -177,7 +177,7 @@ class Time:
                 await asyncio.sleep(0)
 
     async def passes(self, seconds: float, watch: Callable[[], object] = lambda: None) -> None:
-        """Let time pass; watch: called whenever everything that can happen at a moment has happened."""
+        """Advance the time; watch: called at each moment, after all tasks that can run."""
         until = self.now + seconds
         while True:
             await self.turn()
@@ -191,7 +191,7 @@ class Time:
         self.now = until
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        assert seconds > 0.0, "a wait for nothing would never end"
+        assert seconds > 0.0, "a wait of no duration would never end"
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers[sleeper] = self.now + seconds
         told = asyncio.ensure_future(event.wait())
@@ -205,7 +205,7 @@ class Time:
 
 
 class Clock:
-    """One agent's clocks: their zero and the wall's error are its own. Satisfies reporting.request_retrier.Clock."""
+    """One agent's clocks, with their own zero and skew. Satisfies reporting.request_retrier.Clock."""
 
     def __init__(self, time: Time, *, started: float = 0.0, skew: float = 0.0) -> None:
         self._time = time
@@ -223,6 +223,6 @@ class Clock:
 
 
 def unreachable(*agents: str) -> Fault:
-    """Cut some agents off, all of them where none is named."""
+    """Return a fault that cuts off some agents; without names, all."""
     lost = ClusterError("connection refused")
     return lambda who, _method, _path: lost if not agents or who in agents else None

@@ -1,7 +1,7 @@
-"""A kernel that takes our transactions, and refuses what nftables refuses.
+"""A fake of nf_tables that applies transactions, and refuses those that nf_tables refuses.
 
-All of a transaction or nothing. Commands are judged in their order, each against what those before it left, as
-nf_tables does: what a rule names must be there, what is still referred to can't be deleted.
+A transaction is atomic. Commands are checked in their order, each with the result of the earlier ones, as
+nf_tables does: an object that a rule names must exist, one that is still referenced can't be deleted.
 """
 
 from __future__ import annotations
@@ -65,21 +65,21 @@ _TEXT_BYTES = 127
 _JUMPS = 16
 
 Reference = tuple[str, str]
-"""Kind and name of what is referred to."""
+"""Kind and name of the referenced object."""
 
 
-class Refused(Exception):  # noqa: N818 - it is what the kernel does, and reads so in tests
-    """The transaction breaks a rule of nftables; nothing of it was applied."""
+class Refused(Exception):  # noqa: N818 - the kernel's reaction, not a bug
+    """nf_tables would refuse the transaction; nothing of it was applied."""
 
 
 class FakeKernel:
-    """Holds one table. `ruleset` is what a listing would say."""
+    """A kernel with one table; `ruleset`: its listing."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
         self.ruleset = ruleset
 
     def apply(self, transaction: Transaction) -> None:
-        """Apply all of a transaction, or raise Refused."""
+        """Apply a transaction, or raise Refused."""
         table = _Table(self.ruleset)
         for command in transaction:
             table.take(command)
@@ -88,7 +88,7 @@ class FakeKernel:
 
 
 class _Table:
-    """A transaction's own copy of the table."""
+    """The copy of the table that a transaction changes."""
 
     def __init__(self, ruleset: Ruleset) -> None:
         self.exists = ruleset.exists
@@ -132,16 +132,16 @@ class _Table:
                 self._delete(kind, name)
 
     def check_depth(self) -> None:
-        """Refuse loops, and chains that go deeper than the kernel's stack."""
+        """Refuse loops, and jumps deeper than the kernel's stack."""
         depths: dict[str, int] = {}
         for name, chain in self.chains.items():
             if chain.hook is not None and self._depth(name, depths) > _JUMPS:
                 raise Refused(f"too many links: chain {name}")
 
     def _depth(self, name: str, known: dict[str, int]) -> int:
-        """Give how many chains lie below one, one behind the other."""
+        """Return the depth of jumps below a chain."""
         if name not in known:
-            known[name] = _JUMPS  # what a loop finds when it comes back here
+            known[name] = _JUMPS  # the value that a loop finds here
             known[name] = max((1 + self._depth(target, known) for target in set(self._targets(name))), default=0)
         return known[name]
 
@@ -256,7 +256,7 @@ class _Table:
         return held[kind]
 
     def _referred(self, except_chain: str) -> set[Reference]:
-        """Collect what is in use; a chain that is deleted takes its own rules with it."""
+        """Return the referenced objects; the rules of a chain that is deleted don't count."""
         found = {("chain", target) for item in self.maps.values() for target in item.elements.values()}
         for name, chain in self.chains.items():
             if name != except_chain:

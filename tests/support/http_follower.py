@@ -1,4 +1,4 @@
-"""One node's view of a cluster, followed over real HTTP: all of an agent between API server and kernel.
+"""One node's view of a cluster over real HTTP: all of an agent between API server and kernel.
 
 with Follower(plane, token, node) as follower:
     client.put(policy)
@@ -32,12 +32,12 @@ _PAUSE = 0.005
 
 
 class Follower:
-    """Follows in a thread of its own; satisfies kube.informers.Taker. What it holds is read while nothing changes."""
+    """Runs informers in a thread of its own (an EventSink). Read its state while nothing changes."""
 
     def __init__(self, plane: ControlPlane, token: str, node: str) -> None:
         self.desired = DesiredState(node)
         self.whole = threading.Event()
-        """Set when every kind was read once."""
+        """Set when every kind was listed once."""
         self._access = ClientConfig(
             server=plane.url, origin="test", ca_file=str(plane.ca_file), authorization=f"Bearer {token}"
         )
@@ -46,7 +46,7 @@ class Follower:
         self._begun = threading.Event()
 
     def __enter__(self) -> Self:
-        """Begin, and return when every kind was read once, or half a minute has passed."""
+        """Start, and return when every kind was listed once, or after half a minute."""
         self._thread.start()
         self._begun.wait(_SECONDS)
         self.whole.wait(_SECONDS)
@@ -55,23 +55,23 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End."""
+        """End the thread."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:
-        """How it stands with each kind: phase, synced, version, objects, trouble."""
+        """The status of each kind: phase, synced, version, objects, trouble."""
         found: dict[str, dict[str, Any]] = self._source.status()["apiserver"]["resources"]
         return found
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with objects now."""
+        """The current validation issues of objects."""
         return [str(problem) for problem in self._source.problems]
 
     def settle(self, client: LabApiClient, documents: Iterable[Document]) -> bool:
-        """Tell whether it comes to hold what the server holds of these documents' kinds."""
+        """Wait for the server's objects of these documents' kinds; return whether they arrived."""
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
         held = {kind: served(client, version, kind) for version, kind in kinds}
 
@@ -112,7 +112,7 @@ class Follower:
         await self._source.close()
         # TLS says goodbye in its own time: until then the sockets, all but the loop's own, are open.
         end = self._loop.time() + _SECONDS
-        while len(self._selector.get_map()) > 1 and self._loop.time() < end:  # noqa: ASYNC110 - nobody tells
+        while len(self._selector.get_map()) > 1 and self._loop.time() < end:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(_PAUSE)
 
     async def _find(self) -> ClientConfig:

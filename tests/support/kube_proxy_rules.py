@@ -1,7 +1,7 @@
-"""Services as plain nft rules in tables of another's, as kube-proxy's nftables mode does it.
+"""Services as nft rules in tables of their own, as in kube-proxy's nftables mode.
 
-A table per family: destinations are translated in prerouting and output, and what has to come back through this node
-is marked there and masqueraded in postrouting.
+A table per family: destinations are translated in prerouting and output, and connections whose replies must
+come back through this node are marked there and masqueraded in postrouting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nfagent.model.netaddr import FAMILIES, Family, family_of
 MARK = 0x4000
 
 
-class Service(msgspec.Struct, frozen=True):
+class ProxiedService(msgspec.Struct, frozen=True):
     """One port of a Service, of one family.
 
     endpoints: Pod addresses and target ports, chosen at random; node_port: 0 for a ClusterIP alone
@@ -36,8 +36,8 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def proxying(fabric: NetnsTopology, services: Sequence[Service]) -> Iterator[None]:
-    """Load every node's tables, and take them away in the end."""
+def proxying(fabric: NetnsTopology, services: Sequence[ProxiedService]) -> Iterator[None]:
+    """Load every node's tables, and delete them at the end."""
     nodes = tuple(fabric.nodes.values())
     try:
         for node in nodes:
@@ -53,8 +53,8 @@ def _load(fabric: NetnsTopology, node: NodePlan, text: str) -> None:
     subprocess.run(command, input=text, text=True, check=True, timeout=20)
 
 
-def tables(node: NodePlan, nodes: Iterable[NodePlan], services: Iterable[Service]) -> str:
-    """Write the tables of one node."""
+def tables(node: NodePlan, nodes: Iterable[NodePlan], services: Iterable[ProxiedService]) -> str:
+    """Return the tables of one node."""
     known = list(services)
     cluster = [cidr for other in nodes for cidr in other.pod_cidrs]
     lines: list[str] = []
@@ -64,7 +64,7 @@ def tables(node: NodePlan, nodes: Iterable[NodePlan], services: Iterable[Service
     return "\n".join(lines) + "\n"
 
 
-def _table(family: Family, node: NodePlan, cluster: Sequence[str], services: Sequence[Service]) -> Iterator[str]:
+def _table(family: Family, node: NodePlan, cluster: Sequence[str], services: Sequence[ProxiedService]) -> Iterator[str]:
     ip = "ip" if family == 4 else "ip6"
     yield f"add table {ip} kube-proxy"
     yield f"delete table {ip} kube-proxy"
@@ -90,7 +90,7 @@ def _table(family: Family, node: NodePlan, cluster: Sequence[str], services: Seq
     yield "}"
 
 
-def _maps(ip: str, services: Sequence[Service]) -> Iterator[str]:
+def _maps(ip: str, services: Sequence[ProxiedService]) -> Iterator[str]:
     addresses = [f"{s.address} . {s.protocol} . {s.port} : goto service-{n}" for n, s in enumerate(services)]
     ports = [f"{s.protocol} . {s.node_port} : goto external-{n}" for n, s in enumerate(services) if s.node_port]
     described = (
@@ -102,8 +102,8 @@ def _maps(ip: str, services: Sequence[Service]) -> Iterator[str]:
         yield f"    map {name} {{ type {kind} : verdict; {content}; }}"
 
 
-def _service(ip: str, number: int, service: Service, node: NodePlan, cluster: str) -> Iterator[str]:
-    """Write a Service's chains: by its address, from outside, and one for each endpoint."""
+def _service(ip: str, number: int, service: ProxiedService, node: NodePlan, cluster: str) -> Iterator[str]:
+    """Return the chains of a Service: by its address, from outside, and one for each endpoint."""
     everyone = range(len(service.endpoints))
     here = [index for index in everyone if node.pod_cidr_of(service.endpoints[index][0])]
     for index, (address, port) in enumerate(service.endpoints):

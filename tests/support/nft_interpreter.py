@@ -1,8 +1,8 @@
-"""What the kernel would do with a packet: our own ruleset objects, interpreted.
+"""An interpreter of ruleset objects: the verdict that the kernel would have for a packet.
 
-A packet goes in, a verdict with its logs and counters comes out. Base chains are called as netfilter calls them: by
-hook, in order of priority; `accept` ends one base chain, `drop` ends the packet; nat chains see first packets alone.
-Lookups are compiled once for each ruleset, so that properties can ask thousands of times a second.
+A packet goes in, a verdict with its logs and counters comes out. Base chains run as in netfilter: by
+hook, in order of priority; `accept` ends one base chain, `drop` ends all; nat chains see first packets only.
+Lookups are compiled once for each ruleset, so that property tests can run thousands of packets a second.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _END = "end"
 
 
 class Conntrack(NamedTuple):
-    """What conntrack knows of a packet's connection; nothing but the state where that is invalid or untracked.
+    """The conntrack state of a packet's connection; the state alone where it is invalid or untracked.
 
     answered: whether its server has sent something; asked of related packets alone
     """
@@ -99,9 +99,9 @@ class Conntrack(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A packet at a hook. `protocol` is nft's word, or a number as text.
+    """A packet at a hook. `protocol`: nft's keyword, or a number as text.
 
-    link: the interface that it came in by; `unrouted` tells that nothing for its source would leave by that
+    link: its input interface; unrouted: the reverse path to its source isn't by that interface
     """
 
     family: Family
@@ -125,7 +125,7 @@ class Seen(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a packet: `translated` tells whether masquerade changed its source."""
+    """The result of a packet; translated: masquerade changed its source."""
 
     verdict: Literal["accept", "drop"]
     logs: tuple[Log, ...] = ()
@@ -138,7 +138,7 @@ class Result(NamedTuple):
 
 
 def opening(flow: Flow) -> Seen:
-    """Give a connection's first packet."""
+    """Return a connection's first packet."""
     port = flow.port or 0
     conntrack = Conntrack("new", flow.source, flow.destination, port)
     icmpv6_type = "echo-request" if flow.protocol == "icmpv6" else ""
@@ -147,32 +147,32 @@ def opening(flow: Flow) -> Seen:
 
 
 def later(flow: Flow) -> Seen:
-    """Give a packet of the client, once the server has answered."""
+    """Return a packet of the client, once the server has answered."""
     first = opening(flow)
     return first._replace(conntrack=first.conntrack._replace(state="established", confirmed=True))
 
 
 def reply(flow: Flow) -> Seen:
-    """Give the server's answer to a flow."""
+    """Return the server's reply packet of a flow."""
     sent = later(flow)
     conntrack = sent.conntrack._replace(way="reply")
     return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport, conntrack=conntrack)
 
 
 def seen_at(hook: HookName, packet: Seen) -> Seen:
-    """Give a packet as a hook sees it where its sender is who it says: what passes output is the node's own."""
+    """Return a packet with an unspoofed source as a hook sees it: at output, the source is the node's own."""
     return packet._replace(local_source=hook == "output")
 
 
 def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
-    """Give a packet that conntrack has no entry for."""
+    """Return a packet without a conntrack entry."""
     hops = 255 if icmpv6_type.startswith("nd-") else 63
     return opening(flow)._replace(conntrack=Conntrack(state), icmpv6_type=icmpv6_type, hop_limit=hops)
 
 
 Test: TypeAlias = Callable[[Seen], bool]
 Address: TypeAlias = Callable[[Seen], str]
-"""Reads the address that a key names; '' where the expression breaks off."""
+"""Reads the address of a key; '' where the expression breaks."""
 
 
 class _Step(NamedTuple):
@@ -184,7 +184,7 @@ class _Step(NamedTuple):
 
 
 class _Machine:
-    """One ruleset, ready to run."""
+    """One ruleset with compiled lookups."""
 
     def __init__(self, ruleset: Ruleset) -> None:
         self.ruleset = ruleset
@@ -221,7 +221,7 @@ class _Machine:
         return ""
 
     def _act(self, verdict: Verdict, address: Address | None, packet: Seen, trail: _Trail) -> str:
-        """Give 'accept' or 'drop', '' to go on with the next rule, or _END to leave the chain undecided."""
+        """Return 'accept' or 'drop', '' to go on with the next rule, or _END to leave the chain undecided."""
         match verdict:
             case VmapLookup(_, name):
                 found = self.ruleset.maps[name].elements.get(address(packet)) if address is not None else None
@@ -346,7 +346,7 @@ def _arrival(match: Match) -> Test:
 
 
 class _Trail(msgspec.Struct):
-    """What a packet has left behind so far."""
+    """The logs and counters of a packet so far."""
 
     logs: list[Log] = []
     counters: list[str] = []
@@ -393,7 +393,7 @@ def _within(address: Address, ranges: tuple[Range, ...]) -> Test:
 
 @lru_cache(maxsize=65536)
 def _is_group(address: str) -> bool:
-    """Tell what the routes of a node say of an address, that has no broadcast address of its own in these tests."""
+    """Return whether fib has an address as multicast or broadcast; these tests have no subnet broadcast address."""
     return ip_address(address).is_multicast or address in {"0.0.0.0", "255.255.255.255"}  # noqa: S104 - not bound to
 
 
@@ -459,7 +459,7 @@ _machines: dict[int, _Machine] = {}
 
 
 def run(ruleset: Ruleset, hook: HookName, packet: Seen) -> Result:
-    """Show a packet to a ruleset at a hook; what forward or output accepts goes on to postrouting."""
+    """Run a packet through a ruleset at a hook; one that forward or output accepts goes on to postrouting."""
     machine = _machines.get(id(ruleset))
     if machine is None:
         if len(_machines) >= _REMEMBERED:

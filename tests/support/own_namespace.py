@@ -12,7 +12,7 @@ from pyroute2 import netns
 
 @contextmanager
 def own_namespace(word: str) -> Iterator[None]:
-    """Be in a network namespace of a name with this word in it, which is gone afterwards."""
+    """Enter a new network namespace with this word in its name, and delete it afterwards."""
     name = f"nfagent-{word}-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:

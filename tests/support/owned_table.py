@@ -1,4 +1,4 @@
-"""A table that belongs to a netlink socket (`flags owner`): nobody else may change it while that is open."""
+"""A table that belongs to a netlink socket (`flags owner`): no other program may change it while that is open."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CREATE = 0x400
 
 @contextmanager
 def owned_table(name: str, *, replaces: bool = False, flags: int = 0) -> Iterator[None]:
-    """Make the table, in place of the one that is there, and own it.
+    """Create the table and own it; `replaces`: in place of an existing one.
 
-    The kernel deletes it with the socket, but for one with the flag `persist`, which then has no owner.
+    The kernel deletes it with the socket; with the flag `persist` it stays, without an owner.
     """
     table = codec.attribute(_NAME, name.encode() + b"\0")
     flagged = codec.attribute(_FLAGS, struct.pack("!I", _OWNER | flags))

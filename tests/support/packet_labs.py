@@ -1,4 +1,4 @@
-"""Labs for tests with real packets: a fabric, the manifests that describe it, agents on its nodes."""
+"""Labs for tests with real packets: a topology, the manifests that describe it, agents on its nodes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def policy_document(namespace: str, name: str, **spec: object) -> Document:
 
 
 def pod_plans(documents: Iterable[Document]) -> list[PodPlan]:
-    """Plan the Pods that documents describe."""
+    """Return the plans of the Pods among documents."""
     return [
         PodPlan(
             item["metadata"]["namespace"],
@@ -84,7 +84,7 @@ def as_text(documents: Iterable[Document]) -> str:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Return when a condition holds, looking fifty times a second; the test's own assertion tells if it never did."""
+    """Wait until a condition holds, or `seconds` have passed; checks it every 20 ms. The test asserts it afterwards."""
     end, pause = time.monotonic() + seconds, threading.Event()
     while not condition() and time.monotonic() < end:
         pause.wait(0.02)
@@ -92,7 +92,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 @contextlib.contextmanager
 def held(agent: LabAgent) -> Iterator[None]:
-    """Have an agent notice nothing inside, and everything at once at the end."""
+    """Stop an agent by SIGSTOP, and resume it at the end: it reads all changes at once."""
     process = agent.process
     process.send_signal(signal.SIGSTOP)
     try:
@@ -102,7 +102,7 @@ def held(agent: LabAgent) -> Iterator[None]:
 
 
 class ProbedLab(Generic[Agents]):
-    """A running lab, whatever its agents follow, and the questions that tests ask it."""
+    """A running lab with agents of any object source, and the probes of tests."""
 
     def __init__(self, fabric: NetnsTopology, servers: Listeners, cluster: Agents) -> None:
         self.fabric = fabric
@@ -125,7 +125,7 @@ class ProbedLab(Generic[Agents]):
         return self.ask([probe], deadline)[probe].reached
 
     def wrong(self, expected: Mapping[Probe, bool], deadline: float = 0.3) -> list[str]:
-        """Name the probes that end otherwise than expected; one that should be reached gets a second, longer try."""
+        """Return the probes with another result than expected; an unanswered one is repeated with a longer deadline."""
         outcomes = self.ask(expected, deadline)
         late = [probe for probe, verdict in expected.items() if verdict and not outcomes[probe].reached]
         outcomes |= self.ask(late, 3.0) if late else {}
@@ -137,7 +137,7 @@ class ProbedLab(Generic[Agents]):
         ]
 
 
-class Lab(ProbedLab[LabCluster]):
+class ManifestLab(ProbedLab[LabCluster]):
     """A lab whose agents follow a folder of manifests."""
 
     def apply(self, name: str, *documents: Document) -> None:
@@ -158,7 +158,7 @@ def running_lab(
     pods: Sequence[PodPlan],
     outside: Sequence[OutsideHost] = (),
     documents: Iterable[Document] = (),
-) -> Iterator[Lab]:
+) -> Iterator[ManifestLab]:
     """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`."""
     manifests = folder / "manifests"
     manifests.mkdir()
@@ -168,4 +168,4 @@ def running_lab(
         Listeners() as servers,
         LabCluster(fabric, manifests, folder / "agents") as cluster,
     ):
-        yield Lab(fabric, servers, cluster)
+        yield ManifestLab(fabric, servers, cluster)

@@ -1,4 +1,4 @@
-"""Single packets in a lab: sockets of any namespace, raw and spoofed ones, and what arrives on a link."""
+"""Single packets in a lab: sockets of any namespace, also raw and spoofed ones, and captures of arriving packets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.packet_header import PacketHead, decode_head
 
 SECONDS = 5.0
-"""How long a packet that has to come may take."""
+"""Seconds to wait for an expected packet."""
 
 _EVERY_PROTOCOL = 0x0003  # linux/if_ether.h, ETH_P_ALL
 _OUTGOING = 4  # linux/if_packet.h, PACKET_OUTGOING
@@ -30,14 +30,14 @@ _LONGEST = 1 << 16
 
 
 class Arrival(NamedTuple):
-    """A packet as a link delivered it: before that host's own rules, reassembly and translation."""
+    """A packet as received on a link: before the receiver's own rules, reassembly and NAT."""
 
     head: PacketHead
     content: bytes
 
 
 class Capture:
-    """What arrives in a network namespace, as tcpdump would see it; a context manager."""
+    """Captures packets that arrive in a network namespace, as tcpdump does; a context manager."""
 
     def __init__(self, namespace: str) -> None:
         """Begin to capture."""
@@ -52,7 +52,7 @@ class Capture:
         self._socket.close()
 
     def until(self, last: Callable[[Arrival], bool], seconds: float = SECONDS) -> list[Arrival]:
-        """Give what arrived since the last call, up to the packet that `last` waits for. Raises TimeoutError."""
+        """Return the arrivals since the last call, up to the packet that `last` accepts. Raises TimeoutError."""
         found: list[Arrival] = []
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -68,7 +68,7 @@ class Capture:
             found.append(arrival)
             if last(arrival):
                 return found
-        raise TimeoutError(f"it didn't arrive in {seconds} s; what did: {[arrival.head for arrival in found]}")
+        raise TimeoutError(f"the packet didn't arrive in {seconds} s; arrived: {[arrival.head for arrival in found]}")
 
 
 def udp_socket(namespace: str, address: str, port: int = 0, *, spoofed: bool = False) -> socket.socket:
@@ -79,7 +79,7 @@ def udp_socket(namespace: str, address: str, port: int = 0, *, spoofed: bool = F
 def tcp_listener(namespace: str, address: str, port: int) -> socket.socket:
     """Listen in a namespace.
 
-    TCP sockets of this module are closed by a RST: a FIN that nobody answers would be repeated into the next test.
+    TCP sockets of this module are closed by a RST: an unanswered FIN would be retransmitted into the next test.
     """
     domain = DOMAINS[family_of(address)]
     return netns.inside(
@@ -99,7 +99,7 @@ def tcp_connect(namespace: str, address: str, port: int) -> socket.socket:
 
 
 def tcp_begin(namespace: str, address: str, port: int) -> socket.socket:
-    """Begin to connect from a namespace, and don't wait for the answer."""
+    """Start to connect from a namespace without waiting for the answer."""
 
     def begin() -> socket.socket:
         sock = _abortive(socket.socket(DOMAINS[family_of(address)], socket.SOCK_STREAM))
@@ -121,19 +121,19 @@ def send_raw(namespace: str, destination: str, protocol: int, payload: bytes) ->
 
 
 def marker(size: int = 8) -> bytes:
-    """Give content that no other packet has."""
+    """Return a unique payload."""
     return secrets.token_bytes(size)
 
 
 def bearing(content: bytes) -> Callable[[Arrival], bool]:
-    """Ask, for `Capture.until`, whether a packet ends with this content."""
+    """Return a condition for `Capture.until`: the packet ends with this content."""
     return lambda arrival: arrival.content.endswith(content)
 
 
 def unreachable(
     family: Family, source: str, destination: str, *, source_port: int = 1234, destination_port: int = 4321
 ) -> bytes:
-    """Write an ICMP error, port unreachable, about a UDP datagram that nobody sent."""
+    """Encode an ICMP port unreachable error about a UDP datagram that was never sent."""
     ends = b"".join(ipaddress.ip_address(end).packed for end in (source, destination))
     udp = struct.pack("!HHHH", source_port, destination_port, 8, 0)
     if family == 6:
@@ -152,7 +152,7 @@ def becomes(sock: socket.socket, event: int, seconds: float = SECONDS) -> bool:
 
 
 def heard(sock: socket.socket) -> list[bytes]:
-    """Give the datagrams that wait in a socket's queue."""
+    """Return the datagrams in a socket's queue."""
     found = []
     while becomes(sock, select.POLLIN, 0):
         found.append(sock.recv(_LONGEST))

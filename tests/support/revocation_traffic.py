@@ -1,7 +1,7 @@
-"""Connections under traffic through a change: what it revokes has ended with its commit, the others lose nothing.
+"""Connections with traffic during a change: denied ones end with its commit, allowed ones lose no packet.
 
-Pods of the lab: `shop/db` (n1) is called on 7000 by `east/near` (n1) and `east/far` (n2), which a change may cut off,
-and by `west/pal` (n1) and `west/ally` (n2), which it may not. `shop/cache` (n2) is called by all of them.
+Pods of the lab: `shop/db` (n1) serves port 7000 to `east/near` (n1) and `east/far` (n2), which a change may deny,
+and to `west/pal` (n1) and `west/ally` (n2), which stay allowed. `shop/cache` (n2) serves all of them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, Traffic
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink.conntrack import ConntrackEntry
 from nfagent.netlink.packet_header import TCP, UDP
-from tests.support.packet_labs import Document, Lab, as_text, namespace_document, pod_document, running_lab, wait_until
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    as_text,
+    namespace_document,
+    pod_document,
+    running_lab,
+    wait_until,
+)
 
 PORT, OTHER_PORT = 7000, 7001
 INTERVAL = 0.004
 PROTOCOLS = {"tcp": TCP, "udp": UDP}
 LATER: dict[StreamProtocol, int] = {"udp": 25, "tcp": 1}
-"""How many packets more a speaker sends once everything is calm again; TCP repeats its first after a while."""
+"""Number of packets that a speaker sends after the re-check; TCP retransmits its first one after a while."""
 _HEARD = 8
 
 PODS = {
@@ -64,7 +72,7 @@ _LABELS = {"shop/db": {"app": "db"}, "shop/cache": {"app": "cache"}}
 def world(
     pods: Mapping[str, dict[str, str] | None] | None = None, namespaces: Mapping[str, dict[str, str]] | None = None
 ) -> list[Document]:
-    """Describe Namespaces and Pods, some with labels other than their own; None leaves a Pod out."""
+    """Return Namespaces and Pods, some with other labels than the default ones; None leaves a Pod out."""
     own: dict[str, dict[str, str] | None] = {path: _LABELS.get(path, {"app": "caller"}) for path in PODS}
     labels = {name: {"ns": name, "team": "blue"} for name in ("shop", "east", "west")} | dict(namespaces or {})
     found = [namespace_document(name, given) for name, given in labels.items()]
@@ -75,18 +83,18 @@ def world(
 
 
 @contextlib.contextmanager
-def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[Lab]:
-    """Build it: `world()` in a file of that name."""
+def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[ManifestLab]:
+    """Build the lab, with `world()` in world.yaml."""
     nodes, _, outside = grid(attachment)
     with running_lab(folder, nodes, tuple(PODS.values()), outside) as lab:
         for path in PODS:
-            _hasten(lab.pod(path))
+            _shorten_rto(lab.pod(path))
         lab.apply("world", *world())
         yield lab
 
 
-def _hasten(namespace: str) -> None:
-    """Have TCP repeat after 20 ms at first instead of 200: nobody here is far away."""
+def _shorten_rto(namespace: str) -> None:
+    """Set TCP's minimum retransmission timeout to 20 ms instead of 200: round trips are short here."""
     lines = []
     for family, everywhere in zip(FAMILIES, ("0.0.0.0/0", "::/0"), strict=True):
         command = ["ip", "-n", namespace, f"-{family}", "-json", "route", "show", "default"]
@@ -95,8 +103,8 @@ def _hasten(namespace: str) -> None:
     netns.ip_batch(lines, namespace)
 
 
-def present(lab: Lab, documents: Iterable[Document], policies: Sequence[Document]) -> None:
-    """Have the agents enforce just these, and have nothing left to do."""
+def present(lab: ManifestLab, documents: Iterable[Document], policies: Sequence[Document]) -> None:
+    """Replace all objects but the nodes, and wait until the agents enforce the new ones."""
     lab.cluster.place("world.yaml", as_text(documents))
     if policies:
         lab.cluster.place("policies.yaml", as_text(policies))
@@ -106,7 +114,7 @@ def present(lab: Lab, documents: Iterable[Document], policies: Sequence[Document
 
 
 def line(
-    lab: Lab,
+    lab: ManifestLab,
     ends: str,
     protocol: StreamProtocol,
     speaker: StreamSender,
@@ -115,7 +123,7 @@ def line(
     port: int = PORT,
     answered: bool = True,
 ) -> StreamPlan:
-    """Plan a connection between two Pods, written `east/near > shop/db`."""
+    """Return the plan of a connection between two Pods, written `east/near > shop/db`."""
     client, _, server = ends.partition(" > ")
     return StreamPlan(
         client=lab.pod(client),
@@ -128,8 +136,8 @@ def line(
     )
 
 
-def every_kind(lab: Lab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
-    """Plan a connection of each kind, the families in turns: TCP and UDP, either end speaking, UDP never answered."""
+def every_kind(lab: ManifestLab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
+    """Plan a connection of each kind, alternating families: TCP and UDP, either end sends, UDP never answered."""
     other: Family = 6 if first == 4 else 4
     yield line(lab, ends, "tcp", "client", first)
     yield line(lab, ends, "tcp", "server", other)
@@ -139,19 +147,19 @@ def every_kind(lab: Lab, ends: str, first: Family = 4) -> Iterator[StreamPlan]:
 
 
 def suspected_at(agent: LabAgent) -> float:
-    """Say when an agent last committed that somebody is under re-check."""
+    """Return when an agent last committed addresses under re-check, by time.monotonic()."""
     return float(agent.ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"])
 
 
 def dropped(agent: LabAgent) -> int:
-    """Count the packets by which servers tried to go on without a conntrack entry."""
+    """Return the number of dropped packets of revoked connections: replies without a conntrack entry."""
     found = re.search(r"packets (\d+)", agent.nft("list", "counter", "inet", "nfagent", "drop/revoked"))
     assert found is not None
     return int(found[1])
 
 
 @contextlib.contextmanager
-def connections(lab: Lab, node: str) -> Iterator[ConntrackClient]:
+def connections(lab: ManifestLab, node: str) -> Iterator[ConntrackClient]:
     """Open a node's conntrack table."""
     opened = ConntrackClient(functools.partial(netns.inside, lab.fabric.node_namespace(node), open_socket))
     try:
@@ -160,17 +168,17 @@ def connections(lab: Lab, node: str) -> Iterator[ConntrackClient]:
         opened.close()
 
 
-def entries_at(lab: Lab, node: str) -> list[ConntrackEntry]:
-    """Give a node's conntrack entries of all Pods."""
+def entries_at(lab: ManifestLab, node: str) -> list[ConntrackEntry]:
+    """Return a node's conntrack entries of all Pods."""
     with connections(lab, node) as table:
         return table.entries(frozenset(address for pod in PODS.values() for address in pod.addresses))
 
 
 class Watch:
-    """Connections that talk, and what a change did to them.
+    """Connections with traffic, and the effect of a change on them.
 
-    ended:     those that the change is to end, each with the node whose agent does
-    kept:      those that it leaves alone
+    ended:     those that the change must end, each with the node whose agent ends it
+    kept:      those that must go on
     committed: when each of these agents had committed the change, by time.monotonic()
     """
 
@@ -180,83 +188,85 @@ class Watch:
         self.committed: dict[str, float] = {}
 
     def wait_for(self, more: int) -> None:
-        """Return when of every connection so many packets more have arrived."""
+        """Wait until this many more packets of every connection have arrived."""
         TrafficStreams.wait_for(more, *self.ended, *self.kept)
 
     def wait_until_sent(self, more: int) -> None:
-        """Return when on every connection so many packets more were sent."""
+        """Wait until this many more packets of every connection were sent."""
         TrafficStreams.wait_until_sent(more, *self.ended, *self.kept)
 
-    def through(self, lab: Lab, change: Callable[[], object]) -> None:
-        """Make a change, and watch until everything is calm, and on for some packets."""
+    def through(self, lab: ManifestLab, change: Callable[[], object]) -> None:
+        """Make a change, wait until no address is under re-check, and for some more packets."""
         self.wait_for(_HEARD)
         began = time.monotonic()
         change()
         agents = {node: lab.cluster.agent(node) for node in set(self.ended.values())}
         wait_until(lambda: all(suspected_at(agent) > began for agent in agents.values()))
         self.committed = {node: suspected_at(agent) for node, agent in agents.items()}
-        assert all(when > began for when in self.committed.values()), "nobody was put under re-check"
+        assert all(when > began for when in self.committed.values()), "no address was put under re-check"
         lab.cluster.calm()
         self.watch_on()
 
     def watch_on(self) -> None:
-        """Return when those that ended tried on for a while, and the others have gone on."""
-        wanted = {talk: talk.sent + LATER[talk.line.protocol] for talk in self.ended}
-        wait_until(lambda: all(talk.sent >= enough for talk, enough in wanted.items()))
-        assert [str(talk.line) for talk, enough in wanted.items() if talk.sent < enough] == [], "nobody speaks"
+        """Wait for further packets: sent on the ended connections, arrived on the others."""
+        wanted = {stream: stream.sent + LATER[stream.line.protocol] for stream in self.ended}
+        wait_until(lambda: all(stream.sent >= enough for stream, enough in wanted.items()))
+        assert [str(stream.line) for stream, enough in wanted.items() if stream.sent < enough] == [], (
+            "a connection sends no more"
+        )
         TrafficStreams.wait_for(_HEARD, *self.kept)
 
     @property
     def late(self) -> list[str]:
-        """Name the connections whose packets arrived after the commit that revoked them."""
+        """Describe the connections with packets that passed after the commit that revoked them."""
         found = []
-        for talk, node in self.ended.items():
-            after = [when - self.committed[node] for when in talk.arrivals() if when > self.committed[node]]
+        for stream, node in self.ended.items():
+            after = [when - self.committed[node] for when in stream.passed_after(self.committed[node])]
             if after:
-                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {talk.line}")
+                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {stream.line}")
         return found
 
     @property
     def lossy(self) -> list[str]:
-        """Name the connections that were to go on and lost a packet; TCP repeats, and has gone on."""
+        """Describe the kept connections that lost a UDP packet; TCP retransmits lost ones."""
         found = []
-        for talk in self.kept:
-            numbers = talk.numbers() if talk.line.protocol == "udp" else []
+        for stream in self.kept:
+            numbers = stream.numbers() if stream.line.protocol == "udp" else []
             if numbers != list(range(1, len(numbers) + 1)):
                 lost = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
-                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {talk.line}")
+                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {stream.line}")
         return found
 
-    def tracked(self, lab: Lab) -> dict[TrafficStream, set[str]]:
-        """Name the nodes that still know each connection."""
-        known: dict[TrafficStream, set[str]] = {talk: set() for talk in (*self.ended, *self.kept)}
+    def tracked(self, lab: ManifestLab) -> dict[TrafficStream, set[str]]:
+        """Return the nodes that have a conntrack entry of each connection."""
+        known: dict[TrafficStream, set[str]] = {stream: set() for stream in (*self.ended, *self.kept)}
         owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
         for plan in lab.fabric.nodes.values():
             owners |= dict.fromkeys(plan.addresses, lab.fabric.node_namespace(plan.name))
         for node in lab.fabric.nodes:
-            # Ports of clients are used again, also while conntrack remembers who had them before.
+            # Client ports are used again while conntrack still has the entry of an earlier connection.
             found = {
                 (owners.get(one.client), one.client_port, owners.get(one.server), one.server_port, one.protocol, family)
                 for one in entries_at(lab, node)
                 for family in [family_of(one.client)]
             }
-            for talk, nodes in known.items():
-                planned = talk.line
-                client, server = (planned.client, talk.client_port), (planned.server, planned.listens or planned.port)
+            for stream, nodes in known.items():
+                planned = stream.line
+                client, server = (planned.client, stream.client_port), (planned.server, planned.listens or planned.port)
                 if (*client, *server, PROTOCOLS[planned.protocol], family_of(planned.address)) in found:
                     nodes.add(node)
         return known
 
-    def mistracked(self, lab: Lab) -> list[str]:
-        """Name the ended connections that conntrack still knows, and the others that it doesn't."""
+    def mistracked(self, lab: ManifestLab) -> list[str]:
+        """Describe the ended connections with a conntrack entry, and the kept ones without."""
         tracked = self.tracked(lab)
-        left = [f"left: {talk.line}" for talk, node in self.ended.items() if node in tracked[talk]]
-        missing = {talk: passed(lab, talk.line) - tracked[talk] for talk in self.kept}
-        return left + [f"gone from {sorted(nodes)}: {talk.line}" for talk, nodes in missing.items() if nodes]
+        left = [f"left: {stream.line}" for stream, node in self.ended.items() if node in tracked[stream]]
+        missing = {stream: passed(lab, stream.line) - tracked[stream] for stream in self.kept}
+        return left + [f"gone from {sorted(nodes)}: {stream.line}" for stream, nodes in missing.items() if nodes]
 
 
-def passed(lab: Lab, planned: StreamPlan) -> set[str]:
-    """Give the nodes that a connection of two Pods passes."""
+def passed(lab: ManifestLab, planned: StreamPlan) -> set[str]:
+    """Return the nodes that a connection of two Pods passes."""
     ends = {planned.client, planned.server}
     return {pod.node for pod in lab.fabric.pods.values() if lab.pod("/".join(pod.key)) in ends}
 
@@ -264,11 +274,11 @@ def passed(lab: Lab, planned: StreamPlan) -> set[str]:
 @contextlib.contextmanager
 def watching(ended: Mapping[StreamPlan, str], kept: Iterable[StreamPlan]) -> Iterator[Watch]:
     """Open connections; of those that are to end, with the node whose agent ends them."""
-    with TrafficStreams(INTERVAL) as talks:
-        to_end = {talks.open(planned): node for planned, node in ended.items()}
-        yield Watch(to_end, [talks.open(planned) for planned in kept])
+    with TrafficStreams(INTERVAL) as streams:
+        to_end = {streams.open(planned): node for planned, node in ended.items()}
+        yield Watch(to_end, [streams.open(planned) for planned in kept])
 
 
 def cidrs(path: str) -> list[str]:
-    """Give a Pod's addresses as CIDRs, IPv4's first."""
+    """Return a Pod's addresses as CIDRs, IPv4's first."""
     return [f"{address}/{32 if family_of(address) == 4 else 128}" for address in PODS[path].addresses]

@@ -1,7 +1,7 @@
-"""A server of HTTP on loopback that answers by a script, and fails by it: cuts, resets, falls silent, is away.
+"""An HTTP server on loopback that answers after a script, with faults: cut, reset, silent or refused connections.
 
-A step answers one request of its path whose query has what it names; steps of a path are used in their order. What has
-no step left gets no answer, and its connection stays open: a watch on which nothing happens.
+Each response answers one request with its path and query; those of a path are used in their order. A request
+without one gets no answer, and its connection stays open, as a watch without events.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 DEADLINE = 60.0
-"""Seconds after which a wait has failed."""
+"""Seconds after which a wait fails."""
 
 Fault: TypeAlias = Literal["cut", "reset", "silent"]
-"""What a body may end in: FIN in its middle, RST, or nothing more."""
+"""The end of a body: a FIN in its middle, a RST, or no more bytes."""
 
 Part: TypeAlias = bytes | asyncio.Event | Fault
 """Bytes, one HTTP chunk; an event that is waited for; or a fault, which is the last."""
@@ -29,7 +29,7 @@ _LONGEST_HEAD = 65_536
 
 
 class Bell:
-    """Rings when something has happened that somebody may wait for."""
+    """Wakes a waiting test after each event."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
@@ -38,15 +38,15 @@ class Bell:
         self._rung.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds; it is looked at after every ring."""
+        """Wait until a condition holds; it is checked after every ring."""
         async with asyncio.timeout(DEADLINE):
             while not condition():
                 self._rung.clear()
                 await self._rung.wait()
 
 
-class Asked(msgspec.Struct):
-    """A request that came in."""
+class ReceivedRequest(msgspec.Struct):
+    """A request that the server received."""
 
     method: str
     path: str
@@ -54,8 +54,8 @@ class Asked(msgspec.Struct):
     headers: dict[str, str]
 
 
-class Step(msgspec.Struct):
-    """How one request is answered; a headless one without so much as a status, lasting ones more than one."""
+class ScriptedReply(msgspec.Struct):
+    """The response to one request; headless: without a status line; lasting: for any number of requests."""
 
     path: str
     query: dict[str, str]
@@ -67,13 +67,13 @@ class Step(msgspec.Struct):
 
 
 class HttpScript:
-    """The server. `asked` is every request, in the order in which they came."""
+    """The server; `asked`: all requests in the order of arrival."""
 
     def __init__(self, bell: Bell) -> None:
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedRequest] = []
         self.port = 0
         self._bell = bell
-        self._steps: list[Step] = []
+        self._steps: list[ScriptedReply] = []
         self._listening: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -90,34 +90,34 @@ class HttpScript:
         headers: dict[str, str] | None = None,
         lasting: bool = False,
     ) -> None:
-        """Add a step; a lasting one answers whatever has no other step."""
-        self._steps.append(Step(path, query or {}, status, headers or {}, parts, lasting=lasting))
+        """Add a response; a lasting one answers all requests of the path without another response."""
+        self._steps.append(ScriptedReply(path, query or {}, status, headers or {}, parts, lasting=lasting))
 
     def drop(self, path: str, fault: Fault) -> None:
-        """Answer whatever has no other step with a fault alone, not even a status line."""
-        self._steps.append(Step(path, {}, 0, {}, (fault,), headless=True, lasting=True))
+        """Answer requests without another response by a fault alone, without a status line."""
+        self._steps.append(ScriptedReply(path, {}, 0, {}, (fault,), headless=True, lasting=True))
 
     def unready(self) -> None:
-        """Answer from now on that the server isn't ready, whatever was to be answered."""
+        """Answer /readyz with status 500 from now on."""
         self._steps = [step for step in self._steps if step.path != "/readyz"]
         self.on("/readyz", b"[-]poststarthook failed", status=500, lasting=True)
 
-    def of(self, path: str) -> list[Asked]:
-        """Give the requests for a path."""
+    def of(self, path: str) -> list[ReceivedRequest]:
+        """Return the requests for a path."""
         return [asked for asked in self.asked if asked.path == path]
 
-    async def nth(self, path: str, number: int) -> Asked:
+    async def nth(self, path: str, number: int) -> ReceivedRequest:
         """Wait for the first, second, ... request for a path."""
         await self._bell.until(lambda: len(self.of(path)) >= number)
         return self.of(path)[number - 1]
 
     async def listen(self) -> None:
-        """Begin to listen, at the port that it had before."""
+        """Listen, on the same port as before."""
         self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_LONGEST_HEAD)
         self.port = self._listening.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Stop listening, and reset whatever is connected."""
+        """Stop listening, and reset all connections."""
         if self._listening is not None:
             self._listening.close()
             await self._listening.wait_closed()
@@ -140,13 +140,13 @@ class HttpScript:
             del self._open[task]
             writer.close()
 
-    async def _answer(self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer a request; tell whether the connection goes on."""
+    async def _answer(self, asked: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request; return whether the connection stays open."""
         self.asked.append(asked)
         step = self._step(asked)
         self._bell.ring()
         if step is None:
-            await reader.read()  # until the other side ends it
+            await reader.read()  # until the peer closes the connection
             return False
         if not step.headless:
             head = {"Transfer-Encoding": "chunked", "Content-Type": "application/json", **step.headers}
@@ -173,7 +173,7 @@ class HttpScript:
         await writer.drain()
         return True
 
-    def _step(self, asked: Asked) -> Step | None:
+    def _step(self, asked: ReceivedRequest) -> ScriptedReply | None:
         fitting = [
             step for step in self._steps if step.path == asked.path and step.query.items() <= asked.query.items()
         ]
@@ -185,25 +185,25 @@ class HttpScript:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection by RST: what lies in buffers is lost."""
+    """Close a connection by RST: buffered bytes are lost."""
     found = writer.get_extra_info("socket")
     if found is not None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
-async def _read_head(reader: asyncio.StreamReader) -> Asked:
+async def _read_head(reader: asyncio.StreamReader) -> ReceivedRequest:
     text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = text.strip().split("\r\n")
     method, target, _ = first.split(" ")
     parts = urlsplit(target)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Asked(method, parts.path, dict(parse_qsl(parts.query)), headers)
+    return ReceivedRequest(method, parts.path, dict(parse_qsl(parts.query)), headers)
 
 
 @asynccontextmanager
 async def http_script(bell: Bell | None = None) -> AsyncIterator[HttpScript]:
-    """Run a server; nothing of it is left at the end."""
+    """Run a server; close its socket and connections at the end."""
     server = HttpScript(bell or Bell())
     await server.listen()
     try:

@@ -1,6 +1,6 @@
-"""What a run of the tests ends with: what it didn't test, by what is missing, and tables that tests made.
+"""The end of a test run's output: skipped tests by their missing requirement, and tables that tests printed.
 
-Both are gathered from reports, so that they are complete where several processes share the tests.
+Both come from test reports, so that they are complete also with several processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PRINTED = "printed"
 
 
 def skipped_lines(reports: Iterable[pytest.TestReport | pytest.CollectReport], root: Path) -> Iterator[str]:
-    """Say what is missing, then, for each module, how many of its tests need that and what it tests."""
+    """Yield each missing requirement, then the modules with tests that need it: count and first docstring line."""
     lacks: dict[str, Counter[str]] = {}
     for report in reports:
         lacks.setdefault(_reason(report), Counter())[report.nodeid.partition("::")[0]] += 1
@@ -28,7 +28,7 @@ def skipped_lines(reports: Iterable[pytest.TestReport | pytest.CollectReport], r
 
 
 def printed_lines(reports: Iterable[pytest.TestReport]) -> Iterator[str]:
-    """Give the tables that tests made."""
+    """Yield the tables that tests printed."""
     for report in reports:
         for name, value in report.user_properties:
             if name == PRINTED:
@@ -36,7 +36,7 @@ def printed_lines(reports: Iterable[pytest.TestReport]) -> Iterator[str]:
 
 
 def conclude(reporter: pytest.TerminalReporter, stats: Mapping[str, Sequence[pytest.TestReport]], root: Path) -> None:
-    """Write both, where there are any."""
+    """Write both to the terminal."""
     for line in printed_lines(stats.get("passed", ())):
         reporter.write_line(line)
     skipped = stats.get("skipped", ())

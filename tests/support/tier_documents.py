@@ -1,4 +1,4 @@
-"""Documents of the tier kinds that are good but for what a test is about, and what becomes of a rule with a fault."""
+"""Valid documents of the tier kinds but for the tested field, and the decoded form of an invalid rule."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Version:
         return rule
 
     def fault(self, fields: Document, direction: str = "egress") -> str:
-        """Give what is said about a rule with a fault; an allow rule matches nothing, a deny rule everything."""
+        """Return what is said about a rule with a fault; an allow rule matches nothing, a deny rule everything."""
         allow = self.rule(self.allow, fields, direction)
         deny = self.rule("Deny", fields, direction)
         assert allow.problem is not None

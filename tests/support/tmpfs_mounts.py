@@ -1,4 +1,4 @@
-"""File systems for a test's own thread, and the threads and processes that it starts: nobody else sees them."""
+"""File systems for a test's own thread, and the threads and processes that it starts, invisible to all others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def in_own_mounts(body: Callable[[], None]) -> None:
-    """Have something called in a thread that has a mount namespace of its own, which ends with it."""
+    """Call a function in a thread with a mount namespace of its own, which ends with the thread."""
 
     def within() -> None:
         if _LIBC.unshare(_CLONE_NEWNS):
@@ -28,7 +28,7 @@ def in_own_mounts(body: Callable[[], None]) -> None:
 
 
 def run(*command: str | Path) -> None:
-    """Run a command that has to end well."""
+    """Run a command; raises where it fails."""
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -38,7 +38,7 @@ def mount_empty(place: Path, options: str = "size=1m,mode=755") -> None:
 
 
 def unmount(place: Path) -> None:
-    """Unmount it, whoever looks at it just now."""
+    """Unmount it, also while it is in use."""
     run("umount", "-l", place)
 
 

@@ -1,4 +1,4 @@
-"""A small cluster of two nodes, `a` and `b`, from documents in shorthand; flows are asked both readings at once."""
+"""A cluster of two nodes, `a` and `b`, from documents in shorthand; checks flows with ruleset and evaluator at once."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def labelled(**labels: str) -> Document:
 
 
 def hops(flow: Flow, cluster: ClusterState) -> Iterator[tuple[str, HookName]]:
-    """Give the nodes that a flow passes, and the hook that sees it there."""
+    """Return the nodes that a flow passes, and the hook that sees it there."""
     owners = {address: found.name for found in cluster.nodes.values() for address in found.addresses}
     places = []
     for address in (flow.source, flow.destination):
@@ -143,7 +143,7 @@ class Scene:
             view.put(item)
 
     def address(self, end: str, family: int = 4) -> str:
-        """Give the address of `namespace/pod`, of node `a` or `b`, or of `outside`; an address is itself."""
+        """Return the address of `namespace/pod`, of node `a` or `b`, or of `outside`; an address is itself."""
         if end in NODE_ADDRESSES or end == "outside":
             return (NODE_ADDRESSES | {"outside": OUTSIDE})[end][family == 6]
         if "/" not in end:
@@ -159,20 +159,22 @@ class Scene:
         return Flow(*ends, protocol, int(number) if slash else None)
 
     def results(self, flow: Flow) -> list[Result]:
-        """Show a flow's first packet to every node on its way."""
+        """Return the result of a flow's first packet at every node on its path."""
         return [
             run(self.views[name].ruleset(), hook, seen_at(hook, opening(flow)))
             for name, hook in hops(flow, self.views["a"].cluster)
         ]
 
     def passes(self, source: str, destination: str, port: str, family: int = 4) -> bool:
-        """Ask both readings for the verdict; they have to agree."""
+        """Return the verdict; ruleset and evaluator must agree."""
         flow = self.flow(source, destination, port, family)
         view = self.views["a"]
         evaluated = evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
-        assert all(result.accepted for result in self.results(flow)) == evaluated, f"the readings differ on {flow}"
+        assert all(result.accepted for result in self.results(flow)) == evaluated, (
+            f"ruleset and evaluator differ on {flow}"
+        )
         return evaluated
 
     def translates(self, source: str, destination: str, port: str = "80/tcp", family: int = 4) -> bool:
-        """Tell whether some node on the way puts its own address into the place of the source's."""
+        """Return whether a node on the path masquerades the source."""
         return any(result.translated for result in self.results(self.flow(source, destination, port, family)))

@@ -1,4 +1,4 @@
-"""Memory in a small cluster doesn't grow with the changes that it saw: what comes and goes leaves little behind."""
+"""Memory in a small cluster doesn't grow with the number of objects that were added and deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nfagent.model.weighted_cache import WeightedCache
 
 ROUNDS = 500
 MOST_BYTES = 3 * 1024 * 1024
-"""What caches may hold, whatever has come and gone."""
+"""Caches stay bounded after many different keys."""
 
 
 def test_memory_does_not_grow_with_objects_that_come_and_go() -> None:
@@ -32,14 +32,14 @@ def test_memory_does_not_grow_with_objects_that_come_and_go() -> None:
     assert held < MOST_BYTES, f"{held:,} bytes after {ROUNDS * CHANGES:,} changes"
 
 
-def test_a_round_of_the_churn_is_one_of_each_kind_and_like_no_other() -> None:
+def test_a_round_of_the_churn_has_each_kind_once_and_differs_from_all_others() -> None:
     first, second = round_of(1, "a"), round_of(2, "a")
     assert [item.ref.kind for item in first] == ["Node", "Namespace", "Pod", "NetworkPolicy"]
     assert not {item.ref for item in first} & {item.ref for item in second}
 
 
-class Asked:
-    """A function that notes which keys it was asked for."""
+class RecordingFunction:
+    """A function that records its arguments."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -51,15 +51,15 @@ class Asked:
         return key.upper()
 
 
-def test_what_was_worked_out_lately_is_not_worked_out_again() -> None:
-    asked = Asked()
+def test_a_cached_value_is_not_computed_again() -> None:
+    asked = RecordingFunction()
     recent = WeightedCache(asked, lambda key, _: len(key), 10)
     assert [recent("a"), recent("b"), recent("a")] == ["A", "B", "A"]
     assert (asked.keys, len(recent), recent.weight) == (["a", "b"], 2, 2)
 
 
-def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> None:
-    asked = Asked()
+def test_values_beyond_the_total_size_are_evicted_and_computed_again() -> None:
+    asked = RecordingFunction()
     recent = WeightedCache(asked, lambda key, _: len(key), 10)
     for key in ("aaaa", "bbbb", "cccc", "aaaa"):
         assert recent(key) == key.upper()
@@ -67,16 +67,16 @@ def test_what_weighs_too_much_together_is_forgotten_and_worked_out_again() -> No
     assert asked.keys == ["aaaa", "bbbb", "cccc", "aaaa"]
 
 
-def test_what_weighs_too_much_alone_is_not_remembered_and_nothing_is_forgotten_for_it() -> None:
-    asked = Asked()
+def test_a_value_beyond_the_size_alone_is_not_cached_and_evicts_nothing() -> None:
+    asked = RecordingFunction()
     recent = WeightedCache(asked, lambda key, _: len(key), 10)
     recent("a")
     assert recent("b" * 11) == "B" * 11
     assert (len(recent), recent("a"), len(asked.keys)) == (1, "A", 2)
 
 
-def test_what_can_not_be_worked_out_is_not_remembered() -> None:
-    recent = WeightedCache(Asked(), lambda key, _: len(key), 10)
+def test_a_failed_computation_is_not_cached() -> None:
+    recent = WeightedCache(RecordingFunction(), lambda key, _: len(key), 10)
     for _ in range(2):
         with pytest.raises(ValueError, match="bad"):
             recent("bad")

@@ -1,4 +1,4 @@
-"""What `deploy/` gives a cluster: every file is reached, parses, names what it must, and passes our own decoders."""
+"""The files of `deploy/`: each is in a kustomization, parses, has the required names, and passes nfagent's decoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 
 def documents(path: Path) -> Iterator[Document]:
-    """Give the documents of a file, or of everything that a kustomization's folder reaches."""
+    """Return the documents of a file, or of all files that a kustomization includes."""
     if path.is_dir():
         (kustomization,) = documents(path / "kustomization.yaml")
         for name in kustomization["resources"]:
@@ -59,7 +59,7 @@ def test_kubectl_renders_it(folder: Path) -> None:
     assert sorted(named) == sorted((found["kind"], found["metadata"]["name"]) for found in documents(folder))
 
 
-def test_before_1_31_no_rule_asks_what_the_server_does_not_know() -> None:
+def test_before_1_31_no_validation_rule_uses_a_function_that_the_server_does_not_know() -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl isn't in PATH")
     rendered = [
@@ -71,20 +71,20 @@ def test_before_1_31_no_rule_asks_what_the_server_does_not_know() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_is_read_without_a_fault(path: Path) -> None:
+def test_an_example_is_valid(path: Path) -> None:
     found = read_documents(path.name, path.read_text())
     assert isinstance(found, FileContent)
     assert (found.problems, found.ignored) == ((), frozenset())
     assert len(found.items) == len(list(documents(path)))
 
 
-def test_every_kind_of_our_own_has_an_example() -> None:
+def test_every_kind_of_nfagent_has_an_example() -> None:
     shown = {document["kind"] for path in EXAMPLES for document in documents(path)}
     assert shown >= {definition["spec"]["names"]["kind"] for definition in definitions()}
 
 
 @pytest.mark.parametrize("definition", definitions(), ids=lambda found: found["spec"]["names"]["kind"])
-def test_a_definition_agrees_with_what_is_read(definition: Document) -> None:
+def test_a_definition_agrees_with_the_decoder(definition: Document) -> None:
     spec = definition["spec"]
     (version,) = spec["versions"]
     kind = spec["names"]["kind"]
@@ -104,14 +104,14 @@ def _undescribed(schema: Document, path: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("definition", definitions(), ids=lambda found: found["spec"]["names"]["kind"])
-def test_kubectl_explain_has_words_for_every_field(definition: Document) -> None:
+def test_kubectl_explain_has_a_description_of_every_field(definition: Document) -> None:
     (version,) = definition["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]
     assert list(_undescribed(schema, "")) == []
     assert "description" in schema
 
 
-def test_nobody_may_change_more_than_events_conditions_and_one_lease() -> None:
+def test_the_rbac_rules_allow_writing_events_conditions_and_one_lease_only() -> None:
     roles = [found for found in documents(DEPLOY / "rbac.yaml") if found["kind"] in {"Role", "ClusterRole"}]
     written = {
         (found["metadata"].get("namespace", ""), resource, verb)
@@ -130,7 +130,7 @@ def test_nobody_may_change_more_than_events_conditions_and_one_lease() -> None:
     }
 
 
-def test_nodes_may_what_the_service_account_may() -> None:
+def test_nodes_have_the_rights_of_the_service_account() -> None:
     ours = [found for found in documents(DEPLOY / "rbac.yaml") if found["kind"].endswith("Binding")]
     nodes = list(documents(DEPLOY / "node-credentials"))
     roles = [

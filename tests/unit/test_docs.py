@@ -1,4 +1,4 @@
-"""What the documents name is there: tests, and files beside them."""
+"""Tests and files that the documents name exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_test_that_a_document_names_is_there(document: Path) -> None:
+def test_every_test_that_a_document_names_exists(document: Path) -> None:
     named = set(re.findall(r"\btest_\w+\.py\b", document.read_text(encoding="utf-8")))
     assert named - TESTS == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_that_a_document_links_to_is_there(document: Path) -> None:
+def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [path for path in linked if not (document.parent / path).exists()] == []
 

@@ -1,6 +1,6 @@
-"""Every corner case has a test that carries its number, so that nobody has to take a list's word for it.
+"""Every edge case of docs/semantics.md has a test with its number.
 
-A number stands in a test's name, `test_13_...`, or begins an id, `[13] ...`; a comment or a docstring doesn't count.
+The number is in a test's name, `test_13_...`, or at the start of an id, `[13] ...`; not in a comment or docstring.
 """
 
 from __future__ import annotations
@@ -12,28 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import FOLDER
-
 TESTS = Path(__file__).parents[1]
 SEMANTICS = TESTS.parent / "docs" / "semantics.md"
-REFERENCE = FOLDER.parent / "reference" / "corner-cases.md"
-"""The list itself, where it lies beside the repository."""
 
 NAMED = re.compile(r"test_(\d{1,2})_")
 LISTED = re.compile(r"\[(\d{1,2})\] ")
 KNOWN = frozenset(range(1, 52))
 LATER = frozenset({45, 46, 47, 49})
-"""Corners of the agent's life and of masquerade that no test carries yet."""
-
-
-def corners() -> set[int]:
-    """Give the numbers that need a test: those known when this was written, and whatever the list has gained."""
-    listed = REFERENCE.read_text(encoding="utf-8") if REFERENCE.exists() else ""
-    return {*KNOWN, *(int(number) for number in re.findall(r"^(\d+)\. ", listed, re.MULTILINE))} - LATER
+"""Edge cases of the agent's lifecycle and of masquerade without a test so far."""
 
 
 def numbers_in(source: str) -> Iterator[int]:
-    """Give the numbers that a test module's names and ids carry."""
+    """Return the numbers in a test module's names and ids."""
     tree = ast.parse(source)
     told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -63,15 +53,15 @@ def carried() -> set[int]:
         pytest.param("def helps_test_13_(): pass\nx = '13 [14] y'", [], id="numbers elsewhere"),
     ],
 )
-def test_a_number_is_carried_by(source: str, numbers: list[int]) -> None:
+def test_numbers_are_found_in(source: str, numbers: list[int]) -> None:
     assert list(numbers_in(source)) == numbers
 
 
-def test_every_corner_has_a_test_that_carries_its_number() -> None:
-    assert sorted(corners() - carried()) == []
+def test_every_edge_case_has_a_test_with_its_number() -> None:
+    assert sorted(KNOWN - LATER - carried()) == []
 
 
-def test_every_corner_that_the_page_of_choices_names_has_one_too() -> None:
+def test_every_edge_case_of_the_semantics_page_has_a_test() -> None:
     named = {int(number) for number in re.findall(r"\[(\d+)\](?!\()", SEMANTICS.read_text(encoding="utf-8"))}
     assert len(named) > 20
     assert sorted(named - carried()) == []

@@ -1,4 +1,4 @@
-"""The examples that README names: they are read without a fault, and say what README says they do."""
+"""The examples of README: they are valid, and have the verdicts that README describes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(name: str) -> DesiredState:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
-def test_an_example_is_read_without_a_fault_and_has_policies_for_its_node(name: str) -> None:
+def test_an_example_is_valid_and_has_policies_for_its_node(name: str) -> None:
     assert read(name).index.active
 
 

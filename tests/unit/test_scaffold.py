@@ -1,4 +1,4 @@
-"""The set-up of the repository itself: import contracts that hold, settings that parse, exceptions with a reason."""
+"""The repository itself: import contracts, settings, locked packages, lint exceptions with a reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONTRACTED = frozenset(
     for line in (ROOT / "setup.cfg").read_text().partition("[importlinter]")[2].splitlines()
     if line.startswith("    nfagent.")
 )
-"""Modules that a contract names: import-linter wants them to be there."""
+"""Modules that a contract names: import-linter requires them."""
 
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -39,7 +39,7 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["re
 
 @pytest.fixture
 def skeleton(tmp_path: Path) -> Path:
-    """Give a checkout with every package and nothing in it, under the repository's own contracts."""
+    """Return a checkout with empty packages and the repository's contracts."""
     for package in PACKAGES:
         (tmp_path / "nfagent" / package).mkdir(parents=True)
         (tmp_path / "nfagent" / package / "__init__.py").touch()
@@ -50,7 +50,7 @@ def skeleton(tmp_path: Path) -> Path:
 
 
 def broken_contracts(checkout: Path) -> tuple[str, ...]:
-    """Give the names of the contracts that import-linter finds broken in a checkout."""
+    """Return the names of the contracts that import-linter finds broken in a checkout."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=120)
     found = tuple(re.findall(r"^(.+) BROKEN$", done.stdout, re.MULTILINE))
@@ -107,19 +107,19 @@ def test_every_exception_from_ruff_has_its_reason_beside_it() -> None:
 
 
 def locked(name: str) -> dict[str, str]:
-    """Read a lock: what is pinned, and its version."""
+    """Return the pinned packages of a lock, with their versions."""
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", (ROOT / name).read_text(), re.MULTILINE))
 
 
 def asked(section: str, option: str) -> list[Requirement]:
-    """Read what setup.cfg asks for."""
+    """Return the requirements of setup.cfg."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     return [Requirement(line) for line in config[section][option].splitlines() if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_whatever_setup_cfg_asks_for_is_locked_and_what_builds_it(lock: str) -> None:
+def test_every_requirement_of_setup_cfg_and_of_the_build_is_locked(lock: str) -> None:
     wanted = asked("options", "install_requires") + [Requirement(line) for line in BUILD]
     if lock == "requirements-dev.txt":
         wanted += asked("options.extras_require", "dev")
@@ -129,8 +129,8 @@ def test_whatever_setup_cfg_asks_for_is_locked_and_what_builds_it(lock: str) -> 
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_whatever_a_locked_package_asks_for_is_locked(lock: str) -> None:
-    """As the packages that are installed here say."""
+def test_every_requirement_of_a_locked_package_is_locked(lock: str) -> None:
+    """The requirements come from the metadata of the installed packages."""
     found = locked(lock)
     texts = [(name, text) for name in found for text in metadata.requires(name) or ()]
     wanted = [(name, Requirement(text)) for name, text in texts]

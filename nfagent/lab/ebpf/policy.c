@@ -1,12 +1,12 @@
-// A Pod's policy at tc, the way an eBPF dataplane enforces it: the lab's reference, not part of the agent.
+// A Pod's policy at tc, as an eBPF dataplane enforces it: the lab's reference, not part of the agent.
 //
 // Maps are keyed like Cilium's: address -> identity by longest prefix; identity, port, protocol -> verdict by hash;
 // connections in an LRU hash, so that established packets take one look-up. Attached to a Pod's link in the node's
-// namespace: what comes in there is the Pod's egress, what goes out there is its ingress. Packets go on through the
+// namespace: packets received there are the Pod's egress, packets sent there its ingress. They go on through the
 // kernel's own forwarding, so what this costs is policy alone.
 //
-// Simpler than the real thing: an ICMP error is judged like any packet of its protocol, later fragments have
-// port 0, IPv6 extension headers are not walked, and a connection is forgotten by age, not by its TCP state.
+// Simpler than the real thing: an ICMP error is matched as any packet of its protocol, later fragments have
+// port 0, IPv6 extension headers are not walked, and an entry expires by age, not by its TCP state.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -19,7 +19,7 @@
 
 #define INLINE static __always_inline
 
-#define WORLD 2 // the identity of an address that nobody described, as Cilium numbers it
+#define WORLD 2 // the identity of an address without one of its own, Cilium's number
 #define EGRESS 0
 #define INGRESS 1
 #define ANY 0
@@ -52,7 +52,7 @@ struct policy_value {
     __u64 bytes;
 };
 
-// Client, server, and in which direction it was judged: two Pods of a node have an entry each.
+// Client, server, and the direction of the policy: a connection of two Pods of a node has two entries.
 struct connection_key {
     __u8 client[16];
     __u8 server[16];
@@ -92,7 +92,7 @@ struct {
     __uint(max_entries, 131072);
 } connections SEC(".maps");
 
-// Read one packet into the connection that it would belong to as the client's. Gives 0, or -1 for what isn't IP.
+// Read a packet as one of the client into a connection key. Returns 0, or -1 for a packet without IP.
 INLINE int read_packet(struct __sk_buff *skb, struct connection_key *key, int *starts)
 {
     void *data = (void *)(long)skb->data;
@@ -137,7 +137,7 @@ INLINE int read_packet(struct __sk_buff *skb, struct connection_key *key, int *s
         break;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
-        // An echo and its answer have one identifier, which stands for both ports.
+        // An echo request and its reply have one identifier, used as both ports.
         if ((void *)(upper + 6) > end)
             return 0;
         key->client_port = key->server_port = *(__u16 *)(upper + 4);
@@ -166,7 +166,7 @@ INLINE __u64 lifetime(const struct connection_key *key)
     return key->protocol == IPPROTO_TCP ? LIFETIME : LIFETIME_DATAGRAM;
 }
 
-// Tell whether the connection is known, and count the packet there.
+// Return whether the connection has an entry, and count the packet there.
 INLINE int established(struct __sk_buff *skb, const struct connection_key *key, __u64 now)
 {
     struct connection_value *known = bpf_map_lookup_elem(&connections, key);
@@ -200,7 +200,7 @@ INLINE int allows(struct __sk_buff *skb, const struct policy_key *key)
     return 1;
 }
 
-// Ask the policy from its closest entry to its widest, as Cilium's hash map is asked.
+// Look the policy up from its most specific entry to its widest, as Cilium does.
 INLINE int allowed(struct __sk_buff *skb, const struct connection_key *packet)
 {
     struct policy_key key = { .endpoint = skb->ifindex, .direction = packet->direction };
@@ -239,7 +239,7 @@ INLINE int judge(struct __sk_buff *skb, __u8 direction)
     __u64 now = bpf_ktime_get_coarse_ns();
     int starts;
 
-    // Headers lie in the linear part nearly always; where they don't, it is enough to ask once.
+    // Headers are in the linear part of nearly all packets; otherwise one pull is enough.
     if ((void *)(long)skb->data + 74 > (void *)(long)skb->data_end)
         bpf_skb_pull_data(skb, skb->len < 74 ? skb->len : 74);
     if (read_packet(skb, &packet, &starts))

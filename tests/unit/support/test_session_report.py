@@ -1,4 +1,4 @@
-"""What a run of the tests says at its end, of one process and of two."""
+"""The report at the end of a test run, with one process and with two."""
 
 from __future__ import annotations
 

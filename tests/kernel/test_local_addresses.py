@@ -1,0 +1,54 @@
+"""The machine's own addresses, read from its local routes in its network namespace."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.kernel.local_addresses import is_own
+from nfagent.lab import netns
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[str]:
+    """Return a network namespace with some addresses, and a route to others."""
+    name = f"{netns.prefix('t', os.getpid())}own"
+    netns.make([name])
+    try:
+        netns.write_sysctls(name, {"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0"})
+        lines = ["link set lo up", "link add d0 type veth peer name d1", "link set d0 up", "link set d1 up"]
+        lines += [f"address add {address} dev d0 nodad" for address in ("192.0.2.1/24", "2001:db8::1/64", "fe80::7/64")]
+        netns.ip_batch([*lines, "address add 198.51.100.7/32 dev lo"], name)
+        yield name
+    finally:
+        netns.remove([name])
+
+
+@pytest.mark.parametrize("bind", ["0", "1"], ids=["binding to own addresses only", "binding to any address"])
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        pytest.param("192.0.2.1", True, id="an interface's IPv4 address"),
+        pytest.param("2001:db8::1", True, id="an interface's IPv6 address"),
+        pytest.param("198.51.100.7", True, id="a loopback interface's"),
+        pytest.param("127.0.0.1", True, id="loopback"),
+        pytest.param("fe80::7", True, id="an interface's link-local address"),
+        pytest.param("fe80::1", False, id="another's link-local address"),
+        pytest.param("192.0.2.2", False, id="a neighbour's"),
+        pytest.param("2001:db8::2", False, id="a neighbour's IPv6 address"),
+        pytest.param("203.0.113.1", False, id="one without a route"),
+    ],
+)
+def test_an_address_is_own_where_the_machine_would_send_from_it(
+    machine: str,
+    bind: str,
+    address: str,
+    own: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    netns.write_sysctls(machine, {"ipv4/ip_nonlocal_bind": bind, "ipv6/ip_nonlocal_bind": bind})
+    assert netns.inside(machine, functools.partial(is_own, address)) is own

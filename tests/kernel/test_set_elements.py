@@ -1,0 +1,472 @@
+"""Batches of set elements in a real kernel: same result as nft, atomic, with the kernel's error and element."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel import set_elements
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.set_elements import ElementError, SetElementSocket
+from nfagent.kernel.sockets import request_socket
+from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
+from nfagent.nftables.matches import IpAddress
+from nfagent.nftables.objects import (
+    ABSENT,
+    Chain,
+    Element,
+    Hook,
+    NamedSet,
+    PortRange,
+    Rule,
+    Ruleset,
+    VerdictMap,
+    VmapLookup,
+)
+from nfagent.nftables.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
+from tests.support.own_namespace import own_namespace
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+]
+
+PRIVATE = parse_cidr("10.0.0.0/8")
+MULTICAST = parse_cidr("224.0.0.0/3")
+EMPTY = Ruleset(
+    sets={
+        "address4": NamedSet("address", 4),
+        "address6": NamedSet("address", 6),
+        "range4": NamedSet("range", 4),
+        "range6": NamedSet("range", 6),
+        "port4": NamedSet("port", 4),
+        "port6": NamedSet("port", 6),
+        "ports": NamedSet("ports", 4),
+        "family": NamedSet("family", 4),
+        "flow4": NamedSet("flow", 4),
+        "flow6": NamedSet("flow", 6),
+    },
+    maps={"map4": VerdictMap(4, {}), "map6": VerdictMap(6, {})},
+    chains={"egress/shop/web": Chain(), "egress/shop/db": Chain()},
+)
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    """Enter a new network namespace with this thread."""
+    with own_namespace("elements"):
+        yield
+
+
+@pytest.fixture
+def nftables(_namespace: None) -> Iterator[NftClient]:
+    """Return libnftables, in this thread, with EMPTY loaded."""
+    kernel = NftClient()
+    kernel.apply_now(diff(ABSENT, EMPTY))
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def elements(_namespace: None) -> Iterator[SetElementSocket]:
+    with closing(SetElementSocket()) as opened:
+        yield opened
+
+
+def add(name: str, *members: Element) -> ChangeElements:
+    return ChangeElements("add", name, members)
+
+
+def delete(name: str, *members: Element) -> ChangeElements:
+    return ChangeElements("delete", name, members)
+
+
+def route(verb: str, *pairs: tuple[str, str]) -> ChangeMapElements:
+    return ChangeMapElements("add" if verb == "add" else "delete", "map4", pairs)
+
+
+def holding(**sets: frozenset[Element] | dict[str, str]) -> Ruleset:
+    """Return EMPTY with elements in some of its sets and maps."""
+    made = msgspec.structs.replace(EMPTY, sets=dict(EMPTY.sets), maps=dict(EMPTY.maps))
+    for name, members in sets.items():
+        if isinstance(members, dict):
+            made.maps[name] = VerdictMap(made.maps[name].family, members)
+        else:
+            made.sets[name] = msgspec.structs.replace(made.sets[name], elements=members)
+    return made
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(holding(address4=frozenset({"10.0.0.1", "0.0.0.0", "255.255.255.255"})), id="IPv4 addresses"),  # noqa: S104
+        pytest.param(holding(address6=frozenset({"2001:db8::1", "::"})), id="IPv6 addresses"),
+        pytest.param(holding(range4=frozenset({PRIVATE, single("11.0.0.0"), single("12.0.0.9")})), id="IPv4 ranges"),
+        pytest.param(holding(range4=frozenset({single("0.0.0.0"), MULTICAST})), id="the first and last IPv4 range"),  # noqa: S104
+        pytest.param(holding(range4=frozenset({parse_cidr("0.0.0.0/0")})), id="all of IPv4"),
+        pytest.param(holding(range4=frozenset({single("255.255.255.255")})), id="the last IPv4 address alone"),
+        pytest.param(holding(range6=frozenset({parse_cidr("2001:db8::/32")})), id="an IPv6 range"),
+        pytest.param(holding(range6=frozenset({parse_cidr("::/8"), parse_cidr("ff00::/8")})), id="the first and last"),
+        pytest.param(holding(port4=frozenset({("10.0.0.1", "tcp", 80), ("10.0.0.1", "udp", 53)})), id="IPv4 ports"),
+        pytest.param(holding(port6=frozenset({("2001:db8::1", "sctp", 65_535)})), id="an IPv6 port"),
+        pytest.param(holding(ports=frozenset({PortRange(80, 80), PortRange(8000, 8080)})), id="ranges of ports"),
+        pytest.param(
+            holding(ports=frozenset({PortRange(1, 1), PortRange(65_535, 65_535)})), id="the first and last port"
+        ),
+        pytest.param(holding(ports=frozenset({PortRange(1, 65_535)})), id="all ports"),
+        pytest.param(holding(family=frozenset({4})), id="a family"),
+        pytest.param(holding(family=frozenset({4, 6})), id="both families"),
+        pytest.param(holding(map4={"10.0.0.1": "egress/shop/web", "10.0.0.2": "egress/shop/db"}), id="IPv4 to chains"),
+        pytest.param(holding(map6={"2001:db8::1": "egress/shop/web"}), id="IPv6 to a chain"),
+    ],
+)
+def test_elements_of_each_kind_come_and_go(nftables: NftClient, elements: SetElementSocket, wanted: Ruleset) -> None:
+    elements.commit(diff(EMPTY, wanted))
+    assert nftables.read_now() == wanted
+
+    elements.commit(diff(wanted, EMPTY))
+    assert nftables.read_now() == EMPTY
+
+
+LAST: dict[Family, int] = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
+
+
+def addresses(family: Family) -> st.SearchStrategy[str]:
+    return st.sampled_from([0, 1, 2, 10 << 24, LAST[family] - 1, LAST[family]]).map(lambda n: text(family, n))
+
+
+@st.composite
+def ranges(draw: st.DrawFn, family: Family) -> frozenset[Element]:
+    """Draw disjoint ranges, some of which touch."""
+    last = LAST[family]
+    cuts = sorted(draw(st.sets(st.sampled_from([0, 1, 2, 7, 8, 10 << 24, (10 << 24) + 9, last - 1, last, last + 1]))))
+    return frozenset(Range(family, first, after - 1) for first, after in pairwise(cuts) if draw(st.booleans()))
+
+
+@st.composite
+def port_ranges(draw: st.DrawFn) -> frozenset[Element]:
+    cuts = sorted(draw(st.sets(st.sampled_from([1, 2, 80, 81, 443, 8000, 65_535, 65_536]))))
+    return frozenset(PortRange(first, after - 1) for first, after in pairwise(cuts) if draw(st.booleans()))
+
+
+@st.composite
+def rulesets(draw: st.DrawFn) -> Ruleset:
+    ports = st.tuples(st.sampled_from(["tcp", "udp", "sctp"]), st.sampled_from([1, 80, 256, 65_535]))
+    sets: dict[str, frozenset[Element] | dict[str, str]] = {}
+    families: tuple[Family, Family] = (4, 6)
+    for family in families:
+        address = addresses(family)
+        sets[f"address{family}"] = draw(st.frozensets(address))
+        sets[f"range{family}"] = draw(ranges(family))
+        sets[f"port{family}"] = draw(st.frozensets(st.builds(lambda a, p: (a, *p), address, ports), max_size=4))
+        sets[f"map{family}"] = draw(st.dictionaries(address, st.sampled_from(sorted(EMPTY.chains))))
+    sets["ports"] = draw(port_ranges())
+    sets["family"] = draw(st.frozensets(st.sampled_from(families)))
+    return holding(**sets)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(rulesets(), min_size=1, max_size=4), st.booleans())
+def test_any_changes_do_what_nft_does_with_them(
+    nftables: NftClient,
+    elements: SetElementSocket,
+    states: list[Ruleset],
+    fast_first: bool,  # noqa: FBT001 - drawn
+) -> None:
+    # Each way finds what the other one left.
+    before = nftables.read_now()
+    for number, after in enumerate(states):
+        transaction = diff(before, after)
+        fast, slow = (elements.commit, nftables.apply_now)
+        first, second = (fast, slow) if (number % 2 == 0) == fast_first else (slow, fast)
+        first(transaction)
+        listed = nftables.read_now()
+        first(diff(after, before))
+        assert nftables.read_now() == before
+        second(transaction)
+        assert nftables.read_now() == listed == after
+        before = after
+
+
+def test_an_address_that_is_there_already_is_no_error(nftables: NftClient, elements: SetElementSocket) -> None:
+    elements.commit(
+        (
+            add("address4", "10.0.0.1"),
+            add("port4", ("10.0.0.1", "tcp", 80)),
+            route("add", ("10.0.0.1", "egress/shop/web")),
+        )
+    )
+    before = nftables.read_now()
+
+    elements.commit(
+        (
+            add("address4", "10.0.0.1"),
+            add("port4", ("10.0.0.1", "tcp", 80)),
+            route("add", ("10.0.0.1", "egress/shop/web")),
+        )
+    )
+
+    assert nftables.read_now() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "destination"),
+    [
+        pytest.param("flow4", "10.0.0.1", "10.0.0.2", id="of IPv4"),
+        pytest.param("flow6", "2001:db8::1", "2001:db8::2", id="of IPv6"),
+    ],
+)
+def test_flows_are_remembered_for_their_time_and_no_part_of_what_is_compared(
+    nftables: NftClient, elements: SetElementSocket, name: str, source: str, destination: str
+) -> None:
+    flows: list[Element] = [(source, "tcp", 80, destination, 40_000), (source, "sctp", 1, destination, 65_535)]
+    for _ in range(2):  # one that is there already is no error
+        elements.commit((add(name, *flows),))
+    listed = subprocess.run(
+        ["nft", "-j", "list", "set", "inet", "nfagent", name], check=True, capture_output=True, text=True
+    )
+    [held] = [entry["set"]["elem"] for entry in json.loads(listed.stdout)["nftables"] if "set" in entry]
+    assert {tuple(item["elem"]["val"]["concat"]) for item in held} == set(flows)
+    assert nftables.read_now() == EMPTY
+
+
+def test_one_element_among_those_that_fill_a_message_is_named(nftables: NftClient, elements: SetElementSocket) -> None:
+    many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(2_000))
+    elements.commit((add("address4", *many),))
+
+    with pytest.raises(ElementError) as caught:
+        elements.commit((delete("address4", *many[:1_500], "10.9.9.9", *many[1_500:]),))
+    assert (caught.value.errno, caught.value.element) == (errno.ENOENT, "10.9.9.9")
+
+    elements.commit((delete("address4", *many),))
+    assert nftables.read_now() == EMPTY
+
+
+HELD = holding(
+    address4=frozenset({"10.0.0.1"}), range4=frozenset({PRIVATE, MULTICAST}), map4={"10.0.0.1": "egress/shop/web"}
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "blamed", "words"),
+    [
+        pytest.param(
+            delete("address4", "10.0.0.1", "10.0.0.9"),
+            (errno.ENOENT, "10.0.0.9"),
+            "delete element inet nfagent address4 { 10.0.0.9 }: it isn't in the set (ENOENT)",
+            id="an address to delete that isn't there",
+        ),
+        pytest.param(
+            delete("range4", parse_cidr("10.0.0.0/9")),
+            (errno.ENOENT, parse_cidr("10.0.0.0/9")),
+            "delete element inet nfagent range4 { 10.0.0.0/9 }: it isn't in the set (ENOENT)",
+            id="a range to delete that ends elsewhere",
+        ),
+        pytest.param(
+            route("delete", ("10.0.0.1", "egress/shop/web"), ("10.0.0.2", "egress/shop/web")),
+            (errno.ENOENT, ("10.0.0.2", "egress/shop/web")),
+            "delete element inet nfagent map4 { 10.0.0.2 : goto egress/shop/web }: it isn't in the map (ENOENT)",
+            id="an address to delete from a map that isn't there",
+        ),
+        pytest.param(
+            route("add", ("10.0.0.2", "egress/shop/db"), ("10.0.0.1", "egress/shop/db")),
+            (errno.EEXIST, ("10.0.0.1", "egress/shop/db")),
+            "map4 { 10.0.0.1 : goto egress/shop/db }: the address has another target already (EEXIST)",
+            id="an address that a map sends elsewhere",
+        ),
+        pytest.param(
+            route("add", ("10.0.0.3", "egress/shop/cache")),
+            (errno.ENOENT, ("10.0.0.3", "egress/shop/cache")),
+            "map4 { 10.0.0.3 : goto egress/shop/cache }: there is no chain of that name (ENOENT)",
+            id="a chain that isn't there",
+        ),
+        pytest.param(
+            add("nothing", "10.0.0.7"),
+            (errno.ENOENT, None),
+            "add element inet nfagent nothing { 10.0.0.7 }: there is no set of that name (ENOENT)",
+            id="a set that isn't there",
+        ),
+        pytest.param(
+            ChangeMapElements("add", "nothing", (("10.0.0.7", "egress/shop/web"), ("10.0.0.8", "egress/shop/web"))),
+            (errno.ENOENT, None),
+            "add element inet nfagent nothing { 2 elements }: there is no map of that name (ENOENT)",
+            id="a map that isn't there",
+        ),
+        pytest.param(
+            add("address4", "10.0.0.7", "2001:db8::1"),
+            (errno.EINVAL, "2001:db8::1"),
+            "address4 { 2001:db8::1 }: it isn't of the set's type (EINVAL)",
+            id="an address of the other family",
+        ),
+        pytest.param(
+            add("n" * 256, "10.0.0.7"),
+            (errno.ERANGE, None),
+            "(ERANGE); the kernel says: Attribute failed policy validation",
+            id="a name that is too long, in the kernel's words",
+        ),
+    ],
+)
+def test_a_refusal_names_the_element_and_leaves_nothing_behind(
+    nftables: NftClient,
+    elements: SetElementSocket,
+    command: ChangeElements | ChangeMapElements,
+    blamed: tuple[int, object],
+    words: str,
+) -> None:
+    elements.commit(diff(EMPTY, HELD))
+
+    with pytest.raises(ElementError) as caught:
+        elements.commit((add("address6", "2001:db8::7"), command, delete("address4", "10.0.0.1")))
+
+    refused = caught.value
+    name = command.set if isinstance(command, ChangeElements) else command.map
+    assert (refused.verb, refused.set, (refused.errno, refused.element)) == (command.verb, name, blamed)
+    assert words in str(refused)
+    assert nftables.read_now() == HELD
+
+    elements.commit((delete("address4", "10.0.0.1"),))
+    assert nftables.read_now().sets["address4"].elements == frozenset()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param("10.0.0.0/8", id="that is there already"),
+        pytest.param("10.0.0.0/9", id="with the same start"),
+        pytest.param("10.128.0.0/9", id="with the same end"),
+        pytest.param("10.1.0.0/16", id="within one that is there"),
+        pytest.param("10.0.0.0/7", id="around one that is there"),
+        pytest.param("8.0.0.0/6", id="around one that is there, with the same end"),
+        pytest.param("225.0.0.0/8", id="within the one to the last address"),
+        pytest.param("224.0.0.0/4", id="with the start of the one to the last address"),
+        pytest.param("240.0.0.0/4", id="to the last address within another one"),
+    ],
+)
+def test_a_range_is_refused(nftables: NftClient, elements: SetElementSocket, other: str) -> None:
+    elements.commit(diff(EMPTY, HELD))
+
+    with pytest.raises(ElementError, match="overlaps") as caught:
+        elements.commit((add("address4", "10.0.0.2"), add("range4", single("1.0.0.1"), parse_cidr(other))))
+
+    assert (caught.value.errno, caught.value.element) == (errno.EEXIST, parse_cidr(other))
+    assert nftables.read_now() == HELD
+
+
+def test_a_missing_table_is_reported(nftables: NftClient, elements: SetElementSocket) -> None:
+    nftables.apply_now(diff(EMPTY, ABSENT))
+
+    with pytest.raises(ElementError, match=r"no table inet nfagent \(ENOENT\); 1 more of the batch's") as caught:
+        elements.commit((add("address4", "10.0.0.1"), add("address6", "::1")))
+
+    assert (caught.value.set, caught.value.element) == ("address4", None)
+    assert nftables.read_now() == ABSENT
+
+
+def test_a_loop_of_chains_is_refused(nftables: NftClient, elements: SetElementSocket) -> None:
+    dispatch = Chain((Rule(verdict=VmapLookup(IpAddress("saddr", 4), "map4")),))
+    base = msgspec.structs.replace(dispatch, hook=Hook("filter", "forward", 0))
+    looping = msgspec.structs.replace(EMPTY, chains={**EMPTY.chains, "egress/shop/web": dispatch, "forward": base})
+    nftables.apply_now(diff(EMPTY, looping))
+
+    with pytest.raises(KernelError, match=r"(?i)too many links \(EMLINK\)"):
+        elements.commit((add("address4", "10.0.0.1"), route("add", ("10.0.0.1", "egress/shop/web"))))
+
+    assert nftables.read_now() == looping
+
+
+def test_a_hundred_thousand_elements_come_together_or_not_at_all(
+    nftables: NftClient, elements: SetElementSocket
+) -> None:
+    many = tuple(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
+
+    with pytest.raises(ElementError) as caught:
+        elements.commit((add("address4", *many), delete("address6", "2001:db8::1")))
+    assert caught.value.element == "2001:db8::1"
+    assert nftables.read_now() == EMPTY
+
+    elements.commit((add("address4", *many),))
+    # A listing may miss elements while the kernel makes the set's hash table larger; a deletion finds all of them.
+    elements.commit((delete("address4", *many),))
+    assert nftables.read_now() == EMPTY
+
+
+def test_a_batch_beyond_the_send_buffer_is_refused_and_a_smaller_one_is_committed(nftables: NftClient) -> None:
+    many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(2_000))
+    with closing(SetElementSocket(send_buffer=8_192)) as narrow:
+        with pytest.raises(KernelError, match="exceeds the socket's send buffer"):
+            narrow.commit((add("address4", *many),))
+        assert nftables.read_now() == EMPTY
+
+        narrow.commit((add("address4", *many[:10]),))
+    assert nftables.read_now().sets["address4"].elements == frozenset(many[:10])
+
+
+def test_refusals_that_overflow_the_receive_buffer_are_refusals_all_the_same(nftables: NftClient) -> None:
+    with closing(SetElementSocket(receive_buffer=4_096)) as narrow:
+        with pytest.raises(ElementError, match="there is no set of that name") as caught:
+            narrow.commit((add("address4", "10.0.0.1"), *(add(f"nothing{n}", "10.0.0.1") for n in range(500))))
+        assert caught.value.set == "nothing0"
+        assert nftables.read_now() == EMPTY
+
+        narrow.commit((add("address4", "10.0.0.1"),))
+    assert nftables.read_now().sets["address4"].elements == frozenset({"10.0.0.1"})
+
+
+def test_other_commands_are_refused_before_anything_is_sent(nftables: NftClient, elements: SetElementSocket) -> None:
+    mixed: Transaction = (add("address4", "10.0.0.1"), AddCounter("drops"))
+    with pytest.raises(WireError, match="has other commands"):
+        elements.commit(mixed)
+
+    elements.commit(())
+    assert nftables.read_now() == EMPTY
+
+
+def test_without_the_capability_the_error_has_a_hint(nftables: NftClient, elements: SetElementSocket) -> None:
+    os.seteuid(65_534)
+    try:
+        with pytest.raises(HostError, match="needs root"):
+            SetElementSocket()
+        with pytest.raises(HostError, match="needs root"):
+            elements.commit((add("address4", "10.0.0.1"),))
+    finally:
+        os.seteuid(0)
+    assert nftables.read_now() == EMPTY
+
+
+def broken(opened: socket.socket, *, ended: bool) -> None:
+    """Replace a socket by one that never commits."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path("/dev/null").open("r+b", buffering=0) as nothing:
+        os.dup2(ours.fileno() if ended else nothing.fileno(), opened.fileno())
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["has ended", "is no socket any more"])
+def test_a_socket_is_opened_anew_where_it(nftables: NftClient, *, ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
+        opened.append(request_socket(needs_root, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(set_elements, "request_socket", opening)
+    with closing(SetElementSocket()) as elements:
+        broken(opened[0], ended=ended)
+        with pytest.raises(KernelError, match="cannot send"):
+            elements.commit((add("address4", "10.0.0.1"),))
+        elements.commit((add("address4", "10.0.0.1"),))
+        assert len(opened) == 2
+    assert nftables.read_now().sets["address4"].elements == frozenset({"10.0.0.1"})

@@ -1,0 +1,200 @@
+"""Traffic streams: counts of sent and arrived packets, none after a drop rule; the time of DESTROY events."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.errors import KernelError
+from nfagent.kernel.conntrack import ConntrackClient, open_socket
+from nfagent.lab import netns
+from nfagent.lab import traffic as traffic_module
+from nfagent.lab.conntrack_events import ConntrackDestroyListener
+from nfagent.lab.packet_counter import PacketCounter, StreamProtocol
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import grid
+from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.netlink.packet_header import UDP
+from tests.support.packet_labs import wait_until
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab makes network namespaces: run the tests as root"),
+]
+
+NODES, PODS, _OUTSIDE = grid(nodes=1)
+CLIENT, SERVER = PODS[:2]
+TABLE = """
+table inet foreign {
+    chain forward {
+        type filter hook forward priority 0
+        ct state established accept
+    }
+}
+"""
+DROP = "insert rule inet foreign forward drop"
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[NetnsTopology]:
+    with NetnsTopology(NODES, (CLIENT, SERVER), tag="tt") as built:
+        yield built
+
+
+@pytest.fixture
+def node(fabric: NetnsTopology) -> Iterator[str]:
+    """Return the node's namespace, with a table that tracks connections."""
+    name = fabric.node_namespace("n1")
+    nft(fabric, TABLE)
+    yield name
+    nft(fabric, "delete table inet foreign")
+
+
+def nft(fabric: NetnsTopology, text: str) -> None:
+    command = fabric.command(fabric.node_namespace("n1"), ["nft", "-f", "-"])
+    subprocess.run(command, input=text, text=True, check=True, timeout=20)
+
+
+def line(
+    fabric: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int, *, answered: bool = True
+) -> StreamPlan:
+    return StreamPlan(
+        client=fabric.pod_namespace(*CLIENT.key),
+        server=fabric.pod_namespace(*SERVER.key),
+        address=SERVER.addresses[family == 6],
+        protocol=protocol,
+        port=7000,
+        speaker=speaker,
+        answered=answered,
+    )
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("speaker", ["client", "server"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
+    fabric: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int
+) -> None:
+    began = time.monotonic()
+    with TrafficStreams() as streams:
+        stream = streams.open(line(fabric, protocol, speaker, family))
+        streams.wait_for(20, stream)
+        nft(fabric, DROP)
+        dropped = time.monotonic()
+        streams.wait_until_sent(2, stream)
+        arrivals = stream.arrivals()
+        assert began < arrivals[0]
+        if protocol == "udp":
+            assert stream.passed_after(dropped) == []
+        else:
+            streams.wait_until_sent(1, stream)  # a retransmission: until then segments from before the rule arrive
+            counted = stream.heard
+            streams.wait_until_sent(1, stream)
+            assert stream.heard == counted
+        assert stream.sent > stream.heard
+        if protocol == "udp":
+            numbers = stream.numbers()
+            assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_each_stream_has_its_own_count_which_stays_readable_when_it_is_closed(fabric: NetnsTopology) -> None:
+    with TrafficStreams() as streams:
+        first, second = (
+            streams.open(line(fabric, "udp", "client", 4, answered=answered)) for answered in (True, False)
+        )
+        streams.wait_for(10, first, second)
+        streams.close(first)
+        numbers = first.numbers()
+        assert numbers == list(range(1, first.sent + 1))
+        streams.wait_for(10, second)
+        assert first.numbers() == numbers
+    assert second.numbers() == list(range(1, second.sent + 1))
+
+
+def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_namespace(fabric: NetnsTopology) -> None:
+    address = NODES[0].addresses[0]
+    with TrafficStreams() as streams:
+        stream = streams.open(
+            StreamPlan(
+                client=fabric.pod_namespace(*CLIENT.key),
+                server=fabric.node_namespace("n1"),
+                address=address,
+                protocol="udp",
+                port=7000,
+                speaker="client",
+                bound=address,
+                counted="socket",
+            )
+        )
+        streams.wait_for(10, stream)
+        nft(fabric, "add table inet own { chain c { type filter hook input priority 0; udp dport 7000 drop; }; }")
+        dropped = time.monotonic()
+        streams.wait_until_sent(20, stream)
+        assert stream.passed_after(dropped) == []
+        nft(fabric, "delete table inet own")
+        assert stream.heard > 10
+
+
+@pytest.mark.usefixtures("node")
+def test_an_udp_packet_passes_when_it_is_sent_however_late_it_arrives(fabric: NetnsTopology) -> None:
+    with TrafficStreams() as streams:
+        stream = streams.open(line(fabric, "udp", "client", 4))
+        streams.wait_for(20, stream)
+        committed = time.monotonic()
+        streams.wait_for(20, stream)
+        streams.close(stream)
+        sent, arrivals = stream.passed_after(0.0), stream.arrivals()
+        assert len(sent) == len(arrivals)
+        assert all(before < after for before, after in zip(sent, arrivals, strict=True))
+        assert stream.passed_after(committed) == [when for when in sent if when > committed]
+        assert 0 < len(stream.passed_after(committed)) < len(sent)
+
+
+@pytest.mark.usefixtures("node")
+def test_waiting_for_packets_that_do_not_arrive_raises(fabric: NetnsTopology, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic_module, "_PATIENCE", 0.1)
+    with TrafficStreams() as streams:
+        stream = streams.open(line(fabric, "udp", "client", 4))
+        nft(fabric, DROP)
+        with pytest.raises(KernelError, match=r"arrived instead of \d+: udp nfa-.*, 10\.244\.1\.11 port 7000"):
+            streams.wait_for(1000, stream)
+
+
+def test_a_counter_sees_packets_to_any_address_with_its_port_only(fabric: NetnsTopology) -> None:
+    with TrafficStreams() as streams:
+        stream = streams.open(line(fabric, "udp", "client", 4))
+        with (
+            PacketCounter(stream.line.server, 4, "udp", 7000) as same,
+            PacketCounter(stream.line.server, 4, "udp", 7001) as other_port,
+            PacketCounter(stream.line.server, 4, "tcp", 7000) as other_protocol,
+            PacketCounter(stream.line.server, 6, "udp", 7000) as other_family,
+            PacketCounter(stream.line.client, 4, "udp", 7000) as other_direction,
+        ):
+            streams.wait_for(20, stream)
+            assert len(same.arrivals()) > 10
+            assert [one.arrivals() for one in (other_port, other_protocol, other_family, other_direction)] == [[]] * 4
+
+
+def test_the_time_of_a_destroyed_conntrack_entry_is_recorded(fabric: NetnsTopology, node: str) -> None:
+    table = ConntrackClient(functools.partial(netns.inside, node, open_socket))
+    try:
+        with TrafficStreams() as streams, ConntrackDestroyListener(node) as listener:
+            stream = streams.open(line(fabric, "udp", "client", 4, answered=False))
+            streams.wait_for(5, stream)
+            nft(fabric, DROP)
+            client = CLIENT.addresses[0]
+            assert listener.forgotten_at(client, UDP, stream.client_port) is None
+            before = time.monotonic()
+            assert table.delete(table.entries(frozenset({client}))) > 0
+            wait_until(lambda: listener.forgotten_at(client, UDP, stream.client_port) is not None)
+            destroyed = listener.forgotten_at(client, UDP, stream.client_port)
+            assert destroyed is not None
+            assert before < destroyed <= time.monotonic()
+    finally:
+        table.close()
