@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from nfagent.cli.check_crds import kind_checks
-from nfagent.cli.check_host import Check, CheckResult, split
+from nfagent.cli.check_host import Check, CheckResult
 from nfagent.cli.check_node_object import node_checks
 from nfagent.cli.check_rbac import permission_checks
 from nfagent.config import Settings
-from nfagent.errors import ClusterError, DecodeError
+from nfagent.errors import ClusterError, DecodeError, NfagentError
 from nfagent.kube.certificate_expiry import Validity, certificate_validity, token_validity
 from nfagent.kube.client import ApiClient, ApiResponse
+from nfagent.kube.client_errors import server_prefix
 from nfagent.kube.credentials import ClientConfig, find_access
 from nfagent.kube.rbac import OLDEST_MINOR, TESTED_MINOR
 from nfagent.kube.self_review import VERSION_PATH, WHO_BODY, WHO_PATH, User, Version, decode_user, decode_version
@@ -60,14 +61,13 @@ async def ask_cluster(server: ApiClient, settings: Settings) -> list[Check]:
     try:
         access = await server.access()
     except ClusterError as error:
-        return [Check("credentials", "FAIL", *split(error))]
+        return [Check("credentials", "FAIL", error.reason, error.hint)]
     found = [_credentials(access, time.time())]
     try:
         ready, said = [await server.ask("GET", path) for path in ("/readyz", VERSION_PATH)]
         user, identity = await _identity(server)
     except ClusterError as error:
-        what, mend = split(error)
-        return [*found, Check("API server", "FAIL", f"{access.server}: {_shortened(what, access)}", mend)]
+        return [*found, Check("API server", "FAIL", f"{access.server}: {_shortened(error, access)}", error.hint)]
     found += [_api_server(access, ready), identity]
     if identity.result == "FAIL":
         return found
@@ -82,14 +82,13 @@ async def ask_cluster(server: ApiClient, settings: Settings) -> list[Check]:
         try:
             found += await look()
         except (ClusterError, DecodeError) as error:
-            what, mend = split(error)
-            found.append(Check(name, "FAIL", f"can't be asked for: {_shortened(what, access)}", mend))
+            found.append(Check(name, "FAIL", f"can't be asked for: {_shortened(error, access)}", error.hint))
     return found
 
 
-def _shortened(what: str, access: ClientConfig) -> str:
-    """Leave out of what the connection says where the credentials are from: the line above says it."""
-    return what.removeprefix(f"API server {access.server} ({access.origin}): ")
+def _shortened(error: NfagentError, access: ClientConfig) -> str:
+    """Return the reason without the API server and the kubeconfig: the lines above name them."""
+    return error.reason.removeprefix(server_prefix(access))
 
 
 def _credentials(access: ClientConfig, now: float) -> Check:

@@ -59,7 +59,7 @@ async def _served(server: ApiClient) -> Served:
 async def _body(server: ApiClient, path: str) -> bytes:
     answer = await server.ask("GET", path)
     if answer.status not in {_OK, _NOT_FOUND}:
-        raise ClusterError(f"{path}: {decode_status(answer.body, answer.status)}; see: kubectl api-resources")
+        raise ClusterError(f"{path}: {decode_status(answer.body, answer.status)}", hint="see: kubectl api-resources")
     return answer.body if answer.status == _OK else b""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -21,7 +20,7 @@ from nfagent.kernel.bridge_table import PASSING
 from nfagent.kernel.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.nflog import NflogSource
-from nfagent.kernel.nft_client import NftClient, owner_of_table
+from nfagent.kernel.nft_client import NftClient, check_owner
 from nfagent.kernel.table_lock import holder, holder_name, remedy
 from nfagent.kube.credentials import find_access
 from nfagent.model.plurals import counted
@@ -34,7 +33,6 @@ CheckResult: TypeAlias = Literal["ok", "warn", "FAIL"]
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
 _DISK_SECONDS = 5.0
-_CLAUSE = re.compile(r"; |\. (?=[A-Z])")
 _NO_RAW_FRAMES = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"
 _NOBODY = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has it as an end
 _STATUS = Path("/proc/self/status")
@@ -75,16 +73,6 @@ def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Sett
     return settings, Check("settings", "ok", str(file) if file.exists() else f"defaults (there is no {file})")
 
 
-def split(error: NfagentError) -> tuple[str, str]:
-    """Part what is wrong from what to do about it: the last clause of a message."""
-    text = str(error)
-    cuts = list(_CLAUSE.finditer(text))
-    if not cuts:
-        return text, ""
-    what, mend = text[: cuts[-1].start()], text[cuts[-1].end() :]
-    return what, mend[:1].lower() + mend[1:]
-
-
 def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     root = _has_net_admin()
     yield _objects(settings, cluster=cluster)
@@ -121,7 +109,7 @@ def _objects(settings: Settings, *, cluster: bool) -> Check:
     except ClusterError as error:
         # Where nothing is named, a flag of `run` may do so yet.
         named = settings.kubeconfig or settings.context or settings.token_file
-        return Check("objects", "FAIL" if named else "warn", *split(error))
+        return Check("objects", "FAIL" if named else "warn", error.reason, error.hint)
     return Check("objects", "ok", f"API server {access.server}, by {access.origin}; ask it: nfagent check --cluster")
 
 
@@ -135,8 +123,7 @@ def _nftables(*, root: bool) -> Iterator[Check]:
     try:
         kernel = NftClient()
     except HostError as error:
-        found, _, mend = str(error).partition("; ")
-        yield Check("libnftables", "FAIL", found, mend.partition(": ")[2])
+        yield Check("libnftables", "FAIL", error.reason, error.hint)
         return
     try:
         yield Check("libnftables", "ok", f"python3-nftables, {_nft_version()}")
@@ -144,17 +131,14 @@ def _nftables(*, root: bool) -> Iterator[Check]:
             yield Check("nf_tables", "warn", "not tried: needs root")
             return
         table = kernel.read_now()
-        owned = owner_of_table()
-        if owned:
-            raise HostError(owned)
+        check_owner()
         held = counted(len(table.chains), "chain") if table.exists else "not there yet"
         if TABLE_FLAGS in table.foreign:
             yield Check("nf_tables", "warn", FLAGGED, UNFLAGGED)
         else:
             yield Check("nf_tables", "ok", f"table {_TABLE}: {held}")
     except NfagentError as error:
-        found, mend = split(error)
-        yield Check("nf_tables", "FAIL", found, mend or "modprobe nf_tables")
+        yield Check("nf_tables", "FAIL", error.reason, error.hint or "modprobe nf_tables")
     finally:
         kernel.close()
 
@@ -187,9 +171,8 @@ def _revoking(*, root: bool) -> Check:
         finally:
             connections.close()
     except (HostError, KernelError) as error:
-        reason, _, mend = str(error).partition("; ")
-        found = f"{reason}: Pods whose connections a change revokes stay under re-check"
-        return Check("live connections", "warn", found, mend.partition("`")[2].rstrip("`"))
+        found = f"{error.reason}: Pods whose connections a change revokes stay under re-check"
+        return Check("live connections", "warn", found, error.hint)
     return Check("live connections", "ok", "can be looked up, and ended when a change revokes them")
 
 
@@ -199,21 +182,19 @@ def _nflog(settings: Settings, *, root: bool) -> Check:
     group = settings.logging.group
     try:
         problem = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
-        found = f"group {group} is read by the agent"
     except NfagentError:
-        problem, found = _group_problem(group), f"group {group} is free"
-    if not problem:
-        return Check("NFLOG", "ok", found)
-    reason, _, mend = problem.partition("; ")
-    return Check("NFLOG", "warn", f"{reason}: there will be no verdict log", mend)
+        return _free_group(group)
+    if problem:  # the agent's words, with what to do
+        return Check("NFLOG", "warn", f"no verdict log: {problem}")
+    return Check("NFLOG", "ok", f"group {group} is read by the agent")
 
 
-def _group_problem(group: int) -> str:
+def _free_group(group: int) -> Check:
     try:
         asyncio.run(_open_group(group))
     except (HostError, KernelError) as error:
-        return str(error)
-    return ""
+        return Check("NFLOG", "warn", f"no verdict log: {error.reason}", error.hint)
+    return Check("NFLOG", "ok", f"group {group} is free")
 
 
 async def _open_group(group: int) -> None:

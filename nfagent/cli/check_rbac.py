@@ -36,7 +36,7 @@ async def _ask(server: ApiClient, permission: Permission, turns: asyncio.Semapho
     async with turns:
         answer = await server.ask("POST", MAY_PATH, body=access_review(permission))
     if answer.status not in _CREATED:
-        raise ClusterError(f"{decode_status(answer.body, answer.status)}; {_APPLY}")
+        raise ClusterError(str(decode_status(answer.body, answer.status)), hint=_APPLY)
     return decode_access(answer.body)
 
 

@@ -57,7 +57,7 @@ def run(
     try:
         asyncio.run(Agent(settings).run())
     except KernelError as error:
-        raise KernelError(f"{error}; `nfagent check` says what is missing here") from None
+        raise KernelError(str(error), hint="`nfagent check` shows what is missing") from None
     except BaseExceptionGroup as group:
         raise _plain(group) from group
     finally:

@@ -22,6 +22,7 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import require_netlink, reserving
 from nfagent.kernel.nft_monitor import NftMonitor, flags_of_table, generation, table_flags
 from nfagent.kernel.set_elements import NEEDS_ROOT, SetElementSocket, UnsentError
+from nfagent.kernel.sockets import AS_ROOT
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.listing_variants import ListingVariant, NamedObject, alike, differing, in_words, only, written
@@ -56,10 +57,8 @@ _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
 """Elements that are committed on the event loop: a millisecond of the kernel's work at most."""
 _VERSION = re.compile(r'"version": ?"([^"]*)"')
-_OWNED = (
-    f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
-    f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
-)
+_OWNED = f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it"
+_OWNER_HINT = f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
 _WORDING_TRIES = 3
 """Others commit to their tables meanwhile, and nothing is certain then."""
 _SHORT_TEXT = 16 * 1024
@@ -93,7 +92,7 @@ class NftClient:
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
-            raise HostError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
+            raise HostError("python3-nftables is missing", hint=INSTALL_HINT) from None
         self._reserve = DescriptorReserve()
         self._open: Callable[[], Any] = reserving(nftables.Nftables, self._reserve)
         self._drift = drift
@@ -102,10 +101,10 @@ class NftClient:
             self._context = self._opened()
         except KernelError as error:
             self._reserve.close()
-            raise HostError(str(error)) from None
+            raise HostError(error.reason, hint=error.hint) from None
         except OSError as error:
             self._reserve.close()
-            raise HostError(f"libnftables can't be loaded ({error}); run: {INSTALL_HINT}") from None
+            raise HostError(f"libnftables can't be loaded ({error})", hint=INSTALL_HINT) from None
         self._elements = elements or SetElementSocket(reopened=self._leave_out_own)
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
@@ -285,7 +284,7 @@ class NftClient:
         This can't wait for the comparison: nft 1.0.6 may cut a listing as JSON short where a table has flags.
         """
         if flags & TABLE_OWNER:
-            raise HostError(_OWNED)
+            raise HostError(_OWNED, hint=_OWNER_HINT)
         if not flags:
             return ()
         self.apply_now((AddTable(),))
@@ -340,7 +339,7 @@ class NftClient:
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
-                raise HostError(NEEDS_ROOT)
+                raise HostError(NEEDS_ROOT, hint=AS_ROOT)
             raise KernelError(_first_line(error))
         return str(output)
 
@@ -359,9 +358,10 @@ def _first_line(error: str) -> str:
     return " | ".join(lines[:2])[:500] or "libnftables failed without saying why"
 
 
-def owner_of_table() -> str:
-    """Say that the table belongs to another process, which alone may change it; '' where it doesn't."""
-    return _OWNED if table_flags() & TABLE_OWNER else ""
+def check_owner() -> None:
+    """Raise HostError where the table belongs to another process, which alone may change it."""
+    if table_flags() & TABLE_OWNER:
+        raise HostError(_OWNED, hint=_OWNER_HINT)
 
 
 def _with_flags(listed: Ruleset) -> Ruleset:
@@ -379,8 +379,9 @@ def _listed(parse: Callable[[str], _T], text: str) -> _T:
         flags = table_flags()
         if not flags:
             raise
-        told = _OWNED if flags & TABLE_OWNER else f"{FLAGGED} ({UNFLAGGED}), and this nft can't list it"
-        raise KernelError(told) from None
+        if flags & TABLE_OWNER:
+            raise KernelError(_OWNED, hint=_OWNER_HINT) from None
+        raise KernelError(f"{FLAGGED}, and this nft can't list it", hint=UNFLAGGED) from None
 
 
 def _decoded(parse: Callable[[str], _T], text: str) -> _T:

@@ -63,4 +63,4 @@ def require_netlink() -> None:
         reason = os.strerror(error.errno or 0)
         if error.errno in {errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
             raise KernelError(f"nf_tables can't be spoken to: {reason}") from None
-        raise HostError(f"nf_tables can't be spoken to: {reason}; load it with: modprobe nf_tables") from None
+        raise HostError(f"nf_tables can't be spoken to: {reason}", hint="modprobe nf_tables") from None

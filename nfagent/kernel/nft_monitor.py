@@ -26,7 +26,7 @@ from typing import TypeVar
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.set_elements import NEEDS_ROOT
-from nfagent.kernel.sockets import netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.codec import NETLINK_NETFILTER
 from nfagent.netlink.nft_events import (
@@ -223,7 +223,7 @@ def _open_socket(receive_buffer: int) -> socket.socket:
     except OSError as error:
         opened.close()
         if error.errno == errno.EPERM:
-            raise HostError(NEEDS_ROOT) from error
+            raise HostError(NEEDS_ROOT, hint=AS_ROOT) from error
         raise KernelError(f"no socket for nf_tables' notifications: {os.strerror(error.errno or 0)}") from error
     return opened
 
@@ -270,7 +270,7 @@ def _dumped(asked: socket.socket) -> Iterator[codec.Message]:
                 return
             if part.type == codec.NLMSG_ERROR:
                 code = codec.ack_errno(part)
-                raise HostError(NEEDS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
+                raise HostError(NEEDS_ROOT, hint=AS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
             yield part
 
 

@@ -15,6 +15,9 @@ _NETLINK_EXT_ACK = 11
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
+AS_ROOT = "run nfagent with sudo, or as its service"
+"""The hint of errors for a process without CAP_NET_ADMIN."""
+
 
 def netfilter_socket(*, blocking: bool) -> socket.socket:
     """Open a socket that nothing is set on. Raises MachineError without nfnetlink, KernelError otherwise."""
@@ -23,7 +26,7 @@ def netfilter_socket(*, blocking: bool) -> socket.socket:
         return socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise HostError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
+            raise HostError("this kernel has no nfnetlink", hint="modprobe nfnetlink") from error
         raise KernelError(f"no netlink socket: {os.strerror(error.errno or 0)}") from error
 
 
@@ -43,7 +46,7 @@ def asking_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive_
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
-        raise HostError(needs_root) from error
+        raise HostError(needs_root, hint=AS_ROOT) from error
     except OSError as error:
         opened.close()
         raise KernelError(f"the netlink socket can't be set up: {os.strerror(error.errno or 0)}") from error

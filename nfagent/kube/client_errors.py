@@ -18,58 +18,66 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 CONNECT_SECONDS = 10
 
 # The first that fits counts: what is special stands before what it is a kind of.
-_WORDS: tuple[tuple[type[Exception], type[ClusterError], str], ...] = (
+_WORDS: tuple[tuple[type[Exception], type[ClusterError], str, str], ...] = (
     (
         aiohttp.ClientHttpProxyError,
         ClusterError,
-        "the proxy {proxy} refused: {reason}; ask who runs it, or name the API server in NO_PROXY",
+        "the proxy {proxy} refused: {reason}",
+        "ask who runs it, or name the API server in NO_PROXY",
     ),
     (
         aiohttp.ClientProxyConnectionError,
         UnreachableError,
-        "the proxy {proxy} can't be reached: {reason}; mend it, or name the API server in NO_PROXY",
+        "the proxy {proxy} can't be reached: {reason}",
+        "correct it, or name the API server in NO_PROXY",
     ),
     (
         aiohttp.ClientConnectorDNSError,
         UnreachableError,
-        "its name can't be resolved: {reason}; is it spelled right, and does DNS work on this machine?",
+        "its name can't be resolved: {reason}",
+        "is it spelled right, and does DNS work on this machine?",
     ),
-    (aiohttp.ClientConnectorCertificateError, ClusterError, "{reason}"),
     (
         aiohttp.ClientConnectorSSLError,
         ClusterError,
-        "TLS failed: {reason}; is it https, and does it want a client certificate?",
+        "TLS failed: {reason}",
+        "is it https, and does it want a client certificate?",
     ),
     (
         aiohttp.ClientConnectorError,
         UnreachableError,
-        "can't be reached: {reason}; does it run, and is that its address?",
+        "can't be reached: {reason}",
+        "does it run, and is that its address?",
     ),
     (
         aiohttp.ConnectionTimeoutError,
         UnreachableError,
-        "no connection{through} within {connect} s; is that its address, and is a firewall on the way?",
+        "no connection{through} within {connect} s",
+        "is that its address, and is a firewall on the way?",
     ),
     (
         aiohttp.SocketTimeoutError,
         ReadTimeoutError,
-        "silent{through} for {seconds:g} s; does a firewall drop idle connections, or is it overloaded?",
+        "silent{through} for {seconds:g} s",
+        "does a firewall drop idle connections, or is it overloaded?",
     ),
     (
         aiohttp.ServerDisconnectedError,
         ClusterError,
-        "closed the connection{through} without an answer; its log says why: a restart, or no client certificate?",
+        "closed the connection{through} without an answer",
+        "its log says why: a restart, or no client certificate?",
     ),
-    (aiohttp.ClientPayloadError, ClusterError, "the answer broke off{through}; does it restart? Its log says why"),
+    (aiohttp.ClientPayloadError, ClusterError, "the answer broke off{through}", "does it restart? Its log says why"),
     (
         aiohttp.ClientResponseError,
         ClusterError,
-        "what answers{through} doesn't speak HTTP: {reason}; is it https, or another port?",
+        "what answers{through} doesn't speak HTTP: {reason}",
+        "is it https, or another port?",
     ),
-    (aiohttp.InvalidURL, ClusterError, "can't be asked by that URL; write https://HOST:PORT"),
-    (TimeoutError, ClusterError, "no whole answer{through} within {seconds:g} s; is it overloaded? Its log says why"),
-    (OSError, ClusterError, "the connection{through} was lost: {reason}; does it restart? Its log says why"),
-    (Exception, ClusterError, "failed{through}: {reason}; see whether kubectl gets an answer"),
+    (aiohttp.InvalidURL, ClusterError, "can't be asked by that URL", "write https://HOST:PORT"),
+    (TimeoutError, ClusterError, "no whole answer{through} within {seconds:g} s", "is it overloaded? Its log says why"),
+    (OSError, ClusterError, "the connection{through} was lost: {reason}", "does it restart? Its log says why"),
+    (Exception, ClusterError, "failed{through}: {reason}", "see whether kubectl gets an answer"),
 )
 
 
@@ -79,19 +87,23 @@ def in_words(error: Exception, access: ClientConfig, proxy: str, seconds: float)
     proxy:   the one that was asked, or empty
     seconds: how long an answer, or the next piece of it, was waited for
     """
-    kind, words = next((kind, words) for fits, kind, words in _WORDS if isinstance(error, fits))
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason, hint = _untrusted(error.certificate_error, access)
+        return ClusterError(f"{server_prefix(access)}{' '.join(reason.split())}", hint=hint)
+    kind, words, hint = next((kind, words, hint) for fits, kind, words, hint in _WORDS if isinstance(error, fits))
     shown = without_password(proxy)
     through = f" through the proxy {shown}" if proxy else ""
-    said = words.format(
-        proxy=shown, through=through, reason=_reason(error, access), seconds=seconds, connect=CONNECT_SECONDS
-    )
-    return kind(f"API server {access.server} ({access.origin}): {' '.join(said.split())}")
+    reason = words.format(proxy=shown, through=through, reason=_reason(error), seconds=seconds, connect=CONNECT_SECONDS)
+    return kind(f"{server_prefix(access)}{' '.join(reason.split())}", hint=hint)
 
 
-def _reason(error: Exception, access: ClientConfig) -> str:
+def server_prefix(access: ClientConfig) -> str:
+    """Return the beginning of the reason of every such error: the API server, and where its address is from."""
+    return f"API server {access.server} ({access.origin}): "
+
+
+def _reason(error: Exception) -> str:
     match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return _untrusted(error.certificate_error, access)
         case aiohttp.ClientConnectorError():
             return _system(error.os_error)
         case aiohttp.ClientHttpProxyError():
@@ -104,12 +116,13 @@ def _reason(error: Exception, access: ClientConfig) -> str:
     return str(error) or type(error).__name__
 
 
-def _untrusted(error: Exception, access: ClientConfig) -> str:
+def _untrusted(error: Exception, access: ClientConfig) -> tuple[str, str]:
+    """Return why a server's certificate isn't trusted, and what to do."""
     reason = getattr(error, "verify_message", "") or str(error)
     if "mismatch" in reason:
-        return f"its certificate is for another name: {reason}; write the name that it has as tls-server-name"
+        return f"its certificate is for another name: {reason}", "write the name that it has as tls-server-name"
     trusted = access.ca_file or ("the CA in the kubeconfig" if access.ca else "the system's CAs")
-    return f"its certificate isn't trusted by {trusted}: {reason}; write the CA that signed it, or have it renewed"
+    return f"its certificate isn't trusted by {trusted}: {reason}", "write the CA that signed it, or have it renewed"
 
 
 def _system(error: OSError) -> str:

@@ -107,5 +107,6 @@ class CredentialCache:
         if access.authorization:
             return access.authorization
         raise ClusterError(
-            f"{access.token_file}: {reason}; without a token {access.server} can't be asked ({access.origin})"
+            f"{access.token_file}: {reason}: without a token {access.server} can't be asked ({access.origin})",
+            hint=f"write a token to {access.token_file}",
         )

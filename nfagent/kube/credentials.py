@@ -88,6 +88,7 @@ class _Said(msgspec.Struct):
     context: str = ""
     access: dict[str, Any] = {}
     error: str = ""
+    hint: str = ""
 
 
 async def find_access(
@@ -118,7 +119,9 @@ async def _found(
     if kubeconfig:
         files = _existing(_paths(kubeconfig))
         if not files:
-            raise ClusterError(f"kubeconfig {kubeconfig}: there is no such file; give the right one with --kubeconfig")
+            raise ClusterError(
+                f"kubeconfig {kubeconfig}: there is no such file", hint="give the right one with --kubeconfig"
+            )
         return await _resolved(files, context, environment, "kubeconfig", server_only=server_only)
     looked = ["the setting kubeconfig (empty)"]
     if variable := environment.get("KUBECONFIG", ""):
@@ -133,8 +136,8 @@ async def _found(
         return await _resolved(files, context, environment, "kubeconfig", server_only=server_only)
     looked.append(f"the node's files ({', '.join(map(str, places.node_files))})")
     raise ClusterError(
-        f"no credentials for an API server: looked for {'; '.join(looked)}. "
-        "Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
+        f"no credentials for an API server: looked for {'; '.join(looked)}",
+        hint="name a kubeconfig with --kubeconfig, or run from a folder with --manifests",
     )
 
 
@@ -176,7 +179,7 @@ async def _resolved(
     said = await _asked([*arguments, "--", *map(str, files)], environment, shown)
     if said.error:
         # Where the child names the file already, it isn't named twice.
-        raise ClusterError(said.error if said.error.startswith("/") else f"{shown}: {said.error}")
+        raise ClusterError(said.error if said.error.startswith("/") else f"{shown}: {said.error}", hint=said.hint)
     origin = f"{shown}, context {said.context}"
     try:
         access = msgspec.convert({**said.access, "origin": origin, "sources": [*map(str, files)]}, ClientConfig)
@@ -212,12 +215,12 @@ async def _asked(arguments: list[str], environment: Mapping[str, str], shown: st
         return msgspec.json.decode(output, type=_Said)
     except TimeoutError:
         raise ClusterError(
-            f"{shown}: not resolved within {_CHILD_SECONDS} s; see how long its exec plugin takes by hand"
+            f"{shown}: not resolved within {_CHILD_SECONDS} s", hint="run its exec plugin and see how long it takes"
         ) from None
     except msgspec.DecodeError:
         raise ClusterError(
-            f"{shown}: the program that reads it failed (exit code {process.returncode}); "
-            "is the Python package `kubernetes` installed?"
+            f"{shown}: the program that reads it failed (exit code {process.returncode})",
+            hint="is the Python package `kubernetes` installed?",
         ) from None
     finally:
         if process.returncode is None:
@@ -239,5 +242,5 @@ def _url(access: ClientConfig) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ClusterError(f"{access.origin}: server {access.server!r} is no URL; write https://HOST:PORT")
+        raise ClusterError(f"{access.origin}: server {access.server!r} is no URL", hint="write https://HOST:PORT")
     return server.rstrip("/")

@@ -4,7 +4,7 @@ Usage: `python -I kubeconfig_helper.py [--context NAME] [--server-only] FILE...`
 
 The `kubernetes` package knows the many ways of a user section, but costs 41 MiB and most of a second to import: so the
 agent asks this program, which prints one line of JSON: `{"context": "...", "access": {...}}` with fields of
-kube.credentials.Access, or `{"error": "..."}`.
+kube.credentials.ClientConfig, or `{"error": "...", "hint": "..."}`.
 It stands alone, imports nothing of nfagent, and is run by its path.
 
 What the package has no word for is read here, as client-go has it: the first of several files wins, also for the
@@ -43,7 +43,19 @@ _LONGEST_REASON = 300
 
 
 class UnresolvedError(Exception):
-    """A kubeconfig that can't be resolved; the message has no secret in it."""
+    """A kubeconfig that can't be resolved; neither the message nor the hint has a secret in it."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+class PluginError(ConfigException):
+    """Credentials that an exec plugin or an auth-provider doesn't have, and what to do about it."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 def main() -> None:
@@ -58,9 +70,12 @@ def main() -> None:
         context, access = asyncio.run(resolve(asked.files, asked.context, server_only=asked.server_only))
         said = {"context": context, "access": access}
     except UnresolvedError as error:
-        said = {"error": " ".join(str(error).split())}
+        said = {"error": " ".join(str(error).split()), "hint": " ".join(error.hint.split())}
     except Exception as error:  # noqa: BLE001 - a malformed file can break the package anywhere, with secrets in the message
-        said = {"error": f"is no kubeconfig that can be read ({type(error).__name__}); see whether kubectl takes it"}
+        said = {
+            "error": f"is no kubeconfig that can be read ({type(error).__name__})",
+            "hint": "see whether kubectl takes it",
+        }
     sys.stdout.write(json.dumps(said))
 
 
@@ -75,7 +90,7 @@ async def resolve(files: list[Path], context: str, *, server_only: bool = False)
     contexts, clusters, users, current = _merged(files)
     name = context or current
     if not name:
-        raise UnresolvedError(f"has no current-context; set the setting context to one of: {_names(contexts)}")
+        raise UnresolvedError("has no current-context", f"set the setting context to one of: {_names(contexts)}")
     chosen, _ = _looked_up(contexts, "context", name)
     cluster, cluster_folder = _looked_up(clusters, "cluster", _word(chosen, "cluster", f"context {name}"))
     access = _server(cluster, cluster_folder, f"cluster {chosen['cluster']}")
@@ -97,10 +112,12 @@ def _merged(files: list[Path]) -> tuple[NamedEntry, NamedEntry, NamedEntry, str]
         for kind, into in (("contexts", contexts), ("clusters", clusters), ("users", users)):
             for entry in _list(document.get(kind), f"{file}: {kind}"):
                 if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-                    raise UnresolvedError(f"{file}: an entry of {kind} has no name; write `name: ...`")
+                    raise UnresolvedError(f"{file}: an entry of {kind} has no name", "write `name: ...`")
                 said = entry.get(kind[:-1]) or {}
                 if not isinstance(said, dict):
-                    raise UnresolvedError(f"{file}: {kind} {entry['name']}: write `{kind[:-1]}:` as a mapping")
+                    raise UnresolvedError(
+                        f"{file}: {kind} {entry['name']} is no mapping", f"write `{kind[:-1]}:` as a mapping"
+                    )
                 into.setdefault(entry["name"], (said, folder))
         current = current or _word(document, "current-context", str(file))
     return contexts, clusters, users, current
@@ -117,14 +134,14 @@ def _document(file: Path) -> Section:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UnresolvedError(f"{file}: is not YAML") from None
     if not isinstance(document or {}, dict):
-        raise UnresolvedError(f"{file}: is no kubeconfig: write a mapping with clusters, users and contexts")
+        raise UnresolvedError(f"{file}: is no kubeconfig", "write a mapping with clusters, users and contexts")
     return document or {}
 
 
 def _server(cluster: Section, folder: Path, place: str) -> Section:
     server = _word(cluster, "server", place)
     if not server:
-        raise UnresolvedError(f"{place} has no server; write `server: https://HOST:PORT`")
+        raise UnresolvedError(f"{place} has no server", "write `server: https://HOST:PORT`")
     ca, ca_file = _pem(cluster, "certificate-authority", folder, place)
     return {
         "server": server,
@@ -141,7 +158,7 @@ def _identity(user: Section, folder: Path, place: str) -> Section:
     certificate, certificate_file = _pem(user, "client-certificate", folder, place)
     key, key_file = _pem(user, "client-key", folder, place)
     if bool(certificate or certificate_file) != bool(key or key_file):
-        raise UnresolvedError(f"{place} has only one of client-certificate and client-key; write both")
+        raise UnresolvedError(f"{place} has only one of client-certificate and client-key", "write both")
     token_file = _word(user, "tokenFile", place)
     headers = [("Impersonate-User", _word(user, "as", place)), ("Impersonate-Uid", _word(user, "as-uid", place))]
     headers += [("Impersonate-Group", str(group)) for group in _list(user.get("as-groups"), f"{place}: as-groups")]
@@ -166,7 +183,7 @@ async def _authentication(user: Section, folder: Path, name: str, cluster: Calla
     provider = user.get("auth-provider")
     known = provider.get("name") if isinstance(provider, dict) else None
     if provider is not None and known not in {"gcp", "oidc"}:
-        raise UnresolvedError(f"user {name}: auth-provider {known!r} isn't known; use an exec plugin")
+        raise UnresolvedError(f"user {name}: auth-provider {known!r} isn't known", "use an exec plugin")
     # Files and certificates stay out: the package would copy the latter to temporary files.
     rest = {key: value for key, value in user.items() if not key.startswith("client-") and key != "tokenFile"}
     wrapped = {
@@ -181,7 +198,7 @@ async def _authentication(user: Section, folder: Path, name: str, cluster: Calla
     try:
         await loader.load_and_set(configuration)
     except ConfigException as error:
-        raise UnresolvedError(f"user {name}: {_readable(error)}") from None
+        raise UnresolvedError(f"user {name}: {_readable(error)}", getattr(error, "hint", "")) from None
     given: Section = loader.given
     authorization = configuration.api_key.get("BearerToken")
     if given or not authorization:
@@ -234,8 +251,8 @@ class _Plugin:
         try:
             status = await provider.run()
         except OSError as error:
-            hint = self._said.get("installHint") or "install it, or mend its path in the kubeconfig"
-            raise ConfigException(f"exec plugin {self._command}: {error.strerror}; {hint}") from None
+            hint = self._said.get("installHint") or "install it, or correct its path in the kubeconfig"
+            raise PluginError(f"exec plugin {self._command}: {error.strerror}", str(hint)) from None
         except ConfigException as error:
             raise ConfigException(f"exec plugin {self._command}: {_readable(error)}") from None
         return status if isinstance(status, dict) else {}
@@ -254,8 +271,8 @@ class _Loader(KubeConfigLoader):
 
     async def _refresh_oidc(self, _provider: ConfigNode) -> None:
         # The package's own would send the refresh token without checking whom it talks to.
-        raise ConfigException(
-            "the id-token of auth-provider oidc has expired; have kubectl renew it, or use an exec plugin"
+        raise PluginError(
+            "the id-token of auth-provider oidc has expired", "have kubectl renew it, or use an exec plugin"
         )
 
 
@@ -305,7 +322,7 @@ def _pem(section: Section, key: str, folder: Path, place: str) -> tuple[str, str
 
 def _looked_up(among: NamedEntry, kind: str, name: str) -> tuple[Section, Path]:
     if name not in among:
-        raise UnresolvedError(f"has no {kind} {name!r}; it has: {_names(among)}")
+        raise UnresolvedError(f"has no {kind} {name!r}", f"it has: {_names(among)}")
     return among[name]
 
 
@@ -316,7 +333,7 @@ def _names(among: NamedEntry) -> str:
 def _word(section: Section, key: str, place: str) -> str:
     value = section.get(key)
     if not isinstance(value or "", str):
-        raise UnresolvedError(f"{place}: {key} is no text; put it in quotes")
+        raise UnresolvedError(f"{place}: {key} is no text", "put it in quotes")
     return value or ""
 
 

@@ -41,8 +41,8 @@ def checked_proxy(proxy: str, origin: str) -> str:
         usable = False
     if not usable:
         raise ClusterError(
-            f"proxy {without_password(proxy)} of {origin} can't be used: "
-            "write http://HOST:PORT or https://HOST:PORT (SOCKS isn't spoken)"
+            f"proxy {without_password(proxy)} of {origin} can't be used",
+            hint="write http://HOST:PORT or https://HOST:PORT (SOCKS isn't supported)",
         )
     return proxy
 

@@ -77,8 +77,8 @@ def _context(access: ClientConfig) -> ssl.SSLContext:
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     except (ssl.SSLError, ValueError) as error:
         raise ClusterError(
-            f"{access.origin}: the CA{_in(access.ca_file)} is no PEM certificate ({_reason(error)}); "
-            "write the one that signed the API server's certificate"
+            f"{access.origin}: the CA{_in(access.ca_file)} is no PEM certificate ({_reason(error)})",
+            hint="write the one that signed the API server's certificate",
         ) from error
     certificate = access.certificate or _text(access.certificate_file)
     key = access.key or _text(access.key_file)
@@ -95,8 +95,8 @@ def _present(context: ssl.SSLContext, certificate: str, key: str, access: Client
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ClusterError(
             f"{access.origin}: the client certificate{_in(access.certificate_file)} and its key"
-            f"{_in(access.key_file)} can't be used ({_reason(error)}); "
-            "both must be PEM, belong together, and have no pass phrase"
+            f"{_in(access.key_file)} can't be used ({_reason(error)})",
+            hint="both must be PEM, belong together, and have no pass phrase",
         ) from error
 
 

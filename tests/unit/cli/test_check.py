@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from nfagent.cli import check_host
 from nfagent.cli.check import _text
-from nfagent.cli.check_host import Check, split
-from nfagent.errors import ClusterError
+from nfagent.cli.check_host import Check
+from nfagent.errors import HostError
 from nfagent.kube.credentials import CredentialPaths, find_access
 from tests.support.disk_images import fill, hung, tmpfs
 from tests.unit.cli.called import Call
@@ -74,7 +75,7 @@ def test_without_the_library_check_says_what_to_install() -> None:
 def test_without_the_library_run_says_what_to_install(manifests: Path) -> None:
     done = process("run", "--manifests", manifests)
     assert done.returncode == 2
-    assert done.stderr == "error: python3-nftables is missing; run: apt-get install python3-nftables nftables\n"
+    assert done.stderr == "error: python3-nftables is missing; apt-get install python3-nftables nftables\n"
 
 
 @pytest.mark.usefixtures("_no_library")
@@ -159,17 +160,25 @@ def test_what_mends_several_lines_is_said_once_beneath_them(lines: int) -> None:
     assert shown[-1].index("second") == shown[-2].index("first")
 
 
-@pytest.mark.parametrize(
-    ("message", "parts"),
-    [
-        ("nobody is there; does it run?", ("nobody is there", "does it run?")),
-        ("looked for a; b; c. Name one", ("looked for a; b; c", "name one")),
-        ("it is 1.5 of 2", ("it is 1.5 of 2", "")),
-    ],
-    ids=["a clause", "a sentence", "neither"],
-)
-def test_what_to_do_is_a_messages_last(message: str, parts: tuple[str, str]) -> None:
-    assert split(ClusterError(message)) == parts
+def test_the_hint_of_an_error_is_the_fix_of_its_check(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise HostError("no such thing; the kernel says: no. Not `here`", hint="modprobe thing")
+
+    monkeypatch.setattr(check_host, "NftClient", refuse)
+    monkeypatch.setattr(check_host, "ConntrackClient", refuse)
+    monkeypatch.setattr(check_host, "NflogSource", refuse)
+    monkeypatch.setattr(check_host, "_has_net_admin", lambda: True)
+    found = by_name(call("check", "-o", "json").out)
+    reason = "no such thing; the kernel says: no. Not `here`"
+    lines = {name: (found[name]["found"], found[name]["mend"]) for name in ("libnftables", "live connections", "NFLOG")}
+    assert lines == {
+        "libnftables": (reason, "modprobe thing"),
+        "live connections": (
+            f"{reason}: Pods whose connections a change revokes stay under re-check",
+            "modprobe thing",
+        ),
+        "NFLOG": (f"no verdict log: {reason}", "modprobe thing"),
+    }
 
 
 def test_without_the_cluster_nothing_of_http_is_loaded() -> None:

@@ -584,7 +584,7 @@ def test_a_proxy_that_refuses_or_isnt_there_is_said_without_its_password() -> No
             refused = await complaint(f"http://me:secret@127.0.0.1:{port}")
         assert f"the proxy http://127.0.0.1:{port} refused: 403 Not for you; ask who runs it" in str(refused)
         gone = await complaint(f"http://me:secret@127.0.0.1:{port}")
-        assert f"the proxy http://127.0.0.1:{port} can't be reached: Connection refused; mend it" in str(gone)
+        assert f"the proxy http://127.0.0.1:{port} can't be reached: Connection refused; correct it" in str(gone)
         assert isinstance(gone, UnreachableError)
         assert "proxy socks5://p:1 of kubeconfig /k" in str(await complaint("socks5://p:1"))
 

@@ -176,7 +176,8 @@ def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
     access = ClientConfig(server="https://api", origin="here", token_file=str(file))
     with pytest.raises(ClusterError) as caught:
         world.wallet.headers(access)
-    assert str(caught.value) == f"{file}: {reason}; without a token https://api can't be asked (here)"
+    assert caught.value.reason == f"{file}: {reason}: without a token https://api can't be asked (here)"
+    assert caught.value.hint == f"write a token to {file}"
     kept = ClientConfig(server="https://api", origin="here", token_file=str(file), authorization="Bearer kept")
     assert world.value(kept) == "Bearer kept", "the kubeconfig's own"
 

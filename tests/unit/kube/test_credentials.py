@@ -107,7 +107,7 @@ def test_where_nothing_is_found_it_is_said_what_was_looked_for(tmp_path: Path, p
         "no credentials for an API server: looked for the setting kubeconfig (empty);"
         " $KUBECONFIG (/none: no such file);"
         f" a Pod's service account ({tmp_path}/account); the node's files ({tmp_path}/kubelet.conf,"
-        f" {tmp_path}/bootstrap.conf). Name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
+        f" {tmp_path}/bootstrap.conf); name a kubeconfig with --kubeconfig, or run from a folder with --manifests"
     )
 
 

@@ -40,8 +40,9 @@ def read(*files: Path, context: str = "", server_only: bool = False) -> dict[str
 def complaint(*files: Path, context: str = "") -> str:
     with pytest.raises(UnresolvedError) as caught:
         read(*files, context=context)
-    assert SECRET not in str(caught.value)
-    return str(caught.value)
+    said = f"{caught.value}; {caught.value.hint}" if caught.value.hint else str(caught.value)
+    assert SECRET not in said
+    return said
 
 
 def plugin(folder: Path, status: object = None, *, script: str = "", **said: object) -> dict[str, Any]:
@@ -293,7 +294,9 @@ def test_what_is_wrong_with_a_plugin_is_said(
         pytest.param({"users": [{"user": {"token": SECRET}}]}, "an entry of users has no name", id="no name"),
         pytest.param({"users": {"u": SECRET}}, "users is no list", id="no list"),
         pytest.param(
-            {"users": [{"name": "u", "user": SECRET}]}, "users u: write `user:` as a mapping", id="no mapping"
+            {"users": [{"name": "u", "user": SECRET}]},
+            "users u is no mapping; write `user:` as a mapping",
+            id="no mapping",
         ),
         pytest.param(
             {"current-context": None}, "has no current-context; set the setting context to one of: prod", id="none"
@@ -329,7 +332,10 @@ def test_the_program_prints_one_line_and_no_secret_of_what_it_cant_read(
     monkeypatch.setattr("sys.argv", ["kubeconfig.py", str(broken)])
     main()
     said = json.loads(capsys.readouterr().out)
-    assert said == {"error": "is no kubeconfig that can be read (AttributeError); see whether kubectl takes it"}
+    assert said == {
+        "error": "is no kubeconfig that can be read (AttributeError)",
+        "hint": "see whether kubectl takes it",
+    }
 
 
 def test_nothing_is_written_to_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_no_proxy_names_what_is_asked_directly(server: str, no_proxy: str, *, di
 
 @pytest.mark.parametrize("proxy", ["socks5://me:secret@p:1080", "http://", "http://[bad", "proxy"])
 def test_what_is_no_http_proxy_is_refused_without_its_password(proxy: str) -> None:
-    with pytest.raises(ClusterError, match="of the environment can't be used: write http") as caught:
+    with pytest.raises(ClusterError, match="of the environment can't be used; write http") as caught:
         checked_proxy(proxy, "the environment")
     assert "secret" not in str(caught.value)
 
