@@ -138,7 +138,7 @@ def test_where_br_netfilter_is_off_pods_of_one_bridge_reach_each_other_and_check
         ]
         assert found["result"] == "warn"
         assert "bridge cbr0 (IPv4, IPv6)" in found["found"]
-        for command in found["mend"].split(" && "):
+        for command in found["fix"].split(" && "):
             subprocess.run(lab.fabric.command(node, command.split()), check=True)
         assert reached(lab) == {row: {want} for row, want in REACHED.items()}
     finally:

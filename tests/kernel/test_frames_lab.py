@@ -262,7 +262,7 @@ def found_by_check(agent: LabAgent) -> tuple[str, str]:
 
 
 def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: Lab, agent: LabAgent) -> None:
-    assert found_by_check(agent) == ("ok", "table bridge nfagent drops what no rule can judge")
+    assert found_by_check(agent) == ("ok", "table bridge nfagent drops frames that no policy can match")
     agent.stop()
     assert found_by_check(agent)[0] == "ok", "without an agent the kernel is asked"
     setting = {"NFAGENT_BRIDGES_UNJUDGED_FRAMES": "passed"}

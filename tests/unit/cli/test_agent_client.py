@@ -93,9 +93,9 @@ def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
         (
             "/v1/try",
             question(SimulationRequest((WALL,), delete=True), []),
-            "there is no NetworkPolicy shop/wall to take away",
+            "there is no NetworkPolicy shop/wall to remove",
         ),
-        ("/v1/later", b"", "the running agent is older than this command; restart it"),
+        ("/v1/later", b"", "the running agent is older than this command; systemctl restart nfagent"),
     ],
     ids=["a policy that isn't there", "an agent that doesn't know the question"],
 )
@@ -131,7 +131,7 @@ def test_a_socket_left_behind_is_no_agent(path: Path) -> None:
     "question_of",
     [
         lambda path: ask(path, "/v1/dump/state", {}),
-        lambda path: list(AgentBackend(path).attempt(SimulationRequest((WALL,)), [])),
+        lambda path: list(AgentBackend(path).simulate(SimulationRequest((WALL,)), [])),
     ],
     ids=["a view", "a trial"],
 )

@@ -67,7 +67,7 @@ def test_without_the_library_check_says_what_to_install() -> None:
         "name": "libnftables",
         "result": "FAIL",
         "found": "python3-nftables is missing",
-        "mend": "apt-get install python3-nftables nftables",
+        "fix": "apt-get install python3-nftables nftables",
     }
 
 
@@ -109,7 +109,7 @@ def test_without_a_folder_objects_are_the_api_servers_by_the_kubeconfig_that_is_
     file = kubeconfig(tmp_path / "config", "https://api.invalid:6443")
     found = by_name(call("check", "--kubeconfig", file, "-o", "json").out)["objects"]
     assert found["result"] == "ok"
-    assert found["found"].startswith(f"API server https://api.invalid:6443, by kubeconfig {file}, context prod; ")
+    assert found["found"].startswith(f"API server https://api.invalid:6443, with kubeconfig {file}, context prod; ")
 
 
 def test_a_kubeconfig_that_is_not_there_fails_and_the_folder_of_the_settings_does_not_stand_in(
@@ -117,14 +117,14 @@ def test_a_kubeconfig_that_is_not_there_fails_and_the_folder_of_the_settings_doe
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
     found = by_name(call("check", "--kubeconfig", tmp_path / "none", "-o", "json").out)["objects"]
-    assert (found["result"], found["mend"]) == ("FAIL", "give the right one with --kubeconfig")
+    assert (found["result"], found["fix"]) == ("FAIL", "give the right one with --kubeconfig")
 
 
 @pytest.mark.usefixtures("_nothing_found")
-def test_text_says_below_a_line_what_mends_it_and_ends_with_the_answer(call: Call) -> None:
+def test_text_shows_the_fix_below_a_line_and_ends_with_the_result(call: Call) -> None:
     header, *lines = call("check").out.splitlines()
     number = next(number for number, line in enumerate(lines) if line.startswith("objects"))
-    assert lines[number + 1].startswith(" " * header.index("FOUND") + "to mend: name a kubeconfig with ")
+    assert lines[number + 1].startswith(" " * header.index("FOUND") + "fix: name a kubeconfig with ")
     assert lines[-1].startswith("this node can")
 
 
@@ -149,12 +149,12 @@ def test_a_server_that_nobody_is_at_is_named_with_the_reason(call: Call, tmp_pat
         "name": "API server",
         "result": "FAIL",
         "found": f"{server}: can't be reached: Connection refused",
-        "mend": "does it run, and is that its address?",
+        "fix": "does it run, and is that its address?",
     }
 
 
 @pytest.mark.parametrize("lines", [1, 3])
-def test_what_mends_several_lines_is_said_once_beneath_them(lines: int) -> None:
+def test_a_fix_shared_by_several_lines_is_shown_once_below_them(lines: int) -> None:
     shown = _text([Check("denied", "warn", f"thing {number}", "first\nsecond") for number in range(lines)])
     assert [line.split()[-1] for line in shown[1:]] == [*map(str, range(lines)), "first", "second"]
     assert shown[-1].index("second") == shown[-2].index("first")
@@ -170,14 +170,14 @@ def test_the_hint_of_an_error_is_the_fix_of_its_check(call: Call, monkeypatch: p
     monkeypatch.setattr(check_host, "_has_net_admin", lambda: True)
     found = by_name(call("check", "-o", "json").out)
     reason = "no such thing; the kernel says: no. Not `here`"
-    lines = {name: (found[name]["found"], found[name]["mend"]) for name in ("libnftables", "live connections", "NFLOG")}
+    lines = {name: (found[name]["found"], found[name]["fix"]) for name in ("libnftables", "live connections", "NFLOG")}
     assert lines == {
         "libnftables": (reason, "modprobe thing"),
         "live connections": (
-            f"{reason}: Pods whose connections a change revokes stay under re-check",
+            f"{reason}: connections that a policy newly denies are not deleted; their Pods stay under re-check",
             "modprobe thing",
         ),
-        "NFLOG": (f"no verdict log: {reason}", "modprobe thing"),
+        "NFLOG": (f"no verdict log is written: {reason}", "modprobe thing"),
     }
 
 
@@ -204,14 +204,14 @@ class TestLogFolder:
     def test_a_disk_that_does_not_answer_is_said(self, call: Call, tmp_path: Path) -> None:
         with hung(tmp_path / "log"), hung(tmp_path / "state"):
             found = self.found(call)
-        assert found["log folder"] == f"warn: {tmp_path / 'log'}: its disk doesn't answer"
-        assert found["state folder"] == f"warn: {tmp_path / 'state'}: its disk doesn't answer"
+        assert found["log folder"] == f"warn: {tmp_path / 'log'}: the disk doesn't answer"
+        assert found["state folder"] == f"warn: {tmp_path / 'state'}: the disk doesn't answer"
 
     def test_a_full_disk_is_said(self, call: Call, tmp_path: Path) -> None:
         with tmpfs(tmp_path / "log", 64) as folder:
             fill(folder)
             found = self.found(call)
-        assert found["log folder"].startswith("warn: [Errno 28] No space left on device")
+        assert found["log folder"].startswith("warn: no verdict log is written: [Errno 28] No space left on device")
 
     def test_a_folder_that_is_not_there_yet_is_fine(self, call: Call, tmp_path: Path) -> None:
-        assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (made when needed)"
+        assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (created when needed)"

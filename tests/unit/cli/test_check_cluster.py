@@ -161,7 +161,7 @@ def test_where_all_is_well_every_line_says_so(script: Script, tmp_path: Path) ->
         *("credentials", "API server", "identity", "version", "permissions"),
         *("own kinds", "tier kinds", "Service ranges", "node", "Pods"),
     ]
-    assert {(each.result, each.mend) for each in found} == {("ok", "")}
+    assert {(each.result, each.fix) for each in found} == {("ok", "")}
 
 
 def test_a_server_that_is_not_ready_says_what_is_missing(script: Script, tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_a_server_that_does_not_tell_who_we_are_is_asked_on(script: Script, tmp_
     ("minor", "result", "words"),
     [
         ("22", "warn", "older than 1.23"),
-        ("23", "ok", "made for 1.23 and newer"),
-        ("34", "ok", "tested with 1.34"),
+        ("23", "ok", "supported from 1.23 on"),
+        ("34", "ok", "tested up to 1.34"),
         ("35+", "ok", "newer than 1.34, the newest"),
     ],
 )
@@ -223,8 +223,8 @@ def jwt(seconds: float) -> str:
         pytest.param({"authorization": f"Bearer {jwt(99 * 3600)}"}, "ok", "in 4 days", id="a token for days"),
         pytest.param({"authorization": f"Bearer {jwt(5.5 * 3600)}"}, "warn", "in 5 hours", id="a token for hours"),
         pytest.param({"authorization": f"Bearer {jwt(-60)}"}, "warn", "token ended", id="a token that is over"),
-        pytest.param({"expires": 4e9}, "ok", "then the plugin is asked again", id="a plugin's"),
-        pytest.param({"means": ""}, "warn", "takes us for anybody", id="none at all"),
+        pytest.param({"expires": 4e9}, "ok", "then the exec plugin runs again", id="a plugin's"),
+        pytest.param({"means": ""}, "warn", "requests are anonymous", id="none at all"),
     ],
 )
 def test_of_credentials_it_is_said_when_they_end(
@@ -238,7 +238,7 @@ def test_of_credentials_it_is_said_when_they_end(
 def test_a_token_file_that_is_replaced_in_time_may_be_short_lived(script: Script, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(jwt(3600))
     found = only(ask(script, tmp_path, token_file=str(tmp_path / "token")), "credentials")
-    assert (found.result, found.mend) == ("ok", "")
+    assert (found.result, found.fix) == ("ok", "")
     assert "token ends" in found.found
 
 
@@ -294,7 +294,7 @@ def test_what_is_denied_is_told_with_what_it_costs(
 
 
 @pytest.mark.parametrize(
-    ("username", "mend"),
+    ("username", "fix"),
     [
         ("system:serviceaccount:nfagent:nfagent", ["kubectl apply -k deploy"]),
         ("system:node:a", ["kubectl apply -k deploy", "kubectl apply -k deploy/node-credentials"]),
@@ -315,20 +315,18 @@ def test_what_is_denied_is_told_with_what_it_costs(
     ],
     ids=["our own account", "a node", "another account", "a person"],
 )
-def test_what_mends_a_denial_depends_on_who_asks(
-    script: Script, tmp_path: Path, username: str, mend: list[str]
-) -> None:
+def test_the_fix_of_a_denial_depends_on_who_asks(script: Script, tmp_path: Path, username: str, fix: list[str]) -> None:
     script.answers["/apis/authentication.k8s.io/v1/selfsubjectreviews"] = (
         201,
         {"status": {"userInfo": {"username": username}}},
     )
     script.allowed = denying(("list", "pods"))
-    assert only(ask(script, tmp_path), "denied").mend.splitlines() == mend
+    assert only(ask(script, tmp_path), "denied").fix.splitlines() == fix
 
 
 def test_a_role_of_a_namespace_is_bound_there(script: Script, tmp_path: Path) -> None:
     script.allowed = denying(("list", "configmaps"))
-    *_, last = only(ask(script, tmp_path), "denied").mend.splitlines()
+    *_, last = only(ask(script, tmp_path), "denied").fix.splitlines()
     assert last == "kubectl -n kube-system create rolebinding nfagent-jane --role=nfagent --user=jane"
 
 
@@ -337,7 +335,7 @@ def test_a_refusal_of_the_question_itself_is_said(script: Script, tmp_path: Path
     for group in (TIERS, GKE, "networking.k8s.io"):
         script.answers[f"/apis/{group}"] = (403, {"code": 403, "reason": "Forbidden"})
     found = only(ask(script, tmp_path), "kinds")
-    assert (found.result, found.mend) == ("FAIL", "see: kubectl api-resources")
+    assert (found.result, found.fix) == ("FAIL", "see: kubectl api-resources")
     assert "403 Forbidden" in found.found
 
 
@@ -356,7 +354,7 @@ def test_a_refusal_of_the_question_itself_is_said(script: Script, tmp_path: Path
             frozenset(each for each in ALL if TIERS not in each[0]),
             "tier kinds",
             "ok",
-            "not served: AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy; where they are ",
+            "not served: AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy; once their CRDs ",
             id="without the tiers",
         ),
         pytest.param(
@@ -382,7 +380,7 @@ def test_of_kinds_it_is_said_which_are_served(
     found = only(ask(script, tmp_path), line)
     assert found.result == result
     assert words in found.found
-    assert bool(found.mend) == (result == "warn")
+    assert bool(found.fix) == (result == "warn")
 
 
 @pytest.mark.parametrize(("minor", "folder"), [("30", "crds-before-1.31"), ("31", "crds")])
@@ -391,17 +389,17 @@ def test_our_own_kinds_come_in_the_form_that_the_server_takes(
 ) -> None:
     script.answers["/version"] = (200, {"major": "1", "minor": minor})
     script.serve(frozenset())
-    assert only(ask(script, tmp_path), "own kinds").mend == f"kubectl apply -k deploy/{folder}"
+    assert only(ask(script, tmp_path), "own kinds").fix == f"kubectl apply -k deploy/{folder}"
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "no Node a; there are none at all"),
+        ([], "no Node a; the cluster has no Nodes"),
         (["b"], "no Node a; there is b"),
         (["b", "c"], "no Node a; there are b, c"),
         (["aa", *(f"n{number}" for number in range(9))], "no Node a; there is aa"),
-        ([f"n{number}" for number in range(9)], "no Node a; there is none of a name like it among 9"),
+        ([f"n{number}" for number in range(9)], "no Node a; none of 9 Nodes has a similar name"),
     ],
     ids=["none", "one", "two", "many, one of them alike", "many others"],
 )
@@ -412,7 +410,7 @@ def test_a_node_that_is_not_there_is_looked_for_among_the_others(
     script.answers["/api/v1/nodes"] = (200, {"items": [{"metadata": {"name": name}} for name in names]})
     *_, last = ask(script, tmp_path)
     assert (last.name, last.result, last.found) == ("node", "FAIL", words)
-    assert "--node NAME" in last.mend
+    assert "--node NAME" in last.fix
 
 
 def pods(*names: str, hosts: int = 0) -> tuple[int, Document]:
@@ -433,7 +431,7 @@ BEHIND = {"agent": {"apiserver": {"synced": False, "resources": {"Pod": {"troubl
     [
         pytest.param(pods("web", "db"), FOLLOWING, "ok", "2 Pods of Node a; the agent knows all of them", id="all"),
         pytest.param(
-            pods("web", "db", hosts=1), FOLLOWING, "ok", "3 Pods of Node a, 1 with the node's own address", id="hosts"
+            pods("web", "db", hosts=1), FOLLOWING, "ok", "3 Pods of Node a, 1 with the node's own network", id="hosts"
         ),
         pytest.param(
             pods("web", "db", "new"), FOLLOWING, "warn", "doesn't know 1 of them: shop/new", id="one that is new"
@@ -442,9 +440,9 @@ BEHIND = {"agent": {"apiserver": {"synced": False, "resources": {"Pod": {"troubl
         pytest.param(
             pods(*(f"p{number}" for number in range(9))), FOLLOWING, "warn", "shop/p4 and 4 more", id="many new ones"
         ),
-        pytest.param(pods("web"), BEHIND, "warn", "hasn't read everything yet: 403", id="before it has read all"),
+        pytest.param(pods("web"), BEHIND, "warn", "hasn't synced yet: 403", id="before it has read all"),
         pytest.param(pods("web"), {**FOLLOWING, "node": "b"}, "warn", "is for Node b", id="of another node"),
-        pytest.param(pods("web"), {"agent": {"files": {}}}, "ok", "follows a folder", id="from a folder"),
+        pytest.param(pods("web"), {"agent": {"files": {}}}, "ok", "reads a folder", id="from a folder"),
         pytest.param(pods("web"), None, "ok", "1 Pod of Node a; no agent runs here", id="no agent"),
     ],
 )

@@ -131,14 +131,14 @@ def test_lines_that_are_no_records_are_counted_and_passed_over(call: Call, log: 
         file.write(b"nonsense\n{}\n\xff\n" + encode(record(2)) + b'{"cut off')
     said = call("logs", "-o", "json")
     assert numbers(said.out) == [1, 2]
-    assert "passed over 4 lines" in said.err
+    assert "skipped 4 invalid lines" in said.err
 
 
 def test_a_filter_that_keeps_nothing_says_so(call: Call, log: Path) -> None:
     write(log, *FOUR)
     said = call("logs", "-n", "elsewhere")
     assert (said.code, said.out) == (2, "")
-    assert "none of 4 records matches; what isn't logged isn't here: is logging on?" in said.err
+    assert "none of 4 records matches; is logging on for these connections?" in said.err
 
 
 def test_without_a_log_the_answer_is_how_to_get_one(call: Call) -> None:
@@ -230,4 +230,4 @@ def test_a_fifo_in_the_log_s_place_is_said_and_not_waited_for(
     os.mkfifo(fifo)
     said = call("logs", "--file", fifo, *options)
     assert said.code == 2
-    assert f"{fifo} can't be read: it is no regular file; use sudo, or another --file" in said.err
+    assert f"{fifo} can't be read: not a regular file; use sudo, or another --file" in said.err

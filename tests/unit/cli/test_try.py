@@ -160,7 +160,7 @@ def test_exit_code_0_where_nothing_would_be_denied(call: Call) -> None:
 def test_nothing_changes_where_the_policy_is_there_already(call: Call) -> None:
     said = tried(call, THE_SAME)
     assert (said.code, said.out) == (0, "none of 4 flows of the log would change\n")
-    assert "note: NetworkPolicy shop/db is already as the files say\n" in said.err
+    assert "note: NetworkPolicy shop/db is unchanged by the files\n" in said.err
 
 
 @pytest.mark.usefixtures("log")
@@ -189,7 +189,7 @@ def test_what_is_wrong_with_the_manifests_is_told(call: Call) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        (HTTP_TOO, ["--delete"], "there is no NetworkPolicy shop/http to take away"),
+        (HTTP_TOO, ["--delete"], "there is no NetworkPolicy shop/http to remove"),
         (INSTEAD.replace("name: db", "name: dbs"), ["--delete"], "did you mean shop/db?"),
         (OTHER_KINDS, [], "only policies can be tried, and the files hold other objects too: Namespace shop"),
         ("kind: [}", [], "given.yaml:1: is not valid YAML"),
@@ -254,15 +254,15 @@ def test_what_was_read_of_the_log_is_said(call: Call, log: Path) -> None:
         file.write(b"nonsense\n")
     said = tried(call, WALL)
     notes = said.err.splitlines()
-    assert notes[0].startswith("note: judged 5 flows of 7 records, ")
+    assert notes[0].startswith("note: evaluated 5 flows of 7 records, ")
     assert notes[1:] == [
-        "note: left out 1 record without a port to judge by",
-        "warning: passed over 1 line of the log that can't be read as a record",
+        "note: left out 1 record without a port",
+        "warning: skipped 1 invalid line of the log",
         (
-            "note: these policies judge 2 Pods; this log can't have all connections of 1 (on other nodes, or judged by "
-            "no policy yet): --pods judges all pairs of Pods"
+            "note: these policies select 2 Pods; this log can't have all connections of 1 (on other nodes, or selected by "
+            "no policy yet): --pods evaluates all pairs of Pods"
         ),
-        "note: 1 flow with an end whose Pod is gone: judged by who has the address now",
+        "note: 1 flow of Pods that are gone: evaluated with the current holders of their addresses",
     ]
 
 
@@ -270,20 +270,20 @@ def test_a_log_without_allowed_connections_can_not_show_what_would_be_denied(cal
     write(tmp_path / "log" / "policy_action.log", record(WEB, DB, 80, "deny"))
     said = tried(call, WALL)
     assert said.code == 0
-    assert "warning: the log has no allowed connection: what would be denied can't be seen" in said.err
+    assert "warning: the log has no allowed connections, so none of them can turn out denied" in said.err
 
 
 @pytest.mark.usefixtures("log")
 def test_policies_that_judge_nobody_are_suspicious(call: Call) -> None:
     said = tried(call, NOBODYS)
     assert (said.code, said.out) == (0, "none of 4 flows of the log would change\n")
-    assert "warning: these policies judge no Pod that has an address: nothing can change" in said.err
+    assert "warning: these policies select no Pod with an address: nothing can change" in said.err
 
 
 @pytest.mark.parametrize(
     ("records", "options", "words"),
     [
-        ((), [], "there is no verdict log yet; the NetworkLogging object `default` switches logging on"),
+        ((), [], "no verdict log yet; the NetworkLogging object `default` switches logging on"),
         ((record(WEB, DB, 80, age=90),), ["--since", "1m"], "none of 1 record of"),
         ((record(WEB, DB, 80),), ["-n", "elsewhere"], "none of 1 record of"),
     ],
@@ -297,7 +297,7 @@ def test_without_anything_to_judge_there_is_no_answer(
     said = tried(call, WALL, *options)
     assert (said.code, said.out) == (2, "")
     assert words in said.err
-    assert "or judge all pairs of Pods, with --pods" in said.err
+    assert "or evaluate all pairs of Pods with --pods" in said.err
 
 
 def test_pairs_of_pods_need_no_log(call: Call) -> None:
@@ -310,7 +310,7 @@ def test_pairs_of_pods_need_no_log(call: Call) -> None:
         "-",
     ]
     assert sentence.startswith("2 of 5 flows between Pods would be denied that are allowed now; none would be allowed")
-    assert "there is no verdict log yet" in said.err
+    assert "no verdict log yet" in said.err
 
 
 def test_pairs_that_differ_in_one_end_alone_are_one_row(call: Call, manifests: Path) -> None:
@@ -339,14 +339,14 @@ def test_log_and_pairs_are_judged_together_and_counted_apart(call: Call) -> None
 def test_pairs_can_be_narrowed_to_a_namespace(call: Call) -> None:
     said = tried(call, WALL, "--pods", "-n", "elsewhere")
     assert (said.code, said.out) == (2, "")
-    assert "there is no namespace elsewhere here, and no flow with an end in it" in said.err
+    assert "there is no namespace elsewhere, and no flow with an end in it" in said.err
 
 
 def test_too_many_pairs_are_refused_with_a_way_out(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "MOST_FLOWS", 3)
     said = tried(call, WALL, "--pods")
     assert (said.code, said.out) == (2, "")
-    assert "more than 3 connections to judge; narrow them with -n NS" in said.err
+    assert "more than 3 connections to evaluate; narrow them with -n NS" in said.err
 
 
 class FolderAgent:
@@ -412,5 +412,5 @@ def test_long_work_shows_how_far_it_is_where_somebody_looks(
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     tried(call, HTTP_TOO)
-    assert "judging" in screen.getvalue()
+    assert "evaluating" in screen.getvalue()
     assert "100%" in screen.getvalue()

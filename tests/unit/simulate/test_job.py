@@ -119,7 +119,7 @@ def test_too_much_is_refused_before_anything_is_judged(monkeypatch: pytest.Monke
     scene = Scene(*PODS)
     monkeypatch.setattr(job, "MOST_FLOWS", 100)
     turns = in_turns(work(scene, SimulationRequest((WALL,), pods=True)), 60.0)
-    with pytest.raises(UsageError, match="more than 100 connections to judge; narrow them with -n NS") as refused:
+    with pytest.raises(UsageError, match="more than 100 connections to evaluate; narrow them with -n NS") as refused:
         next(turns)
     assert "--since" in str(refused.value)
     monkeypatch.setattr(job, "MOST_FLOWS", 120)
@@ -135,5 +135,5 @@ def test_problems_are_told_with_the_first_part_unless_the_policies_go() -> None:
 
 
 def test_what_is_to_go_and_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="there is no NetworkPolicy shop/wall to take away"):
+    with pytest.raises(UsageError, match="there is no NetworkPolicy shop/wall to remove"):
         work(Scene(*PODS), SimulationRequest((WALL,), delete=True))

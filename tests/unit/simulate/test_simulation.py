@@ -9,7 +9,7 @@ from nfagent.model.admin_policy import Policy
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
-from nfagent.simulate.patch import PolicyPatch, taking_away
+from nfagent.simulate.patch import PolicyPatch, removal_patch
 from nfagent.simulate.simulation import FlowChange, ObservedFlow, PolicySimulation
 from tests.support.two_node_cluster import DECODERS, Document, Scene, labelled, pod, policy, tier_policy
 
@@ -27,7 +27,7 @@ WALL = policy("shop/wall", {})
 SHUT = policy("shop/shut", labelled(app="web"), types=["Egress"])
 BROKEN = policy("shop/broken", labelled(app="db"), ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}])
 DB_ONLY = {"pods": {"namespaceSelector": {}, "podSelector": labelled(app="db")}}
-EVERYBODY: list[Document] = [{"namespaces": {}}]
+EVERYWHERE: list[Document] = [{"namespaces": {}}]
 GUARD = tier_policy(
     "AdminNetworkPolicy",
     "guard",
@@ -35,11 +35,11 @@ GUARD = tier_policy(
     priority=5,
     ingress=[
         {"action": "Pass", "from": [{"namespaces": labelled(**{"kubernetes.io/metadata.name": "ops"})}]},
-        {"action": "Deny", "from": EVERYBODY},
+        {"action": "Deny", "from": EVERYWHERE},
     ],
 )
 FLOOR = tier_policy(
-    "BaselineAdminNetworkPolicy", "default", DB_ONLY, ingress=[{"action": "Deny", "from": EVERYBODY, "name": "no"}]
+    "BaselineAdminNetworkPolicy", "default", DB_ONLY, ingress=[{"action": "Deny", "from": EVERYWHERE, "name": "no"}]
 )
 
 
@@ -53,9 +53,9 @@ def putting(*documents: Document) -> PolicyPatch:
     return PolicyPatch(put=tuple(map(read, documents)))
 
 
-def trial_of(scene: Scene, amendment: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
+def trial_of(scene: Scene, patch: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
     view = scene.views["a"]
-    return PolicySimulation(view.cluster, view.index, amendment, choices)
+    return PolicySimulation(view.cluster, view.index, patch, choices)
 
 
 def told(change: FlowChange | None) -> tuple[str, ...]:
@@ -167,12 +167,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("documents", "amendment", "port", "expected"), CASES)
+@pytest.mark.parametrize(("documents", "patch", "port", "expected"), CASES)
 def test_a_change_names_the_ends_that_turn_and_who_decides_there(
-    documents: tuple[Document, ...], amendment: PolicyPatch, port: str, expected: tuple[str, ...]
+    documents: tuple[Document, ...], patch: PolicyPatch, port: str, expected: tuple[str, ...]
 ) -> None:
     scene = Scene(*PODS, *documents)
-    assert told(trial_of(scene, amendment).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
+    assert told(trial_of(scene, patch).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
 
 
 def test_a_change_says_who_is_at_its_ends_and_how_often_it_was_seen() -> None:
@@ -264,16 +264,16 @@ def test_policies_that_are_there_already_are_named() -> None:
     [
         (
             ObjectRef("NetworkPolicy", "shop", "dbb"),
-            "there is no NetworkPolicy shop/dbb to take away; did you mean shop/db?",
+            "there is no NetworkPolicy shop/dbb to remove; did you mean shop/db?",
         ),
         (ObjectRef("NetworkPolicy", "ops", "db"), "did you mean shop/db?"),
         (ObjectRef("AdminNetworkPolicy", "", "gard"), "did you mean guard?"),
-        (ObjectRef("ClusterNetworkPolicy", "", "guard"), "`nfagent dump policies` lists those that are"),
+        (ObjectRef("ClusterNetworkPolicy", "", "guard"), "`nfagent dump policies` lists all policies"),
     ],
     ids=["a name misspelt", "another namespace", "a policy of a tier", "another kind"],
 )
 def test_what_is_not_there_can_not_be_taken_away(ref: ObjectRef, hint: str) -> None:
     index = Scene(*PODS, FROM_WEB, GUARD).views["a"].index
     with pytest.raises(UsageError) as refused:
-        taking_away(index, [ref])
+        removal_patch(index, [ref])
     assert hint in str(refused.value)

@@ -103,8 +103,8 @@ def test_what_a_full_queue_has_no_room_for_is_counted_and_said_once(
     writer.close()
     assert stalling.read_bytes() == b"".join(lines(1, 2, 3, 4, 10))
     assert caplog.messages == [
-        "the disk is too slow for the verdict log, lines are lost: queue full; lost so far: 2",
-        "mended: the verdict log is written again; lost so far: 5",
+        "the disk is too slow for the verdict log, lines are lost: queue full; lost_lines=2",
+        "verdict log is written again; lost_lines=5",
     ]
 
 
@@ -117,7 +117,7 @@ def test_a_disk_that_takes_nothing_for_long_is_a_problem_before_anything_is_lost
     assert writer.problem == ""
     now[0] += 11
     wait_until(lambda: writer.problem != "")
-    assert writer.problem == "the disk has taken nothing of the verdict log for more than 10 s"
+    assert writer.problem == "the disk hasn't written the verdict log for more than 10 s"
     disk.thaw()
     writer.close()
     assert writer.problem == ""
@@ -137,7 +137,7 @@ def test_a_disk_that_does_not_answer_is_a_problem_before_there_is_a_line(
         assert writer.problem == "the disk of the verdict log hasn't answered for more than 10 s"
         writer.say()
         writer.say()
-        assert caplog.messages == [f"{writer.problem}; lost so far: 0"]
+        assert caplog.messages == [f"{writer.problem}; lost_lines=0"]
         writer.close(seconds=0.05)
 
 
@@ -149,7 +149,7 @@ def test_a_stop_waits_for_a_stalled_disk_no_longer_than_it_may_and_says_what_is_
     writer.write(lines(1, 2))
     writer.close(seconds=0.05)
     assert writer.status()["lost_by"] == {"stopped before it was written": 2}
-    assert caplog.messages == ["the disk doesn't take the verdict log; lines lost at this stop: 2"]
+    assert caplog.messages == ["the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=2"]
     disk.thaw()
 
 
@@ -183,9 +183,9 @@ def test_a_full_disk_is_said_with_its_reason_and_count_and_once_when_it_is_over(
     assert set(cut) == set(b"x\n")
     assert writer.problem == ""
     assert caplog.messages == [
-        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost so far: 1",
-        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost so far: 4",
-        "mended: the verdict log is written again; lost so far: 4",
+        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines=1",
+        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines=4",
+        "verdict log is written again; lost_lines=4",
     ]
 
 
