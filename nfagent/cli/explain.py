@@ -117,7 +117,7 @@ def _ends(record: Record) -> tuple[str, str]:
 
 def _contradicts(found: dict[str, Any], record: Record) -> bool:
     # A record has the verdict of one end; that of the other end may differ.
-    side = found["judged"][0]["judgement"][record.connection.direction]
+    side = found["judged"][0]["judgement"][record.connection.direction]  # codespell:ignore judgement
     return (side is None or side["allowed"]) != (record.disposition == "allow")
 
 

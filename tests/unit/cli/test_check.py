@@ -1,4 +1,4 @@
-"""nfagent check on machines that lack something, as far as that can be had without root."""
+"""nfagent check on machines that lack something, as far as root isn't needed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def by_name(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("_no_library")
-def test_without_the_library_check_says_what_to_install() -> None:
+def test_without_the_library_check_names_the_packages_to_install() -> None:
     done = process("check", "-o", "json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["able"] is False
@@ -72,18 +72,18 @@ def test_without_the_library_check_says_what_to_install() -> None:
 
 
 @pytest.mark.usefixtures("_no_library")
-def test_without_the_library_run_says_what_to_install(manifests: Path) -> None:
+def test_without_the_library_run_names_the_packages_to_install(manifests: Path) -> None:
     done = process("run", "--manifests", manifests)
     assert done.returncode == 2
     assert done.stderr == "error: python3-nftables is missing; apt-get install python3-nftables nftables\n"
 
 
 @pytest.mark.usefixtures("_no_library")
-def test_without_the_library_render_works_all_the_same(manifests: Path) -> None:
+def test_render_works_without_the_library(manifests: Path) -> None:
     assert process("render", "--manifests", manifests, "--node", "node-a").returncode == 0
 
 
-def test_a_settings_file_that_is_wrong_is_named_and_the_rest_is_checked(call: Call, tmp_path: Path) -> None:
+def test_invalid_settings_fail_and_the_other_checks_run(call: Call, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[logging]\ngroup = 'many'\n")
     said = call("check", "--config", tmp_path / "bad.toml", "-o", "json")
     assert said.code == 2
@@ -94,7 +94,7 @@ def test_a_settings_file_that_is_wrong_is_named_and_the_rest_is_checked(call: Ca
 
 
 @pytest.mark.parametrize(("folder", "result"), [("manifests", "ok"), ("nowhere", "FAIL")], ids=["there", "missing"])
-def test_the_manifests_folder_is_looked_at(
+def test_the_manifests_folder_is_checked(
     call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch, folder: str, result: str
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests.parent / folder))
@@ -103,16 +103,14 @@ def test_the_manifests_folder_is_looked_at(
     assert found["found"].endswith(f"folder {manifests.parent / folder}")
 
 
-def test_without_a_folder_objects_are_the_api_servers_by_the_kubeconfig_that_is_named(
-    call: Call, tmp_path: Path
-) -> None:
+def test_without_a_folder_the_objects_come_from_the_api_server_of_the_kubeconfig(call: Call, tmp_path: Path) -> None:
     file = kubeconfig(tmp_path / "config", "https://api.invalid:6443")
     found = by_name(call("check", "--kubeconfig", file, "-o", "json").out)["objects"]
     assert found["result"] == "ok"
     assert found["found"].startswith(f"API server https://api.invalid:6443, with kubeconfig {file}, context prod; ")
 
 
-def test_a_kubeconfig_that_is_not_there_fails_and_the_folder_of_the_settings_does_not_stand_in(
+def test_a_missing_kubeconfig_fails_even_if_the_settings_name_a_folder(
     call: Call, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
@@ -129,7 +127,7 @@ def test_text_shows_the_fix_below_a_line_and_ends_with_the_result(call: Call) ->
 
 
 @pytest.mark.usefixtures("_nothing_found")
-def test_asked_about_the_cluster_without_credentials_it_says_where_it_looked_and_ends_there(call: Call) -> None:
+def test_without_credentials_the_cluster_check_lists_the_searched_places_and_ends(call: Call) -> None:
     said = call("check", "--cluster", "-o", "json")
     assert said.code == 2
     *_, last = json.loads(said.out)["checks"]
@@ -137,7 +135,7 @@ def test_asked_about_the_cluster_without_credentials_it_says_where_it_looked_and
     assert "looked for the setting kubeconfig (empty)" in last["found"]
 
 
-def test_a_server_that_nobody_is_at_is_named_with_the_reason(call: Call, tmp_path: Path) -> None:
+def test_an_unreachable_api_server_fails_with_the_reason(call: Call, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and never listened at
         server = f"https://127.0.0.1:{taken.getsockname()[1]}"
@@ -181,7 +179,7 @@ def test_the_hint_of_an_error_is_the_fix_of_its_check(call: Call, monkeypatch: p
     }
 
 
-def test_without_the_cluster_nothing_of_http_is_loaded() -> None:
+def test_without_the_cluster_flag_no_http_library_is_loaded() -> None:
     program = (
         "import sys\n"
         "from nfagent.cli import main\n"
@@ -201,17 +199,17 @@ class TestLogFolder:
         said = call("check", "-o", "json")
         return {item["name"]: f"{item['result']}: {item['found']}" for item in json.loads(said.out)["checks"]}
 
-    def test_a_disk_that_does_not_answer_is_said(self, call: Call, tmp_path: Path) -> None:
+    def test_a_disk_that_does_not_answer_is_reported(self, call: Call, tmp_path: Path) -> None:
         with hung(tmp_path / "log"), hung(tmp_path / "state"):
             found = self.found(call)
         assert found["log folder"] == f"warn: {tmp_path / 'log'}: the disk doesn't answer"
         assert found["state folder"] == f"warn: {tmp_path / 'state'}: the disk doesn't answer"
 
-    def test_a_full_disk_is_said(self, call: Call, tmp_path: Path) -> None:
+    def test_a_full_disk_is_reported(self, call: Call, tmp_path: Path) -> None:
         with tmpfs(tmp_path / "log", 64) as folder:
             fill(folder)
             found = self.found(call)
         assert found["log folder"].startswith("warn: no verdict log is written: [Errno 28] No space left on device")
 
-    def test_a_folder_that_is_not_there_yet_is_fine(self, call: Call, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_ok(self, call: Call, tmp_path: Path) -> None:
         assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (created when needed)"

@@ -87,7 +87,7 @@ CASES = [
             "egress at shop/web: no policy judges it > NetworkPolicy shop/shut isolates it; it has no rules",
             "ingress at shop/db: no policy judges it > NetworkPolicy shop/wall isolates it; it has no rules",
         ),
-        id="both ends are named where both turn",
+        id="both ends are named where both flip",
     ),
     pytest.param(
         (WALL,),
@@ -113,7 +113,7 @@ CASES = [
                 " > NetworkPolicy shop/db isolates it; rule 1 of 1 has other ports"
             ),
         ),
-        id="a policy takes the place of the one of its name",
+        id="a policy replaces the one of its name",
     ),
     pytest.param(
         (FROM_WEB, FLOOR),
@@ -126,7 +126,7 @@ CASES = [
                 " > rule 1 of 1 in BaselineAdminNetworkPolicy default denies it"
             ),
         ),
-        id="what is taken away may leave the verdict to another tier",
+        id="removing a policy may leave the verdict to another tier",
     ),
     pytest.param(
         (FROM_WEB,),
@@ -139,7 +139,7 @@ CASES = [
                 " > no policy judges it"
             ),
         ),
-        id="nobody isolates any more",
+        id="no policy isolates any more",
     ),
     pytest.param(
         (FROM_WEB,),
@@ -162,13 +162,13 @@ CASES = [
             "allowed > denied",
             "ingress at shop/db: no policy judges it > NetworkPolicy shop/broken can't be read: it fails closed",
         ),
-        id="a policy that can't be read is judged as it would be enforced",
+        id="an invalid policy is evaluated as it would be enforced",
     ),
 ]
 
 
 @pytest.mark.parametrize(("documents", "patch", "port", "expected"), CASES)
-def test_a_change_names_the_ends_that_turn_and_who_decides_there(
+def test_a_change_has_the_flipped_ends_and_the_deciding_policies(
     documents: tuple[Document, ...], patch: PolicyPatch, port: str, expected: tuple[str, ...]
 ) -> None:
     scene = Scene(*PODS, *documents)
@@ -202,7 +202,7 @@ def test_flows_are_counted_by_what_becomes_of_them() -> None:
 @pytest.mark.parametrize(
     ("source", "gone"),
     [("shop/web", 0), ("shop/was", 1), ("", 0)],
-    ids=["the same Pod", "another Pod has its address now", "nobody had it"],
+    ids=["the same Pod", "another Pod has its address now", "no Pod had it"],
 )
 def test_an_end_that_lost_its_pod_is_counted_and_judged_by_its_address(source: str, gone: int) -> None:
     scene = Scene(*PODS)
@@ -267,12 +267,12 @@ def test_policies_that_are_there_already_are_named() -> None:
             "there is no NetworkPolicy shop/dbb to remove; did you mean shop/db?",
         ),
         (ObjectRef("NetworkPolicy", "ops", "db"), "did you mean shop/db?"),
-        (ObjectRef("AdminNetworkPolicy", "", "gard"), "did you mean guard?"),
+        (ObjectRef("AdminNetworkPolicy", "", "gard"), "did you mean guard?"),  # codespell:ignore gard
         (ObjectRef("ClusterNetworkPolicy", "", "guard"), "`nfagent dump policies` lists all policies"),
     ],
     ids=["a name misspelt", "another namespace", "a policy of a tier", "another kind"],
 )
-def test_what_is_not_there_can_not_be_taken_away(ref: ObjectRef, hint: str) -> None:
+def test_a_missing_policy_can_not_be_removed(ref: ObjectRef, hint: str) -> None:
     index = Scene(*PODS, FROM_WEB, GUARD).views["a"].index
     with pytest.raises(UsageError) as refused:
         removal_patch(index, [ref])
