@@ -451,7 +451,7 @@ def test_cleanup_says_what_it_removed_and_touches_no_other_table(site: Site) -> 
     assert not site.socket.exists()
     assert nft("list", "tables") == "table inet neighbour\n"
     assert nft("list", "table", "inet", "neighbour") == neighbour
-    assert site.said("cleanup") == "nothing to remove: there is no table inet nfagent\n"
+    assert site.said("cleanup") == "nothing to remove: table inet nfagent does not exist\n"
 
 
 def results(site: Site, code: int, before: Sequence[str] = ()) -> dict[str, Any]:

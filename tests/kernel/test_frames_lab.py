@@ -275,7 +275,7 @@ def test_who_lets_such_frames_pass_finds_no_table_and_check_says_it(lab: Lab, ag
         assert arrivals(lab, UNTAGGED, 4) == (False, False)
         agent.environment.update(setting)
         result, found = found_by_check(agent)
-        assert (result, "the settings let them" in found) == ("warn", True)
+        assert (result, "the settings allow them" in found) == ("warn", True)
     finally:
         for name in setting:
             agent.environment.pop(name, None)
