@@ -1,8 +1,8 @@
-"""Settings: the file, then the environment, then flags; the later wins.
+"""Settings from the file, the environment and flags; each overrides those before it.
 
 `/etc/nfagent/nfagent.toml` is TOML 1.0. An environment variable is named after its key:
 `NFAGENT_LOG_DIR` for `log_dir`, `NFAGENT_MASQUERADE_ENABLED` for `enabled` in `[masquerade]`;
-lists are comma-separated there. An empty variable sets nothing, but for a list, which it empties.
+lists are comma-separated there. An empty variable sets nothing, except a list, which it empties.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
 class ClusterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[cluster]`: ranges of the cluster that no Node object names; never translated."""
+    """`[cluster]`: cluster ranges beyond the podCIDRs of Node objects; never translated."""
 
     pod_cidrs: tuple[str, ...] = ()
     service_cidrs: tuple[str, ...] = ()
 
 
 class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[masquerade]`: translation of Pod traffic that leaves the cluster."""
+    """`[masquerade]`: source NAT of Pod traffic that leaves the cluster."""
 
     enabled: bool = True
     ipv4: bool = True
@@ -60,13 +60,13 @@ class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BridgesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[bridges]`: what Pods on a bridge may send to each other besides what the rules judge."""
+    """`[bridges]`: frames between Pods on a bridge that policies can't match."""
 
     unjudged_frames: Literal["dropped", "passed"] = "dropped"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Every setting; `systemd/nfagent.toml` says what each is for."""
+    """All settings; `systemd/nfagent.toml` documents each of them."""
 
     node: str = ""
     allow_unknown_node: bool = False
@@ -92,16 +92,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def socket_path(self) -> Path:
-        """Where the running agent answers."""
+        """The socket of the running agent."""
         return Path(self.runtime_dir) / "agent.sock"
 
     @property
     def verdict_log(self) -> Path:
-        """The file that verdict records are written to."""
+        """The file of the verdict log."""
         return Path(self.log_dir) / "policy_action.log"
 
     def masquerade_settings(self) -> MasqueradeSettings:
-        """Give what the egress room needs. Raises SettingError for a range that is no CIDR."""
+        """Return the settings of the egress package. Raises SettingError for a range that is no CIDR."""
         ranges = [_range(key, cidr) for key, cidr in _cluster_cidrs(self)]
         return MasqueradeSettings(
             enabled=self.masquerade.enabled,
@@ -116,9 +116,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def load_settings(
     file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None
 ) -> Settings:
-    """Read the settings. Without `file` the default file counts, where it exists. Raises SettingError.
+    """Return the settings; without `file`, those of the default file, if it exists. Raises SettingError.
 
-    flags: top-level settings from the command line; None and '' leave a setting as it is
+    flags: top-level settings from the command line; None and '' override nothing
     """
     layers = (
         (str(file or DEFAULT_FILE), _from_file(file)),
@@ -127,11 +127,11 @@ def load_settings(
     )
     merged: dict[str, Any] = {}
     for source, layer in layers:
-        # Each by itself first, so that the message names the one that is wrong, even where a later one wins.
+        # Each layer is checked alone first, so that the error names the layer, even if a later one overrides it.
         _converted(source, layer)
         _overlay(merged, layer)
     if (flags or {}).get("kubeconfig"):
-        merged["manifests"] = ""  # whoever names an API server doesn't want the settings' folder
+        merged["manifests"] = ""  # the flag names the API server as the source
     return _converted("settings", merged)
 
 
@@ -141,19 +141,19 @@ def _converted(source: str, layer: dict[str, Any]) -> Settings:
         settings.masquerade_settings()
         _check(settings)
     except msgspec.ValidationError as error:
-        raise SettingError(f"{source}: {_in_words(str(error), layer)}") from None
+        raise SettingError(f"{source}: {_describe(str(error), layer)}") from None
     except SettingError as error:
         raise SettingError(f"{source}: {error}") from None
     return settings
 
 
-def _in_words(message: str, layer: dict[str, Any]) -> str:
-    """Say msgspec's `Expected `int`, got `str` - at `$.logging.group`` as `logging.group = 'x': …`."""
+def _describe(message: str, layer: dict[str, Any]) -> str:
+    """Return msgspec's `Expected `int`, got `str` - at `$.logging.group`` as `logging.group = 'x': …`."""
     reason, _, path = message.partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
     if (unknown := _UNKNOWN.fullmatch(reason)) is not None:
         name = f"{key}.{unknown['name']}" if key else unknown["name"]
-        return f"{name} is no setting; every setting is in systemd/nfagent.toml, with its default"
+        return f"unknown setting {name}; systemd/nfagent.toml lists all settings"
     value: Any = layer
     for part in re.findall(r"\w+", key):
         value = value[int(part)] if isinstance(value, list | tuple) and part.isdecimal() else value[part]

@@ -1,4 +1,4 @@
-"""Asking the running agent, over its unix socket (introspection.http_server)."""
+"""A client of the running agent, over its Unix socket (introspection.http_server)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT_SECONDS = 30.0
 
 
 class NoAgentError(UsageError):
-    """Nobody listens where the agent would."""
+    """No agent listens at the socket."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -29,7 +29,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def listening(path: Path) -> bool:
-    """Tell whether an agent listens at a socket. Raises MachineError where that can't be told."""
+    """Return whether an agent listens at a socket. Raises HostError where the socket can't be opened."""
     try:
         _connected(path).close()
     except NoAgentError:
@@ -38,10 +38,10 @@ def listening(path: Path) -> bool:
 
 
 def ask(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Give the agent's answer to a GET of `question`, such as `/v1/dump/state`.
+    """Return the agent's answer to a GET of the path `question`, such as `/v1/dump/state`.
 
-    Raises NoAgentError where no agent listens, UsageError with the agent's own words, MachineError where it
-    can't be spoken to.
+    Raises NoAgentError where no agent listens, UsageError for an error that the agent returns, HostError where it
+    doesn't answer.
     """
     connection = _UnixConnection(path)
     try:
@@ -49,27 +49,27 @@ def ask(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, A
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise _silent(path, error) from None
+        raise _no_answer(path, error) from None
     finally:
         connection.close()
     return _answer(path, response.status, body)
 
 
 def ask_parts(path: Path, question: str, body: bytes) -> Iterator[bytes]:
-    """Give the agent's answer to a POST of `body`, line by line, as it comes. Raises as `ask` does."""
+    """Yield the lines of the agent's answer to a POST of `body`, as they arrive. Raises what `ask` raises."""
     connection = _UnixConnection(path)
     try:
         connection.request("POST", question, body)
         response = connection.getresponse()
         if response.status == http.client.NOT_FOUND:
-            raise UsageError("the running agent is older than this command; restart it: systemctl restart nfagent")
+            raise UsageError("the running agent is older than this command", hint="systemctl restart nfagent")
         if response.status != http.client.OK:
             _answer(path, response.status, response.read())
-            raise _silent(path, OSError(f"HTTP status {response.status}"))
+            raise _no_answer(path, OSError(f"HTTP status {response.status}"))
         while line := response.readline():
             yield line
     except (OSError, http.client.HTTPException) as error:
-        raise _silent(path, error) from None
+        raise _no_answer(path, error) from None
     finally:
         connection.close()
 
@@ -85,17 +85,17 @@ def _connected(path: Path) -> socket.socket:
     except PermissionError:
         opened.close()
         raise HostError(
-            f"{path}: only root may ask the agent; use sudo, or read the manifests with --manifests DIR"
+            f"{path}: only root may ask the agent", hint="use sudo, or read the manifests with --manifests DIR"
         ) from None
     except OSError as error:
         opened.close()
-        raise _silent(path, error) from None
+        raise _no_answer(path, error) from None
     return opened
 
 
-def _silent(path: Path, error: Exception) -> HostError:
+def _no_answer(path: Path, error: Exception) -> HostError:
     reason = str(error) or type(error).__name__
-    return HostError(f"the agent at {path} does not answer ({reason}); see: systemctl status nfagent")
+    return HostError(f"the agent at {path} does not answer ({reason})", hint="see: systemctl status nfagent")
 
 
 def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise HostError(f"{path} answered something that is no agent's ({status}); is it nfagent's socket?")
+        raise HostError(f"{path}: unexpected answer (HTTP status {status})", hint="is it nfagent's socket?")
     if "error" in content and status != 200:
         raise UsageError(str(content["error"]))
     return content

@@ -1,6 +1,6 @@
-"""Who answers a question: the running agent, the manifests, or the kernel alone.
+"""Backends of `dump`, `explain` and `try`: the running agent, a folder of manifests, or the kernel alone.
 
-The agent is asked where it runs, unless a folder of manifests is named: then that is what the question is about.
+The running agent answers, unless the command line names a folder of manifests.
 """
 
 from __future__ import annotations
@@ -43,71 +43,71 @@ from nfagent.simulate.simulation import ObservedFlow
 
 
 class Backend(Protocol):
-    """What can be asked."""
+    """Answers `dump`, `explain` and `try`."""
 
     def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view of `dump`. Raises UsageError, KernelError, MachineError."""
+        """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
         ...
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
-        """Judge a connection: explain.explanation.explanation_view. Raises UsageError, MachineError."""
+        """Return the verdict on a connection as explain.explanation.explanation_view. Raises UsageError, HostError."""
         ...
 
-    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
-        """Try policies on flows, and on those between Pods; the last part has the outcome.
+    def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
+        """Evaluate flows before and after a policy change; the last part has the result.
 
-        Raises UsageError, MachineError.
+        Raises UsageError, HostError.
         """
         ...
 
 
-def find_answers(settings: Settings, *, from_files: bool) -> Backend:
-    """Find who answers. Raises UsageError, MachineError.
+def find_backend(settings: Settings, *, from_files: bool) -> Backend:
+    """Return the backend that answers. Raises UsageError, HostError.
 
-    from_files: a folder was named on the command line
+    from_files: the command line names a folder
     """
     if not from_files and listening(settings.socket_path):
         return AgentBackend(settings.socket_path)
     if not settings.manifests:
         return KernelBackend(settings.socket_path)
     if not from_files:
-        remark("note", f"no agent listens at {settings.socket_path}; this is from {settings.manifests}")
+        remark("note", f"no agent listens at {settings.socket_path}; answered from {settings.manifests}")
     return FolderBackend(settings)
 
 
 class AgentBackend:
-    """The running agent's."""
+    """Asks the running agent."""
 
     def __init__(self, path: Path) -> None:
-        """Ask at that socket."""
+        """Ask at this socket."""
         self._path = path
 
     def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view of `dump`."""
+        """Return a view of `dump`."""
         return ask(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope))
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
-        """Judge a connection."""
+        """Return the verdict on a connection."""
         return ask(self._path, "/v1/explain", {"source": source, "destination": destination})
 
-    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
-        """Try policies."""
+    def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
+        """Evaluate flows before and after a policy change."""
         decoder = msgspec.json.Decoder(SimulationPart)
         for line in ask_parts(self._path, "/v1/try", question(asked, seen)):
             try:
                 yield decoder.decode(line)
             except msgspec.DecodeError:
                 raise HostError(
-                    f"the agent at {self._path} answers otherwise than this command expects; "
-                    "restart it, so that both have one version: systemctl restart nfagent"
+                    f"the agent at {self._path} is of another version than this command",
+                    hint="systemctl restart nfagent",
                 ) from None
 
 
 class FolderBackend:
-    """The manifests', and the kernel's where a view is about it.
+    """Answers from a folder of manifests, and from the kernel for the views `kernel`, `diff` and `counters`.
 
-    desired:  what the manifests ask for
-    problems: what is wrong with them
+    desired:  the desired state by the manifests
+    problems: what is wrong with the manifests
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -115,7 +115,7 @@ class FolderBackend:
         self.desired, self.problems = _read(settings)
 
     def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view of `dump`."""
+        """Return a view of `dump`."""
         check_scope(self.desired, name, scope, WHOLE)
         match name:
             case "state":
@@ -133,7 +133,7 @@ class FolderBackend:
                     return self._ruleset(kernel.read_now(), scope)
                 case "diff":
                     found = kernel.read_now()
-                    # The files say nothing of the node's interfaces: those stay as the table has them.
+                    # Manifests don't describe the node's interfaces: those of the table are kept.
                     self.desired.follow_links(held_links(found), held=True)
                     return diff_view(found, self.desired.ruleset())
                 case "counters":
@@ -148,14 +148,14 @@ class FolderBackend:
         return found
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
-        """Judge a connection."""
+        """Return the verdict on a connection."""
         remark_problems(self.problems)
         return explanation_view(
             explain(self.desired.cluster, self.desired.index, source, destination, self.desired.choices)
         )
 
-    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
-        """Try policies."""
+    def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
+        """Evaluate flows before and after a policy change."""
         remark_problems(self.problems)
         given = read_given(asked.files)
         desired = self.desired
@@ -164,34 +164,34 @@ class FolderBackend:
 
 
 class KernelBackend:
-    """What is loaded, and no more: there is neither an agent nor a folder."""
+    """Answers `dump kernel` alone: there is neither an agent nor a folder."""
 
     def __init__(self, path: Path) -> None:
-        """Keep in mind where no agent was."""
+        """Name the socket where no agent listens in errors."""
         self._path = path
 
     def view(self, name: str, scope: ViewFilter) -> View:
-        """Give the view `kernel`, whole."""
+        """Return the view `kernel`, unfiltered."""
         if name != "kernel" or scope.namespace or scope.pod:
-            raise self._nobody()
+            raise self._no_backend()
         kernel = NftClient()
         try:
             return ruleset_view(kernel.read_now(), None)
         finally:
             kernel.close()
 
-    def explain(self, source: str, destination: str) -> dict[str, Any]:  # noqa: ARG002 - as Answers has it
-        """Refuse: the rules alone don't know Pods."""
-        raise self._nobody()
+    def explain(self, source: str, destination: str) -> dict[str, Any]:  # noqa: ARG002 - as the protocol has it
+        """Raise UsageError: the ruleset alone doesn't name Pods."""
+        raise self._no_backend()
 
-    def attempt(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:  # noqa: ARG002 - as above
-        """Refuse: the same."""
-        raise self._nobody()
+    def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:  # noqa: ARG002 - as above
+        """Raise UsageError, as `explain` does."""
+        raise self._no_backend()
 
-    def _nobody(self) -> UsageError:
+    def _no_backend(self) -> UsageError:
         return UsageError(
-            f"no agent listens at {self._path}, and there are no manifests to read instead; "
-            f"start it (systemctl start nfagent), or {FOLDER_HINT}"
+            f"no agent listens at {self._path}, and there are no manifests to read instead",
+            hint=f"start the agent (systemctl start nfagent), or {FOLDER_HINT}",
         )
 
 
@@ -205,6 +205,6 @@ def _read(settings: Settings) -> tuple[DesiredState, tuple[ValidationIssue, ...]
     )
     known = sorted(desired.cluster.nodes)
     if desired.cluster.node not in known:
-        there = ", ".join(known) or "none at all"
-        remark("warning", f"no Node {desired.cluster.node} in the manifests (there: {there}); name it with --node")
+        there = ", ".join(known) or "none"
+        remark("warning", f"no Node {desired.cluster.node} in the manifests (Nodes: {there}); give --node NAME")
     return desired, problems

@@ -1,4 +1,4 @@
-"""`nfagent check`: is this node able to run nfagent, and does anything on it, or in its cluster, stand in the way."""
+"""`nfagent check`: checks whether this node, and its cluster, can run nfagent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nfagent.cli.options import config_option, kubeconfig_option, node_option, o
 if TYPE_CHECKING:
     from nfagent.cli.check_host import Check
 
-_MEND = "to mend: "
+_PREFIX = "fix: "
 
 
 @click.command(epilog="Example: sudo nfagent check --cluster --kubeconfig /etc/nfagent/kubeconfig")
 @click.option(
     "--cluster",
     is_flag=True,
-    help="Ask the API server too: credentials, permissions, kinds, and whether this node's Pods are known.",
+    help="Also check the API server: credentials, permissions, CRDs, and this node's Node and Pods.",
 )
 @kubeconfig_option
 @node_option
@@ -29,11 +29,12 @@ _MEND = "to mend: "
 def check(
     context: click.Context, *, cluster: bool, kubeconfig: str, node: str, config: Path | None, output: str
 ) -> None:
-    """Check that this node can run nfagent, and that nothing on it stands in the way.
+    """Check that this node can run nfagent.
 
-    Every line says what was found and, where something is amiss, the command that mends it. Nothing is changed.
+    Each line has a result (ok, warn, FAIL), what was found and, for a problem, the command or the step that fixes
+    it. Nothing is changed.
 
-    Exit code 0: able, warnings or not; 2: not able.
+    Exit code 0: no check failed (warnings are allowed); 2: a check failed.
     """
     import msgspec
 
@@ -48,7 +49,13 @@ def check(
         found += run_cluster_checks(settings)
     able = all(item.result in ABLE for item in found)
     if output == "text":
-        say([*_text(found), "", "this node can run nfagent" if able else "this node can't run nfagent yet"])
+        say(
+            [
+                *_text(found),
+                "",
+                "this node can run nfagent" if able else "this node can't run nfagent yet",
+            ]
+        )
     else:
         emit({"able": able, "checks": msgspec.to_builtins(found)}, output)
     context.exit(0 if able else 2)
@@ -62,8 +69,8 @@ def _text(found: list[Check]) -> list[str]:
     shown = [header]
     for number, (item, row) in enumerate(zip(found, rows, strict=True)):
         shown.append(row)
-        # What mends several lines in a row is said beneath the last.
-        if item.mend and item.mend not in {later.mend for later in found[number + 1 : number + 2]}:
-            first, *rest = item.mend.splitlines()
-            shown += [f"{indent}{_MEND}{first}", *(f"{indent}{' ' * len(_MEND)}{line}" for line in rest)]
+        # A fix that several lines in a row share is shown once, below the last of them.
+        if item.fix and item.fix not in {later.fix for later in found[number + 1 : number + 2]}:
+            first, *rest = item.fix.splitlines()
+            shown += [f"{indent}{_PREFIX}{first}", *(f"{indent}{' ' * len(_PREFIX)}{line}" for line in rest)]
     return shown

@@ -1,6 +1,6 @@
-"""What `nfagent check --cluster` asks the API server.
+"""The checks of the API server, for `nfagent check --cluster`.
 
-Nothing is changed there: a review of oneself leaves no object.
+They change nothing: SelfSubjectReview and SelfSubjectAccessReview leave no object.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from nfagent.cli.check_crds import kind_checks
-from nfagent.cli.check_host import Check, CheckResult, split
+from nfagent.cli.check_host import Check, CheckResult
 from nfagent.cli.check_node_object import node_checks
 from nfagent.cli.check_rbac import permission_checks
 from nfagent.config import Settings
-from nfagent.errors import ClusterError, DecodeError
+from nfagent.errors import ClusterError, DecodeError, NfagentError
 from nfagent.kube.certificate_expiry import Validity, certificate_validity, token_validity
 from nfagent.kube.client import ApiClient, ApiResponse
+from nfagent.kube.client_errors import server_prefix
 from nfagent.kube.credentials import ClientConfig, find_access
 from nfagent.kube.rbac import OLDEST_MINOR, TESTED_MINOR
 from nfagent.kube.self_review import VERSION_PATH, WHO_BODY, WHO_PATH, User, Version, decode_user, decode_version
@@ -30,7 +31,7 @@ from nfagent.kube.watch_codec import decode_status
 from nfagent.model.plurals import counted
 
 _SECONDS = 10.0
-"""For one answer: somebody waits for it at a terminal."""
+"""Deadline of one request: a user waits at the terminal."""
 
 _OK = 200
 _UNAUTHORIZED = 401
@@ -40,13 +41,13 @@ _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 
 def run_cluster_checks(settings: Settings) -> list[Check]:
-    """Ask the API server that the settings name; where one answer makes the rest pointless, it is the last."""
-    # What the connection has to say of itself is said in the table.
+    """Check the API server of the settings; a failure that rules out the other checks is the last result."""
+    # The checks report what the client would log.
     logging.getLogger("nfagent").addHandler(logging.NullHandler())
-    return asyncio.run(_look(settings))
+    return asyncio.run(_run(settings))
 
 
-async def _look(settings: Settings) -> list[Check]:
+async def _run(settings: Settings) -> list[Check]:
     find = partial(find_access, settings.kubeconfig, settings.context, settings.token_file)
     server = ApiClient(find, seconds=_SECONDS)
     try:
@@ -56,58 +57,56 @@ async def _look(settings: Settings) -> list[Check]:
 
 
 async def ask_cluster(server: ApiClient, settings: Settings) -> list[Check]:
-    """Ask one API server everything, about the node of the settings; nothing is raised that an answer can be."""
+    """Run the checks against one API server, for the node of the settings; a refusal is a result, and not raised."""
     try:
         access = await server.access()
     except ClusterError as error:
-        return [Check("credentials", "FAIL", *split(error))]
+        return [Check("credentials", "FAIL", error.reason, error.hint)]
     found = [_credentials(access, time.time())]
     try:
-        ready, said = [await server.ask("GET", path) for path in ("/readyz", VERSION_PATH)]
+        ready, reply = [await server.ask("GET", path) for path in ("/readyz", VERSION_PATH)]
         user, identity = await _identity(server)
     except ClusterError as error:
-        what, mend = split(error)
-        return [*found, Check("API server", "FAIL", f"{access.server}: {_shortened(what, access)}", mend)]
+        return [*found, Check("API server", "FAIL", f"{access.server}: {_shortened(error, access)}", error.hint)]
     found += [_api_server(access, ready), identity]
     if identity.result == "FAIL":
         return found
-    version, version_check = _version(said)
+    version, version_check = _version(reply)
     found.append(version_check)
     sections: tuple[tuple[str, Callable[[], Awaitable[list[Check]]]], ...] = (
         ("permissions", partial(permission_checks, server, user)),
         ("kinds", partial(kind_checks, server, version)),
         ("node", partial(node_checks, server, settings)),
     )
-    for name, look in sections:
+    for name, run in sections:
         try:
-            found += await look()
+            found += await run()
         except (ClusterError, DecodeError) as error:
-            what, mend = split(error)
-            found.append(Check(name, "FAIL", f"can't be asked for: {_shortened(what, access)}", mend))
+            found.append(Check(name, "FAIL", f"not checked: {_shortened(error, access)}", error.hint))
     return found
 
 
-def _shortened(what: str, access: ClientConfig) -> str:
-    """Leave out of what the connection says where the credentials are from: the line above says it."""
-    return what.removeprefix(f"API server {access.server} ({access.origin}): ")
+def _shortened(error: NfagentError, access: ClientConfig) -> str:
+    """Return the reason without the API server and the kubeconfig: the lines above name them."""
+    return error.reason.removeprefix(server_prefix(access))
 
 
 def _credentials(access: ClientConfig, now: float) -> Check:
     words = f"{access.origin}: {access.means or 'none'}"
     ends = list(_ends(access, now))
-    found = "; ".join([words, *(said for said, _ in ends)])
+    found = "; ".join([words, *(text for text, _ in ends)])
     if not access.means:
-        mend = "give its user a token, a client certificate or an exec plugin, or set token_file"
-        return Check("credentials", "warn", f"{found}: the API server takes us for anybody", mend)
+        fix = "give its user a token, a client certificate or an exec plugin, or set token_file"
+        return Check("credentials", "warn", f"{found}: requests are anonymous", fix)
     if any(soon for _, soon in ends):
-        return Check("credentials", "warn", found, "have them renewed; nfagent reads files again as they change")
+        return Check("credentials", "warn", found, "renew them; nfagent reads changed files again")
     return Check("credentials", "ok", found)
 
 
 def _ends(access: ClientConfig, now: float) -> Iterator[tuple[str, bool]]:
-    """Say when credentials end, and whether somebody must look after that."""
+    """Return when each credential expires, and whether a user must renew it."""
     if access.expires is not None:
-        yield f"{_when(access.expires, now)}, then the plugin is asked again", False
+        yield f"{_when(access.expires, now)}, then the exec plugin runs again", False
         return
     token = access.authorization.removeprefix("Bearer ")
     if access.token_file:
@@ -137,38 +136,38 @@ def _when(end: float, now: float) -> str:
 
 
 def _api_server(access: ClientConfig, ready: ApiResponse) -> Check:
-    """Say whether it is ready, and whether we know that it is the right one."""
+    """Check that the API server is ready, and that its certificate is verified."""
     result: CheckResult = "ok"
-    mend = ""
-    # One that doesn't tell us counts as ready, as it does to the agent.
+    fix = ""
+    # Where /readyz is refused, the API server counts as ready, as it does for the agent.
     said = "ready" if ready.status == _OK else "answers"
     if ready.status >= 500:
         missing = ", ".join(_NOT_READY.findall(ready.body.decode("utf-8", "replace"))) or str(ready.status)
-        result, said, mend = "warn", f"answers, and isn't ready: {missing}", "see its log"
+        result, said, fix = "warn", f"answers, but isn't ready: {missing}", "see its log"
     if not access.server.startswith("https://"):
-        return Check("API server", result, f"{access.server}: {said}; without TLS", mend)
+        return Check("API server", result, f"{access.server}: {said}; without TLS", fix)
     if access.insecure:
-        said = f"{said}, but its certificate isn't verified: who is on the way can read and change everything"
-        result, mend = "warn", "put its CA in the place of insecure-skip-tls-verify"
-    return Check("API server", result, f"{access.server}: {said}", mend)
+        said = f"{said}, but its certificate isn't verified: an attacker on the network can read and change everything"
+        result, fix = "warn", "set certificate-authority instead of insecure-skip-tls-verify"
+    return Check("API server", result, f"{access.server}: {said}", fix)
 
 
 async def _identity(server: ApiClient) -> tuple[User | None, Check]:
-    """Ask who we are; servers before 1.28 don't say. Raises ClusterError."""
+    """Return the user of the credentials; API servers before 1.28 don't report it. Raises ClusterError."""
     answer = await server.ask("POST", WHO_PATH, body=WHO_BODY)
     if answer.status == _UNAUTHORIZED:
-        mend = "have the credentials renewed: a token or certificate ends, or is taken back with its account"
-        return None, Check("identity", "FAIL", "the API server refuses the credentials: 401 Unauthorized", mend)
+        fix = "renew the credentials: the token or certificate has expired, or its account was deleted"
+        return None, Check("identity", "FAIL", "the API server refuses the credentials: 401 Unauthorized", fix)
     try:
         user = decode_user(answer.body)
     except DecodeError:
-        return None, Check("identity", "ok", "taken, and not told whose they are: servers since 1.28 say so")
+        return None, Check("identity", "ok", "credentials accepted; API servers before 1.28 don't report the user")
     groups = ", ".join(filter(None, user.groups))
     words = f"{user} ({groups})" if groups else str(user)
     if user.username == _ANONYMOUS:
-        return user, Check("identity", "warn", f"{words}: no credentials were shown", "give credentials")
+        return user, Check("identity", "warn", f"{words}: no credentials were sent", "set kubeconfig or token_file")
     if user.node:
-        words += "; where NodeRestriction runs, it is not elected to speak for the cluster"
+        words += "; with NodeRestriction, this agent is never elected cluster reporter"
     return user, Check("identity", "ok", words)
 
 
@@ -176,11 +175,11 @@ def _version(answer: ApiResponse) -> tuple[Version | None, Check]:
     try:
         version = decode_version(answer.body)
     except DecodeError as error:
-        said = str(error) if answer.status < 300 else f"isn't told: {decode_status(answer.body, answer.status)}"
-        return None, Check("version", "warn", said, "see whether this is an API server: kubectl version")
+        said = str(error) if answer.status < 300 else f"unknown: {decode_status(answer.body, answer.status)}"
+        return None, Check("version", "warn", said, "check that this is an API server: kubectl version")
     if version.minor < OLDEST_MINOR:
-        found = f"{version.name}: older than 1.{OLDEST_MINOR}, the oldest that nfagent is made for"
+        found = f"{version.name}: older than 1.{OLDEST_MINOR}, the oldest supported version"
         return version, Check("version", "warn", found, "upgrade the control plane")
-    newer = f"newer than 1.{TESTED_MINOR}, the newest that nfagent is tested with"
-    made = f"nfagent is made for 1.{OLDEST_MINOR} and newer, and tested with 1.{TESTED_MINOR}"
+    newer = f"newer than 1.{TESTED_MINOR}, the newest tested version"
+    made = f"supported from 1.{OLDEST_MINOR} on, tested up to 1.{TESTED_MINOR}"
     return version, Check("version", "ok", f"{version.name}; {newer if version.minor > TESTED_MINOR else made}")

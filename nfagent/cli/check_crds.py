@@ -1,4 +1,4 @@
-"""Which optional kinds the API server serves, in lines of `nfagent check --cluster`."""
+"""The checks of optional kinds and their CRDs, for `nfagent check --cluster`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _FAMILIES = (
     ("tier kinds", "policy.networking.k8s.io"),
     ("Service ranges", "networking.k8s.io"),
 )
-"""A line's name, and the group whose kinds it is about."""
+"""Name of a check -> API group of the kinds that it covers."""
 
 _WITHOUT = {
-    "policy.networking.k8s.io": "where they are defined, they are followed within a minute",
-    "networking.k8s.io": "the setting cluster.service_cidrs says where Services are",
+    "policy.networking.k8s.io": "once their CRDs exist, nfagent watches them within a minute",
+    "networking.k8s.io": "set the Service ranges in cluster.service_cidrs",
 }
 _OK = 200
 _NOT_FOUND = 404
@@ -35,7 +35,7 @@ _CIDR_FUNCTIONS_MINOR = 31
 
 
 async def kind_checks(server: ApiClient, version: Version | None) -> list[Check]:
-    """Look which kinds there are. Raises ClusterError."""
+    """Return a check for each group of optional kinds. Raises ClusterError."""
     found = servings(await _served(server))
     return [
         _family(name, [each for each in found if each.resource.group == group], version) for name, group in _FAMILIES
@@ -43,7 +43,7 @@ async def kind_checks(server: ApiClient, version: Version | None) -> list[Check]
 
 
 async def _served(server: ApiClient) -> Served:
-    """Ask for all at once; servers before 1.26 are asked group by group. Raises ClusterError."""
+    """Return the served kinds, by aggregated discovery; by group for API servers before 1.26. Raises ClusterError."""
     answer = await server.ask("GET", PATH, accept=ACCEPT)
     found = decode_discovery(answer.body) if answer.status == _OK else None
     if found is not None:
@@ -59,7 +59,7 @@ async def _served(server: ApiClient) -> Served:
 async def _body(server: ApiClient, path: str) -> bytes:
     answer = await server.ask("GET", path)
     if answer.status not in {_OK, _NOT_FOUND}:
-        raise ClusterError(f"{path}: {decode_status(answer.body, answer.status)}; see: kubectl api-resources")
+        raise ClusterError(f"{path}: {decode_status(answer.body, answer.status)}", hint="see: kubectl api-resources")
     return answer.body if answer.status == _OK else b""
 
 
@@ -70,8 +70,8 @@ def _family(name: str, kinds: list[ResourceAvailability], version: Version | Non
     group = kinds[0].resource.group
     if any(each.others for each in kinds):
         crds = ", ".join(f"{each.resource.plural}.{group}" for each in kinds if each.others)
-        mend = f"have the definition serve the version that is read: kubectl edit crd {crds.replace(',', '')}"
-        return Check(name, "warn", words, mend)
+        fix = f"serve the version that nfagent reads: kubectl edit crd {crds.replace(',', '')}"
+        return Check(name, "warn", words, fix)
     if all(each.served for each in kinds):
         return Check(name, "ok", words)
     if group == _OWN_GROUP:

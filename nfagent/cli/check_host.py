@@ -1,10 +1,9 @@
-"""What `nfagent check` looks at. Nothing here changes anything; the verdict log's group is held for a moment."""
+"""The checks of this node. They change nothing; the NFLOG group is bound for a moment, where no agent runs."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -21,7 +20,7 @@ from nfagent.kernel.bridge_table import PASSING
 from nfagent.kernel.bridges import bridges, in_words, mending, unjudged_bridges
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.nflog import NflogSource
-from nfagent.kernel.nft_client import NftClient, owner_of_table
+from nfagent.kernel.nft_client import NftClient, check_owner
 from nfagent.kernel.table_lock import holder, holder_name, remedy
 from nfagent.kube.credentials import find_access
 from nfagent.model.plurals import counted
@@ -34,38 +33,37 @@ CheckResult: TypeAlias = Literal["ok", "warn", "FAIL"]
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
 _DISK_SECONDS = 5.0
-_CLAUSE = re.compile(r"; |\. (?=[A-Z])")
-_NO_RAW_FRAMES = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"
-_NOBODY = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has it as an end
+_DROP_NET_RAW = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"
+_UNUSED_ADDRESS = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has this address
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
 _TABLE = f"{TABLE_FAMILY} {TABLE}"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing looked at.
+    """The result of one check.
 
-    result: 'ok', 'warn' (it runs, but something is missing), 'FAIL' (it can't run)
-    found:  what there is, in words
-    mend:   the commands that mend it, a line each, or what to do; '' where nothing is amiss
+    result: 'ok', 'warn' (nfagent runs, but something is missing), 'FAIL' (it can't run)
+    found:  what was found
+    fix:    the commands that fix it, one a line, or what to do; '' where nothing is wrong
     """
 
     name: str
     result: CheckResult
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def run_checks(settings: Settings, *, cluster: bool) -> list[Check]:
-    """Look at everything on this node, in the order in which things build on each other.
+    """Return the results of all checks of this node; a check comes after those that it depends on.
 
-    cluster: the API server will be asked, so its credentials are looked at there
+    cluster: the API server is checked too, and its credentials with it, so they are left out here
     """
     return list(_checks(settings, cluster=cluster))
 
 
 def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Settings, Check]:
-    """Read the settings; where they are wrong, the defaults stand in, so that the rest can be looked at."""
+    """Return the settings and their check; invalid ones are replaced by the defaults, to check the rest."""
     try:
         settings = load_settings(config, flags={"node": node, "kubeconfig": kubeconfig})
     except SettingError as error:
@@ -73,16 +71,6 @@ def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Sett
         return Settings(node=node, kubeconfig=kubeconfig), found
     file = config or DEFAULT_FILE
     return settings, Check("settings", "ok", str(file) if file.exists() else f"defaults (there is no {file})")
-
-
-def split(error: NfagentError) -> tuple[str, str]:
-    """Part what is wrong from what to do about it: the last clause of a message."""
-    text = str(error)
-    cuts = list(_CLAUSE.finditer(text))
-    if not cuts:
-        return text, ""
-    what, mend = text[: cuts[-1].start()], text[cuts[-1].end() :]
-    return what, mend[:1].lower() + mend[1:]
 
 
 def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
@@ -101,28 +89,28 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _pod_links(settings)
     yield from _forwarding()
     yield _other_agent(settings)
-    yield _in_time("log folder", settings.log_dir, lambda: _log_folder(settings))
+    yield _on_disk("log folder", settings.log_dir, lambda: _log_folder(settings))
     state, runtime = Path(settings.state_dir), Path(settings.runtime_dir)
-    yield _in_time("state folder", settings.state_dir, lambda: _folder("state folder", state, "state_dir", "warn"))
+    yield _on_disk("state folder", settings.state_dir, lambda: _folder("state folder", state, "state_dir", "warn"))
     yield _folder("runtime folder", runtime, "runtime_dir", "FAIL")
 
 
 def _objects(settings: Settings, *, cluster: bool) -> Check:
-    """Say where Pods and policies come from."""
+    """Check where Kubernetes objects come from."""
     folder = settings.manifests
     if folder and not Path(folder).is_dir():
         return Check("objects", "FAIL", f"there is no folder {folder}", f"mkdir -p {folder}")
     if folder:
         return Check("objects", "ok", f"folder {folder}")
     if cluster:
-        return Check("objects", "ok", "API server, by the credentials below")
+        return Check("objects", "ok", "API server, with the credentials below")
     try:
         access = asyncio.run(find_access(settings.kubeconfig, settings.context, settings.token_file))
     except ClusterError as error:
-        # Where nothing is named, a flag of `run` may do so yet.
+        # Without any of these settings, a flag of `nfagent run` may still name a source.
         named = settings.kubeconfig or settings.context or settings.token_file
-        return Check("objects", "FAIL" if named else "warn", *split(error))
-    return Check("objects", "ok", f"API server {access.server}, by {access.origin}; ask it: nfagent check --cluster")
+        return Check("objects", "FAIL" if named else "warn", error.reason, error.hint)
+    return Check("objects", "ok", f"API server {access.server}, with {access.origin}; check it with --cluster")
 
 
 def _has_net_admin() -> bool:
@@ -135,8 +123,7 @@ def _nftables(*, root: bool) -> Iterator[Check]:
     try:
         kernel = NftClient()
     except HostError as error:
-        found, _, mend = str(error).partition("; ")
-        yield Check("libnftables", "FAIL", found, mend.partition(": ")[2])
+        yield Check("libnftables", "FAIL", error.reason, error.hint)
         return
     try:
         yield Check("libnftables", "ok", f"python3-nftables, {_nft_version()}")
@@ -144,17 +131,14 @@ def _nftables(*, root: bool) -> Iterator[Check]:
             yield Check("nf_tables", "warn", "not tried: needs root")
             return
         table = kernel.read_now()
-        owned = owner_of_table()
-        if owned:
-            raise HostError(owned)
-        held = counted(len(table.chains), "chain") if table.exists else "not there yet"
+        check_owner()
+        held = counted(len(table.chains), "chain") if table.exists else "does not exist yet"
         if TABLE_FLAGS in table.foreign:
             yield Check("nf_tables", "warn", FLAGGED, UNFLAGGED)
         else:
             yield Check("nf_tables", "ok", f"table {_TABLE}: {held}")
     except NfagentError as error:
-        found, mend = split(error)
-        yield Check("nf_tables", "FAIL", found, mend or "modprobe nf_tables")
+        yield Check("nf_tables", "FAIL", error.reason, error.hint or "modprobe nf_tables")
     finally:
         kernel.close()
 
@@ -163,7 +147,7 @@ def _nft_version() -> str:
     nft = shutil.which("nft")
     if nft is None:
         return "no nft command"
-    done = subprocess.run([nft, "--version"], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603 - found in PATH, no input of anybody's
+    done = subprocess.run([nft, "--version"], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603 - found in PATH, no user input
     return done.stdout.partition(" (")[0].strip() or "nft"
 
 
@@ -171,26 +155,27 @@ def _conntrack() -> Check:
     limit = _sysctl("net/netfilter/nf_conntrack_max")
     if limit is None:
         return Check(
-            "conntrack", "warn", "nf_conntrack is not loaded; the first rules load it", "modprobe nf_conntrack"
+            "conntrack", "warn", "nf_conntrack is not loaded; loading the rules loads it", "modprobe nf_conntrack"
         )
     return Check("conntrack", "ok", f"nf_conntrack, at most {limit} connections")
 
 
 def _revoking(*, root: bool) -> Check:
-    """Ask for the connections of an address that nobody has: what a change does that revokes some."""
+    """Check that conntrack entries can be listed, by those of an unused address: revocation needs that."""
     if not root:
         return Check("live connections", "warn", "not tried: needs root")
     try:
         connections = ConntrackClient()
         try:
-            connections.entries(frozenset({_NOBODY}))
+            connections.entries(frozenset({_UNUSED_ADDRESS}))
         finally:
             connections.close()
     except (HostError, KernelError) as error:
-        reason, _, mend = str(error).partition("; ")
-        found = f"{reason}: Pods whose connections a change revokes stay under re-check"
-        return Check("live connections", "warn", found, mend.partition("`")[2].rstrip("`"))
-    return Check("live connections", "ok", "can be looked up, and ended when a change revokes them")
+        found = (
+            f"{error.reason}: connections that a policy newly denies are not deleted; their Pods stay under re-check"
+        )
+        return Check("live connections", "warn", found, error.hint)
+    return Check("live connections", "ok", "can be listed, and deleted when a policy change denies them")
 
 
 def _nflog(settings: Settings, *, root: bool) -> Check:
@@ -199,21 +184,19 @@ def _nflog(settings: Settings, *, root: bool) -> Check:
     group = settings.logging.group
     try:
         problem = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
-        found = f"group {group} is read by the agent"
     except NfagentError:
-        problem, found = _group_problem(group), f"group {group} is free"
-    if not problem:
-        return Check("NFLOG", "ok", found)
-    reason, _, mend = problem.partition("; ")
-    return Check("NFLOG", "warn", f"{reason}: there will be no verdict log", mend)
+        return _free_group(group)
+    if problem:  # includes the hint
+        return Check("NFLOG", "warn", f"no verdict log is written: {problem}")
+    return Check("NFLOG", "ok", f"group {group} is read by the agent")
 
 
-def _group_problem(group: int) -> str:
+def _free_group(group: int) -> Check:
     try:
         asyncio.run(_open_group(group))
     except (HostError, KernelError) as error:
-        return str(error)
-    return ""
+        return Check("NFLOG", "warn", f"no verdict log is written: {error.reason}", error.hint)
+    return Check("NFLOG", "ok", f"group {group} is free")
 
 
 async def _open_group(group: int) -> None:
@@ -228,35 +211,35 @@ def _bridges() -> Check:
     except KernelError as error:
         return Check("br_netfilter", "warn", str(error))
     if not used:
-        return Check("br_netfilter", "ok", "no Pods share a bridge here, so it isn't needed")
+        return Check("br_netfilter", "ok", "not needed: no Pods share a bridge")
     if not unjudged:
         named = ", ".join(f"bridge {bridge.name}" for bridge in used)
-        return Check("br_netfilter", "ok", f"sees the traffic within {named}")
-    found = f"traffic between Pods on {in_words(unjudged)} passes by the rules"
+        return Check("br_netfilter", "ok", f"traffic within {named} is filtered")
+    found = f"traffic between Pods on {in_words(unjudged)} is not filtered: br_netfilter is off"
     return Check("br_netfilter", "warn", found, mending(family for _, family in unjudged))
 
 
 def _frames(settings: Settings, *, root: bool) -> Iterator[Check]:
-    """Say whether Pods on a bridge reach each other by frames that no rule can judge."""
+    """Check that frames which policies can't match (VLAN tags, PPPoE) are dropped between Pods on a bridge."""
     try:
         used = bridges()
     except KernelError:
-        return  # said above
+        return  # the check of br_netfilter reports it
     if not used:
         return
     name = "bridge frames"
     if settings.bridges.unjudged_frames == "passed":
-        yield Check(name, "warn", f"{PASSING}: the settings let them", 'set [bridges] unjudged_frames = "dropped"')
+        yield Check(name, "warn", f"{PASSING}: the settings allow them", 'set [bridges] unjudged_frames = "dropped"')
     elif not root:
         yield Check(name, "warn", "not tried: needs root")
     elif problem := _frames_problem(settings):
-        yield Check(name, "warn", f"{PASSING}: {problem}", _NO_RAW_FRAMES)
+        yield Check(name, "warn", f"{PASSING}: {problem}", _DROP_NET_RAW)
     else:
-        yield Check(name, "ok", f"table {BRIDGE_TABLE} drops what no rule can judge")
+        yield Check(name, "ok", f"table {BRIDGE_TABLE} drops frames that no policy can match")
 
 
 def _frames_problem(settings: Settings) -> str:
-    """Ask the agent; where none runs, ask the kernel whether it would take the table."""
+    """Return the problem that the agent reports; without an agent, why the kernel would refuse the table."""
     try:
         state: str = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["frames"]["problem"]
     except (NfagentError, KeyError):
@@ -265,7 +248,7 @@ def _frames_problem(settings: Settings) -> str:
 
 
 def _frames_refusal() -> str:
-    """Say why this kernel wouldn't take the table; '' where it would."""
+    """Return why the kernel would refuse the table; '' where it accepts it."""
     try:
         kernel = NftClient()
         try:
@@ -278,21 +261,21 @@ def _frames_refusal() -> str:
 
 
 def _pod_links(settings: Settings) -> Check:
-    """Say where Pods' sources can't be held against an interface; only a running agent knows where Pods are."""
+    """Check that Pods' source addresses are validated by interface; only a running agent knows their interfaces."""
     try:
         known = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["links"]
     except (NfagentError, KeyError):
-        return Check("Pod interfaces", "ok", "not known before an agent runs")
+        return Check("Pod interfaces", "ok", "unknown until an agent runs")
     if known["problem"]:
         return Check("Pod interfaces", "warn", known["problem"])
     if not known["shared"]:
-        return Check("Pod interfaces", "ok", f"{counted(len(known['pod_links']), 'interface')} with Pods alone behind")
+        return Check("Pod interfaces", "ok", f"{counted(len(known['pod_links']), 'interface')} with only Pods behind")
     named = ", ".join(f"{item['link']} ({item['why']})" for item in known["shared"])
     found = (
-        f"Pods behind {named} can send with sources that nobody holds, reach the node from link-local ones whatever "
-        "their policies, and send to its tunnels"
+        f"Pods behind {named} can send from addresses that no Pod has, reach the node from link-local addresses "
+        "past their policies, and send to its tunnels"
     )
-    return Check("Pod interfaces", "warn", found, "have the network plugin keep Pods there to their own addresses")
+    return Check("Pod interfaces", "warn", found, "have the network plugin allow Pods only their own addresses")
 
 
 def _forwarding() -> Iterator[Check]:
@@ -301,8 +284,8 @@ def _forwarding() -> Iterator[Check]:
         if value is None:
             yield Check(f"{name} forwarding", "ok", f"this kernel has no {name}")
         elif value == "0":
-            mend = f"sysctl -w {sysctl.replace('/', '.')}=1"
-            yield Check(f"{name} forwarding", "warn", "off: Pods reach nothing outside their node", mend)
+            fix = f"sysctl -w {sysctl.replace('/', '.')}=1"
+            yield Check(f"{name} forwarding", "warn", "off: Pods reach nothing outside their node", fix)
         else:
             yield Check(f"{name} forwarding", "ok", "on")
 
@@ -313,47 +296,47 @@ def _other_agent(settings: Settings) -> Check:
     except HostError:
         return Check("agent", "warn", "not tried: needs root")
     if process is None:
-        return Check("agent", "ok", f"none runs; table {_TABLE} is free")
+        return Check("agent", "ok", f"no agent runs; table {_TABLE} is free")
     try:
         ours = listening(settings.socket_path)
     except HostError:
-        return Check("agent", "ok", f"{holder_name(process)} keeps table {_TABLE}")
+        return Check("agent", "ok", f"{holder_name(process)} holds table {_TABLE}")
     if ours:
-        return Check("agent", "ok", f"running: {holder_name(process)} keeps table {_TABLE}")
-    found = f"{holder_name(process)} keeps table {_TABLE}, and does not answer at {settings.socket_path}"
+        return Check("agent", "ok", f"running: {holder_name(process)} holds table {_TABLE}")
+    found = f"{holder_name(process)} holds table {_TABLE}, but does not answer at {settings.socket_path}"
     return Check("agent", "FAIL", found, remedy(process))
 
 
 def _folder(name: str, folder: Path, setting: str, failure: CheckResult) -> Check:
-    # The folder is made when it is needed: what counts is the nearest one that exists.
+    # A missing folder is created when it is needed: its nearest existing parent must be writable.
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return Check(name, "ok", str(folder) + ("" if there == folder else " (made when needed)"))
+        return Check(name, "ok", str(folder) + ("" if there == folder else " (created when needed)"))
     return Check(name, failure, f"{there} can't be written to", f"run as root, or set another {setting}")
 
 
-def _in_time(name: str, folder: str, look: Callable[[], Check]) -> Check:
-    """Look at a folder whose disk may not answer, in a thread that nobody waits for then."""
+def _on_disk(name: str, folder: str, check: Callable[[], Check]) -> Check:
+    """Run a check of a folder in a thread, and give up after 5 s: its disk may not answer."""
     found: list[Check] = []
-    mend = f"findmnt -T {folder}"
+    fix = f"findmnt -T {folder}"
 
-    def looking() -> None:
+    def run_check() -> None:
         try:
-            found.append(look())
-        except OSError as error:  # a disk whose server has gone
-            found.append(Check(name, "warn", str(error), mend))
+            found.append(check())
+        except OSError as error:  # a network file system without its server
+            found.append(Check(name, "warn", str(error), fix))
 
-    thread = threading.Thread(target=looking, daemon=True)
+    thread = threading.Thread(target=run_check, daemon=True)
     thread.start()
     thread.join(_DISK_SECONDS)
-    return found[0] if found else Check(name, "warn", f"{folder}: its disk doesn't answer", mend)
+    return found[0] if found else Check(name, "warn", f"{folder}: the disk doesn't answer", fix)
 
 
 def _log_folder(settings: Settings) -> Check:
     problem = find_obstacle(settings.verdict_log)
     if problem:
-        found = f"{problem}: there will be no verdict log"
-        return Check("log folder", "warn", found, "make room for it, or set another log_dir")
+        found = f"no verdict log is written: {problem}"
+        return Check("log folder", "warn", found, "free disk space, or set another log_dir")
     return _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
 
 

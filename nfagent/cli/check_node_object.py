@@ -1,4 +1,4 @@
-"""A node in its cluster: the Node object, and its Pods, in lines of `nfagent check --cluster`."""
+"""The checks of this node's Node object and Pods, for `nfagent check --cluster`."""
 
 from __future__ import annotations
 
@@ -49,80 +49,80 @@ _LIST = msgspec.json.Decoder(_List)
 
 
 async def node_checks(server: ApiClient, settings: Settings) -> list[Check]:
-    """Look for this node's objects, and whether the running agent knows them. Raises ClusterError, DecodeError."""
+    """Check that this node's Node exists, and that the running agent has its Pods. Raises ClusterError, DecodeError."""
     name = settings.node_name
     node = await server.ask("GET", f"{_NODES}/{quote(name, safe='')}")
     if node.status == _NOT_FOUND:
-        return [await _unknown(server, name)]
+        return [await _missing_node(server, name)]
     if node.status != _OK:
         refusal = decode_status(node.body, node.status)
         return [Check("node", "warn", f"Node {name} can't be read: {refusal}", "see the permissions above")]
     answer = await server.ask("GET", _PODS, query={"fieldSelector": f"spec.nodeName={name}"})
-    found = [Check("node", "ok", f"there is a Node {name}")]
+    found = [Check("node", "ok", f"Node {name} exists")]
     if answer.status != _OK:
         refusal = decode_status(answer.body, answer.status)
         return [*found, Check("Pods", "warn", f"can't be read: {refusal}", "see the permissions above")]
     return [*found, _pods(_objects(answer), settings)]
 
 
-async def _unknown(server: ApiClient, name: str) -> Check:
+async def _missing_node(server: ApiClient, name: str) -> Check:
     answer = await server.ask("GET", _NODES, query={"limit": 5000}, accept=_NAMES_ALONE)
     names = sorted(each.metadata.name for each in _objects(answer)) if answer.status == _OK else []
     alike = names if len(names) <= _SHOWN else get_close_matches(name, names, _SHOWN, 0.5)
     if alike:
         there = f"{'there is' if len(alike) == 1 else 'there are'} {', '.join(alike)}"
     else:
-        there = f"there is none of a name like it among {len(names)}" if names else "there are none at all"
-    return Check("node", "FAIL", f"no Node {name}; {there}", f"name this node: --node NAME, or node in {DEFAULT_FILE}")
+        there = f"none of {len(names)} Nodes has a similar name" if names else "the cluster has no Nodes"
+    return Check("node", "FAIL", f"no Node {name}; {there}", f"give --node NAME, or set node in {DEFAULT_FILE}")
 
 
 def _objects(answer: ApiResponse) -> list[_Object]:
     try:
         return _LIST.decode(answer.body).items or []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"the API server's list can't be read: {error}") from None
+        raise DecodeError(f"the list from the API server can't be decoded: {error}") from None
 
 
 def _pods(pods: list[_Object], settings: Settings) -> Check:
     own = {(pod.metadata.namespace, pod.metadata.name) for pod in pods if not pod.spec.hostNetwork}
     words = f"{counted(len(pods), 'Pod')} of Node {settings.node_name}"
     if len(pods) > len(own):
-        words += f", {len(pods) - len(own)} with the node's own address"
+        words += f", {len(pods) - len(own)} with the node's own network"
     try:
         state = _state(settings, form="summary")
-        concern = _concern(state, settings.node_name)
-        if concern:
-            return Check("Pods", "warn", f"{words}; {concern}", "journalctl -u nfagent")
+        obstacle = _obstacle(state, settings.node_name)
+        if obstacle:
+            return Check("Pods", "warn", f"{words}; {obstacle}", "journalctl -u nfagent")
         if "apiserver" not in state["agent"]:
-            return Check("Pods", "ok", f"{words}; the agent that runs here follows a folder")
+            return Check("Pods", "ok", f"{words}; the running agent reads a folder of manifests")
         missing = _missing(own, settings) if state["counts"]["local_pods"] != len(own) else []
     except NoAgentError:
-        return Check("Pods", "ok", f"{words}; no agent runs here that would know them")
+        return Check("Pods", "ok", f"{words}; no agent runs here")
     except NfagentError as error:
-        return Check("Pods", "ok", f"{words}; whether the agent knows them isn't told: {error}")
+        return Check("Pods", "ok", f"{words}; the agent can't be asked about them: {error}")
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
         found = f"{words}; the agent doesn't know {len(missing)} of them: {shown}"
-        return Check("Pods", "warn", found, "check again in a moment; where that doesn't help: journalctl -u nfagent")
-    return Check("Pods", "ok", f"{words}; the agent knows {'all of them' if own else 'as much'}")
+        return Check("Pods", "warn", found, "check again in a moment; then see: journalctl -u nfagent")
+    return Check("Pods", "ok", f"{words}; the agent knows {'all of them' if own else 'of none either'}")
 
 
-def _concern(state: dict[str, Any], node: str) -> str:
-    """Say why a comparison would tell nothing; '' where it does."""
+def _obstacle(state: dict[str, Any], node: str) -> str:
+    """Return why the agent's Pods can't be compared with the cluster's; '' where they can."""
     if state["node"] != node:
-        return f"the agent that runs here is for Node {state['node']}"
+        return f"the running agent is for Node {state['node']}"
     following = state["agent"].get("apiserver")
     if following is None or following["synced"]:
         return ""
     troubles = dict.fromkeys(each["trouble"] for each in following["resources"].values() if each["trouble"])
-    return f"the agent hasn't read everything yet{': ' if troubles else ''}{'; '.join(troubles)}"
+    return f"the agent hasn't synced yet{': ' if troubles else ''}{'; '.join(troubles)}"
 
 
 def _missing(pods: set[tuple[str, str]], settings: Settings) -> list[str]:
-    """Name the Pods that the agent doesn't know; it is asked namespace by namespace, for a cluster has many Pods."""
+    """Return the Pods that the agent doesn't have; it is asked by namespace, since a cluster has many Pods."""
     known: set[tuple[str, str]] = set()
     for namespace in sorted({namespace for namespace, _ in pods}):
-        # A namespace that the agent has never heard of is refused: it knows none of its Pods.
+        # The agent refuses a namespace that it doesn't know: it has none of its Pods.
         with suppress(UsageError):
             found = _state(settings, namespace=namespace)["pods"]
             known |= {(pod["namespace"], pod["name"]) for pod in found if pod["local"]}

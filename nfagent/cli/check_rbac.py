@@ -1,4 +1,4 @@
-"""What the API server allows us of what nfagent needs, in lines of `nfagent check --cluster`."""
+"""The checks of RBAC permissions, for `nfagent check --cluster`."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ ACCOUNT = ("nfagent", "nfagent")
 """Namespace and name of the service account that deploy/rbac.yaml makes and binds."""
 
 _APPLY = "kubectl apply -k deploy"
-_AT_ONCE = 8
+_CONCURRENT_REVIEWS = 8
 _CREATED = {200, 201}
 _NO_NAME = re.compile(r"[^A-Za-z0-9.:-]+")
 
 
 async def permission_checks(server: ApiClient, user: User | None) -> list[Check]:
-    """Ask for every permission that nfagent needs. Raises ClusterError, DecodeError."""
+    """Check every permission that nfagent needs. Raises ClusterError, DecodeError."""
     wanted = [(need, permission) for need in NEEDS for permission in need.permissions]
-    turns = asyncio.Semaphore(_AT_ONCE)
-    allowed = await asyncio.gather(*(_ask(server, permission, turns) for _, permission in wanted))
+    slots = asyncio.Semaphore(_CONCURRENT_REVIEWS)
+    allowed = await asyncio.gather(*(_ask(server, permission, slots) for _, permission in wanted))
     denied = [pair for pair, is_allowed in zip(wanted, allowed, strict=True) if not is_allowed]
-    return _told(denied, len(wanted), user)
+    return _report(denied, len(wanted), user)
 
 
-async def _ask(server: ApiClient, permission: Permission, turns: asyncio.Semaphore) -> bool:
-    async with turns:
+async def _ask(server: ApiClient, permission: Permission, slots: asyncio.Semaphore) -> bool:
+    async with slots:
         answer = await server.ask("POST", MAY_PATH, body=access_review(permission))
     if answer.status not in _CREATED:
-        raise ClusterError(f"{decode_status(answer.body, answer.status)}; {_APPLY}")
+        raise ClusterError(str(decode_status(answer.body, answer.status)), hint=_APPLY)
     return decode_access(answer.body)
 
 
-def _told(denied: list[tuple[RBACRequirement, Permission]], total: int, user: User | None) -> list[Check]:
-    whom = str(user) if user is not None else "whoever these credentials are of"
+def _report(denied: list[tuple[RBACRequirement, Permission]], total: int, user: User | None) -> list[Check]:
+    whom = str(user) if user is not None else "the user of these credentials"
     if not denied:
-        return [Check("permissions", "ok", f"{total} of {total} are allowed to {whom}")]
+        return [Check("permissions", "ok", f"all {total} are granted to {whom}")]
     vital = any(need.vital for need, _ in denied)
     if len(denied) == total:
-        found = f"none of {total} is allowed to {whom}: nothing is enforced"
+        found = f"none of {total} is granted to {whom}: nothing is enforced"
         return [Check("permissions", "FAIL", found, _binding({permission.namespace for _, permission in denied}, user))]
     allowed = total - len(denied)
-    found = f"{allowed} of {total} {'is' if allowed == 1 else 'are'} allowed to {whom}; these are not:"
+    found = f"{allowed} of {total} {'is' if allowed == 1 else 'are'} granted to {whom}; these are not:"
     lines = [_denial(list(group), user) for _, group in groupby(sorted(denied, key=_place_and_verb), key=_place)]
     lines.sort(key=lambda line: line.result != "FAIL")
     return [Check("permissions", "FAIL" if vital else "warn", found), *lines]
 
 
 def _denial(denied: list[tuple[RBACRequirement, Permission]], user: User | None) -> Check:
-    """Say of one resource what is denied, and what that costs."""
+    """Return the check of one resource: the denied verbs, and what doesn't work without them."""
     needs, permissions = zip(*denied, strict=True)
     vital = any(need.vital for need in needs)
-    # Where nothing is enforced, what else is lost doesn't matter.
+    # Where nothing is enforced, the other costs don't matter.
     costs = dict.fromkeys(need.cost for need in needs if need.vital or not vital)
     verbs = ", ".join(permission.verb for permission in permissions)
     found = f"{verbs} {_resource(permissions[0])}: {'; '.join(costs)}"
@@ -76,7 +76,7 @@ def _place_and_verb(pair: tuple[RBACRequirement, Permission]) -> tuple[tuple[str
 
 
 def _resource(permission: Permission) -> str:
-    """Name a resource as kubectl takes it."""
+    """Return the name of a resource in kubectl's form."""
     plural, _, subresource = permission.resource.partition("/")
     named = f"{plural}.{permission.group}" if permission.group else plural
     named += f"/{subresource}" if subresource else ""
@@ -84,9 +84,9 @@ def _resource(permission: Permission) -> str:
 
 
 def _binding(namespaces: set[str], user: User | None) -> str:
-    """Give the commands that grant what is needed, cluster-wide ('') or in namespaces."""
+    """Return the commands that grant the permissions, cluster-wide ('') or in namespaces."""
     if user is None:
-        return f"{_APPLY}\nand bind its roles to these credentials"
+        return f"{_APPLY}\nand bind its roles to the user of these credentials"
     if user.service_account == ACCOUNT:
         return _APPLY
     if user.node:

@@ -1,4 +1,4 @@
-"""`nfagent cleanup`: the rules go, when nobody keeps them any more."""
+"""`nfagent cleanup`: removes the rules of a stopped agent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 @config_option
 @output_option("text", "json", "yaml")
 def cleanup(config: Path | None, output: str) -> None:
-    """Remove the rules that an agent left in force: tables inet nfagent and bridge nfagent, and no other table.
+    """Remove the rules that a stopped agent left in force: tables inet nfagent and bridge nfagent, no others.
 
-    From then on every connection is allowed and nothing is masqueraded. The last good versions of objects that the
-    agent kept are deleted too: the next start knows only what it can read then. Refused while an agent runs. Needs
+    Afterwards nfagent denies no connection and masquerades nothing on this node. The saved last good versions of
+    objects are deleted too: the next start enforces only what it can read then. Refused while an agent runs. Needs
     root.
     """
     from nfagent.checkpoint.store import forget
@@ -37,7 +37,7 @@ def cleanup(config: Path | None, output: str) -> None:
 
 
 def _removed_tables() -> tuple[dict[str, int] | None, bool]:
-    """Delete the tables; give what the rules' held, None where there was none, and whether there was the frames'."""
+    """Delete both tables; return the object counts of table inet, None without it, and whether table bridge existed."""
     from nfagent.errors import UsageError
     from nfagent.kernel.bridge_table import remove_frames
     from nfagent.kernel.nft_client import NftClient
@@ -47,9 +47,9 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
 
     process = holder()
     if process is not None:
-        raise UsageError(f"{holder_name(process)} enforces this table; stop it first ({remedy(process)})")
+        raise UsageError(f"{holder_name(process)} enforces this table; stop it first: {remedy(process)}")
     kernel = NftClient()
-    claim = claim_table()  # no agent starts while we read and delete
+    claim = claim_table()  # no agent can start meanwhile
     try:
         found = kernel.read_now()
         kernel.apply_now(diff(found, ABSENT))
@@ -74,7 +74,7 @@ def _counts(found: Ruleset) -> dict[str, int]:
 
 
 def _removed_socket(path: Path) -> str | None:
-    """Delete a socket that nobody listens at, left by an agent that was killed; give its path, None without one."""
+    """Delete the socket that a killed agent left; return its path, None without one."""
     from nfagent.cli.agent_client import listening
 
     if not path.is_socket() or listening(path):
@@ -90,7 +90,7 @@ def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None,
 
     table = f"table {TABLE_FAMILY} {TABLE}"
     if removed is None:
-        lines = [f"nothing to remove: there is no {table}"]
+        lines = [f"nothing to remove: {table} does not exist"]
     else:
         parts = [
             f"{counted(removed['chains'], 'chain')} with {counted(removed['rules'], 'rule')}",
@@ -99,8 +99,8 @@ def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None,
             counted(removed["counters"], "counter"),
         ]
         if removed["foreign"]:
-            parts.append(f"{counted(removed['foreign'], 'object')} that somebody else had put into it")
+            parts.append(f"{counted(removed['foreign'], 'object')} of other programs")
         lines = [f"removed {table}: {', '.join(parts)}"]
     lines += [f"removed table {BRIDGE_TABLE}"] if frames else []
-    lines += [f"removed {socket}: nobody listened there"] if socket else []
-    return lines + ([f"removed the last good objects in {state}"] if state else [])
+    lines += [f"removed {socket}, which no agent listened at"] if socket else []
+    return lines + ([f"removed the saved last good objects in {state}"] if state else [])

@@ -54,7 +54,7 @@ def dump(
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
     Exit code 2: something that was asked isn't known here, or -n or --pod matches nothing; stderr says what and why.
     """  # noqa: D301 - \b is click's: keep these lines as they are
-    from nfagent.cli.backends import find_answers
+    from nfagent.cli.backends import find_backend
     from nfagent.cli.output import emit, remark, remark_standing, say, say_text
     from nfagent.errors import UsageError
     from nfagent.introspection.view_filter import ViewFilter
@@ -62,9 +62,9 @@ def dump(
 
     if output == "nft" and view not in {*_RULESETS, "diff"}:
         raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
-    answers = find_answers(settings_of(config, manifests, node), from_files=manifests is not None)
+    backend = find_backend(settings_of(config, manifests, node), from_files=manifests is not None)
     form = "objects" if output in {"json", "yaml"} else output
-    content = answers.view(view, ViewFilter(namespace, pod, form if view in _RULESETS else ""))
+    content = backend.view(view, ViewFilter(namespace, pod, form if view in _RULESETS else ""))
     if output in {"json", "yaml"}:
         emit(_objects(content) if view in _RULESETS else content, output)
     elif view in _RULESETS:

@@ -22,7 +22,7 @@ _VERDICTS = {"allowed", "denied"}
 @click.argument("source", required=False, metavar="[SRC")
 @click.argument("destination", required=False, metavar="DST]")
 @click.option(
-    "--from-log", "record", metavar="RECORD", help="Explain a record of the verdict log: its JSON, or - to read it."
+    "--from-log", "record", metavar="RECORD", help="Explain a record of the verdict log: its JSON, or - for stdin."
 )
 @manifests_option
 @node_option
@@ -40,19 +40,19 @@ def explain(
     config: Path | None,
     output: str,
 ) -> None:
-    """Say why a connection from SRC to DST is allowed or denied, and which change would turn that.
+    """Explain why a connection from SRC to DST is allowed or denied, and which change would flip the verdict.
 
-    An end is NAMESPACE/POD or an address; DST may be a Service, svc/NAMESPACE/NAME. DST may name a port:
-    shop/db:5432/tcp, shop/db:postgres, svc/shop/db:sql, 10.0.0.7:53/udp, [2001:db8::7]:443. Without a port, ping
-    (ICMP echo) is judged.
+    SRC and DST are NAMESPACE/POD or an address; DST may be a Service, svc/NAMESPACE/NAME. DST may name a port:
+    shop/db:5432/tcp, shop/db:postgres, svc/shop/db:sql, 10.0.0.7:53/udp, [2001:db8::7]:443. Without a port, ICMP
+    echo (ping) is evaluated.
 
     A Service, by its name, its address, or a node's address with its node port, stands for the Pods behind it: each of
-    them is judged.
+    them is evaluated.
 
-    Exit code 0: allowed; 1: denied, also where it is for some of a Service's Pods only, or no Pod serves it;
-    2: the verdict isn't known, and stderr says why.
+    Exit code 0: allowed; 1: denied, by at least one of a Service's Pods, or because it has none; 2: the verdict is
+    unknown, and stderr has the reason.
     """
-    from nfagent.cli.backends import find_answers
+    from nfagent.cli.backends import find_backend
     from nfagent.cli.output import emit, remark_standing, say
 
     logged = None
@@ -63,8 +63,8 @@ def explain(
         ends = (source, destination)
     else:
         context.fail("give both ends, as in `nfagent explain shop/web shop/db:5432/tcp`, or --from-log alone")
-    answers = find_answers(settings_of(config, manifests, node), from_files=manifests is not None)
-    found = answers.explain(*ends)
+    backend = find_backend(settings_of(config, manifests, node), from_files=manifests is not None)
+    found = backend.explain(*ends)
     changed = logged is not None and _contradicts(found, logged)
     if output == "text":
         say(_text(found))
@@ -85,7 +85,7 @@ def _text(found: dict[str, Any]) -> list[str]:
 
 
 def _painted(line: str) -> str:
-    """Give a verdict at a line's end its colour."""
+    """Return a line with the verdict at its end coloured."""
     from nfagent.cli.tables import paint
 
     said, colon, verdict = line.rpartition(": ")
@@ -98,7 +98,7 @@ def _read_record(text: str) -> Record:
 
     line = sys.stdin.readline() if text == "-" else text
     if not line.strip():
-        raise UsageError("--from-log got no record; give a line of `nfagent logs -o json`")
+        raise UsageError("--from-log has no record; give a line of `nfagent logs -o json`")
     return decode(line.encode())
 
 
@@ -111,13 +111,13 @@ def _ends(record: Record) -> tuple[str, str]:
     if flow.protocol in _PORTLESS:
         return flow.source, f"packet:{flow.destination}"
     if flow.port is None or flow.protocol == "unknown":
-        raise UsageError(f"the record has no {'protocol' if flow.protocol == 'unknown' else 'port'} to judge by")
+        raise UsageError(f"the record has no {'protocol' if flow.protocol == 'unknown' else 'port'} to evaluate")
     return flow.source, f"packet:{endpoint(flow.destination, flow.port)}/{flow.protocol}"
 
 
 def _contradicts(found: dict[str, Any], record: Record) -> bool:
-    # A record is about one end; the other end may well have judged otherwise.
-    side = found["judged"][0]["judgement"][record.connection.direction]
+    # A record has the verdict of one end; that of the other end may differ.
+    side = found["judged"][0]["judgement"][record.connection.direction]  # codespell:ignore judgement
     return (side is None or side["allowed"]) != (record.disposition == "allow")
 
 
@@ -125,4 +125,4 @@ def _remark_change(record: Record) -> None:
     from nfagent.cli.output import remark
 
     verdict = "allowed" if record.disposition == "allow" else "denied"
-    remark("note", f"it was {verdict} at {record.timestamp}; Pods or policies have changed since")
+    remark("note", f"the connection was {verdict} at {record.timestamp}; Pods or policies have changed since")

@@ -18,9 +18,10 @@ def lab() -> None:
 @output_option("text", "json")
 @click.pass_context
 def demo(context: click.Context, output: Literal["text", "json"]) -> None:
-    """Show the whole of it in a minute: policy, masquerade, verdict log, explain, repair.
+    """Run a tour of one minute: policy, masquerade, verdict log.
 
-    Two nodes, their Pods and a host outside; an agent on each node; everything is removed at the end.
+    It shows `explain` and the repair of a changed ruleset too, on two nodes with Pods and an agent each, and a host
+    outside the cluster. Everything is removed at the end.
     """
     from nfagent.lab.demo import run_demo
 

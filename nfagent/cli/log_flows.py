@@ -1,4 +1,4 @@
-"""The verdict log as flows to be judged again: what is in it, and what it can't have."""
+"""Reads the verdict log for `nfagent try`: its flows, and remarks on what it doesn't cover."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ _SWITCH = "the NetworkLogging object `default` switches logging on"
 _SECONDS_SHOWN = 19
 
 
-class LoggedRecord:
-    """What was read: the flows, and how many lines were no records."""
+class LogScan:
+    """The flows of a verdict log.
+
+    unread:  lines that are no records
+    skipped: records outside the time span or the namespace
+    """
 
     def __init__(self, path: Path, since: int | None, namespace: str) -> None:
-        """Read the log, and its older files. Raises OSError."""
+        """Read the log and its older files. Raises OSError."""
         self.path = path
-        self.sightings = LoggedFlows()
-        self.unread = self.passed_over = 0
+        self.logged = LoggedFlows()
+        self.unread = self.skipped = 0
         earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
         for lines in LogFollower(path).batches(follow=False):
             for line in lines:
@@ -33,53 +37,53 @@ class LoggedRecord:
                     self.unread += 1
                     continue
                 if record.timestamp >= earliest and namespace in {"", *_namespaces(record)}:
-                    self.sightings.add(record)
+                    self.logged.add(record)
                 else:
-                    self.passed_over += 1
+                    self.skipped += 1
 
 
-def read_log(path: Path, since: int | None, namespace: str, *, needed: bool) -> LoggedRecord:
-    """Read the connections of the log.
+def read_log(path: Path, since: int | None, namespace: str, *, needed: bool) -> LogScan:
+    """Return the connections of the log.
 
-    since:     seconds before now; None for all that is there
-    namespace: only connections with an end there, where it isn't ''
-    needed:    there is nothing else to judge: raises UsageError where the log has nothing
+    since:     seconds before now; None for the whole log
+    namespace: only connections with an end there; '' for all
+    needed:    raise UsageError where the log has no connection: there is nothing else to evaluate
 
-    Raises MachineError where it can't be read.
+    Raises HostError where the log can't be read.
     """
     try:
-        logged = LoggedRecord(path, since, namespace)
+        logged = LogScan(path, since, namespace)
     except OSError as error:
-        raise HostError(f"{path} can't be read: {error.strerror}; use sudo, or another --log") from None
-    if needed and not logged.sightings.flows:
-        raise UsageError(f"there is nothing to judge: {_nothing(logged)}; or judge all pairs of Pods, with --pods")
+        raise HostError(f"{path} can't be read: {error.strerror}", hint="use sudo, or another --log") from None
+    if needed and not logged.logged.flows:
+        raise UsageError(f"there is nothing to evaluate: {_nothing(logged)}; or evaluate all pairs of Pods with --pods")
     return logged
 
 
-def remark_on_log(logged: LoggedRecord) -> None:
-    """Say what was judged, and what the log can't tell."""
-    sightings = logged.sightings
-    flows = len(sightings.flows)
+def remark_on_log(logged: LogScan) -> None:
+    """Write remarks on the flows that were evaluated, and on what the log doesn't have."""
+    flows_logged = logged.logged
+    flows = len(flows_logged.flows)
     if not flows:
-        remark("note", f"no connections of the log were judged: {_nothing(logged)}")
+        remark("note", f"no connections of the log were evaluated: {_nothing(logged)}")
     else:
-        span = f"{_shown(sightings.first)} to {_shown(sightings.last)} UTC"
-        remark("note", f"judged {counted(flows, 'flow')} of {counted(sightings.records, 'record')}, {span}")
-        if not sightings.allowed:
-            remark("warning", "the log has no allowed connection: what would be denied can't be seen; " + _SWITCH)
-    if sightings.left_out:
-        remark("note", f"left out {counted(sightings.left_out, 'record')} without a port to judge by")
+        span = f"{_shown(flows_logged.first)} to {_shown(flows_logged.last)} UTC"
+        remark("note", f"evaluated {counted(flows, 'flow')} of {counted(flows_logged.records, 'record')}, {span}")
+        if not flows_logged.allowed:
+            remark("warning", "the log has no allowed connections, so none of them can turn out denied; " + _SWITCH)
+    if flows_logged.left_out:
+        remark("note", f"left out {counted(flows_logged.left_out, 'record')} without a port")
     if logged.unread:
-        remark("warning", f"passed over {counted(logged.unread, 'line')} of the log that can't be read as a record")
+        remark("warning", f"skipped {counted(logged.unread, 'invalid line')} of the log")
 
 
-def _nothing(logged: LoggedRecord) -> str:
-    """Say why there is nothing, and what to do about it."""
-    if logged.passed_over or logged.sightings.records:
-        return f"none of {counted(logged.passed_over + logged.sightings.records, 'record')} of {logged.path} is meant"
+def _nothing(logged: LogScan) -> str:
+    """Return why the log has no connection, and what to do."""
+    if logged.skipped or logged.logged.records:
+        return f"none of {counted(logged.skipped + logged.logged.records, 'record')} of {logged.path} matches"
     if LogFollower(logged.path).exists():
-        return f"{logged.path} has no records yet; is logging on? {_SWITCH}"
-    return f"{logged.path}: there is no verdict log yet; {_SWITCH}, and --log PATH reads another file"
+        return f"{logged.path} has no records; {_SWITCH}"
+    return f"{logged.path}: no verdict log yet; {_SWITCH}, and --log PATH reads another file"
 
 
 def _namespaces(record: Record) -> set[str]:
@@ -87,5 +91,5 @@ def _namespaces(record: Record) -> set[str]:
 
 
 def _shown(when: str) -> str:
-    """Write a record's time to the second."""
+    """Return the time of a record, to the second."""
     return when[:_SECONDS_SHOWN].replace("T", " ")

@@ -1,7 +1,7 @@
-"""Reading a rotated log whole, and following it: no line twice, none left out, however the names move meanwhile.
+"""Reads a rotated log completely, and follows it: each line once, also while the files are rotated.
 
-Files are told apart by their inode, never by their name. They are opened from the youngest to the oldest: a rotation
-between two opens shows a file a second time, which is seen, instead of hiding one.
+Files are identified by inode, never by name. They are opened from the newest to the oldest: a rotation between two
+opens then shows a file twice, which is detected, instead of hiding one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _Inode = tuple[int, int]
 
 
 class NoFileError(OSError):
-    """What stands in the log's place is no file that could be read to its end."""
+    """The path of the log is no regular file."""
 
 
 class LogFollower:
-    """The log at `path`, and its older files beside it: `path.1` is the youngest of them."""
+    """Reads the log at `path` and its older files beside it: `path.1` is the newest of them."""
 
     def __init__(self, path: Path) -> None:
         """Keep the path; nothing is opened yet."""
@@ -36,13 +36,13 @@ class LogFollower:
         self._partial = b""
 
     def exists(self) -> bool:
-        """Tell whether there is anything to read."""
+        """Return whether any file exists."""
         return bool(self._names())
 
     def batches(self, *, follow: bool) -> Iterator[list[bytes]]:
-        """Give lines, oldest first, some at a time; with `follow` endlessly, as they are written.
+        """Yield lines in batches, oldest first; with `follow` endlessly, as they are written.
 
-        Raises OSError for a file that may not be read.
+        Raises OSError for a file that can't be read.
         """
         try:
             yield from self._advance()
@@ -58,7 +58,7 @@ class LogFollower:
                 self._file.close()
 
     def _names(self) -> list[Path]:
-        """Name the files there are, youngest first."""
+        """Return the existing files, newest first."""
         numbered = re.compile(re.escape(self._path.name) + r"\.(\d+)")
         older = [
             (int(found[1]), path)
@@ -68,12 +68,12 @@ class LogFollower:
         return [*([self._path] if self._path.exists() else []), *(path for _, path in sorted(older))]
 
     def _advance(self) -> Iterator[list[bytes]]:
-        """Read what is younger than the file at hand, which is read to its end first."""
+        """Read the current file to its end, then all newer ones."""
         with ExitStack() as unread:
-            younger = self._younger(unread)
-            # Its last lines may have been written after we looked, and before it was rotated.
+            newer = self._newer(unread)
+            # Lines may have been added between the last read and the rotation.
             yield from self._lines()
-            for file in reversed(younger):
+            for file in reversed(newer):
                 if self._file is not None:
                     self._file.close()
                 if self._partial:
@@ -83,8 +83,8 @@ class LogFollower:
                 yield from self._lines()
             unread.pop_all()
 
-    def _younger(self, unread: ExitStack) -> list[BinaryIO]:
-        """Open the files that are younger than the one at hand, youngest first."""
+    def _newer(self, unread: ExitStack) -> list[BinaryIO]:
+        """Open the files that are newer than the current one, newest first."""
         seen = set() if self._file is None else {_inode(self._file)}
         found: list[BinaryIO] = []
         for path in self._names():
@@ -104,11 +104,11 @@ class LogFollower:
         return found
 
     def _lines(self) -> Iterator[list[bytes]]:
-        """Read the file at hand to its end; a line that isn't finished waits for its rest."""
+        """Read the current file to its end; an unfinished line is kept until its rest is written."""
         if self._file is None:
             return
         if self._file.tell() > os.fstat(self._file.fileno()).st_size:
-            self._file.seek(0)  # it was cut off and begun anew, as `copytruncate` does
+            self._file.seek(0)  # truncated, as by logrotate's `copytruncate`
             self._partial = b""
         batch: list[bytes] = []
         for line in self._file:
@@ -133,11 +133,11 @@ class LogFollower:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Open a file; a FIFO that nobody writes to, and a device, hold nobody up. Raises OSError."""
+    """Open a regular file, without blocking on a FIFO or a device. Raises OSError."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise NoFileError(errno.EINVAL, "it is no regular file", str(path))
+        raise NoFileError(errno.EINVAL, "not a regular file", str(path))
     return file
 
 

@@ -25,14 +25,14 @@ _LEAST = (24, 7, 9, 40, 20)
 
 
 def parse_ago(text: str) -> int:
-    """Read a time span, `90s`, `5m`, `1h30m`, `2d`, as seconds. Raises click.BadParameter."""
+    """Return the seconds of a time span: `90s`, `5m`, `1h30m`, `2d`. Raises click.BadParameter."""
     if not _AGO.fullmatch(text):
         raise click.BadParameter(f"{text!r} is no time span; write one like 90s, 5m, 1h30m, 2d")
     return sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
 
 
 @click.command(epilog="Example: nfagent logs -f --verdict deny --pod shop/db --since 5m")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new records.")
 @click.option("--verdict", type=click.Choice(("allow", "deny")), help="Only this verdict.")
 @namespace_option
 @pod_option
@@ -41,10 +41,14 @@ def parse_ago(text: str) -> int:
     "--since",
     metavar="SPAN",
     callback=lambda _context, _parameter, value: None if value is None else parse_ago(value),
-    help="Only the last 90s, 5m, 1h30m, 2d.",
+    help="Only the last 90s, 5m, 1h30m or 2d.",
 )
 @click.option(
-    "--file", "path", metavar="PATH", type=click.Path(path_type=Path, readable=False), help="Read this log instead."
+    "--file",
+    "path",
+    metavar="PATH",
+    type=click.Path(path_type=Path, readable=False),
+    help="Read this file instead.",
 )
 @config_option
 @output_option("text", "json")
@@ -62,12 +66,12 @@ def logs(  # noqa: PLR0913 - one argument for each option
     config: Path | None,
     output: str,
 ) -> None:
-    """Show the verdict log, oldest first: who was allowed, who was denied, and by which policies.
+    """Show the verdict log, oldest first: allowed and denied connections, with the policies that decided.
 
-    -n and --pod match either end. What is logged is switched by the NetworkLogging object `default`.
-    `-o json` writes the records as they are, a line each.
+    -n and --pod match either end. The NetworkLogging object `default` switches logging on and off. `-o json` prints
+    the records unchanged, one a line.
 
-    Exit code 2: there is no such record. That tells nothing about connections that aren't logged.
+    Exit code 2: no record matches. Connections that aren't logged have none.
     """
     import time
 
@@ -78,7 +82,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
     log = path or settings_of(config).verdict_log
     earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
 
-    def wanted(record: Record) -> bool:
+    def matches(record: Record) -> bool:
         return (
             (verdict is None or record.disposition == verdict)
             and record.timestamp >= earliest
@@ -88,13 +92,13 @@ def logs(  # noqa: PLR0913 - one argument for each option
         )
 
     try:
-        tail = LogFollower(log)
-        if not follow and not tail.exists():
+        follower = LogFollower(log)
+        if not follow and not follower.exists():
             raise UsageError(
-                f"{log}: there is no verdict log yet; the NetworkLogging object `default` switches logging on, "
+                f"{log}: no verdict log yet; the NetworkLogging object `default` switches logging on, "
                 "and --file PATH reads another file"
             )
-        shown = _show(tail.batches(follow=follow), wanted, _json_lines if output == "json" else _TextLines())
+        shown = _show(follower.batches(follow=follow), matches, _json_lines if output == "json" else _TextLines())
     except (PermissionError, IsADirectoryError, NoFileError) as error:
         raise HostError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
     context.exit(0 if shown else 2)
@@ -102,10 +106,10 @@ def logs(  # noqa: PLR0913 - one argument for each option
 
 def _show(
     batches: Iterator[list[bytes]],
-    wanted: Callable[[Record], bool],
+    matches: Callable[[Record], bool],
     form: Callable[[list[Record]], Iterator[str]],
 ) -> bool:
-    """Write the records that are wanted; tell whether there were any."""
+    """Write the matching records; return whether there were any."""
     from nfagent.cli.output import remark, say
 
     total = unread = matching = 0
@@ -114,7 +118,7 @@ def _show(
             records = list(_decoded(lines))
             total += len(records)
             unread += len(lines) - len(records)
-            kept = [record for record in records if wanted(record)]
+            kept = [record for record in records if matches(record)]
             matching += len(kept)
             if kept:
                 say(form(kept))
@@ -122,14 +126,14 @@ def _show(
             remark("note", _nothing(total))
     finally:
         if unread:
-            remark("warning", f"passed over {counted(unread, 'line')} that {'is' if unread == 1 else 'are'} no record")
+            remark("warning", f"skipped {counted(unread, 'invalid line')} of the log")
     return bool(matching)
 
 
 def _nothing(total: int) -> str:
     if total:
-        return f"none of {counted(total, 'record')} matches; what isn't logged isn't here: is logging on?"
-    return "the log has no records yet; the NetworkLogging object `default` switches logging on"
+        return f"none of {counted(total, 'record')} matches; is logging on for these connections?"
+    return "the log has no records; the NetworkLogging object `default` switches logging on"
 
 
 def _decoded(lines: list[bytes]) -> Iterator[Record]:
@@ -150,7 +154,7 @@ def _json_lines(records: list[Record]) -> Iterator[str]:
 
 
 class _TextLines:
-    """Rows whose columns line up, batch after batch: a column grows, and never shrinks."""
+    """Formats rows in aligned columns, batch by batch: a column grows and never shrinks."""
 
     def __init__(self) -> None:
         self._columns = list(_LEAST)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings that they make."""
+"""Options that several commands share, and the settings that they change."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ FOLDER_HINT = "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.to
 
 def manifests_option(command: _Command) -> _Command:
     """`--manifests DIR`."""
-    words = "Folder of Kubernetes manifests (YAML or JSON)."
-    return click.option("--manifests", metavar="DIR", type=click.Path(path_type=Path, readable=False), help=words)(
+    help_text = "Folder of Kubernetes manifests (YAML or JSON)."
+    return click.option("--manifests", metavar="DIR", type=click.Path(path_type=Path, readable=False), help=help_text)(
         command
     )
 
 
 def kubeconfig_option(command: _Command) -> _Command:
     """`--kubeconfig FILE`."""
-    words = (
-        "Kubeconfig of the API server to follow.  [default: $KUBECONFIG, the service account of a Pod, the node's own]"
-    )
-    return click.option("--kubeconfig", metavar="FILE", default="", help=words)(command)
+    help_text = "Kubeconfig of the API server.  [default: $KUBECONFIG, the service account of a Pod, the node's own]"
+    return click.option("--kubeconfig", metavar="FILE", default="", help=help_text)(command)
 
 
 def node_option(command: _Command) -> _Command:
     """`--node NAME`."""
-    words = "This node's name, as its Node object has it.  [default: the host name]"
-    return click.option("--node", metavar="NAME", default="", help=words)(command)
+    help_text = "This node's name, as its Node object has it.  [default: the host name]"
+    return click.option("--node", metavar="NAME", default="", help=help_text)(command)
 
 
 def allow_unknown_node_option(command: _Command) -> _Command:
     """`--allow-unknown-node`."""
-    words = "Take away rules that isolate Pods although no Node has this node's name."
-    return click.option("--allow-unknown-node", is_flag=True, default=None, help=words)(command)
+    help_text = "Remove rules that isolate Pods even if no Node has this node's name."
+    return click.option("--allow-unknown-node", is_flag=True, default=None, help=help_text)(command)
 
 
 def config_option(command: _Command) -> _Command:
     """`--config FILE`."""
-    words = "Settings file.  [default: /etc/nfagent/nfagent.toml, where there is one]"
-    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path, readable=False), help=words)(
+    help_text = "Settings file.  [default: /etc/nfagent/nfagent.toml, if it exists]"
+    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path, readable=False), help=help_text)(
         command
     )
 
 
 def output_option(*forms: str) -> Callable[[_Command], _Command]:
-    """`-o FORM`, one of the forms given; the first is the default."""
+    """`-o FORM`: one of these forms; the first is the default."""
     return click.option(
-        "-o", "--output", type=click.Choice(forms), default=forms[0], show_default=True, help="How to write the answer."
+        "-o", "--output", type=click.Choice(forms), default=forms[0], show_default=True, help="Output format."
     )
 
 
@@ -69,7 +67,7 @@ def pod_option(command: _Command) -> _Command:
 
     def checked(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
         if value and value.count("/") != 1:
-            raise click.BadParameter(f"{value!r} is no Pod; write NAMESPACE/POD, like shop/web")
+            raise click.BadParameter(f"{value!r} is no Pod; write NAMESPACE/NAME, like shop/web")
         return value
 
     return click.option("--pod", metavar="NS/POD", default="", callback=checked, help="Only this Pod, like shop/web.")(
@@ -85,7 +83,7 @@ def settings_of(
     *,
     allow_unknown_node: bool | None = None,
 ) -> Settings:
-    """Read the settings, with a command's flags above them. Raises SettingError."""
+    """Return the settings, overridden by the flags of a command. Raises SettingError."""
     from nfagent.config import load_settings
 
     flags = {

@@ -1,4 +1,4 @@
-"""What a command says: values as JSON or YAML, text, and remarks beside the answer."""
+"""Output of commands: values as JSON or YAML, text, and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def emit(value: object, form: str) -> None:
 
         from nfagent.cli.yaml_writer import KubectlDumper
 
-        # What isn't printable is escaped by YAML's writer, where it may write ASCII alone.
+        # Restricted to ASCII, PyYAML escapes every character that isn't printable.
         written = yaml.dump(value, Dumper=KubectlDumper, sort_keys=False, allow_unicode=True, width=120)
         if not written.replace("\n", "").isprintable():
             written = yaml.dump(value, Dumper=KubectlDumper, sort_keys=False, allow_unicode=False, width=120)
@@ -31,7 +31,7 @@ def emit(value: object, form: str) -> None:
 
 
 def say(lines: Iterable[str]) -> None:
-    """Write lines to stdout, with their colours where somebody looks."""
+    """Write lines to stdout, coloured on a terminal."""
     click.echo("\n".join(map(shown, lines)), color=coloured())
 
 
@@ -41,7 +41,7 @@ def say_text(text: str) -> None:
 
 
 def remark(word: str, message: object) -> None:
-    """Say something about the answer on stderr: `warning: …`."""
+    """Write a remark about the answer to stderr: `warning: …`."""
     label = f"{word}:"
     if coloured(sys.stderr):
         label = marked(label, "red" if word == "error" else "yellow")
@@ -49,16 +49,16 @@ def remark(word: str, message: object) -> None:
 
 
 def remark_standing(view: Mapping[str, Any]) -> bool:
-    """Say on stderr what a view doesn't know, and what in it may be old; tell whether all that was asked is known."""
-    for words in view["unknown"]:
-        remark("not known", words)
-    for words in view["notes"]:
-        remark("warning", words)
+    """Write to stderr what is unknown or may be stale in a view; return whether the view is complete."""
+    for reason in view["unknown"]:
+        remark("not known", reason)
+    for note in view["notes"]:
+        remark("warning", note)
     return bool(view["complete"])
 
 
 def remark_problems(problems: Iterable[ValidationIssue]) -> bool:
-    """Say what is wrong with the input on stderr, a line each; tell whether anything is."""
+    """Write the problems of the input to stderr, one a line; return whether there are any."""
     found = list(problems)
     for problem in found:
         remark("warning", problem)

@@ -1,4 +1,4 @@
-"""`nfagent render`: the ruleset that a node would get."""
+"""`nfagent render`: the desired ruleset of a node, from manifests."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from nfagent.cli.options import (
 )
 
 
-@click.command(epilog="Example: nfagent render --manifests examples/demo --node node-a -o nft > node-a.nft")
+@click.command(epilog="Example: nfagent render --manifests examples/demo --node node-a -o nft")
 @manifests_option
 @node_option
 @config_option
 @output_option("text", "nft", "json", "yaml")
 @click.pass_context
 def render(context: click.Context, manifests: Path | None, node: str, config: Path | None, output: str) -> None:
-    """Show what would be loaded on a node, as nft text.
+    """Show the ruleset that nfagent would load on a node, as nft text.
 
-    Needs no root, and touches nothing. `-o text` names the Pods behind addresses, `-o nft` is for `nft -f`.
-    Exit code 1: something in the files was refused; what is shown is the rest, as the agent would enforce it.
+    Needs no root and changes nothing. `-o text` names the Pods behind addresses; `-o nft` is input for `nft -f`.
+
+    Exit code 1: some objects were refused; the ruleset shown is that of the rest, as the agent would enforce it.
     """
     from nfagent.cli.backends import FolderBackend
     from nfagent.cli.output import emit, remark_problems, say_text
@@ -35,7 +36,7 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
 
     settings = settings_of(config, manifests, node)
     if not settings.manifests:
-        raise UsageError(f"there is nothing to render: {FOLDER_HINT}")
+        raise UsageError(f"no manifests to render; {FOLDER_HINT}")
     answers = FolderBackend(settings)
     view = ruleset_view(answers.desired.ruleset(), annotation(answers.desired))
     if output in {"text", "nft"}:

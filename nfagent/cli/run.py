@@ -1,4 +1,4 @@
-"""`nfagent run`: the agent, until somebody stops it."""
+"""`nfagent run`: the agent, until it is stopped."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
-_SET_IN = "  | "
-"""Before a line that no message begins: so no text in a traceback looks like a record."""
+_INDENT = "  | "
+"""Prefix of the lines of a traceback, so that none of them looks like a log line of its own."""
 
 
 @click.command(epilog="Example: nfagent run --kubeconfig /etc/nfagent/kubeconfig --node node-a")
@@ -40,35 +40,35 @@ _SET_IN = "  | "
 def run(
     manifests: Path | None, kubeconfig: str, node: str, config: Path | None, *, allow_unknown_node: bool | None
 ) -> None:
-    """Enforce what the cluster's API server says on this node, until stopped; or a folder of manifests.
+    """Enforce the policies of the cluster, or of a folder of manifests, on this node until stopped.
 
-    Both are followed as they change; SIGHUP reads everything again. SIGTERM and Ctrl-C leave the rules in force, and
-    `nfagent cleanup` removes them. Needs root.
+    The API server, or the folder, is watched for changes; SIGHUP reads everything again. SIGTERM and Ctrl-C leave the
+    rules in force; `nfagent cleanup` removes them. Needs root.
     """
     from nfagent.agent import Agent
     from nfagent.errors import KernelError, UsageError
     from nfagent.system.descriptors import raise_limit
 
     if manifests and kubeconfig:
-        raise UsageError("objects come from one place: give --manifests or --kubeconfig, not both")
+        raise UsageError("--manifests and --kubeconfig exclude each other; give one of them")
     settings = settings_of(config, manifests, node, kubeconfig, allow_unknown_node=allow_unknown_node)
     own_log = _log_to_stderr(settings.log_level)
     raise_limit()
     try:
         asyncio.run(Agent(settings).run())
     except KernelError as error:
-        raise KernelError(f"{error}; `nfagent check` says what is missing here") from None
+        raise KernelError(str(error), hint="`nfagent check` shows what is missing") from None
     except BaseExceptionGroup as group:
         raise _plain(group) from group
     finally:
         own_log.flush()
         if own_log.waiting:
-            # Whatever is still printed would wait for a reader who doesn't read.
+            # Nothing reads stderr: anything printed from here on would block.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _plain(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Give one error that says what several tasks said, where all of it is nfagent's own; the group otherwise."""
+    """Return one error for those of several tasks, where all are NfagentErrors; the group otherwise."""
     from nfagent.errors import NfagentError
 
     leaves = _leaves(group)
@@ -94,7 +94,7 @@ def _log_to_stderr(level: str) -> StderrLog:
 
 
 def _is_journal() -> bool:
-    """Tell whether stderr is the journal's stream: systemd.exec(5) says which one that is, as DEVICE:INODE."""
+    """Return whether stderr is the journal's stream: $JOURNAL_STREAM is its DEVICE:INODE, systemd.exec(5)."""
     named = os.environ.get("JOURNAL_STREAM", "")
     try:
         ours = os.fstat(sys.stderr.fileno())
@@ -104,21 +104,21 @@ def _is_journal() -> bool:
 
 
 class _Lines(logging.Formatter):
-    """A record's lines: its message is one, whatever is in it; those of a traceback are set in."""
+    """Formats a record: its message as one line, then the indented lines of a traceback."""
 
     def lines(self, record: logging.LogRecord) -> Iterator[str]:
-        """Give the lines, the message first."""
+        """Yield the lines, the message first."""
         yield printable(record.getMessage())
         traceback = self.formatException(record.exc_info) if record.exc_info else ""
         for line in traceback.splitlines():
-            yield f"{_SET_IN}{printable(line)}"
+            yield f"{_INDENT}{printable(line)}"
 
 
 class _PlainLines(_Lines):
     """`13:37:00 info message`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Return the text of a record."""
         return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()} " + "\n".join(self.lines(record))
 
 
@@ -126,6 +126,6 @@ class _JournalLines(_Lines):
     """`<6>message`, every line with its priority: sd-daemon(3)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Return the text of a record."""
         priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
         return "\n".join(f"<{priority}>{line}" for line in self.lines(record))

@@ -1,7 +1,7 @@
-"""Text for people: tables whose columns line up, and colour where somebody looks at it.
+"""Text output: aligned tables, coloured on a terminal.
 
-A colour is a mark that no text of others can hold, until `shown` makes a terminal's sequence of it: and an escape of
-everything else that isn't printable.
+A colour is a random mark, which input can't contain, until `shown` turns it into a terminal sequence; `shown` escapes
+every other character that isn't printable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nfagent.model.printable import printable
 _GAP = "  "
 _NOTHING = "-"
 _MARK = f"<{os.urandom(8).hex()}:"
-"""Begins a mark, another in every process; its number is that of the sequence (ECMA-48, SGR), and `>` ends it."""
+"""Start of a mark, random in each process; then the number of the sequence (ECMA-48, SGR), and `>`."""
 
 _MARKS = re.compile(rf"{_MARK}(\d+)>")
 _NUMBERS = {"green": 32, "yellow": 33, "red": 31, "bold": 1}
@@ -42,32 +42,32 @@ _COLOURS = {
 
 
 def coloured(stream: TextIO | None = None) -> bool:
-    """Tell whether colour is wanted: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Return whether to use colour: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
 
 
 def paint(word: str) -> str:
-    """Give a verdict or a result its colour, where colour is wanted."""
+    """Return a verdict or result with its colour, if colour is used."""
     return marked(word, _COLOURS[word]) if word in _COLOURS and coloured() else word
 
 
 def strong(words: str) -> str:
-    """Make a heading stand out, where colour is wanted."""
+    """Return a heading in bold, if colour is used."""
     return marked(words, "bold") if coloured() else words
 
 
 def marked(words: str, style: str) -> str:
-    """Give words a style: green, yellow, red or bold."""
+    """Return a text with a style: green, yellow, red or bold."""
     return f"{_MARK}{_NUMBERS[style]}>{words}{_MARK}{_RESET}>"
 
 
 def plain(text: str) -> str:
-    """Take the styles out of a text."""
+    """Return a text without its styles."""
     return _MARKS.sub("", text)
 
 
 def shown(line: str) -> str:
-    """Write a line as a terminal gets it: styles as its sequences, nothing else that would steer it."""
+    """Return a line for a terminal: styles as escape sequences, all other control characters escaped."""
     if _MARK not in line:
         return printable(line)
     parts = _MARKS.split(line)
@@ -75,7 +75,7 @@ def shown(line: str) -> str:
 
 
 def widths(rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
-    """Give each column's width: its longest cell, and no less than `least` says."""
+    """Return the width of each column: its longest cell, and at least `least`."""
     found = list(least)
     for row in rows:
         found += [0] * (len(row) - len(found))
@@ -85,7 +85,7 @@ def widths(rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> list[int
 
 
 def line(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()) -> str:
-    """Write one row; columns in `right` are set flush right. Nothing trails behind the last cell."""
+    """Return one row; columns in `right` are right-aligned. There is no trailing space."""
     cells = []
     for column, (cell, width) in enumerate(zip(row, columns, strict=False)):
         shown = cell or _NOTHING
@@ -95,7 +95,7 @@ def line(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Write a table, its header in capitals; an empty cell is shown as `-`."""
+    """Return the lines of a table, its header in capitals; an empty cell is shown as `-`."""
     all_rows = [[cell.upper() for cell in header], *map(list, rows)]
     columns = widths(all_rows)
     head, *body = (line(row, columns, right) for row in all_rows)
@@ -103,7 +103,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collectio
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Write names and what they are, beneath each other."""
+    """Return a table of names and values without a header."""
     known = list(pairs)
     columns = widths([(name,) for name, _ in known])
     return [line((name, words), [columns[0], 0]) for name, words in known]

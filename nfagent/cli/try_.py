@@ -1,4 +1,4 @@
-"""`nfagent try`: what a change of policies would do to the connections that there are."""
+"""`nfagent try`: the connections that a policy change would deny or allow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nfagent.simulate.job import SimulationPart
 
 _LONG = 5000
-"""Flows from which on the progress is worth showing."""
+"""Flows from which on a progress bar is shown."""
 
 
 def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
@@ -35,16 +35,22 @@ def _since(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.command(
     "try",
     epilog="""\b
-Example: nfagent try -f wall.yaml --since 1d
+Example: nfagent try -f deny-all.yaml --since 1d
          nfagent try -f policies/ --pods -n shop
-         nfagent try --delete -f wall.yaml -o json""",
+         nfagent try --delete -f deny-all.yaml -o json""",
 )
 @click.option(
-    "-f", "--filename", "files", metavar="FILE", multiple=True, required=True, help="Policies; a folder, or - to read."
+    "-f",
+    "--filename",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    required=True,
+    help="Policy file or folder; - for stdin.",
 )
-@click.option("--delete", is_flag=True, help="Take these policies away, instead of putting them in.")
-@click.option("--since", metavar="SPAN", callback=_since, help="Of the log only the last 90s, 5m, 1h30m, 2d.")
-@click.option("--pods", is_flag=True, help="Judge all pairs of Pods too, on every port that makes a difference.")
+@click.option("--delete", is_flag=True, help="Remove these policies instead of applying them.")
+@click.option("--since", metavar="SPAN", callback=_since, help="Only the last 90s, 5m, 1h30m or 2d of the log.")
+@click.option("--pods", is_flag=True, help="Evaluate all pairs of Pods too, on every port that rules tell apart.")
 @namespace_option
 @click.option(
     "--log", metavar="PATH", type=click.Path(path_type=Path, readable=False), help="Read this verdict log instead."
@@ -68,20 +74,20 @@ def try_(  # noqa: PLR0913 - one argument for each option
     config: Path | None,
     output: str,
 ) -> None:
-    """Say which connections would be denied, or allowed, if policies were put in or taken away. Nothing is applied.
+    """Show which connections a policy change would deny or allow. Nothing is applied.
 
-    The connections are those of the verdict log, and with --pods all that Pods could begin among each other; -n
-    keeps those with an end in that namespace. Each is judged by the policies of now, and by those of after the change.
+    The connections are those of the verdict log, and with --pods all that Pods could open to each other; -n keeps
+    those with an end in that namespace. Each is evaluated by the current policies, and by those after the change.
 
-    Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; a policy
-    takes the place of the one of its name. With --delete, only the names count.
+    Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; each
+    replaces the policy of its name, or is added. With --delete, only the names count.
 
-    The log of a node has connections of its own Pods, as far as policies judge them and the NetworkLogging object
+    The log of a node has connections of its own Pods, if policies select these Pods and the NetworkLogging object
     `default` has them logged.
 
-    Exit code 0: nothing that is allowed now would be denied; 1: something would.
+    Exit code 0: no connection that is allowed now would be denied; 1: at least one would.
     """
-    from nfagent.cli.backends import find_answers
+    from nfagent.cli.backends import find_backend
     from nfagent.cli.log_flows import read_log, remark_on_log
     from nfagent.cli.output import emit, remark_problems, say
     from nfagent.cli.try_report import remark_on, summary, text, view
@@ -91,31 +97,31 @@ def try_(  # noqa: PLR0913 - one argument for each option
 
     asked = SimulationRequest(given_files(files), delete, pods, namespace)
     settings = settings_of(config, manifests, node)
-    answers = find_answers(settings, from_files=manifests is not None)
+    backend = find_backend(settings, from_files=manifests is not None)
     logged = read_log(log or settings.verdict_log, since, namespace, needed=not pods)
-    parts = list(_watched(answers.attempt(asked, logged.sightings.flows)))
+    parts = list(_watched(backend.simulate(asked, logged.logged.flows)))
     changes = [change for part in parts for change in part.changes]
     problems = [problem for part in parts for problem in part.problems]
-    outcome = next((part.outcome for part in parts if part.outcome is not None), None)
-    if outcome is None:
-        raise HostError("the agent ended before its answer did; see: systemctl status nfagent")
+    result = next((part.outcome for part in parts if part.outcome is not None), None)
+    if result is None:
+        raise HostError("the agent stopped before its answer was complete", hint="see: systemctl status nfagent")
     if output == "text":
-        say([*text(changes), *summary(outcome)])
+        say([*text(changes), *summary(result)])
     else:
-        emit(view(changes, outcome, logged, problems), output)
+        emit(view(changes, result, logged, problems), output)
     remark_problems(problems)
     remark_on_log(logged)
-    remark_on(outcome)
+    remark_on(result)
     context.exit(1 if any(change.after == "denied" for change in changes) else 0)
 
 
 def _watched(parts: Iterable[SimulationPart]) -> Iterator[SimulationPart]:
-    """Show how far it is, where somebody looks and it takes long."""
+    """Show a progress bar for a long simulation, on a terminal."""
     with ExitStack() as shown:
         bar = None
         for part in parts:
             if bar is None and part.total >= _LONG and sys.stderr.isatty():
-                bar = shown.enter_context(click.progressbar(length=part.total, label="judging", file=sys.stderr))
+                bar = shown.enter_context(click.progressbar(length=part.total, label="evaluating", file=sys.stderr))
             if bar is not None:
                 bar.update(part.done - bar.pos)
             yield part

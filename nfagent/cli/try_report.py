@@ -1,4 +1,4 @@
-"""The outcome of a trial as people read it: a table of what changes, a summary in words, remarks."""
+"""Text of a simulation's result: a table of the changed flows, a summary, remarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from nfagent.cli.log_flows import LoggedRecord
+from nfagent.cli.log_flows import LogScan
 from nfagent.cli.output import remark
 from nfagent.cli.tables import paint, table
 from nfagent.errors import ValidationIssue
@@ -23,9 +23,9 @@ _ORDER: dict[Verdict, int] = {"denied": 0, "allowed": 1}
 
 
 class _Row(msgspec.Struct):
-    """Changes that are alike but for one end: they have the same verdicts, and the same reason.
+    """Changes with the same verdicts and the same reason, which differ in one end at most.
 
-    sources, destinations: names, in the order in which they came
+    sources, destinations: their names, in the order of the changes
     """
 
     sources: dict[str, None]
@@ -38,19 +38,19 @@ class _Row(msgspec.Struct):
 
     @property
     def flow(self) -> str:
-        """Name the ends."""
+        """Return the ends as text."""
         return f"{_listed(self.sources, _ENDS_SHOWN)} -> {_listed(self.destinations, _ENDS_SHOWN)}"
 
     @property
     def rank(self) -> tuple[int, int, str, str]:
-        """Where it stands: what would be denied comes first, and what was seen often."""
+        """The sort key: flows that would be denied come first, then those seen most often."""
         return (_ORDER[self.after], -self.count, self.flow, self.traffic)
 
 
 def text(changes: Iterable[FlowChange]) -> list[str]:
-    """Write the table, what would be denied first; changes between the same two, for the same reason, in one row.
+    """Return the table of changes, those to denied first; changes of one pair with one reason share a row.
 
-    Pairs of Pods that differ in one end alone are in one row too: there are many of them.
+    Pairs of Pods that differ in one end only share a row too: there are many of them.
     """
     alike: dict[tuple[str, ...], list[FlowChange]] = {}
     for change in changes:
@@ -59,7 +59,7 @@ def text(changes: Iterable[FlowChange]) -> list[str]:
     rows: dict[tuple[object, ...], _Row] = {}
     for found in alike.values():
         row = _row(found)
-        # The reason names the Pod that is judged: what has one reason in common has that end in common.
+        # The reason names the evaluated Pod: changes with one reason have that end in common.
         known = rows.setdefault((row.after, row.traffic, row.why, row.flow if row.count else ""), row)
         known.sources |= row.sources
         known.destinations |= row.destinations
@@ -71,12 +71,12 @@ def text(changes: Iterable[FlowChange]) -> list[str]:
 
 
 def why(change: FlowChange) -> str:
-    """Say which end turns, who decides there then, and who did before."""
+    """Return which end's verdict changes, and what decides there before and after."""
     return "; ".join(f"{end.direction} at {end.pod}: {end.after} (before: {end.before})" for end in change.turned)
 
 
 def summary(outcome: SimulationResult) -> list[str]:
-    """Say in words what would change."""
+    """Return sentences on how many flows would change."""
     lines = []
     if outcome.log.judged or outcome.pods is None:
         lines.append(_sentence(outcome.log, "of the log"))
@@ -86,10 +86,10 @@ def summary(outcome: SimulationResult) -> list[str]:
 
 
 def view(
-    changes: Iterable[FlowChange], outcome: SimulationResult, logged: LoggedRecord, problems: Iterable[ValidationIssue]
+    changes: Iterable[FlowChange], outcome: SimulationResult, logged: LogScan, problems: Iterable[ValidationIssue]
 ) -> dict[str, Any]:
-    """Show everything, as JSON can hold it."""
-    sightings = logged.sightings
+    """Return everything, for `-o json`."""
+    records = logged.logged
     return {
         "notes": list(outcome.notes),
         "policies": list(outcome.policies),
@@ -99,10 +99,10 @@ def view(
         "problems": [str(problem) for problem in problems],
         "log": {
             "path": str(logged.path),
-            "records": sightings.records,
-            "first": sightings.first,
-            "last": sightings.last,
-            "left_out": sightings.left_out,
+            "records": records.records,
+            "first": records.first,
+            "last": records.last,
+            "left_out": records.left_out,
             "unread_lines": logged.unread,
             **_numbers(outcome.log),
         },
@@ -112,27 +112,30 @@ def view(
 
 
 def remark_on(outcome: SimulationResult) -> None:
-    """Say what the numbers leave out."""
-    for words in outcome.notes:
-        remark("warning", words)
+    """Write remarks on what the summary leaves out."""
+    for note in outcome.notes:
+        remark("warning", note)
     verb = "is" if len(outcome.idle) == 1 else "are"
     if outcome.idle:
-        remark("note", f"{', '.join(outcome.idle)} {verb} already as the files say")
+        remark("note", f"{', '.join(outcome.idle)} {verb} unchanged by the files")
     if not outcome.judged:
-        remark("warning", "these policies judge no Pod that has an address: nothing can change")
+        remark("warning", "these policies select no Pod with an address: nothing can change")
     elif outcome.unlogged and outcome.pods is None:
         remark(
             "note",
-            f"these policies judge {counted(outcome.judged, 'Pod')}; this log can't have all connections of "
-            f"{outcome.unlogged} (on other nodes, or judged by no policy yet): --pods judges all pairs of Pods",
+            f"these policies select {counted(outcome.judged, 'Pod')}; this log can't have all connections of "
+            f"{outcome.unlogged} (on other nodes, or selected by no policy yet): --pods evaluates all pairs of Pods",
         )
     gone = outcome.log.gone
     if gone:
-        remark("note", f"{counted(gone, 'flow')} with an end whose Pod is gone: judged by who has the address now")
+        remark(
+            "note",
+            f"{counted(gone, 'flow')} of Pods that are gone: evaluated with the current holders of their addresses",
+        )
 
 
 def _row(alike: list[FlowChange]) -> _Row:
-    """Make a row of changes between the same two, which have verdicts and reason in common."""
+    """Return the row of changes of one pair, which have their verdicts and reason in common."""
     first = alike[0]
     return _Row(
         sources={_name(first.source): None},
@@ -150,22 +153,21 @@ def _listed(words: Collection[str], most: int) -> str:
     return ", ".join([*islice(words, most), *([f"{more} more"] if more > 0 else [])])
 
 
-def _name(words: str) -> str:
-    """Name an end without its address, unless that is all there is."""
-    return words.partition(" (")[0]
+def _name(end: str) -> str:
+    """Return the name of an end without its address, or the address alone."""
+    return end.partition(" (")[0]
 
 
-def _sentence(tally: FlowCounts, where: str) -> str:
-    if not tally.judged:
+def _sentence(counts: FlowCounts, where: str) -> str:
+    if not counts.judged:
         return f"no flows {where} can change"
-    of = f"of {counted(tally.judged, 'flow')} {where}"
-    if not tally.denied and not tally.allowed:
+    of = f"of {counted(counts.judged, 'flow')} {where}"
+    if not counts.denied and not counts.allowed:
         return f"none {of} would change"
-    denied = f"{tally.denied or 'none'} {of} would be denied that {'is' if tally.denied == 1 else 'are'} allowed now"
-    return (
-        f"{denied}; {tally.allowed or 'none'} would be allowed that {'is' if tally.allowed == 1 else 'are'} denied now"
-    )
+    denied = f"{counts.denied or 'none'} {of} would be denied that {'is' if counts.denied == 1 else 'are'} allowed now"
+    verb = "is" if counts.allowed == 1 else "are"
+    return f"{denied}; {counts.allowed or 'none'} would be allowed that {verb} denied now"
 
 
-def _numbers(tally: FlowCounts) -> dict[str, int]:
-    return {**msgspec.to_builtins(tally), "unchanged": tally.unchanged}
+def _numbers(counts: FlowCounts) -> dict[str, int]:
+    return {**msgspec.to_builtins(counts), "unchanged": counts.unchanged}

@@ -1,4 +1,4 @@
-"""YAML as kubectl reads it back: PyYAML leaves `y`, `n`, `1e3` and `0o17` without quotes, which are no text there."""
+"""YAML that kubectl reads back unchanged: PyYAML doesn't quote `y`, `n`, `1e3` and `0o17`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 
 class KubectlDumper(yaml.SafeDumper):
-    """Quotes every text that sigs.k8s.io/yaml would take for a boolean or a number."""
+    """Quotes every string that sigs.k8s.io/yaml would read as a boolean or a number."""
 
 
 KubectlDumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"\A[yYnN]\Z"), list("yYnN"))

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import DATAGRAM_BYTES, request_socket
+from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, request_socket
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
@@ -35,8 +35,7 @@ _ATTEMPTS = 3
 _BATCH = 500  # deletions of one send: 60 KB, and 1 KiB of the receive buffer for each refusal
 _FILTERS_FROM = 15_000
 
-_NEEDS_ROOT = "conntrack needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
-_NO_CTNETLINK = "this kernel has no nf_conntrack_netlink; load it with `modprobe nf_conntrack_netlink`"
+_NEEDS_ROOT = "conntrack needs root (CAP_NET_ADMIN)"
 
 _LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _MOST_TUPLES = 262_144
@@ -285,15 +284,15 @@ def _answers(opened: socket.socket, last: int) -> Iterator[Acknowledgement]:
 
 def _undumped(answer: Acknowledgement) -> HostError | KernelError:
     if answer.errno == errno.EPERM:
-        return HostError(_NEEDS_ROOT)
+        return HostError(_NEEDS_ROOT, hint=AS_ROOT)
     if answer.errno in {errno.EINVAL, errno.EOPNOTSUPP}:  # nfnetlink's reply without the subsystem
-        return HostError(_NO_CTNETLINK)
+        return HostError("this kernel has no nf_conntrack_netlink", hint="modprobe nf_conntrack_netlink")
     return KernelError(f"the kernel refused to list conntrack entries: {_reason(answer)}")
 
 
 def _undeleted(entry: ConntrackEntry, answer: Acknowledgement, others: int) -> HostError | KernelError:
     if answer.errno == errno.EPERM:
-        return HostError(_NEEDS_ROOT)
+        return HostError(_NEEDS_ROOT, hint=AS_ROOT)
     more = f"; {others} more were refused" if others else ""
     what = f"protocol {entry.protocol} from {entry.client} to {entry.server}"
     return KernelError(f"the kernel refused to delete the conntrack entry of {what}: {_reason(answer)}{more}")

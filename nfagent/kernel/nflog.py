@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import SO_RCVBUFFORCE, netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, SO_RCVBUFFORCE, netfilter_socket
 from nfagent.netlink import codec, nflog
 
 _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
@@ -138,12 +138,13 @@ class NflogSource:
         if code == errno.EBUSY or (code == errno.EPERM and owner is not None):
             return HostError(
                 f"NFLOG group {self._group} is already read by another process (netlink port {owner or 'unknown'}, "
-                f"usually its process id); see `cat /proc/net/netfilter/nfnetlink_log`, end it, or set another group"
+                "usually its process id)",
+                hint="see `cat /proc/net/netfilter/nfnetlink_log`, end it, or set another group",
             )
         if code == errno.EPERM:
-            return HostError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`")
+            return HostError("NFLOG needs root (CAP_NET_ADMIN)", hint=AS_ROOT)
         if code in {errno.EINVAL, errno.EOPNOTSUPP}:
-            return HostError("this kernel has no nfnetlink_log; load it with `modprobe nfnetlink_log`")
+            return HostError("this kernel has no nfnetlink_log", hint="modprobe nfnetlink_log")
         return KernelError(f"the kernel refused NFLOG group {self._group}: {os.strerror(code)}")
 
     def _read(self, opened: socket.socket, on_packets: OnPackets, on_failure: OnFailure) -> None:
@@ -196,7 +197,7 @@ def _open_socket(receive_buffer: int) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
-        raise HostError("NFLOG needs CAP_NET_ADMIN; run as root, for example `sudo nfagent run`") from error
+        raise HostError("NFLOG needs root (CAP_NET_ADMIN)", hint=AS_ROOT) from error
     except OSError as error:
         opened.close()
         raise KernelError(f"cannot set up the NFLOG socket: {os.strerror(error.errno or 0)}") from error

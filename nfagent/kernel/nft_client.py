@@ -22,6 +22,7 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import require_netlink, with_reserve
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.set_elements import NEEDS_ROOT, SetElementSocket, UnsentError
+from nfagent.kernel.sockets import AS_ROOT
 from nfagent.kernel.table_queries import flags_of_table, generation, table_flags
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
@@ -57,10 +58,8 @@ _DENIED_MESSAGE = "Operation not permitted"
 _AT_ONCE = 256
 """Elements that are committed on the event loop: a millisecond of kernel time at most."""
 _VERSION = re.compile(r'"version": ?"([^"]*)"')
-_OWNED = (
-    f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it; "
-    f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
-)
+_OWNED = f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it"
+_OWNER_HINT = f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
 _VARIANT_TRIES = 3
 """Other programs may commit meanwhile; the result counts only where none did."""
 _SHORT_TEXT = 16 * 1024
@@ -96,7 +95,7 @@ class NftClient:
         try:
             import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
         except ImportError:
-            raise HostError(f"python3-nftables is missing; run: {INSTALL_HINT}") from None
+            raise HostError("python3-nftables is missing", hint=INSTALL_HINT) from None
         self._reserve = DescriptorReserve()
         self._open: Callable[[], Any] = with_reserve(nftables.Nftables, self._reserve)
         self._monitor = monitor
@@ -105,10 +104,10 @@ class NftClient:
             self._context = self._opened()
         except KernelError as error:
             self._reserve.close()
-            raise HostError(str(error)) from None
+            raise HostError(error.reason, hint=error.hint) from None
         except OSError as error:
             self._reserve.close()
-            raise HostError(f"cannot load libnftables ({error}); run: {INSTALL_HINT}") from None
+            raise HostError(f"cannot load libnftables ({error})", hint=INSTALL_HINT) from None
         self._elements = elements or SetElementSocket()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
@@ -291,7 +290,7 @@ class NftClient:
         To be done before the table is listed: nft 1.0.6 may truncate the JSON listing of a table with flags.
         """
         if flags & TABLE_OWNER:
-            raise HostError(_OWNED)
+            raise HostError(_OWNED, hint=_OWNER_HINT)
         if not flags:
             return ()
         self.apply_now((AddTable(),))
@@ -339,7 +338,7 @@ class NftClient:
         status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
-                raise HostError(NEEDS_ROOT)
+                raise HostError(NEEDS_ROOT, hint=AS_ROOT)
             raise KernelError(_first_line(error))
         return str(output)
 
@@ -358,9 +357,10 @@ def _first_line(error: str) -> str:
     return " | ".join(lines[:2])[:500] or "libnftables failed without a message"
 
 
-def owner_of_table() -> str:
-    """Return the error message for a table with the flag `owner`; '' where it has none. Raises KernelError."""
-    return _OWNED if table_flags() & TABLE_OWNER else ""
+def check_owner() -> None:
+    """Raise HostError where the table belongs to another process, which alone may change it."""
+    if table_flags() & TABLE_OWNER:
+        raise HostError(_OWNED, hint=_OWNER_HINT)
 
 
 def _with_flags(listed: Ruleset) -> Ruleset:
@@ -378,8 +378,9 @@ def _listed(parse: Callable[[str], _T], text: str) -> _T:
         flags = table_flags()
         if not flags:
             raise
-        message = _OWNED if flags & TABLE_OWNER else f"{FLAGGED} ({UNFLAGGED}), and this nft can't list it"
-        raise KernelError(message) from None
+        if flags & TABLE_OWNER:
+            raise KernelError(_OWNED, hint=_OWNER_HINT) from None
+        raise KernelError(f"{FLAGGED}, and this nft can't list it", hint=UNFLAGGED) from None
 
 
 def _decoded(parse: Callable[[str], _T], text: str) -> _T:

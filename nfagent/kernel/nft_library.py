@@ -65,4 +65,4 @@ def require_netlink() -> None:
         reason = os.strerror(error.errno or 0)
         if error.errno in {errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
             raise KernelError(f"{_FAILED}: {reason}") from None
-        raise HostError(f"{_FAILED}: {reason}; load it with: modprobe nf_tables") from None
+        raise HostError(f"{_FAILED}: {reason}", hint="modprobe nf_tables") from None

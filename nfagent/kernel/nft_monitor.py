@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.set_elements import NEEDS_ROOT
-from nfagent.kernel.sockets import DATAGRAM_BYTES, SO_RCVBUFFORCE, SOL_NETLINK, netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, SO_RCVBUFFORCE, SOL_NETLINK, netfilter_socket
 from nfagent.kernel.table_queries import generation, table_sizes
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_committer, names_table
@@ -200,7 +200,7 @@ def _open_socket(receive_buffer: int) -> socket.socket:
     except OSError as error:
         opened.close()
         if error.errno == errno.EPERM:
-            raise HostError(NEEDS_ROOT) from error
+            raise HostError(NEEDS_ROOT, hint=AS_ROOT) from error
         raise KernelError(
             f"cannot open a socket for nf_tables notifications: {os.strerror(error.errno or 0)}"
         ) from error

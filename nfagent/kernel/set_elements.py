@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nfagent.errors import HostError, KernelError, SetFullError, WireError
-from nfagent.kernel.sockets import request_socket
+from nfagent.kernel.sockets import AS_ROOT, request_socket
 from nfagent.model.netaddr import Range
 from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_answer
@@ -24,7 +24,7 @@ from nfagent.nftables.render import element_text
 from nfagent.nftables.transaction import Transaction
 
 _ACK_BYTES = 8192  # an acknowledgement has some 60 bytes, and a message text
-NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN); run nfagent with sudo, or as its service"
+NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN)"
 
 
 class ElementError(KernelError):
@@ -171,9 +171,9 @@ def _unsent(error: OSError, size: int) -> KernelError:
 
 def _refused_whole(answer: Acknowledgement) -> HostError | KernelError:
     if answer.errno == errno.EPERM:
-        return HostError(NEEDS_ROOT)
+        return HostError(NEEDS_ROOT, hint=AS_ROOT)
     if answer.errno == errno.EOPNOTSUPP:
-        return HostError("this kernel has no nf_tables; load it with `modprobe nf_tables`")
+        return HostError("this kernel has no nf_tables", hint="modprobe nf_tables")
     detail = f"; the kernel says: {answer.text}" if answer.text else ""
     name = errno.errorcode.get(answer.errno, answer.errno)
     return KernelError(

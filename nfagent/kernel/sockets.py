@@ -23,13 +23,17 @@ def netlink_socket(protocol: int, *, blocking: bool = False) -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | (0 if blocking else socket.SOCK_NONBLOCK), protocol)
 
 
+AS_ROOT = "run nfagent with sudo, or as its service"
+"""The hint of errors for a process without CAP_NET_ADMIN."""
+
+
 def netfilter_socket(*, blocking: bool) -> socket.socket:
     """Open a socket of NETLINK_NETFILTER. Raises HostError without nfnetlink, KernelError otherwise."""
     try:
         return netlink_socket(NETLINK_NETFILTER, blocking=blocking)
     except OSError as error:
         if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise HostError("this kernel has no nfnetlink; load it with `modprobe nfnetlink`") from error
+            raise HostError("this kernel has no nfnetlink", hint="modprobe nfnetlink") from error
         raise KernelError(f"cannot open a netlink socket: {os.strerror(error.errno or 0)}") from error
 
 
@@ -49,7 +53,7 @@ def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()
-        raise HostError(needs_root) from error
+        raise HostError(needs_root, hint=AS_ROOT) from error
     except OSError as error:
         opened.close()
         raise KernelError(f"cannot set up a netlink socket: {os.strerror(error.errno or 0)}") from error

@@ -87,15 +87,19 @@ def as_cluster_error(error: Exception, access: ClientConfig, proxy: str, seconds
     proxy:   the one that was used; empty for none
     seconds: the timeout of the response, or of its next part
     """
-    server = f"API server {access.server} ({access.origin})"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason, hint = _untrusted(error.certificate_error, access)
-        return ClusterError(f"{server}: {' '.join(reason.split())}", hint=hint)
+        return ClusterError(f"{server_prefix(access)}{' '.join(reason.split())}", hint=hint)
     kind, message, hint = next((kind, message, hint) for of, kind, message, hint in _MESSAGES if isinstance(error, of))
     shown = without_password(proxy)
     through = f" through the proxy {shown}" if proxy else ""
     text = message.format(proxy=shown, through=through, reason=_reason(error), seconds=seconds, connect=CONNECT_SECONDS)
-    return kind(f"{server}: {' '.join(text.split())}", hint=hint)
+    return kind(f"{server_prefix(access)}{' '.join(text.split())}", hint=hint)
+
+
+def server_prefix(access: ClientConfig) -> str:
+    """Return the beginning of the reason of every such error: the API server, and where its address is from."""
+    return f"API server {access.server} ({access.origin}): "
 
 
 def _reason(error: Exception) -> str:

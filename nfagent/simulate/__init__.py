@@ -1,4 +1,4 @@
-"""Policy simulation: what a change of policies would do to connections, each judged before and after.
+"""Policy simulation: evaluates flows before and after a policy change.
 
-May import: verdicts and below. Pure. Promises: the state that it reads stays as it is.
+May import: verdicts and below. Pure. Invariant: the state that it reads isn't changed.
 """

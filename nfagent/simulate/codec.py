@@ -1,6 +1,6 @@
-"""The question of a trial as it goes to the agent: a line of JSON with what is asked, then lines with some flows each.
+"""Wire format of a simulation request to the agent: one line of JSON with the request, then lines with 500 flows each.
 
-The agent reads the lines one by one, when it comes to them: it holds the event loop for none of them long.
+The agent decodes a line when it evaluates its flows, so that no line blocks the event loop for long.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from nfagent.simulate.job import SimulationRequest
 from nfagent.simulate.simulation import ObservedFlow
 
 MOST_BYTES = 32 * 1024 * 1024
-"""Of a whole question."""
+"""Size limit of an encoded request."""
 
 _BATCH = 500
 _MOST_LINES = 100_000
 _Line: TypeAlias = tuple[str, str, str, int | None, bool, int, str, str]
 _encoder = msgspec.json.Encoder()
-_asked = msgspec.json.Decoder(SimulationRequest)
+_request = msgspec.json.Decoder(SimulationRequest)
 _flows = msgspec.json.Decoder(list[_Line])
 _T = TypeVar("_T")
 
 
-def question(asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> bytes:
-    """Write a question. Raises UsageError where it is too long."""
-    lines = [_encoder.encode(asked)]
-    flows = iter(seen)
-    while batch := [_line(item) for item in islice(flows, _BATCH)]:
+def question(request: SimulationRequest, flows: Iterable[ObservedFlow]) -> bytes:
+    """Encode a request and the logged flows. Raises UsageError where they are too large."""
+    lines = [_encoder.encode(request)]
+    remaining = iter(flows)
+    while batch := [_line(item) for item in islice(remaining, _BATCH)]:
         lines.append(_encoder.encode(batch))
     body = b"\n".join(lines)
     if len(body) > MOST_BYTES:
@@ -42,20 +42,22 @@ def question(asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> bytes:
 
 
 def read_question(body: bytes | bytearray) -> tuple[SimulationRequest, Iterable[ObservedFlow]]:
-    """Read what `question` wrote; the flows when they are gone through. Both raise UsageError."""
+    """Decode what `encode_request` wrote; the flows are decoded as they are iterated. Both raise UsageError."""
     if body.count(b"\n") > _MOST_LINES:
         raise too_long()
     first, *lines = body.split(b"\n")
-    return _decoded(first, _asked), _Sent(lines)
+    return _decoded(first, _request), _EncodedFlows(lines)
 
 
 def too_long() -> UsageError:
-    """Make the error for a question that is too long."""
-    return UsageError(f"the log has more connections than {MOST_BYTES // 2**20} MiB; take fewer with --since or -n NS")
+    """Return the error for a request that is too large."""
+    return UsageError(
+        f"the log has more than {MOST_BYTES // 2**20} MiB of connections", hint="narrow them with --since or -n NS"
+    )
 
 
-class _Sent:
-    """The flows of a question, which stay bytes until they are looked at."""
+class _EncodedFlows:
+    """Flows that stay bytes until they are iterated."""
 
     def __init__(self, lines: Sequence[bytes | bytearray]) -> None:
         self._lines = lines
@@ -77,11 +79,13 @@ def _address(text: str) -> str:
     try:
         return canonical(text)
     except AddressError as error:
-        raise UsageError(f"that is no trial: {text!r} {error}") from None
+        raise UsageError(f"not a simulation request: {text!r} {error}") from None
 
 
 def _decoded(line: bytes | bytearray, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
         return decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"that is no trial: {error}; ask with the `nfagent try` of the agent's own version") from None
+        raise UsageError(
+            f"not a simulation request: {error}", hint="use the agent's version of `nfagent try`"
+        ) from None

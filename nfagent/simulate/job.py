@@ -1,6 +1,6 @@
-"""Trials of policies: what is asked, and what is answered bit by bit, so that nobody waits for the end of a long one.
+"""A simulation as a job: the request, and the result in parts, which arrive while a long one still runs.
 
-The running agent judges on its event loop, in turns: it has other things to do.
+The running agent works on it in slices of its event loop, so that it doesn't delay enforcement.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.policy.options import PolicyOptions
-from nfagent.simulate.patch import PolicyPatch, taking_away
+from nfagent.simulate.patch import PolicyPatch, removal_patch
 from nfagent.simulate.pod_pairs import PodPairEnumerator
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import FlowChange, FlowCounts, ObservedFlow, PolicySimulation
@@ -21,15 +21,15 @@ from nfagent.state.policy_index import PolicyIndex
 from nfagent.time_slices import TURN_SECONDS
 
 MOST_FLOWS = 200_000
-"""Flows of the log, and flows between Pods, that one trial judges."""
+"""Limit of one simulation: flows of the log and flows between Pods together."""
 
 
 class SimulationRequest(msgspec.Struct, frozen=True):
-    """The question.
+    """The request of `nfagent try`.
 
     files:     the policies
-    delete:    take away the policies that the files name, instead of putting them in
-    pods:      judge all pairs of Pods too, those with an end in `namespace`, where there is one
+    delete:    remove the policies that the files name, instead of applying them
+    pods:      evaluate all pairs of Pods too, or those with an end in `namespace`, if it isn't ''
     """
 
     files: tuple[PolicyFile, ...]
@@ -39,15 +39,15 @@ class SimulationRequest(msgspec.Struct, frozen=True):
 
 
 class SimulationResult(msgspec.Struct, frozen=True):
-    """What is known at the end, or before it of what was asked.
+    """The result of a simulation.
 
-    policies: the policies that come, change or go
-    idle:     of these, those that are there already, just so
-    judged:   Pods that these policies judge, before or after
-    unlogged: of these, those of whose connections the verdict log of this node lacks some
-    log:      what became of the flows of the log
-    pods:     what became of the flows between Pods; None where they weren't asked for
-    notes:    what may be older, or other, than what was judged by
+    policies: the policies that are added, changed or removed
+    idle:     those of them that exist already, unchanged
+    judged:   number of Pods that these policies select, before or after the change
+    unlogged: number of these Pods of which this node's verdict log lacks connections
+    log:      counts of the flows of the log
+    pods:     counts of the flows between Pods; None where they weren't requested
+    notes:    what may be stale in the state that was used
     """
 
     policies: tuple[str, ...]
@@ -60,12 +60,12 @@ class SimulationResult(msgspec.Struct, frozen=True):
 
 
 class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A bit of the answer.
+    """A part of the answer.
 
-    total, done: flows that are to be judged, and those that were
+    total, done: flows to evaluate, and those evaluated so far
     problems:    what is wrong with the policies
-    changes:     found since the last part
-    outcome:     the last part has it
+    changes:     flows found to change since the last part
+    outcome:     the result; only in the last part
     """
 
     total: int
@@ -78,103 +78,106 @@ class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
 def begin_trial(
     cluster: ClusterState, index: PolicyIndex, choices: PolicyOptions, given: PolicyFiles, *, delete: bool
 ) -> PolicySimulation:
-    """Make ready what is to be tried. Raises UsageError for a policy to be deleted that isn't there."""
+    """Return the simulation of policies, or of their deletion. Raises UsageError where one to delete is missing."""
     if delete:
-        return PolicySimulation(cluster, index, taking_away(index, (policy.ref for policy in given.policies)), choices)
+        return PolicySimulation(
+            cluster, index, removal_patch(index, (policy.ref for policy in given.policies)), choices
+        )
     return PolicySimulation(cluster, index, PolicyPatch(put=given.policies), choices)
 
 
 class SimulationJob:
-    """A trial of everything that was asked, step by step."""
+    """A simulation of the whole request, step by step."""
 
     def __init__(
-        self, trial: PolicySimulation, given: PolicyFiles, asked: SimulationRequest, seen: Iterable[ObservedFlow]
+        self, trial: PolicySimulation, given: PolicyFiles, asked: SimulationRequest, logged: Iterable[ObservedFlow]
     ) -> None:
-        """Plan it.
+        """Create the job; `plan` comes first, then `judge`.
 
-        seen: the flows of the log; they are gone through twice
+        logged: the flows of the log; they are iterated twice
         """
         self._trial = trial
         self._problems = () if asked.delete else given.problems
         self._asked = asked
-        self._seen = seen
-        self._survey = PodPairEnumerator(trial.cluster, trial.amended, asked.namespace)
+        self._logged = logged
+        self._pairs = PodPairEnumerator(trial.cluster, trial.amended, asked.namespace)
         self._total = 0
         self._found: list[FlowChange] = []
 
     def plan(self) -> Iterator[None]:
-        """Look at the Pods, and count what is to be judged. Raises UsageError where that is too much, or unreadable."""
-        yield from self._survey.steps()
-        for seen in self._all():
-            self._total += seen is not None
+        """Enumerate the Pods and count the flows. Raises UsageError for more than MOST_FLOWS, or unreadable ones."""
+        yield from self._pairs.steps()
+        for flow in self._all():
+            self._total += flow is not None
             if self._total > MOST_FLOWS:
                 raise UsageError(
-                    f"there are more than {MOST_FLOWS:,} connections to judge; narrow them with -n NS to those with an "
-                    "end in that namespace, with --since, or try fewer policies at once"
+                    f"there are more than {MOST_FLOWS:,} connections to evaluate",
+                    hint="narrow them with -n NS to those with an end in that namespace, with --since, or try fewer "
+                    "policies at once",
                 )
             yield
         self._check_namespace()
 
     def judge(self) -> Iterator[None]:
-        """Judge, one flow at each step."""
-        for seen in self._all():
-            change = self._trial.judge(seen) if seen is not None else None
+        """Evaluate one flow in each step."""
+        for flow in self._all():
+            change = self._trial.judge(flow) if flow is not None else None
             if change is not None:
                 self._found.append(change)
             yield
 
-    def begun(self) -> SimulationPart:
-        """Say what there is to do."""
+    def first_part(self) -> SimulationPart:
+        """Return the first part: the number of flows, and the problems."""
         return SimulationPart(self._total, problems=self._problems)
 
-    def news(self) -> SimulationPart:
-        """Say what was found since this was asked last."""
+    def next_part(self) -> SimulationPart:
+        """Return the changes found since the last part."""
         found, self._found = tuple(self._found), []
         return SimulationPart(self._total, self._trial.log.judged + self._trial.pods.judged, changes=found)
 
-    def ended(self) -> SimulationPart:
-        """Say the rest."""
-        trial, survey = self._trial, self._survey
+    def last_part(self) -> SimulationPart:
+        """Return the last part, with the result."""
+        trial, pairs = self._trial, self._pairs
         outcome = SimulationResult(
-            policies=tuple(map(str, trial.amended.amendment.refs)),
+            policies=tuple(map(str, trial.amended.patch.refs)),
             idle=tuple(map(str, trial.amended.idle)),
-            judged=survey.judged,
-            unlogged=survey.unlogged,
+            judged=pairs.judged,
+            unlogged=pairs.unlogged,
             log=trial.log,
             pods=trial.pods if self._asked.pods else None,
             notes=trial.notes,
         )
-        return msgspec.structs.replace(self.news(), outcome=outcome)
+        return msgspec.structs.replace(self.next_part(), outcome=outcome)
 
     def _check_namespace(self) -> None:
-        """Refuse a namespace that matches nothing: that none of its flows would change would be no news of it."""
+        """Raise UsageError for an unknown namespace: "no flow would change" would be misleading."""
         cluster, namespace = self._trial.cluster, self._asked.namespace
         if namespace and not self._total and namespace not in {*cluster.namespaces, *cluster.by_namespace}:
             raise UsageError(
-                f"there is no namespace {namespace} here, and no flow with an end in it; "
-                "`nfagent dump state` lists all Pods"
+                f"there is no namespace {namespace}, and no flow with an end in it",
+                hint="`nfagent dump state` lists all Pods",
             )
 
     def _all(self) -> Iterator[ObservedFlow | None]:
-        yield from self._seen
+        yield from self._logged
         if self._asked.pods:
-            yield from self._survey.flows()
+            yield from self._pairs.flows()
 
 
 def in_turns(work: SimulationJob, seconds: float = TURN_SECONDS) -> Iterator[SimulationPart | None]:
-    """Do the work in turns of so many seconds; at the end of each give what is new, None while it is being planned.
+    """Run the job in slices of so many seconds; yield a part after each slice, None while planning.
 
-    Raises UsageError before it gives a part, or never.
+    Raises UsageError before the first part only.
     """
     start = monotonic()
     for _ in work.plan():
         if monotonic() - start > seconds:
             yield None
             start = monotonic()
-    yield work.begun()
+    yield work.first_part()
     start = monotonic()
     for _ in work.judge():
         if monotonic() - start > seconds:
-            yield work.news()
+            yield work.next_part()
             start = monotonic()
-    yield work.ended()
+    yield work.last_part()

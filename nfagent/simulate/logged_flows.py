@@ -1,4 +1,4 @@
-"""Records of the verdict log, folded to the flows that they are about, to be judged again."""
+"""Records of the verdict log, aggregated to flows that can be evaluated again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nfagent.verdicts.records import Record, RecordEndpoint
 _WITH_PORTS = {"tcp", "udp", "sctp"}
 
 
-class _Sighting(msgspec.Struct):
-    """How often a flow was seen by the policies of each end, and whose its addresses were at last."""
+class _FlowRecords(msgspec.Struct):
+    """Packet counts of a flow by direction, and the Pods of its last record."""
 
     counts: dict[Direction, int]
     source: str = ""
@@ -23,41 +23,41 @@ class _Sighting(msgspec.Struct):
 
 
 class LoggedFlows:
-    """The flows of records, each once.
+    """Aggregates records to flows.
 
-    records:     how many came
-    allowed:     how many of them are of allowed connections
-    left_out:    how many say too little to be judged again: a TCP, UDP or SCTP record without a port
-    first, last: their earliest and latest time, as records have it; '' before any came
+    records:     number of records
+    allowed:     number of records with disposition `allow`
+    left_out:    number of records that can't be evaluated again: TCP, UDP or SCTP without a port
+    first, last: earliest and latest timestamp of the records; '' without records
     """
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start with no records."""
         self.records = 0
         self.allowed = 0
         self.left_out = 0
         self.first = ""
         self.last = ""
-        self._known: dict[Flow, _Sighting] = {}
+        self._known: dict[Flow, _FlowRecords] = {}
 
     def add(self, record: Record) -> None:
-        """Take in a record; of two about one flow, the later tells whose its addresses are."""
+        """Add a record; the last record of a flow determines the Pods of its addresses."""
         self.records += 1
         self.allowed += record.disposition == "allow"
         self.first = min(self.first or record.timestamp, record.timestamp)
         self.last = max(self.last, record.timestamp)
         flow = flow_of(record)
-        if not _judgeable(flow):
+        if not _can_evaluate(flow):
             self.left_out += 1
             return
-        known = self._known.setdefault(flow, _Sighting({}))
+        known = self._known.setdefault(flow, _FlowRecords({}))
         direction = record.connection.direction
         known.counts[direction] = known.counts.get(direction, 0) + record.count
         known.source, known.destination = _pod(record.src), _pod(record.dest)
 
     @property
     def flows(self) -> list[ObservedFlow]:
-        """Give the flows, in the order in which they were seen first.
+        """The flows, in the order of their first records.
 
         A connection between two Pods of this node is logged at both ends, and counts once.
         """
@@ -67,8 +67,8 @@ class LoggedFlows:
         ]
 
 
-def _judgeable(flow: Flow) -> bool:
-    """Tell whether a record says enough, and what policies can be asked about."""
+def _can_evaluate(flow: Flow) -> bool:
+    """Return whether a flow has the fields that policies match."""
     if flow.protocol in _WITH_PORTS and flow.port is None:
         return False
     try:

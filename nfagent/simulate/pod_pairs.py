@@ -1,8 +1,9 @@
-"""Every flow that Pods could begin among each other and that a change of policies could judge otherwise.
+"""All flows between Pods whose verdict a policy change may flip.
 
-A pair of Pods counts where a policy that comes, goes or changes judges the client's egress or the server's ingress: no
-other verdict can change. Of each pair, every kind of traffic that a policy can tell apart is tried once: each port that
-the server's containers declare, one port of each range by which rules differ, one that no rule names, and ICMP.
+A pair of Pods counts where an added, removed or changed policy selects the client for egress or the server for ingress:
+no other verdict can change. For each pair, every kind of traffic that policies can tell apart is evaluated once: each
+port that the server's containers declare, one port of each range by which rules differ, one that no rule names, and
+ICMP.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from nfagent.state.cluster import ClusterState, Identity
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 _LAST_PORT = 65535
 _REMEMBERED = 16_384
-"""Ports in what is remembered of kinds of traffic."""
+"""Capacity of the cache of traffic kinds, in ports."""
 OTHER = "other ports"
-"""What stands for every port that no rule names; the rules take all of them alike, and ICMP too."""
+"""The label of the port that stands for all ports that no rule names: rules treat all of them, and ICMP, alike."""
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of traffic: one port that stands for all which are judged like it.
+    """A kind of traffic: one port that stands for all ports with the same verdict.
 
-    traffic: what it stands for, in words; '' for just its own port
+    traffic: the label of these ports; '' for the port alone
     """
 
     protocol: Protocol
@@ -41,10 +42,10 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class _Group(msgspec.Struct, frozen=True, eq=False):
-    """Pods of one identity, by name, which all have addresses of their own.
+    """Pods of one identity, sorted by name; each has addresses of its own.
 
-    egress, ingress: whether the change concerns this direction
-    calls, serves:   the numbered ports of rules by which their egress, and their ingress, is judged before or after
+    egress, ingress: whether the patch affects this direction
+    calls, serves:   the numbered ports of rules that match their egress and their ingress, before or after the patch
     """
 
     inside: bool
@@ -56,24 +57,24 @@ class _Group(msgspec.Struct, frozen=True, eq=False):
 
 
 class PodPairEnumerator:
-    """Whom a change of policies is about, found step by step: a large cluster takes a while.
+    """Enumerates the Pods and the flows that a patch affects, step by step: a large cluster takes a while.
 
-    judged:   Pods that a policy of the change judges, before or after it
-    unlogged: of these, those whose connections this node's log can't have: another node has them, or nobody, since
-              only policies that are yet to come judge them
+    judged:   number of Pods that a patched policy selects, before or after the patch
+    unlogged: number of these Pods whose connections this node's log can't have: they are on other nodes, or only
+              added policies select them
     """
 
-    def __init__(self, cluster: ClusterState, amended: PatchedPolicies, namespace: str = "") -> None:
-        """Plan it. With a namespace, only pairs with an end there count."""
+    def __init__(self, cluster: ClusterState, patched: PatchedPolicies, namespace: str = "") -> None:
+        """Create it; with a namespace, only pairs with an end there count."""
         self.judged = 0
         self.unlogged = 0
         self._cluster = cluster
-        self._amended = amended
+        self._patched = patched
         self._namespace = namespace
         self._groups: list[_Group] = []
 
     def steps(self) -> Iterator[None]:
-        """Look at the Pods, those of one identity at each step; to be done before anything else is asked."""
+        """Read the Pods of one identity in each step; to be completed before `flows` and the counts are used."""
         for identity in in_order(list(self._cluster.members)):
             yield
             members = () if identity is None else self._cluster.members.get(identity, {}).values()
@@ -84,10 +85,10 @@ class PodPairEnumerator:
                 else:
                     pods.append(pod)
             if identity is not None and pods:
-                self._look(identity, tuple(pods))
+                self._add_group(identity, tuple(pods))
 
     def flows(self) -> Iterator[ObservedFlow | None]:
-        """Give the flows of all pairs; None now and then, for whoever has to pause."""
+        """Yield the flows of all pairs, and None regularly, so that the caller can pause."""
         judged = [group for group in self._groups if group.ingress]
         for clients in self._groups:
             for servers in self._groups if clients.egress else judged:
@@ -95,46 +96,46 @@ class PodPairEnumerator:
                     yield from _between(clients, servers)
             yield None
 
-    def _look(self, identity: Identity, pods: tuple[Pod, ...]) -> None:
-        egress, ingress = (self._amended.concerns(identity, direction) for direction in ("egress", "ingress"))
+    def _add_group(self, identity: Identity, pods: tuple[Pod, ...]) -> None:
+        egress, ingress = (self._patched.affects(identity, direction) for direction in ("egress", "ingress"))
         if egress or ingress:
             self.judged += len(pods)
-            unjudged = any(self._amended.newly_judged(identity, way) for way in ("egress", "ingress"))
-            self.unlogged += sum(unjudged or pod.node != self._cluster.node for pod in pods)
+            is_new = any(self._patched.newly_selected(identity, direction) for direction in ("egress", "ingress"))
+            self.unlogged += sum(is_new or pod.node != self._cluster.node for pod in pods)
         inside = self._namespace in {"", identity.namespace}
         calls, serves = (self._numbered(identity, direction) for direction in ("egress", "ingress"))
         self._groups.append(_Group(inside, pods, egress, ingress, calls, serves))
 
     def _numbered(self, identity: Identity, direction: Direction) -> frozenset[PolicyPort]:
-        rules = (rule for policy in self._amended.speaking(identity, direction) for rule in policy.rules(direction))
+        rules = (rule for policy in self._patched.selecting(identity, direction) for rule in policy.rules(direction))
         return frozenset(port for rule in rules for port in rule.ports if not port.name)
 
 
 def _between(clients: _Group, servers: _Group) -> Iterator[ObservedFlow | None]:
     ports = clients.calls | servers.serves
     for server in servers.pods:
-        tried = _known_kinds((ports, server.ports))
+        kinds_of_traffic = _known_kinds((ports, server.ports))
         for client in clients.pods:
             if client is not server:
-                yield from _flows(client, server, tried)
+                yield from _flows(client, server, kinds_of_traffic)
         yield None
 
 
-def _flows(client: Pod, server: Pod, tried: Iterable[Kind]) -> Iterator[ObservedFlow]:
+def _flows(client: Pod, server: Pod, kinds_of_traffic: Iterable[Kind]) -> Iterator[ObservedFlow]:
     for here in client.addresses:
         for there in server.addresses:
             if family_of(here) != family_of(there):
                 continue
-            for kind in tried:
+            for kind in kinds_of_traffic:
                 yield ObservedFlow(Flow(here, there, kind.protocol, kind.port), traffic=kind.traffic)
             yield ObservedFlow(Flow(here, there, "icmpv6" if family_of(there) == 6 else "icmp"))
 
 
 def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> tuple[Kind, ...]:
-    """Give one port for each kind of traffic that rules can tell apart at a Pod: declared ports, ranges, any other.
+    """Return one port for each kind of traffic that rules can tell apart at a Pod: declared ports, ranges, any other.
 
-    ports:    those that rules give by number, or as all of a protocol
-    declared: the Pod's own; a rule may name each of them
+    ports:    the ports of rules, by number or all of a protocol
+    declared: the ports that the Pod's containers declare; rules may refer to them by name
     """
     found: list[Kind] = []
     ranges: list[Kind] = []
@@ -164,7 +165,7 @@ _known_kinds = WeightedCache(lambda key: kinds(*key), _weight, _REMEMBERED)
 
 
 def _parts(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Cut all ports into parts, first and last port, of which each span has every one whole or not at all."""
+    """Return a partition of all ports into ranges (first, last) that each span contains completely or not at all."""
     listed = list(spans)
     starts = sorted({1, *(first for first, _ in listed), *(last + 1 for _, last in listed)} - {_LAST_PORT + 1})
     return ((first, following - 1) for first, following in zip(starts, [*starts[1:], _LAST_PORT + 1], strict=True))

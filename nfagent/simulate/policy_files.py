@@ -9,17 +9,17 @@ from nfagent.model.admin_policy import Policy
 
 
 class PolicyFile(msgspec.Struct, frozen=True):
-    """A file's name, as it is shown, and its text."""
+    """A file: the name that messages show, and its text."""
 
     name: str
     text: str
 
 
 class PolicyFiles(msgspec.Struct, frozen=True):
-    """What the files hold.
+    """The policies of files.
 
     policies: at least one, each once
-    problems: why some of them can't be enforced as they are written; these fail closed
+    problems: why some of them can't be enforced as written; these fail closed
     """
 
     policies: tuple[Policy, ...]

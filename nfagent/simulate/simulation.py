@@ -1,7 +1,7 @@
-"""What a change of policies would do to connections: each judged by the policies of now and by those of after.
+"""Evaluates flows by the current policies and by the patched ones.
 
-Nothing is applied, and nothing is copied: both readings look at the same cluster, and only the policies differ. Both
-are of one moment, also where the cluster moves on between one connection and the next.
+Nothing is applied or copied: both evaluations read the same cluster state at the same moment, and differ in the
+policies only. The state may change between two flows.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from nfagent.state.policy_index import PolicyIndex
 
 Verdict: TypeAlias = Literal["allowed", "denied"]
 FlowSource: TypeAlias = Literal["log", "pods"]
-"""Where a flow comes from: the verdict log, or the list of all pairs of Pods."""
+"""Source of a flow: the verdict log, or the enumeration of all pairs of Pods."""
 
 _DEFAULTS = PolicyOptions()
 
 
 class ObservedFlow(msgspec.Struct, frozen=True):
-    """A flow that is to be judged.
+    """A flow to evaluate.
 
-    count:               how often it was seen; 0: never, it is one that Pods could begin
-    source, destination: the Pods whose addresses these were then, as NAMESPACE/NAME; '' where they were nobody's
-    traffic:             what it stands for, where that is more than its own port: `8000-8080/tcp`
+    count:               how often it was logged; 0 for a flow that Pods could open
+    source, destination: the Pods that held its addresses, as NAMESPACE/NAME; '' where no Pod did
+    traffic:             the ports that it stands for, where these are more than its own: `8000-8080/tcp`
     """
 
     flow: Flow
@@ -43,15 +43,15 @@ class ObservedFlow(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> FlowSource:
-        """Where it comes from."""
+        """The source of the flow."""
         return "log" if self.count else "pods"
 
 
 class FlippedEnd(msgspec.Struct, frozen=True):
-    """An end whose verdict turns.
+    """An end of a flow whose verdict changes.
 
-    pod:           NAMESPACE/NAME of the Pod that is judged
-    before, after: who decides there, in words
+    pod:           NAMESPACE/NAME of the evaluated Pod
+    before, after: which policy decides there, as text
     """
 
     direction: Direction
@@ -63,9 +63,9 @@ class FlippedEnd(msgspec.Struct, frozen=True):
 class FlowChange(msgspec.Struct, frozen=True):
     """A flow whose verdict would change.
 
-    source, destination: who is there now: `shop/web (10.0.0.1)`, `node a (192.0.2.1)`, or the address alone
-    traffic:             port and protocol in words: `5432/tcp`, `icmp`, `other ports`
-    turned:              the ends to which that is due, in the order of the packets; never empty
+    source, destination: the current holders: `shop/web (10.0.0.1)`, `node a (192.0.2.1)`, or the address alone
+    traffic:             port and protocol: `5432/tcp`, `icmp`, `other ports`
+    turned:              the ends whose verdict changes, egress first; never empty
     """
 
     flow: Flow
@@ -82,11 +82,11 @@ class FlowChange(msgspec.Struct, frozen=True):
 class FlowCounts(msgspec.Struct):
     """Numbers of flows.
 
-    judged:    all of them
+    judged:    all evaluated flows
     denied:    allowed now, denied after the change
     allowed:   denied now, allowed after the change
-    untouched: of those that stay as they are, those about which none of the policies has a say
-    gone:      those with an end that is no longer the Pod's whose it was
+    untouched: unchanged because no patched policy selects an end
+    gone:      with an address that its Pod no longer holds
     """
 
     judged: int = 0
@@ -97,25 +97,25 @@ class FlowCounts(msgspec.Struct):
 
     @property
     def unchanged(self) -> int:
-        """Those whose verdict stays."""
+        """Number of flows whose verdict stays."""
         return self.judged - self.denied - self.allowed
 
 
 class PolicySimulation:
-    """An amendment of policies that is tried on one flow after the other.
+    """Evaluates flows before and after a policy patch.
 
-    amended: the policies as they would be
-    log:     what became of the flows of the verdict log so far
-    pods:    the same of the flows between Pods
-    notes:   what is to be said about the state that is judged by
+    amended: the patched policies
+    log:     counts of the flows of the verdict log so far
+    pods:    counts of the flows between Pods so far
+    notes:   what may be stale in the state
     """
 
     def __init__(
-        self, cluster: ClusterState, index: PolicyIndex, amendment: PolicyPatch, choices: PolicyOptions = _DEFAULTS
+        self, cluster: ClusterState, index: PolicyIndex, patch: PolicyPatch, choices: PolicyOptions = _DEFAULTS
     ) -> None:
-        """Look at the state that others keep up to date."""
+        """Evaluate against this state, which the caller keeps up to date."""
         self.cluster = cluster
-        self.amended = PatchedPolicies(index, amendment)
+        self.amended = PatchedPolicies(index, patch)
         self.log = FlowCounts()
         self.pods = FlowCounts()
         self.notes: tuple[str, ...] = ()
@@ -123,24 +123,26 @@ class PolicySimulation:
         self._choices = choices
 
     def judge(self, seen: ObservedFlow) -> FlowChange | None:
-        """Judge a flow before and after, and count it; None where its verdict stays."""
+        """Evaluate and count a flow; return its change, None where the verdict stays."""
         flow = seen.flow
         ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
         judging = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
-        tally = self.log if seen.origin == "log" else self.pods
-        tally.judged += 1
-        tally.gone += any(map(_left, (seen.source, seen.destination), ends))
+        counts = self.log if seen.origin == "log" else self.pods
+        counts.judged += 1
+        counts.gone += any(map(_is_gone, (seen.source, seen.destination), ends))
         sides = zip((flow.source, flow.destination), DIRECTIONS, strict=True)
-        if not any(self._concerned(pod, way) for address, way in sides for pod in self.cluster.holders(address)):
-            tally.untouched += 1
+        if not any(
+            self._affected(pod, direction) for address, direction in sides for pod in self.cluster.holders(address)
+        ):
+            counts.untouched += 1
             return None
-        now, then = self._index.judging(*judging), self.amended.judging(*judging)
+        now, then = self._index.judging(*judging), self.amended.policies_for(*judging)
         before = evaluate(self.cluster, now, flow, self._choices)
         after = evaluate(self.cluster, then, flow, self._choices)
         if before.allowed == after.allowed:
             return None
-        tally.denied += before.allowed
-        tally.allowed += after.allowed
+        counts.denied += before.allowed
+        counts.allowed += after.allowed
         return FlowChange(
             flow=flow,
             source=in_words(self.cluster, flow.source),
@@ -150,26 +152,26 @@ class PolicySimulation:
             count=seen.count,
             before=_verdict(before),
             after=_verdict(after),
-            turned=_turned((before, now), (after, then)),
+            turned=_flipped_ends((before, now), (after, then)),
         )
 
-    def _concerned(self, pod: Pod, direction: Direction) -> bool:
-        return self.amended.concerns(identity_of(pod), direction)
+    def _affected(self, pod: Pod, direction: Direction) -> bool:
+        return self.amended.affects(identity_of(pod), direction)
 
 
-def _left(path: str, holder: Pod | None) -> bool:
-    """Tell whether an address is no longer the Pod's whose it was."""
+def _is_gone(path: str, holder: Pod | None) -> bool:
+    """Return whether the Pod `path` no longer holds an address."""
     return path != "" and (holder is None or holder.ref.path != path)
 
 
-def _verdict(judgement: FlowVerdict) -> Verdict:
-    return "allowed" if judgement.allowed else "denied"
+def _verdict(verdict: FlowVerdict) -> Verdict:
+    return "allowed" if verdict.allowed else "denied"
 
 
-def _turned(
+def _flipped_ends(
     before: tuple[FlowVerdict, list[Policy]], after: tuple[FlowVerdict, list[Policy]]
 ) -> tuple[FlippedEnd, ...]:
-    """Say who decides at the ends that turn; whether an end is judged at all depends on no policy."""
+    """Return the ends whose verdict changes; whether an end is evaluated at all doesn't depend on policies."""
     (was, now), (becomes, then) = before, after
     sides: tuple[tuple[DirectionVerdict | None, DirectionVerdict | None], ...] = (
         (was.egress, becomes.egress),

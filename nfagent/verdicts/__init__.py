@@ -1,5 +1,5 @@
-"""What happened: from a logged packet to the record that people read.
+"""The verdict log: from a logged packet to a record with its Pods and policies, and the file of records.
 
-May import: wire and below. Pure: no clock, no socket, no file; the time of a record comes in with its packet.
-Promises: a record is made for a final verdict only; its JSON is the one that log shippers already know.
+May import: explain and below. `attribution` and `records` are pure: the time of a record comes with its packet.
+Invariants: only final verdicts become records; their JSON is the format that log shippers already parse.
 """

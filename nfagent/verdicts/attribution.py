@@ -1,11 +1,11 @@
-"""From a logged packet to a record: whose packet, which verdict, which policies.
+"""Attribution of a logged packet: its Pods, its verdict and its policies, as a record.
 
-The prefix says which rule decided. In the tiers that is all there is to know: the first rule that matches decides
-alone. Of NetworkPolicies, `evaluate` then finds every one that allows the same connection. Both are read against the
-state of now: where it has moved on since the packet passed, the rule that decided is named all the same.
+The log prefix names the rule that decided. In admin tiers the first matching rule decides alone. Of NetworkPolicies,
+the evaluator finds every one that allows the same connection. Both use the current state: where it has changed since
+the packet was logged, the record still names the rule that decided.
 
-A record is about a connection, from client to server. Packets of a connection under re-check are judged in both
-directions; that a denied one is the server's, its prefix says.
+A record describes a connection, from client to server. Packets of a connection under re-check are evaluated in both
+directions; the prefix marks a denied packet that the server sent.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _PROTOCOLS: dict[int, LoggedProtocol] = {
     packet_header.ICMP: "icmp",
     packet_header.ICMPV6: "icmpv6",
 }
-_REMEMBERED = 4_096
+_CACHE_SIZE = 4_096
 
 
 class AttributionCounters(msgspec.Struct):
-    """Packets that became no record.
+    """Packets without a record.
 
-    undecodable: their bytes are no IP packet
-    unknown:     their prefix is not one of ours, or older than the last two generations of rules
+    undecodable: the bytes are no IP packet
+    unknown:     the prefix isn't nfagent's, or is older than the last two generations of rules
     """
 
     undecodable: int = 0
@@ -46,17 +46,17 @@ class AttributionCounters(msgspec.Struct):
 
 
 class Attributor:
-    """Attributes packets by the state that `desired` has; remembers what it found out until that changes."""
+    """Attributes packets by the desired state; caches the allowing policies until that state changes."""
 
     def __init__(self, desired: DesiredState) -> None:
-        """Look at the state that others keep up to date."""
+        """Use this state, which the caller keeps up to date."""
         self._desired = desired
         self._generation = desired.generation
         self._allowing: dict[tuple[str, Flow], tuple[PolicyName, ...]] = {}
         self.counters = AttributionCounters()
 
     def attribute(self, logged: LoggedPacket, now_ns: int) -> Record | None:
-        """Make the record of one packet; None (and counted) where it can't be attributed.
+        """Return the record of one packet; None, and count it, where it can't be attributed.
 
         now_ns: nanoseconds since the epoch, for packets without a timestamp
         """
@@ -114,35 +114,35 @@ class Attributor:
         found = origin.policies
         address = flow.source if origin.direction == "egress" else flow.destination
         isolating = self._isolating(address, origin.direction)
-        # Where a policy of the tiers decided, or the only one that isolates, there is nobody else to ask.
+        # No other policy can allow it where a tier's policy decided, or the only one that isolates.
         by_tier = "NetworkPolicy" not in {ref.kind for ref in found}
         if not by_tier and not isolating.issubset(found):
             cluster, policies = self._desired.cluster, [self._desired.index.policies[ref] for ref in isolating]
             sides = [judge(cluster, policies, flow, pod, origin.direction) for pod in cluster.holders(address)]
-            if len(sides) > 1:  # several Pods hold the address: the record is about those that these policies isolate
+            if len(sides) > 1:  # several Pods hold the address: only those that these policies isolate count
                 sides = [side for side in sides if {*found} <= {*side.isolating}]
             allowing = {ref for side in sides for ref in side.allowing}
             found = tuple(sorted({*allowing, *found}))
-        if len(self._allowing) >= _REMEMBERED:
+        if len(self._allowing) >= _CACHE_SIZE:
             self._allowing.clear()
         self._allowing[prefix, flow] = policy_names(found)
         return self._allowing[prefix, flow]
 
     def _isolating(self, address: str, direction: Direction) -> set[ObjectRef]:
-        """Name the NetworkPolicies that isolate a Pod of this node, by the class that its address dispatches to."""
+        """Return the NetworkPolicies that isolate a Pod of this node, by the policy set that its address maps to."""
         classes = self._desired.classes_of(address)
         return {ref for key in classes if key.direction == direction for ref in key.policies}
 
 
 def policy_names(refs: Iterable[ObjectRef]) -> tuple[PolicyName, ...]:
-    """Name policies as records do."""
+    """Return the names of policies, as records have them."""
     return tuple(PolicyName(ref.name, ref.namespace, ref.kind) for ref in refs)
 
 
 def flow_of(record: Record) -> Flow:
-    """Give the flow that a record is about, to be judged again."""
+    """Return the flow of a record, to be evaluated again."""
     connection = record.connection
-    # Judged at all, and so logged, a Pod that talks to itself does so only through a Service.
+    # A connection of a Pod to itself is logged only where it goes through a Service.
     translated = connection.src_ip == connection.dest_ip
     return Flow(connection.src_ip, connection.dest_ip, connection.protocol, connection.dest_port, translated)
 

@@ -1,7 +1,7 @@
-"""A file of lines that rotates by size and outlives those who move it: the verdict log.
+"""The verdict log's file: rotated by size, and reopened after another program moved it.
 
-Several programs tail or move such a file (log shippers, logrotate), so every batch looks again at what the path
-names. Nothing that the disk does is raised into the caller, who has packets to attend to: it is counted.
+Other programs read and move it (log shippers, logrotate), so each batch checks which file the path names. Disk errors
+are counted and never raised: the caller has packets to process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _MODE = 0o640
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a FIFO in its place holds nobody up
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # opening a FIFO must not block
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -22,30 +22,30 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_SEEN = frozenset(
+_DETECTABLE = frozenset(
     {errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.EEXIST}
 )
-"""What `look` would see too: where it no longer does, a write that failed so says nothing about the next."""
+"""Errors that `look` detects too: once it no longer does, such a write error is outdated."""
 
 
 class RotatingFile:
-    """The file at `path`, and `backups` older ones beside it: `path.1` is the youngest.
+    """A file of lines at `path`, with up to `backups` older files beside it: `path.1` is the newest of them.
 
-    A file is at most `max_bytes` long, except where one line alone is longer. `backups` 0 keeps none. Folder and
-    file (mode 0640) are made when there is something to write.
+    A file has at most `max_bytes`, except where one line is longer. The folder and the file (mode 0640) are created
+    with the first line.
 
-    errors:     batches that could not be written whole
-    lost:       lines of these that are not in the file, by what the operating system said
-    last_error: what the operating system said last, '' if nothing
+    errors:     number of batches that could not be written completely
+    lost:       their lines that are in no file, by the operating system's error
+    last_error: the last error of the operating system; '' without one
     """
 
     def __init__(self, path: Path, max_bytes: int = 10_000_000, backups: int = 5) -> None:
-        """Keep the settings; nothing is opened yet."""
+        """Keep the settings; the file is opened by the first `write`."""
         self.errors = 0
         self.lost: Counter[str] = Counter()
         self.last_error = ""
-        self._refusal: OSError | None = None  # why the last batch could not be written whole
-        self._seen = ""  # what the last look found
+        self._write_error: OSError | None = None  # why the last batch was not written completely
+        self._obstacle = ""  # found by the last `look`
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
@@ -53,19 +53,19 @@ class RotatingFile:
 
     @property
     def problem(self) -> str:
-        """Say why the last batch could not be written whole, or the next can't be; '' where all is well."""
-        return self._seen or ("" if self._refusal is None else str(self._refusal))
+        """Why the last batch was not written completely, or the next can't be; '' without a problem."""
+        return self._obstacle or ("" if self._write_error is None else str(self._write_error))
 
     @property
     def lost_lines(self) -> int:
-        """Count the lines that are not in the file."""
+        """Number of lines that are in no file."""
         return self.lost.total()
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its newline at its end, rotating as needed; never raises OSError.
 
-        Blocks as long as the disk does: `logwriter` calls it in a thread. Whole lines only: a line that the disk
-        could not take leaves no other line damaged.
+        Blocks as long as the disk does: `LogWriter` calls it in its thread. A line that is cut short by a full disk
+        doesn't damage the next one.
         """
         written = 0
         try:
@@ -76,33 +76,33 @@ class RotatingFile:
                     self._rotate()
                     descriptor, size = self._current()
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    os.write(descriptor, b"\n")  # a crash or a full disk has cut the last line short
-                for ended in _write_whole(descriptor, b"".join(chunk)):
+                    os.write(descriptor, b"\n")  # a crash or a full disk cut the last line short
+                for ended in _write_all(descriptor, b"".join(chunk)):
                     written += ended
         except OSError as error:
             self.errors += 1
             self.lost[error.strerror or str(error)] += len(lines) - written
             self.last_error = str(error)
-            self._refusal = error
+            self._write_error = error
             self.close()
-            self.look()  # which has clearer words for most of what is in the way
+            self.look()  # its messages are clearer
         else:
-            self._refusal = None
-            if self._seen:
+            self._write_error = None
+            if self._obstacle:
                 self.look()
 
     def look(self) -> None:
-        """Look whether the path and its disk would take a line, and write none; blocks as long as the disk does.
+        """Check whether a line could be written, without writing one; blocks as long as the disk does.
 
-        A disk that is full, read-only or gone is so a `problem` before it costs a line, and no longer one as soon as
-        it is back.
+        So a disk that is full, read-only or gone is a `problem` before a line is lost, and no longer one once it is
+        back.
         """
-        self._seen = find_obstacle(self._path)
-        if not self._seen and self._refusal is not None and self._refusal.errno in _SEEN:
-            self._refusal = None
+        self._obstacle = find_obstacle(self._path)
+        if not self._obstacle and self._write_error is not None and self._write_error.errno in _DETECTABLE:
+            self._write_error = None
 
     def reopen(self) -> None:
-        """Let go of the file, so that the next batch opens what the path names by then."""
+        """Close the file; the next batch opens the file that the path then names."""
         self.close()
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class RotatingFile:
             os.close(descriptor)
 
     def _current(self) -> tuple[int, int]:
-        # the descriptor of the file that the path names now, and its size
+        # the descriptor and the size of the file that the path names now
         if self._descriptor is not None:
             ours = os.fstat(self._descriptor)
             try:
@@ -131,15 +131,15 @@ class RotatingFile:
             self._path.unlink(missing_ok=True)
             return
         names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._backups + 1))]
-        for older, younger in reversed(list(zip(names[1:], names, strict=False))):
+        for older, newer in reversed(list(zip(names[1:], names, strict=False))):
             try:
-                younger.replace(older)
+                newer.replace(older)
             except FileNotFoundError:
                 continue
 
 
 def find_obstacle(path: Path) -> str:
-    """Say why lines can't be written to a path, '' where nothing stands in their way; makes and changes nothing."""
+    """Return why lines can't be written to a path; '' where they can. Creates and changes nothing."""
     try:
         there = _nearest(path)
         if there == path:
@@ -151,20 +151,20 @@ def find_obstacle(path: Path) -> str:
 
 
 def _disk_refusal(there: Path, *, is_new: bool) -> int:
-    """Give the error number of what is in the way of a line, or of a new file in a folder; 0 where nothing is."""
+    """Return the error number that prevents a line, or a new file in a folder; 0 without one."""
     if is_new and not there.is_dir():
         return errno.ENOTDIR
     disk = os.statvfs(there)
     if disk.f_flag & os.ST_RDONLY:
         return errno.EROFS
-    # Disks that don't count blocks, or inodes, have none in all.
+    # File systems that don't count blocks or inodes report a total of 0.
     if (disk.f_blocks and not disk.f_bfree) or (is_new and disk.f_files and not disk.f_ffree):
         return errno.ENOSPC
     return 0 if os.access(there, os.W_OK) else errno.EACCES
 
 
 def _nearest(path: Path) -> Path:
-    """Give the path, or the nearest folder above it that exists: what is missing is made when it is needed."""
+    """Return the path, or its nearest existing parent: missing folders are created when they are needed."""
     for there in (path, *path.absolute().parents):
         if os.path.lexists(there):
             return there
@@ -172,10 +172,10 @@ def _nearest(path: Path) -> Path:
 
 
 def _check_kind(path: Path, found: os.stat_result) -> None:
-    """Raise OSError for what is no regular file: a FIFO or a device takes lines, and keeps none."""
+    """Raise OSError for a file that isn't regular: a FIFO or a device accepts lines, but stores none."""
     if stat.S_ISREG(found.st_mode):
         return
-    kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "no file")
+    kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "something else")
     code = errno.EISDIR if kind == "a folder" else errno.EEXIST
     raise OSError(code, f"there is {kind} in place of the log", str(path))
 
@@ -185,7 +185,7 @@ def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
     except FileExistsError:
-        _check_kind(path, path.stat())  # first: some devices do something when they are opened
+        _check_kind(path, path.stat())  # before open(): opening some devices has side effects
         descriptor = os.open(path, _FLAGS)
         try:
             _check_kind(path, os.fstat(descriptor))
@@ -193,12 +193,12 @@ def _open(path: Path) -> int:
             os.close(descriptor)
             raise
         return descriptor
-    os.fchmod(descriptor, _MODE)  # whatever the umask; the mode of a file that was there is its owner's choice
+    os.fchmod(descriptor, _MODE)  # regardless of the umask; an existing file keeps its mode
     return descriptor
 
 
 def _chunks(lines: Sequence[bytes], limit: int) -> Iterator[list[bytes]]:
-    # in order, each as long as fits into one file
+    # in order; each chunk fits into one file
     chunk: list[bytes] = []
     size = 0
     for line in lines:
@@ -211,8 +211,8 @@ def _chunks(lines: Sequence[bytes], limit: int) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def _write_whole(descriptor: int, content: bytes) -> Iterator[int]:
-    # how many lines ended with each write: a disk that fills up takes a part first, and refuses the next
+def _write_all(descriptor: int, content: bytes) -> Iterator[int]:
+    # number of lines completed by each write: a disk that fills up accepts a part, then refuses the rest
     offset = 0
     while offset < len(content):
         end = offset + os.write(descriptor, content[offset:] if offset else content)

@@ -1,8 +1,8 @@
-"""Writes the verdict log from a thread of its own: however long the disk takes, nobody else waits for it.
+"""Writes the verdict log in a thread of its own, so that a slow disk delays nothing else.
 
-Lines wait in a queue that has an end. What doesn't fit into it any more, and what the disk refuses, is counted by
-reason, and said when that begins, every minute that it goes on, and when it is over. Between lines the thread looks
-whether the disk would take one: what is full or read-only is known before it costs a line.
+Lines wait in a bounded queue. Lines that don't fit, and those that the disk refuses, are counted by reason; the loss is
+logged when it begins, every minute while it lasts, and when it ends. Without lines the thread checks the disk every
+10 s: a full or read-only disk is known before a line is lost.
 """
 
 from __future__ import annotations
@@ -23,120 +23,120 @@ STOPPED = "stopped before it was written"
 _QUEUE_BYTES = 16 * 1024 * 1024
 _STALLED_SECONDS = 10.0
 _LOOK_SECONDS = 10.0
-_SAY_SECONDS = 60.0
-"""The same problem is said once in so many seconds, however often it comes and goes."""
-_MOST_SAID = 16
+_REPORT_SECONDS = 60.0
+"""The same problem is logged at most once in this time, however often it comes and goes."""
+_MAX_REPORTED = 16
 
 
 class LogWriter:
-    """A rotating file and the thread that writes to it; the thread starts with the first lines, or by `start`.
+    """A rotating file and the thread that writes it; the thread starts with the first lines, or by `start`.
 
-    queue_bytes: how much may wait to be written, what is being written included
-    monotonic:   what time is
+    queue_bytes: limit of the lines that wait or are being written
+    monotonic:   the clock, in seconds
     """
 
     def __init__(
         self, file: RotatingFile, *, queue_bytes: int = _QUEUE_BYTES, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Keep the settings; nothing is opened or started yet."""
+        """Keep the settings; the thread isn't started yet."""
         self._file = file
-        self._room = queue_bytes
-        self._least = queue_bytes // 2  # so much room ends an overflow
+        self._free_bytes = queue_bytes
+        self._resume_bytes = queue_bytes // 2  # this much free space ends an overflow
         self._monotonic = monotonic
-        self._news = threading.Condition()
+        self._wakeup = threading.Condition()
         self._thread: threading.Thread | None = None
         self._queue: list[bytes] = []
         self._writing: Sequence[bytes] = ()
-        self.looking = False  # at the disk, now
-        self._since = 0.0  # when the disk had taken everything, took the last of it, or was looked at
+        self.looking = False  # checking the disk now
+        self._since = 0.0  # when the queue was last empty, written or the disk checked
         self._reopening = self._closing = False
-        self._lost: Counter[str] = Counter()  # beside what the file counts
+        self._lost: Counter[str] = Counter()  # besides those that the file counts
         self._overflowing = False
-        self._saying = threading.Lock()
-        self._said = ""  # the problem that the log has told of, and not its end
-        self._said_at: dict[str, float] = {}
+        self._reporting = threading.Lock()
+        self._reported = ""  # the problem that was logged, until its end is
+        self._reported_at: dict[str, float] = {}
 
     @property
     def problem(self) -> str:
-        """Say why lines are lost now, or may soon be; '' where none are."""
+        """Why lines are being lost, or may be soon; '' without a problem."""
         if self._overflowing:
             return "the disk is too slow for the verdict log, lines are lost: queue full"
         waiting = bool(self._writing or self._queue)
         if (waiting or self.looking) and self._monotonic() - self._since > _STALLED_SECONDS:
             if not waiting:
                 return f"the disk of the verdict log hasn't answered for more than {_STALLED_SECONDS:g} s"
-            return f"the disk has taken nothing of the verdict log for more than {_STALLED_SECONDS:g} s"
+            return f"the disk hasn't written the verdict log for more than {_STALLED_SECONDS:g} s"
         return f"lines of the verdict log are lost: {self._file.problem}" if self._file.problem else ""
 
     @property
     def lost_lines(self) -> int:
-        """Count the lines that are in no file."""
+        """Number of lines that are in no file."""
         return self._lost.total() + self._file.lost_lines
 
     def start(self) -> None:
-        """Start the thread, which looks at the disk at once."""
-        with self._news:
+        """Start the thread, which checks the disk at once."""
+        with self._wakeup:
             self._start()
             self._reopening = True
-            self._news.notify()
+            self._wakeup.notify()
 
     def say(self) -> None:
-        """Write to the agent's own log what is wrong, unless that was said a moment ago, and when it is over.
+        """Log the current problem, at most once a minute, and its end.
 
-        The thread does so after every batch; whoever has a clock does it for a disk that holds the thread up.
+        The thread does so after each batch; the agent's timer does so too, for a disk that blocks the thread.
         """
-        with self._saying:
-            problem, said, now = self.problem, self._said, self._monotonic()
-            if problem and now - self._said_at.get(problem, -_SAY_SECONDS) >= _SAY_SECONDS:
-                if len(self._said_at) >= _MOST_SAID:
-                    self._said_at.clear()
-                self._said_at[problem] = now
-                self._said = problem
-                log.error("%s; lost so far: %d", problem, self.lost_lines)
-            elif said and not problem:
-                self._said = ""
-                log.info("mended: the verdict log is written again; lost so far: %d", self.lost_lines)
+        with self._reporting:
+            problem, reported, now = self.problem, self._reported, self._monotonic()
+            if problem and now - self._reported_at.get(problem, -_REPORT_SECONDS) >= _REPORT_SECONDS:
+                if len(self._reported_at) >= _MAX_REPORTED:
+                    self._reported_at.clear()
+                self._reported_at[problem] = now
+                self._reported = problem
+                log.error("%s; lost_lines=%d", problem, self.lost_lines)
+            elif reported and not problem:
+                self._reported = ""
+                log.info("verdict log is written again; lost_lines=%d", self.lost_lines)
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Have lines appended, each with its newline at its end, in their order; returns at once."""
+        """Queue lines, each with its newline, to be appended in order; returns at once."""
         if not lines:
             return
-        with self._news:
-            fitting = _fitting(lines, self._room)
+        with self._wakeup:
+            fitting = _fitting(lines, self._free_bytes)
             if not (self._queue or self._writing):
                 self._since = self._monotonic()
-            self._room -= sum(map(len, fitting))
+            self._free_bytes -= sum(map(len, fitting))
             self._queue += fitting
             self._lost[QUEUE_FULL] += len(lines) - len(fitting)
             self._overflowing |= len(fitting) < len(lines)
             self._start()
-            self._news.notify()
+            self._wakeup.notify()
         if self._overflowing:
             self.say()
 
     def reopen(self) -> None:
-        """Have the file let go of, so that what comes next goes to whatever the path names by then."""
-        with self._news:
+        """Have the file reopened: the next lines go to the file that the path then names."""
+        with self._wakeup:
             self._reopening = True
-            self._news.notify()
+            self._wakeup.notify()
 
     def close(self, seconds: float = 2.0) -> None:
-        """Write what waits, for so many seconds at most, and end. A disk that stalls longer has the rest lost."""
-        with self._news:
+        """Write the queued lines, within so many seconds, and stop; the lines left after that are lost."""
+        with self._wakeup:
             self._closing = True
-            self._news.notify()
+            self._wakeup.notify()
         if self._thread is None:
             return
         self._thread.join(seconds)
-        with self._news:
+        with self._wakeup:
             left = len(self._writing) + len(self._queue)
             self._lost[STOPPED] += left
             self._queue.clear()
         if left:
-            log.error("the disk doesn't take the verdict log; lines lost at this stop: %d", left)
+            log.error("the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=%d", left)
 
     def status(self) -> dict[str, Any]:
-        """Tell how it stands, for `dump state`; `lost_by` has the lines that are in no file, by reason."""
+        """Return the status for `dump state`; `lost_by` has the number of lost lines by reason."""
         lost = {reason: count for reason, count in (self._lost + self._file.lost).items() if count}
         return {
             "problem": self.problem,
@@ -158,21 +158,21 @@ class LogWriter:
                 self._file.look()
             if self._writing:
                 self._file.write(self._writing)
-            with self._news:
-                self._room += sum(map(len, self._writing))
+            with self._wakeup:
+                self._free_bytes += sum(map(len, self._writing))
                 self._writing, self.looking, self._since = (), False, self._monotonic()
-                self._overflowing &= self._room < self._least
+                self._overflowing &= self._free_bytes < self._resume_bytes
             self.say()
         self._file.close()
 
     def _take(self) -> bool:
-        """Wait for lines, and take all that are there, or for the time of a look; False at the end, without lines."""
-        with self._news:
-            heard = self._news.wait_for(lambda: self._queue or self._reopening or self._closing, _LOOK_SECONDS)
+        """Wait for lines and take all, or until the disk is to be checked; return False once closed and empty."""
+        with self._wakeup:
+            woken = self._wakeup.wait_for(lambda: self._queue or self._reopening or self._closing, _LOOK_SECONDS)
             if not self._queue:
                 self._since = self._monotonic()
             reopening, self._reopening = self._reopening, False
-            self.looking = reopening or not heard
+            self.looking = reopening or not woken
             self._writing, self._queue = self._queue, []
             ended = self._closing and not self._writing
         if reopening:
@@ -180,12 +180,12 @@ class LogWriter:
         return not ended
 
 
-def _fitting(lines: Sequence[bytes], room: int) -> Sequence[bytes]:
-    """Give the first lines that have room."""
-    if sum(map(len, lines)) <= room:
+def _fitting(lines: Sequence[bytes], free: int) -> Sequence[bytes]:
+    """Return the first lines that fit into the free bytes."""
+    if sum(map(len, lines)) <= free:
         return lines
     for count, line in enumerate(lines):
-        room -= len(line)
-        if room < 0:
+        free -= len(line)
+        if free < 0:
             return lines[:count]
     return lines

@@ -1,7 +1,7 @@
-"""The policy log's record: one JSON object a line, in the shape that log shippers already read.
+"""Records of the verdict log: one JSON object a line, in the format that log shippers already parse.
 
-Fields, names, order and what is omitted when empty follow the managed product's policy log. Ours on top: the protocols
-sctp and icmpv6, and `isolating_policies` in a deny.
+Fields, their names and order, and which ones are omitted when empty follow the policy logging of GKE. Added
+here: the protocols sctp and icmpv6, and `isolating_policies` in a deny.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Disposition: TypeAlias = Literal["allow", "deny"]
 LoggedProtocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp", "icmpv6", "unknown"]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Timestamp: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$")]
-"""RFC 3339 in UTC with nine digits of fraction, as `timestamp` writes it: text order is order in time."""
+"""RFC 3339 in UTC with nine decimal places, as `timestamp` writes it: sorting as text sorts by time."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PolicyName(msgspec.Struct, frozen=True, order=True):
-    """Names a policy: name, namespace ('' for cluster-scoped kinds), kind; always all three."""
+    """The name of a policy: name, namespace ('' for cluster-scoped kinds) and kind, always all three."""
 
     name: str
     namespace: str
@@ -34,7 +34,7 @@ class PolicyName(msgspec.Struct, frozen=True, order=True):
 
 
 class RecordConnection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who spoke to whom: canonical addresses; ports None where the protocol has none; direction from the Pod judged."""
+    """A connection: canonical addresses; ports, None where the protocol has none; direction of the evaluated Pod."""
 
     src_ip: str
     dest_ip: str
@@ -45,9 +45,9 @@ class RecordConnection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class RecordEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One end of a connection: a Pod with all five of its fields, or `instance`, an address that is no Pod's.
+    """One end of a connection: a Pod with all five of its fields, or `instance`, an address that no Pod holds.
 
-    namespace: the same as pod_namespace; the product's log has both
+    namespace: the same as pod_namespace; the format has both
     """
 
     pod_name: str = ""
@@ -58,14 +58,14 @@ class RecordEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     instance: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what is neither or both, with ValueError (DecodeError while decoding)."""
+        """Raise ValueError for neither or both (DecodeError while decoding)."""
         of_pod = (self.pod_name, self.workload_kind, self.workload_name, self.pod_namespace, self.namespace)
         if any(of_pod) if self.instance else not all(of_pod):
             raise ValueError("an endpoint is a Pod with all its fields, or an instance")
 
     @classmethod
     def of_pod(cls, pod: Pod) -> RecordEndpoint:
-        """Describe a Pod; one that nothing controls is its own workload."""
+        """Return the end of a Pod; a Pod without a controller is its own workload."""
         return cls(
             pod_name=pod.name,
             workload_kind=pod.workload_kind,
@@ -78,10 +78,10 @@ class RecordEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One final verdict.
 
-    policies:           of an allow: every policy that allows the connection
-    isolating_policies: of a deny: the NetworkPolicies that isolate the Pod in this direction, or the policy of a
-                        tier that denies
-    count:              packets that an aggregated deny stands for; 1 for an allow
+    policies:           for an allow: every policy that allows the connection
+    isolating_policies: for a deny: the NetworkPolicies that isolate the Pod in this direction, or the admin policy
+                        that denies
+    count:              number of packets of an aggregated deny; 1 for an allow
     """
 
     connection: RecordConnection
@@ -100,7 +100,7 @@ _decoder = msgspec.json.Decoder(Record)
 
 
 def encode(record: Record) -> bytes:
-    """Write a record as one line of JSON, its newline included."""
+    """Encode a record as one line of JSON with its newline."""
     line = _encoder.encode(record)
     if not line.isascii() or b"\x7f" in line:
         line = printable_json(line.decode()).encode()
@@ -108,18 +108,18 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes) -> Record:
-    """Read a line, with or without its newline; fields that we don't know are passed over.
+    """Decode a line, with or without its newline; unknown fields are ignored.
 
     Raises DecodeError with the field at fault.
     """
     try:
         return _decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"no policy log record: {error}") from None
+        raise DecodeError(f"not a verdict log record: {error}") from None
 
 
 def timestamp(nanoseconds: int) -> str:
-    """Write nanoseconds since the epoch as RFC 3339 in UTC: '2020-06-13T21:29:31.445836587Z'.
+    """Return nanoseconds since the epoch as RFC 3339 in UTC: '2020-06-13T21:29:31.445836587Z'.
 
     Raises OverflowError outside the years 1 to 9999.
     """
@@ -129,5 +129,5 @@ def timestamp(nanoseconds: int) -> str:
 
 @lru_cache(maxsize=16)
 def _second(seconds: int) -> str:
-    """Write a second once: thousands of records share it."""
+    """Return the text of a second; cached, since thousands of records share it."""
     return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}"

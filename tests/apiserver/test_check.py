@@ -53,8 +53,8 @@ def test_with_what_is_shipped_all_is_well_but_for_a_token_that_ends_in_an_hour(
     assert "token ends" in found["credentials"].found
     assert found["API server"].found == f"{control_plane.url}: ready"
     assert found["identity"].found.startswith("ServiceAccount nfagent/nfagent (")
-    assert found["permissions"].found == f"{TOTAL} of {TOTAL} are allowed to ServiceAccount nfagent/nfagent"
-    assert found["Pods"].found.startswith("2 Pods of Node n1, 1 with the node's own address; no agent runs here")
+    assert found["permissions"].found == f"all {TOTAL} are granted to ServiceAccount nfagent/nfagent"
+    assert found["Pods"].found.startswith("2 Pods of Node n1, 1 with the node's own network; no agent runs here")
 
 
 def test_an_administrator_may_everything_and_hears_which_kinds_and_which_node_are_missing(
@@ -63,7 +63,7 @@ def test_an_administrator_may_everything_and_hears_which_kinds_and_which_node_ar
     clean.put(node_document(NODE))
     found = look(control_plane.kubeconfig(), tmp_path, "elsewhere")
     assert found["permissions"].result == "ok"
-    assert (found["own kinds"].result, found["own kinds"].mend) == ("warn", "kubectl apply -k deploy/crds")
+    assert (found["own kinds"].result, found["own kinds"].fix) == ("warn", "kubectl apply -k deploy/crds")
     assert found["tier kinds"].result == found["Service ranges"].result == "ok"
     assert (found["node"].result, found["node"].found) == ("FAIL", "no Node elsewhere; there is n1")
 
@@ -79,7 +79,7 @@ def test_who_has_no_rights_is_told_of_none_and_the_command_says_that_the_node_is
     assert done.returncode == 2, done.stderr
     lines = done.stdout.splitlines()
     number = next(number for number, line in enumerate(lines) if line.startswith("permissions"))
-    denied = f"FAIL    none of {TOTAL} is allowed to User nobody: nothing is enforced"  # codespell:ignore nobody
+    denied = f"FAIL    none of {TOTAL} is granted to User nobody: nothing is enforced"  # codespell:ignore nobody
     assert denied in lines[number]
     assert "--clusterrole=nfagent --user=nobody" in lines[number + 2]  # codespell:ignore nobody
     assert lines[-1] == "this node can't run nfagent yet"
@@ -108,4 +108,4 @@ def test_a_ca_that_did_not_sign_the_servers_certificate_is_named(control_plane: 
     found = look(changed(control_plane.kubeconfig(), tmp_path / "config", ca_file=str(other)), tmp_path)
     assert [*found] == ["credentials", "API server"]
     assert f"its certificate isn't trusted by {other}" in found["API server"].found
-    assert found["API server"].mend.startswith("set the CA that signed it")
+    assert found["API server"].fix.startswith("set the CA that signed it")

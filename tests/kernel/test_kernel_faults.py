@@ -105,7 +105,7 @@ def test_an_agent_whose_table_gets_another_owner_reports_it_and_recovers_when_it
             found = next(check for check in tables if check["name"] == "nf_tables")
             assert found["result"] == "FAIL", found
             assert OWNED in found["found"]
-            assert found["mend"] == "end that process: `nft list table inet nfagent` names it"
+            assert found["fix"] == "end that process: `nft list table inet nfagent` names it"
         wait_until(lambda: bool(reconcile()["in_sync"]), 60)
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()

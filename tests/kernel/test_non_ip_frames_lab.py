@@ -271,7 +271,7 @@ def found_by_check(agent: LabAgent) -> tuple[str, str]:
 def test_with_the_setting_for_such_frames_there_is_no_table_and_check_reports_it(
     lab: ManifestLab, agent: LabAgent
 ) -> None:
-    assert found_by_check(agent) == ("ok", "table bridge nfagent drops what no rule can judge")
+    assert found_by_check(agent) == ("ok", "table bridge nfagent drops frames that no policy can match")
     agent.stop()
     assert found_by_check(agent)[0] == "ok", "without an agent the kernel is asked"
     setting = {"NFAGENT_BRIDGES_UNJUDGED_FRAMES": "passed"}
@@ -284,7 +284,7 @@ def test_with_the_setting_for_such_frames_there_is_no_table_and_check_reports_it
         assert arrivals(lab, UNTAGGED, 4) == (False, False)
         agent.environment.update(setting)
         result, found = found_by_check(agent)
-        assert (result, "the settings let them" in found) == ("warn", True)
+        assert (result, "the settings allow them" in found) == ("warn", True)
     finally:
         for name in setting:
             agent.environment.pop(name, None)

@@ -145,7 +145,7 @@ def test_without_br_netfilter_pods_of_one_bridge_reach_each_other_and_check_repo
         ]
         assert found["result"] == "warn"
         assert "bridge cbr0 (IPv4, IPv6)" in found["found"]
-        for command in found["mend"].split(" && "):
+        for command in found["fix"].split(" && "):
             subprocess.run(lab.fabric.command(node, command.split()), check=True)
         assert reached(lab) == {row: {want} for row, want in REACHED.items()}
     finally:

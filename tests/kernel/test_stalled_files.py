@@ -80,7 +80,7 @@ def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_
             said += agent.process.stderr.readline()
         assert time.monotonic() - began < STOP_SECONDS
         if folder == "log":
-            assert "the disk doesn't take the verdict log; lines lost at this stop: 1" in said
+            assert "the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=1" in said
         # The kernel keeps the thread that waits until the disk is thawed: what was the agent's is free before.
         with site.agent():
             enforce(site, 5434)
@@ -196,7 +196,7 @@ def test_an_unwritable_log_is_reported_everywhere_before_a_record_is_lost_and_re
         agent.await_told(lambda: agent.told == "STATUS=enforcing")
         said = agent.stop()
     assert words in said
-    assert "mended: the verdict log is written again; lost so far: " in said
+    assert "verdict log is written again; lost_lines=" in said
 
 
 def test_a_runtime_folder_that_is_removed_is_made_again(site: AgentSite) -> None:

@@ -1,4 +1,4 @@
-"""Settings: which source wins, and what is said where one is wrong."""
+"""Settings: which source overrides, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def test_without_anything_the_defaults_hold(write: Write) -> None:
+def test_without_settings_the_defaults_apply(write: Write) -> None:
     assert load_settings(write(""), {}) == Settings()
 
 
-def test_the_file_that_is_installed_says_what_the_defaults_are(write: Write) -> None:
+def test_the_installed_file_documents_the_defaults(write: Write) -> None:
     uncommented = [
         line.removeprefix("#").removeprefix(" ") if " = " in line and line.startswith("#") else line
         for line in EXAMPLE.read_text().splitlines()
@@ -55,7 +55,7 @@ def test_the_file_that_is_installed_says_what_the_defaults_are(write: Write) -> 
         pytest.param('node = "file"', {"NFAGENT_NODE": ""}, {}, "file", id="a variable that is empty"),
     ],
 )
-def test_the_later_source_wins(
+def test_the_later_source_overrides(
     write: Write, file: str, environment: dict[str, str], flags: dict[str, object], wins: str
 ) -> None:
     assert load_settings(write(file), environment, flags).node_name == wins
@@ -77,13 +77,13 @@ def test_lists_in_the_environment_are_comma_separated_and_an_empty_one_empties(w
     )
 
 
-def test_ranges_of_pods_and_services_are_one_list_for_the_egress_room(write: Write) -> None:
+def test_masquerade_settings_have_pod_and_service_ranges_in_one_list(write: Write) -> None:
     file = write('[cluster]\npod_cidrs = ["10.0.0.0/16"]\nservice_cidrs = ["10.1.0.5/16"]')
     ranges = load_settings(file, {}).masquerade_settings().cluster_ranges
     assert list(map(str, ranges)) == ["10.0.0.0/16", "10.1.0.0/16"], "host bits are masked away"
 
 
-def test_the_nodes_name_is_the_machines_in_lower_case_where_none_is_set() -> None:
+def test_the_default_node_name_is_the_host_name_in_lower_case() -> None:
     assert Settings().node_name == socket.gethostname().lower()
     assert Settings(node="Node-1").node_name == "Node-1"
 
@@ -100,26 +100,17 @@ def complaint(file: Path | None, environment: dict[str, str] | None = None, **fl
     return str(caught.value)
 
 
-UNKNOWN = "is no setting; every setting is in systemd/nfagent.toml, with its default"
+KNOWN = "systemd/nfagent.toml lists all settings"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param('nod = "a"', f"nod {UNKNOWN}", id="an unknown key"),
-        pytest.param("[logging]\ngroups = 1", f"logging.groups {UNKNOWN}", id="an unknown key in a section"),
-        pytest.param("[loging]\ngroup = 1", f"loging {UNKNOWN}", id="an unknown section"),
-        pytest.param('[logging]\ngroup = "x"', "logging.group = 'x': expected int, got str", id="no number"),
-        pytest.param("node = 5", "node = 5: expected str, got int", id="no string"),
-        pytest.param("logging = 5", "logging = 5: expected object, got int", id="no section"),
-        pytest.param('[masquerade]\nenabled = "maybe"', "masquerade.enabled = 'maybe': expected bool", id="no boolean"),
-        pytest.param("[cluster]\npod_cidrs = 5", "cluster.pod_cidrs = 5: expected array, got int", id="no list"),
-        pytest.param("[cluster]\npod_cidrs = [5]", "cluster.pod_cidrs[0] = 5: expected str, got int", id="in a list"),
+        pytest.param('nod = "a"', f"unknown setting nod; {KNOWN}", id="an unknown key"),
         pytest.param(
-            '[cluster]\npod_cidrs = ["10.0.0.0"]',
-            "cluster.pod_cidrs = '10.0.0.0': is not a CIDR; write address and prefix length, like 10.0.0.0/8",
-            id="an address without prefix length",
+            "[logging]\ngroups = 1", f"unknown setting logging.groups; {KNOWN}", id="an unknown key in a section"
         ),
+        pytest.param("[sets]\ngroup = 1", f"unknown setting sets; {KNOWN}", id="an unknown section"),
         pytest.param(
             '[cluster]\nservice_cidrs = ["10.0.0.0/8", "10.0.0.0/33"]',
             "cluster.service_cidrs = '10.0.0.0/33': is not a CIDR; write one like 10.0.0.0/8 or 2001:db8::/32",
@@ -149,7 +140,7 @@ UNKNOWN = "is no setting; every setting is in systemd/nfagent.toml, with its def
         pytest.param("a = " + "[" * 5000, "is not TOML: maximum recursion depth", id="brackets without end"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_said_with_file_key_and_value(write: Write, text: str, words: str) -> None:
+def test_an_invalid_setting_is_reported_with_file_key_and_value(write: Write, text: str, words: str) -> None:
     file = write(text)
     assert complaint(file).startswith(f"{file}: {words}")
 
@@ -168,22 +159,22 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         ("NFAGENT_CLUSTER_POD_CIDRS", "10.0.0.0/8,x", "environment: cluster.pod_cidrs = 'x': is not a CIDR"),
     ],
 )
-def test_what_is_wrong_in_the_environment_is_not_blamed_on_the_file(
+def test_an_invalid_variable_is_reported_as_the_environment(
     write: Write, variable: str, value: str, words: str
 ) -> None:
     assert complaint(write("[logging]\ngroup = 1"), {variable: value}).startswith(words)
 
 
-def test_what_is_wrong_is_said_even_where_a_later_source_wins(write: Write) -> None:
+def test_an_overridden_setting_must_be_valid_too(write: Write) -> None:
     file = write("[logging]\ngroup = 70000")
     assert complaint(file, {"NFAGENT_LOGGING_GROUP": "1"}).startswith(f"{file}: logging.group = 70000")
 
 
-def test_a_wrong_flag_is_blamed_on_the_command_line(write: Write) -> None:
+def test_an_invalid_flag_is_reported_as_the_command_line(write: Write) -> None:
     assert complaint(write(""), log_level="loud").startswith("command line: log_level = 'loud'")
 
 
-def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
     file = tmp_path / "none.toml"
     assert complaint(file) == f"{file}: there is no such file; give the right one with --config"
     assert complaint(tmp_path) == f"{tmp_path}: Is a directory; give another with --config"

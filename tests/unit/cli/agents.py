@@ -1,4 +1,4 @@
-"""An agent that answers commands: its real answers, over a state and a kernel that the test gives."""
+"""An agent for commands: the real answerer over a state and a fake kernel of the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nfagent.time_slices import TimeSlices
 
 
 class Kernel:
-    """What a table holds; `listed` counts how often it was read."""
+    """The content of a table; `listed` counts how often it was read."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
         self.held = ruleset
@@ -39,7 +39,7 @@ STATUS: View = {
     "reconcile": {"in_sync": False, "failures": 0, "transactions": 0, "drifts": 0, "drift_by": "", "last_error": ""},
     "drift": {"listening": True, "others": 0},
     "bridges": [],
-    "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+    "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},  # codespell:ignore suspects
     "verdict_log": {
         "path": "policy_action.log",
         "problem": "",
@@ -61,7 +61,7 @@ def introspection(
     services: str = "",
     turns: TimeSlices | None = None,
 ) -> AgentAnswerer:
-    """Make an agent's answers; `services` is what is in the way of reading Services."""
+    """Return an agent's answerer; `services` is why Services can't be read."""
     listings = kernel or Kernel(desired.ruleset())
 
     async def read_services() -> str:
@@ -73,7 +73,7 @@ def introspection(
 
 @contextmanager
 def running(answers: http_server.AnswerProvider, path: Path | None = None) -> Iterator[None]:
-    """Serve answers at a socket's path; without one, where commands look for an agent."""
+    """Serve answers at a socket, by default the one that commands connect to."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -1,4 +1,4 @@
-"""How a command that a test called has ended."""
+"""The result of a command that a test called."""
 
 from __future__ import annotations
 

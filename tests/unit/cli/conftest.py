@@ -1,4 +1,4 @@
-"""For tests of commands: a way to call one, away from this machine's own settings."""
+"""Fixtures to call commands, isolated from this machine's settings."""
 
 from __future__ import annotations
 

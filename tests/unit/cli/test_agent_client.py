@@ -1,4 +1,4 @@
-"""Asking an agent over its unix socket: the real server, and sockets that are something else."""
+"""The client of the agent's socket: against the real server, and against other servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.cli.agents import running
 
 
 class Echo:
-    """Answers with the question; stands for an agent."""
+    """A fake agent that returns the request."""
 
     async def view(self, name: str, scope: ViewFilter) -> View:
         if name == "broken":
@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "agent.sock"
 
 
-def test_an_answer_comes_whole_and_the_question_arrives_whole(path: Path) -> None:
+def test_request_and_answer_arrive_complete(path: Path) -> None:
     with running(Echo(), path):
         assert listening(path)
         assert ask(path, "/v1/dump/state", {"namespace": "a&b=c", "pod": "ä/ö"}) == {
@@ -66,7 +66,7 @@ def test_an_answer_comes_whole_and_the_question_arrives_whole(path: Path) -> Non
     ],
     ids=["a Pod that isn't there", "a kernel that refuses"],
 )
-def test_what_the_agent_refuses_is_said_in_its_own_words(
+def test_the_error_of_the_agent_is_raised_with_its_message(
     path: Path, question: str, parameters: dict[str, str], words: str
 ) -> None:
     with running(Echo(), path), pytest.raises(UsageError, match=words):
@@ -79,7 +79,7 @@ WALL = PolicyFile(
 )
 
 
-def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
+def test_a_streamed_answer_arrives_line_by_line(path: Path) -> None:
     with running(Echo(), path):
         lines = list(ask_parts(path, "/v1/try", question(SimulationRequest((WALL,)), [])))
     parts = [msgspec.json.decode(line, type=SimulationPart) for line in lines]
@@ -93,24 +93,24 @@ def test_an_answer_in_parts_comes_line_by_line(path: Path) -> None:
         (
             "/v1/try",
             question(SimulationRequest((WALL,), delete=True), []),
-            "there is no NetworkPolicy shop/wall to take away",
+            "there is no NetworkPolicy shop/wall to remove",
         ),
-        ("/v1/later", b"", "the running agent is older than this command; restart it"),
+        ("/v1/later", b"", "the running agent is older than this command; systemctl restart nfagent"),
     ],
     ids=["a policy that isn't there", "an agent that doesn't know the question"],
 )
-def test_what_is_refused_has_no_parts(path: Path, where: str, body: bytes, words: str) -> None:
+def test_a_refused_request_raises_instead_of_streaming(path: Path, where: str, body: bytes, words: str) -> None:
     with running(Echo(), path), pytest.raises(UsageError, match=words):
         list(ask_parts(path, where, body))
 
 
-def test_without_a_socket_there_is_no_agent(path: Path) -> None:
+def test_without_a_socket_no_agent_listens(path: Path) -> None:
     assert not listening(path)
     with pytest.raises(NoAgentError, match=str(path)):
         ask(path, "/v1/dump/state", {})
 
 
-def test_a_socket_left_behind_is_no_agent(path: Path) -> None:
+def test_behind_a_stale_socket_no_agent_listens(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     assert not listening(path)
@@ -131,11 +131,11 @@ def test_a_socket_left_behind_is_no_agent(path: Path) -> None:
     "question_of",
     [
         lambda path: ask(path, "/v1/dump/state", {}),
-        lambda path: list(AgentBackend(path).attempt(SimulationRequest((WALL,)), [])),
+        lambda path: list(AgentBackend(path).simulate(SimulationRequest((WALL,)), [])),
     ],
     ids=["a view", "a trial"],
 )
-def test_something_else_at_the_socket_is_an_error_and_no_crash(
+def test_another_server_at_the_socket_is_an_error(
     path: Path, reply: bytes, question_of: Callable[[Path], object]
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listener:

@@ -1,4 +1,4 @@
-"""nfagent check on machines that lack something, as far as that can be had without root."""
+"""nfagent check on machines that lack something, as far as root isn't needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from nfagent.cli import check_host
 from nfagent.cli.check import _text
-from nfagent.cli.check_host import Check, split
-from nfagent.errors import ClusterError
+from nfagent.cli.check_host import Check
+from nfagent.errors import HostError
 from nfagent.kube.credentials import CredentialPaths, find_access
 from tests.support.disk_images import fill, hung, tmpfs
 from tests.unit.cli.called import Call
@@ -58,7 +59,7 @@ def by_name(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("_no_library")
-def test_without_the_library_check_says_what_to_install() -> None:
+def test_without_the_library_check_names_the_packages_to_install() -> None:
     done = process("check", "-o", "json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["able"] is False
@@ -66,23 +67,23 @@ def test_without_the_library_check_says_what_to_install() -> None:
         "name": "libnftables",
         "result": "FAIL",
         "found": "python3-nftables is missing",
-        "mend": "apt-get install python3-nftables nftables",
+        "fix": "apt-get install python3-nftables nftables",
     }
 
 
 @pytest.mark.usefixtures("_no_library")
-def test_without_the_library_run_says_what_to_install(manifests: Path) -> None:
+def test_without_the_library_run_names_the_packages_to_install(manifests: Path) -> None:
     done = process("run", "--manifests", manifests)
     assert done.returncode == 2
-    assert done.stderr == "error: python3-nftables is missing; run: apt-get install python3-nftables nftables\n"
+    assert done.stderr == "error: python3-nftables is missing; apt-get install python3-nftables nftables\n"
 
 
 @pytest.mark.usefixtures("_no_library")
-def test_without_the_library_render_works_all_the_same(manifests: Path) -> None:
+def test_render_works_without_the_library(manifests: Path) -> None:
     assert process("render", "--manifests", manifests, "--node", "node-a").returncode == 0
 
 
-def test_a_settings_file_that_is_wrong_is_named_and_the_rest_is_checked(call: Call, tmp_path: Path) -> None:
+def test_invalid_settings_fail_and_the_other_checks_run(call: Call, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[logging]\ngroup = 'many'\n")
     said = call("check", "--config", tmp_path / "bad.toml", "-o", "json")
     assert said.code == 2
@@ -93,7 +94,7 @@ def test_a_settings_file_that_is_wrong_is_named_and_the_rest_is_checked(call: Ca
 
 
 @pytest.mark.parametrize(("folder", "result"), [("manifests", "ok"), ("nowhere", "FAIL")], ids=["there", "missing"])
-def test_the_manifests_folder_is_looked_at(
+def test_the_manifests_folder_is_checked(
     call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch, folder: str, result: str
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests.parent / folder))
@@ -102,33 +103,31 @@ def test_the_manifests_folder_is_looked_at(
     assert found["found"].endswith(f"folder {manifests.parent / folder}")
 
 
-def test_without_a_folder_objects_are_the_api_servers_by_the_kubeconfig_that_is_named(
-    call: Call, tmp_path: Path
-) -> None:
+def test_without_a_folder_the_objects_come_from_the_api_server_of_the_kubeconfig(call: Call, tmp_path: Path) -> None:
     file = kubeconfig(tmp_path / "config", "https://api.invalid:6443")
     found = by_name(call("check", "--kubeconfig", file, "-o", "json").out)["objects"]
     assert found["result"] == "ok"
-    assert found["found"].startswith(f"API server https://api.invalid:6443, by kubeconfig {file}, context prod; ")
+    assert found["found"].startswith(f"API server https://api.invalid:6443, with kubeconfig {file}, context prod; ")
 
 
-def test_a_kubeconfig_that_is_not_there_fails_and_the_folder_of_the_settings_does_not_stand_in(
+def test_a_missing_kubeconfig_fails_even_if_the_settings_name_a_folder(
     call: Call, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NFAGENT_MANIFESTS", str(manifests))
     found = by_name(call("check", "--kubeconfig", tmp_path / "none", "-o", "json").out)["objects"]
-    assert (found["result"], found["mend"]) == ("FAIL", "name an existing one with --kubeconfig")
+    assert (found["result"], found["fix"]) == ("FAIL", "name an existing one with --kubeconfig")
 
 
 @pytest.mark.usefixtures("_nothing_found")
-def test_text_says_below_a_line_what_mends_it_and_ends_with_the_answer(call: Call) -> None:
+def test_text_shows_the_fix_below_a_line_and_ends_with_the_result(call: Call) -> None:
     header, *lines = call("check").out.splitlines()
     number = next(number for number, line in enumerate(lines) if line.startswith("objects"))
-    assert lines[number + 1].startswith(" " * header.index("FOUND") + "to mend: name a kubeconfig with ")
+    assert lines[number + 1].startswith(" " * header.index("FOUND") + "fix: name a kubeconfig with ")
     assert lines[-1].startswith("this node can")
 
 
 @pytest.mark.usefixtures("_nothing_found")
-def test_asked_about_the_cluster_without_credentials_it_says_where_it_looked_and_ends_there(call: Call) -> None:
+def test_without_credentials_the_cluster_check_lists_the_searched_places_and_ends(call: Call) -> None:
     said = call("check", "--cluster", "-o", "json")
     assert said.code == 2
     *_, last = json.loads(said.out)["checks"]
@@ -136,7 +135,7 @@ def test_asked_about_the_cluster_without_credentials_it_says_where_it_looked_and
     assert "looked for the setting kubeconfig (empty)" in last["found"]
 
 
-def test_a_server_that_nobody_is_at_is_named_with_the_reason(call: Call, tmp_path: Path) -> None:
+def test_an_unreachable_api_server_fails_with_the_reason(call: Call, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and never listened at
         server = f"https://127.0.0.1:{taken.getsockname()[1]}"
@@ -148,31 +147,39 @@ def test_a_server_that_nobody_is_at_is_named_with_the_reason(call: Call, tmp_pat
         "name": "API server",
         "result": "FAIL",
         "found": f"{server}: can't be reached: Connection refused",
-        "mend": "check that it runs, and its address",
+        "fix": "check that it runs, and its address",
     }
 
 
 @pytest.mark.parametrize("lines", [1, 3])
-def test_what_mends_several_lines_is_said_once_beneath_them(lines: int) -> None:
+def test_a_fix_shared_by_several_lines_is_shown_once_below_them(lines: int) -> None:
     shown = _text([Check("denied", "warn", f"thing {number}", "first\nsecond") for number in range(lines)])
     assert [line.split()[-1] for line in shown[1:]] == [*map(str, range(lines)), "first", "second"]
     assert shown[-1].index("second") == shown[-2].index("first")
 
 
-@pytest.mark.parametrize(
-    ("message", "parts"),
-    [
-        ("nobody is there; does it run?", ("nobody is there", "does it run?")),
-        ("looked for a; b; c. Name one", ("looked for a; b; c", "name one")),
-        ("it is 1.5 of 2", ("it is 1.5 of 2", "")),
-    ],
-    ids=["a clause", "a sentence", "neither"],
-)
-def test_what_to_do_is_a_messages_last(message: str, parts: tuple[str, str]) -> None:
-    assert split(ClusterError(message)) == parts
+def test_the_hint_of_an_error_is_the_fix_of_its_check(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise HostError("no such thing; the kernel says: no. Not `here`", hint="modprobe thing")
+
+    monkeypatch.setattr(check_host, "NftClient", refuse)
+    monkeypatch.setattr(check_host, "ConntrackClient", refuse)
+    monkeypatch.setattr(check_host, "NflogSource", refuse)
+    monkeypatch.setattr(check_host, "_has_net_admin", lambda: True)
+    found = by_name(call("check", "-o", "json").out)
+    reason = "no such thing; the kernel says: no. Not `here`"
+    lines = {name: (found[name]["found"], found[name]["fix"]) for name in ("libnftables", "live connections", "NFLOG")}
+    assert lines == {
+        "libnftables": (reason, "modprobe thing"),
+        "live connections": (
+            f"{reason}: connections that a policy newly denies are not deleted; their Pods stay under re-check",
+            "modprobe thing",
+        ),
+        "NFLOG": (f"no verdict log is written: {reason}", "modprobe thing"),
+    }
 
 
-def test_without_the_cluster_nothing_of_http_is_loaded() -> None:
+def test_without_the_cluster_flag_no_http_library_is_loaded() -> None:
     program = (
         "import sys\n"
         "from nfagent.cli import main\n"
@@ -192,17 +199,17 @@ class TestLogFolder:
         said = call("check", "-o", "json")
         return {item["name"]: f"{item['result']}: {item['found']}" for item in json.loads(said.out)["checks"]}
 
-    def test_a_disk_that_does_not_answer_is_said(self, call: Call, tmp_path: Path) -> None:
+    def test_a_disk_that_does_not_answer_is_reported(self, call: Call, tmp_path: Path) -> None:
         with hung(tmp_path / "log"), hung(tmp_path / "state"):
             found = self.found(call)
-        assert found["log folder"] == f"warn: {tmp_path / 'log'}: its disk doesn't answer"
-        assert found["state folder"] == f"warn: {tmp_path / 'state'}: its disk doesn't answer"
+        assert found["log folder"] == f"warn: {tmp_path / 'log'}: the disk doesn't answer"
+        assert found["state folder"] == f"warn: {tmp_path / 'state'}: the disk doesn't answer"
 
-    def test_a_full_disk_is_said(self, call: Call, tmp_path: Path) -> None:
+    def test_a_full_disk_is_reported(self, call: Call, tmp_path: Path) -> None:
         with tmpfs(tmp_path / "log", 64) as folder:
             fill(folder)
             found = self.found(call)
-        assert found["log folder"].startswith("warn: [Errno 28] No space left on device")
+        assert found["log folder"].startswith("warn: no verdict log is written: [Errno 28] No space left on device")
 
-    def test_a_folder_that_is_not_there_yet_is_fine(self, call: Call, tmp_path: Path) -> None:
-        assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (made when needed)"
+    def test_a_missing_folder_is_ok(self, call: Call, tmp_path: Path) -> None:
+        assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (created when needed)"

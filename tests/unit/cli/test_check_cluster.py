@@ -1,4 +1,4 @@
-"""nfagent check --cluster against API servers that say what a real one of one version doesn't."""
+"""nfagent check --cluster against scripted API servers, of versions and states that a real one doesn't have."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Allowed = Callable[[dict[str, str]], bool]
 
 
 class Script:
-    """An API server that answers as it was told; what isn't told is well."""
+    """A scripted API server; without a script, an answer has no problem."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, object]] = {
@@ -88,7 +88,7 @@ def _discovered(group: str, versions: dict[str, list[str]]) -> Document:
 
 
 class Agent:
-    """What a running agent tells of its state."""
+    """A fake agent with a given state."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -155,23 +155,23 @@ def script() -> Script:
     return Script()
 
 
-def test_where_all_is_well_every_line_says_so(script: Script, tmp_path: Path) -> None:
+def test_without_problems_every_check_is_ok(script: Script, tmp_path: Path) -> None:
     found = ask(script, tmp_path)
     assert [each.name for each in found] == [
         *("credentials", "API server", "identity", "version", "permissions"),
         *("own kinds", "tier kinds", "Service ranges", "node", "Pods"),
     ]
-    assert {(each.result, each.mend) for each in found} == {("ok", "")}
+    assert {(each.result, each.fix) for each in found} == {("ok", "")}
 
 
-def test_a_server_that_is_not_ready_says_what_is_missing(script: Script, tmp_path: Path) -> None:
+def test_for_an_unready_api_server_the_failed_checks_are_named(script: Script, tmp_path: Path) -> None:
     script.answers["/readyz"] = (500, "[+]ping ok\n[-]etcd failed: reason withheld\n[-]informer-sync failed: x\n")
     found = only(ask(script, tmp_path), "API server")
     assert found.result == "warn"
     assert "isn't ready: etcd, informer-sync" in found.found
 
 
-def test_credentials_that_are_refused_end_the_questions(script: Script, tmp_path: Path) -> None:
+def test_refused_credentials_end_the_checks(script: Script, tmp_path: Path) -> None:
     for path in ("/readyz", "/version", "/apis/authentication.k8s.io/v1/selfsubjectreviews"):
         script.answers[path] = (401, {"reason": "Unauthorized"})
     *_, server, last = ask(script, tmp_path)
@@ -181,7 +181,7 @@ def test_credentials_that_are_refused_end_the_questions(script: Script, tmp_path
     assert "401" in last.found
 
 
-def test_a_server_that_does_not_tell_who_we_are_is_asked_on(script: Script, tmp_path: Path) -> None:
+def test_an_api_server_without_self_review_is_checked_further(script: Script, tmp_path: Path) -> None:
     del script.answers["/apis/authentication.k8s.io/v1/selfsubjectreviews"]
     found = ask(script, tmp_path)
     assert only(found, "identity").result == "ok"
@@ -192,12 +192,12 @@ def test_a_server_that_does_not_tell_who_we_are_is_asked_on(script: Script, tmp_
     ("minor", "result", "words"),
     [
         ("22", "warn", "older than 1.23"),
-        ("23", "ok", "made for 1.23 and newer"),
-        ("34", "ok", "tested with 1.34"),
+        ("23", "ok", "supported from 1.23 on"),
+        ("34", "ok", "tested up to 1.34"),
         ("35+", "ok", "newer than 1.34, the newest"),
     ],
 )
-def test_of_a_version_it_is_said_whether_nfagent_is_made_for_it(
+def test_the_version_is_compared_with_the_supported_ones(
     script: Script, tmp_path: Path, minor: str, result: str, words: str
 ) -> None:
     script.answers["/version"] = (200, {"major": "1", "minor": minor, "gitVersion": f"v1.{minor}.0"})
@@ -206,7 +206,7 @@ def test_of_a_version_it_is_said_whether_nfagent_is_made_for_it(
     assert words in found.found
 
 
-def test_what_answers_and_is_no_api_server_is_warned_of(script: Script, tmp_path: Path) -> None:
+def test_another_http_server_is_a_warning(script: Script, tmp_path: Path) -> None:
     script.answers["/version"] = (200, "<html>")
     assert only(ask(script, tmp_path), "version").result == "warn"
 
@@ -219,15 +219,15 @@ def jwt(seconds: float) -> str:
 @pytest.mark.parametrize(
     ("access", "result", "words"),
     [
-        pytest.param({"authorization": "Bearer 0123"}, "ok", "test: token", id="a token that doesn't say"),
+        pytest.param({"authorization": "Bearer 0123"}, "ok", "test: token", id="a token without expiry"),
         pytest.param({"authorization": f"Bearer {jwt(99 * 3600)}"}, "ok", "in 4 days", id="a token for days"),
         pytest.param({"authorization": f"Bearer {jwt(5.5 * 3600)}"}, "warn", "in 5 hours", id="a token for hours"),
-        pytest.param({"authorization": f"Bearer {jwt(-60)}"}, "warn", "token ended", id="a token that is over"),
-        pytest.param({"expires": 4e9}, "ok", "then the plugin is asked again", id="a plugin's"),
-        pytest.param({"means": ""}, "warn", "takes us for anybody", id="none at all"),
+        pytest.param({"authorization": f"Bearer {jwt(-60)}"}, "warn", "token ended", id="an expired token"),
+        pytest.param({"expires": 4e9}, "ok", "then the exec plugin runs again", id="a plugin's"),
+        pytest.param({"means": ""}, "warn", "requests are anonymous", id="no credentials"),
     ],
 )
-def test_of_credentials_it_is_said_when_they_end(
+def test_the_expiry_of_credentials_is_shown(
     script: Script, tmp_path: Path, access: dict[str, Any], result: str, words: str
 ) -> None:
     found = only(ask(script, tmp_path, **access), "credentials")
@@ -238,7 +238,7 @@ def test_of_credentials_it_is_said_when_they_end(
 def test_a_token_file_that_is_replaced_in_time_may_be_short_lived(script: Script, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(jwt(3600))
     found = only(ask(script, tmp_path, token_file=str(tmp_path / "token")), "credentials")
-    assert (found.result, found.mend) == ("ok", "")
+    assert (found.result, found.fix) == ("ok", "")
     assert "token ends" in found.found
 
 
@@ -256,7 +256,7 @@ def denying(*denied: tuple[str, str]) -> Allowed:
                 "get, list, watch pods: nothing is enforced until they can be read": "FAIL",
                 "patch events: objects with problems get no Events": "warn",
             },
-            id="reading Pods, which is told before what is worth less",
+            id="reading Pods, which is listed before lesser permissions",
         ),
         pytest.param(
             denying(("create", "events"), ("get", "nodes")),
@@ -265,7 +265,7 @@ def denying(*denied: tuple[str, str]) -> Allowed:
                 "create events: objects with problems get no Events": "warn",
                 "get nodes: they get no Events": "warn",
             },
-            id="what is said of objects",
+            id="Events and conditions",
         ),
         pytest.param(
             denying(("list", "adminnetworkpolicies")),
@@ -280,11 +280,11 @@ def denying(*denied: tuple[str, str]) -> Allowed:
                 "create, update leases.coordination.k8s.io in nfagent: "
                 "this agent is never elected to report what concerns the whole cluster": "warn"
             },
-            id="being elected",
+            id="the leader election",
         ),
     ],
 )
-def test_what_is_denied_is_told_with_what_it_costs(
+def test_a_denied_permission_is_shown_with_its_consequence(
     script: Script, tmp_path: Path, allowed: Allowed, result: str, lines: dict[str, str]
 ) -> None:
     script.allowed = allowed
@@ -294,7 +294,7 @@ def test_what_is_denied_is_told_with_what_it_costs(
 
 
 @pytest.mark.parametrize(
-    ("username", "mend"),
+    ("username", "fix"),
     [
         ("system:serviceaccount:nfagent:nfagent", ["kubectl apply -k deploy"]),
         ("system:node:a", ["kubectl apply -k deploy", "kubectl apply -k deploy/node-credentials"]),
@@ -313,31 +313,29 @@ def test_what_is_denied_is_told_with_what_it_costs(
             ],
         ),
     ],
-    ids=["our own account", "a node", "another account", "a person"],
+    ids=["nfagent's account", "a node", "another account", "a user"],
 )
-def test_what_mends_a_denial_depends_on_who_asks(
-    script: Script, tmp_path: Path, username: str, mend: list[str]
-) -> None:
+def test_the_fix_of_a_denial_depends_on_who_asks(script: Script, tmp_path: Path, username: str, fix: list[str]) -> None:
     script.answers["/apis/authentication.k8s.io/v1/selfsubjectreviews"] = (
         201,
         {"status": {"userInfo": {"username": username}}},
     )
     script.allowed = denying(("list", "pods"))
-    assert only(ask(script, tmp_path), "denied").mend.splitlines() == mend
+    assert only(ask(script, tmp_path), "denied").fix.splitlines() == fix
 
 
 def test_a_role_of_a_namespace_is_bound_there(script: Script, tmp_path: Path) -> None:
     script.allowed = denying(("list", "configmaps"))
-    *_, last = only(ask(script, tmp_path), "denied").mend.splitlines()
+    *_, last = only(ask(script, tmp_path), "denied").fix.splitlines()
     assert last == "kubectl -n kube-system create rolebinding nfagent-jane --role=nfagent --user=jane"
 
 
-def test_a_refusal_of_the_question_itself_is_said(script: Script, tmp_path: Path) -> None:
+def test_a_refused_access_review_is_reported(script: Script, tmp_path: Path) -> None:
     script.answers["/apis"] = (403, {"code": 403, "reason": "Forbidden"})
     for group in (TIERS, GKE, "networking.k8s.io"):
         script.answers[f"/apis/{group}"] = (403, {"code": 403, "reason": "Forbidden"})
     found = only(ask(script, tmp_path), "kinds")
-    assert (found.result, found.mend) == ("FAIL", "see: kubectl api-resources")
+    assert (found.result, found.fix) == ("FAIL", "see: kubectl api-resources")
     assert "403 Forbidden" in found.found
 
 
@@ -350,14 +348,14 @@ def test_a_refusal_of_the_question_itself_is_said(script: Script, tmp_path: Path
             "own kinds",
             "warn",
             "NetworkGatewayGroup v1, NetworkLogging v1alpha1; not served: EgressNATPolicy",
-            id="without one of our own",
+            id="without one of nfagent's CRDs",
         ),
         pytest.param(
             frozenset(each for each in ALL if TIERS not in each[0]),
             "tier kinds",
             "ok",
-            "not served: AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy; where they are ",
-            id="without the tiers",
+            "not served: AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy; once their CRDs ",
+            id="without admin tiers",
         ),
         pytest.param(
             ALL - {(f"{TIERS}/v1alpha2", "clusternetworkpolicies")} | {(f"{TIERS}/v1beta1", "clusternetworkpolicies")},
@@ -368,7 +366,7 @@ def test_a_refusal_of_the_question_itself_is_said(script: Script, tmp_path: Path
         ),
     ],
 )
-def test_of_kinds_it_is_said_which_are_served(
+def test_served_and_missing_kinds_are_listed(
     script: Script,
     tmp_path: Path,
     *,
@@ -382,37 +380,37 @@ def test_of_kinds_it_is_said_which_are_served(
     found = only(ask(script, tmp_path), line)
     assert found.result == result
     assert words in found.found
-    assert bool(found.mend) == (result == "warn")
+    assert bool(found.fix) == (result == "warn")
 
 
 @pytest.mark.parametrize(("minor", "folder"), [("30", "crds-before-1.31"), ("31", "crds")])
-def test_our_own_kinds_come_in_the_form_that_the_server_takes(
+def test_the_crds_to_apply_depend_on_the_server_version(
     script: Script, tmp_path: Path, minor: str, folder: str
 ) -> None:
     script.answers["/version"] = (200, {"major": "1", "minor": minor})
     script.serve(frozenset())
-    assert only(ask(script, tmp_path), "own kinds").mend == f"kubectl apply -k deploy/{folder}"
+    assert only(ask(script, tmp_path), "own kinds").fix == f"kubectl apply -k deploy/{folder}"
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "no Node a; there are none at all"),
+        ([], "no Node a; the cluster has no Nodes"),
         (["b"], "no Node a; there is b"),
         (["b", "c"], "no Node a; there are b, c"),
         (["aa", *(f"n{number}" for number in range(9))], "no Node a; there is aa"),
-        ([f"n{number}" for number in range(9)], "no Node a; there is none of a name like it among 9"),
+        ([f"n{number}" for number in range(9)], "no Node a; none of 9 Nodes has a similar name"),
     ],
     ids=["none", "one", "two", "many, one of them alike", "many others"],
 )
-def test_a_node_that_is_not_there_is_looked_for_among_the_others(
+def test_for_a_missing_node_similar_names_are_suggested(
     script: Script, tmp_path: Path, names: list[str], words: str
 ) -> None:
     del script.answers["/api/v1/nodes/a"]
     script.answers["/api/v1/nodes"] = (200, {"items": [{"metadata": {"name": name}} for name in names]})
     *_, last = ask(script, tmp_path)
     assert (last.name, last.result, last.found) == ("node", "FAIL", words)
-    assert "--node NAME" in last.mend
+    assert "--node NAME" in last.fix
 
 
 def pods(*names: str, hosts: int = 0) -> tuple[int, Document]:
@@ -433,7 +431,7 @@ BEHIND = {"agent": {"apiserver": {"synced": False, "resources": {"Pod": {"troubl
     [
         pytest.param(pods("web", "db"), FOLLOWING, "ok", "2 Pods of Node a; the agent knows all of them", id="all"),
         pytest.param(
-            pods("web", "db", hosts=1), FOLLOWING, "ok", "3 Pods of Node a, 1 with the node's own address", id="hosts"
+            pods("web", "db", hosts=1), FOLLOWING, "ok", "3 Pods of Node a, 1 with the node's own network", id="hosts"
         ),
         pytest.param(
             pods("web", "db", "new"), FOLLOWING, "warn", "doesn't know 1 of them: shop/new", id="one that is new"
@@ -442,13 +440,13 @@ BEHIND = {"agent": {"apiserver": {"synced": False, "resources": {"Pod": {"troubl
         pytest.param(
             pods(*(f"p{number}" for number in range(9))), FOLLOWING, "warn", "shop/p4 and 4 more", id="many new ones"
         ),
-        pytest.param(pods("web"), BEHIND, "warn", "hasn't read everything yet: 403", id="before it has read all"),
+        pytest.param(pods("web"), BEHIND, "warn", "hasn't synced yet: 403", id="before it has read all"),
         pytest.param(pods("web"), {**FOLLOWING, "node": "b"}, "warn", "is for Node b", id="of another node"),
-        pytest.param(pods("web"), {"agent": {"files": {}}}, "ok", "follows a folder", id="from a folder"),
+        pytest.param(pods("web"), {"agent": {"files": {}}}, "ok", "reads a folder", id="from a folder"),
         pytest.param(pods("web"), None, "ok", "1 Pod of Node a; no agent runs here", id="no agent"),
     ],
 )
-def test_this_nodes_pods_are_compared_with_what_the_agent_knows(
+def test_pods_of_this_node_are_compared_with_those_of_the_agent(
     script: Script, tmp_path: Path, *, there: tuple[int, Document], view: View | None, result: str, words: str
 ) -> None:
     script.answers["/api/v1/pods"] = there
@@ -457,7 +455,7 @@ def test_this_nodes_pods_are_compared_with_what_the_agent_knows(
     assert words in found.found
 
 
-def test_what_may_not_be_read_is_said_of_node_and_pods(script: Script, tmp_path: Path) -> None:
+def test_forbidden_nodes_and_pods_are_warnings(script: Script, tmp_path: Path) -> None:
     refused = (403, {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "no"})
     script.answers["/api/v1/pods"] = refused
     assert only(ask(script, tmp_path), "Pods").found == "can't be read: 403 Forbidden: no"

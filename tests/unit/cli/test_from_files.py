@@ -25,19 +25,19 @@ def test_render_writes_the_table_with_the_pods_behind_addresses(call: Call, mani
     assert "10.0.0.1  # shop/web\n" in said.out
 
 
-def test_render_for_nft_has_no_remarks_in_it(call: Call, manifests: Path) -> None:
+def test_render_for_nft_has_no_comments(call: Call, manifests: Path) -> None:
     said = call("render", "--manifests", manifests, "--node", "node-a", "-o", "nft")
     assert "10.0.0.1\n" in said.out
     assert "#" not in said.out
 
 
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_render_gives_the_objects(call: Call, manifests: Path, form: str, load: Callable[[str], Any]) -> None:
+def test_render_writes_the_objects(call: Call, manifests: Path, form: str, load: Callable[[str], Any]) -> None:
     said = call("render", "--manifests", manifests, "--node", "node-a", "-o", form)
     assert "ingress/shop/db" in load(said.out)["chains"]
 
 
-def test_render_names_what_it_refused_by_file_and_line_and_shows_the_rest(call: Call, broken: Path) -> None:
+def test_render_reports_refused_objects_by_file_and_line_and_shows_the_rest(call: Call, broken: Path) -> None:
     said = call("render", "--manifests", broken, "--node", "node-a")
     assert said.code == 1
     assert "10.0.0.1  # shop/web" in said.out
@@ -46,19 +46,19 @@ def test_render_names_what_it_refused_by_file_and_line_and_shows_the_rest(call: 
     assert any(line.startswith("warning: typo.yaml:2") for line in lines)
 
 
-def test_render_for_a_node_that_is_not_in_the_manifests_names_those_that_are(call: Call, manifests: Path) -> None:
+def test_render_for_an_unknown_node_lists_the_nodes_of_the_manifests(call: Call, manifests: Path) -> None:
     said = call("render", "--manifests", manifests, "--node", "node-z")
     assert said.code == 0
-    assert "no Node node-z in the manifests (there: node-a)" in said.err
+    assert "no Node node-z in the manifests (Nodes: node-a)" in said.err
 
 
-def test_objects_come_from_a_folder_or_from_an_api_server_not_from_both(call: Call) -> None:
+def test_manifests_and_kubeconfig_exclude_each_other(call: Call) -> None:
     said = call("run", "--manifests", ".", "--kubeconfig", "admin.conf")
-    assert (said.code, "give --manifests or --kubeconfig, not both" in said.err) == (2, True)
+    assert (said.code, "--manifests and --kubeconfig exclude each other" in said.err) == (2, True)
 
 
 @pytest.mark.parametrize("command", [["render"], ["dump"], ["explain", "shop/web", "shop/db"]], ids=" ".join)
-def test_without_manifests_and_agent_the_answer_is_how_to_give_them(call: Call, command: list[str]) -> None:
+def test_without_manifests_and_agent_the_error_names_the_options(call: Call, command: list[str]) -> None:
     said = call(*command)
     assert said.code == 2
     assert "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.toml" in said.err
@@ -74,7 +74,7 @@ def test_the_folder_of_the_settings_answers_where_no_agent_runs(
     assert "no agent listens" in said.err
 
 
-def test_a_socket_that_nobody_listens_at_is_no_agent(
+def test_a_stale_socket_is_no_agent(
     call: Call, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -84,7 +84,7 @@ def test_a_socket_that_nobody_listens_at_is_no_agent(
     assert call("dump", "--node", "node-a").code == 0
 
 
-def test_state_says_who_is_isolated_by_what(call: Call, manifests: Path) -> None:
+def test_state_lists_the_isolating_policies_of_pods(call: Call, manifests: Path) -> None:
     said = call("dump", "state", "--manifests", manifests, "--node", "node-a")
     rows = {line.split()[0]: line.split() for line in said.out.splitlines() if line.startswith("shop/")}
     assert rows["shop/db"][-2:] == ["shop/db", "-"]
@@ -96,17 +96,17 @@ def test_state_says_who_is_isolated_by_what(call: Call, manifests: Path) -> None
     [(["-n", "shop"], ["db", "web"]), (["--pod", "shop/db"], ["db"])],
     ids=["a namespace", "a Pod"],
 )
-def test_state_can_be_asked_of_a_part(call: Call, manifests: Path, scope: list[str], pods: list[str]) -> None:
+def test_state_can_be_filtered(call: Call, manifests: Path, scope: list[str], pods: list[str]) -> None:
     said = call("dump", "state", "--manifests", manifests, "--node", "node-a", "-o", "json", *scope)
     assert [pod["name"] for pod in json.loads(said.out)["pods"]] == pods
 
 
-def test_policies_say_their_rules_in_words(call: Call, manifests: Path) -> None:
+def test_policies_are_shown_with_their_rules(call: Call, manifests: Path) -> None:
     said = call("dump", "policies", "--manifests", manifests, "--node", "node-a")
     assert "shop/db\n  ingress from pods app=web in namespace shop on postgres/tcp\n" in said.out
 
 
-def test_a_policy_that_can_not_be_compiled_fails_closed_in_so_many_words(call: Call, broken: Path) -> None:
+def test_a_policy_that_can_not_be_compiled_is_shown_as_failing_closed(call: Call, broken: Path) -> None:
     said = call("dump", "policies", "--manifests", broken, "--node", "node-a")
     assert said.code == 0
     row = next(line for line in said.out.splitlines() if line.startswith("shop/broken "))
@@ -115,7 +115,7 @@ def test_a_policy_that_can_not_be_compiled_fails_closed_in_so_many_words(call: C
     assert "typo.yaml:2" in said.out
 
 
-def test_a_policy_that_judges_nobody_is_not_said_to_deny_anything(call: Call, tmp_path: Path) -> None:
+def test_a_policy_that_selects_no_pod_is_not_shown_as_denying(call: Call, tmp_path: Path) -> None:
     spec = "{priority: 1, subject: {namespaces: {matchExpressions: [{key: a, operator: in}]}}, ingress: [{}]}"
     version = "policy.networking.k8s.io/v1alpha1"
     text = f"apiVersion: {version}\nkind: AdminNetworkPolicy\nmetadata: {{name: guard}}\nspec: {spec}\n"
@@ -129,7 +129,7 @@ def test_a_policy_that_judges_nobody_is_not_said_to_deny_anything(call: Call, tm
 
 @pytest.mark.parametrize("view", ["state", "policies"])
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_views_of_broken_input_are_whole_in_json_and_yaml(
+def test_views_of_broken_input_are_complete_in_json_and_yaml(
     call: Call, broken: Path, view: str, form: str, load: Callable[[str], Any]
 ) -> None:
     said = call("dump", view, "--manifests", broken, "--node", "node-a", "-o", form)
@@ -137,7 +137,7 @@ def test_views_of_broken_input_are_whole_in_json_and_yaml(
     assert len(load(said.out)["problems"]) == 2
 
 
-def test_nft_text_is_only_of_what_the_kernel_holds(call: Call, manifests: Path) -> None:
+def test_nft_text_exists_for_kernel_rulesets_only(call: Call, manifests: Path) -> None:
     said = call("dump", "state", "--manifests", manifests, "-o", "nft")
     assert said.code == 2
     assert "ruleset, kernel and diff" in said.err
@@ -146,7 +146,7 @@ def test_nft_text_is_only_of_what_the_kernel_holds(call: Call, manifests: Path) 
 def test_a_pod_is_written_with_its_namespace(call: Call, manifests: Path) -> None:
     said = call("dump", "state", "--manifests", manifests, "--pod", "db")
     assert said.code == 2
-    assert "write NAMESPACE/POD" in said.err
+    assert "write NAMESPACE/NAME" in said.err
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_pod_is_written_with_its_namespace(call: Call, manifests: Path) -> Non
     ],
     ids=["a rule allows it", "the port is another", "nothing isolates the ping", "an IPv6 address outside"],
 )
-def test_explain_answers_by_its_exit_code_and_first_line(
+def test_explain_has_the_verdict_in_exit_code_and_first_line(
     call: Call, manifests: Path, ends: list[str], code: int, first: str
 ) -> None:
     said = call("explain", *ends, "--manifests", manifests, "--node", "node-a")
@@ -167,19 +167,19 @@ def test_explain_answers_by_its_exit_code_and_first_line(
     assert said.out.splitlines()[0] == first
 
 
-def test_explain_in_json_has_the_whole_judgement(call: Call, manifests: Path) -> None:
+def test_explain_in_json_has_the_whole_verdict(call: Call, manifests: Path) -> None:
     said = call("explain", "shop/web", "shop/db:1/udp", "--manifests", manifests, "--node", "node-a", "-o", "json")
     found = json.loads(said.out)
     assert said.code == 1
     assert found["allowed"] is False
     (judged,) = found["judged"]
-    assert judged["judgement"]["ingress"]["stages"][0]["rules"][0]["outcome"] == "port"
+    assert judged["judgement"]["ingress"]["stages"][0]["rules"][0]["outcome"] == "port"  # codespell:ignore judgement
     assert [remedy["words"] for remedy in judged["remedies"]] == [
         "add 1/udp to ingress rule 1 of NetworkPolicy shop/db"
     ]
 
 
-def test_explain_says_every_rule_that_mattered_and_what_would_turn_it(call: Call, manifests: Path) -> None:
+def test_explain_lists_every_deciding_rule_and_how_to_flip_the_verdict(call: Call, manifests: Path) -> None:
     said = call("explain", "shop/web", "shop/db:80", "--manifests", manifests, "--node", "node-a")
     assert said.out.splitlines() == [
         "shop/web (10.0.0.1) -> shop/db (10.0.0.2):80/tcp: DENIED",
@@ -242,7 +242,7 @@ status: {phase: Running, podIPs: [{ip: 10.0.0.12}]}
         ("10.96.0.11:80", 1, "Service shop/all (10.96.0.11):80/tcp: DENIED for 1 of 2 Pods"),
         ("10.96.0.12:80", 1, "Service shop/ghost (10.96.0.12):80/tcp: no Pod serves it"),
     ],
-    ids=["by its address", "by its name", "by a node port", "some of its Pods deny", "nobody is there"],
+    ids=["by its address", "by its name", "by a node port", "some of its Pods deny", "no Pod behind it"],
 )
 def test_explain_of_a_service_is_about_the_pods_behind_it(
     call: Call, manifests: Path, destination: str, code: int, first: str
@@ -259,7 +259,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_explain_paints_verdicts_on_a_terminal(call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_colours_verdicts_on_a_terminal(call: Call, manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", screen)
@@ -272,14 +272,14 @@ def test_explain_paints_verdicts_on_a_terminal(call: Call, manifests: Path, monk
     assert f"  ingress at shop/two (10.0.0.12): {red}denied{plain}" in lines
 
 
-def test_explain_of_a_pod_that_is_not_there_says_which_one_is_near(call: Call, manifests: Path) -> None:
+def test_explain_of_an_unknown_pod_suggests_similar_names(call: Call, manifests: Path) -> None:
     said = call("explain", "shop/webb", "shop/db", "--manifests", manifests, "--node", "node-a")
     assert said.code == 2
     assert "did you mean shop/web?" in said.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["shop/web"], ["a", "b", "--from-log", "{}"]], ids=["none", "one", "both"])
-def test_explain_wants_two_ends_or_a_record(call: Call, arguments: list[str]) -> None:
+def test_explain_requires_two_ends_or_a_record(call: Call, arguments: list[str]) -> None:
     said = call("explain", *arguments)
     assert said.code == 2
     assert "shop/web shop/db:5432/tcp" in said.err
@@ -318,20 +318,20 @@ def test_explain_reads_a_record_after_translation(call: Call, manifests: Path) -
     assert (said.code, said.err) == (0, "")
 
 
-def test_explain_says_when_a_record_is_no_longer_true(call: Call, manifests: Path) -> None:
+def test_explain_reports_a_record_whose_verdict_has_changed(call: Call, manifests: Path) -> None:
     said = call("explain", "--from-log", record("deny", 5432), "--manifests", manifests, "--node", "node-a")
     assert said.code == 0
-    assert "it was denied at 2026-01-02T03:04:05.000000000Z; Pods or policies have changed since" in said.err
+    assert (
+        "the connection was denied at 2026-01-02T03:04:05.000000000Z; Pods or policies have changed since" in said.err
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("{}", "no policy log record"), ("nonsense", "no policy log record"), (record("deny", None), "no port")],
+    [("{}", "not a verdict log record"), ("nonsense", "not a verdict log record"), (record("deny", None), "no port")],
     ids=["an object that is none", "no JSON", "a tcp record without a port"],
 )
-def test_explain_refuses_what_is_no_record_that_it_can_judge(
-    call: Call, manifests: Path, text: str, reason: str
-) -> None:
+def test_explain_refuses_a_record_that_it_can_not_evaluate(call: Call, manifests: Path, text: str, reason: str) -> None:
     said = call("explain", "--from-log", text, "--manifests", manifests, "--node", "node-a")
     assert said.code == 2
     assert reason in said.err

@@ -1,4 +1,4 @@
-"""Names and values that hold control characters: no command's output, and no line of the log, is steered by them."""
+"""Control characters in names and values are escaped in every output and in the log."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def hostile(manifests: Path) -> Callable[[str], Path]:
-    """Give what fills the folder of manifests with a text wherever text can be."""
+    """Return a function that writes manifests with a text in every field that takes text."""
 
     def fill(text: str) -> Path:
         (manifests / f"{text}.json").write_text("".join(map(json.dumps, objects(text))))
@@ -109,7 +109,9 @@ COMMANDS = (
 
 @EVERY
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_no_output_is_steered(call: Call, hostile: Callable[[str], Path], text: str, command: tuple[str, ...]) -> None:
+def test_no_output_has_control_characters(
+    call: Call, hostile: Callable[[str], Path], text: str, command: tuple[str, ...]
+) -> None:
     said = call(*command, "--manifests", hostile(text), "--node", "node-a")
     assert_tame(said.out, said.err)
     assert said.out
@@ -125,7 +127,7 @@ def test_json_and_yaml_keep_the_exact_value(text: str, capsys: pytest.CaptureFix
 
 
 @EVERY
-def test_what_somebody_asks_for_is_not_steering_either(call: Call, manifests: Path, text: str) -> None:
+def test_arguments_are_escaped_in_errors(call: Call, manifests: Path, text: str) -> None:
     asked: list[list[str]] = [
         ["explain", text, "shop/db", "--manifests", str(manifests), "--node", "node-a"],
         [text],
@@ -139,7 +141,7 @@ def test_what_somebody_asks_for_is_not_steering_either(call: Call, manifests: Pa
 
 
 @EVERY
-def test_a_record_is_one_line_that_steers_nothing_and_is_read_back(call: Call, tmp_path: Path, text: str) -> None:
+def test_a_record_is_one_escaped_line_that_decodes_to_itself(call: Call, tmp_path: Path, text: str) -> None:
     pod = RecordEndpoint(pod_name=text, workload_kind=text, workload_name=text, pod_namespace=text, namespace=text)
     record = Record(
         connection=RecordConnection(

@@ -1,4 +1,4 @@
-"""nfagent logs: what it keeps, how it reads through rotations, how it follows."""
+"""nfagent logs: filters, rotated files, following."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ A_FEW = 3
 def record(
     number: int, *, age: int = 0, source: RecordEndpoint = WEB, destination: RecordEndpoint = DB, denied: bool = False
 ) -> Record:
-    """Make a record that is told from others by its source port."""
+    """Return a record that its source port identifies."""
     policies = (PolicyName("np", "data", "NetworkPolicy"),)
     return Record(
         connection=RecordConnection(
@@ -47,7 +47,7 @@ def record(
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Give the path of the log that the settings name."""
+    """Return the path of the log in the settings."""
     return tmp_path / "log" / "policy_action.log"
 
 
@@ -85,14 +85,14 @@ FOUR = (
     ],
     ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else None,
 )
-def test_options_keep_what_they_name(call: Call, log: Path, options: list[str], kept: list[int]) -> None:
+def test_options_filter_records(call: Call, log: Path, options: list[str], kept: list[int]) -> None:
     write(log, *FOUR)
     said = call("logs", "-o", "json", *options)
     assert said.code == (0 if kept else 2)
     assert numbers(said.out) == kept
 
 
-def test_text_lines_up_and_reads_like_a_question_to_explain(call: Call, log: Path) -> None:
+def test_text_is_aligned_and_names_connections_as_explain_does(call: Call, log: Path) -> None:
     write(log, *FOUR)
     header, *rows = call("logs").out.splitlines()
     assert header.split() == ["TIME", "VERDICT", "DIRECTION", "CONNECTION", "POLICIES", "COUNT"]
@@ -125,23 +125,23 @@ def test_older_files_are_read_first(call: Call, log: Path) -> None:
     assert numbers(call("logs", "-o", "json").out) == list(range(40))
 
 
-def test_lines_that_are_no_records_are_counted_and_passed_over(call: Call, log: Path) -> None:
+def test_invalid_lines_are_counted_and_skipped(call: Call, log: Path) -> None:
     write(log, record(1))
     with log.open("ab") as file:
         file.write(b"nonsense\n{}\n\xff\n" + encode(record(2)) + b'{"cut off')
     said = call("logs", "-o", "json")
     assert numbers(said.out) == [1, 2]
-    assert "passed over 4 lines" in said.err
+    assert "skipped 4 invalid lines" in said.err
 
 
-def test_a_filter_that_keeps_nothing_says_so(call: Call, log: Path) -> None:
+def test_a_filter_without_matches_is_reported(call: Call, log: Path) -> None:
     write(log, *FOUR)
     said = call("logs", "-n", "elsewhere")
     assert (said.code, said.out) == (2, "")
-    assert "none of 4 records matches; what isn't logged isn't here: is logging on?" in said.err
+    assert "none of 4 records matches; is logging on for these connections?" in said.err
 
 
-def test_without_a_log_the_answer_is_how_to_get_one(call: Call) -> None:
+def test_without_a_log_the_error_names_the_switch(call: Call) -> None:
     said = call("logs")
     assert said.code == 2
     assert "NetworkLogging" in said.err
@@ -160,7 +160,7 @@ def test_time_spans_are_read(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5m", "5x", "1h30"])
-def test_what_is_no_time_span_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_time_span_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write one like 90s"):
         parse_ago(text)
 
@@ -195,14 +195,14 @@ def test_following_goes_on_through_rotations(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_following_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_following_waits_for_a_missing_log(tmp_path: Path) -> None:
     path = tmp_path / "later" / "policy_action.log"
     with following(path) as process:
         write(path, record(5))
         assert read_numbers(process, 1) == [5]
 
 
-def test_following_a_file_that_is_cut_off_begins_it_anew(tmp_path: Path) -> None:
+def test_following_a_truncated_file_starts_over(tmp_path: Path) -> None:
     path = tmp_path / "policy_action.log"
     write(path, *(record(number) for number in range(A_FEW)))
     with following(path) as process:
@@ -223,11 +223,11 @@ def test_following_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("-f",)], ids=["read", "followed"])
-def test_a_fifo_in_the_log_s_place_is_said_and_not_waited_for(
+def test_a_fifo_in_place_of_the_log_is_an_error_without_waiting(
     call: Call, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     said = call("logs", "--file", fifo, *options)
     assert said.code == 2
-    assert f"{fifo} can't be read: it is no regular file; use sudo, or another --file" in said.err
+    assert f"{fifo} can't be read: not a regular file; use sudo, or another --file" in said.err

@@ -65,7 +65,7 @@ def test_the_help_of_every_command_has_an_example_of_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in all_commands() if name not in {"run", "lab"}])
-def test_every_command_that_answers_can_answer_in_json(name: str) -> None:
+def test_every_query_command_has_json_output(name: str) -> None:
     outputs = [option for option in all_commands()[name].params if option.name == "output"]
     assert len(outputs) == 1
     assert isinstance(outputs[0].type, click.Choice)
@@ -80,7 +80,7 @@ def test_every_command_is_listed_with_its_short_help(call: Call) -> None:
         assert words in listing.out
 
 
-def test_an_unknown_command_is_answered_with_those_that_there_are(call: Call) -> None:
+def test_an_unknown_command_lists_all_commands(call: Call) -> None:
     said = call("frobnicate")
     assert said.code == 2
     assert said.out == ""
@@ -93,7 +93,7 @@ def test_a_wrong_option_points_to_the_command_s_own_help(call: Call) -> None:
     assert "see: nfagent dump --help" in said.err
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+def test_a_closed_stdout_ends_the_command_quietly() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "nfagent", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

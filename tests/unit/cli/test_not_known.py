@@ -67,13 +67,13 @@ def test_of_an_agent_that_has_read_nothing_yet(call: Call, arguments: tuple[str,
 
 
 @pytest.mark.parametrize("view", ["state", "policies"])
-def test_json_of_what_is_not_whole_says_so(call: Call, view: str) -> None:
+def test_json_of_an_incomplete_view_is_marked(call: Call, view: str) -> None:
     answer = json.loads(said(call, "dump", view, "-o", "json", desired=NOTHING, standing=UNREAD).out)
     assert (answer["complete"], len(answer["unknown"])) == (False, 1)
     assert "hasn't read the whole cluster" in answer["unknown"][0]
 
 
-def test_the_kernel_itself_is_known_before_anything_was_read(call: Call) -> None:
+def test_the_kernel_view_needs_no_cluster_state(call: Call) -> None:
     answer = said(call, "dump", "kernel", desired=NOTHING, standing=UNREAD)
     assert (answer.code, answer.out.splitlines()[0]) == (0, "table inet nfagent {")
 
@@ -93,13 +93,13 @@ VIEWS = ("state", "policies", "ruleset", "kernel", "counters")
     ],
     ids=["a namespace", "a mistyped namespace", "a Pod", "a mistyped Pod", "a Pod of another namespace"],
 )
-def test_a_filter_that_matches_nothing_says_so(call: Call, view: str, scope: tuple[str, ...], words: str) -> None:
+def test_a_filter_without_matches_is_unknown(call: Call, view: str, scope: tuple[str, ...], words: str) -> None:
     answer = said(call, "dump", view, *scope)
     assert (answer.code, answer.out) == (2, "")
     assert words in answer.err
 
 
-def test_a_filter_of_what_is_compared_as_a_whole_is_refused(call: Call) -> None:
+def test_the_diff_can_not_be_filtered(call: Call) -> None:
     answer = said(call, "dump", "diff", "-n", "shop")
     assert (answer.code, answer.out) == (2, "")
     assert "diff compares the whole table, not a part of it; leave -n and --pod away" in answer.err
@@ -114,7 +114,7 @@ def test_a_filter_of_what_is_compared_as_a_whole_is_refused(call: Call) -> None:
     ],
     ids=["a Pod", "a namespace"],
 )
-def test_what_other_nodes_hold_is_not_known_here(call: Call, view: str, scope: tuple[str, ...], words: str) -> None:
+def test_rulesets_of_other_nodes_are_unknown(call: Call, view: str, scope: tuple[str, ...], words: str) -> None:
     answer = said(call, "dump", view, *scope)
     assert (answer.code, answer.out) == (2, "")
     assert words in answer.err
@@ -167,14 +167,14 @@ KNOWN = {
 
 
 @pytest.mark.parametrize(("arguments", "words"), KNOWN.values(), ids=KNOWN)
-def test_what_is_known_to_be_none_is_said_in_precise_words(call: Call, arguments: tuple[str, ...], words: str) -> None:
+def test_a_known_absence_is_stated_precisely(call: Call, arguments: tuple[str, ...], words: str) -> None:
     guard = tier_policy("AdminNetworkPolicy", "guard", {"namespaces": labelled(team="none")}, priority=1)
     answer = said(call, "dump", *arguments, desired=Scene(*DOCUMENTS, guard).views["a"])
     assert (answer.code, answer.err) == (0, "")
     assert words in answer.out.splitlines()
 
 
-def test_a_pod_without_rules_is_said_to_have_none(call: Call) -> None:
+def test_a_pod_without_rules_is_reported(call: Call) -> None:
     answer = said(call, "dump", "ruleset", "--pod", "open/cat")
     assert answer.code == 0
     assert "note: no rules for Pod open/cat" in answer.err
@@ -199,13 +199,13 @@ SINCE = "Pod: not followed, last heard of 60 min ago (1970-01-01T06:00:00Z), wha
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_old_news_say_since_when_they_are_old(call: Call, arguments: tuple[str, ...]) -> None:
+def test_stale_views_show_since_when(call: Call, arguments: tuple[str, ...]) -> None:
     answer = said(call, *arguments, standing=STALE)
     assert f"warning: {SINCE}" in answer.err
     assert answer.code == (1 if arguments[0] == "explain" else 0)
 
 
-def test_what_is_not_there_may_be_too_new_for_old_news(call: Call) -> None:
+def test_a_missing_object_may_be_newer_than_a_stale_view(call: Call) -> None:
     answer = said(call, "explain", "shop/web", "shop/new:80/tcp", standing=STALE)
     assert answer.code == 2
     assert "there is no Pod shop/new" in answer.err
@@ -215,7 +215,7 @@ def test_what_is_not_there_may_be_too_new_for_old_news(call: Call) -> None:
 REFUSED = Freshness(refused="Device or resource busy")
 
 
-def test_what_a_kernel_that_refuses_does_is_not_known(call: Call) -> None:
+def test_enforcement_is_unknown_while_the_kernel_refuses(call: Call) -> None:
     answer = said(call, "explain", "shop/web", "open/cat:80/tcp", standing=REFUSED)
     assert answer.code == 2
     assert answer.out.splitlines()[0].endswith(": not known (allowed by what is known)")
@@ -225,7 +225,7 @@ def test_what_a_kernel_that_refuses_does_is_not_known(call: Call) -> None:
 
 
 @pytest.mark.parametrize("view", ["state", "policies", "counters", "ruleset"])
-def test_what_the_kernel_does_not_hold_yet_is_said_beside_what_it_must(call: Call, view: str) -> None:
+def test_uncommitted_rules_are_reported_with_the_desired_ruleset(call: Call, view: str) -> None:
     answer = said(call, "dump", view, standing=REFUSED)
     assert answer.code == 0
     assert "warning: the kernel doesn't hold these rules: Device or resource busy" in answer.err
@@ -250,7 +250,7 @@ HELD = {
 
 
 @pytest.mark.parametrize(("arguments", "words"), HELD.values(), ids=HELD)
-def test_that_there_is_no_policy_is_not_known_to_hold_while_the_kernel_holds_others(
+def test_the_absence_of_policies_is_unknown_while_the_kernel_holds_other_rules(
     call: Call, arguments: tuple[str, ...], words: str
 ) -> None:
     desired = Scene(namespace("shop"), pod("shop/web", "a", 10)).views["a"]
@@ -260,14 +260,14 @@ def test_that_there_is_no_policy_is_not_known_to_hold_while_the_kernel_holds_oth
     assert answer.err.startswith("not known: ")
 
 
-def test_services_that_can_not_be_read_leave_the_verdict_open(call: Call) -> None:
+def test_unreadable_services_leave_the_verdict_unknown(call: Call) -> None:
     answer = said(call, "explain", "shop/web", "192.0.2.9:80/tcp", services="403 Forbidden")
     assert answer.code == 2
     assert "Services can't be read (403 Forbidden): whether an address is a Service's" in answer.err
     assert "ALLOWED" not in answer.out
 
 
-def test_what_was_read_of_a_cluster_so_far_is_shown_as_that(call: Call) -> None:
+def test_a_partially_read_cluster_is_shown_as_such(call: Call) -> None:
     part = Scene(*DOCUMENTS).views["a"]
     answer = said(call, "dump", "state", desired=part, standing=UNREAD)
     assert [line.split()[0] for line in answer.out.splitlines() if line.endswith("as far as it was read")] == [

@@ -58,7 +58,7 @@ def test_in_the_journal_every_line_has_its_priority_and_no_time() -> None:
     assert said[-1] == "<3>  | <2>forged"
 
 
-def test_elsewhere_a_line_begins_with_time_and_level() -> None:
+def test_outside_the_journal_a_line_begins_with_time_and_level() -> None:
     first, error, failed, *traceback = logged(journal=False)
     assert first[8:] == " info two\\nlines"
     assert first[2] == first[5] == ":"
@@ -72,13 +72,13 @@ def test_a_group_of_one_error_is_that_error() -> None:
     assert run._plain(ExceptionGroup("tasks", [ExceptionGroup("inner", [only])])) is only  # noqa: SLF001 - see above
 
 
-def test_a_group_of_our_errors_says_each_once() -> None:
+def test_a_group_of_nfagent_errors_lists_each_once() -> None:
     found = run._plain(ExceptionGroup("tasks", [KernelError("a"), KernelError("b"), KernelError("a")]))  # noqa: SLF001
     assert isinstance(found, NfagentError)
     assert str(found) == "a; b"
 
 
-def test_a_group_with_a_fault_of_ours_stays_whole() -> None:
+def test_a_group_with_an_unexpected_error_stays_unchanged() -> None:
     group = ExceptionGroup("tasks", [KernelError("a"), ZeroDivisionError()])
     assert run._plain(group) is group  # noqa: SLF001
 

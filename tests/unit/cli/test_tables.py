@@ -1,4 +1,4 @@
-"""Tables line up, and colour is only where somebody looks."""
+"""Tables are aligned, and coloured on a terminal only."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_every_column_begins_where_its_heading_does(rows: list[tuple[str, str, s
         assert padded[begin[1] :] == (row[2] or "-")
 
 
-def test_numbers_are_set_flush_right() -> None:
+def test_numbers_are_right_aligned() -> None:
     shown = tables.table(("name", "packets"), [("a", "5"), ("b", "1234567")], right={1})
     assert shown == ["NAME  PACKETS", "a           5", "b     1234567"]
 
 
-def test_colour_takes_no_room_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_does_not_count_in_column_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_terminal(monkeypatch)
     coloured = tables.table(("verdict", "who"), [(tables.paint("deny"), "a"), (tables.paint("allow"), "b")])
     assert [tables.plain(line) for line in coloured] == ["VERDICT  WHO", "deny     a", "allow    b"]
@@ -53,7 +53,7 @@ def test_colour_takes_no_room_in_a_table(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
-def test_only_our_own_colours_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_marked_colours_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_terminal(monkeypatch)
     row = tables.table(("verdict", "who"), [(tables.paint("deny"), "\x1b[32mallow\x1b[0m")])[1]
     assert tables.shown(row) == "\x1b[31mdeny\x1b[0m     \\x1b[32mallow\\x1b[0m"

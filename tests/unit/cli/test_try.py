@@ -135,7 +135,7 @@ def test_what_would_be_denied_is_shown_with_its_count_and_its_reason(call: Call,
 
 
 @pytest.mark.usefixtures("log")
-def test_what_is_denied_comes_first_and_one_row_has_what_is_alike(call: Call) -> None:
+def test_denied_flows_come_first_and_similar_flows_share_a_row(call: Call) -> None:
     said = tried(call, INSTEAD)
     assert said.code == 1
     header, *rows, _, sentence = said.out.splitlines()
@@ -157,14 +157,14 @@ def test_exit_code_0_where_nothing_would_be_denied(call: Call) -> None:
 
 
 @pytest.mark.usefixtures("log")
-def test_nothing_changes_where_the_policy_is_there_already(call: Call) -> None:
+def test_nothing_changes_for_an_existing_policy(call: Call) -> None:
     said = tried(call, THE_SAME)
     assert (said.code, said.out) == (0, "none of 4 flows of the log would change\n")
-    assert "note: NetworkPolicy shop/db is already as the files say\n" in said.err
+    assert "note: NetworkPolicy shop/db is unchanged by the files\n" in said.err
 
 
 @pytest.mark.usefixtures("log")
-def test_delete_takes_the_named_policies_away(call: Call) -> None:
+def test_delete_removes_the_named_policies(call: Call) -> None:
     said = tried(call, INSTEAD, "--delete")
     assert said.code == 0
     assert "(before: NetworkPolicy shop/db isolates it; rule 1 of 1 has other ports)" in said.out
@@ -182,14 +182,14 @@ def test_flows_of_the_log_have_a_row_each(call: Call, log: Path) -> None:
 
 
 @pytest.mark.usefixtures("log", "broken")
-def test_what_is_wrong_with_the_manifests_is_told(call: Call) -> None:
+def test_problems_of_the_manifests_are_reported(call: Call) -> None:
     assert "warning: policy.yaml:2: NetworkPolicy shop/broken" in tried(call, WALL).err
 
 
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        (HTTP_TOO, ["--delete"], "there is no NetworkPolicy shop/http to take away"),
+        (HTTP_TOO, ["--delete"], "there is no NetworkPolicy shop/http to remove"),
         (INSTEAD.replace("name: db", "name: dbs"), ["--delete"], "did you mean shop/db?"),
         (OTHER_KINDS, [], "only policies can be tried, and the files hold other objects too: Namespace shop"),
         ("kind: [}", [], "given.yaml:1: is not valid YAML"),
@@ -200,14 +200,14 @@ def test_what_is_wrong_with_the_manifests_is_told(call: Call) -> None:
     ids=["not there", "misspelt", "other kinds", "no YAML", "no time span", "no such file", "a folder for a log"],
 )
 @pytest.mark.usefixtures("log")
-def test_what_can_not_be_tried_is_an_error_of_usage(call: Call, text: str, options: list[str], words: str) -> None:
+def test_invalid_requests_are_usage_errors(call: Call, text: str, options: list[str], words: str) -> None:
     said = tried(call, text, *options)
     assert (said.code, said.out) == (2, "")
     assert words in said.err
 
 
 @pytest.mark.usefixtures("log")
-def test_a_policy_that_can_not_be_read_is_judged_as_enforced_and_told(call: Call) -> None:
+def test_an_invalid_policy_is_evaluated_as_failing_closed_and_reported(call: Call) -> None:
     said = tried(call, BROKEN)
     assert said.code == 0
     assert "none of 4 flows" in said.out
@@ -217,7 +217,9 @@ def test_a_policy_that_can_not_be_read_is_judged_as_enforced_and_told(call: Call
     assert "NetworkPolicy shop/http can't be read: it fails closed" in closed.out
 
 
-def test_files_folders_and_standard_input_go_together(call: Call, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_folders_and_standard_input_can_be_combined(
+    call: Call, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("more").mkdir()
     Path("more/http.yaml").write_text(HTTP_TOO)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(WALL.encode())))
@@ -231,7 +233,7 @@ def test_files_folders_and_standard_input_go_together(call: Call, log: Path, mon
     [([], 7, 6), (["--since", "1h"], 5, 5), (["-n", "shop"], 6, 5), (["--since", "1h", "-n", "shop"], 4, 4)],
     ids=["all", "the last hour's", "a namespace's", "both"],
 )
-def test_json_says_what_was_judged(call: Call, log: Path, options: list[str], records: int, judged: int) -> None:
+def test_json_has_the_evaluated_flows(call: Call, log: Path, options: list[str], records: int, judged: int) -> None:
     write(log, record(ELSEWHERE, ("10.0.0.9", "ops/probe"), 80), record(DB, WEB, 80, "deny", age=7200))
     found = json.loads(tried(call, THE_OTHER, "-o", "json", *options).out)
     assert (found["log"]["records"], found["log"]["judged"], found["log"]["unchanged"]) == (records, judged, judged - 1)
@@ -248,21 +250,21 @@ def test_json_says_what_was_judged(call: Call, log: Path, options: list[str], re
     assert [turned["direction"] for turned in change["turned"]] == ["ingress"]
 
 
-def test_what_was_read_of_the_log_is_said(call: Call, log: Path) -> None:
+def test_the_evaluated_part_of_the_log_is_reported(call: Call, log: Path) -> None:
     write(log, record(WEB, DB, None), record(WEB, ("10.0.0.1", "shop/was"), 80))
     with log.open("ab") as file:
         file.write(b"nonsense\n")
     said = tried(call, WALL)
     notes = said.err.splitlines()
-    assert notes[0].startswith("note: judged 5 flows of 7 records, ")
+    assert notes[0].startswith("note: evaluated 5 flows of 7 records, ")
     assert notes[1:] == [
-        "note: left out 1 record without a port to judge by",
-        "warning: passed over 1 line of the log that can't be read as a record",
+        "note: left out 1 record without a port",
+        "warning: skipped 1 invalid line of the log",
         (
-            "note: these policies judge 2 Pods; this log can't have all connections of 1 (on other nodes, or judged by "
-            "no policy yet): --pods judges all pairs of Pods"
+            "note: these policies select 2 Pods; this log can't have all connections of 1 (on other nodes, or "
+            "selected by no policy yet): --pods evaluates all pairs of Pods"
         ),
-        "note: 1 flow with an end whose Pod is gone: judged by who has the address now",
+        "note: 1 flow of Pods that are gone: evaluated with the current holders of their addresses",
     ]
 
 
@@ -270,26 +272,26 @@ def test_a_log_without_allowed_connections_can_not_show_what_would_be_denied(cal
     write(tmp_path / "log" / "policy_action.log", record(WEB, DB, 80, "deny"))
     said = tried(call, WALL)
     assert said.code == 0
-    assert "warning: the log has no allowed connection: what would be denied can't be seen" in said.err
+    assert "warning: the log has no allowed connections, so none of them can turn out denied" in said.err
 
 
 @pytest.mark.usefixtures("log")
-def test_policies_that_judge_nobody_are_suspicious(call: Call) -> None:
+def test_policies_that_select_no_pod_are_a_warning(call: Call) -> None:
     said = tried(call, NOBODYS)
     assert (said.code, said.out) == (0, "none of 4 flows of the log would change\n")
-    assert "warning: these policies judge no Pod that has an address: nothing can change" in said.err
+    assert "warning: these policies select no Pod with an address: nothing can change" in said.err
 
 
 @pytest.mark.parametrize(
     ("records", "options", "words"),
     [
-        ((), [], "there is no verdict log yet; the NetworkLogging object `default` switches logging on"),
+        ((), [], "no verdict log yet; the NetworkLogging object `default` switches logging on"),
         ((record(WEB, DB, 80, age=90),), ["--since", "1m"], "none of 1 record of"),
         ((record(WEB, DB, 80),), ["-n", "elsewhere"], "none of 1 record of"),
     ],
     ids=["no log", "nothing since then", "nothing of that namespace"],
 )
-def test_without_anything_to_judge_there_is_no_answer(
+def test_without_flows_there_is_an_error(
     call: Call, tmp_path: Path, records: tuple[Record, ...], options: list[str], words: str
 ) -> None:
     if records:
@@ -297,7 +299,7 @@ def test_without_anything_to_judge_there_is_no_answer(
     said = tried(call, WALL, *options)
     assert (said.code, said.out) == (2, "")
     assert words in said.err
-    assert "or judge all pairs of Pods, with --pods" in said.err
+    assert "or evaluate all pairs of Pods with --pods" in said.err
 
 
 def test_pairs_of_pods_need_no_log(call: Call) -> None:
@@ -310,7 +312,7 @@ def test_pairs_of_pods_need_no_log(call: Call) -> None:
         "-",
     ]
     assert sentence.startswith("2 of 5 flows between Pods would be denied that are allowed now; none would be allowed")
-    assert "there is no verdict log yet" in said.err
+    assert "no verdict log yet" in said.err
 
 
 def test_pairs_that_differ_in_one_end_alone_are_one_row(call: Call, manifests: Path) -> None:
@@ -327,7 +329,7 @@ def test_pairs_that_differ_in_one_end_alone_are_one_row(call: Call, manifests: P
 
 
 @pytest.mark.usefixtures("log")
-def test_log_and_pairs_are_judged_together_and_counted_apart(call: Call) -> None:
+def test_log_and_pairs_are_evaluated_together_and_counted_separately(call: Call) -> None:
     said = tried(call, HTTP_TOO, "--pods")
     assert said.code == 0
     assert said.out.splitlines()[-2:] == [
@@ -339,14 +341,14 @@ def test_log_and_pairs_are_judged_together_and_counted_apart(call: Call) -> None
 def test_pairs_can_be_narrowed_to_a_namespace(call: Call) -> None:
     said = tried(call, WALL, "--pods", "-n", "elsewhere")
     assert (said.code, said.out) == (2, "")
-    assert "there is no namespace elsewhere here, and no flow with an end in it" in said.err
+    assert "there is no namespace elsewhere, and no flow with an end in it" in said.err
 
 
-def test_too_many_pairs_are_refused_with_a_way_out(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pairs_are_refused_with_a_hint(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "MOST_FLOWS", 3)
     said = tried(call, WALL, "--pods")
     assert (said.code, said.out) == (2, "")
-    assert "more than 3 connections to judge; narrow them with -n NS" in said.err
+    assert "more than 3 connections to evaluate; narrow them with -n NS" in said.err
 
 
 class FolderAgent:
@@ -369,7 +371,7 @@ class FolderAgent:
 @pytest.mark.parametrize(
     ("text", "options"),
     [(WALL, []), (INSTEAD, ["--pods"]), (INSTEAD, ["--delete", "-n", "shop"]), (BROKEN, ["--pods"])],
-    ids=["a wall", "another policy instead", "a policy goes", "one that fails closed"],
+    ids=["a deny-all policy", "another policy instead", "a policy is removed", "one that fails closed"],
 )
 @pytest.mark.usefixtures("log")
 def test_a_running_agent_answers_as_the_folder_does(call: Call, text: str, options: list[str]) -> None:
@@ -381,7 +383,7 @@ def test_a_running_agent_answers_as_the_folder_does(call: Call, text: str, optio
 
 
 @pytest.mark.usefixtures("log")
-def test_without_agent_and_manifests_the_answer_is_how_to_give_them(call: Call) -> None:
+def test_without_agent_and_manifests_the_error_names_the_options(call: Call) -> None:
     Path("given.yaml").write_text(WALL)
     said = call("try", "-f", "given.yaml")
     assert said.code == 2
@@ -396,7 +398,7 @@ class Screen(io.StringIO):
 
 
 @pytest.mark.usefixtures("log")
-def test_verdicts_are_painted_on_a_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_are_coloured_on_a_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", screen)
@@ -404,7 +406,7 @@ def test_verdicts_are_painted_on_a_terminal(call: Call, monkeypatch: pytest.Monk
     assert "\x1b[32mallowed\x1b[0m  \x1b[31mdenied\x1b[0m" in screen.getvalue()
 
 
-def test_long_work_shows_how_far_it_is_where_somebody_looks(
+def test_a_long_simulation_shows_its_progress_on_a_terminal(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = range(1, 5001)
@@ -412,5 +414,5 @@ def test_long_work_shows_how_far_it_is_where_somebody_looks(
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     tried(call, HTTP_TOO)
-    assert "judging" in screen.getvalue()
+    assert "evaluating" in screen.getvalue()
     assert "100%" in screen.getvalue()

@@ -183,17 +183,17 @@ def test_a_trial_may_be_about_many_flows(path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "that is no trial"),
-        (b"[]", "that is no trial"),
+        (b"", "not a simulation request"),
+        (b"[]", "not a simulation request"),
         (question(SimulationRequest(()), []), "the files hold no policy"),
         (
             question(SimulationRequest((PolicyFile("x", OPEN.text.replace("all", "al")),), delete=True), []),
             "did you mean shop/all?",
         ),
-        (question(SimulationRequest((OPEN,)), []) + b"\n[1]", "that is no trial"),
-        (b"x" * (MOST_BYTES + 1), "more connections than 32 MiB; take fewer with --since or -n NS"),
+        (question(SimulationRequest((OPEN,)), []) + b"\n[1]", "not a simulation request"),
+        (b"x" * (MOST_BYTES + 1), "more than 32 MiB of connections; narrow them with --since or -n NS"),
     ],
-    ids=["nothing", "something else", "no policy", "nothing to take away", "no flows behind it", "too much"],
+    ids=["nothing", "something else", "no policy", "nothing to remove", "no flows behind it", "too much"],
 )
 def test_a_trial_that_can_not_be_made_says_why(path: Path, body: bytes, words: str) -> None:
     status, content = tried(path, body)

@@ -56,7 +56,7 @@ def parts(scene: Scene, asked: SimulationRequest, *seen: ObservedFlow, seconds: 
 
 @settings(deadline=None, max_examples=50)
 @given(ASKED, st.lists(SEEN, max_size=3), st.sampled_from([1, 700]))
-def test_a_question_arrives_as_it_was_asked(asked: SimulationRequest, seen: list[ObservedFlow], times: int) -> None:
+def test_a_request_survives_encoding(asked: SimulationRequest, seen: list[ObservedFlow], times: int) -> None:
     arrived, flows = read_question(question(asked, seen * times))
     assert arrived == asked
     assert list(flows) == seen * times
@@ -66,7 +66,7 @@ def test_a_question_arrives_as_it_was_asked(asked: SimulationRequest, seen: list
 @given(
     st.binary(max_size=60) | st.binary(max_size=60).map(lambda line: question(SimulationRequest(()), ()) + b"\n" + line)
 )
-def test_any_bytes_are_a_question_or_an_error(body: bytes) -> None:
+def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
     with suppress(UsageError):
         asked, flows = read_question(body)
         assert isinstance(asked, SimulationRequest)
@@ -76,13 +76,13 @@ def test_any_bytes_are_a_question_or_an_error(body: bytes) -> None:
 @pytest.mark.parametrize(
     "ends", [("10.64.0.10", "nonsense"), ("10.0.0.256", "10.64.0.10"), ("", "")], ids=["to", "from", "both"]
 )
-def test_a_flow_between_what_is_no_address_is_refused(ends: tuple[str, str]) -> None:
+def test_a_flow_with_an_invalid_address_is_refused(ends: tuple[str, str]) -> None:
     body = question(SimulationRequest((WALL,)), [ObservedFlow(Flow(*ends, "tcp", 80), 1)])
     with pytest.raises(UsageError, match="is not an IP address"):
         list(read_question(body)[1])
 
 
-def test_the_first_part_says_how_much_there_is_and_the_last_part_has_the_outcome() -> None:
+def test_the_first_part_has_the_total_and_the_last_part_the_result() -> None:
     scene = Scene(*PODS[:2])
     seen = ObservedFlow(scene.flow("outside", "shop/p10", "80/tcp"), 3, "", "shop/p10")
     first, last = parts(scene, SimulationRequest((WALL,), pods=True), seen)
@@ -96,37 +96,37 @@ def test_the_first_part_says_how_much_there_is_and_the_last_part_has_the_outcome
     assert [change.count for change in last.changes] == [3] + [0] * both_ways_in_both_families_by_port_and_ping
 
 
-def test_turns_end_after_every_step_where_time_is_up_and_say_the_same() -> None:
+def test_slices_of_one_step_have_the_same_result() -> None:
     scene = Scene(*PODS)
     asked = SimulationRequest((WALL,), pods=True)
     seen = ObservedFlow(scene.flow("outside", "shop/p10", "80/tcp"), 3)
     whole = parts(scene, asked, seen)
     turns = list(in_turns(work(scene, asked, seen), 0.0))
-    assert turns.index(None) == 0, "while it is planned, nobody is told anything"
+    assert turns.index(None) == 0, "there is no part while planning"
     told = [part for part in turns if part is not None]
     assert len(told) > whole[0].total
     assert [change for part in told for change in part.changes] == list(whole[-1].changes)
     assert told[-1].outcome == whole[-1].outcome
 
 
-def test_parts_survive_the_wire() -> None:
+def test_parts_survive_encoding() -> None:
     scene = Scene(*PODS, policy("shop/more", labelled(app="p10")))
     for part in parts(scene, SimulationRequest((WALL,), pods=True)):
         assert msgspec.json.decode(msgspec.json.encode(part), type=SimulationPart) == part
 
 
-def test_too_much_is_refused_before_anything_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_flows_are_refused_before_any_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(*PODS)
     monkeypatch.setattr(job, "MOST_FLOWS", 100)
     turns = in_turns(work(scene, SimulationRequest((WALL,), pods=True)), 60.0)
-    with pytest.raises(UsageError, match="more than 100 connections to judge; narrow them with -n NS") as refused:
+    with pytest.raises(UsageError, match="more than 100 connections to evaluate; narrow them with -n NS") as refused:
         next(turns)
     assert "--since" in str(refused.value)
     monkeypatch.setattr(job, "MOST_FLOWS", 120)
     assert parts(scene, SimulationRequest((WALL,), pods=True))[0].total == 120
 
 
-def test_problems_are_told_with_the_first_part_unless_the_policies_go() -> None:
+def test_the_first_part_has_the_problems_unless_policies_are_deleted() -> None:
     broken = PolicyFile(WALL.name, WALL.text.replace("spec: {}", "spec: {ingress: 1}"))
     scene = Scene(*PODS)
     assert [problem.place for problem in parts(scene, SimulationRequest((broken,)))[0].problems] == ["wall.yaml:1"]
@@ -134,6 +134,6 @@ def test_problems_are_told_with_the_first_part_unless_the_policies_go() -> None:
     assert parts(scene, SimulationRequest((broken,), delete=True))[0].problems == ()
 
 
-def test_what_is_to_go_and_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="there is no NetworkPolicy shop/wall to take away"):
+def test_deleting_a_missing_policy_is_refused() -> None:
+    with pytest.raises(UsageError, match="there is no NetworkPolicy shop/wall to remove"):
         work(Scene(*PODS), SimulationRequest((WALL,), delete=True))

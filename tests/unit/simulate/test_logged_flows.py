@@ -62,17 +62,17 @@ def test_records_of_one_flow_are_one_flow_with_their_counts_together() -> None:
     assert (found.records, found.allowed) == (3, 2)
 
 
-def test_a_connection_that_both_its_ends_log_is_seen_once() -> None:
+def test_a_connection_that_both_ends_log_counts_once() -> None:
     found = folded(record(direction="egress"), record(direction="ingress"), record(direction="ingress"))
     assert [seen.count for seen in found.flows] == [2]
 
 
-def test_the_later_record_tells_whose_the_addresses_are() -> None:
+def test_the_last_record_determines_the_pods() -> None:
     found = folded(record(source=pod("shop/was")), record(source=pod("shop/is"), second=1))
     assert [seen.source for seen in found.flows] == ["shop/is"]
 
 
-def test_ports_protocols_and_addresses_tell_flows_apart() -> None:
+def test_ports_protocols_and_addresses_distinguish_flows() -> None:
     found = folded(
         record(),
         record(port=81),
@@ -83,7 +83,7 @@ def test_ports_protocols_and_addresses_tell_flows_apart() -> None:
     assert len(found.flows) == 5
 
 
-def test_the_span_is_that_of_all_records_in_whatever_order() -> None:
+def test_the_span_covers_records_in_any_order() -> None:
     found = folded(record(second=20), record(second=10), record(second=30))
     assert (found.first, found.last) == (timestamp(10 * SECOND), timestamp(30 * SECOND))
     assert (LoggedFlows().first, LoggedFlows().last) == ("", "")
@@ -100,7 +100,7 @@ def test_the_span_is_that_of_all_records_in_whatever_order() -> None:
     ],
     ids=["tcp without a port", "icmp", "a protocol without ports", "no address", "an address that isn't canonical"],
 )
-def test_what_can_not_be_judged_again_is_left_out_and_counted(item: Record, judged: bool) -> None:  # noqa: FBT001
+def test_records_that_can_not_be_evaluated_are_left_out_and_counted(item: Record, judged: bool) -> None:  # noqa: FBT001
     found = folded(item)
     assert (len(found.flows), found.left_out, found.records) == (int(judged), int(not judged), 1)
 

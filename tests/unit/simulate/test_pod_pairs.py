@@ -64,16 +64,16 @@ def pairs(scene: Scene, found: PodPairEnumerator) -> set[str]:
         ((TO_DB,), "shop", {"shop/web shop/db", "ops/probe shop/db"}),
         ((policy("none/of", {}),), "", set()),
     ],
-    ids=["ingress", "egress", "both", "with a client in a namespace", "with a server there", "of nobody"],
+    ids=["ingress", "egress", "both", "with a client in a namespace", "with a server there", "of no Pod"],
 )
-def test_pairs_are_those_with_an_end_that_is_judged_otherwise(
+def test_pairs_have_an_end_that_the_patch_affects(
     documents: tuple[Document, ...], where: str, expected: set[str]
 ) -> None:
     scene = Scene(*PODS)
     assert pairs(scene, survey(scene, *documents, namespace=where)) == expected
 
 
-def test_what_a_policy_judged_before_counts_too() -> None:
+def test_pods_that_a_policy_selected_before_count_too() -> None:
     scene = Scene(*PODS, TO_DB)
     assert pairs(scene, survey(scene, policy("shop/db", labelled(app="web")))) == {
         "shop/web shop/db",
@@ -83,7 +83,7 @@ def test_what_a_policy_judged_before_counts_too() -> None:
     }
 
 
-def test_a_pair_is_tried_in_both_families_with_every_kind_of_traffic() -> None:
+def test_a_pair_is_evaluated_in_both_families_with_every_kind_of_traffic() -> None:
     scene = Scene(*PODS)
     found = [seen for seen in flows(survey(scene, TO_DB)) if seen.flow.source == scene.address("shop/web")]
     assert [(str(seen.flow), seen.traffic) for seen in found] == [
@@ -94,7 +94,7 @@ def test_a_pair_is_tried_in_both_families_with_every_kind_of_traffic() -> None:
     assert len(flows(survey(scene, TO_DB))) == 2 * 2 * 3
 
 
-def test_pods_without_an_address_of_their_own_take_no_part() -> None:
+def test_pods_without_an_address_of_their_own_are_left_out() -> None:
     ended = pod("shop/ended", "a", 40, app="db")
     ended["status"]["phase"] = "Succeeded"
     host = pod("shop/host", "a", 50, app="db")
@@ -107,15 +107,19 @@ def test_pods_without_an_address_of_their_own_take_no_part() -> None:
 
 LOGGED = [
     pytest.param((TO_DB,), (policy("shop/more", labelled(app="db")),), (1, 1), id="a Pod of another node"),
-    pytest.param((), (FROM_WEB,), (1, 1), id="a Pod that no policy judges yet"),
-    pytest.param((FROM_WEB,), (policy("shop/more", {}, types=["Egress"]),), (2, 1), id="a Pod that is judged already"),
-    pytest.param((FROM_WEB,), (policy("shop/more", labelled(app="web")),), (1, 1), id="judged, but not that way"),
-    pytest.param((), (), (0, 0), id="nobody"),
+    pytest.param((), (FROM_WEB,), (1, 1), id="a Pod that no policy selects yet"),
+    pytest.param(
+        (FROM_WEB,), (policy("shop/more", {}, types=["Egress"]),), (2, 1), id="a Pod that is selected already"
+    ),
+    pytest.param(
+        (FROM_WEB,), (policy("shop/more", labelled(app="web")),), (1, 1), id="selected, but for the other direction"
+    ),
+    pytest.param((), (), (0, 0), id="no Pod"),
 ]
 
 
 @pytest.mark.parametrize(("there", "put", "expected"), LOGGED)
-def test_whose_connections_the_log_lacks_is_counted(
+def test_pods_missing_in_the_log_are_counted(
     there: tuple[Document, ...], put: tuple[Document, ...], expected: tuple[int, int]
 ) -> None:
     found = survey(Scene(*PODS, *there), *put)
@@ -177,7 +181,7 @@ OTHER = Kind("tcp", 1, "other ports")
         "all of every protocol",
     ],
 )
-def test_one_port_stands_for_all_that_rules_take_alike(
+def test_one_port_stands_for_all_that_rules_treat_alike(
     ports: list[PolicyPort], declared: tuple[ContainerPort, ...], expected: list[Kind]
 ) -> None:
     assert list(kinds(frozenset(ports), declared)) == expected

@@ -9,7 +9,7 @@ from nfagent.model.admin_policy import Policy
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
-from nfagent.simulate.patch import PolicyPatch, taking_away
+from nfagent.simulate.patch import PolicyPatch, removal_patch
 from nfagent.simulate.simulation import FlowChange, ObservedFlow, PolicySimulation
 from tests.support.two_node_cluster import DECODERS, Document, Scene, labelled, pod, policy, tier_policy
 
@@ -27,7 +27,7 @@ WALL = policy("shop/wall", {})
 SHUT = policy("shop/shut", labelled(app="web"), types=["Egress"])
 BROKEN = policy("shop/broken", labelled(app="db"), ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}])
 DB_ONLY = {"pods": {"namespaceSelector": {}, "podSelector": labelled(app="db")}}
-EVERYBODY: list[Document] = [{"namespaces": {}}]
+EVERYWHERE: list[Document] = [{"namespaces": {}}]
 GUARD = tier_policy(
     "AdminNetworkPolicy",
     "guard",
@@ -35,11 +35,11 @@ GUARD = tier_policy(
     priority=5,
     ingress=[
         {"action": "Pass", "from": [{"namespaces": labelled(**{"kubernetes.io/metadata.name": "ops"})}]},
-        {"action": "Deny", "from": EVERYBODY},
+        {"action": "Deny", "from": EVERYWHERE},
     ],
 )
 FLOOR = tier_policy(
-    "BaselineAdminNetworkPolicy", "default", DB_ONLY, ingress=[{"action": "Deny", "from": EVERYBODY, "name": "no"}]
+    "BaselineAdminNetworkPolicy", "default", DB_ONLY, ingress=[{"action": "Deny", "from": EVERYWHERE, "name": "no"}]
 )
 
 
@@ -53,9 +53,9 @@ def putting(*documents: Document) -> PolicyPatch:
     return PolicyPatch(put=tuple(map(read, documents)))
 
 
-def trial_of(scene: Scene, amendment: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
+def trial_of(scene: Scene, patch: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
     view = scene.views["a"]
-    return PolicySimulation(view.cluster, view.index, amendment, choices)
+    return PolicySimulation(view.cluster, view.index, patch, choices)
 
 
 def told(change: FlowChange | None) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ CASES = [
             "egress at shop/web: no policy applies to it > NetworkPolicy shop/shut isolates it; it has no rules",
             "ingress at shop/db: no policy applies to it > NetworkPolicy shop/wall isolates it; it has no rules",
         ),
-        id="both ends are named where both turn",
+        id="both ends are named where both flip",
     ),
     pytest.param(
         (WALL,),
@@ -113,7 +113,7 @@ CASES = [
                 " > NetworkPolicy shop/db isolates it; rule 1 of 1 has other ports"
             ),
         ),
-        id="a policy takes the place of the one of its name",
+        id="a policy replaces the one of its name",
     ),
     pytest.param(
         (FROM_WEB, FLOOR),
@@ -126,7 +126,7 @@ CASES = [
                 " > rule 1 of 1 in BaselineAdminNetworkPolicy default denies it"
             ),
         ),
-        id="what is taken away may leave the verdict to another tier",
+        id="removing a policy may leave the verdict to another tier",
     ),
     pytest.param(
         (FROM_WEB,),
@@ -139,7 +139,7 @@ CASES = [
                 " > no policy applies to it"
             ),
         ),
-        id="nobody isolates any more",
+        id="no policy isolates any more",
     ),
     pytest.param(
         (FROM_WEB,),
@@ -162,17 +162,17 @@ CASES = [
             "allowed > denied",
             "ingress at shop/db: no policy applies to it > NetworkPolicy shop/broken can't be read: it fails closed",
         ),
-        id="a policy that can't be read is judged as it would be enforced",
+        id="an invalid policy is evaluated as it would be enforced",
     ),
 ]
 
 
-@pytest.mark.parametrize(("documents", "amendment", "port", "expected"), CASES)
-def test_a_change_names_the_ends_that_turn_and_who_decides_there(
-    documents: tuple[Document, ...], amendment: PolicyPatch, port: str, expected: tuple[str, ...]
+@pytest.mark.parametrize(("documents", "patch", "port", "expected"), CASES)
+def test_a_change_has_the_flipped_ends_and_the_deciding_policies(
+    documents: tuple[Document, ...], patch: PolicyPatch, port: str, expected: tuple[str, ...]
 ) -> None:
     scene = Scene(*PODS, *documents)
-    assert told(trial_of(scene, amendment).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
+    assert told(trial_of(scene, patch).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
 
 
 def test_a_change_says_who_is_at_its_ends_and_how_often_it_was_seen() -> None:
@@ -202,7 +202,7 @@ def test_flows_are_counted_by_what_becomes_of_them() -> None:
 @pytest.mark.parametrize(
     ("source", "gone"),
     [("shop/web", 0), ("shop/was", 1), ("", 0)],
-    ids=["the same Pod", "another Pod has its address now", "nobody had it"],
+    ids=["the same Pod", "another Pod has its address now", "no Pod had it"],
 )
 def test_an_end_that_lost_its_pod_is_counted_and_judged_by_its_address(source: str, gone: int) -> None:
     scene = Scene(*PODS)
@@ -264,16 +264,16 @@ def test_policies_that_are_there_already_are_named() -> None:
     [
         (
             ObjectRef("NetworkPolicy", "shop", "dbb"),
-            "there is no NetworkPolicy shop/dbb to take away; did you mean shop/db?",
+            "there is no NetworkPolicy shop/dbb to remove; did you mean shop/db?",
         ),
         (ObjectRef("NetworkPolicy", "ops", "db"), "did you mean shop/db?"),
-        (ObjectRef("AdminNetworkPolicy", "", "gard"), "did you mean guard?"),
-        (ObjectRef("ClusterNetworkPolicy", "", "guard"), "`nfagent dump policies` lists those that are"),
+        (ObjectRef("AdminNetworkPolicy", "", "gard"), "did you mean guard?"),  # codespell:ignore gard
+        (ObjectRef("ClusterNetworkPolicy", "", "guard"), "`nfagent dump policies` lists all policies"),
     ],
     ids=["a name misspelt", "another namespace", "a policy of a tier", "another kind"],
 )
-def test_what_is_not_there_can_not_be_taken_away(ref: ObjectRef, hint: str) -> None:
+def test_a_missing_policy_can_not_be_removed(ref: ObjectRef, hint: str) -> None:
     index = Scene(*PODS, FROM_WEB, GUARD).views["a"].index
     with pytest.raises(UsageError) as refused:
-        taking_away(index, [ref])
+        removal_patch(index, [ref])
     assert hint in str(refused.value)

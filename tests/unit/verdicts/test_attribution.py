@@ -1,4 +1,4 @@
-"""From a logged packet's prefix and bytes to the record: whose packet, which verdict, which policies."""
+"""Attribution of logged packets to records: Pods, verdict, policies."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_allow_names_every_policy_that_allows_whichever_rule_decided() -> Non
     )
 
 
-def test_another_port_of_the_same_pods_is_judged_for_itself() -> None:
+def test_another_port_of_the_same_pods_is_evaluated_separately() -> None:
     attributor = Attributor(scene(FROM_WEB, ON_5432).views["a"])
     attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(40000, 5432)))
 
@@ -119,7 +119,7 @@ def test_a_deny_names_the_policies_that_isolate_and_none_that_allow() -> None:
     assert (record.src, record.dest) == (RecordEndpoint(instance=OUTSIDE), shop("db"))
 
 
-def test_egress_is_judged_at_the_source() -> None:
+def test_egress_is_attributed_at_the_source() -> None:
     out, wide = (policy(f"shop/{name}", labelled(app="web"), egress=[{}], types=["Egress"]) for name in ("out", "wide"))
     attributor = Attributor(scene(out, wide, CLOSED).views["a"])
 
@@ -161,7 +161,7 @@ def test_an_address_of_a_node_is_an_instance() -> None:
     assert record.src == RecordEndpoint(instance="192.168.0.2")
 
 
-def test_the_packets_own_time_is_kept_and_ours_stands_in_where_it_has_none() -> None:
+def test_a_record_has_the_time_of_the_packet_or_the_current_time() -> None:
     attributor = Attributor(scene(CLOSED).views["a"])
     payload = packet(OUTSIDE, DB, TCP, ports(1, 2))
     own = attributor.attribute(logged("deny ingress shop/closed", payload, 1_000_000_001), NOW)
@@ -172,15 +172,15 @@ def test_the_packets_own_time_is_kept_and_ours_stands_in_where_it_has_none() -> 
     assert first.timestamp == "1970-01-01T00:00:00.000000000Z"
 
 
-@pytest.mark.parametrize("prefix", ["", "somebody else's: ", "deny ingress shop/none", "deny egress shop/from-web"])
-def test_a_prefix_that_is_not_ours_is_counted_and_makes_no_record(prefix: str) -> None:
+@pytest.mark.parametrize("prefix", ["", "another program's: ", "deny ingress shop/none", "deny egress shop/from-web"])
+def test_a_foreign_prefix_is_counted_and_makes_no_record(prefix: str) -> None:
     attributor = Attributor(scene(FROM_WEB).views["a"])
     assert attributor.attribute(logged(prefix, packet(WEB, DB, TCP, ports(1, 2))), NOW) is None
     assert (attributor.counters.unknown, attributor.counters.undecodable) == (1, 0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x45", b"\x60" * 39, b"\xff" * 60], ids=["none", "cut", "cut v6", "noise"])
-def test_bytes_that_are_no_packet_are_counted_and_make_no_record(payload: bytes) -> None:
+def test_an_undecodable_packet_is_counted_and_makes_no_record(payload: bytes) -> None:
     attributor = Attributor(scene(FROM_WEB).views["a"])
     assert attributor.attribute(logged("deny ingress shop/from-web", payload), NOW) is None
     assert (attributor.counters.unknown, attributor.counters.undecodable) == (0, 1)
@@ -215,7 +215,7 @@ def test_a_pod_that_is_gone_is_an_instance_and_its_policy_is_named() -> None:
     assert (record.dest, record.policies) == (RecordEndpoint(instance=DB), named("from-web"))
 
 
-def test_what_is_remembered_of_a_connection_is_forgotten_with_the_rules_that_it_was_about() -> None:
+def test_cached_policies_are_dropped_with_the_rules() -> None:
     view = scene(FROM_WEB, ON_5432).views["a"]
     attributor = Attributor(view)
     payload = packet(WEB, DB, TCP, ports(1, 5432))
@@ -224,7 +224,7 @@ def test_what_is_remembered_of_a_connection_is_forgotten_with_the_rules_that_it_
     assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web")
 
 
-def test_names_that_are_shortened_by_a_digest_find_back_to_all_of_their_policies() -> None:
+def test_prefixes_shortened_by_a_digest_resolve_to_all_policies() -> None:
     long = [f"{letter * 200}.{number}" for number, letter in enumerate("abc")]
     view = scene(*(policy(f"shop/{name}", labelled(app="db"), ingress=[{}]) for name in long)).views["a"]
     refs = tuple(ObjectRef("NetworkPolicy", "shop", name) for name in long)
@@ -389,13 +389,13 @@ def test_a_tier_s_record_is_written_with_the_kind_and_without_a_namespace() -> N
     assert b'"isolating_policies":[{"name":"first","namespace":"","kind":"AdminNetworkPolicy"}]' in encode(record)
 
 
-def test_the_flow_of_a_record_is_what_was_judged() -> None:
+def test_a_record_has_the_evaluated_flow() -> None:
     attributor = Attributor(scene(CLOSED).views["a"])
     record = attributed(attributor, "deny ingress shop/closed", packet(OUTSIDE, DB, TCP, ports(1, 2)))
     assert flow_of(record) == Flow(OUTSIDE, DB, "tcp", 2)
 
 
-def test_a_pod_that_was_judged_on_its_way_to_itself_came_through_a_service() -> None:
+def test_a_logged_connection_of_a_pod_to_itself_came_through_a_service() -> None:
     view = scene(CLOSED).views["a"]
     record = attributed(Attributor(view), "deny ingress shop/closed", packet(DB, DB, TCP, ports(1, 2)))
     flow = flow_of(record)
@@ -411,7 +411,7 @@ def test_a_record_names_the_pod_of_this_node_where_another_nodes_holds_the_addre
     assert record.dest == shop("db")
 
 
-def test_of_two_pods_with_one_address_a_record_names_who_allows_for_the_one_whose_policies_decided() -> None:
+def test_for_two_pods_with_one_address_a_record_names_the_policies_of_the_pod_that_decided() -> None:
     other = policy("ops/other", ingress=[{}])
     twin = pod("ops/twin", "a", 1)
     twin["status"]["podIPs"] = [{"ip": DB}]
@@ -438,7 +438,7 @@ def test_a_record_goes_from_client_to_server(prefix: str, ends: tuple[str, str],
     assert (record.src, record.dest, record.isolating_policies) == (shop("web"), shop("db"), named("closed"))
 
 
-def test_a_reply_to_a_ping_has_no_ports_to_turn() -> None:
+def test_a_reply_to_a_ping_has_no_ports_to_swap() -> None:
     payload = packet(DB, WEB, ICMP, b"\0\0")
     record = attributed(Attributor(scene(CLOSED).views["a"]), "deny ingress shop/closed reply", payload)
     assert (record.connection.src_ip, record.connection.dest_ip, record.connection.src_port) == (WEB, DB, None)

@@ -1,4 +1,4 @@
-"""The rotating file: sizes, names and mode; others that move it; disks that refuse."""
+"""The rotating file: sizes, names and mode; moves by other programs; disks that refuse."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_gap_in_the_backups_is_no_error(log: RotatingFile, path: Path) -> None
     assert log.errors == 0
 
 
-def test_a_file_that_was_deleted_is_made_anew(log: RotatingFile, path: Path) -> None:
+def test_a_deleted_file_is_created_again(log: RotatingFile, path: Path) -> None:
     log.write(lines(1))
     path.unlink()
 
@@ -132,7 +132,7 @@ def test_a_file_that_was_deleted_is_made_anew(log: RotatingFile, path: Path) -> 
     assert path.read_bytes() == text(2)
 
 
-def test_a_folder_that_was_deleted_is_made_anew(log: RotatingFile, path: Path) -> None:
+def test_a_deleted_folder_is_created_again(log: RotatingFile, path: Path) -> None:
     log.write(lines(1))
     path.unlink()
     path.parent.rmdir()
@@ -172,7 +172,7 @@ def test_a_file_that_was_emptied_by_its_shipper_is_filled_from_its_start(log: Ro
     assert path.read_bytes() == text(5)
 
 
-def test_reopen_lets_go_of_the_file_and_the_next_line_opens_it(log: RotatingFile, path: Path) -> None:
+def test_reopen_closes_the_file_and_the_next_line_opens_it(log: RotatingFile, path: Path) -> None:
     log.write(lines(1))
     held = open_files(path)
     log.reopen()
@@ -199,7 +199,7 @@ def test_a_line_that_a_crash_cut_short_damages_no_other(log: RotatingFile, path:
     assert path.read_bytes() == b'{"cut":\n' + text(1)
 
 
-def test_a_disk_that_takes_nothing_is_counted_not_raised(log: RotatingFile) -> None:
+def test_a_disk_that_refuses_lines_is_counted_not_raised(log: RotatingFile) -> None:
     with largest_file(0):
         log.write(lines(1, 2))
         log.write(lines(3))

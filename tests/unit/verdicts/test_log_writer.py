@@ -1,4 +1,4 @@
-"""The verdict log's thread: disks that stall, are full or read-only; the order of lines, and the end."""
+"""The thread of the verdict log: stalled, full and read-only disks, order of lines, stop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lines(*numbers: int) -> list[bytes]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Mount a disk of its own, for what stalls."""
+    """Mount a separate disk that can stall."""
     if os.geteuid() != 0:
         pytest.skip("needs root: a disk that is frozen")
     with ext4(tmp_path / "disk") as mounted:
@@ -43,7 +43,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def stalling(disk: Disk) -> Path:
-    """Name the log on that disk."""
+    """Return the path of the log on that disk."""
     return disk.folder / "policy_action.log"
 
 
@@ -72,7 +72,7 @@ def test_a_writer_that_never_wrote_makes_no_file_and_no_thread(path: Path) -> No
     assert not path.exists()
 
 
-def test_who_writes_goes_on_while_the_disk_stalls_and_every_line_comes_in_the_end(disk: Disk, stalling: Path) -> None:
+def test_writing_does_not_block_on_a_stalled_disk_and_no_line_is_lost(disk: Disk, stalling: Path) -> None:
     disk.freeze()
     writer = LogWriter(RotatingFile(stalling))
     for number in range(100):
@@ -83,7 +83,7 @@ def test_who_writes_goes_on_while_the_disk_stalls_and_every_line_comes_in_the_en
     writer.close()
 
 
-def test_what_a_full_queue_has_no_room_for_is_counted_and_said_once(
+def test_lines_that_a_full_queue_drops_are_counted_and_reported_once(
     disk: Disk, stalling: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -98,17 +98,17 @@ def test_what_a_full_queue_has_no_room_for_is_counted_and_said_once(
 
     disk.thaw()
     wait_until(lambda: writer.problem == "")
-    assert writer.problem == "", "room again ends it, without another line"
+    assert writer.problem == "", "free space ends the problem, without another line"
     writer.write(lines(10))
     writer.close()
     assert stalling.read_bytes() == b"".join(lines(1, 2, 3, 4, 10))
     assert caplog.messages == [
-        "the disk is too slow for the verdict log, lines are lost: queue full; lost so far: 2",
-        "mended: the verdict log is written again; lost so far: 5",
+        "the disk is too slow for the verdict log, lines are lost: queue full; lost_lines=2",
+        "verdict log is written again; lost_lines=5",
     ]
 
 
-def test_a_disk_that_takes_nothing_for_long_is_a_problem_before_anything_is_lost(disk: Disk, stalling: Path) -> None:
+def test_a_stalled_disk_is_a_problem_before_lines_are_lost(disk: Disk, stalling: Path) -> None:
     now = [100.0]
     disk.freeze()
     writer = LogWriter(RotatingFile(stalling), monotonic=lambda: now[0])
@@ -117,7 +117,7 @@ def test_a_disk_that_takes_nothing_for_long_is_a_problem_before_anything_is_lost
     assert writer.problem == ""
     now[0] += 11
     wait_until(lambda: writer.problem != "")
-    assert writer.problem == "the disk has taken nothing of the verdict log for more than 10 s"
+    assert writer.problem == "the disk hasn't written the verdict log for more than 10 s"
     disk.thaw()
     writer.close()
     assert writer.problem == ""
@@ -137,11 +137,11 @@ def test_a_disk_that_does_not_answer_is_a_problem_before_there_is_a_line(
         assert writer.problem == "the disk of the verdict log hasn't answered for more than 10 s"
         writer.say()
         writer.say()
-        assert caplog.messages == [f"{writer.problem}; lost so far: 0"]
+        assert caplog.messages == [f"{writer.problem}; lost_lines=0"]
         writer.close(seconds=0.05)
 
 
-def test_a_stop_waits_for_a_stalled_disk_no_longer_than_it_may_and_says_what_is_lost(
+def test_a_stop_waits_for_a_stalled_disk_up_to_its_deadline_and_reports_the_loss(
     disk: Disk, stalling: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.freeze()
@@ -149,12 +149,12 @@ def test_a_stop_waits_for_a_stalled_disk_no_longer_than_it_may_and_says_what_is_
     writer.write(lines(1, 2))
     writer.close(seconds=0.05)
     assert writer.status()["lost_by"] == {"stopped before it was written": 2}
-    assert caplog.messages == ["the disk doesn't take the verdict log; lines lost at this stop: 2"]
+    assert caplog.messages == ["the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=2"]
     disk.thaw()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk")
-def test_a_full_disk_is_said_with_its_reason_and_count_and_once_when_it_is_over(
+def test_a_full_disk_is_reported_with_reason_and_count_and_its_end_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -183,13 +183,13 @@ def test_a_full_disk_is_said_with_its_reason_and_count_and_once_when_it_is_over(
     assert set(cut) == set(b"x\n")
     assert writer.problem == ""
     assert caplog.messages == [
-        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost so far: 1",
-        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost so far: 4",
-        "mended: the verdict log is written again; lost so far: 4",
+        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines=1",
+        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines=4",
+        "verdict log is written again; lost_lines=4",
     ]
 
 
-def test_a_problem_that_comes_and_goes_is_said_once_a_minute(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flapping_problem_is_reported_once_a_minute(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     now = [100.0]
     writer = LogWriter(RotatingFile(path), monotonic=lambda: now[0])
@@ -233,8 +233,8 @@ def test_a_read_only_disk_is_counted_as_such(tmp_path: Path) -> None:
     assert done.stdout == "{'Read-only file system': 1}\n"
 
 
-@pytest.mark.parametrize("moved", [True, False], ids=["a file that was moved", "a file that nobody moved"])
-def test_a_reopened_log_goes_on_where_the_path_leads(path: Path, *, moved: bool) -> None:
+@pytest.mark.parametrize("moved", [True, False], ids=["a file that was moved", "a file in its place"])
+def test_a_reopened_log_writes_to_the_file_that_the_path_names(path: Path, *, moved: bool) -> None:
     writer = LogWriter(RotatingFile(path))
     writer.write(lines(1))
     taken(writer, path, b"".join(lines(1)))
@@ -249,7 +249,7 @@ def test_a_reopened_log_goes_on_where_the_path_leads(path: Path, *, moved: bool)
 
 
 def open_files(path: Path) -> int:
-    """Count this process's descriptors of a file, whatever it is called now."""
+    """Return the number of this process's descriptors of a file, under any name."""
     return count(Path("/proc/self/fd").iterdir(), lambda link: str(link.readlink()).startswith(str(path.parent)))
 
 
@@ -301,7 +301,7 @@ ON_DISK: dict[str, Callable[[Path], object]] = {
 
 @contextmanager
 def obstacle(name: str, folder: Path) -> Iterator[Path]:
-    """Put it in the way of the log; give the log's path. It is out of the way at the end."""
+    """Put an obstacle in place of the log and yield the log's path; remove it at the end."""
     path = folder / "policy_action.log"
     if name in ON_DISK:
         with tmpfs(folder, 64):
@@ -324,7 +324,7 @@ def obstacle(name: str, folder: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and devices")
 @pytest.mark.parametrize("name", PLACES)
-def test_what_can_not_take_a_line_is_known_before_there_is_one_and_heals(tmp_path: Path, name: str) -> None:
+def test_an_unwritable_log_is_detected_without_a_line_and_recovers(tmp_path: Path, name: str) -> None:
     file: RotatingFile
     with obstacle(name, tmp_path / "log") as path:
         file = RotatingFile(path)
@@ -341,7 +341,7 @@ def test_what_can_not_take_a_line_is_known_before_there_is_one_and_heals(tmp_pat
     assert path.read_bytes() == b"".join(lines(2))
 
 
-def test_a_look_makes_nothing(path: Path) -> None:
+def test_a_disk_check_creates_nothing(path: Path) -> None:
     file = RotatingFile(path.parent / "network" / "policy_action.log")
     file.look()
     assert file.problem == ""

@@ -1,4 +1,4 @@
-"""The policy log's record: the JSON that log shippers know, what is omitted, and what is refused."""
+"""Records of the verdict log: their JSON, omitted fields, refused lines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ DENY = Record(
 )
 
 
-def test_the_products_example_is_written_byte_for_byte() -> None:
+def test_the_documented_example_is_written_byte_for_byte() -> None:
     assert records.encode(ALLOW) == ALLOW_LINE
 
 
@@ -87,7 +87,7 @@ def test_port_zero_is_written_because_it_is_a_port() -> None:
     assert written["connection"]["src_port"] == 0
 
 
-def test_fields_of_a_later_version_are_passed_over() -> None:
+def test_unknown_fields_are_ignored() -> None:
     assert records.decode(ALLOW_LINE.replace(b'{"connection"', b'{"later":[1],"connection"')) == ALLOW
 
 
@@ -125,11 +125,11 @@ def _without(field: str) -> dict[str, Any]:
         ),
         pytest.param(ALLOW_LINE.replace(b'"workload_kind"', b'"kind"', 1), "an endpoint is", id="half a Pod"),
         pytest.param(
-            records.encode(DENY).replace(b'{"instance":"fd00::a"}', b"{}"), "an endpoint is", id="an end that is nobody"
+            records.encode(DENY).replace(b'{"instance":"fd00::a"}', b"{}"), "an endpoint is", id="an empty end"
         ),
     ],
 )
-def test_what_is_no_record_is_refused_with_the_reason(line: bytes, why: str) -> None:
+def test_an_invalid_line_is_refused_with_the_reason(line: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         records.decode(line)
 
