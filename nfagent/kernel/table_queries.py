@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.set_elements import NEEDS_ROOT
-from nfagent.kernel.sockets import DATAGRAM_BYTES, netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
     NFPROTO_INET,
@@ -71,5 +71,5 @@ def _dumped(opened: socket.socket) -> Iterator[codec.Message]:
                 return
             if part.type == codec.NLMSG_ERROR:
                 code = codec.ack_errno(part)
-                raise HostError(NEEDS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
+                raise HostError(NEEDS_ROOT, hint=AS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
             yield part

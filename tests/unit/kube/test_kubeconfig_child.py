@@ -41,9 +41,8 @@ def read(*files: Path, context: str = "", server_only: bool = False) -> dict[str
 def complaint(*files: Path, context: str = "") -> str:
     with pytest.raises(UnresolvedError) as caught:
         read(*files, context=context)
-    said = f"{caught.value}; {caught.value.hint}" if caught.value.hint else str(caught.value)
-    assert SECRET not in said
-    return said
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
 
 
 def plugin(folder: Path, status: object = None, *, script: str = "", **said: object) -> dict[str, Any]:
@@ -305,9 +304,7 @@ def test_a_failing_plugin_is_reported(
         pytest.param({"users": [{"user": {"token": SECRET}}]}, "an entry of users has no name", id="no name"),
         pytest.param({"users": {"u": SECRET}}, "users is not a list", id="no list"),
         pytest.param(
-            {"users": [{"name": "u", "user": SECRET}]},
-            "users u is no mapping; write `user:` as a mapping",
-            id="no mapping",
+            {"users": [{"name": "u", "user": SECRET}]}, "users u: write `user:` as a mapping", id="no mapping"
         ),
         pytest.param(
             {"current-context": None}, "has no current-context; set the setting context to one of: prod", id="none"
