@@ -6,7 +6,6 @@ those of dead processes only.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import re
@@ -19,17 +18,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from pyroute2.netns import setns
+
 from nfagent.errors import HostError, KernelError, UsageError
 
 RUN = Path("/run/netns")
 """The folder of iproute2's named network namespaces."""
 
-_CLONE_NEWNET = 0x40000000
 _TAG = re.compile(r"[a-z0-9]{1,20}")
 _IFREQ = struct.Struct("=16sH22x")  # struct ifreq with ifr_flags
 _SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40  # linux/sockios.h, linux/if.h
 _LINK_SECONDS, _POLL_SECONDS = 10.0, 0.002
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Made = TypeVar("Made")
 
@@ -77,16 +76,12 @@ def inside(netns: str, function: Callable[[], Made]) -> Made:
 
 
 def _enter(netns: str) -> None:
-    # os.setns exists since Python 3.12.
     try:
-        descriptor = os.open(RUN / netns, os.O_RDONLY | os.O_CLOEXEC)
+        setns(netns, flags=0)
+    except FileNotFoundError:
+        raise KernelError(f"network namespace {netns}: no such namespace; is the lab still up?") from None
     except OSError as error:
-        raise KernelError(f"network namespace {netns}: {error.strerror}; is the lab still up?") from error
-    try:
-        if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
-            raise KernelError(f"network namespace {netns}: {os.strerror(ctypes.get_errno())}: run it as root")
-    finally:
-        os.close(descriptor)
+        raise KernelError(f"network namespace {netns}: {os.strerror(error.errno or 0)}; run it as root") from error
 
 
 def write_sysctls(netns: str, values: Mapping[str, str]) -> None:
