@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nfagent.model.netaddr import Family
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
-from nfagent.nftables.transaction import Transaction, diff
+from nfagent.nftables.transaction import Transaction
 
 
 class TrackedSet:

@@ -24,6 +24,7 @@ from nfagent.kernel.nft_monitor import NftMonitor, flags_of_table, generation, t
 from nfagent.kernel.set_elements import NEEDS_ROOT, SetElementSocket, UnsentError
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
+from nfagent.nftables.diff import diff
 from nfagent.nftables.listing_variants import ListingVariant, NamedObject, alike, differing, in_words, only, written
 from nfagent.nftables.objects import (
     ABSENT,
@@ -42,7 +43,6 @@ from nfagent.nftables.transaction import (
     ChangeElements,
     ChangeMapElements,
     Transaction,
-    diff,
     phases,
     transaction_text,
 )

@@ -21,8 +21,9 @@ from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor, generation, own_
 from nfagent.kernel.set_elements import SetElementSocket
 from nfagent.kernel.sockets import asking_socket, netfilter_socket
 from nfagent.netlink.nft_events import CommitOrigin
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, NamedSet, Ruleset
-from nfagent.nftables.transaction import ChangeElements, Transaction, diff
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [

@@ -9,6 +9,7 @@ import pytest
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import FAMILIES, Range, parse_cidr, single
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import (
     CtAddress,
     CtDirectionIs,
@@ -50,7 +51,7 @@ from nfagent.nftables.objects import (
     VerdictMap,
 )
 from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
-from nfagent.nftables.transaction import Delete, FlushChain, diff
+from nfagent.nftables.transaction import Delete, FlushChain
 
 Entry = dict[str, Any]
 TABLE: Entry = {"table": {"family": "inet", "name": "nfagent", "handle": 1}}

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from nfagent.model.objects import ObjectRef
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Log, Ruleset
-from nfagent.nftables.transaction import Delete, diff
+from nfagent.nftables.transaction import Delete
 from tests.support.nft_interpreter import later, opening, reply, run, stray
 from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, port, tier_policy
 

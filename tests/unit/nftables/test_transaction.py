@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.model.netaddr import parse_cidr
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import AddressInSet, CtAddress, IpAddress, UnknownExpr
 from nfagent.nftables.objects import (
     ABSENT,
@@ -32,7 +33,6 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
-    diff,
     phases,
     transaction_text,
 )
