@@ -266,7 +266,7 @@ _written_owner = WeightedCache(_owner_of_json, _weight, _REMEMBERED_BYTES)
 
 
 def _ports(ports: Iterable[_Port]) -> _Ports | None:
-    """Give a container's named ports."""
+    """Return a container's named ports."""
     found = []
     for port in ports:
         if not port.name:
@@ -289,7 +289,7 @@ _written_ports = WeightedCache(_ports_of_json, _weight, _REMEMBERED_BYTES)
 
 
 def _joined(containers: list[_Ports | None]) -> _Ports | None:
-    """Give all containers' ports together; None where one's need a closer look."""
+    """Return all containers' ports together; None where one's need a closer look."""
     if len(containers) == 1:
         return containers[0]
     found: list[ContainerPort] = []

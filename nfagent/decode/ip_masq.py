@@ -107,7 +107,7 @@ def _spellings(config: DocumentField, errors: FieldErrors) -> dict[str, str]:
 
 
 def _misspelt(known: str, config: DocumentField) -> bool:
-    """Tell whether a key that isn't known was to be this one: then what it said before stays."""
+    """Return whether a key that isn't known was to be this one: then what it said before stays."""
     given = [key.casefold() for key in config.mapping()]
     unknown = [key for key in given if key not in {name.casefold() for name in _KEYS}]
     return len(unknown) > _MOST_UNKNOWN or bool(get_close_matches(known.casefold(), unknown, n=1, cutoff=_CLOSE))

@@ -1,7 +1,7 @@
 """Documents to NetworkPolicies, with the API server's own validation and defaults.
 
 A document without a usable name raises an ObjectError. Any other fault makes a policy that fails closed: it
-carries its problem, has no rules, and isolates whom it could select (corner-cases.md 19).
+carries its problem, has no rules, and isolates whom it could select (docs/semantics.md, edge case 19).
 """
 
 from __future__ import annotations

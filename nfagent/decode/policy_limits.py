@@ -59,7 +59,7 @@ def _pairs(rule: object) -> int:
 
 
 def _is_wide(peer: object) -> bool:
-    """Tell whether no label and no Namespace is named that whom it means must have."""
+    """Return whether no label and no Namespace is named that whom it means must have."""
     namespaces, pods = _of(peer, "namespaceSelector"), _of(peer, "podSelector")
     return isinstance(namespaces, dict) and not any(map(_requires, (namespaces, pods)))
 

@@ -175,7 +175,7 @@ class _Reader:
 
 
 def _allowed_share(count: int) -> float:
-    """Tell which share of a document's values aliases may bring: a large document may be bloated less."""
+    """Return which share of a document's values aliases may bring: a large document may be bloated less."""
     fallen = min(max((count - _RATIO_FALLS) / (_RATIO_FELL - _RATIO_FALLS), 0.0), 1.0)
     return _MOST_SHARE - (_MOST_SHARE - _LEAST_SHARE) * fallen
 

@@ -68,7 +68,7 @@ class ClusterAddresses:
 
     @property
     def settled(self) -> bool:
-        """Tell whether everything that was noted is worked off."""
+        """Return whether everything that was noted is worked off."""
         return not (self._stale or self._unsifted or self._unchecked)
 
     def steps(self) -> Iterator[list[str]]:
@@ -99,7 +99,7 @@ class ClusterAddresses:
         return True
 
     def _covered(self, address: str) -> bool:
-        """Tell whether an address lies in a known range; asked of its block first, which it shares with many."""
+        """Return whether an address lies in a known range; asked of its block first, which it shares with many."""
         block = _block_of(address)
         covered = self._blocks.get(block)
         if covered is None and block not in self._blocks:
@@ -121,7 +121,7 @@ class ClusterAddresses:
         return None
 
     def _hit(self, family: Family, first: int, last: int) -> bool | None:
-        """Tell whether all of first..last lies in one known range; None where a part of it does."""
+        """Return whether all of first..last lies in one known range; None where a part of it does."""
         firsts, lasts = self._firsts[family], self._lasts[family]
         place = bisect_right(firsts, last) - 1
         if place < 0 or lasts[place] < first:
@@ -148,7 +148,7 @@ class ClusterAddresses:
             self._use(tuple(merged))
 
     def _named_by(self, node: Node) -> tuple[Range, ...]:
-        """Give a Node's ranges and addresses; worked out once, for all times that all Nodes' are merged."""
+        """Return a Node's ranges and addresses; worked out once, for all times that all Nodes' are merged."""
         known = self._named.get(node.name)
         if known is None or known[0] is not node:
             known = self._named[node.name] = (node, _named_by(node))
@@ -176,7 +176,7 @@ class ClusterAddresses:
 
 
 def _beginnings_of(lost: set[Range], gained: set[Range]) -> set[str]:
-    """Give what the text of every address begins with that lies in one set of ranges, and not in the other."""
+    """Return what the text of every address begins with that lies in one set of ranges, and not in the other."""
     if len(lost) + len(gained) > _MOST_PIECES:
         return {""}
     pieces = [piece for item in lost for piece in subtract(item, gained)]
@@ -186,7 +186,7 @@ def _beginnings_of(lost: set[Range], gained: set[Range]) -> set[str]:
 
 
 def _beginning(piece: Range) -> str:
-    """Give whole groups that the text of all its addresses begins with."""
+    """Return whole groups that the text of all its addresses begins with."""
     first, last = (ip_address(text(piece.family, value)).exploded for value in (piece.first, piece.last))
     mark = "." if piece.family == 4 else ":"
     groups: list[str] = []
@@ -208,7 +208,7 @@ def _named_by(node: Node | None) -> tuple[Range, ...]:
 
 
 def _block_of(address: str) -> str:
-    """Give what the addresses of a /24 begin with, or of a /64, and no others; the address where that can't be seen."""
+    """Return what the addresses of a /24 begin with, or of a /64, and no others; the address where that can't be seen."""
     left, gap, right = address.partition("::")
     if gap:
         return left + gap if left.count(":") < _HALF and right.count(":") < _HALF else address

@@ -62,7 +62,7 @@ def masquerade_plan(
 
 
 def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:
-    """Tell whether a change is about a Pod of this node that lies outside the node's ranges."""
+    """Return whether a change is about a Pod of this node that lies outside the node's ranges."""
     own = cluster.nodes.get(cluster.node)
     ranges = own.pod_cidrs if own is not None else ()
     return any(

@@ -34,15 +34,15 @@ _PER_COMMAND = 500
 
 
 def diff(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Transaction:
-    """Give the commands that turn one ruleset into the other; none where they are equal.
+    """Return the commands that turn one ruleset into the other; none where they are equal.
 
-    anew: where something foreign has to go, the whole table goes with it: for a kernel that refused anything less
+    anew: delete and re-create the whole table if it has foreign objects; for a kernel that refused a partial removal
     """
     return tuple(command for command in diff_in_steps(before, after, anew=anew) if command is not None)
 
 
 def diff_in_steps(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Iterator[Command | None]:
-    """Give the same commands one by one; None where none is ready yet."""
+    """Yield the same commands one by one; None while none is ready."""
     if not after.exists:
         if before.exists:
             yield Delete("table")
@@ -50,24 +50,24 @@ def diff_in_steps(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Ite
     if not before.exists or is_clean(before, after):
         yield from _commands(before, after)
         return
-    going = None if anew else removal(before, after)
-    if going is None:
+    foreign = None if anew else removal(before, after)
+    if foreign is None:
         yield Delete("table")
         yield from _commands(ABSENT, after)
     else:
-        yield from _removing(going)
-        yield from _commands(going.left, after)
+        yield from _remove_foreign(foreign)
+        yield from _commands(foreign.left, after)
 
 
-def _removing(going: Removal) -> Iterator[Command]:
-    if going.wakes:
+def _remove_foreign(foreign: Removal) -> Iterator[Command]:
+    if foreign.clears_flags:
         yield AddTable()
-    for name in going.flushed:
+    for name in foreign.flushed:
         yield FlushChain(name)
-    for name, elements in sorted(going.elements.items()):
+    for name, elements in sorted(foreign.elements.items()):
         for part in _pair_parts(list(elements)):
             yield ChangeMapElements("delete", name, part)
-    for kind, name in going.deleted:
+    for kind, name in foreign.deleted:
         yield Delete(kind, name)
 
 
@@ -93,14 +93,14 @@ def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
         old = before.sets[name].elements if name in before.sets else frozenset()
         new = after.sets[name].elements
         if old != new:
-            # Deletions first: a changed range overlaps the one that it replaces (corner-cases.md 22).
+            # Deletions first: a changed range overlaps the one that it replaces (docs/semantics.md, edge case 22).
             yield from _changes("delete", name, old - new)
             yield from _changes("add", name, new - old)
         yield None
 
 
 def _changes(verb: Literal["add", "delete"], name: str, elements: frozenset[Element]) -> Iterator[Command | None]:
-    """Change a set's elements, which are all of one kind: the same commands for the same change, at little cost."""
+    """Yield the commands for elements of one kind; sorted, so that equal changes give equal commands."""
     part: list[Element] = []
     for element in in_order(elements):
         if element is None:
@@ -131,17 +131,17 @@ def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
 
 def _map_elements(before: Ruleset, after: Ruleset) -> Iterator[Command]:
     for name in sorted(before.maps.keys() - after.maps.keys()):
-        # Before the map itself, at the moment at which all elements change.
-        for gone in _pair_parts(sorted(before.maps[name].elements.items())):
-            yield ChangeMapElements("delete", name, gone)
+        # Together with all other element changes, before the map itself is deleted.
+        for part in _pair_parts(sorted(before.maps[name].elements.items())):
+            yield ChangeMapElements("delete", name, part)
     for name in sorted(after.maps):
         old = before.maps[name].elements.items() if name in before.maps else set()
         new = after.maps[name].elements.items()
         if old != new:
-            for gone in _pair_parts(sorted(old - new)):
-                yield ChangeMapElements("delete", name, gone)
-            for come in _pair_parts(sorted(new - old)):
-                yield ChangeMapElements("add", name, come)
+            for part in _pair_parts(sorted(old - new)):
+                yield ChangeMapElements("delete", name, part)
+            for part in _pair_parts(sorted(new - old)):
+                yield ChangeMapElements("add", name, part)
 
 
 def _deletions(before: Ruleset, after: Ruleset) -> Iterator[Command]:

@@ -12,57 +12,57 @@ from nfagent.nftables.render import element_text, hook_text, map_properties, rul
 
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
 _PER_TRANSACTION = 5_000
-"""Commands in one transaction of structure."""
+"""Commands in one phase of additions or deletions."""
 
 
 class AddTable(msgspec.Struct, frozen=True):
-    """Make the table; one that exists stays as it is, but for flags such as `dormant`, which go."""
+    """Add the table; an existing one stays, but loses flags such as `dormant`."""
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"add table {_WHERE}"
 
 
 class AddCounter(msgspec.Struct, frozen=True):
-    """Make a named counter."""
+    """Add a named counter."""
 
     name: str
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"add counter {_WHERE} {self.name}"
 
 
 class AddSet(msgspec.Struct, frozen=True):
-    """Make a set, without its elements."""
+    """Add a set without elements."""
 
     name: str
     shape: NamedSet
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"add set {_WHERE} {self.name} {{ {'; '.join(set_properties(self.shape))}; }}"
 
 
 class AddMap(msgspec.Struct, frozen=True):
-    """Make a verdict map, without its elements."""
+    """Add a verdict map without elements."""
 
     name: str
     shape: VerdictMap
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"add map {_WHERE} {self.name} {{ {map_properties(self.shape)}; }}"
 
 
 class AddChain(msgspec.Struct, frozen=True):
-    """Make a chain, without its rules."""
+    """Add a chain without rules."""
 
     name: str
     shape: Chain
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         hook = hook_text(self.shape)
         return f"add chain {_WHERE} {self.name}" + (f" {{ {hook} }}" if hook else "")
 
@@ -74,53 +74,53 @@ class AddRule(msgspec.Struct, frozen=True):
     rule: Rule
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"add rule {_WHERE} {self.chain} {rule_text(self.rule)}"
 
 
 class FlushChain(msgspec.Struct, frozen=True):
-    """Delete a chain's rules."""
+    """Delete all rules of a chain."""
 
     name: str
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"flush chain {_WHERE} {self.name}"
 
 
 class ChangeElements(msgspec.Struct, frozen=True):
-    """Add elements to a set, or delete them from it; deleting one that isn't there fails the whole."""
+    """Add elements to a set, or delete them; deleting a missing element fails the whole transaction."""
 
     verb: Literal["add", "delete"]
     set: str
     elements: tuple[Element, ...]
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"{self.verb} element {_WHERE} {self.set} {{ {', '.join(map(element_text, self.elements))} }}"
 
 
 class ChangeMapElements(msgspec.Struct, frozen=True):
-    """Add address-to-chain elements to a map, or delete them from it."""
+    """Add address-to-chain elements to a verdict map, or delete them."""
 
     verb: Literal["add", "delete"]
     map: str
     elements: tuple[tuple[str, str], ...]
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         pairs = ", ".join(f"{address} : goto {chain}" for address, chain in self.elements)
         return f"{self.verb} element {_WHERE} {self.map} {{ {pairs} }}"
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Delete an object that nothing refers to any more; the table goes with all that is in it."""
+    """Delete an unreferenced object, or the table with all its objects."""
 
     kind: str
     name: str = ""
 
     def text(self) -> str:
-        """Write it in nft syntax."""
+        """Return the command in nft syntax."""
         return f"delete {self.kind} {_WHERE} {self.name}".rstrip()
 
 
@@ -140,42 +140,44 @@ Transaction: TypeAlias = tuple[Command, ...]
 
 
 def transaction_text(transaction: Transaction) -> str:
-    """Write a transaction in nft syntax, one command a line: `nft -f` applies all of them or none."""
+    """Return a transaction in nft syntax, one command a line: `nft -f` applies all of them or none."""
     return "".join(f"{command.text()}\n" for command in transaction)
 
 
 def phases(transaction: Transaction) -> tuple[Transaction, ...]:
-    """Split a transaction into those that packets can't tell from the one: structure in, elements, structure out.
+    """Split a transaction into phases of three kinds: additions of objects, element changes, deletions of objects.
 
-    What is made first is unreachable until the elements change, all together; what goes last is unreachable by
-    then. A transaction that changes the rules of a chain which stays can't be split: its rules and the elements
-    that belong to them must change at the same moment. Nor can one that puts something in another's place.
+    Packets see no difference: added objects are unreachable until all elements change in one phase, and deleted ones
+    are unreachable after it. Two transactions can't be split: one that changes the rules of a chain that stays (rules
+    and their elements must change at the same moment), and one that replaces an object by another of the same name.
 
-    Structure goes in parts: libnftables takes a few kilobytes of memory for each command, and ends the process where it
-    gets none. Commands are in an order in which any of them can be the last, and none of it can be reached meanwhile.
+    Additions and deletions are further split by size: libnftables needs a few kilobytes of memory for each command, and
+    ends the process when an allocation fails. Each prefix of the commands is valid, and unreachable for packets.
     """
-    made = {command.name for command in transaction if isinstance(command, AddSet | AddMap | AddChain)}
-    fresh = {command.name for command in transaction if isinstance(command, AddChain)}
-    ending = {command.name for command in transaction if isinstance(command, Delete) and command.kind == "chain"}
+    added = {command.name for command in transaction if isinstance(command, AddSet | AddMap | AddChain)}
+    new_chains = {command.name for command in transaction if isinstance(command, AddChain)}
+    deleted_chains = {
+        command.name for command in transaction if isinstance(command, Delete) and command.kind == "chain"
+    }
     parts: tuple[list[Command], list[Command], list[Command]] = ([], [], [])
     for command in transaction:
         match command:
             case ChangeElements() | ChangeMapElements():
                 parts[1].append(command)
-            case AddRule(chain) if chain not in fresh:
+            case AddRule(chain) if chain not in new_chains:
                 return (transaction,)
-            case FlushChain(name) if name not in ending:
+            case FlushChain(name) if name not in deleted_chains:
                 return (transaction,)
             case Delete("table"):
                 return (transaction,)
-            case Delete(name=name) if name in made:
+            case Delete(name=name) if name in added:
                 return (transaction,)
             case Delete() | FlushChain():
                 parts[2].append(command)
             case _:
                 parts[0].append(command)
-    coming, elements, going = parts
-    return (*_bounded(coming), *((tuple(elements),) if elements else ()), *_bounded(going))
+    additions, elements, deletions = parts
+    return (*_bounded(additions), *((tuple(elements),) if elements else ()), *_bounded(deletions))
 
 
 def _bounded(commands: list[Command]) -> Iterator[Transaction]:

@@ -8,7 +8,7 @@ from tests.conformance.suites import Case
 
 
 def marks(case: Case) -> frozenset[str]:
-    """Give a case's tags and its support level."""
+    """Return a case's tags and its support level."""
     return frozenset(case.tags) | ({case.support} if case.support else frozenset())
 
 

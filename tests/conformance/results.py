@@ -51,7 +51,7 @@ class Result(NamedTuple):
 
     @property
     def broken(self) -> bool:
-        """Tell whether a step couldn't be made, so that what it ran in is good for nothing more."""
+        """Return whether a step couldn't be made, so that what it ran in is good for nothing more."""
         return any(failure.probe is None for failure in self.failures)
 
 

@@ -18,7 +18,7 @@ from tests.conformance.__main__ import main
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder with one suite, in which every verdict is right."""
+    """Return a folder with one suite, in which every verdict is right."""
     write(tmp_path, small.content())
     return tmp_path
 

@@ -157,7 +157,7 @@ BOTH: Document = {"ingress": [DENY_SHOP], "egress": [DENY_TO_SHOP]}
 
 
 def closed(found: TierPolicy) -> tuple[str, ...]:
-    """Give the directions that a policy with a fault closes."""
+    """Return the directions that a policy with a fault closes."""
     assert found.problem is not None
     assert found.problems == (found.problem,)
     everything = (TierRule("deny", problem=found.problem),)
@@ -206,7 +206,7 @@ def test_rules_that_are_no_list_close_their_direction(
 ) -> None:
     found = version.read(**rules)
     assert closed(found) == directions
-    assert "is not a list; write its entries each behind `- `" in str(found.problem)
+    assert "is not a list; write `- ` before each entry" in str(found.problem)
     if version is not BANP:
         assert found.priority == 5
 

@@ -227,7 +227,7 @@ def test_a_spec_that_is_no_mapping_is_said_once_and_leaves_the_rest() -> None:
 def test_many_unreadable_fields_are_counted_after_the_first() -> None:
     found = decode_pod(pod(labels={f"k{number}": number for number in range(12)}))
     assert len(found.problems) == 9
-    assert str(found.problems[-1]) == "Pod shop/web: 4 more fields can't be read; mend these first"
+    assert str(found.problems[-1]) == "Pod shop/web: 4 more fields can't be read; fix these first"
 
 
 def test_an_unreadable_label_leaves_a_namespace_the_others() -> None:

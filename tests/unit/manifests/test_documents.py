@@ -199,12 +199,12 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         (
             "networking.k8s.io/v1 NetworkPolcy",
             "kind 'NetworkPolcy'",
-            "is no kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
         ),
         (
             "networking.k8s.io/v1 networkpolicies",
             "kind 'networkpolicies'",
-            "is no kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
         ),
         (
             "extensions/v1beta1 NetworkPolicy",
@@ -224,23 +224,23 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         (
             "v1 NetworkPolicy",
             "kind 'NetworkPolicy'",
-            "is no kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
+            "is not a kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
         ),
         (
             "networking.k8s.io NetworkPolicy",
             "kind 'NetworkPolicy'",
-            "is no kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
+            "is not a kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
         ),
         (
             "networking.k8s.io/v1 Ingres",
             "kind 'Ingres'",
-            "is no kind of API group networking.k8s.io; did you mean Ingress?",
+            "is not a kind of API group networking.k8s.io; did you mean Ingress?",
         ),
         (
             "policy.networking.k8s.io/v1alpha1 AdminNetworkpolicy",
             "kind 'AdminNetworkpolicy'",
             (
-                "is no kind of API group policy.networking.k8s.io; did you mean AdminNetworkPolicy (apiVersion "
+                "is not a kind of API group policy.networking.k8s.io; did you mean AdminNetworkPolicy (apiVersion "
                 "policy.networking.k8s.io/v1alpha1)?"
             ),
         ),
@@ -248,7 +248,7 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
             "policy.networking.k8s.io/v1alpha2 Ingress",
             "kind 'Ingress'",
             (
-                "is no kind of API group policy.networking.k8s.io that is known; of this group are read "
+                "is not a known kind of API group policy.networking.k8s.io; nfagent reads "
                 "AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy"
             ),
         ),
@@ -256,11 +256,11 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
             "networking.gke.io/v1 EgressNatPolicy",
             "kind 'EgressNatPolicy'",
             (
-                "is no kind of API group networking.gke.io; did you mean EgressNATPolicy (apiVersion "
+                "is not a kind of API group networking.gke.io; did you mean EgressNATPolicy (apiVersion "
                 "networking.gke.io/v1)?"
             ),
         ),
-        ("v1 Lst", "kind 'Lst'", "is no kind of the core API group; did you mean List?"),
+        ("v1 Lst", "kind 'Lst'", "is not a kind of the core API group; did you mean List?"),
         (
             "networking.kubernetes.io/v1 NetworkPolicy",
             "apiVersion 'networking.kubernetes.io/v1'",
@@ -274,22 +274,22 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         (
             "extensions/v1beta1 networkpolicies",
             "kind 'networkpolicies'",
-            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            "is not a known kind; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
         ),
         (
             "netwroking.k8s.io/v1 NetworkPolcy",
             "kind 'NetworkPolcy'",
-            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            "is not a known kind; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
         ),
         (
             "netwroking.gke.io/v1 EgressNatPolicy",
             "kind 'EgressNatPolicy'",
-            "is no kind that is known; did you mean EgressNATPolicy (apiVersion networking.gke.io/v1)?",
+            "is not a known kind; did you mean EgressNATPolicy (apiVersion networking.gke.io/v1)?",
         ),
         (
             "v1 Configmap",
             "kind 'Configmap'",
-            "is no kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
+            "is not a kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
         ),
     ],
 )

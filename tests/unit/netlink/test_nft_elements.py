@@ -34,7 +34,7 @@ def addresses(count: int) -> tuple[str, ...]:
 
 
 def between(*commands: ElementCommand) -> list[Message]:
-    """Give a batch's messages without begin and end."""
+    """Return a batch's messages without begin and end."""
     _, *found, _ = messages(encode_batch(commands, 1).data)
     return found
 
@@ -236,7 +236,7 @@ def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> Non
     ],
 )
 def test_what_is_no_element_is_refused_by_name(command: ElementCommand) -> None:
-    with pytest.raises(WireError, match=r"of s is no element"):
+    with pytest.raises(WireError, match=r"of s can't be encoded"):
         encode_batch([command], 1)
 
 

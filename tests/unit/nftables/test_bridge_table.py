@@ -21,7 +21,7 @@ Entries = list[dict[str, Any]]
 
 
 def entries() -> Entries:
-    """Give what nft 1.0.6 lists; nft 1.1.3 puts the chain before the counter."""
+    """Return what nft 1.0.6 lists; nft 1.1.3 puts the chain before the counter."""
     rule = {**OURS, "chain": CHAIN["name"]}
     return [
         {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
@@ -78,5 +78,5 @@ def test_any_change_of_the_table_is_seen(change: Callable[[Entries], object]) ->
     "text", ["", "{}", "[]", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"table": 1}]}']
 )
 def test_what_is_no_listing_is_refused(text: str) -> None:
-    with pytest.raises(WireError, match="no listing of table bridge nfagent"):
+    with pytest.raises(WireError, match="not a listing of table bridge nfagent"):
         parse_frames(text)

@@ -40,7 +40,7 @@ def wanted(links: NodeInterfaces = LINKS, choices: PolicyOptions | None = None) 
 
 
 def dropped(ruleset: Ruleset, hook: HookName, packet: Seen) -> str:
-    """Give the counter of the drop that a packet meets; '' where it passes."""
+    """Return the counter of the drop that a packet meets; '' where it passes."""
     result = run(ruleset, hook, packet)
     return "" if result.accepted else result.counters[-1]
 

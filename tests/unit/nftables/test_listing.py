@@ -51,7 +51,7 @@ def test_a_damaged_array_is_refused() -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Give the sizes of all that the decoder gets, as they come."""
+    """Return the sizes of all that the decoder gets, as they come."""
     sizes: list[int] = []
 
     def decode(text: bytes | msgspec.Raw) -> object:

@@ -376,5 +376,5 @@ def test_counters_are_read_with_their_values() -> None:
     entries = listing(TABLE, ours("counter", name="deny/x", packets=3, bytes=180), ours("counter", name="y"))
     assert parse_counters(entries) == {"deny/x": CounterValue(3, 180), "y": CounterValue(0, 0)}
     assert parse_ruleset(entries).counters == {"deny/x", "y"}
-    with pytest.raises(WireError, match="counter without figures"):
+    with pytest.raises(WireError, match="counter without packets and bytes"):
         parse_counters(listing(TABLE, ours("counter", name="x", packets=None)))

@@ -55,7 +55,7 @@ def test_a_node_that_can_be_read_in_part_says_which_field_and_that_the_rest_hold
     (said,) = cluster_statements({node.ref: node.problems}, {node.ref: node}, None)
     assert (said.about, said.weight, said.reason) == (ObjectRef("Node", "", "n2"), "Warning", "CannotBeRead")
     assert said.message == (
-        "A part of the object can't be read: status.addresses[0].address: is empty; take the entry away, or write an "
+        "A part of the object can't be read: status.addresses[0].address: is empty; delete the entry, or write an "
         "address like 10.0.0.1 or 2001:db8::1. Everything else holds; what can't be read stays as it was read before, "
         "or is left out where nothing was."
     )
