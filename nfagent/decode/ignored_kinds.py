@@ -37,8 +37,8 @@ KINDS_OF_GROUPS: Mapping[str, frozenset[str]] = {
     "policy.networking.k8s.io": frozenset(_POLICY_NETWORKING.split()),
     "networking.gke.io": frozenset(_GKE.split()),
 }
-"""API group -> all its kinds, past ones included. Sources: Kubernetes 1.34 (k8s.io/api, k8s.io/apimachinery), network-policy-api
-of sigs.k8s.io, and the CRDs of GKE."""
+"""API group -> all its kinds, past and present. From Kubernetes 1.34 (k8s.io/api, k8s.io/apimachinery), from
+sigs.k8s.io/network-policy-api, and from the CRDs of GKE."""
 
 _CLOSE_KIND = 0.8
 _CLOSER_KIND = 0.85

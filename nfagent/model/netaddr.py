@@ -21,8 +21,8 @@ _CIDR = re.compile(r"[^%/]+/\d+\Z", re.ASCII)
 """Python's ipaddress also accepts netmasks and zones, which the API server refuses."""
 
 
-# Patterns of canonical text without parsing, which match nearly all addresses: no zero group except those of `::`, which
-# has at least two. Other text is parsed; matching text would be unchanged by parsing (a property test checks it).
+# Patterns of canonical text without parsing, which match nearly all addresses: no zero group except those of `::`,
+# which has at least two. Other text is parsed; matching text would be unchanged by parsing (a property test checks it).
 _PLAIN_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}\Z", re.ASCII)
 _GROUP = "[1-9a-f][0-9a-f]{0,3}"
 _PLAIN_IPV6 = re.compile(rf"{_GROUP}(?::{_GROUP})*::(?:{_GROUP}(?::{_GROUP})*)?\Z")
@@ -87,7 +87,8 @@ def text(family: Family, value: int) -> str:
 def canonical(address: str) -> str:
     """Return the canonical text of an address; an IPv4-mapped IPv6 address becomes IPv4.
 
-    See docs/semantics.md, edge case 26. Leading zeros are decimal, as the API server reads them (ParseIPSloppy). Raises AddressError.
+    Leading zeros are decimal, as the API server reads them (ParseIPSloppy). Raises AddressError.
+    See docs/semantics.md, edge case 26.
     """
     if _PLAIN_IPV4.match(address) or (_PLAIN_IPV6.match(address) and address.count(":") < _GROUPS - 1):
         return address

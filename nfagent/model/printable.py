@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    r"""Return text with its lines and tabs, otherwise escaped; text from outside must be escaped before it is inserted."""
+    r"""Return text escaped except for newlines and tabs; text from outside must be escaped before it is inserted."""
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))

@@ -19,7 +19,10 @@ class Requirement(msgspec.Struct, frozen=True, order=True):
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Return whether labels match; NotIn and DoesNotExist match a missing label (docs/semantics.md, edge case 16)."""
+        """Return whether labels match; NotIn and DoesNotExist match a missing label.
+
+        See docs/semantics.md, edge case 16.
+        """
         match self.operator:
             case "In":
                 return self._lists(labels.get(self.key))

@@ -21,7 +21,7 @@ class WeightedCache(Generic[_K, _V]):
     """
 
     def __init__(self, make: Callable[[_K], _V], weigh: Callable[[_K, _V], int], most: int) -> None:
-        """Cache the results of `make`, up to a total weight of `most`; `weigh` returns the weight of a key and its result."""
+        """Cache the results of `make`, up to a total weight of `most`; `weigh` returns the weight of one entry."""
         self._make = make
         self._weigh = weigh
         self._most = most

@@ -48,7 +48,7 @@ class CommitOrigin(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Return it as text: 'nft (process 4711)'."""
-        return f"{self.name or 'somebody'} (process {self.process})" if self.process else self.name
+        return f"{self.name or 'unknown'} (process {self.process})" if self.process else self.name
 
 
 def names_table(datagram: bytes) -> bool:

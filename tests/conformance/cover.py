@@ -1,4 +1,4 @@
-"""Few cases that bear every tag."""
+"""Few cases that together have every tag."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def marks(case: Case) -> frozenset[str]:
 
 
 def cover(cases: Sequence[Case]) -> list[Case]:
-    """Choose cases that bear every mark between them: always the one with most marks that are still missing."""
+    """Return cases that together have every mark: greedily, the one with most missing marks first."""
     missing = frozenset[str]().union(*map(marks, cases))
     chosen = []
     while missing:

@@ -1,4 +1,4 @@
-"""The objects after a step, as a folder of manifests: to see by hand what a case is about."""
+"""Writes the objects after a step as a folder of manifests, to look into a case."""
 
 from __future__ import annotations
 

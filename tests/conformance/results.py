@@ -1,4 +1,4 @@
-"""What came of a case in one reading."""
+"""The result of a case by one implementation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Result(NamedTuple):
         return any(failure.probe is None for failure in self.failures)
 
 
-class Tally:
+class ResultBuilder:
     """Collects one case's result."""
 
     def __init__(self, case: Case, reading: Reading) -> None:

@@ -1,4 +1,4 @@
-"""A run over some suites: every case by every reading, and where the run is."""
+"""A run over some suites: every case by every implementation, with progress."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Session:
             self._note(done, pair)
 
     def judge_by_packets(self, attachments: Sequence[Attachment]) -> None:
-        """Send every case's packets. Raises MachineError; nothing is left behind, also after SIGTERM."""
+        """Send every case's packets. Raises HostError; nothing is left behind, also after SIGTERM."""
         netns.sweep(TAG)
         before = signal.signal(signal.SIGTERM, _interrupt)
         scratch = Path(tempfile.mkdtemp(prefix="nfagent-conformance-"))

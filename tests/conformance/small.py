@@ -1,4 +1,4 @@
-"""A suite of two cases, written here: the judges are judged by it, also where the recorded suites aren't at hand."""
+"""A suite of two cases, to test the runner itself."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _CONTENT: Document = {
 
 
 def content() -> Document:
-    """Return the suite as its file would have it, to be changed as a test likes."""
+    """Return a copy of the suite's file content, which a test may change."""
     return deepcopy(_CONTENT)
 
 

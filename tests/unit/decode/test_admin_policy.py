@@ -309,7 +309,7 @@ BAD_SUBJECTS: dict[str, tuple[Any, str]] = {
 
 @each_kind
 @pytest.mark.parametrize(("subject", "message"), BAD_SUBJECTS.values(), ids=BAD_SUBJECTS)
-def test_a_policy_whose_subject_is_not_known_judges_nobody_and_says_so(
+def test_a_policy_with_an_invalid_subject_applies_to_no_pod_and_has_a_problem(
     read: Read, subject: object, message: str
 ) -> None:
     found = read(subject=subject, **BOTH)
@@ -334,7 +334,7 @@ DECODERS = {
 
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("spec", ["all", [1], 5, True], ids=["text", "a list", "a number", "a boolean"])
-def test_a_spec_that_is_no_mapping_judges_nobody_and_says_so(kind: str, spec: object) -> None:
+def test_a_spec_that_is_not_a_mapping_applies_to_no_pod_and_has_a_problem(kind: str, spec: object) -> None:
     found = DECODERS[kind]({"kind": kind, "metadata": {"name": "default"}, "spec": spec})
     assert (found.subject, found.priority) == (None, NO_PRIORITY if kind == "BaselineAdminNetworkPolicy" else UNPLACED)
     assert closed(found) == ("ingress", "egress")
@@ -343,7 +343,7 @@ def test_a_spec_that_is_no_mapping_judges_nobody_and_says_so(kind: str, spec: ob
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_a_policy_without_a_spec_judges_nobody_and_says_so(kind: str) -> None:
+def test_a_policy_without_a_spec_applies_to_no_pod_and_has_a_problem(kind: str) -> None:
     found = DECODERS[kind]({"kind": kind, "metadata": {"name": "default"}})
     assert (found.subject, closed(found)) == (None, ())
 

@@ -64,7 +64,12 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
         pytest.param("outside", "shop/web", 4, (), False, id="who comes in is not"),
         pytest.param("a", "outside", 4, (), False, id="the node itself is not"),
         pytest.param(
-            "shop/web", "172.20.0.1", 4, (config("nonMasqueradeCIDRs: []"),), True, id="an empty list exempts nobody"
+            "shop/web",
+            "172.20.0.1",
+            4,
+            (config("nonMasqueradeCIDRs: []"),),
+            True,
+            id="an empty list exempts no destination",
         ),
         pytest.param("shop/web", "shop/db", 4, (config("nonMasqueradeCIDRs: []"),), False, id="but the cluster's own"),
         pytest.param(
@@ -104,7 +109,7 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
             4,
             (egress("default"),),
             True,
-            id="an empty EgressNATPolicy `default` exempts nobody",
+            id="an empty EgressNATPolicy `default` exempts no destination",
         ),
         pytest.param("shop/web", "shop/db", 4, (egress("default"),), False, id="but the cluster's own, there too"),
         pytest.param(

@@ -199,12 +199,18 @@ def test_a_kind_that_is_read_under_another_version_is_said(text: str, version: s
         (
             "networking.k8s.io/v1 NetworkPolcy",
             "kind 'NetworkPolcy'",
-            "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            (
+                "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy "
+                "(apiVersion networking.k8s.io/v1)?"
+            ),
         ),
         (
             "networking.k8s.io/v1 networkpolicies",
             "kind 'networkpolicies'",
-            "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            (
+                "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy "
+                "(apiVersion networking.k8s.io/v1)?"
+            ),
         ),
         (
             "extensions/v1beta1 NetworkPolicy",
@@ -480,7 +486,7 @@ def test_of_one_object_that_is_good_once_and_wrong_once_the_good_one_holds() -> 
         pytest.param(f"{NODE}\tx: 1", "f.yaml:4: is not valid YAML: ", id="a tab"),
         pytest.param("\na: !!bool x", "f.yaml:2: is not valid YAML: 'x' is not a boolean", id="no boolean"),
         pytest.param("a: !!int ''", "f.yaml:1: is not valid YAML: '' is not a whole number", id="no number at all"),
-        pytest.param("a: .NaN", "f.yaml:1: is not valid YAML: '.NaN' is no number that JSON has", id="not a number"),
+        pytest.param("a: .NaN", "f.yaml:1: is not valid YAML: '.NaN' is not a JSON number", id="not a number"),
         pytest.param(
             "a: !!float x", "f.yaml:1: is not valid YAML: 'x' is not a number; put it in quotes", id="no float"
         ),

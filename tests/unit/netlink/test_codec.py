@@ -98,7 +98,7 @@ def test_an_acknowledgement_carries_an_errno(code: int, errno: int) -> None:
     "reply",
     [
         pytest.param(codec.Message(codec.NLMSG_DONE, 0, 1, 0, bytes(4)), id="another type"),
-        pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, b"\0\0"), id="no room for the code"),
+        pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, b"\0\0"), id="too short for the code"),
         pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, struct.pack("=i", 5)), id="a positive code"),
         pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, struct.pack("=i", -5000)), id="no errno so large"),
     ],

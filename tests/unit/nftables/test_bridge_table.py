@@ -1,4 +1,4 @@
-"""What a listing of the bridge family's table says, whatever an nft puts first."""
+"""Listings of the bridge table, in any order of objects."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def test_any_change_of_the_table_is_seen(change: Callable[[Entries], object]) ->
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"table": 1}]}']
 )
-def test_what_is_no_listing_is_refused(text: str) -> None:
+def test_text_that_is_not_a_listing_is_refused(text: str) -> None:
     with pytest.raises(WireError, match="not a listing of table bridge nfagent"):
         parse_frames(text)

@@ -81,7 +81,7 @@ def packet(source: str, destination: str, protocol: str = "udp", port: int = 847
         "by another protocol",
         "what another Node forwards",
         "a Pod to its node",
-        "a Pod with somebody's source to its node",
+        "a Pod with a foreign source to its node",
         "another node's Pod",
         "another node's Pod by a protocol without ports",
         "another Node, which ends its tunnel here",
@@ -90,7 +90,7 @@ def packet(source: str, destination: str, protocol: str = "udp", port: int = 847
         "another node's Pod to another port",
     ],
 )
-def test_nobody_but_nodes_speaks_to_nodes_tunnels(hook: HookName, seen: Seen, counter: str) -> None:
+def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: Seen, counter: str) -> None:
     for choices in (PolicyOptions(), PolicyOptions(own_node="allowed")):
         assert dropped(wanted(choices=choices).ruleset(), hook, seen) == counter
 
@@ -279,7 +279,7 @@ def test_the_chain_about_frames_is_there_where_pods_share_a_bridge_and_over_a_re
 
 
 @given(CHANGES, st.booleans())
-def test_whatever_changes_the_kernel_holds_what_is_made_anew(
+def test_after_any_change_the_kernel_has_the_ruleset_of_a_fresh_start(
     changes: list[NodeInterfaces | Node | ObjectRef],
     masquerade: bool,  # noqa: FBT001 - drawn
 ) -> None:

@@ -32,7 +32,7 @@ def written(*items: dict[str, Any]) -> str:
 
 
 @given(st.lists(ANYTHING, max_size=30), st.integers(4, 64))
-def test_pieces_are_the_members_of_the_array_wherever_it_is_cut(members: list[object], size: int) -> None:
+def test_pieces_are_the_members_of_the_array_for_any_cut(members: list[object], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "AT_ONCE", size)
         assert list(pieces(json.dumps(members).encode())) == members

@@ -72,7 +72,7 @@ def tiers(*policies: str) -> tuple[ObjectRef, ...]:
         ),
     ],
 )
-def test_a_class_is_named_by_its_tiers_in_the_order_of_their_judgement(key: PolicySetKey, name: str) -> None:
+def test_a_policy_set_is_named_by_its_tiers_in_order_of_evaluation(key: PolicySetKey, name: str) -> None:
     assert names.class_chain(key) == name
 
 

@@ -196,7 +196,7 @@ def test_a_set_of_flows_is_ours_with_or_without_dynamic(flags: object) -> None:
 
 
 @pytest.mark.parametrize("size", [65_536, 262_144])
-def test_a_set_of_flows_is_ours_with_at_least_the_room_that_every_one_has(size: int) -> None:
+def test_a_dynamic_set_is_known_with_at_least_the_default_capacity(size: int) -> None:
     entry = ours("set", name="x", type=FLOW_TYPES, size=size, flags=["timeout"], timeout=300)
     assert parse_ruleset(listing(TABLE, entry)).sets == {"x": NamedSet("flow", 4, size=size)}
 

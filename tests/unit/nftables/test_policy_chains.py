@@ -58,7 +58,7 @@ TO_DNS: Document = {
         pytest.param("shop/db", "shop/web", "5353/tcp", True, id="in to a port by its name"),
         pytest.param("shop/db", "shop/web", "81/tcp", False, id="not in to another port"),
         pytest.param("shop/db", "shop/web", "80/udp", False, id="nor by another protocol"),
-        pytest.param("outside", "shop/web", "80/tcp", False, id="nor from anybody else"),
+        pytest.param("outside", "shop/web", "80/tcp", False, id="nor from any other source"),
         pytest.param("outside", "ops/free", "80/tcp", True, id="in to a Pod that nothing isolates"),
         pytest.param("shop/web", "outside", "53/udp", True, id="out to an ipBlock and port"),
         pytest.param("shop/web", "outside", "54/tcp", True, id="out to a range of ports"),
@@ -66,7 +66,7 @@ TO_DNS: Document = {
         pytest.param("shop/web", "shop/db", "53/udp", False, id="nor to an address beside the ipBlock"),
     ],
 )
-def test_33_a_packet_without_a_connection_is_judged_by_its_own_addresses_and_ports(  # noqa: PLR0917 - a table
+def test_33_policies_apply_to_an_untracked_packet_by_its_own_addresses_and_ports(  # noqa: PLR0917 - a table
     source: str,
     destination: str,
     sent: str,
@@ -154,7 +154,7 @@ SENDERS = {
     "a Pod of another node, which judges it": ("shop/web", "outside", "ops/far", "shop/web", True),
     "an isolated Pod that is no end": ("ops/free", "outside", "shop/web", "ops/free", False),
     "a Pod that is no end, to an isolated one": ("shop/web", "outside", "ops/free", "shop/web", False),
-    "a Pod that is no end, where nobody isolates either": ("ops/free", "outside", "ops/other", "ops/free", True),
+    "a Pod that is no end, where neither is isolated": ("ops/free", "outside", "ops/other", "ops/free", True),
 }
 
 

@@ -214,7 +214,7 @@ def test_no_table_says_so() -> None:
     assert table_text(ABSENT) == "# there is no table inet nfagent\n"
 
 
-def test_a_name_that_somebody_else_gave_is_no_line_of_its_own() -> None:
+def test_a_foreign_name_with_a_newline_is_escaped() -> None:
     named = "x\nadd rule inet nfagent y accept\x1b[2J"
     text = table_text(
         Ruleset(
