@@ -11,13 +11,13 @@ K = TypeVar("K", bound=Hashable)
 
 
 class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
-    """Problems by object; an object without problems has no entry. The cost of `news` depends only on the changes."""
+    """Problems by object; an object without problems has no entry. The cost of `drain_changes` depends only on the changes."""
 
     def __init__(self) -> None:
         """Start without problems."""
         self._of: dict[K, tuple[ValidationIssue, ...]] = {}
         self._holders: dict[ValidationIssue, int] = {}
-        # Problems that appeared or were resolved since the last call of `news` -> whether they existed then.
+        # Problems that appeared or were resolved since the last call of `drain_changes` -> whether they existed then.
         self._was: dict[ValidationIssue, bool] = {}
 
     def __getitem__(self, owner: K) -> tuple[ValidationIssue, ...]:

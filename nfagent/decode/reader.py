@@ -103,6 +103,6 @@ def _document(raw: bytes | msgspec.Raw, resource: Resource) -> dict[str, Any] | 
 
 
 def _version(document: dict[str, Any]) -> str:
-    # `reference` has checked that metadata is a mapping.
+    # `object_ref` has checked that metadata is a mapping.
     version = document["metadata"].get("resourceVersion")
     return version if isinstance(version, str) else ""

@@ -151,9 +151,7 @@ class TestBookkeeping:
             pytest.param(
                 pod().replace("kind: Pod", "kind: Pood"), "did you mean Pod (apiVersion v1)?", id="a kind mistyped"
             ),
-            pytest.param(
-                pod().replace("kind: Pod", "kind: Quux"), "nfagent reads Namespace,", id="an unknown kind"
-            ),
+            pytest.param(pod().replace("kind: Pod", "kind: Quux"), "nfagent reads Namespace,", id="an unknown kind"),
             pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="another version of its group"),
             pytest.param(pod().replace("v1", "extensions/v1"), "write v1", id="a group that never had it"),
             pytest.param(pod().replace("kind: Pod", ""), "write apiVersion and kind", id="no kind"),
