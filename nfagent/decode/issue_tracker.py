@@ -11,7 +11,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
-    """Problems by object; an object without problems has no entry. The cost of `drain_changes` depends only on the changes."""
+    """Problems by object; an object without problems has no entry. `drain_changes` costs only the changes."""
 
     def __init__(self) -> None:
         """Start without problems."""

@@ -102,7 +102,7 @@ def test_one_case_can_be_run(folder: Path) -> None:
         pytest.param(["--suite", "tiers-v1alpha1"], "give the folder", id="a suite that isn't there"),
     ],
 )
-def test_what_cannot_be_run_ends_with_2_and_says_what_is_missing(
+def test_a_run_that_cannot_start_exits_with_2_and_names_what_is_missing(
     folder: Path, arguments: list[str], words: str
 ) -> None:
     done = run(folder, *arguments)

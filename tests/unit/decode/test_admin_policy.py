@@ -1,4 +1,4 @@
-"""Documents to TierPolicies: what is read, and what a policy with a fault of its own still does."""
+"""Decoding of TierPolicies, and the effect of a policy with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of the tiers' policies that can't be read as they are: what is said, and what they still do."""
+"""Invalid rules of tier policies: their error messages, and their effect."""
 
 from __future__ import annotations
 

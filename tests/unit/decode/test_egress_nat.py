@@ -1,4 +1,4 @@
-"""Documents to EgressNATPolicies and NetworkGatewayGroups (masquerade.md)."""
+"""Decoding of EgressNATPolicies and NetworkGatewayGroups."""
 
 from __future__ import annotations
 

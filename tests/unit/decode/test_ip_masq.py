@@ -1,4 +1,4 @@
-"""The ip-masq-agent configuration as the reference reads it (masquerade.md)."""
+"""The ip-masq-agent configuration, decoded as ip-masq-agent does."""
 
 from __future__ import annotations
 

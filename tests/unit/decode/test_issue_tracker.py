@@ -1,4 +1,4 @@
-"""What is wrong is kept by the event: news costs what changed, however much is wrong besides."""
+"""Problems are tracked by event: the cost of reporting changes doesn't depend on other problems."""
 
 from __future__ import annotations
 

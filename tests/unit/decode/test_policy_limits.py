@@ -1,4 +1,4 @@
-"""A policy that lists more than one policy may fails closed by its own name; one at the limit is enforced."""
+"""A policy beyond a size limit fails closed; one at the limit is enforced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One field that can't be read takes no other along; what stands in its place; what is said of it."""
+"""An invalid field doesn't affect other fields: its value instead, and its error message."""
 
 from __future__ import annotations
 

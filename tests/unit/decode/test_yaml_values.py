@@ -1,4 +1,4 @@
-"""YAML text to values: as kubectl reads it, and at a cost in the size of the text.
+"""YAML parsing: the same values as kubectl, at a cost proportional to the size of the text.
 
 `kubectl_yaml.jsonl` has texts, and what sigs.k8s.io/yaml v1.6.0 (of Kubernetes 1.34) makes of each:
 `yaml.YAMLToJSON([]byte(text))` in Go, "" for an error.

@@ -1,4 +1,4 @@
-"""Others' text as it is shown: nothing in it steers a terminal or begins a line; JSON keeps its value."""
+"""Escaped text can't control a terminal or forge a line; JSON keeps its value."""
 
 from __future__ import annotations
 

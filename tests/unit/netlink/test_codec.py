@@ -1,4 +1,4 @@
-"""Netlink framing: what is written is laid out as linux/netlink.h says, and what isn't whole is refused."""
+"""Netlink framing: encoding by linux/netlink.h, and errors for truncated messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_value_longer_than_its_length_field_is_refused() -> None:
         pytest.param(HEADER.pack(20, 16, 0, 0, 0) + b"abc", "with 19 bytes left", id="a length beyond the end"),
     ],
 )
-def test_a_message_that_is_not_whole_is_refused_after_those_before_it(datagram: bytes, why: str) -> None:
+def test_a_truncated_message_is_an_error_after_those_before_it(datagram: bytes, why: str) -> None:
     reading = codec.messages(codec.message(16, 0, 1, b"whole") + datagram)
 
     assert next(reading).payload == b"whole"
@@ -78,7 +78,7 @@ def test_a_message_that_is_not_whole_is_refused_after_those_before_it(datagram: 
         pytest.param(struct.pack("=HH", 9, 1) + b"four", "with 8 bytes left", id="a length beyond the end"),
     ],
 )
-def test_an_attribute_that_is_not_whole_is_refused_after_those_before_it(rest: bytes, why: str) -> None:
+def test_a_truncated_attribute_is_an_error_after_those_before_it(rest: bytes, why: str) -> None:
     reading = codec.attributes(codec.attribute(1, b"whole") + rest)
 
     assert next(reading) == (1, b"whole")

@@ -223,7 +223,7 @@ ENTRY = codec.message(NEW, MULTI, 5, entry_body(Connection()))
         ),
     ],
 )
-def test_a_datagram_tells_how_the_dump_goes_on(datagram: bytes, part: DumpChunk) -> None:
+def test_a_datagram_has_the_state_of_the_dump(datagram: bytes, part: DumpChunk) -> None:
     assert decode_entries(datagram) == part
 
 

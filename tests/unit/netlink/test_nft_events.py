@@ -1,4 +1,4 @@
-"""Notifications of nf_tables: whose table they name, and who committed."""
+"""Notifications of nf_tables: the table, and the process that committed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_datagram_names_our_table_where_one_of_its_messages_does(datagram: byt
         pytest.param((PROCESS, attribute(3, b"\xff\0")), "\\xff (process 4711)", id="a name that is no UTF-8"),
     ],
 )
-def test_the_end_of_a_transaction_says_who_committed(attributes: tuple[bytes, ...], words: str) -> None:
+def test_newgen_names_the_process_that_committed(attributes: tuple[bytes, ...], words: str) -> None:
     committer = decode_committer(generation(*attributes))
     assert committer is not None
     assert str(committer) == words

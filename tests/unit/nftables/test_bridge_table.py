@@ -44,12 +44,12 @@ def listing(changed: Entries) -> str:
     return json.dumps({"nftables": changed})
 
 
-def test_what_nft_lists_of_an_unchanged_table_is_what_is_expected_and_tells_how_many_frames_were_dropped() -> None:
+def test_the_listing_of_an_unchanged_table_is_the_expected_one_with_its_number_of_dropped_frames() -> None:
     found = parse_frames(listing(entries()))
     assert (found.objects, found.dropped) == (EXPECTED, 7)
 
 
-def test_the_order_of_objects_that_are_no_rules_says_nothing() -> None:
+def test_the_order_of_objects_other_than_rules_is_ignored() -> None:
     table = entries()
     table[2], table[3] = table[3], table[2]
     assert parse_frames(listing(table)).objects == EXPECTED

@@ -1,4 +1,4 @@
-"""Rules by a packet's interface: interpreted, and how their sets follow Nodes and interfaces."""
+"""Rules on the incoming interface, interpreted, and their sets after changes of Nodes and interfaces."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def near(
         "from a source of its own",
     ],
 )
-def test_of_link_local_sources_of_pods_the_node_takes(seen: Seen, passes: bool) -> None:  # noqa: FBT001 - a column
+def test_packets_that_the_node_accepts_from_link_local_sources_of_pods(seen: Seen, passes: bool) -> None:  # noqa: FBT001 - a column
     assert dropped(wanted().ruleset(), "input", seen) == ("" if passes else "drop/link-local")
     assert dropped(wanted(choices=PolicyOptions(own_node="allowed")).ruleset(), "input", seen) == ""
 
@@ -232,7 +232,7 @@ def test_nodes_and_their_ranges_are_known_while_the_node_has_tunnels() -> None:
         "another node to this one",
     ],
 )
-def test_what_these_rules_drop_is_told_in_words(flow: Flow, barred: bool) -> None:  # noqa: FBT001 - a column
+def test_drops_of_these_rules_are_explained(flow: Flow, barred: bool) -> None:  # noqa: FBT001 - a column
     desired = wanted()
     desired.put(Pod("shop", "far", node="b", addresses=(FAR_POD,)))
     assert bool(desired.barred(flow)) == barred

@@ -1,4 +1,4 @@
-"""A listing is taken apart as JSON is, and no call of the decoder takes long, however large a set is."""
+"""A listing is split into the same values as by one JSON decoding, and no decoder call takes long for any set size."""
 
 from __future__ import annotations
 
@@ -111,6 +111,6 @@ def test_what_a_set_of_flows_remembers_is_never_decoded(decoded: list[int]) -> N
     assert sum(decoded) < 1000
 
 
-def test_a_large_object_of_another_form_is_given_whole() -> None:
+def test_a_large_object_of_another_form_is_decoded_at_once() -> None:
     odd = {"map": ["x" * AT_ONCE]}
     assert list(entries(json.dumps({"nftables": [odd]}))) == [odd]

@@ -1,4 +1,4 @@
-"""What libnftables lists, and what becomes of what others put into our table."""
+"""Parsing of libnftables listings, with foreign objects in the nfagent table."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ FOREIGN: dict[str, Entry] = {
 
 
 @pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN)
-def test_foreign_objects_are_told_apart_and_nothing_else_goes(entry: Entry) -> None:
+def test_only_foreign_objects_are_removed(entry: Entry) -> None:
     found = parse_ruleset(listing(TABLE, entry))
     [kind] = entry
     assert found.foreign == {(kind, "x")}
@@ -169,7 +169,7 @@ def test_foreign_objects_are_told_apart_and_nothing_else_goes(entry: Entry) -> N
 
 
 @pytest.mark.parametrize("flags", ["inet", "dormant", ["dormant"], ["owner", "persist"]])
-def test_a_table_with_flags_is_told_apart(flags: object) -> None:
+def test_a_table_with_flags_differs(flags: object) -> None:
     found = parse_ruleset(listing({"table": {**TABLE["table"], "flags": flags}}))
     assert found.foreign == {TABLE_FLAGS}
 
@@ -190,7 +190,7 @@ def test_flags_may_be_listed_as(flags: object) -> None:
 @pytest.mark.parametrize(
     "flags", [["timeout"], ["timeout", "dynamic"], ["dynamic", "timeout"], "timeout"], ids=["1.0.6", "1.1.3", "3", "4"]
 )
-def test_a_set_of_flows_is_ours_with_or_without_dynamic(flags: object) -> None:
+def test_a_dynamic_set_is_known_with_or_without_the_dynamic_flag(flags: object) -> None:
     entry = ours("set", name="x", type=FLOW_TYPES, size=65536, flags=flags, timeout=300)
     assert parse_ruleset(listing(TABLE, entry)).sets == {"x": NamedSet("flow", 4)}
 
@@ -323,7 +323,7 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
 
 
 @pytest.mark.parametrize(("expressions", "rule"), KNOWN.values(), ids=KNOWN)
-def test_expressions_of_ours_are_read(expressions: list[Entry], rule: Rule) -> None:
+def test_expressions_of_nfagent_are_parsed(expressions: list[Entry], rule: Rule) -> None:
     found = parse_ruleset(listing(TABLE, ours("chain", name="c"), ours("rule", chain="c", expr=expressions)))
     assert found.chains["c"].rules == (rule,)
 
@@ -356,7 +356,7 @@ RULES: dict[str, list[Entry]] = {
 
 
 @pytest.mark.parametrize("expressions", RULES.values(), ids=RULES)
-def test_foreign_rules_are_unequal_to_ours_and_flushed(expressions: list[Entry]) -> None:
+def test_foreign_rules_are_unequal_to_those_of_nfagent_and_flushed(expressions: list[Entry]) -> None:
     chain = ours("chain", name="c")
     found = parse_ruleset(listing(TABLE, chain, ours("rule", chain="c", expr=expressions)))
     [rule] = found.chains["c"].rules

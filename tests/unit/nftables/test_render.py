@@ -170,7 +170,7 @@ def test_a_set_of_families_is_of_no_family() -> None:
     ]
 
 
-def test_a_chain_comes_after_those_that_it_leads_to() -> None:
+def test_a_chain_is_rendered_after_the_chains_that_it_refers_to() -> None:
     leads = {
         "egress/shop/db": (Jump("admin/egress/anp.a"), Goto("deny/egress/shop/db")),
         "egress/baseline_banp.default": (Goto("baseline/egress/banp.default"),),
@@ -210,7 +210,7 @@ def test_a_table_sorts_addresses_by_number_and_explains_them() -> None:
     ]
 
 
-def test_no_table_says_so() -> None:
+def test_an_absent_table_is_rendered_as_a_comment() -> None:
     assert table_text(ABSENT) == "# there is no table inet nfagent\n"
 
 
