@@ -28,8 +28,8 @@ from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
 from nfagent.model.objects import Direction, Labels, Namespace, Pod
 from nfagent.model.selectors import Selector
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import diff
 from nfagent.state.cluster import Identity, identity_of
 
 BENCH = "bench"

@@ -35,7 +35,8 @@ from nfagent.kernel.set_elements import SetElementSocket
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nft_elements import is_elements_only
-from nfagent.nftables.transaction import Transaction, diff, phases
+from nfagent.nftables.diff import diff
+from nfagent.nftables.transaction import Transaction, phases
 from nfagent.system.gc_tuning import settle_memory
 
 _STORM = 1_000

@@ -17,8 +17,8 @@ from nfagent.lab import netns
 from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, PolicyPort, Rule
 from nfagent.model.objects import Pod
 from nfagent.model.selectors import Requirement, Selector
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT
-from nfagent.nftables.transaction import diff
 from nfagent.system.gc_tuning import give_back
 
 SIZES = (100, 200, 400)

@@ -42,8 +42,8 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     from nfagent.kernel.bridge_table import remove_frames
     from nfagent.kernel.nft_client import NftClient
     from nfagent.kernel.table_lock import claim_table, holder, holder_name, remedy
+    from nfagent.nftables.diff import diff
     from nfagent.nftables.objects import ABSENT
-    from nfagent.nftables.transaction import diff
 
     process = holder()
     if process is not None:

@@ -1,7 +1,7 @@
-"""Subjects and peers of the tiers' policies (policy.networking.k8s.io): Pods, Nodes, networks.
+"""Decodes subjects and peers of tier policies (policy.networking.k8s.io): Pods, Nodes, networks.
 
-Each is a mapping with exactly one field; what a newer API puts beside or in the place of the known ones is a
-fault, as their types ask for. Everything here raises ObjectErrors.
+Each is a mapping with exactly one field; an unknown field, of a newer API version, is an error, as the API types
+require. All functions raise ObjectErrors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def decode_subject(field: DocumentField, *, namespaces_required: bool) -> PodPee
 
 
 def decode_peer(field: DocumentField, direction: Direction, *, namespaces_required: bool) -> tuple[TierPeer, ...]:
-    """Read an entry of `from` or `to`; `networks` gives one peer for each CIDR."""
+    """Read an entry of `from` or `to`; `networks` results in one peer for each CIDR."""
     if direction == "ingress":
         form, value = only_field(field, "namespaces", "pods")
     else:
@@ -54,7 +54,7 @@ def _pods(form: str, field: DocumentField, *, namespaces_required: bool) -> PodP
 
 
 def _selector(field: DocumentField) -> Selector:
-    # Labels written without matchLabels above them would select everything.
+    # Without this check, labels outside matchLabels would be ignored, and the selector would match everything.
     known_fields(field, "matchLabels", "matchExpressions")
     return decode_selector(field)
 
@@ -66,10 +66,10 @@ def _networks(field: DocumentField) -> tuple[IpBlock, ...]:
         if len(text) > _LONGEST_CIDR:
             raise entry.error(f"is longer than {_LONGEST_CIDR} characters; write the CIDR's shortest form")
         block = IpBlock(entry.cidr())
-        # Host bits of a short prefix hide a mapped address from the CIDR's own reading.
+        # With a short prefix, masking removes the bits that show a mapped address.
         if ":" in text and family_of(canonical(text.partition("/")[0])) == 4:
             raise entry.error("is an IPv4-mapped IPv6 CIDR; write it as an IPv4 CIDR")
         if text in found:
-            raise entry.error("is there twice; delete one")
+            raise entry.error("is a duplicate; delete one")
         found[text] = block
     return tuple(found.values())

@@ -1,13 +1,13 @@
-"""Documents of the three tier kinds to TierPolicies, with the validation of their CRDs, which no file has been through.
+"""Decodes the three kinds of tier policies, with the validation of their CRDs, since no API server has checked a file.
 
-A document without a usable name raises an ObjectError. Any other fault fails closed, and stays where it is:
+A document without a valid name raises an ObjectError. Any other error fails closed, with limited effect:
 
-- A fault in a rule: an Allow or Accept rule matches nothing; a Deny or Pass rule, and one whose action isn't known,
-  denies everything. The other rules hold. (Said by the peers' types, of unknown peers; the rest is as near to it.)
-- A fault in the policy itself: it denies its subject's Pods everything, in the directions about which it has rules,
-  in both where a field that isn't known keeps that from being told. Where its priority or its tier can't be read, it
-  comes after all policies that can be; it is in the admin tier where the tier can't be read.
-- A subject that can't be read: the policy judges nobody, and says so.
+- An error in a rule: an Allow or Accept rule matches nothing; a Deny or Pass rule, or one with an unknown action,
+  denies everything. The other rules apply. (The API types require this for unknown peers; other errors do the same.)
+- An error in the policy itself: it denies everything to its subject's Pods, in the directions of its rules, or in both
+  if an unknown field may be a misspelt direction. With an invalid priority or tier, it comes after all valid policies;
+  with an invalid tier, it is in the admin tier.
+- An invalid subject: the policy applies to no Pod, and has a problem.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _TIERS: dict[str, Tier] = {"Admin": "admin", "Baseline": "baseline"}
 
 
 class _Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """In what the three kinds differ.
+    """The differences of the three kinds.
 
-    tier:                None where spec.tier says it
-    fields:              those that spec can have
-    most:                rules of a direction, peers and ports of a rule
-    ports, decode_port:  the field of a rule that lists ports, and how to read an entry of it
-    namespaces_required: whether Pods need a namespaceSelector
+    tier:                None if spec.tier has it
+    fields:              known fields of spec
+    most:                maximum rules of a direction, peers of a rule, ports of a rule
+    ports, decode_port:  the field of a rule that lists ports, and its decoder
+    namespaces_required: whether `pods` requires a namespaceSelector
     """
 
     name: TierKind
@@ -94,23 +94,23 @@ _CLUSTER = _Kind(
 
 
 def decode_admin_policy(document: dict[str, Any]) -> TierPolicy:
-    """Read a policy.networking.k8s.io/v1alpha1 AdminNetworkPolicy; see the module for what becomes of faults."""
+    """Read a policy.networking.k8s.io/v1alpha1 AdminNetworkPolicy; see the module for errors."""
     return _decode(document, _ADMIN)
 
 
 def decode_baseline_policy(document: dict[str, Any]) -> TierPolicy:
-    """Read a policy.networking.k8s.io/v1alpha1 BaselineAdminNetworkPolicy; see the module for what becomes of faults.
+    """Read a policy.networking.k8s.io/v1alpha1 BaselineAdminNetworkPolicy; see the module for errors.
 
-    There is one, named `default`. The API server would refuse another, so a cluster has none; in a file it is a
-    policy that somebody counts on. Its rules aren't taken, or two baselines would be in force; nor is it passed
-    over, which would open what it was to close. It is a policy with a fault: its Pods are closed in the baseline
-    tier, where NetworkPolicies and the admin tier come first and still allow what they allow.
+    The only valid name is `default`; the API server refuses any other, so only a file can have one. Its rules don't
+    apply, since two baselines would then be in force; ignoring it would leave open what it should deny. So it is an
+    invalid policy: it denies everything to its Pods in the baseline tier, after the admin tier and NetworkPolicies,
+    whose verdicts still apply.
     """
     return _decode(document, _BASELINE)
 
 
 def decode_cluster_policy(document: dict[str, Any]) -> TierPolicy:
-    """Read a policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy; see the module for what becomes of faults."""
+    """Read a policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy; see the module for errors."""
     return _decode(document, _CLUSTER)
 
 
@@ -149,7 +149,7 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
 
 
 def _attempt(faults: list[ValidationIssue], read: Callable[[], T]) -> T | None:
-    """Read a part of the policy; note what is wrong with it, and go on without it."""
+    """Return a part of the policy; on an error, add it to `faults` and return None."""
     try:
         return read()
     except ObjectError as error:
@@ -160,13 +160,16 @@ def _attempt(faults: list[ValidationIssue], read: Callable[[], T]) -> T | None:
 def _closed(
     spec: DocumentField, direction: Direction, kind: _Kind, problem: ValidationIssue, *, misspelt: bool
 ) -> tuple[TierRule, ...]:
-    """Deny everything in a direction that a policy with a fault is about; misspelt: the spec itself may be."""
+    """Return the rules of an invalid policy: deny everything, or none if it has no rules in this direction.
+
+    misspelt: the field `spec` itself may be misspelt
+    """
     try:
         known_fields(spec, *kind.fields)
-        touched = misspelt or (spec / direction).value not in (None, [])
+        applies = misspelt or (spec / direction).value not in (None, [])
     except ObjectError:
-        touched = True  # the field that isn't known may be the direction, misspelt
-    return (TierRule("deny", problem=problem),) if touched else ()
+        applies = True  # the unknown field may be a misspelt direction
+    return (TierRule("deny", problem=problem),) if applies else ()
 
 
 def _singleton(name: DocumentField, kind: _Kind) -> None:
@@ -183,7 +186,7 @@ def _tier(field: DocumentField) -> Tier:
 
 def _priority(field: DocumentField) -> int:
     if field.missing:
-        raise field.error(f"is missing; write 0 to {LAST_PRIORITY}, the lowest is asked first")
+        raise field.error(f"is missing; write 0 to {LAST_PRIORITY}, the lowest is evaluated first")
     priority = field.integer()
     if not 0 <= priority <= LAST_PRIORITY:
         raise field.error(f"is not a priority; write 0 to {LAST_PRIORITY}")

@@ -1,9 +1,9 @@
-"""Ports of the tiers' rules, in the two ways in which their versions write them (policy.networking.k8s.io).
+"""Decodes ports of tier rules, in the two forms of the API versions (policy.networking.k8s.io).
 
 v1alpha1 AdminNetworkPolicyPort:        portNumber, portRange, namedPort; TCP where no protocol is given
 v1alpha2 ClusterNetworkPolicyProtocol:  tcp, udp, sctp, destinationNamedPort
 
-A named port has no protocol beside it: it is the container port's own. Everything here raises ObjectErrors.
+A named port has the protocol of the container port. All functions raise ObjectErrors.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _range(protocol: Protocol, field: DocumentField, single: str) -> PolicyPort:
 
 
 def _named(field: DocumentField, numbers: str) -> PolicyPort:
-    """Read a port's name. The CRDs take any text: a name that no container port has matches nothing."""
+    """Read a port's name. The CRDs allow any text: a name that no container port has matches nothing."""
     name = field.value
     if not isinstance(name, str) or not name or name.isdecimal():
         raise field.error(f"is not the name of a port; write a container port's name, or a number under {numbers}")

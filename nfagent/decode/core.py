@@ -1,8 +1,8 @@
-"""Documents to cluster objects: Namespace, Node, Pod, ServiceCIDR, NetworkLogging.
+"""Decodes Namespace, Node, Pod, ServiceCIDR and NetworkLogging.
 
-A document is what YAML or JSON gives. Each decoder returns the object, with what is wrong with single fields beside
-it, or raises an ObjectError where not even its name can be read. Both name object, field and value. File input has
-not been through the API server: what that would default or refuse is defaulted or refused here.
+A document is parsed YAML or JSON. Each decoder returns the object, with the problems of single fields, or raises an
+ObjectError if its name is invalid. Both name object, field and value. No API server has validated a file, so its
+defaults and checks are applied here.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from nfagent.model.objects import (
 T = TypeVar("T")
 
 DEFAULT_NAMESPACE = "default"
-"""Where a namespaced document without metadata.namespace belongs, as kubectl has it."""
+"""The Namespace of a document without metadata.namespace, as in kubectl."""
 
 _NAME_TYPES = ("Hostname", "InternalDNS", "ExternalDNS")
-"""Types of a Node's addresses that may be names."""
+"""Types of Node addresses that may be host names."""
 
 
 def document_field(document: dict[str, Any]) -> DocumentField:
-    """Stand at the top of a document, named by what it says of itself."""
+    """Return the field of a whole document; its owner is the kind and name in the document."""
     metadata = document.get("metadata")
     described = metadata if isinstance(metadata, dict) else {}
     names = [described.get(key) for key in ("namespace", "name")]
@@ -52,7 +52,7 @@ def namespaced_name(document: DocumentField) -> tuple[str, str]:
 
 
 def decode_namespace(document: dict[str, Any]) -> Namespace:
-    """Read a v1 Namespace; its name's label is supplied (corner-cases.md 17)."""
+    """Read a v1 Namespace; the label of its name is added (docs/semantics.md, edge case 17)."""
     top = document_field(document)
     name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
     labels = named_labels(name, errors.labels("metadata.labels"))
@@ -65,7 +65,7 @@ def named_labels(namespace: str, labels: Labels) -> Labels:
 
 
 def decode_node(document: dict[str, Any]) -> Node:
-    """Read a v1 Node; of its addresses all that are IP addresses, whatever their type."""
+    """Read a v1 Node, with all IP addresses in status.addresses, of any type."""
     top = document_field(document)
     name, errors = (top / "metadata" / "name").dns_subdomain(), FieldErrors(top)
     labels = errors.labels("metadata.labels")
@@ -84,20 +84,21 @@ def decode_node(document: dict[str, Any]) -> Node:
 
 
 def _with_address(entry: DocumentField) -> DocumentField:
-    """Return the entry where it has an address: one without says that there is none, so nothing older stays.
+    """Return an entry of status.addresses; raises ObjectError if its address is empty, and not of a host name type.
 
-    What is no mapping says nothing: reading its address notes that, and what is older stays.
+    An empty address means that there is none, so no older address stays. An entry that isn't a mapping is returned:
+    reading its address fails later, and older addresses stay.
     """
     if not isinstance(entry.value, dict):
         return entry
     address = entry / "address"
     if address.value in (None, "") and (entry / "type").value not in _NAME_TYPES:
-        raise address.error("is empty; take the entry away, or write an address like 10.0.0.1 or 2001:db8::1")
+        raise address.error("is empty; delete the entry, or write an address like 10.0.0.1 or 2001:db8::1")
     return entry
 
 
 def _node_address(entry: DocumentField) -> str:
-    """Read an entry of status.addresses; '' for one that is a name, and of a type that has names."""
+    """Read an entry of status.addresses; '' for a host name of a type that allows one."""
     address = entry / "address"
     try:
         return address.address()
@@ -108,17 +109,17 @@ def _node_address(entry: DocumentField) -> str:
 
 
 def _one(read: Callable[[DocumentField], T]) -> Callable[[DocumentField], list[T]]:
-    """Return what reads the field that a list has taken the place of: nothing where it is missing or empty."""
+    """Return a reader of the older singular field of a list: no entry if missing or empty."""
     return lambda field: [read(field)] if field.string() else []
 
 
 def decode_pod(document: dict[str, Any]) -> Pod:
-    """Read a v1 Pod: the quick way, or field by field where that finds something to look at."""
+    """Read a v1 Pod: by the fast decoder, or field by field if that doesn't accept the document."""
     return quick_pod(document) or careful_pod(document)
 
 
 def careful_pod(document: dict[str, Any]) -> Pod:
-    """Read a v1 Pod; status.podIPs, or status.podIP where these give none."""
+    """Read a v1 Pod field by field; status.podIP is used if status.podIPs has no address."""
     top = document_field(document)
     namespace, name = namespaced_name(top)
     errors = FieldErrors(top)
@@ -139,7 +140,7 @@ def careful_pod(document: dict[str, Any]) -> Pod:
         workload_name=owner or name,
         problems=errors.problems,
         unread=errors.unread,
-        # Whatever is there: when it ends isn't asked, and a time that can't be read takes no other field along.
+        # Any value counts: the time isn't used, so an invalid one is no error.
         deleting=bool((top / "metadata" / "deletionTimestamp").value),
     )
 
@@ -160,7 +161,7 @@ def _controller(references: DocumentField) -> tuple[str, str]:
 
 
 def _named_ports(errors: FieldErrors) -> tuple[ContainerPort, ...]:
-    """Collect named ports of containers and sidecars; plain init containers serve nobody (corner-cases.md 13)."""
+    """Read named ports of containers and sidecars, not of other init containers (docs/semantics.md, edge case 13)."""
     containers = errors.entries("spec.containers", _container, keep="ports")
     containers += errors.entries("spec.initContainers", _sidecar, keep="ports")
     ports = [port for container in containers for port in errors.items(container / "ports", keep="ports")]
@@ -173,12 +174,12 @@ def _container(field: DocumentField) -> DocumentField:
 
 
 def _sidecar(field: DocumentField) -> DocumentField:
-    """Give the init container where it restarts always, and an empty one else."""
+    """Return the init container if it is a sidecar (restartPolicy Always), and an empty field otherwise."""
     return field if (field / "restartPolicy").string() == "Always" else DocumentField(field.owner, field.path, None)
 
 
 def _named_port(field: DocumentField) -> ContainerPort | None:
-    """Read a container's port; None where it has no name."""
+    """Read a container's port; None without a name."""
     name = (field / "name").string()
     if not name:
         return None
@@ -194,7 +195,7 @@ def decode_service_cidr(document: dict[str, Any]) -> ServiceCIDR:
 
 
 def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
-    """Read the NetworkLogging object; it is named `default`, and `delegate` needs `log`."""
+    """Read the NetworkLogging object, whose name must be `default`; `delegate` needs `log`."""
     top = document_field(document)
     name, errors = top / "metadata" / "name", FieldErrors(top)
     if name.string() != "default":
@@ -207,5 +208,5 @@ def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
 def _switch(field: DocumentField) -> LoggingSwitch:
     switch = LoggingSwitch(log=(field / "log").boolean(), delegate=(field / "delegate").boolean())
     if switch.delegate and not switch.log:
-        raise (field / "delegate").error("needs `log: true` beside it; set log, or take delegate away")
+        raise (field / "delegate").error("needs `log: true` beside it; set log, or delete delegate")
     return switch

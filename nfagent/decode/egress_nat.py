@@ -1,7 +1,7 @@
-"""EgressNATPolicy and NetworkGatewayGroup (networking.gke.io/v1): which Pods leave the cluster under whose address.
+"""Decodes EgressNATPolicy and NetworkGatewayGroup (networking.gke.io/v1): source NAT of Pods outside the cluster.
 
-A document with a fault raises an ObjectError, so that the last good version stays in force: a policy that half
-holds would show Pod addresses to some, or hide them from others, as nobody wrote it.
+Any error in a document raises an ObjectError, so that the last good version stays in force: a policy applied in part
+would show or hide Pod addresses in a combination that no user wrote.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nfagent.model.egress_nat import Action, EgressNATPolicy, EgressSource, Netw
 from nfagent.model.netaddr import Range
 from nfagent.model.objects import ObjectRef
 
-# What the CRDs in deploy/crds take at most.
+# Limits of the CRDs in deploy/crds.
 _MOST_DESTINATIONS = 1024
 _MOST_SOURCES = 64
 _MOST_ADDRESSES = 64
@@ -54,7 +54,7 @@ def _destinations(field: DocumentField) -> tuple[Range, ...]:
 
 
 def _destination(field: DocumentField) -> Range | None:
-    """Read an entry; None where it has no field that is known: it selects nothing."""
+    """Read an entry; None without a known field: it selects nothing."""
     if isinstance(field.value, str):
         raise field.error(f"is a string; write an object, `- cidr: {field.value or '10.0.0.0/8'}`")
     if field.missing:
@@ -62,7 +62,7 @@ def _destination(field: DocumentField) -> Range | None:
     cidr = field / "cidr"
     if cidr.missing:
         return None
-    # What stands beside it may narrow it.
+    # An unknown field beside cidr may restrict it.
     known_fields(field, "cidr")
     return cidr.cidr(strict=True)
 
@@ -77,7 +77,7 @@ def _source(field: DocumentField) -> EgressSource:
     known_fields(field, "namespaceSelector", "podSelector")
     namespaces, pods = field / "namespaceSelector", field / "podSelector"
     if namespaces.missing and pods.missing:
-        raise field.error("selects nobody; write podSelector, namespaceSelector or both, `podSelector: {}` for all")
+        raise field.error("selects no Pod; write podSelector, namespaceSelector or both, `podSelector: {}` for all")
     return EgressSource(decode_selector(pods), decode_selector(namespaces))
 
 
@@ -85,13 +85,13 @@ def _gateway(field: DocumentField, action: Action) -> ObjectRef | None:
     if field.missing:
         return None
     if action != "SNAT":
-        raise field.error(f"has no meaning with action {action}; take it away, or write action SNAT")
+        raise field.error(f"has no meaning with action {action}; delete it, or write action SNAT")
     known_fields(field, "name", "namespace")
     return ObjectRef("NetworkGatewayGroup", (field / "namespace").dns_label(), (field / "name").dns_subdomain())
 
 
 def decode_gateway_group(document: dict[str, Any]) -> NetworkGatewayGroup:
-    """Read a NetworkGatewayGroup; its addresses are different ones."""
+    """Read a NetworkGatewayGroup; duplicate addresses are an error."""
     top = document_field(document)
     namespace, name = namespaced_name(top)
     spec = top / "spec"
@@ -100,6 +100,6 @@ def decode_gateway_group(document: dict[str, Any]) -> NetworkGatewayGroup:
     for entry in entries(spec / "floatingIPs", _MOST_ADDRESSES, "write at least one address, like 192.0.2.10"):
         address = entry.address()
         if address in addresses:
-            raise entry.error("is in the list twice; take one away")
+            raise entry.error("is a duplicate; delete one")
         addresses.append(address)
     return NetworkGatewayGroup(namespace, name, tuple(addresses))

@@ -1,11 +1,11 @@
-"""The quick way to read a Pod: the fields that we read, by a schema, in a tenth of the time.
+"""Decodes a Pod by a schema, in a tenth of the time of decoding field by field.
 
-Most documents are right. What the schema or a look at a value doesn't take at once is left to `decode`, which
-reads field by field and knows how to complain: `quick_pod` gives None, never an error, and where it gives a
-Pod, `decode` would give the same (a property test says so).
+Most documents are valid. For a document that the schema or a check doesn't accept, the functions here return None,
+never an error: `core` then decodes it field by field, with error messages. For any other document both return the same
+Pod (a property test checks it).
 
-From JSON, what the Pods of a ReplicaSet have in common (labels, ports, the owner) is left as the bytes that it is, and
-looked up by them: it is read once, and all these Pods share one value.
+In JSON, the parts that Pods of a ReplicaSet have in common (labels, ports, owner) are kept as bytes and looked up in
+caches: they are decoded once, and all these Pods share one value.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from nfagent.model.objects import ContainerPort, Labels, Pod, Protocol
 from nfagent.model.weighted_cache import WeightedCache
 
 Word: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"]
-"""What a watch event says of an object."""
+"""The type of a watch event with an object."""
 
 _Ports: TypeAlias = tuple[ContainerPort, ...]
 _Owner: TypeAlias = tuple[str, str]
-"""Kind and name; empty where there is none."""
+"""Kind and name; empty without an owner."""
 
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 _PORT_MAX = 65535
 _REMEMBERED_BYTES = 256 * 1024
-"""Of JSON, of each: what a thousand ReplicaSets have. In a list a ReplicaSet's Pods are neighbours."""
+"""Limit of each cache by JSON: enough for a thousand ReplicaSets, whose Pods are adjacent in a list."""
 _REMEMBERED = 2_048
-"""Of each that is small: a Namespace's name, a container's named ports."""
+"""Entries of each cache of small values: names of Namespaces, named ports."""
 
 _ENTRY_BYTES = 100
-"""What an entry weighs beside its text."""
+"""Weight of an entry in addition to its text."""
 
 _ABSENT = msgspec.Raw(b"null")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -87,7 +87,7 @@ class _Spec(msgspec.Struct, gc=False):
 
 
 class _Document(msgspec.Struct, gc=False):
-    """A Pod that was parsed already."""
+    """A Pod that is parsed already."""
 
     metadata: _Metadata
     spec: _Spec
@@ -136,7 +136,7 @@ _PORTS = msgspec.json.Decoder(list[_Port] | None)
 
 
 def quick_pod(document: dict[str, Any]) -> Pod | None:
-    """Read a v1 Pod; None where it takes a closer look."""
+    """Read a v1 Pod; None if it must be decoded field by field."""
     try:
         read = msgspec.convert(document, _Document)
     except (msgspec.ValidationError, UnicodeError, RecursionError):
@@ -152,7 +152,7 @@ def quick_pod(document: dict[str, Any]) -> Pod | None:
 
 
 def quick_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
-    """Read a v1 Pod's JSON, and its metadata.resourceVersion; None where it takes a closer look."""
+    """Read a v1 Pod's JSON, and its metadata.resourceVersion; None if it must be decoded field by field."""
     try:
         read = _POD.decode(document)
     except _UNREADABLE:
@@ -162,7 +162,7 @@ def quick_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
 
 
 def quick_pod_event(line: bytes) -> tuple[Word, Pod, str] | None:
-    """Read a watch event of a v1 Pod at one go, and its metadata.resourceVersion; None for any other event."""
+    """Decode a watch event of a v1 Pod in one step, and its metadata.resourceVersion; None for any other event."""
     try:
         read = _EVENT.decode(line)
     except _UNREADABLE:
@@ -182,7 +182,7 @@ def _written(read: _Written) -> Pod | None:
     return None if owner is None else _pod(metadata, spec, read.status, labels, ports, owner)
 
 
-def _pod(  # noqa: PLR0917 - what a Pod is made of
+def _pod(  # noqa: PLR0917 - the parts of a Pod
     metadata: _Metadata | _WrittenMetadata,
     spec: _Spec | _WrittenSpec,
     status: _Status,
@@ -217,7 +217,7 @@ def _namespace(name: str) -> str | None:
 
 
 def _labels(given: dict[str, str]) -> Labels | None:
-    """Check labels, and give the one tuple that all Pods with these labels share."""
+    """Check labels, and return the tuple that all Pods with these labels share."""
     try:
         read = DocumentField("", "", given).labels()
     except ObjectError:
@@ -266,7 +266,7 @@ _written_owner = WeightedCache(_owner_of_json, _weight, _REMEMBERED_BYTES)
 
 
 def _ports(ports: Iterable[_Port]) -> _Ports | None:
-    """Give a container's named ports."""
+    """Return a container's named ports."""
     found = []
     for port in ports:
         if not port.name:
@@ -289,7 +289,7 @@ _written_ports = WeightedCache(_ports_of_json, _weight, _REMEMBERED_BYTES)
 
 
 def _joined(containers: list[_Ports | None]) -> _Ports | None:
-    """Give all containers' ports together; None where one's need a closer look."""
+    """Return all containers' ports together; None if those of one are None."""
     if len(containers) == 1:
         return containers[0]
     found: list[ContainerPort] = []

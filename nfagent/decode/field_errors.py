@@ -1,7 +1,7 @@
-"""Reading an object field by field, so that one that can't be read takes no other along.
+"""Reads an object field by field, and collects the errors of invalid fields.
 
-What can't be read is noted as a problem of the object, and in `unread` by the name of the struct's field where the
-last good version's value stays in force (`last_good.with_last_good`). What isn't named there is left out.
+An invalid field is a problem of the object. It is also named in `unread` if its last good value stays in force
+(`retained_fields.with_last_good`); otherwise it is left out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from nfagent.model.objects import UNREADABLE, Labels
 T = TypeVar("T")
 
 _MOST_PROBLEMS = 8
-"""Of one object; the rest is counted."""
+"""Problems of one object that are reported in full; the others are counted."""
 
 
 class FieldErrors:
-    """What can't be read of one object. Paths are written as `spec.nodeName`."""
+    """The errors of one object's fields. A path is written as `spec.nodeName`."""
 
     def __init__(self, top: DocumentField) -> None:
-        """Start without any, at the top of the object's document."""
+        """Start without errors; `top` is the whole document."""
         self._top = top
         self._found: dict[ValidationIssue, None] = {}
         self._unread: dict[str, None] = {}
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """The problems, each once, the first ones in full."""
+        """The problems, without duplicates; a last one counts those beyond the limit."""
         found = tuple(self._found)
         more = len(found) - _MOST_PROBLEMS
         if more <= 0:
@@ -38,26 +38,26 @@ class FieldErrors:
         fields = "one more field can't" if more == 1 else f"{more} more fields can't"
         return (
             *found[:_MOST_PROBLEMS],
-            ValidationIssue(object=self._top.owner, reason=f"{fields} be read; mend these first"),
+            ValidationIssue(object=self._top.owner, reason=f"{fields} be read; fix these first"),
         )
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """The names of the struct's fields that stay as the last good version has them."""
+        """Names of the struct's fields that keep their last good value."""
         return tuple(self._unread)
 
     def note(self, error: ObjectError, keep: str = "") -> None:
-        """Note what is wrong; `keep`: the struct's field whose last good value stays."""
+        """Add an error; `keep`: the struct's field that keeps its last good value."""
         self._found[error.problem] = None
         if keep:
             self.keep(keep)
 
     def keep(self, name: str) -> None:
-        """Have the last good value of the struct's field stay."""
+        """Keep the last good value of the struct's field."""
         self._unread[name] = None
 
     def read(self, path: str, read: Callable[[DocumentField], T], instead: T, keep: str = "") -> T:
-        """Read a field; note what is wrong with it, and return what stands in its place."""
+        """Return the value of a field; on an error, add it and return `instead`."""
         try:
             return read(self._at(path))
         except ObjectError as error:
@@ -65,11 +65,11 @@ class FieldErrors:
             return instead
 
     def entries(self, path: str, read: Callable[[DocumentField], T], keep: str = "") -> list[T]:
-        """Read a list's entries; return those that can be read."""
+        """Return the valid entries of a list; add the errors of the others."""
         return self.each(self.items(path, keep), read, keep)
 
     def items(self, at: str | DocumentField, keep: str = "") -> list[DocumentField]:
-        """Return a list's entries unread; none where it is no list."""
+        """Return the entries of a list as fields; none if it isn't a list."""
         try:
             return list((self._at(at) if isinstance(at, str) else at).items())
         except ObjectError as error:
@@ -77,7 +77,7 @@ class FieldErrors:
             return []
 
     def each(self, fields: Iterable[DocumentField], read: Callable[[DocumentField], T], keep: str = "") -> list[T]:
-        """Read fields; return those that can be read."""
+        """Return the values of valid fields; add the errors of the others."""
         found: list[T] = []
         for field in fields:
             try:
@@ -87,9 +87,9 @@ class FieldErrors:
         return found
 
     def labels(self, path: str) -> Labels:
-        """Read a label map, sorted by key; a value that can't be read is UNREADABLE, and so is a map that is none.
+        """Read a label map, sorted by key. An invalid value is UNREADABLE; an invalid map is one UNREADABLE pair.
 
-        A key that can't be read is left out: no selector can name it.
+        An invalid key is left out: no selector can have it.
         """
         try:
             field = self._at(path)

@@ -1,7 +1,7 @@
-"""Reading fields of a Kubernetes document, with errors that name object, field and value.
+"""Reads fields of a Kubernetes document, with errors that name object, field and value.
 
-A `DocumentField` is one place in a document and the path that leads there. Absent and null are the same, as they
-are to the API server. Every failure is an ObjectError; no document can raise anything else.
+A `DocumentField` is a value in a document, and its path. Absent and null are the same, as in the API server. Every
+error is an ObjectError, for any document.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ SUBDOMAIN_MAX = 253
 _PORT_NAME_MAX = 15
 _PORT_MAX = 65535
 _LONGEST_DECIMAL = 128
-"""Bits of the longest number that a message shows in decimal."""
+"""Maximum bits of a number that a message has in decimal."""
 
 
 class DocumentField:
-    """One place in a document: the object it belongs to, its path, its value."""
+    """A field of a document: the object, the path, the value."""
 
     __slots__ = ("owner", "path", "value")
 
     def __init__(self, owner: str, path: str, value: Any) -> None:
-        """Stand at `path` ('' is the whole document) of the object that `owner` names in messages."""
+        """Create the field at `path` ('': the whole document); messages name the object as `owner`."""
         self.owner = owner
         self.path = path
         self.value = value
 
     def __truediv__(self, key: str) -> DocumentField:
-        """Go to a key of this mapping; what is missing reads as null. `spec / "podSelector"`."""
+        """Return the field of a key in this mapping; a missing one is null. `spec / "podSelector"`."""
         value = self.mapping().get(key)
         return DocumentField(self.owner, f"{self.path}.{key}" if self.path else key, value)
 
     @property
     def missing(self) -> bool:
-        """Tell whether the field is absent or null."""
+        """Return whether the field is absent or null."""
         return self.value is None
 
     def error(self, reason: str) -> ObjectError:
-        """Make the error that says what is wrong with this field's value."""
+        """Return an error about this field, with its value."""
         shown = "" if self.value is None or isinstance(self.value, dict | list) else _written(self.value)
         return ObjectError(ValidationIssue(object=self.owner, field=self.path, value=shown, reason=reason))
 
@@ -67,7 +67,7 @@ class DocumentField:
         if self.value is None:
             return
         if not isinstance(self.value, list):
-            raise self.error("is not a list; write its entries each behind `- `")
+            raise self.error("is not a list; write `- ` before each entry")
         for index, entry in enumerate(self.value):
             yield DocumentField(self.owner, f"{self.path}[{index}]", entry)
 
@@ -88,7 +88,7 @@ class DocumentField:
         return self.value
 
     def integer(self) -> int:
-        """Read a whole number; the field must be there."""
+        """Read an integer; the field is required."""
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             raise self.error("is not a whole number; write it without quotes")
         return self.value
@@ -108,14 +108,14 @@ class DocumentField:
         return name
 
     def protocol(self) -> Protocol:
-        """Read a transport protocol; TCP when missing (corner-cases.md 10)."""
+        """Read a transport protocol; TCP when missing (docs/semantics.md, edge case 10)."""
         name = self.string("TCP")
         if name not in _PROTOCOLS:
             raise self.error("is not a protocol; write TCP, UDP or SCTP")
         return _PROTOCOLS[name]
 
     def cidr(self, *, strict: bool = False) -> Range:
-        """Read a CIDR; `strict` refuses host bits."""
+        """Read a CIDR; host bits are an error if `strict`."""
         try:
             return parse_cidr(self.string(), strict=strict)
         except AddressError as error:
@@ -172,5 +172,5 @@ class DocumentField:
 
 
 def _written(value: object) -> str:
-    # Python writes no number of more than 4300 decimal digits, and YAML can hold one.
+    # Python refuses to convert a number of more than 4300 decimal digits, which YAML allows.
     return hex(value) if isinstance(value, int) and value.bit_length() > _LONGEST_DECIMAL else str(value)

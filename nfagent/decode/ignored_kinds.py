@@ -1,8 +1,8 @@
-"""Kinds that aren't read: which of them are somebody else's, and which are an error in a manifest.
+"""Kinds that nfagent doesn't read: which ones to ignore, and which ones are a mistake in a manifest.
 
-An API server refuses a kind that it doesn't have. A folder of manifests has nobody who does, and a policy that is
-ignored without a word opens what it should close. So a kind that an API group doesn't have is an error in the groups
-that nfagent reads, and so is a kind that it reads under an apiVersion that isn't the kind's.
+An API server refuses an unknown kind. Nothing checks a folder of manifests, and a policy that is ignored silently would
+leave Pods open. So two cases are errors: an unknown kind in an API group that nfagent reads, and a kind that
+nfagent reads under a wrong apiVersion.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ KINDS_OF_GROUPS: Mapping[str, frozenset[str]] = {
     "policy.networking.k8s.io": frozenset(_POLICY_NETWORKING.split()),
     "networking.gke.io": frozenset(_GKE.split()),
 }
-"""API group -> every kind that it has or had. Sources: Kubernetes 1.34 (k8s.io/api, k8s.io/apimachinery), sigs.k8s.io
-network-policy-api, and the CRDs of GKE."""
+"""API group -> all its kinds, past and present. From Kubernetes 1.34 (k8s.io/api, k8s.io/apimachinery), from
+sigs.k8s.io/network-policy-api, and from the CRDs of GKE."""
 
 _CLOSE_KIND = 0.8
 _CLOSER_KIND = 0.85
-"""In groups with kinds of their own, as APIService of apiregistration.k8s.io, which is no Service."""
+"""In groups with kinds of their own: APIService of apiregistration.k8s.io isn't a misspelt Service."""
 _CLOSE_GROUP = 0.9
 _BUILT_IN = ("k8s.io", "kubernetes.io")
 
 
 class KindMistake(msgspec.Struct, frozen=True):
-    """What is wrong with an apiVersion or a kind.
+    """A mistake in apiVersion or kind.
 
-    key:    the field that is at fault
+    key:    the invalid field: apiVersion or kind
     reason: what is wrong, and what to write instead
-    kinds:  the kinds that the object may have been meant to be
+    kinds:  the kinds that may have been meant
     """
 
     key: str
@@ -61,9 +61,9 @@ class KindMistake(msgspec.Struct, frozen=True):
 
 
 def mistake(version: str, kind: str, read: Collection[tuple[str, str]]) -> KindMistake | None:
-    """Return what is wrong with a kind that isn't read; None where it is somebody else's.
+    """Return the mistake in a kind that isn't read; None for a valid kind of other software.
 
-    read: (apiVersion, kind) of all that is read
+    read: (apiVersion, kind) of all kinds that nfagent reads
     """
     group = group_of(version)
     own = [known for known, its in read if its == kind]
@@ -71,20 +71,20 @@ def mistake(version: str, kind: str, read: Collection[tuple[str, str]]) -> KindM
         return KindMistake("apiVersion", f"is not read for this kind; write it as {' or '.join(own)} has it", (kind,))
     if group in KINDS_OF_GROUPS:
         return None if kind in KINDS_OF_GROUPS[group] else _unknown_kind(group, kind, read)
-    # `NetworkPolicy` of crd.projectcalico.org is a kind of its own; extensions, apps or batch never have one that
-    # nfagent reads in another group, unless it once stood there.
+    # `NetworkPolicy` of crd.projectcalico.org is a kind of its own. Built-in groups (extensions, apps, batch) never
+    # have a kind that nfagent reads in another group, unless the kind has moved.
     if own and (_built_in(group) or any(_alike(group, group_of(known)) for known in own)):
         return KindMistake("apiVersion", f"has no kind {kind} that is read; write {' or '.join(own)}", (kind,))
     return None if own else _two_mistakes(group, kind, read)
 
 
 def _two_mistakes(group: str, kind: str, read: Collection[tuple[str, str]]) -> KindMistake | None:
-    """Return what is wrong with a kind that is misspelt, under a group that isn't its own either."""
+    """Return the mistake if both the kind is misspelt and the group is wrong."""
     names = {its.lower(): its for _, its in read}
     for meant in (names[close] for close in get_close_matches(kind.lower(), names, cutoff=_CLOSER_KIND)):
         own = [known for known, its in read if its == meant]
         if _built_in(group) or any(_alike(group, group_of(known)) for known in own):
-            reason = f"is no kind that is known; did you mean {meant} (apiVersion {' or '.join(own)})?"
+            reason = f"is not a known kind; did you mean {meant} (apiVersion {' or '.join(own)})?"
             return KindMistake("kind", reason, (meant,))
     return None
 
@@ -93,8 +93,8 @@ def _unknown_kind(group: str, kind: str, read: Collection[tuple[str, str]]) -> K
     where = f"API group {group}" if group else "the core API group"
     own = [known for known, its in read if its == kind]
     if own:
-        # The right kind, in a group that has others.
-        reason = f"is no kind of {where}; did you mean apiVersion {' or '.join(own)}?"
+        # The kind is right, the group is wrong.
+        reason = f"is not a kind of {where}; did you mean apiVersion {' or '.join(own)}?"
         return KindMistake("kind", reason, (kind,))
     here = {its.lower(): its for its in KINDS_OF_GROUPS[group]}
     elsewhere = {its.lower(): its for _, its in read}
@@ -104,13 +104,13 @@ def _unknown_kind(group: str, kind: str, read: Collection[tuple[str, str]]) -> K
             meant = kinds[close[0]]
             versions = " or ".join(known for known, its in read if its == meant)
             shown = f"{meant} (apiVersion {versions})" if versions else meant
-            return KindMistake("kind", f"is no kind of {where}; did you mean {shown}?", (meant,))
+            return KindMistake("kind", f"is not a kind of {where}; did you mean {shown}?", (meant,))
     ours = tuple(dict.fromkeys(its for known, its in read if group_of(known) == group))
-    return KindMistake("kind", f"is no kind of {where} that is known; of this group are read {', '.join(ours)}", ours)
+    return KindMistake("kind", f"is not a known kind of {where}; nfagent reads {', '.join(ours)}", ours)
 
 
 def misspelt_namespace(metadata: Mapping[Any, Any]) -> str:
-    """Name the field that was to be the namespace; '' where none was: its object would land in another one."""
+    """Return the misspelt metadata.namespace, '' without one: the object would be in the default Namespace."""
     if "namespace" in metadata:
         return ""
     return next((key for key in metadata if isinstance(key, str) and _like_namespace(key.lower())), "")
@@ -126,7 +126,7 @@ def group_of(version: str) -> str:
 
 
 def _built_in(group: str) -> bool:
-    """Return whether a group is Kubernetes' own: a CRD's has a dot, and these domains need the project's approval."""
+    """Return whether a group belongs to Kubernetes: the group of a CRD has a dot, and these domains are protected."""
     return "." not in group or any(group == own or group.endswith(f".{own}") for own in _BUILT_IN)
 
 

@@ -1,4 +1,4 @@
-"""The ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent, key `config`, YAML or JSON."""
+"""Decodes the ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent, key `config`, YAML or JSON."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ _INTERVAL = "resyncInterval"
 _KEYS = (LIST_KEY, _LIMIT, *SWITCH_KEYS, _INTERVAL)
 _CIDR_LIMIT = 64
 _CLOSE = 0.8
-"""How alike a key is to the one that it was to be, from 0 to 1."""
+"""Minimum similarity of a misspelt key to a known one, from 0 to 1."""
 _MOST_UNKNOWN = 16
-"""Unknown keys beyond which nobody compares them with the known ones: each of these may be misspelt."""
+"""With more unknown keys than this, they aren't compared with the known ones: any known key may be misspelt."""
 
 LONGEST = 64 * 1024
-"""Characters of the configuration. It is read on the event loop; with 64 CIDRs, the reference's limit, it has 2,000."""
+"""Maximum characters of the configuration, which is parsed on the event loop. With 64 CIDRs, the limit of
+ip-masq-agent, it has 2,000."""
 
 MOST_VALUES = 1_000
-"""Values in it: a key, a CIDR, a list are one each."""
+"""Maximum number of values in it: a key, a CIDR and a list count one each."""
 
 _GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
 
 
 def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
-    """Read the ConfigMap; None for any other ConfigMap. Raises ObjectError where its text is no mapping."""
+    """Read the ConfigMap; None for any other ConfigMap. Raises ObjectError if its text isn't a mapping."""
     top = document_field(document)
     if namespaced_name(top) != (CONFIG_MAP.namespace, CONFIG_MAP.name):
         return None
@@ -43,13 +44,13 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
     errors = FieldErrors(config)
     data = top / "data"
     if text.missing and ({**data.mapping(), **(top / "binaryData").mapping()}).keys() - {"config"}:
-        wrong = data.error("has no key config, which alone is read; write the configuration there")
+        wrong = data.error("has no key config, the only one that is read; write the configuration there")
         for key in (LIST_KEY, *SWITCH_KEYS):
             errors.note(wrong, keep=key)
     return _decode_config(config, errors)
 
 
-def _content(text: DocumentField) -> Any:  # noqa: ANN401 - whatever the text holds
+def _content(text: DocumentField) -> Any:  # noqa: ANN401 - any YAML value
     """Parse the configuration. Raises ObjectError."""
     given = text.string()
     if len(given) > LONGEST:
@@ -67,7 +68,7 @@ def _content(text: DocumentField) -> Any:  # noqa: ANN401 - whatever the text ho
 
 
 def _refused(text: DocumentField, reason: str) -> ObjectError:
-    """Say what is wrong with the text, which would be too long to be shown."""
+    """Return an error about the text without its value, which may be long."""
     return DocumentField(text.owner, text.path, None).error(reason)
 
 
@@ -78,7 +79,7 @@ def _decode_config(config: DocumentField, errors: FieldErrors) -> IpMasqConfig:
     for key in (LIST_KEY, *SWITCH_KEYS):
         if key not in spelt and _misspelt(key, config):
             errors.keep(key)
-    # The reference tells an omitted key (default list) from null and [] (translate everything).
+    # As in ip-masq-agent, an omitted key means the default list, null and [] mean no exceptions.
     cidrs = (
         None
         if LIST_KEY not in spelt
@@ -91,9 +92,9 @@ def _decode_config(config: DocumentField, errors: FieldErrors) -> IpMasqConfig:
 
 
 def _spellings(config: DocumentField, errors: FieldErrors) -> dict[str, str]:
-    """Return the keys that are there, each as it is spelt: the reference reads them in any letter case.
+    """Return known key -> key as written: ip-masq-agent ignores letter case.
 
-    Keys that aren't known, and a second spelling of one, are noted.
+    Adds errors for unknown keys, and for a second spelling of a key.
     """
     given = config.mapping()
     found = {key: key for key in _KEYS if key in given}
@@ -102,12 +103,14 @@ def _spellings(config: DocumentField, errors: FieldErrors) -> dict[str, str]:
         if known is None:
             errors.note((config / key).error(f"is not read; the keys are {', '.join(_KEYS)}"))
         elif found.setdefault(known, key) != key:
-            errors.note((config / key).error(f"is {found[known]} in other letters, which holds; delete one of the two"))
+            errors.note(
+                (config / key).error(f"is {found[known]} in other letter case, which is used; delete one of the two")
+            )
     return found
 
 
 def _misspelt(known: str, config: DocumentField) -> bool:
-    """Tell whether a key that isn't known was to be this one: then what it said before stays."""
+    """Return whether an unknown key may be a misspelling of `known`, whose last good value then stays."""
     given = [key.casefold() for key in config.mapping()]
     unknown = [key for key in given if key not in {name.casefold() for name in _KEYS}]
     return len(unknown) > _MOST_UNKNOWN or bool(get_close_matches(known.casefold(), unknown, n=1, cutoff=_CLOSE))

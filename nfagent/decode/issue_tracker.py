@@ -1,4 +1,4 @@
-"""What is wrong with objects now, and what of it was news since somebody last asked."""
+"""The current problems of objects, and the changes since the last call."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ K = TypeVar("K", bound=Hashable)
 
 
 class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
-    """Problems by who has them; who has none isn't in it. `news` costs what changed, however many there are."""
+    """Problems by object; an object without problems has no entry. `drain_changes` costs only the changes."""
 
     def __init__(self) -> None:
-        """Start with nothing wrong."""
+        """Start without problems."""
         self._of: dict[K, tuple[ValidationIssue, ...]] = {}
         self._holders: RefCounts[ValidationIssue] = RefCounts()
-        # Whether a problem was there when somebody last asked, of those that came or went since.
+        # Problems that appeared or were resolved since the last call of `drain_changes` -> whether they existed then.
         self._was: dict[ValidationIssue, bool] = {}
 
     def __getitem__(self, owner: K) -> tuple[ValidationIssue, ...]:
-        """Give what is wrong with one."""
+        """Return the problems of an object."""
         return self._of[owner]
 
     def __iter__(self) -> Iterator[K]:
-        """Give those with whom something is wrong."""
+        """Return the objects with problems."""
         return iter(self._of)
 
     def __len__(self) -> int:
-        """Count those with whom something is wrong."""
+        """Return the number of objects with problems."""
         return len(self._of)
 
     def __setitem__(self, owner: K, problems: tuple[ValidationIssue, ...]) -> None:
-        """Take in what is wrong with one now; nothing may be."""
+        """Set the problems of an object; () removes it."""
         before = self._of.get(owner, ())
         if before == problems:
             return
@@ -50,14 +50,14 @@ class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
             del self._of[owner]
 
     def __delitem__(self, owner: K) -> None:
-        """Take in that nothing is wrong with one any more. Raises KeyError where nothing was."""
+        """Remove an object. Raises KeyError for one without problems."""
         if owner not in self._of:
             raise KeyError(owner)
         self[owner] = ()
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
-        """Give the problems that came and those that went since the last time, each in the order of its words."""
-        came = [problem for problem, was in self._was.items() if not was and problem in self._holders]
-        went = [problem for problem, was in self._was.items() if was and problem not in self._holders]
+        """Return the new and the resolved problems since the last call, each sorted by text."""
+        new = [problem for problem, was in self._was.items() if not was and problem in self._holders]
+        resolved = [problem for problem, was in self._was.items() if was and problem not in self._holders]
         self._was.clear()
-        return sorted(came, key=str), sorted(went, key=str)
+        return sorted(new, key=str), sorted(resolved, key=str)

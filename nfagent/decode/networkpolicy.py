@@ -1,7 +1,7 @@
-"""Documents to NetworkPolicies, with the API server's own validation and defaults.
+"""Decodes NetworkPolicies, with the validation and defaults of the API server.
 
-A document without a usable name raises an ObjectError. Any other fault makes a policy that fails closed: it
-carries its problem, has no rules, and isolates whom it could select (corner-cases.md 19).
+A document without a valid name raises an ObjectError. Any other error results in a policy that fails closed: it has
+a problem and no rules, and isolates all Pods that it may select (docs/semantics.md, edge case 19).
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ _BOTH: tuple[Direction, ...] = ("ingress", "egress")
 
 
 def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
-    """Read a networking.k8s.io/v1 NetworkPolicy; see the module for what becomes of faults."""
+    """Read a networking.k8s.io/v1 NetworkPolicy; see the module for errors."""
     top = document_field(document)
     namespace, name = namespaced_name(top)
     spec = top / "spec"
     pods, isolates = Selector(), _BOTH
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
-    flaws: list[ValidationIssue] = []
-    # Each by itself: whom the policy is about, and which way, is known whatever else is wrong.
+    errors: list[ValidationIssue] = []
+    # Each part by itself: an error in one must not hide selected Pods and directions of the others.
     try:
         known_top_fields(top)
     except ObjectError as error:
-        flaws.append(error.problem)
+        errors.append(error.problem)
     try:
-        # What is misspelt may be the spec: then nobody knows which ways.
-        isolates = _BOTH if flaws and spec.missing else _policy_types(spec)
+        # The unknown field may be a misspelt `spec`: then the directions are unknown.
+        isolates = _BOTH if errors and spec.missing else _policy_types(spec)
     except ObjectError as error:
-        flaws.append(error.problem)
+        errors.append(error.problem)
     try:
         pods = decode_selector(spec / "podSelector")
         check_size(spec)
         known_fields(spec, "podSelector", "policyTypes", "ingress", "egress")
         ingress, egress = _rules(spec / "ingress", "from", namespace), _rules(spec / "egress", "to", namespace)
     except ObjectError as error:
-        flaws.append(error.problem)
-    if flaws:
-        return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=flaws[0])
+        errors.append(error.problem)
+    if errors:
+        return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=errors[0])
     return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, ingress=ingress, egress=egress)
 
 
@@ -75,7 +75,7 @@ def _policy_types(spec: DocumentField) -> tuple[Direction, ...]:
 def _rules(field: DocumentField, peers: str, namespace: str) -> tuple[Rule, ...]:
     found = []
     for rule in field.items():
-        # `form:` for `from:` would open the rule to everybody; kubectl refuses it, and so does this.
+        # `form:` for `from:` would allow every peer; kubectl refuses it too.
         known_fields(rule, peers, "ports")
         peer = dict.fromkeys(_peer(entry, namespace) for entry in (rule / peers).items())
         found.append(Rule(tuple(peer), tuple(dict.fromkeys(_port(entry) for entry in (rule / "ports").items()))))
@@ -92,7 +92,7 @@ def _peer(field: DocumentField, namespace: str) -> Peer:
             return PodPeer(decode_selector(pods), namespace=namespace)
         return PodPeer(decode_selector(pods), namespaces=decode_selector(namespaces))
     if not (namespaces.missing and pods.missing):
-        raise field.error("has ipBlock beside a selector; make them two peers")
+        raise field.error("has ipBlock beside a selector; write two peers")
     return _ip_block(block)
 
 
@@ -103,7 +103,7 @@ def _ip_block(field: DocumentField) -> IpBlock:
     for entry in (field / "except").items():
         hole = entry.cidr()
         if hole.family != cidr.family or subtract(hole, (cidr,)):
-            raise entry.error(f"is not inside the block's cidr {cidr}; take it away, or widen the cidr")
+            raise entry.error(f"is not inside the block's cidr {cidr}; delete it, or widen the cidr")
         excepts.append(hole)
     return IpBlock(cidr, tuple(excepts))
 

@@ -1,7 +1,7 @@
-"""How much one NetworkPolicy may list: what anybody who may write one can make every node of their Pods spend.
+"""Size limits of one NetworkPolicy: they bound the cost that its author can cause on every node with selected Pods.
 
-What a policy costs grows with what it lists. One that lists more than anybody means fails closed, by its own name, and
-every other policy is enforced at its usual pace. Counted is the document as it was written, so that all nodes agree.
+The cost of a policy grows with its lists. A policy beyond any sensible size fails closed, and all other policies are
+enforced at their usual speed. The document is counted as written, so that all nodes agree.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from typing import Any
 from nfagent.decode.fields import DocumentField
 
 SINGLE_PORTS = 3
-"""Numbers and ranges of a rule's protocol that stay rules of their own; more are one look-up in a set."""
+"""Maximum numbers and ranges of a protocol that are rules of their own; more are one set."""
 
 MOST_RULES = 1_000
-"""Rules of both directions, and ports that rules name: each is a rule of nftables for each family, with a set."""
+"""Rules of both directions, and named ports: each is an nftables rule for each family, with a set."""
 
 MOST_PAIRS = 4_000
-"""Of each rule, its peers (those by selector are one, its ipBlocks too) times its ports (`_port_rules`): the rules of
-nftables, up to four for each of them.
+"""Sum over all rules: peers (all selectors count one, all ipBlocks too) times ports (`_port_rules`); each pair is up to
+four nftables rules.
 """
 
 MOST_SELECTORS = 2_000
-"""Peers by label: each is followed for every Pod that comes or goes."""
+"""Peers by label: each is checked for every added or deleted Pod."""
 
 MOST_WIDE = 20
-"""Peers of all Namespaces by what labels must not be: no index finds whom they mean, each is held against every Pod."""
+"""Peers of all Namespaces with only negative requirements: no index finds their Pods, so each is matched against every
+Pod."""
 
 MOST_VALUES = 20_000
-"""Everything that is listed: CIDRs and exceptions, ports, labels, values of selectors."""
+"""All values: CIDRs and exceptions, ports, labels, values of selectors."""
 
 
 def check_size(spec: DocumentField) -> None:
-    """Refuse a spec that lists more than one policy may. Raises ObjectError."""
-    rules = [entry for way in ("ingress", "egress") for entry in _entries(spec.mapping().get(way))]
+    """Check a spec against all limits. Raises ObjectError."""
+    rules = [entry for key in ("ingress", "egress") for entry in _entries(spec.mapping().get(key))]
     ports = [port for rule in rules for port in _entries(_of(rule, "ports"))]
     named = sum(isinstance(_of(port, "port"), str) for port in ports)
-    peers = [peer for rule in rules for way in ("from", "to") for peer in _entries(_of(rule, way))]
+    peers = [peer for rule in rules for key in ("from", "to") for peer in _entries(_of(rule, key))]
     selectors = sum(_of(peer, "ipBlock") is None for peer in peers)
     counted = (
         (len(rules) + named, MOST_RULES, "rules and ports by name"),
@@ -52,14 +53,14 @@ def check_size(spec: DocumentField) -> None:
 
 
 def _pairs(rule: object) -> int:
-    """Count what is left of a rule's peers and ports when they are joined, each with each."""
-    peers = [peer for way in ("from", "to") for peer in _entries(_of(rule, way))]
+    """Return the number of pairs of a rule's peers and ports, after merging."""
+    peers = [peer for key in ("from", "to") for peer in _entries(_of(rule, key))]
     kinds = len({_of(peer, "ipBlock") is None for peer in peers})
     return max(kinds, 1) * max(_port_rules(_entries(_of(rule, "ports"))), 1)
 
 
 def _is_wide(peer: object) -> bool:
-    """Tell whether no label and no Namespace is named that whom it means must have."""
+    """Return whether a peer of all Namespaces requires no label of Pod or Namespace."""
     namespaces, pods = _of(peer, "namespaceSelector"), _of(peer, "podSelector")
     return isinstance(namespaces, dict) and not any(map(_requires, (namespaces, pods)))
 
@@ -70,7 +71,7 @@ def _requires(selector: object) -> bool:
 
 
 def _port_rules(ports: list[Any]) -> int:
-    """Count the rules for a rule's ports: a name is two, of a protocol's numbers some are a rule each, or all a set."""
+    """Return the nftables rules for a rule's ports: two for a name, and up to SINGLE_PORTS for a protocol's numbers."""
     numbers: Counter[str] = Counter()
     names = 0
     for port in ports:
@@ -90,7 +91,7 @@ def _of(value: object, key: str) -> object:
 
 
 def _values(document: object) -> int:
-    """Count what stands in a document: scalars, and what is empty."""
+    """Return the number of scalars, empty lists and empty mappings."""
     count, rest = 0, [document]
     while rest:
         value = rest.pop()

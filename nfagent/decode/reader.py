@@ -1,7 +1,7 @@
-"""One object's JSON to what nfagent reads of it.
+"""Decodes the JSON of one object from the API server.
 
-Pods, of which there are many, are read by a schema straight from the bytes; where that finds something to look at, and
-for every other kind, the whole document is read, field by field, by the decoder that manifests have too.
+Pods, of which there are many, are decoded from the bytes by a schema. A Pod that the schema doesn't accept, and every
+other kind, is decoded field by field, by the same decoders as manifests.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nfagent.model.objects import ObjectRef
 
 
 class DecodedObject(msgspec.Struct, frozen=True, gc=False):
-    """What an object's JSON holds.
+    """A decoded object.
 
-    version:  its metadata.resourceVersion, '' where it has none
-    item:     the object; None where it can't be read (its last good version holds then), or is none of ours
-    problems: what is wrong with it, for people; an item that can be read in part has some, a policy then fails closed
+    version:  metadata.resourceVersion, '' without one
+    item:     the object; None if it can't be decoded (its last good version stays), or isn't one that nfagent reads
+    problems: invalid fields; the object is then decoded in part, or, for a policy, fails closed
     """
 
     ref: ObjectRef
@@ -33,15 +33,14 @@ class DecodedObject(msgspec.Struct, frozen=True, gc=False):
 
 
 Reader = Callable[[bytes | msgspec.Raw], DecodedObject | ValidationIssue]
-"""Reads one object; a Problem where not even its name can be read. Never raises."""
-
+"""Decodes one object; returns a ValidationIssue without a valid name. Never raises."""
 
 EventReader = Callable[[bytes], tuple[str, DecodedObject] | None]
-"""Reads a watch event together with its object: its type, and the object; None where it takes two steps."""
+"""Decodes type and object of a watch event; returns None if the event must be decoded in two steps."""
 
 
 def event_reader(resource: Resource) -> EventReader:
-    """Give what reads a resource's events at one go: of Pods, whose bytes are looked through once instead of twice."""
+    """Return the decoder of a resource's watch events in one step; only Pods have one, which parses the bytes once."""
     return _pod_event if resource.kind == "Pod" else _two_steps
 
 
@@ -55,7 +54,7 @@ def _two_steps(_line: bytes) -> None:
 
 
 def reader(resource: Resource) -> Reader:
-    """Give what reads the objects of a resource."""
+    """Return the decoder of a resource's objects."""
     careful = _careful_reader(resource)
     return _pod_reader(careful) if resource.kind == "Pod" else careful
 
@@ -80,7 +79,7 @@ def _careful_reader(resource: Resource) -> Reader:
         ref = reference(document)
         if ref is None:
             return ValidationIssue(
-                object=resource.kind, field="metadata.name", reason="is missing, so nobody knows which it is"
+                object=resource.kind, field="metadata.name", reason="is missing, so the object is unknown"
             )
         version = _version(document)
         try:
@@ -93,7 +92,7 @@ def _careful_reader(resource: Resource) -> Reader:
 
 
 def _document(raw: bytes | msgspec.Raw, resource: Resource) -> dict[str, Any] | None:
-    """Parse; entries of a list may leave their kind out."""
+    """Parse an object; the entries of a list response have no apiVersion and kind."""
     try:
         document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -104,6 +103,6 @@ def _document(raw: bytes | msgspec.Raw, resource: Resource) -> dict[str, Any] | 
 
 
 def _version(document: dict[str, Any]) -> str:
-    # `reference` found metadata to be a mapping.
+    # `object_ref` has checked that metadata is a mapping.
     version = document["metadata"].get("resourceVersion")
     return version if isinstance(version, str) else ""

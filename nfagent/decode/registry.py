@@ -1,4 +1,4 @@
-"""Which Kubernetes kinds are read, and by which decoder."""
+"""The Kubernetes kinds that nfagent reads, and the decoder of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DECODERS: dict[tuple[str, str], Decoder] = {
     ("networking.gke.io/v1", "NetworkGatewayGroup"): decode_gateway_group,
     ("networking.gke.io/v1alpha1", "NetworkLogging"): decode_network_logging,
 }
-"""(apiVersion, kind) -> decoder; a decoder gives None for an object of the kind that nfagent doesn't read."""
+"""(apiVersion, kind) -> decoder; a decoder returns None for an object of the kind that nfagent doesn't read."""
 
 CLUSTER_SCOPED = {
     *("Namespace", "Node", "ServiceCIDR", "EgressNATPolicy", "NetworkLogging"),
@@ -53,10 +53,10 @@ CLUSTER_SCOPED = {
 
 
 def decoder(document: dict[str, Any]) -> Decoder | None:
-    """Find the decoder of a document whose apiVersion and kind are text; None where the kind is somebody else's.
+    """Return the decoder of a document whose apiVersion and kind are strings; None for a kind of other software.
 
-    Raises an ObjectError for what can't be what its author meant: a kind that its API group doesn't have, a kind that
-    is read under another apiVersion than its own. Other groups have kinds of the same names, which mean other things.
+    Raises ObjectError for a mistake: a kind that its API group doesn't have, or a wrong apiVersion of a kind that
+    nfagent reads. Other groups may have kinds of the same name.
     """
     version, kind = document["apiVersion"], document["kind"]
     found = DECODERS.get((version, kind))
@@ -67,9 +67,9 @@ def decoder(document: dict[str, Any]) -> Decoder | None:
 
 
 def references(document: dict[str, Any]) -> frozenset[ObjectRef]:
-    """Name every object that a document may have been meant to be, however wrong its apiVersion and kind.
+    """Return every object that a document may stand for, even with a wrong apiVersion or kind.
 
-    Empty where it has no name that an object can have: then nobody knows which objects it is about.
+    Empty without a valid name: then the object is unknown.
     """
     if not _names_an_object(document):
         return frozenset()
@@ -85,7 +85,7 @@ def references(document: dict[str, Any]) -> frozenset[ObjectRef]:
 
 
 def _names_an_object(document: dict[str, Any]) -> bool:
-    """Tell whether it has a name, and a namespace, that an object can have."""
+    """Return whether a document has a valid name and namespace."""
     metadata = document.get("metadata")
     try:
         namespaced_name(DocumentField("", "", {"metadata": metadata}))
@@ -95,7 +95,7 @@ def _names_an_object(document: dict[str, Any]) -> bool:
 
 
 def reference(document: dict[str, Any]) -> ObjectRef | None:
-    """Name the object that a document is about, however wrong the rest of it; None without a name."""
+    """Return the reference of a document's object, even if other fields are invalid; None without a name."""
     metadata = document.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         return None

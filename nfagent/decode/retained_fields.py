@@ -1,8 +1,8 @@
-"""What an object that can be read in part keeps of the version before it: the fields that can't be read now.
+"""Keeps the last good value of an object's invalid fields.
 
-Leaving them out would lift what is in force: a Pod without its address is isolated by nothing, a Node without a label
-is meant by no deny. Entries of a list don't tell which older one they replace, so addresses and ranges stay by
-family, where no entry of the family can be read, and named ports by name.
+Without these values, policies in force would be lifted: no policy isolates a Pod without addresses, and no deny rule
+selects a Node without its label. It is unknown which older entry of a list an invalid entry replaces. So older
+addresses and ranges are kept for each family without a valid entry, and older named ports by name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Partial = TypeVar("Partial", Namespace, Node, Pod, ServiceCIDR, NetworkLogging)
 
 
 def with_last_good(item: Partial, before: Partial | None) -> Partial:
-    """Return the object with its unread fields as the version before has them; as it is where there is none."""
+    """Return the object with its unread fields taken from the version before, if there is one."""
     if not item.unread or before is None:
         return item
     kept = {name: _kept(name, getattr(item, name), getattr(before, name)) for name in item.unread}

@@ -1,8 +1,8 @@
-"""What the schema of a CRD asks of mappings and lists: known fields, exactly one of them, so many entries.
+"""Schema checks of mappings and lists, as the API server does by a CRD: known fields, one-of fields, list lengths.
 
-A file has been through no API server, which would refuse, or silently drop, what isn't in the schema. A field
-that isn't known may narrow what stands beside it, so it is a fault: it comes from a slip, or from a newer API.
-Null is the same as absent. Everything here raises an ObjectError that says what to write instead.
+No API server has validated a file, which would refuse or silently drop unknown fields. An unknown field is an error,
+a misspelling or from a newer API, since it may restrict the fields beside it. Null is the same as absent. All functions
+raise ObjectErrors, which say what to write instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 
 
 def known_fields(field: DocumentField, *names: str) -> None:
-    """Refuse a mapping that has any other field than these."""
+    """Check that a mapping has no other fields. Raises ObjectError."""
     for key, value in field.mapping().items():
         if value is None or key in names:
             continue
@@ -23,14 +23,14 @@ def known_fields(field: DocumentField, *names: str) -> None:
 
 
 def known_top_fields(top: DocumentField) -> None:
-    """Refuse an object that has any other field than objects of every kind: `Spec` for `spec` leaves that out."""
+    """Check that an object has only the fields that all kinds share: `Spec` is an error. Raises ObjectError."""
     for key, value in top.mapping().items():
         if value is not None and isinstance(key, str) and key and key not in _TOP_FIELDS:
             raise (top / key).error(f"is not a field here; write only {_listed(_TOP_FIELDS, 'and')}")
 
 
 def only_field(field: DocumentField, *names: str) -> tuple[str, DocumentField]:
-    """Give name and value of the one field that is set; it has to be one of these."""
+    """Return name and value of the only field that is set, which must be one of `names`. Raises ObjectError."""
     choices = _listed(names, "or")
     given = [key for key, value in field.mapping().items() if value is not None]
     for key in given:
@@ -46,7 +46,10 @@ def only_field(field: DocumentField, *names: str) -> tuple[str, DocumentField]:
 
 
 def entries(field: DocumentField, most: int, instead: str) -> list[DocumentField]:
-    """Give the entries of a list, at least one and at most so many; `instead` says what to write without any."""
+    """Return the entries of a list: at least one, at most `most`. Raises ObjectError.
+
+    instead: hint in the error for an empty list
+    """
     found = list(field.items())
     if not found:
         raise field.error(f"is {'missing' if field.missing else 'empty'}; {instead}")
@@ -55,7 +58,7 @@ def entries(field: DocumentField, most: int, instead: str) -> list[DocumentField
 
 
 def at_most(field: DocumentField, most: int) -> None:
-    """Refuse a list that has more entries."""
+    """Check that a list has at most `most` entries. Raises ObjectError."""
     count = len(list(field.items()))
     if count > most:
         raise field.error(f"has {count} entries; write at most {most}")

@@ -12,7 +12,7 @@ _OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 
 def decode_selector(field: DocumentField) -> Selector:
-    """Read a label selector (meta/v1 LabelSelector); missing selects everything, as an empty one does."""
+    """Read a label selector (meta/v1 LabelSelector); a missing one matches everything, like an empty one."""
     known_fields(field, "matchLabels", "matchExpressions")
     found = [Requirement(key, "In", (value,)) for key, value in (field / "matchLabels").labels()]
     found += [_requirement(entry) for entry in (field / "matchExpressions").items()]

@@ -10,13 +10,11 @@ from nfagent.decode.fields import DocumentField
 from nfagent.model.services import Service, ServicePort, TrafficPolicy
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
-
-
 _HEADLESS = "None"
 
 
 def decode_service(document: dict[str, Any]) -> Service:
-    """Read a v1 Service. Raises ObjectError where its name can't be read."""
+    """Read a v1 Service. Raises ObjectError if its name is invalid."""
     top = document_field(document)
     namespace, name = namespaced_name(top)
     errors = FieldErrors(top)
@@ -50,7 +48,7 @@ def _type(field: DocumentField) -> str:
 
 
 def _cluster_address(field: DocumentField) -> str:
-    """Read a cluster address; `None` of a headless Service, '' where there is none yet."""
+    """Read a cluster address; `None` of a headless Service, '' before one is assigned."""
     return field.address() if field.string() not in {"", _HEADLESS} else field.string()
 
 
@@ -72,12 +70,12 @@ def _target(field: DocumentField) -> int | str:
 
 
 def _number(field: DocumentField) -> int:
-    """Read a port number; 0 where it is missing, which the API writes as 0 too."""
+    """Read a port number; 0 if missing, as in the API."""
     return 0 if field.missing or field.integer() == 0 else field.port_number()
 
 
 def _balanced(entry: DocumentField) -> str:
-    """Read the address of a load balancer that sends packets on with the address in place (ipMode VIP, the default)."""
+    """Read the address of a load balancer that keeps the destination address (ipMode VIP, the default), or ''."""
     address = entry / "ip"
     kept = (entry / "ipMode").string("VIP") != "Proxy"
     return address.address() if kept and address.string() else ""

@@ -1,7 +1,7 @@
-"""YAML's plain words to values, as kubectl reads them.
+"""Resolves plain YAML scalars to values, as kubectl does.
 
-kubectl, and ip-masq-agent, read YAML by sigs.k8s.io/yaml, which is go-yaml v2 and then JSON: the booleans of YAML 1.1,
-octal numbers both ways, no sexagesimal ones, dates as text. A test holds its answers for 150 words.
+kubectl and ip-masq-agent parse YAML by sigs.k8s.io/yaml, which is go-yaml v2 and then JSON: booleans of YAML 1.1,
+octal numbers in both notations, no sexagesimal numbers, dates as text. A test has its results for 150 scalars.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _WORDS: dict[str, Scalar] = {
     **dict.fromkeys((f"{sign}{word}" for sign in ("", "+") for word in (".inf", ".Inf", ".INF")), math.inf),
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
 }
-"""Source: go.yaml.in/yaml/v2 v2.4.2, resolve.go; sigs.k8s.io/yaml v1.6.0 gives what it finds on as JSON."""
+"""Source: go.yaml.in/yaml/v2 v2.4.2, resolve.go; sigs.k8s.io/yaml v1.6.0 passes its result on as JSON."""
 
 _WHOLE = re.compile(r"([-+]?)(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|0|[1-9][0-9]*)\Z")
 _DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _FRACTION = re.compile(r"\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+)?\Z")
 _SIGNED, _UNSIGNED = 2**63, 2**64
 _LONGEST = 80
-"""Characters of a whole number of 64 bits, in base 2, with room for zeros before it."""
+"""Characters of a 64-bit integer in base 2, with some leading zeros."""
 
 
 def plain(text: str) -> Scalar:
-    """Read a word without quotes and without a tag."""
+    """Return the value of a plain scalar without a tag."""
     if text in _WORDS:
         return _WORDS[text]
     first = text[0]
@@ -46,7 +46,7 @@ def plain(text: str) -> Scalar:
 
 
 def tagged(tag: str, text: str) -> Scalar:
-    """Read a word with a tag, `!!int '1'`; tags that YAML has no type for mean text. Raises ValueError."""
+    """Return the value of a scalar with a tag, `!!int '1'`; unknown tags mean text. Raises ValueError."""
     name = tag.removeprefix(TAG) if tag.startswith(TAG) else ""
     if name == "binary":
         return _binary(text)

@@ -1,8 +1,8 @@
-"""YAML text to values that JSON has too, as kubectl reads it. The cost is in the size of the text, whatever is in it.
+"""Parses YAML to JSON values, as kubectl does, at a cost proportional to the size of the text.
 
-Built from the reader's events, without its tree of nodes: a tenth of the memory, and the interpreter is never held for
-longer than one word. Aliases share their value; what they would be written out in full is counted and bounded, as
-go-yaml does, for whoever walks through the values meets them as often as they are named.
+Values are built from parser events, without PyYAML's tree of nodes: this takes a tenth of the memory, and holds the
+interpreter lock for no longer than one scalar. Aliases share their value; their expanded size is counted and bounded,
+as in go-yaml, because code that walks the values visits them once for each alias.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-try:  # libyaml where PyYAML was built with it: ten times faster, the same reading
+try:  # libyaml, if PyYAML was built with it: ten times faster, the same result
     from yaml import CSafeLoader as YamlLoader
 except ImportError:
     from yaml import SafeLoader as YamlLoader  # type: ignore[assignment]
@@ -27,22 +27,22 @@ DEEPEST = 100
 _SHOWN = 40
 _FEW_ALIASED, _FEW = 100, 1000
 _RATIO_FALLS, _RATIO_FELL = 400_000, 4_000_000
-"""Values of a document from where, and to where, the share falls that aliases may bring (go-yaml v2, decode.go)."""
+"""Number of values between which the allowed share of aliases falls (go-yaml v2, decode.go)."""
 
 _MOST_SHARE, _LEAST_SHARE = 0.99, 0.10
 _LARGEST_KEY, _SMALLEST_KEY = 1e6, 1e-4
 _OPEN: Final = (None, 0)
-"""The anchor of a value that has not ended yet."""
+"""The anchor of an unfinished value."""
 
 _Event = Any
-"""One of yaml.events; they have no types of their own."""
+"""One of yaml.events, which are untyped."""
 
 
 class YamlError(DecodeError):
-    """Text that isn't YAML as kubectl reads it. `line`: from 1, None where it isn't known."""
+    """Text that kubectl doesn't accept as YAML. `line`: from 1, None if unknown."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
-        """Say what is wrong, and where."""
+        """Set reason and line."""
         super().__init__(reason)
         self.line = line
 
@@ -50,7 +50,8 @@ class YamlError(DecodeError):
 def yaml_documents(text: str, most: int = 0) -> Iterator[tuple[int, Any]]:
     """Read documents: the line where each starts, from 1, and its value.
 
-    most: how many values there may be in one, those that aliases stand for included; 0 for any number
+    most: maximum number of values in a document, expanded aliases included; 0 for no limit
+
     Raises YamlError.
     """
     try:
@@ -73,7 +74,7 @@ def _line(mark: Any) -> int | None:  # noqa: ANN401 - PyYAML's marks have no typ
 
 
 class _Reader:
-    """One text."""
+    """Builds the values of one text."""
 
     def __init__(self, text: str, most: int) -> None:
         self._next: Any = YamlLoader(text).get_event
@@ -90,7 +91,7 @@ class _Reader:
                 yield first.start_mark.line + 1, self._value(first, 1)
             event = self._next()
 
-    def _value(self, event: _Event, depth: int) -> Any:  # noqa: ANN401 - whatever the document holds
+    def _value(self, event: _Event, depth: int) -> Any:  # noqa: ANN401 - any YAML value
         self._count += 1
         kind = type(event)
         if kind is yaml.AliasEvent:
@@ -150,7 +151,7 @@ class _Reader:
         return made
 
     def _merge(self, into: dict[str, Any], depth: int) -> set[str]:
-        """Put in what `<<` names, over what is there already, as go-yaml v2 does; give the keys."""
+        """Merge the mappings of `<<` over existing keys, as go-yaml v2 does; return the keys."""
         event = self._next()
         value = self._value(event, depth + 1)
         sources = [value] if isinstance(value, dict) else value
@@ -162,7 +163,7 @@ class _Reader:
         return {key for source in sources for key in source}
 
     def _key(self, event: _Event, depth: int) -> str:
-        """Read a key, which is text in JSON."""
+        """Return a key as text, as JSON requires."""
         if type(event) not in {yaml.ScalarEvent, yaml.AliasEvent}:
             raise _error("a list or a mapping can't be a key", event)
         key = self._value(event, depth + 1)
@@ -175,7 +176,7 @@ class _Reader:
 
 
 def _allowed_share(count: int) -> float:
-    """Tell which share of a document's values aliases may bring: a large document may be bloated less."""
+    """Return the allowed share of values from aliases, which is lower in a large document."""
     fallen = min(max((count - _RATIO_FALLS) / (_RATIO_FELL - _RATIO_FALLS), 0.0), 1.0)
     return _MOST_SHARE - (_MOST_SHARE - _LEAST_SHARE) * fallen
 
@@ -195,7 +196,7 @@ def _scalar(event: _Event) -> Scalar:
         except ValueError as error:
             raise _error(f"{_short(event)} is not {error}; put it in quotes", event) from None
     if type(value) is float and not math.isfinite(value):
-        raise _error(f"{_short(event)} is no number that JSON has; put it in quotes", event)
+        raise _error(f"{_short(event)} is not a JSON number; put it in quotes", event)
     return value
 
 
@@ -210,7 +211,7 @@ def _key_text(key: Scalar) -> str | None:
 
 
 def twice(key: str) -> str:
-    """Say that a key is there twice: the API server's strict validation refuses that too."""
+    """Return the error text for a duplicate key, which the API server's strict validation refuses too."""
     return f"{key[:_SHOWN]!r} is there twice in one mapping; keep one"
 
 

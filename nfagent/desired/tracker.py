@@ -13,8 +13,9 @@ import msgspec
 
 from nfagent.model.netaddr import Family
 from nfagent.model.ref_counts import RefCounts
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
-from nfagent.nftables.transaction import Transaction, diff
+from nfagent.nftables.transaction import Transaction
 
 
 class TrackedSet:

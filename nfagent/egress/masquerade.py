@@ -1,4 +1,4 @@
-"""The masquerade plan of this node: whose packets, and which destinations keep the Pod's address."""
+"""The masquerade plan of this node: source ranges, and destinations that are never masqueraded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nfagent.state.egress import EgressState
 
 
 class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the node's configuration says of masquerade.
+    """The masquerade settings of the node.
 
-    ipv4, ipv6:     whether this family is translated
-    cluster_ranges: Pod and Service ranges that no Node and no ServiceCIDR names
+    ipv4, ipv6:     whether this family is masqueraded
+    cluster_ranges: Pod and Service ranges that are in no Node and no ServiceCIDR
     """
 
     enabled: bool = True
@@ -26,16 +26,16 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """The families that are translated; none where masquerade is off."""
+        """The masqueraded families; none if masquerade is off."""
         return tuple(family for family, on in zip(FAMILIES, (self.ipv4, self.ipv6), strict=True) if self.enabled and on)
 
 
 class MasqueradePlan(msgspec.Struct, frozen=True):
     """Disjoint ranges of both families.
 
-    sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of the families translated
-    cluster: destinations in the cluster: never translated
-    outside: families of which Pods have addresses outside these: never translated either
+    sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of masqueraded families
+    cluster: destinations in the cluster: never masqueraded
+    outside: families with Pod addresses outside these ranges: never masqueraded either
     exempt:  destinations outside that keep the Pod's address, by configuration and policies
     """
 
@@ -49,7 +49,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
 def masquerade_plan(
     cluster: ClusterState, egress: EgressState, settings: MasqueradeSettings, known: ClusterAddresses
 ) -> MasqueradePlan:
-    """Plan this node's masquerade, by what is known of the cluster's addresses."""
+    """Return this node's masquerade plan, from the known addresses of the cluster."""
     own = cluster.nodes.get(cluster.node)
     sources = list(own.pod_cidrs) if own is not None else []
     for pod in cluster.local.values():
@@ -62,7 +62,7 @@ def masquerade_plan(
 
 
 def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:
-    """Tell whether a change is about a Pod of this node that lies outside the node's ranges."""
+    """Return whether a change affects a Pod of this node with an address outside the node's Pod CIDRs."""
     own = cluster.nodes.get(cluster.node)
     ranges = own.pod_cidrs if own is not None else ()
     return any(

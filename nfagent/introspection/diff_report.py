@@ -9,9 +9,9 @@ from nfagent.introspection.chunks import Deferred, whole
 from nfagent.introspection.freshness import WHOLE, Freshness, head
 from nfagent.model.netaddr import number
 from nfagent.model.slices import in_order
+from nfagent.nftables.diff import diff_in_steps
 from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.nftables.render import element_order, element_text, rule_text
-from nfagent.nftables.transaction import diff_in_steps
 
 View = dict[str, Any]
 _Object: TypeAlias = Chain | NamedSet | VerdictMap | None

@@ -26,6 +26,7 @@ from nfagent.kernel.sockets import AS_ROOT
 from nfagent.kernel.table_queries import flags_of_table, generation, table_flags
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
+from nfagent.nftables.diff import diff
 from nfagent.nftables.listing_variants import ListingVariant, NamedObject, alike, differing, in_words, only, written
 from nfagent.nftables.objects import (
     ABSENT,
@@ -44,7 +45,6 @@ from nfagent.nftables.transaction import (
     ChangeElements,
     ChangeMapElements,
     Transaction,
-    diff,
     phases,
     transaction_text,
 )

@@ -1,10 +1,10 @@
-"""The tiers around NetworkPolicy as nfagent reads them: policies of whole clusters, with priorities and actions.
+"""The tiers before and after NetworkPolicy: cluster-wide policies with priorities and actions.
 
 policy.networking.k8s.io: AdminNetworkPolicy and BaselineAdminNetworkPolicy (v1alpha1), ClusterNetworkPolicy (v1alpha2).
-One shape serves all three: a tier, a priority in it, a subject, and rules of which the first that matches decides.
+One struct serves all three: a tier, a priority in it, a subject, and rules, of which the first match gives the verdict.
 
-    admin tier     deny, allow: final; pass, or no rule matches: on to NetworkPolicy
-    NetworkPolicy  where any isolates the Pod in this direction, its verdict is final
+    admin tier     deny, allow: final; pass, or no rule matches: NetworkPolicy applies
+    NetworkPolicy  final if any policy isolates the Pod in this direction; otherwise the baseline tier applies
     baseline tier  as the admin tier; pass, or no rule matches: allowed
 """
 
@@ -34,18 +34,18 @@ SHORT_KINDS: dict[str, str] = {
 
 LAST_PRIORITY = 1000
 NO_PRIORITY = LAST_PRIORITY + 1
-"""Where BaselineAdminNetworkPolicy stands, which has none: behind all that have one."""
+"""The rank of BaselineAdminNetworkPolicy, which has no priority: after all others."""
 UNPLACED = LAST_PRIORITY + 2
-"""Where a policy stands whose place can't be read: behind all others of its tier."""
+"""The rank of a policy with an invalid tier or priority: after all others of its tier."""
 
 
 class NodePeer(msgspec.Struct, frozen=True, order=True, tag=True):
-    """The addresses of the Nodes that a selector takes, host-network Pods there included; egress only."""
+    """The addresses of the Nodes that a selector matches, with their host-network Pods; egress only."""
 
     nodes: Selector
 
     def __str__(self) -> str:
-        """Say it in words: `nodes role=edge`."""
+        """Return it as text: `nodes role=edge`."""
         return f"nodes {self.nodes}" if self.nodes.requirements else "all nodes"
 
 
@@ -53,11 +53,11 @@ TierPeer: TypeAlias = PodPeer | NodePeer | IpBlock
 
 
 class TierRule(msgspec.Struct, frozen=True):
-    """One rule: what becomes of a connection whose peer and port match.
+    """One rule: the action for connections whose peer and port match.
 
-    peers:   any of them matches; none at all only where a rule fails closed: then everything matches
-    ports:   none means every port and protocol
-    problem: why the rule can't be read. An allow rule then matches nothing; any other became `deny` of everything
+    peers:   one of them must match; empty only if the rule fails closed: then every peer matches
+    ports:   empty for every port and protocol
+    problem: why the rule is invalid. An invalid allow rule matches nothing; any other denies everything
     """
 
     action: Action
@@ -68,11 +68,11 @@ class TierRule(msgspec.Struct, frozen=True):
 
     @property
     def void(self) -> bool:
-        """Tell whether it matches nothing: an allow rule that can't be read."""
+        """Return whether it matches nothing: an invalid allow rule."""
         return self.problem is not None and self.action == "allow"
 
     def __str__(self) -> str:
-        """Say whom and which ports it is about: `pods app=web in all namespaces on 80/tcp`."""
+        """Return peers and ports as text: `pods app=web in all namespaces on 80/tcp`."""
         who = " or ".join(map(str, self.peers)) or "anywhere"
         return f"{who} on {', '.join(map(str, self.ports))}" if self.ports else who
 
@@ -80,9 +80,9 @@ class TierRule(msgspec.Struct, frozen=True):
 class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A policy of the admin or the baseline tier.
 
-    priority: 0 to 1000, lower first; NO_PRIORITY for a kind without one, UNPLACED for a place that can't be read
-    subject:  the Pods that it judges; None where it can't be read: then nobody is known to be judged
-    problem:  what is wrong with the policy as a whole; faults of single rules are in the rules
+    priority: 0 to 1000, lower first; NO_PRIORITY for a kind without one, UNPLACED for an invalid tier or priority
+    subject:  the Pods that it applies to; None if invalid: then it applies to none
+    problem:  why the policy as a whole is invalid; problems of single rules are in the rules
     """
 
     kind: TierKind
@@ -96,33 +96,33 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef(self.kind, "", self.name)
 
     @property
     def rank(self) -> tuple[int, str, str]:
-        """Where it stands in its tier: by priority, then name (the API leaves ties open), then kind."""
+        """Sort key in its tier: priority, then name (the API leaves ties open), then kind."""
         return (self.priority, self.name, self.kind)
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """Everything that is wrong with it."""
+        """All problems of the policy and its rules."""
         found = [self.problem, *(rule.problem for rule in (*self.ingress, *self.egress))]
         return tuple(dict.fromkeys(problem for problem in found if problem is not None))
 
     def with_last_good(self, before: Policy | None) -> TierPolicy:
-        """Return the policy with its subject as the version before has it, where it can't be read now.
+        """Return the policy with the subject of the version before, if its own is invalid.
 
-        Such a policy denies everything in the directions of its rules: to those Pods, rather than to nobody.
+        Such a policy denies everything in the directions of its rules, to the Pods of this subject.
         """
         if self.subject is not None or not isinstance(before, TierPolicy):
             return self
         return msgspec.structs.replace(self, subject=before.subject)
 
     def rules(self, direction: Direction) -> tuple[TierRule, ...]:
-        """Give the rules of one direction; none: the policy doesn't touch it."""
+        """Return the rules of one direction; empty if the policy doesn't apply to it."""
         return self.ingress if direction == "ingress" else self.egress
 
 
 Policy: TypeAlias = NetworkPolicy | TierPolicy
-"""Whatever judges connections."""
+"""Every kind of policy."""

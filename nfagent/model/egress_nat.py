@@ -16,21 +16,21 @@ Action: TypeAlias = Literal["NoSNAT", "SNAT"]
 
 
 DEFAULT_POLICY = "default"
-"""The EgressNATPolicy that stands in place of the ip-masq-agent list."""
+"""Name of the EgressNATPolicy that replaces the list of ip-masq-agent."""
 
 
 class EgressSource(msgspec.Struct, frozen=True):
-    """Pods by label, in the Namespaces that match: both selectors hold; one that is left out takes all."""
+    """Pods by label, in the Namespaces that match: both selectors must match; an omitted one matches all."""
 
     pods: Selector = Selector()
     namespaces: Selector = Selector()
 
     def selects(self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
-        """Judge a Pod by its labels and its Namespace's."""
+        """Return whether it selects a Pod, by the labels of Pod and Namespace."""
         return self.pods.matches(labels) and self.namespaces.matches(namespace_labels)
 
     def __str__(self) -> str:
-        """Say it in words: `pods egress=onprem in namespaces team=payments`."""
+        """Return it as text: `pods egress=onprem in namespaces team=payments`."""
         pods = f"pods {self.pods}" if self.pods.requirements else "all pods"
         return f"{pods} in {f'namespaces {self.namespaces}' if self.namespaces.requirements else 'all namespaces'}"
 
@@ -40,8 +40,8 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     action:       NoSNAT: the destinations see the Pods' addresses; SNAT: they see the gateway's, or the node's
     destinations: outside the cluster
-    sources:      the Pods that it is about, any entry selects; empty for every Pod
-    gateway:      the NetworkGatewayGroup whose address they leave with; None for the node's own
+    sources:      the Pods that it applies to: those that any entry selects; empty for every Pod
+    gateway:      the NetworkGatewayGroup of the source address; None for the node's own address
     """
 
     name: str
@@ -52,17 +52,17 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("EgressNATPolicy", "", self.name)
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """None: with any fault the object is refused as a whole."""
+        """Always empty: any error rejects the object as a whole."""
         return ()
 
     @property
     def unenforced(self) -> str:
-        """Why nothing is done by it, as its condition says; '' where it is enforced."""
+        """Why the policy isn't enforced, for its condition; '' if it is."""
         if self.action == "SNAT":
             return "action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there"
         if self.sources:
@@ -79,10 +79,10 @@ class NetworkGatewayGroup(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("NetworkGatewayGroup", self.namespace, self.name)
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """None: with any fault the object is refused as a whole."""
+        """Always empty: any error rejects the object as a whole."""
         return ()

@@ -1,4 +1,4 @@
-"""The resources that are followed: where the API server serves them, and what of them is asked for."""
+"""The resources that nfagent lists and watches: group, version, kind, path, selectors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """One collection of the API.
 
     plural:         its name in paths
-    namespace:      the one namespace that is asked for; '' for all of them, and for cluster-scoped kinds
-    field_selector: which objects are asked for; '' for all
-    optional:       a cluster may lack it: its CRD is somebody's decision, or the server's version is older
+    namespace:      the only Namespace to list; '' for all of them, and for cluster-scoped kinds
+    field_selector: field selector of list and watch; '' for all objects
+    optional:       a cluster may not have it: its CRD isn't installed, or the server's version is older
     """
 
     api_version: str
@@ -32,11 +32,11 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """Where the API server serves it."""
+        """Path of the collection on the API server."""
         return self._within(self.namespace)
 
     def object_path(self, ref: ObjectRef) -> str:
-        """Where the API server serves one object of its kind."""
+        """Return the path of one object of this kind."""
         return f"{self._within(ref.namespace)}/{ref.name}"
 
     def _within(self, namespace: str) -> str:
@@ -50,7 +50,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         return self.api_version.rpartition("/")[0]
 
     def holds(self, ref: ObjectRef) -> bool:
-        """Tell whether an object would be of this collection, whatever the field selector says."""
+        """Return whether the collection contains an object, regardless of the field selector."""
         return ref.kind == self.kind and self.namespace in {"", ref.namespace}
 
 
@@ -85,11 +85,11 @@ RESOURCES = (
     Resource(api_version="networking.gke.io/v1alpha1", kind="NetworkLogging", plural="networkloggings", optional=True),
     Resource(api_version="networking.k8s.io/v1", kind="ServiceCIDR", plural="servicecidrs", optional=True),
 )
-"""What is listed and watched. The tiers' kinds are optional because their CRDs are; where the API server serves a kind
-and refuses it, that is no lack of it: nothing is enforced before it could be read."""
+"""What is listed and watched. The kinds of the tiers are optional because their CRDs are. A kind that the API server
+serves but refuses to list isn't absent: nothing is enforced before it can be listed."""
 
 SERVICES = Resource(api_version="v1", kind="Service", plural="services")
-"""Read for `explain` alone, when it is asked: no rule depends on them."""
+"""Listed only for `explain`, on request: no rule depends on Services."""
 
 BY_KIND = {resource.kind: resource for resource in (*RESOURCES, SERVICES)}
 """Every kind that is read."""

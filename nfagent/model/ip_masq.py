@@ -43,12 +43,12 @@ SWITCH_KEYS = ("masqLinkLocal", "masqLinkLocalIPv6")
 
 
 class IpMasqConfig(msgspec.Struct, frozen=True):
-    """What the configuration says.
+    """The configuration.
 
-    cidrs:       destinations that keep the Pod's address; None where the key is omitted (the default list holds)
+    cidrs:       destinations that keep the Pod's address; None if the key is omitted (the default list applies)
     link_local:  whether link-local destinations are translated, by family (IPv4, IPv6)
-    problems:    what is wrong with it, for people; the rest of it holds
-    unread:      keys that can't be read, and stay as the last good version has them
+    problems:    problems of invalid keys; the other keys apply
+    unread:      invalid keys, which keep their last good value
     """
 
     cidrs: tuple[Range, ...] | None = None
@@ -58,11 +58,11 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name the ConfigMap."""
+        """The reference of the ConfigMap."""
         return CONFIG_MAP
 
     def with_last_good(self, before: IpMasqConfig | None) -> IpMasqConfig:
-        """Return the configuration with its unread keys as the version before has them."""
+        """Return the configuration with the unread keys of the version before."""
         if not self.unread or before is None:
             return self
         switches = zip(SWITCH_KEYS, self.link_local, before.link_local, strict=True)
@@ -71,12 +71,12 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6))
 
     def listed(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
-        """Give the destinations outside the cluster that are not translated by its list, or by the default one."""
+        """Return the destinations outside the cluster that aren't masqueraded: its list, or the default one."""
         if self.cidrs is not None:
             return self.cidrs
         return DEFAULT_CIDRS + (RESERVED_CIDRS if all_reserved_ranges else ())
 
     @property
     def link_local_kept(self) -> tuple[Range, ...]:
-        """Give the link-local destinations that are not translated."""
+        """The link-local destinations that aren't masqueraded."""
         return tuple(cidr for cidr, masked in zip(LINK_LOCAL, self.link_local, strict=True) if not masked)

@@ -1,8 +1,8 @@
 """Addresses and address ranges, in one canonical form.
 
 An address is its canonical text ('10.0.0.1', '2001:db8::1'): readable in every dump, hashable, internable.
-A range is two integers and a family, so that overlapping CIDRs can be made disjoint before they meet
-nftables, which refuses overlaps (corner-cases.md 22, 24) and folds host bits away (25).
+A range is two integers and a family, so that overlapping CIDRs can be made disjoint: nftables refuses overlaps and
+masks host bits (docs/semantics.md, edge cases 22, 24, 25).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Family: TypeAlias = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
 _BITS = {4: 32, 6: 128}
 _CIDR = re.compile(r"[^%/]+/\d+\Z", re.ASCII)
-"""What ipaddress reads beyond it, netmasks and zones, the API server refuses."""
+"""Python's ipaddress also accepts netmasks and zones, which the API server refuses."""
 
 
-# Text that is canonical at a glance, as nearly all is: no zero group but those that `::` stands for, and these at
-# least two. What these don't take is parsed; what they take, parsing would give back (a property test says so).
+# Patterns of canonical text without parsing, which match nearly all addresses: no zero group except those of `::`,
+# which has at least two. Other text is parsed; matching text would be unchanged by parsing (a property test checks it).
 _PLAIN_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}\Z", re.ASCII)
 _GROUP = "[1-9a-f][0-9a-f]{0,3}"
 _PLAIN_IPV6 = re.compile(rf"{_GROUP}(?::{_GROUP})*::(?:{_GROUP}(?::{_GROUP})*)?\Z")
@@ -33,11 +33,11 @@ _LEADING_ZEROS = re.compile(r"(?<![0-9a-fA-F])0+(?=[0-9a-fA-F])", re.ASCII)
 
 
 class AddressError(ValueError):
-    """Text that is no address or no CIDR; the message says what to write instead."""
+    """Text that isn't an address or a CIDR; the message says what to write instead."""
 
 
 _LINK_LOCAL_BITS = 0xFE80 >> 6
-"""Those before fe80::/10's other 118."""
+"""The first 10 bits of fe80::/10."""
 
 
 class Range(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -48,11 +48,11 @@ class Range(msgspec.Struct, frozen=True, order=True, gc=False):
     last: int
 
     def holds(self, address: str) -> bool:
-        """Tell whether a canonical address lies in the range; one of the other family never does."""
+        """Return whether the range contains a canonical address; never one of the other family."""
         return family_of(address) == self.family and self.first <= number(address) <= self.last
 
     def __str__(self) -> str:
-        """Write it as nft does: a prefix where it is one, 'first-last' otherwise, one address bare."""
+        """Return it in nft syntax: a prefix where it is one, 'first-last' otherwise, one address bare."""
         first = text(self.family, self.first)
         if self.first == self.last:
             return first
@@ -63,31 +63,32 @@ class Range(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 def family_of(address: str) -> Family:
-    """Give the family of a canonical address."""
+    """Return the family of a canonical address."""
     return 6 if ":" in address else 4
 
 
 def endpoint(address: str, port: int | None) -> str:
-    """Write an address with its port: `10.0.0.1:80`, `[2001:db8::1]:80`; without one as it is."""
+    """Return an address with its port: `10.0.0.1:80`, `[2001:db8::1]:80`; without one as it is."""
     if port is None:
         return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def number(address: str) -> int:
-    """Give a canonical address as an integer in host order."""
+    """Return a canonical address as an integer in host order."""
     return int(ipaddress.ip_address(address))
 
 
 def text(family: Family, value: int) -> str:
-    """Give the canonical text of an integer address."""
+    """Return the canonical text of an integer address."""
     return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
 
 
 def canonical(address: str) -> str:
-    """Return the canonical text of an address; an IPv4-mapped IPv6 address becomes IPv4 (corner-cases.md 26).
+    """Return the canonical text of an address; an IPv4-mapped IPv6 address becomes IPv4.
 
     Leading zeros are decimal, as the API server reads them (ParseIPSloppy). Raises AddressError.
+    See docs/semantics.md, edge case 26.
     """
     if _PLAIN_IPV4.match(address) or (_PLAIN_IPV6.match(address) and address.count(":") < _GROUPS - 1):
         return address
@@ -123,24 +124,24 @@ def parse_cidr(cidr: str, *, strict: bool = False) -> Range:
 
 
 def single(address: str) -> Range:
-    """Give the range that holds one canonical address."""
+    """Return the range that holds one canonical address."""
     value = number(address)
     return Range(family_of(address), value, value)
 
 
 def is_link_local(address: str) -> bool:
-    """Tell whether a canonical address means something on one link alone: such of IPv6, which routers never forward."""
+    """Return whether a canonical address is in fe80::/10, which routers never forward."""
     return ":" in address and number(address) >> 118 == _LINK_LOCAL_BITS
 
 
 def is_group(address: str) -> bool:
-    """Tell whether a canonical address is everybody's on a link, or a group's, whatever the networks."""
+    """Return whether a canonical address is multicast, or the limited broadcast 255.255.255.255."""
     found = ipaddress.ip_address(address)
     return found.is_multicast or address == "255.255.255.255"
 
 
 def disjoint(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """Merge overlapping and adjacent ranges: the same addresses, in order, no two of them touching."""
+    """Merge overlapping and adjacent ranges: the same addresses, in order, no two of them adjacent."""
     merged: list[Range] = []
     for item in sorted(ranges):
         join(merged, item)
@@ -148,7 +149,7 @@ def disjoint(ranges: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def join(merged: list[Range], item: Range) -> None:
-    """Append a range that begins no earlier than the last one, or make that longer where they touch."""
+    """Append a range that begins no earlier than the last one, or extend the last one if they touch."""
     last = merged[-1] if merged else None
     if last is not None and last.family == item.family and item.first <= last.last + 1:
         merged[-1] = Range(last.family, last.first, max(last.last, item.last))
@@ -157,7 +158,7 @@ def join(merged: list[Range], item: Range) -> None:
 
 
 def subtract(whole: Range, holes: Iterable[Range]) -> tuple[Range, ...]:
-    """Give what remains of a range without the holes, in order; holes of the other family take nothing."""
+    """Return the parts of a range outside the holes, in order; holes of the other family are ignored."""
     return tuple(_pieces(whole, disjoint(hole for hole in holes if hole.family == whole.family)))
 
 

@@ -15,14 +15,14 @@ PortProtocol: TypeAlias = Protocol | Literal["any"]
 
 
 class PodPeer(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """Pods by label, in the Namespaces that match `namespaces`, or in `namespace` where that is None."""
+    """Pods by label, in the Namespaces that match `namespaces`, or in `namespace` if `namespaces` is None."""
 
     pods: Selector
     namespaces: Selector | None = None
     namespace: str = ""
 
     def __str__(self) -> str:
-        """Say it in words: `pods app=web in namespace shop`."""
+        """Return it as text: `pods app=web in namespace shop`."""
         where = f"namespace {self.namespace}" if self.namespaces is None else f"namespaces {self.namespaces}"
         if self.namespaces is not None and not self.namespaces.requirements:
             where = "all namespaces"
@@ -36,7 +36,7 @@ class IpBlock(msgspec.Struct, frozen=True, order=True):
     excepts: tuple[Range, ...] = ()
 
     def __str__(self) -> str:
-        """Say it in words: `10.0.0.0/8 except 10.1.0.0/16`."""
+        """Return it as text: `10.0.0.0/8 except 10.1.0.0/16`."""
         return f"{self.cidr} except {', '.join(map(str, self.excepts))}" if self.excepts else str(self.cidr)
 
 
@@ -47,8 +47,8 @@ class PolicyPort(msgspec.Struct, frozen=True, order=True):
     """A port of a rule: every port of the protocol, a number or range, or a name.
 
     protocol:    'any' only with a name in the tiers' policies: the named port's own
-    first, last: inclusive range; both 0 where the rule gives no number
-    name:        the container port's name, '' where the rule gives none
+    first, last: inclusive range; both 0 without a number
+    name:        the container port's name, '' without a name
     """
 
     protocol: PortProtocol
@@ -57,7 +57,7 @@ class PolicyPort(msgspec.Struct, frozen=True, order=True):
     name: str = ""
 
     def __str__(self) -> str:
-        """Write it as `80/tcp`, `8000-8080/udp`, `http/tcp`, `http` or `any/sctp`."""
+        """Return it as `80/tcp`, `8000-8080/udp`, `http/tcp`, `http` or `any/sctp`."""
         if self.name and self.protocol == "any":
             return self.name
         if self.name:
@@ -69,13 +69,13 @@ class PolicyPort(msgspec.Struct, frozen=True, order=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One rule: no peers means every peer, no ports means every port (corner-cases.md 7)."""
+    """One rule: no peers means every peer, no ports means every port (docs/semantics.md, edge case 7)."""
 
     peers: tuple[Peer, ...] = ()
     ports: tuple[PolicyPort, ...] = ()
 
     def __str__(self) -> str:
-        """Say it in words: `pods app=web in namespace shop on 80/tcp, 443/tcp`."""
+        """Return it as text: `pods app=web in namespace shop on 80/tcp, 443/tcp`."""
         who = " or ".join(map(str, self.peers)) or "anywhere"
         return f"{who} on {', '.join(map(str, self.ports))}" if self.ports else who
 
@@ -83,9 +83,9 @@ class Rule(msgspec.Struct, frozen=True):
 class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A NetworkPolicy with its defaults filled in.
 
-    isolates: the directions of policyTypes, as the API server would default it (corner-cases.md 9)
-    problem:  why the policy can't be enforced as written; then it has no rules, and isolates all the Pods
-              that it could select (fails closed)
+    isolates: the directions of policyTypes, as the API server would default it (docs/semantics.md, edge case 9)
+    problem:  why the policy can't be enforced as written; it fails closed: it has no rules, and isolates all Pods
+              that it may select
     """
 
     namespace: str
@@ -98,16 +98,16 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("NetworkPolicy", self.namespace, self.name)
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """Everything that is wrong with it."""
+        """The problem of the policy, if any."""
         return () if self.problem is None else (self.problem,)
 
     def rules(self, direction: Direction) -> tuple[Rule, ...]:
-        """Give the rules of one direction; none where the policy doesn't isolate that way."""
+        """Return the rules of one direction; empty if the policy doesn't isolate in this direction."""
         if direction not in self.isolates:
             return ()
         return self.ingress if direction == "ingress" else self.egress

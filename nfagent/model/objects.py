@@ -3,8 +3,8 @@
 Immutable and hashable, so that equal objects are equal state. Field names follow the API's, in snake case;
 each class names the API fields that it comes from. Besides these:
 
-problems: what is wrong with the object, for people; the rest of it holds
-unread:   fields of the class that can't be read, and stay as the last good version has them (`unread_fields`)
+problems: problems of invalid fields; the other fields apply
+unread:   names of invalid fields, which keep their last good value (`retained_fields.with_last_good`)
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ Direction: TypeAlias = Literal["ingress", "egress"]
 """Seen from the Pod that a policy selects."""
 
 DIRECTIONS: tuple[Direction, Direction] = ("egress", "ingress")
-"""In the order in which a connection meets them."""
+"""In the order in which they apply to a connection."""
 
 UNREADABLE = "?"
-"""A label's value that can't be read: no selector can name it. As key and value: no label can."""
+"""Stands for an invalid label value, which no selector matches; as key and value, for an invalid label map."""
 
 METADATA_NAME = "kubernetes.io/metadata.name"
-"""Label that the API server puts on every Namespace; file input lacks it (corner-cases.md 17)."""
+"""Label that the API server puts on every Namespace; file input lacks it (docs/semantics.md, edge case 17)."""
 
 
 class ObjectRef(msgspec.Struct, frozen=True, order=True):
-    """Names one object: kind, namespace ('' for cluster-scoped kinds), name."""
+    """The reference of an object: kind, namespace ('' for cluster-scoped kinds), name."""
 
     kind: str
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        """Read as `Kind namespace/name`."""
+        """Return `Kind namespace/name`."""
         return f"{self.kind} {self.path}"
 
     @property
     def path(self) -> str:
-        """The name as people write it: `namespace/name`, or the name of a cluster-scoped object."""
+        """The qualified name: `namespace/name`, or the name of a cluster-scoped object."""
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
@@ -62,7 +62,7 @@ class Namespace(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("Namespace", "", self.name)
 
 
@@ -78,7 +78,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("Node", "", self.name)
 
 
@@ -93,7 +93,7 @@ class ContainerPort(msgspec.Struct, frozen=True, gc=False):
 class Pod(msgspec.Struct, frozen=True, gc=False):
     """v1 Pod: metadata, spec.nodeName, spec.hostNetwork, container ports, status.phase, status.podIPs.
 
-    addresses:     canonical, in the API's order; empty before the Pod has one
+    addresses:     canonical, in the order of the API; empty before the Pod has one
     workload_kind: kind and name of the controlling owner reference, of the Pod itself without one
     deleting:      it has a metadata.deletionTimestamp
     """
@@ -114,17 +114,20 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("Pod", self.namespace, self.name)
 
     @property
     def runs(self) -> bool:
-        """Tell whether it runs, and has an address."""
+        """Return whether it is running and has an address."""
         return self.phase == "Running" and bool(self.addresses)
 
     @property
     def holds_addresses(self) -> bool:
-        """Tell whether its addresses are its own: not the node's, and not given back (corner-cases.md 40, 41)."""
+        """Return whether it has addresses of its own: not the node's, and not released by a Pod that has ended.
+
+        See docs/semantics.md, edge cases 40 and 41.
+        """
         return not self.host_network and self.phase not in {"Succeeded", "Failed"} and bool(self.addresses)
 
 
@@ -138,7 +141,7 @@ class ServiceCIDR(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object."""
+        """The reference of this object."""
         return ObjectRef("ServiceCIDR", "", self.name)
 
 
@@ -159,5 +162,5 @@ class NetworkLogging(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> ObjectRef:
-        """Name this object; there is only one."""
+        """The reference of this object; there is only one."""
         return ObjectRef("NetworkLogging", "", "default")

@@ -1,10 +1,10 @@
-"""Numbers of things, as people say them."""
+"""Counts with nouns in singular or plural."""
 
 from __future__ import annotations
 
 
 def counted(number: int, word: str) -> str:
-    """Count things in words: `1 policy`, `2 policies`, `no rules`."""
+    """Return a count with its noun: `1 policy`, `2 policies`, `no rules`."""
     plural = f"{word[:-1]}ies" if word.endswith("y") and word[-2:] not in {"ay", "ey"} else f"{word}s"
     if word.endswith("s"):
         plural = f"{word}es"

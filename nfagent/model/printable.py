@@ -1,26 +1,26 @@
-"""Text of others as it is shown: names, messages and values can't steer a terminal, nor begin a line of their own."""
+"""Escapes names, messages and values from outside, so that they can't control a terminal or forge a line."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Write what isn't printable as its escape: `\x1b`, `\n`, `\u202e`.
+    r"""Return text with characters that aren't printable escaped: `\x1b`, `\n`, `\u202e`.
 
-    These are control characters, those that turn the direction of text around or can't be seen, separators of lines
-    and paragraphs, blanks but for the plain one, halves of surrogate pairs, and what Unicode has no character for.
+    These are control characters, bidirectional and invisible format characters, line and paragraph separators, spaces
+    other than U+0020, surrogates, and unassigned code points.
     """
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def printable_lines(text: str) -> str:
-    r"""Write the same of a text of our own that has lines and tabs; whoever puts others' text in it took out theirs."""
+    r"""Return text escaped except for newlines and tabs; text from outside must be escaped before it is inserted."""
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def printable_json(text: str) -> str:
-    r"""Write JSON text so that its values stay as they are: what isn't printable becomes `\u001b` in its string."""
+    r"""Return JSON text with characters that aren't printable as `\u001b`, so that the values stay the same."""
     if text.replace("\n", "").isprintable():
         return text
     return "".join(_json_escape(character) for character in text)
@@ -31,7 +31,7 @@ def _shown(character: str) -> str:
 
 
 def _json_escape(character: str) -> str:
-    # JSON text has newlines and blanks between its strings, never within them.
+    # JSON text has newlines and spaces between its strings, never inside.
     if character.isprintable() or character == "\n":
         return character
     number = ord(character)

@@ -1,4 +1,4 @@
-"""Label selectors: which labels they take, and how they are read (meta/v1 LabelSelector)."""
+"""Label selectors (meta/v1 LabelSelector): matching, and their text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist"]
 
 
 class Requirement(msgspec.Struct, frozen=True, order=True):
-    """One line of a label selector; `values` are sorted, and empty for Exists and DoesNotExist."""
+    """One requirement of a label selector; `values` are sorted, and empty for Exists and DoesNotExist."""
 
     key: str
     operator: Operator
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Judge labels; NotIn and DoesNotExist match a missing label (corner-cases.md 16)."""
+        """Return whether labels match; NotIn and DoesNotExist match a missing label.
+
+        See docs/semantics.md, edge case 16.
+        """
         match self.operator:
             case "In":
                 return self._lists(labels.get(self.key))
@@ -31,12 +34,12 @@ class Requirement(msgspec.Struct, frozen=True, order=True):
                 return self.key not in labels
 
     def _lists(self, value: str | None) -> bool:
-        # Ten thousand values are as quick as ten.
+        # A binary search: ten thousand values are as fast as ten.
         at = len(self.values) if value is None else bisect_left(self.values, value)
         return at < len(self.values) and self.values[at] == value
 
     def __str__(self) -> str:
-        """Write it as `kubectl get -l` takes it."""
+        """Return it in the syntax of `kubectl get -l`."""
         match self.operator:
             case "In" if len(self.values) == 1:
                 return f"{self.key}={self.values[0]}"
@@ -53,17 +56,17 @@ class Requirement(msgspec.Struct, frozen=True, order=True):
 
 
 class Selector(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """A label selector: all requirements hold; without any, everything is selected.
+    """A label selector: all requirements must match; without any, it matches everything.
 
-    Requirements are sorted and unique, so that selectors which say the same are mostly equal values.
+    Requirements are sorted and unique, so that equivalent selectors are mostly equal values.
     """
 
     requirements: tuple[Requirement, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Judge labels."""
+        """Return whether labels match."""
         return all(requirement.matches(labels) for requirement in self.requirements)
 
     def __str__(self) -> str:
-        """Write it as `kubectl get -l` takes it, or `all`."""
+        """Return it in the syntax of `kubectl get -l`, or `all`."""
         return ",".join(map(str, self.requirements)) or "all"

@@ -1,4 +1,4 @@
-"""Work in steps, for whoever must not be away for long: sorting, and the end of any."""
+"""Long work as a generator of short steps, so that an event loop can run between them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from itertools import islice
 from typing import Any, TypeVar
 
 RUN = 2000
-"""Items that are sorted at one step."""
+"""Items that are sorted in one step."""
 
 _T = TypeVar("_T")
 
 
 def in_order(items: Iterable[_T], key: Callable[[_T], Any] | None = None) -> Iterator[_T | None]:
-    """Sort in steps: give None while runs are being sorted, then the items, in order."""
+    """Sort in steps: yield None after each sorted run, then the items in order."""
     rest = iter(items)
     runs = []
     while run := sorted(islice(rest, RUN), key=key):  # type: ignore[type-var,arg-type]
@@ -24,7 +24,7 @@ def in_order(items: Iterable[_T], key: Callable[[_T], Any] | None = None) -> Ite
 
 
 def result(steps: Generator[object, None, _T]) -> _T:
-    """Take all steps at once, and give what they return. Raises what they raise."""
+    """Run all steps without a pause, and return their result. Raises their exceptions."""
     while True:
         try:
             next(steps)

@@ -1,8 +1,8 @@
-"""What was worked out lately, to be looked up instead: bounded by what it weighs, whatever comes and goes.
+"""A cache of function results that is bounded by weight.
 
-`functools.lru_cache` counts entries. Names and labels that each come once fill it, however small the cluster, and one
-entry may be as large as an object can be. Where what is remembered weighs too much, all of it is forgotten: what is in
-use is soon known again.
+`functools.lru_cache` counts entries. Names and labels that occur once fill it, even in a small cluster, and one entry
+may be as large as an object can be. When the weight would exceed the limit, the whole cache is cleared: entries in use
+are soon computed again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _V = TypeVar("_V")
 
 
 class WeightedCache(Generic[_K, _V]):
-    """A function of one key whose latest answers are remembered.
+    """A function of one key with cached results.
 
-    weight: of all that is remembered; never more than `most`
+    weight: of all cached results; never more than `most`
     """
 
     def __init__(self, make: Callable[[_K], _V], weigh: Callable[[_K, _V], int], most: int) -> None:
-        """Remember what `make` gives, up to a weight that `weigh` counts for each key and answer."""
+        """Cache the results of `make`, up to a total weight of `most`; `weigh` returns the weight of one entry."""
         self._make = make
         self._weigh = weigh
         self._most = most
@@ -29,11 +29,11 @@ class WeightedCache(Generic[_K, _V]):
         self.weight = 0
 
     def __len__(self) -> int:
-        """Count the answers that are remembered."""
+        """Return the number of cached results."""
         return len(self._known)
 
     def __call__(self, key: _K) -> _V:
-        """Give the answer for a key. Raises what making it raises."""
+        """Return the result for a key. Raises the exceptions of `make`."""
         known = self._known
         if key in known:
             return known[key]
@@ -47,6 +47,6 @@ class WeightedCache(Generic[_K, _V]):
         return made
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all results."""
         self._known.clear()
         self.weight = 0

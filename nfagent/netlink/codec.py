@@ -1,6 +1,6 @@
 """Netlink messages and attributes: `struct nlmsghdr`, `struct nlattr` (linux/netlink.h), `struct nfgenmsg`.
 
-Netlink is spoken in the machine's own byte order; what nfnetlink puts inside attributes is in network order.
+Netlink headers are in host byte order; values in the attributes of nfnetlink are in network byte order.
 Messages and attributes start at multiples of four bytes; the padding of the last one may be missing.
 """
 
@@ -41,14 +41,16 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 def messages(buffer: bytes) -> Iterator[Message]:
-    """Give the messages of one datagram in order.
+    """Yield the messages of one datagram in order.
 
-    Raises WireError at the first message that isn't whole; those before it have been given by then.
+    Raises WireError at the first truncated message, after the messages before it.
     """
     offset, size = 0, len(buffer)
     while offset < size:
         if size - offset < _MESSAGE.size:
-            raise WireError(f"netlink message at byte {offset}: {size - offset} bytes are no header of {_MESSAGE.size}")
+            raise WireError(
+                f"netlink message at byte {offset}: {size - offset} bytes left, a header has {_MESSAGE.size}"
+            )
         length, kind, flags, sequence, port = _MESSAGE.unpack_from(buffer, offset)
         if length < _MESSAGE.size or length > size - offset:
             raise WireError(f"netlink message at byte {offset}: length {length} with {size - offset} bytes left")
@@ -57,14 +59,14 @@ def messages(buffer: bytes) -> Iterator[Message]:
 
 
 def attributes(buffer: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Give type (without its flag bits) and value of each attribute from `start` on.
+    """Yield type (without its flag bits) and value of each attribute from byte `start` on.
 
-    Raises WireError at the first attribute that isn't whole; those before it have been given by then.
+    Raises WireError at the first truncated attribute, after the attributes before it.
     """
     offset, size = start, len(buffer)
     while offset < size:
         if size - offset < _ATTRIBUTE.size:
-            raise WireError(f"netlink attribute at byte {offset}: {size - offset} bytes are no header of 4")
+            raise WireError(f"netlink attribute at byte {offset}: {size - offset} bytes left, a header has 4")
         length, kind = _ATTRIBUTE.unpack_from(buffer, offset)
         if length < _ATTRIBUTE.size or length > size - offset:
             raise WireError(f"netlink attribute at byte {offset}: length {length} with {size - offset} bytes left")
@@ -73,40 +75,42 @@ def attributes(buffer: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Write one attribute, padded; `kind` may carry NLA_F_NESTED.
+    """Encode one attribute, padded; `kind` may include NLA_F_NESTED.
 
-    Raises WireError for a value that the 16-bit length can't count.
+    Raises WireError for a value that is too long for the 16-bit length.
     """
     length = _ATTRIBUTE.size + len(value)
     if length > 0xFFFF:
-        raise WireError(f"netlink attribute {kind}: a value of {len(value)} bytes does not fit; 65531 do")
+        raise WireError(f"netlink attribute {kind}: value of {len(value)} bytes, at most 65531 fit")
     return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
 
 
 def nested(kind: int, *members: bytes) -> bytes:
-    """Write an attribute whose value is attributes. Raises WireError as `attribute` does."""
+    """Encode an attribute whose value is attributes. Raises WireError as `attribute` does."""
     return attribute(kind | NLA_F_NESTED, b"".join(members))
 
 
 def message(kind: int, flags: int, sequence: int, payload: bytes, *, port: int = 0) -> bytes:
-    """Write one message, padded. `port` 0 is the kernel."""
+    """Encode one message, padded. `port` 0 is the kernel."""
     length = _MESSAGE.size + len(payload)
     return _MESSAGE.pack(length, kind, flags, sequence, port) + payload + bytes(-length % 4)
 
 
 def nfgen(family: int, resource: int) -> bytes:
-    """Write `struct nfgenmsg`: address family (AF_*) and resource id, which means what the subsystem says."""
+    """Encode `struct nfgenmsg`: address family (AF_*) and resource id, whose meaning depends on the subsystem."""
     return _NFGEN.pack(family, 0, resource)
 
 
 def ack_errno(reply: Message) -> int:
-    """Give the errno that an NLMSG_ERROR message (`struct nlmsgerr`) reports, 0 for an acknowledgement.
+    """Return the errno that an NLMSG_ERROR message (`struct nlmsgerr`) reports, 0 for an acknowledgement.
 
     Raises WireError for any other message.
     """
     if reply.type != NLMSG_ERROR or len(reply.payload) < _ERRNO.size:
-        raise WireError(f"netlink message of type {reply.type} and {len(reply.payload)} bytes is no acknowledgement")
+        raise WireError(
+            f"netlink message of type {reply.type} and {len(reply.payload)} bytes is not an acknowledgement"
+        )
     (code,) = _ERRNO.unpack_from(reply.payload)
     if not -_MAX_ERRNO <= code <= 0:
-        raise WireError(f"netlink acknowledgement with code {code}, which is no negative errno")
+        raise WireError(f"netlink acknowledgement with code {code}, which is not a negative errno")
     return -int(code)

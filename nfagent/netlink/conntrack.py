@@ -1,10 +1,10 @@
-"""Conntrack entries: ask for them, read them, delete them (linux/netfilter/nfnetlink_conntrack.h).
+"""Conntrack entries: encodes dump and delete requests, decodes entries (linux/netfilter/nfnetlink_conntrack.h).
 
-An entry has a tuple for each direction. The original one says who called, and which address and port were called; the
-reply's source is who answers: the server, after DNAT. Values inside attributes are in network order.
+An entry has a tuple for each direction. The original tuple has the client, and the address and port that it connected
+to; the source of the reply tuple is the server, after DNAT. Values inside attributes are in network byte order.
 
-A table of 100,000 entries is read by this. So a tuple is read in one go where it is laid out as the kernel does it for
-protocols with ports; any other is walked attribute by attribute.
+A table may have 100,000 entries. So a tuple in the kernel's usual layout for protocols with ports is decoded by one
+struct; any other tuple is decoded attribute by attribute.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3  # CTA_TUPLE_*
 _SOURCE = {4: 1, 6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; the destination's number is the next one
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_*
 _ORIG_FLAGS, _REPLY_FLAGS = 1, 2  # CTA_FILTER_*
-_BY_SOURCE = struct.pack("=I", 1 << 0)  # the kernel's CTA_FILTER_F_CTA_IP_SRC: in the machine's byte order
+_BY_SOURCE = struct.pack("=I", 1 << 0)  # the kernel's CTA_FILTER_F_CTA_IP_SRC: in host byte order
 
 _ADDRESS_BYTES = {4: 4, 6: 16}
-_GRE = 47  # its keys are written as ports
+_GRE = 47  # its keys are encoded as ports
 _U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
 _ERRNO = struct.Struct("=i")
 
 
 class ConntrackEntry(msgspec.Struct, frozen=True, gc=False):
-    """One connection that conntrack knows. Addresses are canonical text.
+    """One connection in the conntrack table. Addresses are canonical text.
 
-    client:   who called: source of the original tuple
-    called:   the address that was called, its destination: a Service's, or the server's own
-    server:   who answers, after DNAT: source of the reply tuple
+    client:   source of the original tuple
+    called:   destination of the original tuple: a Service's address, or the server's own
+    server:   source of the reply tuple: the server, after DNAT
     protocol: IP protocol number
-    client_port, called_port, server_port: None where the protocol has none (ICMP, ICMPv6, GRE, ...)
-    zone:     conntrack zone in which replies are looked up, 0 for none
-    id:       the kernel's number for it, 32 bits, the same for life; a later entry may get it again
+    client_port, called_port, server_port: None for protocols without ports (ICMP, ICMPv6, GRE, ...)
+    zone:     conntrack zone of the reply direction, 0 for none
+    id:       the kernel's id, 32 bits, constant for the entry; a later entry may get the same id
     status:   IPS_* bits (linux/netfilter/nf_conntrack_common.h)
-    reply:    the reply tuple as the kernel wrote it, without its zone: names the entry in `encode_delete`
+    reply:    bytes of the reply tuple, without its zone: identifies the entry in `encode_delete`
     """
 
     client: str
@@ -68,25 +68,25 @@ class ConntrackEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def answers(self) -> tuple[str, int | None]:
-        """Give address and port that the server's packets go to: the client's, or what it was translated to."""
+        """Return address and port of the reply tuple's destination: the client's, or the translated ones after SNAT."""
         reply = _tuple(self.reply)
         return _address(reply.destination), reply.destination_port
 
     @property
     def translated(self) -> bool:
-        """Tell whether the client called another address than the server's."""
+        """Return whether the destination of the connection was translated (DNAT)."""
         return self.called != self.server
 
 
 class DumpChunk(msgspec.Struct, frozen=True, gc=False):
-    """What one datagram of a dump held.
+    """The content of one datagram of a dump.
 
-    entries:     those that were asked for, in order
-    others:      how many more there were
-    others6:     how many of these were IPv6's
-    done:        nothing follows: the dump has ended, or was refused
-    interrupted: the table changed meanwhile so that the dump may lack entries, or have some twice (NLM_F_DUMP_INTR)
-    refusal:     why the kernel did not begin, or not go on; None where it did
+    entries:     the matching entries, in order
+    others:      number of other entries
+    others6:     number of IPv6 entries among them
+    done:        the dump has ended, or was refused
+    interrupted: the table changed during the dump, which may lack entries or repeat them (NLM_F_DUMP_INTR)
+    refusal:     the error that ended the dump; None without one
     """
 
     entries: list[ConntrackEntry]
@@ -98,15 +98,15 @@ class DumpChunk(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_dump(family: Family | None, sequence: int, *, client: str | None = None, server: str | None = None) -> bytes:
-    """Ask for a family's entries in all zones; with client or server, for those that have this address there.
+    """Encode a dump request for a family's entries in all zones, optionally only those of a client or server.
 
-    With None for the family it asks for those of both (AF_UNSPEC), which no address can filter.
+    family: None for both families (AF_UNSPEC), which can't be combined with an address
 
-    The kernel filters, by CTA_FILTER of Linux 5.8. Don't believe it unseen: older kernels don't know the filter and
-    give all entries; some compare the server with 0.0.0.0 and give none; and up to 6.18, the latest that was tried, an
-    IPv6 address gives all entries but its own.
+    The kernel filters by CTA_FILTER, since Linux 5.8. Check the result: older kernels ignore the filter and return all
+    entries; some compare the server with 0.0.0.0 and return none; and up to 6.18, the latest kernel tried, the filter
+    by an IPv6 address returns all entries except its own.
 
-    Raises WireError for what is no address of the family.
+    Raises WireError for an address that isn't of the family.
     """
     parts, filters = [codec.nfgen(_AF_UNSPEC if family is None else _NFPROTO[family], 0)], []
     for address, direction, flags in (client, _TUPLE_ORIG, _ORIG_FLAGS), (server, _TUPLE_REPLY, _REPLY_FLAGS):
@@ -123,17 +123,19 @@ def encode_dump(family: Family | None, sequence: int, *, client: str | None = No
 
 
 def encode_delete(entry: ConntrackEntry, sequence: int, *, acknowledge: bool) -> bytes:
-    """Ask for one entry to be deleted; without `acknowledge` the kernel answers only when it refuses.
+    """Encode the request to delete one entry; without `acknowledge` the kernel replies only with an error.
 
-    It is named by zone, reply tuple and id. The id stands for the original tuple and for a place in memory, which the
-    next entry often gets again (tried): the same client's next connection to a Service would have tuple and id in
-    common with this one. The reply tuple says which server it is. So what is deleted is this entry, or one that no
-    policy can tell from it.
+    The entry is identified by zone, reply tuple and id. The id depends on the original tuple and on a memory address,
+    which the next entry often gets again (tried): the client's next connection to the same Service may have the same
+    original tuple and id. The reply tuple has the server. So the deleted entry is this one, or one that is the same to
+    every policy.
 
     Raises WireError for an entry without a reply tuple.
     """
     if not entry.reply:
-        raise WireError(f"conntrack entry of {entry.client} to {entry.server} without a reply tuple: nothing names it")
+        raise WireError(
+            f"conntrack entry of {entry.client} to {entry.server} without a reply tuple can't be identified"
+        )
     parts = [codec.nfgen(_NFPROTO[family_of(entry.client)], 0), codec.nested(_TUPLE_REPLY, entry.reply)]
     if entry.zone:
         parts.append(codec.attribute(_ZONE, _U16.pack(entry.zone)))
@@ -143,9 +145,9 @@ def encode_delete(entry: ConntrackEntry, sequence: int, *, acknowledge: bool) ->
 
 
 def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> DumpChunk:
-    """Read one datagram of a dump; with addresses, only entries whose client or server is one of them.
+    """Decode one datagram of a dump; with addresses, only entries whose client or server is one of them.
 
-    Messages of other kinds are passed over. Raises WireError for what can't be read.
+    Entries with a link-local client or server always match. Messages of other types are skipped. Raises WireError.
     """
     entries: list[ConntrackEntry] = []
     others, others6, done, interrupted, refusal = 0, 0, False, False, None
@@ -155,7 +157,7 @@ def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> 
         if message.type == _MSG_NEW:
             if addresses is None:
                 entries.append(decode_entry(message.payload))
-            elif (entry := _concerning(message.payload, addresses)) is not None:
+            elif (entry := _matching(message.payload, addresses)) is not None:
                 entries.append(entry)
             else:
                 others += 1
@@ -166,7 +168,7 @@ def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> 
 
 
 def decode_entry(body: bytes) -> ConntrackEntry:
-    """Read the payload of an IPCTNL_MSG_CT_NEW message. Raises WireError."""
+    """Decode the payload of an IPCTNL_MSG_CT_NEW message. Raises WireError."""
     found = dict(codec.attributes(body, codec.NFGEN_SIZE))
     try:
         original, reply = _tuple(found[_TUPLE_ORIG]), _tuple(found[_TUPLE_REPLY])
@@ -194,12 +196,12 @@ def _refusal(message: codec.Message) -> Acknowledgement | None:
         answer = decode_answer(message)
         return answer if answer.errno else None
     if len(message.payload) < _ERRNO.size:
-        raise WireError(f"end of a conntrack dump with {len(message.payload)} bytes, too few for an errno")
+        raise WireError(f"end of a conntrack dump with {len(message.payload)} bytes, an errno has 4")
     (code,) = _ERRNO.unpack_from(message.payload)
     return Acknowledgement(message.sequence, -code) if code < 0 else None
 
 
-def _concerning(body: bytes, addresses: frozenset[str]) -> ConntrackEntry | None:
+def _matching(body: bytes, addresses: frozenset[str]) -> ConntrackEntry | None:
     ends = _ends(body)
     if ends is not None and _packed_all(addresses).isdisjoint(ends) and not any(map(_is_link_local, ends)):
         return None
@@ -214,7 +216,7 @@ def _is_link_local(packed: bytes) -> bool:
 
 
 class _Tuple(msgspec.Struct, frozen=True, gc=False):
-    """One direction of an entry: packed addresses, ports, CTA_TUPLE_ZONE (0 for none), and all bytes but the zone's."""
+    """One tuple of an entry: packed addresses, ports, CTA_TUPLE_ZONE (0 for none), and its bytes without the zone."""
 
     source: bytes
     destination: bytes
@@ -226,12 +228,12 @@ class _Tuple(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Layout(msgspec.Struct, frozen=True):
-    """Where the kernel puts what in the tuples of a family: values, each behind a head of one or two attributes.
+    """The kernel's layout of a family's tuples: values, each after a head of one or two attribute headers.
 
-    start: of a tuple in its message: length and type of CTA_TUPLE_*, head, source
-    head:  the one in `start`
-    value: of a tuple with ports: source, destination, protocol, source port and destination port, each behind a head
-    heads: those in `value`
+    start: beginning of a tuple in its message: length and type of CTA_TUPLE_*, head, source
+    head:  the head in `start`
+    value: a tuple with ports: source, destination, protocol, source port and destination port, each after a head
+    heads: the heads in `value`
     """
 
     start: struct.Struct
@@ -257,7 +259,7 @@ _TUPLES = (_TUPLE_ORIG | codec.NLA_F_NESTED, _TUPLE_REPLY | codec.NLA_F_NESTED)
 
 
 def _ends(body: bytes) -> tuple[bytes, bytes] | None:
-    """Give client and server, packed, for a small part of the cost of `decode_entry`; None in another layout."""
+    """Decode only client and server, packed, at a small part of the cost of `decode_entry`; None in another layout."""
     layout = _LAYOUTS.get(body[0]) if body else None
     if layout is None:
         return None
@@ -280,10 +282,10 @@ def _tuple(value: bytes) -> _Tuple:
             _, source, _, destination, _, protocol, _, source_port, _, destination_port = read
             if protocol != _GRE:
                 return _Tuple(source, destination, protocol, source_port, destination_port, 0, value)
-    return _walked(value)
+    return _tuple_by_attributes(value)
 
 
-def _walked(value: bytes) -> _Tuple:
+def _tuple_by_attributes(value: bytes) -> _Tuple:
     found = dict(codec.attributes(value))
     addresses = dict(codec.attributes(found[_TUPLE_IP]))
     proto = dict(codec.attributes(found[_TUPLE_PROTO]))
@@ -304,7 +306,7 @@ def _walked(value: bytes) -> _Tuple:
 
 @lru_cache(maxsize=4_096)
 def _address(raw: bytes) -> str:
-    # memoised: the text of an IPv6 address costs more than the rest of the entry
+    # memoised: formatting an IPv6 address costs more than decoding the rest of the entry
     return ".".join(map(str, raw)) if len(raw) == _ADDRESS_BYTES[4] else text(6, int.from_bytes(raw, "big"))
 
 
@@ -317,4 +319,4 @@ def _packed(address: str) -> bytes:
     try:
         return number(address).to_bytes(_ADDRESS_BYTES[family_of(address)], "big")
     except ValueError:
-        raise WireError(f"{address!r} is no IP address") from None
+        raise WireError(f"{address!r} is not an IP address") from None

@@ -1,6 +1,6 @@
-"""NFLOG: ask the kernel for the packets of a `log group N` statement, and read them (linux/netfilter/nfnetlink_log.h).
+"""NFLOG: subscribe to the packets of a `log group N` statement, and decode them (linux/netfilter/nfnetlink_log.h).
 
-The kernel gathers records until the queue threshold or the timeout, then sends them as one datagram of
+The kernel queues records until the queue threshold or the timeout, then sends them as one datagram of
 NFULNL_MSG_PACKET messages. Values inside attributes are in network order.
 """
 
@@ -46,10 +46,10 @@ class LoggedPacket(msgspec.Struct, frozen=True, gc=False):
     prefix:        of the log statement, '' without one; bytes that aren't UTF-8 as \xNN
     payload:       the packet from its network header on, cut at the copy range
     hook:          NF_INET_* number: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting
-    hw_protocol:   EtherType, 0 where the kernel has not set it yet (output)
-    sequence:      the group's running number, 32 bits, from 0 on, or None before it was asked for
+    hw_protocol:   EtherType, 0 if the kernel has not set it yet (output)
+    sequence:      sequence number in the group, 32 bits, from 0 on; None without NFULNL_CFG_F_SEQ
     timestamp_ns:  when the packet was logged, nanoseconds since the epoch with the precision of microseconds,
-                   or None where the kernel says none (output, postrouting)
+                   or None if the kernel gives none (output, postrouting)
     in_interface, out_interface: interface indexes, 0 for none
     """
 
@@ -64,7 +64,7 @@ class LoggedPacket(msgspec.Struct, frozen=True, gc=False):
 
 
 class Datagram(msgspec.Struct, frozen=True, gc=False):
-    """What one datagram of the kernel held: its packets in order, and how many messages could not be read."""
+    """The content of one datagram: its packets in order, and the number of messages that can't be decoded."""
 
     packets: list[LoggedPacket]
     undecodable: int
@@ -73,11 +73,11 @@ class Datagram(msgspec.Struct, frozen=True, gc=False):
 def bind_request(
     group: int, sequence: int, *, copy_range: int, queue_threshold: int, timeout_cs: int, buffer_size: int
 ) -> bytes:
-    """Write the NFULNL_MSG_CONFIG that binds a group (0..65535) to the sending socket, with numbered records.
+    """Encode the NFULNL_MSG_CONFIG that binds a group (0..65535) to the sending socket, with sequence numbers.
 
     copy_range:      bytes of each packet to copy
-    queue_threshold: records that make the kernel send
-    timeout_cs:      hundredths of a second after which it sends what it has
+    queue_threshold: number of queued records at which the kernel sends
+    timeout_cs:      hundredths of a second after which it sends fewer records
     buffer_size:     bytes of the kernel's buffer for one datagram, 131072 at most
 
     Raises WireError for a number that doesn't fit its field.
@@ -93,13 +93,13 @@ def bind_request(
             codec.attribute(_CFG_QTHRESH, _U32.pack(queue_threshold)),
         )
     except struct.error as error:
-        raise WireError(f"NFLOG group {group} can't be asked for: {error}") from None
+        raise WireError(f"NFLOG group {group} can't be bound: {error}") from None
     flags = codec.NLM_F_REQUEST | codec.NLM_F_ACK
     return codec.message(_MSG_CONFIG, flags, sequence, b"".join(settings))
 
 
 def decode_datagram(datagram: bytes) -> Datagram:
-    """Read all packets of a datagram; never raises. Messages of other types (NLMSG_DONE) are passed over."""
+    """Decode all packets of a datagram; never raises. Messages of other types (NLMSG_DONE) are skipped."""
     packets: list[LoggedPacket] = []
     undecodable = 0
     try:
@@ -116,7 +116,7 @@ def decode_datagram(datagram: bytes) -> Datagram:
 
 
 def decode_packet(body: bytes) -> LoggedPacket:
-    """Read the payload of an NFULNL_MSG_PACKET message. Raises WireError."""
+    """Decode the payload of an NFULNL_MSG_PACKET message. Raises WireError."""
     found = _attribute_values(body)
     try:
         hw_protocol, hook = _PACKET_HDR.unpack(found[_A_PACKET_HDR])
@@ -142,12 +142,12 @@ def decode_packet(body: bytes) -> LoggedPacket:
 
 @lru_cache(maxsize=1_024)
 def _prefix(raw: bytes) -> str:
-    # memoised: rules are few against their packets, and the same string object is found quicker in an index
+    # memoised: there are few rules, and looking up the same string object in a dict is faster
     return raw.rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
 def _attribute_values(body: bytes) -> dict[int, bytes]:
-    # codec.attributes for those we want, in one loop without a generator: this runs for every logged packet
+    # As codec.attributes, but in one loop without a generator: this runs for every logged packet.
     found: dict[int, bytes] = {}
     unpack = _ATTRIBUTE.unpack_from
     offset, size = codec.NFGEN_SIZE, len(body)

@@ -1,11 +1,11 @@
-"""Changes of set and map elements as one nf_tables batch (linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h).
+"""Encodes changes of set and map elements as one nf_tables batch (linux/netfilter/nf_tables.h, nfnetlink.h).
 
-libnftables reads a table's sets back before it changes one; a batch names the set, and nothing is read. The kernel
-takes a batch whole or not at all.
+libnftables lists the sets of a table before it changes one; a batch needs no listing. The kernel applies a batch as a
+whole or not at all.
 
-A message holds as many elements of one command as its 16-bit length can count: the kernel looks the set up once a
-message, along the list of all sets, and that walk is all of the cost that grows with the table. In its answer it says
-by an offset which element it refused; old kernels say the message only.
+A message has as many elements of one command as its 16-bit length allows: the kernel looks up the set once for each
+message, by a walk of the list of all sets, which is the only cost that grows with the table. Its acknowledgement has
+the offset of the element that it refused; old kernels name only the message.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
 _CODE, _CHAIN = 1, 2  # NFTA_VERDICT_*
 _NFT_GOTO = struct.pack("!i", -4)
 _INTERVAL_END = attribute(_ELEMENT_FLAGS, struct.pack("!I", 1))  # NFT_SET_ELEM_INTERVAL_END
-# What nft notes on an element that no end follows (NFTNL_UDATA_SET_ELEM_FLAGS: SET_ELEM_F_INTERVAL_OPEN), in its order.
+# User data of an element without an end, as nft writes it (NFTNL_UDATA_SET_ELEM_FLAGS: SET_ELEM_F_INTERVAL_OPEN).
 _INTERVAL_OPEN = attribute(_USERDATA, struct.pack("=BBI", 1, 4, 1))
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
 _ADDRESS_BYTES = {4: 4, 6: 16}
@@ -53,7 +53,7 @@ _HEADERS_SIZE = 20  # struct nlmsghdr and struct nfgenmsg
 
 
 class ElementRequest(msgspec.Struct, frozen=True):
-    """What one message of a batch asks for: `elements` to be added to, or deleted from, a set or map of that name."""
+    """One message of a batch: adds `elements` to the set or map `set`, or deletes them."""
 
     verb: Literal["add", "delete"]
     set: str
@@ -61,34 +61,34 @@ class ElementRequest(msgspec.Struct, frozen=True):
     is_map: bool = False
 
     def names_table(self, offset: int | None) -> bool:
-        """Tell whether the attribute at an offset into the message is the one with the table's name."""
+        """Return whether an offset into the message is that of the attribute with the table's name."""
         return offset == _HEADERS_SIZE
 
     def element_at(self, offset: int | None) -> Element | MapElement | None:
-        """Give the element whose attribute, an interval's end included, is at an offset into the message.
+        """Return the element whose attribute is at an offset into the message; the end of an interval included.
 
-        None where the offset is that of something else. An unknown offset (None) leaves a lone element only.
+        None for the offset of another attribute. Without an offset (None), only a single element is known.
         """
         if offset is None:
             return self.elements[0] if len(self.elements) == 1 else None
         end = _HEADERS_SIZE + len(_names(self.set)) + 4
         if offset < end:
             return None
-        for element, written in zip(self.elements, _written(self), strict=True):
-            end += len(written)
+        for element, encoded in zip(self.elements, _encoded(self), strict=True):
+            end += len(encoded)
             if offset < end:
                 return element
         return None
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Bytes for one sendmsg, and what each sequence number in them stands for.
+    """Bytes for one sendmsg, and the request of each sequence number in them.
 
-    data:      begin, element messages, end; nothing where there is nothing to change
-    first:     sequence number of the begin: the kernel answers with it when it refuses the batch as a whole
-    requests:  sequence number to what its message asks
-    last:      sequence number of the one message that the kernel acknowledges; it is the last answer to come
-    following: the next sequence number that is free
+    data:      begin, element messages, end; empty without changes
+    first:     sequence number of the begin message: in the kernel's error if it refuses the whole batch
+    requests:  sequence number -> request
+    last:      sequence number of the only message with NLM_F_ACK; its acknowledgement comes last
+    following: the next free sequence number
     """
 
     data: bytes
@@ -99,17 +99,16 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def is_elements_only(transaction: Transaction) -> TypeGuard[tuple[ElementCommand, ...]]:
-    """Tell whether all commands of a transaction change elements: then a batch can carry it."""
+    """Return whether all commands of a transaction change elements, so that one batch can encode it."""
     return all(isinstance(command, ChangeElements | ChangeMapElements) for command in transaction)
 
 
 def encode_batch(transaction: Iterable[ElementCommand], first_sequence: int) -> Batch:
-    """Write a transaction as one batch; commands keep their order, and so do elements, but a command's ranges ascend.
+    """Encode a transaction as one batch. Commands and elements keep their order, except that ranges are sorted.
 
-    An element is written by its type, since a batch doesn't see the set's kind: an interval set takes Ranges only,
-    or PortRanges.
-    The kernel takes an address that is there already as done, but refuses an interval that is.
-    Raises WireError for an element that can't be written.
+    An element is encoded by its Python type, since the set's kind isn't known: an interval set takes only Ranges or
+    PortRanges. The kernel accepts an address that is already in the set, and refuses such an interval.
+    Raises WireError for an element that can't be encoded.
     """
     requests = list(_requests(transaction))
     if not requests:
@@ -130,8 +129,8 @@ def encode_batch(transaction: Iterable[ElementCommand], first_sequence: int) -> 
 def _flags(request: ElementRequest) -> int:
     if request.verb == "delete":
         return NLM_F_REQUEST
-    # The kernel sees an interval's two ends as elements of their own. Without EXCL it would take an end that is
-    # there already for the one meant, and change the interval that it belongs to.
+    # Start and end of an interval are two elements to the kernel. Without EXCL it would accept an end that already
+    # exists, and so change the interval that this end belongs to.
     interval = isinstance(request.elements[0], Range | PortRange)
     return NLM_F_REQUEST | _NLM_F_CREATE | (_NLM_F_EXCL if interval else 0)
 
@@ -140,7 +139,7 @@ def _requests(transaction: Iterable[ElementCommand]) -> Iterator[tuple[ElementRe
     for command in transaction:
         whole = _request(command)
         head = nfgen(_NFPROTO_INET, 0) + _names(whole.set)
-        for start, stop, written in _portions(_written(whole)):
+        for start, stop, written in _portions(_encoded(whole)):
             part = msgspec.structs.replace(whole, elements=whole.elements[start:stop])
             yield part, head + nested(_LIST_ELEMENTS, *written)
 
@@ -148,8 +147,8 @@ def _requests(transaction: Iterable[ElementCommand]) -> Iterator[tuple[ElementRe
 def _request(command: ElementCommand) -> ElementRequest:
     if isinstance(command, ChangeMapElements):
         return ElementRequest(command.verb, command.map, command.elements, is_map=True)
-    # Some kernels take a start that is the last of its message for one without an end: the one to a family's
-    # last address has to come last, and no pair may be torn apart.
+    # Some kernels take a start at the end of a message for one without an end: the interval up to a family's last
+    # address must come last, and start and end of an interval must be in one message.
     return ElementRequest(command.verb, command.set, tuple(_ascending(command.elements)))
 
 
@@ -162,7 +161,7 @@ def _ascending(elements: tuple[Element, ...]) -> Iterable[Element]:
 
 
 def _portions(elements: Iterable[bytes]) -> Iterator[tuple[int, int, list[bytes]]]:
-    """Give first position, position after the last, and the elements of each message."""
+    """Yield, for each message: position of the first element, position after the last one, encoded elements."""
     start, size = 0, 0
     written: list[bytes] = []
     for element in elements:
@@ -180,13 +179,13 @@ def _names(name: str) -> bytes:
     return attribute(_LIST_TABLE, TABLE.encode() + b"\0") + attribute(_LIST_SET, name.encode() + b"\0")
 
 
-def _written(request: ElementRequest) -> Iterator[bytes]:
-    """Write each element: one attribute, or two for an interval that has an end."""
+def _encoded(request: ElementRequest) -> Iterator[bytes]:
+    """Yield each element encoded: one attribute, or two for an interval with an end."""
     for element in request.elements:
         try:
             yield _element(request, element)
         except (ValueError, KeyError, OverflowError, struct.error):
-            raise WireError(f"{element!r} of {request.set} is no element of a set or map") from None
+            raise WireError(f"{element!r} of {request.set} can't be encoded as an element of a set or map") from None
 
 
 def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
@@ -240,7 +239,7 @@ def _link(name: str) -> bytes:
 def _packed(address: str) -> bytes:
     if ":" in address:
         return IPv6Address(address).packed
-    packed = bytes(map(int, address.split(".")))  # a fourth of the time that IPv4Address takes
+    packed = bytes(map(int, address.split(".")))  # takes a quarter of the time of IPv4Address
     if len(packed) != _ADDRESS_BYTES[4]:
         raise AddressValueError(address)
     return packed
@@ -251,7 +250,7 @@ def _single(key: bytes) -> bytes:
 
 
 def _interval(size: int, first: int, last: int) -> bytes:
-    """Write the first address, and the one behind the last as the end; there is none behind a family's last."""
+    """Encode first as the start, and last + 1 as the end; none after the last value of the family."""
     start = first.to_bytes(size, "big")
     if last + 1 == 1 << 8 * size:
         return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start)), _INTERVAL_OPEN)
@@ -264,14 +263,14 @@ def _interval(size: int, first: int, last: int) -> bytes:
 
 def _map_element(key: bytes, chain: str | None) -> bytes:
     if chain is None:
-        return _single(key)  # the kernel deletes by key, whatever the target
+        return _single(key)  # the kernel deletes by key alone
     verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), attribute(_CHAIN, chain.encode() + b"\0"))
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key)), nested(_DATA, verdict))
 
 
 @lru_cache
 def _key_head(size: int) -> bytes:
-    """Write what comes before a key of that many bytes, a multiple of four."""
+    """Encode the attribute headers before a key of `size` bytes, a multiple of four."""
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, bytes(size))))[:-size]
 
 

@@ -1,7 +1,7 @@
-"""The head of an IP packet: who speaks to whom, by which protocol (RFC 791, RFC 8200, RFC 9293 and their kin).
+"""Decodes the headers of an IP packet: addresses, protocol, ports (RFC 791, RFC 8200, RFC 9293 and others).
 
-What the kernel copies of a packet is cut short, so only the addresses are required: ports and ICMP types
-are None where the copy ends before them, and in fragments other than the first.
+The kernel copies only the beginning of a packet, so only the addresses are required: ports and ICMP types
+are None if the copy ends before them, and in fragments other than the first.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _PORTS = struct.Struct("!HH")
 
 
 class PacketHead(msgspec.Struct, frozen=True, gc=False):
-    """Addresses in canonical text, IP protocol number, and ports or ICMP type and code where there are any.
+    """Addresses in canonical text, IP protocol number, and ports or ICMP type and code, if any.
 
-    The protocol of an IPv6 packet is that of its upper layer; where the copy ends inside the chain of
-    extension headers, it is the number of the extension that is missing.
+    The protocol of an IPv6 packet is that of its upper layer; if the copy ends inside the chain of
+    extension headers, it is the number of the first missing extension.
     """
 
     family: Family
@@ -53,7 +53,7 @@ class PacketHead(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def turned(self) -> PacketHead:
-        """The same with source and destination exchanged: a server's packet, as its client's."""
+        """The same packet with source and destination exchanged."""
         return PacketHead(
             self.family,
             self.destination,
@@ -67,7 +67,7 @@ class PacketHead(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode_head(packet: bytes) -> PacketHead:
-    """Read the head of a packet that starts with its IPv4 or IPv6 header. Raises WireError."""
+    """Decode the headers of a packet that starts with its IPv4 or IPv6 header. Raises WireError."""
     version = packet[0] >> 4 if packet else 0
     if version == 4:
         return _decode_ipv4(packet)
@@ -82,8 +82,8 @@ def _decode_ipv4(packet: bytes) -> PacketHead:
     first, length, _, fragment, protocol, source, destination = _IPV4.unpack_from(packet)
     size = (first & 0x0F) * 4
     if size < _IPV4_SIZE:
-        raise WireError(f"IPv4 header says that it has {size} bytes; 20 are the least")
-    # bytes behind the packet's own end are padding of the link, not ports; a length of 0 is a segment to be cut later
+        raise WireError(f"IPv4 header length is {size} bytes, the minimum is 20")
+    # bytes after the packet's end are padding of the link, not ports; length 0 is a segment before offload
     end = min(len(packet), length) if length else len(packet)
     return _head(4, (source, destination), protocol, b"" if fragment & 0x1FFF else packet[size:end])
 
@@ -92,7 +92,7 @@ def _decode_ipv6(packet: bytes) -> PacketHead:
     if len(packet) < _IPV6_SIZE:
         raise WireError(f"IPv6 packet of {len(packet)} bytes ends before its addresses")
     length, protocol, source, destination = _IPV6.unpack_from(packet)
-    # a payload length of 0 is a jumbogram or a segment to be cut later
+    # a payload length of 0 is a jumbogram, or a segment before offload
     end = min(len(packet), _IPV6_SIZE + length) if length else len(packet)
     offset: int | None = _IPV6_SIZE
     while protocol in _EXTENSIONS and offset is not None and offset + 8 <= end:
@@ -101,18 +101,18 @@ def _decode_ipv6(packet: bytes) -> PacketHead:
 
 
 def _skip_extension(packet: bytes, extension: int, offset: int) -> tuple[int, int | None]:
-    # what follows, and where; nowhere behind the header of a later fragment
+    # next header and its offset; no offset after the header of a later fragment
     following = packet[offset]
     if extension == _FRAGMENT:
         later = int.from_bytes(packet[offset + 2 : offset + 4], "big") & 0xFFF8
         return following, None if later else offset + 8
     if extension == _AUTHENTICATION:
-        return following, offset + (packet[offset + 1] + 2) * 4  # RFC 4302: in words of four, less two
+        return following, offset + (packet[offset + 1] + 2) * 4  # RFC 4302: in units of four bytes, minus two
     return following, offset + (packet[offset + 1] + 1) * 8
 
 
 def _head(family: Family, ends: tuple[bytes, bytes], protocol: int, upper: bytes) -> PacketHead:
-    # upper: what there is of the upper layer's own header
+    # upper: the copied part of the upper layer's header
     source, destination = _address(ends[0]), _address(ends[1])
     if protocol in _WITH_PORTS and len(upper) >= _PORTS.size:
         return PacketHead(family, source, destination, protocol, *_PORTS.unpack_from(upper))
@@ -123,5 +123,5 @@ def _head(family: Family, ends: tuple[bytes, bytes], protocol: int, upper: bytes
 
 @lru_cache(maxsize=4_096)
 def _address(raw: bytes) -> str:
-    # memoised: the text of an IPv6 address costs more than the rest of the packet, and few addresses speak much
+    # memoised: formatting an IPv6 address costs more than the rest, and few addresses send most packets
     return text(4 if len(raw) == 4 else 6, int.from_bytes(raw, "big"))

@@ -1,4 +1,4 @@
-"""Network interfaces as rtnetlink tells of them: RTM_GETLINK and RTM_NEWLINK (linux/rtnetlink.h, linux/if_link.h)."""
+"""Network interfaces in rtnetlink: RTM_GETLINK and RTM_NEWLINK (linux/rtnetlink.h, linux/if_link.h)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nfagent.netlink.codec import NLM_F_REQUEST, Message, attribute, attributes,
 NETLINK_ROUTE = 0  # the protocol of a netlink socket, linux/netlink.h
 RTM_NEWLINK = 16
 NLM_F_DUMP_INTR = 0x10
-"""Flag of a listing's messages: interfaces came or went meanwhile, so the listing may lack some."""
+"""Flag of dump messages: interfaces changed during the dump, so it may be incomplete."""
 
 _RTM_GETLINK = 18
 _NLM_F_DUMP = 0x300
@@ -30,11 +30,11 @@ _INDEX = struct.Struct("=i")
 class Interface(msgspec.Struct, frozen=True, gc=False):
     """A network interface.
 
-    kind:   'bridge', 'veth' and so on; '' for one that no driver of virtual interfaces made
+    kind:   IFLA_INFO_KIND: 'bridge', 'veth' and so on; '' for an interface without one
     master: index of the bridge (or bond, or VRF) that it is a port of; 0 without one
-    calls:  families whose frames a bridge shows to netfilter by its own option, whatever the sysctls say
-    up:     whether it is switched on
-    port:   of UDP, where a tunnel takes packets out of others' (vxlan, geneve, bareudp); 0 for every other interface
+    calls:  families whose frames a bridge passes to netfilter by its own option, independent of sysctls
+    up:     IFF_UP is set
+    port:   UDP port of a tunnel (vxlan, geneve, bareudp); 0 for any other interface
     """
 
     index: int
@@ -47,9 +47,9 @@ class Interface(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_listing(sequence: int, kind: str = "", master: int = 0) -> bytes:
-    """Ask for all interfaces, those of a kind, or those of them that are ports of the bridge with index `master`.
+    """Encode a dump request for all interfaces, those of a kind, or the ports of the bridge with index `master`.
 
-    A kernel that doesn't know the kind answers with all kinds that there are.
+    A kernel that doesn't know the kind returns interfaces of all kinds.
     """
     wanted = attribute(_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
     if kind:
@@ -60,19 +60,19 @@ def encode_listing(sequence: int, kind: str = "", master: int = 0) -> bytes:
 
 
 def decode_link(found: Message) -> Interface:
-    """Read one RTM_NEWLINK message. Raises WireError."""
+    """Decode one RTM_NEWLINK message. Raises WireError."""
     if found.type != RTM_NEWLINK or len(found.payload) < _HEAD.size:
-        raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes tells of no interface")
+        raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes is not an RTM_NEWLINK")
     _, _, index, flags, _ = _HEAD.unpack_from(found.payload)
-    said = dict(attributes(found.payload, _HEAD.size))
-    info = dict(attributes(said.get(_LINKINFO, b"")))
+    found_attributes = dict(attributes(found.payload, _HEAD.size))
+    info = dict(attributes(found_attributes.get(_LINKINFO, b"")))
     kind = _text(info.get(_KIND, b""))
     options = dict(attributes(info.get(_DATA, b""))) if kind == "bridge" or kind in _PORTS else {}
     return Interface(
         index=index,
-        name=_text(said.get(_NAME, b"")),
+        name=_text(found_attributes.get(_NAME, b"")),
         kind=kind,
-        master=_number(said[_MASTER]) if _MASTER in said else 0,
+        master=_number(found_attributes[_MASTER]) if _MASTER in found_attributes else 0,
         calls=tuple(family for option, family in _CALLS.items() if any(options.get(option, b"")))
         if kind == "bridge"
         else (),
@@ -82,11 +82,11 @@ def decode_link(found: Message) -> Interface:
 
 
 def _text(value: bytes) -> str:
-    # An interface's name is any bytes but '/' and whitespace: one that is no UTF-8 is shown as well as can be.
+    # The name of an interface may have any bytes but '/' and whitespace, so it may be invalid UTF-8.
     return value.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _number(value: bytes) -> int:
     if len(value) != _INDEX.size:
-        raise WireError(f"an interface's index has 4 bytes, not {len(value)}")
+        raise WireError(f"interface index of {len(value)} bytes, not 4")
     return int(_INDEX.unpack(value)[0])

@@ -1,7 +1,7 @@
-"""The route to one address as rtnetlink tells of it: RTM_GETROUTE and RTM_NEWROUTE (linux/rtnetlink.h).
+"""The route to one address in rtnetlink: RTM_GETROUTE and RTM_NEWROUTE (linux/rtnetlink.h).
 
-Asking for one address costs the kernel a look-up, however many routes a node has; a node that speaks BGP may have a
-million, and nobody lists those.
+A request for one address costs the kernel one look-up, for any number of routes; a node with BGP may have a million
+routes, too many for a dump.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ _HEAD = struct.Struct("=8BI")  # struct rtmsg: family, dst_len, src_len, tos, ta
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interface
 _DST, _OIF, _GATEWAY, _MULTIPATH, _VIA = 1, 4, 5, 9, 18  # RTA_*
 _UNICAST = 1  # RTN_UNICAST
-_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, with all its ways, and not what a packet would make of it
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: return the route itself, with all its next hops
 _AF = {4: (2, 4), 6: (10, 16)}  # AF_INET, AF_INET6, and an address' bytes
 _INDEX = struct.Struct("=i")
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """The way that packets to an address take from this machine.
+    """The route of packets to an address.
 
-    links: indexes of the interfaces that they leave by: several, where it takes several ways
-    near:  whether the address is there on the one link itself, by a route that is about it: no router on the way,
-           and no default route, by which goes whatever nobody knows
+    links: indexes of the outgoing interfaces: several for a multipath route
+    near:  the address is on the link: the route has one next hop without a gateway, and is not a default route
     """
 
     links: tuple[int, ...]
@@ -39,7 +38,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_route_request(sequence: int, address: str) -> bytes:
-    """Ask which way a packet to an address would take."""
+    """Encode the request for the route to an address."""
     family = family_of(address)
     domain, size = _AF[family]
     head = _HEAD.pack(domain, size * 8, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
@@ -49,22 +48,25 @@ def encode_route_request(sequence: int, address: str) -> bytes:
 
 
 def decode_route(found: Message) -> Route | None:
-    """Read one RTM_NEWROUTE message; None where the packet goes to no other machine. Raises WireError."""
+    """Decode one RTM_NEWROUTE message; None for a route that isn't unicast to another machine. Raises WireError."""
     if found.type != RTM_NEWROUTE or len(found.payload) < _HEAD.size:
-        raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes tells of no route")
+        raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes is not an RTM_NEWROUTE")
     _, prefix, _, _, _, _, _, kind, _ = _HEAD.unpack_from(found.payload)
-    said = dict(attributes(found.payload, _HEAD.size))
-    links = tuple(_next_hops(said[_MULTIPATH])) if _MULTIPATH in said else ()
-    if _OIF in said and not links:
-        links = (_index(said[_OIF]),)
+    found_attributes = dict(attributes(found.payload, _HEAD.size))
+    links = tuple(_next_hops(found_attributes[_MULTIPATH])) if _MULTIPATH in found_attributes else ()
+    if _OIF in found_attributes and not links:
+        links = (_index(found_attributes[_OIF]),)
     if kind != _UNICAST or not links:
         return None
-    return Route(links, near=bool(prefix) and len(links) == 1 and _GATEWAY not in said and _VIA not in said)
+    return Route(
+        links,
+        near=bool(prefix) and len(links) == 1 and _GATEWAY not in found_attributes and _VIA not in found_attributes,
+    )
 
 
 def _index(value: bytes) -> int:
     if len(value) != _INDEX.size:
-        raise WireError(f"a route's interface has 4 bytes, not {len(value)}")
+        raise WireError(f"interface index of a route has {len(value)} bytes, not 4")
     return int(_INDEX.unpack(value)[0])
 
 
@@ -72,9 +74,9 @@ def _next_hops(value: bytes) -> Iterator[int]:
     offset = 0
     while offset < len(value):
         if len(value) - offset < _NEXT_HOP.size:
-            raise WireError(f"{len(value) - offset} bytes are no way of a route, which has 8")
+            raise WireError(f"{len(value) - offset} bytes left, a next hop has 8")
         length, _, _, link = _NEXT_HOP.unpack_from(value, offset)
         if length < _NEXT_HOP.size:
-            raise WireError(f"a way of a route has 8 bytes, not {length}")
+            raise WireError(f"next hop of a route has {length} bytes, not 8")
         yield int(link)
         offset += (length + 3) & ~3

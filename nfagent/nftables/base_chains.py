@@ -1,7 +1,7 @@
-"""The chains, maps and sets that every ruleset has: short ways out, and dispatch to the classes.
+"""The chains, maps and sets that every ruleset has: early accepts, and dispatch to the chains of policy sets.
 
 Egress and ingress are base chains of their own, one after the other, so that `accept` in one is a verdict
-for that direction only (corner-cases.md 1).
+for that direction only (docs/semantics.md, edge case 1).
 """
 
 from __future__ import annotations
@@ -60,48 +60,51 @@ _ENDS: tuple[CtEnd, CtEnd] = ("client", "server")
 
 
 def base_chains(choices: PolicyOptions, level: int = 0) -> Iterator[tuple[str, Chain]]:
-    """Give the chains that every ruleset has; of a further level, those that look up its maps (see `levels`)."""
-    judging: list[tuple[Direction, HookName]] = [(direction, "forward") for direction in DIRECTIONS]
-    judging += [(direction, "output") for direction in DIRECTIONS]
-    answers = () if level else tuple(map(_ended_flow, FAMILIES))
+    """Yield the chains that every ruleset has; for a level above 0, those that look up the maps of this level.
+
+    A Pod address with several policy sets has an entry in the maps of several levels.
+    """
+    policy_hooks: list[tuple[Direction, HookName]] = [(direction, "forward") for direction in DIRECTIONS]
+    policy_hooks += [(direction, "output") for direction in DIRECTIONS]
+    output_rules = () if level else tuple(map(_revoked_rule, FAMILIES))
     if choices.own_node == "judged":
-        judging.append(("egress", "input"))
-        answers += tuple(rule for family in FAMILIES for rule in _own_answers(family, level))
-    for direction, hook in judging:
-        chain = _judging_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level, choices)
+        policy_hooks.append(("egress", "input"))
+        output_rules += tuple(rule for family in FAMILIES for rule in _host_reply_rules(family, level))
+    for direction, hook in policy_hooks:
+        chain = _policy_base_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level, choices)
         yield names.at_level(f"{hook}-{direction}", level), chain
-    if answers:
-        yield names.at_level("output-revoked", level), Chain(answers, Hook("filter", "output", EGRESS_PRIORITY))
+    if output_rules:
+        yield names.at_level("output-revoked", level), Chain(output_rules, Hook("filter", "output", EGRESS_PRIORITY))
     for direction in DIRECTIONS:
-        stray = names.at_level(f"stray-{direction}", level)
-        yield stray, _stray_chain(direction, level)
-        yield error_chain(direction, level, stray)
+        untracked = names.at_level(f"stray-{direction}", level)
+        yield untracked, _untracked_chain(direction, level)
+        yield error_chain(direction, level, untracked)
     if not level:
         yield from link_scope_chains()
         yield from interface_chains.link_chains(choices, EGRESS_PRIORITY)
 
 
-def _judging_chain(direction: Direction, hook: Hook, level: int, choices: PolicyOptions) -> Chain:
+def _policy_base_chain(direction: Direction, hook: Hook, level: int, choices: PolicyOptions) -> Chain:
     end: CtEnd = "client" if direction == "egress" else "server"
-    named: tuple[Rule, ...] = (_spoofed(hook, choices),) if direction == "egress" and not level else ()
+    source_rules: tuple[Rule, ...] = (_spoofed(hook, choices),) if direction == "egress" and not level else ()
     if hook.name == "output":
-        named = (Rule((FibLocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
+        source_rules = (Rule((FibLocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
     forwarding = (direction, hook.name, level) == ("egress", "forward", 0)
-    before, by_link = _by_link(direction, hook, choices) if not level else ((), ())
-    ended = (*map(_ended_flow, FAMILIES), *group_rules()) if forwarding else ()
-    stray = names.at_level(f"stray-{direction}", level)
-    settled = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
+    first, interface_rules = _interface_rules(direction, hook, choices) if not level else ((), ())
+    forward_drops = (*map(_revoked_rule, FAMILIES), *group_rules()) if forwarding else ()
+    untracked = names.at_level(f"stray-{direction}", level)
+    no_recheck = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
         (
-            *before,
-            Rule(settled, verdict=Accept()),
+            *first,
+            Rule(no_recheck, verdict=Accept()),
             *(link_local_rules() if forwarding else ()),
-            *(Rule(_beyond_recheck(family), verdict=Accept()) for family in FAMILIES),
-            *named,
-            *by_link,
-            *ended,
+            *(Rule(_not_in_recheck(family), verdict=Accept()) for family in FAMILIES),
+            *source_rules,
+            *interface_rules,
+            *forward_drops,
             error_rule(direction, level),
-            Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(stray)),
+            Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(untracked)),
             *(
                 Rule(verdict=VmapLookup(CtAddress(end, family), names.class_map(direction, family, level)))
                 for family in FAMILIES
@@ -111,8 +114,10 @@ def _judging_chain(direction: Direction, hook: Hook, level: int, choices: Policy
     )
 
 
-def _by_link(direction: Direction, hook: Hook, choices: PolicyOptions) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
-    """Give the rules about a packet's interface that stand before the short ways, and those behind them."""
+def _interface_rules(
+    direction: Direction, hook: Hook, choices: PolicyOptions
+) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """Return the rules on the incoming interface: those before the early accepts, and those after them."""
     if direction == "ingress" or hook.name == "output":
         return (), ()
     if hook.name == "input":
@@ -120,39 +125,39 @@ def _by_link(direction: Direction, hook: Hook, choices: PolicyOptions) -> tuple[
     return (), tuple(interface_chains.forward_rules())
 
 
-def _own_answers(family: Family, level: int) -> Iterator[Rule]:
-    """Judge what a server on the node itself answers a Pod, while one of the two is under re-check."""
+def _host_reply_rules(family: Family, level: int) -> Iterator[Rule]:
+    """Yield the rules for replies of a server on the node to a Pod, while client or server is under re-check."""
     for end in _ENDS:
-        under = (
+        rechecked = (
             ConntrackState(("established",)),
             FamilyInSet(RECHECKING),
             AddressInSet(CtAddress(end, family), names.set_name(RECHECK, family)),
         )
-        yield Rule(under, verdict=VmapLookup(CtAddress("client", family), names.class_map("egress", family, level)))
+        yield Rule(rechecked, verdict=VmapLookup(CtAddress("client", family), names.class_map("egress", family, level)))
 
 
-def _beyond_recheck(family: Family) -> tuple[Match, ...]:
-    """Match the established connections that no change is about: neither end is under re-check."""
-    untouched = (AddressInSet(CtAddress(end, family), names.set_name(RECHECK, family), negated=True) for end in _ENDS)
-    return (ConntrackState(("established",)), *untouched)
+def _not_in_recheck(family: Family) -> tuple[Match, ...]:
+    """Return the matches of an established connection with neither end under re-check."""
+    unchanged = (AddressInSet(CtAddress(end, family), names.set_name(RECHECK, family), negated=True) for end in _ENDS)
+    return (ConntrackState(("established",)), *unchanged)
 
 
 def _spoofed(hook: Hook, choices: PolicyOptions) -> Rule:
-    """Stop what says that this node has sent it: it would be judged as nobody (39).
+    """Return the rule that drops packets with a source address of the node: no policy would apply to them.
 
-    What the node itself sends passes neither hook, but for the input hook on its loopback interface.
+    The node's own packets pass neither hook, except input on the loopback interface (docs/semantics.md, edge case 39).
     """
     if hook.name == "input":
         return interface_chains.spoofed(NotLoopback())
-    return interface_chains.spoofed(*interface_chains.not_looked_at(choices))
+    return interface_chains.spoofed(*interface_chains.not_from_pod_link(choices))
 
 
-def _ended_flow(family: Family) -> Rule:
-    """Stop a server that goes on with a connection which was ended: without its entry, it looks like a new one.
+def _revoked_rule(family: Family) -> Rule:
+    """Return the rule that drops packets of a server in a revoked connection, by its reply tuple.
 
-    Or like none, where it hangs up, or conntrack takes up no connection in the middle.
-
-    The server's Pod may be free to call the client's; that was never its call.
+    Without the conntrack entry such a packet looks like a new connection, or is invalid or untracked: a RST or FIN, or
+    any packet if conntrack doesn't pick up connections midway. A policy may allow the server's Pod to connect to the
+    client, but these packets belong to the client's connection.
     """
     name = names.set_name(REVOKED, family)
     return Rule(
@@ -164,9 +169,9 @@ def _ended_flow(family: Family) -> Rule:
 
 
 def recheck_sets(ways: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:
-    """Give the sets of what is judged again although it is established, without elements (see `recheck`).
+    """Yield the sets of the re-check of established connections, without elements.
 
-    ways: how many ways of servers in ended connections there is room for, of each family
+    ways: capacity of the sets of revoked reply tuples, for each family
     """
     yield RECHECKING, NamedSet("family", 4, comment="families of which any address is judged again")
     for family in FAMILIES:
@@ -177,10 +182,10 @@ def recheck_sets(ways: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:
         )
 
 
-def _stray_chain(direction: Direction, level: int) -> Chain:
-    """Judge packets without a conntrack entry, and errors by others than ends: by their own headers alone.
+def _untracked_chain(direction: Direction, level: int) -> Chain:
+    """Return the chain for untracked packets, and for ICMP errors by a Pod that is no end: only headers are matched.
 
-    Their class sends them on to a chain whose rules match those, where any of its rules names a peer or a port.
+    The chain of a policy set continues in a chain that matches headers, if any of its rules names a peer or a port.
     """
     return Chain(
         (
@@ -199,7 +204,7 @@ def _stray_chain(direction: Direction, level: int) -> Chain:
 
 
 def verdict_maps(level: int = 0) -> Iterator[tuple[str, VerdictMap]]:
-    """Give the maps that every ruleset has, or those of a further level, without elements."""
+    """Yield the verdict maps of a level, without elements."""
     for direction in DIRECTIONS:
         for family in FAMILIES:
             yield names.class_map(direction, family, level), VerdictMap(family, {})

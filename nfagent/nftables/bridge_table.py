@@ -1,8 +1,8 @@
-"""Frames that Pods on a bridge send, and that netfilter can't judge: a static table of the bridge family drops them.
+"""A static table of family bridge that drops frames of Pods which the inet table can't filter.
 
-br_netfilter shows IPv4 and IPv6 to the rules, and no frame with a VLAN tag, PPPoE or another wrapping. A receiver takes
-the tag of VLAN 0, any number of them, away by itself: such a frame would be an unjudged packet. Where a VLAN-aware
-bridge tags by itself, it does so after this hook.
+br_netfilter passes IPv4 and IPv6 to the inet table, but no frame with a VLAN tag, PPPoE or another encapsulation. A
+receiver removes any number of VLAN 0 tags by itself: such a frame would carry an unfiltered packet. A VLAN-aware bridge
+adds its own tags after this hook.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ UNJUDGED_COUNTER = "drop/unjudged"
 _CHAIN = "prerouting-frames"
 _PRIORITY = -300
 _RARP = 0x8035
-"""What a virtual machine tells of its move by; it carries no packet, as ARP doesn't."""
+"""EtherType of RARP, which announces the migration of a virtual machine; like ARP it carries no IP packet."""
 _COMMENT = "holds no packet that could be judged"
 _VARYING = frozenset(("handle", "packets", "bytes"))
 
 REMOVAL = f"add table {BRIDGE_TABLE}\ndelete table {BRIDGE_TABLE}\n"
-"""Commands that succeed whether the table is there or not."""
+"""Commands that delete the table, and succeed without one."""
 TABLE_TEXT = f"""{REMOVAL}add table {BRIDGE_TABLE}
 add counter {BRIDGE_TABLE} {UNJUDGED_COUNTER}
 add chain {BRIDGE_TABLE} {_CHAIN} {{ type filter hook prerouting priority {_PRIORITY}; policy accept; }}
 add rule {BRIDGE_TABLE} {_CHAIN} ether type {{ ip, ip6, arp, {_RARP:#x} }} accept
 add rule {BRIDGE_TABLE} {_CHAIN} meta iifkind "veth" counter name "{UNJUDGED_COUNTER}" drop comment "{_COMMENT}"
 """
-"""The whole table, made anew in one transaction."""
+"""Commands that re-create the whole table in one transaction."""
 
 _Json: TypeAlias = dict[str, Any]
 
 
 class BridgeTableListing(msgspec.Struct, frozen=True):
-    """What a listing of the table says, without what is another each time.
+    """A listing of the table, without handles and counter values.
 
-    objects: table, chains, counters, in one order whatever nft's is; rules in theirs
-    dropped: frames counted; None where the counter is gone
+    objects: table, chains and counters, sorted; rules in their own order
+    dropped: frames counted; None without the counter
     """
 
     objects: tuple[bytes, ...]
@@ -49,7 +49,7 @@ class BridgeTableListing(msgspec.Struct, frozen=True):
 
 
 def parse_frames(text: str) -> BridgeTableListing:
-    """Read the answer to `list table bridge nfagent`. Raises WireError."""
+    """Read the JSON of `list table bridge nfagent`. Raises WireError."""
     try:
         entries = msgspec.json.decode(text)["nftables"]
         found = [(kind, item) for entry in entries for kind, item in entry.items() if kind != "metainfo"]
@@ -58,7 +58,7 @@ def parse_frames(text: str) -> BridgeTableListing:
         rules = [_written(kind, item) for kind, item in found if kind == "rule"]
         return BridgeTableListing((*others, *rules), next(counted, None))
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise WireError(f"libnftables answered something that is no listing of table {BRIDGE_TABLE}: {error}") from None
+        raise WireError(f"libnftables output is not a listing of table {BRIDGE_TABLE}: {error}") from None
 
 
 def _written(kind: str, item: _Json) -> bytes:
@@ -67,7 +67,7 @@ def _written(kind: str, item: _Json) -> bytes:
 
 
 def _in_order(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Put the elements of anonymous sets in one order: nft lists them by their bytes."""
+    """Sort the elements of anonymous sets: nft lists them in the order of their bytes."""
     if isinstance(value, list):
         return [_in_order(item) for item in value]
     if isinstance(value, dict):
@@ -79,18 +79,18 @@ def _expected() -> BridgeTableListing:
     ours = {"family": BRIDGE_FAMILY, "table": TABLE}
     rule = {**ours, "chain": _CHAIN}
     ether_type = {"payload": {"protocol": "ether", "field": "type"}}
-    shown = {"match": {"op": "==", "left": ether_type, "right": {"set": ["ip", "ip6", "arp", _RARP]}}}
-    of_pod = {"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "veth"}}
+    filterable = {"match": {"op": "==", "left": ether_type, "right": {"set": ["ip", "ip6", "arp", _RARP]}}}
+    from_veth = {"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "veth"}}
     hook = {"type": "filter", "hook": "prerouting", "prio": _PRIORITY, "policy": "accept"}
     listing = [
         {"table": {"family": BRIDGE_FAMILY, "name": TABLE}},
         {"counter": {**ours, "name": UNJUDGED_COUNTER, "packets": 0, "bytes": 0}},
         {"chain": {**ours, "name": _CHAIN, **hook}},
-        {"rule": {**rule, "expr": [shown, {"accept": None}]}},
-        {"rule": {**rule, "comment": _COMMENT, "expr": [of_pod, {"counter": UNJUDGED_COUNTER}, {"drop": None}]}},
+        {"rule": {**rule, "expr": [filterable, {"accept": None}]}},
+        {"rule": {**rule, "comment": _COMMENT, "expr": [from_veth, {"counter": UNJUDGED_COUNTER}, {"drop": None}]}},
     ]
     return parse_frames(msgspec.json.encode({"nftables": listing}).decode())
 
 
 EXPECTED = _expected().objects
-"""What nft lists of the table where nobody has changed it (1.0.6 and 1.1.3)."""
+"""What nft 1.0.6 and 1.1.3 list of the unchanged table."""

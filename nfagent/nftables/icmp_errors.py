@@ -1,14 +1,15 @@
-"""Who may send an ICMP error about a connection that was allowed: an end of it, or a router on its way.
+"""ICMP errors about allowed connections: accepted from an end of the connection, and from routers.
 
-Conntrack calls any error about a known connection related, whoever sent it, and what it quotes may be long. nftables
-can't compare a packet's source with its connection's ends, but it can look both up in a set that holds each address
-of this node's Pods with itself. Whoever has none of these addresses counts as a router: another node judges its Pods.
+Conntrack marks any error about a known connection as related, from any source, and the quoted part may be long.
+nftables can't compare the source of a packet with the ends of its connection, but it can look both up in a set of pairs
+that has each address of this node's Pods paired with itself. A source without a pair is taken for a router: errors of
+other nodes' Pods are filtered on their own node.
 
-A client has errors to send about answers alone. Without one, its connection may be one that was dropped: a bridge has
-conntrack know what came in a frame for a group before the rules judge it.
+A client has errors to send only about replies. Without a reply, its connection may have been dropped: on a bridge,
+conntrack sees packets in multicast frames before the rules do.
 
-A Pod of this node that is no end may be a router too (a VPN's, for one): its error is judged like any packet, by its
-own addresses. So it passes where nobody isolates the two, and else where a rule without ports allows it.
+A Pod of this node that is no end may be a router too (of a VPN, for example): policies apply to its error like to any
+packet, by its own addresses. So it passes if neither end is isolated, or if a rule without ports allows it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PAIRS = "podpairs"
 
 
 def error_rule(direction: Direction, level: int) -> Rule:
-    """Give the rule that sends errors about known connections to their chain."""
+    """Return the rule that sends ICMP errors about known connections to their chain."""
     return Rule(
         (ConntrackState(("related",)), L4Proto(("icmp", "icmpv6"))),
         verdict=Goto(_chain_name(direction, level)),
@@ -33,20 +34,20 @@ def error_rule(direction: Direction, level: int) -> Rule:
     )
 
 
-def error_chain(direction: Direction, level: int, stray: str) -> tuple[str, Chain]:
-    """Give that chain, by its name; who is no end and no router is judged in the chain `stray`."""
+def error_chain(direction: Direction, level: int, untracked: str) -> tuple[str, Chain]:
+    """Return name and chain; an error by neither an end nor a router continues in the chain `untracked`."""
     rules = [rule for family in FAMILIES for rule in _accepting(family)]
-    return _chain_name(direction, level), Chain((*rules, Rule(verdict=Goto(stray))))
+    return _chain_name(direction, level), Chain((*rules, Rule(verdict=Goto(untracked))))
 
 
 def pair_sets() -> Iterator[tuple[str, NamedSet]]:
-    """Give the sets of this node's Pods, without elements."""
+    """Yield the sets of pairs, one a family, without elements."""
     for family in FAMILIES:
         yield names.set_name(_PAIRS, family), NamedSet("pair", family, comment="Pods of this node, each with itself")
 
 
 def pairs_of(pod: Pod) -> Iterator[tuple[str, Element]]:
-    """Give the elements that a Pod of this node brings, each with its set."""
+    """Yield the elements of a Pod of this node, each with the name of its set."""
     for address in pod.addresses:
         yield names.set_name(_PAIRS, family_of(address)), (address, address)
 
@@ -57,8 +58,8 @@ def _accepting(family: Family) -> Iterator[Rule]:
     for end, more in ends:
         comment = f"the {end} of the connection"
         yield Rule((PairInSet(CtAddress(end, family), name), *more), verdict=Accept(), comment=comment)
-    nobody = PairInSet(IpAddress("saddr", family), name, negated=True)
-    yield Rule((nobody,), verdict=Accept(), comment="no Pod of this node: a router")
+    no_pod = PairInSet(IpAddress("saddr", family), name, negated=True)
+    yield Rule((no_pod,), verdict=Accept(), comment="no Pod of this node: a router")
 
 
 def _chain_name(direction: Direction, level: int) -> str:

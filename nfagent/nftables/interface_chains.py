@@ -1,12 +1,12 @@
-"""Rules about packets by the interface that they came in by: what no policy can judge by an address.
+"""Rules that match the incoming interface, for packets to which policies can't apply by address.
 
-- From a Pod's interface comes what has a Pod's source: the node would send answers back there (`fib`). Else nobody
-  would be judged for it. On a bridge this holds for the bridge as a whole.
-- Nobody but Nodes speaks to a Node's tunnels: what a Pod put there would come out as anybody's packet.
-- An IPv6 link-local source is nobody's: from Pods the node takes neighbour discovery, and nothing else.
+- Spoofed sources: a packet from a Pod's interface must have a source that the node routes to this interface (`fib`).
+  Otherwise no Pod's policies would apply to it. On a bridge the check holds for the bridge as a whole.
+- Tunnels: only Nodes may send to a Node's tunnels. A Pod's packet would leave the tunnel with any source address.
+- IPv6 link-local sources belong to no Pod: from Pods, the node accepts only neighbour discovery and the like.
 
-All stand behind the short way of established packets, but for the last, which costs an IPv6 packet to the node one
-comparison.
+All these rules come after the accept of established connections, except the last, which costs each IPv6 packet to the
+node one comparison.
 """
 
 from __future__ import annotations
@@ -51,81 +51,81 @@ _UNROUTED = "podlinks-unrouted"
 _TUNNELS_FORWARD, _TUNNELS_INPUT = "tunnels-forward", "tunnels-input"
 _DHCPV6_SERVER = 547
 _BEFORE_CONNTRACK = -300  # NF_IP_PRI_RAW of linux/netfilter_ipv4.h
-_ANSWERED = ("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert")
+_DISCOVERY = ("nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert")
 _LISTENERS = ("mld-listener-report", "mld-listener-done", "mld2-listener-report")
 
 
 def forward_rules() -> Iterator[Rule]:
-    """Give the rules for packets that are forwarded, which stand behind the short ways."""
+    """Yield the rules for forwarded packets, which come after the early accepts."""
     yield Rule((FromInterface(POD_LINKS),), verdict=Jump(_FORWARD))
 
 
 def first_input_rules(choices: PolicyOptions) -> Iterator[Rule]:
-    """Give the rules for packets to the node itself that stand before the short ways.
+    """Yield the rules for packets to the node itself that come before the early accepts.
 
-    A Pod that always reaches its node needs no way around that.
+    None if Pods always reach their node: there is no policy to bypass.
     """
     if choices.own_node == "judged":
         yield Rule((Within(IpAddress("saddr", 6), (LINK_LOCAL,)), FromInterface(POD_LINKS)), verdict=Jump(_LINK_LOCAL))
 
 
 def input_rules(choices: PolicyOptions) -> Iterator[Rule]:
-    """Give the rules for packets to the node itself that stand behind the short ways."""
-    yield from _tunnelled(_TUNNELS_INPUT)
+    """Yield the rules for packets to the node itself that come after the early accepts."""
+    yield from _tunnel_rules(_TUNNELS_INPUT)
     if choices.drops_unrouted:
         yield _unrouted(FromInterface(POD_LINKS), FibUnrouted())
 
 
 def link_chains(choices: PolicyOptions, priority: int) -> Iterator[tuple[str, Chain]]:
-    """Give the chains that these rules lead to, and the base chain that has them where no policy judges the input.
+    """Yield the chains that these rules refer to, and the input base chain if policies don't apply to input.
 
-    priority: of that base chain
+    priority: of this base chain
     """
-    yield _FORWARD, Chain((*_tunnelled(_TUNNELS_FORWARD), *_search(choices)))
+    yield _FORWARD, Chain((*_tunnel_rules(_TUNNELS_FORWARD), *_source_check(choices)))
     if choices.drops_unrouted:
         yield _UNROUTED, Chain((spoofed(), _unrouted()))
-    yield _TUNNELS_FORWARD, Chain(tuple(_closed(_node("daddr", family)) for family in FAMILIES))
-    yield _TUNNELS_INPUT, Chain((_closed(FromInterface(POD_LINKS)), *map(_from_pods, FAMILIES)))
+    yield _TUNNELS_FORWARD, Chain(tuple(_tunnel_drop(_is_node("daddr", family)) for family in FAMILIES))
+    yield _TUNNELS_INPUT, Chain((_tunnel_drop(FromInterface(POD_LINKS)), *map(_from_pods, FAMILIES)))
     if choices.own_node == "judged":
         yield _LINK_LOCAL, _link_local_chain()
     else:
-        settled = Rule((ConntrackState(("established",)),), verdict=Accept())
-        yield "input-podlinks", Chain((settled, *input_rules(choices)), Hook("filter", "input", priority))
+        established = Rule((ConntrackState(("established",)),), verdict=Accept())
+        yield "input-podlinks", Chain((established, *input_rules(choices)), Hook("filter", "input", priority))
 
 
 def frames_chain() -> Chain:
-    """Give the chain that stops what is for one host and came in a frame for many, before conntrack knows it.
+    """Return the base chain that drops unicast packets in broadcast or multicast frames, before conntrack.
 
-    A bridge gives such a frame to its node too, which makes the connection known whatever the forward hook did with the
-    other copies: what pretends to be its answer would then make it established.
+    A bridge delivers such a frame to its node too, and conntrack then has an entry for the connection even if the
+    forward hook drops all other copies: a forged reply would make the connection established.
     """
-    stopped = Rule(
+    drop = Rule(
         (MulticastFrame(), FromInterface(POD_LINKS), OnesAddress()),
         counter=GROUP_COUNTER,
         verdict=Drop(),
         comment="for one host, in a frame for many",
     )
-    return Chain((stopped,), Hook("filter", "prerouting", _BEFORE_CONNTRACK))
+    return Chain((drop,), Hook("filter", "prerouting", _BEFORE_CONNTRACK))
 
 
-def _tunnelled(chain: str) -> Iterator[Rule]:
-    """Send what looks like a tunnel's packets to a chain."""
+def _tunnel_rules(chain: str) -> Iterator[Rule]:
+    """Yield the rules that send packets of tunnel protocols to a chain."""
     yield Rule((ToPort(TUNNELS),), verdict=Jump(chain))
     yield Rule((L4Proto(PORTLESS),), verdict=Jump(chain))
 
 
 def spoofed(*matches: Match) -> Rule:
-    """Give the rule against packets whose source is the node's own."""
+    """Return the rule that drops packets whose source is an address of the node."""
     comment = "says that this node has sent it, and it has not"
     return Rule((*matches, FibLocalSource()), counter=SPOOFED_COUNTER, verdict=Drop(), comment=comment)
 
 
-def not_looked_at(choices: PolicyOptions) -> tuple[Match, ...]:
-    """Match what `forward_rules` leave out: a source of the node's own is no Pod's route, and one look is enough."""
+def not_from_pod_link(choices: PolicyOptions) -> tuple[Match, ...]:
+    """Return the match that excludes packets which `forward_rules` check already: one check of the source is enough."""
     return (FromInterface(POD_LINKS, negated=True),) if choices.drops_unrouted else ()
 
 
-def _search(choices: PolicyOptions) -> Iterator[Rule]:
+def _source_check(choices: PolicyOptions) -> Iterator[Rule]:
     if choices.drops_unrouted:
         yield Rule((FibUnrouted(),), verdict=Goto(_UNROUTED))
 
@@ -135,25 +135,25 @@ def _unrouted(*matches: Match) -> Rule:
     return Rule(matches, counter=UNROUTED_COUNTER, verdict=Drop(), comment=comment)
 
 
-def _closed(*matches: Match) -> Rule:
+def _tunnel_drop(*matches: Match) -> Rule:
     return Rule(matches, counter=TUNNEL_COUNTER, verdict=Drop(), comment="only Nodes speak to Nodes' tunnels")
 
 
-def _node(side: Literal["saddr", "daddr"], family: Family, *, negated: bool = False) -> Match:
+def _is_node(side: Literal["saddr", "daddr"], family: Family, *, negated: bool = False) -> Match:
     return AddressInSet(IpAddress(side, family), names.set_name(NODES, family), negated)
 
 
 def _from_pods(family: Family) -> Rule:
-    """Stop what other nodes' Pods have sent. A Node, which is asked for first, may lie in a range of Pods."""
+    """Return the rule that drops packets of other nodes' Pods. The address of a Node may lie in a Pod range."""
     pods = AddressInSet(IpAddress("saddr", family), names.set_name(POD_RANGES, family))
-    return _closed(_node("saddr", family, negated=True), pods)
+    return _tunnel_drop(_is_node("saddr", family, negated=True), pods)
 
 
 def _link_local_chain() -> Chain:
     return Chain(
         (
             Rule(
-                (Icmpv6Type(_ANSWERED), *SANE, LongestPayload(LONGEST_SOLICITATION)),
+                (Icmpv6Type(_DISCOVERY), *SANE, LongestPayload(LONGEST_SOLICITATION)),
                 verdict=Return(),
                 comment="neighbour discovery",
             ),

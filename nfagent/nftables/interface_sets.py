@@ -9,27 +9,17 @@ from nfagent.nftables import names
 from nfagent.nftables.objects import NamedSet
 
 POD_LINKS = "podlinks"
-
-
 FRAMES = "prerouting-frames"
-"""The base chain that is there where Pods share a bridge (`pod_links.frames_chain`)."""
-
-
+"""The base chain of nodes whose Pods share a bridge (`interface_chains.frames_chain`)."""
 TUNNELS = "tunnels"
-
-
 NODES = "nodes"
-
-
 POD_RANGES = "podranges"
-
-
 PORTLESS = ("4", "41", "47")
-"""Tunnels' protocols without ports: IP in IP, IPv6 in IP, GRE."""
+"""Tunnel protocols without ports, by IP protocol number: IP in IP, IPv6 in IP, GRE."""
 
 
 def link_sets() -> Iterator[tuple[str, NamedSet]]:
-    """Give the sets that every ruleset has for this, without elements."""
+    """Yield these sets, without elements; every ruleset has them."""
     yield POD_LINKS, NamedSet("link", 4, comment="interfaces that only this node's Pods are behind")
     yield TUNNELS, NamedSet("service", 4, comment="where this node takes packets out of tunnels")
     for family in FAMILIES:

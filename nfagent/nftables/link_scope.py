@@ -1,11 +1,11 @@
-"""What never leaves a link: link-local addresses, broadcast and groups, the messages that find neighbours.
+"""Rules for link scope: link-local addresses, broadcast and multicast, neighbour and listener discovery.
 
-No map leads from such an address to a class, and a bridge takes such a packet to all of its ports. So it is decided
-here, for all Pods of a node alike, before the classes are asked.
+The verdict maps have no such address, and a bridge floods such a packet to all of its ports. So these rules give the
+verdict, for all Pods of a node alike, before the maps are looked up.
 
-Neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810) are never blocked: IPv6 is deaf
-without them. They are known by what routers can't forge: a hop limit of 255, which no routed packet has any more, and a
-source that is never routed. Conntrack leaves these types untracked.
+Neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810) are never blocked: IPv6 doesn't
+work without them. They are recognised by properties that a router can't forge: a hop limit of 255, which no routed
+packet has, or a source that is never routed. Conntrack leaves these types untracked.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ ISOLATED = "isolated"
 
 LINK_LOCAL = parse_cidr("fe80::/10")
 SANE = (Icmpv6Code(0), HopLimit(255))
-"""What every message of neighbour discovery has (RFC 4861, 6.1 and 7.1)."""
-_GROUPS = parse_cidr("ff00::/8")
+"""Matches that hold for every message of neighbour discovery (RFC 4861, 6.1 and 7.1)."""
+_MULTICAST = parse_cidr("ff00::/8")
 _UNSPECIFIED = single("::")
 _LINK_LOCAL_CHAIN = "forward-link-local"
-_GROUP_CHAIN = "forward-multicast"
+_MULTICAST_CHAIN = "forward-multicast"
 _SEARCH_CHAIN = "forward-groups"
 
 LONGEST_SOLICITATION = 64
-"""Bytes of the longest honest solicitation or neighbour advertisement: its 24 (RFC 4861, 4.3), and three options.
+"""Bytes of the longest valid solicitation or neighbour advertisement: its 24 (RFC 4861, 4.3), and three options.
 
 A link-layer address (16 on InfiniBand, RFC 4391), a nonce (8, RFC 7527) and an address registration (16, RFC 8505).
 """
@@ -56,7 +56,7 @@ A router with more to advertise sends several advertisements (RFC 4861, 6.2.3), 
 
 
 def discovery() -> tuple[Rule, ...]:
-    """Give the rules that accept what finds neighbours and listeners, such as their RFCs have it, and nothing else."""
+    """Return the rules that accept neighbour and listener discovery, limited to the forms of their RFCs."""
     message = Icmpv6Type
     from_router = Within(IpAddress("saddr", 6), (LINK_LOCAL,))
     from_listener = Within(IpAddress("saddr", 6), (_UNSPECIFIED, LINK_LOCAL))
@@ -83,41 +83,41 @@ def discovery() -> tuple[Rule, ...]:
 
 
 def link_local_rules() -> Iterator[Rule]:
-    """Give the rules that send packets with a link-local address to their chain.
+    """Yield the rules that send packets with a link-local address to their chain.
 
-    They stand behind the short way of established connections, and cost these nothing. One that began before there
-    were these rules is under re-check whenever others of IPv6 are: its entry is deleted then (`revoke`).
+    They come after the accept of established connections, and cost these nothing. A link-local connection older than
+    these rules is checked again with every re-check of IPv6 connections, and its conntrack entry is then deleted.
     """
     for side in ("saddr", "daddr"):
         yield Rule((Within(IpAddress(side, 6), (LINK_LOCAL,)),), verdict=Goto(_LINK_LOCAL_CHAIN))
 
 
 def group_rules() -> Iterator[Rule]:
-    """Give the rule that looks for broadcast and groups, in families in which a Pod is isolated for ingress."""
+    """Yield the rule that searches for broadcast and multicast, in families with a Pod isolated for ingress."""
     yield Rule((FamilyInSet(ISOLATED),), verdict=Jump(_SEARCH_CHAIN))
 
 
-def _group_search() -> Chain:
-    """Send broadcast and groups to their chain.
+def _multicast_search_chain() -> Chain:
+    """Return the chain that sends broadcast and multicast to their chain.
 
-    The link knows what it delivered to all, by whatever address; the routes know what is for all, however it came. A
-    look at the routes costs more than all the rest, and no router forwards what they call broadcast: so only what came
-    in by a bridge, which may not have been routed, is looked at.
+    `meta pkttype` finds such frames, with any destination address; `fib daddr type` finds such addresses, in any frame.
+    The fib look-up costs more than all other matches, and no router forwards broadcast: so only packets from a bridge,
+    which may not have been routed, are looked up.
     """
     of_ipv4: tuple[Match, ...] = (FromBridge(), FamilyIs(4), MulticastAddress())
-    of_ipv6 = Within(IpAddress("daddr", 6), (_GROUPS,))
+    of_ipv6 = Within(IpAddress("daddr", 6), (_MULTICAST,))
     found = ((MulticastFrame(),), of_ipv4, (of_ipv6,))
-    return Chain(tuple(Rule(matches, verdict=Goto(_GROUP_CHAIN)) for matches in found))
+    return Chain(tuple(Rule(matches, verdict=Goto(_MULTICAST_CHAIN)) for matches in found))
 
 
 def link_scope_chains() -> Iterator[tuple[str, Chain]]:
-    """Give the chains where these rules lead to."""
-    yield _SEARCH_CHAIN, _group_search()
-    ends = {_LINK_LOCAL_CHAIN: LINK_LOCAL_COUNTER, _GROUP_CHAIN: GROUP_COUNTER}
-    for name, counter in ends.items():
+    """Yield the chains that these rules refer to."""
+    yield _SEARCH_CHAIN, _multicast_search_chain()
+    counters = {_LINK_LOCAL_CHAIN: LINK_LOCAL_COUNTER, _MULTICAST_CHAIN: GROUP_COUNTER}
+    for name, counter in counters.items():
         yield name, Chain((*discovery(), Rule(counter=counter, verdict=Drop())))
 
 
 def isolated_set() -> NamedSet:
-    """Give the set of families that groups are closed in, without elements."""
+    """Return the set of families in which multicast is filtered, without elements."""
     return NamedSet("family", 4, comment="families in which ingress of a Pod is isolated")

@@ -1,8 +1,8 @@
-"""The text of a listing, object by object; the elements of a large set piece by piece.
+"""Splits the JSON text of a listing into objects, and the elements of a large set into pieces.
 
-A listing is read in a thread, and one call of the JSON decoder holds the interpreter, and with it the event loop, for
-as long as it takes: a tenth of a second for a set of 150,000 flows. So a large set's elements are cut into pieces, and
-those that nobody looks at, such as what `revoked4/6` remember, are never decoded.
+A listing is read in a thread. One call of the JSON decoder holds the interpreter lock, and so blocks the event loop,
+until it returns: a tenth of a second for a set of 150,000 flows. So the elements of a large set are decoded in pieces,
+and unused elements, such as those of `revoked4` and `revoked6`, are never decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from nfagent.errors import WireError
 
 AT_ONCE = 64 * 1024
-"""Bytes of JSON that are decoded in one call: a millisecond."""
+"""Bytes of JSON that are decoded in one call, which takes a millisecond."""
 
 
 class _Listing(msgspec.Struct):
@@ -28,7 +28,10 @@ _decode = msgspec.json.decode
 
 
 def entries(text: str | bytes) -> Iterator[Any]:
-    """Give a listing's objects; of a large one, the elements as an iterator. Raises msgspec.DecodeError, WireError."""
+    """Yield the objects of a listing; a large one has an iterator of its elements.
+
+    Raises msgspec.DecodeError, WireError.
+    """
     for raw in _LISTING.decode(text).nftables:
         yield _decode(raw) if memoryview(raw).nbytes <= AT_ONCE else _large(raw)
 
@@ -37,7 +40,7 @@ def _large(raw: msgspec.Raw) -> object:
     try:
         fields = _FIELDS.decode(raw)
     except msgspec.ValidationError:
-        return _decode(raw)  # nothing that has elements
+        return _decode(raw)  # an object without elements
     return {
         kind: {key: pieces(value) if key == "elem" else _decode(value) for key, value in item.items()}
         for kind, item in fields.items()
@@ -45,7 +48,7 @@ def _large(raw: msgspec.Raw) -> object:
 
 
 def pieces(array: msgspec.Raw | bytes) -> Iterator[Any]:
-    """Give the members of a JSON array, of which some are decoded at a time. Raises WireError, msgspec.DecodeError."""
+    """Yield the members of a JSON array, decoded piece by piece. Raises WireError, msgspec.DecodeError."""
     view = memoryview(array)
     if bytes(view[:1]) != b"[" or bytes(view[-1:]) != b"]":
         raise WireError("libnftables listed elements that are no array")
@@ -58,7 +61,7 @@ def pieces(array: msgspec.Raw | bytes) -> Iterator[Any]:
         while found is None and (cut := window.rfind(b", ", 0, cut)) > 0:
             found = _members(window[:cut]) if _begins_as(window, cut + 2) else None
         if found is None and whole:
-            found = _decode(b"[" + window + b"]")  # which says what is wrong
+            found = _decode(b"[" + window + b"]")  # raises the DecodeError
         if found is None:
             size *= 2
             continue
@@ -67,12 +70,15 @@ def pieces(array: msgspec.Raw | bytes) -> Iterator[Any]:
 
 
 def _begins_as(window: bytes, place: int) -> bool:
-    """Tell whether a member may begin here: it begins like the first one. A wrong guess can't be decoded, and costs."""
+    """Return whether a member may begin here: its first byte is that of the first member.
+
+    A wrong guess costs one failed decoding.
+    """
     return window[place : place + 1] == window[:1]
 
 
 def _members(text: bytes) -> list[Any] | None:
-    """Decode whole members of an array; None for what ends within one: its brackets or quotes stay open."""
+    """Decode members of an array; None if the text ends within a member, with open brackets or quotes."""
     try:
         found: list[Any] = _decode(b"[" + text + b"]")
     except msgspec.DecodeError:

@@ -1,7 +1,7 @@
-"""What a version of nft lists otherwise than it was written, though it is what was written.
+"""Objects that a version of nft lists in another form than the one written.
 
-Such a difference would be found, and put right, for ever. Once it is certain that nobody else made it, that very
-listing counts as what was written, until either changes.
+Such a difference would be repaired again and again. Once it is certain that no other program made it, this form in a
+listing is accepted as equal to the form written, until either of them changes.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _Object: TypeAlias = Chain | NamedSet | VerdictMap
 
 
 class ListingVariant:
-    """Listings that are known to mean what was written."""
+    """Listed forms that are known to be equal to the written ones."""
 
     def __init__(self) -> None:
-        """Know none."""
+        """Start without any."""
         self._known: dict[NamedObject, tuple[_Object, _Object]] = {}
 
     def note(self, listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> None:
-        """Take in that these objects are as they are wanted, however they are listed."""
+        """Accept the listed form of these objects as equal to the desired one."""
         for name in names:
             found, meant = _object(listed, name), _object(wanted, name)
             if found is not None and meant is not None:
                 self._known[name] = (found, meant)
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
-        """Give a listing with what is known to mean the same as it was written."""
+        """Return the listed ruleset with known variants replaced by their written form."""
         same = {
             name: meant
             for name, (found, meant) in self._known.items()
@@ -51,12 +51,12 @@ class ListingVariant:
 
 
 def written(transaction: Transaction) -> frozenset[NamedObject]:
-    """Give kind and name of the chains, sets and maps whose content a transaction writes."""
+    """Return kind and name of the chains, sets and maps that a transaction changes."""
     return frozenset(_written(transaction))
 
 
 def differing(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> frozenset[NamedObject]:
-    """Give those of the objects that are there, and listed otherwise than they are wanted."""
+    """Return those of the named objects that exist in both rulesets and differ."""
     return frozenset(
         name
         for name in names
@@ -67,18 +67,18 @@ def differing(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -
 
 
 def alike(first: Ruleset, second: Ruleset, names: frozenset[NamedObject]) -> bool:
-    """Tell whether two listings have the same for all of these objects."""
+    """Return whether two rulesets are equal in all named objects."""
     return all(_object(first, name) == _object(second, name) for name in names)
 
 
 def only(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> Ruleset:
-    """Give what is wanted, with these objects as they are listed."""
+    """Return the desired ruleset, with the named objects as listed."""
     found = {name: item for name in names if (item := _object(listed, name)) is not None}
     return _replaced(wanted, found)
 
 
 def in_words(names: frozenset[NamedObject]) -> tuple[str, ...]:
-    """Name objects: 'chain deny/x'."""
+    """Return the objects by kind and name, sorted: 'chain deny/x'."""
     return tuple(f"{kind} {name}" for kind, name in sorted(names))
 
 

@@ -1,7 +1,7 @@
-"""Masquerade in nftables' terms: a chain that translates what leaves the cluster, and one for what can't be.
+"""The nftables chains of masquerade: one translates packets that leave the cluster, one drops those that can't be.
 
-A packet that conntrack calls invalid, a late RST or FIN of a connection that it has forgotten, is never translated: it
-would leave with a Pod's address that nobody outside can answer, or should see (corner-cases.md 33).
+A packet in conntrack state invalid, such as a late RST or FIN of a connection without an entry, is never translated: it
+would leave with a Pod's address, which hosts outside can't answer and shouldn't see (docs/semantics.md, edge case 33).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ OUTSIDE = "clusterpods"
 
 
 def translation_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
-    """Write the chain that translates what leaves the cluster, and the one that stops what can't be translated."""
+    """Yield the nat chain that masquerades packets, and the filter chain that drops packets NAT can't translate."""
     families = [family for family in FAMILIES if any(item.family == family for item in plan.sources)]
-    leaving = [_leaving(family, outside=family in plan.outside) for family in families]
+    leaving = [_leaves_cluster(family, outside=family in plan.outside) for family in families]
     translate = tuple(Rule(matches, verdict=Masquerade(plan.random_fully)) for matches in leaving)
     stop = tuple(
         Rule(
@@ -40,8 +40,8 @@ def translation_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
     yield UNTRANSLATED_CHAIN, Chain(stop, Hook("filter", "forward", _FILTER_PRIORITY))
 
 
-def _leaving(family: Family, *, outside: bool) -> tuple[Match, ...]:
-    """Match what leaves the cluster. A set of Pods outside its ranges is asked only where there are such Pods."""
+def _leaves_cluster(family: Family, *, outside: bool) -> tuple[Match, ...]:
+    """Return the matches of a packet that leaves the cluster; `outside`: Pods have addresses outside its ranges."""
     pods = AddressInSet(IpAddress("daddr", family), names.set_name(OUTSIDE, family), negated=True)
     return (
         AddressInSet(IpAddress("saddr", family), names.set_name("pods", family)),
@@ -52,15 +52,15 @@ def _leaving(family: Family, *, outside: bool) -> tuple[Match, ...]:
 
 
 def outside_set(family: Family) -> NamedSet:
-    """Give the set of the cluster's Pods outside its ranges, without elements.
+    """Return the set of the cluster's Pods outside its ranges, without elements.
 
-    Addresses, not ranges: a hash of the kernel's, whose elements come and go one by one, at a cost that doesn't grow.
+    Addresses, not ranges: the kernel keeps them in a hash, where the cost of a change doesn't grow with the size.
     """
     return NamedSet("address", family, frozenset(), "Pods outside the cluster's ranges: never translated")
 
 
 def masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
-    """Give the sets that these chains name, with their ranges."""
+    """Yield the sets that these chains refer to, with their ranges."""
     described: tuple[tuple[str, tuple[Range, ...], str], ...] = (
         ("pods", plan.sources, "Pods of this node"),
         ("cluster", plan.cluster, "Pods, nodes and Services: never translated"),

@@ -1,4 +1,4 @@
-"""What rules match, as values: addresses, ports and sets; conntrack's state; how a packet came."""
+"""Matches of rules as values: addresses, ports, sets, conntrack state, incoming interface."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from nfagent.model.objects import Protocol
 
 CtEnd: TypeAlias = Literal["client", "server"]
 
-
 CtDirection: TypeAlias = Literal["original", "reply"]
-"""A packet's direction in its connection: from the client, or from the server."""
+"""The direction of a packet in its connection: from the client, or from the server."""
 
 
 class CtAddress(msgspec.Struct, frozen=True):
-    """`ct original ip saddr` (client) or `ct reply ip saddr` (server); breaks off without a conntrack entry."""
+    """`ct original ip saddr` (client) or `ct reply ip saddr` (server); no match for untracked packets."""
 
     end: CtEnd
     family: Family
 
 
 class IpAddress(msgspec.Struct, frozen=True):
-    """`ip saddr` or `ip daddr` of this very packet."""
+    """`ip saddr` or `ip daddr` of the packet."""
 
     side: Literal["saddr", "daddr"]
     family: Family
@@ -41,7 +40,7 @@ class AddressInSet(msgspec.Struct, frozen=True, tag=True):
 class PairInSet(msgspec.Struct, frozen=True, tag=True):
     """`ip saddr . ct original ip saddr`: the packet's source and another address are a pair of a set, or are not.
 
-    Where the set holds each address with itself, the two are the same one. Matches never without the other address.
+    In a set of addresses paired with themselves, a match means that both are equal. No match without the other address.
     """
 
     other: CtAddress | IpAddress
@@ -57,19 +56,19 @@ class Within(msgspec.Struct, frozen=True, tag=True):
 
 
 class HopLimit(msgspec.Struct, frozen=True, tag=True):
-    """`ip6 hoplimit`: the packet has so many hops left."""
+    """`ip6 hoplimit`: the hop limit of the packet."""
 
     hops: int
 
 
 class LongestPayload(msgspec.Struct, frozen=True, tag=True):
-    """`ip6 length <=`: behind the IPv6 header come so many bytes at most, extension headers included."""
+    """`ip6 length <=`: the maximum number of bytes after the IPv6 header, extension headers included."""
 
     size: int
 
 
 class MulticastFrame(msgspec.Struct, frozen=True, tag=True):
-    """`meta pkttype { broadcast, multicast }`: the link delivered the packet to everybody, or to a group."""
+    """`meta pkttype { broadcast, multicast }`: the packet came in a broadcast or multicast frame."""
 
 
 class FromBridge(msgspec.Struct, frozen=True, tag=True):
@@ -77,17 +76,17 @@ class FromBridge(msgspec.Struct, frozen=True, tag=True):
 
 
 class MulticastAddress(msgspec.Struct, frozen=True, tag=True):
-    """`fib daddr type { broadcast, multicast }`: the packet is for everybody on a link, or for a group."""
+    """`fib daddr type { broadcast, multicast }`: the destination is a broadcast or multicast address."""
 
 
 class OnesAddress(msgspec.Struct, frozen=True, tag=True):
-    """`fib daddr type { unicast, local }`: the packet is for one host, which may be this node."""
+    """`fib daddr type { unicast, local }`: the destination is one host, which may be this node."""
 
 
 class L4Proto(msgspec.Struct, frozen=True, tag=True):
-    """`meta l4proto`: one of these protocols, by the words that nft's own grammar has: `icmpv6`, and never `ipv6-icmp`.
+    """`meta l4proto`: one of these protocols, by the names of nft's grammar: `icmpv6`, never `ipv6-icmp`.
 
-    nft looks every other name up in /etc/protocols, which a small image doesn't have.
+    nft looks any other name up in /etc/protocols, which a small container image doesn't have.
     """
 
     names: tuple[str, ...]
@@ -107,7 +106,7 @@ class ServerPortIn(msgspec.Struct, frozen=True, tag=True):
 
 
 class PacketPort(msgspec.Struct, frozen=True, tag=True):
-    """`tcp dport`: the packet has this protocol, and its own destination port is in first..last."""
+    """`tcp dport`: the packet has this protocol, and its destination port is in first..last."""
 
     protocol: Protocol
     first: int
@@ -115,14 +114,14 @@ class PacketPort(msgspec.Struct, frozen=True, tag=True):
 
 
 class PacketPortIn(msgspec.Struct, frozen=True, tag=True):
-    """`tcp dport @…`: the packet has this protocol, and its own destination port is in a set of ports."""
+    """`tcp dport @…`: the packet has this protocol, and its destination port is in a set of ports."""
 
     protocol: Protocol
     set: str
 
 
 class PacketNamedPort(msgspec.Struct, frozen=True, tag=True):
-    """`ip daddr . meta l4proto . th dport` of this very packet is an element of a set."""
+    """`ip daddr . meta l4proto . th dport` of the packet is an element of a set."""
 
     family: Family
     set: str
@@ -137,8 +136,8 @@ class Fragment(msgspec.Struct, frozen=True, tag=True):
 class NamedPort(msgspec.Struct, frozen=True, tag=True):
     """`ct reply ip saddr . meta l4proto . th dport` is an element of a set; `th sport` in packets of a reply.
 
-    nft 1.0.6 can't concatenate `ct reply proto-src`, so the packet's own port is looked up: which of the two is the
-    server's depends on the packet's way, and a `CtDirectionIs` before this one says which way is meant.
+    nft 1.0.6 can't concatenate `ct reply proto-src`, so a port of the packet is looked up. Which of the two is the
+    server's depends on the packet's direction: a `CtDirectionIs` for this direction comes before this match.
     """
 
     family: Family
@@ -147,7 +146,7 @@ class NamedPort(msgspec.Struct, frozen=True, tag=True):
 
 
 class CtDirectionIs(msgspec.Struct, frozen=True, tag=True):
-    """`ct direction`: the packet goes this way; breaks off without a conntrack entry."""
+    """`ct direction`: the packet has this direction; no match for untracked packets."""
 
     way: CtDirection
 
@@ -166,7 +165,7 @@ class FamilyIs(msgspec.Struct, frozen=True, tag=True):
 
 
 class FibLocalSource(msgspec.Struct, frozen=True, tag=True):
-    """`fib saddr type local`: the packet says that this very machine has sent it."""
+    """`fib saddr type local`: the source is an address of this machine."""
 
 
 class NotLoopback(msgspec.Struct, frozen=True, tag=True):
@@ -181,31 +180,31 @@ class FromInterface(msgspec.Struct, frozen=True, tag=True):
 
 
 class FibUnrouted(msgspec.Struct, frozen=True, tag=True):
-    """`fib saddr . iif oif missing`: what is for the packet's source wouldn't leave by the interface it came in by."""
+    """`fib saddr . iif oif missing`: the route to the source doesn't use the incoming interface."""
 
 
 class ToPort(msgspec.Struct, frozen=True, tag=True):
-    """`meta l4proto . th dport` of this very packet is an element of a set."""
+    """`meta l4proto . th dport` of the packet is an element of a set."""
 
     set: str
 
 
 class CtFlowInSet(msgspec.Struct, frozen=True, tag=True):
-    """`ip saddr . meta l4proto . th sport . ip daddr . th dport`: this very packet's flow is an element of a set."""
+    """`ip saddr . meta l4proto . th sport . ip daddr . th dport`: the packet's flow is an element of a set."""
 
     family: Family
     set: str
 
 
 class SetUpdate(msgspec.Struct, frozen=True, tag=True):
-    """`update @set { … }` with the same key: matches always, and begins the element's time anew."""
+    """`update @set { … }` with the same key: matches always, and resets the timeout of the element."""
 
     family: Family
     set: str
 
 
 class ConntrackState(msgspec.Struct, frozen=True, tag=True):
-    """`ct state`: one of these."""
+    """`ct state`: one of these states."""
 
     states: tuple[str, ...]
 
@@ -215,23 +214,23 @@ class CtUnconfirmed(msgspec.Struct, frozen=True, tag=True):
 
 
 class CtSeenReply(msgspec.Struct, frozen=True, tag=True):
-    """`ct status seen-reply`: the connection's server has sent something."""
+    """`ct status seen-reply`: conntrack has seen a packet in reply direction."""
 
 
 class Icmpv6Type(msgspec.Struct, frozen=True, tag=True):
-    """`icmpv6 type`: one of these, in nft's names."""
+    """`icmpv6 type`: one of these types, by nft's names."""
 
     names: tuple[str, ...]
 
 
 class Icmpv6Code(msgspec.Struct, frozen=True, tag=True):
-    """`icmpv6 code`: this number."""
+    """`icmpv6 code`: this code."""
 
     code: int
 
 
 class UnknownExpr(msgspec.Struct, frozen=True, tag=True):
-    """An expression that nfagent doesn't write, as the kernel lists it."""
+    """An expression that nfagent doesn't write, as JSON of the listing."""
 
     expression: str
 

@@ -1,8 +1,8 @@
-"""Names of what we put into the kernel: readable, unique, short enough, stable across restarts.
+"""Names of nftables objects: readable, unique, bounded in length, stable across restarts.
 
-`/` and `_` separate: neither can be part of a Kubernetes name, so `a` + `bc` never meets `ab` + `c`
-(corner-cases.md 20). Names that grow too long for people or the kernel end in a digest of the whole (21).
-Every name starts with a word of ours and holds a `/`, so none is an nft keyword (21).
+`/` and `_` are separators: neither can be part of a Kubernetes name, so `a` + `bc` never equals `ab` + `c`. A name that
+would be too long ends in a digest of the whole. Every name of policies' objects starts with a fixed word and `/`, so
+none is an nft keyword. See docs/semantics.md, edge cases 20 and 21.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _LONGEST = 100
 _KEPT = 80
 _DIGEST_BYTES = 8
 COMMENT_BYTES = 127
-"""What a comment can hold: the kernel's user data ends at 128 bytes with a NUL (tried, corner-cases.md 21)."""
+"""Maximum bytes of a comment: the kernel's user data has 128, with a NUL (tried; docs/semantics.md, edge case 21)."""
 
 
 def set_name(word: str, family: Family) -> str:
-    """Name one of the fixed sets: `cluster4`, `pods6`."""
+    """Return the name of a fixed set: `cluster4`, `pods6`."""
     return f"{word}{family}"
 
 
 def at_level(name: str, level: int) -> str:
-    """Name what does the same at a further level (see `levels`): beside `forward-egress`, `forward-egress-2`."""
+    """Return the name of an object at a level: `forward-egress` at 0, `forward-egress-2` at 1."""
     return f"{name}-{level + 1}" if level else name
 
 
 def class_map(direction: Direction, family: Family, level: int = 0) -> str:
-    """Name the map from addresses to classes: `egress4`; `egress-2-v4` for the second class of an address."""
+    """Return the name of the verdict map by Pod address: `egress4`; `egress-2-v4` for the second policy set."""
     return f"{at_level(direction, level)}-v{family}" if level else set_name(direction, family)
 
 
@@ -44,19 +44,20 @@ _WORDS = {PodPeer: "peers", AnyOf: "peers", NodePeer: "nodes", CIDRSet: "blocks"
 
 
 def content_name(content: PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | PortNumbers, family: Family) -> str:
-    """Name a set by what it means: equal peers share a set, whichever rules name them."""
+    """Return the name of a set, which depends on its content: rules with equal peers share a set."""
     if isinstance(content, PortNumbers):
         return f"numbers/{_digest(msgspec.json.encode(content.ranges))}"  # the same for both families
     word = _WORDS[type(content)]
-    # The words are a set's comment: with them in its name, no policy changes the comment of another's set.
-    meant = CIDRSet(content.family(family), content.words) if isinstance(content, CIDRSet) else content
-    return f"{word}{family}/{_digest(msgspec.json.encode(meant))}"
+    # The words are the comment of the set. They are part of the name, so that no policy changes the comment of a set
+    # that another policy uses.
+    named = CIDRSet(content.family(family), content.words) if isinstance(content, CIDRSet) else content
+    return f"{word}{family}/{_digest(msgspec.json.encode(named))}"
 
 
 def class_chain(key: PolicySetKey) -> str:
-    """Name the chain of a class: `ingress/shop/db_default-deny`, with tiers `ingress/admin_anp.guard/shop/db`.
+    """Return the name of a policy set's chain: `ingress/shop/db_default-deny`, `ingress/admin_anp.guard/shop/db`.
 
-    A tier's part begins with its name and `_`, which no Namespace's name can hold.
+    The part of a tier begins with its name and `_`, which the name of a Namespace can't contain.
     """
     parts = [_tier_part("admin", key.admin)] if key.admin else []
     parts += [_policies(key.policies)] if key.policies else []
@@ -65,29 +66,29 @@ def class_chain(key: PolicySetKey) -> str:
 
 
 def section_chain(key: TierChainKey) -> str:
-    """Name the chain of a part of classes: `admin/ingress/anp.guard_cnp.base`, `policy/ingress/shop/db`."""
+    """Return the name of a tier chain: `admin/ingress/anp.guard_cnp.base`, `policy/ingress/shop/db`."""
     return f"{key.tier}/{key.direction}/{policies_name(key.policies)}"
 
 
 def stray_chain(chain: str) -> str:
-    """Name the chain that judges packets without a conntrack entry in a class's or section's place."""
+    """Return the name of the chain that replaces another one for untracked packets."""
     return f"stray/{chain}"
 
 
 def outcome_name(disposition: str, direction: Direction, policies: tuple[ObjectRef, ...]) -> str:
-    """Name an outcome's chain, and the counter in it: `allow/ingress/shop/db`, `deny/egress/anp.guard`."""
+    """Return the name of a verdict's chain, and of its counter: `allow/ingress/shop/db`, `deny/egress/anp.guard`."""
     return f"{disposition}/{direction}/{policies_name(policies)}"
 
 
 def log_prefix(disposition: str, direction: Direction, policies: tuple[ObjectRef, ...]) -> str:
-    """Make the NFLOG prefix of a verdict: `deny ingress shop/db_default-deny`, at most 127 bytes (21)."""
+    """Return the NFLOG prefix of a verdict: `deny ingress shop/db_default-deny`, at most 127 bytes."""
     return f"{disposition} {direction} {policies_name(policies)}"
 
 
 def policies_name(policies: tuple[ObjectRef, ...]) -> str:
-    """Join NetworkPolicies of one Namespace, or policies of a tier: `shop/db_default-deny`, `anp.guard_cnp.base`.
+    """Return the joined names of policies of a Namespace or tier: `shop/db_default-deny`, `anp.guard_cnp.base`.
 
-    What is too long is cut, and ended by a digest.
+    A long result is cut, and ends in a digest.
     """
     return _short(_policies(policies))
 
@@ -103,7 +104,7 @@ def _tier_part(tier: str, policies: tuple[ObjectRef, ...]) -> str:
 
 
 def tier_name(policy: ObjectRef) -> str:
-    """Write a policy of the tiers shortly: `anp.guard`. No Namespace's name holds a dot, so none is taken for it."""
+    """Return the short name of a tier policy: `anp.guard`. It has a dot, which the name of a Namespace never has."""
     return f"{SHORT_KINDS[policy.kind]}.{policy.name}"
 
 
@@ -112,14 +113,14 @@ def _short(whole: str) -> str:
 
 
 def rule_comment(direction: Direction, rule: CompiledRule) -> str:
-    """Say which rule of which policy a rule is: `shop/db ingress[0]`, `anp.guard egress[2] 'no metadata service'`."""
+    """Return the comment of a policy's rule: `shop/db ingress[0]`, `anp.guard egress[2] 'no metadata service'`."""
     owner = tier_name(rule.policy) if rule.policy.kind in SHORT_KINDS else rule.policy.path
     return comment(f"{owner} {direction}[{rule.index}]" + (f" '{rule.name}'" if rule.name else ""))
 
 
 def comment(words: str) -> str:
-    """Make words fit for an nft comment: one line, no quotes, at most 127 bytes (21)."""
-    # A rule's hundreds of peers are its set's words: what is too long is cut before it is looked at.
+    """Return text as an nft comment: one line, no double quotes, at most 127 bytes."""
+    # The text may list hundreds of peers: it is cut before it is searched.
     clean = "".join(char if char.isprintable() else " " for char in words[: COMMENT_BYTES + 1]).replace('"', "'")
     return (
         clean

@@ -1,11 +1,11 @@
 """nftables' objects as values: sets, verdict maps, chains, rules, counters.
 
-Only the forms that nfagent writes exist here. What the kernel holds beyond them, because somebody else put
-it into our table, is `Foreign`: unequal to anything of ours, so that a comparison removes it.
+Only the forms that nfagent writes exist here. Other expressions in the kernel's table, which another program added, are
+`UnknownExpr`: unequal to every expression of nfagent, so that a comparison removes them.
 
 Rules match the *connection*, not the packet: its client is `ct original saddr`, its server `ct reply saddr`,
-the server's port `ct reply proto-src`. That holds after a Service's address was translated and before
-masquerade, for both directions of packets alike. Packets without a conntrack entry have chains of their own,
+the server's port `ct reply proto-src`. These are the addresses after DNAT of a Service's address and before
+masquerade, and the same in both directions. Untracked packets have chains of their own,
 whose rules match the packet's header.
 """
 
@@ -21,13 +21,13 @@ from nfagent.nftables.matches import CtAddress, IpAddress, Match
 
 FLOW_SECONDS = 300
 FLOW_SET_SIZE = 65536
-"""Ways that a set of flows has room for, where nothing else is said; no set of ours has less."""
+"""Default capacity of a set of reply tuples, and its minimum."""
 TABLE_FAMILY = "inet"
 TABLE = "nfagent"
 TABLE_FLAGS = ("table", "flags")
-"""Kind and name of what is foreign where the table itself has flags, such as `dormant`."""
+"""The entry of `Ruleset.foreign` for a table that has flags, such as `dormant`."""
 TABLE_PERSISTS = ("table", "persist")
-"""What is foreign besides, where one of these flags is `persist`, which stays for as long as the table does."""
+"""The further entry if one of these flags is `persist`, which no command clears."""
 FLAGGED = f"table {TABLE_FAMILY} {TABLE} has flags; a dormant one does nothing"
 UNFLAGGED = f"a start of nfagent takes them away, and so does `nft add table {TABLE_FAMILY} {TABLE}`"
 
@@ -37,34 +37,34 @@ class Accept(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
-    """The packet is gone."""
+    """The packet is dropped."""
 
 
 class Goto(msgspec.Struct, frozen=True, tag=True):
-    """Go on in a chain, without coming back."""
+    """Continue in another chain, without return."""
 
     chain: str
 
 
 class Jump(msgspec.Struct, frozen=True, tag=True):
-    """Go on in a chain, and come back where nothing there decides."""
+    """Continue in another chain, and return from it if no rule there gives a verdict."""
 
     chain: str
 
 
 class Return(msgspec.Struct, frozen=True, tag=True):
-    """Go back to where the last jump came from; where none did, the base chain's policy decides."""
+    """Return to the chain of the last jump; without a jump, the base chain's policy applies."""
 
 
 class VmapLookup(msgspec.Struct, frozen=True, tag=True):
-    """`vmap`: the verdict that a map has for an address; goes on where it has none."""
+    """`vmap`: the verdict that a map has for an address; without one, the next rule is evaluated."""
 
     key: CtAddress | IpAddress
     map: str
 
 
 class Masquerade(msgspec.Struct, frozen=True, tag=True):
-    """Translate the source to the address of the interface that the packet leaves by."""
+    """Translate the source to the address of the outgoing interface."""
 
     random_fully: bool
 
@@ -73,14 +73,14 @@ Verdict: TypeAlias = Accept | Drop | Goto | Jump | Return | VmapLookup | Masquer
 
 
 class Log(msgspec.Struct, frozen=True):
-    """`log prefix … group …`: a copy of the packet's head goes to NFLOG; the rule goes on."""
+    """`log prefix … group …`: copies the head of the packet to NFLOG; the rule continues."""
 
     prefix: str
     group: int
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """Matches, all of which must hold; then counter, log and verdict, in that order, where given."""
+    """Matches, all of which must hold; then optional statements: counter, log and verdict, in that order."""
 
     matches: tuple[Match, ...] = ()
     counter: str = ""
@@ -93,7 +93,7 @@ HookName: TypeAlias = Literal["prerouting", "forward", "input", "output", "postr
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """Where a base chain is called: `type … hook … priority …; policy accept`."""
+    """The hook of a base chain: `type … hook … priority …; policy accept`."""
 
     type: Literal["filter", "nat"]
     name: HookName
@@ -101,7 +101,7 @@ class Hook(msgspec.Struct, frozen=True):
 
 
 class Chain(msgspec.Struct, frozen=True):
-    """Rules in order; a base chain has a hook."""
+    """Rules in order; only a base chain has a hook."""
 
     rules: tuple[Rule, ...] = ()
     hook: Hook | None = None
@@ -114,18 +114,18 @@ class PortRange(msgspec.Struct, frozen=True, order=True):
     last: int
 
     def __str__(self) -> str:
-        """Write it as nft does: `80`, `8000-8080`."""
+        """Return it in nft syntax: `80`, `8000-8080`."""
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
 class LinkName(msgspec.Struct, frozen=True, order=True):
-    """Name of a network interface."""
+    """The name of a network interface."""
 
     name: str
 
 
 class ServicePort(msgspec.Struct, frozen=True, order=True):
-    """A port of a protocol, whatever the address."""
+    """A port of a protocol, at any address."""
 
     protocol: Protocol
     port: int
@@ -140,7 +140,7 @@ Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElemen
 
 
 def address_of(element: Element) -> str:
-    """Give the address that an element is of; '' where it is of several, or of none."""
+    """Return the first address in an element; '' for a range, and for an element without an address."""
     if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
         return ""
     return element if isinstance(element, str) else element[0]
@@ -151,10 +151,10 @@ class NamedSet(msgspec.Struct, frozen=True):
 
     kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'pair' two
           addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6, 'link' LinkNames, 'service'
-          ServicePorts: of the last four their own `family` says nothing, and is 4. 'flow' is the kernel's memory:
-          packets' flows, each for FLOW_SECONDS after the last packet; it is no part of what is wanted, and never
-          compared
-    size: how many elements there is room for in a set of flows; says nothing of other kinds
+          ServicePorts; the last four have no family of their own: `family` is 4. 'flow' is a dynamic set, which the
+          kernel fills: reply tuples, each for FLOW_SECONDS after its last packet; its elements are not part of the
+          desired ruleset, and never compared
+    size: maximum number of elements of a dynamic set; unused by other kinds
     """
 
     kind: SetKind
@@ -165,14 +165,14 @@ class NamedSet(msgspec.Struct, frozen=True):
 
 
 class VerdictMap(msgspec.Struct, frozen=True):
-    """Address -> name of the chain that the packet goes to."""
+    """A verdict map: address -> name of the chain that `goto` continues in."""
 
     family: Family
     elements: dict[str, str]
 
 
 class Ruleset(msgspec.Struct, frozen=True):
-    """The whole table, by name.
+    """All objects of the table, by name.
 
     foreign: (kind, name) of objects in the table that nfagent never makes, as the kernel lists them
     """
@@ -186,4 +186,4 @@ class Ruleset(msgspec.Struct, frozen=True):
 
 
 ABSENT = Ruleset(exists=False)
-"""What the kernel holds before nfagent ever ran: not even the table."""
+"""The kernel without the table, as before the first start of nfagent."""

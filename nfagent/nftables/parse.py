@@ -1,7 +1,7 @@
-"""What the kernel lists to a ruleset: libnftables' JSON (schema version 1, see libnftables-json(5)).
+"""Parses the JSON of libnftables (schema version 1, see libnftables-json(5)) to a ruleset.
 
-Total: what nfagent never writes becomes Foreign or `Ruleset.foreign`; what isn't a listing at all is a
-WireError. Counters' values are read by `parse_counters`.
+Total: forms that nfagent never writes become UnknownExpr or `Ruleset.foreign`; text that isn't a listing is a
+WireError. The values of counters are read by `parse_counters`.
 """
 
 from __future__ import annotations
@@ -64,51 +64,51 @@ _SET_TYPES: dict[tuple[str, ...], tuple[SetKind, Family]] = {
     ("ipv6_addr", "inet_proto", "inet_service", "ipv6_addr", "inet_service"): ("flow", 6),
 }
 _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-"""What reading raises where a listing isn't shaped as ours are."""
+"""Errors that mean that an object of a listing has a form that nfagent never writes."""
 _SET_OPTIONS = frozenset(("auto-merge", "gc-interval", "policy", "size", "stmt", "timeout"))
-"""What a set or map may have besides its type: none of ours has any, but for the `size` and `timeout` of flow sets."""
+"""Further options of sets and maps: nfagent sets none, except `size` and `timeout` of dynamic sets."""
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 
 
 class CounterValue(msgspec.Struct, frozen=True):
-    """Packets and bytes that a named counter has seen."""
+    """Packets and bytes of a named counter."""
 
     packets: int
     bytes: int
 
 
 def parse_listing(text: str, known: Ruleset = ABSENT) -> Ruleset:
-    """Read the text of `list table inet nfagent`, object by object, as `listing` gives them.
+    """Read the JSON text of `list table inet nfagent`. Raises WireError.
 
-    known: sets and maps that are equal to its own are given as its own. Raises WireError.
+    known: sets and maps equal to those of this ruleset are returned as the same objects, which saves memory
     """
     try:
         return _read(entries(text), known)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise WireError(f"libnftables answered something that is no listing: {error}") from None
+        raise WireError(f"libnftables output is not a listing: {error}") from None
 
 
 def parse_ruleset(listing: object) -> Ruleset:
-    """Read the answer to `list table inet nfagent`; a listing without the table is ABSENT. Raises WireError."""
+    """Read the parsed JSON of `list table inet nfagent`; a listing without the table is ABSENT. Raises WireError."""
     return _read(_entries(listing), ABSENT)
 
 
 def _read(entries: Iterable[object], known: Ruleset) -> Ruleset:
     reader = _Reader(known)
     for kind, item in _items(entries):
-        reader.take(kind, item)
+        reader.add(kind, item)
     return reader.ruleset()
 
 
 def parse_counters(listing: object) -> dict[str, CounterValue]:
-    """Read the values of the table's named counters."""
+    """Read the values of the table's named counters, by name. Raises WireError."""
     found = {}
     for kind, item in _items(_entries(listing)):
         if kind == "counter":
             try:
                 value = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
             except _UNKNOWN:
-                raise WireError(f"libnftables listed a counter without figures: {item!r}") from None
+                raise WireError(f"libnftables listed a counter without packets and bytes: {item!r}") from None
             found[str(item.get("name"))] = value
     return found
 
@@ -116,26 +116,26 @@ def parse_counters(listing: object) -> dict[str, CounterValue]:
 def _entries(listing: object) -> list[object]:
     entries = listing.get("nftables") if isinstance(listing, dict) else None
     if not isinstance(entries, list):
-        raise WireError("libnftables answered something that is no listing")
+        raise WireError("libnftables output is not a listing")
     return entries
 
 
 def _items(entries: Iterable[object]) -> Iterator[tuple[str, _Json]]:
     for entry in entries:
         if not isinstance(entry, dict) or len(entry) != 1:
-            raise WireError(f"libnftables listed something that is no object: {entry!r}")
+            raise WireError(f"libnftables listed an entry that is not an object: {entry!r}")
         [(kind, item)] = entry.items()
-        if kind != "metainfo" and isinstance(item, dict) and _ours(kind, item):
+        if kind != "metainfo" and isinstance(item, dict) and _in_table(kind, item):
             yield kind, item
 
 
-def _ours(kind: str, item: _Json) -> bool:
+def _in_table(kind: str, item: _Json) -> bool:
     table = item.get("name") if kind == "table" else item.get("table")
     return (item.get("family"), table) == (TABLE_FAMILY, TABLE)
 
 
 class _Reader:
-    """Collects a listing's objects."""
+    """Collects the objects of a listing."""
 
     def __init__(self, known: Ruleset) -> None:
         self._known = known
@@ -147,8 +147,8 @@ class _Reader:
         self.counters: set[str] = set()
         self.foreign: set[tuple[str, str]] = set()
 
-    def take(self, kind: str, item: _Json) -> None:
-        """Take in one object; one that can't be ours is foreign."""
+    def add(self, kind: str, item: _Json) -> None:
+        """Add one object; one of a form that nfagent never writes is foreign."""
         given = item.get("name")
         name = given if isinstance(given, str) else ""
         try:
@@ -156,7 +156,7 @@ class _Reader:
                 case "table":
                     self.exists = True
                     if item.get("flags"):
-                        self.foreign.add(TABLE_FLAGS)  # nft 1.0.6 says that there are some, and not which
+                        self.foreign.add(TABLE_FLAGS)  # nft 1.0.6 lists that there are flags, and not which
                 case _ if not is_identifier(item.get("chain", name)):
                     self.foreign.add((kind, name))
                 case "counter":
@@ -175,7 +175,7 @@ class _Reader:
             self.foreign.add((kind, name))
 
     def ruleset(self) -> Ruleset:
-        """Put the objects together."""
+        """Return the ruleset of all objects."""
         if not self.exists:
             return ABSENT
         chains = {name: Chain(tuple(self.rules.get(name, ())), hook) for name, hook in self.hooks.items()}
@@ -203,7 +203,7 @@ def _named_set(item: _Json) -> NamedSet:
 
 
 def _flow_set(item: _Json, family: Family) -> NamedSet:
-    # nft 1.0.6 lists no `dynamic`, nft 1.1 does; what the set remembers is the kernel's own business.
+    # nft 1.0.6 lists no `dynamic`, nft 1.1 does. The kernel fills the set, so its elements aren't read.
     known, size = (_flags(item) - {"dynamic"}, item.get("timeout")), item.get("size")
     if known != ({"timeout"}, FLOW_SECONDS) or _SET_OPTIONS & item.keys() != {"size", "timeout"}:
         raise ValueError(item)

@@ -1,4 +1,4 @@
-"""What the kernel lists of a match on a packet's own header, or on how it came, to a value."""
+"""Parses matches on packet headers, on the incoming interface and on routes."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ FLOW_KEYS: dict[bytes, Family] = {
     ): family
     for protocol, family in (("ip", FAMILIES[0]), ("ip6", FAMILIES[1]))
 }
-"""How libnftables writes a packet's flow."""
+"""JSON of the key of a dynamic set: the flow of a packet."""
 
 _FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
 _GROUP = {"set": ["broadcast", "multicast"]}
 _ONE = {"set": ["unicast", "local"]}
 _CODES: dict[Any, int] = {"no-route": 0}
-"""nft has names for codes of one ICMPv6 type, and lists them for every type."""
+"""nft has names for the codes of one ICMPv6 type, and lists them for every type."""
 
 _PROTOCOLS: dict[Any, Any] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", "ipv6-icmp": "icmpv6"}
 _PROTOCOLS |= {"ipencap": "4", "ipv4": "4", "ipip": "4", "ipv6": "41", "gre": "47"}
-"""By what nft lists for a protocol: the name in /etc/protocols, in any case; the number where there is no name."""
+"""Names in rules, by the protocol that nft lists: the name in /etc/protocols, in any case, or else the number."""
 
 
 def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
-    """Read a match on a field that isn't an address; None for every other match."""
+    """Read a match on a header field other than an address; None for any other match."""
     match left:
         case {"payload": {"protocol": "tcp" | "udp" | "sctp" as protocol, "field": "dport"}} if operator == "==":
             return PacketPort(protocol, *numbers(right))
@@ -68,7 +68,7 @@ def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
 
 
 def packet_port_in(payload: Any, name: str) -> Match | None:
-    """Read a match of a header's field to a set; None for every field but a destination port."""
+    """Read a look-up of a header field in a set; None for any field but a destination port."""
     known = payload["field"] == "dport" and payload["protocol"] in {"tcp", "udp", "sctp"}
     return PacketPortIn(payload["protocol"], name) if known else None
 
@@ -87,7 +87,7 @@ def _ipv6_match(field: str, operator: str, right: Any) -> Match | None:
 
 
 def parse_arrival_match(operator: str, left: Any, right: Any) -> Match | None:
-    """Read a match on how a packet came, or on what the routes say of its addresses; None for every other match."""
+    """Read a match on family, incoming interface, packet type or routes; None for any other match."""
     match left, operator:
         case {"meta": {"key": "nfproto"}}, "==" if right in _FAMILIES:
             return FamilyIs(_FAMILIES[right])
@@ -115,17 +115,17 @@ def _fib_match(result: Any, flags: tuple[Any, ...], right: Any) -> Match | None:
 
 
 def alternatives(right: Any) -> tuple[Any, ...]:
-    """Read one value, or those of a set."""
+    """Return one value, or the values of an anonymous set."""
     return tuple(right["set"]) if isinstance(right, dict) and "set" in right else (right,)
 
 
 def numbers(right: Any) -> tuple[int, int]:
-    """Read a number or a range of numbers: first and last."""
+    """Return first and last of a number or a range."""
     first, last = right["range"] if isinstance(right, dict) else (right, right)
     return int(first), int(last)
 
 
 def protocol_name(listed: Any) -> Any:
-    """Return the name that our rules have for a protocol, by what nft lists for it."""
+    """Return the name that nfagent writes for a listed protocol."""
     word = listed.lower() if isinstance(listed, str) else listed
     return _PROTOCOLS.get(word, str(word))

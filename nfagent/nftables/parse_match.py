@@ -1,4 +1,4 @@
-"""What the kernel lists of one match to a value: of a set, of conntrack, of an address; the rest is a header's."""
+"""Parses one match: on a set, on conntrack, on an address; matches on headers are in parse_header."""
 
 from __future__ import annotations
 
@@ -42,19 +42,22 @@ from nfagent.nftables.parse_header import (
 )
 
 _L4_PROTOCOL = {"meta": {"key": "l4proto"}}
-_PORT_WAYS: dict[str, CtDirection] = {"dport": "original", "sport": "reply"}
+_PORT_DIRECTIONS: dict[str, CtDirection] = {"dport": "original", "sport": "reply"}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6}
 
 
 def parse_match(value: dict[str, Any]) -> Match:
-    """Read a match; what nfagent never writes is Foreign. Raises what a value of another shape makes it raise."""
+    """Read a match; one that nfagent never writes is an UnknownExpr.
+
+    Raises KeyError, TypeError, ValueError, AttributeError or OverflowError for malformed JSON.
+    """
     operator, left, right = value["op"], value["left"], value["right"]
     known = _by_set(operator, left, right) or _by_value(operator, left, right)
     return known if known is not None else foreign({"match": value})
 
 
 def parse_update(value: dict[str, Any]) -> Match:
-    """Read a statement that updates a set by the packet."""
+    """Read a statement that updates a dynamic set with the flow of the packet."""
     family = FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
     if value["op"] != "update" or family is None:
         return foreign({"set": value})
@@ -62,12 +65,12 @@ def parse_update(value: dict[str, Any]) -> Match:
 
 
 def foreign(expression: Any) -> UnknownExpr:
-    """Keep an expression that nfagent never writes."""
+    """Return an expression that nfagent never writes as a value."""
     return UnknownExpr(msgspec.json.encode(expression).decode())
 
 
 def set_reference(value: Any) -> str:
-    """Read the name of a set or map. Raises ValueError for what isn't one."""
+    """Return the name of a set or map in a reference, `@name`. Raises ValueError."""
     if not isinstance(value, str) or not value.startswith("@"):
         raise ValueError(value)
     return value[1:]
@@ -84,10 +87,10 @@ def parse_range(entry: Any) -> Range:
 
 
 def parse_key(left: Any) -> CtAddress | IpAddress | None:
-    """Read which address is looked up; None for everything else."""
+    """Read the address that a match is on; None for any other key."""
     match left:
-        case {"ct": {"key": "ip saddr" | "ip6 saddr" as key, "dir": "original" | "reply" as way}}:
-            return CtAddress("client" if way == "original" else "server", _FAMILY[key.split()[0]])
+        case {"ct": {"key": "ip saddr" | "ip6 saddr" as key, "dir": "original" | "reply" as direction}}:
+            return CtAddress("client" if direction == "original" else "server", _FAMILY[key.split()[0]])
         case {"payload": {"protocol": "ip" | "ip6" as protocol, "field": "saddr" | "daddr" as side}}:
             return IpAddress(side, _FAMILY[protocol])
     return None
@@ -112,7 +115,7 @@ def _by_set(operator: str, left: Any, right: Any) -> Match | None:
 
 
 def _in_set(left: Any, name: str) -> Match | None:
-    """Read a match that nfagent never negates."""
+    """Read a look-up in a set that nfagent never negates."""
     match left:
         case {"ct": {"key": "proto-src", "dir": "reply"}}:
             return ServerPortIn(name)
@@ -121,15 +124,15 @@ def _in_set(left: Any, name: str) -> Match | None:
         case {"concat": [protocol, {"payload": {"protocol": "th", "field": "dport"}}]} if protocol == _L4_PROTOCOL:
             return ToPort(name)
         case {"concat": [address, protocol, {"payload": {"protocol": "th", "field": "dport" | "sport" as port}}]}:
-            return _named_port(parse_key(address), _PORT_WAYS[port], name) if protocol == _L4_PROTOCOL else None
+            return _named_port(parse_key(address), _PORT_DIRECTIONS[port], name) if protocol == _L4_PROTOCOL else None
     flow = FLOW_KEYS.get(msgspec.json.encode(left))
     return CtFlowInSet(flow, name) if flow is not None else None
 
 
-def _named_port(server: CtAddress | IpAddress | None, way: CtDirection, name: str) -> Match | None:
+def _named_port(server: CtAddress | IpAddress | None, direction: CtDirection, name: str) -> Match | None:
     if isinstance(server, CtAddress) and server.end == "server":
-        return NamedPort(server.family, name, way)
-    if isinstance(server, IpAddress) and server.side == "daddr" and way == "original":
+        return NamedPort(server.family, name, direction)
+    if isinstance(server, IpAddress) and server.side == "daddr" and direction == "original":
         return PacketNamedPort(server.family, name)
     return None
 
@@ -138,7 +141,7 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
             return L4Proto(tuple(map(protocol_name, alternatives(right))))
-        case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_WAYS.values():
+        case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_DIRECTIONS.values():
             return CtDirectionIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
             return ServerPort(*numbers(right))

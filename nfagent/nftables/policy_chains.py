@@ -1,13 +1,14 @@
-"""From policies' terms to nftables': classes become chains, peers become sets.
+"""Renders policies as nftables objects: policy sets become chains, peers become sets.
 
-    ingress/NS/POLICIES, egress/NS/POLICIES          class chains: admin tier, rules, then deny or baseline
-    admin/DIRECTION/..., baseline/DIRECTION/...      section chains: one tier's rules, shared among classes
-    policy/DIRECTION/NS/POLICY                       the same of one NetworkPolicy that has more than a few rules
-    stray/...                                        the same for packets without a conntrack entry, where that differs
-    allow/DIRECTION/..., deny/DIRECTION/...          outcome chains: count, log, accept or drop
-    peers*/..., nodes*/..., blocks*/..., ports*/...  what rules name, one set per distinct content; numbers/...: ports
+    ingress/NS/POLICIES, egress/NS/POLICIES          policy set chains: admin tier, rules, then deny or baseline tier
+    admin/DIRECTION/..., baseline/DIRECTION/...      tier chains: the rules of a tier, shared by policy sets
+    policy/DIRECTION/NS/POLICY                       a tier chain of one NetworkPolicy with more than a few rules
+    stray/...                                        the same chain for untracked packets, if it differs
+    allow/DIRECTION/..., deny/DIRECTION/...          verdict chains: count, log, accept or drop
+    peers*/..., nodes*/..., blocks*/..., ports*/...  sets that rules refer to, one per distinct content
+    numbers/...                                      sets of port numbers
 
-The maps of `base` lead to the class chains; `translation` has the chains and sets of masquerade.
+The verdict maps of `base_chains` refer to the policy set chains; `masquerade_chains` has the chains of masquerade.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers
 
-_WAYS: tuple[CtDirection, CtDirection] = ("original", "reply")
+_CT_DIRECTIONS: tuple[CtDirection, CtDirection] = ("original", "reply")
 _PEER_END: dict[Direction, CtEnd] = {"ingress": "client", "egress": "server"}
 _PEER_SIDE: dict[Direction, Literal["saddr", "daddr"]] = {"ingress": "saddr", "egress": "daddr"}
 
 AddressSource: TypeAlias = Literal["connection", "packet"]
-"""What rules match: the connection, or, of a packet without a conntrack entry, its own addresses and ports."""
+"""What rules match: the tuples of the connection, or the header of an untracked packet."""
 
 
 class LogConfig(msgspec.Struct, frozen=True):
-    """Which final verdicts are copied to NFLOG, and to which group."""
+    """Which final verdicts are logged to NFLOG, and to which group."""
 
     allow: bool = False
     deny: bool = False
@@ -77,18 +78,18 @@ class LogConfig(msgspec.Struct, frozen=True):
 
 
 SetContent: TypeAlias = PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | PortNumbers
-"""What a set holds, in the terms of policies."""
+"""The content of a set, in terms of policies."""
 
 SetContents: TypeAlias = dict[str, SetContent]
-"""Set name -> what it holds."""
+"""Set name -> content."""
 
 
 class RenderedChain(msgspec.Struct, frozen=True):
-    """A chain, and what has to be there for it.
+    """A chain, and the objects that it refers to.
 
-    contents: the sets that it names
-    closing:  those of them whose gain of an element can end a connection: named by a deny or a pass
-    outcomes: what its rules go to
+    contents: its sets
+    closing:  those of its sets where a new element can revoke a connection: sets of a deny or pass rule
+    outcomes: the verdicts of its rules
     """
 
     chain: Chain
@@ -98,9 +99,9 @@ class RenderedChain(msgspec.Struct, frozen=True):
 
 
 def names_ends(rules: Iterable[CompiledRule]) -> bool:
-    """Tell whether any rule names a peer or a port number: then it reads otherwise for a connection than for a packet.
+    """Return whether any rule has a peer or a port number: then untracked packets need a chain of their own.
 
-    Where none does, one chain serves packets with and without a conntrack entry.
+    Without such a rule, one chain serves tracked and untracked packets.
     """
     return any(rule.peer is not None or _names_port(rule) for rule in rules)
 
@@ -118,36 +119,37 @@ def class_chain(
     sections: Collection[TierChainKey] = (),
     strays: Collection[TierChainKey] = (),
 ) -> RenderedChain:
-    """Write a class's chain, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline tier.
+    """Return the chain of a policy set, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline.
 
-    Where a section doesn't decide, it comes back; where nothing decides, the packet passes.
+    A tier chain without a verdict returns; without any verdict the packet passes.
 
-    rules:  of NetworkPolicies that are no sections of their own
-    strays: those of its sections that read otherwise for a packet than for a connection
+    rules:    of NetworkPolicies without a tier chain of their own
+    sections: the tier chains to jump to
+    strays:   those tier chains that have another chain for untracked packets
     """
     rules = tuple(rules)
     jumps: dict[str, list[Rule]] = {"admin": [], "policy": [], "baseline": []}
     for section in sections:
         chain_name = names.section_chain(section)
-        stray_section = reading == "packet" and section in strays
-        jumps[section.tier].append(Rule(verdict=Jump(names.stray_chain(chain_name) if stray_section else chain_name)))
+        untracked = reading == "packet" and section in strays
+        jumps[section.tier].append(Rule(verdict=Jump(names.stray_chain(chain_name) if untracked else chain_name)))
     before, after = jumps["admin"], jumps["baseline"]
     if reading == "connection" and (strays or names_ends(rules)):
-        stray = Rule(
+        untracked_rule = Rule(
             (ConntrackState(("invalid", "related", "untracked")),),
             verdict=Goto(names.stray_chain(names.class_chain(key))),
             comment="judged by its own addresses and ports",
         )
-        before.insert(0, stray)
+        before.insert(0, untracked_rule)
     outcomes: set[VerdictKey] = set()
     if key.policies:
         denial = denied_by(key.direction, key.policies)
         outcomes.add(denial)
         comment = names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
         after = [Rule(verdict=Goto(denial.name), comment=comment)]
-    written = _rules_chain(key.direction, rules, families, reading)
-    chain = Chain((*before, *written.chain.rules, *jumps["policy"], *after))
-    return msgspec.structs.replace(written, chain=chain, outcomes=written.outcomes | outcomes)
+    rendered = _rules_chain(key.direction, rules, families, reading)
+    chain = Chain((*before, *rendered.chain.rules, *jumps["policy"], *after))
+    return msgspec.structs.replace(rendered, chain=chain, outcomes=rendered.outcomes | outcomes)
 
 
 def section_chain(
@@ -156,16 +158,16 @@ def section_chain(
     families: tuple[Family, ...],
     reading: AddressSource = "connection",
 ) -> RenderedChain:
-    """Write a part of classes: the first rule that matches decides, or passes, which is to come back."""
+    """Return a tier chain: the first rule that matches gives the verdict; pass returns from the chain."""
     rules = tuple(rules)
-    written = _rules_chain(key.direction, rules, families, reading)
+    rendered = _rules_chain(key.direction, rules, families, reading)
     if reading == "packet" and any(rule.action != "allow" and _names_port(rule) for rule in rules):
-        chain = Chain((*map(_portless, families), *written.chain.rules))
-        return msgspec.structs.replace(written, chain=chain)
-    return written
+        chain = Chain((*map(_fragment_drop, families), *rendered.chain.rules))
+        return msgspec.structs.replace(rendered, chain=chain)
+    return rendered
 
 
-def _portless(family: Family) -> Rule:
+def _fragment_drop(family: Family) -> Rule:
     return Rule(
         (Fragment(family),),
         counter=UNTRACKED_COUNTER,
@@ -177,7 +179,7 @@ def _portless(family: Family) -> Rule:
 def _rules_chain(
     direction: Direction, rules: Iterable[CompiledRule], families: tuple[Family, ...], reading: AddressSource
 ) -> RenderedChain:
-    lowered: list[Rule] = []
+    rendered: list[Rule] = []
     contents: SetContents = {}
     closing: set[str] = set()
     outcomes: set[VerdictKey] = set()
@@ -186,11 +188,11 @@ def _rules_chain(
         verdict = _verdict(direction, rule, outcomes)
         comment = names.rule_comment(direction, rule)
         found = _matches(direction, rule, families, named, reading)
-        lowered += [Rule(matches, verdict=verdict, comment=comment) for matches in found]
+        rendered += [Rule(matches, verdict=verdict, comment=comment) for matches in found]
         contents |= named
         if rule.action != "allow":
             closing |= {name for name, content in named.items() if not isinstance(content, PortNumbers)}
-    return RenderedChain(Chain(tuple(lowered)), contents, frozenset(closing), frozenset(outcomes))
+    return RenderedChain(Chain(tuple(rendered)), contents, frozenset(closing), frozenset(outcomes))
 
 
 def _verdict(direction: Direction, rule: CompiledRule, outcomes: set[VerdictKey]) -> Verdict:
@@ -208,7 +210,7 @@ def _matches(
     contents: SetContents,
     reading: AddressSource,
 ) -> Iterator[tuple[Match, ...]]:
-    """Give a rule's matches once for each family that it can match, or once for both where it names no address."""
+    """Yield the matches of a rule once for each family, or once for both if the rule has no address."""
     if rule.peer is None and not isinstance(rule.port, NamedPorts):
         yield _port_matches(rule.port, reading, contents)
         return
@@ -216,7 +218,7 @@ def _matches(
         if isinstance(rule.peer, CIDRSet) and not rule.peer.family(family):
             continue
         matches: list[Match] = []
-        # On egress the named ports are those of the peers already: one look-up says both.
+        # On egress, the set of a named port has only addresses of the peers: one look-up matches both.
         if rule.peer is not None and not (direction == "egress" and isinstance(rule.port, NamedPorts)):
             name = names.content_name(rule.peer, family)
             contents[name] = rule.peer
@@ -229,8 +231,8 @@ def _matches(
         if reading == "packet":
             yield (*matches, PacketNamedPort(family, name))
             continue
-        for way in _WAYS:
-            yield (CtDirectionIs(way), *matches, NamedPort(family, name, way))
+        for ct_direction in _CT_DIRECTIONS:
+            yield (CtDirectionIs(ct_direction), *matches, NamedPort(family, name, ct_direction))
 
 
 def _peer_key(direction: Direction, family: Family, reading: AddressSource) -> CtAddress | IpAddress:
@@ -257,11 +259,11 @@ def _port_matches(
 
 
 def outcome_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
-    """Write what policies decided: count, log where that is switched on, accept or drop."""
+    """Return the chain of a verdict: count, log if enabled, accept or drop."""
     if outcome.disposition == "deny":
         if not log.deny:
             return Chain((Rule(counter=outcome.name, verdict=Drop()),))
-        # Under re-check a server's packets are judged too: nothing in a packet says that it is one of these.
+        # Under re-check the rules also drop reply packets: only the conntrack direction tells them apart.
         return Chain(
             (
                 Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, log.group), Drop()),
@@ -271,12 +273,12 @@ def outcome_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
     accept = Rule(counter=outcome.name, verdict=Accept())
     if not log.allow:
         return Chain((accept,))
-    # A one-way UDP stream stays 'new': only the packet that makes the entry is the new connection.
+    # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
     return Chain((Rule((CtUnconfirmed(),), log=Log(outcome.prefix, log.group)), accept))
 
 
 def set_shape(name: str, content: SetContent) -> NamedSet:
-    """Give the set for a content, with the elements that need no Pods: ranges."""
+    """Return the set of a content, with its ranges; elements from Pods and Nodes are added elsewhere."""
     family: Family = 6 if name.partition("/")[0].endswith("6") else 4
     if isinstance(content, CIDRSet):
         return NamedSet("range", family, frozenset(content.family(family)), names.comment(content.words))

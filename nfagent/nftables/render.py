@@ -1,4 +1,4 @@
-"""nft syntax: a whole table as people read it and `nft -f` loads it, and each statement of it."""
+"""Renders a table, and each statement of it, in nft syntax: readable, and loaded by `nft -f`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ from nfagent.nftables.objects import (
 from nfagent.nftables.render_match import NFPROTO, key_text, match_text
 
 Annotate = Callable[[str], str]
-"""Says in words what an address is, or ''."""
+"""Returns a comment about an address, or ''."""
 
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
 def table_text(ruleset: Ruleset, annotate: Annotate | None = None) -> str:
-    """Write the table, in an order that depends on content alone; annotations come as comments behind elements."""
+    """Return the table in nft syntax, in an order that depends only on content.
+
+    annotate: adds comments after elements
+    """
     return "".join(table_parts(ruleset, annotate))
 
 
 def table_parts(ruleset: Ruleset, annotate: Annotate | None = None) -> Iterator[str]:
-    """Write the same in parts, about a line each; an empty part says that none is ready yet."""
+    """Yield the same text in parts of about a line; an empty part while none is ready."""
     if not ruleset.exists:
         yield f"# there is no table {TABLE_FAMILY} {TABLE}\n"
         return
@@ -61,7 +64,7 @@ def table_parts(ruleset: Ruleset, annotate: Annotate | None = None) -> Iterator[
 
 
 def _blocks(ruleset: Ruleset, annotate: Annotate | None) -> Iterator[Iterable[str | None]]:
-    """Give the lines of every object; None where none is ready yet."""
+    """Yield the lines of every object; None while none is ready."""
     for name in sorted(ruleset.counters):
         yield f"counter {name} {{", "}"
     for name in sorted(ruleset.sets):
@@ -75,12 +78,12 @@ def _blocks(ruleset: Ruleset, annotate: Annotate | None) -> Iterator[Iterable[st
 
 
 def _chain_order(ruleset: Ruleset) -> list[str]:
-    """Put chains behind those that they go to, as nft wants them declared, base chains last."""
+    """Return chains after those that they refer to, as nft requires, and base chains last."""
     return sorted(ruleset.chains, key=lambda name: (ruleset.chains[name].hook is not None, _chain_rank(name), name))
 
 
 def _chain_rank(name: str) -> int:
-    """Rank outcomes, sections, classes as they judge packets without an entry, classes, and what leads to them."""
+    """Return the rank of a chain: verdict, tier, untracked, policy set chains, and those that refer to them."""
     word, _, rest = name.partition("/")
     if word.startswith("errors-"):
         return 5
@@ -107,7 +110,7 @@ def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> Iterat
 
 
 def _elements_lines(elements: Iterable[tuple[str, str] | None], annotate: Annotate | None) -> Iterator[str | None]:
-    """Write elements, a line each; each comes as its text, and its address to be annotated."""
+    """Yield a line for each element, which is given as its text and the address to annotate."""
     before: tuple[str, str] | None = None
     for element in elements:
         if element is None:
@@ -135,7 +138,7 @@ def _chain_block(name: str, chain: Chain) -> Iterator[str]:
 
 
 def hook_text(chain: Chain) -> str:
-    """Write where a base chain is called; '' for another chain."""
+    """Return the hook of a base chain in nft syntax; '' for another chain."""
     hook = chain.hook
     if hook is None:
         return ""
@@ -143,7 +146,7 @@ def hook_text(chain: Chain) -> str:
 
 
 def set_properties(item: NamedSet) -> Iterator[str]:
-    """Write a set's type, flags and comment, a line each."""
+    """Yield type, flags and comment of a set, a line each."""
     address = _TYPE[item.family]
     match item.kind:
         case "family":
@@ -172,12 +175,12 @@ def set_properties(item: NamedSet) -> Iterator[str]:
 
 
 def map_properties(item: VerdictMap) -> str:
-    """Write a verdict map's type."""
+    """Return the type of a verdict map."""
     return f"type {_TYPE[item.family]} : verdict"
 
 
 def element_order(element: Element) -> tuple[int, int, str, int]:
-    """Give what elements are sorted by: their addresses, as people expect them."""
+    """Return the sort key of an element: by address, as a number."""
     if isinstance(element, int):
         return (element, 0, "", 0)
     if isinstance(element, LinkName):
@@ -200,7 +203,7 @@ def _written(element: Element) -> tuple[str, str]:
 
 
 def element_text(element: Element) -> str:
-    """Write one element: an address, a range of addresses or ports, a family, an interface, or a tuple of these."""
+    """Return an element in nft syntax: address, range, family, interface, or a concatenation of these."""
     if isinstance(element, int):
         return NFPROTO[element]
     if isinstance(element, LinkName):
@@ -213,7 +216,7 @@ def element_text(element: Element) -> str:
 
 
 def rule_text(rule: Rule) -> str:
-    """Write a rule as one line."""
+    """Return a rule in nft syntax, one line."""
     parts = [match_text(match) for match in rule.matches]
     if rule.counter:
         parts.append(f'counter name "{rule.counter}"')
@@ -227,7 +230,7 @@ def rule_text(rule: Rule) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """Write a verdict."""
+    """Return a verdict in nft syntax."""
     match verdict:
         case Accept():
             return "accept"

@@ -1,4 +1,4 @@
-"""nft syntax of one match."""
+"""Renders one match in nft syntax."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ from nfagent.nftables.matches import (
 
 _IP = {4: "ip", 6: "ip6"}
 NFPROTO = {4: "ipv4", 6: "ipv6"}
-"""What nft calls a family where a packet is asked for it."""
+"""Families by the names of `meta nfproto`."""
 _Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code | HopLimit | LongestPayload | Within
-_MACHINE: dict[type[Match], str] = {
+_CONSTANT: dict[type[Match], str] = {
     FibLocalSource: "fib saddr type local",
     NotLoopback: 'iifname != "lo"',
     FromBridge: 'meta iifkind "bridge"',
@@ -61,14 +61,14 @@ _END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
 
 
 def key_text(key: CtAddress | IpAddress) -> str:
-    """Write which address is looked up."""
+    """Return the address of a match in nft syntax."""
     if isinstance(key, IpAddress):
         return f"{_IP[key.family]} {key.side}"
     return _END[key.end].format(_IP[key.family])
 
 
 def match_text(match: Match) -> str:
-    """Write one match."""
+    """Return a match in nft syntax."""
     match match:
         case (
             AddressInSet() | PairInSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | CtFlowInSet() | SetUpdate()
@@ -93,7 +93,7 @@ def match_text(match: Match) -> str:
             | OnesAddress()
             | FibUnrouted()
         ):
-            return _MACHINE[type(match)]
+            return _CONSTANT[type(match)]
         case _:
             return _header_text(match)
 
@@ -143,8 +143,8 @@ def _by_set_text(
         case PairInSet(other, name, negated):
             pair = f"{key_text(IpAddress('saddr', other.family))} . {key_text(other)}"
             return f"{pair} {'!= ' if negated else ''}@{name}"
-        case NamedPort(family, name, way):
-            port = "dport" if way == "original" else "sport"
+        case NamedPort(family, name, direction):
+            port = "dport" if direction == "original" else "sport"
             return f"{key_text(CtAddress('server', family))} . meta l4proto . th {port} @{name}"
         case PacketNamedPort(family, name):
             return f"{key_text(IpAddress('daddr', family))} . meta l4proto . th dport @{name}"
@@ -162,8 +162,8 @@ def _flow_text(family: Family) -> str:
 
 def _tracked_text(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply) -> str:
     match match:
-        case CtDirectionIs(way):
-            return f"ct direction {way}"
+        case CtDirectionIs(direction):
+            return f"ct direction {direction}"
         case ConntrackState(states):
             return f"ct state {','.join(states)}"
         case CtUnconfirmed():

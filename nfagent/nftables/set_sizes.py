@@ -1,7 +1,7 @@
-"""How many ways the sets of flows have room for.
+"""The capacity of dynamic sets (kind 'flow').
 
-A size is no part of what is compared: a set that has another one remembers ways, and to make it anew would forget them.
-Where more room is wanted, the kernel is asked to give it in place: Linux does from 6.5 on, and ignores it before.
+Sizes are not compared: re-creating a set because of its size would lose the reply tuples in it. To raise the capacity,
+`add set` is sent again with the larger size: Linux 6.5 and later resize the set in place, older kernels ignore it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nfagent.nftables.transaction import AddSet, Transaction
 
 
 def growing(listed: Ruleset, wanted: Ruleset) -> Transaction:
-    """Give the commands that give sets of flows the room that they shall have, where they have less."""
+    """Return the commands that raise the capacity of dynamic sets that have less than the desired one."""
     return tuple(
         AddSet(name, wanted.sets[name])
         for name, item in _resized(listed, wanted).items()
@@ -22,7 +22,7 @@ def growing(listed: Ruleset, wanted: Ruleset) -> Transaction:
 
 
 def sized(listed: Ruleset, wanted: Ruleset) -> Ruleset:
-    """Give a listing with the sets of flows as large as they shall be."""
+    """Return the listed ruleset with the desired capacity of dynamic sets."""
     found = _resized(listed, wanted)
     return msgspec.structs.replace(listed, sets={**listed.sets, **found}) if found else listed
 

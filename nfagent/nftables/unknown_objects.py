@@ -1,7 +1,8 @@
-"""Takes out of our table what nfagent never makes, and leaves alone what is ours: counters' values, remembered ways.
+"""Finds the foreign objects of the nfagent table, and an order in which the kernel deletes them.
 
-Foreign are objects of kinds that nfagent doesn't use, those whose form it can't have given, and those that have the
-name of one of ours, and another type. Rules and elements that refer to them go first, then maps, chains, sets, others.
+An object is foreign if nfagent doesn't use its kind, never writes its form, or wants another type under its name. Rules
+and elements that refer to it are deleted first, then maps, chains, sets, and objects of other kinds. Everything else
+stays, with the values of counters and the reply tuples in dynamic sets.
 """
 
 from __future__ import annotations
@@ -46,20 +47,20 @@ _OBJECTS = (
     "flowtable",
 )
 _ORDER = ("map", "chain", "set", *_OBJECTS)
-"""Kinds as libnftables lists them, which is also how `delete` names them, each before those that it may refer to."""
+"""Kinds by the names that libnftables lists and `delete` takes, each before the kinds that it may refer to."""
 
 
 class Removal(msgspec.Struct, frozen=True):
-    """What has to go, and what is left when it has gone.
+    """The removal of all foreign objects.
 
-    wakes:    the table has flags, such as `dormant`, and loses them
-    flushed:  chains whose rules go
-    elements: of maps that stay, those that lead to something that goes
-    deleted:  objects, in an order that the kernel takes
-    left:     the ruleset then
+    clears_flags: the table has flags, such as `dormant`, and loses them
+    flushed:      chains whose rules are deleted
+    elements:     of maps that stay: elements whose chain is deleted
+    deleted:      kind and name of objects, in an order that the kernel accepts
+    left:         the ruleset after the removal
     """
 
-    wakes: bool
+    clears_flags: bool
     flushed: tuple[str, ...]
     elements: dict[str, tuple[tuple[str, str], ...]]
     deleted: tuple[_Named, ...]
@@ -67,40 +68,40 @@ class Removal(msgspec.Struct, frozen=True):
 
 
 def is_identifier(name: str) -> bool:
-    """Tell whether nft's syntax can name an object so."""
+    """Return whether a name is an identifier of nft syntax."""
     return _IDENTIFIER.fullmatch(name) is not None
 
 
 def is_clean(before: Ruleset, after: Ruleset) -> bool:
-    """Tell whether there is nothing foreign, and nothing of another type than it shall have."""
+    """Return whether `before` has no foreign object and no object whose type differs in `after`."""
     return not before.foreign and next(_reshaped(before, after), None) is None
 
 
 def removal(before: Ruleset, after: Ruleset) -> Removal | None:
-    """Find what has to go; None where the table alone can go, as a whole."""
-    going = {*before.foreign, *_reshaped(before, after)}
-    wakes = TABLE_FLAGS in going
-    going.discard(TABLE_FLAGS)
-    if any(kind not in _ORDER or not is_identifier(name) for kind, name in going):
+    """Return the removal of foreign objects; None if only deleting the whole table can remove them."""
+    foreign = {*before.foreign, *_reshaped(before, after)}
+    clears_flags = TABLE_FLAGS in foreign
+    foreign.discard(TABLE_FLAGS)
+    if any(kind not in _ORDER or not is_identifier(name) for kind, name in foreign):
         return None
-    flushed = [name for name, chain in before.chains.items() if any(_concerned(rule, going) for rule in chain.rules)]
-    gone = {name for kind, name in going if kind == "chain"}
+    flushed = [name for name, chain in before.chains.items() if any(_refers_to(rule, foreign) for rule in chain.rules)]
+    gone = {name for kind, name in foreign if kind == "chain"}
     elements = {
         name: found
         for name, item in before.maps.items()
-        if ("map", name) not in going and (found := tuple(_leading_to(item, gone)))
+        if ("map", name) not in foreign and (found := tuple(_leading_to(item, gone)))
     }
     return Removal(
-        wakes,
+        clears_flags,
         tuple(sorted({*flushed, *gone})),
         elements,
-        tuple(sorted(going, key=lambda item: (_ORDER.index(item[0]), item[1]))),
-        _without(before, going, set(flushed), elements),
+        tuple(sorted(foreign, key=lambda item: (_ORDER.index(item[0]), item[1]))),
+        _without(before, foreign, set(flushed), elements),
     )
 
 
 def _reshaped(before: Ruleset, after: Ruleset) -> Iterator[_Named]:
-    """Give what kept its name and shall change its type."""
+    """Yield the objects whose name stays and whose type changes."""
     for name in before.sets.keys() & after.sets:
         if _shape(before.sets[name]) != _shape(after.sets[name]):
             yield "set", name
@@ -110,7 +111,7 @@ def _reshaped(before: Ruleset, after: Ruleset) -> Iterator[_Named]:
     for name in before.chains.keys() & after.chains:
         if before.chains[name].hook != after.chains[name].hook:
             yield "chain", name
-    # Sets and maps share their names.
+    # Sets and maps share one name space.
     yield from (("set", name) for name in before.sets.keys() & after.maps)
     yield from (("map", name) for name in before.maps.keys() & after.sets)
 
@@ -119,8 +120,8 @@ def _shape(item: NamedSet) -> tuple[str, int, str]:
     return (item.kind, item.family, item.comment)
 
 
-def _concerned(rule: Rule, going: set[_Named]) -> bool:
-    return any(isinstance(match, UnknownExpr) for match in rule.matches) or not going.isdisjoint(_references(rule))
+def _refers_to(rule: Rule, foreign: set[_Named]) -> bool:
+    return any(isinstance(match, UnknownExpr) for match in rule.matches) or not foreign.isdisjoint(_references(rule))
 
 
 def _references(rule: Rule) -> Iterator[_Named]:
@@ -139,19 +140,19 @@ def _leading_to(item: VerdictMap, gone: set[str]) -> Iterable[tuple[str, str]]:
 
 
 def _without(
-    before: Ruleset, going: set[_Named], flushed: set[str], elements: dict[str, tuple[tuple[str, str], ...]]
+    before: Ruleset, foreign: set[_Named], flushed: set[str], elements: dict[str, tuple[tuple[str, str], ...]]
 ) -> Ruleset:
     return Ruleset(
-        {name: item for name, item in before.sets.items() if ("set", name) not in going},
+        {name: item for name, item in before.sets.items() if ("set", name) not in foreign},
         {
             name: VerdictMap(item.family, dict(item.elements.items() - elements[name])) if name in elements else item
             for name, item in before.maps.items()
-            if ("map", name) not in going
+            if ("map", name) not in foreign
         },
         {
             name: Chain((), item.hook) if name in flushed else item
             for name, item in before.chains.items()
-            if ("chain", name) not in going
+            if ("chain", name) not in foreign
         },
         before.counters,
     )

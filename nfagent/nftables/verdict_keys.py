@@ -1,6 +1,6 @@
-"""Outcomes: what policies decide, and which of them an NFLOG prefix stands for.
+"""Verdict keys: a verdict with the policies that gave it, and the lookup of a key by its NFLOG prefix.
 
-Outcomes whose rules are gone are known for a while: packets that these logged may still be on their way to us.
+A key is kept for a while after its rules are deleted: packets that they logged may still be in the socket's queue.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from nfagent.model.objects import Direction, ObjectRef
 from nfagent.nftables import names
 
 _RETIRED, _RETIRED_POLICIES = 1024, 16_384
-"""Prefixes of rules that are gone which are remembered, the latest ones; and the policies that they name."""
-
+"""The latest prefixes of deleted rules that are kept, and how many policies they may name in all."""
 
 _REPLY = " reply"
-"""No policy's name holds a space."""
+"""The end of the prefix of a packet in reply direction. The name of a policy has no space."""
 
 
 def without_reply(prefix: str) -> tuple[str, bool]:
-    """Give the prefix of an outcome, and whether the packet with this one is a reply."""
+    """Return the prefix of a verdict key, and whether the packet is in reply direction."""
     return prefix.removesuffix(_REPLY), prefix.endswith(_REPLY)
 
 
 class VerdictKey(msgspec.Struct, frozen=True):
-    """An outcome: what policies decided, which a chain carries out, counts, and logs under a prefix.
+    """A verdict and the policies that gave it; a chain of its own counts, logs and applies it.
 
     policies: the policy whose rule decided, or the NetworkPolicies that isolate where no rule of theirs allowed
     """
@@ -37,22 +36,22 @@ class VerdictKey(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name of the chain that carries it out, and of the counter there."""
+        """The name of the chain that applies the verdict, and of the counter in it."""
         return names.outcome_name(self.disposition, self.direction, self.policies)
 
     @property
     def prefix(self) -> str:
-        """The prefix that the rule's log statement has."""
+        """The prefix of the rule's log statement."""
         return names.log_prefix(self.disposition, self.direction, self.policies)
 
     @property
     def reply_prefix(self) -> str:
-        """The prefix of packets that go from the server of a connection to its client."""
+        """The prefix of packets in reply direction, from server to client."""
         return f"{self.prefix}{_REPLY}"
 
 
 class VerdictKeys:
-    """Prefix to origin."""
+    """Verdict keys by NFLOG prefix."""
 
     def __init__(self) -> None:
         """Start without any."""
@@ -60,18 +59,18 @@ class VerdictKeys:
         self._retired: dict[str, VerdictKey] = {}
         self._retired_policies = 0
 
-    def add(self, origin: VerdictKey) -> None:
-        """Know a rule."""
-        self._current[origin.prefix] = origin
+    def add(self, key: VerdictKey) -> None:
+        """Add the key of a rule."""
+        self._current[key.prefix] = key
 
-    def retire(self, origin: VerdictKey) -> None:
-        """Take in that a rule is gone."""
-        gone = self._current.pop(origin.prefix, None)
+    def retire(self, key: VerdictKey) -> None:
+        """Mark the key of a deleted rule as retired."""
+        gone = self._current.pop(key.prefix, None)
         if gone is not None:
-            self._forget(origin.prefix)
-            self._retired[origin.prefix] = gone
+            self._forget(key.prefix)
+            self._retired[key.prefix] = gone
             self._retired_policies += len(gone.policies)
-            # The latest one stays, whatever it names.
+            # The latest one stays, however many policies it names.
             while len(self._retired) > 1 and (
                 len(self._retired) > _RETIRED or self._retired_policies > _RETIRED_POLICIES
             ):
@@ -83,15 +82,15 @@ class VerdictKeys:
             self._retired_policies -= len(gone.policies)
 
     def get(self, prefix: str) -> VerdictKey | None:
-        """Tell what a prefix stands for."""
+        """Return the key of a prefix; None for an unknown one."""
         return self._current.get(prefix) or self._retired.get(prefix)
 
 
 def denied_by(direction: Direction, policies: tuple[ObjectRef, ...]) -> VerdictKey:
-    """Give the outcome of what a rule of a tier denies, or what NetworkPolicies don't allow."""
+    """Return the key of a deny: by a rule of a tier, or by isolation."""
     return VerdictKey("deny", direction, policies)
 
 
 def allowed_by(direction: Direction, policies: tuple[ObjectRef, ...]) -> VerdictKey:
-    """Give the outcome of what a policy allows."""
+    """Return the key of an allow by a policy."""
     return VerdictKey("allow", direction, policies)

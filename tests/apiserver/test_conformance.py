@@ -17,7 +17,7 @@ from nfagent.policy.evaluator import evaluate
 from tests.conformance import load_conformance
 from tests.conformance.cover import cover
 from tests.conformance.readings import decode
-from tests.conformance.results import Tally
+from tests.conformance.results import ResultBuilder
 from tests.conformance.suites import NAMES, Case, State, Suite, flows, places, read, states
 from tests.support.apiserver_labs import tier_definitions
 from tests.support.http_follower import Follower
@@ -50,7 +50,7 @@ class Replay:
 
     def judge(self, case: Case) -> list[str]:
         """Return the probes of a case whose verdict by `evaluate` differs from the suite's."""
-        counts = Tally(case, "evaluate")
+        counts = ResultBuilder(case, "evaluate")
         desired = self.follower.desired
         for step, state in states(self.suite, case):
             self.take_up(state)

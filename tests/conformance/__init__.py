@@ -1,16 +1,16 @@
 """The recorded conformance suites: cyclonus for NetworkPolicy, two of network-policy-api for the tiers above and below.
 
-A case is a few policies, and probes with the verdict that each must get. Every case is judged by each reading of the
+A case is a few policies, and probes with their expected verdicts. Every case is checked by each implementation of the
 same objects: `evaluate`, both nodes' rulesets interpreted, and real packets in a lab with an agent on each node.
 
     suites     a suite's file as one common shape: cases, steps, documents, probes
-    readings   `evaluate` and the rules, asked by values alone
-    packets    the same probes sent in a lab
-    results    what came of a case
-    cover      few cases that bear every tag
-    report     what came of a run: values, JSON
-    show       the same for people: the table, the failures
-    session    a run over all of it
+    readings   `evaluate` and the interpreted rules
+    packets    the same probes, sent in a lab
+    results    the result of a case
+    cover      few cases that together have every tag
+    report     the report of a run: values, JSON
+    show       the report as text: the table, the failures
+    session    a run over all suites
     replay     a step's objects as a folder of manifests
 
 `python -m tests.conformance` (`make conformance`) runs everything; `pytest` all cases by the first two readings, and

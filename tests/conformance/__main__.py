@@ -1,4 +1,4 @@
-"""`python -m tests.conformance`: every case of every suite, by every reading."""
+"""`python -m tests.conformance`: every case of every suite, by every implementation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REPLAYS = Path("build", "conformance")
 
 
 def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]:
-    """Read the suites, and leave only the cases that are wanted; no id means all. Raises MachineError, UsageError."""
+    """Read the suites, and leave only the cases that are wanted; no id means all. Raises HostError, UsageError."""
     paths = {name: folder / f"{name}.json" for name in names}
     missing = [path.name for path in paths.values() if not path.exists()]
     if missing:
@@ -85,7 +85,7 @@ def main(
     replays: Path,
     output: str,
 ) -> None:
-    """Judge the recorded conformance cases: by `evaluate`, by both nodes' rules interpreted, and by packets in a lab.
+    """Run the recorded conformance cases: by `evaluate`, by both nodes' rules interpreted, and by packets in a lab.
 
     Exit code: 0 when no case failed, 1 when one did, 2 when they couldn't be run.
 

@@ -1,4 +1,4 @@
-"""Few cases that bear every tag."""
+"""Few cases that together have every tag."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tests.conformance.suites import Case
 
 
 def marks(case: Case) -> frozenset[str]:
-    """Give a case's tags and its support level."""
+    """Return a case's tags and its support level."""
     return frozenset(case.tags) | ({case.support} if case.support else frozenset())
 
 
 def cover(cases: Sequence[Case]) -> list[Case]:
-    """Choose cases that bear every mark between them: always the one with most marks that are still missing."""
+    """Return cases that together have every mark: greedily, the one with most missing marks first."""
     missing = frozenset[str]().union(*map(marks, cases))
     chosen = []
     while missing:

@@ -16,20 +16,20 @@ from nfagent.lab.probe import ProbeResult, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
 from tests.conformance.replay import file_name
-from tests.conformance.results import Result, Tally
+from tests.conformance.results import Result, ResultBuilder
 from tests.conformance.suites import Case, Node, Place, State, Step, Suite, flows, places, states
 from tests.support.packet_labs import as_text
 
 TAG = "conformance"
-"""What the names of the labs' network namespaces carry."""
+"""Part of the names of the labs' network namespaces."""
 
 SILENCE_SECONDS = 0.3
-"""How long a probe that nothing answers is listened to."""
+"""How long a probe waits for a reply."""
 _LATE_SECONDS = 3.0
-"""The same in a second try, which a step gets where an answer is missing: the machine may have been busy."""
+"""The same in a second try, after a missing reply: the machine may have been busy."""
 
-# Many thousand probes use a source port twice: what an earlier one left in conntrack must be gone by then.
-_FORGETFUL = {
+# Among thousands of probes a source port is used twice: the earlier conntrack entry must have expired by then.
+_SHORT_TIMEOUTS = {
     "netfilter/nf_conntrack_udp_timeout": "1",
     "netfilter/nf_conntrack_udp_timeout_stream": "1",
     "netfilter/nf_conntrack_tcp_timeout_close": "1",
@@ -37,10 +37,10 @@ _FORGETFUL = {
 
 
 class ConformanceLab:
-    """A lab that takes up the objects of one case after the other, of any suite that has its nodes."""
+    """A lab that runs one case after another, of any suite with its nodes."""
 
     def __init__(self, nodes: tuple[Node, ...], attachment: Attachment, folder: Path) -> None:
-        """Plan it; folder is empty, and will hold the manifests and the agents' own folders."""
+        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders."""
         self.nodes = nodes
         self._attachment: Attachment = attachment
         self._manifests = folder / "manifests"
@@ -54,10 +54,10 @@ class ConformanceLab:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
-        """Build it; gone after. Raises MachineError, KernelError."""
+        """Build the lab, and remove it on exit. Raises HostError, KernelError."""
         with self._fabric, self._servers, self._cluster:
             for node in self.nodes:
-                netns.write_sysctls(self._fabric.node_namespace(node.name), _FORGETFUL)
+                netns.write_sysctls(self._fabric.node_namespace(node.name), _SHORT_TIMEOUTS)
             yield self
 
     def judge(self, suite: Suite, case: Case) -> Result:
@@ -67,18 +67,18 @@ class ConformanceLab:
         """
         if suite.nodes != self.nodes:
             raise UsageError(f"{suite.name} has other nodes than this lab: build one of its own for it")
-        tally = Tally(case, self._attachment)
+        builder = ResultBuilder(case, self._attachment)
         for step, state in states(suite, case):
             try:
-                self._take_up(state, places(suite, state))
-                self._probe(case, step, tally)
+                self._apply(state, places(suite, state))
+                self._probe(case, step, builder)
             except NfagentError as error:
-                tally.broke(step.number, str(error))
+                builder.broke(step.number, str(error))
                 break
-        return tally.result()
+        return builder.result()
 
-    def _take_up(self, state: State, pods: dict[str, Place]) -> None:
-        """Make files and Pods what they are in a state; every agent enforces it when this returns."""
+    def _apply(self, state: State, pods: dict[str, Place]) -> None:
+        """Write the files and create the Pods of a state; return when every agent enforces it."""
         for ref in self._state.keys() - state.keys():
             (self._manifests / file_name(ref)).unlink()
         for ref, document in state.items():
@@ -115,22 +115,22 @@ class ConformanceLab:
             return self._fabric.node_namespace(place.node)
         return self._fabric.pod_namespace(place.namespace, place.name)
 
-    def _probe(self, case: Case, step: Step, tally: Tally) -> None:
+    def _probe(self, case: Case, step: Step, builder: ResultBuilder) -> None:
         asked = [
             (probe, flow, Sent(self._namespace(self._pods[probe.source]), flow.destination, probe.protocol, probe.port))
             for probe, flow in flows(case, step, self._pods)
         ]
         outcomes = run_probes(self._servers, (sent for _, _, sent in asked), SILENCE_SECONDS)
         if any(probe.allowed and not outcomes[sent].reached for probe, _, sent in asked):
-            # Then silence has proven nothing about the others either.
+            # Then a missing reply proves nothing about the other probes either.
             silent = [sent for sent, outcome in outcomes.items() if not outcome.reached]
             outcomes |= run_probes(self._servers, silent, _LATE_SECONDS)
         for probe, flow, sent in asked:
-            tally.judged(step.number, probe, flow, _found(outcomes[sent]))
+            builder.judged(step.number, probe, flow, _found(outcomes[sent]))
 
 
 def _found(outcome: ProbeResult) -> str:
-    """Say what became of a probe: denied is silence, and nothing else."""
+    """Return the result of a probe: denied means no reply and no error."""
     if outcome.reached:
         return "allowed"
     if outcome.error:

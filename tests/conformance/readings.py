@@ -1,4 +1,4 @@
-"""A case by values alone: what `evaluate` says, and what both nodes' rulesets do, interpreted."""
+"""The verdicts of a case without packets: by `evaluate`, and by both nodes' rulesets, interpreted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow, evaluate
-from tests.conformance.results import NO_PACKET, Result, Tally
+from tests.conformance.results import NO_PACKET, Result, ResultBuilder
 from tests.conformance.suites import Case, Document, Suite, flows, places, states
 from tests.support.nft_interpreter import HookName, opening, run, seen_at
 from tests.support.two_node_cluster import hops
@@ -20,23 +20,23 @@ def decode(document: Document) -> Item:
 
 
 class _Cluster:
-    """What each node's agent would hold, following the steps as its watches would tell them."""
+    """The state of each node's agent, updated by the steps like by its watches."""
 
     def __init__(self, suite: Suite) -> None:
         self._views = {node.name: DesiredState(node.name) for node in suite.nodes}
         self._any = self._views[suite.nodes[0].name]
-        self._ways: dict[tuple[str, str], list[tuple[str, HookName]]] = {}
+        self._hops: dict[tuple[str, str], list[tuple[str, HookName]]] = {}
         for document in suite.base.values():
             self.put(document)
 
     def put(self, document: Document) -> None:
         item = decode(document)
-        self._ways.clear()
+        self._hops.clear()
         for view in self._views.values():
             view.put(item)
 
     def remove(self, ref: ObjectRef) -> None:
-        self._ways.clear()
+        self._hops.clear()
         for view in self._views.values():
             assert view.remove(ref), f"{ref} was there to be removed"
 
@@ -45,20 +45,20 @@ class _Cluster:
         return "allowed" if allowed else "denied"
 
     def accepted(self, flow: Flow) -> str:
-        """Show the first packet to every node on its way."""
+        """Return the verdict on the first packet, by the rules of every node on its path."""
         packet, ends = opening(flow), (flow.source, flow.destination)
-        if ends not in self._ways:
-            self._ways[ends] = list(hops(flow, self._any.cluster))
-        for node, hook in self._ways[ends]:
+        if ends not in self._hops:
+            self._hops[ends] = list(hops(flow, self._any.cluster))
+        for node, hook in self._hops[ends]:
             if not run(self._views[node].ruleset(), hook, seen_at(hook, packet)).accepted:
                 return "denied"
         return "allowed"
 
 
 def judge(suite: Suite, case: Case) -> tuple[Result, Result]:
-    """Judge a case by `evaluate`, and by the rules."""
+    """Return the results of a case by `evaluate` and by the rules."""
     cluster = _Cluster(suite)
-    by_evaluate, by_rules = Tally(case, "evaluate"), Tally(case, "rules")
+    by_evaluate, by_rules = ResultBuilder(case, "evaluate"), ResultBuilder(case, "rules")
     for step, state in states(suite, case):
         for document in step.apply:
             cluster.put(document)

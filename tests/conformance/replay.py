@@ -1,4 +1,4 @@
-"""The objects after a step, as a folder of manifests: to see by hand what a case is about."""
+"""Writes the objects after a step as a folder of manifests, to look into a case."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.packet_labs import as_text
 
 
 def file_name(ref: ObjectRef) -> str:
-    """Give the manifest file of an object."""
+    """Return the manifest file of an object."""
     return "-".join(part for part in (ref.kind.lower(), ref.namespace, ref.name) if part) + ".yaml"
 
 
@@ -29,7 +29,7 @@ def write(folder: Path, suite: Suite, case: Case, number: int) -> Path:
 
 
 def command(folder: Path, node: str, failure: Failure) -> str:
-    """Give the command that explains the verdict on a failed probe."""
+    """Return the command that explains the verdict on a failed probe."""
     flow = failure.flow
     if flow is None:
         return f"nfagent render --manifests {folder} --node {node}"

@@ -1,4 +1,4 @@
-"""What came of a run, as values that are JSON as they are."""
+"""The report of a run, as values for JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEVELS = ("core", "extended", "experimental")
 
 
 class Count(msgspec.Struct):
-    """Cases by what came of them, and the probes that were judged."""
+    """Numbers of cases by outcome, and of checked probes."""
 
     passed: int = 0
     failed: int = 0
@@ -37,7 +37,7 @@ class Row(msgspec.Struct):
 
 
 class Aside(msgspec.Struct):
-    """Probes that a reading doesn't judge, and why."""
+    """Probes that an implementation doesn't check, and why."""
 
     suite: str
     reading: Reading
@@ -72,7 +72,7 @@ class Failed(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """A whole run. seconds: by the clock on the wall."""
+    """A whole run. seconds: elapsed time."""
 
     rows: list[Row]
     not_applicable: list[Aside]

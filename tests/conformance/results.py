@@ -1,4 +1,4 @@
-"""What came of a case in one reading."""
+"""The result of a case by one implementation."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Result(NamedTuple):
 
     @property
     def broken(self) -> bool:
-        """Tell whether a step couldn't be made, so that what it ran in is good for nothing more."""
+        """Return whether a step couldn't be made, so that what it ran in is good for nothing more."""
         return any(failure.probe is None for failure in self.failures)
 
 
-class Tally:
+class ResultBuilder:
     """Collects one case's result."""
 
     def __init__(self, case: Case, reading: Reading) -> None:

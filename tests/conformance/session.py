@@ -1,4 +1,4 @@
-"""A run over some suites: every case by every reading, and where the run is."""
+"""A run over some suites: every case by every implementation, with progress."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Session:
         self.results: list[Result] = []
 
     def judge_by_values(self) -> None:
-        """Judge every case by `evaluate` and by the rules, interpreted."""
+        """Check every case by `evaluate` and by the interpreted rules."""
         self._stage.step(f"evaluate, and both nodes' rules interpreted: {counted(self._of, 'case')}")
         pairs = (readings.judge(suite, case) for suite in self._suites for case in suite.cases)
         for done, pair in enumerate(pairs, start=1):
             self._note(done, pair)
 
     def judge_by_packets(self, attachments: Sequence[Attachment]) -> None:
-        """Send every case's packets. Raises MachineError; nothing is left behind, also after SIGTERM."""
+        """Send every case's packets. Raises HostError; nothing is left behind, also after SIGTERM."""
         netns.sweep(TAG)
         before = signal.signal(signal.SIGTERM, _interrupt)
         scratch = Path(tempfile.mkdtemp(prefix="nfagent-conformance-"))
@@ -55,7 +55,7 @@ class Session:
             signal.signal(signal.SIGTERM, before)
 
     def _sent(self, attachment: Attachment, scratch: Path) -> Generator[Result, None, None]:
-        """Judge in a lab as long as it is sound and the suites have its nodes, then in a fresh one."""
+        """Run cases in one lab, and in a new one after a broken step or for other nodes."""
         waiting = deque((suite, case) for suite in self._suites for case in suite.cases)
         while waiting:
             folder = Path(tempfile.mkdtemp(dir=scratch))

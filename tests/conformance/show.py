@@ -67,7 +67,7 @@ def _asides(asides: Sequence[Aside]) -> Iterator[str]:
 
 
 def _failures(failures: Sequence[Failed]) -> Iterator[str]:
-    """Give a table for each step that failed, and the commands that show it again."""
+    """Yield a table for each step that failed, and the commands that show it again."""
     steps: dict[tuple[str, str, int], list[Failed]] = {}
     for failed in failures:
         steps.setdefault((failed.case, failed.title, failed.step), []).append(failed)

@@ -1,4 +1,4 @@
-"""A suite of two cases, written here: the judges are judged by it, also where the recorded suites aren't at hand."""
+"""A suite of two cases, to test the runner itself."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ _CONTENT: Document = {
 
 
 def content() -> Document:
-    """Give the suite as its file would have it, to be changed as a test likes."""
+    """Return a copy of the suite's file content, which a test may change."""
     return deepcopy(_CONTENT)
 
 
 def with_rows(*rows: str) -> Document:
-    """Give it with another table of verdicts for the first step, in which x/b is isolated."""
+    """Return it with another table of verdicts for the first step, in which x/b is isolated."""
     changed = content()
     changed["cases"][0]["steps"][0]["probes"][0]["rows"] = list(rows)
     return changed

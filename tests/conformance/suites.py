@@ -43,7 +43,7 @@ class Probe(NamedTuple):
 
     @property
     def itself(self) -> bool:
-        """Tell whether a Pod asks for its own address: Kubernetes says that it can't block that."""
+        """Return whether a Pod asks for its own address: Kubernetes says that it can't block that."""
         return self.source == self.destination
 
 
@@ -129,7 +129,7 @@ def read(name: str, content: Document) -> Suite:
 
 
 def states(suite: Suite, case: Case) -> Iterator[tuple[Step, State]]:
-    """Give each step of a case, with all objects that there are after it."""
+    """Yield each step of a case, with all objects that there are after it."""
     state = dict(suite.base)
     for step in case.steps:
         state = state | {_ref(document): document for document in step.apply}
@@ -139,7 +139,7 @@ def states(suite: Suite, case: Case) -> Iterator[tuple[Step, State]]:
 
 
 def places(suite: Suite, state: State) -> dict[str, Place]:
-    """Give the Pods of a state by NAMESPACE/NAME."""
+    """Return the Pods of a state by NAMESPACE/NAME."""
     found = {}
     for ref, document in state.items():
         if ref.kind == "Pod":
@@ -158,7 +158,7 @@ def places(suite: Suite, state: State) -> dict[str, Place]:
 
 
 def flows(case: Case, step: Step, pods: Mapping[str, Place]) -> Iterator[tuple[Probe, Flow]]:
-    """Give each probe of a step once for each family: the connection that it is."""
+    """Yield each probe of a step once for each family: the connection that it is."""
     for family in case.families:
         held = {path: place.address(family) for path, place in pods.items()}
         for probe in step.probes:

@@ -19,10 +19,11 @@ import pytest
 
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import Match, UnknownExpr
 from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.nftables.parse import parse_ruleset
-from nfagent.nftables.transaction import diff, transaction_text
+from nfagent.nftables.transaction import transaction_text
 from tests.kernel.test_ruleset_round_trip import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
 from tests.support.packet_labs import logging_document
 from tests.support.two_node_cluster import Scene, labelled, policy

@@ -16,9 +16,9 @@ from pyroute2 import netns
 
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import L4Proto
 from nfagent.nftables.objects import ABSENT, Goto, Ruleset
-from nfagent.nftables.transaction import diff
 from tests.support.edge_cases import BOTH, blocks, cidrs
 from tests.support.two_node_cluster import DECODERS, Document, labelled, node, pod, policy, port
 

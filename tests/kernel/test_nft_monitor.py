@@ -23,8 +23,9 @@ from nfagent.kernel.set_elements import SetElementSocket
 from nfagent.kernel.sockets import netfilter_socket, request_socket
 from nfagent.kernel.table_queries import generation
 from nfagent.netlink.nft_events import CommitOrigin
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, NamedSet, Ruleset
-from nfagent.nftables.transaction import ChangeElements, Transaction, diff
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [

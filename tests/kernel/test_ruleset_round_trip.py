@@ -14,11 +14,12 @@ from hypothesis import given, settings
 
 from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import Fragment, PacketPortIn, ServerPortIn
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.render import table_text
-from nfagent.nftables.transaction import AddRule, Transaction, diff, transaction_text
+from nfagent.nftables.transaction import AddRule, Transaction, transaction_text
 from tests.properties.strategies import desired, worlds
 from tests.support.two_node_cluster import DECODERS, Document, Scene, labelled, pod, policy, port, tier_policy
 

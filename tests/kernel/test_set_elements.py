@@ -24,6 +24,7 @@ from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.set_elements import ElementError, SetElementSocket
 from nfagent.kernel.sockets import request_socket
 from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import IpAddress
 from nfagent.nftables.objects import (
     ABSENT,
@@ -37,7 +38,7 @@ from nfagent.nftables.objects import (
     VerdictMap,
     VmapLookup,
 )
-from nfagent.nftables.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction, diff
+from nfagent.nftables.transaction import AddCounter, ChangeElements, ChangeMapElements, Transaction
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [

@@ -16,7 +16,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.netaddr import Family, family_of
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
-from nfagent.nftables.transaction import diff
+from nfagent.nftables.diff import diff
 from nfagent.policy.evaluator import Flow
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
 from tests.properties.tier_strategies import tier_policies

@@ -12,8 +12,9 @@ from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import transaction
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Ruleset
-from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction, diff, phases
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction, phases
 from nfagent.policy.evaluator import Flow
 from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
 from tests.support.fake_nftables import FakeKernel

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.model.gvk import Item
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.render import table_text
-from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, diff
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 from tests.properties.objects import pods
 from tests.properties.strategies import IN_NO_RANGE, desired, worlds
 from tests.support.fake_nftables import FakeKernel

@@ -15,8 +15,9 @@ from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import Transaction, diff
+from nfagent.nftables.transaction import Transaction
 from tests.support.fake_nftables import FakeKernel, Refused
 from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
 

@@ -44,7 +44,7 @@ def test_both_readings_find_a_verdict_that_is_wrong(rows: list[str], found: str)
         assert [failure.step for failure in result.failures] == [1, 1], "once for each family"
 
 
-def test_what_is_not_judged_is_counted_with_its_reason() -> None:
+def test_probes_that_are_not_checked_are_counted_with_their_reason() -> None:
     first, second = ({result.reading: result for result in judge(SMALL, case)} for case in SMALL.cases)
     assert first["evaluate"].aside == {}
     assert first["rules"].aside == {NO_PACKET: 2 * (2 + 3)}

@@ -18,7 +18,7 @@ from tests.conformance.__main__ import main
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder with one suite, in which every verdict is right."""
+    """Return a folder with one suite, in which every verdict is right."""
     write(tmp_path, small.content())
     return tmp_path
 
@@ -102,7 +102,7 @@ def test_one_case_can_be_run(folder: Path) -> None:
         pytest.param(["--suite", "tiers-v1alpha1"], "give the folder", id="a suite that isn't there"),
     ],
 )
-def test_what_cannot_be_run_ends_with_2_and_says_what_is_missing(
+def test_a_run_that_cannot_start_exits_with_2_and_names_what_is_missing(
     folder: Path, arguments: list[str], words: str
 ) -> None:
     done = run(folder, *arguments)

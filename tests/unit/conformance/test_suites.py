@@ -1,4 +1,4 @@
-"""Both ways in which suites write their probes come out as one; a case's objects are those of the steps so far."""
+"""Both notations of probes give the same values; the objects of a case are those of its steps so far."""
 
 from __future__ import annotations
 

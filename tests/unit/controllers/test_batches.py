@@ -19,8 +19,9 @@ from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, ObjectRef, Pod
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Goto, Ruleset
-from nfagent.nftables.transaction import Transaction, diff
+from nfagent.nftables.transaction import Transaction
 from tests.support.fake_nftables import FakeKernel
 from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
 

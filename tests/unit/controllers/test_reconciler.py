@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from nfagent.controllers.reconciler import Reconciler, ReconcileStatus
 from nfagent.errors import KernelError, WireError
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset
-from nfagent.nftables.transaction import ChangeElements, Transaction, diff
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.fake_nftables import FakeKernel, Refused
 
 TURNS = 30

@@ -1,4 +1,4 @@
-"""Documents to TierPolicies: what is read, and what a policy with a fault of its own still does."""
+"""Decoding of TierPolicies, and the effect of a policy with an error."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ BOTH: Document = {"ingress": [DENY_SHOP], "egress": [DENY_TO_SHOP]}
 
 
 def closed(found: TierPolicy) -> tuple[str, ...]:
-    """Give the directions that a policy with a fault closes."""
+    """Return the directions that a policy with a fault closes."""
     assert found.problem is not None
     assert found.problems == (found.problem,)
     everything = (TierRule("deny", problem=found.problem),)
@@ -206,7 +206,7 @@ def test_rules_that_are_no_list_close_their_direction(
 ) -> None:
     found = version.read(**rules)
     assert closed(found) == directions
-    assert "is not a list; write its entries each behind `- `" in str(found.problem)
+    assert "is not a list; write `- ` before each entry" in str(found.problem)
     if version is not BANP:
         assert found.priority == 5
 
@@ -309,7 +309,7 @@ BAD_SUBJECTS: dict[str, tuple[Any, str]] = {
 
 @each_kind
 @pytest.mark.parametrize(("subject", "message"), BAD_SUBJECTS.values(), ids=BAD_SUBJECTS)
-def test_a_policy_whose_subject_is_not_known_judges_nobody_and_says_so(
+def test_a_policy_with_an_invalid_subject_applies_to_no_pod_and_has_a_problem(
     read: Read, subject: object, message: str
 ) -> None:
     found = read(subject=subject, **BOTH)
@@ -334,7 +334,7 @@ DECODERS = {
 
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("spec", ["all", [1], 5, True], ids=["text", "a list", "a number", "a boolean"])
-def test_a_spec_that_is_no_mapping_judges_nobody_and_says_so(kind: str, spec: object) -> None:
+def test_a_spec_that_is_not_a_mapping_applies_to_no_pod_and_has_a_problem(kind: str, spec: object) -> None:
     found = DECODERS[kind]({"kind": kind, "metadata": {"name": "default"}, "spec": spec})
     assert (found.subject, found.priority) == (None, NO_PRIORITY if kind == "BaselineAdminNetworkPolicy" else UNPLACED)
     assert closed(found) == ("ingress", "egress")
@@ -343,7 +343,7 @@ def test_a_spec_that_is_no_mapping_judges_nobody_and_says_so(kind: str, spec: ob
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_a_policy_without_a_spec_judges_nobody_and_says_so(kind: str) -> None:
+def test_a_policy_without_a_spec_applies_to_no_pod_and_has_a_problem(kind: str) -> None:
     found = DECODERS[kind]({"kind": kind, "metadata": {"name": "default"}})
     assert (found.subject, closed(found)) == (None, ())
 

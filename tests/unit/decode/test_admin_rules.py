@@ -1,4 +1,4 @@
-"""Rules of the tiers' policies that can't be read as they are: what is said, and what they still do."""
+"""Invalid rules of tier policies: their error messages, and their effect."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ BAD_PEERS: dict[str, tuple[Any, str]] = {
     ),
     "a network twice": (
         [{"networks": ["10.0.0.0/8", "11.0.0.0/8", "10.0.0.0/8"]}],
-        ".to[0].networks[2] '10.0.0.0/8': is there twice",
+        ".to[0].networks[2] '10.0.0.0/8': is a duplicate",
     ),
     "an address without a prefix length": ([{"networks": ["10.0.0.1"]}], ".networks[0] '10.0.0.1': is not a CIDR"),
     "a network that is a number": ([{"networks": [10]}], ".networks[0] '10': is not a string"),

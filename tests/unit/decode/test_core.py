@@ -1,4 +1,4 @@
-"""Documents to Namespaces, Nodes, Pods, ServiceCIDRs and NetworkLogging."""
+"""Decoding of Namespaces, Nodes, Pods, ServiceCIDRs and NetworkLogging."""
 
 from __future__ import annotations
 

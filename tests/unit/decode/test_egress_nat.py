@@ -1,4 +1,4 @@
-"""Documents to EgressNATPolicies and NetworkGatewayGroups (masquerade.md)."""
+"""Decoding of EgressNATPolicies and NetworkGatewayGroups."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ NOSNAT = {"action": "NoSNAT", "destinations": []}
         ),
         pytest.param({**NOSNAT, "destination": []}, "spec.destination: is not a field here", id="a slip"),
         pytest.param({**NOSNAT, "sources": []}, "spec.sources: is empty; leave it out for every Pod", id="no sources"),
-        pytest.param({**NOSNAT, "sources": [{}]}, "spec.sources[0]: selects nobody; write podSelector", id="no source"),
+        pytest.param({**NOSNAT, "sources": [{}]}, "spec.sources[0]: selects no Pod; write podSelector", id="no source"),
         pytest.param(
             {**NOSNAT, "sources": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}]},
             "spec.sources[0].podSelector.matchExpressions[0].operator 'Like': is not an operator",
@@ -161,7 +161,7 @@ NOSNAT = {"action": "NoSNAT", "destinations": []}
         ),
         pytest.param(
             {**NOSNAT, "gatewayRef": {"name": "gw", "namespace": "kube-system"}},
-            "spec.gatewayRef: has no meaning with action NoSNAT; take it away, or write action SNAT",
+            "spec.gatewayRef: has no meaning with action NoSNAT; delete it, or write action SNAT",
             id="a gateway without SNAT",
         ),
         pytest.param(
@@ -194,7 +194,7 @@ def test_a_group_of_gateways_is_read() -> None:
     [
         pytest.param(group(), "spec.floatingIPs: is empty; write at least one address", id="no address"),
         pytest.param(group("192.0.2.0/24"), "floatingIPs[0] '192.0.2.0/24': is not an IP address", id="a CIDR"),
-        pytest.param(group("::1", "0::1"), "floatingIPs[1] '0::1': is in the list twice", id="one address twice"),
+        pytest.param(group("::1", "0::1"), "floatingIPs[1] '0::1': is a duplicate", id="one address twice"),
         pytest.param(group("::1", floatingIP="::2"), "spec.floatingIP '::2': is not a field here", id="a slip"),
     ],
 )

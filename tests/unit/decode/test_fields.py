@@ -1,4 +1,4 @@
-"""Reading fields: what is read, and that each error names object, field and value."""
+"""Decoding of fields; each error names object, field and value."""
 
 from __future__ import annotations
 

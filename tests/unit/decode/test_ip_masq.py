@@ -1,4 +1,4 @@
-"""The ip-masq-agent configuration as the reference reads it (masquerade.md)."""
+"""The ip-masq-agent configuration, decoded as ip-masq-agent does."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_reads(text: str | None, config: IpMasqConfig) -> None:
     ("text", "message"),
     [
         pytest.param("a: [", "data.config: is neither YAML nor JSON at its line 2: while parsing", id="broken YAML"),
-        pytest.param("a: .nan", "at its line 1: '.nan' is no number that JSON has", id="not a number"),
+        pytest.param("a: .nan", "at its line 1: '.nan' is not a JSON number", id="not a number"),
         pytest.param("a: 1\n---\nb: 1", "data.config: has a second document at its line 3", id="two documents"),
         pytest.param(
             f"nonMasqueradeCIDRs: [{'a' * 70_000}]",
@@ -160,7 +160,7 @@ UNREAD = {
     ),
     "of a key in two spellings ours holds": Unread(
         f"nonmasqueradecidrs: []\n{LISTED}",
-        "nonmasqueradecidrs: is nonMasqueradeCIDRs in other letters, which holds; delete one of the two",
+        "nonmasqueradecidrs: is nonMasqueradeCIDRs in other letter case, which is used; delete one of the two",
         READABLE,
         READABLE,
     ),
@@ -213,7 +213,7 @@ def test_a_config_map_without_the_key_that_is_read_says_so() -> None:
     assert found is not None
     assert found.cidrs is None
     assert [problem.reason for problem in found.problems] == [
-        "has no key config, which alone is read; write the configuration there"
+        "has no key config, the only one that is read; write the configuration there"
     ]
 
 

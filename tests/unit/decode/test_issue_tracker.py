@@ -1,4 +1,4 @@
-"""What is wrong is kept by the event: news costs what changed, however much is wrong besides."""
+"""Problems are tracked by event: the cost of reporting changes doesn't depend on other problems."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_news_come_in_the_order_of_their_words() -> None:
 
 
 def closed(number: int) -> dict[str, Any]:
-    """Describe a policy that fails closed: nobody can say which ports it means."""
+    """Return the description of a policy that fails closed: its ports are invalid."""
     document = policy(f"shop/p{number:04}", labelled(app="web"), ingress=[{"ports": [{"port": 0}]}])
     return {**document, "apiVersion": "networking.k8s.io/v1"}
 

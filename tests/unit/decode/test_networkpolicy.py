@@ -1,4 +1,4 @@
-"""Documents to NetworkPolicies: defaults filled in, faults named, and what a policy with a fault still does."""
+"""Decoding of NetworkPolicies: defaults, error messages, and the effect of a policy with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy that lists more than one policy may fails closed by its own name; one at the limit is enforced."""
+"""A policy beyond a size limit fails closed; one at the limit is enforced."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def values(count: int) -> list[Document]:
 
 
 def wide(count: int) -> list[Document]:
-    """Give peers that an index finds too, and so many that none does."""
+    """Return peers that an index finds too, and so many that none does."""
     negative = [
         {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": f"k{n}", "operator": "DoesNotExist"}]}}
         for n in range(count)
@@ -55,14 +55,14 @@ def empty_peers(count: int) -> list[Document]:
 
 
 def pairs(count: int) -> list[Document]:
-    """Give rules that are a single one to whoever counts rules, and a rule of nftables for each peer and port."""
+    """Return one rule of a policy that is an nftables rule for each pair of peer and port."""
     both = [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]
     ports = [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP", "SCTP") for port in (80, 90, 100)]
     return [{"from": both, "ports": ports}] * (count // 18) + [{"ports": [{"port": 80}]}] * (count % 18)
 
 
 def many_ports(count: int) -> list[Document]:
-    """Give as many ports as that, which are one set of ports."""
+    """Return as many ports as that, which are one set of ports."""
     return [{"from": [{"podSelector": {}}], "ports": [{"port": number + 1} for number in range(count)]}]
 
 
@@ -98,7 +98,7 @@ def test_one_policy_may_have_only_so_many(listed: object, most: int, said: str) 
     assert more.pods.requirements == (Requirement("app", "In", ("web",)),)
 
 
-def test_it_closes_its_own_pods_and_nobody_else_s() -> None:
+def test_it_denies_its_own_pods_and_no_others() -> None:
     large = policy("shop/large", labelled(app="web"), types=["Ingress"], ingress=rules(MOST_RULES + 1))
     other = policy("shop/other", labelled(app="db"), types=["Ingress"], ingress=rules(1))
     scene = Scene(WEB, DB, SPY, large, other)

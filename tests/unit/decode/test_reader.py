@@ -1,4 +1,4 @@
-"""An object's JSON: quickly or carefully read, the same comes out; what can't be read keeps its name."""
+"""Decoding of an object's JSON: both decoders give the same result; an invalid object keeps its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One field that can't be read takes no other along; what stands in its place; what is said of it."""
+"""An invalid field doesn't affect other fields: its value instead, and its error message."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ NODES = {
 
 
 @pytest.mark.parametrize("case", NODES.values(), ids=NODES)
-def test_a_node_keeps_whatever_can_be_read(case: NodeCase) -> None:
+def test_a_node_keeps_its_valid_fields(case: NodeCase) -> None:
     found = decode_node(case.document)
     assert (found.addresses, found.labels) == (case.addresses, (("role", "cp"),))
     assert found.pod_cidrs == tuple(map(parse_cidr, case.cidrs))
@@ -168,7 +168,7 @@ PODS: dict[str, tuple[Document, dict[str, object], str]] = {
         {},
         "metadata.labels.a b 'a b': is not a label key",
     ),
-    "labels that are no mapping are labels that nobody knows": (
+    "labels that are not a mapping are unreadable": (
         pod(labels=["app=web"]),
         {"labels": (("?", "?"),)},
         "metadata.labels: is not a mapping",
@@ -209,7 +209,7 @@ PODS: dict[str, tuple[Document, dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("document", "changed", "problem"), PODS.values(), ids=PODS)
-def test_a_pod_keeps_whatever_can_be_read(document: Document, changed: dict[str, object], problem: str) -> None:
+def test_a_pod_keeps_its_valid_fields(document: Document, changed: dict[str, object], problem: str) -> None:
     found = decode_pod(document)
     assert {name: getattr(found, name) for name in READ} == {**READ, **changed}
     (said,) = map(str, found.problems)
@@ -227,7 +227,7 @@ def test_a_spec_that_is_no_mapping_is_said_once_and_leaves_the_rest() -> None:
 def test_many_unreadable_fields_are_counted_after_the_first() -> None:
     found = decode_pod(pod(labels={f"k{number}": number for number in range(12)}))
     assert len(found.problems) == 9
-    assert str(found.problems[-1]) == "Pod shop/web: 4 more fields can't be read; mend these first"
+    assert str(found.problems[-1]) == "Pod shop/web: 4 more fields can't be read; fix these first"
 
 
 def test_an_unreadable_label_leaves_a_namespace_the_others() -> None:

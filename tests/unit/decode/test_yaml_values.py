@@ -1,4 +1,4 @@
-"""YAML text to values: as kubectl reads it, and at a cost in the size of the text.
+"""YAML parsing: the same values as kubectl, at a cost proportional to the size of the text.
 
 `kubectl_yaml.jsonl` has texts, and what sigs.k8s.io/yaml v1.6.0 (of Kubernetes 1.34) makes of each:
 `yaml.YAMLToJSON([]byte(text))` in Go, "" for an error.
@@ -23,7 +23,7 @@ TABLE = [
 ]
 
 
-def read(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+def read(text: str) -> Any:  # noqa: ANN401 - any YAML value
     found = list(yaml_documents(text))
     return found[0][1] if found else None
 
@@ -51,11 +51,11 @@ def test_a_text_is_read_as_kubectl_reads_it(text: str, wanted: str) -> None:
         pytest.param("a: 1\na: 2", "'a' is there twice in one mapping; keep one", id="a key twice"),
         pytest.param("1: a\n'1': b", "'1' is there twice in one mapping; keep one", id="a key twice in JSON"),
         pytest.param("x: &x {a: 2}\nz: {<<: *x, a: 1, a: 2}", "'a' is there twice", id="a key twice after a merge"),
-        pytest.param(".inf: a", "'.inf' is no number that JSON has", id="a key without end"),
+        pytest.param(".inf: a", "'.inf' is not a JSON number", id="a key without end"),
         pytest.param("12345678.5: a", "'12345678.5' can't be a key; put it in quotes", id="a key with a power of ten"),
     ],
 )
-def test_what_kubectl_lets_through_and_somebody_has_not_meant_is_refused(text: str, wrong: str) -> None:
+def test_yaml_that_kubectl_accepts_and_that_is_surely_a_mistake_is_refused(text: str, wrong: str) -> None:
     with pytest.raises(YamlError, match=wrong.replace(".", r"\.")):
         read(text)
 

@@ -9,8 +9,9 @@ import pytest
 from nfagent.desired.state import DesiredState
 from nfagent.model.netaddr import family_of
 from nfagent.model.objects import ObjectRef
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element
-from nfagent.nftables.transaction import ChangeElements, Transaction, diff
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.fake_nftables import FakeKernel
 from tests.support.nft_interpreter import later, opening, reply, run
 from tests.support.two_node_cluster import (

@@ -6,10 +6,11 @@ import pytest
 
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.base_chains import BASE_COUNTERS
+from nfagent.nftables.diff import diff
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
 from nfagent.nftables.objects import Chain, Goto, Jump, Return, Ruleset
 from nfagent.nftables.render import rule_text
-from nfagent.nftables.transaction import AddRule, FlushChain, diff
+from nfagent.nftables.transaction import AddRule, FlushChain
 from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")

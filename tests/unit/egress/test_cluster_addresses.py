@@ -1,4 +1,4 @@
-"""Pods outside the cluster's ranges are elements of a set of their own; those inside cost nothing."""
+"""Pods outside the cluster's ranges are elements of a set of their own; Pods inside cost nothing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_two_pods_of_one_address_are_one_element_until_both_are_gone() -> None:
         pytest.param(ServiceCIDR("more", (parse_cidr("100.70.0.0/16"), parse_cidr("2001:db8:7::/48"))), id="Services"),
     ],
 )
-def test_a_range_that_comes_takes_pods_in_and_one_that_goes_leaves_them_outside(range_of: Item) -> None:
+def test_an_added_range_includes_pods_and_a_removed_one_leaves_them_outside(range_of: Item) -> None:
     made = desired(HERE, FAR)
     made.put(range_of)
     assert outside(made) == set()

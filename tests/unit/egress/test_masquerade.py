@@ -1,4 +1,4 @@
-"""Whose packets leave with the node's address: the plan, and the rules that it becomes, interpreted."""
+"""Masquerade: the plan, and its rules, interpreted."""
 
 from __future__ import annotations
 
@@ -64,7 +64,12 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
         pytest.param("outside", "shop/web", 4, (), False, id="who comes in is not"),
         pytest.param("a", "outside", 4, (), False, id="the node itself is not"),
         pytest.param(
-            "shop/web", "172.20.0.1", 4, (config("nonMasqueradeCIDRs: []"),), True, id="an empty list exempts nobody"
+            "shop/web",
+            "172.20.0.1",
+            4,
+            (config("nonMasqueradeCIDRs: []"),),
+            True,
+            id="an empty list exempts no destination",
         ),
         pytest.param("shop/web", "shop/db", 4, (config("nonMasqueradeCIDRs: []"),), False, id="but the cluster's own"),
         pytest.param(
@@ -104,7 +109,7 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
             4,
             (egress("default"),),
             True,
-            id="an empty EgressNATPolicy `default` exempts nobody",
+            id="an empty EgressNATPolicy `default` exempts no destination",
         ),
         pytest.param("shop/web", "shop/db", 4, (egress("default"),), False, id="but the cluster's own, there too"),
         pytest.param(
@@ -157,7 +162,7 @@ def test_translated(
     assert scene.translates(source, destination, family=family) == translated
 
 
-def test_only_a_first_packet_is_judged_and_none_that_was_dropped() -> None:
+def test_only_a_first_packet_is_masqueraded_and_no_dropped_one() -> None:
     scene = Scene(WEB)
     flow = scene.flow("shop/web", "outside", "80/tcp")
     ruleset = scene.views["a"].ruleset()
@@ -211,7 +216,7 @@ def test_reserved_ranges_are_exempt_by_setting() -> None:
     assert not Scene(WEB, masquerade=MasqueradeSettings(all_reserved_ranges=True)).translates("shop/web", "203.0.113.9")
 
 
-def test_what_comes_and_goes_is_planned_anew() -> None:
+def test_additions_and_removals_change_the_plan() -> None:
     scene = Scene(WEB)
     held = []
     for document in (egress("more", "203.0.113.0/24"), services("more", "203.0.113.0/24")):

@@ -11,8 +11,9 @@ from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kube.informers import Informers
 from nfagent.kube.reflector_requests import Key, ObjectChange
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import ChangeElements, Transaction, diff
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.apiserver_documents import encoded, pod
 from tests.support.fake_nftables import FakeKernel, Refused
 from tests.support.scripted_http import Bell, HttpScript, http_script

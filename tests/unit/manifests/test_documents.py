@@ -199,12 +199,18 @@ def test_a_known_kind_under_another_version_is_an_issue(text: str, version: str,
         (
             "networking.k8s.io/v1 NetworkPolcy",
             "kind 'NetworkPolcy'",
-            "is no kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            (
+                "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy "
+                "(apiVersion networking.k8s.io/v1)?"
+            ),
         ),
         (
             "networking.k8s.io/v1 networkpolicies",
             "kind 'networkpolicies'",
-            "is no kind of API group networking.k8s.io; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            (
+                "is not a kind of API group networking.k8s.io; did you mean NetworkPolicy "
+                "(apiVersion networking.k8s.io/v1)?"
+            ),
         ),
         (
             "extensions/v1beta1 NetworkPolicy",
@@ -224,23 +230,23 @@ def test_a_known_kind_under_another_version_is_an_issue(text: str, version: str,
         (
             "v1 NetworkPolicy",
             "kind 'NetworkPolicy'",
-            "is no kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
+            "is not a kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
         ),
         (
             "networking.k8s.io NetworkPolicy",
             "kind 'NetworkPolicy'",
-            "is no kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
+            "is not a kind of the core API group; did you mean apiVersion networking.k8s.io/v1?",
         ),
         (
             "networking.k8s.io/v1 Ingres",
             "kind 'Ingres'",
-            "is no kind of API group networking.k8s.io; did you mean Ingress?",
+            "is not a kind of API group networking.k8s.io; did you mean Ingress?",
         ),
         (
             "policy.networking.k8s.io/v1alpha1 AdminNetworkpolicy",
             "kind 'AdminNetworkpolicy'",
             (
-                "is no kind of API group policy.networking.k8s.io; did you mean AdminNetworkPolicy (apiVersion "
+                "is not a kind of API group policy.networking.k8s.io; did you mean AdminNetworkPolicy (apiVersion "
                 "policy.networking.k8s.io/v1alpha1)?"
             ),
         ),
@@ -248,7 +254,7 @@ def test_a_known_kind_under_another_version_is_an_issue(text: str, version: str,
             "policy.networking.k8s.io/v1alpha2 Ingress",
             "kind 'Ingress'",
             (
-                "is no kind of API group policy.networking.k8s.io that is known; of this group are read "
+                "is not a known kind of API group policy.networking.k8s.io; nfagent reads "
                 "AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy"
             ),
         ),
@@ -256,11 +262,11 @@ def test_a_known_kind_under_another_version_is_an_issue(text: str, version: str,
             "networking.gke.io/v1 EgressNatPolicy",
             "kind 'EgressNatPolicy'",
             (
-                "is no kind of API group networking.gke.io; did you mean EgressNATPolicy (apiVersion "
+                "is not a kind of API group networking.gke.io; did you mean EgressNATPolicy (apiVersion "
                 "networking.gke.io/v1)?"
             ),
         ),
-        ("v1 Lst", "kind 'Lst'", "is no kind of the core API group; did you mean List?"),
+        ("v1 Lst", "kind 'Lst'", "is not a kind of the core API group; did you mean List?"),
         (
             "networking.kubernetes.io/v1 NetworkPolicy",
             "apiVersion 'networking.kubernetes.io/v1'",
@@ -274,22 +280,22 @@ def test_a_known_kind_under_another_version_is_an_issue(text: str, version: str,
         (
             "extensions/v1beta1 networkpolicies",
             "kind 'networkpolicies'",
-            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            "is not a known kind; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
         ),
         (
             "netwroking.k8s.io/v1 NetworkPolcy",
             "kind 'NetworkPolcy'",
-            "is no kind that is known; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
+            "is not a known kind; did you mean NetworkPolicy (apiVersion networking.k8s.io/v1)?",
         ),
         (
             "netwroking.gke.io/v1 EgressNatPolicy",
             "kind 'EgressNatPolicy'",
-            "is no kind that is known; did you mean EgressNATPolicy (apiVersion networking.gke.io/v1)?",
+            "is not a known kind; did you mean EgressNATPolicy (apiVersion networking.gke.io/v1)?",
         ),
         (
             "v1 Configmap",
             "kind 'Configmap'",
-            "is no kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
+            "is not a kind of the core API group; did you mean ConfigMap (apiVersion v1)?",
         ),
     ],
 )
@@ -480,7 +486,7 @@ def test_of_a_valid_and_an_invalid_version_of_an_object_the_valid_one_is_used() 
         pytest.param(f"{NODE}\tx: 1", "f.yaml:4: is not valid YAML: ", id="a tab"),
         pytest.param("\na: !!bool x", "f.yaml:2: is not valid YAML: 'x' is not a boolean", id="an invalid boolean"),
         pytest.param("a: !!int ''", "f.yaml:1: is not valid YAML: '' is not a whole number", id="an empty number"),
-        pytest.param("a: .NaN", "f.yaml:1: is not valid YAML: '.NaN' is no number that JSON has", id="not a number"),
+        pytest.param("a: .NaN", "f.yaml:1: is not valid YAML: '.NaN' is not a JSON number", id="not a number"),
         pytest.param(
             "a: !!float x", "f.yaml:1: is not valid YAML: 'x' is not a number; put it in quotes", id="an invalid float"
         ),

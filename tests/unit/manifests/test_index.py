@@ -151,10 +151,8 @@ class TestIndex:
             pytest.param(
                 pod().replace("kind: Pod", "kind: Pood"), "did you mean Pod (apiVersion v1)?", id="a misspelt kind"
             ),
-            pytest.param(
-                pod().replace("kind: Pod", "kind: Quux"), "of this group are read Namespace,", id="an unknown kind"
-            ),
-            pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="an unknown version"),
+            pytest.param(pod().replace("kind: Pod", "kind: Quux"), "nfagent reads Namespace,", id="an unknown kind"),
+            pytest.param(pod().replace("v1", "v2"), "write it as v1 has it", id="another version of its group"),
             pytest.param(pod().replace("v1", "extensions/v1"), "write v1", id="a group that never had it"),
             pytest.param(pod().replace("kind: Pod", ""), "write apiVersion and kind", id="no kind"),
             pytest.param(pod().replace("apiVersion: v1", ""), "write apiVersion and kind", id="no apiVersion"),

@@ -1,4 +1,4 @@
-"""Where the resources are, what is asked for of them, and that somebody reads each."""
+"""Paths and selectors of the resources; each resource has a decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selectors judge labels; everything says itself in words."""
+"""Selectors match labels; policies, peers and ports as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Others' text as it is shown: nothing in it steers a terminal or begins a line; JSON keeps its value."""
+"""Escaped text can't control a terminal or forge a line; JSON keeps its value."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_shown(text: str, shown: str) -> None:
 
 
 @given(ANY)
-def test_whatever_text_it_is_it_becomes_one_line_that_steers_nothing(text: str) -> None:
+def test_any_text_becomes_one_line_without_control_characters(text: str) -> None:
     assert not steers(printable(text))
     assert len(printable(text).splitlines()) <= 1
 

@@ -1,4 +1,4 @@
-"""Netlink framing: what is written is laid out as linux/netlink.h says, and what isn't whole is refused."""
+"""Netlink framing: encoding by linux/netlink.h, and errors for truncated messages."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def test_the_last_padding_may_be_missing() -> None:
 
 def test_a_value_longer_than_its_length_field_is_refused() -> None:
     assert len(codec.attribute(1, bytes(65_531))) == 65_536
-    with pytest.raises(WireError, match="65532 bytes does not fit"):
+    with pytest.raises(WireError, match="value of 65532 bytes"):
         codec.attribute(1, bytes(65_532))
 
 
 @pytest.mark.parametrize(
     ("datagram", "why"),
     [
-        pytest.param(b"\x10\0\0", "no header", id="three bytes are no message"),
+        pytest.param(b"\x10\0\0", "a header has", id="three bytes are no message"),
         pytest.param(HEADER.pack(15, 16, 0, 0, 0), "length 15", id="a length below the header's own"),
         pytest.param(HEADER.pack(0, 16, 0, 0, 0), "length 0", id="a length of nothing, which would never end"),
         pytest.param(HEADER.pack(20, 16, 0, 0, 0) + b"abc", "with 19 bytes left", id="a length beyond the end"),
     ],
 )
-def test_a_message_that_is_not_whole_is_refused_after_those_before_it(datagram: bytes, why: str) -> None:
+def test_a_truncated_message_is_an_error_after_those_before_it(datagram: bytes, why: str) -> None:
     reading = codec.messages(codec.message(16, 0, 1, b"whole") + datagram)
 
     assert next(reading).payload == b"whole"
@@ -73,12 +73,12 @@ def test_a_message_that_is_not_whole_is_refused_after_those_before_it(datagram: 
 @pytest.mark.parametrize(
     ("rest", "why"),
     [
-        pytest.param(b"\x04\0", "no header", id="two bytes are no attribute"),
+        pytest.param(b"\x04\0", "a header has", id="two bytes are no attribute"),
         pytest.param(struct.pack("=HH", 3, 1), "length 3", id="a length below the header's own"),
         pytest.param(struct.pack("=HH", 9, 1) + b"four", "with 8 bytes left", id="a length beyond the end"),
     ],
 )
-def test_an_attribute_that_is_not_whole_is_refused_after_those_before_it(rest: bytes, why: str) -> None:
+def test_a_truncated_attribute_is_an_error_after_those_before_it(rest: bytes, why: str) -> None:
     reading = codec.attributes(codec.attribute(1, b"whole") + rest)
 
     assert next(reading) == (1, b"whole")
@@ -98,7 +98,7 @@ def test_an_acknowledgement_carries_an_errno(code: int, errno: int) -> None:
     "reply",
     [
         pytest.param(codec.Message(codec.NLMSG_DONE, 0, 1, 0, bytes(4)), id="another type"),
-        pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, b"\0\0"), id="no room for the code"),
+        pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, b"\0\0"), id="too short for the code"),
         pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, struct.pack("=i", 5)), id="a positive code"),
         pytest.param(codec.Message(codec.NLMSG_ERROR, 0, 1, 0, struct.pack("=i", -5000)), id="no errno so large"),
     ],

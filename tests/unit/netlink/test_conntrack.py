@@ -105,7 +105,7 @@ def test_an_entry_keeps_the_reply_tuple_as_it_was_written(captured: str, start: 
         pytest.param({"fd00::2"}, [0x64B44C1B, 0xD6E15D09], 0, id="of an IPv6 server"),
         pytest.param({"10.0.9.2", "fd00::1"}, [0x64B44C1B, 0xD6E15D09, 0xD02B3C53], 0, id="of any of the addresses"),
         pytest.param({"10.96.0.1", "fd00:96::1"}, [], 2, id="not those that merely called it"),
-        pytest.param({"10.0.0.9", "0.0.0.0"}, [], 2, id="none"),  # noqa: S104 - an address that nobody has
+        pytest.param({"10.0.0.9", "0.0.0.0"}, [], 2, id="none"),  # noqa: S104 - an address without connections
         pytest.param(set(), [], 2, id="none where no address is asked for"),
     ],
 )
@@ -223,7 +223,7 @@ ENTRY = codec.message(NEW, MULTI, 5, entry_body(Connection()))
         ),
     ],
 )
-def test_a_datagram_tells_how_the_dump_goes_on(datagram: bytes, part: DumpChunk) -> None:
+def test_a_datagram_has_the_state_of_the_dump(datagram: bytes, part: DumpChunk) -> None:
     assert decode_entries(datagram) == part
 
 

@@ -1,4 +1,4 @@
-"""Answers of the kernel: struct nlmsgerr, with the attributes of an extended acknowledgement behind it."""
+"""Acknowledgements: struct nlmsgerr, followed by the attributes of an extended acknowledgement."""
 
 from __future__ import annotations
 

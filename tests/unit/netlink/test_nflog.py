@@ -35,7 +35,7 @@ NO_PREFIX = (
 DONE = "1400000003000000000000000000000000000005"
 
 
-def test_the_bind_request_says_all_settings_in_one_message() -> None:
+def test_the_bind_request_has_all_settings_in_one_message() -> None:
     request = nflog.bind_request(300, 9, copy_range=128, queue_threshold=64, timeout_cs=10, buffer_size=32_768)
 
     (message,) = codec.messages(request)
@@ -57,7 +57,7 @@ def test_a_group_that_does_not_exist_is_refused(group: int) -> None:
         nflog.bind_request(group, 1, copy_range=128, queue_threshold=64, timeout_cs=10, buffer_size=32_768)
 
 
-def test_a_datagram_gives_its_packets_in_order_and_passes_over_its_end() -> None:
+def test_the_packets_of_a_datagram_are_decoded_in_order_and_its_end_is_skipped() -> None:
     read = nflog.decode_datagram(bytes.fromhex(OUTPUT4 + INPUT6 + NO_PREFIX + DONE))
 
     assert read.undecodable == 0

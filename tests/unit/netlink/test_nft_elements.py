@@ -1,4 +1,4 @@
-"""Element batches are laid out as linux/netfilter/nf_tables.h says, and as nft itself writes them."""
+"""Element batches: encoding by linux/netfilter/nf_tables.h, equal to that of nft."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def addresses(count: int) -> tuple[str, ...]:
 
 
 def between(*commands: ElementCommand) -> list[Message]:
-    """Give a batch's messages without begin and end."""
+    """Return a batch's messages without begin and end."""
     _, *found, _ = messages(encode_batch(commands, 1).data)
     return found
 
@@ -192,21 +192,21 @@ def test_ranges_ascend_so_that_the_one_without_an_end_is_the_last_of_its_message
         pytest.param(None, None, id="where the kernel doesn't say it may be any of them"),
     ],
 )
-def test_an_offset_tells_the_element(offset: int | None, element: str | None) -> None:
+def test_an_element_is_found_by_its_offset(offset: int | None, element: str | None) -> None:
     request = encode_batch([add(*addresses(3))], 1).requests[2]
 
     assert request.element_at(offset) == element
     assert not request.names_table(offset)
 
 
-def test_an_offset_to_either_end_tells_the_range() -> None:
+def test_a_range_is_found_by_the_offset_of_either_end() -> None:
     ranges = (single("10.0.0.1"), single("10.0.0.5"))
     request = encode_batch([add(*ranges)], 1).requests[2]
 
     assert [request.element_at(NAMES_END + at) for at in (0, 16, 40, 56)] == [*ranges[:1] * 2, *ranges[1:] * 2]
 
 
-def test_an_offset_tells_the_family() -> None:
+def test_a_family_is_found_by_its_offset() -> None:
     request = encode_batch([add(4, 6)], 1).requests[2]
 
     assert [request.element_at(NAMES_END + at) for at in (0, 15, 16, 32)] == [4, 4, 6, None]
@@ -235,12 +235,12 @@ def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> Non
         pytest.param(ChangeElements("add", "s", (("10.0.0.1", "c"),)), id="a map's element, or no address, in a set"),
     ],
 )
-def test_what_is_no_element_is_refused_by_name(command: ElementCommand) -> None:
-    with pytest.raises(WireError, match=r"of s is no element"):
+def test_a_value_that_is_not_an_element_is_an_error_with_the_name_of_its_set(command: ElementCommand) -> None:
+    with pytest.raises(WireError, match=r"of s can't be encoded"):
         encode_batch([command], 1)
 
 
-def test_only_commands_about_elements_go_this_way() -> None:
+def test_only_element_commands_can_be_a_batch() -> None:
     elements = (add("10.0.0.1"), ChangeMapElements("delete", "m", (("10.0.0.1", "c"),)))
 
     assert is_elements_only(elements)

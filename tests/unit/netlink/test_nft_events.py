@@ -1,4 +1,4 @@
-"""Notifications of nf_tables: whose table they name, and who committed."""
+"""Notifications of nf_tables: the table, and the process that committed."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_a_datagram_names_our_table_where_one_of_its_messages_does(datagram: byt
     ("attributes", "words"),
     [
         pytest.param((GENERATION, PROCESS, attribute(3, b"nft\0")), "nft (process 4711)", id="process and name"),
-        pytest.param((GENERATION, PROCESS), "somebody (process 4711)", id="a process without a name"),
+        pytest.param((GENERATION, PROCESS), "unknown (process 4711)", id="a process without a name"),
         pytest.param((GENERATION, attribute(3, b"nft\0")), "nft", id="a name alone"),
-        pytest.param((GENERATION,), "", id="nobody, as old kernels tell it"),
+        pytest.param((GENERATION,), "", id="no process, as in old kernels"),
         pytest.param((PROCESS, attribute(3, b"\xff\0")), "\\xff (process 4711)", id="a name that is no UTF-8"),
     ],
 )
-def test_the_end_of_a_transaction_says_who_committed(attributes: tuple[bytes, ...], words: str) -> None:
+def test_newgen_names_the_process_that_committed(attributes: tuple[bytes, ...], words: str) -> None:
     committer = decode_committer(generation(*attributes))
     assert committer is not None
     assert str(committer) == words
@@ -58,7 +58,7 @@ def test_the_end_of_a_transaction_says_who_committed(attributes: tuple[bytes, ..
     "datagram",
     [pytest.param(table("nfagent"), id="a table"), pytest.param(b"", id="nothing")],
 )
-def test_what_ends_no_transaction_has_no_committer(datagram: bytes) -> None:
+def test_a_message_other_than_newgen_has_no_committer(datagram: bytes) -> None:
     assert decode_committer(datagram) is None
 
 
@@ -67,16 +67,16 @@ def test_a_process_id_of_another_size_is_a_wire_error() -> None:
         decode_committer(generation(attribute(2, b"\0\1")))
 
 
-def test_a_committer_that_says_nothing_is_no_words() -> None:
+def test_an_unknown_committer_is_empty_text() -> None:
     assert str(CommitOrigin()) == ""
 
 
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        pytest.param(b"", "the answer is something else", id="nothing"),
-        pytest.param(table("nfagent"), "the answer is something else", id="a table"),
-        pytest.param(generation(PROCESS), "the answer has no number", id="no number"),
+        pytest.param(b"", "the reply is not NFT_MSG_NEWGEN", id="nothing"),
+        pytest.param(table("nfagent"), "the reply is not NFT_MSG_NEWGEN", id="a table"),
+        pytest.param(generation(PROCESS), "the reply has no NFTA_GEN_ID", id="no number"),
         pytest.param(generation(attribute(1, b"\0")), "a generation of 1 bytes, not 4", id="a number of another size"),
     ],
 )
@@ -92,7 +92,7 @@ def test_the_generation_is_read_from_its_answer() -> None:
 SIZE = attribute(3, struct.pack("!I", 12))
 
 
-def test_a_table_says_how_much_it_has() -> None:
+def test_the_size_of_a_table_is_decoded() -> None:
     payload = nfgen(1, 7) + attribute(1, b"kube-proxy\0") + SIZE
     assert decode_table_size(Message(NEWTABLE, 0, 1, 0, payload)) == ("kube-proxy", 12)
 
@@ -100,7 +100,7 @@ def test_a_table_says_how_much_it_has() -> None:
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        pytest.param(Message(NEWGEN, 0, 1, 0, b""), "a message of type 2575 is none", id="something else"),
+        pytest.param(Message(NEWGEN, 0, 1, 0, b""), "unexpected message of type 2575", id="something else"),
         pytest.param(
             Message(NEWTABLE, 0, 1, 0, nfgen(1, 7) + attribute(3, b"\0")),
             "a table's size of 1 bytes, not 4",
@@ -108,6 +108,6 @@ def test_a_table_says_how_much_it_has() -> None:
         ),
     ],
 )
-def test_what_is_no_table_is_a_wire_error(answer: Message, complaint: str) -> None:
+def test_a_message_that_is_not_a_table_is_a_wire_error(answer: Message, complaint: str) -> None:
     with pytest.raises(WireError, match=complaint):
         decode_table_size(answer)

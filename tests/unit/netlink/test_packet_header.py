@@ -1,4 +1,4 @@
-"""Packet heads: addresses always, ports and ICMP types where the copy has them."""
+"""Packet headers: addresses always, ports and ICMP types if the copy has them."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def test_head(raw: bytes, expected: PacketHead) -> None:
         pytest.param(b"\x50" + bytes(60), "neither an IPv4 nor an IPv6", id="version 5"),
         pytest.param(ipv4(6, b"")[:19], "ends before its addresses", id="IPv4 without its last byte"),
         pytest.param(ipv6(6, b"")[:39], "ends before its addresses", id="IPv6 without its last byte"),
-        pytest.param(b"\x44" + ipv4(6, PORTS)[1:], "it has 16 bytes", id="an IPv4 header of four words"),
+        pytest.param(b"\x44" + ipv4(6, PORTS)[1:], "length is 16 bytes", id="an IPv4 header of four words"),
     ],
 )
-def test_what_is_no_packet_is_refused(raw: bytes, why: str) -> None:
+def test_bytes_that_are_not_a_packet_are_an_error(raw: bytes, why: str) -> None:
     with pytest.raises(WireError, match=why):
         packet_header.decode_head(raw)
 

@@ -1,4 +1,4 @@
-"""rtnetlink's words about interfaces, written and read."""
+"""rtnetlink messages about interfaces, encoded and decoded."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_name_that_is_no_utf_8_is_shown_as_well_as_can_be() -> None:
     ],
     ids=["another type", "a short head", "a short index", "an attribute longer than the message"],
 )
-def test_what_tells_of_no_interface_is_refused(wrong: Message) -> None:
+def test_a_message_that_is_not_an_interface_is_an_error(wrong: Message) -> None:
     with pytest.raises(WireError):
         decode_link(wrong)
 

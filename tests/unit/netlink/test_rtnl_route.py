@@ -1,4 +1,4 @@
-"""rtnetlink's words about the route to one address, written and read."""
+"""rtnetlink messages about the route to one address, encoded and decoded."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_one_address_is_asked_for(address: str) -> None:
     ],
     ids=["another type", "a short head", "a short index", "a short way", "a way of no length"],
 )
-def test_what_tells_of_no_route_is_refused(wrong: Message) -> None:
+def test_a_message_that_is_not_a_route_is_an_error(wrong: Message) -> None:
     with pytest.raises(WireError):
         decode_route(wrong)
 

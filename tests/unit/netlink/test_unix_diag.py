@@ -1,4 +1,4 @@
-"""sock_diag's words about unix sockets, written and read."""
+"""sock_diag messages about unix sockets, encoded and decoded."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def test_all_sockets_in_all_states_are_asked_for_with_their_names() -> None:
 
 
 @pytest.mark.parametrize("found", [Message(3, 2, 1, 0, bytes(20)), Message(SOCK_DIAG_BY_FAMILY, 2, 1, 0, bytes(15))])
-def test_what_is_no_socket_is_refused(found: Message) -> None:
-    with pytest.raises(WireError, match="tells of no unix socket"):
+def test_a_message_that_is_not_a_socket_is_an_error(found: Message) -> None:
+    with pytest.raises(WireError, match="is not a unix_diag_msg"):
         decode_socket(found)

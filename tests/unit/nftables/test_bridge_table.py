@@ -1,4 +1,4 @@
-"""What a listing of the bridge family's table says, whatever an nft puts first."""
+"""Listings of the bridge table, in any order of objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Entries = list[dict[str, Any]]
 
 
 def entries() -> Entries:
-    """Give what nft 1.0.6 lists; nft 1.1.3 puts the chain before the counter."""
+    """Return what nft 1.0.6 lists; nft 1.1.3 puts the chain before the counter."""
     rule = {**OURS, "chain": CHAIN["name"]}
     return [
         {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
@@ -44,12 +44,12 @@ def listing(changed: Entries) -> str:
     return json.dumps({"nftables": changed})
 
 
-def test_what_nft_lists_of_an_unchanged_table_is_what_is_expected_and_tells_how_many_frames_were_dropped() -> None:
+def test_the_listing_of_an_unchanged_table_is_the_expected_one_with_its_number_of_dropped_frames() -> None:
     found = parse_frames(listing(entries()))
     assert (found.objects, found.dropped) == (EXPECTED, 7)
 
 
-def test_the_order_of_objects_that_are_no_rules_says_nothing() -> None:
+def test_the_order_of_objects_other_than_rules_is_ignored() -> None:
     table = entries()
     table[2], table[3] = table[3], table[2]
     assert parse_frames(listing(table)).objects == EXPECTED
@@ -77,6 +77,6 @@ def test_any_change_of_the_table_is_seen(change: Callable[[Entries], object]) ->
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"table": 1}]}']
 )
-def test_what_is_no_listing_is_refused(text: str) -> None:
-    with pytest.raises(WireError, match="no listing of table bridge nfagent"):
+def test_text_that_is_not_a_listing_is_refused(text: str) -> None:
+    with pytest.raises(WireError, match="not a listing of table bridge nfagent"):
         parse_frames(text)

@@ -1,4 +1,4 @@
-"""corner-cases.md 22 to 26, and 38: what no set and no rule of ours ever is, whatever the policies."""
+"""Edge cases 22 to 26 and 38 of docs/semantics.md: forms that no set and no rule has, with any policies."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_23_no_set_is_left_to_merge_by_itself(world: list[Item]) -> None:
 def test_24_no_set_of_several_fields_has_intervals(world: list[Item]) -> None:
     for ruleset in rulesets(world):
         for item in ruleset.sets.values():
-            said = list(set_properties(item))
-            assert not (" . " in said[0] and "flags interval" in said), said
+            properties = list(set_properties(item))
+            assert not (" . " in properties[0] and "flags interval" in properties), properties
 
 
 def isolating(*peers: Document) -> Ruleset:

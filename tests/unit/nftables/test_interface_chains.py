@@ -1,4 +1,4 @@
-"""Rules by a packet's interface: interpreted, and how their sets follow Nodes and interfaces."""
+"""Rules on the incoming interface, interpreted, and their sets after changes of Nodes and interfaces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def wanted(links: NodeInterfaces = LINKS, choices: PolicyOptions | None = None) 
 
 
 def dropped(ruleset: Ruleset, hook: HookName, packet: Seen) -> str:
-    """Give the counter of the drop that a packet meets; '' where it passes."""
+    """Return the counter of the drop that a packet meets; '' where it passes."""
     result = run(ruleset, hook, packet)
     return "" if result.accepted else result.counters[-1]
 
@@ -81,7 +81,7 @@ def packet(source: str, destination: str, protocol: str = "udp", port: int = 847
         "by another protocol",
         "what another Node forwards",
         "a Pod to its node",
-        "a Pod with somebody's source to its node",
+        "a Pod with a foreign source to its node",
         "another node's Pod",
         "another node's Pod by a protocol without ports",
         "another Node, which ends its tunnel here",
@@ -90,7 +90,7 @@ def packet(source: str, destination: str, protocol: str = "udp", port: int = 847
         "another node's Pod to another port",
     ],
 )
-def test_nobody_but_nodes_speaks_to_nodes_tunnels(hook: HookName, seen: Seen, counter: str) -> None:
+def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: Seen, counter: str) -> None:
     for choices in (PolicyOptions(), PolicyOptions(own_node="allowed")):
         assert dropped(wanted(choices=choices).ruleset(), hook, seen) == counter
 
@@ -169,7 +169,7 @@ def near(
         "from a source of its own",
     ],
 )
-def test_of_link_local_sources_of_pods_the_node_takes(seen: Seen, passes: bool) -> None:  # noqa: FBT001 - a column
+def test_packets_that_the_node_accepts_from_link_local_sources_of_pods(seen: Seen, passes: bool) -> None:  # noqa: FBT001 - a column
     assert dropped(wanted().ruleset(), "input", seen) == ("" if passes else "drop/link-local")
     assert dropped(wanted(choices=PolicyOptions(own_node="allowed")).ruleset(), "input", seen) == ""
 
@@ -232,7 +232,7 @@ def test_nodes_and_their_ranges_are_known_while_the_node_has_tunnels() -> None:
         "another node to this one",
     ],
 )
-def test_what_these_rules_drop_is_told_in_words(flow: Flow, barred: bool) -> None:  # noqa: FBT001 - a column
+def test_drops_of_these_rules_are_explained(flow: Flow, barred: bool) -> None:  # noqa: FBT001 - a column
     desired = wanted()
     desired.put(Pod("shop", "far", node="b", addresses=(FAR_POD,)))
     assert bool(desired.barred(flow)) == barred
@@ -279,7 +279,7 @@ def test_the_chain_about_frames_is_there_where_pods_share_a_bridge_and_over_a_re
 
 
 @given(CHANGES, st.booleans())
-def test_whatever_changes_the_kernel_holds_what_is_made_anew(
+def test_after_any_change_the_kernel_has_the_ruleset_of_a_fresh_start(
     changes: list[NodeInterfaces | Node | ObjectRef],
     masquerade: bool,  # noqa: FBT001 - drawn
 ) -> None:

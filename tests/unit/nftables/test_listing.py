@@ -1,4 +1,4 @@
-"""A listing is taken apart as JSON is, and no call of the decoder takes long, however large a set is."""
+"""A listing is split into the same values as by one JSON decoding, and no decoder call takes long for any set size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(*items: dict[str, Any]) -> str:
 
 
 @given(st.lists(ANYTHING, max_size=30), st.integers(4, 64))
-def test_pieces_are_the_members_of_the_array_wherever_it_is_cut(members: list[object], size: int) -> None:
+def test_pieces_are_the_members_of_the_array_for_any_cut(members: list[object], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "AT_ONCE", size)
         assert list(pieces(json.dumps(members).encode())) == members
@@ -51,7 +51,7 @@ def test_a_damaged_array_is_refused() -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Give the sizes of all that the decoder gets, as they come."""
+    """Return the sizes of all that the decoder gets, as they come."""
     sizes: list[int] = []
 
     def decode(text: bytes | msgspec.Raw) -> object:
@@ -111,6 +111,6 @@ def test_what_a_set_of_flows_remembers_is_never_decoded(decoded: list[int]) -> N
     assert sum(decoded) < 1000
 
 
-def test_a_large_object_of_another_form_is_given_whole() -> None:
+def test_a_large_object_of_another_form_is_decoded_at_once() -> None:
     odd = {"map": ["x" * AT_ONCE]}
     assert list(entries(json.dumps({"nftables": [odd]}))) == [odd]

@@ -72,11 +72,11 @@ def tiers(*policies: str) -> tuple[ObjectRef, ...]:
         ),
     ],
 )
-def test_a_class_is_named_by_its_tiers_in_the_order_of_their_judgement(key: PolicySetKey, name: str) -> None:
+def test_a_policy_set_is_named_by_its_tiers_in_order_of_evaluation(key: PolicySetKey, name: str) -> None:
     assert names.class_chain(key) == name
 
 
-def test_sections_outcomes_and_prefixes_of_tiers_read_as_what_they_are() -> None:
+def test_names_of_tier_chains_verdict_chains_and_prefixes() -> None:
     both = tiers("anp.a", "cnp.a")
     assert names.section_chain(TierChainKey("admin", "ingress", both)) == "admin/ingress/anp.a_cnp.a"
     assert (
@@ -103,7 +103,7 @@ TIERS = st.lists(
 
 
 @given(st.lists(st.tuples(POLICIES, SPACES, TIERS, TIERS), min_size=2, max_size=2, unique=True))
-def test_20_no_two_classes_sections_or_outcomes_share_a_name(
+def test_20_no_two_policy_sets_tier_chains_or_verdicts_share_a_name(
     drawn: list[tuple[tuple[ObjectRef, ...], str, tuple[ObjectRef, ...], tuple[ObjectRef, ...]]],
 ) -> None:
     keys = [
@@ -208,12 +208,12 @@ def test_comment(words: str, comment: str) -> None:
         ),
     ],
 )
-def test_a_rules_comment_says_which_rule_of_which_policy_it_is(rule: CompiledRule, comment: str) -> None:
+def test_the_comment_of_a_rule_names_policy_and_index(rule: CompiledRule, comment: str) -> None:
     assert names.rule_comment("ingress", rule) == comment
 
 
 @given(st.text(max_size=100), st.sampled_from(["a", LONGEST_NAME]), st.integers(0, 99))
-def test_21_any_rule_name_gives_a_comment_that_the_kernel_takes(name: str, policy: str, index: int) -> None:
+def test_21_any_rule_name_results_in_a_comment_that_the_kernel_accepts(name: str, policy: str, index: int) -> None:
     written = names.rule_comment(
         "egress", CompiledRule(ObjectRef("ClusterNetworkPolicy", "", policy), index, name=name)
     )

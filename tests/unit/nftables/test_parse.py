@@ -1,4 +1,4 @@
-"""What libnftables lists, and what becomes of what others put into our table."""
+"""Parsing of libnftables listings, with foreign objects in the nfagent table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import FAMILIES, Range, parse_cidr, single
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import (
     CtAddress,
     CtDirectionIs,
@@ -50,7 +51,7 @@ from nfagent.nftables.objects import (
     VerdictMap,
 )
 from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
-from nfagent.nftables.transaction import Delete, FlushChain, diff
+from nfagent.nftables.transaction import Delete, FlushChain
 
 Entry = dict[str, Any]
 TABLE: Entry = {"table": {"family": "inet", "name": "nfagent", "handle": 1}}
@@ -160,7 +161,7 @@ FOREIGN: dict[str, Entry] = {
 
 
 @pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN)
-def test_foreign_objects_are_told_apart_and_nothing_else_goes(entry: Entry) -> None:
+def test_only_foreign_objects_are_removed(entry: Entry) -> None:
     found = parse_ruleset(listing(TABLE, entry))
     [kind] = entry
     assert found.foreign == {(kind, "x")}
@@ -168,7 +169,7 @@ def test_foreign_objects_are_told_apart_and_nothing_else_goes(entry: Entry) -> N
 
 
 @pytest.mark.parametrize("flags", ["inet", "dormant", ["dormant"], ["owner", "persist"]])
-def test_a_table_with_flags_is_told_apart(flags: object) -> None:
+def test_a_table_with_flags_differs(flags: object) -> None:
     found = parse_ruleset(listing({"table": {**TABLE["table"], "flags": flags}}))
     assert found.foreign == {TABLE_FLAGS}
 
@@ -189,13 +190,13 @@ def test_flags_may_be_listed_as(flags: object) -> None:
 @pytest.mark.parametrize(
     "flags", [["timeout"], ["timeout", "dynamic"], ["dynamic", "timeout"], "timeout"], ids=["1.0.6", "1.1.3", "3", "4"]
 )
-def test_a_set_of_flows_is_ours_with_or_without_dynamic(flags: object) -> None:
+def test_a_dynamic_set_is_known_with_or_without_the_dynamic_flag(flags: object) -> None:
     entry = ours("set", name="x", type=FLOW_TYPES, size=65536, flags=flags, timeout=300)
     assert parse_ruleset(listing(TABLE, entry)).sets == {"x": NamedSet("flow", 4)}
 
 
 @pytest.mark.parametrize("size", [65_536, 262_144])
-def test_a_set_of_flows_is_ours_with_at_least_the_room_that_every_one_has(size: int) -> None:
+def test_a_dynamic_set_is_known_with_at_least_the_default_capacity(size: int) -> None:
     entry = ours("set", name="x", type=FLOW_TYPES, size=size, flags=["timeout"], timeout=300)
     assert parse_ruleset(listing(TABLE, entry)).sets == {"x": NamedSet("flow", 4, size=size)}
 
@@ -322,7 +323,7 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
 
 
 @pytest.mark.parametrize(("expressions", "rule"), KNOWN.values(), ids=KNOWN)
-def test_expressions_of_ours_are_read(expressions: list[Entry], rule: Rule) -> None:
+def test_expressions_of_nfagent_are_parsed(expressions: list[Entry], rule: Rule) -> None:
     found = parse_ruleset(listing(TABLE, ours("chain", name="c"), ours("rule", chain="c", expr=expressions)))
     assert found.chains["c"].rules == (rule,)
 
@@ -355,7 +356,7 @@ RULES: dict[str, list[Entry]] = {
 
 
 @pytest.mark.parametrize("expressions", RULES.values(), ids=RULES)
-def test_foreign_rules_are_unequal_to_ours_and_flushed(expressions: list[Entry]) -> None:
+def test_foreign_rules_are_unequal_to_those_of_nfagent_and_flushed(expressions: list[Entry]) -> None:
     chain = ours("chain", name="c")
     found = parse_ruleset(listing(TABLE, chain, ours("rule", chain="c", expr=expressions)))
     [rule] = found.chains["c"].rules
@@ -375,5 +376,5 @@ def test_counters_are_read_with_their_values() -> None:
     entries = listing(TABLE, ours("counter", name="deny/x", packets=3, bytes=180), ours("counter", name="y"))
     assert parse_counters(entries) == {"deny/x": CounterValue(3, 180), "y": CounterValue(0, 0)}
     assert parse_ruleset(entries).counters == {"deny/x", "y"}
-    with pytest.raises(WireError, match="counter without figures"):
+    with pytest.raises(WireError, match="counter without packets and bytes"):
         parse_counters(listing(TABLE, ours("counter", name="x", packets=None)))

@@ -1,4 +1,4 @@
-"""Chains as a packet meets them: short ways out, strays, logs and counters."""
+"""Chains, interpreted: early accepts, untracked packets, logs and counters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from nfagent.model.objects import ObjectRef
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Log, Ruleset
-from nfagent.nftables.transaction import Delete, diff
+from nfagent.nftables.transaction import Delete
 from tests.support.nft_interpreter import later, opening, reply, run, stray
 from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, port, tier_policy
 
@@ -57,7 +58,7 @@ TO_DNS: Document = {
         pytest.param("shop/db", "shop/web", "5353/tcp", True, id="in to a port by its name"),
         pytest.param("shop/db", "shop/web", "81/tcp", False, id="not in to another port"),
         pytest.param("shop/db", "shop/web", "80/udp", False, id="nor by another protocol"),
-        pytest.param("outside", "shop/web", "80/tcp", False, id="nor from anybody else"),
+        pytest.param("outside", "shop/web", "80/tcp", False, id="nor from any other source"),
         pytest.param("outside", "ops/free", "80/tcp", True, id="in to a Pod that nothing isolates"),
         pytest.param("shop/web", "outside", "53/udp", True, id="out to an ipBlock and port"),
         pytest.param("shop/web", "outside", "54/tcp", True, id="out to a range of ports"),
@@ -65,7 +66,7 @@ TO_DNS: Document = {
         pytest.param("shop/web", "shop/db", "53/udp", False, id="nor to an address beside the ipBlock"),
     ],
 )
-def test_33_a_packet_without_a_connection_is_judged_by_its_own_addresses_and_ports(  # noqa: PLR0917 - a table
+def test_33_policies_apply_to_an_untracked_packet_by_its_own_addresses_and_ports(  # noqa: PLR0917 - a table
     source: str,
     destination: str,
     sent: str,
@@ -107,7 +108,7 @@ def test_36_errors_about_allowed_connections_pass(kind: str) -> None:
     assert run(ruleset(scene), "forward", related).accepted
 
 
-def test_36_a_related_connection_that_is_no_error_is_judged() -> None:
+def test_36_policies_apply_to_a_related_connection_that_is_not_an_error() -> None:
     scene = Scene(WEB, CLOSED)
     packet = opening(scene.flow("outside", "shop/web", "20/tcp"))
     assert not run(
@@ -135,7 +136,7 @@ NOT_SANE = {
 
 @pytest.mark.parametrize("fields", NOT_SANE.values(), ids=NOT_SANE)
 @pytest.mark.parametrize("hook", ["forward", "output"])
-def test_36_what_is_not_sane_neighbour_discovery_is_judged_like_any_packet(
+def test_36_policies_apply_to_malformed_neighbour_discovery(
     hook: Literal["forward", "output"], fields: dict[str, Any]
 ) -> None:
     scene = Scene(WEB, DB)
@@ -153,7 +154,7 @@ SENDERS = {
     "a Pod of another node, which judges it": ("shop/web", "outside", "ops/far", "shop/web", True),
     "an isolated Pod that is no end": ("ops/free", "outside", "shop/web", "ops/free", False),
     "a Pod that is no end, to an isolated one": ("shop/web", "outside", "ops/free", "shop/web", False),
-    "a Pod that is no end, where nobody isolates either": ("ops/free", "outside", "ops/other", "ops/free", True),
+    "a Pod that is no end, where neither is isolated": ("ops/free", "outside", "ops/other", "ops/free", True),
 }
 
 
@@ -178,7 +179,7 @@ def test_36_about_a_connection_without_an_answer_only_its_server_sends_errors(se
     assert run(ruleset(scene), "forward", packet).accepted == passes
 
 
-def test_28_the_tuple_after_a_services_address_was_translated_is_judged() -> None:
+def test_28_policies_apply_to_the_tuple_after_dnat_of_a_service() -> None:
     # Before DNAT the client called 198.18.0.1:80; the packet and its connection's reply show the Pod and its port.
     allowed = policy(
         "shop/p",
@@ -251,7 +252,7 @@ def test_pods_selected_by_the_same_policies_share_a_chain_and_peers_share_a_set(
     assert len([name for name in made.sets if name.startswith("peers4/")]) == 1
 
 
-def test_a_pod_that_comes_among_the_peers_changes_elements_only() -> None:
+def test_an_added_peer_pod_changes_only_elements() -> None:
     scene = Scene(
         WEB, DB, policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="db")}]}])
     )
@@ -268,7 +269,7 @@ def test_a_pod_without_policy_is_in_no_map() -> None:
     assert [name for name, item in made.maps.items() if item.elements] == []
 
 
-def test_one_range_spelt_in_two_ways_is_two_sets_so_that_neither_policy_changes_the_others_words() -> None:
+def test_one_range_in_two_notations_is_two_sets_so_that_no_policy_changes_the_comment_of_another() -> None:
     first, second = {"ipBlock": {"cidr": "10.0.0.0/9"}}, {"ipBlock": {"cidr": "10.128.0.0/9"}}
     whole = policy("shop/whole", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
     scene = Scene(WEB, policy("shop/halves", ingress=[{"from": [first, second]}]), whole)

@@ -170,7 +170,7 @@ def test_a_set_of_families_is_of_no_family() -> None:
     ]
 
 
-def test_a_chain_comes_after_those_that_it_leads_to() -> None:
+def test_a_chain_is_rendered_after_the_chains_that_it_refers_to() -> None:
     leads = {
         "egress/shop/db": (Jump("admin/egress/anp.a"), Goto("deny/egress/shop/db")),
         "egress/baseline_banp.default": (Goto("baseline/egress/banp.default"),),
@@ -210,11 +210,11 @@ def test_a_table_sorts_addresses_by_number_and_explains_them() -> None:
     ]
 
 
-def test_no_table_says_so() -> None:
+def test_an_absent_table_is_rendered_as_a_comment() -> None:
     assert table_text(ABSENT) == "# there is no table inet nfagent\n"
 
 
-def test_a_name_that_somebody_else_gave_is_no_line_of_its_own() -> None:
+def test_a_foreign_name_with_a_newline_is_escaped() -> None:
     named = "x\nadd rule inet nfagent y accept\x1b[2J"
     text = table_text(
         Ruleset(

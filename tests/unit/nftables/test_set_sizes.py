@@ -1,4 +1,4 @@
-"""Sets of flows get more room where more is wanted, and are never taken for different because of it."""
+"""Dynamic sets are resized to a larger capacity; the capacity is never a difference."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ def test_a_size_counts_as_wanted_and_a_smaller_one_is_made_larger(listed: int, w
     assert growing(before, after) == ((AddSet("revoked4", after.sets["revoked4"]),) if grows else ())
 
 
-@pytest.mark.parametrize("listed", [ABSENT, Ruleset(), ways(SMALL, "of somebody else")], ids=["no table", "none", "x"])
+@pytest.mark.parametrize(
+    "listed", [ABSENT, Ruleset(), ways(SMALL, "of another program")], ids=["no table", "none", "x"]
+)
 def test_what_is_missing_or_another_set_is_left_to_the_comparison(listed: Ruleset) -> None:
     assert sized(listed, ways(LARGE)) == listed
     assert growing(listed, ways(LARGE)) == ()
 
 
-def test_both_families_have_the_room_that_is_handed_in_and_a_fresh_compile_too() -> None:
+def test_both_families_have_the_given_capacity_after_a_fresh_compile_too() -> None:
     desired = DesiredState("a", ways=LARGE)
     for each in (desired, desired.rebuilt()):
         assert {item.size for item in each.ruleset().sets.values() if item.kind == "flow"} == {LARGE}

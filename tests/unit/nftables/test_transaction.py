@@ -1,10 +1,11 @@
-"""The commands between two rulesets, and their order; and that the fake kernel refuses what it should."""
+"""The diff of two rulesets and the order of its commands; the errors of the fake kernel."""
 
 from __future__ import annotations
 
 import pytest
 
 from nfagent.model.netaddr import parse_cidr
+from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import AddressInSet, CtAddress, IpAddress, UnknownExpr
 from nfagent.nftables.objects import (
     ABSENT,
@@ -32,7 +33,6 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
-    diff,
     phases,
     transaction_text,
 )
@@ -53,7 +53,7 @@ FULL = Ruleset(
 )
 
 
-def test_nothing_comes_before_what_it_names() -> None:
+def test_an_object_is_added_before_its_references() -> None:
     assert transaction_text(diff(ABSENT, FULL)).splitlines() == [
         "add table inet nfagent",
         "add counter inet nfagent denied",
@@ -71,7 +71,7 @@ def test_nothing_comes_before_what_it_names() -> None:
     ]
 
 
-def test_nothing_goes_before_what_names_it() -> None:
+def test_an_object_is_deleted_after_its_references() -> None:
     bare = Ruleset(maps={"ingress4": VerdictMap(4, {})}, chains={"base": FULL.chains["base"]})
     assert transaction_text(diff(FULL, bare)).splitlines() == [
         "flush chain inet nfagent allow",
@@ -152,14 +152,14 @@ REMOVALS: dict[str, tuple[Ruleset, list[str]]] = {
         ["flush chain class", "delete set peers", "add set peers", "add element peers", *["add rule class"] * 2],
     ),
     "a quota": (changed(foreign=QUOTA), ["delete quota x"]),
-    "a quota, and a rule of ours that asks it": (
+    "a quota, and a rule of nfagent that refers to it": (
         changed(
             chains={**FULL.chains, "allow": Chain((Rule((UnknownExpr("quota"),)), Rule(verdict=Accept())))},
             foreign=QUOTA,
         ),
         ["flush chain allow", "delete quota x", "add rule allow"],
     ),
-    "a quota, and a foreign chain that asks it": (
+    "a quota, and a foreign chain that refers to it": (
         changed(chains={**FULL.chains, "mine": Chain((Rule((UnknownExpr("quota"),)),))}, foreign=QUOTA),
         ["flush chain mine", "delete quota x", "flush chain mine", "delete chain mine"],
     ),
@@ -169,12 +169,12 @@ REMOVALS: dict[str, tuple[Ruleset, list[str]]] = {
         ),
         ["flush chain c", "delete map m", "delete chain c", "delete set s", "delete quota q", "delete ct helper h"],
     ),
-    "a table that sleeps": (changed(foreign=frozenset({TABLE_FLAGS})), ["add table"]),
+    "a dormant table": (changed(foreign=frozenset({TABLE_FLAGS})), ["add table"]),
 }
 
 
 @pytest.mark.parametrize(("before", "commands"), REMOVALS.values(), ids=REMOVALS)
-def test_what_is_foreign_or_has_another_type_goes_and_the_rest_stays(before: Ruleset, commands: list[str]) -> None:
+def test_foreign_and_retyped_objects_are_removed_and_the_others_stay(before: Ruleset, commands: list[str]) -> None:
     found = diff(before, FULL)
     lines = transaction_text(found).replace(" inet nfagent", "").splitlines()
     assert [line.partition(" {")[0] if "rule" not in line else " ".join(line.split()[:3]) for line in lines] == commands
@@ -186,22 +186,22 @@ def test_what_is_foreign_or_has_another_type_goes_and_the_rest_stays(before: Rul
 @pytest.mark.parametrize(
     "foreign",
     [
-        pytest.param(("tunnel", "x"), id="an object of a kind that nobody knows"),
+        pytest.param(("tunnel", "x"), id="an object of an unknown kind"),
         pytest.param(("quota", "x; delete table inet filter"), id="a name that isn't one"),
         pytest.param(("rule", ""), id="a rule of a chain whose name isn't one"),
     ],
 )
-def test_where_syntax_has_no_words_for_it_the_table_is_made_anew_in_one_transaction(foreign: tuple[str, str]) -> None:
+def test_a_foreign_object_outside_nft_syntax_recreates_the_table_in_one_transaction(foreign: tuple[str, str]) -> None:
     assert diff(changed(foreign=frozenset({foreign})), FULL) == (Delete("table"), *diff(ABSENT, FULL))
 
 
-def test_for_a_kernel_that_refused_less_the_table_is_made_anew_in_one_transaction() -> None:
+def test_anew_recreates_the_table_in_one_transaction() -> None:
     before = changed(foreign=QUOTA)
     assert diff(before, FULL, anew=True) == (Delete("table"), *diff(ABSENT, FULL))
     assert diff(FULL, FULL, anew=True) == ()
 
 
-def test_what_takes_anothers_place_is_one_phase() -> None:
+def test_a_replaced_object_is_one_phase() -> None:
     found = diff(changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}), FULL)
     assert phases(found) == (found,)
 
@@ -216,7 +216,7 @@ def test_another_order_of_rules_flushes_the_chain() -> None:
     assert diff(FULL, changed(chains=chains)) == (FlushChain("class"), AddRule("class", DENY), AddRule("class", PEER))
 
 
-def test_22_a_range_goes_before_the_one_that_overlaps_it_comes() -> None:
+def test_22_a_range_is_deleted_before_an_overlapping_one_is_added() -> None:
     before, after = (
         Ruleset(sets={"r": NamedSet("range", 4, frozenset({parse_cidr(cidr)}))})
         for cidr in ("10.0.0.0/8", "10.0.0.0/9")
@@ -270,7 +270,7 @@ REFUSED: dict[str, tuple[Command, ...]] = {
     "a set that exists with another type": (AddSet("peers", NamedSet("range", 4)),),
     "a map that exists with another type": (AddMap("ingress4", VerdictMap(6, {})),),
     "a chain that exists with another hook": (AddChain("base", Chain((), Hook("filter", "input", 0))),),
-    "chains that go in circles": (AddRule("allow", Rule(verdict=Goto("class"))),),
+    "chains that refer to each other": (AddRule("allow", Rule(verdict=Goto("class"))),),
     "[21] a comment of 128 bytes": (AddRule("class", Rule(comment="x" * 128)),),
     "[21] a name of 256 bytes": (AddCounter("x" * 256),),
     "anything without the table": (Delete("table"), AddCounter("x")),

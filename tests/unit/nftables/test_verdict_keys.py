@@ -1,4 +1,4 @@
-"""Outcomes whose rules are gone are known for a while: the latest, and few enough to weigh little."""
+"""Verdict keys of deleted rules are kept for a while: the latest ones, in bounded number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def denial(number: int, policies: int) -> VerdictKey:
         pytest.param(20_000, 1, id="of more than that, the latest one"),
     ],
 )
-def test_the_latest_outcomes_that_are_gone_are_known(policies: int, known: int) -> None:
+def test_the_latest_retired_keys_are_kept(policies: int, known: int) -> None:
     origins = VerdictKeys()
     gone = [denial(number, policies) for number in range(known + 5)]
     for origin in gone:
@@ -32,7 +32,7 @@ def test_the_latest_outcomes_that_are_gone_are_known(policies: int, known: int) 
     assert found == [*[None] * 5, *gone[5:]]
 
 
-def test_what_goes_again_counts_once() -> None:
+def test_a_key_that_is_retired_again_counts_once() -> None:
     origins = VerdictKeys()
     again = denial(0, 9_000)
     for origin in (again, denial(1, 5), again, again):

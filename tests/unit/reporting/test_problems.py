@@ -55,7 +55,7 @@ def test_the_notice_of_a_partly_unreadable_node_names_the_field() -> None:
     (said,) = cluster_statements({node.ref: node.problems}, {node.ref: node}, None)
     assert (said.about, said.event_type, said.reason) == (ObjectRef("Node", "", "n2"), "Warning", "CannotBeRead")
     assert said.message == (
-        "Part of the object can't be read: status.addresses[0].address: is empty; take the entry away, or write an "
+        "Part of the object can't be read: status.addresses[0].address: is empty; delete the entry, or write an "
         "address like 10.0.0.1 or 2001:db8::1. The rest is in force; fields that can't be read keep their last good "
         "value, or are left out without one."
     )
