@@ -29,10 +29,10 @@ from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
 from nfagent.introspection import http_server
+from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus, VerdictLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, standing_of
 from nfagent.introspection.runtime_files import RuntimeFiles
-from nfagent.introspection.views import View
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
@@ -371,30 +371,24 @@ class Agent:
         resources = self._source.status().get("apiserver", {}).get("resources", {})
         return standing_of(resources, self._clock.now_ns(), refused, whole=self._gathered.is_set())
 
-    def _status(self) -> View:
-        return {
-            "reconcile": {
-                **msgspec.to_builtins(self._reconciler.status),
-                "in_sync": self._reconciler.status.in_sync and not self._intake.busy,
-            },
-            "drift": {
-                "listening": self._drift.listening,
-                "others": self._drift.others,
-                "problem": self._drift.problem,
-            },
-            "bridges": self._bridges.status(),
-            "frames": self._frames.status(),
-            "links": self._links.status(),
-            "revoke": msgspec.to_builtins(self._revoker.status),
+    def _status(self) -> AgentStatus:
+        reconcile, drift = self._reconciler.status, self._drift
+        log_fields = self._verdict_log.status() | msgspec.structs.asdict(self._nflog.counters)
+        log_fields["problem"] = self._reading.problem or self._verdict_log.problem
+        return AgentStatus(
+            reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._intake.busy),
+            drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
+            bridges=self._bridges.status(),
+            frames=self._frames.status(),
+            links=self._links.status(),
+            revoke=msgspec.structs.replace(self._revoker.status),
             **self._source.status(),
-            "last_good": self._last_good.status(),
-            **({"notices": self._voice.status()} if self._voice is not None else {}),
-            "own_log": {"lost_lines": lost_lines()},
-            "verdict_log": {
-                "path": str(self._settings.verdict_log),
-                **self._verdict_log.status(),
-                "problem": self._reading.problem or self._verdict_log.problem,
-                **msgspec.to_builtins(self._nflog.counters),
-                "unattributed": msgspec.to_builtins(self._attributor.counters),
-            },
-        }
+            last_good=self._last_good.status(),
+            notices=self._voice.status() if self._voice is not None else msgspec.UNSET,
+            own_log=OwnLogStatus(lost_lines=lost_lines()),
+            verdict_log=VerdictLogStatus(
+                path=str(self._settings.verdict_log),
+                **log_fields,
+                unattributed=msgspec.structs.replace(self._attributor.counters),
+            ),
+        )

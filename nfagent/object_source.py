@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from nfagent.errors import ValidationIssue
-from nfagent.introspection.views import View
 
 
 class ObjectSource(Protocol):
@@ -40,6 +39,6 @@ class ObjectSource(Protocol):
         """End whatever is open."""
         ...
 
-    def status(self) -> View:
+    def status(self) -> dict[str, Any]:
         """Tell how it stands."""
         ...

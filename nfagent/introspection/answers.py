@@ -14,10 +14,18 @@ import msgspec
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.explain.explanation import Explanation, explaining
+from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
-from nfagent.introspection.freshness import Freshness
+from nfagent.introspection.freshness import Freshness, ViewHead
 from nfagent.introspection.view_filter import ViewFilter, check_scope, scoping
-from nfagent.introspection.views import View, annotation, counters_view, policies_parts, ruleset_parts, state_parts
+from nfagent.introspection.views import (
+    RulesetView,
+    annotation,
+    counters_parts,
+    policies_parts,
+    ruleset_parts,
+    state_parts,
+)
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import Ruleset
 from nfagent.simulate.job import begin_trial
@@ -40,7 +48,7 @@ class AnswerSources(msgspec.Struct, frozen=True):
 
     standing: Callable[[], Freshness]
     problems: Callable[[], tuple[ValidationIssue, ...]]
-    status: Callable[[], View]
+    status: Callable[[], AgentStatus]
     services: Callable[[], Awaitable[str]]
     as_written: Callable[[Ruleset, Ruleset], Ruleset] = lambda listed, _: listed
 
@@ -57,8 +65,8 @@ class AgentAnswerer:
         self._turns = turns
         self._reports = reports
 
-    async def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view of `dump`. Raises UsageError, KernelError, MachineError."""
+    async def view(self, name: str, scope: ViewFilter) -> ViewHead:
+        """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
         standing = self._reports.standing()
         try:
             check_scope(self._desired, name, scope, standing)
@@ -67,7 +75,7 @@ class AgentAnswerer:
         match name:
             case "state":
                 view = state_parts(self._desired, scope, self._reports.problems(), standing)
-                return {**view, "agent": self._reports.status()}
+                return with_agent(view, self._reports.status())
             case "policies":
                 return policies_parts(self._desired, scope, self._reports.problems(), standing)
             case "ruleset":
@@ -80,7 +88,7 @@ class AgentAnswerer:
                 listed, wanted = await self._both()
                 return diff_parts(self._reports.as_written(listed, wanted), wanted, standing)
             case "counters":
-                return counters_view(self._desired, await self._listings.counters(), scope, standing)
+                return counters_parts(self._desired, await self._listings.counters(), scope, standing)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
 
     async def explain(self, source: str, destination: str) -> Explanation:
@@ -115,7 +123,7 @@ class AgentAnswerer:
         return await self._listings.ruleset(), self._desired.ruleset()
 
     def _in_sync(self) -> bool:
-        return bool(self._reports.status()["reconcile"]["in_sync"])
+        return bool(self._reports.status().reconcile.in_sync)
 
     def _whole(self, command: str) -> Freshness:
         """Refuse to judge by a part of the cluster. Raises UsageError."""
@@ -124,7 +132,7 @@ class AgentAnswerer:
             raise UsageError(f"{command} can't judge yet: {standing.unknown}")
         return standing
 
-    async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, standing: Freshness) -> View:
+    async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, standing: Freshness) -> RulesetView:
         kept = await self._turns.result(scoping(self._desired, ruleset, scope))
         return ruleset_parts(kept, annotation(self._desired), scope, standing)
 

@@ -76,6 +76,19 @@ class Freshness(msgspec.Struct, frozen=True):
         return f"the kernel doesn't hold these rules: {self.refused}; what it holds instead: `nfagent dump diff`"
 
 
+class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that every view begins with.
+
+    complete: whether everything that was requested is known
+    unknown:  what isn't, and what to do next
+    notes:    what may be older than the cluster, or differ from what is in force
+    """
+
+    complete: bool
+    unknown: list[str]
+    notes: list[str]
+
+
 WHOLE = Freshness()
 
 
@@ -103,13 +116,9 @@ def standing_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused
 
 
 def head(standing: Freshness, *unknown: str, none: bool = False) -> dict[str, Any]:
-    """Give the fields that every view has.
+    """Return the fields of ViewHead; an `unknown` that is '' is left out.
 
-    none: the view says that there is nothing: that isn't known where the kernel holds something else
-
-    complete: whether all that was asked for is known
-    unknown:  what isn't, and what to do next; `unknown` that is '' is left out
-    notes:    what may be older, or other, than what is shown
+    none: the view says that there is nothing, which isn't known where the kernel holds other rules
     """
     found = [words for words in (standing.unknown, *unknown, standing.unenforced if none else "") if words]
     return {"complete": not found, "unknown": found, "notes": [note for note in standing.notes if note not in found]}

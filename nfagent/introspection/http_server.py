@@ -20,7 +20,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -30,11 +30,11 @@ from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.explain.explanation import Explanation, explanation_parts
 from nfagent.introspection.chunks import encoded
 from nfagent.introspection.connections import BACKLOG, ConnectionLimits, SocketListener, connection_of
+from nfagent.introspection.freshness import ViewHead
 from nfagent.introspection.http_log import log
 from nfagent.introspection.request_bodies import RequestBodies
 from nfagent.introspection.socket_folder import make_folder
 from nfagent.introspection.view_filter import ViewFilter
-from nfagent.introspection.views import View
 from nfagent.manifests.policy_files import read_given
 from nfagent.simulate.codec import read_question
 from nfagent.simulate.job import SimulationJob, SimulationPart, in_turns
@@ -49,8 +49,8 @@ _STOP_SECONDS = 0.5
 class AnswerProvider(Protocol):
     """What the agent must be able to tell."""
 
-    async def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view. Raises UsageError, KernelError."""
+    async def view(self, name: str, scope: ViewFilter) -> ViewHead | dict[str, Any]:
+        """Return a view, which may be unfinished (chunks). Raises UsageError, KernelError."""
         ...
 
     async def explain(self, source: str, destination: str) -> Explanation:

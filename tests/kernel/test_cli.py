@@ -311,7 +311,7 @@ def test_beside_large_tables_of_others_the_state_says_that_changes_are_looked_fo
     subprocess.run(["nft", "-f", "-"], input=chains, text=True, check=True, timeout=DEADLINE)
     with site.agent():
         assert site.ask("dump", "state")["agent"]["drift"] == {"listening": False, "others": 2001, "problem": ""}
-        assert "others' changes are looked for every minute: their tables hold 2,001 objects" in site.said(
+        assert "changes by other programs are looked for every minute: their tables hold 2,001 objects" in site.said(
             "dump", "state"
         )
 

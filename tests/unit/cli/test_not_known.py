@@ -122,7 +122,7 @@ def test_what_other_nodes_hold_is_not_known_here(call: Call, view: str, scope: t
 
 def test_what_is_enforced_for_another_nodes_pod_is_not_known_here(call: Call) -> None:
     answer = said(call, "dump", "policies", "--pod", "far/cat")
-    assert (answer.code, answer.out) == (2, "no policy that is known here judges Pod far/cat\n")
+    assert (answer.code, answer.out) == (2, "no policy that is known here selects Pod far/cat\n")
     assert "Pod far/cat is on node b: what is enforced for it isn't known here; ask there" in answer.err
 
 
@@ -140,11 +140,11 @@ def test_policies_of_another_nodes_pod_are_known(call: Call) -> None:
 KNOWN = {
     "policies of a namespace that has none": (
         ("policies", "-n", "open"),
-        "no NetworkPolicy in namespace open: none isolates a Pod of it; 1 of the tiers may: `nfagent dump policies`",
+        "no NetworkPolicy in namespace open: none isolates its Pods; 1 of the tiers may: `nfagent dump policies`",
     ),
     "policies of a Pod that none judges": (
         ("policies", "--pod", "shop/web"),
-        "no policy judges Pod shop/web: at its end every connection is allowed",
+        "no policy selects Pod shop/web: its policies allow every connection",
     ),
     "policies of a Pod with its node's network": (
         ("policies", "--pod", "open/host"),
@@ -186,7 +186,7 @@ def test_counters_that_the_kernel_lacks_are_not_none(call: Call) -> None:
         answer = call("dump", "counters")
     assert (answer.code, answer.out) == (2, "no counters in the kernel\n")
     assert "the kernel doesn't have the counter deny/ingress/shop/db" in answer.err
-    assert "`nfagent dump diff` says what is missing" in answer.err
+    assert "`nfagent dump diff` shows what is missing" in answer.err
 
 
 HOUR = 3600.0
