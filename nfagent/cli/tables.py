@@ -1,7 +1,7 @@
-"""Text for people: tables whose columns line up, and colour where somebody looks at it.
+"""Text for people: tables whose columns line up, and colour on a terminal.
 
-A colour is a mark that no text of others can hold, until `shown` makes a terminal's sequence of it: and an escape of
-everything else that isn't printable.
+A colour is a random mark, so that input can't contain one; `shown` turns marks into escape sequences (ECMA-48, SGR) and
+escapes everything else that isn't printable.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ _COLOURS = {
 
 
 def coloured(stream: TextIO | None = None) -> bool:
-    """Tell whether colour is wanted: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Return whether colour is wanted: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
 
 
 def paint(word: str) -> str:
-    """Give a verdict or a result its colour, where colour is wanted."""
+    """Return a verdict or a result in its colour, where colour is wanted."""
     return marked(word, _COLOURS[word]) if word in _COLOURS and coloured() else word
 
 
 def strong(words: str) -> str:
-    """Make a heading stand out, where colour is wanted."""
+    """Return a heading in bold, where colour is wanted."""
     return marked(words, "bold") if coloured() else words
 
 
 def marked(words: str, style: str) -> str:
-    """Give words a style: green, yellow, red or bold."""
+    """Return text in a style: green, yellow, red or bold."""
     return f"{_MARK}{_NUMBERS[style]}>{words}{_MARK}{_RESET}>"
 
 
 def plain(text: str) -> str:
-    """Take the styles out of a text."""
+    """Return a text without its styles."""
     return _MARKS.sub("", text)
 
 
 def shown(line: str) -> str:
-    """Write a line as a terminal gets it: styles as its sequences, nothing else that would steer it."""
+    """Return a line for a terminal: styles as escape sequences, other control characters escaped."""
     if _MARK not in line:
         return printable(line)
     parts = _MARKS.split(line)
@@ -75,7 +75,7 @@ def shown(line: str) -> str:
 
 
 def widths(rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
-    """Give each column's width: its longest cell, and no less than `least` says."""
+    """Return each column's width: that of its longest cell, and at least `least`."""
     found = list(least)
     for row in rows:
         found += [0] * (len(row) - len(found))
@@ -85,7 +85,7 @@ def widths(rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> list[int
 
 
 def line(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()) -> str:
-    """Write one row; columns in `right` are set flush right. Nothing trails behind the last cell."""
+    """Return one row without trailing spaces; columns in `right` are aligned right."""
     cells = []
     for column, (cell, width) in enumerate(zip(row, columns, strict=False)):
         shown = cell or _NOTHING
@@ -95,7 +95,7 @@ def line(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Write a table, its header in capitals; an empty cell is shown as `-`."""
+    """Return a table, its header in capitals; an empty cell is shown as `-`."""
     all_rows = [[cell.upper() for cell in header], *map(list, rows)]
     columns = widths(all_rows)
     head, *body = (line(row, columns, right) for row in all_rows)
@@ -103,7 +103,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collectio
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Write names and what they are, beneath each other."""
+    """Return names and their values, one pair a line."""
     known = list(pairs)
     columns = widths([(name,) for name, _ in known])
     return [line((name, words), [columns[0], 0]) for name, words in known]

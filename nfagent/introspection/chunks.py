@@ -105,7 +105,7 @@ def _is_unfinished(value: dict[str, object] | msgspec.Struct) -> bool:
     return False
 
 
-def whole(value: Any) -> Any:  # noqa: ANN401 - a view's value, of whatever type
+def whole(value: Any) -> Any:  # noqa: ANN401 - a view's value, of any JSON type
     """Return a value with all its parts made, as decoding its JSON would: dicts, lists, strings, numbers."""
     if isinstance(value, Deferred):
         return whole(value.make())

@@ -148,7 +148,7 @@ KNOWN = {
     ),
     "policies of a Pod with its node's network": (
         ("policies", "--pod", "open/host"),
-        "Pod open/host has its node's network and addresses, which no policy judges",
+        "Pod open/host uses its node's network and addresses: no policy applies to it",
     ),
     "Pods of a namespace that has none": (("state", "-n", "quiet"), "no Pods of namespace quiet"),
     "counters of a namespace without Pods": (
@@ -157,7 +157,7 @@ KNOWN = {
     ),
     "counters of a Pod with its node's network": (
         ("counters", "--pod", "open/host"),
-        "no counters: Pod open/host has its node's network and addresses, which no policy judges",
+        "no counters: Pod open/host uses its node's network and addresses: no policy applies to it",
     ),
     "counters of a Pod that none judges": (
         ("counters", "--pod", "open/cat"),
@@ -195,7 +195,7 @@ RESOURCES = {
     "Node": {"synced": True, "trouble": "", "heard_seconds_ago": 3.0},
 }
 STALE = standing_of(RESOURCES, int(7 * HOUR * 1e9), "", whole=True)
-SINCE = "Pod: not followed, last heard of 60 min ago (1970-01-01T06:00:00Z), what was read until then holds: https://"
+SINCE = "Pod: watch interrupted, last update 60 min ago (1970-01-01T06:00:00Z); keeping the last known state: https://"
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
@@ -263,7 +263,7 @@ def test_that_there_is_no_policy_is_not_known_to_hold_while_the_kernel_holds_oth
 def test_services_that_can_not_be_read_leave_the_verdict_open(call: Call) -> None:
     answer = said(call, "explain", "shop/web", "192.0.2.9:80/tcp", services="403 Forbidden")
     assert answer.code == 2
-    assert "Services can't be read (403 Forbidden): whether an address is a Service's" in answer.err
+    assert "Services can't be read (403 Forbidden): which addresses belong to Services" in answer.err
     assert "ALLOWED" not in answer.out
 
 
