@@ -1,4 +1,4 @@
-"""The running agent: one TaskGroup that wires the rooms together.
+"""The running agent: its parts, the order in which they start and stop, and the signals.
 
 Objects come from the API server, or from a folder of manifests, into `DesiredState`; the reconciler makes the kernel
 equal to it; logged packets come back through NFLOG and go to the verdict log; the unix socket answers questions about
@@ -29,10 +29,10 @@ from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
+from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus, VerdictLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, standing_of
 from nfagent.introspection.runtime_files import RuntimeFiles
-from nfagent.introspection.views import View
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
@@ -67,17 +67,17 @@ from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.records import encode
 
 log = logging.getLogger(__name__)
-_DRIFT_LOOK_SECONDS = 60.0
-_UNHEARD_RESYNC_SECONDS = 60.0
+_SUBSCRIBE_SECONDS = 60.0
+_POLL_SECONDS = 60.0
 
 
 class Agent:
-    """One node's agent. Satisfies manifests.source.Taker and kube.informers.Taker."""
+    """One node's agent. Satisfies manifests.source.EventSink and kube.informers.EventSink."""
 
     def __init__(self, settings: Settings) -> None:
-        """Put the parts together: libnftables is loaded and sockets to the kernel opened, all else is left to `run`.
+        """Make the parts: libnftables is loaded and sockets to the kernel are opened; `run` does the rest.
 
-        Raises MachineError.
+        Raises HostError.
         """
         self._settings = settings
         self._desired = DesiredState(
@@ -123,14 +123,14 @@ class Agent:
         self._links = LinkMonitor(lambda: question_of(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
-        self._reload_asked = asyncio.Event()
+        self._reload_requested = asyncio.Event()
         self._ready = False
         self._gathered = asyncio.Event()
         self._last_good = CheckpointStore(Path(settings.state_dir), settings.node_name)
-        self._source, self._voice = self._sourced()
+        self._source, self._reporter = self._make_source()
 
-    def _sourced(self) -> tuple[ObjectSource, StatusReporter | None]:
-        """Give where objects come from, and who speaks in the cluster, where there is one."""
+    def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
+        """Return the source of objects, and the status reporter where the source is an API server."""
         settings = self._settings
         if settings.manifests:
             return FolderSource(Path(settings.manifests), self, self._last_good), None
@@ -139,18 +139,18 @@ class Agent:
         return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises UsageError, MachineError for what stands in the way of a start."""
+        """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
         claim = claim_table()
-        # Before everything runs, a signal would end the process at once, and leave a credential plugin behind.
+        # Without these a signal during the start would end the process at once, and leave a credential plugin running.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         spare_collections()
-        patience = asyncio.create_task(self._readiness.await_start(self._gathered))
+        start_limit = asyncio.create_task(self._readiness.await_start(self._gathered))
         try:
-            await self._try_kernel()
-            self._hear_of_drift()  # before the first comparison, which so needs no second one
+            await self._read_table()
+            self._subscribe_to_changes()  # before the first comparison: a change after it is reported
             turns = TimeSlices()
             reports = AnswerSources(
                 self._standing,
@@ -162,19 +162,20 @@ class Agent:
             answers = AgentAnswerer(self._desired, TableListings(), turns, reports)
             serving = await http_server.serve(self._settings.socket_path, answers, turns)
             upkeep = RuntimeFiles(serving, claim, self._clock, self._readiness, self._file_problems)
-            keeping = asyncio.create_task(upkeep.run())
+            upkeep_task = asyncio.create_task(upkeep.run())
             self._verdict_log.start()
             try:
-                if await self._started():
-                    await self._work()
+                if await self._start_source():
+                    await self._run_parts()
             finally:
                 systemd.notify("STOPPING=1")
-                keeping.cancel()
+                upkeep_task.cancel()
+                await upkeep.finish()
                 await serving.cleanup()
                 self._nflog.close()
                 self._verdict_log.close()
         finally:
-            patience.cancel()
+            start_limit.cancel()
             await self._source.close()
             await self._last_good.close()
             self._connections.close()
@@ -188,8 +189,8 @@ class Agent:
             end_within()
         self._stop.set()
 
-    async def _started(self) -> bool:
-        """Start the source, which may take a minute; False where the agent is stopped before."""
+    async def _start_source(self) -> bool:
+        """Start the source, which may take a minute; return False if the agent is stopped before."""
         starting = asyncio.create_task(self._source.start())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -201,7 +202,7 @@ class Agent:
         await asyncio.wait((starting,))
         return False
 
-    async def _work(self) -> None:
+    async def _run_parts(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._reconciler.run()),
@@ -215,22 +216,22 @@ class Agent:
                 tasks.create_task(self._follow_links()),
                 tasks.create_task(self._last_good.run()),
             ]
-            if self._voice is not None:
-                running.append(tasks.create_task(self._speak(self._voice)))
+            if self._reporter is not None:
+                running.append(tasks.create_task(self._report(self._reporter)))
             await self._stop.wait()
             for task in running:
                 task.cancel()
 
     async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
-        """Take in what changed, in its order."""
+        """Apply changes to the desired state, in their order."""
         await self._intake.take(changes)
-        self._look_for_pods()
-        self._say_problems()
+        self._notify_link_monitor()
+        self._log_problems()
 
     def gathered(self) -> None:
-        """Everything was read once: from now on the kernel is told."""
+        """Begin to write to the kernel: the source has read everything once."""
         self._warn_about_node()
-        self._links.look()  # before the first comparison, which would open what isn't known
+        self._links.look()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._gathered.set()
         self._intake.open()
 
@@ -238,7 +239,7 @@ class Agent:
         await self._gathered.wait()
         await self._links.run()
 
-    def _look_for_pods(self) -> None:
+    def _notify_link_monitor(self) -> None:
         before, self._local_changes = self._local_changes, self._desired.local_changes
         if self._local_changes != before:
             self._links.pods_changed()
@@ -247,18 +248,18 @@ class Agent:
         if self._desired.follow_links(links) and self._gathered.is_set():
             self._reconciler.wake()
 
-    async def _speak(self, voice: StatusReporter) -> None:
+    async def _report(self, reporter: StatusReporter) -> None:
         await self._gathered.wait()
-        await voice.run()
+        await reporter.run()
 
     def _file_problems(self) -> list[str]:
-        """Say what is wrong with the files that the agent writes."""
+        """Return what is wrong with the files that the agent writes."""
         self._verdict_log.say()
         kept = self._last_good.problem
         return [self._reading.problem or self._verdict_log.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
-        unjudged, mending = self._bridges.unjudged
+        unfiltered, fix_command = self._bridges.unjudged
         status = self._reconciler.status
         return NodeFaults(
             refused=status.last_error,
@@ -266,16 +267,16 @@ class Agent:
             verdict_log=self._reading.problem or self._verdict_log.problem,
             unended=self._revoker.status.last_error,
             unheard=self._drift.problem,
-            unjudged=unjudged,
-            mending=mending,
+            unjudged=unfiltered,
+            mending=fix_command,
         )
 
     async def _reload(self) -> None:
-        """Read everything again, objects and kernel, whenever it is asked for: systemd's ExecReload."""
+        """Read objects and kernel again after each SIGHUP, which systemd's ExecReload sends."""
         async with asyncio.TaskGroup() as rereading:
             while True:
-                await self._reload_asked.wait()
-                self._reload_asked.clear()
+                await self._reload_requested.wait()
+                self._reload_requested.clear()
                 read = asyncio.Event()
                 rereading.create_task(self._reread(read))
                 self._verdict_log.reopen()
@@ -297,7 +298,7 @@ class Agent:
             cluster, policies = self._desired.cluster, self._desired.index.policies
             pods = counted(len(cluster.local), "Pod")
             log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
-        # A comparison that began before a reload says nothing about what was read since.
+        # A comparison that began before a reload doesn't cover what was read since.
         if self._reconciler.trusted:
             self._readiness.settled()
 
@@ -306,27 +307,27 @@ class Agent:
         if self._reconciler.trusted:
             self._readiness.settled(f"nothing is changed: {self._reconciler.status.held}")
 
-    async def _try_kernel(self) -> None:
-        """Read the table once. Raises MachineError for what an administrator has to mend before anything works."""
+    async def _read_table(self) -> None:
+        """Read the table once. Raises HostError for what an administrator has to fix before the agent can work."""
         try:
-            # Until this node's interfaces are known, they are what they were when the table was written.
+            # Until this node's interfaces are read, those in the table count.
             self._desired.follow_links(held_links(await self._kernel.read()), held=True)
         except KernelError as error:
-            log.error("the table can't be read for now, it is tried again: %s", error)
+            log.error("cannot read table inet nfagent, retrying: %s", error)
 
     async def _watch_for_drift(self) -> None:
         while True:
-            await self._clock.wait(asyncio.Event(), _DRIFT_LOOK_SECONDS)
-            self._hear_of_drift()
+            await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
+            self._subscribe_to_changes()
 
-    def _hear_of_drift(self) -> None:
-        """Hear of others' changes where listening is safe; compare every minute where it isn't, or fails."""
+    def _subscribe_to_changes(self) -> None:
+        """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
         resync = self._settings.reconcile.resync_seconds
         listening = self._drift.listen(self._changed)
-        self._reconciler.compare_every(resync if listening else min(resync, _UNHEARD_RESYNC_SECONDS))
+        self._reconciler.compare_every(resync if listening else min(resync, _POLL_SECONDS))
 
     def _changed(self, committer: CommitOrigin) -> None:
-        """Have what somebody else may have changed compared: table inet nfagent first, and that of the bridges."""
+        """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
         self._reconciler.changed(str(committer))
         self._frames.changed()
 
@@ -335,12 +336,12 @@ class Agent:
         records = (self._attributor.attribute(logged, now) for logged in packets)
         self._verdict_log.write([encode(record) for record in records if record is not None])
 
-    def _say_problems(self) -> None:
+    def _log_problems(self) -> None:
         came, went = self._source.news()
         for problem in came:
             log.warning("%s", problem)
         for problem in went:
-            log.info("mended: %s", problem)
+            log.info("resolved: %s", problem)
 
     def _warn_about_node(self) -> None:
         cluster = self._desired.cluster
@@ -348,7 +349,7 @@ class Agent:
             log.warning("%s", advice(cluster.node, cluster.nodes))
 
     def _standing(self) -> Freshness:
-        """Tell how far what is known can be relied on."""
+        """Return how complete and how old the known state is."""
         status = self._reconciler.status
         refused = status.last_error or status.held
         if not (refused or self._ready):
@@ -356,30 +357,24 @@ class Agent:
         resources = self._source.status().get("apiserver", {}).get("resources", {})
         return standing_of(resources, self._clock.now_ns(), refused, whole=self._gathered.is_set())
 
-    def _status(self) -> View:
-        return {
-            "reconcile": {
-                **msgspec.to_builtins(self._reconciler.status),
-                "in_sync": self._reconciler.status.in_sync and not self._intake.busy,
-            },
-            "drift": {
-                "listening": self._drift.listening,
-                "others": self._drift.others,
-                "problem": self._drift.problem,
-            },
-            "bridges": self._bridges.status(),
-            "frames": self._frames.status(),
-            "links": self._links.status(),
-            "revoke": msgspec.to_builtins(self._revoker.status),
+    def _status(self) -> AgentStatus:
+        reconcile, drift = self._reconciler.status, self._drift
+        log_fields = self._verdict_log.status() | msgspec.structs.asdict(self._nflog.counters)
+        log_fields["problem"] = self._reading.problem or self._verdict_log.problem
+        return AgentStatus(
+            reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._intake.busy),
+            drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
+            bridges=self._bridges.status(),
+            frames=self._frames.status(),
+            links=self._links.status(),
+            revoke=msgspec.structs.replace(self._revoker.status),
             **self._source.status(),
-            "last_good": self._last_good.status(),
-            **({"notices": self._voice.status()} if self._voice is not None else {}),
-            "own_log": {"lost_lines": lost_lines()},
-            "verdict_log": {
-                "path": str(self._settings.verdict_log),
-                **self._verdict_log.status(),
-                "problem": self._reading.problem or self._verdict_log.problem,
-                **msgspec.to_builtins(self._nflog.counters),
-                "unattributed": msgspec.to_builtins(self._attributor.counters),
-            },
-        }
+            last_good=self._last_good.status(),
+            notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
+            own_log=OwnLogStatus(lost_lines=lost_lines()),
+            verdict_log=VerdictLogStatus(
+                path=str(self._settings.verdict_log),
+                **log_fields,
+                unattributed=msgspec.structs.replace(self._attributor.counters),
+            ),
+        )

@@ -1,19 +1,19 @@
-"""The whole error tree of nfagent, and the shape of a problem report.
+"""The exceptions of nfagent, and ValidationIssue, a problem with the input.
 
-    NfagentError                 anything that nfagent says about itself
-    ├── UsageError               the caller asked for something that can't be (exit code 2)
+    NfagentError                 base of all
+    ├── UsageError               the caller requested something impossible (exit code 2)
     │   └── SettingError         a setting in the file, the environment or a flag is wrong
-    ├── MachineError            this machine lacks something: root, nf_tables, libnftables (exit code 2)
-    ├── DecodeError              bytes or documents that aren't what they should be
+    ├── HostError               this machine lacks something: root, nf_tables, libnftables (exit code 2)
+    ├── DecodeError              bytes or documents of an unexpected format
     │   ├── ObjectError          a Kubernetes object breaks its API's validation
     │   └── WireError            bytes from the kernel or from a packet that can't be read
-    ├── ClusterError             the API server, or the way to it, refused
-    │   ├── Unreachable          nobody answers at its address: refused, no route, no such name
-    │   └── Silent               it answered, and then said nothing for too long
+    ├── ClusterError             the API server refused, or is unreachable
+    │   ├── UnreachableError     no connection to its address: refused, no route, no such name
+    │   └── ReadTimeoutError     a connection on which it sent nothing for too long
     └── KernelError              the kernel refused a transaction
-        └── SetFullError         a set has no room for its elements
+        └── SetFullError         a set is full
 
-Every error carries a message that a person can act on: what is wrong, where, and what to do instead.
+Every message says what is wrong, where, and what to do instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 
 class ValidationIssue(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong with the input, as `dump`, the log and later Events show it.
+    """One thing that is wrong with the input, as `dump`, the log and Events show it.
 
     place:  where it was found: `FILE:LINE` for manifests, empty where there is none
     object: the object at fault as `Kind namespace/name`, or empty for a whole file
@@ -38,20 +38,20 @@ class ValidationIssue(msgspec.Struct, frozen=True, kw_only=True):
     value: str = ""
 
     def __str__(self) -> str:
-        """Read as one line: `place: object: field: 'value': reason`."""
+        """Return one line: `place: object: field: 'value': reason`."""
         shown = f"{self.field} {self.value!r}" if self.value else self.field
         return ": ".join(part for part in (self.place, self.object, shown, self.reason) if part)
 
 
 class NfagentError(Exception):
-    """Base of everything that nfagent raises on purpose.
+    """Base of the exceptions that nfagent raises on purpose.
 
     reason: what is wrong
     hint:   what to do about it, often a command; empty where the reason says it
     """
 
     def __init__(self, reason: str = "", *, hint: str = "") -> None:
-        """Make the message: the reason, then the hint."""
+        """Build the message from the reason and the hint."""
         super().__init__(f"{reason}; {hint}" if hint else reason)
         self.reason = reason
         self.hint = hint
@@ -66,11 +66,11 @@ class SettingError(UsageError):
 
 
 class HostError(NfagentError):
-    """The machine lacks something that nfagent needs; the message names the command that mends it."""
+    """The machine lacks something that nfagent needs; the message names the command that fixes it."""
 
 
 class DecodeError(NfagentError):
-    """Input that can't be read as what it should be."""
+    """Input of an unexpected format."""
 
 
 class ObjectError(DecodeError):
@@ -80,7 +80,7 @@ class ObjectError(DecodeError):
     """
 
     def __init__(self, problem: ValidationIssue) -> None:
-        """Keep the problem and make it the message."""
+        """Keep the problem, whose text is the message."""
         super().__init__(str(problem))
         self.problem = problem
 
@@ -94,16 +94,16 @@ class ClusterError(NfagentError):
 
 
 class UnreachableError(ClusterError):
-    """Nobody answers at the API server's address: refused, no route, name not resolved, reset while connecting."""
+    """No connection to the API server's address: refused, no route, name not resolved, reset while connecting."""
 
 
 class ReadTimeoutError(ClusterError):
-    """The API server said nothing for longer than somebody who watches it should have to wait."""
+    """The API server sent nothing for longer than the read timeout of its connection."""
 
 
 class KernelError(NfagentError):
-    """The kernel, or libnftables on its behalf, refused; the message is theirs."""
+    """The kernel, or libnftables on its behalf, refused; the message is the kernel's."""
 
 
 class SetFullError(KernelError):
-    """A set has no room for a transaction's elements; nothing of it was applied."""
+    """A set is too small for a transaction's elements; the transaction was not applied."""

@@ -1,45 +1,44 @@
-"""What the agent needs of where objects come from."""
+"""The source of Kubernetes objects, as the agent uses it: an API server or a folder of manifests."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from nfagent.errors import ValidationIssue
-from nfagent.introspection.views import View
 
 
 class ObjectSource(Protocol):
-    """Where objects come from."""
+    """A source of Kubernetes objects, which feeds an EventSink."""
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """What is wrong with objects now."""
+        """Return what is wrong with objects now."""
         ...
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
-        """Give the problems that came and those that went since the last time."""
+        """Return the problems that appeared and those that were resolved since the last call."""
         ...
 
     async def start(self) -> None:
-        """Make ready. Raises NfagentError for what stands in the way of a start."""
+        """Prepare to run. Raises NfagentError where the source can't start."""
         ...
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Watch for changes until cancelled."""
         ...
 
     async def reload(self) -> None:
-        """Read everything again, and return when that is taken in."""
+        """Read everything again, and return when it is applied."""
         ...
 
     async def read_services(self) -> str:
-        """Have the Services that `explain` looks at; give what is in the way."""
+        """Read the Services that `explain` needs; return why they can't be read, or ''."""
         ...
 
     async def close(self) -> None:
-        """End whatever is open."""
+        """Close files and connections."""
         ...
 
-    def status(self) -> View:
-        """Tell how it stands."""
+    def status(self) -> dict[str, Any]:
+        """Return the source's part of AgentStatus: `files` or `apiserver`."""
         ...

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -21,10 +20,13 @@ import msgspec
 from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
+from nfagent.controllers.conntrack_revoker import RevokerStatus
+from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
 from nfagent.explain.explanation import explain, explanation_view
 from nfagent.introspection import http_server
+from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.diff_report import diff_view
 from nfagent.introspection.freshness import WHOLE
@@ -152,7 +154,12 @@ def _measured(desired: DesiredState, ask: Ask, held: Ruleset) -> tuple[float, fl
         asyncio.run(asking())
 
     async def serve(path: Path) -> float:
-        status: dict[str, Any] = {"reconcile": {"in_sync": True}}
+        status = AgentStatus(
+            reconcile=ReconcileStatus(in_sync=True),
+            drift=DriftStatus(listening=True, others=0),
+            revoke=RevokerStatus(),
+            verdict_log=VerdictLogStatus(path=""),
+        )
         reports = AnswerSources(lambda: WHOLE, lambda: (), lambda: status, no_trouble)
         answers = AgentAnswerer(desired, TableListings(lambda: held, dict), turns, reports)
         runner = await http_server.serve(path, answers, turns)

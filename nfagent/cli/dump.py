@@ -1,4 +1,4 @@
-"""`nfagent dump`: views of what the agent knows, wants, and has in the kernel."""
+"""`nfagent dump`: views of the cluster, of the desired ruleset, and of the kernel."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def dump(
     config: Path | None,
     output: str,
 ) -> None:
-    """Show what the agent knows, wants, and has in the kernel, as one of these views.
+    """Show the cluster, the desired ruleset or the kernel, as one of these views.
 
     \b
     state     nodes, Pods, masquerade, what is wrong with the input  (the default)
-    policies  every policy: whom it isolates on this node, what it allows
-    ruleset   what the kernel must hold
-    kernel    what the kernel holds
-    diff      where the two differ, and the commands that put it right; exit code 1 where they do
+    policies  every policy: the Pods that it selects on this node, and its rules
+    ruleset   the desired ruleset
+    kernel    the ruleset in the kernel
+    diff      where the two differ, and the nft commands that make them equal; exit code 1 where they do
     counters  packets and bytes by policy, direction and verdict
 
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
-    Exit code 2: something that was asked isn't known here, or -n or --pod matches nothing; stderr says what and why.
+    Exit code 2: part of the answer isn't known here, or -n or --pod matches nothing; stderr has the reason.
     """  # noqa: D301 - \b is click's: keep these lines as they are
     from nfagent.cli.backends import find_backend
     from nfagent.cli.output import emit, remark, remark_standing, say, say_text
@@ -80,18 +80,30 @@ def dump(
 
 
 def _objects(content: dict[str, Any]) -> dict[str, Any]:
-    """Put a ruleset's objects beside what is to be said about them."""
+    """Return a ruleset's objects beside the fields that every view begins with."""
     return {**{key: value for key, value in content.items() if key != "objects"}, **content["objects"]}
 
 
 def _text(view: str, content: dict[str, Any]) -> list[str]:
-    from nfagent.cli import dump_text
+    import msgspec
 
-    match view:
-        case "state":
-            return dump_text.state(content)
-        case "policies":
-            return dump_text.policies(content)
-        case "counters":
-            return dump_text.counters(content)
-    return dump_text.differences(content)
+    from nfagent.cli import dump_text
+    from nfagent.errors import HostError
+    from nfagent.introspection.agent_status import AgentStateView
+    from nfagent.introspection.diff_report import DiffView
+    from nfagent.introspection.views import CountersView, PoliciesView
+
+    try:
+        match view:
+            case "state":
+                return dump_text.state(msgspec.convert(content, AgentStateView))
+            case "policies":
+                return dump_text.policies(msgspec.convert(content, PoliciesView))
+            case "counters":
+                return dump_text.counters(msgspec.convert(content, CountersView))
+        return dump_text.differences(msgspec.convert(content, DiffView))
+    except msgspec.ValidationError as error:
+        raise HostError(
+            f"the running agent's view {view} has another format than this command reads ({error})",
+            hint="restart it, so that both have one version: systemctl restart nfagent",
+        ) from None

@@ -1,5 +1,5 @@
-"""What the running agent answers over its unix socket: views of its state, differences to the kernel, freshness.
+"""The running agent's answers over its unix socket: views of its state, differences to the kernel, freshness.
 
-May import: controllers and below. Promises: an answer is encoded in slices of 8 ms, and says how far it can be relied
-on.
+May import: controllers and below. Promises: an answer is encoded in slices of 8 ms, and states what of it is
+unknown or old.
 """

@@ -1,7 +1,7 @@
-"""What the running agent answers, out of the state that it keeps. Satisfies api.Answers.
+"""The running agent's answers, from its state in memory. Satisfies http_server.AnswerProvider.
 
-Nothing here holds the event loop: views are made as they are written, a judgement step by step, the kernel is listed
-in a thread. What isn't known is said; nothing of it is ever "none" or "allowed".
+The event loop is never blocked: views are made while they are written, verdicts in steps, and the kernel is listed in
+a thread. What isn't known is reported as unknown, never as "none" or "allowed".
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ import msgspec
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.explain.explanation import Explanation, explaining
+from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
-from nfagent.introspection.freshness import Freshness
+from nfagent.introspection.freshness import Freshness, ViewHead
 from nfagent.introspection.view_filter import ViewFilter, check_scope, scoping
-from nfagent.introspection.views import View, annotation, counters_view, policies_parts, ruleset_parts, state_parts
+from nfagent.introspection.views import (
+    RulesetView,
+    annotation,
+    counters_parts,
+    policies_parts,
+    ruleset_parts,
+    state_parts,
+)
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import Ruleset
 from nfagent.simulate.job import begin_trial
@@ -29,62 +37,62 @@ _DIFF_TRIES, _DIFF_PAUSE = 5, 0.05
 
 
 class AnswerSources(msgspec.Struct, frozen=True):
-    """Who tells what isn't in the state.
+    """Functions that return what isn't in DesiredState.
 
-    standing: how far the state can be relied on
+    standing: how complete and how old the state is
     problems: what is wrong with objects
-    status:   how it stands with the agent's parts
-    services: reads the Services that `explain` looks at; gives what is in the way, '' where nothing is
-    as_written: takes from a listing what only this nft's wording makes different from the second ruleset
+    status:   of the agent's parts
+    services: reads the Services that `explain` needs; returns why they can't be read, or ''
+    as_written: removes from a listing the differences that only this nft version's wording makes
     """
 
     standing: Callable[[], Freshness]
     problems: Callable[[], tuple[ValidationIssue, ...]]
-    status: Callable[[], View]
+    status: Callable[[], AgentStatus]
     services: Callable[[], Awaitable[str]]
     as_written: Callable[[Ruleset, Ruleset], Ruleset] = lambda listed, _: listed
 
 
 class AgentAnswerer:
-    """One agent's answers."""
+    """Answers requests from one agent's state."""
 
     def __init__(
         self, desired: DesiredState, listings: TableListings, turns: TimeSlices, reports: AnswerSources
     ) -> None:
-        """Join the state, the kernel's listings, the turns that long answers take, and who tells the rest."""
+        """Take the state, the kernel's listings, the time slices for long answers, and the other sources."""
         self._desired = desired
         self._listings = listings
         self._turns = turns
         self._reports = reports
 
-    async def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view of `dump`. Raises UsageError, KernelError, MachineError."""
+    async def view(self, name: str, scope: ViewFilter) -> ViewHead:
+        """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
         standing = self._reports.standing()
         try:
             check_scope(self._desired, name, scope, standing)
         except UsageError as error:
-            raise _aged(error, standing) from None
+            raise _with_age(error, standing) from None
         match name:
             case "state":
                 view = state_parts(self._desired, scope, self._reports.problems(), standing)
-                return {**view, "agent": self._reports.status()}
+                return with_agent(view, self._reports.status())
             case "policies":
                 return policies_parts(self._desired, scope, self._reports.problems(), standing)
             case "ruleset":
                 return await self._ruleset(self._desired.ruleset(), scope, standing)
             case "kernel":
-                # The kernel was asked: whatever the agent hasn't read yet takes nothing from that.
+                # The kernel was read: that the agent hasn't read the whole cluster makes this view no less complete.
                 known = msgspec.structs.replace(standing, unread=())
                 return await self._ruleset(await self._listings.ruleset(), scope, known)
             case "diff":
                 listed, wanted = await self._both()
                 return diff_parts(self._reports.as_written(listed, wanted), wanted, standing)
             case "counters":
-                return counters_view(self._desired, await self._listings.counters(), scope, standing)
+                return counters_parts(self._desired, await self._listings.counters(), scope, standing)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
 
     async def explain(self, source: str, destination: str) -> Explanation:
-        """Judge a connection. Raises UsageError."""
+        """Return the verdict on a connection. Raises UsageError."""
         standing = self._whole("explain")
         trouble = await self._reports.services()
         desired = self._desired
@@ -92,12 +100,12 @@ class AgentAnswerer:
             steps = explaining(desired.cluster, desired.index, source, destination, desired.choices, desired.barred)
             found = await self._turns.result(steps)
         except UsageError as error:
-            raise _aged(error, standing, trouble) from None
+            raise _with_age(error, standing, trouble) from None
         unknown = (*([_unread(trouble)] if trouble else []), *([standing.unenforced] if standing.unenforced else []))
         return msgspec.structs.replace(found, unknown=(*unknown, *found.unknown), notes=tuple(map(str, standing.stale)))
 
     def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
-        """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""
+        """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
         standing = self._whole("try")
         desired = self._desired
         trial = begin_trial(desired.cluster, desired.index, desired.choices, given, delete=delete)
@@ -105,7 +113,7 @@ class AgentAnswerer:
         return trial
 
     async def _both(self) -> tuple[Ruleset, Ruleset]:
-        """Give what the kernel holds and what it must, both of a time when nothing was on its way, if there is one."""
+        """Return the kernel's ruleset and the desired one, read while no commit is pending where possible."""
         for _ in range(_DIFF_TRIES):
             settled, wanted = self._in_sync(), self._desired.ruleset()
             held = await self._listings.ruleset()
@@ -115,28 +123,28 @@ class AgentAnswerer:
         return await self._listings.ruleset(), self._desired.ruleset()
 
     def _in_sync(self) -> bool:
-        return bool(self._reports.status()["reconcile"]["in_sync"])
+        return bool(self._reports.status().reconcile.in_sync)
 
     def _whole(self, command: str) -> Freshness:
-        """Refuse to judge by a part of the cluster. Raises UsageError."""
+        """Return the freshness of a cluster that was read whole. Raises UsageError for one that wasn't."""
         standing = self._reports.standing()
         if standing.unknown:
-            raise UsageError(f"{command} can't judge yet: {standing.unknown}")
+            raise UsageError(f"{command} has no verdict yet: {standing.unknown}")
         return standing
 
-    async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, standing: Freshness) -> View:
+    async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, standing: Freshness) -> RulesetView:
         kept = await self._turns.result(scoping(self._desired, ruleset, scope))
         return ruleset_parts(kept, annotation(self._desired), scope, standing)
 
 
-def _aged(error: UsageError, standing: Freshness, trouble: str = "") -> UsageError:
-    """Say beside what isn't there that what is known may be old."""
+def _with_age(error: UsageError, standing: Freshness, trouble: str = "") -> UsageError:
+    """Return the error with a note that the known state may be old."""
     more = (*map(str, standing.stale), *([_unread(trouble)] if trouble else []))
     return UsageError("; ".join((str(error), *more)))
 
 
 def _unread(trouble: str) -> str:
     return (
-        f"Services can't be read ({trouble}): whether an address is a Service's, and who stands behind it, isn't known "
-        "for now; ask for the server's own address and port"
+        f"Services can't be read ({trouble}): which addresses belong to Services, and their backends, are unknown for "
+        "now; name the server's own address and port"
     )

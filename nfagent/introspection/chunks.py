@@ -1,42 +1,58 @@
-"""Large answers bit by bit: values whose lists and texts are made as they are written, and their JSON.
+"""Large answers in small steps: values whose lists and texts are made while they are written, and their JSON.
 
-A view may hold, in the place of a list, an iterator: its items are made one by one, and None among them says that none
-is ready yet. `TextLines` is the same for a string, `Deferred` for any value that is known when what stands before it
-was written. Each step is small work, about one object's, so that whoever has other things to do can pause after it.
+A view is a Struct or a dict. `in_steps`, `text_in_steps` and `deferred` put an unfinished value in the place of a list,
+a text or any other value; its declared type is that of the finished value, which is what `encoded` writes and what the
+client decodes. One step is the work for one object, so the event loop can run other tasks after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import msgspec
 
+_T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
 
 class TextLines:
-    """A string that is made in parts; an empty part says that none is ready yet."""
+    """A string that is made in parts; an empty part means that none is ready yet."""
 
     __slots__ = ("parts",)
 
     def __init__(self, parts: Iterator[str]) -> None:
-        """Keep the parts, which are gone through once."""
+        """Keep the parts, which are iterated once."""
         self.parts = parts
 
 
 class Deferred:
-    """A value that is made when it is its turn to be written."""
+    """A value that is made when it is written: it depends on what is written before it."""
 
     __slots__ = ("make",)
 
     def __init__(self, make: Callable[[], object]) -> None:
-        """Keep what makes it."""
+        """Keep the function that makes the value."""
         self.make = make
 
 
+def in_steps(items: Iterable[_T | None]) -> list[_T]:
+    """Return an unfinished list: its items are made one by one, and None means that none is ready yet."""
+    return cast("list[_T]", iter(items))
+
+
+def text_in_steps(parts: Iterator[str]) -> str:
+    """Return an unfinished text: see TextLines."""
+    return cast("str", TextLines(parts))
+
+
+def deferred(make: Callable[[], _T]) -> _T:
+    """Return an unfinished value: see Deferred."""
+    return cast("_T", Deferred(make))
+
+
 def encoded(value: object) -> Iterator[bytes]:
-    """Encode a value as JSON, in steps: what they give, put together, is the whole; it may be nothing."""
+    """Encode a value as JSON in steps; the parts joined are the whole, and a part may be empty."""
     if isinstance(value, Deferred):
         value = value.make()
     if isinstance(value, TextLines):
@@ -45,10 +61,10 @@ def encoded(value: object) -> Iterator[bytes]:
             yield _encode(part)[1:-1] if part else b""
         yield b'"'
     elif isinstance(value, Iterator):
-        yield from _listed(value)
-    elif isinstance(value, dict) and _in_parts(value):
+        yield from _encode_items(value)
+    elif isinstance(value, dict | msgspec.Struct) and _is_unfinished(value):
         start = b"{"
-        for name, item in value.items():
+        for name, item in _fields(value):
             yield start + _encode(name) + b":"
             yield from encoded(item)
             start = b","
@@ -57,12 +73,12 @@ def encoded(value: object) -> Iterator[bytes]:
         yield _encode(value)
 
 
-def _listed(items: Iterator[object]) -> Iterator[bytes]:
+def _encode_items(items: Iterator[object]) -> Iterator[bytes]:
     start = b"["
     for item in items:
         if item is None:
             yield b""
-        elif isinstance(item, dict) and _in_parts(item):
+        elif isinstance(item, dict | msgspec.Struct) and _is_unfinished(item):
             yield start
             yield from encoded(item)
             start = b","
@@ -72,21 +88,31 @@ def _listed(items: Iterator[object]) -> Iterator[bytes]:
     yield b"]" if start == b"," else b"[]"
 
 
-def _in_parts(value: Mapping[str, object]) -> bool:
-    for item in value.values():
-        if isinstance(item, Iterator | TextLines | Deferred) or (isinstance(item, dict) and _in_parts(item)):
+def _fields(value: dict[str, object] | msgspec.Struct) -> Iterable[tuple[str, object]]:
+    """Return names and values of what is written: a field that is UNSET is left out, as msgspec does."""
+    if isinstance(value, dict):
+        return value.items()
+    named = ((name, getattr(value, name)) for name in value.__struct_fields__)
+    return ((name, item) for name, item in named if item is not msgspec.UNSET)
+
+
+def _is_unfinished(value: dict[str, object] | msgspec.Struct) -> bool:
+    for _, item in _fields(value):
+        if isinstance(item, Iterator | TextLines | Deferred):
+            return True
+        if isinstance(item, dict | msgspec.Struct) and _is_unfinished(item):
             return True
     return False
 
 
-def whole(value: Any) -> Any:  # noqa: ANN401 - a view's value, of whatever type
-    """Give a value with all its parts made, as decoding its JSON would."""
+def whole(value: Any) -> Any:  # noqa: ANN401 - a view's value, of any JSON type
+    """Return a value with all its parts made, as decoding its JSON would: dicts, lists, strings, numbers."""
     if isinstance(value, Deferred):
         return whole(value.make())
     if isinstance(value, TextLines):
         return "".join(value.parts)
-    if isinstance(value, Iterator):
+    if isinstance(value, Iterator | list | tuple):
         return [whole(item) for item in value if item is not None]
-    if isinstance(value, dict):
-        return {name: whole(item) for name, item in value.items()}
+    if isinstance(value, dict | msgspec.Struct):
+        return {name: whole(item) for name, item in _fields(value)}
     return value

@@ -1,7 +1,7 @@
-"""The connections of the agent's socket: so many at once, and none for longer than it is used.
+"""The connections of the agent's socket: limited in number, and closed when they are idle.
 
-Whoever asks has some seconds for a whole question, and for taking up what is answered. Beyond the limit connections
-wait in the kernel, where they cost no descriptor: those are for the kernel's rules and the manifests.
+A client has some seconds to send a whole request and to read the answer. Connections beyond the limit wait in the
+kernel's backlog, where they use no file descriptor: the agent needs those for netlink and the manifests.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from aiohttp import web
 from nfagent.introspection.http_log import MalformedRequest, log
 
 BACKLOG = 128
-"""So many connections wait beside those that are accepted."""
+"""Connections that wait in the kernel beside those that are accepted."""
 _PAUSE_SECONDS = 1.0
 _SAY_SECONDS = 60.0
 _SHARE = 4
-"""One descriptor in so many may be a connection's."""
+"""Connections use at most this fraction (1/n) of the file descriptors."""
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True):
-    """What a connection may cost.
+    """Limits of connections.
 
-    most:            at once
-    request_seconds: until a whole request is there, from the connection or from the answer before
-    unread_seconds:  for which an answer isn't taken up
+    most:            open at once
+    request_seconds: until a whole request has arrived, from the connection or from the previous answer
+    unread_seconds:  for which the client doesn't read an answer
     """
 
     most: int = 64
@@ -41,12 +41,12 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
 
 
 class ServerConnection(asyncio.Protocol):
-    """One connection, whose bytes go to aiohttp's protocol, with its deadlines."""
+    """Passes one connection's bytes to aiohttp's protocol, and closes it at its deadlines."""
 
     def __init__(
         self, inner: web.RequestHandler, limits: ConnectionLimits, ended: Callable[[ServerConnection], None]
     ) -> None:
-        """Join it; `ended` is called when it is over."""
+        """Wrap a protocol; `ended` is called when the connection is closed."""
         self._inner = inner
         self._limits = limits
         self._ended = ended
@@ -55,55 +55,55 @@ class ServerConnection(asyncio.Protocol):
         self._reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a request."""
+        """Wait for a request."""
         self._transport = cast("asyncio.Transport", transport)
         self.await_request()
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Cancel the deadlines."""
         self._cancel()
         self._transport = None
         self._inner.connection_lost(exc)
         self._ended(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes; what the parser stumbles over ends the connection, and nothing else."""
+        """Pass bytes on; bytes that the parser refuses close this connection alone."""
         try:
             self._inner.data_received(data)
-        except Exception as error:  # noqa: BLE001 - whatever it is: it came from these bytes
+        except Exception as error:  # noqa: BLE001 - any error comes from these bytes
             log.warning("%s", error, exc_info=MalformedRequest(f"{type(error).__name__}: {error}"))
             self.abort()
 
     def eof_received(self) -> None:
-        """Take in that no more comes: the connection ends."""
+        """Pass on that the client sends no more."""
         self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Take in that an answer isn't taken up for now."""
+        """Start the deadline of an answer that the client doesn't read."""
         self._inner.pause_writing()
         self._reading = asyncio.get_running_loop().call_later(self._limits.unread_seconds, self.abort)
 
     def resume_writing(self) -> None:
-        """Take in that it is again."""
+        """Cancel that deadline: the client reads again."""
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
         self._inner.resume_writing()
 
     def await_request(self) -> None:
-        """Give the peer time for a request, from now on."""
+        """Start the deadline for a request."""
         self.answer()
         self._request = asyncio.get_running_loop().call_later(self._limits.request_seconds, self.abort)
 
     def answer(self) -> None:
-        """Take in that a whole request is there."""
+        """Cancel that deadline: a whole request has arrived."""
         if self._request is not None:
             self._request.cancel()
             self._request = None
 
     def abort(self) -> None:
-        """End it, whatever is still to be written."""
+        """Close the connection and discard what isn't sent yet."""
         self._cancel()
         if self._transport is not None:
             self._transport.abort()
@@ -115,7 +115,7 @@ class ServerConnection(asyncio.Protocol):
 
 
 def connection_of(request: web.BaseRequest) -> ServerConnection | None:
-    """Give the connection that a request came by; None where it is over."""
+    """Return the connection of a request; None where it is closed."""
     found = None if request.transport is None else request.transport.get_protocol()
     return found if isinstance(found, ServerConnection) else None
 
@@ -126,7 +126,7 @@ class SocketListener:
     def __init__(
         self, opened: socket.socket, protocol: Callable[[], web.RequestHandler], limits: ConnectionLimits
     ) -> None:
-        """Begin to accept."""
+        """Start to accept."""
         opened.settimeout(0)
         self._socket = opened
         self._protocol = protocol
@@ -140,18 +140,18 @@ class SocketListener:
 
     @property
     def connected(self) -> bool:
-        """Tell whether there are connections."""
+        """Return whether there are connections."""
         return bool(self._connections)
 
     async def close(self) -> None:
-        """Accept no more; connections go on."""
+        """Stop to accept; connections stay open."""
         self._accepting.cancel()
         with suppress(asyncio.CancelledError):
             await self._accepting
         self._socket.close()
 
     def abort(self) -> None:
-        """End the connections that are left."""
+        """Close the connections that are left."""
         for connection in tuple(self._connections):
             connection.abort()
 
@@ -182,4 +182,4 @@ class SocketListener:
     def _say(self, error: OSError) -> None:
         if monotonic() - self._said >= _SAY_SECONDS:
             self._said = monotonic()
-            log.warning("no connection is accepted for now, it is tried again: %s", error.strerror or error)
+            log.warning("cannot accept connections on the agent's socket, retrying: %s", error.strerror or error)

@@ -1,30 +1,42 @@
-"""Where the kernel differs from what it must hold, in words and as the commands that put it right."""
+"""`dump diff`: where the kernel differs from the desired ruleset, and the nft commands that make it equal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from nfagent.introspection.chunks import Deferred, whole
-from nfagent.introspection.freshness import WHOLE, Freshness, head
+from nfagent.introspection.chunks import deferred, in_steps, whole
+from nfagent.introspection.freshness import WHOLE, Freshness, ViewHead, head
+from nfagent.introspection.views.json_value import View
 from nfagent.model.netaddr import number
 from nfagent.model.slices import in_order
 from nfagent.nftables.diff import diff_in_steps
 from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.nftables.render import element_order, element_text, rule_text
 
-View = dict[str, Any]
 _Object: TypeAlias = Chain | NamedSet | VerdictMap | None
 
 
+class DiffView(ViewHead, frozen=True, kw_only=True):
+    """Where the kernel differs from the desired ruleset.
+
+    commands:    nft commands that make the kernel equal
+    differences: one line each
+    """
+
+    commands: list[str]
+    differences: list[str]
+    equal: bool
+
+
 def diff_view(kernel: Ruleset, wanted: Ruleset) -> View:
-    """Show where the kernel differs from what it must hold, and the commands that would put it right."""
+    """Return the view as JSON decodes to."""
     found: View = whole(diff_parts(kernel, wanted))
     return found
 
 
-def diff_parts(kernel: Ruleset, wanted: Ruleset, standing: Freshness = WHOLE) -> View:
-    """Show the same, made as it is written: both are values, of one moment each."""
+def diff_parts(kernel: Ruleset, wanted: Ruleset, standing: Freshness = WHOLE) -> DiffView:
+    """Return the view, made while it is written: both rulesets are immutable, of one moment each."""
     written = 0
 
     def commands() -> Iterator[str | None]:
@@ -33,12 +45,12 @@ def diff_parts(kernel: Ruleset, wanted: Ruleset, standing: Freshness = WHOLE) ->
             written += command is not None
             yield None if command is None else command.text()
 
-    return {
+    return DiffView(
         **head(standing),
-        "commands": commands(),
-        "differences": _differences(kernel, wanted),
-        "equal": Deferred(lambda: not written),
-    }
+        commands=in_steps(commands()),
+        differences=in_steps(_differences(kernel, wanted)),
+        equal=deferred(lambda: not written),
+    )
 
 
 def _differences(kernel: Ruleset, wanted: Ruleset) -> Iterator[str | None]:
@@ -65,7 +77,7 @@ def _differences(kernel: Ruleset, wanted: Ruleset) -> Iterator[str | None]:
 
 
 def _changed(there: _Object, here: _Object) -> Iterator[str | None]:
-    """Say how an object differs; None where nothing is found yet."""
+    """Return how an object differs, line by line; None where nothing is found yet."""
     yield None
     if there == here:
         return

@@ -1,6 +1,6 @@
-"""How far an answer can be relied on: what isn't known, and what is as it was before.
+"""How complete and how old an answer is.
 
-The rule: what is not known is never reported as allowed or none. A view carries what `head` makes, and a command
+The rule: what is unknown is never reported as allowed or none. Every view has the fields of ViewHead, and a command
 ends with exit code 2 where an answer isn't complete.
 """
 
@@ -17,11 +17,11 @@ _MINUTE, _HOUR = 60, 3600
 
 
 class StaleResource(msgspec.Struct, frozen=True):
-    """Kinds that nobody follows now: what was read of them last holds.
+    """Kinds whose watch is interrupted: the last known state counts.
 
-    since:   when the API server was last heard about one of them, as 2024-05-06T07:08:09Z
+    since:   the API server's last update of one of them, as 2024-05-06T07:08:09Z
     seconds: how long ago that is
-    trouble: what is in the way
+    trouble: the cause
     """
 
     kinds: tuple[str, ...]
@@ -30,21 +30,21 @@ class StaleResource(msgspec.Struct, frozen=True):
     trouble: str
 
     def __str__(self) -> str:
-        """Read as a sentence that says since when the data is old, and what is in the way."""
+        """Return a sentence: since when the data is old, and the cause."""
         age = _span(self.seconds)
         return (
-            f"{_named(self.kinds)}: not followed, last heard of {age} ago ({self.since}), what was read until then "
-            f"holds: {self.trouble}"
+            f"{_named(self.kinds)}: watch interrupted, last update {age} ago ({self.since}); "
+            f"keeping the last known state: {self.trouble}"
         )
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """How it stands with whoever answers. The default is that of files, which were read whole.
+    """How complete and how old the known state is. The default is that of files, which are read whole.
 
-    unread:  kinds that weren't read whole yet; as long as there are any, what isn't there may only be unread
-    trouble: what is in the way of reading them
-    stale:   kinds that were read, and aren't followed now
-    refused: why the kernel doesn't hold what it must, '' where it does as far as anybody knows
+    unread:  kinds that weren't read whole yet; as long as there are any, a missing object may only be unread
+    trouble: why they can't be read
+    stale:   kinds that were read, and whose watch is interrupted
+    refused: why the kernel doesn't hold the desired ruleset, '' where it does as far as is known
     """
 
     unread: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Freshness(msgspec.Struct, frozen=True):
 
     @property
     def unknown(self) -> str:
-        """Say that not everything was read, and what to do next; '' where everything was."""
+        """Return that not everything was read, and what to do next; '' where everything was."""
         if not self.unread:
             return ""
         trouble = f", {self.trouble}" if self.trouble else ""
@@ -65,24 +65,37 @@ class Freshness(msgspec.Struct, frozen=True):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what may be older, or other, than what is shown."""
+        """Return what may be older than the cluster, or differ from what is in force."""
         return (*map(str, self.stale), *((self.unenforced,) if self.unenforced else ()))
 
     @property
     def unenforced(self) -> str:
-        """Say that the kernel holds something else than it must."""
+        """Return that the kernel doesn't hold the desired ruleset; '' where it does."""
         if not self.refused:
             return ""
         return f"the kernel doesn't hold these rules: {self.refused}; what it holds instead: `nfagent dump diff`"
+
+
+class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that every view begins with.
+
+    complete: whether everything that was requested is known
+    unknown:  what isn't, and what to do next
+    notes:    what may be older than the cluster, or differ from what is in force
+    """
+
+    complete: bool
+    unknown: list[str]
+    notes: list[str]
 
 
 WHOLE = Freshness()
 
 
 def standing_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused: str, *, whole: bool) -> Freshness:
-    """Read how it stands out of what the source of objects says of each kind.
+    """Return the freshness from the source's status of each kind.
 
-    resources: kind -> whether it was read (`synced`), what is in the way (`trouble`), `heard_seconds_ago`
+    resources: kind -> whether it was read (`synced`), why it isn't watched (`trouble`), `heard_seconds_ago`
     whole:     whether everything was read once
     """
     unread = tuple(kind for kind, found in resources.items() if not found["synced"])
@@ -98,18 +111,14 @@ def standing_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused
         stale.append(StaleResource(tuple(kinds), f"{since:%Y-%m-%dT%H:%M:%SZ}", seconds, trouble))
     if whole:
         return Freshness(stale=tuple(stale), refused=refused)
-    ways = dict.fromkeys(found["trouble"] for found in resources.values() if found["trouble"])
-    return Freshness(unread or ("the manifests",), "; ".join(ways), tuple(stale))
+    troubles_now = dict.fromkeys(found["trouble"] for found in resources.values() if found["trouble"])
+    return Freshness(unread or ("the manifests",), "; ".join(troubles_now), tuple(stale))
 
 
 def head(standing: Freshness, *unknown: str, none: bool = False) -> dict[str, Any]:
-    """Give the fields that every view has.
+    """Return the fields of ViewHead; an `unknown` that is '' is left out.
 
-    none: the view says that there is nothing: that isn't known where the kernel holds something else
-
-    complete: whether all that was asked for is known
-    unknown:  what isn't, and what to do next; `unknown` that is '' is left out
-    notes:    what may be older, or other, than what is shown
+    none: the view says that there is nothing, which isn't known where the kernel holds other rules
     """
     found = [words for words in (standing.unknown, *unknown, standing.unenforced if none else "") if words]
     return {"complete": not found, "unknown": found, "notes": [note for note in standing.notes if note not in found]}

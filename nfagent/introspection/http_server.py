@@ -4,12 +4,12 @@
                                                     one of a ruleset's forms that is wanted (text, nft, objects),
                                                     or leaves lists out of the state (summary)
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
-    POST /v1/try                                    what a change of policies would do (asking, trials); the answer
+    POST /v1/try                                    what a change of policies would do (simulate.job); the answer
                                                     is a line of JSON for each part
 
-A long answer is written as it is made, in chunks, and its length isn't known before.
-200 is an answer, 400 a question that can't be understood, 503 a kernel that doesn't answer, or too many questions at
-once; the latter two carry {"error": "…"}. Connections have limits and deadlines (connections, bodies).
+A long answer is written while it is made, with chunked transfer encoding.
+Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
+503 carry {"error": "…"}. Connections have limits and deadlines (connections, request_bodies).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -30,11 +30,11 @@ from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.explain.explanation import Explanation, explanation_parts
 from nfagent.introspection.chunks import encoded
 from nfagent.introspection.connections import BACKLOG, ConnectionLimits, SocketListener, connection_of
+from nfagent.introspection.freshness import ViewHead
 from nfagent.introspection.http_log import log
 from nfagent.introspection.request_bodies import RequestBodies
 from nfagent.introspection.socket_folder import make_folder
 from nfagent.introspection.view_filter import ViewFilter
-from nfagent.introspection.views import View
 from nfagent.manifests.policy_files import read_given
 from nfagent.simulate.codec import read_question
 from nfagent.simulate.job import SimulationJob, SimulationPart, in_turns
@@ -43,30 +43,30 @@ from nfagent.simulate.simulation import PolicySimulation
 from nfagent.time_slices import TimeSlices
 
 _STOP_SECONDS = 0.5
-"""How long an agent that stops waits for answers that are being given."""
+"""How long an agent that stops waits for answers that are being written."""
 
 
 class AnswerProvider(Protocol):
-    """What the agent must be able to tell."""
+    """Answers requests: introspection.answers.AgentAnswerer."""
 
-    async def view(self, name: str, scope: ViewFilter) -> View:
-        """Give a view. Raises UsageError, KernelError."""
+    async def view(self, name: str, scope: ViewFilter) -> ViewHead | dict[str, Any]:
+        """Return a view, which may be unfinished (chunks). Raises UsageError, KernelError."""
         ...
 
     async def explain(self, source: str, destination: str) -> Explanation:
-        """Judge a connection. Raises UsageError."""
+        """Return the verdict on a connection. Raises UsageError."""
         ...
 
     def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
-        """Make ready to try policies, or their deletion, against the state of now. Raises UsageError."""
+        """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
         ...
 
 
 class Serving:
-    """Answers at a socket's path."""
+    """Serves requests at a socket's path."""
 
     def __init__(self, path: Path, runner: web.AppRunner, protocol: web.Server, limits: ConnectionLimits) -> None:
-        """Join a runner that is set up, and its protocols, with a path; `open` begins."""
+        """Take a runner that is set up; `open` starts to listen."""
         self._path = path
         self._runner = runner
         self._protocol = protocol
@@ -75,13 +75,13 @@ class Serving:
         self._named = (0, 0)
 
     def open(self) -> None:
-        """Listen at the path. Raises OSError, MachineError."""
+        """Listen at the path. Raises OSError, HostError."""
         self._accept(self._bound())
 
     def bound_again(self) -> socket.socket | None:
-        """Make the folder and the socket again where they were removed, for `renew`; None where they are there.
+        """Return a new socket for `renew` where the folder or the socket was removed; None where they exist.
 
-        Blocks as long as the disk does. Raises OSError, and MachineError where something else is in their place.
+        Blocks as long as the disk does. Raises OSError, and HostError where something else is in their place.
         """
         if _named(self._path) == self._named:
             make_folder(self._path.parent)
@@ -91,7 +91,7 @@ class Serving:
         return self._bound()
 
     async def renew(self, opened: socket.socket) -> None:
-        """Accept at a socket that was made again, too; connections of before go on."""
+        """Accept at a new socket; connections of the earlier ones stay open."""
         self._accept(opened)
         for before in self._listeners[:-1]:
             await before.close()
@@ -115,7 +115,7 @@ class Serving:
         self._listeners.append(SocketListener(opened, self._protocol, self._limits))
 
     async def cleanup(self) -> None:
-        """Give the answers that are being given, for a moment, and end."""
+        """Finish the answers that are being written, for half a second, and close."""
         for listener in self._listeners:
             await listener.close()
         await self._runner.cleanup()
@@ -129,9 +129,9 @@ class Serving:
 async def serve(
     path: Path, answers: AnswerProvider, turns: TimeSlices | None = None, limits: ConnectionLimits | None = None
 ) -> Serving:
-    """Answer at a socket path until it is cleaned up. Raises MachineError.
+    """Serve at a socket path until `cleanup`. Raises HostError.
 
-    turns: those that long answers take, where others take them too
+    turns: the time slices that long answers share with other work
     """
     application = web.Application(middlewares=[_errors])
     turns = turns or TimeSlices()
@@ -141,11 +141,11 @@ async def serve(
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
         scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
-        return await _told(request, turns.taken(encoded(await answers.view(request.match_info["view"], scope))))
+        return await _stream(request, turns.taken(encoded(await answers.view(request.match_info["view"], scope))))
 
     async def explain(request: web.Request) -> web.StreamResponse:
         found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
-        return await _told(request, turns.taken(encoded(explanation_parts(found))))
+        return await _stream(request, turns.taken(encoded(explanation_parts(found))))
 
     async def attempt(request: web.Request) -> web.StreamResponse:
         async with bodies.read(request) as body:
@@ -156,7 +156,7 @@ async def serve(
             lines = (
                 b"" if part is None else _line(part) for part in in_turns(SimulationJob(trial, given, asked, seen))
             )
-            return await _told(request, turns.taken(lines), "application/x-ndjson")
+            return await _stream(request, turns.taken(lines), "application/x-ndjson")
 
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)
@@ -172,18 +172,18 @@ async def serve(
     )
     await runner.setup()
     if runner.server is None:
-        raise HostError(f"{path} can't be listened at: aiohttp has no server")
+        raise HostError(f"cannot listen at {path}: aiohttp has no server")
     serving = Serving(path, runner, runner.server, limits)
     try:
         serving.open()
     except (OSError, HostError) as error:
         await serving.cleanup()
-        raise HostError(f"{path} can't be listened at: {error}; set another runtime_dir") from None
+        raise HostError(f"cannot listen at {path}: {error}; set another runtime_dir") from None
     return serving
 
 
 def _named(path: Path) -> tuple[int, int]:
-    """Give device and inode of what a path names; zeros where it names nothing."""
+    """Return device and inode of a path; zeros where it doesn't exist."""
     try:
         found = path.lstat()
     except OSError:
@@ -196,7 +196,7 @@ def _listens(path: Path) -> bool:
         try:
             opened.connect(str(path))
         except BlockingIOError:
-            return True  # so many wait there that there is no room
+            return True  # its backlog is full
         except OSError:
             return False
     return True
@@ -209,7 +209,7 @@ def _read_whole(request: web.BaseRequest) -> None:
 
 
 def _remove(path: Path) -> None:
-    # asyncio closes a socket, and leaves its file behind. What is no socket kept us from listening: it isn't ours.
+    # asyncio closes a socket and leaves its file. A file that is no socket isn't ours: it stays.
     if path.is_socket():
         path.unlink(missing_ok=True)
 
@@ -230,13 +230,13 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             connection.await_request()
 
 
-async def _told(
+async def _stream(
     request: web.Request, turns: AsyncIterator[list[bytes]], content_type: str = "application/json"
 ) -> web.StreamResponse:
-    """Write an answer as it is made; everybody else has a turn after each part."""
+    """Write an answer while it is made; other tasks run after each part."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
-    await asyncio.sleep(0)  # what was asked has been looked up, which was a turn of its own
-    # Who asked may well have gone away, and wants no more then.
+    await asyncio.sleep(0)  # looking up the objects has taken a time slice already
+    # The client may have closed the connection.
     with suppress(ConnectionResetError):
         async for made in turns:
             part = b"".join(made)

@@ -1,4 +1,4 @@
-"""Bodies of requests, which share a number of bytes: however many are sent at once, no more than that is held."""
+"""Bodies of requests: all that are in memory at once share one limit of bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nfagent.simulate.codec import MOST_BYTES, too_long
 from nfagent.system.gc_tuning import give_back
 
 MOST_TOGETHER = 64 * 1024 * 1024
-"""Of all bodies that are being read, or answered."""
+"""Bytes of all bodies that are being read or answered."""
 _LARGE = 1024 * 1024
 
 
@@ -21,15 +21,15 @@ class RequestBodies:
     """Reads bodies."""
 
     def __init__(self, most: int = MOST_TOGETHER) -> None:
-        """Hold none yet."""
+        """Start with none."""
         self._most = most
         self._held = 0
 
     @asynccontextmanager
     async def read(self, request: web.BaseRequest) -> AsyncIterator[bytearray]:
-        """Read a body, which counts until it isn't needed any more.
+        """Read a body, which counts until the block ends.
 
-        Raises UsageError for one that is too long or breaks off, MachineError where others leave no room for it.
+        Raises UsageError for one that is too long or breaks off, HostError where other bodies use up the limit.
         """
         if (request.content_length or 0) > MOST_BYTES:
             raise too_long()
@@ -40,16 +40,16 @@ class RequestBodies:
                     raise too_long()
                 if self._held + len(part) > self._most:
                     raise HostError(
-                        f"the agent has {self._most >> 20} MiB of other questions at hand; ask again in a minute"
+                        f"other requests use all {self._most >> 20} MiB for request bodies; try again in a minute"
                     )
                 self._held += len(part)
                 body += part
             yield body
         except (web.RequestPayloadError, ConnectionError) as error:
-            raise UsageError(f"the question can't be read: {error}") from None
+            raise UsageError(f"the request body can't be read: {error}") from None
         finally:
             size = len(body)
             self._held -= size
-            body.clear()  # what refers to it, a traceback for one, may stay until Python's collector comes by
+            body.clear()  # a traceback may refer to it until the next garbage collection
             if size > _LARGE:
                 asyncio.get_running_loop().run_in_executor(None, give_back)

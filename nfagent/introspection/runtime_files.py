@@ -1,7 +1,7 @@
-"""What the agent keeps beside the rules: its socket, its claim, and what is said of its files.
+"""The agent's socket and table lock while it runs, and the state of the files that it writes.
 
-Who removes the runtime folder while the agent runs takes both from it: they are made again. A thread looks after
-them, as the folder may be on a disk that doesn't answer.
+Both are made again when the runtime folder is removed. A thread checks them, as the folder may be on a disk that
+doesn't answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from nfagent.system.readiness import ReadinessNotifier
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 _STALLED_SECONDS = 5.0
+_FINISH_SECONDS = 1.0
 
 
 class RuntimeFiles:
-    """Looks every few seconds.
+    """Checks socket and lock every two seconds.
 
-    problem: what of these can't be kept now; '' where all is
+    problem: why one of them can't be made again; '' where both exist
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class RuntimeFiles:
         readiness: ReadinessNotifier,
         problems: Callable[[], list[str]],
     ) -> None:
-        """Join what is kept with who says what is wrong; `problems` gives what is wrong with the agent's files."""
+        """Take socket, lock and notifier; `problems` returns what is wrong with the agent's other files."""
         self.problem = ""
         self._serving = serving
         self._claim = claim
@@ -48,31 +49,41 @@ class RuntimeFiles:
         self._looking: asyncio.Future[socket.socket | None] | None = None
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         never = asyncio.Event()
         while True:
             await self.look()
             await self._clock.wait(never, _LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Make again what was removed, and say what is wrong."""
+        """Make again what was removed; log and report what is wrong."""
         problem = ""
         try:
             opened = await self._looked()
             if opened is not None:
                 await self._serving.renew(opened)
-                log.warning("the agent's socket was removed, with its folder or alone: it is made again")
+                log.warning("the agent's socket was removed; created it again")
         except (OSError, HostError) as error:
-            problem = f"the agent's socket or its lock can't be kept: {error}"
+            problem = f"cannot create the agent's socket or lock again: {error}"
         if problem and problem != self.problem:
             log.error("%s", problem)
         if self.problem and not problem:
-            log.info("mended: the agent has its socket and its lock")
+            log.info("resolved: the agent's socket and lock exist again")
         self.problem = problem
         self._readiness.beside("; ".join(filter(None, (*self._problems(), problem))))
 
+    async def finish(self) -> None:
+        """Wait for a check that still runs after `run` was cancelled: it could bind a socket that is being closed."""
+        if self._looking is None:
+            return
+        done, _ = await asyncio.wait([self._looking], timeout=_FINISH_SECONDS)
+        for looked in done:
+            opened = looked.result() if looked.exception() is None else None
+            if opened is not None:
+                opened.close()
+
     async def _looked(self) -> socket.socket | None:
-        """Have the thread look, or go on to wait for it. Raises OSError, MachineError."""
+        """Wait for the thread's check, or for one that still runs. Raises OSError, HostError."""
         looking = self._looking = self._looking or self._worker.run(self._renewed)
         done, _ = await asyncio.wait([looking], timeout=_STALLED_SECONDS)
         if not done:
@@ -81,7 +92,7 @@ class RuntimeFiles:
         return looking.result()
 
     def _renewed(self) -> socket.socket | None:
-        """Make again what was removed; give the socket where it was. Raises OSError, MachineError."""
+        """Make again what was removed; return the new socket, if any. Raises OSError, HostError."""
         if self._claim.renew():
-            log.warning("the lock of this agent's table was removed: it is locked again")
+            log.warning("the lock file of this agent's table was removed; created and locked it again")
         return self._serving.bound_again()

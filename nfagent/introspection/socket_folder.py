@@ -1,8 +1,8 @@
-"""The folder of the agent's socket. Whoever may write to it can put a socket of his own in the place of the agent's.
+"""The folder of the agent's socket. A user with write access to it could replace the socket.
 
-A folder of the agent's own that others may write to is mended, and said: to refuse it would leave a node without
-enforcement for a bit of a mode. What nfagent can't have made (a link, a file, somebody else's folder, a common one
-such as /tmp) is refused.
+If the agent's own folder is writable for others, its mode is corrected and a warning logged: to refuse would leave a
+node without enforcement because of a mode bit. A folder that nfagent can't have made (a link, a file, another user's
+folder, a shared one such as /tmp) is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder, or mend it, so that root alone may write to it. Raises OSError, MachineError."""
+    """Create the folder, or correct its mode, so that root alone may write to it. Raises OSError, HostError."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
     try:
@@ -41,9 +41,12 @@ def make_folder(folder: Path) -> None:
             return
         if mode & stat.S_ISVTX:
             raise HostError(
-                f"everybody may write to {folder} (mode {mode:04o}); name a folder of its own, such as {folder}/nfagent"
+                f"{folder} is writable for all users (mode {mode:04o}); "
+                f"set a folder for nfagent alone, such as {folder}/nfagent"
             )
         os.fchmod(opened, mode & ~_OTHERS_WRITE)
     finally:
         os.close(opened)
-    log.warning("others could write to %s (mode %04o), and replace the socket: they can't any more", folder, mode)
+    log.warning(
+        "%s was writable for others (mode %04o), who could replace the socket; removed their write access", folder, mode
+    )

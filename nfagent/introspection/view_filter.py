@@ -1,4 +1,4 @@
-"""Which part of a node's state somebody asks about, and whether there is such a part here."""
+"""The part of a node's state that a request is about: a namespace, a Pod, or all."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _RULES_A_STEP = 256
 _SET, _QUOTED = re.compile(r"@(\S+) "), re.compile(r'"([^"]*)"')
 _ENDED = {"Succeeded", "Failed"}
 _OF_THIS_KERNEL = {"ruleset", "kernel", "counters"}
-"""Views that know what this node's kernel does, and nothing of other nodes'."""
+"""Views of this node's kernel, which have nothing about other nodes' Pods."""
 
 
 class ViewFilter(msgspec.Struct, frozen=True):
-    """Which part is asked for: a namespace, one Pod as NAMESPACE/POD, or all.
+    """A request for a namespace, one Pod as NAMESPACE/POD, or all.
 
-    form: of a ruleset, the only form that is wanted: text, nft or objects; all of them for ''. Of the state, `summary`
-          leaves the lists of Nodes and Pods out
+    form: of a ruleset, the form to return: text, nft or objects; '' for all. Of the state, `summary` leaves out the
+          lists of Nodes and Pods
     """
 
     namespace: str = ""
@@ -36,12 +36,12 @@ class ViewFilter(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """Name it: `Pod shop/web`, `Pods of namespace shop`; '' for all."""
+        """Return its name: `Pod shop/web`, `Pods of namespace shop`; '' for all."""
         return f"Pod {self.pod}" if self.pod else f"Pods of namespace {self.namespace}" if self.namespace else ""
 
 
 def check_scope(desired: DesiredState, view: str, scope: ViewFilter, standing: Freshness) -> None:
-    """Refuse what can't be answered for this part. Raises UsageError, which says what is known and what to do next."""
+    """Check that a view can be made for this part. Raises UsageError, with what is known and what to do next."""
     if standing.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
         known = "; `nfagent dump kernel` shows what is in force" if view != "kernel" else ""
         raise UsageError(f"dump {view} can't answer yet: {standing.unknown}{known}")
@@ -52,7 +52,7 @@ def check_scope(desired: DesiredState, view: str, scope: ViewFilter, standing: F
     try:
         _check_exists(desired, scope)
     except UsageError as error:
-        # It may well be there, and only be unread.
+        # It may exist, and only be unread.
         what = f"Pod {scope.pod}" if scope.pod else f"namespace {scope.namespace}"
         raise UsageError(f"{what} isn't known yet: {standing.unknown}" if standing.unknown else str(error)) from None
     if view in _OF_THIS_KERNEL:
@@ -75,7 +75,7 @@ def _check_exists(desired: DesiredState, scope: ViewFilter) -> None:
 
 
 def _knows(desired: DesiredState, namespace: str) -> bool:
-    """Tell whether a namespace was described, or anything in it."""
+    """Return whether a Namespace of that name, or an object in it, is known."""
     cluster = desired.cluster
     return (
         namespace in cluster.namespaces
@@ -86,7 +86,7 @@ def _knows(desired: DesiredState, namespace: str) -> bool:
 
 
 def _check_here(desired: DesiredState, scope: ViewFilter) -> None:
-    """Refuse what other nodes' kernels hold."""
+    """Check that a Pod, or one of the namespace, is on this node. Raises UsageError."""
     here = desired.cluster.node
     if scope.pod:
         pod = pod_of(desired.cluster, scope.pod)
@@ -104,19 +104,19 @@ def _check_here(desired: DesiredState, scope: ViewFilter) -> None:
 
 
 def elsewhere(pod: Pod) -> str:
-    """Say where a Pod is that isn't here."""
+    """Return the node of a Pod that isn't on this one."""
     return f"Pod {pod.ref.path} is on node {pod.node}" if pod.node else f"Pod {pod.ref.path} is on no node yet"
 
 
 def unjudged(pod: Pod) -> str:
-    """Say why no policy ever judges a Pod; '' where policies may."""
+    """Return why policies never apply to a Pod; '' where they may."""
     if pod.host_network:
-        return f"Pod {pod.ref.path} has its node's network and addresses, which no policy judges"
-    return f"Pod {pod.ref.path} has ended ({pod.phase}): no policy judges it" if pod.phase in _ENDED else ""
+        return f"Pod {pod.ref.path} uses its node's network and addresses: no policy applies to it"
+    return f"Pod {pod.ref.path} has ended ({pod.phase}): no policy applies to it" if pod.phase in _ENDED else ""
 
 
 def pods_in(desired: DesiredState, scope: ViewFilter) -> list[Pod]:
-    """Give the Pods that a scope is about, in no order. Raises UsageError for a Pod that isn't there."""
+    """Return the Pods of a scope, in no order. Raises UsageError for a Pod that doesn't exist."""
     cluster = desired.cluster
     if scope.pod:
         return [pod_of(cluster, scope.pod)]
@@ -126,7 +126,7 @@ def pods_in(desired: DesiredState, scope: ViewFilter) -> list[Pod]:
 
 
 def local_addresses(desired: DesiredState, scope: ViewFilter) -> set[str]:
-    """Give the addresses that a scope's Pods hold on this node; one that two Pods hold is both's."""
+    """Return the addresses of a scope's Pods on this node, also those that two Pods share."""
     local = desired.cluster.local
     pods = pods_in(desired, scope) if scope.words else local.values()
     wanted = [pod for pod in pods if (pod.namespace, pod.name) in local and pod.holds_addresses]
@@ -134,7 +134,7 @@ def local_addresses(desired: DesiredState, scope: ViewFilter) -> set[str]:
 
 
 def scoped(desired: DesiredState, ruleset: Ruleset, scope: ViewFilter) -> Ruleset:
-    """Keep what concerns a Pod, or a namespace's Pods: their map elements, chains, and the sets these name."""
+    """Return the part of a ruleset for a Pod, or a namespace's Pods: map elements, chains, the sets in use."""
     steps = scoping(desired, ruleset, scope)
     try:
         while True:
@@ -145,7 +145,7 @@ def scoped(desired: DesiredState, ruleset: Ruleset, scope: ViewFilter) -> Rulese
 
 
 def scoping(desired: DesiredState, ruleset: Ruleset, scope: ViewFilter) -> Generator[None, None, Ruleset]:
-    """Keep the same in steps: a chain may have 100,000s of rules."""
+    """Return the same in steps: a chain may have 100,000s of rules."""
     if not (scope.pod or scope.namespace):
         return ruleset
     mine = local_addresses(desired, scope)

@@ -316,7 +316,7 @@ def test_with_large_foreign_tables_the_state_shows_that_the_table_is_compared_ev
     subprocess.run(["nft", "-f", "-"], input=chains, text=True, check=True, timeout=DEADLINE)
     with site.agent():
         assert site.ask("dump", "state")["agent"]["drift"] == {"listening": False, "others": 2001, "problem": ""}
-        assert "others' changes are looked for every minute: their tables hold 2,001 objects" in site.said(
+        assert "changes by other programs are looked for every minute: their tables hold 2,001 objects" in site.said(
             "dump", "state"
         )
 

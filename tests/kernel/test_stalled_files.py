@@ -204,7 +204,7 @@ def test_a_runtime_folder_that_is_removed_is_made_again(site: AgentSite) -> None
         shutil.rmtree(site.folder / "run")
         wait_until(site.socket.exists)
         assert state(site)["reconcile"]["in_sync"]
-        assert "the agent's socket was removed, with its folder or alone: it is made again" in agent.stop()
+        assert "the agent's socket was removed; created it again" in agent.stop()
 
 
 @pytest.mark.parametrize("stalls", ["frozen", "hung"])

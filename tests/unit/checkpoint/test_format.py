@@ -32,8 +32,8 @@ FIELDS = {
     "Node": "name labels pod_cidrs addresses problems unread",
     "NodePeer": "nodes",
     "ObjectRef": "kind namespace name",
-    "Pod": "namespace name labels node addresses host_network phase ports workload_kind workload_name deleting problems "
-    "unread",
+    "Pod": "namespace name labels node addresses host_network phase ports workload_kind workload_name deleting problems"
+    " unread",
     "PodPeer": "pods namespaces namespace",
     "PolicyPort": "protocol first last name",
     "Range": "family first last",

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from nfagent.config import load_settings
 from nfagent.desired.state import DesiredState
 from nfagent.introspection import http_server
+from nfagent.introspection.agent_status import AgentStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import WHOLE, Freshness
-from nfagent.introspection.views import View
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.parse import CounterValue
@@ -35,22 +37,32 @@ class Kernel:
         return dict.fromkeys(self.held.counters, CounterValue(3, 180))
 
 
-STATUS: View = {
-    "reconcile": {"in_sync": False, "failures": 0, "transactions": 0, "drifts": 0, "drift_by": "", "last_error": ""},
-    "drift": {"listening": True, "others": 0},
-    "bridges": [],
-    "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},  # codespell:ignore suspects
-    "verdict_log": {
-        "path": "policy_action.log",
-        "problem": "",
-        "received": 0,
-        "lost": 0,
-        "unattributed": {},
-        "undecodable": 0,
-        "lost_lines": 0,
-        "lost_by": {},
+STATUS = msgspec.convert(
+    {
+        "reconcile": {
+            "in_sync": False,
+            "failures": 0,
+            "transactions": 0,
+            "drifts": 0,
+            "drift_by": "",
+            "last_error": "",
+        },
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},  # codespell:ignore suspects
+        "verdict_log": {
+            "path": "policy_action.log",
+            "problem": "",
+            "received": 0,
+            "lost": 0,
+            "unattributed": {},
+            "undecodable": 0,
+            "lost_lines": 0,
+            "lost_by": {},
+        },
     },
-}
+    AgentStatus,
+)
 
 
 def introspection(

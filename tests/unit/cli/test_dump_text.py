@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from nfagent.cli import dump_text
+from nfagent.cli import dump_agent_text, dump_text
+from nfagent.desired.state import DesiredState
 from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.introspection.agent_status import AgentStateView, AgentStatus
 from nfagent.introspection.view_filter import ViewFilter
-from nfagent.introspection.views import policies_view, state_view
+from nfagent.introspection.views import PoliciesView, policies_view, state_view
 from tests.support.two_node_cluster import Document, Scene
 
 GATEWAYS: Document = {
@@ -27,9 +30,22 @@ def egress(name: str, *cidrs: str, **spec: object) -> Document:
     }
 
 
+def state_lines(desired: DesiredState) -> list[str]:
+    """Return the text of `dump state`, whose view takes the same path as the answer of an agent."""
+    return dump_text.state(msgspec.convert(state_view(desired, ViewFilter(), ()), AgentStateView))
+
+
+def policies_lines(desired: DesiredState) -> list[str]:
+    return dump_text.policies(msgspec.convert(policies_view(desired, ViewFilter(), ()), PoliciesView))
+
+
+def facts_of(agent: dict[str, object]) -> list[tuple[str, str]]:
+    return dump_agent_text.agent_facts(msgspec.convert(agent, AgentStatus))
+
+
 def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> None:
     scene = Scene(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
-    lines = dump_text.state(state_view(scene.views["a"], ViewFilter(), ()))
+    lines = state_lines(scene.views["a"])
     assert (
         "masquerade  on, not towards 9.0.0.0/8, 169.254.0.0/16, fe80::/10 "
         "(EgressNATPolicy default, EgressNATPolicy more)" in lines
@@ -38,7 +54,7 @@ def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> N
 
 
 def test_without_objects_it_is_the_default_list() -> None:
-    lines = dump_text.state(state_view(Scene().views["a"], ViewFilter(), ()))
+    lines = state_lines(Scene().views["a"])
     assert any(line.startswith("masquerade  on, not towards") and line.endswith("(default list)") for line in lines)
     assert not any(line.startswith("services") for line in lines)
 
@@ -51,14 +67,14 @@ def test_without_objects_it_is_the_default_list() -> None:
     ],
 )
 def test_the_state_says_which_families_are_translated(settings: MasqueradeSettings, begin: str) -> None:
-    lines = dump_text.state(state_view(Scene(masquerade=settings).views["a"], ViewFilter(), ()))
+    lines = state_lines(Scene(masquerade=settings).views["a"])
     assert [line.startswith(begin) for line in lines if line.startswith("masquerade")] == [True]
 
 
 def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced() -> None:
     reference = {"name": "gw", "namespace": "ops"}
     scene = Scene(egress("default", "10.0.0.0/8"), egress("pay", action="SNAT", gatewayRef=reference), GATEWAYS)
-    assert dump_text.policies(policies_view(scene.views["a"], ViewFilter(), ())) == [
+    assert policies_lines(scene.views["a"]) == [
         "no policies: every connection is allowed",
         "",
         "EGRESS POLICY  ACTION          FOR       DESTINATIONS",
@@ -79,7 +95,7 @@ LOG = {"problem": "", "path": "x", "received": 0, "lost": 0, "unattributed": {},
 FOLLOWING: dict[str, tuple[dict[str, object], str]] = {
     "all is well": (
         {"Pod": kind(), "Node": kind(), "NetworkLogging": kind("missing")},
-        "ok, https://api:6443, by kubeconfig x; following 2 kinds; 1 kind not served",
+        "ok, https://api:6443, by kubeconfig x; watching 2 kinds; 1 kind not served",
     ),
     "a kind isn't read yet": (
         {"Pod": kind(), "NetworkPolicy": kind("initial")},
@@ -87,7 +103,7 @@ FOLLOWING: dict[str, tuple[dict[str, object], str]] = {
     ),
     "what is in the way of several kinds is said once": (
         {"Pod": kind(trouble="refused"), "Node": kind(trouble="refused"), "ServiceCIDR": kind()},
-        "warn, Pod, Node not followed: refused",
+        "warn, watch of Pod, Node interrupted: refused",
     ),
 }
 
@@ -102,7 +118,7 @@ def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, o
         "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
         "verdict_log": LOG,
     }
-    assert ("API server", expected) in dump_text.agent_facts(agent)
+    assert ("API server", expected) in facts_of(agent)
 
 
 def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> None:
@@ -114,11 +130,11 @@ def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> 
         "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
         "verdict_log": {**LOG, **lost},
     }
-    facts = dict(dump_text.agent_facts(agent))
+    facts = dict(facts_of(agent))
     assert "7 lines could not be written (3 No space left on device, 4 queue full)" in facts["verdict log"]
     assert "agent's log" not in facts
-    facts = dict(dump_text.agent_facts({**agent, "own_log": {"lost_lines": 2}}))
-    assert facts["agent's log"] == "warn, 2 lines lost: nobody read it, or its disk took none"
+    facts = dict(facts_of({**agent, "own_log": {"lost_lines": 2}}))
+    assert facts["agent's log"] == "warn, 2 lines lost: stderr was not read, or its disk is full"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +153,7 @@ def test_the_state_says_how_many_revoked_connections_wait_for_room(waiting: int,
         "revoke": revoke,
         "verdict_log": LOG,
     }
-    assert said in dict(dump_text.agent_facts(agent)).values()
+    assert said in dict(facts_of(agent)).values()
 
 
 def test_the_state_says_where_pods_sources_are_not_held_against_their_interface() -> None:
@@ -150,7 +166,7 @@ def test_the_state_says_where_pods_sources_are_not_held_against_their_interface(
         "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
         "verdict_log": LOG,
     }
-    found = [words for name, words in dump_text.agent_facts(agent) if name == "interface"]
+    found = [words for name, words in facts_of(agent) if name == "interface"]
     able = "can send with any source, and reach the node from link-local ones whatever their policies"
     assert found == ["warn, not known", f"warn, Pods behind br0 {able}: its port eth0 may lead to other hosts"]
 
@@ -167,4 +183,4 @@ def test_the_state_says_where_pods_sources_are_not_held_against_their_interface(
 )
 def test_what_was_lost_of_the_last_good_objects_is_said_after_they_are_written_anew(lost: str, said: str) -> None:
     kept = {"path": "/state", "objects": 2, "pending": 0, "damaged": 1, "problem": "", "lost": lost}
-    assert dump_text._last_good_fact(kept).startswith(said)  # noqa: SLF001 - the rest of the view is the agent's
+    assert dump_agent_text._last_good_text(kept).startswith(said)  # noqa: SLF001 - the rest of the view is the agent's

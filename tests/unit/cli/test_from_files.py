@@ -123,7 +123,7 @@ def test_a_policy_that_selects_no_pod_is_not_shown_as_denying(call: Call, tmp_pa
     said = call("dump", "policies", "--manifests", tmp_path, "--node", "node-a")
     row = next(line for line in said.out.splitlines() if line.startswith("AdminNetworkPolicy guard "))
     assert row.endswith("NOT ENFORCED")
-    assert "AdminNetworkPolicy guard  NOT ENFORCED, it judges no Pod: spec.subject.namespaces" in said.out
+    assert "AdminNetworkPolicy guard  NOT ENFORCED, it selects no Pod: spec.subject.namespaces" in said.out
     assert "denies everything" not in said.out
 
 

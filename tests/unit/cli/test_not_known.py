@@ -122,7 +122,7 @@ def test_rulesets_of_other_nodes_are_unknown(call: Call, view: str, scope: tuple
 
 def test_what_is_enforced_for_another_nodes_pod_is_not_known_here(call: Call) -> None:
     answer = said(call, "dump", "policies", "--pod", "far/cat")
-    assert (answer.code, answer.out) == (2, "no policy that is known here judges Pod far/cat\n")
+    assert (answer.code, answer.out) == (2, "no policy that is known here selects Pod far/cat\n")
     assert "Pod far/cat is on node b: what is enforced for it isn't known here; ask there" in answer.err
 
 
@@ -140,15 +140,15 @@ def test_policies_of_another_nodes_pod_are_known(call: Call) -> None:
 KNOWN = {
     "policies of a namespace that has none": (
         ("policies", "-n", "open"),
-        "no NetworkPolicy in namespace open: none isolates a Pod of it; 1 of the tiers may: `nfagent dump policies`",
+        "no NetworkPolicy in namespace open: none isolates its Pods; 1 of the tiers may: `nfagent dump policies`",
     ),
     "policies of a Pod that none judges": (
         ("policies", "--pod", "shop/web"),
-        "no policy judges Pod shop/web: at its end every connection is allowed",
+        "no policy selects Pod shop/web: its policies allow every connection",
     ),
     "policies of a Pod with its node's network": (
         ("policies", "--pod", "open/host"),
-        "Pod open/host has its node's network and addresses, which no policy judges",
+        "Pod open/host uses its node's network and addresses: no policy applies to it",
     ),
     "Pods of a namespace that has none": (("state", "-n", "quiet"), "no Pods of namespace quiet"),
     "counters of a namespace without Pods": (
@@ -157,7 +157,7 @@ KNOWN = {
     ),
     "counters of a Pod with its node's network": (
         ("counters", "--pod", "open/host"),
-        "no counters: Pod open/host has its node's network and addresses, which no policy judges",
+        "no counters: Pod open/host uses its node's network and addresses: no policy applies to it",
     ),
     "counters of a Pod that none judges": (
         ("counters", "--pod", "open/cat"),
@@ -186,7 +186,7 @@ def test_counters_that_the_kernel_lacks_are_not_none(call: Call) -> None:
         answer = call("dump", "counters")
     assert (answer.code, answer.out) == (2, "no counters in the kernel\n")
     assert "the kernel doesn't have the counter deny/ingress/shop/db" in answer.err
-    assert "`nfagent dump diff` says what is missing" in answer.err
+    assert "`nfagent dump diff` shows what is missing" in answer.err
 
 
 HOUR = 3600.0
@@ -195,7 +195,7 @@ RESOURCES = {
     "Node": {"synced": True, "trouble": "", "heard_seconds_ago": 3.0},
 }
 STALE = standing_of(RESOURCES, int(7 * HOUR * 1e9), "", whole=True)
-SINCE = "Pod: not followed, last heard of 60 min ago (1970-01-01T06:00:00Z), what was read until then holds: https://"
+SINCE = "Pod: watch interrupted, last update 60 min ago (1970-01-01T06:00:00Z); keeping the last known state: https://"
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
@@ -263,7 +263,7 @@ def test_the_absence_of_policies_is_unknown_while_the_kernel_holds_other_rules(
 def test_unreadable_services_leave_the_verdict_unknown(call: Call) -> None:
     answer = said(call, "explain", "shop/web", "192.0.2.9:80/tcp", services="403 Forbidden")
     assert answer.code == 2
-    assert "Services can't be read (403 Forbidden): whether an address is a Service's" in answer.err
+    assert "Services can't be read (403 Forbidden): which addresses belong to Services" in answer.err
     assert "ALLOWED" not in answer.out
 
 

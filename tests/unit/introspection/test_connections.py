@@ -206,7 +206,7 @@ def test_bodies_that_are_sent_at_once_share_their_room_and_who_comes_too_late_is
                     async with connected(path, long_body(4 * MIB) + b"x" * (4 * MIB)) as late:
                         said = await late.reader.readuntil(b"}")
                         assert said.startswith(b"HTTP/1.1 503 ")
-                        assert b"the agent has 64 MiB of other questions at hand; ask again in a minute" in said
+                        assert b"other requests use all 64 MiB for request bodies; try again in a minute" in said
                     assert await answers(path), "who sends none is answered meanwhile"
             asked = question(SimulationRequest((OPEN,)), [])
             async with connected(path, long_body(len(asked)) + asked) as peer:
@@ -292,7 +292,7 @@ def test_what_is_no_request_is_answered_with_a_refusal_or_an_end_and_a_line_of_t
     for record in caplog.records:
         assert (record.name, record.levelname) == ("nfagent.introspection.http_log", "WARNING")
         assert record.exc_info is None
-        assert record.getMessage().startswith("what came to the agent's socket is no request: ")
+        assert record.getMessage().startswith("malformed request on the agent's socket: ")
         assert record.getMessage().isprintable()
 
 
@@ -339,4 +339,4 @@ def test_a_connection_that_finds_no_descriptor_waits_for_one_and_that_is_said_on
                 assert (await loop.sock_recv(peer, 65536)).startswith(b"HTTP/1.1 200 OK\r\n")
 
     run(body())
-    assert caplog.messages == ["no connection is accepted for now, it is tried again: Too many open files"]
+    assert caplog.messages == ["cannot accept connections on the agent's socket, retrying: Too many open files"]

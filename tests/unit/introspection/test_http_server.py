@@ -256,6 +256,6 @@ def test_a_socket_that_can_not_be_made_says_what_to_set_and_spares_what_is_there
         case "a path too long":
             path = tmp_path / ("x" * 108) / "agent.sock"
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(HostError, match=r"can't be listened at: .*; set another runtime_dir"):
+    with pytest.raises(HostError, match=r"cannot listen at .*; set another runtime_dir"):
         asyncio.run(http_server.serve(path, Told()))
     assert set(before) <= set(tmp_path.iterdir())

@@ -25,8 +25,8 @@ from nfagent.system.readiness import ReadinessNotifier
 from tests.unit.introspection.test_connections import GET, answers
 from tests.unit.introspection.test_http_server import DEADLINE, Told
 
-AGAIN = "the agent's socket was removed, with its folder or alone: it is made again"
-LOCKED = "the lock of this agent's table was removed: it is locked again"
+AGAIN = "the agent's socket was removed; created it again"
+LOCKED = "the lock file of this agent's table was removed; created and locked it again"
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_what_is_in_the_folder_s_place_is_said_once_and_when_it_has_gone_the_soc
     run(body())
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 1
-    assert caplog.messages[-1] == "mended: the agent has its socket and its lock"
+    assert caplog.messages[-1] == "resolved: the agent's socket and lock exist again"
 
 
 def found(path: Path) -> list[int]:
@@ -166,7 +166,7 @@ def put(obstacle: str, folder: Path) -> None:
         ("a file", "is no folder; look at it and remove it: rm "),
         ("a link", "is a symbolic link; look at it and remove it: rm "),
         ("another user's folder", "belongs to user 65534, who could replace the socket in it; look at what is in it"),
-        ("a common folder", r"everybody may write to .* \(mode 1777\); name a folder of its own"),
+        ("a common folder", r".* is writable for all users \(mode 1777\); set a folder for nfagent alone"),
     ],
 )
 def test_a_socket_is_not_made_where_others_could_replace_it(tmp_path: Path, obstacle: str, words: str) -> None:
@@ -176,7 +176,7 @@ def test_a_socket_is_not_made_where_others_could_replace_it(tmp_path: Path, obst
         folder.chmod(0o1777)
     else:
         put(obstacle, folder)
-    with pytest.raises(HostError, match=f"can't be listened at: .*{words}.*; set another runtime_dir"):
+    with pytest.raises(HostError, match=f"cannot listen at .*{words}.*; set another runtime_dir"):
         asyncio.run(http_server.serve(folder / "agent.sock", Told()))
 
 
@@ -197,7 +197,9 @@ def test_a_folder_that_others_may_write_to_is_mended_and_said(
         await served.cleanup()
 
     run(body())
-    said = f"others could write to {folder} (mode {mode:04o}), and replace the socket: they can't any more"
+    said = (
+        f"{folder} was writable for others (mode {mode:04o}), who could replace the socket; removed their write access"
+    )
     assert caplog.messages == [said, said]
 
 

@@ -1,0 +1,137 @@
+"""The running agent's part of `nfagent dump state` as text: a line for each part, `ok` or what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from nfagent.cli.tables import paint
+from nfagent.controllers.conntrack_revoker import RevokerStatus
+from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
+from nfagent.model.plurals import counted
+
+_Status = dict[str, Any]
+"""The status of one part, as its own package defines it."""
+
+
+def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
+    """Return names and states of the agent's parts: API server, kernel, bridges, connections, logs."""
+    lines: list[tuple[str, str]] = []
+    if agent.apiserver is not msgspec.UNSET:
+        lines.append(("API server", _apiserver_text(agent.apiserver)))
+    lines.append(("kernel", _kernel_text(agent)))
+    for bridge in agent.bridges:
+        text = f"traffic on bridge {bridge['bridge']} is not filtered ({', '.join(bridge['unjudged'])})"
+        lines.append(("bridge", f"{paint('warn')}, {text}: br_netfilter is off; see nfagent check"))
+    if agent.frames is not msgspec.UNSET:
+        lines += _frame_lines(agent.frames)
+    if agent.links is not msgspec.UNSET:
+        lines += _link_lines(agent.links)
+    lines.append(("live connections", _revoker_text(agent.revoke)))
+    if agent.last_good is not msgspec.UNSET:
+        lines.append(("last good objects", _last_good_text(agent.last_good)))
+    if agent.own_log.lost_lines:
+        lost = counted(agent.own_log.lost_lines, "line")
+        lines.append(("agent's log", f"{paint('warn')}, {lost} lost: stderr was not read, or its disk is full"))
+    return [*lines, ("verdict log", "; ".join(_verdict_log_parts(agent.verdict_log)))]
+
+
+def _kernel_text(agent: AgentStatus) -> str:
+    reconcile, drift = agent.reconcile, agent.drift
+    parts = [paint("ok") + ", in sync" if reconcile.in_sync else f"{paint('warn')}, not in sync yet"]
+    if reconcile.failures:
+        parts = [f"{paint('FAIL')}, refused {counted(reconcile.failures, 'time')} in a row: {reconcile.last_error}"]
+    if reconcile.held:
+        parts = [f"{paint('FAIL')}, nothing is changed: {reconcile.held}"]
+    parts.append(counted(reconcile.transactions, "transaction"))
+    if reconcile.drifts:
+        by = f", last by {reconcile.drift_by}" if reconcile.drift_by else ""
+        parts.append(counted(reconcile.drifts, "drift repair") + by)
+    if reconcile.variants:
+        parts.append(f"listed in another form than written: {', '.join(reconcile.variants)}")
+    if not drift.listening:
+        why = drift.problem or f"their tables hold {drift.others:,} objects"
+        parts.append(f"changes by other programs are looked for every minute: {why}")
+    return "; ".join(parts)
+
+
+def _frame_lines(frames: _Status) -> list[tuple[str, str]]:
+    """Return how frames of bridges that no rule can match are treated."""
+    if frames.get("state") == "unknown":
+        return [("bridge frames", f"{paint('warn')}, frames that no rule can match may pass: {frames['problem']}")]
+    if frames.get("dropped"):
+        return [("bridge frames", f"{counted(frames['dropped'], 'frame')} dropped that no rule can match")]
+    return []
+
+
+def _link_lines(links: _Status) -> list[tuple[str, str]]:
+    """Return the interfaces at which the source addresses of Pods are not checked."""
+    shared = [
+        f"{paint('warn')}, Pods behind {item['link']} can send with any source, and reach the node from link-local "
+        f"ones whatever their policies: {item['why']}"  # codespell:ignore whatever
+        for item in links["shared"]
+    ]
+    known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []
+    return [("interface", text) for text in (*known, *shared)]
+
+
+def _last_good_text(kept: _Status) -> str:
+    """Return whether the next start of the agent knows the objects of now."""
+    where = f"{counted(kept['objects'], 'object')} kept in {kept['path']}" if kept["path"] else "not kept"
+    problem = kept["problem"] or (f"at the start {kept['lost']}" if kept.get("lost") else "")
+    parts = [f"{paint('warn')}, {problem}" if problem else paint("ok"), where]
+    if kept["pending"]:
+        parts.append(f"{counted(kept['pending'], 'change')} not written yet")
+    return "; ".join(parts)
+
+
+def _apiserver_text(apiserver: _Status) -> str:
+    """Return which kinds are watched, and why others are not."""
+    resources = apiserver["resources"]
+    kinds_by_trouble: dict[str, list[str]] = {}
+    for kind, found in resources.items():
+        if found["trouble"]:
+            kinds_by_trouble.setdefault(found["trouble"], []).append(kind)
+    if kinds_by_trouble:
+        troubles = "; ".join(
+            f"watch of {', '.join(kinds)} interrupted{_age(resources[kind] for kind in kinds)}: {trouble}"
+            for trouble, kinds in kinds_by_trouble.items()
+        )
+        return f"{paint('warn')}, {troubles}"
+    unread = [kind for kind, found in resources.items() if not found["synced"]]
+    if unread:
+        return f"{paint('warn')}, {apiserver['server']}; reading {', '.join(unread)}"
+    missing = sum(found["phase"] == "missing" for found in resources.values())
+    absent = f"; {counted(missing, 'kind')} not served" if missing else ""
+    return f"{paint('ok')}, {apiserver['server']}; watching {counted(len(resources) - missing, 'kind')}{absent}"
+
+
+def _age(resources: Iterable[_Status]) -> str:
+    """Return how old the oldest state of some kinds is."""
+    ages = [found.get("heard_seconds_ago") for found in resources]
+    known = [age for age in ages if age is not None]
+    return f", last update {max(known) / 60:.0f} min ago" if known else ""
+
+
+def _revoker_text(revoke: RevokerStatus) -> str:
+    """Return what became of established connections whose policies changed."""
+    if revoke.last_error:
+        stay = f"{counted(revoke.rechecking, 'address')} {'stays' if revoke.rechecking == 1 else 'stay'} under re-check"
+        wait = f"; revoked and not ended yet: {revoke.waiting}" if revoke.waiting else ""
+        return f"{paint('warn')}, {stay}: {revoke.last_error}{wait}"
+    under = f"; {counted(revoke.rechecking, 'address')} under re-check" if revoke.rechecking else ""
+    return f"{counted(revoke.evaluated, 'connection')} checked again after changes, {revoke.revoked or 'none'} ended{under}"
+
+
+def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
+    parts = [f"{paint('FAIL')}, {log.problem}" if log.problem else paint("ok"), log.path]
+    parts.append(f"{counted(log.received, 'packet')} read, {log.lost or 'none'} lost")
+    unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
+    if unattributed:
+        parts.append(f"{unattributed} could not be attributed")
+    if log.lost_lines:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in log.lost_by.items())
+        parts.append(f"{counted(log.lost_lines, 'line')} could not be written ({reasons})")
+    return parts

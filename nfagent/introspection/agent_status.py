@@ -1,0 +1,85 @@
+"""The running agent's part of `dump state`: how the kernel, the API server, conntrack and the logs stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nfagent.controllers.conntrack_revoker import RevokerStatus
+from nfagent.controllers.reconciler import ReconcileStatus
+from nfagent.introspection.views.state import StateView
+from nfagent.verdicts.attribution import AttributionCounters
+
+
+class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The subscription to nf_tables notifications.
+
+    listening: other programs' changes are reported by the kernel; where not, they are looked for every minute
+    others:    objects in tables of other programs
+    problem:   why there is no subscription, '' where there is one or `others` is the reason
+    """
+
+    listening: bool
+    others: int
+    problem: str = ""
+
+
+class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's log on stderr: lines that could not be written."""
+
+    lost_lines: int = 0
+
+
+class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict log, and the NFLOG group that feeds it.
+
+    lost_lines, lost_by: records that could not be written, in all and by reason
+    received, undecodable, lost, overruns: kernel.nflog.NflogCounters
+    """
+
+    path: str
+    problem: str = ""
+    errors: int = 0
+    lost_lines: int = 0
+    lost_by: dict[str, int] = {}
+    queued_lines: int = 0
+    last_error: str = ""
+    received: int = 0
+    undecodable: int = 0
+    lost: int = 0
+    overruns: int = 0
+    unattributed: AttributionCounters = msgspec.field(default_factory=AttributionCounters)
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's parts. The dicts are the `status()` of the package that each is named after, which defines them.
+
+    bridges:   kernel.bridges         frames: kernel.bridge_table    links:   kernel.link_monitor
+    files:     manifests.source       apiserver: kube.informers; one of both
+    last_good: checkpoint.store       notices: reporting.reporter, where the source is an API server
+    """
+
+    reconcile: ReconcileStatus
+    drift: DriftStatus
+    bridges: list[dict[str, Any]] = []
+    frames: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    links: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    revoke: RevokerStatus
+    files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    apiserver: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    last_good: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    notices: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    own_log: OwnLogStatus = OwnLogStatus()
+    verdict_log: VerdictLogStatus
+
+
+class AgentStateView(StateView, frozen=True, kw_only=True):
+    """`dump state` of a running agent; from manifests there is no `agent`."""
+
+    agent: AgentStatus | msgspec.UnsetType = msgspec.UNSET
+
+
+def with_agent(view: StateView, agent: AgentStatus) -> AgentStateView:
+    """Return a view of the state with the agent's part behind it."""
+    return AgentStateView(**msgspec.structs.asdict(view), agent=agent)
