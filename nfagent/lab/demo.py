@@ -283,8 +283,8 @@ class _Demo:
             self._printer.say(
                 f"guest/visitor reached shop/db, and was denied again {took:.0f} ms after the command started"
             )
-        shown = self._await(lambda: self._output(agent, "dump", "state"), lambda text: "last nft (process" in text)
-        drift = [line.strip() for line in shown.splitlines() if "last nft (process" in line]
+        shown = self._await(lambda: self._output(agent, "dump", "state"), lambda text: "last by nft (process" in text)
+        drift = [line.strip() for line in shown.splitlines() if "last by nft (process" in line]
         self._printer.command("nfagent dump state", drift)
         diff = agent.run("dump", "diff")
         self._printer.command("nfagent dump diff", diff.stdout.splitlines())
