@@ -123,7 +123,10 @@ def _revoker_text(revoke: RevokerStatus) -> str:
         return f"{paint('warn')}, {stay}: {revoke.last_error}{wait}"
     under = f"; {counted(revoke.rechecking, 'address')} under re-check" if revoke.rechecking else ""
     ended = f"{revoke.revoked or 'none'} ended"
-    return f"{counted(revoke.evaluated, 'connection')} checked again after changes, {ended}{under}"def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
+    return f"{counted(revoke.evaluated, 'connection')} checked again after changes, {ended}{under}"
+
+
+def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
     parts = [f"{paint('FAIL')}, {log.problem}" if log.problem else paint("ok"), log.path]
     parts.append(f"{counted(log.received, 'packet')} read, {log.lost or 'none'} lost")
     unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
